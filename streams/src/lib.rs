@@ -2,6 +2,7 @@
 //! that carries them. It knows no service, no database and no HTTP.
 
 pub mod bus;
+pub mod command;
 pub mod event;
 pub mod memory;
 pub mod nats;

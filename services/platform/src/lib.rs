@@ -1,1 +1,46 @@
-//! platform
+//! What every service stands on: the store, the transactional consumer, the outbox, the world's clock and randomness,
+//! tokens, problems, telemetry. It knows no service and decides nothing about rides.
+
+pub mod consumer;
+pub mod fare;
+pub mod keeper;
+pub mod outbox;
+pub mod problem;
+pub mod retry;
+pub mod shutdown;
+pub mod store;
+pub mod telemetry;
+pub mod token;
+pub mod world;
+
+use std::sync::Arc;
+
+use streams::Bus;
+use streams::topology::Topology;
+
+pub use consumer::{Failure, Handler, Received, Worker};
+pub use problem::Problem;
+pub use shutdown::Shutdown;
+pub use store::{On, Store, StoreError, Transaction};
+pub use telemetry::{Health, Metrics};
+pub use token::{SignedIn, Tokens};
+pub use world::{Trace, World};
+
+/// What a service is given at start; clones are one.
+#[derive(Clone, Debug)]
+pub struct Platform {
+    /// Clock and randomness.
+    pub world: World,
+    /// The bus.
+    pub bus: Bus,
+    /// Streams and consumers.
+    pub topology: Arc<Topology>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// What works and what does not.
+    pub health: Arc<Health>,
+    /// When to stop.
+    pub shutdown: Shutdown,
+    /// This process among others.
+    pub pod: Arc<str>,
+}

@@ -1,0 +1,232 @@
+//! The outbox and its relay: what was committed is published, in order for each key, under the same id however often.
+//!
+//! The relay is woken by commits with the rows themselves; a poll is the floor under it, and takes what another process
+//! left. A row is marked only after the stream acknowledged it: dying between the two publishes it again, and the stream's
+//! duplicate window, or the readers' inbox, makes that harmless.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use streams::event::rfc3339;
+use streams::{Event, Headers, Message, Service, bus};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::store::Store;
+use crate::world::Trace;
+use crate::{Platform, retry};
+
+/// Rows handed from commits to the relay without a read; beyond that it reads them from the table.
+const HANDED_MAX: usize = 4_096;
+/// How often the floor looks, and from what age on it takes anybody's rows.
+const FLOOR: Duration = Duration::from_secs(1);
+const FLOOR_AGE: Duration = Duration::from_secs(2);
+/// The wait for the last rows at shutdown.
+const DRAIN_WAIT: Duration = Duration::from_secs(10);
+
+/// An event on its way to its stream.
+#[derive(Debug, Clone)]
+pub struct OutboxRow {
+    pub(crate) seq: i64,
+    pub(crate) message_id: String,
+    pub(crate) key: Uuid,
+    pub(crate) subject: String,
+    pub(crate) body: String,
+    pub(crate) traceparent: String,
+    pub(crate) occurred_at: DateTime<Utc>,
+    pub(crate) created_at: DateTime<Utc>,
+    pub(crate) published_at: Option<DateTime<Utc>>,
+}
+
+impl OutboxRow {
+    pub(crate) fn of(event: &Event, trace: &Trace, now: DateTime<Utc>) -> Self {
+        Self {
+            seq: 0,
+            message_id: event.message_id(now),
+            key: event.entity_id(),
+            subject: event.subject().as_str().to_owned(),
+            body: String::from_utf8(event.body()).expect("JSON is UTF-8"),
+            traceparent: trace.as_str().to_owned(),
+            occurred_at: event.occurred_at().unwrap_or(now),
+            created_at: now,
+            published_at: None,
+        }
+    }
+
+    pub(crate) fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            seq: row.try_get("seq")?,
+            message_id: row.try_get("message_id")?,
+            key: row.try_get("key")?,
+            subject: row.try_get("subject")?,
+            body: row.try_get("body")?,
+            traceparent: row.try_get("traceparent")?,
+            occurred_at: row.try_get("occurred_at")?,
+            created_at: row.try_get("created_at")?,
+            published_at: None,
+        })
+    }
+
+    fn message(&self, service: Service) -> Message {
+        let key = self.key.to_string();
+        let body = Bytes::from(self.body.clone());
+        message(&self.subject, &self.message_id, &key, self.occurred_at, &self.traceparent, service, body)
+    }
+}
+
+/// A message with the headers of the contract: its id, CloudEvents 1.0 in binary mode, W3C trace context.
+pub fn message(
+    subject: &str,
+    message_id: &str,
+    entity: &str,
+    at: DateTime<Utc>,
+    traceparent: &str,
+    service: Service,
+    payload: Bytes,
+) -> Message {
+    let mut headers = Headers::default();
+    headers.set(bus::MESSAGE_ID, message_id);
+    headers.set("ce-specversion", "1.0");
+    headers.set("ce-id", message_id);
+    headers.set("ce-type", subject);
+    headers.set("ce-source", format!("/{}", service.name()));
+    headers.set("ce-time", rfc3339::text(&at));
+    headers.set("ce-subject", entity);
+    headers.set("traceparent", traceparent);
+    headers.set("content-type", "application/json");
+    Message { subject: subject.to_owned(), headers, payload }
+}
+
+/// What commits tell the relay.
+#[derive(Clone, Default)]
+pub(crate) struct Hints {
+    inner: Arc<(Mutex<Handed>, Notify)>,
+}
+
+impl fmt::Debug for Hints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hints")
+    }
+}
+
+#[derive(Default)]
+struct Handed {
+    rows: Vec<OutboxRow>,
+    read: bool,
+}
+
+impl Hints {
+    /// `blocked`: an older row of the same key waits, so the table must be read to keep the order.
+    pub(crate) fn committed(&self, rows: Vec<OutboxRow>, blocked: bool) {
+        let mut handed = self.inner.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if blocked || handed.read || handed.rows.len() + rows.len() > HANDED_MAX {
+            handed.read = true;
+        } else {
+            handed.rows.extend(rows);
+        }
+        drop(handed);
+        self.inner.1.notify_one();
+    }
+
+    fn take(&self) -> (Vec<OutboxRow>, bool) {
+        let mut handed = self.inner.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (std::mem::take(&mut handed.rows), std::mem::take(&mut handed.read))
+    }
+}
+
+impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
+    /// Publishes what is committed until `stop` has begun and the table is empty (or 10 s are over).
+    pub async fn relay(self, platform: Platform, service: Service, stop: crate::Shutdown) {
+        let mut delays = retry::dependency();
+        let world = self.world().clone();
+        let mut next_floor = tokio::time::Instant::now() + FLOOR;
+        let mut drain_until = None;
+        loop {
+            let (mut rows, read) = self.hints().take();
+            let mut failed = false;
+            if !rows.is_empty() {
+                failed = !self.send(&platform, service, std::mem::take(&mut rows)).await;
+            }
+            let floor = tokio::time::Instant::now() >= next_floor;
+            if read || failed || floor || stop.has_begun() {
+                let older_than = (!read && !failed && !stop.has_begun()).then_some(FLOOR_AGE);
+                match self.unpublished(older_than).await {
+                    Ok(rows) if rows.is_empty() && stop.has_begun() => return,
+                    Ok(rows) if rows.is_empty() => failed = false,
+                    Ok(rows) => failed = !self.send(&platform, service, rows).await,
+                    Err(error) => {
+                        tracing::warn!(%error, service = service.name(), "outbox cannot be read");
+                        failed = true;
+                    }
+                }
+                if let Ok(oldest) = self.oldest_unpublished().await {
+                    let age = oldest.map_or(0.0, |at| (world.now() - at).as_seconds_f64().max(0.0));
+                    platform.metrics.outbox_age.with_label_values(&[service.name()]).set(age);
+                }
+                next_floor = tokio::time::Instant::now() + FLOOR;
+            }
+            if stop.has_begun() {
+                let until = *drain_until.get_or_insert_with(|| tokio::time::Instant::now() + DRAIN_WAIT);
+                if tokio::time::Instant::now() >= until {
+                    tracing::warn!(service = service.name(), "outbox rows stay for the next start: the bus did not take them in time");
+                    return;
+                }
+            }
+            if failed {
+                // What failed is read again from the table, after a pause that grows.
+                self.hints().committed(Vec::new(), true);
+                tokio::time::sleep(delays.next_delay()).await;
+                continue;
+            }
+            delays.reset();
+            tokio::select! {
+                biased;
+                () = self.hints().inner.1.notified() => {}
+                () = stop.begun(), if drain_until.is_none() => {}
+                () = tokio::time::sleep_until(next_floor) => {}
+            }
+        }
+    }
+
+    /// Publishes rows and marks them; rows of one key never overtake each other. False if one was not taken.
+    async fn send(&self, platform: &Platform, service: Service, mut rows: Vec<OutboxRow>) -> bool {
+        let mut all = true;
+        let mut stuck: HashSet<Uuid> = HashSet::new();
+        while !rows.is_empty() {
+            let mut keys = HashSet::new();
+            let (wave, rest): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| keys.insert(row.key));
+            rows = rest;
+            let wave: Vec<OutboxRow> = wave.into_iter().filter(|row| !stuck.contains(&row.key)).collect();
+            let results = platform.bus.publish_all(wave.iter().map(|row| row.message(service)).collect()).await;
+            let mut published = Vec::with_capacity(wave.len());
+            for (row, result) in wave.iter().zip(results) {
+                match result {
+                    Ok(_) => published.push(row.seq),
+                    Err(error) => {
+                        if all {
+                            tracing::warn!(%error, message_id = row.message_id, "an event waits in the outbox");
+                        }
+                        all = false;
+                        stuck.insert(row.key);
+                    }
+                }
+            }
+            platform.metrics.published.with_label_values(&[service.name()]).inc_by(published.len() as u64);
+            if !published.is_empty()
+                && let Err(error) = self.mark_published(&published).await
+            {
+                tracing::warn!(%error, "published events could not be marked; they will be published again");
+                all = false;
+            }
+        }
+        all
+    }
+}

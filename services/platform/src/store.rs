@@ -1,0 +1,467 @@
+//! The store: PostgreSQL, or memory, behind one [`Transaction`].
+//!
+//! Each operation of a service stands once, in the file of its noun, with two arms side by side: the SQL, and the same over
+//! persistent maps. In memory a transaction works on a cheap copy under an exclusive lock: commit swaps it, drop forgets
+//! it. This file owns connections, commit and the kinds of error; it knows no table but `inbox` and `outbox`.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use imbl::OrdMap;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{Postgres, Row};
+use streams::Event;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::timeout;
+
+use crate::outbox::{self, OutboxRow};
+use crate::world::{Trace, World};
+
+/// Wait for a connection, or for the transaction before in memory.
+const BEGIN_WAIT: Duration = Duration::from_secs(5);
+
+/// The tables that every service has; the service's own migrations come after them in the same schema.
+static COMMON: Migrator = sqlx::migrate!("../../migrations/platform");
+
+/// Why the store did not do what was asked; nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No answer, no connection, a time limit: not the fault of what was asked. After a commit the outcome is unknown.
+    #[error("the database is not available: {0}")]
+    Unavailable(String),
+    /// Two transactions met; the same again will work.
+    #[error("the transaction met another one: {0}")]
+    Serialization(String),
+    /// A constraint refuses it, and will refuse it again.
+    #[error("constraint {constraint} refuses it")]
+    Conflict {
+        /// The constraint's name, as in the migrations.
+        constraint: String,
+    },
+    /// A fault in the program or the schema.
+    #[error("database: {0}")]
+    Other(String),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        let text = error.to_string();
+        match &error {
+            sqlx::Error::Database(db) => {
+                let code = db.code().unwrap_or_default();
+                match (code.get(..2), code.as_ref()) {
+                    (_, "40001" | "40P01") => Self::Serialization(text),
+                    (_, "55P03") | (Some("08" | "53" | "57" | "25"), _) => Self::Unavailable(text),
+                    (Some("23"), _) => Self::Conflict { constraint: db.constraint().unwrap_or_default().to_owned() },
+                    _ => Self::Other(text),
+                }
+            }
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => Self::Unavailable(text),
+            _ => Self::Other(text),
+        }
+    }
+}
+
+/// The store of one service; clones are one. `T` is the service's own tables in memory.
+pub struct Store<T> {
+    backend: Backend<T>,
+    world: World,
+    pod: Arc<str>,
+    relay: outbox::Hints,
+}
+
+enum Backend<T> {
+    Postgres { pool: PgPool, relay_pool: PgPool },
+    Memory(Arc<Mutex<Committed<T>>>),
+}
+
+/// What the memory store has committed.
+#[derive(Clone, Default)]
+pub(crate) struct Committed<T> {
+    tables: T,
+    inbox: OrdMap<(String, String), DateTime<Utc>>,
+    pub(crate) outbox: OrdMap<i64, OutboxRow>,
+    last_seq: i64,
+}
+
+impl<T> Clone for Store<T> {
+    fn clone(&self) -> Self {
+        let backend = match &self.backend {
+            Backend::Postgres { pool, relay_pool } => {
+                Backend::Postgres { pool: pool.clone(), relay_pool: relay_pool.clone() }
+            }
+            Backend::Memory(shared) => Backend::Memory(shared.clone()),
+        };
+        Self { backend, world: self.world.clone(), pod: self.pod.clone(), relay: self.relay.clone() }
+    }
+}
+
+impl<T> fmt::Debug for Store<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.backend {
+            Backend::Postgres { .. } => "Postgres",
+            Backend::Memory(_) => "Memory",
+        };
+        f.debug_tuple("Store").field(&kind).finish()
+    }
+}
+
+impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
+    /// Empty tables in this process, gone at its end.
+    pub fn memory(world: &World, pod: &Arc<str>) -> Self {
+        let shared = Arc::new(Mutex::new(Committed::default()));
+        Self {
+            backend: Backend::Memory(shared),
+            world: world.clone(),
+            pod: pod.clone(),
+            relay: outbox::Hints::default(),
+        }
+    }
+
+    /// The schema `schema` of a PostgreSQL database, created and migrated if need be, with at most `connections`.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the server is away or a migration fails; its text says which.
+    pub async fn postgres(
+        world: &World,
+        pod: &Arc<str>,
+        url: &str,
+        schema: &'static str,
+        migrations: &Migrator,
+        connections: u32,
+    ) -> Result<Self, StoreError> {
+        let options = PgConnectOptions::from_str(url)
+            .map_err(|e| StoreError::Other(format!("DATABASE_URL: {e}; for example postgres://user@host/database")))?
+            .application_name(&format!("rideshare {schema}"))
+            .options([
+                ("search_path", schema),
+                // Every wait is bounded, also that of a process that was stopped in the middle of a transaction.
+                ("statement_timeout", "10s"),
+                ("lock_timeout", "5s"),
+                ("idle_in_transaction_session_timeout", "15s"),
+            ]);
+        let pool = |n, options| PgPoolOptions::new().max_connections(n).acquire_timeout(BEGIN_WAIT).connect_lazy_with(options);
+        let main = pool(connections.max(2), options.clone());
+        // A mark that is lost with the machine is made again by publishing again under the same id.
+        let relay_pool = pool(2, options.options([("synchronous_commit", "off")]));
+        migrate(&main, schema, migrations).await?;
+        Ok(Self {
+            backend: Backend::Postgres { pool: main, relay_pool },
+            world: world.clone(),
+            pod: pod.clone(),
+            relay: outbox::Hints::default(),
+        })
+    }
+
+    /// Begins a transaction; dropping it forgets it. Hold it only around operations on the store.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] without a connection in 5 s.
+    pub async fn begin(&self) -> Result<Transaction<T>, StoreError> {
+        let on = match &self.backend {
+            Backend::Postgres { pool, .. } => On::Postgres(Box::new(pool.begin().await?)),
+            Backend::Memory(shared) => {
+                let committed = timeout(BEGIN_WAIT, shared.clone().lock_owned())
+                    .await
+                    .map_err(|_| StoreError::Unavailable(format!("no transaction in {BEGIN_WAIT:?}")))?;
+                On::Memory(Box::new(Draft { draft: committed.clone(), committed }))
+            }
+        };
+        Ok(Transaction { on, outgoing: Vec::new(), store: self.clone() })
+    }
+
+    /// Whether the store answers.
+    ///
+    /// # Errors
+    /// [`StoreError`] says why not.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        match &self.backend {
+            Backend::Postgres { pool, .. } => {
+                timeout(BEGIN_WAIT, sqlx::query("select 1").execute(pool))
+                    .await
+                    .map_err(|_| StoreError::Unavailable("no answer in 5 s".to_owned()))??;
+            }
+            Backend::Memory(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Deletes inbox rows older than 8 days (no stream delivers anything older) and outbox rows published more than a day
+    /// ago (kept so that they can be sent again after a lost disk).
+    ///
+    /// # Errors
+    /// [`StoreError`]; what remains goes next time.
+    pub async fn purge(&self) -> Result<(), StoreError> {
+        let now = self.world.now();
+        let (inbox, sent) = (now - chrono::Duration::days(8), now - chrono::Duration::days(1));
+        let mut tx = self.begin().await?;
+        match &mut tx.on {
+            On::Postgres(pg) => {
+                sqlx::query("delete from inbox where received_at < $1").bind(inbox).execute(&mut ***pg).await?;
+                sqlx::query("delete from outbox where published_at < $1").bind(sent).execute(&mut ***pg).await?;
+            }
+            On::Memory(m) => {
+                m.draft.inbox = m.draft.inbox.iter().filter(|(_, at)| **at >= inbox).map(|(k, v)| (k.clone(), *v)).collect();
+                let kept = m.draft.outbox.iter().filter(|(_, r)| r.published_at.is_none_or(|at| at >= sent));
+                m.draft.outbox = kept.map(|(k, v)| (*k, v.clone())).collect();
+            }
+        }
+        tx.commit().await
+    }
+
+    pub(crate) fn hints(&self) -> &outbox::Hints {
+        &self.relay
+    }
+
+    pub(crate) fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// Rows that wait to be published, oldest first: all of this pod and whatever must go before them, or, for the floor,
+    /// everybody's that waited longer than `older_than`.
+    pub(crate) async fn unpublished(&self, older_than: Option<Duration>) -> Result<Vec<OutboxRow>, StoreError> {
+        const LIMIT: usize = 1_000;
+        let before = older_than.map(|d| self.world.now() - chrono::Duration::from_std(d).unwrap_or_default());
+        match &self.backend {
+            Backend::Postgres { relay_pool, .. } => {
+                let rows = match before {
+                    Some(before) => {
+                        sqlx::query(
+                            "select seq, message_id, key, subject, body, traceparent, occurred_at, created_at, pod \
+                             from outbox where published_at is null and created_at < $1 order by seq limit $2",
+                        )
+                        .bind(before)
+                        .bind(LIMIT as i64)
+                        .fetch_all(relay_pool)
+                        .await?
+                    }
+                    None => {
+                        sqlx::query(
+                            "select seq, message_id, key, subject, body, traceparent, occurred_at, created_at, pod \
+                             from outbox where published_at is null and key in \
+                             (select key from outbox where published_at is null and pod = $1) order by seq limit $2",
+                        )
+                        .bind(&*self.pod)
+                        .bind(LIMIT as i64)
+                        .fetch_all(relay_pool)
+                        .await?
+                    }
+                };
+                rows.iter().map(|row| OutboxRow::read(row).map_err(StoreError::from)).collect()
+            }
+            Backend::Memory(shared) => {
+                let committed = shared.lock().await;
+                let waiting = committed.outbox.values().filter(|r| r.published_at.is_none());
+                Ok(waiting.filter(|r| before.is_none_or(|b| r.created_at < b)).take(LIMIT).cloned().collect())
+            }
+        }
+    }
+
+    /// Marks rows as published.
+    pub(crate) async fn mark_published(&self, rows: &[i64]) -> Result<(), StoreError> {
+        let now = self.world.now();
+        match &self.backend {
+            Backend::Postgres { relay_pool, .. } => {
+                sqlx::query("update outbox set published_at = $1 where seq = any($2)")
+                    .bind(now)
+                    .bind(rows)
+                    .execute(relay_pool)
+                    .await?;
+            }
+            Backend::Memory(shared) => {
+                let mut committed = shared.lock().await;
+                for seq in rows {
+                    if let Some(row) = committed.outbox.get_mut(seq) {
+                        row.published_at = Some(now);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// When the oldest row that still waits was written.
+    pub(crate) async fn oldest_unpublished(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
+        match &self.backend {
+            Backend::Postgres { relay_pool, .. } => {
+                let row = sqlx::query("select created_at from outbox where published_at is null order by seq limit 1")
+                    .fetch_optional(relay_pool)
+                    .await?;
+                Ok(row.map(|r| r.try_get(0)).transpose()?)
+            }
+            Backend::Memory(shared) => {
+                let committed = shared.lock().await;
+                Ok(committed.outbox.values().find(|r| r.published_at.is_none()).map(|r| r.created_at))
+            }
+        }
+    }
+}
+
+async fn migrate(pool: &PgPool, schema: &str, own: &Migrator) -> Result<(), StoreError> {
+    let failed = |e: &dyn fmt::Display| StoreError::Other(format!("migration of schema {schema}: {e}"));
+    {
+        let mut connection = pool.acquire().await?;
+        // Two processes that start at once: `if not exists` alone may still collide.
+        let mut tx = sqlx::Connection::begin(&mut *connection).await?;
+        sqlx::query("select pg_advisory_xact_lock(7209116100318)").execute(&mut *tx).await?;
+        sqlx::query(sqlx::AssertSqlSafe(format!("create schema if not exists {schema}"))).execute(&mut *tx).await?;
+        tx.commit().await?;
+    }
+    for migrations in [&COMMON, own] {
+        // Both sets keep their versions in the schema's one table; each passes over what is the other's.
+        let mut set = Migrator { migrations: migrations.migrations.clone(), ..Migrator::DEFAULT };
+        set.set_ignore_missing(true);
+        set.run(pool).await.map_err(|e| failed(&e))?;
+    }
+    Ok(())
+}
+
+/// One transaction on the store. Nothing of it is seen by others before [`commit`](Self::commit), and nothing of it
+/// remains if it is dropped.
+pub struct Transaction<T> {
+    /// Where it runs; operations match on it.
+    pub on: On<T>,
+    outgoing: Vec<OutboxRow>,
+    store: Store<T>,
+}
+
+impl<T> fmt::Debug for Transaction<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction").field("outgoing", &self.outgoing.len()).finish_non_exhaustive()
+    }
+}
+
+/// The two kinds of transaction.
+pub enum On<T> {
+    /// On a connection whose search path is the service's schema; execute on `&mut ***pg`.
+    Postgres(Box<sqlx::Transaction<'static, Postgres>>),
+    /// On a copy of the tables.
+    Memory(Box<Draft<T>>),
+}
+
+/// A copy of everything, to be swapped in at commit.
+pub struct Draft<T> {
+    draft: Committed<T>,
+    committed: OwnedMutexGuard<Committed<T>>,
+}
+
+impl<T> Draft<T> {
+    /// The service's own tables.
+    pub fn tables(&mut self) -> &mut T {
+        &mut self.draft.tables
+    }
+}
+
+impl<T: Clone + Default + Send + Sync + 'static> Transaction<T> {
+    /// Puts an event into the outbox: it is published once this transaction is committed, and only then.
+    pub fn publish(&mut self, event: &Event, trace: &Trace) {
+        let now = self.store.world.now();
+        self.outgoing.push(OutboxRow::of(event, trace, now));
+    }
+
+    /// Notes message ids as handled by `consumer`; returns those that were not noted before.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn note(&mut self, consumer: &str, ids: &[&str]) -> Result<HashSet<String>, StoreError> {
+        let now = self.store.world.now();
+        match &mut self.on {
+            On::Postgres(pg) => {
+                let rows = sqlx::query(
+                    "insert into inbox (consumer, message_id, received_at) select $1, id, $3 from unnest($2::text[]) as id \
+                     order by id on conflict do nothing returning message_id",
+                )
+                .bind(consumer)
+                .bind(ids)
+                .bind(now)
+                .fetch_all(&mut ***pg)
+                .await?;
+                rows.iter().map(|r| r.try_get(0).map_err(StoreError::from)).collect()
+            }
+            On::Memory(m) => Ok(ids
+                .iter()
+                .filter(|id| {
+                    let key = (consumer.to_owned(), (**id).to_owned());
+                    let new = !m.draft.inbox.contains_key(&key);
+                    if new {
+                        m.draft.inbox.insert(key, now);
+                    }
+                    new
+                })
+                .map(|id| (*id).to_owned())
+                .collect()),
+        }
+    }
+
+    /// Makes all of it true at once, and wakes the relay.
+    ///
+    /// # Errors
+    /// [`StoreError`]: nothing was changed, but for [`StoreError::Unavailable`] in PostgreSQL, where the outcome is
+    /// unknown and must be read, not guessed.
+    pub async fn commit(mut self) -> Result<(), StoreError> {
+        let blocked = self.write_outgoing().await?;
+        match self.on {
+            On::Postgres(pg) => pg.commit().await?,
+            On::Memory(m) => {
+                let Draft { draft, mut committed } = *m;
+                *committed = draft;
+            }
+        }
+        if !self.outgoing.is_empty() {
+            self.store.relay.committed(self.outgoing, blocked);
+        }
+        Ok(())
+    }
+
+    /// Writes the outgoing rows; true if one has an older unpublished row of the same key before it.
+    async fn write_outgoing(&mut self) -> Result<bool, StoreError> {
+        if self.outgoing.is_empty() {
+            return Ok(false);
+        }
+        let mut blocked = false;
+        match &mut self.on {
+            On::Postgres(pg) => {
+                let of = |f: fn(&OutboxRow) -> String| self.outgoing.iter().map(f).collect::<Vec<_>>();
+                let rows = sqlx::query(
+                    "insert into outbox (message_id, key, subject, body, traceparent, occurred_at, created_at, pod) \
+                     select m, k, s, b, t, o, $7, $8 from unnest($1::text[], $2::uuid[], $3::text[], $4::text[], \
+                     $5::text[], $6::timestamptz[]) with ordinality as u (m, k, s, b, t, o, n) order by n \
+                     returning seq, exists (select 1 from outbox before where before.key = outbox.key and \
+                     before.published_at is null)",
+                )
+                .bind(of(|r| r.message_id.clone()))
+                .bind(self.outgoing.iter().map(|r| r.key).collect::<Vec<_>>())
+                .bind(of(|r| r.subject.clone()))
+                .bind(of(|r| r.body.clone()))
+                .bind(of(|r| r.traceparent.clone()))
+                .bind(self.outgoing.iter().map(|r| r.occurred_at).collect::<Vec<_>>())
+                .bind(self.outgoing[0].created_at)
+                .bind(&*self.store.pod)
+                .fetch_all(&mut ***pg)
+                .await?;
+                for (row, written) in self.outgoing.iter_mut().zip(&rows) {
+                    row.seq = written.try_get(0)?;
+                    blocked |= written.try_get::<bool, _>(1)?;
+                }
+            }
+            On::Memory(m) => {
+                for row in &mut self.outgoing {
+                    m.draft.last_seq += 1;
+                    row.seq = m.draft.last_seq;
+                    m.draft.outbox.insert(row.seq, row.clone());
+                }
+            }
+        }
+        Ok(blocked)
+    }
+}

@@ -1,0 +1,144 @@
+//! What operators see: counters and histograms in Prometheus' text form, and what works and what does not.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use prometheus::{
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// The counters of one process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Events published to streams, by service.
+    pub published: IntCounterVec,
+    /// Messages handled and acknowledged, by consumer.
+    pub handled: IntCounterVec,
+    /// Tries that failed, by consumer.
+    pub failed: IntCounterVec,
+    /// Messages that came a second time or more, by consumer.
+    pub redelivered: IntCounterVec,
+    /// Messages dead-lettered, by consumer.
+    pub dead_lettered: IntCounterVec,
+    /// Seconds for one batch, from the begin of its transaction to its commit, by service.
+    pub handler_seconds: HistogramVec,
+    /// Messages not delivered yet, by consumer, as the bus tells.
+    pub pending: IntGaugeVec,
+    /// Messages delivered and not acknowledged, by consumer, as the bus tells.
+    pub ack_pending: IntGaugeVec,
+    /// Age of the oldest event not yet published, seconds, by service.
+    pub outbox_age: GaugeVec,
+    /// Open WebSockets.
+    pub sockets: Gauge,
+    /// Frames in and out, by direction.
+    pub frames: IntCounterVec,
+    /// Matches, by outcome: found, accepted, declined, expired, cancelled, superseded.
+    pub matches: IntCounterVec,
+    /// Rides, by status reached.
+    pub rides: IntCounterVec,
+    /// Core messages dropped because a subscription was full.
+    pub core_dropped: Gauge,
+    /// 1 while a message is stored in an interest or work-queue stream although every consumer's lag is 0, by stream.
+    pub stuck: IntGaugeVec,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        fn kept<M: prometheus::core::Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<M>) -> M {
+            let metric = made.expect("metric names are valid");
+            registry.register(Box::new(metric.clone())).expect("metric names are distinct");
+            metric
+        }
+        let counter = |name: &str, help: &str, label: &str| {
+            kept(&registry, IntCounterVec::new(Opts::new(format!("rideshare_{name}"), help), &[label]))
+        };
+        let gauges = |name: &str, help: &str, label: &str| {
+            kept(&registry, IntGaugeVec::new(Opts::new(format!("rideshare_{name}"), help), &[label]))
+        };
+        let gauge = |name: &str, help: &str| kept(&registry, Gauge::new(format!("rideshare_{name}"), help));
+        Self {
+            published: counter("events_published_total", "Events published to streams.", "service"),
+            handled: counter("messages_handled_total", "Messages handled and acknowledged.", "consumer"),
+            failed: counter("message_failures_total", "Tries that failed.", "consumer"),
+            redelivered: counter("messages_redelivered_total", "Messages that came again.", "consumer"),
+            dead_lettered: counter("dead_letters_total", "Messages dead-lettered.", "consumer"),
+            handler_seconds: kept(
+                &registry,
+                HistogramVec::new(
+                    HistogramOpts::new("rideshare_handler_seconds", "One batch, from begin to commit.")
+                        .buckets(prometheus::exponential_buckets(0.0005, 2.0, 15).expect("buckets grow")),
+                    &["service"],
+                ),
+            ),
+            pending: gauges("consumer_pending", "Messages not delivered yet.", "consumer"),
+            ack_pending: gauges("consumer_ack_pending", "Messages delivered and not acknowledged.", "consumer"),
+            outbox_age: kept(
+                &registry,
+                GaugeVec::new(
+                    Opts::new("rideshare_outbox_oldest_seconds", "Age of the oldest event not yet published."),
+                    &["service"],
+                ),
+            ),
+            sockets: gauge("sockets", "Open WebSockets."),
+            frames: counter("frames_total", "WebSocket frames.", "direction"),
+            matches: counter("matches_total", "Matches by outcome.", "outcome"),
+            rides: counter("rides_total", "Rides by status reached.", "status"),
+            core_dropped: gauge("core_messages_dropped", "Core messages dropped, a subscription was full."),
+            stuck: gauges("stream_stuck", "1 while messages are stored and every lag is 0.", "stream"),
+            registry,
+        }
+    }
+
+    /// Prometheus' text form.
+    pub fn text(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+}
+
+/// The parts of this process that can be broken, and what is wrong with each.
+#[derive(Debug, Default)]
+pub struct Health {
+    parts: Mutex<BTreeMap<String, Option<String>>>,
+}
+
+impl Health {
+    /// The part works.
+    pub fn good(&self, part: &str) {
+        self.set(part, None);
+    }
+
+    /// The part does not work, and why.
+    pub fn bad(&self, part: &str, why: impl Into<String>) {
+        self.set(part, Some(why.into()));
+    }
+
+    /// The part is no more.
+    pub fn gone(&self, part: &str) {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).remove(part);
+    }
+
+    fn set(&self, part: &str, state: Option<String>) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        match parts.get_mut(part) {
+            Some(known) => *known = state,
+            None => {
+                parts.insert(part.to_owned(), state);
+            }
+        }
+    }
+
+    /// What does not work: part and reason.
+    pub fn faults(&self) -> Vec<(String, String)> {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.iter().filter_map(|(part, state)| Some((part.clone(), state.clone()?))).collect()
+    }
+}

@@ -1,0 +1,126 @@
+//! The world: the one clock and the one source of randomness of the whole program.
+//!
+//! Wall time is that of the start plus tokio's clock, so that a test which pauses tokio's clock holds all time, and a
+//! seeded world gives the same ids and codes on every run. Nothing else may ask the system for time or randomness
+//! (`clippy.toml` holds that).
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, SubsecRound, Utc};
+use rand::rngs::StdRng;
+use rand::{Rng, RngExt, SeedableRng};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+/// Clock and randomness; clones share both.
+#[derive(Clone)]
+pub struct World {
+    started_at: DateTime<Utc>,
+    started: Instant,
+    random: Arc<Mutex<StdRng>>,
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("World").field("started_at", &self.started_at).finish_non_exhaustive()
+    }
+}
+
+impl World {
+    /// The real one: the system's clock at this moment, the system's randomness.
+    #[allow(clippy::disallowed_methods)]
+    pub fn real() -> Self {
+        Self::with(Utc::now(), StdRng::from_rng(&mut rand::rng()))
+    }
+
+    /// One that begins at `started_at` and is the same for the same `seed`. Keys must never come from it in production.
+    pub fn seeded(started_at: DateTime<Utc>, seed: u64) -> Self {
+        Self::with(started_at, StdRng::seed_from_u64(seed))
+    }
+
+    fn with(started_at: DateTime<Utc>, random: StdRng) -> Self {
+        Self { started_at, started: Instant::now(), random: Arc::new(Mutex::new(random)) }
+    }
+
+    /// Now, to the microsecond, as the database and the messages keep it.
+    pub fn now(&self) -> DateTime<Utc> {
+        let passed = chrono::Duration::from_std(self.started.elapsed()).unwrap_or(chrono::Duration::MAX);
+        (self.started_at + passed).trunc_subsecs(6)
+    }
+
+    /// When the world began.
+    pub fn started_at(&self) -> DateTime<Utc> {
+        self.started_at
+    }
+
+    /// Tokio's instant of a wall time, for sleeping until then.
+    pub fn instant(&self, at: DateTime<Utc>) -> Instant {
+        let from_start = (at - self.started_at).to_std().unwrap_or(Duration::ZERO);
+        self.started + from_start
+    }
+
+    /// A new UUIDv7 of any id type.
+    pub fn id<T: From<Uuid>>(&self) -> T {
+        let millis = u64::try_from(self.now().timestamp_millis()).unwrap_or(0);
+        let bytes: [u8; 10] = self.bytes();
+        T::from(uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid())
+    }
+
+    /// Random bytes, fit for keys in a real world.
+    pub fn bytes<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.random.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(&mut bytes);
+        bytes
+    }
+
+    /// A number from 0 to `below` − 1, all equally likely.
+    pub fn below(&self, below: u32) -> u32 {
+        self.random.lock().unwrap_or_else(PoisonError::into_inner).random_range(0..below.max(1))
+    }
+
+    /// The beginning of a new trace.
+    pub fn trace(&self) -> Trace {
+        let id: [u8; 16] = self.bytes();
+        Trace::of(&hex(&id), &hex(&self.bytes::<8>()))
+    }
+}
+
+/// W3C trace context: `00-<trace>-<span>-01`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trace(String);
+
+impl Trace {
+    fn of(trace: &str, span: &str) -> Self {
+        Self(format!("00-{trace}-{span}-01"))
+    }
+
+    /// The header's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The next span of the trace in a received `traceparent`; a new trace if there is none or it is malformed.
+    pub fn follow(received: Option<&str>, world: &World) -> Self {
+        let trace = received.and_then(|text| {
+            let mut parts = text.split('-');
+            let (version, trace) = (parts.next()?, parts.next()?);
+            let sound = version.len() == 2 && trace.len() == 32 && trace.bytes().all(|b| b.is_ascii_hexdigit());
+            sound.then_some(trace)
+        });
+        match trace {
+            Some(trace) => Self::of(trace, &hex(&world.bytes::<8>())),
+            None => world.trace(),
+        }
+    }
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    use fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, b| {
+        let _ = write!(text, "{b:02x}");
+        text
+    })
+}
