@@ -1,8 +1,17 @@
-//! What went wrong, for people and programs: RFC 9457 over HTTP, an error frame over WebSocket, with the same codes.
+//! What went wrong, for people and programs: RFC 9457 over HTTP, an error frame over WebSocket, with the same codes. Also
+//! the one way that JSON comes in and goes out over HTTP, so that a body that cannot be read is a problem like others.
 
-use axum::http::{HeaderValue, StatusCode, header};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, FromRequest, Request};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::store::StoreError;
 
@@ -17,18 +26,20 @@ pub struct Problem {
     pub message: String,
     /// The field at fault, if it is one.
     pub field: Option<String>,
+    /// When the same request may work, seconds from now, if that is known.
+    pub retry_after_s: Option<u64>,
 }
 
 impl Problem {
     /// Any problem without a field.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), field: None }
+        Self { status, code, message: message.into(), field: None, retry_after_s: None }
     }
 
     /// A field is missing, malformed or out of range.
     pub fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
         let (status, field) = (StatusCode::UNPROCESSABLE_ENTITY, Some(field.into()));
-        Self { status, code: "invalid_field", message: message.into(), field }
+        Self { status, code: "invalid_field", message: message.into(), field, retry_after_s: None }
     }
 
     /// No such thing, or not yours.
@@ -49,6 +60,12 @@ impl Problem {
     /// It does not fit what is; `code` says how.
     pub fn conflict(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, code, message)
+    }
+
+    /// Too often; the same request may work after `retry_after_s` seconds.
+    pub fn too_many_requests(message: impl Into<String>, retry_after_s: u64) -> Self {
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message);
+        Self { retry_after_s: Some(retry_after_s), ..problem }
     }
 
     /// Something that this needs is away; the same request may work later.
@@ -80,8 +97,155 @@ impl IntoResponse for Problem {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            let seconds = HeaderValue::from(self.retry_after_s.unwrap_or(1));
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         response
+    }
+}
+
+/// The most bytes of a request's body.
+pub const BODY_MAX: usize = 16 * 1024;
+/// The wait for a whole body.
+const BODY_WAIT: Duration = Duration::from_secs(10);
+
+/// A JSON body: as an argument it is read and every fault is a [`Problem`]; as an answer it is written.
+#[derive(Debug, Clone, Copy)]
+pub struct Json<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(mut request: Request, state: &S) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            let message = "the body must be JSON, and the header `Content-Type: application/json` must say so";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
+        }
+        DefaultBodyLimit::max(BODY_MAX).apply(&mut request);
+        match timeout(BODY_WAIT, Bytes::from_request(request, state)).await {
+            Ok(Ok(body)) => read_json(&body).map(Self),
+            Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                let message = format!("the body has more than {BODY_MAX} bytes");
+                Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message))
+            }
+            Ok(Err(_)) => Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_json", "the body broke off")),
+            Err(_) => {
+                let message = format!("the body did not arrive within {BODY_WAIT:?}");
+                Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", message))
+            }
+        }
+    }
+}
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        axum::Json(self.0).into_response()
+    }
+}
+
+/// Whether the content type is `application/json` or `application/<anything>+json`, with any parameters.
+fn is_json(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let kind = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    kind.strip_prefix("application/").is_some_and(|sub| sub == "json" || sub.ends_with("+json"))
+}
+
+/// Reads JSON that a client sent.
+///
+/// # Errors
+/// `invalid_json` if it is not JSON; `invalid_field` with the path of the field (`points[3].lat`) if one is missing or
+/// malformed.
+pub fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    let broken = |error: serde_json::Error| {
+        Problem::new(StatusCode::BAD_REQUEST, "invalid_json", format!("the body is not JSON: {error}"))
+    };
+    let mut from = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut from).map_err(|error| {
+        let path = error.path().to_string();
+        let error = error.into_inner();
+        if !error.is_data() {
+            return broken(error);
+        }
+        let message = error.to_string();
+        match field_of(&path, &message) {
+            Some(field) => Problem::field(field, message),
+            None => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", message),
+        }
+    })?;
+    from.end().map_err(broken)?;
+    Ok(value)
+}
+
+/// The field at fault; none if it is the body as a whole. serde tells a missing field by its text alone.
+fn field_of(path: &str, message: &str) -> Option<String> {
+    let parent = (path != ".").then_some(path);
+    let missing = message.strip_prefix("missing field `").and_then(|rest| rest.split_once('`')).map(|(name, _)| name);
+    match (parent, missing) {
+        (Some(parent), Some(name)) => Some(format!("{parent}.{name}")),
+        (parent, missing) => parent.or(missing).map(str::to_owned),
+    }
+}
+
+/// The routes with an answer to whatever is none of them: 404 `no_such_route`, 405 `method_not_allowed`. To be called
+/// once, on all routes of the process.
+pub fn with_fallbacks(routes: Router) -> Router {
+    routes.fallback(no_such_route).method_not_allowed_fallback(method_not_allowed)
+}
+
+async fn no_such_route() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "no_such_route", "there is no such route here")
+}
+
+async fn method_not_allowed() -> Problem {
+    let message = "this route does not have that method: the header `Allow` has those that it has";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Body {
+        #[serde(rename = "points")]
+        _points: Vec<Point>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Point {
+        #[serde(rename = "lat")]
+        _lat: f64,
+    }
+
+    #[test]
+    fn a_fault_in_a_body_names_its_field() {
+        let cases = [
+            ("", "400 invalid_json -"),
+            ("{", "400 invalid_json -"),
+            (r#"{"points": []} x"#, "400 invalid_json -"),
+            ("[1]", "422 invalid_field [0]"),
+            ("7", "422 invalid_field -"),
+            ("{}", "422 invalid_field points"),
+            (r#"{"points": 7}"#, "422 invalid_field points"),
+            (r#"{"points": [{"lat": 1}, {}]}"#, "422 invalid_field points[1].lat"),
+            (r#"{"points": [{"lat": "x"}]}"#, "422 invalid_field points[0].lat"),
+        ];
+        for (body, expected) in cases {
+            let problem = read_json::<Body>(body.as_bytes()).unwrap_err();
+            let field = problem.field.as_deref().unwrap_or("-");
+            assert_eq!(format!("{} {} {field}", problem.status.as_u16(), problem.code), expected, "{body}");
+        }
+        assert!(read_json::<Body>(br#"{"points": [], "unknown": 1}"#).is_ok());
+    }
+
+    #[test]
+    fn json_is_told_by_its_content_type() {
+        let told = |value: &str| is_json(&[(header::CONTENT_TYPE, value.parse().unwrap())].into_iter().collect());
+        assert!(
+            told("application/json") && told("Application/JSON; charset=utf-8") && told("application/merge-patch+json")
+        );
+        assert!(!told("text/plain") && !told("application/x-www-form-urlencoded") && !is_json(&HeaderMap::new()));
     }
 }
