@@ -1,0 +1,236 @@
+//! The transactional consumer and the relay: effects once, poison apart, dead letters, order, a bus or a store that fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use platform::consumer::Ended;
+use platform::{Failure, Handler, Health, Metrics, Platform, Received, Shutdown, Store, Transaction, Worker, World};
+use streams::bus::Start;
+use streams::event::{LocationAggregate, UserBeacon};
+use streams::memory::MemoryBus;
+use streams::topology::{DEAD_LETTER_STREAM, Topology};
+use streams::{Bus, Event, Headers, Message, Position, RideId, Service, Subject, UserId, VehicleType};
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::accounts::{Kind, Tables, add, find, open, store};
+
+fn platform(world: &World) -> Platform {
+    Platform {
+        world: world.clone(),
+        bus: Bus::Memory(MemoryBus::new(world.started_at(), 10_000)),
+        topology: Arc::new(Topology::rideshare()),
+        metrics: Arc::new(Metrics::new()),
+        health: Arc::new(Health::default()),
+        shutdown: Shutdown::new(),
+        pod: "test".into(),
+    }
+}
+
+/// Counts each beacon in an account of its driver, and fails as the vehicle type says.
+struct Counter {
+    world: World,
+    done: mpsc::UnboundedSender<usize>,
+}
+
+impl Handler for Counter {
+    type Tables = Tables;
+
+    async fn handle(&mut self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
+        for received in batch {
+            let Event::UserBeacon(beacon) = &received.event else { return Err(Failure::Permanent("no beacon".into())) };
+            let name = beacon.user_id.to_string();
+            match find(tx, &name).await? {
+                None => open(tx, &name, Uuid::nil(), 1).await?,
+                Some(account) => assert!(add(tx, &name, Uuid::nil(), account.version, 1).await?),
+            }
+            let ride_id = RideId(beacon.user_id.0);
+            let seen = LocationAggregate { ride_id, driver_id: beacon.user_id, distance_m: 0.0, points: 0, last: None, is_final: false };
+            tx.publish(&Event::LocationAggregate(seen), &received.trace);
+            match beacon.vehicle_type {
+                VehicleType::Car => {}
+                VehicleType::Van => return Err(Failure::Transient("a van, always".into())),
+                VehicleType::Motorcycle => return Err(Failure::Permanent("a motorcycle, never".into())),
+            }
+        }
+        Ok(())
+    }
+
+    async fn committed(&mut self, batch: &[&Received]) {
+        let _ = self.world.now();
+        let _ = self.done.send(batch.len());
+    }
+}
+
+fn beacon(user: u128, vehicle_type: VehicleType, second: u32) -> Event {
+    Event::UserBeacon(UserBeacon {
+        user_id: UserId(Uuid::from_u128(user)),
+        active: true,
+        vehicle_type,
+        location: Position { lat: 1.0, lng: 2.0 },
+        recorded_at: format!("2026-01-01T00:00:{second:02}Z").parse().unwrap(),
+    })
+}
+
+fn message(event: &Event, world: &World) -> Message {
+    let id = event.message_id(world.now());
+    let body = Bytes::from(event.body());
+    platform::outbox::message(event.subject().as_str(), &id, "x", world.now(), "", Service::Users, body)
+}
+
+struct Rig {
+    platform: Platform,
+    store: Store<Tables>,
+    done: mpsc::UnboundedReceiver<usize>,
+    worker: tokio::task::JoinHandle<Ended>,
+    stop: Shutdown,
+}
+
+async fn rig(kind: Kind) -> Rig {
+    let world = World::seeded("2026-01-01T00:00:00Z".parse().unwrap(), 7);
+    let platform = platform(&world);
+    platform.bus.apply(&platform.topology).await.unwrap();
+    let store = store(kind, &world).await;
+    let (to, done) = mpsc::unbounded_channel();
+    let consumer = platform.topology.consumer(Subject::UserBeacon, Service::Match).clone();
+    let handler = Counter { world, done: to };
+    let worker = Worker::new(&platform, Service::Match, &store, vec![consumer], 16, handler);
+    let stop = Shutdown::new();
+    let worker = tokio::spawn(worker.run(stop.clone()));
+    tokio::spawn(store.clone().relay(platform.clone(), Service::Match, stop.clone()));
+    Rig { platform, store, done, worker, stop }
+}
+
+impl Rig {
+    async fn publish(&self, event: &Event) {
+        self.platform.bus.publish(message(event, &self.platform.world)).await.unwrap();
+    }
+
+    async fn done(&mut self, count: usize) {
+        let mut seen = 0;
+        while seen < count {
+            seen += self.done.recv().await.unwrap();
+        }
+        assert_eq!(seen, count);
+    }
+
+    async fn amount(&self, user: u128) -> Option<i64> {
+        let mut tx = self.store.begin().await.unwrap();
+        find(&mut tx, &UserId(Uuid::from_u128(user)).to_string()).await.unwrap().map(|a| a.amount)
+    }
+
+    async fn dead_letters(&self, count: usize) -> Vec<streams::bus::Stored> {
+        let mut replay = self.platform.bus.replay(DEAD_LETTER_STREAM, None, Start::Sequence(1)).await.unwrap();
+        let mut letters = Vec::new();
+        while let Some(letter) = replay.next(Duration::from_secs(if letters.len() < count { 120 } else { 1 })).await.unwrap() {
+            letters.push(letter);
+        }
+        letters
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeat_has_no_second_effect() {
+    let mut rig = rig(Kind::Memory).await;
+    // The same event as two stored messages: the second id reaches the stream by a way around its duplicate window.
+    let event = beacon(1, VehicleType::Car, 1);
+    rig.publish(&event).await;
+    rig.done(1).await;
+    tokio::time::advance(Duration::from_secs(400)).await;
+    rig.publish(&event).await;
+    rig.publish(&beacon(1, VehicleType::Car, 2)).await;
+    rig.done(1).await;
+    assert_eq!(rig.amount(1).await, Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poisoned_message_delays_no_other_and_ends_as_one_dead_letter() {
+    let mut rig = rig(Kind::Memory).await;
+    rig.publish(&beacon(1, VehicleType::Car, 1)).await;
+    rig.publish(&beacon(2, VehicleType::Motorcycle, 1)).await;
+    rig.publish(&beacon(3, VehicleType::Car, 1)).await;
+    rig.done(2).await;
+    let letters = rig.dead_letters(1).await;
+    assert_eq!(letters.len(), 1);
+    let header = |name| letters[0].headers.find(name).unwrap().to_owned();
+    assert_eq!(letters[0].subject, "dead_letter.user_beacon_match");
+    assert_eq!(header("Dead-Letter-Reason"), "a motorcycle, never");
+    assert_eq!(header("Dead-Letter-Deliveries"), "1");
+    assert_eq!(header("Dead-Letter-Sequence"), "2");
+    assert_eq!(header("Dead-Letter-Stream"), "USER_STREAM");
+    assert_eq!(header("Dead-Letter-Message-Id"), beacon(2, VehicleType::Motorcycle, 1).message_id(rig.platform.world.now()));
+    assert_eq!((rig.amount(1).await, rig.amount(2).await, rig.amount(3).await), (Some(1), None, Some(1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transient_failure_is_tried_three_times_with_growing_delays() {
+    let rig = rig(Kind::Memory).await;
+    let began = rig.platform.world.now();
+    rig.publish(&beacon(1, VehicleType::Van, 1)).await;
+    let letters = rig.dead_letters(1).await;
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].headers.find("Dead-Letter-Deliveries"), Some("3"));
+    let took = letters[0].stored_at - began;
+    assert!((5..7).contains(&took.num_seconds()), "1 s and 4 s of delay: {took}");
+    let info = rig.platform.bus.consumer_info("USER_STREAM", "user_beacon_match").await.unwrap();
+    assert_eq!((info.pending, info.ack_pending), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_event_is_dead_lettered_at_once_with_its_place_as_id() {
+    let mut rig = rig(Kind::Memory).await;
+    for body in ["{", "{\"user_id\":7}", "{}", "null", ""] {
+        let message = Message { subject: "user.beacon".into(), headers: Headers::default(), payload: Bytes::from(body) };
+        rig.platform.bus.publish(message).await.unwrap();
+    }
+    rig.publish(&beacon(9, VehicleType::Car, 1)).await;
+    rig.done(1).await;
+    let letters = rig.dead_letters(5).await;
+    assert_eq!(letters.len(), 5);
+    for (n, letter) in letters.iter().enumerate() {
+        assert_eq!(letter.headers.find("Dead-Letter-Message-Id"), Some(format!("USER_STREAM-{}", n + 1).as_str()));
+        assert!(letter.headers.find("Dead-Letter-Reason").unwrap().starts_with("user.beacon: "));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_puts_back_what_was_not_done() {
+    let rig = rig(Kind::Memory).await;
+    rig.stop.begin();
+    assert_eq!(rig.worker.await.unwrap(), Ended::Stopped);
+    rig.platform.bus.publish(message(&beacon(1, VehicleType::Car, 1), &rig.platform.world)).await.unwrap();
+    let info = rig.platform.bus.consumer_info("USER_STREAM", "user_beacon_match").await.unwrap();
+    assert_eq!((info.pending, info.ack_pending), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_publish_after_a_commit_is_sent_once_the_bus_is_back() {
+    let mut rig = rig(Kind::Memory).await;
+    rig.platform.bus.delete_stream("LOCATION_STREAM").await.unwrap();
+    rig.publish(&beacon(1, VehicleType::Car, 1)).await;
+    rig.done(1).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(rig.platform.metrics.outbox_age.with_label_values(&["match"]).get() > 20.0);
+    rig.platform.bus.apply(&rig.platform.topology).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let info = rig.platform.bus.stream_info("LOCATION_STREAM").await.unwrap();
+    assert_eq!(info.messages, 1);
+    assert_eq!(rig.platform.metrics.outbox_age.with_label_values(&["match"]).get(), 0.0);
+}
+
+#[tokio::test]
+async fn effects_and_events_come_together_on_postgres() {
+    let mut rig = rig(Kind::Postgres).await;
+    for second in 0..50 {
+        rig.publish(&beacon(u128::from(second % 5), VehicleType::Car, second)).await;
+    }
+    rig.done(50).await;
+    for user in 0..5 {
+        assert_eq!(rig.amount(user).await, Some(10));
+    }
+    let mut replay = rig.platform.bus.replay("LOCATION_STREAM", None, Start::Sequence(1)).await.unwrap();
+    for _ in 0..50 {
+        assert!(replay.next(Duration::from_secs(20)).await.unwrap().is_some());
+    }
+}

@@ -1,0 +1,184 @@
+//! One conformance suite for both stores: constraints, rollback, isolation, owners, versions, inbox and outbox.
+
+use platform::{StoreError, World};
+use uuid::Uuid;
+
+use crate::accounts::{Kind, add, find, open, store};
+
+macro_rules! both {
+    ($($name:ident),+ $(,)?) => {
+        mod memory { $(#[tokio::test] async fn $name() { super::$name(super::Kind::Memory).await })+ }
+        mod postgres { $(#[tokio::test] async fn $name() { super::$name(super::Kind::Postgres).await })+ }
+    };
+}
+
+both!(
+    what_is_committed_stays_and_what_is_dropped_never_was,
+    constraints_refuse_and_name_themselves,
+    a_stranger_or_an_old_version_changes_nothing,
+    two_transactions_do_not_lose_an_update,
+    an_uncommitted_row_refuses_the_second_only_once_committed,
+    a_message_is_noted_once_for_each_consumer,
+    a_rolled_back_note_is_forgotten,
+    a_hundred_concurrent_transactions_add_up,
+    migrations_may_run_again,
+    what_is_old_is_purged,
+);
+
+fn owner() -> Uuid {
+    Uuid::from_u128(1)
+}
+
+async fn what_is_committed_stays_and_what_is_dropped_never_was(kind: Kind) {
+    let store = store(kind, &World::real()).await;
+    let mut tx = store.begin().await.unwrap();
+    open(&mut tx, "a", owner(), 5).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut tx = store.begin().await.unwrap();
+    open(&mut tx, "b", owner(), 5).await.unwrap();
+    assert!(add(&mut tx, "a", owner(), 1, 1).await.unwrap());
+    assert_eq!(find(&mut tx, "a").await.unwrap().unwrap().amount, 6);
+    drop(tx);
+    let mut tx = store.begin().await.unwrap();
+    assert_eq!(find(&mut tx, "a").await.unwrap().unwrap().amount, 5);
+    assert_eq!(find(&mut tx, "b").await.unwrap(), None);
+}
+
+async fn constraints_refuse_and_name_themselves(kind: Kind) {
+    let store = store(kind, &World::real()).await;
+    let mut tx = store.begin().await.unwrap();
+    open(&mut tx, "a", owner(), 0).await.unwrap();
+    tx.commit().await.unwrap();
+    for (name, amount, expected) in [("a", 0, "accounts_pkey"), ("b", -1, "accounts_amount_positive")] {
+        let mut tx = store.begin().await.unwrap();
+        match open(&mut tx, name, owner(), amount).await {
+            Err(StoreError::Conflict { constraint }) => assert_eq!(constraint, expected),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn a_stranger_or_an_old_version_changes_nothing(kind: Kind) {
+    let store = store(kind, &World::real()).await;
+    let mut tx = store.begin().await.unwrap();
+    open(&mut tx, "a", owner(), 0).await.unwrap();
+    assert!(!add(&mut tx, "a", Uuid::from_u128(2), 1, 5).await.unwrap());
+    assert!(add(&mut tx, "a", owner(), 1, 5).await.unwrap());
+    assert!(!add(&mut tx, "a", owner(), 1, 5).await.unwrap());
+    let account = find(&mut tx, "a").await.unwrap().unwrap();
+    assert_eq!((account.version, account.amount), (2, 5));
+}
+
+async fn two_transactions_do_not_lose_an_update(kind: Kind) {
+    let store = store(kind, &World::real()).await;
+    let mut tx = store.begin().await.unwrap();
+    open(&mut tx, "a", owner(), 0).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut first = store.begin().await.unwrap();
+    let seen = find(&mut first, "a").await.unwrap().unwrap();
+    let second = tokio::spawn({
+        let store = store.clone();
+        async move {
+            let mut tx = store.begin().await.unwrap();
+            let seen = find(&mut tx, "a").await.unwrap().unwrap();
+            assert!(add(&mut tx, "a", owner(), seen.version, 10).await.unwrap());
+            tx.commit().await.unwrap();
+        }
+    });
+    tokio::task::yield_now().await;
+    assert!(add(&mut first, "a", owner(), seen.version, 1).await.unwrap());
+    first.commit().await.unwrap();
+    second.await.unwrap();
+    let account = find(&mut store.begin().await.unwrap(), "a").await.unwrap().unwrap();
+    assert_eq!((account.version, account.amount), (3, 11));
+}
+
+async fn an_uncommitted_row_refuses_the_second_only_once_committed(kind: Kind) {
+    let store = store(kind, &World::real()).await;
+    for (commits, second_succeeds) in [(true, false), (false, true)] {
+        let name = format!("commits {commits}");
+        let mut first = store.begin().await.unwrap();
+        open(&mut first, &name, owner(), 0).await.unwrap();
+        let second = tokio::spawn({
+            let (store, name) = (store.clone(), name.clone());
+            async move { open(&mut store.begin().await.unwrap(), &name, owner(), 0).await.is_ok() }
+        });
+        tokio::task::yield_now().await;
+        if commits { first.commit().await.unwrap() } else { drop(first) }
+        assert_eq!(second.await.unwrap(), second_succeeds, "{name}");
+    }
+}
+
+async fn a_message_is_noted_once_for_each_consumer(kind: Kind) {
+    let store = store(kind, &World::real()).await;
+    let mut tx = store.begin().await.unwrap();
+    assert_eq!(tx.note("c1", &["x", "y", "x"]).await.unwrap().len(), 2);
+    tx.commit().await.unwrap();
+    let mut tx = store.begin().await.unwrap();
+    let new = tx.note("c1", &["x", "z"]).await.unwrap();
+    assert_eq!(new.into_iter().collect::<Vec<_>>(), ["z"]);
+    assert_eq!(tx.note("c2", &["x"]).await.unwrap().len(), 1);
+}
+
+async fn a_rolled_back_note_is_forgotten(kind: Kind) {
+    let store = store(kind, &World::real()).await;
+    let mut tx = store.begin().await.unwrap();
+    tx.note("c", &["x"]).await.unwrap();
+    drop(tx);
+    assert_eq!(store.begin().await.unwrap().note("c", &["x"]).await.unwrap().len(), 1);
+}
+
+async fn a_hundred_concurrent_transactions_add_up(kind: Kind) {
+    let store = store(kind, &World::real()).await;
+    let mut tx = store.begin().await.unwrap();
+    open(&mut tx, "a", owner(), 0).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut all = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let store = store.clone();
+        all.spawn(async move {
+            let mut tx = store.begin().await.unwrap();
+            let seen = find(&mut tx, "a").await.unwrap().unwrap();
+            assert!(add(&mut tx, "a", owner(), seen.version, 1).await.unwrap());
+            tx.commit().await.unwrap();
+        });
+    }
+    while let Some(done) = all.join_next().await {
+        done.unwrap();
+    }
+    assert_eq!(find(&mut store.begin().await.unwrap(), "a").await.unwrap().unwrap().amount, 100);
+}
+
+async fn migrations_may_run_again(kind: Kind) {
+    if matches!(kind, Kind::Memory) {
+        // Nothing to migrate: opening twice gives two stores, each empty.
+        let world = World::real();
+        let (one, two) = (store(kind, &world).await, store(kind, &world).await);
+        let mut tx = one.begin().await.unwrap();
+        open(&mut tx, "a", owner(), 0).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(find(&mut two.begin().await.unwrap(), "a").await.unwrap(), None);
+        return;
+    }
+    let (url, world) = (crate::database::fresh().await, World::real());
+    let pod = "test".into();
+    let start = || platform::Store::<crate::accounts::Tables>::postgres(&world, &pod, &url, "accounts", &crate::accounts::MIGRATIONS, 2);
+    let (one, two) = tokio::join!(start(), start());
+    let mut tx = one.unwrap().begin().await.unwrap();
+    open(&mut tx, "a", owner(), 0).await.unwrap();
+    tx.commit().await.unwrap();
+    assert!(find(&mut two.unwrap().begin().await.unwrap(), "a").await.unwrap().is_some());
+    assert!(find(&mut start().await.unwrap().begin().await.unwrap(), "a").await.unwrap().is_some());
+}
+
+async fn what_is_old_is_purged(kind: Kind) {
+    // A world of the far past writes what is old for today's.
+    let past = World::seeded("2026-01-01T00:00:00Z".parse().unwrap(), 1);
+    let store = store(kind, &past).await;
+    let mut tx = store.begin().await.unwrap();
+    tx.note("c", &["x"]).await.unwrap();
+    tx.commit().await.unwrap();
+    store.purge().await.unwrap();
+    let mut tx = store.begin().await.unwrap();
+    assert_eq!(tx.note("c", &["x"]).await.unwrap().len(), 0, "what is young stays");
+}
