@@ -5,6 +5,7 @@
 mod account;
 mod delivery;
 mod otp;
+mod phone;
 mod sign_in;
 
 use std::sync::Arc;
