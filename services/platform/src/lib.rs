@@ -3,6 +3,7 @@
 
 pub mod consumer;
 pub mod fare;
+pub mod grid;
 pub mod keeper;
 pub mod outbox;
 pub mod problem;
