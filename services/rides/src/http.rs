@@ -1,0 +1,180 @@
+//! The routes of rides: one's own rides, and what a ride would cost.
+//!
+//! They read and never write. A ride of somebody else's does not exist here.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{FromRef, Path, Query, State};
+use axum::routing::get;
+use chrono::DateTime;
+use platform::world::hex;
+use platform::{Problem, SignedIn, Tokens, fare};
+use serde_json::{Value, json};
+use streams::event::rfc3339;
+use streams::{Position, RideId, RideStatus, UserId, VehicleType};
+use uuid::Uuid;
+
+use crate::Rides;
+use crate::payment::{self, Payment};
+use crate::ride::Ride;
+use crate::store::{self, After};
+
+const LIMIT_DEFAULT: u32 = 20;
+const LIMIT_MAX: u32 = 100;
+
+type Asked = Result<Query<BTreeMap<String, String>>, QueryRejection>;
+
+impl FromRef<Rides> for Tokens {
+    fn from_ref(rides: &Rides) -> Self {
+        rides.tokens.clone()
+    }
+}
+
+pub(crate) fn router(rides: Rides) -> axum::Router {
+    axum::Router::new()
+        .route("/v1/rides", get(list))
+        .route("/v1/rides/{id}", get(one))
+        .route("/v1/estimates", get(estimate))
+        .with_state(rides)
+}
+
+async fn one(
+    State(rides): State<Rides>,
+    SignedIn(user): SignedIn,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Value>, Problem> {
+    let id: RideId = id.ok().and_then(|Path(id)| id.parse().ok()).ok_or_else(|| Problem::not_found("ride"))?;
+    let mut tx = rides.store.begin().await?;
+    let ride = store::ride_of(&mut tx, id, user).await?.ok_or_else(|| Problem::not_found("ride"))?;
+    let payments = payment::payments_of(&mut tx, &[id]).await?;
+    drop(tx);
+    Ok(Json(rides.view(&ride, user, payments.first())))
+}
+
+async fn list(State(rides): State<Rides>, SignedIn(user): SignedIn, asked: Asked) -> Result<Json<Value>, Problem> {
+    let asked = fields(asked)?;
+    let limit = match asked.get("limit") {
+        None => LIMIT_DEFAULT,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|n| (1..=LIMIT_MAX).contains(n))
+            .ok_or_else(|| Problem::field("limit", format!("must be a number from 1 to {LIMIT_MAX}")))?,
+    };
+    let after = match asked.get("cursor") {
+        None => None,
+        Some(text) => Some(
+            read_cursor(text)
+                .ok_or_else(|| Problem::field("cursor", "must be the `next_cursor` of an earlier answer"))?,
+        ),
+    };
+    let mut tx = rides.store.begin().await?;
+    // One more than asked for tells whether there is a next page.
+    let mut found = store::rides_of(&mut tx, user, after, limit + 1).await?;
+    let more = found.len() > limit as usize;
+    found.truncate(limit as usize);
+    let ids: Vec<RideId> = found.iter().map(|ride| ride.ride_id).collect();
+    let payments = payment::payments_of(&mut tx, &ids).await?;
+    drop(tx);
+    let payments: BTreeMap<RideId, Payment> = payments.into_iter().map(|p| (p.ride_id, p)).collect();
+    let next = found.last().filter(|_| more).map(cursor);
+    let views: Vec<Value> = found.iter().map(|ride| rides.view(ride, user, payments.get(&ride.ride_id))).collect();
+    Ok(Json(json!({"rides": views, "next_cursor": next})))
+}
+
+/// Needs no sign-in: it tells nothing about anybody.
+async fn estimate(State(rides): State<Rides>, asked: Asked) -> Result<Json<Value>, Problem> {
+    let asked = fields(asked)?;
+    let (pickup, dropoff) = (position(&asked, "pickup")?, position(&asked, "dropoff")?);
+    let vehicle: VehicleType = asked
+        .get("vehicle_type")
+        .ok_or_else(|| Problem::field("vehicle_type", "is missing: use car, motorcycle or van"))?
+        .parse()
+        .map_err(|why: String| Problem::field("vehicle_type", why))?;
+    let (distance_m, duration_s) = fare::estimate(&pickup, &dropoff);
+    let priced = fare::price(rides.config.tariffs.of(vehicle), distance_m, duration_s);
+    Ok(Json(json!({
+        "distance_m": distance_m, "duration_s": duration_s, "fare": priced.fare, "vehicle_type": vehicle,
+    })))
+}
+
+fn fields(asked: Asked) -> Result<BTreeMap<String, String>, Problem> {
+    asked.map(|Query(fields)| fields).map_err(|why| Problem::field("query", why.body_text()))
+}
+
+fn position(asked: &BTreeMap<String, String>, field: &str) -> Result<Position, Problem> {
+    let wrong = || Problem::field(field, "must be `lat,lng` in degrees, for example 40.7128,-74.0060");
+    let (lat, lng) = asked.get(field).and_then(|text| text.split_once(',')).ok_or_else(wrong)?;
+    let degrees = |text: &str| text.trim().parse::<f64>().map_err(|_| wrong());
+    let position = Position { lat: degrees(lat)?, lng: degrees(lng)? };
+    if position.is_valid() { Ok(position) } else { Err(wrong()) }
+}
+
+/// Opaque to clients: creation time in microseconds and id, in hexadecimal.
+fn cursor(ride: &Ride) -> String {
+    let mut bytes = ride.created_at.timestamp_micros().to_be_bytes().to_vec();
+    bytes.extend_from_slice(ride.ride_id.0.as_bytes());
+    hex(&bytes)
+}
+
+fn read_cursor(text: &str) -> Option<After> {
+    if text.len() != 48 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let (time, id) = text.split_at(16);
+    let micros = i64::from_str_radix(time, 16).ok()?;
+    let id = u128::from_str_radix(id, 16).ok()?;
+    Some(After { created_at: DateTime::from_timestamp_micros(micros)?, ride_id: RideId(Uuid::from_u128(id)) })
+}
+
+impl Rides {
+    /// A ride as one of its two people sees it; only the passenger is shown the PIN.
+    fn view(&self, ride: &Ride, viewer: UserId, payment: Option<&Payment>) -> Value {
+        let receipt = ride.receipt.as_ref();
+        let mut view = json!({
+            "ride_id": ride.ride_id,
+            "match_id": ride.match_id,
+            "driver_id": ride.driver_id,
+            "passenger_id": ride.passenger_id,
+            "status": ride.status,
+            "version": ride.version,
+            "pickup": ride.pickup,
+            "dropoff": ride.dropoff,
+            "vehicle_type": ride.vehicle_type,
+            "created_at": rfc3339::text(&ride.created_at),
+            "updated_at": rfc3339::text(&ride.updated_at),
+            "started_at": ride.started_at.as_ref().map(rfc3339::text),
+            "arrived_at": ride.arrived_at.as_ref().map(rfc3339::text),
+            "distance_m": receipt.map(|r| r.distance_m),
+            "duration_s": receipt.map(|r| r.duration_s),
+            "fare": receipt.map(|r| &r.fare),
+            "platform_fee": receipt.map(|r| r.platform_fee),
+            "driver_payout": receipt.map(|r| r.driver_payout),
+            "cancelled": ride.cancelled.as_ref().map(|c| json!({"by": c.by, "reason": c.reason, "fee": c.fee})),
+            "payment": payment.map(|p| json!({"status": p.status.as_str()})),
+        });
+        if viewer == ride.passenger_id && ride.status == RideStatus::Pickup {
+            view["pin"] = self.tokens.ride_pin(ride.ride_id).into();
+        }
+        view
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ride::tests::{accepted, at};
+
+    #[test]
+    fn a_cursor_is_read_as_it_was_written_and_nothing_else() {
+        let ride = Ride::create(&accepted(), RideId(Uuid::from_u128(9)), at(0)).ride;
+        let text = cursor(&ride);
+        assert_eq!(read_cursor(&text), Some(After { created_at: ride.created_at, ride_id: ride.ride_id }));
+        let (short, long) = (&text[1..], format!("{text}0"));
+        for bad in ["", "x", short, &long, &text.replace('0', "g"), &"f".repeat(48), &"é".repeat(24)] {
+            assert_eq!(read_cursor(bad), None, "{bad}");
+        }
+    }
+}

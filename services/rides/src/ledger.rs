@@ -1,0 +1,236 @@
+//! The ledger: double entry. Debit is positive, and the postings of one transaction add up to 0.
+//!
+//! Postings are made by pure functions and written with the rows that they tell about. Accounts are `passenger:<id>`
+//! (what the passenger owes), `driver:<id>` (what the platform owes the driver, negative), `platform:revenue` (negative)
+//! and `cash:<provider>`. Entries are only ever added.
+
+use chrono::{DateTime, Utc};
+use platform::{On, StoreError, Transaction, World};
+use streams::{Currency, Money, RideId, UserId};
+use uuid::Uuid;
+
+use crate::ride::{Bill, Cause, Ride};
+use crate::store::Tables;
+
+/// Where the platform's part goes.
+pub const REVENUE: &str = "platform:revenue";
+
+/// The account of what a passenger owes.
+pub fn passenger(id: UserId) -> String {
+    format!("passenger:{id}")
+}
+
+/// The account of what the platform owes a driver.
+pub fn driver(id: UserId) -> String {
+    format!("driver:{id}")
+}
+
+/// Why money moves. A ride has at most one transaction of each kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A completed ride is owed.
+    Fare,
+    /// A late cancellation is owed.
+    Cancellation,
+    /// A provider took the money.
+    Capture,
+}
+
+impl Kind {
+    /// The name in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fare => "fare",
+            Self::Cancellation => "cancellation",
+            Self::Capture => "capture",
+        }
+    }
+}
+
+/// One line of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Posting {
+    /// The account.
+    pub account: String,
+    /// Cents; debit positive.
+    pub amount: i64,
+}
+
+/// What moves together; adds up to 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Movement {
+    /// Why.
+    pub kind: Kind,
+    /// The ride that it is about.
+    pub ride_id: RideId,
+    /// Two or more, none of 0, each account once.
+    pub postings: Vec<Posting>,
+}
+
+/// The postings of a movement do not add up to 0: a fault in the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the postings add up to {0} cents and not to 0")]
+pub struct Unbalanced(pub i64);
+
+impl Movement {
+    fn new(kind: Kind, ride_id: RideId, postings: Vec<(String, i64)>) -> Result<Self, Unbalanced> {
+        let sum = postings.iter().map(|(_, amount)| amount).sum();
+        if sum != 0 {
+            return Err(Unbalanced(sum));
+        }
+        let postings = postings.into_iter().filter(|(_, amount)| *amount != 0);
+        let postings = postings.map(|(account, amount)| Posting { account, amount }).collect();
+        Ok(Self { kind, ride_id, postings })
+    }
+}
+
+/// A bill falls due: the passenger owes it, the driver and the platform have earned it.
+///
+/// # Errors
+/// [`Unbalanced`] if the bill's parts are not its total.
+pub fn owed(ride: &Ride, bill: &Bill) -> Result<Movement, Unbalanced> {
+    let kind = match bill.cause {
+        Cause::Fare => Kind::Fare,
+        Cause::Cancellation => Kind::Cancellation,
+    };
+    let postings = vec![
+        (passenger(ride.passenger_id), bill.total.amount),
+        (driver(ride.driver_id), -bill.driver_payout.amount),
+        (REVENUE.to_owned(), -bill.platform_fee.amount),
+    ];
+    Movement::new(kind, ride.ride_id, postings)
+}
+
+/// A provider took the money: it is cash now, and no longer owed by the passenger.
+///
+/// # Errors
+/// Never [`Unbalanced`] in truth.
+pub fn captured(ride: RideId, by: UserId, provider: &str, amount: Money) -> Result<Movement, Unbalanced> {
+    let postings = vec![(format!("cash:{provider}"), amount.amount), (passenger(by), -amount.amount)];
+    Movement::new(Kind::Capture, ride, postings)
+}
+
+/// A posting as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The entry.
+    pub entry_id: Uuid,
+    /// The same for all entries of one movement.
+    pub transaction_id: Uuid,
+    /// The ride that it is about.
+    pub ride_id: RideId,
+    /// Why.
+    pub kind: Kind,
+    /// The account.
+    pub account: String,
+    /// Debit positive.
+    pub amount: Money,
+    /// When it was written.
+    pub at: DateTime<Utc>,
+}
+
+/// Writes movements. `StoreError::Conflict` (`ledger_entries_once`) if a ride has one of that kind already.
+pub(crate) async fn post(
+    tx: &mut Transaction<Tables>,
+    world: &World,
+    movements: &[Movement],
+) -> Result<(), StoreError> {
+    let now = world.now();
+    let mut entries: Vec<Entry> = Vec::new();
+    for movement in movements {
+        let transaction_id: Uuid = world.id();
+        entries.extend(movement.postings.iter().map(|posting| Entry {
+            entry_id: world.id(),
+            transaction_id,
+            ride_id: movement.ride_id,
+            kind: movement.kind,
+            account: posting.account.clone(),
+            amount: Money { amount: posting.amount, currency: Currency::Usd },
+            at: now,
+        }));
+    }
+    if entries.is_empty() {
+        return Ok(());
+    }
+    match &mut tx.on {
+        On::Postgres(pg) => {
+            sqlx::query(
+                "insert into ledger_entries (entry_id, transaction_id, ride_id, kind, account, amount, currency, at) \
+                 select e, t, r, k, a, m, 'USD', $7 from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], \
+                 $5::text[], $6::bigint[]) as u (e, t, r, k, a, m)",
+            )
+            .bind(entries.iter().map(|e| e.entry_id).collect::<Vec<_>>())
+            .bind(entries.iter().map(|e| e.transaction_id).collect::<Vec<_>>())
+            .bind(entries.iter().map(|e| e.ride_id.0).collect::<Vec<_>>())
+            .bind(entries.iter().map(|e| e.kind.as_str()).collect::<Vec<_>>())
+            .bind(entries.iter().map(|e| e.account.as_str()).collect::<Vec<_>>())
+            .bind(entries.iter().map(|e| e.amount.amount).collect::<Vec<_>>())
+            .bind(now)
+            .execute(&mut ***pg)
+            .await?;
+        }
+        On::Memory(m) => {
+            let t = m.tables();
+            for entry in entries {
+                let key = (entry.ride_id, entry.kind.as_str(), entry.account.clone());
+                if t.entries.contains_key(&key) {
+                    return Err(StoreError::Conflict { constraint: "ledger_entries_once".to_owned() });
+                }
+                t.entries.insert(key, entry);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The balance of an account, cents.
+pub(crate) async fn balance(tx: &mut Transaction<Tables>, account: &str) -> Result<i64, StoreError> {
+    match &mut tx.on {
+        On::Postgres(pg) => {
+            Ok(sqlx::query_scalar("select coalesce(sum(amount), 0)::bigint from ledger_entries where account = $1")
+                .bind(account)
+                .fetch_one(&mut ***pg)
+                .await?)
+        }
+        On::Memory(m) => {
+            let of_account = m.tables().entries.values().filter(|e| e.account == account);
+            Ok(of_account.map(|e| e.amount.amount).sum())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ride::tests::{accepted, at};
+    use platform::fare::{self, Tariffs};
+
+    fn ride() -> Ride {
+        Ride::create(&accepted(), RideId(Uuid::from_u128(9)), at(0)).ride
+    }
+
+    #[test]
+    fn every_movement_adds_up_to_0() {
+        let tariff = Tariffs::default().car;
+        for total in [1, 2, 3, 299, 600, 1_301, 999_999] {
+            let (platform_fee, driver_payout) = fare::split(&tariff, total);
+            for cause in [Cause::Fare, Cause::Cancellation] {
+                let bill = Bill { cause, total: Money::usd(total), platform_fee, driver_payout };
+                let due = owed(&ride(), &bill).unwrap();
+                assert_eq!(due.postings.iter().map(|p| p.amount).sum::<i64>(), 0);
+                assert_eq!(due.postings[0].amount, total);
+                assert!(due.postings.iter().all(|p| p.amount != 0), "{due:?}");
+            }
+            let paid = captured(ride().ride_id, ride().passenger_id, "ledger", Money::usd(total)).unwrap();
+            assert_eq!(paid.postings.iter().map(|p| p.amount).sum::<i64>(), 0);
+            assert_eq!(paid.postings[1], Posting { account: passenger(ride().passenger_id), amount: -total });
+        }
+    }
+
+    #[test]
+    fn a_bill_whose_parts_are_not_its_total_is_refused() {
+        let (total, platform_fee, driver_payout) = (Money::usd(1_000), Money::usd(200), Money::usd(801));
+        let bill = Bill { cause: Cause::Fare, total, platform_fee, driver_payout };
+        assert_eq!(owed(&ride(), &bill), Err(Unbalanced(-1)));
+    }
+}

@@ -1,0 +1,517 @@
+//! Rides and their events in the store, PostgreSQL and memory side by side.
+//!
+//! It owns the tables `rides`, `events` and `superseded`. Rows are locked in the order of their ids, every update names
+//! the version that it read, and whatever a client's id reaches has its owner in the `where`.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use imbl::{OrdMap, OrdSet};
+use platform::{On, StoreError, Transaction};
+use serde_json::Value;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use streams::event::{Event, RideEvent};
+use streams::{MatchId, Money, PaymentId, Position, RideId, RideStatus, UserId};
+use uuid::Uuid;
+
+use crate::ledger::Entry;
+use crate::payment::{Debt, Payment};
+use crate::ride::{Cancelled, Change, Receipt, Ride};
+
+/// The tables in memory.
+#[derive(Debug, Clone, Default)]
+pub struct Tables {
+    pub(crate) rides: OrdMap<RideId, Ride>,
+    by_match: OrdMap<MatchId, RideId>,
+    live_driver: OrdMap<UserId, RideId>,
+    live_passenger: OrdMap<UserId, RideId>,
+    of_user: OrdSet<(UserId, DateTime<Utc>, RideId)>,
+    arrived: OrdSet<(DateTime<Utc>, RideId)>,
+    superseded: OrdSet<MatchId>,
+    pub(crate) events: OrdMap<(RideId, u32), KeptEvent>,
+    pub(crate) entries: OrdMap<(RideId, &'static str, String), Entry>,
+    pub(crate) payments: OrdMap<PaymentId, Payment>,
+    pub(crate) payment_of: OrdMap<RideId, PaymentId>,
+    pub(crate) debts: OrdMap<PaymentId, Debt>,
+}
+
+/// An event as it was published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptEvent {
+    /// The ride.
+    pub ride_id: RideId,
+    /// 1, 2, 3 …
+    pub version: u32,
+    /// `Nats-Msg-Id`.
+    pub message_id: String,
+    /// The subject.
+    pub subject: String,
+    /// The body, byte for byte.
+    pub body: String,
+    /// The hash that the body names.
+    pub hash: String,
+    /// When it occurred.
+    pub occurred_at: DateTime<Utc>,
+}
+
+impl KeptEvent {
+    fn of(event: &RideEvent) -> Self {
+        let (ride_id, version, hash, occurred_at) =
+            (event.ride_id, event.version, event.hash.clone(), event.occurred_at);
+        let event = Event::Ride(Box::new(event.clone()));
+        Self {
+            ride_id,
+            version,
+            message_id: event.message_id(occurred_at),
+            subject: event.subject().as_str().to_owned(),
+            body: String::from_utf8(event.body()).expect("JSON is UTF-8"),
+            hash,
+            occurred_at,
+        }
+    }
+}
+
+/// Where a page of rides begins: after this ride, by creation time and id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct After {
+    /// Its `created_at`.
+    pub created_at: DateTime<Utc>,
+    /// Its id.
+    pub ride_id: RideId,
+}
+
+macro_rules! columns {
+    () => {
+        "ride_id, match_id, request_id, driver_id, passenger_id, version, status, pickup_lat, pickup_lng, dropoff_lat, \
+         dropoff_lng, vehicle_type, created_at, updated_at, started_at, arrived_at, last_hash, distance_m, duration_s, \
+         fare::text as fare, platform_fee, driver_payout, cancelled_by, cancel_reason, cancel_fee, pin_failures, \
+         pin_failed_at"
+    };
+}
+
+fn malformed(what: impl std::fmt::Display) -> StoreError {
+    StoreError::Other(format!("a row of rides cannot be read: {what}"))
+}
+
+/// A name on the wire (a status, a party) of a type that serde knows.
+fn named<T: serde::de::DeserializeOwned>(name: &str) -> Result<T, StoreError> {
+    serde_json::from_value(Value::from(name)).map_err(malformed)
+}
+
+fn name<T: serde::Serialize>(value: &T) -> Option<String> {
+    serde_json::to_value(value).ok()?.as_str().map(str::to_owned)
+}
+
+fn read(row: &PgRow) -> Result<Ride, StoreError> {
+    let receipt = match row.try_get::<Option<String>, _>("fare")? {
+        Some(fare) => Some(Receipt {
+            distance_m: row.try_get("distance_m")?,
+            duration_s: row.try_get("duration_s")?,
+            fare: serde_json::from_str(&fare).map_err(malformed)?,
+            platform_fee: Money::usd(row.try_get("platform_fee")?),
+            driver_payout: Money::usd(row.try_get("driver_payout")?),
+        }),
+        None => None,
+    };
+    let cancelled = match row.try_get::<Option<String>, _>("cancelled_by")? {
+        Some(by) => Some(Cancelled {
+            by: named(&by)?,
+            reason: row.try_get("cancel_reason")?,
+            fee: Money::usd(row.try_get("cancel_fee")?),
+        }),
+        None => None,
+    };
+    let count = |n: i32| u32::try_from(n).map_err(malformed);
+    let position = |lat, lng| Ok::<_, StoreError>(Position { lat: row.try_get(lat)?, lng: row.try_get(lng)? });
+    let id = |column| row.try_get::<Uuid, _>(column);
+    Ok(Ride {
+        ride_id: id("ride_id")?.into(),
+        match_id: id("match_id")?.into(),
+        request_id: id("request_id")?.into(),
+        driver_id: id("driver_id")?.into(),
+        passenger_id: id("passenger_id")?.into(),
+        version: count(row.try_get("version")?)?,
+        status: named(row.try_get("status")?)?,
+        pickup: position("pickup_lat", "pickup_lng")?,
+        dropoff: position("dropoff_lat", "dropoff_lng")?,
+        vehicle_type: named(row.try_get("vehicle_type")?)?,
+        created_at: row.try_get("created_at")?,
+        updated_at: row.try_get("updated_at")?,
+        started_at: row.try_get("started_at")?,
+        arrived_at: row.try_get("arrived_at")?,
+        last_hash: row.try_get("last_hash")?,
+        receipt,
+        cancelled,
+        pin_failures: count(row.try_get("pin_failures")?)?,
+        pin_failed_at: row.try_get("pin_failed_at")?,
+    })
+}
+
+fn list<'a, R, T>(rides: &'a [R], of: impl Fn(&'a R) -> T) -> Vec<T> {
+    rides.iter().map(of).collect()
+}
+
+/// Inserts rides that came to be, in one statement; one whose match has a ride, was superseded, or whose driver or
+/// passenger has a live ride is passed over. Returns the matches of those inserted.
+pub(crate) async fn insert_live_rides(
+    tx: &mut Transaction<Tables>,
+    rides: &[Ride],
+) -> Result<BTreeSet<MatchId>, StoreError> {
+    match &mut tx.on {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "insert into rides (ride_id, match_id, request_id, driver_id, passenger_id, version, status, pickup_lat, \
+                 pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, created_at, updated_at, last_hash) \
+                 select u.ride_id, u.match_id, u.request_id, u.driver_id, u.passenger_id, 1, 'pickup', u.pickup_lat, \
+                 u.pickup_lng, u.dropoff_lat, u.dropoff_lng, u.vehicle_type, u.at, u.at, u.last_hash \
+                 from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::float8[], $7::float8[], \
+                 $8::float8[], $9::float8[], $10::text[], $11::timestamptz[], $12::text[]) with ordinality as u (ride_id, \
+                 match_id, request_id, driver_id, passenger_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, \
+                 vehicle_type, at, last_hash, place) \
+                 where not exists (select 1 from superseded s where s.match_id = u.match_id) \
+                 order by u.place on conflict do nothing returning match_id",
+            )
+            .bind(list(rides, |r| r.ride_id.0))
+            .bind(list(rides, |r| r.match_id.0))
+            .bind(list(rides, |r| r.request_id.0))
+            .bind(list(rides, |r| r.driver_id.0))
+            .bind(list(rides, |r| r.passenger_id.0))
+            .bind(list(rides, |r| r.pickup.lat))
+            .bind(list(rides, |r| r.pickup.lng))
+            .bind(list(rides, |r| r.dropoff.lat))
+            .bind(list(rides, |r| r.dropoff.lng))
+            .bind(list(rides, |r| r.vehicle_type.as_str()))
+            .bind(list(rides, |r| r.created_at))
+            .bind(list(rides, |r| r.last_hash.as_str()))
+            .fetch_all(&mut ***pg)
+            .await?;
+            rows.iter().map(|row| Ok(MatchId(row.try_get(0)?))).collect()
+        }
+        On::Memory(m) => {
+            let t = m.tables();
+            let mut inserted = BTreeSet::new();
+            for ride in rides {
+                let taken = t.by_match.contains_key(&ride.match_id)
+                    || t.superseded.contains(&ride.match_id)
+                    || t.live_driver.contains_key(&ride.driver_id)
+                    || t.live_passenger.contains_key(&ride.passenger_id);
+                if taken {
+                    continue;
+                }
+                t.by_match.insert(ride.match_id, ride.ride_id);
+                t.live_driver.insert(ride.driver_id, ride.ride_id);
+                t.live_passenger.insert(ride.passenger_id, ride.ride_id);
+                for user in [ride.driver_id, ride.passenger_id] {
+                    t.of_user.insert((user, ride.created_at, ride.ride_id));
+                }
+                t.rides.insert(ride.ride_id, ride.clone());
+                inserted.insert(ride.match_id);
+            }
+            Ok(inserted)
+        }
+    }
+}
+
+/// Of matches that became no ride: notes those that have none from before as superseded, once; returns those.
+pub(crate) async fn supersede(
+    tx: &mut Transaction<Tables>,
+    matches: &[MatchId],
+    now: DateTime<Utc>,
+) -> Result<BTreeSet<MatchId>, StoreError> {
+    match &mut tx.on {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "insert into superseded (match_id, at) select u.match_id, $2 from unnest($1::uuid[]) as u (match_id) \
+                 where not exists (select 1 from rides r where r.match_id = u.match_id) \
+                 order by u.match_id on conflict do nothing returning match_id",
+            )
+            .bind(list(matches, |m| m.0))
+            .bind(now)
+            .fetch_all(&mut ***pg)
+            .await?;
+            rows.iter().map(|row| Ok(MatchId(row.try_get(0)?))).collect()
+        }
+        On::Memory(m) => {
+            let t = m.tables();
+            let lost = matches.iter().copied().filter(|id| !t.by_match.contains_key(id));
+            let lost: BTreeSet<MatchId> = lost.filter(|id| !t.superseded.contains(id)).collect();
+            t.superseded.extend(lost.iter().copied());
+            Ok(lost)
+        }
+    }
+}
+
+/// Writes rides over the versions that they were read with, in one statement.
+///
+/// `StoreError::Serialization` if one of them has another version by now.
+pub(crate) async fn update_rides(tx: &mut Transaction<Tables>, rides: &[(u32, Ride)]) -> Result<(), StoreError> {
+    let written = match &mut tx.on {
+        On::Postgres(pg) => {
+            sqlx::query(
+                "update rides set version = u.version, status = u.status, updated_at = u.updated_at, \
+                 started_at = u.started_at, arrived_at = u.arrived_at, last_hash = u.last_hash, \
+                 distance_m = u.distance_m, duration_s = u.duration_s, fare = u.fare::jsonb, \
+                 platform_fee = u.platform_fee, driver_payout = u.driver_payout, cancelled_by = u.cancelled_by, \
+                 cancel_reason = u.cancel_reason, cancel_fee = u.cancel_fee, pin_failures = u.pin_failures, \
+                 pin_failed_at = u.pin_failed_at \
+                 from unnest($1::uuid[], $2::int[], $3::int[], $4::text[], $5::timestamptz[], $6::timestamptz[], \
+                 $7::timestamptz[], $8::text[], $9::float8[], $10::float8[], $11::text[], $12::bigint[], $13::bigint[], \
+                 $14::text[], $15::text[], $16::bigint[], $17::int[], $18::timestamptz[]) as u (ride_id, was, version, \
+                 status, updated_at, started_at, arrived_at, last_hash, distance_m, duration_s, fare, platform_fee, \
+                 driver_payout, cancelled_by, cancel_reason, cancel_fee, pin_failures, pin_failed_at) \
+                 where rides.ride_id = u.ride_id and rides.version = u.was",
+            )
+            .bind(list(rides, |(_, r)| r.ride_id.0))
+            .bind(list(rides, |(was, _)| *was as i32))
+            .bind(list(rides, |(_, r)| r.version as i32))
+            .bind(list(rides, |(_, r)| r.status.as_str()))
+            .bind(list(rides, |(_, r)| r.updated_at))
+            .bind(list(rides, |(_, r)| r.started_at))
+            .bind(list(rides, |(_, r)| r.arrived_at))
+            .bind(list(rides, |(_, r)| r.last_hash.as_str()))
+            .bind(list(rides, |(_, r)| r.receipt.as_ref().map(|x| x.distance_m)))
+            .bind(list(rides, |(_, r)| r.receipt.as_ref().map(|x| x.duration_s)))
+            .bind(list(rides, |(_, r)| r.receipt.as_ref().and_then(|x| serde_json::to_string(&x.fare).ok())))
+            .bind(list(rides, |(_, r)| r.receipt.as_ref().map(|x| x.platform_fee.amount)))
+            .bind(list(rides, |(_, r)| r.receipt.as_ref().map(|x| x.driver_payout.amount)))
+            .bind(list(rides, |(_, r)| r.cancelled.as_ref().and_then(|x| name(&x.by))))
+            .bind(list(rides, |(_, r)| r.cancelled.as_ref().map(|x| x.reason.as_str())))
+            .bind(list(rides, |(_, r)| r.cancelled.as_ref().map(|x| x.fee.amount)))
+            .bind(list(rides, |(_, r)| r.pin_failures as i32))
+            .bind(list(rides, |(_, r)| r.pin_failed_at))
+            .execute(&mut ***pg)
+            .await?
+            .rows_affected()
+        }
+        On::Memory(m) => {
+            let t = m.tables();
+            let mut written = 0;
+            for (was, ride) in rides {
+                if t.rides.get(&ride.ride_id).is_none_or(|found| found.version != *was) {
+                    continue;
+                }
+                if let (RideStatus::Arrived, Some(at)) = (ride.status, ride.arrived_at) {
+                    t.arrived.insert((at, ride.ride_id));
+                }
+                if ride.status.is_final() {
+                    t.live_driver.remove(&ride.driver_id);
+                    t.live_passenger.remove(&ride.passenger_id);
+                    ride.arrived_at.map(|at| t.arrived.remove(&(at, ride.ride_id)));
+                }
+                t.rides.insert(ride.ride_id, ride.clone());
+                written += 1;
+            }
+            written
+        }
+    };
+    if written == rides.len() as u64 {
+        return Ok(());
+    }
+    Err(StoreError::Serialization(format!(
+        "{} of {} rides have another version by now",
+        rides.len() as u64 - written,
+        rides.len()
+    )))
+}
+
+/// Keeps the events of changes, as they are published, for ever.
+pub(crate) async fn keep_events(tx: &mut Transaction<Tables>, changes: &[Change]) -> Result<(), StoreError> {
+    let events = list(changes, |c| KeptEvent::of(&c.event));
+    match &mut tx.on {
+        On::Postgres(pg) => {
+            sqlx::query(
+                "insert into events (ride_id, version, message_id, subject, body, hash, occurred_at) select * from \
+                 unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])",
+            )
+            .bind(list(&events, |e| e.ride_id.0))
+            .bind(list(&events, |e| e.version as i32))
+            .bind(list(&events, |e| e.message_id.as_str()))
+            .bind(list(&events, |e| e.subject.as_str()))
+            .bind(list(&events, |e| e.body.as_str()))
+            .bind(list(&events, |e| e.hash.as_str()))
+            .bind(list(&events, |e| e.occurred_at))
+            .execute(&mut ***pg)
+            .await?;
+        }
+        On::Memory(m) => {
+            let t = m.tables();
+            for event in events {
+                let key = (event.ride_id, event.version);
+                if t.events.contains_key(&key) {
+                    return Err(StoreError::Conflict { constraint: "events_pkey".to_owned() });
+                }
+                t.events.insert(key, event);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The events of a ride, in order.
+pub(crate) async fn events_of(tx: &mut Transaction<Tables>, ride: RideId) -> Result<Vec<KeptEvent>, StoreError> {
+    match &mut tx.on {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select ride_id, version, message_id, subject, body, hash, occurred_at from events where ride_id = $1 \
+                 order by version",
+            )
+            .bind(ride.0)
+            .fetch_all(&mut ***pg)
+            .await?;
+            rows.iter()
+                .map(|row| {
+                    Ok(KeptEvent {
+                        ride_id: RideId(row.try_get("ride_id")?),
+                        version: u32::try_from(row.try_get::<i32, _>("version")?).map_err(malformed)?,
+                        message_id: row.try_get("message_id")?,
+                        subject: row.try_get("subject")?,
+                        body: row.try_get("body")?,
+                        hash: row.try_get("hash")?,
+                        occurred_at: row.try_get("occurred_at")?,
+                    })
+                })
+                .collect()
+        }
+        On::Memory(m) => Ok(m.tables().events.range((ride, 0)..=(ride, u32::MAX)).map(|(_, e)| e.clone()).collect()),
+    }
+}
+
+/// A ride of `user`'s, as its driver or its passenger, locked until the transaction ends.
+pub(crate) async fn lock_ride_of(
+    tx: &mut Transaction<Tables>,
+    ride: RideId,
+    user: UserId,
+) -> Result<Option<Ride>, StoreError> {
+    match &mut tx.on {
+        On::Postgres(pg) => sqlx::query(concat!(
+            "select ",
+            columns!(),
+            " from rides where ride_id = $1 and (driver_id = $2 or passenger_id = $2) for update"
+        ))
+        .bind(ride.0)
+        .bind(user.0)
+        .fetch_optional(&mut ***pg)
+        .await?
+        .map(|row| read(&row))
+        .transpose(),
+        On::Memory(m) => Ok(m.tables().rides.get(&ride).filter(|r| r.party(user).is_some()).cloned()),
+    }
+}
+
+/// Rides by id, locked in the order of their ids until the transaction ends. For the system only: no owner is asked.
+pub(crate) async fn lock_rides(tx: &mut Transaction<Tables>, rides: &[RideId]) -> Result<Vec<Ride>, StoreError> {
+    match &mut tx.on {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(concat!(
+                "select ",
+                columns!(),
+                " from rides where ride_id = any($1) order by ride_id for update"
+            ))
+            .bind(list(rides, |r| r.0))
+            .fetch_all(&mut ***pg)
+            .await?;
+            rows.iter().map(read).collect()
+        }
+        On::Memory(m) => {
+            let t = m.tables();
+            let ids: BTreeSet<RideId> = rides.iter().copied().collect();
+            Ok(ids.iter().filter_map(|id| t.rides.get(id).cloned()).collect())
+        }
+    }
+}
+
+/// Up to `limit` rides that arrived before `before` and are not completed, locked; those that another process has locked
+/// are passed over.
+pub(crate) async fn lock_arrived(
+    tx: &mut Transaction<Tables>,
+    before: DateTime<Utc>,
+    limit: u32,
+) -> Result<Vec<Ride>, StoreError> {
+    match &mut tx.on {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(concat!(
+                "select ",
+                columns!(),
+                " from rides where status = 'arrived' and arrived_at <= $1 order by arrived_at limit $2 \
+                 for update skip locked"
+            ))
+            .bind(before)
+            .bind(i64::from(limit))
+            .fetch_all(&mut ***pg)
+            .await?;
+            rows.iter().map(read).collect()
+        }
+        On::Memory(m) => {
+            let t = m.tables();
+            let due = t.arrived.iter().take_while(|(at, _)| *at <= before).take(limit as usize);
+            Ok(due.filter_map(|(_, id)| t.rides.get(id).cloned()).collect())
+        }
+    }
+}
+
+/// A ride of `user`'s.
+pub(crate) async fn ride_of(
+    tx: &mut Transaction<Tables>,
+    ride: RideId,
+    user: UserId,
+) -> Result<Option<Ride>, StoreError> {
+    match &mut tx.on {
+        On::Postgres(pg) => sqlx::query(concat!(
+            "select ",
+            columns!(),
+            " from rides where ride_id = $1 and (driver_id = $2 or passenger_id = $2)"
+        ))
+        .bind(ride.0)
+        .bind(user.0)
+        .fetch_optional(&mut ***pg)
+        .await?
+        .map(|row| read(&row))
+        .transpose(),
+        On::Memory(m) => Ok(m.tables().rides.get(&ride).filter(|r| r.party(user).is_some()).cloned()),
+    }
+}
+
+/// The rides of `user`, newest first, at most `limit`, from `after` on.
+pub(crate) async fn rides_of(
+    tx: &mut Transaction<Tables>,
+    user: UserId,
+    after: Option<After>,
+    limit: u32,
+) -> Result<Vec<Ride>, StoreError> {
+    match &mut tx.on {
+        On::Postgres(pg) => {
+            // Two index scans; nobody is both in one ride.
+            let rows = sqlx::query(concat!(
+                "select * from ((select ",
+                columns!(),
+                " from rides where driver_id = $1 and ($2 or (created_at, ride_id) < ($3, $4)) \
+                 order by created_at desc, ride_id desc limit $5) union all (select ",
+                columns!(),
+                " from rides where passenger_id = $1 and ($2 or (created_at, ride_id) < ($3, $4)) \
+                 order by created_at desc, ride_id desc limit $5)) as r \
+                 order by created_at desc, ride_id desc limit $5"
+            ))
+            .bind(user.0)
+            .bind(after.is_none())
+            .bind(after.map_or(DateTime::UNIX_EPOCH, |a| a.created_at))
+            .bind(after.map_or(Uuid::nil(), |a| a.ride_id.0))
+            .bind(i64::from(limit))
+            .fetch_all(&mut ***pg)
+            .await?;
+            rows.iter().map(read).collect()
+        }
+        On::Memory(m) => {
+            let t = m.tables();
+            let from = (user, DateTime::UNIX_EPOCH, RideId(Uuid::nil()));
+            let own = |to: (UserId, DateTime<Utc>, RideId), whole: bool| {
+                let rides = t.of_user.range(from..=to).rev().filter(|at| whole || **at != to).take(limit as usize);
+                rides.filter_map(|(_, _, id)| t.rides.get(id).cloned()).collect()
+            };
+            Ok(match after {
+                Some(after) => own((user, after.created_at, after.ride_id), false),
+                None => own((user, DateTime::<Utc>::MAX_UTC, RideId(Uuid::max())), true),
+            })
+        }
+    }
+}
