@@ -1,0 +1,92 @@
+//! Positions and straight lines between them. It owns the geometry of the simulated city and knows no roads.
+
+use serde::{Deserialize, Serialize};
+
+/// Mean radius of the earth (IUGG R1), metres.
+const EARTH_RADIUS_M: f64 = 6_371_008.8;
+
+/// A point on the earth, degrees, WGS 84.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    /// Latitude, −90 to 90.
+    pub lat: f64,
+    /// Longitude, −180 to 180.
+    pub lng: f64,
+}
+
+impl Position {
+    /// Whether both degrees are in range and the point is not the 0, 0 that stands for "unknown" in taxi records.
+    pub(crate) fn is_plausible(&self) -> bool {
+        (-90.0..=90.0).contains(&self.lat)
+            && (-180.0..=180.0).contains(&self.lng)
+            && (self.lat.abs() > 1e-6 || self.lng.abs() > 1e-6)
+    }
+
+    /// Great-circle distance in metres (haversine).
+    pub(crate) fn distance_m(&self, other: &Self) -> f64 {
+        let (lat1, lat2) = (self.lat.to_radians(), other.lat.to_radians());
+        let half_lat = (lat2 - lat1) / 2.0;
+        let half_lng = (other.lng - self.lng).to_radians() / 2.0;
+        let h = half_lat.sin().powi(2) + lat1.cos() * lat2.cos() * half_lng.sin().powi(2);
+        2.0 * EARTH_RADIUS_M * h.sqrt().min(1.0).asin()
+    }
+
+    /// Course from here to `other`, degrees from true north, 0 to below 360.
+    pub(crate) fn heading_deg(&self, other: &Self) -> f64 {
+        let (lat1, lat2) = (self.lat.to_radians(), other.lat.to_radians());
+        let lng = (other.lng - self.lng).to_radians();
+        let y = lng.sin() * lat2.cos();
+        let x = lat1.cos() * lat2.sin() - lat1.sin() * lat2.cos() * lng.cos();
+        let heading = y.atan2(x).to_degrees().rem_euclid(360.0);
+        if heading >= 360.0 { 0.0 } else { heading }
+    }
+
+    /// The point `step_m` from here on the straight line to `target`, or `target` itself if that is nearer.
+    pub(crate) fn toward(&self, target: &Self, step_m: f64) -> Self {
+        let distance_m = self.distance_m(target);
+        if distance_m <= step_m || distance_m <= f64::EPSILON {
+            return *target;
+        }
+        let share = step_m / distance_m;
+        Self { lat: self.lat + (target.lat - self.lat) * share, lng: self.lng + (target.lng - self.lng) * share }
+    }
+
+    /// The point that lies so many metres to the north and to the east. For distances of a city.
+    pub(crate) fn offset(&self, north_m: f64, east_m: f64) -> Self {
+        let lat = self.lat + (north_m / EARTH_RADIUS_M).to_degrees();
+        let around_m = EARTH_RADIUS_M * self.lat.to_radians().cos().max(0.01);
+        let lng = self.lng + (east_m / around_m).to_degrees();
+        Self { lat: lat.clamp(-89.9, 89.9), lng: (lng + 180.0).rem_euclid(360.0) - 180.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNION_SQUARE: Position = Position { lat: 40.7359, lng: -73.9911 };
+
+    #[test]
+    fn a_step_covers_its_metres_and_stops_at_the_target() {
+        let target = UNION_SQUARE.offset(300.0, 400.0);
+        assert!((UNION_SQUARE.distance_m(&target) - 500.0).abs() < 1.0);
+        let halfway = UNION_SQUARE.toward(&target, 250.0);
+        assert!((halfway.distance_m(&target) - 250.0).abs() < 1.0);
+        assert_eq!(halfway.toward(&target, 1_000.0), target);
+    }
+
+    #[test]
+    fn headings_are_degrees_from_north() {
+        assert!(UNION_SQUARE.heading_deg(&UNION_SQUARE.offset(100.0, 0.0)) < 0.1);
+        assert!((UNION_SQUARE.heading_deg(&UNION_SQUARE.offset(0.0, 100.0)) - 90.0).abs() < 0.1);
+        assert!((UNION_SQUARE.heading_deg(&UNION_SQUARE.offset(0.0, -100.0)) - 270.0).abs() < 0.1);
+    }
+
+    #[test]
+    fn unknown_and_impossible_points_are_not_plausible() {
+        assert!(UNION_SQUARE.is_plausible());
+        for (lat, lng) in [(0.0, 0.0), (91.0, 0.0), (40.0, 181.0), (f64::NAN, 1.0)] {
+            assert!(!Position { lat, lng }.is_plausible(), "{lat}, {lng}");
+        }
+    }
+}
