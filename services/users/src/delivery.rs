@@ -85,7 +85,8 @@ async fn post(url: &Uri, body: String, tls: fn() -> Result<TlsConnector, String>
     let secure = url.scheme() == Some(&Scheme::HTTPS);
     let host = url.host().ok_or("the webhook has no host")?.trim_matches(['[', ']']).to_owned();
     let port = url.port_u16().unwrap_or(if secure { 443 } else { 80 });
-    let socket = TcpStream::connect((host.as_str(), port)).await.map_err(|e| format!("connecting to the webhook: {e}"))?;
+    let socket =
+        TcpStream::connect((host.as_str(), port)).await.map_err(|e| format!("connecting to the webhook: {e}"))?;
     let request = Request::post(url.path_and_query().map_or("/", |p| p.as_str()))
         .header(header::HOST, url.authority().map_or("", |a| a.as_str()))
         .header(header::CONTENT_TYPE, "application/json")
@@ -144,4 +145,106 @@ fn trusting(roots: RootCertStore) -> Result<TlsConnector, String> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::rustls::ServerConfig;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+    use super::*;
+
+    // For `localhost` until 2126, with no worth outside this test.
+    const CERTIFICATE: &[u8] = include_bytes!("../tests/webhook/cert.der");
+    const KEY: &[u8] = include_bytes!("../tests/webhook/key.der");
+
+    fn trusting_the_test() -> Result<TlsConnector, String> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from(CERTIFICATE)).map_err(|e| e.to_string())?;
+        trusting(roots)
+    }
+
+    fn trusting_none() -> Result<TlsConnector, String> {
+        trusting(RootCertStore::empty())
+    }
+
+    /// Takes one connection and answers 202; returns what it was sent.
+    async fn serve(listener: TcpListener) -> String {
+        let key = PrivateKeyDer::try_from(KEY).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![CertificateDer::from(CERTIFICATE)], key)
+            .unwrap();
+        let (socket, _) = listener.accept().await.unwrap();
+        let Ok(mut socket) = TlsAcceptor::from(Arc::new(config)).accept(socket).await else { return String::new() };
+        let mut request = vec![0; 4_096];
+        let mut read = 0;
+        while !request[..read].ends_with(b"{}") {
+            read += socket.read(&mut request[read..]).await.unwrap();
+        }
+        socket.write_all(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        String::from_utf8_lossy(&request[..read]).into_owned()
+    }
+
+    #[tokio::test]
+    async fn https_reaches_whom_the_certificate_names_and_nobody_else() {
+        type Tls = fn() -> Result<TlsConnector, String>;
+        let cases: [(&str, Tls, bool); 3] = [
+            ("localhost", trusting_the_test, true),
+            ("127.0.0.1", trusting_the_test, true),
+            ("localhost", trusting_none, false),
+        ];
+        for (host, tls, reached) in cases {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let url = format!("https://{host}:{port}/send?key=1").parse().unwrap();
+            let (request, status) = tokio::join!(serve(listener), post(&url, "{}".to_owned(), tls));
+            if reached {
+                assert_eq!(status, Ok(StatusCode::ACCEPTED));
+                assert!(request.starts_with("POST /send?key=1 HTTP/1.1\r\n"), "{request}");
+                assert!(request.contains(&format!("host: {host}:{port}\r\n")), "{request}");
+            } else {
+                assert!(status.unwrap_err().starts_with("TLS with the webhook"));
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_webhook_that_never_answers_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let delivery: OtpDelivery = format!("webhook:http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let phone = Phone::parse("+14155550132").unwrap();
+        let error = delivery.deliver(&phone, "123456").await.unwrap_err();
+        assert!(error.contains("did not answer in 5s"), "{error}");
+    }
+
+    #[test]
+    fn ways_are_read_and_others_refused() {
+        assert_eq!("response".parse(), Ok(OtpDelivery::Response));
+        assert_eq!("log".parse(), Ok(OtpDelivery::Log));
+        for url in ["http://127.0.0.1:9/x?y=z", "https://sms.example.com", "http://[::1]:80/"] {
+            assert_eq!(format!("webhook:{url}").parse(), Ok(OtpDelivery::Webhook(url.parse().unwrap())));
+        }
+        let wrong = [
+            "",
+            "Response",
+            "sms",
+            "log:",
+            "webhook",
+            "webhook:",
+            "webhook:/x",
+            "webhook:sms.example.com",
+            "webhook:ftp://a/b",
+            "webhook:http://",
+            "webhook:http://user:word@a/b",
+        ];
+        for text in wrong {
+            assert!(text.parse::<OtpDelivery>().is_err(), "{text}");
+        }
+    }
 }

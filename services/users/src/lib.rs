@@ -3,6 +3,9 @@
 //! This file holds what the service is made of and how it runs; it decides nothing about accounts, frames or events.
 
 mod account;
+#[cfg(test)]
+#[path = "../../platform/tests/database.rs"]
+mod database;
 mod delivery;
 mod otp;
 mod phone;
@@ -66,12 +69,7 @@ impl Users {
         config: Config,
     ) -> Result<Self, StoreError> {
         store.check().await?;
-        Ok(Self {
-            platform: platform.clone(),
-            store: store.clone(),
-            tokens: tokens.clone(),
-            config: Arc::new(config),
-        })
+        Ok(Self { platform: platform.clone(), store: store.clone(), tokens: tokens.clone(), config: Arc::new(config) })
     }
 
     /// The HTTP routes.

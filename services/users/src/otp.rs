@@ -250,7 +250,8 @@ pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> R
         }
         On::Memory(m) => {
             let rows = &mut m.tables().sign_in.otps;
-            rows.live = rows.live.iter().filter(|(_, otp)| otp.expires_at > now).map(|(k, v)| (k.clone(), v.clone())).collect();
+            rows.live =
+                rows.live.iter().filter(|(_, otp)| otp.expires_at > now).map(|(k, v)| (k.clone(), v.clone())).collect();
             let counted = rows.requests.iter().filter(|((_, at, _), ())| *at > window(now));
             rows.requests = counted.map(|(k, ())| (k.clone(), ())).collect();
         }

@@ -395,4 +395,57 @@ mod tests {
             assert_eq!(known.judge(now), expected, "used {used}, revoked {revoked}, expires at {expires_at}");
         }
     }
+
+    async fn purge_leaves_what_lives(store: platform::Store<Tables>) {
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let phone = |n: u32| Phone::parse(&format!("+1415555013{n}")).unwrap();
+        let ids = [1u128, 2].map(Uuid::from_u128);
+        let mut tx = store.begin().await.unwrap();
+        for (n, started) in [(0, now), (1, now + Duration::seconds(1))] {
+            let user = UserId(ids[n]);
+            let hash = [u8::try_from(n).unwrap(); 32];
+            let phone = phone(u32::try_from(n).unwrap());
+            account::of_phone_or_new(&mut tx, &phone, user, started).await.unwrap();
+            otp::replace(&mut tx, &phone, &Otp::new(hash, started)).await.unwrap();
+            otp::insert_request(&mut tx, &phone, ids[n], started).await.unwrap();
+            insert_sign_in(&mut tx, ids[n], user, started).await.unwrap();
+            insert_token(&mut tx, &hash, ids[n], started).await.unwrap();
+        }
+        let mut left = Vec::new();
+        for after in [Duration::seconds(299), Duration::seconds(300), Duration::hours(1), Duration::days(30)] {
+            purge(&mut tx, now + after).await.unwrap();
+            let mut counts = [0; 3];
+            for n in 0..2u8 {
+                let phone = phone(n.into());
+                counts[0] += usize::from(otp::of_phone(&mut tx, &phone).await.unwrap().is_some());
+                counts[1] += otp::requests_since(&mut tx, &phone, now - Duration::days(1)).await.unwrap().len();
+                counts[2] += usize::from(of_token(&mut tx, &[n; 32]).await.unwrap().is_some());
+            }
+            left.push(counts);
+        }
+        assert_eq!(left, [[2, 2, 2], [1, 2, 2], [0, 1, 2], [0, 0, 1]]);
+        let sign_ins = match &mut tx.on {
+            On::Postgres(pg) => {
+                let row = sqlx::query("select count(*) from sign_ins").fetch_one(&mut ***pg).await.unwrap();
+                row.get::<i64, _>(0)
+            }
+            On::Memory(m) => i64::try_from(m.tables().sign_in.sign_ins.len()).unwrap(),
+        };
+        assert_eq!(sign_ins, 1);
+    }
+
+    #[tokio::test]
+    async fn purge_in_memory_leaves_what_lives() {
+        let world = platform::World::seeded(DateTime::UNIX_EPOCH, 1);
+        purge_leaves_what_lives(platform::Store::memory(&world, &"test".into())).await;
+    }
+
+    #[tokio::test]
+    async fn purge_in_postgres_leaves_what_lives() {
+        let world = platform::World::seeded(DateTime::UNIX_EPOCH, 1);
+        let url = crate::database::fresh().await;
+        let pod = "test".into();
+        let store = platform::Store::postgres(&world, &pod, &url, "users", &crate::MIGRATIONS, 2);
+        purge_leaves_what_lives(store.await.unwrap()).await;
+    }
 }

@@ -1,1 +1,350 @@
-//! Accounts and sign-in over HTTP, on both stores.
+//! Accounts and sign-in over HTTP, each case on both stores.
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode, header};
+use axum::routing::post;
+use axum::{Json, Router};
+use chrono::Duration;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use users::OtpDelivery;
+
+use crate::app::App;
+
+const ANN: &str = "+14155550132";
+const BOB: &str = "+4915112345678";
+
+macro_rules! on_both_stores {
+    ($($case:ident)+) => {
+        mod memory {
+            $(#[tokio::test]
+            async fn $case() {
+                super::$case(crate::app::App::memory().await).await;
+            })+
+        }
+        mod postgres {
+            $(#[tokio::test]
+            async fn $case() {
+                super::$case(crate::app::App::postgres().await).await;
+            })+
+        }
+    };
+}
+
+on_both_stores! {
+    an_unknown_phone_becomes_a_passenger
+    a_code_works_once
+    five_wrong_codes_end_the_right_one
+    a_new_code_replaces_the_old_one
+    a_code_lives_five_minutes
+    five_codes_an_hour
+    requests_at_once_are_counted_one_after_another
+    a_right_code_presented_twice_at_once_works_once
+    a_refresh_token_works_once_and_its_reuse_ends_the_sign_in
+    a_refresh_token_presented_twice_at_once_ends_the_sign_in
+    tokens_expire
+    a_profile_is_read_and_changed
+    a_sign_up_asks_for_role_admin
+    a_user_reads_anothers_profile
+    a_user_becomes_a_driver
+    two_drivers_want_one_plate
+    a_fault_in_a_request_is_a_problem
+    a_code_goes_by_webhook
+    a_code_that_cannot_be_delivered_does_not_count
+}
+
+async fn an_unknown_phone_becomes_a_passenger(app: App) {
+    let sent = app.post("/v1/auth/otp", json!({"phone": "+1 (415) 555-0132"})).await.ok(202);
+    assert_eq!(sent["expires_in_s"], 300);
+    let answer = app.present(ANN, sent["code"].as_str().unwrap()).await.ok(200);
+    assert_eq!((&answer["token_type"], &answer["expires_in_s"]), (&json!("Bearer"), &json!(900)));
+    let user = &answer["user"];
+    let expected = json!({"id": user["id"], "phone": ANN, "name": null, "roles": ["passenger"], "driver": null});
+    assert_eq!(*user, expected);
+    assert_eq!(user["id"].as_str().unwrap().as_bytes()[14], b'7', "ids are UUIDv7");
+    assert_eq!(app.me(answer["access_token"].as_str().unwrap()).await.ok(200), expected);
+
+    assert_eq!(app.signed_in(ANN).await["user"]["id"], user["id"], "the same phone is the same user");
+    assert_ne!(app.signed_in(BOB).await["user"]["id"], user["id"]);
+}
+
+async fn a_code_works_once(app: App) {
+    let code = app.code(ANN).await;
+    app.present(ANN, &code).await.ok(200);
+    assert_eq!(app.present(ANN, &code).await.problem(), "401 invalid_code -");
+    assert_eq!(app.present(BOB, &code).await.problem(), "401 invalid_code -");
+}
+
+async fn five_wrong_codes_end_the_right_one(app: App) {
+    let (code, other) = (app.code(ANN).await, app.code(BOB).await);
+    let wrong = if code == "000000" { "000001" } else { "000000" };
+    for _ in 0..5 {
+        assert_eq!(app.present(ANN, wrong).await.problem(), "401 invalid_code -");
+    }
+    assert_eq!(app.present(ANN, &code).await.problem(), "401 invalid_code -");
+    app.present(BOB, &other).await.ok(200);
+    // Four do not, and a new code has all its tries again.
+    let code = app.code(ANN).await;
+    for wrong in ["", "x", "12345", "１２３４５６"] {
+        assert_eq!(app.present(ANN, wrong).await.problem(), "401 invalid_code -");
+    }
+    app.present(ANN, &code).await.ok(200);
+}
+
+async fn a_new_code_replaces_the_old_one(app: App) {
+    let (old, new) = (app.code(ANN).await, app.code(ANN).await);
+    assert_ne!(old, new, "another seed, please");
+    assert_eq!(app.present(ANN, &old).await.problem(), "401 invalid_code -");
+    app.present(ANN, &new).await.ok(200);
+}
+
+async fn a_code_lives_five_minutes(app: App) {
+    let (code, other) = (app.code(ANN).await, app.code(BOB).await);
+    app.later(Duration::seconds(290)).await.present(ANN, &code).await.ok(200);
+    assert_eq!(app.later(Duration::seconds(310)).await.present(BOB, &other).await.problem(), "401 invalid_code -");
+}
+
+async fn five_codes_an_hour(app: App) {
+    for _ in 0..4 {
+        app.code(ANN).await;
+    }
+    let last = app.code(ANN).await;
+    let refused = app.post("/v1/auth/otp", json!({"phone": ANN})).await;
+    assert_eq!(refused.problem(), "429 too_many_requests -");
+    let wait_s: i64 = refused.headers[header::RETRY_AFTER].to_str().unwrap().parse().unwrap();
+    assert!((3_500..=3_600).contains(&wait_s), "{wait_s}");
+    app.code(BOB).await;
+    app.present(ANN, &last).await.ok(200);
+    let nearly = app.later(Duration::seconds(3_500)).await;
+    assert_eq!(nearly.post("/v1/auth/otp", json!({"phone": ANN})).await.problem(), "429 too_many_requests -");
+    app.later(Duration::seconds(3_700)).await.code(ANN).await;
+}
+
+async fn requests_at_once_are_counted_one_after_another(app: App) {
+    let asked = (0..8).map(|_| app.post("/v1/auth/otp", json!({"phone": ANN})));
+    let answers = futures_util::future::join_all(asked).await;
+    let taken = answers.iter().filter(|a| a.status == StatusCode::ACCEPTED).count();
+    assert_eq!(taken, 5, "{answers:?}");
+}
+
+async fn a_right_code_presented_twice_at_once_works_once(app: App) {
+    let code = app.code(ANN).await;
+    let (one, two) = tokio::join!(app.present(ANN, &code), app.present(ANN, &code));
+    let mut statuses = [one.status.as_u16(), two.status.as_u16()];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 401]);
+}
+
+async fn a_refresh_token_works_once_and_its_reuse_ends_the_sign_in(app: App) {
+    let (first, elsewhere) = (app.signed_in(ANN).await, app.signed_in(ANN).await);
+    let second = app.refresh(&first["refresh_token"]).await.ok(200);
+    assert_eq!((&second["user"], &second["token_type"]), (&first["user"], &json!("Bearer")));
+    app.me(second["access_token"].as_str().unwrap()).await.ok(200);
+    let third = app.refresh(&second["refresh_token"]).await.ok(200);
+
+    assert_eq!(app.refresh(&first["refresh_token"]).await.problem(), "401 token_reused -");
+    assert_eq!(app.refresh(&third["refresh_token"]).await.problem(), "401 invalid_token -");
+    assert_eq!(app.refresh(&second["refresh_token"]).await.problem(), "401 token_reused -");
+    app.refresh(&elsewhere["refresh_token"]).await.ok(200);
+
+    for wrong in [json!(""), json!("0".repeat(64)), first["access_token"].clone()] {
+        assert_eq!(app.refresh(&wrong).await.problem(), "401 invalid_token -");
+    }
+    assert!(app.me(first["refresh_token"].as_str().unwrap()).await.problem().starts_with("401 unauthorized"));
+}
+
+async fn a_refresh_token_presented_twice_at_once_ends_the_sign_in(app: App) {
+    let first = app.signed_in(ANN).await;
+    let (one, two) = tokio::join!(app.refresh(&first["refresh_token"]), app.refresh(&first["refresh_token"]));
+    let (won, lost) = if one.status.is_success() { (one, two) } else { (two, one) };
+    assert_eq!(lost.problem(), "401 token_reused -");
+    assert_eq!(app.refresh(&won.ok(200)["refresh_token"]).await.problem(), "401 invalid_token -");
+}
+
+async fn tokens_expire(app: App) {
+    let first = app.signed_in(ANN).await;
+    let soon = app.later(Duration::seconds(890)).await;
+    let access = first["access_token"].as_str().unwrap();
+    soon.me(access).await.ok(200);
+    let after = app.later(Duration::seconds(910)).await;
+    assert_eq!(after.me(access).await.problem(), "401 unauthorized -");
+
+    let second = app.later(Duration::days(29)).await.refresh(&first["refresh_token"]).await.ok(200);
+    let much_later = app.later(Duration::days(59) + Duration::minutes(1)).await;
+    assert_eq!(much_later.refresh(&second["refresh_token"]).await.problem(), "401 invalid_token -");
+}
+
+async fn a_profile_is_read_and_changed(app: App) {
+    let ann = app.signed_in(ANN).await;
+    let token = ann["access_token"].as_str().unwrap();
+    let change = async |body: Value| app.call("PATCH", "/v1/me", Some(token), body).await;
+    assert_eq!(change(json!({"name": "  Ann \"the\" Ö. "})).await.ok(200)["name"], "Ann \"the\" Ö.");
+    assert_eq!(change(json!({})).await.ok(200)["name"], "Ann \"the\" Ö.");
+    assert_eq!(change(json!({"name": "x".repeat(100)})).await.ok(200)["name"], "x".repeat(100));
+    for wrong in [json!(""), json!("   "), json!("a\u{7}"), json!("x".repeat(101)), json!(7), json!(["a"])] {
+        assert_eq!(change(json!({"name": wrong})).await.problem(), "422 invalid_field name", "{wrong}");
+    }
+    assert_eq!(app.me(token).await.ok(200)["name"], "x".repeat(100));
+    assert_eq!(change(json!({"name": null})).await.ok(200)["name"], Value::Null);
+}
+
+async fn a_sign_up_asks_for_role_admin(app: App) {
+    let wishes =
+        json!({"role": "admin", "roles": ["admin"], "admin": true, "is_admin": true, "driver": {"plate": "X"}});
+    let with = |mut body: Value| {
+        body.as_object_mut().unwrap().extend(wishes.as_object().unwrap().clone());
+        body
+    };
+    let sent = app.post("/v1/auth/otp", with(json!({"phone": ANN}))).await.ok(202);
+    let ann = app.post("/v1/auth/token", with(json!({"phone": ANN, "code": sent["code"]}))).await.ok(200);
+    assert_eq!(ann["user"]["roles"], json!(["passenger"]));
+    let token = ann["access_token"].as_str().unwrap();
+    let patched = app.call("PATCH", "/v1/me", Some(token), with(json!({"phone": BOB, "id": "x"}))).await.ok(200);
+    assert_eq!(patched, ann["user"], "nothing but the name can be changed");
+    let driver = with(json!({"vehicle_type": "car", "plate": "AB 123"}));
+    let driver = app.call("POST", "/v1/drivers", Some(token), driver).await.ok(201);
+    assert_eq!(driver["roles"], json!(["passenger", "driver"]));
+    let refreshed = app.post("/v1/auth/refresh", with(json!({"refresh_token": ann["refresh_token"]}))).await.ok(200);
+    assert_eq!(refreshed["user"]["roles"], json!(["passenger", "driver"]));
+}
+
+async fn a_user_reads_anothers_profile(app: App) {
+    let (ann, bob) = (app.signed_in(ANN).await, app.signed_in(BOB).await);
+    let token = ann["access_token"].as_str().unwrap();
+    let id = bob["user"]["id"].as_str().unwrap();
+    let get = async |path: String| app.call("GET", &path, Some(token), Value::Null).await;
+    for path in ["users", "me", "drivers", "profiles"] {
+        let answer = get(format!("/v1/{path}/{id}")).await;
+        assert_eq!(answer.problem(), "404 no_such_route -", "{path}");
+    }
+    for query in ["id", "user_id", "phone"] {
+        assert_eq!(get(format!("/v1/me?{query}={id}")).await.ok(200)["phone"], ANN);
+    }
+    let renamed = json!({"id": id, "user_id": id, "phone": BOB, "name": "Mallory"});
+    assert_eq!(app.call("PATCH", "/v1/me", Some(token), renamed).await.ok(200)["id"], ann["user"]["id"]);
+    assert_eq!(app.me(bob["access_token"].as_str().unwrap()).await.ok(200), bob["user"]);
+
+    let unsigned = app.call("GET", "/v1/me", None, Value::Null).await;
+    assert_eq!(unsigned.problem(), "401 unauthorized -");
+    assert_eq!(unsigned.headers[header::WWW_AUTHENTICATE], "Bearer");
+    let (head, signature) = token.rsplit_once('.').unwrap();
+    let forged = format!("{}.{signature}", head.replace('.', ".e"));
+    for wrong in ["", "x", &forged, &format!("{head}."), id] {
+        assert_eq!(app.me(wrong).await.problem(), "401 unauthorized -", "{wrong}");
+    }
+}
+
+async fn a_user_becomes_a_driver(app: App) {
+    let ann = app.signed_in(ANN).await;
+    let token = ann["access_token"].as_str().unwrap();
+    let register = async |body: Value| app.call("POST", "/v1/drivers", Some(token), body).await;
+    for (body, field) in [
+        (json!({"plate": "AB 123"}), "vehicle_type"),
+        (json!({"vehicle_type": "tank", "plate": "AB 123"}), "vehicle_type"),
+        (json!({"vehicle_type": "car"}), "plate"),
+        (json!({"vehicle_type": "car", "plate": "A"}), "plate"),
+        (json!({"vehicle_type": "car", "plate": "AB;123"}), "plate"),
+        (json!({"vehicle_type": "car", "plate": "ABCDEFGH 12345"}), "plate"),
+    ] {
+        assert_eq!(register(body.clone()).await.problem(), format!("422 invalid_field {field}"), "{body}");
+    }
+    let wanted = json!({"vehicle_type": "van", "plate": " ab-12 x "});
+    let profile = register(wanted.clone()).await.ok(201);
+    assert_eq!(profile["driver"], json!({"vehicle_type": "van", "plate": "AB-12 X"}));
+    assert_eq!(profile["roles"], json!(["passenger", "driver"]));
+    assert_eq!(register(wanted).await.ok(201), profile, "a repeat has no second effect");
+    for other in [json!({"vehicle_type": "car", "plate": "AB-12 X"}), json!({"vehicle_type": "van", "plate": "ZZ 9"})] {
+        assert_eq!(register(other).await.problem(), "409 already_driver -");
+    }
+    assert_eq!(app.me(token).await.ok(200), profile);
+    assert_eq!(app.signed_in(ANN).await["user"], profile);
+    let unsigned = app.post("/v1/drivers", json!({"vehicle_type": "car", "plate": "CD 1"})).await;
+    assert_eq!(unsigned.problem(), "401 unauthorized -");
+}
+
+async fn two_drivers_want_one_plate(app: App) {
+    let (ann, bob) = (app.signed_in(ANN).await, app.signed_in(BOB).await);
+    let register = async |user: &Value, plate: &str| {
+        let body = json!({"vehicle_type": "car", "plate": plate});
+        app.call("POST", "/v1/drivers", user["access_token"].as_str(), body).await
+    };
+    let (one, two) = tokio::join!(register(&ann, "ab 123"), register(&bob, "AB 123"));
+    let (won, lost, loser) = if one.status.is_success() { (one, two, &bob) } else { (two, one, &ann) };
+    won.ok(201);
+    assert_eq!(lost.problem(), "409 plate_taken -");
+    assert_eq!(app.me(loser["access_token"].as_str().unwrap()).await.ok(200), loser["user"], "nothing remains of it");
+    register(loser, "AB 124").await.ok(201);
+}
+
+async fn a_fault_in_a_request_is_a_problem(app: App) {
+    let send = async |method: &str, path: &str, kind: &str, body: String| {
+        let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, kind);
+        app.send(request.body(Body::from(body)).unwrap()).await
+    };
+    let json = "application/json";
+    let otp = async |body: &str| send("POST", "/v1/auth/otp", json, body.to_owned()).await.problem();
+    assert_eq!(otp("").await, "400 invalid_json -");
+    assert_eq!(otp("{\"phone\": \"+1415").await, "400 invalid_json -");
+    assert_eq!(otp("{}").await, "422 invalid_field phone");
+    assert_eq!(otp("{\"phone\": 4}").await, "422 invalid_field phone");
+    assert_eq!(otp("{\"phone\": null}").await, "422 invalid_field phone");
+    assert_eq!(otp("{\"phone\": \"4155550132\"}").await, "422 invalid_field phone");
+    assert_eq!(app.present("x", "123456").await.problem(), "422 invalid_field phone");
+    assert_eq!(app.post("/v1/auth/token", json!({"phone": ANN})).await.problem(), "422 invalid_field code");
+    assert_eq!(app.post("/v1/auth/refresh", json!({})).await.problem(), "422 invalid_field refresh_token");
+
+    let text = send("POST", "/v1/auth/otp", "text/plain", format!("{{\"phone\": \"{ANN}\"}}")).await;
+    assert_eq!(text.problem(), "415 unsupported_media_type -");
+    let large = send("POST", "/v1/auth/otp", json, format!("{{\"phone\": \"{}\"}}", "x".repeat(17_000))).await;
+    assert_eq!(large.problem(), "413 body_too_large -");
+    assert_eq!(send("GET", "/v1/nothing", json, String::new()).await.problem(), "404 no_such_route -");
+    let method = send("DELETE", "/v1/me", json, String::new()).await;
+    assert_eq!(method.problem(), "405 method_not_allowed -");
+    assert_eq!(method.headers[header::ALLOW], "GET,HEAD,PATCH");
+}
+
+/// Somebody who takes codes and answers with this status; returns the address and what arrives.
+async fn webhook(status: StatusCode) -> (OtpDelivery, mpsc::Receiver<Value>) {
+    let (to, from) = mpsc::channel(16);
+    let take = async move |Json(body): Json<Value>| {
+        to.send(body).await.unwrap();
+        status
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let routes = Router::new().route("/send", post(take));
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    (format!("webhook:http://{address}/send?key=1").parse().unwrap(), from)
+}
+
+async fn a_code_goes_by_webhook(app: App) {
+    let (delivery, mut taken) = webhook(StatusCode::NO_CONTENT).await;
+    let app = app.delivering(delivery).await;
+    let sent = app.post("/v1/auth/otp", json!({"phone": ANN})).await.ok(202);
+    assert_eq!(sent, json!({"expires_in_s": 300}), "the answer has no code");
+    let message = taken.recv().await.unwrap();
+    assert_eq!((&message["phone"], &message["expires_in_s"]), (&json!(ANN), &json!(300)));
+    app.present(ANN, message["code"].as_str().unwrap()).await.ok(200);
+
+    let logged = app.delivering(OtpDelivery::Log).await.post("/v1/auth/otp", json!({"phone": ANN})).await.ok(202);
+    assert_eq!(logged, json!({"expires_in_s": 300}));
+}
+
+async fn a_code_that_cannot_be_delivered_does_not_count(app: App) {
+    let (failing, mut taken) = webhook(StatusCode::INTERNAL_SERVER_ERROR).await;
+    let failing = app.delivering(failing).await;
+    for _ in 0..6 {
+        let answer = failing.post("/v1/auth/otp", json!({"phone": ANN})).await;
+        assert_eq!(answer.problem(), "503 unavailable -");
+        let code = taken.recv().await.unwrap()["code"].as_str().unwrap().to_owned();
+        assert_eq!(app.present(ANN, &code).await.problem(), "401 invalid_code -");
+    }
+    // A port where nobody listens any more.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let away = format!("webhook:http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    drop(listener);
+    let answer = app.delivering(away).await.post("/v1/auth/otp", json!({"phone": ANN})).await;
+    assert_eq!(answer.problem(), "503 unavailable -");
+    app.signed_in(ANN).await;
+}

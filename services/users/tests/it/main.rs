@@ -1,6 +1,9 @@
 //! The tests of the users service against both stores.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "../../../platform/tests/database.rs"]
 mod database;
 
 mod accounts;
+mod app;

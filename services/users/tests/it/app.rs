@@ -1,0 +1,151 @@
+//! The service as its clients see it: requests in, statuses and JSON out, on either store.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, StatusCode, header};
+use chrono::{DateTime, Duration, Utc};
+use http_body_util::BodyExt;
+use platform::{Health, Metrics, Platform, Shutdown, Store, Tokens, World};
+use serde_json::{Value, json};
+use streams::Bus;
+use streams::memory::MemoryBus;
+use streams::topology::Topology;
+use tower::ServiceExt;
+use users::{Config, MIGRATIONS, OtpDelivery, Tables, Users};
+
+/// The secret of every process of a test.
+const SECRET: [u8; 32] = [7; 32];
+
+/// One process of the service.
+#[derive(Clone)]
+pub(crate) struct App {
+    started_at: DateTime<Utc>,
+    seed: u64,
+    store: Store<Tables>,
+    delivery: OtpDelivery,
+    router: Router,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    /// Status, code and field of a problem, after a look at its form.
+    #[track_caller]
+    pub(crate) fn problem(&self) -> String {
+        assert_eq!(self.headers[header::CONTENT_TYPE], "application/problem+json", "{self:?}");
+        assert_eq!(self.body["status"], self.status.as_u16(), "{self:?}");
+        assert!(self.body["detail"].as_str().is_some_and(|text| !text.is_empty()), "{self:?}");
+        let field = self.body["field"].as_str().unwrap_or("-");
+        format!("{} {} {field}", self.status.as_u16(), self.body["code"].as_str().unwrap_or("-"))
+    }
+
+    /// The body of an answer that must have this status.
+    #[track_caller]
+    pub(crate) fn ok(self, status: u16) -> Value {
+        assert_eq!(self.status.as_u16(), status, "{self:?}");
+        self.body
+    }
+}
+
+impl App {
+    pub(crate) async fn memory() -> Self {
+        let (started_at, seed) = beginning();
+        let store = Store::memory(&World::seeded(started_at, seed), &"test".into());
+        Self::process(started_at, seed, store, OtpDelivery::Response).await
+    }
+
+    pub(crate) async fn postgres() -> Self {
+        let (started_at, seed) = beginning();
+        let (world, url) = (World::seeded(started_at, seed), crate::database::fresh().await);
+        let store = Store::postgres(&world, &"test".into(), &url, "users", &MIGRATIONS, 4).await.unwrap();
+        Self::process(started_at, seed, store, OtpDelivery::Response).await
+    }
+
+    async fn process(started_at: DateTime<Utc>, seed: u64, store: Store<Tables>, delivery: OtpDelivery) -> Self {
+        let world = World::seeded(started_at, seed);
+        let platform = Platform {
+            world: world.clone(),
+            bus: Bus::Memory(MemoryBus::new(world.now(), 1_000)),
+            topology: Arc::new(Topology::rideshare()),
+            metrics: Arc::new(Metrics::new()),
+            health: Arc::new(Health::default()),
+            shutdown: Shutdown::new(),
+            pod: "test".into(),
+        };
+        let tokens = Tokens::new(&world, &SECRET).unwrap();
+        let config = Config { otp_delivery: delivery.clone(), ..Config::default() };
+        let users = Users::start(&platform, &store, &tokens, config).await.unwrap();
+        let router = platform::problem::with_fallbacks(users.router());
+        Self { started_at, seed, store, delivery, router }
+    }
+
+    /// Another process on the same store, started so much later (another time each, for its own randomness).
+    pub(crate) async fn later(&self, by: Duration) -> Self {
+        let seed = self.seed + by.num_seconds().unsigned_abs();
+        Self::process(self.started_at + by, seed, self.store.clone(), self.delivery.clone()).await
+    }
+
+    /// Another process on the same store that delivers codes this way.
+    pub(crate) async fn delivering(&self, delivery: OtpDelivery) -> Self {
+        // Each way to deliver has a seed of its own: equal ones would make equal tokens.
+        let seed = format!("{delivery:?}").bytes().fold(self.seed, |seed, b| seed.wrapping_mul(31) + u64::from(b));
+        Self::process(self.started_at, seed, self.store.clone(), delivery).await
+    }
+
+    /// Any request.
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+        let (parts, body) = self.router.clone().oneshot(request).await.unwrap().into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        Answer { status: parts.status, headers: parts.headers, body }
+    }
+
+    /// A request with a JSON body, signed in if there is a token.
+    pub(crate) async fn call(&self, method: &str, path: &str, token: Option<&str>, body: Value) -> Answer {
+        let mut request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json");
+        if let Some(token) = token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        self.send(request.body(Body::from(body.to_string())).unwrap()).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+        self.call("POST", path, None, body).await
+    }
+
+    pub(crate) async fn me(&self, token: &str) -> Answer {
+        self.call("GET", "/v1/me", Some(token), Value::Null).await
+    }
+
+    /// The code that a phone is sent.
+    pub(crate) async fn code(&self, phone: &str) -> String {
+        let sent = self.post("/v1/auth/otp", json!({"phone": phone})).await.ok(202);
+        sent["code"].as_str().expect("the answer has the code").to_owned()
+    }
+
+    pub(crate) async fn present(&self, phone: &str, code: &str) -> Answer {
+        self.post("/v1/auth/token", json!({"phone": phone, "code": code})).await
+    }
+
+    /// A whole sign-in: the answer's body.
+    pub(crate) async fn signed_in(&self, phone: &str) -> Value {
+        let code = self.code(phone).await;
+        self.present(phone, &code).await.ok(200)
+    }
+
+    pub(crate) async fn refresh(&self, token: &Value) -> Answer {
+        self.post("/v1/auth/refresh", json!({"refresh_token": token})).await
+    }
+}
+
+fn beginning() -> (DateTime<Utc>, u64) {
+    ("2026-01-01T00:00:00Z".parse().unwrap(), 1)
+}
