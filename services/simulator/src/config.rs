@@ -133,19 +133,21 @@ impl Default for Faults {
 
 impl Faults {
     /// Nothing goes wrong.
-    pub const NONE: Self = Self {
-        decline: 0.0,
-        ignore: 0.0,
-        cancel_search: 0.0,
-        cancel_ride: 0.0,
-        driver_cancel: 0.0,
-        cut: 0.0,
-        repeat: 0.0,
-        wrong_pin: 0.0,
-        bad_track: 0.0,
-        jump: 0.0,
-        trespass: 0.0,
-    };
+    pub const fn none() -> Self {
+        Self {
+            decline: 0.0,
+            ignore: 0.0,
+            cancel_search: 0.0,
+            cancel_ride: 0.0,
+            driver_cancel: 0.0,
+            cut: 0.0,
+            repeat: 0.0,
+            wrong_pin: 0.0,
+            bad_track: 0.0,
+            jump: 0.0,
+            trespass: 0.0,
+        }
+    }
 
     fn check(&self) -> Result<()> {
         let all = [

@@ -11,6 +11,7 @@ mod clock;
 mod config;
 mod driver;
 mod http;
+pub mod load;
 mod passenger;
 mod position;
 mod progress;
