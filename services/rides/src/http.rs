@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRef, Path, Query, State};
 use axum::routing::get;
 use chrono::DateTime;
+use platform::problem::Json;
 use platform::world::hex;
 use platform::{Problem, SignedIn, Tokens, fare};
 use serde_json::{Value, json};

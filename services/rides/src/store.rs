@@ -515,3 +515,7 @@ pub(crate) async fn rides_of(
         }
     }
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;
