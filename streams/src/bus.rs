@@ -36,6 +36,11 @@ impl Headers {
         self.0.iter().map(|(n, v)| (n.as_str(), v.as_str()))
     }
 
+    /// Puts them in the order of their names: the one in which both buses hand them out.
+    pub(crate) fn sort(&mut self) {
+        self.0.sort();
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -180,7 +185,7 @@ impl Delivery {
     pub async fn ack_confirmed(&self) -> Result<(), BusError> {
         match &self.answer {
             Answer::Nats(a) => a.ack_confirmed().await,
-            Answer::Memory(a) => a.ack(),
+            Answer::Memory(a) => a.ack_confirmed(),
         }
     }
 
@@ -222,7 +227,7 @@ impl Delivery {
 #[derive(Debug)]
 pub enum Puller {
     /// From a NATS server.
-    Nats(nats::Puller),
+    Nats(Box<nats::Puller>),
     /// From memory.
     Memory(memory::Puller),
 }
@@ -305,6 +310,7 @@ impl Subscription {
 
 /// The bus. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "a process has one")]
 pub enum Bus {
     /// A NATS server or cluster.
     Nats(NatsBus),
@@ -363,7 +369,7 @@ impl Bus {
     /// [`BusError::Unavailable`] if the server is away. A missing consumer shows at the first fetch.
     pub async fn pull(&self, consumer: &Consumer) -> Result<Puller, BusError> {
         match self {
-            Self::Nats(b) => b.pull(consumer).await.map(Puller::Nats),
+            Self::Nats(b) => b.pull(consumer).await.map(|p| Puller::Nats(Box::new(p))),
             Self::Memory(b) => Ok(Puller::Memory(b.pull(consumer))),
         }
     }

@@ -456,10 +456,7 @@ impl RideStatus {
 impl std::str::FromStr for RideStatus {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|s| s.as_str() == text)
-            .ok_or_else(|| format!("unknown ride status `{text}`"))
+        Self::ALL.into_iter().find(|s| s.as_str() == text).ok_or_else(|| format!("unknown ride status `{text}`"))
     }
 }
 
@@ -735,9 +732,14 @@ impl Event {
     }
 
     fn validate(&self, subject: Subject) -> Result<(), EventError> {
-        let wrong = |field: &'static str, problem: &str| EventError::Field { subject, field, problem: problem.to_owned() };
+        let wrong =
+            |field: &'static str, problem: &str| EventError::Field { subject, field, problem: problem.to_owned() };
         let position = |field: &'static str, p: &Position| {
-            if p.is_valid() { Ok(()) } else { Err(wrong(field, "latitude must be within ±90 and longitude within ±180 degrees")) }
+            if p.is_valid() {
+                Ok(())
+            } else {
+                Err(wrong(field, "latitude must be within ±90 and longitude within ±180 degrees"))
+            }
         };
         let measure = |field: &'static str, value: Option<f64>| match value {
             Some(v) if !(v.is_finite() && v >= 0.0) => Err(wrong(field, "must be a finite number, 0 or more")),
@@ -800,7 +802,11 @@ impl Event {
                 e.last.map_or(Ok(()), |last| position("last.location", &last.location))
             }
             Self::PaymentCapture(e) => {
-                if e.amount.amount < 0 { Err(wrong("amount.amount", "must be 0 or more")) } else { Ok(()) }
+                if e.amount.amount < 0 {
+                    Err(wrong("amount.amount", "must be 0 or more"))
+                } else {
+                    Ok(())
+                }
             }
         }
     }

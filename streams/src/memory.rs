@@ -1,0 +1,425 @@
+//! The bus in memory: JetStream's semantics in one process, without a server. What `nats.rs` gets by asking, this does.
+//!
+//! Time is tokio's clock on top of a wall time at the start, so that a test which pauses the clock holds all of it. There
+//! is no randomness and no iteration whose order is left to chance: the same calls at the same times give the same answers.
+//! One lock holds everything, is held for one operation, and never across an `await`.
+
+mod consumer;
+mod core;
+mod server;
+mod stream;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, coop::consume_budget};
+use tokio::time::{Instant, timeout_at};
+
+use self::server::{Reconcile, Sent, Server};
+use self::stream::{NotStored, Taken, Verdict};
+use crate::bus::{self, BusError, ConsumerInfo, CoreMessage, Delivery, Message, Published, Start, Stored, StreamInfo};
+use crate::topology::{Consumer, Topology};
+
+/// How long a publisher waits for room in a stream.
+const ROOM_WAIT: Duration = Duration::from_secs(5);
+
+/// The bus of one process; clones share it.
+#[derive(Clone)]
+pub struct MemoryBus(Arc<Shared>);
+
+struct Shared {
+    server: Mutex<Server>,
+    /// Told when something is due earlier than was thought.
+    earlier: Arc<Notify>,
+    keeper: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for MemoryBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryBus").finish_non_exhaustive()
+    }
+}
+
+/// When something is next due: never later than the truth, and the truth once that moment has come.
+#[derive(Debug, Default)]
+struct Alarm {
+    next: Option<Instant>,
+    moved_forward: bool,
+}
+
+impl Alarm {
+    fn at(&mut self, due: Instant) {
+        if self.next.is_none_or(|next| due < next) {
+            self.next = Some(due);
+            self.moved_forward = true;
+        }
+    }
+
+    fn set(&mut self, next: Option<Instant>) {
+        self.next = next;
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.next.is_some_and(|next| next <= now)
+    }
+}
+
+impl Shared {
+    /// Everything that the bus does passes here: what is due by now is done first.
+    fn with<T>(self: &Arc<Self>, operation: impl FnOnce(&mut Server, Instant) -> T) -> T {
+        let now = Instant::now();
+        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        server.advance(now);
+        let result = operation(&mut server, now);
+        let moved_forward = std::mem::take(&mut server.alarm.moved_forward);
+        drop(server);
+        if moved_forward {
+            self.keep_time();
+        }
+        result
+    }
+
+    /// Has a task do what is due even when nobody calls. Without a runtime the next call does it.
+    fn keep_time(self: &Arc<Self>) {
+        self.earlier.notify_one();
+        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        if keeper.as_ref().is_none_or(JoinHandle::is_finished)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            *keeper = Some(runtime.spawn(keep_time(Arc::downgrade(self), self.earlier.clone())));
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.earlier.notify_one();
+    }
+}
+
+async fn keep_time(bus: Weak<Shared>, earlier: Arc<Notify>) {
+    loop {
+        let next = match bus.upgrade() {
+            None => return,
+            Some(bus) => bus.with(|server, _| server.alarm.next),
+        };
+        match next {
+            None => earlier.notified().await,
+            // Either way the loop looks again.
+            Some(next) => drop(timeout_at(next, earlier.notified()).await),
+        }
+    }
+}
+
+/// Waits for what `notified` tells, at most until `until`. False if that moment came.
+async fn woken(notified: impl Future<Output = ()>, until: Instant) -> bool {
+    Instant::now() < until && timeout_at(until, notified).await.is_ok()
+}
+
+impl MemoryBus {
+    /// An empty bus. Wall time is `started_at` plus tokio's clock since now; `queue_size` is the number of messages that a
+    /// stream may hold before publishers wait (or, on a stream that drops what is old, before it does).
+    pub fn new(started_at: DateTime<Utc>, queue_size: usize) -> Self {
+        Self(Arc::new(Shared {
+            server: Mutex::new(Server::new(started_at, queue_size)),
+            earlier: Arc::default(),
+            keeper: Mutex::default(),
+        }))
+    }
+
+    pub(crate) fn apply(&self, topology: &Topology) -> Result<Vec<String>, BusError> {
+        self.0.with(|server, _| server.reconcile(topology, Reconcile::Apply))
+    }
+
+    pub(crate) fn compare(&self, topology: &Topology) -> Result<Vec<String>, BusError> {
+        self.0.with(|server, _| server.reconcile(topology, Reconcile::Compare))
+    }
+
+    pub(crate) async fn publish(&self, message: Message) -> Result<Published, BusError> {
+        self.publish_until(message, Instant::now() + ROOM_WAIT).await
+    }
+
+    pub(crate) async fn publish_all(&self, messages: Vec<Message>) -> Vec<Result<Published, BusError>> {
+        // One wait for all of them: if a stream stays full, those behind are refused at once.
+        let until = Instant::now() + ROOM_WAIT;
+        let mut results = Vec::with_capacity(messages.len());
+        for message in messages {
+            results.push(self.publish_until(message, until).await);
+        }
+        results
+    }
+
+    async fn publish_until(&self, mut message: Message, until: Instant) -> Result<Published, BusError> {
+        consume_budget().await;
+        message.headers.sort();
+        loop {
+            let outcome = self.0.with(|server, now| match server.publish(&message, now) {
+                Ok(published) => Ok(Ok(published)),
+                Err(NotStored::Error(e)) => Ok(Err(e)),
+                Err(NotStored::NoRoom) => {
+                    let full = server.streams.values().find(|s| s.captures(&message.subject));
+                    Err(full.map(|s| s.room.clone().notified_owned()))
+                }
+            });
+            match outcome {
+                Ok(result) => return result,
+                Err(room) => {
+                    if let Some(room) = room
+                        && woken(room, until).await
+                    {
+                        continue;
+                    }
+                    self.0.with(|server, _| server.copy(&message));
+                    let text = format!("{}: maximum messages exceeded, no room came in {ROOM_WAIT:?}", message.subject);
+                    return Err(BusError::Full(text));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn pull(&self, consumer: &Consumer) -> Puller {
+        Puller { bus: self.clone(), stream: consumer.stream.clone(), durable: consumer.durable.clone() }
+    }
+
+    pub(crate) fn replay(&self, stream: &str, filter: Option<&str>, start: Start) -> Result<Replay, BusError> {
+        self.0.with(|server, _| {
+            let found = server.stream(stream)?;
+            let next = match start {
+                Start::Sequence(sequence) => sequence.clamp(1, found.last() + 1),
+                Start::Time(time) => found.sequence_at(time),
+            };
+            let (stream, filter) = (stream.to_owned(), filter.map(str::to_owned));
+            Ok(Replay { bus: self.clone(), stream, incarnation: found.incarnation, filter, next })
+        })
+    }
+
+    pub(crate) fn stream_info(&self, stream: &str) -> Result<StreamInfo, BusError> {
+        self.0.with(|server, _| Ok(server.stream(stream)?.info()))
+    }
+
+    pub(crate) fn consumer_info(&self, stream: &str, durable: &str) -> Result<ConsumerInfo, BusError> {
+        self.0.with(|server, _| Ok(server.consumer(stream, durable)?.info()))
+    }
+
+    pub(crate) fn stored(&self, stream: &str, sequence: u64) -> Result<Stored, BusError> {
+        self.0.with(|server, _| {
+            let found = server.stream(stream)?.message(sequence).cloned();
+            found.ok_or_else(|| BusError::NotFound(format!("message {sequence} of {stream}")))
+        })
+    }
+
+    pub(crate) fn delete_stream(&self, stream: &str) -> Result<(), BusError> {
+        self.0.with(|server, _| server.delete_stream(stream))
+    }
+
+    pub(crate) fn delete_consumer(&self, stream: &str, durable: &str) -> Result<(), BusError> {
+        self.0.with(|server, _| server.delete_consumer(stream, durable))
+    }
+
+    pub(crate) fn notify(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
+        self.0.with(|server, now| server.send(subject, payload, None, now));
+        Ok(())
+    }
+
+    pub(crate) fn subscribe(&self, subject: &str, queue: Option<&str>) -> Subscription {
+        let id = self.0.with(|server, _| server.core.subscribe(subject, queue));
+        Subscription { bus: self.clone(), id }
+    }
+
+    pub(crate) async fn request(&self, subject: &str, payload: Bytes, wait: Duration) -> Result<Bytes, BusError> {
+        let until = Instant::now() + wait;
+        let mut answers = self.subscribe_inbox();
+        let inbox = format!("{INBOX}.{}", answers.id);
+        if self.0.with(|server, now| server.send(subject, payload, Some(&inbox), now)) == Sent::Nowhere {
+            return Err(BusError::NoResponders(subject.to_owned()));
+        }
+        match timeout_at(until, answers.next()).await {
+            Ok(Some(answer)) => Ok(answer.payload),
+            Ok(None) | Err(_) => Err(BusError::Unavailable(format!("request to {subject}: no answer in {wait:?}"))),
+        }
+    }
+
+    fn subscribe_inbox(&self) -> Subscription {
+        let id = self.0.with(|server, _| server.core.subscribe_under(INBOX));
+        Subscription { bus: self.clone(), id }
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.0.with(|server, _| server.core.dropped)
+    }
+}
+
+/// Where answers to requests go, a subject for each below it.
+const INBOX: &str = "_INBOX";
+
+/// What answers a delivery: its place in the stream and in the consumer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    bus: MemoryBus,
+    stream: Arc<str>,
+    consumer: Arc<str>,
+    sequence: u64,
+    delivery: u64,
+}
+
+impl Answer {
+    fn give(&self, verdict: Verdict) -> Option<Taken> {
+        let Self { bus, stream, consumer, sequence, delivery } = self;
+        bus.0.with(|server, now| server.answer(stream, consumer, *sequence, *delivery, verdict, now))
+    }
+
+    fn confirmed(&self, verdict: Verdict) -> Result<(), BusError> {
+        match self.give(verdict) {
+            Some(Taken::Noted(_)) => Ok(()),
+            // The server does not answer then.
+            Some(Taken::Ignored) => Err(BusError::Unavailable(format!(
+                "no confirmation: message {} of {} was not delivered to {}",
+                self.sequence, self.stream, self.consumer
+            ))),
+            None => Err(BusError::NotFound(format!("consumer {} on {}", self.consumer, self.stream))),
+        }
+    }
+
+    pub(crate) fn ack(&self) -> Result<(), BusError> {
+        self.give(Verdict::Done);
+        Ok(())
+    }
+
+    pub(crate) fn ack_confirmed(&self) -> Result<(), BusError> {
+        self.confirmed(Verdict::Done)
+    }
+
+    pub(crate) fn retry(&self, delay: Duration) -> Result<(), BusError> {
+        self.give(Verdict::Retry(delay));
+        Ok(())
+    }
+
+    pub(crate) fn terminate(&self) -> Result<(), BusError> {
+        self.confirmed(Verdict::Done)
+    }
+
+    pub(crate) fn in_progress(&self) -> Result<(), BusError> {
+        self.give(Verdict::InProgress);
+        Ok(())
+    }
+}
+
+/// Pulls one durable consumer.
+#[derive(Debug)]
+pub struct Puller {
+    bus: MemoryBus,
+    stream: String,
+    durable: String,
+}
+
+impl Puller {
+    pub(crate) async fn fetch(&mut self, max: usize, wait: Duration) -> Result<Vec<Delivery>, BusError> {
+        consume_budget().await;
+        let until = Instant::now() + wait;
+        loop {
+            let more = self.bus.0.with(|server, now| {
+                let taken = server.take(&self.stream, &self.durable, max, now)?;
+                if taken.is_empty() {
+                    let consumer = server.consumer(&self.stream, &self.durable)?;
+                    return Ok(Err(consumer.wake.clone().notified_owned()));
+                }
+                let (stream, consumer) = server.names(&self.stream, &self.durable)?;
+                let deliveries = taken.into_iter().map(|(handed_out, message)| Delivery {
+                    message,
+                    stream: self.stream.clone(),
+                    consumer: self.durable.clone(),
+                    deliveries: handed_out.deliveries,
+                    pending: handed_out.pending,
+                    answer: bus::Answer::Memory(Answer {
+                        bus: self.bus.clone(),
+                        stream: stream.clone(),
+                        consumer: consumer.clone(),
+                        sequence: handed_out.sequence,
+                        delivery: handed_out.delivery,
+                    }),
+                });
+                Ok(Ok(deliveries.collect()))
+            })?;
+            match more {
+                Ok(deliveries) => return Ok(deliveries),
+                Err(wake) => {
+                    if !woken(wake, until).await {
+                        return Ok(Vec::new());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Reads a stream in order.
+#[derive(Debug)]
+pub struct Replay {
+    bus: MemoryBus,
+    stream: String,
+    incarnation: u64,
+    filter: Option<String>,
+    next: u64,
+}
+
+impl Replay {
+    pub(crate) async fn next(&mut self, wait: Duration) -> Result<Option<Stored>, BusError> {
+        consume_budget().await;
+        let until = Instant::now() + wait;
+        loop {
+            let step = self.bus.0.with(|server, _| {
+                let stream = server.stream(&self.stream)?;
+                if stream.incarnation != self.incarnation {
+                    return Err(BusError::NotFound(format!("stream {}, which was made anew", self.stream)));
+                }
+                Ok(match stream.next_message(self.next, self.filter.as_deref()) {
+                    Some(message) => Ok(message.clone()),
+                    None => {
+                        self.next = stream.last() + 1;
+                        Err(stream.stored.clone().notified_owned())
+                    }
+                })
+            })?;
+            match step {
+                Ok(message) => {
+                    self.next = message.sequence + 1;
+                    return Ok(Some(message));
+                }
+                Err(stored) => {
+                    if !woken(stored, until).await {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A core subscription; ends when dropped.
+#[derive(Debug)]
+pub struct Subscription {
+    bus: MemoryBus,
+    id: u64,
+}
+
+impl Subscription {
+    pub(crate) async fn next(&mut self) -> Option<CoreMessage> {
+        consume_budget().await;
+        loop {
+            match self.bus.0.with(|server, _| server.core.next(self.id)) {
+                Ok(message) => return message,
+                Err(wake) => wake.notified().await,
+            }
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.bus.0.with(|server, _| server.core.unsubscribe(self.id));
+    }
+}

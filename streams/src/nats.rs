@@ -18,7 +18,9 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use crate::bus::{self, BusError, ConsumerInfo, CoreMessage, Delivery, Headers, Message, Published, Start, Stored, StreamInfo};
+use crate::bus::{
+    self, BusError, ConsumerInfo, CoreMessage, Delivery, Headers, Message, Published, Start, Stored, StreamInfo,
+};
 use crate::topology::{self, Consumer, Topology};
 
 /// Publishes in flight in this process. 1,000 keep a server busy; 25,000 starve its consumers.
@@ -485,18 +487,19 @@ impl NatsBus {
     pub(crate) async fn publish(&self, message: Message) -> Result<Published, BusError> {
         let _permit = self.in_flight.acquire().await.map_err(|e| BusError::Unavailable(e.to_string()))?;
         let subject = message.subject;
-        let answer =
-            self.client.request_with_headers(subject.clone(), to_nats(&message.headers), message.payload).await.map_err(
-                |e| match e.kind() {
-                    RequestErrorKind::NoResponders => BusError::NotFound(format!("no stream captures {subject}")),
-                    RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
-                        BusError::Refused(format!("{subject}: {e}"))
-                    }
-                    RequestErrorKind::TimedOut | RequestErrorKind::Other => {
-                        BusError::Unavailable(format!("publish to {subject}: {e}"))
-                    }
-                },
-            )?;
+        let answer = self
+            .client
+            .request_with_headers(subject.clone(), to_nats(&message.headers), message.payload)
+            .await
+            .map_err(|e| match e.kind() {
+                RequestErrorKind::NoResponders => BusError::NotFound(format!("no stream captures {subject}")),
+                RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
+                    BusError::Refused(format!("{subject}: {e}"))
+                }
+                RequestErrorKind::TimedOut | RequestErrorKind::Other => {
+                    BusError::Unavailable(format!("publish to {subject}: {e}"))
+                }
+            })?;
         match serde_json::from_slice(&answer.payload) {
             Ok(Acknowledged::Stored { stream, seq, duplicate }) => Ok(Published { stream, sequence: seq, duplicate }),
             Ok(Acknowledged::Error { error }) => Err(api_error(&subject, &error)),
@@ -510,8 +513,7 @@ impl NatsBus {
 
     pub(crate) async fn pull(&self, consumer: &Consumer) -> Result<Puller, BusError> {
         let inbox = self.client.new_inbox();
-        let messages =
-            self.client.subscribe(inbox.clone()).await.map_err(|e| BusError::Unavailable(e.to_string()))?;
+        let messages = self.client.subscribe(inbox.clone()).await.map_err(|e| BusError::Unavailable(e.to_string()))?;
         Ok(Puller {
             client: self.client.clone(),
             jetstream: self.jetstream.clone(),
@@ -548,7 +550,8 @@ impl NatsBus {
         Ok(StreamInfo {
             messages: info.state.messages,
             bytes: info.state.bytes,
-            first_sequence: info.state.first_sequence,
+            // 0 for a stream that never held a message.
+            first_sequence: info.state.first_sequence.max(1),
             last_sequence: info.state.last_sequence,
             consumers: info.state.consumer_count as u64,
         })
@@ -606,11 +609,9 @@ impl NatsBus {
         let unavailable = |e: &dyn std::fmt::Display| BusError::Unavailable(format!("subscribe to {subject}: {e}"));
         let subscriber = match queue {
             None => self.client.subscribe(subject.to_owned()).await.map_err(|e| unavailable(&e))?,
-            Some(queue) => self
-                .client
-                .queue_subscribe(subject.to_owned(), queue.to_owned())
-                .await
-                .map_err(|e| unavailable(&e))?,
+            Some(queue) => {
+                self.client.queue_subscribe(subject.to_owned(), queue.to_owned()).await.map_err(|e| unavailable(&e))?
+            }
         };
         // A round trip, so that the server knows it before anybody is told to send.
         // (The client's `flush` only empties its own buffer.) Nobody listens there, which the server says at once.
@@ -655,7 +656,7 @@ enum Reconcile {
 }
 
 /// What to send so that `found` becomes as `wanted`; `None` if it is. Settings that we do not name stay as they are.
-fn difference(what: &str, found: Option<Value>, wanted: &Value, changes: &mut Vec<String>) -> Option<Value> {
+pub(crate) fn difference(what: &str, found: Option<Value>, wanted: &Value, changes: &mut Vec<String>) -> Option<Value> {
     let Some(mut config) = found else {
         changes.push(format!("{what}: missing, created"));
         return Some(wanted.clone());

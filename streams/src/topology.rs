@@ -227,11 +227,12 @@ impl Topology {
                 continue;
             };
             if !stream.subjects.iter().any(|s| subject_matches(s, &consumer.filter)) {
-                faults.push(format!("consumer {}: {} does not carry {}", consumer.durable, stream.name, consumer.filter));
+                faults
+                    .push(format!("consumer {}: {} does not carry {}", consumer.durable, stream.name, consumer.filter));
             }
-            let named = Service::ALL.iter().any(|service| {
-                consumer.durable == format!("{}_{}", consumer.filter.replace('.', "_"), service.name())
-            });
+            let named = Service::ALL
+                .iter()
+                .any(|service| consumer.durable == format!("{}_{}", consumer.filter.replace('.', "_"), service.name()));
             if !named {
                 faults.push(format!(
                     "consumer {}: the name must be <subject with _>_<service> for the subject {}",
@@ -260,10 +261,8 @@ impl Topology {
                         "{subject} on {} has no consumer: what is published there would be lost",
                         stream.name
                     )),
-                    Retention::WorkQueue if readers != 1 => faults.push(format!(
-                        "{subject} on {} needs exactly one consumer and has {readers}",
-                        stream.name
-                    )),
+                    Retention::WorkQueue if readers != 1 => faults
+                        .push(format!("{subject} on {} needs exactly one consumer and has {readers}", stream.name)),
                     Retention::Interest | Retention::WorkQueue => {}
                 }
             }

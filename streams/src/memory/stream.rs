@@ -1,0 +1,344 @@
+//! A stream: its messages, their limits and retention, the ids that it remembers, and its consumers. It takes the time as
+//! an argument and knows neither subscriptions nor other streams.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::Alarm;
+use super::consumer::{Consumer, GivenUp};
+use crate::bus::{BusError, MESSAGE_ID, Message, Published, Stored, StreamInfo};
+use crate::topology::{self, Discard, Retention, Storage};
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) config: topology::Stream,
+    pub(super) name: Arc<str>,
+    /// Tells this stream from one of the same name that was deleted.
+    pub(super) incarnation: u64,
+    pub(super) consumers: BTreeMap<String, Consumer>,
+    /// For replays: something was stored, or the stream is gone.
+    pub(super) stored: Arc<Notify>,
+    /// For publishers that wait: something was removed, or the stream is gone.
+    pub(super) room: Arc<Notify>,
+    messages: BTreeMap<u64, Entry>,
+    bytes: u64,
+    last: u64,
+    ids: HashMap<Arc<str>, u64>,
+    ids_by_age: VecDeque<(Instant, Arc<str>)>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    message: Stored,
+    at: Instant,
+    bytes: u64,
+}
+
+/// Why a message was not stored.
+pub(super) enum NotStored {
+    /// The stream holds as many messages as it may: room may come.
+    NoRoom,
+    /// For good.
+    Error(BusError),
+}
+
+/// What somebody does with a delivery.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Verdict {
+    Done,
+    Retry(Duration),
+    InProgress,
+}
+
+/// What the server does with it.
+pub(super) enum Taken {
+    /// Taken note of.
+    Noted(Option<GivenUp>),
+    /// It is about a message that the consumer never delivered: no answer.
+    Ignored,
+}
+
+impl Stream {
+    pub(super) fn new(config: topology::Stream, incarnation: u64) -> Self {
+        Self {
+            name: config.name.as_str().into(),
+            config: normal(config),
+            incarnation,
+            consumers: BTreeMap::new(),
+            stored: Arc::default(),
+            room: Arc::default(),
+            messages: BTreeMap::new(),
+            bytes: 0,
+            last: 0,
+            ids: HashMap::new(),
+            ids_by_age: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn captures(&self, subject: &str) -> bool {
+        self.config.subjects.iter().any(|s| s == subject || topology::subject_matches(s, subject))
+    }
+
+    /// The configuration that JetStream would not take, if it is one.
+    pub(super) fn update(&mut self, config: topology::Stream, alarm: &mut Alarm) {
+        let retention = self.config.retention;
+        self.config = normal(config);
+        if retention != self.config.retention && self.config.retention == Retention::Interest {
+            self.release_unneeded();
+        }
+        self.enforce_limits(u64::MAX);
+        if let Some(due) = self.next_due() {
+            alarm.at(due);
+        }
+        self.room.notify_waiters();
+    }
+
+    /// Stores a message, or finds that it has its id already, or that nobody wants it.
+    pub(super) fn store(
+        &mut self,
+        message: &Message,
+        queue_size: usize,
+        now: Instant,
+        stored_at: DateTime<Utc>,
+        alarm: &mut Alarm,
+    ) -> Result<Published, NotStored> {
+        let published = |sequence, duplicate| Published { stream: self.config.name.clone(), sequence, duplicate };
+        let id = message.headers.find(MESSAGE_ID).filter(|id| !id.is_empty());
+        while let Some((at, oldest)) = self.ids_by_age.front()
+            && now.duration_since(*at) >= self.config.duplicate_window
+        {
+            self.ids.remove(oldest);
+            self.ids_by_age.pop_front();
+        }
+        if let Some(&sequence) = id.and_then(|id| self.ids.get(id)) {
+            return Ok(published(sequence, true));
+        }
+        let bytes = size(self.config.storage, message);
+        let wanted =
+            self.config.retention != Retention::Interest || self.consumers.values().any(|c| c.wants(&message.subject));
+        if wanted && self.config.discard == Discard::New {
+            if self.config.max_bytes > 0 && self.bytes + bytes > self.config.max_bytes.unsigned_abs() {
+                let text = format!("{}: maximum bytes exceeded", self.config.name);
+                return Err(NotStored::Error(BusError::Full(text)));
+            }
+            if self.messages.len() >= queue_size {
+                return Err(NotStored::NoRoom);
+            }
+        }
+        let published = published(self.last + 1, false);
+        self.last += 1;
+        if let Some(id) = id {
+            let id: Arc<str> = id.into();
+            self.ids.insert(id.clone(), self.last);
+            self.ids_by_age.push_back((now, id));
+        }
+        if !wanted {
+            return Ok(published);
+        }
+        let Message { subject, headers, payload } = message.clone();
+        if self.messages.is_empty() && !self.config.max_age.is_zero() {
+            alarm.at(now + self.config.max_age);
+        }
+        for consumer in self.consumers.values_mut().filter(|c| c.wants(&subject)) {
+            consumer.arrived(self.last);
+        }
+        let message = Stored { subject, headers, payload, sequence: self.last, stored_at };
+        self.messages.insert(self.last, Entry { message, at: now, bytes });
+        self.bytes += bytes;
+        self.enforce_limits(queue_size as u64);
+        self.stored.notify_waiters();
+        Ok(published)
+    }
+
+    /// Drops what is oldest, where the stream is one that does.
+    fn enforce_limits(&mut self, queue_size: u64) {
+        let max_bytes = if self.config.max_bytes > 0 { self.config.max_bytes.unsigned_abs() } else { u64::MAX };
+        while self.config.discard == Discard::Old
+            && (self.bytes > max_bytes || self.messages.len() as u64 > queue_size)
+            && let Some((&oldest, _)) = self.messages.first_key_value()
+        {
+            self.drop_message(oldest);
+        }
+    }
+
+    fn drop_message(&mut self, sequence: u64) {
+        self.remove(sequence);
+        for consumer in self.consumers.values_mut() {
+            consumer.dropped(sequence);
+        }
+    }
+
+    fn remove(&mut self, sequence: u64) {
+        if let Some(entry) = self.messages.remove(&sequence) {
+            self.bytes -= entry.bytes;
+            self.room.notify_waiters();
+        }
+    }
+
+    /// Drops what is too old and takes back what nobody answered; what was given up for good, with its consumer.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<(Arc<str>, GivenUp)> {
+        while !self.config.max_age.is_zero()
+            && let Some((&oldest, entry)) = self.messages.first_key_value()
+            && now.duration_since(entry.at) >= self.config.max_age
+        {
+            self.drop_message(oldest);
+        }
+        let mut given_up = Vec::new();
+        for consumer in self.consumers.values_mut() {
+            let name = &consumer.name.clone();
+            given_up.extend(consumer.expire(now).into_iter().map(|g| (name.clone(), g)));
+        }
+        given_up
+    }
+
+    /// When [`expire`](Self::expire) next has something to do.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let oldest = self.messages.first_key_value().filter(|_| !self.config.max_age.is_zero());
+        let age = oldest.map(|(_, entry)| entry.at + self.config.max_age);
+        self.consumers.values().filter_map(Consumer::next_due).chain(age).min()
+    }
+
+    /// What somebody says about a delivery of `consumer`; `None` if there is no such consumer.
+    pub(super) fn answer(
+        &mut self,
+        consumer: &str,
+        sequence: u64,
+        delivery: u64,
+        verdict: Verdict,
+        now: Instant,
+        alarm: &mut Alarm,
+    ) -> Option<Taken> {
+        let found = self.consumers.get_mut(consumer)?;
+        match verdict {
+            Verdict::Retry(delay) => Some(Taken::Noted(found.retry(sequence, delivery, delay, now, alarm))),
+            Verdict::InProgress => {
+                found.in_progress(sequence, now, alarm);
+                Some(Taken::Noted(None))
+            }
+            Verdict::Done => {
+                if !found.done(sequence, delivery) {
+                    return Some(Taken::Ignored);
+                }
+                match self.config.retention {
+                    Retention::Limits => {}
+                    Retention::WorkQueue => self.remove(sequence),
+                    Retention::Interest => self.release(sequence),
+                }
+                Some(Taken::Noted(None))
+            }
+        }
+    }
+
+    /// Removes the message unless a consumer still needs it.
+    fn release(&mut self, sequence: u64) {
+        let Some(entry) = self.messages.get(&sequence) else { return };
+        let subject = &entry.message.subject;
+        if !self.consumers.values().any(|c| c.needs(sequence) && c.wants(subject)) {
+            self.remove(sequence);
+        }
+    }
+
+    fn release_unneeded(&mut self) {
+        let all: Vec<u64> = self.messages.keys().copied().collect();
+        all.into_iter().for_each(|sequence| self.release(sequence));
+    }
+
+    /// The sequences from `from` on of what `filter` covers.
+    fn sequences(&self, filter: &str, from: u64) -> VecDeque<u64> {
+        let wanted = |e: &Entry| filter.is_empty() || topology::subject_matches(filter, &e.message.subject);
+        self.messages.range(from..).filter(|(_, e)| wanted(e)).map(|(s, _)| *s).collect()
+    }
+
+    pub(super) fn put_consumer(&mut self, config: topology::Consumer) {
+        let from = self.consumers.get(&config.durable).map_or_else(|| self.first(), Consumer::cursor);
+        let stored = self.sequences(&config.filter, from);
+        match self.consumers.get_mut(&config.durable) {
+            Some(consumer) => consumer.update(config, stored),
+            None => {
+                self.consumers.insert(config.durable.clone(), Consumer::new(&config, stored, from));
+            }
+        }
+    }
+
+    /// Removes a consumer, and with it its interest. False if there is none.
+    pub(super) fn delete_consumer(&mut self, durable: &str) -> bool {
+        let Some(gone) = self.consumers.remove(durable) else { return false };
+        gone.wake.notify_waiters();
+        if self.config.retention == Retention::Interest {
+            self.release_unneeded();
+        }
+        true
+    }
+
+    pub(super) fn first(&self) -> u64 {
+        self.messages.first_key_value().map_or(self.last + 1, |(first, _)| *first)
+    }
+
+    pub(super) fn last(&self) -> u64 {
+        self.last
+    }
+
+    pub(super) fn message(&self, sequence: u64) -> Option<&Stored> {
+        self.messages.get(&sequence).map(|e| &e.message)
+    }
+
+    /// The first message at `from` or later that `filter` covers.
+    pub(super) fn next_message(&self, from: u64, filter: Option<&str>) -> Option<&Stored> {
+        self.messages
+            .range(from..)
+            .map(|(_, e)| &e.message)
+            .find(|m| filter.is_none_or(|f| f.is_empty() || topology::subject_matches(f, &m.subject)))
+    }
+
+    /// The sequence of the first message stored at `time` or later.
+    pub(super) fn sequence_at(&self, time: DateTime<Utc>) -> u64 {
+        self.messages.values().find(|e| e.message.stored_at >= time).map_or(self.last + 1, |e| e.message.sequence)
+    }
+
+    pub(super) fn info(&self) -> StreamInfo {
+        StreamInfo {
+            messages: self.messages.len() as u64,
+            bytes: self.bytes,
+            first_sequence: self.first(),
+            last_sequence: self.last,
+            consumers: self.consumers.len() as u64,
+        }
+    }
+
+    /// Wakes everybody who waits for something here, because the stream is gone.
+    pub(super) fn close(&self) {
+        self.stored.notify_waiters();
+        self.room.notify_waiters();
+        self.consumers.values().for_each(|c| c.wake.notify_waiters());
+    }
+}
+
+/// Bytes as the server counts them: its record's overhead, subject, encoded headers, payload.
+fn size(storage: Storage, message: &Message) -> u64 {
+    let headers = if message.headers.is_empty() {
+        0
+    } else {
+        // `NATS/1.0\r\n`, a `name: value\r\n` for each, `\r\n`.
+        12 + message.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>()
+    };
+    let record = match storage {
+        Storage::Memory => 16,
+        Storage::File if headers > 0 => 34,
+        Storage::File => 30,
+    };
+    (record + message.subject.len() + headers + message.payload.len()) as u64
+}
+
+/// With the server's defaults.
+fn normal(mut config: topology::Stream) -> topology::Stream {
+    if config.duplicate_window.is_zero() {
+        let two_minutes = Duration::from_secs(120);
+        config.duplicate_window = if config.max_age.is_zero() { two_minutes } else { config.max_age.min(two_minutes) };
+    }
+    config
+}
