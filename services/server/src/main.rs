@@ -1,1 +1,40 @@
-fn main() {}
+//! The binary `rideshare`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use server::commands;
+use server::settings::{Cli, LogFormat, Settings};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(error) = log(&cli.settings) {
+        eprintln!("rideshare: RUST_LOG: {error}");
+        return ExitCode::from(2);
+    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("rideshare: no runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(commands::run(cli)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("rideshare: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log(settings: &Settings) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&settings.log)?;
+    let to = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match settings.log_format {
+        LogFormat::Text => to.with_target(false).init(),
+        LogFormat::Json => to.json().flatten_event(true).init(),
+    }
+    Ok(())
+}

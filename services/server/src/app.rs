@@ -1,0 +1,244 @@
+//! One process of the platform: the bus, the stores, the services named, and their graceful end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::Router;
+use location::Location;
+use matching::Matching;
+use platform::{Health, Metrics, Platform, Shutdown, Store, StoreError, Tokens, World, keeper};
+use rides::Rides;
+use sqlx::migrate::Migrator;
+use streams::memory::MemoryBus;
+use streams::nats::{NatsBus, NatsSettings};
+use streams::topology::Topology;
+use streams::{Bus, Service};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use users::Users;
+
+use crate::monitor::{self, Check};
+use crate::settings::{QueueType, Settings};
+use crate::http;
+
+/// The wait for everything in hand at shutdown.
+const STOP_WAIT: Duration = Duration::from_secs(30);
+
+/// A running process.
+#[derive(Debug)]
+pub struct App {
+    /// Where HTTP is served.
+    pub addr: SocketAddr,
+    /// What its services stand on.
+    pub platform: Platform,
+    /// The users service, if it runs here: a test serves sessions over in-memory pipes with it.
+    pub users: Option<Users>,
+    /// All routes.
+    pub router: Router,
+    tasks: JoinSet<()>,
+}
+
+/// The bus that the settings name.
+///
+/// # Errors
+/// If it cannot be reached in a minute or is too old.
+pub async fn bus(settings: &Settings, world: &World, pod: &str) -> Result<Bus> {
+    Ok(match settings.queue_type {
+        QueueType::Memory => Bus::Memory(MemoryBus::new(world.started_at(), settings.queue_size)),
+        QueueType::Nats => {
+            let nats = NatsSettings {
+                urls: settings.nats_url.clone(),
+                creds: settings.nats_creds.clone(),
+                ca: settings.nats_ca.clone(),
+                replicas: settings.nats_replicas,
+                name: format!("rideshare {pod}"),
+            };
+            Bus::Nats(NatsBus::connect(&nats).await.context("NATS_URL")?)
+        }
+    })
+}
+
+/// This process among others: POD_ID, or host name and process id.
+pub fn pod(settings: &Settings) -> Arc<str> {
+    match &settings.pod_id {
+        Some(pod) => pod.as_str().into(),
+        None => {
+            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            format!("{}-{}", if host.trim().is_empty() { "host" } else { host.trim() }, std::process::id()).into()
+        }
+    }
+}
+
+/// What is needed to open the stores.
+struct Opening<'a> {
+    settings: &'a Settings,
+    platform: &'a Platform,
+    checks: Vec<(&'static str, Check)>,
+}
+
+impl Opening<'_> {
+    async fn store<T: Clone + Default + Send + Sync + 'static>(
+        &mut self,
+        service: Service,
+        schema: &'static str,
+        migrations: &Migrator,
+    ) -> Result<Store<T>> {
+        let Platform { world, pod, .. } = self.platform;
+        let store = match &self.settings.database_url {
+            None => Store::memory(world, pod),
+            Some(url) => {
+                let connections = self.settings.database_connections;
+                Store::postgres(world, pod, url, schema, migrations, connections).await.context("DATABASE_URL")?
+            }
+        };
+        let checked = store.clone();
+        let check: Check = Box::new(move || {
+            let store = checked.clone();
+            Box::pin(async move { store.check().await }) as std::pin::Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>
+        });
+        self.checks.push((service.name(), check));
+        Ok(store)
+    }
+}
+
+/// Creates and migrates all schemas.
+///
+/// # Errors
+/// Without a DATABASE_URL, or with what the database said.
+pub async fn migrate(settings: &Settings) -> Result<()> {
+    anyhow::ensure!(settings.database_url.is_some(), "migrate needs DATABASE_URL: state in memory has no migrations");
+    let world = World::real();
+    let platform = platform(&world, Bus::Memory(MemoryBus::new(world.started_at(), 1)), pod(settings));
+    let mut opening = Opening { settings, platform: &platform, checks: Vec::new() };
+    opening.store::<users::Tables>(Service::Users, "users", &users::MIGRATIONS).await?;
+    opening.store::<matching::Tables>(Service::Match, "matching", &matching::MIGRATIONS).await?;
+    opening.store::<rides::Tables>(Service::Rides, "rides", &rides::MIGRATIONS).await?;
+    opening.store::<location::Tables>(Service::Location, "location", &location::MIGRATIONS).await?;
+    Ok(())
+}
+
+fn platform(world: &World, bus: Bus, pod: Arc<str>) -> Platform {
+    Platform {
+        world: world.clone(),
+        bus,
+        topology: Arc::new(Topology::rideshare()),
+        metrics: Arc::new(Metrics::new()),
+        health: Arc::new(Health::default()),
+        shutdown: Shutdown::new(),
+        pod,
+    }
+}
+
+impl App {
+    /// Starts `services` and serves their routes at HTTP_ADDR. On return everything is ready.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong and what would be right.
+    pub async fn start(settings: &Settings, services: &[Service], world: World) -> Result<Self> {
+        let mut app = Self::prepare(settings, services, world).await?;
+        let listener = TcpListener::bind(settings.http_addr)
+            .await
+            .with_context(|| format!("HTTP_ADDR {}: cannot listen there", settings.http_addr))?;
+        app.addr = listener.local_addr()?;
+        app.tasks.spawn(http::serve(listener, app.router.clone(), app.platform.clone()));
+        Ok(app)
+    }
+
+    /// Starts `services` without a listener: for tests in one thread under paused time.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn prepare(settings: &Settings, services: &[Service], world: World) -> Result<Self> {
+        settings.validate(services)?;
+        let tariffs = settings.tariffs()?;
+        let pod = pod(settings);
+        let bus = bus(settings, &world, &pod).await?;
+        let platform = platform(&world, bus, pod);
+        keeper::start(&platform).await.map_err(anyhow::Error::msg)?;
+        let secret = match &settings.jwt_secret {
+            Some(secret) => secret.as_bytes().to_vec(),
+            None => world.bytes::<32>().to_vec(),
+        };
+        let tokens = Tokens::new(&world, &secret).map_err(anyhow::Error::msg)?;
+        let stop = platform.shutdown.clone();
+        let mut opening = Opening { settings, platform: &platform, checks: Vec::new() };
+        let mut tasks = JoinSet::new();
+        let mut routes = Vec::new();
+        let mut serving_users = None;
+        // The order in which a ride meets them, backwards: who listens starts before who speaks.
+        if services.contains(&Service::Location) {
+            let store = opening.store(Service::Location, "location", &location::MIGRATIONS).await?;
+            let config = location::Config { max_speed_mps: settings.track_max_speed_mps, ..Default::default() };
+            let location = Location::start(&platform, &store, tokens.clone(), config).await?;
+            routes.push(location.router());
+            tasks.spawn(location.run(stop.clone()));
+        }
+        if services.contains(&Service::Rides) {
+            let store = opening.store(Service::Rides, "rides", &rides::MIGRATIONS).await?;
+            let provider = settings.payment_provider.parse().map_err(anyhow::Error::msg).context("PAYMENT_PROVIDER")?;
+            let config = rides::Config { tariffs, provider, ..Default::default() };
+            let rides = Rides::start(&platform, &store, tokens.clone(), config).await?;
+            routes.push(rides.router());
+            tasks.spawn(rides.run(stop.clone()));
+        }
+        if services.contains(&Service::Match) {
+            let store = opening.store(Service::Match, "matching", &matching::MIGRATIONS).await?;
+            let config = matching::Config {
+                offer_ttl_s: settings.match_offer_ttl_s,
+                request_ttl_s: settings.match_request_ttl_s,
+                radius_m: settings.match_radius_m,
+                tariffs,
+                ..Default::default()
+            };
+            let matching = Matching::start(&platform, &store, config).await?;
+            tasks.spawn(matching.run(stop.clone()));
+        }
+        if services.contains(&Service::Users) {
+            let store = opening.store(Service::Users, "users", &users::MIGRATIONS).await?;
+            let delivery = settings.otp_delivery.as_deref().unwrap_or("response");
+            let config = users::Config {
+                otp_delivery: delivery.parse().map_err(anyhow::Error::msg).context("OTP_DELIVERY")?,
+                request_ttl_s: settings.match_request_ttl_s,
+                frames_per_s: settings.socket_frames_per_s,
+                ..Default::default()
+            };
+            let users = Users::start(&platform, &store, tokens.clone(), config).await?;
+            routes.push(users.router());
+            tasks.spawn(users.clone().run(stop.clone()));
+            serving_users = Some(users);
+        }
+        let checks = opening.checks;
+        tasks.spawn(keeper::keep(platform.clone()));
+        tasks.spawn(monitor::watch(platform.clone(), checks));
+        let router = http::router(&platform, routes);
+        Ok(Self { addr: settings.http_addr, platform, users: serving_users, router, tasks })
+    }
+
+    /// Stops accepting, finishes or puts back what is in hand, drains the outboxes, closes the sockets. False if something
+    /// was not done in 30 s.
+    pub async fn stop(mut self) -> bool {
+        self.platform.shutdown.begin();
+        let all = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a task ended badly");
+                }
+            }
+        };
+        tokio::time::timeout(STOP_WAIT, all).await.is_ok()
+    }
+
+    /// Returns if a task ends although nobody asked it to: the process cannot do its work any more.
+    pub async fn broken(&mut self) -> String {
+        loop {
+            match self.tasks.join_next().await {
+                Some(Err(error)) => return format!("a task ended badly: {error}"),
+                Some(Ok(())) if self.platform.shutdown.has_begun() => std::future::pending().await,
+                Some(Ok(())) => return "a service ended by itself".to_owned(),
+                None => std::future::pending().await,
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! HTTP for all: the routes of the services that run here, health, metrics and stats; limits on headers and connections.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use platform::{Platform, Problem, problem};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+/// Time for a client to send its request's head, and for connections to end at shutdown.
+const HEAD_WAIT: Duration = Duration::from_secs(10);
+const CLOSE_WAIT: Duration = Duration::from_secs(10);
+/// Connections at once; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 65_536;
+
+/// The operators' routes beside the services' `routes`.
+pub fn router(platform: &Platform, routes: Vec<Router>) -> Router {
+    let operators = Router::new()
+        .route("/health/live", get(async || axum::Json(json!({"status": "live"}))))
+        .route("/health/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/stats", get(stats))
+        .with_state(platform.clone());
+    problem::with_fallbacks(routes.into_iter().fold(operators, Router::merge))
+}
+
+async fn ready(State(platform): State<Platform>) -> Response {
+    let mut faults = platform.health.faults();
+    if platform.shutdown.has_begun() {
+        faults.push(("process".to_owned(), "shutting down".to_owned()));
+    }
+    if faults.is_empty() {
+        return axum::Json(json!({"status": "ready"})).into_response();
+    }
+    let parts: serde_json::Map<String, Value> = faults.into_iter().map(|(part, why)| (part, why.into())).collect();
+    (StatusCode::SERVICE_UNAVAILABLE, axum::Json(json!({"status": "not ready", "faults": parts}))).into_response()
+}
+
+async fn metrics(State(platform): State<Platform>) -> Response {
+    let kind = [("content-type", "text/plain; version=0.0.4; charset=utf-8")];
+    (kind, platform.metrics.text()).into_response()
+}
+
+async fn stats(State(platform): State<Platform>) -> Response {
+    let metrics = &platform.metrics;
+    let mut consumers = Vec::new();
+    let (mut waiting, mut done, mut errors) = (0, 0, 0);
+    for consumer in &platform.topology.consumers {
+        let name = consumer.durable.as_str();
+        let dead_lettered = metrics.dead_lettered.with_label_values(&[name]).get();
+        done += metrics.handled.with_label_values(&[name]).get() + dead_lettered;
+        errors += metrics.failed.with_label_values(&[name]).get() + dead_lettered;
+        match platform.bus.consumer_info(&consumer.stream, name).await {
+            Ok(info) => {
+                waiting += info.pending + info.ack_pending;
+                consumers.push(json!({
+                    "name": name, "pending": info.pending, "ack_pending": info.ack_pending,
+                    "redelivered": info.redelivered, "dead_lettered": dead_lettered,
+                }));
+            }
+            Err(error) => {
+                tracing::warn!(%error, consumer = name, "no statistics");
+                return Problem::unavailable().into_response();
+            }
+        }
+    }
+    let (mut enqueued, mut seconds) = (0, 0.0);
+    for service in streams::Service::ALL {
+        enqueued += metrics.published.with_label_values(&[service.name()]).get();
+        seconds += metrics.handler_seconds.with_label_values(&[service.name()]).get_sample_sum();
+    }
+    axum::Json(json!({
+        "queue": {"total_enqueued": enqueued, "total_dequeued": done, "current_size": waiting},
+        "pool": {"processed_count": done, "error_count": errors, "total_duration": seconds},
+        "consumers": consumers,
+    }))
+    .into_response()
+}
+
+/// Serves until shutdown has begun; then lets requests in hand finish.
+pub async fn serve(listener: TcpListener, router: Router, platform: Platform) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let graceful = GracefulShutdown::new();
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(64 * 1024);
+    loop {
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            biased;
+            () = platform.shutdown.begun() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (socket, _) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, most likely: others must end first.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let _ = socket.set_nodelay(true);
+        let service = TowerToHyperService::new(router.clone());
+        let connection = builder.serve_connection(TokioIo::new(socket), service).with_upgrades();
+        let watched = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = watched.await {
+                tracing::debug!(%error, "connection");
+            }
+            drop(permit);
+        });
+    }
+    drop(listener);
+    let _ = tokio::time::timeout(CLOSE_WAIT, graceful.shutdown()).await;
+}

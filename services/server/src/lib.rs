@@ -1,0 +1,9 @@
+//! The program: settings, start-up and shutdown, HTTP, and the commands. It decides nothing about users, matches, rides or
+//! positions, and has no table.
+
+pub mod app;
+pub mod bench;
+pub mod commands;
+pub mod http;
+pub mod monitor;
+pub mod settings;

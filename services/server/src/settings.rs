@@ -1,0 +1,350 @@
+//! Settings and commands: flags, each with its environment variable. The environment is read here and nowhere else.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use platform::fare::{Tariff, Tariffs};
+use streams::{Service, VehicleType};
+
+/// An event-driven ride-sharing backend: users, match, rides and location over NATS JetStream.
+///
+/// Without a command it runs all services in this process, embedded: memory bus, state in memory, nothing to install.
+#[derive(Debug, Parser)]
+#[command(name = "rideshare", version, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run all services, or those named.
+    Run {
+        /// Some of users, match, rides, location; with commas.
+        #[arg(value_delimiter = ',', value_parser = service)]
+        services: Vec<Service>,
+    },
+    /// Run everything embedded, with simulated drivers and passengers taking rides over real WebSockets.
+    Demo(City),
+    /// Run the same simulated city against a platform that runs elsewhere.
+    Simulate {
+        /// Where users answers: `http://host:port`; several with commas.
+        #[arg(long, value_delimiter = ',', default_value = "http://127.0.0.1:8080")]
+        url: Vec<String>,
+        /// Where rides answers, if elsewhere.
+        #[arg(long)]
+        rides_url: Option<String>,
+        /// The city.
+        #[command(flatten)]
+        city: City,
+    },
+    /// The topology: compare with the server's, bring the server to it, or write it as JSON.
+    Streams {
+        /// What to do with it.
+        #[command(subcommand)]
+        action: StreamsAction,
+    },
+    /// Apply the database migrations and end. (`run` does so too.)
+    Migrate,
+    /// Measure this platform on this machine, beside the raw bus.
+    Bench(Bench),
+}
+
+/// What to do with the topology.
+#[derive(Debug, Subcommand)]
+pub enum StreamsAction {
+    /// Show streams and consumers and what differs on the server; status 1 if something does.
+    Show,
+    /// Create or update what differs.
+    Apply,
+    /// Write a file for each stream and consumer, as `nats stream add --config` and `nats consumer add --config` take it.
+    Export {
+        /// The directory.
+        #[arg(default_value = "streams")]
+        directory: PathBuf,
+    },
+}
+
+/// A simulated city.
+#[derive(Debug, Clone, Args)]
+pub struct City {
+    /// Drivers.
+    #[arg(long, default_value_t = 12)]
+    pub drivers: usize,
+    /// Passengers at once.
+    #[arg(long, default_value_t = 12)]
+    pub passengers: usize,
+    /// End after so many completed rides.
+    #[arg(long, default_value_t = 30)]
+    pub rides: usize,
+    /// The randomness of everybody's behaviour.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// How much faster than life.
+    #[arg(long, default_value_t = 60.0)]
+    pub speed: f64,
+    /// End after so many seconds, whatever happened.
+    #[arg(long, default_value_t = 240)]
+    pub max_s: u64,
+    /// A CSV of real trips (columns pickup_time, dropoff_time, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, …).
+    #[arg(long)]
+    pub requests: Option<PathBuf>,
+    /// No declines, cancellations or lost connections.
+    #[arg(long)]
+    pub calm: bool,
+}
+
+/// What to measure.
+#[derive(Debug, Clone, Args)]
+pub struct Bench {
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 10)]
+    pub seconds: u64,
+    /// Drivers online for the match measurement.
+    #[arg(long, default_value_t = 1_000)]
+    pub drivers: usize,
+    /// Only measurements whose name contains this.
+    #[arg(long)]
+    pub only: Option<String>,
+}
+
+/// Which bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum QueueType {
+    /// In this process.
+    Memory,
+    /// A NATS server or cluster with JetStream.
+    Nats,
+}
+
+/// How logs look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// All settings.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// The bus: `memory` (this process, all services) or `nats`.
+    #[arg(long, env = "QUEUE_TYPE", default_value = "memory", global = true)]
+    pub queue_type: QueueType,
+    /// Memory bus: messages that a stream may hold before publishers wait.
+    #[arg(long, env = "QUEUE_SIZE", default_value_t = 100_000, global = true)]
+    pub queue_size: usize,
+    /// NATS servers, with commas.
+    #[arg(long, env = "NATS_URL", default_value = "nats://127.0.0.1:4222", value_delimiter = ',', global = true)]
+    pub nats_url: Vec<String>,
+    /// A NATS credentials file.
+    #[arg(long, env = "NATS_CREDS", global = true)]
+    pub nats_creds: Option<PathBuf>,
+    /// Root certificates for NATS.
+    #[arg(long, env = "NATS_CA", global = true)]
+    pub nats_ca: Option<PathBuf>,
+    /// Copies of each stream.
+    #[arg(long, env = "NATS_REPLICAS", default_value_t = 1, global = true)]
+    pub nats_replicas: usize,
+    /// PostgreSQL; without it state is in memory and gone at exit. Required with `nats`.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, global = true)]
+    pub database_url: Option<String>,
+    /// Database connections of each service in this process.
+    #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = 16, global = true)]
+    pub database_connections: u32,
+    /// Where HTTP and WebSocket are served.
+    #[arg(long, env = "HTTP_ADDR", default_value = "127.0.0.1:8080", global = true)]
+    pub http_addr: SocketAddr,
+    /// This process among others [default: host name and process id].
+    #[arg(long, env = "POD_ID", global = true)]
+    pub pod_id: Option<String>,
+    /// Signs access tokens; at least 32 bytes, the same in every process. Made at start when embedded.
+    #[arg(long, env = "JWT_SECRET", hide_env_values = true, global = true)]
+    pub jwt_secret: Option<String>,
+    /// How a sign-in code reaches its phone: `response` (in the answer; for development), `log`, or `webhook:<url>`
+    /// [default: response when embedded, else required].
+    #[arg(long, env = "OTP_DELIVERY", global = true)]
+    pub otp_delivery: Option<String>,
+    /// Seconds that a driver has to answer an offer.
+    #[arg(long, env = "MATCH_OFFER_TTL_S", default_value_t = 15, global = true)]
+    pub match_offer_ttl_s: u32,
+    /// Seconds that a passenger's request stays open.
+    #[arg(long, env = "MATCH_REQUEST_TTL_S", default_value_t = 300, global = true)]
+    pub match_request_ttl_s: u32,
+    /// Metres from a pickup within which drivers are sought.
+    #[arg(long, env = "MATCH_RADIUS_M", default_value_t = 5_000.0, global = true)]
+    pub match_radius_m: f64,
+    /// A GPS point that would need more metres a second is a jump and left out of the distance.
+    #[arg(long, env = "TRACK_MAX_SPEED_MPS", default_value_t = 70.0, global = true)]
+    pub track_max_speed_mps: f64,
+    /// Cents: base=250,per_km=120,per_minute=30,minimum=600,cancellation=300 and platform_fee_bp=2000 (hundredths of a
+    /// per cent); what is not named keeps its default, which is as here.
+    #[arg(long, env = "FARE_CAR", default_value = "", hide_default_value = true, global = true)]
+    pub fare_car: String,
+    /// The same for motorcycles: base=150,per_km=80,per_minute=20,minimum=400.
+    #[arg(long, env = "FARE_MOTORCYCLE", default_value = "", hide_default_value = true, global = true)]
+    pub fare_motorcycle: String,
+    /// The same for vans: base=400,per_km=180,per_minute=45,minimum=900.
+    #[arg(long, env = "FARE_VAN", default_value = "", hide_default_value = true, global = true)]
+    pub fare_van: String,
+    /// Who captures payments: `ledger` (books only), or `refuse` (refuses every capture; for tests).
+    #[arg(long, env = "PAYMENT_PROVIDER", default_value = "ledger", global = true)]
+    pub payment_provider: String,
+    /// Frames a second that one socket may send, over time; four times that in a burst.
+    #[arg(long, env = "SOCKET_FRAMES_PER_S", default_value_t = 50, global = true)]
+    pub socket_frames_per_s: u32,
+    /// Logs for people or for machines.
+    #[arg(long, env = "LOG_FORMAT", default_value = "text", global = true)]
+    pub log_format: LogFormat,
+    /// What is logged, as in `info,rides=debug`.
+    #[arg(long, env = "RUST_LOG", default_value = "info", global = true)]
+    pub log: String,
+}
+
+fn service(text: &str) -> Result<Service, String> {
+    Service::ALL
+        .into_iter()
+        .find(|s| s.name() == text)
+        .ok_or_else(|| format!("unknown service `{text}`: use users, match, rides, location"))
+}
+
+impl Settings {
+    /// Memory bus and memory state: nothing outside this process.
+    pub fn embedded(&self) -> bool {
+        self.queue_type == QueueType::Memory && self.database_url.is_none()
+    }
+
+    /// Whether these settings can run `services` at all.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong and what would be right.
+    pub fn validate(&self, services: &[Service]) -> anyhow::Result<()> {
+        let memory = self.queue_type == QueueType::Memory;
+        if memory && Service::ALL.iter().any(|s| !services.contains(s)) {
+            anyhow::bail!(
+                "QUEUE_TYPE=memory is a bus inside one process: run all four services in it, or use QUEUE_TYPE=nats"
+            );
+        }
+        if !memory && self.database_url.is_none() {
+            anyhow::bail!("QUEUE_TYPE=nats needs DATABASE_URL: without a database what was acknowledged would be gone at exit");
+        }
+        if self.queue_size == 0 || self.nats_replicas == 0 || self.match_offer_ttl_s == 0 || self.match_request_ttl_s == 0 {
+            anyhow::bail!("QUEUE_SIZE, NATS_REPLICAS, MATCH_OFFER_TTL_S and MATCH_REQUEST_TTL_S must be 1 or more");
+        }
+        for (name, value) in [("MATCH_RADIUS_M", self.match_radius_m), ("TRACK_MAX_SPEED_MPS", self.track_max_speed_mps)] {
+            if !(value.is_finite() && value > 0.0) {
+                anyhow::bail!("{name} must be a number above 0");
+            }
+        }
+        if !self.embedded() {
+            if self.jwt_secret.is_none() && services.iter().any(|s| *s != Service::Match) {
+                anyhow::bail!("JWT_SECRET is required: at least 32 bytes, the same in every process");
+            }
+            if self.otp_delivery.is_none() && services.contains(&Service::Users) {
+                anyhow::bail!("OTP_DELIVERY is required: log, webhook:<url>, or, for development only, response");
+            }
+        }
+        Ok(())
+    }
+
+    /// The tariffs, with what FARE_* change.
+    ///
+    /// # Errors
+    /// A sentence that names the variable.
+    pub fn tariffs(&self) -> anyhow::Result<Tariffs> {
+        let mut tariffs = Tariffs::default();
+        for (name, text, vehicle) in [
+            ("FARE_CAR", &self.fare_car, VehicleType::Car),
+            ("FARE_MOTORCYCLE", &self.fare_motorcycle, VehicleType::Motorcycle),
+            ("FARE_VAN", &self.fare_van, VehicleType::Van),
+        ] {
+            let tariff = match vehicle {
+                VehicleType::Car => &mut tariffs.car,
+                VehicleType::Motorcycle => &mut tariffs.motorcycle,
+                VehicleType::Van => &mut tariffs.van,
+            };
+            change(tariff, text).map_err(|e| anyhow::anyhow!("{name}: {e}"))?;
+        }
+        Ok(tariffs)
+    }
+
+    /// The time limit of requests, for both services that need it.
+    pub fn request_ttl(&self) -> Duration {
+        Duration::from_secs(u64::from(self.match_request_ttl_s))
+    }
+}
+
+fn change(tariff: &mut Tariff, text: &str) -> Result<(), String> {
+    for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+        let (key, value) = part.split_once('=').ok_or_else(|| format!("`{part}` is not of the form key=cents"))?;
+        let value: i64 = value
+            .trim()
+            .parse()
+            .ok()
+            .filter(|v| (0..=1_000_000).contains(v))
+            .ok_or_else(|| format!("`{part}`: a whole number from 0 to 1000000 is needed"))?;
+        match key.trim() {
+            "base" => tariff.base = value,
+            "per_km" => tariff.per_km = value,
+            "per_minute" => tariff.per_minute = value,
+            "minimum" => tariff.minimum = value,
+            "cancellation" => tariff.cancellation = value,
+            "platform_fee_bp" if value <= 10_000 => tariff.platform_fee_bp = value,
+            "platform_fee_bp" => return Err("platform_fee_bp is at most 10000".to_owned()),
+            other => {
+                return Err(format!(
+                    "unknown key `{other}`: base, per_km, per_minute, minimum, cancellation, platform_fee_bp"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(args: &[&str]) -> Settings {
+        let args = std::iter::once("rideshare").chain(args.iter().copied());
+        Cli::try_parse_from(args).unwrap().settings
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_the_reason() {
+        for (args, services, reason) in [
+            (vec![], vec![Service::Users], "run all four services"),
+            (vec!["--queue-type", "nats"], Service::ALL.to_vec(), "DATABASE_URL"),
+            (vec!["--queue-type", "nats", "--database-url", "postgres://x/y"], Service::ALL.to_vec(), "JWT_SECRET"),
+            (
+                vec!["--queue-type", "nats", "--database-url", "postgres://x/y", "--jwt-secret", "s"],
+                vec![Service::Users],
+                "OTP_DELIVERY",
+            ),
+            (vec!["--match-radius-m", "NaN"], Service::ALL.to_vec(), "MATCH_RADIUS_M"),
+            (vec!["--queue-size", "0"], Service::ALL.to_vec(), "QUEUE_SIZE"),
+        ] {
+            let error = settings(&args).validate(&services).unwrap_err().to_string();
+            assert!(error.contains(reason), "{args:?}: {error}");
+        }
+        settings(&[]).validate(&Service::ALL).unwrap();
+    }
+
+    #[test]
+    fn fares_change_by_name_and_bad_ones_are_named() {
+        let tariffs = settings(&["--fare-car", "per_km=99, minimum=0"]).tariffs().unwrap();
+        assert_eq!((tariffs.car.per_km, tariffs.car.minimum, tariffs.car.base), (99, 0, 250));
+        for (text, reason) in [("per_mile=3", "unknown key"), ("base=-1", "whole number"), ("base", "key=cents")] {
+            let error = settings(&["--fare-van", text]).tariffs().unwrap_err().to_string();
+            assert!(error.starts_with("FARE_VAN") && error.contains(reason), "{error}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What fails around the platform, and what must not be lost by it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::json;
+use streams::bus::{Start, Stored};
+use streams::topology::DEAD_LETTER_STREAM;
+use streams::{Bus, Headers, Message};
+
+use crate::client::{Person, WAIT, http};
+use crate::platforms::{Running, Shape};
+use crate::ride::{online, trip};
+
+async fn letters(bus: &Bus, count: usize) -> Vec<Stored> {
+    let mut replay = bus.replay(DEAD_LETTER_STREAM, None, Start::Sequence(1)).await.unwrap();
+    let mut letters = Vec::new();
+    while let Some(letter) = replay.next(if letters.len() < count { WAIT } else { Duration::from_secs(1) }).await.unwrap() {
+        letters.push(letter);
+    }
+    letters
+}
+
+/// Until `holds` does, at most 30 s.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..300 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("not in 30 s: {what}");
+}
+
+async fn broken_messages_are_dead_lettered_once_for_each_consumer(shape: Shape) {
+    let running = Running::start(shape, &[]).await;
+    let bus = &running.apps[0].platform.bus;
+    let wrong_type = json!({"match_id": 7}).to_string();
+    let missing = json!({"match_id": "0190b7a0-0000-7000-8000-000000000000"}).to_string();
+    for body in ["{\"match_id\": ", &wrong_type, &missing] {
+        let message = Message { subject: "match.accepted".into(), headers: Headers::default(), payload: Bytes::from(body.to_owned()) };
+        bus.publish(message).await.unwrap();
+    }
+    let letters = letters(bus, 9).await;
+    let mut seen: Vec<(String, String)> = letters
+        .iter()
+        .map(|l| (l.subject.clone(), l.headers.find("Dead-Letter-Message-Id").unwrap().to_owned()))
+        .collect();
+    seen.sort();
+    let mut expected = Vec::new();
+    for service in ["match", "rides", "users"] {
+        for sequence in 1..=3 {
+            expected.push((format!("dead_letter.match_accepted_{service}"), format!("MATCH_STREAM-{sequence}")));
+        }
+    }
+    assert_eq!(seen, expected);
+    until("nothing is left on MATCH_STREAM", async || bus.stream_info("MATCH_STREAM").await.unwrap().messages == 0).await;
+    // Everything else goes on.
+    let mut driver = Person::driver(running.addr(), 1).await.connect(None).await;
+    let mut passenger = Person::passenger(running.addr(), 2).await.connect(None).await;
+    online(&mut driver, 40.751).await;
+    passenger.ack("finder.update", trip()).await;
+    let found = driver.event("match.found").await["data"]["match_id"].clone();
+    driver.ack("match.accept", json!({"match_id": found})).await;
+    passenger.event("ride.pickup").await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn broken_messages_embedded() {
+    broken_messages_are_dead_lettered_once_for_each_consumer(Shape::Embedded).await;
+}
+
+#[tokio::test]
+async fn broken_messages_on_nats() {
+    broken_messages_are_dead_lettered_once_for_each_consumer(Shape::Nats).await;
+}
+
+#[tokio::test]
+async fn a_deleted_stream_and_consumer_are_made_again() {
+    let running = Running::start(Shape::Nats, &[]).await;
+    let platform = &running.apps[0].platform;
+    platform.bus.delete_stream("LOCATION_STREAM").await.unwrap();
+    platform.bus.delete_consumer("USER_STREAM", "user_finder_match").await.unwrap();
+    until("health is red", async || http(running.addr(), "GET", "/health/ready", None, None).await.0 == 503).await;
+    until("the topology is whole again", async || platform.bus.compare(&platform.topology).await.is_ok_and(|d| d.is_empty())).await;
+    until("health is green", async || http(running.addr(), "GET", "/health/ready", None, None).await.0 == 200).await;
+    let mut driver = Person::driver(running.addr(), 1).await.connect(None).await;
+    let mut passenger = Person::passenger(running.addr(), 2).await.connect(None).await;
+    online(&mut driver, 40.751).await;
+    passenger.ack("finder.update", trip()).await;
+    driver.event("match.found").await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn nats_restarts_and_location_stream_is_back() {
+    let mut running = Running::start(Shape::Nats, &[]).await;
+    let mut driver = Person::driver(running.addr(), 1).await.connect(None).await;
+    online(&mut driver, 40.751).await;
+    running.nats.as_mut().unwrap().restart().await;
+    let platform = &running.apps[0].platform;
+    until("memory streams are back", async || platform.bus.stream_info("LOCATION_STREAM").await.is_ok()).await;
+    until("health is green", async || http(running.addr(), "GET", "/health/ready", None, None).await.0 == 200).await;
+    let now = platform.world.now().to_rfc3339();
+    let point = json!({"location": {"lat": 40.751, "lng": -73.98}, "recorded_at": now});
+    until("a position is taken", async || driver.ask("location.update", point.clone()).await["type"] == "ack").await;
+    let mut passenger = Person::passenger(running.addr(), 2).await.connect(None).await;
+    passenger.ack("finder.update", trip()).await;
+    driver.event("match.found").await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_event_reaches_a_socket_on_another_pod() {
+    let running = Running::split(&[]).await;
+    let (one, other) = (running.apps[0].addr, running.apps[4].addr);
+    let driver = Person::driver(one, 1).await;
+    let mut here = driver.connect(None).await;
+    let mut there = Person { addr: other, ..driver.clone() }.connect(None).await;
+    let mut passenger = Person::passenger(other, 2).await.connect(None).await;
+    online(&mut here, 40.751).await;
+    passenger.ack("finder.update", trip()).await;
+    let (a, b) = (here.event("match.found").await, there.event("match.found").await);
+    assert_eq!(a, b, "both sockets of the driver see the same, with the same seq");
+    // The old socket closes; the new one stays.
+    drop(here);
+    there.ack("match.accept", json!({"match_id": a["data"]["match_id"]})).await;
+    there.event("ride.pickup").await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn two_processes_on_two_shapes_of_city_have_no_violation() {
+    for split in [false, true] {
+        let more = ["--track-max-speed-mps", "100000", "--match-offer-ttl-s", "4", "--match-radius-m", "20000"];
+        let running = if split { Running::split(&more).await } else { Running::start(Shape::Embedded, &more).await };
+        let mut urls = vec![format!("http://{}", running.addr())];
+        let mut rides_url = None;
+        if split {
+            urls.push(format!("http://{}", running.apps[4].addr));
+            rides_url = Some(format!("http://{}", running.apps[2].addr));
+        }
+        let config = simulator::Config {
+            urls,
+            rides_url,
+            drivers: 6,
+            passengers: 6,
+            rides: 10,
+            max_wall: Duration::from_secs(150),
+            seed: 5,
+            speed: 120.0,
+            progress: false,
+            ..simulator::Config::default()
+        };
+        let summary = simulator::run(config).await.unwrap();
+        assert_eq!(summary.violations, Vec::<String>::new(), "{summary}");
+        assert!(summary.completed >= 10, "{summary}");
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn stopping_closes_sockets_with_1001_and_starting_again_loses_nothing() {
+    let mut running = Running::start(Shape::Nats, &[]).await;
+    let (driver, passenger) = (Person::driver(running.addr(), 1).await, Person::passenger(running.addr(), 2).await);
+    let (mut d, mut p) = (driver.connect(None).await, passenger.connect(None).await);
+    online(&mut d, 40.751).await;
+    p.ack("finder.update", trip()).await;
+    let found = d.event("match.found").await["data"]["match_id"].clone();
+    d.ack("match.accept", json!({"match_id": found})).await;
+    let seen = d.last_seq;
+    assert!(running.apps.remove(0).stop().await);
+    assert_eq!((d.closed().await, p.closed().await), (1001, 1001));
+    let app = server::app::App::start(&running.settings, &streams::Service::ALL, platform::World::real()).await.unwrap();
+    let mut d = Person { addr: app.addr, ..driver }.connect(Some(seen)).await;
+    d.event("ride.pickup").await;
+    running.apps.push(app);
+    running.stop().await;
+}
