@@ -21,7 +21,7 @@ use platform::{Platform, Shutdown, Store, StoreError, Tokens, Worker};
 use streams::{RideId, RideStatus, Service, Subject, UserId};
 use tokio::task::JoinSet;
 
-use payment::{Debt, Provider};
+use payment::{Debt, Payment, Provider};
 pub use store::{KeptEvent, Tables};
 
 /// The migrations of the schema `rides`, after the platform's own.
@@ -130,6 +130,14 @@ impl Rides {
     /// [`StoreError`].
     pub async fn balance(&self, account: &str) -> Result<i64, StoreError> {
         ledger::balance(&mut self.store.begin().await?, account).await
+    }
+
+    /// The payment of a ride, if it has come to one.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn payment(&self, ride: RideId) -> Result<Option<Payment>, StoreError> {
+        Ok(payment::payments_of(&mut self.store.begin().await?, &[ride]).await?.pop())
     }
 
     /// What a passenger owes after refused payments.
