@@ -219,8 +219,8 @@ pub struct Engine {
     pub(crate) held: BTreeMap<UserId, MatchId>,
     /// The live rides of a driver or passenger; more than one only while the end of the first is late.
     pub(crate) locked: BTreeMap<UserId, BTreeSet<RideId>>,
-    /// Matches that became rides.
-    pub(crate) ridden: BTreeSet<MatchId>,
+    /// Rides by match.
+    pub(crate) ridden: BTreeSet<(MatchId, RideId)>,
     /// Live offers by deadline.
     pub(crate) deadlines: BTreeSet<(DateTime<Utc>, MatchId)>,
 }
@@ -278,6 +278,12 @@ impl Engine {
     /// Whether somebody is held by an offer or locked by a ride, as driver or as passenger.
     pub fn is_engaged(&self, user: UserId) -> bool {
         self.held.contains_key(&user) || self.locked.contains_key(&user)
+    }
+
+    /// Whether a match became a ride.
+    pub fn is_ridden(&self, id: MatchId) -> bool {
+        let of_match = (id, RideId(uuid::Uuid::nil()))..=(id, RideId(uuid::Uuid::max()));
+        self.ridden.range(of_match).next().is_some()
     }
 
     /// Whether a ride locks somebody.
@@ -363,7 +369,7 @@ impl Engine {
                 }
             }
         }
-        self.ridden.insert(ride.match_id);
+        self.ridden.insert((ride.match_id, ride.ride_id));
         self.rides.insert(ride.ride_id, ride);
     }
 
@@ -387,7 +393,7 @@ impl Engine {
         self.rides.retain(|_, ride| {
             let kept = ride.ended_at.is_none_or(|at| at >= before);
             if !kept {
-                ridden.remove(&ride.match_id);
+                ridden.remove(&(ride.match_id, ride.ride_id));
             }
             kept
         });

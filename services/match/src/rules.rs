@@ -214,7 +214,7 @@ impl Step<'_> {
     }
 
     fn accepted(&mut self, e: &MatchAccepted) {
-        if self.engine.ridden.contains(&e.match_id) {
+        if self.engine.is_ridden(e.match_id) {
             return;
         }
         let found = self.engine.offers.get(&e.match_id).cloned();
@@ -278,7 +278,10 @@ impl Step<'_> {
                 None => Offer { ended: Some((self.now, outcome)), ..offer },
                 // A no is final, also to an offer that had expired.
                 Some((at, Outcome::Expired | Outcome::Cancelled)) => Offer { ended: Some((at, outcome)), ..offer },
-                Some(_) => return,
+                Some(_) => {
+                    self.exclude(offer.request_id, offer.driver_id);
+                    return;
+                }
             },
         };
         let (request, driver, passenger) = (offer.request_id, offer.driver_id, offer.passenger_id);

@@ -1,0 +1,358 @@
+//! An engine alone, driven by lines of text, its events read back as text. Names: d1 … drivers, p1 … passengers, r1 …
+//! requests, m1 … matches in the order in which they were found, k1 … rides. Places are kilometres north of one point.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Duration, Utc};
+use matching::engine::{Driver, Engine, Offer, Outcome, Request, Ride, Rules};
+use matching::positions::Positions;
+use matching::rules::{Input, Stepped};
+use streams::event::{MatchAccepted, MatchFound, MatchRejected, RejectReason, RideEvent, UserBeacon, UserFinder};
+use streams::{Event, MatchId, Position, RequestId, RideId, RideStatus, UserId, VehicleType};
+use uuid::Uuid;
+
+pub(crate) fn rules() -> Rules {
+    Rules {
+        offer_ttl: Duration::seconds(15),
+        request_ttl: Duration::seconds(300),
+        radius_m: 5_000.0,
+        tariffs: Default::default(),
+        policy: Default::default(),
+    }
+}
+
+pub(crate) fn start_time() -> DateTime<Utc> {
+    "2026-01-02T03:04:05Z".parse().unwrap()
+}
+
+/// `d12` → an id; the letter and the number stand in it.
+pub(crate) fn uuid(name: &str) -> Uuid {
+    let (kind, number) = name.split_at(1);
+    let kind = u128::from(kind.as_bytes()[0]);
+    Uuid::from_u128((kind << 64) | number.parse::<u128>().unwrap_or_else(|_| panic!("{name}: a letter and a number")))
+}
+
+pub(crate) fn name(id: Uuid) -> String {
+    let number = id.as_u128() & u128::from(u64::MAX);
+    format!("{}{number}", char::from((id.as_u128() >> 64) as u8))
+}
+
+pub(crate) fn km(north: f64) -> Position {
+    Position { lat: 40.7 + north / 111.195, lng: -74.0 }
+}
+
+pub(crate) struct City {
+    pub(crate) engine: Engine,
+    pub(crate) positions: Positions,
+    pub(crate) now: DateTime<Utc>,
+    pub(crate) found: BTreeMap<MatchId, MatchFound>,
+    pub(crate) rides: BTreeMap<RideId, MatchId>,
+    pub(crate) stored: Stored,
+    excluded: BTreeSet<(RequestId, UserId)>,
+    /// Matches found and not known to have ended.
+    open: BTreeSet<MatchId>,
+    next: u128,
+}
+
+/// What the store would have: rows as the steps gave them, never all at once.
+#[derive(Default)]
+pub(crate) struct Stored {
+    pub(crate) drivers: BTreeMap<UserId, Driver>,
+    pub(crate) requests: BTreeMap<RequestId, Request>,
+    pub(crate) offers: BTreeMap<MatchId, Offer>,
+    pub(crate) rides: BTreeMap<RideId, Ride>,
+}
+
+impl City {
+    pub(crate) fn new() -> Self {
+        Self {
+            engine: Engine::new(rules()),
+            positions: Positions::default(),
+            now: start_time(),
+            found: BTreeMap::new(),
+            rides: BTreeMap::new(),
+            stored: Stored::default(),
+            excluded: BTreeSet::new(),
+            open: BTreeSet::new(),
+            next: 0,
+        }
+    }
+
+    /// One step, checked.
+    pub(crate) fn step(&mut self, inputs: &[Input<'_>]) -> Stepped {
+        for input in inputs {
+            if let Input::Rejected(e) = input
+                && e.reason == RejectReason::Declined
+                && !self.engine.held_by(e.driver_id).is_some_and(Offer::is_accepted)
+            {
+                self.excluded.insert((e.request_id, e.driver_id));
+            }
+        }
+        // As the handler does: rides that ended are looked up in their rows.
+        let late = |i: &Input<'_>| match i {
+            Input::Ride(e) if e.status == RideStatus::Pickup => {
+                self.stored.rides.get(&e.ride_id).is_some_and(|r| r.ended_at.is_some())
+            }
+            _ => false,
+        };
+        let inputs: Vec<Input<'_>> = inputs.iter().filter(|i| !late(i)).copied().collect();
+        let next = &mut self.next;
+        let stepped = self.engine.step(&inputs, &mut self.positions, self.now, &mut || {
+            *next += 1;
+            MatchId(uuid(&format!("m{next}")))
+        });
+        for event in &stepped.events {
+            match event {
+                Event::MatchFound(e) => {
+                    assert!(!self.excluded.contains(&(e.request_id, e.driver_id)), "offered again: {e:?}");
+                    assert_ne!(e.driver_id, e.passenger_id);
+                    assert!(self.found.insert(e.match_id, e.clone()).is_none());
+                    self.open.insert(e.match_id);
+                }
+                Event::MatchRejected(e) => {
+                    assert!(
+                        self.open.remove(&e.match_id) || !self.found.contains_key(&e.match_id),
+                        "ended twice: {e:?}"
+                    );
+                    if e.reason == RejectReason::Expired {
+                        self.excluded.insert((e.request_id, e.driver_id));
+                    }
+                }
+                other => panic!("match does not publish {other:?}"),
+            }
+        }
+        let rows = &stepped.rows;
+        self.stored.drivers.extend(rows.drivers.iter().map(|r| (r.user_id, r.clone())));
+        self.stored.requests.extend(rows.requests.iter().map(|r| (r.request_id, r.clone())));
+        self.stored.offers.extend(rows.offers.iter().map(|r| (r.match_id, r.clone())));
+        self.stored.rides.extend(rows.rides.iter().map(|r| (r.ride_id, r.clone())));
+        for offer in &rows.offers {
+            // Not with an event of match's own: a driver's no, rides' superseded, a ride, or released.
+            match offer.ended {
+                Some(_) => self.open.remove(&offer.match_id),
+                None => self.open.insert(offer.match_id),
+            };
+        }
+        self.check();
+        stepped
+    }
+
+    /// Invariants, by other means than the engine's indexes.
+    pub(crate) fn check(&self) {
+        let rows = self.engine.rows();
+        let mut held = BTreeSet::new();
+        for offer in rows.offers.iter().filter(|o| o.ended.is_none()) {
+            for person in [offer.driver_id, offer.passenger_id] {
+                assert!(held.insert(person), "{} is held twice", name(person.0));
+                let ride = rows
+                    .rides
+                    .iter()
+                    .find(|r| r.ended_at.is_none() && (r.driver_id == person || r.passenger_id == person));
+                assert!(ride.is_none(), "{} is held by {offer:?} and locked by {ride:?}", name(person.0));
+                assert!(self.engine.is_engaged(person));
+            }
+            assert!(offer.deadline() > self.now, "{offer:?} is overdue");
+        }
+        let mut searching = BTreeSet::new();
+        for request in rows.requests.iter().filter(|r| r.ended_at.is_none()) {
+            assert!(searching.insert(request.passenger_id), "two live requests of {}", name(request.passenger_id.0));
+        }
+        let live = rows.offers.iter().filter(|o| o.ended.is_none()).map(|o| o.match_id).collect();
+        assert_eq!(self.open, live);
+    }
+
+    /// What is in the engine is what the rows written so far say, and nothing live is missing.
+    pub(crate) fn check_rows(&self) {
+        let rows = self.engine.rows();
+        assert!(Engine::from_rows(rules(), rows.clone()) == self.engine, "the indexes are not those of the rows");
+        for row in &rows.drivers {
+            assert_eq!(self.stored.drivers.get(&row.user_id), Some(row));
+        }
+        for row in &rows.requests {
+            assert_eq!(self.stored.requests.get(&row.request_id), Some(row));
+        }
+        for row in &rows.offers {
+            assert_eq!(self.stored.offers.get(&row.match_id), Some(row));
+        }
+        for row in &rows.rides {
+            assert_eq!(self.stored.rides.get(&row.ride_id), Some(row));
+        }
+        let live = |ended: bool| usize::from(!ended);
+        let count = |rows: &matching::engine::Rows| {
+            rows.requests.iter().map(|r| live(r.ended_at.is_some())).sum::<usize>()
+                + rows.offers.iter().map(|r| live(r.ended.is_some())).sum::<usize>()
+                + rows.rides.iter().map(|r| live(r.ended_at.is_some())).sum::<usize>()
+        };
+        let stored = self.stored.requests.values().map(|r| live(r.ended_at.is_some())).sum::<usize>()
+            + self.stored.offers.values().map(|r| live(r.ended.is_some())).sum::<usize>()
+            + self.stored.rides.values().map(|r| live(r.ended_at.is_some())).sum::<usize>();
+        assert_eq!(stored, count(&rows));
+        // The grid holds exactly those who are free.
+        for vehicle in VehicleType::ALL {
+            let near = self.positions.nearest(vehicle, &km(0.0), 10_000, 1e8, self.now, |_| true);
+            let shown: BTreeSet<UserId> = near.iter().map(|n| n.id).collect();
+            let heard = |d: &&Driver| self.positions.is_heard(d.user_id, self.now);
+            let free =
+                rows.drivers.iter().filter(heard).filter(|d| self.engine.availability(d.user_id) == Some(vehicle));
+            assert_eq!(shown, free.map(|d| d.user_id).collect());
+        }
+    }
+
+    /// Lets time pass, second by second.
+    pub(crate) fn pass(&mut self, seconds: u32) -> Vec<Stepped> {
+        (0..seconds)
+            .map(|_| {
+                self.now += Duration::seconds(1);
+                let minute = self.now.timestamp() % 60 == 0;
+                self.step(if minute { &[Input::Tick, Input::Housekeeping] } else { &[Input::Tick] })
+            })
+            .collect()
+    }
+
+    pub(crate) fn beacon(&self, driver: &str, active: bool, vehicle_type: VehicleType, at: f64) -> UserBeacon {
+        let user_id = UserId(uuid(driver));
+        UserBeacon { user_id, active, vehicle_type, location: km(at), recorded_at: self.now }
+    }
+
+    pub(crate) fn finder(&self, request: &str, passenger: &str, active: bool, at: f64) -> UserFinder {
+        UserFinder {
+            request_id: RequestId(uuid(request)),
+            user_id: UserId(uuid(passenger)),
+            active,
+            pickup: km(at),
+            dropoff: km(at + 5.0),
+            vehicle_type: VehicleType::Car,
+            recorded_at: self.now,
+        }
+    }
+
+    pub(crate) fn accepted(&self, id: MatchId) -> MatchAccepted {
+        let found = &self.found[&id];
+        MatchAccepted {
+            match_id: id,
+            request_id: found.request_id,
+            driver_id: found.driver_id,
+            passenger_id: found.passenger_id,
+            pickup: found.pickup,
+            dropoff: found.dropoff,
+            vehicle_type: found.vehicle_type,
+            accepted_at: self.now,
+        }
+    }
+
+    pub(crate) fn rejected(&self, id: MatchId, reason: RejectReason) -> MatchRejected {
+        let MatchFound { match_id, request_id, driver_id, passenger_id, .. } = self.found[&id];
+        MatchRejected { match_id, request_id, driver_id, passenger_id, reason, rejected_at: self.now }
+    }
+
+    pub(crate) fn ride(&self, ride_id: RideId, found: &MatchFound, status: RideStatus) -> RideEvent {
+        RideEvent {
+            ride_id,
+            match_id: found.match_id,
+            driver_id: found.driver_id,
+            passenger_id: found.passenger_id,
+            version: 1,
+            status,
+            pickup: found.pickup,
+            dropoff: found.dropoff,
+            vehicle_type: found.vehicle_type,
+            occurred_at: self.now,
+            previous_hash: String::new(),
+            hash: String::new(),
+            by: None,
+            reason: None,
+            fee: None,
+            distance_m: None,
+            duration_s: None,
+            fare: None,
+            platform_fee: None,
+            driver_payout: None,
+        }
+    }
+
+    /// One line: `d1 on 0.3`, `d1 on 0.3 van`, `d1 off`, `d1 at 2`, `r1 p1 find 0`, `r1 p1 end`, `m1 accept`, `m1 decline`,
+    /// `m1 superseded`, `m1 expired`, `k1 pickup m1`, `k1 completed m1`, `k1 cancelled m1`, `15 s`. A last word `@-7` makes
+    /// the sender's clock say 7 s ago. Returns what was published.
+    pub(crate) fn line(&mut self, line: &str) -> String {
+        let (line, ago) = line.split_once(" @").unwrap_or((line, "0"));
+        let ago = Duration::seconds(ago.parse().unwrap());
+        let words: Vec<&str> = line.split(' ').collect();
+        let steps = match words[..] {
+            [n, "s"] => self.pass(n.parse().unwrap()),
+            [d, "at", at] => {
+                let now = self.now;
+                self.positions.heard(UserId(uuid(d)), km(at.parse().unwrap()), now + ago, now);
+                Vec::new()
+            }
+            [d, "off"] => {
+                let e = UserBeacon { recorded_at: self.now + ago, ..self.beacon(d, false, VehicleType::Car, 0.0) };
+                vec![self.step(&[Input::Beacon(&e, self.now)])]
+            }
+            [d, "on", at, ref rest @ ..] => {
+                let vehicle = rest.first().map_or(VehicleType::Car, |v| v.parse().unwrap());
+                let e = self.beacon(d, true, vehicle, at.parse().unwrap());
+                let e = UserBeacon { recorded_at: self.now + ago, ..e };
+                vec![self.step(&[Input::Beacon(&e, self.now)])]
+            }
+            [r, p, "find", at] => {
+                let e = self.finder(r, p, true, at.parse().unwrap());
+                vec![self.step(&[Input::Finder(&UserFinder { recorded_at: self.now + ago, ..e })])]
+            }
+            [r, p, "end"] => {
+                let e = self.finder(r, p, false, 0.0);
+                vec![self.step(&[Input::Finder(&UserFinder { recorded_at: self.now + ago, ..e })])]
+            }
+            [m, "accept"] => {
+                let e = self.accepted(MatchId(uuid(m)));
+                vec![self.step(&[Input::Accepted(&e)])]
+            }
+            [k, status, m] => {
+                let found = self.found[&MatchId(uuid(m))].clone();
+                let e = self.ride(RideId(uuid(k)), &found, status.parse().unwrap());
+                vec![self.step(&[Input::Ride(&e)])]
+            }
+            [m, reason] => {
+                let reason = match reason {
+                    "decline" => RejectReason::Declined,
+                    "superseded" => RejectReason::Superseded,
+                    "expired" => RejectReason::Expired,
+                    other => panic!("{other}?"),
+                };
+                let e = self.rejected(MatchId(uuid(m)), reason);
+                vec![self.step(&[Input::Rejected(&e)])]
+            }
+            _ => panic!("{line}: no such line"),
+        };
+        self.check_rows();
+        steps.iter().flat_map(|s| &s.events).map(text).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Lines and what each publishes.
+    pub(crate) fn play(&mut self, lines: &[(&str, &str)]) {
+        for (n, (line, wanted)) in lines.iter().enumerate() {
+            assert_eq!(self.line(line), *wanted, "line {}: {line}", n + 1);
+        }
+    }
+
+    pub(crate) fn outcome(&self, m: &str) -> Option<Outcome> {
+        self.engine.rows().offers.iter().find(|o| o.match_id.0 == uuid(m)).and_then(|o| o.ended).map(|e| e.1)
+    }
+
+    pub(crate) fn locked(&self, who: &str) -> bool {
+        self.engine.is_locked(UserId(uuid(who)))
+    }
+
+    pub(crate) fn held(&self, who: &str) -> Option<String> {
+        self.engine.held_by(UserId(uuid(who))).map(|o| name(o.match_id.0))
+    }
+}
+
+fn text(event: &Event) -> String {
+    match event {
+        Event::MatchFound(e) => {
+            format!("{} {} to {}", name(e.match_id.0), name(e.driver_id.0), name(e.request_id.0))
+        }
+        Event::MatchRejected(e) => format!("{} {}", name(e.match_id.0), format!("{:?}", e.reason).to_lowercase()),
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,11 @@
+//! Tests of match: its rules as tables, its invariants under random events, its rows in both stores, and the whole service
+//! on the memory bus.
+#![allow(clippy::unwrap_used)]
+
+mod city;
+#[path = "../../../platform/tests/database.rs"]
+mod database;
+mod flow;
+mod random;
+mod rules;
+mod store;
