@@ -26,6 +26,8 @@ use crate::{Platform, retry};
 
 /// Rows handed from commits to the relay without a read; beyond that it reads them from the table.
 const HANDED_MAX: usize = 4_096;
+/// Rows read at once.
+pub(crate) const PAGE: usize = 1_000;
 /// How often the floor looks, and from what age on it takes anybody's rows.
 const FLOOR: Duration = Duration::from_secs(1);
 const FLOOR_AGE: Duration = Duration::from_secs(2);
@@ -150,10 +152,11 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
         let mut next_floor = tokio::time::Instant::now() + FLOOR;
         let mut drain_until = None;
         loop {
-            let (mut rows, read) = self.hints().take();
+            let (rows, read) = self.hints().take();
             let mut failed = false;
-            if !rows.is_empty() {
-                failed = !self.send(&platform, service, std::mem::take(&mut rows)).await;
+            // Where the table must be read, the rows in hand are read with it: sent first, they might overtake.
+            if !rows.is_empty() && !read {
+                failed = !self.send(&platform, service, rows).await;
             }
             let floor = tokio::time::Instant::now() >= next_floor;
             if read || failed || floor || stop.has_begun() {
@@ -161,7 +164,14 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
                 match self.unpublished(older_than).await {
                     Ok(rows) if rows.is_empty() && stop.has_begun() => return,
                     Ok(rows) if rows.is_empty() => failed = false,
-                    Ok(rows) => failed = !self.send(&platform, service, rows).await,
+                    Ok(rows) => {
+                        // A full page: there may be more.
+                        let full = rows.len() == PAGE;
+                        failed = !self.send(&platform, service, rows).await;
+                        if full && !failed {
+                            self.hints().committed(Vec::new(), true);
+                        }
+                    }
                     Err(error) => {
                         tracing::warn!(%error, service = service.name(), "outbox cannot be read");
                         failed = true;

@@ -19,7 +19,7 @@ use streams::Event;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 
-use crate::outbox::{self, OutboxRow};
+use crate::outbox::{self, OutboxRow, PAGE};
 use crate::world::{Trace, World};
 
 /// Wait for a connection, or for the transaction before in memory.
@@ -230,7 +230,6 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
     /// Rows that wait to be published, oldest first: all of this pod and whatever must go before them, or, for the floor,
     /// everybody's that waited longer than `older_than`.
     pub(crate) async fn unpublished(&self, older_than: Option<Duration>) -> Result<Vec<OutboxRow>, StoreError> {
-        const LIMIT: usize = 1_000;
         let before = older_than.map(|d| self.world.now() - chrono::Duration::from_std(d).unwrap_or_default());
         match &self.backend {
             Backend::Postgres { relay_pool, .. } => {
@@ -241,7 +240,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
                              from outbox where published_at is null and created_at < $1 order by seq limit $2",
                         )
                         .bind(before)
-                        .bind(LIMIT as i64)
+                        .bind(PAGE as i64)
                         .fetch_all(relay_pool)
                         .await?
                     }
@@ -252,7 +251,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
                              (select key from outbox where published_at is null and pod = $1) order by seq limit $2",
                         )
                         .bind(&*self.pod)
-                        .bind(LIMIT as i64)
+                        .bind(PAGE as i64)
                         .fetch_all(relay_pool)
                         .await?
                     }
@@ -262,7 +261,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
             Backend::Memory(shared) => {
                 let committed = shared.lock().await;
                 let waiting = committed.outbox.values().filter(|r| r.published_at.is_none());
-                Ok(waiting.filter(|r| before.is_none_or(|b| r.created_at < b)).take(LIMIT).cloned().collect())
+                Ok(waiting.filter(|r| before.is_none_or(|b| r.created_at < b)).take(PAGE).cloned().collect())
             }
         }
     }
