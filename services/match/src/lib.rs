@@ -125,6 +125,12 @@ impl Matching {
         purger.spawn(self.clone().purge());
         while let Some(epoch) = self.lead(&stop).await {
             self.active(epoch, &stop).await;
+            // Whatever ended it, let another process try first.
+            tokio::select! {
+                biased;
+                () = stop.begun() => {}
+                () = sleep(self.config.lease_poll * 2) => {}
+            }
         }
         purger.shutdown().await;
         relay_stop.begin();

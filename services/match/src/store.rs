@@ -24,6 +24,10 @@ pub struct Tables {
     requests: OrdMap<RequestId, Request>,
     offers: OrdMap<MatchId, Offer>,
     rides: OrdMap<RideId, Ride>,
+    /// What the unique indexes on live rows are in the database.
+    live_request_of: OrdMap<UserId, RequestId>,
+    live_offer_of_driver: OrdMap<UserId, MatchId>,
+    live_offer_of_passenger: OrdMap<UserId, MatchId>,
     pub(crate) lease: Option<Lease>,
 }
 
@@ -37,8 +41,26 @@ fn outcome(text: &str) -> Result<Outcome, StoreError> {
         .ok_or_else(|| StoreError::Other(format!("offers.outcome: `{text}` is none of the known outcomes")))
 }
 
-fn constraint(name: &str) -> StoreError {
-    StoreError::Conflict { constraint: name.to_owned() }
+/// A unique index on live rows, in memory: `id` is the live one of `user`, or, having ended, is so no more.
+fn keep_unique<I: Copy + Eq>(
+    index: &mut OrdMap<UserId, I>,
+    user: UserId,
+    id: I,
+    is_live: bool,
+    constraint: &str,
+) -> Result<(), StoreError> {
+    match index.get(&user).copied() {
+        Some(other) if other != id && is_live => Err(StoreError::Conflict { constraint: constraint.to_owned() }),
+        Some(other) if other == id && !is_live => {
+            index.remove(&user);
+            Ok(())
+        }
+        None if is_live => {
+            index.insert(user, id);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// All rows that the engine needs at `now`: what is live, and what ended so lately that something late may refer to it.
@@ -167,10 +189,11 @@ async fn write_requests(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreError>
         }
         On::Memory(m) => {
             let t = m.tables();
-            t.requests.extend(rows.iter().map(|r| (r.request_id, r.clone())));
-            let mut live = BTreeSet::new();
-            if t.requests.values().any(|r| r.ended_at.is_none() && !live.insert(r.passenger_id)) {
-                return Err(constraint("requests_one_live_a_passenger"));
+            let ended_first = |live| rows.iter().filter(move |r| r.ended_at.is_none() == live);
+            for r in ended_first(false).chain(ended_first(true)) {
+                let (live, index) = (r.ended_at.is_none(), &mut t.live_request_of);
+                keep_unique(index, r.passenger_id, r.request_id, live, "requests_one_live_a_passenger")?;
+                t.requests.insert(r.request_id, r.clone());
             }
         }
     }
@@ -221,15 +244,13 @@ async fn write_offers(tx: &mut Tx, rows: &[Offer]) -> Result<(), StoreError> {
         }
         On::Memory(m) => {
             let t = m.tables();
-            t.offers.extend(rows.iter().map(|o| (o.match_id, o.clone())));
-            let (mut drivers, mut passengers) = (BTreeSet::new(), BTreeSet::new());
-            for offer in t.offers.values().filter(|o| o.ended.is_none()) {
-                if !drivers.insert(offer.driver_id) {
-                    return Err(constraint("offers_one_live_a_driver"));
-                }
-                if !passengers.insert(offer.passenger_id) {
-                    return Err(constraint("offers_one_live_a_passenger"));
-                }
+            let ended_first = |live| rows.iter().filter(move |o| o.ended.is_none() == live);
+            for o in ended_first(false).chain(ended_first(true)) {
+                let (live, by_driver, by_passenger) =
+                    (o.ended.is_none(), &mut t.live_offer_of_driver, &mut t.live_offer_of_passenger);
+                keep_unique(by_driver, o.driver_id, o.match_id, live, "offers_one_live_a_driver")?;
+                keep_unique(by_passenger, o.passenger_id, o.match_id, live, "offers_one_live_a_passenger")?;
+                t.offers.insert(o.match_id, o.clone());
             }
         }
     }

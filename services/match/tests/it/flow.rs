@@ -7,10 +7,10 @@ use matching::{Config, MIGRATIONS, Matching, Tables, lead};
 use platform::outbox::message;
 use platform::{Platform, Shutdown, Store, World, keeper};
 use streams::bus::{Replay, Start};
-use streams::event::{LocationUpdate, MatchFound, RejectReason};
+use streams::event::{LocationUpdate, MatchFound, Party, RejectReason};
 use streams::memory::MemoryBus;
 use streams::topology::Topology;
-use streams::{Bus, Event, RequestId, RideStatus, Service, UserId, VehicleType};
+use streams::{Bus, Event, Money, RequestId, RideStatus, Service, UserId, VehicleType};
 use tokio::task::JoinSet;
 
 use crate::city::{City, km, start_time, uuid};
@@ -62,6 +62,16 @@ impl Town {
     async fn find(&mut self, request: &str, passenger: &str, active: bool) {
         let e = self.city().finder(request, passenger, active, 0.0);
         self.publish(Event::UserFinder(e)).await;
+    }
+
+    fn ride(&mut self, ride: &str, found: &MatchFound, status: RideStatus) -> Event {
+        let mut e = self.city().ride(uuid(ride).into(), found, status);
+        (e.hash, e.previous_hash) = ("0".repeat(64), "0".repeat(64));
+        if status == RideStatus::Cancelled {
+            (e.by, e.reason) = (Some(Party::Driver), Some(String::new()));
+            e.fee = Some(Money::usd(0));
+        }
+        Event::Ride(Box::new(e))
     }
 
     /// The next event on MATCH_STREAM; no test waits longer than a minute of its own time.
@@ -131,16 +141,7 @@ async fn a_search_becomes_an_offer_a_hold_a_lock_and_a_free_driver_again() {
     let accepted = town.city().accepted(second.match_id);
     town.publish(Event::MatchAccepted(accepted)).await;
     assert!(matches!(town.next().await, Event::MatchAccepted(_)));
-    let pickup = |town: &mut Town, status| {
-        let mut e = town.city().ride(uuid("k1").into(), &second, status);
-        (e.hash, e.previous_hash) = ("0".repeat(64), "0".repeat(64));
-        if status == RideStatus::Cancelled {
-            (e.by, e.reason) = (Some(streams::event::Party::Driver), Some(String::new()));
-            e.fee = Some(streams::Money::usd(0));
-        }
-        Event::Ride(Box::new(e))
-    };
-    let event = pickup(&mut town, RideStatus::Pickup);
+    let event = town.ride("k1", &second, RideStatus::Pickup);
     town.publish(event).await;
     // d1 is free, d2 is not; when the ride ends d2 is.
     town.beacon("d1", 1.0).await;
@@ -148,11 +149,40 @@ async fn a_search_becomes_an_offer_a_hold_a_lock_and_a_free_driver_again() {
     town.find("r2", "p2", true).await;
     assert_eq!(town.found().await.driver_id, user("d1"));
     town.find("r3", "p3", true).await;
-    let event = pickup(&mut town, RideStatus::Cancelled);
+    let event = town.ride("k1", &second, RideStatus::Cancelled);
     town.publish(event).await;
     assert_eq!(town.found().await.driver_id, user("d2"));
     let counted = |outcome| town.platform.metrics.matches.with_label_values(&[outcome]).get();
     assert_eq!((counted("found"), counted("expired"), counted("accepted")), (4, 1, 1));
+    stop.begin();
+    task.join_next().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ride_pickup_that_comes_an_hour_after_the_ride_has_ended_locks_nobody() {
+    let mut town = paused().await;
+    let store = town.memory();
+    let (mut task, stop) = town.process("a", &store).await;
+    town.beacon("d1", 1.0).await;
+    town.find("r1", "p1", true).await;
+    let found = town.found().await;
+    let cancelled = town.ride("k1", &found, RideStatus::Cancelled);
+    town.publish(cancelled).await;
+    // It has ended for match once d1 is offered again; by then nothing else goes on.
+    town.find("r2", "p2", true).await;
+    assert_eq!(town.found().await.driver_id, user("d1"));
+    town.rejected(RejectReason::Expired).await;
+    town.find("r2", "p2", false).await;
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    // Housekeeping comes with the first of these.
+    town.beacon("d9", 30.0).await;
+    town.find("r3", "p3", true).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let late = town.ride("k1", &found, RideStatus::Pickup);
+    town.publish(late).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    town.beacon("d1", 1.0).await;
+    assert_eq!(town.found().await.driver_id, user("d1"));
     stop.begin();
     task.join_next().await;
 }
