@@ -114,7 +114,8 @@ impl Driver {
         let account = city.sign_in(index, Party::Driver).await?;
         let plate = format!("SIM{:05}", index % 100_000);
         account.become_driver(vehicle_type(index, city.config.drivers), &plate).await?;
-        let (position, target) = (city.deal().stand(), city.deal().stand());
+        let position = city.deal().stand();
+        let target = city.deal().stand();
         let now = clock::now();
         let mut driver = Self {
             client: Client::new(Arc::clone(&city), account, index),

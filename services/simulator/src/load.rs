@@ -81,7 +81,8 @@ impl Person {
     /// # Errors
     /// If the platform refuses it.
     pub async fn connect(&self) -> Result<(Sender, Receiver)> {
-        let mut request = format!("ws://{}{}", self.http.authority(), self.http.path("/v1/ws")).into_client_request()?;
+        let mut request =
+            format!("ws://{}{}", self.http.authority(), self.http.path("/v1/ws")).into_client_request()?;
         let token = format!("Bearer {}", self.account.token().await?);
         request.headers_mut().insert("authorization", token.parse()?);
         let mut config = tokio_tungstenite::tungstenite::protocol::WebSocketConfig::default();
