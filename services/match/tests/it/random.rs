@@ -9,9 +9,8 @@ use crate::city::{City, km, name, start_time, uuid};
 
 #[test]
 fn invariants_hold_through_ten_thousand_random_steps() {
-    for seed in 1..=3 {
-        run(seed, 10_000);
-    }
+    run(1, 10_000);
+    run(2, 2_000);
 }
 
 fn run(seed: u64, steps: u32) {
@@ -110,7 +109,7 @@ fn run(seed: u64, steps: u32) {
         counted[2] += u32::from(city.engine.waiting().count() > 0);
     }
     // It was no idle run: offers, rides and people who wait.
-    assert!(counted[0] > 500 && counted[1] > 1_000 && counted[2] > 1_000, "{counted:?}");
+    assert!(counted.iter().all(|n| *n > steps / 10), "{counted:?}");
     // Every ride ends, every search ends: then nobody is held, locked or waiting, and every offer has ended.
     for (ride, id) in city.rides.clone() {
         let e = city.ride(ride, &city.found[&id].clone(), RideStatus::Completed);

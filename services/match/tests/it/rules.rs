@@ -274,6 +274,21 @@ fn a_ride_locks_both_and_its_end_frees_both() {
 }
 
 #[test]
+fn a_driver_is_free_where_the_ride_took_them() {
+    play(&[
+        ("d1 on 0", ""),
+        ("r1 p1 find 0", "m1 d1 to r1"),
+        ("m1 accept", ""),
+        ("k1 pickup m1", ""),
+        ("1 s", ""),
+        ("d1 at 20", ""),
+        ("r2 p2 find 0", ""),
+        ("r3 p3 find 20", ""),
+        ("k1 completed m1", "m2 d1 to r3"),
+    ]);
+}
+
+#[test]
 fn the_end_of_a_ride_may_come_before_its_beginning() {
     let city = play(&[
         ("d1 on 0", ""),
