@@ -1,7 +1,7 @@
 //! A simulated driver: goes where rides are wanted, answers offers, fetches and brings passengers. It owns its position
 //! and its state; it learns of the passenger's PIN only at the pickup.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,10 +59,10 @@ struct Offer {
 #[derive(Debug)]
 enum Leg {
     ToPickup,
-    /// At the pickup since; the `ride.start` that is under way, and whether its PIN is wrong on purpose.
+    /// At the pickup since; the id of the `ride.start` that is under way.
     Handover {
         since: Instant,
-        start: Option<(String, bool)>,
+        start: Option<String>,
     },
     ToDropoff,
     /// At the dropoff; the last position, sent with this id, is not acked yet.
@@ -100,6 +100,8 @@ pub(crate) struct Driver {
     later: Option<Offer>,
     /// Rides that are over, newest last.
     over: VecDeque<String>,
+    /// The `ride.start`s with a PIN that is wrong on purpose.
+    wrong_starts: HashSet<String>,
     /// The connection on which the driver last said to be active.
     active_on: u64,
 }
@@ -129,6 +131,7 @@ impl Driver {
             state: State::Free,
             later: None,
             over: VecDeque::new(),
+            wrong_starts: HashSet::new(),
             active_on: 0,
             city,
         };
@@ -298,7 +301,10 @@ impl Driver {
         let wrong = std::mem::take(&mut trip.give_wrong_pin);
         let pin = if wrong { other_pin(&pin) } else { pin };
         let id = self.client.command("ride.start", json!({"ride_id": trip.ride_id, "pin": pin}));
-        *start = Some((id, wrong));
+        *start = Some(id.clone());
+        if wrong {
+            self.wrong_starts.insert(id);
+        }
     }
 
     /// At the dropoff: the last position must be durable before the arrival is told.
@@ -457,7 +463,7 @@ impl Driver {
                 self.expect(command.kind, Want::OfferEnds(match_id.to_owned()));
             }
             "ride.start" => {
-                if self.take_start(&command.id) == Some(true) {
+                if self.was_wrong(&command.id) {
                     self.city.checks().violation(format!("ride {ride_id}: started with a wrong PIN"));
                 }
                 self.expect("ride.start", Want::Reaches(ride_id, Status::Started));
@@ -469,15 +475,14 @@ impl Driver {
         }
     }
 
-    /// Whether the PIN of this `ride.start` was wrong on purpose, if it is the one under way. A right one stays under
-    /// way: it is not given again.
-    fn take_start(&mut self, id: &str) -> Option<bool> {
-        let State::Riding { leg: Leg::Handover { start, .. }, .. } = &mut self.state else { return None };
-        let wrong = start.as_ref().filter(|(under_way, _)| under_way == id).map(|(_, wrong)| *wrong)?;
-        if wrong {
-            *start = None;
+    /// Whether the PIN of this `ride.start` was wrong on purpose; the right one is given next. A right one stays under
+    /// way: it is not given again. The answer may come after `ride.started`.
+    fn was_wrong(&mut self, id: &str) -> bool {
+        let wrong = self.wrong_starts.remove(id);
+        if wrong && let State::Riding { leg: Leg::Handover { start, .. }, .. } = &mut self.state {
+            start.take_if(|under_way| *under_way == id);
         }
-        Some(wrong)
+        wrong
     }
 
     fn refused(&mut self, command: &Command, code: &str) {
@@ -491,7 +496,7 @@ impl Driver {
                     self.state = State::Free;
                 }
             }
-            "ride.start" if self.take_start(&command.id) == Some(true) => self.city.tally().add(Count::WrongPins),
+            "ride.start" if self.was_wrong(&command.id) => self.city.tally().add(Count::WrongPins),
             // The ride must have ended meanwhile, else there is no cause.
             "ride.start" => self.expect("ride.start", Want::Ends(ride_id)),
             "ride.arrive" => self.expect("ride.arrive", Want::Ends(ride_id)),
@@ -507,7 +512,10 @@ impl Driver {
     /// Says again what got no answer and still matters.
     fn unanswered(&mut self, command: &Command) {
         match (command.kind, &mut self.state) {
-            ("ride.start", State::Riding { leg: Leg::Handover { start, .. }, .. }) => *start = None,
+            ("ride.start", State::Riding { leg: Leg::Handover { start, .. }, .. }) => {
+                self.wrong_starts.remove(&command.id);
+                *start = None;
+            }
             ("ride.arrive", State::Riding { leg: Leg::Arrived, .. }) => {
                 self.client.command("ride.arrive", command.data.clone());
             }
