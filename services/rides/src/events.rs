@@ -134,6 +134,10 @@ impl Handler for Accepted {
     async fn committed(&mut self, _batch: &[&Received]) {
         self.rides.count(RideStatus::Pickup, std::mem::take(&mut self.created));
     }
+
+    fn rolled_back(&mut self) {
+        self.created = 0;
+    }
 }
 
 /// location.aggregate, the final ones only → ride.completed; and, by the timer, the same without one.
@@ -232,6 +236,10 @@ impl Handler for Completion {
 
     async fn committed(&mut self, _batch: &[&Received]) {
         self.rides.count(RideStatus::Completed, std::mem::take(&mut self.completed));
+    }
+
+    fn rolled_back(&mut self) {
+        self.completed = 0;
     }
 
     fn wake_at(&self) -> Option<DateTime<Utc>> {

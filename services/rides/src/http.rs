@@ -64,11 +64,9 @@ async fn list(State(rides): State<Rides>, SignedIn(user): SignedIn, asked: Asked
             .ok_or_else(|| Problem::field("limit", format!("must be a number from 1 to {LIMIT_MAX}")))?,
     };
     let after = match asked.get("cursor") {
-        None => None,
-        Some(text) => Some(
-            read_cursor(text)
-                .ok_or_else(|| Problem::field("cursor", "must be the `next_cursor` of an earlier answer"))?,
-        ),
+        None => After::NEWEST,
+        Some(text) => read_cursor(text)
+            .ok_or_else(|| Problem::field("cursor", "must be the `next_cursor` of an earlier answer"))?,
     };
     let mut tx = rides.store.begin().await?;
     // One more than asked for tells whether there is a next page.
@@ -126,7 +124,9 @@ fn read_cursor(text: &str) -> Option<After> {
     let (time, id) = text.split_at(16);
     let micros = i64::from_str_radix(time, 16).ok()?;
     let id = u128::from_str_radix(id, 16).ok()?;
-    Some(After { created_at: DateTime::from_timestamp_micros(micros)?, ride_id: RideId(Uuid::from_u128(id)) })
+    let created_at = DateTime::from_timestamp_micros(micros)?;
+    // What a database can hold; nothing newer was ever written here.
+    (created_at <= After::NEWEST.created_at).then_some(After { created_at, ride_id: RideId(Uuid::from_u128(id)) })
 }
 
 impl Rides {
@@ -173,7 +173,16 @@ mod tests {
         let text = cursor(&ride);
         assert_eq!(read_cursor(&text), Some(After { created_at: ride.created_at, ride_id: ride.ride_id }));
         let (short, long) = (&text[1..], format!("{text}0"));
-        for bad in ["", "x", short, &long, &text.replace('0', "g"), &"f".repeat(48), &"é".repeat(24)] {
+        for bad in [
+            "",
+            "x",
+            short,
+            &long,
+            &text.replace('0', "g"),
+            &"f".repeat(48),
+            &"é".repeat(24),
+            &format!("0700{}", "0".repeat(44)),
+        ] {
             assert_eq!(read_cursor(bad), None, "{bad}");
         }
     }

@@ -143,8 +143,8 @@ pub enum Refusal {
     /// Too many wrong PINs; not even looked at.
     #[error("too many wrong PINs: try again in {0} s")]
     PinLocked(i64),
-    /// Empty or too long.
-    #[error("the reason must have 1 to {REASON_MAX} bytes")]
+    /// Empty, too long, or with a character that no text may have.
+    #[error("the reason must have 1 to {REASON_MAX} bytes, none of them 0")]
     Reason,
 }
 
@@ -416,7 +416,8 @@ pub fn decide(
         }
         (_, None) => return Ok(Outcome::Again),
         (Order::Cancel { reason }, Some(to)) => {
-            if reason.is_empty() || reason.len() > REASON_MAX {
+            // PostgreSQL's text has no place for a zero.
+            if reason.is_empty() || reason.len() > REASON_MAX || reason.contains('\0') {
                 return Err(Refusal::Reason);
             }
             let fee = cancellation_fee(tariff, by, ride.status, now - ride.created_at);

@@ -217,7 +217,7 @@ fn who_cancels_when_pays_what() {
 fn a_reason_has_1_to_500_bytes() {
     let ride = ride_in(RideStatus::Pickup);
     let long = "é".repeat(251);
-    for (reason, good) in [("", false), ("x", true), (&long[..500], true), (&long[..], false)] {
+    for (reason, good) in [("", false), ("x", true), (&long[..500], true), (&long[..], false), ("a\0b", false)] {
         let found = decide(&ride, Party::Driver, &Order::Cancel { reason }, &Tariffs::default(), at(5));
         assert_eq!(found.is_ok(), good, "{}", reason.len());
         assert!(good || found == Err(Refusal::Reason));

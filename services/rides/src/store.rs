@@ -75,10 +75,16 @@ impl KeptEvent {
 /// Where a page of rides begins: after this ride, by creation time and id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct After {
-    /// Its `created_at`.
-    pub created_at: DateTime<Utc>,
-    /// Its id.
-    pub ride_id: RideId,
+    pub(crate) created_at: DateTime<Utc>,
+    pub(crate) ride_id: RideId,
+}
+
+impl After {
+    /// Before all rides: the end of the year 9999, the last that RFC 3339 can write.
+    pub(crate) const NEWEST: Self = Self {
+        created_at: DateTime::from_timestamp(253_402_300_799, 0).expect("within chrono's years"),
+        ride_id: RideId(Uuid::max()),
+    };
 }
 
 macro_rules! columns {
@@ -476,7 +482,7 @@ pub(crate) async fn ride_of(
 pub(crate) async fn rides_of(
     tx: &mut Transaction<Tables>,
     user: UserId,
-    after: Option<After>,
+    after: After,
     limit: u32,
 ) -> Result<Vec<Ride>, StoreError> {
     match &mut tx.on {
@@ -485,17 +491,16 @@ pub(crate) async fn rides_of(
             let rows = sqlx::query(concat!(
                 "select * from ((select ",
                 columns!(),
-                " from rides where driver_id = $1 and ($2 or (created_at, ride_id) < ($3, $4)) \
-                 order by created_at desc, ride_id desc limit $5) union all (select ",
+                " from rides where driver_id = $1 and (created_at, ride_id) < ($2, $3) \
+                 order by created_at desc, ride_id desc limit $4) union all (select ",
                 columns!(),
-                " from rides where passenger_id = $1 and ($2 or (created_at, ride_id) < ($3, $4)) \
-                 order by created_at desc, ride_id desc limit $5)) as r \
-                 order by created_at desc, ride_id desc limit $5"
+                " from rides where passenger_id = $1 and (created_at, ride_id) < ($2, $3) \
+                 order by created_at desc, ride_id desc limit $4)) as r \
+                 order by created_at desc, ride_id desc limit $4"
             ))
             .bind(user.0)
-            .bind(after.is_none())
-            .bind(after.map_or(DateTime::UNIX_EPOCH, |a| a.created_at))
-            .bind(after.map_or(Uuid::nil(), |a| a.ride_id.0))
+            .bind(after.created_at)
+            .bind(after.ride_id.0)
             .bind(i64::from(limit))
             .fetch_all(&mut ***pg)
             .await?;
@@ -504,14 +509,8 @@ pub(crate) async fn rides_of(
         On::Memory(m) => {
             let t = m.tables();
             let from = (user, DateTime::UNIX_EPOCH, RideId(Uuid::nil()));
-            let own = |to: (UserId, DateTime<Utc>, RideId), whole: bool| {
-                let rides = t.of_user.range(from..=to).rev().filter(|at| whole || **at != to).take(limit as usize);
-                rides.filter_map(|(_, _, id)| t.rides.get(id).cloned()).collect()
-            };
-            Ok(match after {
-                Some(after) => own((user, after.created_at, after.ride_id), false),
-                None => own((user, DateTime::<Utc>::MAX_UTC, RideId(Uuid::max())), true),
-            })
+            let own = t.of_user.range(from..(user, after.created_at, after.ride_id)).rev().take(limit as usize);
+            Ok(own.filter_map(|(_, _, id)| t.rides.get(id).cloned()).collect())
         }
     }
 }

@@ -199,13 +199,13 @@ async fn only_its_two_people_reach_a_ride(b: Bench) {
     for user in [ride.driver_id, ride.passenger_id] {
         assert_eq!(ride_of(&mut tx, ride.ride_id, user).await.unwrap().as_ref(), Some(&ride));
         assert_eq!(lock_ride_of(&mut tx, ride.ride_id, user).await.unwrap().as_ref(), Some(&ride));
-        assert_eq!(rides_of(&mut tx, user, None, 10).await.unwrap(), std::slice::from_ref(&ride));
+        assert_eq!(rides_of(&mut tx, user, After::NEWEST, 10).await.unwrap(), std::slice::from_ref(&ride));
     }
     for stranger in [other.driver_id, other.passenger_id, b.world.id()] {
         assert_eq!(ride_of(&mut tx, ride.ride_id, stranger).await.unwrap(), None);
         assert_eq!(lock_ride_of(&mut tx, ride.ride_id, stranger).await.unwrap(), None);
     }
-    assert_eq!(rides_of(&mut tx, b.world.id(), None, 10).await.unwrap(), []);
+    assert_eq!(rides_of(&mut tx, b.world.id(), After::NEWEST, 10).await.unwrap(), []);
     let both = lock_rides(&mut tx, &[other.ride_id, ride.ride_id, b.world.id()]).await.unwrap();
     assert!(both.is_sorted_by_key(|r| r.ride_id));
     assert_eq!(both.len(), 2);
@@ -226,13 +226,13 @@ async fn rides_are_listed_newest_first_page_by_page(b: Bench) {
     }
     all.sort_by_key(|r| std::cmp::Reverse((r.created_at, r.ride_id)));
     for limit in 1..=8 {
-        let (mut found, mut after) = (Vec::new(), None);
+        let (mut found, mut after) = (Vec::new(), After::NEWEST);
         loop {
             let mut tx = b.store.begin().await.unwrap();
             let page = rides_of(&mut tx, person, after, limit).await.unwrap();
             assert!(page.len() <= limit as usize);
             let Some(last) = page.last() else { break };
-            after = Some(After { created_at: last.created_at, ride_id: last.ride_id });
+            after = After { created_at: last.created_at, ride_id: last.ride_id };
             found.extend(page);
         }
         assert_eq!(found, all, "pages of {limit}");

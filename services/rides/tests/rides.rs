@@ -1,5 +1,7 @@
 //! rides as a whole: events in, requests in, events and answers out, on the memory bus, over both stores.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "../../platform/tests/database.rs"]
 mod database;
 
@@ -357,11 +359,11 @@ async fn two_live_rides(kind: Kind, share: impl FnOnce(&MatchAccepted, &mut Matc
 }
 
 async fn a_driver_gets_two_live_rides(kind: Kind) {
-    two_live_rides(kind, |first, other| other.driver_id = first.driver_id).await;
+    Box::pin(two_live_rides(kind, |first, other| other.driver_id = first.driver_id)).await;
 }
 
 async fn a_passenger_gets_two(kind: Kind) {
-    two_live_rides(kind, |first, other| other.passenger_id = first.passenger_id).await;
+    Box::pin(two_live_rides(kind, |first, other| other.passenger_id = first.passenger_id)).await;
 }
 
 async fn a_stranger_starts_or_ends_anothers_ride(kind: Kind) {
