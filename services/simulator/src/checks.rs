@@ -59,6 +59,9 @@ struct Person {
 struct Offer {
     request_id: String,
     accept_sent: Option<Instant>,
+    /// Who got `match.found`, and `match.accepted`: driver, passenger.
+    found: [bool; 2],
+    accepted: [bool; 2],
     /// The reason that each party was told.
     rejected: [Option<String>; 2],
 }
@@ -140,9 +143,12 @@ impl Checks {
             }
         }
         match kind {
-            "match.found" => self.found(user, event, now),
+            "match.found" => self.found(user, party, event, now),
             "match.rejected" => self.rejected(party, event),
-            "match.accepted" => {}
+            "match.accepted" => {
+                let match_id = event.text("match_id").to_owned();
+                self.offers.entry(match_id).or_default().accepted[party.index()] = true;
+            }
             "user.beacon" | "user.finder" => {
                 if event.text("user_id") != user {
                     self.violation(format!("{user} got a stranger's {kind}, of {}", event.text("user_id")));
@@ -174,9 +180,11 @@ impl Checks {
         seen
     }
 
-    fn found(&mut self, user: &str, event: &Event, now: Instant) {
+    fn found(&mut self, user: &str, party: Party, event: &Event, now: Instant) {
         let match_id = event.text("match_id").to_owned();
-        self.offers.entry(match_id.clone()).or_default().request_id = event.text("request_id").to_owned();
+        let offer = self.offers.entry(match_id.clone()).or_default();
+        offer.request_id = event.text("request_id").to_owned();
+        offer.found[party.index()] = true;
         let times = time(&event.data, "found_at").zip(time(&event.data, "expires_at"));
         let Some((found_at, expires_at)) = times else {
             return self.violation(format!("match {match_id}: match.found without `found_at` or `expires_at`"));
@@ -268,9 +276,18 @@ impl Checks {
     /// Looks at the whole once more; `patience` after one of the two has seen a step, the other must have too.
     pub(crate) fn finish(&mut self, now: Instant, patience: Duration) {
         self.sweep(now);
-        for problem in self.rides.final_problems(now, patience) {
-            self.violation(problem);
+        let mut problems = self.rides.final_problems(now, patience);
+        for (ride_id, match_id) in self.rides.ended_matches() {
+            let Some(offer) = self.offers.get(match_id) else { continue };
+            for party in [Party::Driver, Party::Passenger] {
+                for (kind, got) in [("match.found", offer.found), ("match.accepted", offer.accepted)] {
+                    if !got[party.index()] {
+                        problems.push(format!("ride {ride_id}: the {} never got {kind}", party.name()));
+                    }
+                }
+            }
         }
+        problems.into_iter().for_each(|problem| self.violation(problem));
     }
 
     /// Rides that have ended.

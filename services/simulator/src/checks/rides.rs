@@ -238,6 +238,12 @@ impl Rides {
         self.rides.values().filter(|ride| ride.last().is_none_or(|(_, version)| !version.status.is_final())).count()
     }
 
+    /// The rides that have ended, with their matches.
+    pub(super) fn ended_matches(&self) -> impl Iterator<Item = (&str, &str)> {
+        let ended = |ride: &Ride| ride.last().is_some_and(|(_, version)| version.status.is_final());
+        self.rides.iter().filter(move |(_, ride)| ended(ride)).map(|(id, ride)| (id.as_str(), ride.match_id.as_str()))
+    }
+
     /// All rides that have ended, in the order of their ids.
     pub(super) fn finals(&self) -> Vec<FinalRide> {
         let final_ride = |(ride_id, ride): (&String, &Ride)| {

@@ -65,6 +65,9 @@ impl City {
             }
             if status == "pickup" {
                 self.checks.accepting(&format!("m-{ride}"), self.now);
+                for kind in ["match.found", "match.accepted"] {
+                    self.send(user, kind, found(&format!("m-{ride}")));
+                }
             }
             self.send(user, &format!("ride.{status}"), body);
         }
@@ -216,9 +219,17 @@ fn offers_and_rides_agree() {
     let mut city = City::new();
     let mut second = found("m-bb");
     second["request_id"] = json!("req-m-a");
-    city.send("pia", "match.found", found("m-a")).send("pia", "match.found", second);
-    city.whole("a").step("dp", "bb", 1, "pickup");
+    city.whole("a").send("dan", "match.found", second);
+    city.checks.accepting("m-bb", city.now);
+    city.send("dan", "ride.pickup", ride_body("bb", 1, "pickup"));
     assert!(city.end().contains("request req-m-a was served two times"));
+}
+
+#[test]
+fn both_must_get_the_events_of_the_match() {
+    let mut city = City::new();
+    city.whole("a").checks.offers.get_mut("m-a").unwrap().accepted[1] = false;
+    assert_eq!(city.end(), "ride a: the passenger never got match.accepted");
 }
 
 #[test]
