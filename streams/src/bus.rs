@@ -31,6 +31,11 @@ impl Headers {
         self.0.push((name.to_owned(), value.into()));
     }
 
+    /// Adds a value of `name` beside those that it has.
+    pub fn add(&mut self, name: &str, value: impl Into<String>) {
+        self.0.push((name.to_owned(), value.into()));
+    }
+
     /// All, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(n, v)| (n.as_str(), v.as_str()))
@@ -483,6 +488,15 @@ impl Bus {
         match self {
             Self::Nats(b) => b.check().await,
             Self::Memory(_) => Ok(()),
+        }
+    }
+
+    /// Whether the connection is gone for good, so that only a new process can help: its client met something that it
+    /// cannot read, and ended.
+    pub fn is_closed(&self) -> bool {
+        match self {
+            Self::Nats(b) => b.is_closed(),
+            Self::Memory(_) => false,
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A time on the wire: RFC 3339, UTC, microseconds.
@@ -17,9 +17,14 @@ pub mod rfc3339 {
         to.serialize_str(&text(time))
     }
 
-    /// Reads any RFC 3339 time and turns it to UTC.
+    /// Reads any RFC 3339 time of the years 1970 to 9999 and turns it to UTC.
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<DateTime<Utc>, D::Error> {
-        DateTime::<Utc>::deserialize(from)
+        let time = DateTime::<Utc>::deserialize(from)?;
+        // Far-off years are legal RFC 3339 to the parser, and overflow as soon as somebody adds a second.
+        if !(1970..=9999).contains(&time.year()) {
+            return Err(serde::de::Error::custom("the year must be within 1970 to 9999"));
+        }
+        Ok(time)
     }
 
     /// The text form: `2026-11-21T04:05:06.123456Z`.
@@ -548,20 +553,24 @@ pub struct RideEvent {
     pub driver_payout: Option<Money>,
 }
 
-/// One position of a driver.
+/// One position of a driver. What may be null must still be there: a field that is missing is malformed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LocationUpdate {
     /// The driver.
     pub user_id: UserId,
     /// The driver's live ride, if there is one.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub ride_id: Option<RideId>,
     /// Where.
     pub location: Position,
     /// Radius of the position's uncertainty, metres.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub accuracy_m: Option<f64>,
     /// Speed over ground, metres a second.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub speed_mps: Option<f64>,
     /// Course over ground, degrees from true north, 0 to 360.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub heading_deg: Option<f64>,
     /// When the device measured it.
     #[serde(with = "rfc3339")]
@@ -590,6 +599,7 @@ pub struct LocationAggregate {
     /// Points that the distance rests on.
     pub points: u64,
     /// The newest of them; null if there is none.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub last: Option<TrackPoint>,
     /// True for the one after the ride arrived; none follows it.
     #[serde(rename = "final")]

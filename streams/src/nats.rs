@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
@@ -52,6 +52,16 @@ pub struct NatsBus {
     in_flight: Arc<Semaphore>,
     reconnects: Arc<AtomicU64>,
     dropped: Arc<AtomicU64>,
+    closed: Arc<AtomicBool>,
+}
+
+/// Bounds the wait for the client itself, which takes no commands while it reconnects and its queue is full.
+async fn sent<T, E: std::fmt::Display>(what: &str, sending: impl Future<Output = Result<T, E>>) -> Result<T, BusError> {
+    match timeout(ANSWER_WAIT, sending).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(e)) => Err(BusError::Unavailable(format!("{what}: {e}"))),
+        Err(_) => Err(BusError::Unavailable(format!("{what}: not sent in {ANSWER_WAIT:?}"))),
+    }
 }
 
 #[derive(Debug)]
@@ -62,7 +72,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     async fn send(&self, what: Bytes) -> Result<(), BusError> {
-        self.client.publish(self.to.clone(), what).await.map_err(|e| BusError::Unavailable(e.to_string()))
+        sent("an acknowledgement", self.client.publish(self.to.clone(), what)).await
     }
 
     async fn confirmed(&self, what: &'static str) -> Result<(), BusError> {
@@ -114,6 +124,7 @@ pub struct Puller {
     asked: usize,
     asked_until: Instant,
     ready: VecDeque<async_nats::Message>,
+    closed: Arc<AtomicBool>,
 }
 
 impl Puller {
@@ -122,11 +133,8 @@ impl Puller {
         let expires = wait.max(Duration::from_millis(50));
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, self.durable);
         let body = json!({"batch": batch, "expires": expires.as_nanos() as u64}).to_string();
-        self.client
-            .publish_with_reply(subject, self.inbox.clone(), body.into())
-            .await
-            .map_err(|e| BusError::Unavailable(e.to_string()))?;
-        self.asked += batch;
+        sent("a pull", self.client.publish_with_reply(subject, self.inbox.clone(), body.into())).await?;
+        self.asked = batch;
         self.asked_until = Instant::now() + expires + Duration::from_secs(1);
         Ok(())
     }
@@ -198,7 +206,10 @@ impl Puller {
                     break;
                 };
                 match message.status {
-                    None | Some(StatusCode::OK) => batch.push(self.delivery(message)?),
+                    None | Some(StatusCode::OK) => match self.delivery(message) {
+                        Ok(delivery) => batch.push(delivery),
+                        Err(error) => tracing::warn!(%error, consumer = self.durable, "passed over"),
+                    },
                     Some(code) => {
                         if let Err(error) = self.status(code, &message) {
                             // What has arrived is handed out first; the fault shows itself again at the next fetch.
@@ -208,21 +219,27 @@ impl Puller {
                 }
             }
             let now = Instant::now();
-            if now >= self.asked_until {
-                self.asked = 0;
-            }
-            if !batch.is_empty() || now >= until {
-                if !batch.is_empty() && self.asked * 2 <= max {
-                    self.ask(max - self.asked, wait).await?;
-                }
+            if !batch.is_empty() {
                 return Ok(batch);
             }
+            if self.asked > 0 && now >= self.asked_until {
+                // Not even the word that the request has expired: there is no leader, or no server.
+                self.asked = 0;
+                return Err(BusError::Unavailable(format!("consumer {} does not answer", self.durable)));
+            }
+            if now >= until {
+                return Ok(batch);
+            }
+            // Asked only when the last request is used up: what is on its way is never more than one batch.
             if self.asked == 0 {
                 self.ask(max, wait).await?;
             }
             match timeout(until - now, self.messages.next()).await {
                 Ok(Some(message)) => self.ready.push_back(message),
-                Ok(None) => return Err(BusError::Unavailable("the connection is closed".to_owned())),
+                Ok(None) => {
+                    self.closed.store(true, Ordering::Relaxed);
+                    return Err(BusError::Unavailable("the connection is closed for good".to_owned()));
+                }
                 Err(_) => {}
             }
         }
@@ -309,7 +326,7 @@ fn from_nats(headers: Option<&HeaderMap>) -> Headers {
     sorted.sort();
     let mut out = Headers::default();
     for (name, value) in sorted {
-        out.set(&name, value);
+        out.add(&name, value);
     }
     out
 }
@@ -317,7 +334,7 @@ fn from_nats(headers: Option<&HeaderMap>) -> Headers {
 fn to_nats(headers: &Headers) -> HeaderMap {
     let mut map = HeaderMap::new();
     for (name, value) in headers.iter() {
-        map.insert(name, value);
+        map.append(name, value);
     }
     map
 }
@@ -344,6 +361,8 @@ fn api_error(what: &str, error: &jetstream::Error) -> BusError {
             BusError::NotFound(text)
         }
         ErrorCode::STREAM_STORE_FAILED | ErrorCode::STORAGE_RESOURCES_EXCEEDED => BusError::Full(text),
+        // A cluster that is still forming.
+        ErrorCode::CLUSTER_NO_PEERS | ErrorCode::INSUFFICIENT_RESOURCES => BusError::Unavailable(text),
         _ if error.code() == 503 => BusError::Unavailable(text),
         _ if error.code() == 404 => BusError::NotFound(text),
         _ => BusError::Refused(text),
@@ -420,15 +439,17 @@ impl NatsBus {
         }
         let jetstream = jetstream::new(client.clone());
         let in_flight = Arc::new(Semaphore::new(PUBLISHES_IN_FLIGHT));
-        Ok(Self { client, jetstream, replicas: settings.replicas, in_flight, reconnects, dropped })
+        let closed = Arc::new(AtomicBool::new(false));
+        Ok(Self { client, jetstream, replicas: settings.replicas, in_flight, reconnects, dropped, closed })
     }
 
     /// Asks JetStream's API; its errors become ours.
     async fn api<T: serde::de::DeserializeOwned>(&self, subject: &str, body: &Value) -> Result<T, BusError> {
-        match self.jetstream.request::<_, _, Response<T>>(subject.to_owned(), body).await {
-            Ok(Response::Ok(answer)) => Ok(answer),
-            Ok(Response::Err { error }) => Err(api_error(subject, &error)),
-            Err(e) => Err(BusError::Unavailable(format!("{subject}: {e}"))),
+        match timeout(2 * ANSWER_WAIT, self.jetstream.request::<_, _, Response<T>>(subject.to_owned(), body)).await {
+            Ok(Ok(Response::Ok(answer))) => Ok(answer),
+            Ok(Ok(Response::Err { error })) => Err(api_error(subject, &error)),
+            Ok(Err(e)) => Err(BusError::Unavailable(format!("{subject}: {e}"))),
+            Err(_) => Err(BusError::Unavailable(format!("{subject}: not sent"))),
         }
     }
 
@@ -485,12 +506,12 @@ impl NatsBus {
     }
 
     pub(crate) async fn publish(&self, message: Message) -> Result<Published, BusError> {
-        let _permit = self.in_flight.acquire().await.map_err(|e| BusError::Unavailable(e.to_string()))?;
+        let _permit = sent("a publish", self.in_flight.acquire()).await?;
         let subject = message.subject;
-        let answer = self
-            .client
-            .request_with_headers(subject.clone(), to_nats(&message.headers), message.payload)
+        let request = self.client.request_with_headers(subject.clone(), to_nats(&message.headers), message.payload);
+        let answer = timeout(2 * ANSWER_WAIT, request)
             .await
+            .map_err(|_| BusError::Unavailable(format!("publish to {subject}: not sent")))?
             .map_err(|e| match e.kind() {
                 RequestErrorKind::NoResponders => BusError::NotFound(format!("no stream captures {subject}")),
                 RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
@@ -513,7 +534,7 @@ impl NatsBus {
 
     pub(crate) async fn pull(&self, consumer: &Consumer) -> Result<Puller, BusError> {
         let inbox = self.client.new_inbox();
-        let messages = self.client.subscribe(inbox.clone()).await.map_err(|e| BusError::Unavailable(e.to_string()))?;
+        let messages = sent("subscribe", self.client.subscribe(inbox.clone())).await?;
         Ok(Puller {
             client: self.client.clone(),
             jetstream: self.jetstream.clone(),
@@ -524,6 +545,7 @@ impl NatsBus {
             asked: 0,
             asked_until: Instant::now(),
             ready: VecDeque::new(),
+            closed: self.closed.clone(),
         })
     }
 
@@ -602,31 +624,31 @@ impl NatsBus {
     }
 
     pub(crate) async fn notify(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
-        self.client.publish(subject.to_owned(), payload).await.map_err(|e| BusError::Unavailable(e.to_string()))
+        sent(subject, self.client.publish(subject.to_owned(), payload)).await
     }
 
     pub(crate) async fn subscribe(&self, subject: &str, queue: Option<&str>) -> Result<Subscription, BusError> {
         let unavailable = |e: &dyn std::fmt::Display| BusError::Unavailable(format!("subscribe to {subject}: {e}"));
         let subscriber = match queue {
-            None => self.client.subscribe(subject.to_owned()).await.map_err(|e| unavailable(&e))?,
-            Some(queue) => {
-                self.client.queue_subscribe(subject.to_owned(), queue.to_owned()).await.map_err(|e| unavailable(&e))?
-            }
+            None => sent(subject, self.client.subscribe(subject.to_owned())).await?,
+            Some(queue) => sent(subject, self.client.queue_subscribe(subject.to_owned(), queue.to_owned())).await?,
         };
         // A round trip, so that the server knows it before anybody is told to send.
         // (The client's `flush` only empties its own buffer.) Nobody listens there, which the server says at once.
-        match self.client.request(self.client.new_inbox(), Bytes::new()).await {
-            Err(e) if e.kind() != RequestErrorKind::NoResponders => Err(unavailable(&e)),
+        match timeout(ANSWER_WAIT, self.client.request(self.client.new_inbox(), Bytes::new())).await {
+            Ok(Err(e)) if e.kind() != RequestErrorKind::NoResponders => Err(unavailable(&e)),
+            Err(e) => Err(unavailable(&e)),
             _ => Ok(Subscription(subscriber)),
         }
     }
 
     pub(crate) async fn request(&self, subject: &str, payload: Bytes, wait: Duration) -> Result<Bytes, BusError> {
         let request = async_nats::Request::new().payload(payload).timeout(Some(wait));
-        match self.client.send_request(subject.to_owned(), request).await {
-            Ok(message) => Ok(message.payload),
-            Err(e) if e.kind() == RequestErrorKind::NoResponders => Err(BusError::NoResponders(subject.to_owned())),
-            Err(e) => Err(BusError::Unavailable(format!("request to {subject}: {e}"))),
+        match timeout(wait, self.client.send_request(subject.to_owned(), request)).await {
+            Ok(Ok(message)) => Ok(message.payload),
+            Ok(Err(e)) if e.kind() == RequestErrorKind::NoResponders => Err(BusError::NoResponders(subject.to_owned())),
+            Ok(Err(e)) => Err(BusError::Unavailable(format!("request to {subject}: {e}"))),
+            Err(_) => Err(BusError::Unavailable(format!("request to {subject}: no answer in {wait:?}"))),
         }
     }
 
@@ -638,6 +660,10 @@ impl NatsBus {
             .await
             .map_err(|_| BusError::Unavailable("JetStream does not answer".to_owned()))?
             .map(|_| ())
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn reconnects(&self) -> u64 {

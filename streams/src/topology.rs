@@ -98,6 +98,9 @@ pub const DEAD_LETTER_STREAM: &str = "DEAD_LETTER_STREAM";
 /// The oldest server that keeps what this system relies on (2.9 loses a dead letter on interest streams).
 pub const MINIMUM_SERVER: (u64, u64) = (2, 10);
 
+/// The most bytes that a message may have, headers included; the largest event has a few hundred.
+pub const MESSAGE_MAX: i32 = 256 * 1024;
+
 const MIB: i64 = 1 << 20;
 const HOUR: Duration = Duration::from_secs(3600);
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(300);
@@ -300,7 +303,8 @@ impl Stream {
             "max_bytes": self.max_bytes,
             "max_msgs": -1,
             "max_msgs_per_subject": -1,
-            "max_msg_size": -1,
+            // A dead letter is a message and what happened to it, so its stream takes more than the others.
+            "max_msg_size": if self.name == DEAD_LETTER_STREAM { -1 } else { MESSAGE_MAX },
             "max_consumers": -1,
             "duplicate_window": nanos(self.duplicate_window),
             "num_replicas": replicas,

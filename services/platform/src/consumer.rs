@@ -6,15 +6,17 @@
 //! last try, or at once if it can never succeed, it goes to the dead letters. While the database is away nothing is pulled,
 //! what is held is kept alive, and no try is used up: that is not the message's fault.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures_util::FutureExt;
 use streams::bus::{MESSAGE_ID, Puller};
 use streams::event::rfc3339;
-use streams::topology::{Consumer, TRIES};
-use streams::{BusError, Delivery, Event, EventError, Message, Service};
+use streams::topology::{Consumer, MAX_DELIVER, TRIES};
+use streams::{BusError, Delivery, Event, EventError, Headers, Message, Service};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -29,6 +31,12 @@ const PULL_WAIT: Duration = Duration::from_secs(5);
 const TRY_WAIT: Duration = Duration::from_secs(20);
 /// Tries of a batch that met another transaction before it is taken apart.
 const MEETINGS: u32 = 5;
+/// Messages whose failed tries are counted; beyond that the oldest begins anew, and the server's own count ends it.
+const FAILURES_MAX: usize = 10_000;
+/// What is kept of a body that makes its dead letter too large.
+const LETTER_CUT: usize = 64 * 1024;
+/// The pause before a message is tried again whose dead letter finds the stream full.
+const FULL_WAIT: Duration = Duration::from_secs(60);
 
 /// An event as a handler gets it.
 #[derive(Debug, Clone)]
@@ -37,6 +45,9 @@ pub struct Received {
     pub event: Event,
     /// The message id: the same for each repeat.
     pub id: String,
+    /// What the inbox notes: the id, or, for a message without one, its place and the time of its storage, because the
+    /// sequences of a stream made anew begin again.
+    note: String,
     /// The trace to which what follows belongs.
     pub trace: Trace,
     /// The consumer that it came by.
@@ -117,6 +128,8 @@ pub struct Worker<H: Handler> {
     consumers: Vec<Consumer>,
     batch_max: usize,
     handler: H,
+    /// Tries that failed here, by consumer and sequence, of messages that will come again.
+    failures: BTreeMap<(String, u64), u64>,
 }
 
 struct Item {
@@ -134,7 +147,7 @@ impl<H: Handler> Worker<H> {
         batch_max: usize,
         handler: H,
     ) -> Self {
-        Self { platform: platform.clone(), service, store: store.clone(), consumers, batch_max, handler }
+        Self { platform: platform.clone(), service, store: store.clone(), consumers, batch_max, handler, failures: BTreeMap::new() }
     }
 
     /// Works until `stop` has begun; then finishes the batch in hand and puts back the rest.
@@ -145,27 +158,40 @@ impl<H: Handler> Worker<H> {
             pullers.spawn(pull(self.platform.clone(), consumer.clone(), self.batch_max, to.clone(), stop.clone()));
         }
         drop(to);
-        let ended = self.work(&mut from, &stop).await;
+        let ended = self.work(&mut from, &mut pullers, &stop).await;
         from.close();
         while let Some(deliveries) = from.recv().await {
             put_back(&deliveries).await;
         }
-        if ended == Ended::Fenced {
-            pullers.abort_all();
+        while let Some(puller) = pullers.join_next().await {
+            if let Err(error) = puller
+                && error.is_panic()
+            {
+                // Nobody would pull any more: let it be seen where the process can end for it.
+                std::panic::resume_unwind(error.into_panic());
+            }
         }
-        while pullers.join_next().await.is_some() {}
         for consumer in &self.consumers {
             self.platform.health.gone(&part(consumer));
         }
         ended
     }
 
-    async fn work(&mut self, from: &mut mpsc::Receiver<Vec<Delivery>>, stop: &Shutdown) -> Ended {
+    async fn work(
+        &mut self,
+        from: &mut mpsc::Receiver<Vec<Delivery>>,
+        pullers: &mut JoinSet<()>,
+        stop: &Shutdown,
+    ) -> Ended {
         loop {
             let wake = self.handler.wake_at().map(|at| self.platform.world.instant(at));
             let mut deliveries = tokio::select! {
                 biased;
                 () = stop.begun() => return Ended::Stopped,
+                Some(Err(error)) = pullers.join_next() => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => return Ended::Stopped,
+                },
                 // Asked for here and polled first, so that a stream of messages cannot starve the timer.
                 () = sleep_until(wake) => Vec::new(),
                 next = from.recv() => match next {
@@ -194,7 +220,10 @@ impl<H: Handler> Worker<H> {
             }
             match self.receive(&delivery) {
                 Ok(received) => good.push(Item { delivery, received }),
-                Err(error) => self.dead_letter(&delivery, &error.to_string(), stop).await,
+                Err(error) => {
+                    self.platform.metrics.failed.with_label_values(&[&delivery.consumer]).inc();
+                    self.dead_letter(&delivery, &error.to_string(), stop).await;
+                }
             }
         }
         if good.is_empty() && !tick {
@@ -204,7 +233,7 @@ impl<H: Handler> Worker<H> {
         good.sort_by_key(|item| item.received.event.entity_id());
         let mut groups = VecDeque::from([good]);
         while let Some(group) = groups.pop_front() {
-            match self.settle(&group, stop).await {
+            match self.settle(&group, &groups, stop).await {
                 Settled::Done => {}
                 Settled::Apart => groups.extend(group.into_iter().map(|item| vec![item])),
                 Settled::Ended(ended) => {
@@ -220,17 +249,24 @@ impl<H: Handler> Worker<H> {
         None
     }
 
-    async fn settle(&mut self, group: &[Item], stop: &Shutdown) -> Settled {
+    /// Brings `group` to its end, keeping `rest`, which waits behind it, alive.
+    async fn settle(&mut self, group: &[Item], rest: &VecDeque<Vec<Item>>, stop: &Shutdown) -> Settled {
         let mut away = retry::dependency();
         let mut meetings = 0;
         loop {
-            let failure = match timeout(TRY_WAIT, self.attempt(group)).await {
-                Ok(Ok(())) => {
+            let all: Vec<&Received> = group.iter().map(|item| &item.received).collect();
+            let attempt = AssertUnwindSafe(self.attempt(&all)).catch_unwind();
+            let failure = match timeout(TRY_WAIT, attempt).await {
+                Ok(Ok(Ok(new))) => {
+                    self.handler.committed(&new).await;
                     self.finish(group).await;
                     return Settled::Done;
                 }
-                Ok(Err(failure)) => failure,
-                Err(_) => Failure::Transient(format!("not done in {TRY_WAIT:?}")),
+                Ok(Ok(Err(failure))) => failure,
+                // A message that makes the handler panic must not take the process with it, and its neighbours.
+                Ok(Err(_)) => Failure::Permanent("the handler panicked".to_owned()),
+                // Handlers await nothing but the store. If it was the commit, the inbox will tell.
+                Err(_) => StoreError::Unavailable(format!("not done in {TRY_WAIT:?}")).into(),
             };
             self.handler.rolled_back();
             match failure {
@@ -240,7 +276,7 @@ impl<H: Handler> Worker<H> {
                     let name = format!("database {}", self.service);
                     self.platform.health.bad(&name, &why);
                     tracing::warn!(service = self.service.name(), why, "the database is away; holding");
-                    for item in group {
+                    for item in group.iter().chain(rest.iter().flatten()) {
                         let _ = item.delivery.in_progress().await;
                     }
                     tokio::select! {
@@ -270,24 +306,22 @@ impl<H: Handler> Worker<H> {
         }
     }
 
-    async fn attempt(&mut self, group: &[Item]) -> Result<(), Failure> {
-        let all: Vec<&Received> = group.iter().map(|item| &item.received).collect();
-        if !all.is_empty() && !self.handler.writes(&all) {
-            self.handler.committed(&all).await;
-            return Ok(());
+    /// One transaction; what in it was new.
+    async fn attempt<'a>(&mut self, all: &[&'a Received]) -> Result<Vec<&'a Received>, Failure> {
+        if !all.is_empty() && !self.handler.writes(all) {
+            return Ok(all.to_vec());
         }
         let began = self.platform.world.now();
         let mut tx = self.store.begin().await?;
         self.platform.health.good(&format!("database {}", self.service));
-        let new = if H::INBOX { unseen(&mut tx, all).await? } else { all };
-        if !new.is_empty() || group.is_empty() {
+        let new = if H::INBOX { unseen(&mut tx, all).await? } else { all.to_vec() };
+        if !new.is_empty() || all.is_empty() {
             self.handler.handle(&mut tx, &new).await?;
         }
         tx.commit().await?;
-        self.handler.committed(&new).await;
         let took = (self.platform.world.now() - began).as_seconds_f64();
         self.platform.metrics.handler_seconds.with_label_values(&[self.service.name()]).observe(took);
-        Ok(())
+        Ok(new)
     }
 
     async fn finish(&self, group: &[Item]) {
@@ -302,15 +336,23 @@ impl<H: Handler> Worker<H> {
         }
     }
 
-    async fn fail(&self, item: &Item, failure: &Failure, stop: &Shutdown) {
+    async fn fail(&mut self, item: &Item, failure: &Failure, stop: &Shutdown) {
         let (delivery, consumer) = (&item.delivery, &item.delivery.consumer);
         self.platform.metrics.failed.with_label_values(&[consumer]).inc();
-        let last = delivery.deliveries >= TRIES || matches!(failure, Failure::Permanent(_));
-        if last {
+        // A delivery that was put back, or lost with a process, is no try of the message; but the server counts it.
+        let place = (consumer.clone(), delivery.message.sequence);
+        let tries = self.failures.get(&place).copied().unwrap_or(0) + 1;
+        let last = tries >= TRIES || delivery.deliveries >= MAX_DELIVER.unsigned_abs() - 1;
+        if last || matches!(failure, Failure::Permanent(_)) {
+            self.failures.remove(&place);
             self.dead_letter(delivery, &failure.to_string(), stop).await;
             return;
         }
-        let delay = retry::redelivery(delivery.deliveries);
+        if self.failures.len() >= FAILURES_MAX {
+            self.failures.pop_first();
+        }
+        self.failures.insert(place, tries);
+        let delay = retry::redelivery(tries);
         tracing::warn!(consumer, %failure, deliveries = delivery.deliveries, ?delay, message_id = item.received.id, "will be tried again");
         let _ = delivery.retry(delay).await;
     }
@@ -320,6 +362,10 @@ impl<H: Handler> Worker<H> {
         let event = Event::parse(&message.subject, &message.payload)?;
         Ok(Received {
             event,
+            note: match message.headers.find(MESSAGE_ID) {
+                Some(id) if !id.is_empty() => id.to_owned(),
+                _ => format!("{}@{}", message_id(delivery), message.stored_at.timestamp_micros()),
+            },
             id: message_id(delivery),
             trace: Trace::follow(message.headers.find("traceparent"), &self.platform.world),
             consumer: delivery.consumer.clone(),
@@ -330,11 +376,24 @@ impl<H: Handler> Worker<H> {
 
     async fn dead_letter(&self, delivery: &Delivery, reason: &str, stop: &Shutdown) {
         let consumer = &delivery.consumer;
-        let letter = dead_letter(delivery, reason, self.platform.world.now());
+        let mut letter = dead_letter(delivery, reason, self.platform.world.now());
         let mut delays = retry::dependency();
+        let mut whole = true;
         loop {
             match self.platform.bus.publish(letter.clone()).await {
                 Ok(_) => break,
+                Err(BusError::Full(why)) => {
+                    tracing::error!(consumer, why, "no room for a dead letter: empty DEAD_LETTER_STREAM");
+                    let _ = delivery.retry(FULL_WAIT).await;
+                    return;
+                }
+                Err(BusError::Refused(why)) if whole => {
+                    // Too large, most likely: what happened is worth more than all of the body.
+                    tracing::warn!(consumer, why, "a dead letter is cut short");
+                    letter.payload.truncate(LETTER_CUT);
+                    letter.headers = ours(&letter.headers);
+                    whole = false;
+                }
                 Err(error) => {
                     tracing::warn!(%error, consumer, "a dead letter waits");
                     let _ = delivery.in_progress().await;
@@ -390,31 +449,49 @@ fn message_id(delivery: &Delivery) -> String {
 /// Those of `all` that were not handled before, each once.
 async fn unseen<'a, T: Clone + Default + Send + Sync + 'static>(
     tx: &mut Transaction<T>,
-    all: Vec<&'a Received>,
+    all: &[&'a Received],
 ) -> Result<Vec<&'a Received>, StoreError> {
     let mut by_consumer: Vec<(&str, Vec<&str>)> = Vec::new();
-    for received in &all {
+    for received in all {
         match by_consumer.iter_mut().find(|(consumer, _)| *consumer == received.consumer) {
-            Some((_, ids)) => ids.push(&received.id),
-            None => by_consumer.push((&received.consumer, vec![&received.id])),
+            Some((_, ids)) => ids.push(&received.note),
+            None => by_consumer.push((&received.consumer, vec![&received.note])),
         }
     }
     let mut new: HashMap<&str, HashSet<String>> = HashMap::new();
     for (consumer, ids) in by_consumer {
         new.insert(consumer, tx.note(consumer, &ids).await?);
     }
-    Ok(all.into_iter().filter(|r| new.get_mut(r.consumer.as_str()).is_some_and(|ids| ids.remove(&r.id))).collect())
+    let mut first = |r: &Received| new.get_mut(r.consumer.as_str()).is_some_and(|ids| ids.remove(&r.note));
+    Ok(all.iter().copied().filter(|r| first(r)).collect())
 }
 
-/// The dead letter of a delivery: its body and headers, and what happened to it. Its id is made of stream, consumer and
-/// sequence, so that it is stored once however often it is published.
+/// The headers that say what happened, without those of the message itself.
+fn ours(headers: &Headers) -> Headers {
+    let mut kept = Headers::default();
+    for (name, value) in headers.iter().filter(|(name, _)| name.starts_with("Dead-Letter-") || *name == MESSAGE_ID) {
+        kept.add(name, value);
+    }
+    kept
+}
+
+/// The dead letter of a delivery: its body and headers, and what happened to it. Its id is made of stream, consumer,
+/// sequence and the time of storage (a stream made anew counts from 1 again), so that it is stored once however often it is
+/// published. Headers that tell a NATS server what to do are left out: they were meant for the first publish.
 pub fn dead_letter(delivery: &Delivery, reason: &str, now: DateTime<Utc>) -> Message {
     let message = &delivery.message;
-    let mut headers = message.headers.clone();
+    let mut headers = Headers::default();
+    for (name, value) in message.headers.iter() {
+        let meant_for_server = name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"));
+        if !meant_for_server {
+            headers.add(name, value);
+        }
+    }
     let original = message_id(delivery);
     // Header values are one line; a parser's message may have more.
     let reason: String = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(1_000).collect();
-    headers.set(MESSAGE_ID, format!("dead_letter-{}-{}-{}", delivery.stream, delivery.consumer, message.sequence));
+    let stored = message.stored_at.timestamp_micros();
+    headers.set(MESSAGE_ID, format!("dead_letter-{}-{}-{}-{stored}", delivery.stream, delivery.consumer, message.sequence));
     headers.set("Dead-Letter-Stream", &delivery.stream);
     headers.set("Dead-Letter-Subject", &message.subject);
     headers.set("Dead-Letter-Sequence", message.sequence.to_string());

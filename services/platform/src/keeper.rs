@@ -62,7 +62,12 @@ pub async fn keep(platform: Platform) {
         if reconnects == seen && !missing && Instant::now() < next {
             continue;
         }
-        match timeout(Duration::from_secs(30), platform.bus.apply(&platform.topology)).await {
+        let applied = tokio::select! {
+            biased;
+            () = platform.shutdown.begun() => return,
+            applied = timeout(Duration::from_secs(30), platform.bus.apply(&platform.topology)) => applied,
+        };
+        match applied {
             Ok(Ok(changes)) => {
                 for change in changes {
                     tracing::warn!("topology: {change}; what was published meanwhile may not be stored");

@@ -18,6 +18,7 @@ use sqlx::postgres::PgRow;
 use streams::event::rfc3339;
 use streams::{Event, Headers, Message, Service, bus};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::store::Store;
@@ -31,6 +32,8 @@ pub(crate) const PAGE: usize = 1_000;
 /// How often the floor looks, and from what age on it takes anybody's rows.
 const FLOOR: Duration = Duration::from_secs(1);
 const FLOOR_AGE: Duration = Duration::from_secs(2);
+/// The age from which on a row that waits is a fault, seconds.
+const LATE_S: f64 = 60.0;
 /// The wait for the last rows at shutdown.
 const DRAIN_WAIT: Duration = Duration::from_secs(10);
 
@@ -45,7 +48,6 @@ pub struct OutboxRow {
     pub(crate) traceparent: String,
     pub(crate) occurred_at: DateTime<Utc>,
     pub(crate) created_at: DateTime<Utc>,
-    pub(crate) published_at: Option<DateTime<Utc>>,
 }
 
 impl OutboxRow {
@@ -59,7 +61,6 @@ impl OutboxRow {
             traceparent: trace.as_str().to_owned(),
             occurred_at: event.occurred_at().unwrap_or(now),
             created_at: now,
-            published_at: None,
         }
     }
 
@@ -73,7 +74,6 @@ impl OutboxRow {
             traceparent: row.try_get("traceparent")?,
             occurred_at: row.try_get("occurred_at")?,
             created_at: row.try_get("created_at")?,
-            published_at: None,
         })
     }
 
@@ -128,6 +128,9 @@ struct Handed {
 impl Hints {
     /// `blocked`: an older row of the same key waits, so the table must be read to keep the order.
     pub(crate) fn committed(&self, rows: Vec<OutboxRow>, blocked: bool) {
+        if rows.is_empty() && !blocked {
+            return;
+        }
         let mut handed = self.inner.0.lock().unwrap_or_else(PoisonError::into_inner);
         if blocked || handed.read || handed.rows.len() + rows.len() > HANDED_MAX {
             handed.read = true;
@@ -144,72 +147,115 @@ impl Hints {
     }
 }
 
+/// Whether all rows were published and marked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Done {
+    All,
+    Partly,
+}
+
+impl Done {
+    fn and(self, other: Self) -> Self {
+        if self == Self::All { other } else { self }
+    }
+}
+
 impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
-    /// Publishes what is committed until `stop` has begun and the table is empty (or 10 s are over).
+    /// Publishes what is committed until `stop` has begun and nothing of this pod waits (or 10 s are over).
     pub async fn relay(self, platform: Platform, service: Service, stop: crate::Shutdown) {
+        let part = format!("outbox {service}");
         let mut delays = retry::dependency();
-        let world = self.world().clone();
-        let mut next_floor = tokio::time::Instant::now() + FLOOR;
+        let mut next_floor = Instant::now() + FLOOR;
+        let mut retry_at: Option<Instant> = None;
         let mut drain_until = None;
         loop {
-            let (rows, read) = self.hints().take();
-            let mut failed = false;
+            let (rows, handed_read) = self.hints().take();
+            let now = Instant::now();
+            let retry = retry_at.is_some_and(|at| now >= at);
+            let read = handed_read || retry || stop.has_begun();
+            let mut done = Done::All;
             // Where the table must be read, the rows in hand are read with it: sent first, they might overtake.
             if !rows.is_empty() && !read {
-                failed = !self.send(&platform, service, rows).await;
+                done = self.send(&platform, service, rows, &mut HashSet::new()).await;
             }
-            let floor = tokio::time::Instant::now() >= next_floor;
-            if read || failed || floor || stop.has_begun() {
-                let older_than = (!read && !failed && !stop.has_begun()).then_some(FLOOR_AGE);
-                match self.unpublished(older_than).await {
-                    Ok(rows) if rows.is_empty() && stop.has_begun() => return,
-                    Ok(rows) if rows.is_empty() => failed = false,
-                    Ok(rows) => {
-                        // A full page: there may be more.
-                        let full = rows.len() == PAGE;
-                        failed = !self.send(&platform, service, rows).await;
-                        if full && !failed {
-                            self.hints().committed(Vec::new(), true);
-                        }
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, service = service.name(), "outbox cannot be read");
-                        failed = true;
-                    }
-                }
-                if let Ok(oldest) = self.oldest_unpublished().await {
-                    let age = oldest.map_or(0.0, |at| (world.now() - at).as_seconds_f64().max(0.0));
-                    platform.metrics.outbox_age.with_label_values(&[service.name()]).set(age);
-                }
-                next_floor = tokio::time::Instant::now() + FLOOR;
+            if read || now >= next_floor {
+                done = done.and(self.send_waiting(&platform, service, (!read).then_some(FLOOR_AGE)).await);
+                self.tell_age(&platform, service, &part).await;
+                next_floor = Instant::now() + FLOOR;
+            }
+            if done == Done::All && (retry || retry_at.is_none()) {
+                delays.reset();
+                retry_at = None;
+            } else if done == Done::Partly && (retry || retry_at.is_none()) {
+                // What failed is read again from the table, after a pause that grows; what is new does not wait for it.
+                retry_at = Some(Instant::now() + delays.next_delay());
             }
             if stop.has_begun() {
-                let until = *drain_until.get_or_insert_with(|| tokio::time::Instant::now() + DRAIN_WAIT);
-                if tokio::time::Instant::now() >= until {
-                    tracing::warn!(service = service.name(), "outbox rows stay for the next start: the bus did not take them in time");
+                let until = *drain_until.get_or_insert_with(|| Instant::now() + DRAIN_WAIT);
+                if done == Done::All {
+                    return;
+                }
+                if Instant::now() >= until {
+                    tracing::warn!(service = service.name(), "events stay in the outbox for the next start");
                     return;
                 }
             }
-            if failed {
-                // What failed is read again from the table, after a pause that grows.
-                self.hints().committed(Vec::new(), true);
-                tokio::time::sleep(delays.next_delay()).await;
-                continue;
-            }
-            delays.reset();
+            let wake = retry_at.map_or(next_floor, |at| at.min(next_floor));
             tokio::select! {
                 biased;
                 () = self.hints().inner.1.notified() => {}
                 () = stop.begun(), if drain_until.is_none() => {}
-                () = tokio::time::sleep_until(next_floor) => {}
+                () = tokio::time::sleep_until(wake) => {}
             }
         }
     }
 
-    /// Publishes rows and marks them; rows of one key never overtake each other. False if one was not taken.
-    async fn send(&self, platform: &Platform, service: Service, mut rows: Vec<OutboxRow>) -> bool {
-        let mut all = true;
-        let mut stuck: HashSet<Uuid> = HashSet::new();
+    /// Publishes what waits in the table, page by page.
+    async fn send_waiting(&self, platform: &Platform, service: Service, older_than: Option<Duration>) -> Done {
+        let (mut after, mut done, mut stuck) = (i64::MIN, Done::All, HashSet::new());
+        loop {
+            match self.unpublished(older_than, after).await {
+                Ok(rows) => {
+                    let full = rows.len() == PAGE;
+                    after = rows.last().map_or(after, |row| row.seq);
+                    if !rows.is_empty() {
+                        done = done.and(self.send(platform, service, rows, &mut stuck).await);
+                    }
+                    if !full {
+                        return done;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, service = service.name(), "outbox cannot be read");
+                    return Done::Partly;
+                }
+            }
+        }
+    }
+
+    async fn tell_age(&self, platform: &Platform, service: Service, part: &str) {
+        let Ok(oldest) = self.oldest_unpublished().await else {
+            platform.health.bad(part, "cannot be read");
+            return;
+        };
+        let age = oldest.map_or(0.0, |at| (self.world().now() - at).as_seconds_f64().max(0.0));
+        platform.metrics.outbox_age.with_label_values(&[service.name()]).set(age);
+        if age > LATE_S {
+            platform.health.bad(part, format!("an event waits for {age:.0} s to be published"));
+        } else {
+            platform.health.good(part);
+        }
+    }
+
+    /// Publishes rows and marks them; rows of one key never overtake each other, and none of a key in `stuck` is sent.
+    async fn send(
+        &self,
+        platform: &Platform,
+        service: Service,
+        mut rows: Vec<OutboxRow>,
+        stuck: &mut HashSet<Uuid>,
+    ) -> Done {
+        let mut all = Done::All;
         while !rows.is_empty() {
             let mut keys = HashSet::new();
             let (wave, rest): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| keys.insert(row.key));
@@ -221,10 +267,10 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
                 match result {
                     Ok(_) => published.push(row.seq),
                     Err(error) => {
-                        if all {
+                        if all == Done::All {
                             tracing::warn!(%error, message_id = row.message_id, "an event waits in the outbox");
                         }
-                        all = false;
+                        all = Done::Partly;
                         stuck.insert(row.key);
                     }
                 }
@@ -234,7 +280,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
                 && let Err(error) = self.mark_published(&published).await
             {
                 tracing::warn!(%error, "published events could not be marked; they will be published again");
-                all = false;
+                all = Done::Partly;
             }
         }
         all

@@ -4,7 +4,7 @@
 //! persistent maps. In memory a transaction works on a cheap copy under an exclusive lock: commit swaps it, drop forgets
 //! it. This file owns connections, commit and the kinds of error; it knows no table but `inbox` and `outbox`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -14,16 +14,23 @@ use chrono::{DateTime, Utc};
 use imbl::OrdMap;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{Postgres, Row};
+use sqlx::{Connection, PgConnection, Postgres, Row};
 use streams::Event;
 use tokio::sync::{Mutex, OwnedMutexGuard};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use crate::retry;
 use crate::outbox::{self, OutboxRow, PAGE};
 use crate::world::{Trace, World};
 
 /// Wait for a connection, or for the transaction before in memory.
 const BEGIN_WAIT: Duration = Duration::from_secs(5);
+/// Wait for a server at start.
+const START_WAIT: Duration = Duration::from_secs(60);
+/// Wait for a statement of the relay; the server's own limit is shorter, but a server that was stopped keeps none.
+const RELAY_WAIT: Duration = Duration::from_secs(15);
+/// Rows deleted in one transaction.
+const PURGE_ROWS: i64 = 10_000;
 
 /// The tables that every service has; the service's own migrations come after them in the same schema.
 static COMMON: Migrator = sqlx::migrate!("../../migrations/platform");
@@ -55,15 +62,17 @@ impl From<sqlx::Error> for StoreError {
             sqlx::Error::Database(db) => {
                 let code = db.code().unwrap_or_default();
                 match (code.get(..2), code.as_ref()) {
-                    (_, "40001" | "40P01") => Self::Serialization(text),
-                    (_, "55P03") | (Some("08" | "53" | "57" | "25"), _) => Self::Unavailable(text),
+                    // A deadlock, or a lock that was not given in time: the same again may meet nobody.
+                    (_, "40001" | "40P01" | "55P03") => Self::Serialization(text),
+                    // A statement that takes too long, or one after another failed: the same again will too.
+                    (_, "57014" | "25P02") => Self::Other(text),
+                    (Some("08" | "53" | "57" | "25"), _) => Self::Unavailable(text),
                     (Some("23"), _) => Self::Conflict { constraint: db.constraint().unwrap_or_default().to_owned() },
                     _ => Self::Other(text),
                 }
             }
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
-            | sqlx::Error::Protocol(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed => Self::Unavailable(text),
@@ -90,7 +99,8 @@ enum Backend<T> {
 pub(crate) struct Committed<T> {
     tables: T,
     inbox: OrdMap<(String, String), DateTime<Utc>>,
-    pub(crate) outbox: OrdMap<i64, OutboxRow>,
+    /// What waits to be published; nothing could be sent again from a memory that is gone, so the rest is not kept.
+    outbox: OrdMap<i64, OutboxRow>,
     last_seq: i64,
 }
 
@@ -143,18 +153,18 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
         let options = PgConnectOptions::from_str(url)
             .map_err(|e| StoreError::Other(format!("DATABASE_URL: {e}; for example postgres://user@host/database")))?
             .application_name(&format!("rideshare {schema}"))
-            .options([
-                ("search_path", schema),
-                // Every wait is bounded, also that of a process that was stopped in the middle of a transaction.
-                ("statement_timeout", "10s"),
-                ("lock_timeout", "5s"),
-                ("idle_in_transaction_session_timeout", "15s"),
-            ]);
+            .options([("search_path", schema)]);
+        migrate(&options, schema, migrations).await?;
+        // Every wait is bounded, also that of a process that was stopped in the middle of a transaction.
+        let options = options.options([
+            ("statement_timeout", "10s"),
+            ("lock_timeout", "5s"),
+            ("idle_in_transaction_session_timeout", "15s"),
+        ]);
         let pool = |n, options| PgPoolOptions::new().max_connections(n).acquire_timeout(BEGIN_WAIT).connect_lazy_with(options);
         let main = pool(connections.max(2), options.clone());
         // A mark that is lost with the machine is made again by publishing again under the same id.
         let relay_pool = pool(2, options.options([("synchronous_commit", "off")]));
-        migrate(&main, schema, migrations).await?;
         Ok(Self {
             backend: Backend::Postgres { pool: main, relay_pool },
             world: world.clone(),
@@ -204,19 +214,40 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
     pub async fn purge(&self) -> Result<(), StoreError> {
         let now = self.world.now();
         let (inbox, sent) = (now - chrono::Duration::days(8), now - chrono::Duration::days(1));
+        while self.purge_some(inbox, sent).await? {}
+        Ok(())
+    }
+
+    /// True if there may be more.
+    async fn purge_some(&self, inbox: DateTime<Utc>, sent: DateTime<Utc>) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
+        let mut more = false;
         match &mut tx.on {
             On::Postgres(pg) => {
-                sqlx::query("delete from inbox where received_at < $1").bind(inbox).execute(&mut ***pg).await?;
-                sqlx::query("delete from outbox where published_at < $1").bind(sent).execute(&mut ***pg).await?;
+                let noted = sqlx::query(
+                    "delete from inbox where (consumer, message_id) in \
+                     (select consumer, message_id from inbox where received_at < $1 limit $2)",
+                )
+                .bind(inbox)
+                .bind(PURGE_ROWS)
+                .execute(&mut ***pg)
+                .await?;
+                let published = sqlx::query(
+                    "delete from outbox where seq in (select seq from outbox where published_at < $1 limit $2)",
+                )
+                .bind(sent)
+                .bind(PURGE_ROWS)
+                .execute(&mut ***pg)
+                .await?;
+                let full = PURGE_ROWS.unsigned_abs();
+                more = noted.rows_affected() >= full || published.rows_affected() >= full;
             }
             On::Memory(m) => {
                 m.draft.inbox = m.draft.inbox.iter().filter(|(_, at)| **at >= inbox).map(|(k, v)| (k.clone(), *v)).collect();
-                let kept = m.draft.outbox.iter().filter(|(_, r)| r.published_at.is_none_or(|at| at >= sent));
-                m.draft.outbox = kept.map(|(k, v)| (*k, v.clone())).collect();
             }
         }
-        tx.commit().await
+        tx.commit().await?;
+        Ok(more)
     }
 
     pub(crate) fn hints(&self) -> &outbox::Hints {
@@ -227,41 +258,39 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
         &self.world
     }
 
-    /// Rows that wait to be published, oldest first: all of this pod and whatever must go before them, or, for the floor,
-    /// everybody's that waited longer than `older_than`.
-    pub(crate) async fn unpublished(&self, older_than: Option<Duration>) -> Result<Vec<OutboxRow>, StoreError> {
+    /// A page of rows after `after` that wait to be published, in order: those of the keys of which this pod has a row, or,
+    /// for the floor, of the keys of which a row waited longer than `older_than`. Always all of a key, so that the floor
+    /// overtakes nothing.
+    pub(crate) async fn unpublished(
+        &self,
+        older_than: Option<Duration>,
+        after: i64,
+    ) -> Result<Vec<OutboxRow>, StoreError> {
         let before = older_than.map(|d| self.world.now() - chrono::Duration::from_std(d).unwrap_or_default());
         match &self.backend {
             Backend::Postgres { relay_pool, .. } => {
-                let rows = match before {
-                    Some(before) => {
-                        sqlx::query(
-                            "select seq, message_id, key, subject, body, traceparent, occurred_at, created_at, pod \
-                             from outbox where published_at is null and created_at < $1 order by seq limit $2",
-                        )
-                        .bind(before)
-                        .bind(PAGE as i64)
-                        .fetch_all(relay_pool)
-                        .await?
-                    }
-                    None => {
-                        sqlx::query(
-                            "select seq, message_id, key, subject, body, traceparent, occurred_at, created_at, pod \
-                             from outbox where published_at is null and key in \
-                             (select key from outbox where published_at is null and pod = $1) order by seq limit $2",
-                        )
-                        .bind(&*self.pod)
-                        .bind(PAGE as i64)
-                        .fetch_all(relay_pool)
-                        .await?
-                    }
-                };
+                let rows = relayed(
+                    sqlx::query(
+                        "select seq, message_id, key, subject, body, traceparent, occurred_at, created_at \
+                         from outbox where published_at is null and seq > $1 and key in \
+                         (select key from outbox where published_at is null and \
+                         case when $2::timestamptz is null then pod = $3 else created_at < $2 end) order by seq limit $4",
+                    )
+                    .bind(after)
+                    .bind(before)
+                    .bind(&*self.pod)
+                    .bind(PAGE as i64)
+                    .fetch_all(relay_pool),
+                )
+                .await?;
                 rows.iter().map(|row| OutboxRow::read(row).map_err(StoreError::from)).collect()
             }
             Backend::Memory(shared) => {
                 let committed = shared.lock().await;
-                let waiting = committed.outbox.values().filter(|r| r.published_at.is_none());
-                Ok(waiting.filter(|r| before.is_none_or(|b| r.created_at < b)).take(PAGE).cloned().collect())
+                let waiting = || committed.outbox.values();
+                let old = waiting().filter(|r| before.is_none_or(|b| r.created_at < b));
+                let keys: BTreeSet<_> = old.map(|r| r.key).collect();
+                Ok(waiting().filter(|r| r.seq > after && keys.contains(&r.key)).take(PAGE).cloned().collect())
             }
         }
     }
@@ -271,18 +300,18 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
         let now = self.world.now();
         match &self.backend {
             Backend::Postgres { relay_pool, .. } => {
-                sqlx::query("update outbox set published_at = $1 where seq = any($2)")
-                    .bind(now)
-                    .bind(rows)
-                    .execute(relay_pool)
-                    .await?;
+                relayed(
+                    sqlx::query("update outbox set published_at = $1 where seq = any($2)")
+                        .bind(now)
+                        .bind(rows)
+                        .execute(relay_pool),
+                )
+                .await?;
             }
             Backend::Memory(shared) => {
                 let mut committed = shared.lock().await;
                 for seq in rows {
-                    if let Some(row) = committed.outbox.get_mut(seq) {
-                        row.published_at = Some(now);
-                    }
+                    committed.outbox.remove(seq);
                 }
             }
         }
@@ -293,25 +322,52 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
     pub(crate) async fn oldest_unpublished(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
         match &self.backend {
             Backend::Postgres { relay_pool, .. } => {
-                let row = sqlx::query("select created_at from outbox where published_at is null order by seq limit 1")
-                    .fetch_optional(relay_pool)
-                    .await?;
+                let row = relayed(
+                    sqlx::query("select created_at from outbox where published_at is null order by seq limit 1")
+                        .fetch_optional(relay_pool),
+                )
+                .await?;
                 Ok(row.map(|r| r.try_get(0)).transpose()?)
             }
             Backend::Memory(shared) => {
                 let committed = shared.lock().await;
-                Ok(committed.outbox.values().find(|r| r.published_at.is_none()).map(|r| r.created_at))
+                Ok(committed.outbox.values().next().map(|r| r.created_at))
             }
         }
     }
 }
 
-async fn migrate(pool: &PgPool, schema: &str, own: &Migrator) -> Result<(), StoreError> {
+/// Bounds a statement of the relay.
+async fn relayed<R>(statement: impl Future<Output = sqlx::Result<R>>) -> Result<R, StoreError> {
+    match timeout(RELAY_WAIT, statement).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(StoreError::Unavailable(format!("no answer in {RELAY_WAIT:?}"))),
+    }
+}
+
+/// Connects, waiting up to a minute for a server that is not there yet, and migrates on that one connection, without the
+/// limits of ordinary work.
+async fn migrate(options: &PgConnectOptions, schema: &str, own: &Migrator) -> Result<(), StoreError> {
     let failed = |e: &dyn fmt::Display| StoreError::Other(format!("migration of schema {schema}: {e}"));
+    let mut delays = retry::dependency();
+    let until = Instant::now() + START_WAIT;
+    let mut connection = loop {
+        match timeout(BEGIN_WAIT, PgConnection::connect_with(options)).await {
+            Ok(Ok(connection)) => break connection,
+            Ok(Err(error)) => {
+                let error = StoreError::from(error);
+                if !matches!(error, StoreError::Unavailable(_)) || Instant::now() >= until {
+                    return Err(error);
+                }
+            }
+            Err(_) if Instant::now() >= until => return Err(StoreError::Unavailable("no answer in a minute".to_owned())),
+            Err(_) => {}
+        }
+        tokio::time::sleep(delays.next_delay()).await;
+    };
     {
-        let mut connection = pool.acquire().await?;
         // Two processes that start at once: `if not exists` alone may still collide.
-        let mut tx = sqlx::Connection::begin(&mut *connection).await?;
+        let mut tx = connection.begin().await?;
         sqlx::query("select pg_advisory_xact_lock(7209116100318)").execute(&mut *tx).await?;
         sqlx::query(sqlx::AssertSqlSafe(format!("create schema if not exists {schema}"))).execute(&mut *tx).await?;
         tx.commit().await?;
@@ -320,9 +376,9 @@ async fn migrate(pool: &PgPool, schema: &str, own: &Migrator) -> Result<(), Stor
         // Both sets keep their versions in the schema's one table; each passes over what is the other's.
         let mut set = Migrator { migrations: migrations.migrations.clone(), ..Migrator::DEFAULT };
         set.set_ignore_missing(true);
-        set.run(pool).await.map_err(|e| failed(&e))?;
+        set.run(&mut connection).await.map_err(|e| failed(&e))?;
     }
-    Ok(())
+    Ok(connection.close().await?)
 }
 
 /// One transaction on the store. Nothing of it is seen by others before [`commit`](Self::commit), and nothing of it
@@ -414,11 +470,12 @@ impl<T: Clone + Default + Send + Sync + 'static> Transaction<T> {
             On::Memory(m) => {
                 let Draft { draft, mut committed } = *m;
                 *committed = draft;
+                // Handed over before the next transaction may begin: rows of one key stay in order.
+                self.store.relay.committed(self.outgoing, blocked);
+                return Ok(());
             }
         }
-        if !self.outgoing.is_empty() {
-            self.store.relay.committed(self.outgoing, blocked);
-        }
+        self.store.relay.committed(self.outgoing, blocked);
         Ok(())
     }
 
@@ -454,6 +511,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Transaction<T> {
                 }
             }
             On::Memory(m) => {
+                blocked = self.outgoing.iter().any(|new| m.draft.outbox.values().any(|old| old.key == new.key));
                 for row in &mut self.outgoing {
                     m.draft.last_seq += 1;
                     row.seq = m.draft.last_seq;

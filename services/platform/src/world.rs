@@ -1,8 +1,8 @@
 //! The world: the one clock and the one source of randomness of the whole program.
 //!
-//! Wall time is that of the start plus tokio's clock, so that a test which pauses tokio's clock holds all time, and a
-//! seeded world gives the same ids and codes on every run. Nothing else may ask the system for time or randomness
-//! (`clippy.toml` holds that).
+//! In a seeded world wall time is that of the start plus tokio's clock, so that a test which pauses tokio's clock holds all
+//! time, and the same seed gives the same ids and codes on every run. The real one asks the system each time, for a machine
+//! that slept has a tokio clock that stood still. Nothing else may ask for time or randomness (`clippy.toml` holds that).
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +17,7 @@ use uuid::Uuid;
 /// Clock and randomness; clones share both.
 #[derive(Clone)]
 pub struct World {
+    real: bool,
     started_at: DateTime<Utc>,
     started: Instant,
     random: Arc<Mutex<StdRng>>,
@@ -30,9 +31,9 @@ impl fmt::Debug for World {
 
 impl World {
     /// The real one: the system's clock at this moment, the system's randomness.
-    #[allow(clippy::disallowed_methods)]
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn real() -> Self {
-        Self::with(Utc::now(), StdRng::from_rng(&mut rand::rng()))
+        Self { real: true, ..Self::with(Utc::now(), StdRng::from_rng(&mut rand::rng())) }
     }
 
     /// One that begins at `started_at` and is the same for the same `seed`. Keys must never come from it in production.
@@ -41,11 +42,15 @@ impl World {
     }
 
     fn with(started_at: DateTime<Utc>, random: StdRng) -> Self {
-        Self { started_at, started: Instant::now(), random: Arc::new(Mutex::new(random)) }
+        Self { real: false, started_at, started: Instant::now(), random: Arc::new(Mutex::new(random)) }
     }
 
     /// Now, to the microsecond, as the database and the messages keep it.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn now(&self) -> DateTime<Utc> {
+        if self.real {
+            return Utc::now().trunc_subsecs(6);
+        }
         let passed = chrono::Duration::from_std(self.started.elapsed()).unwrap_or(chrono::Duration::MAX);
         (self.started_at + passed).trunc_subsecs(6)
     }
@@ -57,8 +62,10 @@ impl World {
 
     /// Tokio's instant of a wall time, for sleeping until then.
     pub fn instant(&self, at: DateTime<Utc>) -> Instant {
-        let from_start = (at - self.started_at).to_std().unwrap_or(Duration::ZERO);
-        self.started + from_start
+        if self.real {
+            return Instant::now() + (at - self.now()).to_std().unwrap_or(Duration::ZERO);
+        }
+        self.started + (at - self.started_at).to_std().unwrap_or(Duration::ZERO)
     }
 
     /// A new UUIDv7 of any id type.

@@ -97,7 +97,8 @@ impl Rides {
         while let Some(ended) = tasks.join_next().await {
             if ended.is_err() || !stop.has_begun() {
                 tracing::error!(?ended, "a part of rides ended by itself");
-                self.platform.health.bad("rides", "a part of it ended by itself: restart this process");
+                // The rest would go on without it: the process ends, and whoever watches it starts a whole one.
+                break;
             }
         }
         relay_stop.begin();

@@ -4,22 +4,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use futures_util::future::join_all;
 use platform::{Platform, Problem, problem};
 use serde_json::{Value, json};
+use streams::BusError;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 /// Time for a client to send its request's head, and for connections to end at shutdown.
 const HEAD_WAIT: Duration = Duration::from_secs(10);
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
+/// Time for a request to be answered.
+const REQUEST_WAIT: Duration = Duration::from_secs(20);
 /// Connections at once; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 65_536;
 
@@ -31,7 +36,15 @@ pub fn router(platform: &Platform, routes: Vec<Router>) -> Router {
         .route("/metrics", get(metrics))
         .route("/stats", get(stats))
         .with_state(platform.clone());
-    problem::with_fallbacks(routes.into_iter().fold(operators, Router::merge))
+    problem::with_fallbacks(routes.into_iter().fold(operators, Router::merge)).layer(middleware::from_fn(in_time))
+}
+
+/// Bounds every request; a socket's upgrade is answered at once, and bounds itself from then on.
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(REQUEST_WAIT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::unavailable().into_response(),
+    }
 }
 
 async fn ready(State(platform): State<Platform>) -> Response {
@@ -55,12 +68,14 @@ async fn stats(State(platform): State<Platform>) -> Response {
     let metrics = &platform.metrics;
     let mut consumers = Vec::new();
     let (mut waiting, mut done, mut errors) = (0, 0, 0);
-    for consumer in &platform.topology.consumers {
+    let all = &platform.topology.consumers;
+    let infos = join_all(all.iter().map(|c| platform.bus.consumer_info(&c.stream, &c.durable))).await;
+    for (consumer, info) in all.iter().zip(infos) {
         let name = consumer.durable.as_str();
         let dead_lettered = metrics.dead_lettered.with_label_values(&[name]).get();
         done += metrics.handled.with_label_values(&[name]).get() + dead_lettered;
-        errors += metrics.failed.with_label_values(&[name]).get() + dead_lettered;
-        match platform.bus.consumer_info(&consumer.stream, name).await {
+        errors += metrics.failed.with_label_values(&[name]).get();
+        match info {
             Ok(info) => {
                 waiting += info.pending + info.ack_pending;
                 consumers.push(json!({
@@ -68,6 +83,8 @@ async fn stats(State(platform): State<Platform>) -> Response {
                     "redelivered": info.redelivered, "dead_lettered": dead_lettered,
                 }));
             }
+            // Deleted, and made again by the keeper within seconds.
+            Err(BusError::NotFound(_)) => {}
             Err(error) => {
                 tracing::warn!(%error, consumer = name, "no statistics");
                 return Problem::unavailable().into_response();
@@ -94,7 +111,12 @@ pub async fn serve(listener: TcpListener, router: Router, platform: Platform) {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(64 * 1024);
     loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        let permit = tokio::select! {
+            biased;
+            () = platform.shutdown.begun() => break,
+            permit = permits.clone().acquire_owned() => permit,
+        };
+        let Ok(permit) = permit else { break };
         let accepted = tokio::select! {
             biased;
             () = platform.shutdown.begun() => break,

@@ -15,25 +15,20 @@ const CONSUMERS_EVERY: u32 = 5;
 /// Asks one store whether it answers.
 pub type Check = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>> + Send + Sync>;
 
-/// Looks until shutdown.
+/// Looks until shutdown, or until the bus is closed for good: then the process must end.
 pub async fn watch(platform: Platform, stores: Vec<(&'static str, Check)>) {
     // Streams that looked stuck at the last look: messages on their way look so for a moment.
     let mut suspects: BTreeMap<String, u64> = BTreeMap::new();
     for round in 0u32.. {
-        match timeout(Duration::from_secs(5), platform.bus.check()).await {
-            Ok(Ok(())) => platform.health.good("bus"),
-            Ok(Err(error)) => platform.health.bad("bus", error.to_string()),
-            Err(_) => platform.health.bad("bus", "no answer in 5 s"),
+        tokio::select! {
+            biased;
+            () = platform.shutdown.begun() => return,
+            () = look(&platform, &stores, round, &mut suspects) => {}
         }
-        for (name, check) in &stores {
-            match check().await {
-                Ok(()) => platform.health.good(&format!("database {name}")),
-                Err(error) => platform.health.bad(&format!("database {name}"), error.to_string()),
-            }
-        }
-        platform.metrics.core_dropped.set(platform.bus.dropped() as f64);
-        if round.is_multiple_of(CONSUMERS_EVERY) {
-            consumers(&platform, &mut suspects).await;
+        if platform.bus.is_closed() {
+            // Only a new process has a new client.
+            tracing::error!("the connection to NATS is closed for good");
+            return;
         }
         tokio::select! {
             biased;
@@ -41,6 +36,29 @@ pub async fn watch(platform: Platform, stores: Vec<(&'static str, Check)>) {
             () = sleep(LOOK_EVERY) => {}
         }
     }
+}
+
+async fn look(
+    platform: &Platform,
+    stores: &[(&'static str, Check)],
+    round: u32,
+    suspects: &mut BTreeMap<String, u64>,
+) {
+        match timeout(Duration::from_secs(5), platform.bus.check()).await {
+            Ok(Ok(())) => platform.health.good("bus"),
+            Ok(Err(error)) => platform.health.bad("bus", error.to_string()),
+            Err(_) => platform.health.bad("bus", "no answer in 5 s"),
+        }
+        for (name, check) in stores {
+            match check().await {
+                Ok(()) => platform.health.good(&format!("database {name}")),
+                Err(error) => platform.health.bad(&format!("database {name}"), error.to_string()),
+            }
+        }
+        platform.metrics.core_dropped.set(platform.bus.dropped() as f64);
+        if round.is_multiple_of(CONSUMERS_EVERY) {
+            consumers(platform, suspects).await;
+        }
 }
 
 async fn consumers(platform: &Platform, suspects: &mut BTreeMap<String, u64>) {

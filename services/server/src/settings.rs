@@ -143,7 +143,7 @@ pub struct Settings {
     #[arg(long, env = "QUEUE_SIZE", default_value_t = 100_000, global = true)]
     pub queue_size: usize,
     /// NATS servers, with commas.
-    #[arg(long, env = "NATS_URL", default_value = "nats://127.0.0.1:4222", value_delimiter = ',', global = true)]
+    #[arg(long, env = "NATS_URL", default_value = "nats://127.0.0.1:4222", value_delimiter = ',', hide_env_values = true, global = true)]
     pub nats_url: Vec<String>,
     /// A NATS credentials file.
     #[arg(long, env = "NATS_CREDS", global = true)]

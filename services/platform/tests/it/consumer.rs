@@ -40,6 +40,7 @@ impl Handler for Counter {
     async fn handle(&mut self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
         for received in batch {
             let Event::UserBeacon(beacon) = &received.event else { return Err(Failure::Permanent("no beacon".into())) };
+            assert!(beacon.location.lat < 80.0, "a handler that panics at the pole");
             let name = beacon.user_id.to_string();
             match find(tx, &name).await? {
                 None => open(tx, &name, Uuid::nil(), 1).await?,
@@ -192,6 +193,50 @@ async fn what_is_no_event_is_dead_lettered_at_once_with_its_place_as_id() {
         assert_eq!(letter.headers.find("Dead-Letter-Message-Id"), Some(format!("USER_STREAM-{}", n + 1).as_str()));
         assert!(letter.headers.find("Dead-Letter-Reason").unwrap().starts_with("user.beacon: "));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_makes_the_handler_panic_is_dead_lettered_and_its_neighbours_are_done() {
+    let mut rig = rig(Kind::Memory).await;
+    let Event::UserBeacon(mut pole) = beacon(2, VehicleType::Car, 1) else { panic!() };
+    pole.location.lat = 90.0;
+    rig.publish(&beacon(1, VehicleType::Car, 1)).await;
+    let mut message = message(&Event::UserBeacon(pole), &rig.platform.world);
+    message.headers.set("Nats-Expected-Stream", "USER_STREAM");
+    message.headers.set("x-own", "kept");
+    rig.platform.bus.publish(message).await.unwrap();
+    rig.publish(&beacon(3, VehicleType::Car, 1)).await;
+    rig.done(2).await;
+    let letters = rig.dead_letters(1).await;
+    assert_eq!(letters[0].headers.find("Dead-Letter-Reason"), Some("the handler panicked"));
+    assert_eq!(letters[0].headers.find("x-own"), Some("kept"));
+    assert_eq!(letters[0].headers.find("Nats-Expected-Stream"), None, "it was meant for the first publish");
+    assert_eq!((rig.amount(1).await, rig.amount(3).await), (Some(1), Some(1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_one_key_stay_in_order_through_failed_publishes() {
+    let mut rig = rig(Kind::Memory).await;
+    for round in 0..5 {
+        if round < 3 {
+            rig.platform.bus.delete_stream("LOCATION_STREAM").await.unwrap();
+        }
+        for second in 0..10 {
+            rig.publish(&beacon(1, VehicleType::Car, round * 10 + second)).await;
+            rig.done(1).await;
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        rig.platform.bus.apply(&rig.platform.topology).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(u64::from(round) * 3)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let mut replay = rig.platform.bus.replay("LOCATION_STREAM", None, Start::Sequence(1)).await.unwrap();
+    let mut times = Vec::new();
+    while let Some(stored) = replay.next(Duration::from_secs(1)).await.unwrap() {
+        let id = stored.headers.find("Nats-Msg-Id").unwrap().to_owned();
+        times.push(id.rsplit_once('-').unwrap().1.parse::<i64>().unwrap());
+    }
+    assert!(times.len() >= 30 && times.is_sorted(), "{times:?}");
 }
 
 #[tokio::test(start_paused = true)]
