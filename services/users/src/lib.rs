@@ -3,12 +3,22 @@
 //! This file holds what the service is made of and how it runs; it decides nothing about accounts, frames or events.
 
 mod account;
+mod command;
 #[cfg(test)]
 #[path = "../../platform/tests/database.rs"]
 mod database;
 mod delivery;
+mod events;
+mod finder;
+mod frame;
+mod gateway;
+mod live_ride;
+mod mailbox;
+mod offer;
 mod otp;
 mod phone;
+mod presence;
+mod session;
 mod sign_in;
 
 use std::sync::Arc;
@@ -18,9 +28,12 @@ use axum::Router;
 use axum::extract::FromRef;
 use platform::{Platform, Shutdown, Store, StoreError, Tokens};
 use streams::Service;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 pub use delivery::OtpDelivery;
+use gateway::Sockets;
+pub use session::{Incoming, Outgoing};
 
 /// How often rows that nobody needs any more are deleted.
 const PURGE_EVERY: Duration = Duration::from_secs(3_600);
@@ -33,14 +46,42 @@ pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migration
 pub struct Tables {
     pub(crate) accounts: account::Rows,
     pub(crate) sign_in: sign_in::Rows,
+    pub(crate) mailbox: mailbox::Rows,
+    pub(crate) presence: presence::Rows,
+    pub(crate) searches: finder::Rows,
+    pub(crate) offers: offer::Rows,
+    pub(crate) live_rides: live_ride::Rows,
 }
 
 /// The service's settings.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// How a one-time code reaches its phone.
     pub otp_delivery: OtpDelivery,
+    /// MATCH_REQUEST_TTL_S: how long a search stays open.
+    pub request_ttl_s: u32,
+    /// Frames a second that one socket may send, over time; four times that in a burst.
+    pub frames_per_s: u32,
+    /// Sockets of one user, and of all, on this pod.
+    pub sockets_per_user: usize,
+    /// All sockets on this pod.
+    pub sockets_max: usize,
 }
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            otp_delivery: OtpDelivery::default(),
+            request_ttl_s: 300,
+            frames_per_s: 50,
+            sockets_per_user: 5,
+            sockets_max: 50_000,
+        }
+    }
+}
+
+/// Publishes of positions that await the stream's word, of all sockets together.
+const PUBLISHING_MAX: usize = 1_000;
 
 /// The users service; clones are one.
 #[derive(Debug, Clone)]
@@ -49,6 +90,8 @@ pub struct Users {
     pub(crate) store: Store<Tables>,
     pub(crate) tokens: Tokens,
     pub(crate) config: Arc<Config>,
+    pub(crate) sockets: Sockets,
+    pub(crate) publishing: Arc<Semaphore>,
 }
 
 impl FromRef<Users> for Tokens {
@@ -65,29 +108,51 @@ impl Users {
     pub async fn start(
         platform: &Platform,
         store: &Store<Tables>,
-        tokens: &Tokens,
+        tokens: Tokens,
         config: Config,
     ) -> Result<Self, StoreError> {
         store.check().await?;
-        Ok(Self { platform: platform.clone(), store: store.clone(), tokens: tokens.clone(), config: Arc::new(config) })
+        Ok(Self {
+            platform: platform.clone(),
+            store: store.clone(),
+            tokens,
+            config: Arc::new(config),
+            sockets: Sockets::default(),
+            publishing: Arc::new(Semaphore::new(PUBLISHING_MAX)),
+        })
     }
 
     /// The HTTP routes.
     pub fn router(&self) -> Router {
-        account::router().merge(sign_in::router()).with_state(self.clone())
+        account::router().merge(sign_in::router()).merge(gateway::router()).with_state(self.clone())
     }
 
     /// Works until `stop` has begun, then drains and returns.
     pub async fn run(self, stop: Shutdown) {
         let relay_stop = Shutdown::new();
+        let mut relay = JoinSet::new();
+        relay.spawn(self.store.clone().relay(self.platform.clone(), Service::Users, relay_stop.clone()));
         let mut tasks = JoinSet::new();
-        tasks.spawn(self.store.clone().relay(self.platform.clone(), Service::Users, relay_stop.clone()));
-        self.purge_until(&stop).await;
+        for worker in self.workers() {
+            let stop = stop.clone();
+            tasks.spawn(async move {
+                worker.run(stop).await;
+            });
+        }
+        tasks.spawn(self.clone().timers(stop.clone()));
+        tasks.spawn(self.clone().purge_until(stop.clone()));
+        while let Some(ended) = tasks.join_next().await {
+            if ended.is_err() || !stop.has_begun() {
+                tracing::error!(?ended, "a part of users ended by itself");
+                break;
+            }
+        }
+        self.sockets.closed().await;
         relay_stop.begin();
-        while tasks.join_next().await.is_some() {}
+        while relay.join_next().await.is_some() {}
     }
 
-    async fn purge_until(&self, stop: &Shutdown) {
+    async fn purge_until(self, stop: Shutdown) {
         loop {
             tokio::select! {
                 biased;
@@ -105,6 +170,7 @@ impl Users {
         let now = self.platform.world.now();
         let mut tx = self.store.begin().await?;
         sign_in::purge(&mut tx, now).await?;
-        tx.commit().await
+        tx.commit().await?;
+        self.purge_gateway().await
     }
 }
