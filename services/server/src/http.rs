@@ -1,5 +1,6 @@
 //! HTTP for all: the routes of the services that run here, health, metrics and stats; limits on headers and connections.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use futures_util::future::join_all;
 use platform::{Platform, Problem, problem};
@@ -107,7 +107,6 @@ async fn stats(State(platform): State<Platform>) -> Response {
 /// Serves until shutdown has begun; then lets requests in hand finish.
 pub async fn serve(listener: TcpListener, router: Router, platform: Platform) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let graceful = GracefulShutdown::new();
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(64 * 1024);
     loop {
@@ -134,14 +133,24 @@ pub async fn serve(listener: TcpListener, router: Router, platform: Platform) {
         let _ = socket.set_nodelay(true);
         let service = TowerToHyperService::new(router.clone());
         let connection = builder.serve_connection(TokioIo::new(socket), service).with_upgrades();
-        let watched = graceful.watch(connection);
+        let shutdown = platform.shutdown.clone();
         tokio::spawn(async move {
-            if let Err(error) = watched.await {
+            let mut connection = pin!(connection);
+            let ended = tokio::select! {
+                biased;
+                ended = connection.as_mut() => ended,
+                () = shutdown.begun() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "connection");
             }
             drop(permit);
         });
     }
     drop(listener);
-    let _ = tokio::time::timeout(CLOSE_WAIT, graceful.shutdown()).await;
+    let all = u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX);
+    let _ = tokio::time::timeout(CLOSE_WAIT, permits.acquire_many(all)).await;
 }
