@@ -178,7 +178,8 @@ impl Puller {
         let info = message.info().map_err(|e| BusError::Refused(format!("a delivery without its data: {e}")))?;
         let (sequence, stored_at) = (info.stream_sequence, info.published);
         let (deliveries, pending) = (info.delivered.unsigned_abs(), info.pending);
-        let (message, _) = message.split();
+        // (The library's `split` takes the reply out.)
+        let message = message.message;
         let to = message.reply.clone().ok_or_else(|| BusError::Refused("a delivery without a reply".to_owned()))?;
         Ok(Delivery {
             message: Stored {
