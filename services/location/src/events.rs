@@ -6,17 +6,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{DateTime, Duration, Utc};
+use chrono::{DateTime, Duration, SubsecRound, Utc};
 use platform::{Failure, Handler, Received, StoreError, Transaction};
+use streams::bus::ConsumerInfo;
 use streams::event::{LocationAggregate, LocationUpdate, RideEvent};
-use streams::{Event, RideId, RideStatus, UserId};
+use streams::{Event, RideId, RideStatus};
 
 use crate::Location;
+use crate::share::Share;
 use crate::store::{self, Needless, Point, Tables, TrackRow, Wanted};
 use crate::track::{Fix, Summary, Track};
 
-/// Tracks in one transaction of the timer.
-const DUE_MAX: usize = 500;
+/// Tracks in one transaction of the timer; if more are due, the next one follows at once.
+const DUE_MAX: usize = 200;
 /// How often the timer looks, and how often also at what other processes did.
 const LOOK_EVERY: Duration = Duration::milliseconds(500);
 const OTHERS_EVERY: Duration = Duration::seconds(5);
@@ -25,11 +27,12 @@ const PRUNE_EVERY: Duration = Duration::seconds(60);
 /// location.update → rows for points of rides, and newest positions.
 pub(crate) struct Updates {
     location: Location,
+    share: Share,
 }
 
 impl Updates {
     pub(crate) fn new(location: &Location) -> Self {
-        Self { location: location.clone() }
+        Self { location: location.clone(), share: Share::new(&location.platform) }
     }
 }
 
@@ -60,9 +63,11 @@ impl Handler for Updates {
         let mut points = Vec::with_capacity(of_rides.len());
         for (ride_id, update) in of_rides {
             let Some(track) = tracks.get(&ride_id) else { continue };
-            if track.takes(update.user_id, update.recorded_at) {
+            // To the microsecond, as PostgreSQL keeps it: the key must be the same in both stores.
+            let recorded_at = update.recorded_at.trunc_subsecs(6);
+            if track.takes(update.user_id, recorded_at) {
                 let (position, accuracy_m) = (update.location, update.accuracy_m);
-                let fix = Fix { recorded_at: update.recorded_at, position, accuracy_m };
+                let fix = Fix { recorded_at, position, accuracy_m };
                 points.push(Point { ride_id, user_id: update.user_id, fix, version: track.version + 1 });
             }
         }
@@ -73,18 +78,22 @@ impl Handler for Updates {
     }
 
     async fn committed(&mut self, batch: &[&Received]) {
-        let mut positions = self.location.positions();
-        for received in batch {
-            if let Some(update) = update(received) {
-                positions.hear_update(update, received.stored_at);
+        {
+            let mut positions = self.location.positions();
+            for received in batch {
+                if let Some(update) = update(received) {
+                    positions.hear_update(update, received.stored_at);
+                }
             }
         }
+        self.share.send(batch).await;
     }
 }
 
 /// ride.* and user.beacon → courses; and the timer that makes aggregates.
 pub(crate) struct Courses {
     location: Location,
+    share: Share,
     /// Tracks with the version of their rows up to which they hold the points.
     cache: BTreeMap<RideId, (i64, Track)>,
     next_look: DateTime<Utc>,
@@ -99,6 +108,7 @@ impl Courses {
         let now = location.platform.world.now();
         Self {
             location: location.clone(),
+            share: Share::new(&location.platform),
             cache: BTreeMap::new(),
             next_look: now + LOOK_EVERY,
             next_others: now + OTHERS_EVERY,
@@ -123,6 +133,9 @@ impl Courses {
         let until = now - self.location.config.aggregate_every;
         let settled = self.location.arrivals().settled(now);
         let tracks = store::due_tracks(tx, until, &settled, DUE_MAX).await?;
+        if tracks.len() == DUE_MAX {
+            self.next_look = now;
+        }
         if !tracks.is_empty() {
             self.report(tx, tracks, now).await?;
         }
@@ -197,6 +210,34 @@ impl Courses {
         track.summary()
     }
 
+    /// What is committed, into what memory holds.
+    fn take_in(&mut self, batch: &[&Received]) {
+        let now = self.location.platform.world.now();
+        let mut positions = self.location.positions();
+        let mut arrivals = self.location.arrivals();
+        for ride_id in self.finalised.drain(..) {
+            arrivals.forget(ride_id);
+            self.cache.remove(&ride_id);
+        }
+        for received in batch {
+            match &received.event {
+                Event::UserBeacon(beacon) => positions.hear_beacon(beacon, received.stored_at),
+                Event::Ride(ride) if ride.status.is_final() => {
+                    positions.ride_ended(ride.ride_id, now);
+                    arrivals.forget(ride.ride_id);
+                    self.cache.remove(&ride.ride_id);
+                }
+                Event::Ride(ride) => {
+                    positions.ride_live(ride.ride_id, ride.driver_id);
+                    if ride.status == RideStatus::Arrived {
+                        arrivals.wait(ride.ride_id, now);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
     async fn follow(&mut self, tx: &mut Transaction<Tables>, rides: &[&RideEvent]) -> Result<(), StoreError> {
         let now = self.location.platform.world.now();
         let ids: BTreeSet<RideId> = rides.iter().map(|ride| ride.ride_id).collect();
@@ -256,30 +297,8 @@ impl Handler for Courses {
     }
 
     async fn committed(&mut self, batch: &[&Received]) {
-        let now = self.location.platform.world.now();
-        let mut positions = self.location.positions();
-        let mut arrivals = self.location.arrivals();
-        for ride_id in self.finalised.drain(..) {
-            arrivals.forget(ride_id);
-            self.cache.remove(&ride_id);
-        }
-        for received in batch {
-            match &received.event {
-                Event::UserBeacon(beacon) => positions.hear_beacon(beacon, received.stored_at),
-                Event::Ride(ride) if ride.status.is_final() => {
-                    positions.ride_ended(ride.ride_id, now);
-                    arrivals.forget(ride.ride_id);
-                    self.cache.remove(&ride.ride_id);
-                }
-                Event::Ride(ride) => {
-                    positions.ride_live(ride.ride_id, ride.driver_id);
-                    if ride.status == RideStatus::Arrived {
-                        arrivals.wait(ride.ride_id, now);
-                    }
-                }
-                _ => {}
-            }
-        }
+        self.take_in(batch);
+        self.share.send(batch).await;
     }
 
     fn rolled_back(&mut self) {
@@ -301,7 +320,9 @@ pub(crate) struct Arrivals {
 #[derive(Debug, Clone, Copy)]
 struct Waiting {
     since: DateTime<Utc>,
-    /// Every point stored before `since` is a row by now.
+    /// The last message on the stream once the points had time to get there.
+    mark: Option<u64>,
+    /// Every point up to the mark is a row by now.
     caught_up: bool,
 }
 
@@ -311,23 +332,32 @@ impl Arrivals {
     /// The longest wait for the points to catch up.
     const GIVE_UP: Duration = Duration::seconds(20);
 
-    pub(crate) fn wait(&mut self, ride: RideId, now: DateTime<Utc>) {
-        self.waiting.entry(ride).or_insert(Waiting { since: now, caught_up: false });
+    pub(crate) fn wait(&mut self, ride: RideId, since: DateTime<Utc>) {
+        self.waiting.entry(ride).or_insert(Waiting { since, mark: None, caught_up: false });
     }
 
     fn forget(&mut self, ride: RideId) {
         self.waiting.remove(&ride);
     }
 
-    /// Whether somebody waits for the points to catch up.
-    pub(crate) fn is_waited_for(&self) -> bool {
-        self.waiting.values().any(|w| !w.caught_up)
+    /// Whether the stream must be asked about somebody's last points.
+    pub(crate) fn is_waited_for(&self, now: DateTime<Utc>) -> bool {
+        self.waiting.values().any(|w| !w.caught_up && w.since + Self::SETTLE <= now)
     }
 
-    /// All points that were stored by `at` are rows.
-    pub(crate) fn caught_up(&mut self, at: DateTime<Utc>) {
+    /// At `at` the stream's last message had this sequence: whoever has settled waits for the consumer to get there.
+    pub(crate) fn mark(&mut self, at: DateTime<Utc>, last_sequence: u64) {
+        for waiting in self.waiting.values_mut().filter(|w| w.mark.is_none() && w.since + Self::SETTLE <= at) {
+            waiting.mark = Some(last_sequence);
+        }
+    }
+
+    /// How the consumer of points stood after the marks were made. Under steady load it never has nothing left, so getting
+    /// past the mark is enough.
+    pub(crate) fn consumer_stands(&mut self, info: &ConsumerInfo) {
+        let idle = info.pending == 0 && info.ack_pending == 0;
         for waiting in self.waiting.values_mut() {
-            waiting.caught_up |= waiting.since + Self::SETTLE <= at;
+            waiting.caught_up |= waiting.mark.is_some_and(|mark| idle || info.ack_floor >= mark);
         }
     }
 
@@ -343,16 +373,18 @@ impl Location {
         let mut positions = self.positions();
         let mut arrivals = self.arrivals();
         for track in live {
-            let driver: Option<UserId> = track.driver_id;
-            if let Some(driver) = driver {
+            if let Some(driver) = track.driver_id {
                 positions.ride_live(track.ride_id, driver);
             }
-            if track.arrived_at.is_some() && !track.finalised {
-                arrivals.wait(track.ride_id, track.arrived_seen_at.unwrap_or(now));
+            match track.arrived_at {
+                Some(_) if track.finalised => arrivals.forget(track.ride_id),
+                Some(_) => arrivals.wait(track.ride_id, track.arrived_seen_at.unwrap_or(now)),
+                None => {}
             }
         }
         for ride in ended {
             positions.ride_ended(*ride, now);
+            arrivals.forget(*ride);
         }
     }
 }

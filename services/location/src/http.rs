@@ -1,6 +1,7 @@
 //! GET /v1/drivers/nearby: free drivers, where they are and how far, not who they are.
 
 use axum::Router;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRef, Query, State};
 use axum::routing::get;
 use chrono::{DateTime, Utc};
@@ -61,13 +62,17 @@ fn number(field: &'static str, text: Option<&String>, least: f64, most: f64) -> 
 async fn nearby(
     State(location): State<Location>,
     _: SignedIn,
-    Query(asked): Query<Asked>,
+    asked: Result<Query<Asked>, QueryRejection>,
 ) -> Result<Json<Nearby>, Problem> {
+    let Query(asked) = asked.map_err(|why| Problem::field("query", why.body_text()))?;
     let required = |field, value: Option<f64>| value.ok_or_else(|| Problem::field(field, "is missing"));
     let lat = required("lat", number("lat", asked.lat.as_ref(), -90.0, 90.0)?)?;
     let lng = required("lng", number("lng", asked.lng.as_ref(), -180.0, 180.0)?)?;
     let radius_m = number("radius_m", asked.radius_m.as_ref(), 1.0, RADIUS_MAX_M)?.unwrap_or(RADIUS_DEFAULT_M);
-    let limit = number("limit", asked.limit.as_ref(), 1.0, LIMIT_MAX as f64)?.map_or(LIMIT_DEFAULT, |n| n as usize);
+    let limit = asked.limit.as_ref().map_or(Ok(LIMIT_DEFAULT), |text| match text.parse::<usize>() {
+        Ok(limit) if (1..=LIMIT_MAX).contains(&limit) => Ok(limit),
+        _ => Err(Problem::field("limit", format!("must be a whole number from 1 to {LIMIT_MAX}"))),
+    })?;
     let now = location.platform.world.now();
     let free = location.positions().nearby(&Position { lat, lng }, radius_m, limit, now);
     let drivers = free.into_iter().map(|driver| Near {

@@ -6,6 +6,7 @@
 mod events;
 mod http;
 mod positions;
+mod share;
 mod store;
 pub mod track;
 
@@ -110,6 +111,7 @@ impl Location {
         tasks.spawn(self.worker(&courses, BATCH_MAX, Courses::new(&self), &stop));
         tasks.spawn(self.clone().catch_up(stop.clone()));
         tasks.spawn(purge(self.clone(), stop.clone()));
+        tasks.spawn(share::listen(self.clone(), stop.clone()));
         while let Some(ended) = tasks.join_next().await {
             if ended.is_err() || !stop.has_begun() {
                 tracing::error!(?ended, "a part of location ended by itself");
@@ -139,17 +141,18 @@ impl Location {
         }
     }
 
-    /// Sees for rides that have arrived when all their points are rows: when none waits for this service's consumer.
+    /// Sees for rides that have arrived when all their points are rows: when this service's consumer, which acknowledges
+    /// what is committed, has got past all that was on the stream a moment after the arrival.
     async fn catch_up(self, stop: Shutdown) {
         let consumer = self.platform.topology.consumer(Subject::LocationUpdate, Service::Location);
         loop {
-            if self.arrivals().is_waited_for() {
-                let at = self.platform.world.now();
-                if let Ok(info) = self.platform.bus.consumer_info(&consumer.stream, &consumer.durable).await
-                    && info.pending == 0
-                    && info.ack_pending == 0
-                {
-                    self.arrivals().caught_up(at);
+            let now = self.platform.world.now();
+            if self.arrivals().is_waited_for(now) {
+                if let Ok(stream) = self.platform.bus.stream_info(&consumer.stream).await {
+                    self.arrivals().mark(now, stream.last_sequence);
+                }
+                if let Ok(info) = self.platform.bus.consumer_info(&consumer.stream, &consumer.durable).await {
+                    self.arrivals().consumer_stands(&info);
                 }
             }
             tokio::select! {

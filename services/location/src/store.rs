@@ -316,7 +316,7 @@ fn of_ride(
     tables.points.range(first..).take_while(move |((r, _, _), _)| *r == ride)
 }
 
-/// Locks tracks that an aggregate is due for, at most `limit`, passing over those that another process has in hand: rides
+/// Locks tracks that an aggregate is due for, those longest without one first, at most `limit`, passing over those that another process has in hand: rides
 /// under way with new points whose last aggregate is from `reported_until` or before, and of `arrived` those without their
 /// final one.
 pub(crate) async fn due_tracks(
@@ -331,7 +331,7 @@ pub(crate) async fn due_tracks(
                 "select * from tracks where closed_at is null and not finalised and started_at is not null and \
                  driver_id is not null and case when arrived_at is null then version > reported_version and \
                  (reported_at is null or reported_at <= $1) else ride_id = any($2) end \
-                 order by ride_id limit $3 for update skip locked",
+                 order by reported_at nulls first, ride_id limit $3 for update skip locked",
             )
             .bind(reported_until)
             .bind(uuids(arrived))
@@ -341,14 +341,18 @@ pub(crate) async fn due_tracks(
             rows.iter().map(|r| TrackRow::read(r).map_err(StoreError::from)).collect()
         }
         On::Memory(m) => {
-            let under_way = m.tables().tracks.values().filter(|t| {
-                t.closed_at.is_none() && !t.finalised && t.started_at.is_some() && t.driver_id.is_some()
-            });
+            let under_way =
+                m.tables().tracks.values().filter(|t| {
+                    t.closed_at.is_none() && !t.finalised && t.started_at.is_some() && t.driver_id.is_some()
+                });
             let due = under_way.filter(|t| match t.arrived_at {
                 None => t.version > t.reported_version && t.reported_at.is_none_or(|at| at <= reported_until),
                 Some(_) => arrived.contains(&t.ride_id),
             });
-            Ok(due.take(limit).cloned().collect())
+            let mut due: Vec<TrackRow> = due.cloned().collect();
+            due.sort_by_key(|t| (t.reported_at, t.ride_id));
+            due.truncate(limit);
+            Ok(due)
         }
     }
 }
@@ -463,11 +467,12 @@ pub(crate) async fn ended_rides(
 ) -> Result<Vec<RideId>, StoreError> {
     match &mut tx.on {
         On::Postgres(pg) => {
-            let rows =
-                sqlx::query("select ride_id from tracks where ride_id = any($1) and closed_at is not null order by ride_id")
-                    .bind(uuids(rides))
-                    .fetch_all(&mut ***pg)
-                    .await?;
+            let rows = sqlx::query(
+                "select ride_id from tracks where ride_id = any($1) and closed_at is not null order by ride_id",
+            )
+            .bind(uuids(rides))
+            .fetch_all(&mut ***pg)
+            .await?;
             rows.iter().map(|r| Ok(RideId(r.try_get(0)?))).collect()
         }
         On::Memory(m) => {

@@ -138,7 +138,10 @@ impl Track {
             let rest: Vec<DateTime<Utc>> = match sound {
                 Some((at, walk)) => {
                     self.tip = walk;
-                    self.fixes.range((std::ops::Bound::Excluded(at), std::ops::Bound::Unbounded)).map(|f| *f.0).collect()
+                    self.fixes
+                        .range((std::ops::Bound::Excluded(at), std::ops::Bound::Unbounded))
+                        .map(|f| *f.0)
+                        .collect()
                 }
                 None => {
                     self.tip = Walk::default();
