@@ -242,8 +242,10 @@ async fn locations(
         }
         sleep(Duration::from_millis(100)).await;
     }
-    ensure!(rest == 0, "{rest} positions were not handled a minute after the last was sent");
-    let rate = sent as f64 / began.elapsed().as_secs_f64();
+    let rate = (sent - rest.min(sent)) as f64 / began.elapsed().as_secs_f64();
+    if rest > 0 {
+        eprintln!("  {rest} positions were not handled a minute after the last was sent");
+    }
     Ok(row(
         format!("location.update to the newest-position index, {batch}/frame"),
         format!("{rate:.0}/s"),

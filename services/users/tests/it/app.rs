@@ -82,7 +82,7 @@ impl App {
         };
         let tokens = Tokens::new(&world, &SECRET).unwrap();
         let config = Config { otp_delivery: delivery.clone(), ..Config::default() };
-        let users = Users::start(&platform, &store, &tokens, config).await.unwrap();
+        let users = Users::start(&platform, &store, tokens.clone(), config).await.unwrap();
         let router = platform::problem::with_fallbacks(users.router());
         Self { started_at, seed, store, delivery, router }
     }
