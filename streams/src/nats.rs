@@ -530,7 +530,9 @@ impl NatsBus {
     }
 
     pub(crate) async fn publish_all(&self, messages: Vec<Message>) -> Vec<Result<Published, BusError>> {
-        stream::iter(messages.into_iter().map(|m| self.publish(m))).buffered(PUBLISHES_IN_FLIGHT / 2).collect().await
+        let all = stream::iter(messages.into_iter().map(|m| self.publish(m))).buffered(PUBLISHES_IN_FLIGHT / 2).collect();
+        // Without tokio's budget for one task, which would let the first ones through and shuffle the rest.
+        tokio::task::unconstrained(all).await
     }
 
     pub(crate) async fn pull(&self, consumer: &Consumer) -> Result<Puller, BusError> {
@@ -552,10 +554,10 @@ impl NatsBus {
 
     pub(crate) async fn replay(&self, stream: &str, filter: Option<&str>, start: Start) -> Result<Replay, BusError> {
         let unavailable = |e: &dyn std::fmt::Display| BusError::Unavailable(format!("replay of {stream}: {e}"));
-        self.stream_info(stream).await?;
+        let end = self.stream_info(stream).await?.last_sequence + 1;
         let found = self.jetstream.get_stream_no_info(stream).await.map_err(|e| unavailable(&e))?;
         let deliver_policy = match start {
-            Start::Sequence(sequence) => DeliverPolicy::ByStartSequence { start_sequence: sequence.max(1) },
+            Start::Sequence(sequence) => DeliverPolicy::ByStartSequence { start_sequence: sequence.clamp(1, end) },
             Start::Time(start_time) => DeliverPolicy::ByStartTime { start_time },
         };
         let config = pull::OrderedConfig {

@@ -194,7 +194,7 @@ async fn a_take_over_waits_for_a_running_transaction_and_a_renewal_does_not() {
     let On::Postgres(pg) = &mut thief.on else { unreachable!() };
     sqlx::query("set local lock_timeout = '50ms'").execute(&mut ***pg).await.unwrap();
     let waits = lead::take(&mut thief, "b", TTL, now).await;
-    assert!(matches!(waits, Err(StoreError::Unavailable(_))), "{waits:?}");
+    assert!(matches!(waits, Err(StoreError::Serialization(_))), "{waits:?}");
     drop(thief);
 
     working.commit().await.unwrap();

@@ -1,0 +1,469 @@
+//! Pulling, acknowledging, coming again.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use streams::topology::{Consumer, Retention, Stream};
+
+use crate::fixture::*;
+
+/// A limits stream `S` over `a` and `b` and a consumer `C` of `a`, changed by `with`.
+async fn one(f: &Fixture, with: impl FnOnce(&mut Consumer)) -> Result<(Stream, Consumer)> {
+    let stream = f.stream("S", &["a", "b"], Retention::Limits);
+    let mut consumer = f.consumer(&stream, "C", "a");
+    with(&mut consumer);
+    f.apply(&[&stream], &[&consumer]).await?;
+    Ok((stream, consumer))
+}
+
+pub async fn deliveries_come_in_order_with_their_data(f: &Fixture) -> Result<()> {
+    let (stream, consumer) = one(f, |_| ()).await?;
+    for payload in ["0", "1", "2"] {
+        f.publish("a", payload).await?;
+    }
+    let mut puller = f.pull(&consumer).await?;
+    let taken = take(&mut puller, 3).await?;
+    assert_eq!(texts(&taken), ["0", "1", "2"]);
+    for (index, delivery) in taken.iter().enumerate() {
+        assert_eq!(delivery.message.sequence, index as u64 + 1);
+        assert_eq!(delivery.message.subject, f.subject("a"));
+        assert_eq!((&delivery.stream, &delivery.consumer), (&stream.name, &consumer.durable));
+        assert_eq!(delivery.deliveries, 1);
+        assert_eq!(delivery.pending, 2 - index as u64);
+    }
+    assert!(taken.windows(2).all(|pair| pair[0].message.stored_at <= pair[1].message.stored_at));
+    Ok(())
+}
+
+pub async fn headers_are_kept(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |_| ()).await?;
+    let mut message = f.message("a", "x");
+    for (name, value) in [("traceparent", "00-1-2-01"), ("Ce-Type", "user.beacon"), ("empty", ""), ("text", "ü: a, b")]
+    {
+        message.headers.set(name, value);
+    }
+    f.bus.publish(message.clone()).await?;
+    let delivery = take_one(&mut f.pull(&consumer).await?).await?;
+    let headers = &delivery.message.headers;
+    assert_eq!(headers.iter().count(), 4);
+    for (name, value) in message.headers.iter() {
+        assert_eq!(headers.find(name), Some(value));
+    }
+    assert_eq!(headers.find("ce-type"), Some("user.beacon"), "names are compared without case");
+    let names: Vec<&str> = headers.iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["Ce-Type", "empty", "text", "traceparent"], "both buses hand them out in this order");
+    Ok(())
+}
+
+pub async fn bodies_may_be_empty_or_large(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |_| ()).await?;
+    let bodies = [Vec::new(), vec![0_u8, 255, 10, 13], vec![7; 64 << 10]];
+    for body in &bodies {
+        f.bus.publish(f.message("a", body.clone())).await?;
+    }
+    let taken = take(&mut f.pull(&consumer).await?, 3).await?;
+    for (delivery, body) in taken.iter().zip(&bodies) {
+        assert_eq!(delivery.message.payload, body);
+    }
+    Ok(())
+}
+
+pub async fn more_than_a_mebibyte_is_refused(f: &Fixture) -> Result<()> {
+    let (stream, _) = one(f, |_| ()).await?;
+    let refused = f.bus.publish(f.message("a", vec![7; (1 << 20) + 1])).await;
+    assert!(matches!(refused, Err(streams::BusError::Refused(_))), "{refused:?}");
+    assert_eq!(f.held(&stream).await?, 0);
+    Ok(())
+}
+
+pub async fn acknowledged_does_not_come_again(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |c| c.ack_wait = millis(400)).await?;
+    f.publish_numbers("a", 2).await?;
+    let mut puller = f.pull(&consumer).await?;
+    take_and_ack(&mut puller, 2).await?;
+    nothing(&mut puller, millis(1_000)).await?;
+    let info = f.bus.consumer_info(&consumer.stream, &consumer.durable).await?;
+    assert_eq!((info.pending, info.ack_pending, info.redelivered), (0, 0, 0));
+    assert_eq!((info.ack_floor, info.delivered), (2, 2));
+    Ok(())
+}
+
+pub async fn unconfirmed_acknowledgement_counts_too(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |_| ()).await?;
+    f.publish_numbers("a", 50).await?;
+    for delivery in take(&mut f.pull(&consumer).await?, 50).await? {
+        delivery.ack().await?;
+    }
+    f.until_lag(&consumer, (0, 0)).await
+}
+
+pub async fn floor_waits_for_the_oldest(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |_| ()).await?;
+    f.publish_numbers("a", 4).await?;
+    let taken = take(&mut f.pull(&consumer).await?, 4).await?;
+    let floor =
+        async || -> Result<u64> { Ok(f.bus.consumer_info(&consumer.stream, &consumer.durable).await?.ack_floor) };
+    for (index, expected) in [(1, 0), (2, 0), (0, 3), (3, 4)] {
+        taken[index].ack_confirmed().await?;
+        assert_eq!(floor().await?, expected, "after acknowledging sequence {}", index + 1);
+    }
+    Ok(())
+}
+
+pub async fn unanswered_comes_again_after_the_ack_wait(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |c| c.ack_wait = millis(400)).await?;
+    f.publish_numbers("a", 1).await?;
+    let mut puller = f.pull(&consumer).await?;
+    for deliveries in 1..=3 {
+        let delivery = take_one(&mut puller).await?;
+        assert_eq!((delivery.message.sequence, delivery.deliveries), (1, deliveries));
+    }
+    let info = f.bus.consumer_info(&consumer.stream, &consumer.durable).await?;
+    assert_eq!((info.pending, info.ack_pending, info.redelivered), (0, 1, 1));
+    Ok(())
+}
+
+pub async fn retry_waits_for_its_delay(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |_| ()).await?;
+    f.publish_numbers("a", 1).await?;
+    let mut puller = f.pull(&consumer).await?;
+    let first = take_one(&mut puller).await?;
+    let since = tokio::time::Instant::now();
+    first.retry(millis(1_000)).await?;
+    let second = take_one(&mut puller).await?;
+    assert_eq!(second.deliveries, 2);
+    ensure!(since.elapsed() >= millis(900), "it came after {:?}", since.elapsed());
+    ensure!(since.elapsed() < consumer.ack_wait, "it came with the ack wait only");
+    Ok(())
+}
+
+pub async fn retry_of_zero_comes_at_once(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |_| ()).await?;
+    f.publish_numbers("a", 1).await?;
+    let mut puller = f.pull(&consumer).await?;
+    for deliveries in 1..=4 {
+        let delivery = take_one(&mut puller).await?;
+        assert_eq!(delivery.deliveries, deliveries);
+        delivery.retry(Duration::ZERO).await?;
+    }
+    Ok(())
+}
+
+pub async fn redeliveries_come_before_new_messages(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |_| ()).await?;
+    f.publish_numbers("a", 6).await?;
+    let mut puller = f.pull(&consumer).await?;
+    let mut taken = Vec::new();
+    // One at a time, so that the server has sent nothing ahead but the fifth at most.
+    for _ in 0..3 {
+        taken.push(take_one(&mut puller).await?);
+    }
+    puller.close().await;
+    taken[2].retry(Duration::ZERO).await?;
+    taken[0].retry(Duration::ZERO).await?;
+    let again = if f.is_memory() { 2 } else { 3 };
+    eventually("the redelivery queue", || async {
+        let info = f.bus.consumer_info(&consumer.stream, &consumer.durable).await?;
+        Ok(info.ack_pending >= 3)
+    })
+    .await?;
+    pass(millis(200)).await;
+    let taken = take(&mut f.pull(&consumer).await?, 6 - 1).await?;
+    let deliveries: Vec<u64> = taken.iter().map(|d| d.deliveries).collect();
+    let sequences: Vec<u64> = taken.iter().map(|d| d.message.sequence).filter(|s| [1, 3].contains(s)).collect();
+    assert_eq!(sequences, [3, 1], "in the order in which they came back");
+    let older = deliveries.iter().take_while(|d| **d > 1).count();
+    assert!((2..=again).contains(&older) && deliveries[older..].iter().all(|d| *d == 1), "{deliveries:?}");
+    Ok(())
+}
+
+pub async fn terminated_never_comes_again(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |c| c.ack_wait = millis(400)).await?;
+    f.publish_numbers("a", 1).await?;
+    let mut puller = f.pull(&consumer).await?;
+    take_one(&mut puller).await?.terminate().await?;
+    nothing(&mut puller, millis(1_000)).await?;
+    assert_eq!(f.lag(&consumer).await?, (0, 0));
+    Ok(())
+}
+
+pub async fn in_progress_begins_the_ack_wait_anew(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |c| c.ack_wait = millis(1_500)).await?;
+    f.publish_numbers("a", 1).await?;
+    let mut puller = f.pull(&consumer).await?;
+    let delivery = take_one(&mut puller).await?;
+    for _ in 0..5 {
+        nothing(&mut puller, millis(500)).await?;
+        delivery.in_progress().await?;
+    }
+    delivery.ack_confirmed().await?;
+    nothing(&mut puller, millis(1_600)).await?;
+    assert_eq!(f.bus.consumer_info(&consumer.stream, &consumer.durable).await?.redelivered, 0);
+    Ok(())
+}
+
+pub async fn acknowledgement_of_an_older_delivery_counts(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |c| c.ack_wait = millis(600)).await?;
+    f.publish_numbers("a", 1).await?;
+    let mut puller = f.pull(&consumer).await?;
+    let first = take_one(&mut puller).await?;
+    let second = take_one(&mut puller).await?;
+    assert_eq!((first.deliveries, second.deliveries), (1, 2));
+    first.ack_confirmed().await?;
+    nothing(&mut puller, millis(1_500)).await?;
+    assert_eq!(f.lag(&consumer).await?, (0, 0));
+    Ok(())
+}
+
+pub async fn second_answer_changes_nothing(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |_| ()).await?;
+    f.publish_numbers("a", 1).await?;
+    let mut puller = f.pull(&consumer).await?;
+    let delivery = take_one(&mut puller).await?;
+    delivery.ack_confirmed().await?;
+    delivery.retry(Duration::ZERO).await?;
+    delivery.in_progress().await?;
+    delivery.ack_confirmed().await?;
+    delivery.terminate().await?;
+    nothing(&mut puller, millis(300)).await?;
+    assert_eq!(f.lag(&consumer).await?, (0, 0));
+    Ok(())
+}
+
+pub async fn unanswered_messages_are_bounded(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |c| c.max_ack_pending = 3).await?;
+    f.publish_numbers("a", 5).await?;
+    let mut puller = f.pull(&consumer).await?;
+    let taken = take(&mut puller, 3).await?;
+    nothing(&mut puller, millis(400)).await?;
+    assert_eq!(f.lag(&consumer).await?, (2, 3));
+    taken[1].ack_confirmed().await?;
+    let fourth = take_one(&mut puller).await?;
+    assert_eq!(text(&fourth.message), "3");
+    nothing(&mut puller, millis(400)).await?;
+    taken[0].terminate().await?;
+    assert_eq!(text(&take_one(&mut puller).await?.message), "4");
+    Ok(())
+}
+
+pub async fn redelivery_passes_at_the_bound(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |c| c.max_ack_pending = 2).await?;
+    f.publish_numbers("a", 3).await?;
+    let mut puller = f.pull(&consumer).await?;
+    let taken = take(&mut puller, 2).await?;
+    taken[1].retry(Duration::ZERO).await?;
+    let again = take_one(&mut puller).await?;
+    assert_eq!((text(&again.message), again.deliveries), ("1", 2));
+    nothing(&mut puller, millis(300)).await
+}
+
+pub async fn waiting_fetch_wakes_when_a_message_comes(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |_| ()).await?;
+    let mut puller = f.pull(&consumer).await?;
+    let fetch = tokio::spawn(async move {
+        let since = tokio::time::Instant::now();
+        let fetched = puller.fetch(10, Duration::from_secs(60)).await;
+        (fetched, since.elapsed())
+    });
+    pass(millis(300)).await;
+    f.publish_numbers("a", 1).await?;
+    let (fetched, waited) = fetch.await?;
+    assert_eq!(texts(&fetched?), ["0"]);
+    ensure!(waited < Duration::from_secs(30), "it came after {waited:?}");
+    Ok(())
+}
+
+pub async fn fetch_of_nothing_ends_after_its_wait(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |_| ()).await?;
+    f.publish_numbers("b", 1).await?;
+    let mut puller = f.pull(&consumer).await?;
+    assert!(puller.fetch(5, Duration::ZERO).await?.is_empty());
+    let since = tokio::time::Instant::now();
+    assert!(puller.fetch(5, millis(500)).await?.is_empty());
+    ensure!(since.elapsed() >= millis(450), "it came back after {:?}", since.elapsed());
+    Ok(())
+}
+
+pub async fn fetch_takes_no_more_than_asked(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |_| ()).await?;
+    f.publish_numbers("a", 10).await?;
+    let mut puller = f.pull(&consumer).await?;
+    let mut seen = Vec::new();
+    while seen.len() < 10 {
+        let fetched = puller.fetch(4, Duration::from_secs(5)).await?;
+        ensure!((1..=4).contains(&fetched.len()), "{} came", fetched.len());
+        seen.extend(fetched);
+    }
+    assert_eq!(texts(&seen), numbers(0..10));
+    Ok(())
+}
+
+pub async fn two_pullers_share_the_work(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |_| ()).await?;
+    let mut pullers = [f.pull(&consumer).await?, f.pull(&consumer).await?];
+    f.publish_numbers("a", 200).await?;
+    let mut seen = Vec::new();
+    while seen.len() < 200 {
+        let before = seen.len();
+        for puller in &mut pullers {
+            for delivery in puller.fetch(10, Duration::from_secs(1)).await? {
+                delivery.ack_confirmed().await?;
+                seen.push(delivery.message.sequence);
+            }
+        }
+        ensure!(seen.len() > before, "{} of 200 came", seen.len());
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, (1..=200).collect::<Vec<u64>>(), "each once");
+    f.until_lag(&consumer, (0, 0)).await
+}
+
+pub async fn two_waiting_pullers_both_get_work(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |_| ()).await?;
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        let mut puller = f.pull(&consumer).await?;
+        waiting.push(tokio::spawn(async move { take_one(&mut puller).await }));
+    }
+    pass(millis(300)).await;
+    f.publish_numbers("a", 2).await?;
+    let mut seen = Vec::new();
+    for task in waiting {
+        seen.push(task.await??.message.sequence);
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [1, 2]);
+    Ok(())
+}
+
+pub async fn closing_a_puller_puts_back_what_it_had(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |_| ()).await?;
+    f.publish_numbers("a", 10).await?;
+    let mut puller = f.pull(&consumer).await?;
+    take_and_ack(&mut puller, 5).await?;
+    puller.close().await;
+    let mut rest = take_and_ack(&mut f.pull(&consumer).await?, 5).await?;
+    rest.sort_by_key(|d| d.message.sequence);
+    assert_eq!(texts(&rest), numbers(5..10));
+    Ok(())
+}
+
+pub async fn filter_reads_its_subject_only(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["trip.>", "user.*"], Retention::Limits);
+    let exact = f.consumer(&stream, "exact", "user.ann");
+    let star = f.consumer(&stream, "star", "trip.*.end");
+    let rest = f.consumer(&stream, "rest", "trip.>");
+    let all = f.consumer(&stream, "all", "");
+    f.apply(&[&stream], &[&exact, &star, &rest, &all]).await?;
+    for subject in ["user.ann", "trip.1", "user.bob", "trip.1.end", "trip.2.start", "trip.1.2.end"] {
+        f.bus.publish(f.message(subject, subject)).await?;
+    }
+    for (consumer, wanted) in [
+        (&exact, vec!["user.ann"]),
+        (&star, vec!["trip.1.end"]),
+        (&rest, vec!["trip.1", "trip.1.end", "trip.2.start", "trip.1.2.end"]),
+        (&all, vec!["user.ann", "trip.1", "user.bob", "trip.1.end", "trip.2.start", "trip.1.2.end"]),
+    ] {
+        assert_eq!(f.lag(consumer).await?, (wanted.len() as u64, 0), "{}", consumer.durable);
+        let taken = take_and_ack(&mut f.pull(consumer).await?, wanted.len()).await?;
+        assert_eq!(texts(&taken), wanted);
+        assert_eq!(f.lag(consumer).await?, (0, 0), "{}", consumer.durable);
+    }
+    Ok(())
+}
+
+pub async fn back_off_governs_the_ack_wait_and_no_retry(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |c| {
+        c.max_deliver = 10;
+        c.backoff = vec![millis(400), Duration::from_secs(20)];
+        c.ack_wait = millis(400);
+    })
+    .await?;
+    f.publish_numbers("a", 1).await?;
+    let mut puller = f.pull(&consumer).await?;
+    take_one(&mut puller).await?;
+    let second = take_one(&mut puller).await?;
+    assert_eq!(second.deliveries, 2);
+    nothing(&mut puller, millis(1_200)).await?;
+    second.retry(Duration::ZERO).await?;
+    let third = take_one(&mut puller).await?;
+    assert_eq!(third.deliveries, 3);
+    third.ack_confirmed().await?;
+    Ok(())
+}
+
+pub async fn consumer_that_was_away_gets_everything(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Interest);
+    let consumer = f.consumer(&stream, "C", "a");
+    f.apply(&[&stream], &[&consumer]).await?;
+    let mut puller = f.pull(&consumer).await?;
+    f.publish_numbers("a", 1).await?;
+    take_and_ack(&mut puller, 1).await?;
+    puller.close().await;
+    f.publish_numbers("a", 20).await?;
+    pass(f.long()).await;
+    f.publish("a", "20").await?;
+    let taken = take_and_ack(&mut f.pull(&consumer).await?, 21).await?;
+    assert_eq!(texts(&taken), numbers(0..21));
+    f.until_held(&stream, 0).await
+}
+
+pub async fn consumers_do_not_disturb_each_other(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Limits);
+    let (quick, stuck) = (f.consumer(&stream, "quick", "a"), f.consumer(&stream, "stuck", "a"));
+    f.apply(&[&stream], &[&quick, &stuck]).await?;
+    f.publish_numbers("a", 5).await?;
+    let held = take(&mut f.pull(&stuck).await?, 2).await?;
+    assert_eq!(texts(&take_and_ack(&mut f.pull(&quick).await?, 5).await?), numbers(0..5));
+    assert_eq!(f.lag(&quick).await?, (0, 0));
+    let (pending, ack_pending) = f.lag(&stuck).await?;
+    assert_eq!(pending + ack_pending, 5);
+    held[0].ack_confirmed().await.context("the first consumer's acknowledgements are not the second's")
+}
+
+pub async fn a_thousand_messages_reach_both_consumers_in_order(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Interest);
+    let consumers = [f.consumer(&stream, "C1", "a"), f.consumer(&stream, "C2", "a")];
+    f.apply(&[&stream], &[&consumers[0], &consumers[1]]).await?;
+    let messages = (0..1_000).map(|n| f.message("a", n.to_string())).collect();
+    for (index, published) in f.bus.publish_all(messages).await.into_iter().enumerate() {
+        let published = published?;
+        assert_eq!((published.sequence, published.duplicate), (index as u64 + 1, false));
+    }
+    for consumer in &consumers {
+        let mut puller = f.pull(consumer).await?;
+        let mut seen = Vec::new();
+        while seen.len() < 1_000 {
+            for delivery in take(&mut puller, 100).await? {
+                delivery.ack().await?;
+                seen.push(text(&delivery.message).to_owned());
+            }
+        }
+        assert_eq!(seen, numbers(0..1_000));
+    }
+    f.until_held(&stream, 0).await
+}
+
+pub async fn each_publishers_order_is_kept(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |_| ()).await?;
+    let mut publishers = tokio::task::JoinSet::new();
+    for name in ["x", "y", "z"] {
+        let bus = f.bus.clone();
+        let messages: Vec<_> = (0..30).map(|n| f.message("a", format!("{name}{n}"))).collect();
+        publishers.spawn(async move {
+            for message in messages {
+                bus.publish(message).await?;
+            }
+            Ok::<_, streams::BusError>(())
+        });
+    }
+    while let Some(done) = publishers.join_next().await {
+        done??;
+    }
+    let taken = take(&mut f.pull(&consumer).await?, 90).await?;
+    for name in ["x", "y", "z"] {
+        let of: Vec<_> = texts(&taken).into_iter().filter(|t| t.starts_with(name)).collect();
+        assert_eq!(of, (0..30).map(|n| format!("{name}{n}")).collect::<Vec<_>>());
+    }
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! What happens to a message that nobody answers as often as it may be delivered.
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use serde_json::Value;
+use streams::Delivery;
+use streams::bus::Puller;
+use streams::topology::{Consumer, Retention, Stream};
+
+use crate::fixture::*;
+
+async fn one(f: &Fixture, retention: Retention) -> Result<(Stream, Consumer)> {
+    let stream = f.stream("S", &["a"], retention);
+    let consumer = impatient(f, &stream, "C");
+    f.apply(&[&stream], &[&consumer]).await?;
+    Ok((stream, consumer))
+}
+
+fn impatient(f: &Fixture, stream: &Stream, name: &str) -> Consumer {
+    Consumer { ack_wait: millis(300), max_deliver: 2, ..f.consumer(stream, name, "a") }
+}
+
+/// Lets one message run out of deliveries. The server notices while somebody pulls.
+async fn exhaust(f: &Fixture, consumer: &Consumer, puller: &mut Puller) -> Result<Delivery> {
+    for deliveries in 1..=2 {
+        let delivery = take_one(puller).await?;
+        assert_eq!(delivery.deliveries, deliveries);
+        if deliveries == 2 {
+            nothing(puller, millis(1_500)).await?;
+            f.until_lag(consumer, (0, 0)).await?;
+            return Ok(delivery);
+        }
+    }
+    unreachable!("the second delivery returned")
+}
+
+/// The subject on which the message is released for one consumer, as DESIGN.md has it.
+fn release(consumer: &Consumer, delivery: &Delivery) -> String {
+    let Consumer { stream, durable, .. } = consumer;
+    let sequence = delivery.message.sequence;
+    let stored_at = delivery.message.stored_at.timestamp_nanos_opt().unwrap_or_default();
+    format!("$JS.ACK.{stream}.{durable}.2.{sequence}.1.{stored_at}.0")
+}
+
+async fn stays_stored(f: &Fixture, retention: Retention) -> Result<()> {
+    let (stream, consumer) = one(f, retention).await?;
+    f.publish("a", "poison").await?;
+    let mut puller = f.pull(&consumer).await?;
+    exhaust(f, &consumer, &mut puller).await?;
+    assert_eq!(f.lag(&consumer).await?, (0, 0), "the lag looks clean");
+    assert_eq!(f.held(&stream).await?, 1, "and the message is there");
+    assert_eq!(text(&f.bus.stored(&stream.name, 1).await?), "poison");
+    f.publish("a", "next").await?;
+    assert_eq!(texts(&take_and_ack(&mut puller, 1).await?), ["next"], "it stands in nobody's way");
+    nothing(&mut puller, millis(800)).await?;
+    f.until_held(&stream, if retention == Retention::Limits { 2 } else { 1 }).await
+}
+
+pub async fn exhausted_stays_on_an_interest_stream(f: &Fixture) -> Result<()> {
+    stays_stored(f, Retention::Interest).await
+}
+
+pub async fn exhausted_stays_on_a_work_queue(f: &Fixture) -> Result<()> {
+    stays_stored(f, Retention::WorkQueue).await
+}
+
+pub async fn exhausted_stays_on_a_limits_stream(f: &Fixture) -> Result<()> {
+    stays_stored(f, Retention::Limits).await
+}
+
+pub async fn retry_of_the_last_delivery_gives_up_too(f: &Fixture) -> Result<()> {
+    let (stream, consumer) = one(f, Retention::Interest).await?;
+    for delay in [0, 200] {
+        f.publish("a", "poison").await?;
+        let mut puller = f.pull(&consumer).await?;
+        for _ in 0..2 {
+            take_one(&mut puller).await?.retry(millis(delay)).await?;
+        }
+        nothing(&mut puller, millis(1_000)).await?;
+        puller.close().await;
+        f.until_lag(&consumer, (0, 0)).await?;
+    }
+    assert_eq!(f.held(&stream).await?, 2);
+    Ok(())
+}
+
+pub async fn acknowledged_last_delivery_is_not_given_up(f: &Fixture) -> Result<()> {
+    let (stream, consumer) = one(f, Retention::Interest).await?;
+    let mut advisories = f.bus.subscribe(&advisory(&consumer), None).await?;
+    f.publish("a", "just in time").await?;
+    let mut puller = f.pull(&consumer).await?;
+    take_one(&mut puller).await?;
+    take_and_ack(&mut puller, 1).await?;
+    nothing(&mut puller, millis(800)).await?;
+    f.until_held(&stream, 0).await?;
+    let none = tokio::time::timeout(millis(200), advisories.next()).await;
+    assert!(none.is_err(), "{none:?}");
+    Ok(())
+}
+
+fn advisory(consumer: &Consumer) -> String {
+    format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{}.{}", consumer.stream, consumer.durable)
+}
+
+fn check_advisory(body: &[u8], consumer: &Consumer) -> Result<()> {
+    let body: Value = serde_json::from_slice(body)?;
+    assert_eq!(body["type"], "io.nats.jetstream.advisory.v1.max_deliver");
+    assert_eq!(body["stream"], consumer.stream);
+    assert_eq!(body["consumer"], consumer.durable);
+    assert_eq!((&body["stream_seq"], &body["deliveries"]), (&Value::from(1), &Value::from(2)));
+    assert!(body["id"].is_string() && body["timestamp"].is_string());
+    Ok(())
+}
+
+pub async fn advisory_tells_of_exhausted_deliveries_once(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, Retention::Interest).await?;
+    let mut advisories = f.bus.subscribe(&advisory(&consumer), None).await?;
+    f.publish("a", "poison").await?;
+    let mut puller = f.pull(&consumer).await?;
+    exhaust(f, &consumer, &mut puller).await?;
+    let told = tokio::time::timeout(millis(5_000), advisories.next()).await?.context("a subscription")?;
+    check_advisory(&told.payload, &consumer)?;
+    nothing(&mut puller, millis(1_000)).await?;
+    let twice = tokio::time::timeout(millis(100), advisories.next()).await;
+    assert!(twice.is_err(), "{twice:?}");
+    Ok(())
+}
+
+pub async fn advisory_is_captured_by_a_stream(f: &Fixture) -> Result<()> {
+    let (stream, consumer) = one(f, Retention::WorkQueue).await?;
+    let mut advisories = f.stream("ADVISORIES", &[], Retention::Limits);
+    advisories.subjects = vec![format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{}.>", stream.name)];
+    let sweeper = f.consumer(&advisories, "sweeper", "");
+    f.apply(&[&advisories], &[&sweeper]).await?;
+    f.publish("a", "poison").await?;
+    exhaust(f, &consumer, &mut f.pull(&consumer).await?).await?;
+    let told = take_and_ack(&mut f.pull(&sweeper).await?, 1).await?;
+    assert_eq!(told[0].message.subject, advisory(&consumer));
+    check_advisory(&told[0].message.payload, &consumer)
+}
+
+pub async fn given_up_message_is_released_by_its_ack_subject(f: &Fixture) -> Result<()> {
+    for retention in [Retention::Interest, Retention::WorkQueue] {
+        let stream = f.stream(&format!("{retention:?}"), &["a"], retention);
+        let consumer = impatient(f, &stream, "C");
+        f.apply(&[&stream], &[&consumer]).await?;
+        f.publish("a", "poison").await?;
+        let last = exhaust(f, &consumer, &mut f.pull(&consumer).await?).await?;
+        assert_eq!(f.held(&stream).await?, 1);
+        let answer = f.bus.request(&release(&consumer, &last), Bytes::from("+ACK"), millis(5_000)).await?;
+        assert!(answer.is_empty());
+        f.until_held(&stream, 0).await?;
+        let again = f.bus.request(&release(&consumer, &last), Bytes::from("+ACK"), millis(5_000)).await?;
+        assert!(again.is_empty(), "twice is once");
+        assert_eq!(f.bus.consumer_info(&stream.name, &consumer.durable).await?.redelivered, 0);
+        f.bus.delete_stream(&stream.name).await?;
+    }
+    Ok(())
+}
+
+pub async fn late_answer_to_a_given_up_delivery_releases_it(f: &Fixture) -> Result<()> {
+    let (stream, consumer) = one(f, Retention::Interest).await?;
+    f.publish("a", "slow").await?;
+    let last = exhaust(f, &consumer, &mut f.pull(&consumer).await?).await?;
+    last.terminate().await?;
+    f.until_held(&stream, 0).await
+}
+
+pub async fn given_up_by_one_stays_until_it_is_released_for_that_one(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Interest);
+    let (stuck, fine) = (impatient(f, &stream, "stuck"), f.consumer(&stream, "fine", "a"));
+    f.apply(&[&stream], &[&stuck, &fine]).await?;
+    f.publish("a", "poison").await?;
+    let mut puller = f.pull(&stuck).await?;
+    let last = exhaust(f, &stuck, &mut puller).await?;
+    // Messages behind it, acknowledged by both, move the floor past it.
+    f.publish("a", "next").await?;
+    take_and_ack(&mut puller, 1).await?;
+    take_and_ack(&mut f.pull(&fine).await?, 2).await?;
+    f.until_held(&stream, 1).await?;
+    assert_eq!(text(&f.bus.stored(&stream.name, 1).await?), "poison");
+    f.bus.notify(&release(&stuck, &last), Bytes::from("+ACK")).await?;
+    f.until_held(&stream, 0).await
+}
+
+pub async fn released_message_stays_for_who_has_not_had_it(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Interest);
+    let (stuck, later) = (impatient(f, &stream, "stuck"), f.consumer(&stream, "later", "a"));
+    f.apply(&[&stream], &[&stuck, &later]).await?;
+    f.publish("a", "poison").await?;
+    let last = exhaust(f, &stuck, &mut f.pull(&stuck).await?).await?;
+    f.bus.request(&release(&stuck, &last), Bytes::from("+ACK"), millis(5_000)).await?;
+    assert_eq!(f.held(&stream).await?, 1);
+    assert_eq!(texts(&take_and_ack(&mut f.pull(&later).await?, 1).await?), ["poison"]);
+    f.until_held(&stream, 0).await
+}
+
+pub async fn raising_the_limit_does_not_bring_it_back(f: &Fixture) -> Result<()> {
+    let (stream, mut consumer) = one(f, Retention::Interest).await?;
+    f.publish("a", "poison").await?;
+    let mut puller = f.pull(&consumer).await?;
+    exhaust(f, &consumer, &mut puller).await?;
+    consumer.max_deliver = 9;
+    f.apply(&[&stream], &[&consumer]).await?;
+    nothing(&mut puller, millis(800)).await?;
+    assert_eq!(f.held(&stream).await?, 1);
+    Ok(())
+}
+
+pub async fn new_consumer_sees_what_another_gave_up(f: &Fixture) -> Result<()> {
+    let (stream, consumer) = one(f, Retention::Interest).await?;
+    f.publish("a", "poison").await?;
+    exhaust(f, &consumer, &mut f.pull(&consumer).await?).await?;
+    let late = f.consumer(&stream, "late", "a");
+    f.apply(&[&stream], &[&late]).await?;
+    let taken = take_and_ack(&mut f.pull(&late).await?, 1).await?;
+    assert_eq!((texts(&taken), taken[0].deliveries), (vec!["poison"], 1));
+    Ok(())
+}

@@ -1,0 +1,210 @@
+//! What only the memory bus has: its clock, its bound of messages, its order of things.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use streams::bus::Start;
+use streams::memory::MemoryBus;
+use streams::topology::{Consumer, Discard, Retention, Storage, Stream};
+use streams::{Bus, BusError, Headers, Message};
+use tokio::time::Instant;
+
+use crate::fixture::{nothing, pass, started_at, take, take_one, text, texts, topology};
+
+fn bus(queue_size: usize) -> Bus {
+    Bus::Memory(MemoryBus::new(started_at(), queue_size))
+}
+
+fn stream(retention: Retention) -> Stream {
+    Stream {
+        name: "S".to_owned(),
+        subjects: vec!["a".to_owned()],
+        retention,
+        storage: Storage::Memory,
+        discard: Discard::New,
+        max_age: Duration::from_secs(3_600),
+        max_bytes: 1 << 30,
+        duplicate_window: Duration::from_secs(120),
+    }
+}
+
+fn consumer(name: &str) -> Consumer {
+    Consumer {
+        stream: "S".to_owned(),
+        durable: name.to_owned(),
+        filter: "a".to_owned(),
+        ack_wait: Duration::from_secs(30),
+        max_deliver: 5,
+        max_ack_pending: 100,
+        backoff: Vec::new(),
+    }
+}
+
+fn message(payload: impl Into<Bytes>) -> Message {
+    Message { subject: "a".to_owned(), headers: Headers::default(), payload: payload.into() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn wall_time_is_the_start_plus_tokios_clock() -> Result<()> {
+    let bus = bus(10);
+    bus.apply(&topology(&[&stream(Retention::Limits)], &[])).await?;
+    bus.publish(message("0")).await?;
+    tokio::time::advance(Duration::from_secs(90)).await;
+    bus.publish(message("1")).await?;
+    assert_eq!(bus.stored("S", 1).await?.stored_at, started_at());
+    assert_eq!(bus.stored("S", 2).await?.stored_at, started_at() + Duration::from_secs(90));
+    let mut replay = bus.replay("S", None, Start::Time(started_at() + Duration::from_secs(1))).await?;
+    assert_eq!(text(&replay.next(Duration::ZERO).await?.context("the second")?), "1");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn publisher_waits_for_room_and_gets_it() -> Result<()> {
+    let bus = bus(2);
+    bus.apply(&topology(&[&stream(Retention::WorkQueue)], &[&consumer("C")])).await?;
+    let publisher = {
+        let bus = bus.clone();
+        tokio::spawn(async move {
+            let since = Instant::now();
+            let results = bus.publish_all((0..3).map(|n| message(n.to_string())).collect()).await;
+            (results, since.elapsed())
+        })
+    };
+    pass(Duration::from_secs(2)).await;
+    assert_eq!(bus.stream_info("S").await?.messages, 2);
+    take_one(&mut bus.pull(&consumer("C")).await?).await?.ack().await?;
+    let (results, waited) = publisher.await?;
+    assert!(results.into_iter().all(|r| r.is_ok()));
+    assert_eq!(waited, Duration::from_secs(2));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn publisher_is_refused_when_no_room_comes() -> Result<()> {
+    let bus = bus(2);
+    bus.apply(&topology(&[&stream(Retention::Limits)], &[])).await?;
+    let since = Instant::now();
+    let results = bus.publish_all((0..5).map(|n| message(n.to_string())).collect()).await;
+    let kinds: Vec<bool> = results.iter().map(Result::is_ok).collect();
+    assert_eq!(kinds, [true, true, false, false, false]);
+    assert!(matches!(results[4], Err(BusError::Full(_))), "{:?}", results[4]);
+    assert_eq!(since.elapsed(), Duration::from_secs(5), "one wait for all");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn stream_that_drops_the_old_does_so_at_the_bound() -> Result<()> {
+    let bus = bus(3);
+    let old = Stream { discard: Discard::Old, ..stream(Retention::Limits) };
+    bus.apply(&topology(&[&old], &[&consumer("C")])).await?;
+    for n in 0..5 {
+        bus.publish(message(n.to_string())).await?;
+    }
+    assert_eq!(texts(&take(&mut bus.pull(&consumer("C")).await?, 3).await?), ["2", "3", "4"]);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn full_subscription_drops_and_counts() -> Result<()> {
+    let bus = bus(10);
+    let mut slow = bus.subscribe("notice", None).await?;
+    for n in 0..65_540_u32 {
+        bus.notify("notice", Bytes::from(n.to_string())).await?;
+    }
+    assert_eq!(bus.dropped(), 4);
+    assert_eq!(slow.next().await.context("the first")?.payload, "0", "what came first is kept");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn advisory_comes_without_anybody_asking() -> Result<()> {
+    let bus = bus(10);
+    let given_up = Consumer { max_deliver: 1, ..consumer("C") };
+    let advisories =
+        Stream { name: "ADVISORIES".to_owned(), subjects: vec!["$JS.EVENT.>".to_owned()], ..stream(Retention::Limits) };
+    let sweeper = Consumer { stream: advisories.name.clone(), filter: String::new(), ..consumer("sweeper") };
+    bus.apply(&topology(&[&stream(Retention::Interest), &advisories], &[&given_up, &sweeper])).await?;
+    bus.publish(message("poison")).await?;
+    let mut sweep = bus.pull(&sweeper).await?;
+    nothing(&mut sweep, Duration::from_secs(60)).await?;
+    let since = Instant::now();
+    take_one(&mut bus.pull(&given_up).await?).await?;
+    // Only the sweeper pulls now, and it began to wait before anything was due.
+    let told = sweep.fetch(1, Duration::from_secs(3_600)).await?;
+    assert_eq!(told.len(), 1);
+    assert_eq!(since.elapsed().as_secs(), 30, "as soon as the ack wait is over");
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn late_advisory_wakes_who_waits_already() -> Result<()> {
+    let bus = bus(10);
+    let quick = Consumer { max_deliver: 1, ack_wait: Duration::from_secs(1), ..consumer("C") };
+    bus.apply(&topology(&[&stream(Retention::Interest)], &[&quick])).await?;
+    let mut advisories = bus.subscribe("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.S.C", None).await?;
+    let since = Instant::now();
+    let waiter = tokio::spawn(async move { (advisories.next().await, Instant::now()) });
+    pass(Duration::from_secs(10)).await;
+    bus.publish(message("poison")).await?;
+    take_one(&mut bus.pull(&quick).await?).await?;
+    let (told, at) = waiter.await?;
+    assert!(told.is_some());
+    assert_eq!((at - since).as_secs(), 11);
+    Ok(())
+}
+
+/// Everything at once: two consumers, one of which fails now and then, time that passes, a queue group.
+async fn transcript() -> Result<Vec<String>> {
+    let bus = bus(1_000);
+    let (one, two) = (consumer("C1"), Consumer { ack_wait: Duration::from_secs(3), ..consumer("C2") });
+    bus.apply(&topology(&[&stream(Retention::Interest)], &[&one, &two])).await?;
+    let (told, mut lines) = tokio::sync::mpsc::unbounded_channel();
+    let mut tasks = tokio::task::JoinSet::new();
+    for consumer in [one, two] {
+        for worker in 0..2 {
+            let (mut puller, told) = (bus.pull(&consumer).await?, told.clone());
+            tasks.spawn(async move {
+                while let Ok(deliveries) = puller.fetch(3, Duration::from_secs(20)).await {
+                    if deliveries.is_empty() {
+                        return;
+                    }
+                    for d in deliveries {
+                        let (sequence, deliveries) = (d.message.sequence, d.deliveries);
+                        let _ = told.send(format!("{} {worker} {sequence} {deliveries}", d.consumer));
+                        pass(Duration::from_millis(70 * (sequence % 3))).await;
+                        let _ = match (sequence + deliveries) % 5 {
+                            0 => d.retry(Duration::from_millis(sequence * 10)).await,
+                            1 if d.consumer == "C2" => Ok(()),
+                            _ => d.ack().await,
+                        };
+                    }
+                }
+            });
+        }
+    }
+    for n in 0..40 {
+        bus.publish(message(n.to_string())).await?;
+        pass(Duration::from_millis(25)).await;
+    }
+    while tasks.join_next().await.is_some() {}
+    drop(told);
+    let mut all = Vec::new();
+    while let Some(line) = lines.recv().await {
+        all.push(line);
+    }
+    all.push(format!("{:?}", bus.stream_info("S").await?));
+    Ok(all)
+}
+
+#[test]
+fn same_run_twice_is_the_same() -> Result<()> {
+    let run = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+        runtime.block_on(transcript())
+    };
+    let first = run()?;
+    assert!(first.len() > 80, "{}", first.len());
+    assert_eq!(first, run()?);
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! Reading a stream without a consumer.
+
+use anyhow::{Context, Result};
+use std::time::Duration;
+use streams::BusError;
+use streams::bus::{Replay, Start, Stored};
+use streams::topology::{Retention, Stream};
+
+use crate::fixture::*;
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// A limits stream over `a` and `b` with `0` … `9`, even ones on `a`.
+async fn ten(f: &Fixture) -> Result<Stream> {
+    let stream = f.stream("S", &["a", "b"], Retention::Limits);
+    f.apply(&[&stream], &[]).await?;
+    for n in 0..10 {
+        f.bus.publish(f.message(if n % 2 == 0 { "a" } else { "b" }, n.to_string())).await?;
+    }
+    Ok(stream)
+}
+
+async fn next(replay: &mut Replay) -> Result<Stored> {
+    replay.next(SOON).await?.context("a message should have come")
+}
+
+async fn read(replay: &mut Replay, count: usize) -> Result<Vec<String>> {
+    let mut seen = Vec::new();
+    for _ in 0..count {
+        seen.push(text(&next(replay).await?).to_owned());
+    }
+    Ok(seen)
+}
+
+pub async fn replay_begins_at_a_sequence(f: &Fixture) -> Result<()> {
+    let stream = ten(f).await?;
+    for (start, first) in [(0, 0), (1, 0), (4, 3), (10, 9)] {
+        let mut replay = f.bus.replay(&stream.name, None, Start::Sequence(start)).await?;
+        assert_eq!(read(&mut replay, 10 - first).await?, numbers(first..10), "from sequence {start}");
+        assert!(replay.next(millis(200)).await?.is_none());
+    }
+    Ok(())
+}
+
+pub async fn replay_begins_at_a_time(f: &Fixture) -> Result<()> {
+    let stream = ten(f).await?;
+    pass(millis(50)).await;
+    f.publish("a", "later").await?;
+    let at = f.bus.stored(&stream.name, 11).await?.stored_at;
+    let mut replay = f.bus.replay(&stream.name, None, Start::Time(at)).await?;
+    assert_eq!(read(&mut replay, 1).await?, ["later"]);
+    let earlier = Start::Time(at - Duration::from_secs(3_600));
+    let mut replay = f.bus.replay(&stream.name, None, earlier).await?;
+    assert_eq!(read(&mut replay, 2).await?, ["0", "1"]);
+    Ok(())
+}
+
+pub async fn replay_reads_what_its_filter_covers(f: &Fixture) -> Result<()> {
+    let stream = ten(f).await?;
+    let (only, pattern) = (f.subject("b"), f.subject("*"));
+    let mut replay = f.bus.replay(&stream.name, Some(&only), Start::Sequence(3)).await?;
+    assert_eq!(read(&mut replay, 4).await?, ["3", "5", "7", "9"]);
+    let mut replay = f.bus.replay(&stream.name, Some(&pattern), Start::Sequence(9)).await?;
+    assert_eq!(read(&mut replay, 2).await?, ["8", "9"]);
+    Ok(())
+}
+
+pub async fn replay_follows_what_is_new(f: &Fixture) -> Result<()> {
+    let stream = ten(f).await?;
+    let filter = f.subject("a");
+    let mut replay = f.bus.replay(&stream.name, Some(&filter), Start::Sequence(9)).await?;
+    assert_eq!(read(&mut replay, 1).await?, ["8"]);
+    assert!(replay.next(millis(200)).await?.is_none());
+    let follower = tokio::spawn(async move { read(&mut replay, 2).await });
+    pass(millis(100)).await;
+    f.publish("b", "not this").await?;
+    f.publish("a", "10").await?;
+    f.publish("a", "11").await?;
+    assert_eq!(follower.await??, ["10", "11"]);
+    Ok(())
+}
+
+pub async fn replay_from_beyond_the_end_reads_what_is_new(f: &Fixture) -> Result<()> {
+    let stream = ten(f).await?;
+    let mut replay = f.bus.replay(&stream.name, None, Start::Sequence(1_000)).await?;
+    assert!(replay.next(millis(300)).await?.is_none());
+    f.publish("a", "new").await?;
+    assert_eq!(read(&mut replay, 1).await?, ["new"]);
+    Ok(())
+}
+
+pub async fn replay_leaves_consumers_as_they_are(f: &Fixture) -> Result<()> {
+    let stream = ten(f).await?;
+    let consumer = f.consumer(&stream, "C", "a");
+    f.apply(&[&stream], &[&consumer]).await?;
+    let mut puller = f.pull(&consumer).await?;
+    take_and_ack(&mut puller, 2).await?;
+    let held = take_one(&mut puller).await?;
+    puller.close().await;
+    pass(millis(100)).await;
+    let before = f.bus.consumer_info(&stream.name, &consumer.durable).await?;
+    let mut replay = f.bus.replay(&stream.name, None, Start::Sequence(1)).await?;
+    assert_eq!(read(&mut replay, 10).await?, numbers(0..10));
+    assert_eq!(f.bus.consumer_info(&stream.name, &consumer.durable).await?, before);
+    held.ack_confirmed().await?;
+    Ok(())
+}
+
+pub async fn replay_of_a_thousand_is_in_order(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Limits);
+    f.apply(&[&stream], &[]).await?;
+    f.publish_numbers("a", 1_000).await?;
+    let mut replay = f.bus.replay(&stream.name, None, Start::Sequence(1)).await?;
+    for sequence in 1..=1_000 {
+        let message = next(&mut replay).await?;
+        assert_eq!((message.sequence, text(&message)), (sequence, (sequence - 1).to_string().as_str()));
+    }
+    Ok(())
+}
+
+pub async fn replay_of_no_stream_is_not_found(f: &Fixture) -> Result<()> {
+    let replay = f.bus.replay(&f.name("none"), None, Start::Sequence(1)).await;
+    assert!(matches!(replay, Err(BusError::NotFound(_))), "{:?}", replay.map(drop));
+    Ok(())
+}
+
+pub async fn stored_message_is_as_it_was_published(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Limits);
+    f.apply(&[&stream], &[]).await?;
+    let mut message = f.message("a", vec![0_u8, 159, 146, 150]);
+    message.headers.set("Name", "value");
+    let sequence = f.bus.publish(message.clone()).await?.sequence;
+    let stored = f.bus.stored(&stream.name, sequence).await?;
+    let mut replay = f.bus.replay(&stream.name, None, Start::Sequence(1)).await?;
+    assert_eq!(next(&mut replay).await?, stored, "however it is read");
+    assert_eq!((stored.subject, stored.headers, stored.payload), (message.subject, message.headers, message.payload));
+    Ok(())
+}

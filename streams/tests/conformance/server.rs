@@ -1,0 +1,100 @@
+//! A nats-server of a test's own: started on a free port with a directory of its own, stopped and removed on drop. It uses
+//! only the standard library and `anyhow`, so that other crates' tests include it by `#[path]`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+const READY_LIMIT: Duration = Duration::from_secs(30);
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    program: PathBuf,
+    directory: PathBuf,
+    child: Option<Child>,
+    /// Its address, the same after [`start`](Self::start) is called again.
+    pub url: String,
+}
+
+impl Server {
+    /// Starts the program that `NATS_SERVER` names, with JetStream, on a free port of 127.0.0.1.
+    pub fn new() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let program = std::env::var_os("NATS_SERVER")
+            .context("NATS_SERVER is not set: run the tests by scripts/test, which finds a nats-server")?;
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("rideshare-nats-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&directory)?;
+        let mut server = Self { program: program.into(), directory, child: None, url: String::new() };
+        server.start()?;
+        Ok(server)
+    }
+
+    /// Starts it (again, with its files and its port).
+    pub fn start(&mut self) -> Result<()> {
+        let port = self.url.rsplit(':').next().filter(|p| !p.is_empty()).unwrap_or("-1");
+        let directory = self.directory.display();
+        // The limits are no promise of space: each stream's own bound is counted against them.
+        let config = format!(
+            "listen: \"127.0.0.1:{port}\"\nports_file_dir: \"{directory}\"\n\
+             jetstream {{ store_dir: \"{directory}/jetstream\", max_file_store: 1TB, max_memory_store: 64GB }}\n"
+        );
+        let file = self.directory.join("nats.conf");
+        std::fs::write(&file, config)?;
+        let log = std::fs::File::create(self.directory.join("nats.log"))?;
+        let child = Command::new(&self.program)
+            .arg("--config")
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("starting {}", self.program.display()))?;
+        let ports = self.directory.join(format!("nats-server_{}.ports", child.id()));
+        self.child = Some(child);
+        let until = Instant::now() + READY_LIMIT;
+        loop {
+            if let Some(url) = ready(&ports, &self.directory.join("nats.log")) {
+                self.url = url;
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                bail!("nats-server was not ready in {READY_LIMIT:?}: {}", self.log());
+            }
+            if let Some(status) = self.child.as_mut().and_then(|c| c.try_wait().ok().flatten()) {
+                bail!("nats-server ended with {status}: {}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Kills it, as a crash would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.join("nats.log")).unwrap_or_default()
+    }
+}
+
+/// The address in the server's file of ports, once it says that it is ready.
+fn ready(ports: &Path, log: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(ports).ok()?;
+    let url = text.split('"').find(|part| part.starts_with("nats://"))?;
+    std::fs::read_to_string(log).ok()?.contains("Server is ready").then(|| url.to_owned())
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}

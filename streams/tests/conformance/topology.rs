@@ -1,0 +1,312 @@
+//! Making, comparing, changing and deleting streams and consumers.
+
+use anyhow::Result;
+use std::time::Duration;
+use streams::BusError;
+use streams::topology::{Retention, Storage, Topology};
+
+use crate::fixture::*;
+
+pub async fn apply_says_what_it_made_and_is_quiet_when_repeated(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Interest);
+    let consumer = f.consumer(&stream, "C", "a");
+    let made = f.apply(&[&stream], &[&consumer]).await?;
+    assert_eq!(
+        made,
+        [
+            format!("stream {}: missing, created", stream.name),
+            format!("consumer {} on {}: missing, created", consumer.durable, stream.name),
+        ]
+    );
+    for _ in 0..2 {
+        assert_eq!(f.apply(&[&stream], &[&consumer]).await?, Vec::<String>::new());
+    }
+    Ok(())
+}
+
+pub async fn compare_changes_nothing(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Interest);
+    let consumer = f.consumer(&stream, "C", "a");
+    let wanted = topology(&[&stream], &[&consumer]);
+    assert_eq!(f.bus.compare(&wanted).await?.len(), 2);
+    assert!(matches!(f.bus.stream_info(&stream.name).await, Err(BusError::NotFound(_))));
+    f.bus.apply(&wanted).await?;
+    assert_eq!(f.bus.compare(&wanted).await?, Vec::<String>::new());
+    Ok(())
+}
+
+pub async fn differences_are_told_and_made_right(f: &Fixture) -> Result<()> {
+    let mut stream = f.stream("S", &["a", "b"], Retention::Interest);
+    let mut consumer = f.consumer(&stream, "C", "a");
+    f.apply(&[&stream], &[&consumer]).await?;
+    stream.max_bytes = 1 << 20;
+    stream.subjects.push(f.subject("c"));
+    consumer.ack_wait = Duration::from_secs(7);
+    consumer.max_ack_pending = 9;
+    let mut told = f.bus.compare(&topology(&[&stream], &[&consumer])).await?;
+    assert_eq!(f.apply(&[&stream], &[&consumer]).await?, told);
+    told.sort();
+    let of_consumer = format!("consumer {} on {}", consumer.durable, stream.name);
+    assert_eq!(
+        told[..3],
+        [
+            format!("{of_consumer}: ack_wait was 30000000000, becomes 7000000000"),
+            format!("{of_consumer}: max_ack_pending was 1000, becomes 9"),
+            format!("stream {}: max_bytes was 67108864, becomes 1048576", stream.name),
+        ]
+    );
+    assert!(told[3].starts_with(&format!("stream {}: subjects was [", stream.name)), "{}", told[3]);
+    assert_eq!(told.len(), 4);
+    assert_eq!(f.apply(&[&stream], &[&consumer]).await?, Vec::<String>::new());
+    f.publish("c", "captured now").await?;
+    Ok(())
+}
+
+pub async fn cursor_survives_an_update(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Limits);
+    let mut consumer = f.consumer(&stream, "C", "a");
+    f.apply(&[&stream], &[&consumer]).await?;
+    f.publish_numbers("a", 4).await?;
+    let mut puller = f.pull(&consumer).await?;
+    take_and_ack(&mut puller, 1).await?;
+    let held = take_one(&mut puller).await?;
+    puller.close().await;
+    consumer.max_ack_pending = 77;
+    assert_eq!(f.apply(&[&stream], &[&consumer]).await?.len(), 1);
+    held.ack_confirmed().await?;
+    let mut rest = take_and_ack(&mut f.pull(&consumer).await?, 2).await?;
+    rest.sort_by_key(|d| d.message.sequence);
+    assert_eq!(texts(&rest), ["2", "3"]);
+    f.until_lag(&consumer, (0, 0)).await
+}
+
+pub async fn changed_filter_reads_on_from_the_cursor(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a", "b"], Retention::Limits);
+    let mut consumer = f.consumer(&stream, "C", "a");
+    f.apply(&[&stream], &[&consumer]).await?;
+    for (subject, payload) in [("b", "0"), ("a", "1"), ("b", "2"), ("a", "3")] {
+        f.publish(subject, payload).await?;
+    }
+    let mut puller = f.pull(&consumer).await?;
+    let first = puller.fetch(1, Duration::from_secs(5)).await?;
+    assert_eq!(texts(&first), ["1"]);
+    first[0].ack_confirmed().await?;
+    puller.close().await;
+    consumer.filter = f.subject("b");
+    assert_eq!(f.apply(&[&stream], &[&consumer]).await?.len(), 1);
+    let info = f.bus.consumer_info(&stream.name, &consumer.durable).await?;
+    // The first puller may have had the second message of `a` on its way and put it back.
+    if info.delivered == 2 {
+        assert_eq!(texts(&take_and_ack(&mut f.pull(&consumer).await?, 1).await?), ["2"]);
+    }
+    f.publish("b", "4").await?;
+    let mut puller = f.pull(&consumer).await?;
+    loop {
+        if texts(&take_and_ack(&mut puller, 1).await?) == ["4"] {
+            return Ok(());
+        }
+    }
+}
+
+pub async fn impossible_topologies_are_refused(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a.*"], Retention::Limits);
+    f.apply(&[&stream], &[]).await?;
+    let refused = async |what: &str, topology: Topology| {
+        let refused = f.bus.apply(&topology).await;
+        assert!(matches!(refused, Err(BusError::Refused(_))), "{what}: {refused:?}");
+    };
+    for (what, subjects) in [("another stream's subject", vec!["a.b"]), ("its own twice", vec!["c.>", "c.d"])] {
+        refused(what, topology(&[&f.stream("T", &subjects, Retention::Limits)], &[])).await;
+    }
+    let mut window = f.stream("W", &["w"], Retention::Limits);
+    window.max_age = Duration::from_secs(10);
+    window.duplicate_window = Duration::from_secs(11);
+    refused("a window longer than the age", topology(&[&window], &[])).await;
+    let mut moved = stream.clone();
+    moved.storage = Storage::File;
+    refused("another storage", topology(&[&moved], &[])).await;
+    let mut queue = stream.clone();
+    queue.retention = Retention::WorkQueue;
+    refused("becoming a work queue", topology(&[&queue], &[])).await;
+    let mut bounded = f.consumer(&stream, "B", "a.b");
+    bounded.max_deliver = 1;
+    bounded.backoff = vec![millis(100), millis(200)];
+    bounded.ack_wait = millis(100);
+    refused("more back-offs than deliveries", topology(&[&stream], &[&bounded])).await;
+    assert_eq!(f.bus.compare(&topology(&[&stream], &[])).await?, Vec::<String>::new());
+    Ok(())
+}
+
+pub async fn consumer_without_its_stream_is_not_found(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Limits);
+    let consumer = f.consumer(&stream, "C", "a");
+    let made = f.bus.apply(&topology(&[], &[&consumer])).await;
+    assert!(matches!(made, Err(BusError::NotFound(_))), "{made:?}");
+    Ok(())
+}
+
+pub async fn deleted_consumer_is_not_found_and_can_be_made_anew(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Interest);
+    let (consumer, other) = (f.consumer(&stream, "C", "a"), f.consumer(&stream, "other", "a"));
+    f.apply(&[&stream], &[&consumer, &other]).await?;
+    let mut puller = f.pull(&consumer).await?;
+    f.publish_numbers("a", 1).await?;
+    let held = take_one(&mut puller).await?;
+    f.bus.delete_consumer(&stream.name, &consumer.durable).await?;
+    eventually("not found", || async { Ok(f.lag(&consumer).await.is_err()) }).await?;
+    assert!(matches!(held.ack_confirmed().await, Err(BusError::NotFound(_))));
+    let mut fetched = puller.fetch(1, millis(500)).await;
+    if fetched.is_ok() {
+        // The end of the request that was open may have been on its way.
+        fetched = puller.fetch(1, millis(500)).await;
+    }
+    assert!(matches!(fetched, Err(BusError::NotFound(_))), "{fetched:?}");
+    let made = f.apply(&[&stream], &[&consumer, &other]).await?;
+    assert_eq!(made, [format!("consumer {} on {}: missing, created", consumer.durable, stream.name)]);
+    f.publish("a", "1").await?;
+    let seen = eventually_taken(&mut puller, 2).await?;
+    assert_eq!(seen, ["0", "1"], "what the other one keeps stored, and what is new");
+    Ok(())
+}
+
+/// Takes through the errors of a consumer that was just away, as a supervised loop does.
+async fn eventually_taken(puller: &mut streams::bus::Puller, count: usize) -> Result<Vec<String>> {
+    let mut seen = Vec::new();
+    for _ in 0..100 {
+        match puller.fetch(count - seen.len(), millis(300)).await {
+            Ok(deliveries) => {
+                for delivery in deliveries {
+                    delivery.ack_confirmed().await?;
+                    seen.push(text(&delivery.message).to_owned());
+                }
+            }
+            Err(_) => pass(millis(50)).await,
+        }
+        if seen.len() == count {
+            return Ok(seen);
+        }
+    }
+    anyhow::bail!("only {seen:?} came")
+}
+
+pub async fn waiting_fetch_hears_that_its_consumer_is_deleted(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Limits);
+    let consumer = f.consumer(&stream, "C", "a");
+    f.apply(&[&stream], &[&consumer]).await?;
+    let mut puller = f.pull(&consumer).await?;
+    let fetch = tokio::spawn(async move {
+        let since = tokio::time::Instant::now();
+        (puller.fetch(1, Duration::from_secs(60)).await, since.elapsed())
+    });
+    pass(millis(300)).await;
+    f.bus.delete_consumer(&stream.name, &consumer.durable).await?;
+    let (fetched, waited) = fetch.await?;
+    assert!(matches!(fetched, Err(BusError::NotFound(_))), "{fetched:?}");
+    assert!(waited < Duration::from_secs(30), "it heard after {waited:?}");
+    Ok(())
+}
+
+pub async fn deleted_stream_is_not_found_and_can_be_made_anew(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Limits);
+    let consumer = f.consumer(&stream, "C", "a");
+    let wanted = topology(&[&stream], &[&consumer]);
+    f.bus.apply(&wanted).await?;
+    f.publish_numbers("a", 3).await?;
+    f.bus.delete_stream(&stream.name).await?;
+    let published = f.bus.publish(f.message("a", "x")).await;
+    assert!(matches!(published, Err(BusError::NotFound(_))), "{published:?}");
+    assert!(matches!(f.bus.stream_info(&stream.name).await, Err(BusError::NotFound(_))));
+    assert!(matches!(f.bus.consumer_info(&stream.name, &consumer.durable).await, Err(BusError::NotFound(_))));
+    assert_eq!(f.bus.apply(&wanted).await?.len(), 2);
+    assert_eq!(f.publish("a", "anew").await?.sequence, 1);
+    assert_eq!(texts(&take_and_ack(&mut f.pull(&consumer).await?, 1).await?), ["anew"]);
+    Ok(())
+}
+
+pub async fn what_does_not_exist_is_not_found(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Limits);
+    f.apply(&[&stream], &[]).await?;
+    let published = f.bus.publish(f.message("nowhere", "x")).await;
+    assert!(matches!(published, Err(BusError::NotFound(_))), "{published:?}");
+    let not_found = |result: Result<(), BusError>| assert!(matches!(result, Err(BusError::NotFound(_))), "{result:?}");
+    let none = f.name("none");
+    not_found(f.bus.stream_info(&none).await.map(drop));
+    not_found(f.bus.consumer_info(&stream.name, &none).await.map(drop));
+    not_found(f.bus.stored(&stream.name, 1).await.map(drop));
+    not_found(f.bus.stored(&none, 1).await.map(drop));
+    not_found(f.bus.delete_stream(&none).await);
+    not_found(f.bus.delete_consumer(&stream.name, &none).await);
+    let mut puller = f.pull(&f.consumer(&stream, "none", "a")).await?;
+    not_found(puller.fetch(1, millis(500)).await.map(drop));
+    Ok(())
+}
+
+pub async fn the_systems_topology_can_be_applied(f: &Fixture) -> Result<()> {
+    let alone = f.alone().await?;
+    let topology = Topology::rideshare();
+    let result = async {
+        let made = alone.bus.apply(&topology).await?;
+        assert_eq!(made.len(), topology.streams.len() + topology.consumers.len(), "{made:?}");
+        assert_eq!(alone.bus.apply(&topology).await?, Vec::<String>::new());
+        assert_eq!(alone.bus.compare(&topology).await?, Vec::<String>::new());
+        Ok(())
+    };
+    let result = result.await;
+    alone.end();
+    result
+}
+
+pub async fn many_processes_apply_at_once(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Interest);
+    let consumer = f.consumer(&stream, "C", "a");
+    let mut processes = tokio::task::JoinSet::new();
+    for _ in 0..5 {
+        let (bus, wanted) = (f.bus.clone(), topology(&[&stream], &[&consumer]));
+        processes.spawn(async move { bus.apply(&wanted).await });
+    }
+    while let Some(applied) = processes.join_next().await {
+        applied??;
+    }
+    assert_eq!(f.apply(&[&stream], &[&consumer]).await?, Vec::<String>::new());
+    Ok(())
+}
+
+pub async fn restart_is_healed_by_applying_again(f: &Fixture) -> Result<()> {
+    let alone = f.alone().await?;
+    let result = heal_a_restart(alone).await;
+    alone.end();
+    result
+}
+
+async fn heal_a_restart(f: &Fixture) -> Result<()> {
+    let forgetful = f.stream("FORGETFUL", &["forgetful"], Retention::Interest);
+    let mut lasting = f.stream("LASTING", &["lasting"], Retention::Interest);
+    lasting.storage = Storage::File;
+    let of_forgetful = f.consumer(&forgetful, "of_forgetful", "forgetful");
+    let of_lasting = f.consumer(&lasting, "of_lasting", "lasting");
+    let wanted = topology(&[&forgetful, &lasting], &[&of_forgetful, &of_lasting]);
+    f.bus.apply(&wanted).await?;
+    let (mut first, mut second) = (f.pull(&of_forgetful).await?, f.pull(&of_lasting).await?);
+    f.publish_numbers("forgetful", 2).await?;
+    f.publish_numbers("lasting", 3).await?;
+    take_and_ack(&mut second, 1).await?;
+    f.restart().await?;
+    let published = f.bus.publish(f.message("forgetful", "x")).await;
+    assert!(matches!(published, Err(BusError::NotFound(_))), "{published:?}");
+    let made = f.bus.apply(&wanted).await?;
+    let missing = if f.is_memory() { 4 } else { 2 };
+    assert_eq!(made.len(), missing, "{made:?}");
+    assert!(made[0].contains(&forgetful.name) && made[0].ends_with("missing, created"), "{}", made[0]);
+    assert_eq!(f.bus.apply(&wanted).await?, Vec::<String>::new());
+    f.publish("forgetful", "anew").await?;
+    assert_eq!(eventually_taken(&mut first, 1).await?, ["anew"], "the puller from before goes on");
+    if f.is_memory() {
+        f.publish("lasting", "anew").await?;
+        assert_eq!(eventually_taken(&mut second, 1).await?, ["anew"]);
+    } else {
+        let mut rest = eventually_taken(&mut f.pull(&of_lasting).await?, 2).await?;
+        rest.sort();
+        assert_eq!(rest, ["1", "2"], "files keep the messages and the consumer's place");
+    }
+    Ok(())
+}
