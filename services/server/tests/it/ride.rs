@@ -1,5 +1,6 @@
 //! One ride from request to receipt, and what must not happen on the way, embedded and on NATS with PostgreSQL.
 
+use platform::World;
 use serde_json::{Value, json};
 
 use crate::client::{Person, Socket, http};
@@ -27,7 +28,7 @@ pub(crate) fn trip() -> Value {
 }
 
 /// From an accepted match to the arrival, with the events that both see.
-pub(crate) async fn drive(driver: &mut Socket, passenger: &mut Socket, match_id: &Value) -> Value {
+pub(crate) async fn drive(driver: &mut Socket, passenger: &mut Socket, match_id: &Value, world: &World) -> Value {
     driver.ack("match.accept", json!({"match_id": match_id})).await;
     let pickup = driver.event("ride.pickup").await;
     let ride_id = pickup["data"]["ride_id"].clone();
@@ -39,19 +40,15 @@ pub(crate) async fn drive(driver: &mut Socket, passenger: &mut Socket, match_id:
     driver.ack("ride.start", json!({"ride_id": ride_id, "pin": pin})).await;
     driver.ack("ride.start", json!({"ride_id": ride_id, "pin": pin})).await;
     passenger.event("ride.started").await;
-    let now = chrono::DateTime::parse_from_rfc3339(told["data"]["occurred_at"].as_str().unwrap()).unwrap();
-    let _ = now;
-    let recorded = |n: u32| {
-        let at = platform::World::real().now() - chrono::Duration::milliseconds(i64::from(10 - n) * 2);
-        at.to_rfc3339()
-    };
     driver.event("ride.started").await;
     // After the start: ten points along the way, the last at the dropoff.
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    let now = world.now();
     let points: Vec<Value> = (1..=10)
         .map(|n| {
             let part = f64::from(n) / 10.0;
-            json!({"location": at(40.75 + 0.01 * part, -73.98 + 0.01 * part), "recorded_at": recorded(n)})
+            let recorded_at = now - chrono::Duration::milliseconds(i64::from(10 - n) * 2);
+            json!({"location": at(40.75 + 0.01 * part, -73.98 + 0.01 * part), "recorded_at": recorded_at.to_rfc3339()})
         })
         .collect();
     driver.ack("location.update", json!({"points": points})).await;
@@ -72,7 +69,7 @@ async fn a_ride_from_request_to_receipt(shape: Shape) {
     assert_eq!(found["request_id"], request["request_id"]);
     assert_eq!(p.event("match.found").await["data"], found, "both see the same");
     assert_eq!(p.refused("match.accept", json!({"match_id": found["match_id"]})).await, "not_found", "a stranger's offer");
-    let ride_id = drive(&mut d, &mut p, &found["match_id"]).await;
+    let ride_id = drive(&mut d, &mut p, &found["match_id"], &World::real()).await;
     let (at_driver, at_passenger) = (d.event("ride.completed").await, p.event("ride.completed").await);
     assert_eq!(at_driver["data"], at_passenger["data"]);
     let done = &at_passenger["data"];
@@ -131,7 +128,7 @@ async fn a_refused_payment_frees_both(shape: Shape) {
         online(&mut d, 40.751).await;
         p.ack("finder.update", trip()).await;
         let found = d.event("match.found").await["data"].clone();
-        drive(&mut d, &mut p, &found["match_id"]).await;
+        drive(&mut d, &mut p, &found["match_id"], &World::real()).await;
         d.event("ride.completed").await;
         p.event("ride.completed").await;
     }
