@@ -434,3 +434,7 @@ pub(crate) struct Passing<'a> {
     pub(crate) data: &'a RawValue,
 }
 
+
+#[cfg(test)]
+#[path = "frame_tests.rs"]
+mod tests;
