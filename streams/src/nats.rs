@@ -530,7 +530,8 @@ impl NatsBus {
     }
 
     pub(crate) async fn publish_all(&self, messages: Vec<Message>) -> Vec<Result<Published, BusError>> {
-        let all = stream::iter(messages.into_iter().map(|m| self.publish(m))).buffered(PUBLISHES_IN_FLIGHT / 2).collect();
+        let all =
+            stream::iter(messages.into_iter().map(|m| self.publish(m))).buffered(PUBLISHES_IN_FLIGHT / 2).collect();
         // Without tokio's budget for one task, which would let the first ones through and shuffle the rest.
         tokio::task::unconstrained(all).await
     }

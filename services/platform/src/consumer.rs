@@ -147,7 +147,15 @@ impl<H: Handler> Worker<H> {
         batch_max: usize,
         handler: H,
     ) -> Self {
-        Self { platform: platform.clone(), service, store: store.clone(), consumers, batch_max, handler, failures: BTreeMap::new() }
+        Self {
+            platform: platform.clone(),
+            service,
+            store: store.clone(),
+            consumers,
+            batch_max,
+            handler,
+            failures: BTreeMap::new(),
+        }
     }
 
     /// Works until `stop` has begun; then finishes the batch in hand and puts back the rest.
@@ -411,7 +419,13 @@ impl<H: Handler> Worker<H> {
             tracing::warn!(%error, consumer, "a dead-lettered message was not terminated; its repeat is a duplicate");
         }
         self.platform.metrics.dead_lettered.with_label_values(&[consumer]).inc();
-        tracing::error!(consumer, reason, sequence = delivery.message.sequence, deliveries = delivery.deliveries, "dead letter");
+        tracing::error!(
+            consumer,
+            reason,
+            sequence = delivery.message.sequence,
+            deliveries = delivery.deliveries,
+            "dead letter"
+        );
     }
 }
 
@@ -491,7 +505,10 @@ pub fn dead_letter(delivery: &Delivery, reason: &str, now: DateTime<Utc>) -> Mes
     // Header values are one line; a parser's message may have more.
     let reason: String = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(1_000).collect();
     let stored = message.stored_at.timestamp_micros();
-    headers.set(MESSAGE_ID, format!("dead_letter-{}-{}-{}-{stored}", delivery.stream, delivery.consumer, message.sequence));
+    headers.set(
+        MESSAGE_ID,
+        format!("dead_letter-{}-{}-{}-{stored}", delivery.stream, delivery.consumer, message.sequence),
+    );
     headers.set("Dead-Letter-Stream", &delivery.stream);
     headers.set("Dead-Letter-Subject", &message.subject);
     headers.set("Dead-Letter-Sequence", message.sequence.to_string());

@@ -19,8 +19,8 @@ use streams::Event;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::{Instant, timeout};
 
-use crate::retry;
 use crate::outbox::{self, OutboxRow, PAGE};
+use crate::retry;
 use crate::world::{Trace, World};
 
 /// Wait for a connection, or for the transaction before in memory.
@@ -161,7 +161,8 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
             ("lock_timeout", "5s"),
             ("idle_in_transaction_session_timeout", "15s"),
         ]);
-        let pool = |n, options| PgPoolOptions::new().max_connections(n).acquire_timeout(BEGIN_WAIT).connect_lazy_with(options);
+        let pool =
+            |n, options| PgPoolOptions::new().max_connections(n).acquire_timeout(BEGIN_WAIT).connect_lazy_with(options);
         let main = pool(connections.max(2), options.clone());
         // A mark that is lost with the machine is made again by publishing again under the same id.
         let relay_pool = pool(2, options.options([("synchronous_commit", "off")]));
@@ -243,7 +244,8 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
                 more = noted.rows_affected() >= full || published.rows_affected() >= full;
             }
             On::Memory(m) => {
-                m.draft.inbox = m.draft.inbox.iter().filter(|(_, at)| **at >= inbox).map(|(k, v)| (k.clone(), *v)).collect();
+                m.draft.inbox =
+                    m.draft.inbox.iter().filter(|(_, at)| **at >= inbox).map(|(k, v)| (k.clone(), *v)).collect();
             }
         }
         tx.commit().await?;
@@ -360,7 +362,9 @@ async fn migrate(options: &PgConnectOptions, schema: &str, own: &Migrator) -> Re
                     return Err(error);
                 }
             }
-            Err(_) if Instant::now() >= until => return Err(StoreError::Unavailable("no answer in a minute".to_owned())),
+            Err(_) if Instant::now() >= until => {
+                return Err(StoreError::Unavailable("no answer in a minute".to_owned()));
+            }
             Err(_) => {}
         }
         tokio::time::sleep(delays.next_delay()).await;

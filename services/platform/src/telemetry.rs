@@ -53,7 +53,10 @@ impl Metrics {
     /// All at zero.
     pub fn new() -> Self {
         let registry = Registry::new();
-        fn kept<M: prometheus::core::Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<M>) -> M {
+        fn kept<M: prometheus::core::Collector + Clone + 'static>(
+            registry: &Registry,
+            made: prometheus::Result<M>,
+        ) -> M {
             let metric = made.expect("metric names are valid");
             registry.register(Box::new(metric.clone())).expect("metric names are distinct");
             metric

@@ -19,9 +19,9 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use users::Users;
 
+use crate::http;
 use crate::monitor::{self, Check};
 use crate::settings::{QueueType, Settings};
-use crate::http;
 
 /// The wait for everything in hand at shutdown.
 const STOP_WAIT: Duration = Duration::from_secs(30);
@@ -96,7 +96,8 @@ impl Opening<'_> {
         let checked = store.clone();
         let check: Check = Box::new(move || {
             let store = checked.clone();
-            Box::pin(async move { store.check().await }) as std::pin::Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>
+            Box::pin(async move { store.check().await })
+                as std::pin::Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>
         });
         self.checks.push((service.name(), check));
         Ok(store)

@@ -102,7 +102,10 @@ pub async fn run(settings: &Settings, what: &Bench) -> Result<ExitCode> {
         settings.queue_type == QueueType::Nats || std::env::var_os("QUEUE_TYPE").is_none(),
         "bench measures the platform on NATS: unset QUEUE_TYPE"
     );
-    ensure!(settings.database_url.is_some(), "bench needs NATS_URL and DATABASE_URL: scripts/bench starts private servers");
+    ensure!(
+        settings.database_url.is_some(),
+        "bench needs NATS_URL and DATABASE_URL: scripts/bench starts private servers"
+    );
     let wanted = |name: &str| what.only.as_deref().is_none_or(|only| name.contains(only));
     let length = Duration::from_secs(what.seconds.max(1));
     let world = World::real();
@@ -257,6 +260,7 @@ async fn locations(
 /// Percentiles of milliseconds; (p50, p99).
 pub(crate) fn percentiles(values: &mut [f64]) -> (f64, f64) {
     values.sort_by(f64::total_cmp);
-    let at = |part: f64| values.get(((values.len() as f64 * part) as usize).min(values.len().saturating_sub(1))).copied();
+    let at =
+        |part: f64| values.get(((values.len() as f64 * part) as usize).min(values.len().saturating_sub(1))).copied();
     (at(0.50).unwrap_or(f64::NAN), at(0.99).unwrap_or(f64::NAN))
 }

@@ -69,7 +69,9 @@ async fn serve(settings: &Settings, services: &[Service]) -> Result<ExitCode> {
         _ = interrupt.recv() => false,
     };
     if !drained {
-        tracing::warn!("stopped before everything was done; what was acknowledged is kept, and goes on at the next start");
+        tracing::warn!(
+            "stopped before everything was done; what was acknowledged is kept, and goes on at the next start"
+        );
     }
     Ok(code)
 }
@@ -122,7 +124,10 @@ async fn topology(settings: &Settings, action: StreamsAction) -> Result<ExitCode
     if let StreamsAction::Export { directory } = action {
         return export(&topology, &directory, settings.nats_replicas);
     }
-    anyhow::ensure!(settings.queue_type == QueueType::Nats, "a memory bus has no server: set QUEUE_TYPE=nats and NATS_URL");
+    anyhow::ensure!(
+        settings.queue_type == QueueType::Nats,
+        "a memory bus has no server: set QUEUE_TYPE=nats and NATS_URL"
+    );
     let bus = app::bus(settings, &World::real(), "streams").await?;
     if matches!(action, StreamsAction::Apply) {
         for change in bus.apply(&topology).await? {
@@ -140,7 +145,10 @@ async fn topology(settings: &Settings, action: StreamsAction) -> Result<ExitCode
         for consumer in topology.consumers.iter().filter(|c| c.stream == stream.name) {
             match bus.consumer_info(&stream.name, &consumer.durable).await {
                 Ok(info) => {
-                    println!("{:<20} {:<34} {:>9} {:>12} {:>9} {:>9}", "", consumer.durable, "", "", info.pending, info.ack_pending);
+                    println!(
+                        "{:<20} {:<34} {:>9} {:>12} {:>9} {:>9}",
+                        "", consumer.durable, "", "", info.pending, info.ack_pending
+                    );
                 }
                 Err(error) => println!("{:<20} {:<34} {error}", "", consumer.durable),
             }

@@ -38,27 +38,22 @@ pub async fn watch(platform: Platform, stores: Vec<(&'static str, Check)>) {
     }
 }
 
-async fn look(
-    platform: &Platform,
-    stores: &[(&'static str, Check)],
-    round: u32,
-    suspects: &mut BTreeMap<String, u64>,
-) {
-        match timeout(Duration::from_secs(5), platform.bus.check()).await {
-            Ok(Ok(())) => platform.health.good("bus"),
-            Ok(Err(error)) => platform.health.bad("bus", error.to_string()),
-            Err(_) => platform.health.bad("bus", "no answer in 5 s"),
+async fn look(platform: &Platform, stores: &[(&'static str, Check)], round: u32, suspects: &mut BTreeMap<String, u64>) {
+    match timeout(Duration::from_secs(5), platform.bus.check()).await {
+        Ok(Ok(())) => platform.health.good("bus"),
+        Ok(Err(error)) => platform.health.bad("bus", error.to_string()),
+        Err(_) => platform.health.bad("bus", "no answer in 5 s"),
+    }
+    for (name, check) in stores {
+        match check().await {
+            Ok(()) => platform.health.good(&format!("database {name}")),
+            Err(error) => platform.health.bad(&format!("database {name}"), error.to_string()),
         }
-        for (name, check) in stores {
-            match check().await {
-                Ok(()) => platform.health.good(&format!("database {name}")),
-                Err(error) => platform.health.bad(&format!("database {name}"), error.to_string()),
-            }
-        }
-        platform.metrics.core_dropped.set(platform.bus.dropped() as f64);
-        if round.is_multiple_of(CONSUMERS_EVERY) {
-            consumers(platform, suspects).await;
-        }
+    }
+    platform.metrics.core_dropped.set(platform.bus.dropped() as f64);
+    if round.is_multiple_of(CONSUMERS_EVERY) {
+        consumers(platform, suspects).await;
+    }
 }
 
 async fn consumers(platform: &Platform, suspects: &mut BTreeMap<String, u64>) {
@@ -76,7 +71,11 @@ async fn consumers(platform: &Platform, suspects: &mut BTreeMap<String, u64>) {
         let before = suspects.insert(stream.name.clone(), stored).unwrap_or(0);
         let stuck = stored > 0 && before > 0;
         if stuck {
-            tracing::error!(stream = stream.name, messages = stored, "messages are stored and no consumer will get them");
+            tracing::error!(
+                stream = stream.name,
+                messages = stored,
+                "messages are stored and no consumer will get them"
+            );
         }
         platform.metrics.stuck.with_label_values(&[&stream.name]).set(i64::from(stuck));
     }

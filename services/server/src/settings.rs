@@ -143,7 +143,14 @@ pub struct Settings {
     #[arg(long, env = "QUEUE_SIZE", default_value_t = 100_000, global = true)]
     pub queue_size: usize,
     /// NATS servers, with commas.
-    #[arg(long, env = "NATS_URL", default_value = "nats://127.0.0.1:4222", value_delimiter = ',', hide_env_values = true, global = true)]
+    #[arg(
+        long,
+        env = "NATS_URL",
+        default_value = "nats://127.0.0.1:4222",
+        value_delimiter = ',',
+        hide_env_values = true,
+        global = true
+    )]
     pub nats_url: Vec<String>,
     /// A NATS credentials file.
     #[arg(long, env = "NATS_CREDS", global = true)]
@@ -234,12 +241,20 @@ impl Settings {
             );
         }
         if !memory && self.database_url.is_none() {
-            anyhow::bail!("QUEUE_TYPE=nats needs DATABASE_URL: without a database what was acknowledged would be gone at exit");
+            anyhow::bail!(
+                "QUEUE_TYPE=nats needs DATABASE_URL: without a database what was acknowledged would be gone at exit"
+            );
         }
-        if self.queue_size == 0 || self.nats_replicas == 0 || self.match_offer_ttl_s == 0 || self.match_request_ttl_s == 0 {
+        if self.queue_size == 0
+            || self.nats_replicas == 0
+            || self.match_offer_ttl_s == 0
+            || self.match_request_ttl_s == 0
+        {
             anyhow::bail!("QUEUE_SIZE, NATS_REPLICAS, MATCH_OFFER_TTL_S and MATCH_REQUEST_TTL_S must be 1 or more");
         }
-        for (name, value) in [("MATCH_RADIUS_M", self.match_radius_m), ("TRACK_MAX_SPEED_MPS", self.track_max_speed_mps)] {
+        for (name, value) in
+            [("MATCH_RADIUS_M", self.match_radius_m), ("TRACK_MAX_SPEED_MPS", self.track_max_speed_mps)]
+        {
             if !(value.is_finite() && value > 0.0) {
                 anyhow::bail!("{name} must be a number above 0");
             }

@@ -42,9 +42,8 @@ impl Users {
     /// The workers of every consumer of the service.
     pub(crate) fn workers(&self) -> impl Iterator<Item = Worker<Events>> {
         LANES.iter().map(|subjects| {
-            let consumer = |subject: &Subject| -> Consumer {
-                self.platform.topology.consumer(*subject, Service::Users).clone()
-            };
+            let consumer =
+                |subject: &Subject| -> Consumer { self.platform.topology.consumer(*subject, Service::Users).clone() };
             let consumers = subjects.iter().map(consumer).collect();
             Worker::new(&self.platform, Service::Users, &self.store, consumers, BATCH_MAX, Events::new(self))
         })
@@ -80,8 +79,7 @@ impl Events {
         offer::insert(tx, &offers).await?;
         offer::reject(tx, &rejections).await?;
         live_ride::apply(tx, &rides, users.platform.world.now()).await?;
-        let begun: Vec<MatchId> =
-            rides.iter().filter(|r| r.status == RideStatus::Pickup).map(|r| r.match_id).collect();
+        let begun: Vec<MatchId> = rides.iter().filter(|r| r.status == RideStatus::Pickup).map(|r| r.match_id).collect();
         if !begun.is_empty() {
             finder::fulfil(tx, &begun).await?;
         }

@@ -191,17 +191,13 @@ pub(crate) async fn after(
 }
 
 /// How far the mailbox of each of `users` has come; none for who never had an event.
-pub(crate) async fn heads(
-    tx: &mut Transaction<Tables>,
-    users: &[UserId],
-) -> Result<Vec<(UserId, Head)>, StoreError> {
+pub(crate) async fn heads(tx: &mut Transaction<Tables>, users: &[UserId]) -> Result<Vec<(UserId, Head)>, StoreError> {
     match &mut tx.on {
         On::Postgres(pg) => {
-            let rows =
-                sqlx::query("select user_id, last_seq, acked_seq from mailbox_heads where user_id = any($1)")
-                    .bind(users.iter().map(|u| u.0).collect::<Vec<Uuid>>())
-                    .fetch_all(&mut ***pg)
-                    .await?;
+            let rows = sqlx::query("select user_id, last_seq, acked_seq from mailbox_heads where user_id = any($1)")
+                .bind(users.iter().map(|u| u.0).collect::<Vec<Uuid>>())
+                .fetch_all(&mut ***pg)
+                .await?;
             rows.iter()
                 .map(|row| {
                     let head = Head { last_seq: read(row.try_get(1)?), acked_seq: read(row.try_get(2)?) };

@@ -110,7 +110,13 @@ pub(crate) async fn find(tx: &mut Transaction<Tables>, name: &str) -> Result<Opt
                 .fetch_optional(&mut ***pg)
                 .await?;
             Ok(row
-                .map(|r| Ok::<_, sqlx::Error>(Account { owner: r.try_get(0)?, version: r.try_get(1)?, amount: r.try_get(2)? }))
+                .map(|r| {
+                    Ok::<_, sqlx::Error>(Account {
+                        owner: r.try_get(0)?,
+                        version: r.try_get(1)?,
+                        amount: r.try_get(2)?,
+                    })
+                })
                 .transpose()?)
         }
         On::Memory(m) => Ok(m.tables().accounts.get(name).cloned()),

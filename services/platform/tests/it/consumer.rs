@@ -47,7 +47,14 @@ impl Handler for Counter {
                 Some(account) => assert!(add(tx, &name, Uuid::nil(), account.version, 1).await?),
             }
             let ride_id = RideId(beacon.user_id.0);
-            let seen = LocationAggregate { ride_id, driver_id: beacon.user_id, distance_m: 0.0, points: 0, last: None, is_final: false };
+            let seen = LocationAggregate {
+                ride_id,
+                driver_id: beacon.user_id,
+                distance_m: 0.0,
+                points: 0,
+                last: None,
+                is_final: false,
+            };
             tx.publish(&Event::LocationAggregate(seen), &received.trace);
             match beacon.vehicle_type {
                 VehicleType::Car => {}
@@ -124,7 +131,9 @@ impl Rig {
     async fn dead_letters(&self, count: usize) -> Vec<streams::bus::Stored> {
         let mut replay = self.platform.bus.replay(DEAD_LETTER_STREAM, None, Start::Sequence(1)).await.unwrap();
         let mut letters = Vec::new();
-        while let Some(letter) = replay.next(Duration::from_secs(if letters.len() < count { 120 } else { 1 })).await.unwrap() {
+        while let Some(letter) =
+            replay.next(Duration::from_secs(if letters.len() < count { 120 } else { 1 })).await.unwrap()
+        {
             letters.push(letter);
         }
         letters
@@ -160,7 +169,10 @@ async fn a_poisoned_message_delays_no_other_and_ends_as_one_dead_letter() {
     assert_eq!(header("Dead-Letter-Deliveries"), "1");
     assert_eq!(header("Dead-Letter-Sequence"), "2");
     assert_eq!(header("Dead-Letter-Stream"), "USER_STREAM");
-    assert_eq!(header("Dead-Letter-Message-Id"), beacon(2, VehicleType::Motorcycle, 1).message_id(rig.platform.world.now()));
+    assert_eq!(
+        header("Dead-Letter-Message-Id"),
+        beacon(2, VehicleType::Motorcycle, 1).message_id(rig.platform.world.now())
+    );
     assert_eq!((rig.amount(1).await, rig.amount(2).await, rig.amount(3).await), (Some(1), None, Some(1)));
 }
 
@@ -182,7 +194,8 @@ async fn a_transient_failure_is_tried_three_times_with_growing_delays() {
 async fn what_is_no_event_is_dead_lettered_at_once_with_its_place_as_id() {
     let mut rig = rig(Kind::Memory).await;
     for body in ["{", "{\"user_id\":7}", "{}", "null", ""] {
-        let message = Message { subject: "user.beacon".into(), headers: Headers::default(), payload: Bytes::from(body) };
+        let message =
+            Message { subject: "user.beacon".into(), headers: Headers::default(), payload: Bytes::from(body) };
         rig.platform.bus.publish(message).await.unwrap();
     }
     rig.publish(&beacon(9, VehicleType::Car, 1)).await;

@@ -104,7 +104,11 @@ async fn an_uncommitted_row_refuses_the_second_only_once_committed(kind: Kind) {
             async move { open(&mut store.begin().await.unwrap(), &name, owner(), 0).await.is_ok() }
         });
         tokio::task::yield_now().await;
-        if commits { first.commit().await.unwrap() } else { drop(first) }
+        if commits {
+            first.commit().await.unwrap()
+        } else {
+            drop(first)
+        }
         assert_eq!(second.await.unwrap(), second_succeeds, "{name}");
     }
 }
@@ -162,7 +166,16 @@ async fn migrations_may_run_again(kind: Kind) {
     }
     let (url, world) = (crate::database::fresh().await, World::real());
     let pod = "test".into();
-    let start = || platform::Store::<crate::accounts::Tables>::postgres(&world, &pod, &url, "accounts", &crate::accounts::MIGRATIONS, 2);
+    let start = || {
+        platform::Store::<crate::accounts::Tables>::postgres(
+            &world,
+            &pod,
+            &url,
+            "accounts",
+            &crate::accounts::MIGRATIONS,
+            2,
+        )
+    };
     let (one, two) = tokio::join!(start(), start());
     let mut tx = one.unwrap().begin().await.unwrap();
     open(&mut tx, "a", owner(), 0).await.unwrap();

@@ -39,7 +39,8 @@ pub(crate) async fn publish_and_consume(settings: &Settings, world: &World, leng
     let handled = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
     let mut consumers = JoinSet::new();
     for n in 0..2 {
-        let config = pull::Config { durable_name: Some(format!("c{n}")), max_ack_pending: 65_536, ..Default::default() };
+        let config =
+            pull::Config { durable_name: Some(format!("c{n}")), max_ack_pending: 65_536, ..Default::default() };
         let consumer = stream.create_consumer(config).await?;
         let handled = handled.clone();
         consumers.spawn(async move {
@@ -57,21 +58,23 @@ pub(crate) async fn publish_and_consume(settings: &Settings, world: &World, leng
         let (client, world) = (client.clone(), world.clone());
         publishers.spawn(async move {
             let user_id = world.id();
-            let messages = futures::iter(0u64..).take_while(|_| std::future::ready(began.elapsed() < length)).map(|_| {
-                let now = world.now();
-                let event = Event::LocationUpdate(LocationUpdate {
-                    user_id,
-                    ride_id: None,
-                    location: Position { lat: 40.7, lng: -74.0 },
-                    accuracy_m: None,
-                    speed_mps: None,
-                    heading_deg: None,
-                    recorded_at: now,
+            let messages =
+                futures::iter(0u64..).take_while(|_| std::future::ready(began.elapsed() < length)).map(|_| {
+                    let now = world.now();
+                    let event = Event::LocationUpdate(LocationUpdate {
+                        user_id,
+                        ride_id: None,
+                        location: Position { lat: 40.7, lng: -74.0 },
+                        accuracy_m: None,
+                        speed_mps: None,
+                        heading_deg: None,
+                        recorded_at: now,
+                    });
+                    let mut headers = async_nats::HeaderMap::new();
+                    headers
+                        .insert("Nats-Msg-Id", format!("{}-{}", event.message_id(now), world.below(u32::MAX)).as_str());
+                    client.request_with_headers("bench_raw.location", headers, Bytes::from(event.body()))
                 });
-                let mut headers = async_nats::HeaderMap::new();
-                headers.insert("Nats-Msg-Id", format!("{}-{}", event.message_id(now), world.below(u32::MAX)).as_str());
-                client.request_with_headers("bench_raw.location", headers, Bytes::from(event.body()))
-            });
             let acks = messages.buffer_unordered(IN_FLIGHT / PUBLISHERS);
             acks.fold(0u64, |sum, ack| std::future::ready(sum + u64::from(ack.is_ok()))).await
         });

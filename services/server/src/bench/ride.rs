@@ -71,9 +71,13 @@ pub(crate) async fn measure(
     let mut rows = Vec::new();
     let taken = inbox.from.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(mut frames) = taken else { return Ok(rows) };
-    for (rate, then) in
-        [(100, Then::EndSearch), (250, Then::EndSearch), (500, Then::EndSearch), (100, Then::TakeAndCancel), (250, Then::TakeAndCancel)]
-    {
+    for (rate, then) in [
+        (100, Then::EndSearch),
+        (250, Then::EndSearch),
+        (500, Then::EndSearch),
+        (100, Then::TakeAndCancel),
+        (250, Then::TakeAndCancel),
+    ] {
         let name = if then == Then::EndSearch { "match" } else { "accept" };
         if !wanted(name) {
             continue;

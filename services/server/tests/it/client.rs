@@ -17,7 +17,13 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 pub(crate) const WAIT: Duration = Duration::from_secs(30);
 
 /// One HTTP request; the status and the JSON of the answer.
-pub(crate) async fn http(addr: SocketAddr, method: &str, path: &str, token: Option<&str>, body: Option<Value>) -> (u16, Value) {
+pub(crate) async fn http(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    token: Option<&str>,
+    body: Option<Value>,
+) -> (u16, Value) {
     let stream = TcpStream::connect(addr).await.unwrap();
     let io = hyper_util::rt::TokioIo::new(stream);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
@@ -123,7 +129,8 @@ impl Socket {
     }
 
     async fn frame(&mut self) -> Value {
-        let text = timeout(WAIT, self.from.recv()).await.expect("a frame in time").expect("an open socket").expect("no close");
+        let text =
+            timeout(WAIT, self.from.recv()).await.expect("a frame in time").expect("an open socket").expect("no close");
         self.transcript.push(format!("< {text}"));
         serde_json::from_str(&text).unwrap()
     }

@@ -15,7 +15,9 @@ use crate::ride::{online, trip};
 async fn letters(bus: &Bus, count: usize) -> Vec<Stored> {
     let mut replay = bus.replay(DEAD_LETTER_STREAM, None, Start::Sequence(1)).await.unwrap();
     let mut letters = Vec::new();
-    while let Some(letter) = replay.next(if letters.len() < count { WAIT } else { Duration::from_secs(1) }).await.unwrap() {
+    while let Some(letter) =
+        replay.next(if letters.len() < count { WAIT } else { Duration::from_secs(1) }).await.unwrap()
+    {
         letters.push(letter);
     }
     letters
@@ -38,7 +40,11 @@ async fn broken_messages_are_dead_lettered_once_for_each_consumer(shape: Shape) 
     let wrong_type = json!({"match_id": 7}).to_string();
     let missing = json!({"match_id": "0190b7a0-0000-7000-8000-000000000000"}).to_string();
     for body in ["{\"match_id\": ", &wrong_type, &missing] {
-        let message = Message { subject: "match.accepted".into(), headers: Headers::default(), payload: Bytes::from(body.to_owned()) };
+        let message = Message {
+            subject: "match.accepted".into(),
+            headers: Headers::default(),
+            payload: Bytes::from(body.to_owned()),
+        };
         bus.publish(message).await.unwrap();
     }
     let letters = letters(bus, 9).await;
@@ -54,7 +60,8 @@ async fn broken_messages_are_dead_lettered_once_for_each_consumer(shape: Shape) 
         }
     }
     assert_eq!(seen, expected);
-    until("nothing is left on MATCH_STREAM", async || bus.stream_info("MATCH_STREAM").await.unwrap().messages == 0).await;
+    until("nothing is left on MATCH_STREAM", async || bus.stream_info("MATCH_STREAM").await.unwrap().messages == 0)
+        .await;
     // Everything else goes on.
     let mut driver = Person::driver(running.addr(), 1).await.connect(None).await;
     let mut passenger = Person::passenger(running.addr(), 2).await.connect(None).await;
@@ -83,7 +90,10 @@ async fn a_deleted_stream_and_consumer_are_made_again() {
     platform.bus.delete_stream("LOCATION_STREAM").await.unwrap();
     platform.bus.delete_consumer("USER_STREAM", "user_finder_match").await.unwrap();
     until("health is red", async || http(running.addr(), "GET", "/health/ready", None, None).await.0 == 503).await;
-    until("the topology is whole again", async || platform.bus.compare(&platform.topology).await.is_ok_and(|d| d.is_empty())).await;
+    until("the topology is whole again", async || {
+        platform.bus.compare(&platform.topology).await.is_ok_and(|d| d.is_empty())
+    })
+    .await;
     until("health is green", async || http(running.addr(), "GET", "/health/ready", None, None).await.0 == 200).await;
     let mut driver = Person::driver(running.addr(), 1).await.connect(None).await;
     let mut passenger = Person::passenger(running.addr(), 2).await.connect(None).await;
@@ -172,7 +182,8 @@ async fn stopping_closes_sockets_with_1001_and_starting_again_loses_nothing() {
     let seen = d.last_seq;
     assert!(running.apps.remove(0).stop().await);
     assert_eq!((d.closed().await, p.closed().await), (1001, 1001));
-    let app = server::app::App::start(&running.settings, &streams::Service::ALL, platform::World::real()).await.unwrap();
+    let app =
+        server::app::App::start(&running.settings, &streams::Service::ALL, platform::World::real()).await.unwrap();
     let mut d = Person { addr: app.addr, ..driver }.connect(Some(seen)).await;
     d.event("ride.pickup").await;
     running.apps.push(app);

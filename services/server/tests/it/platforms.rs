@@ -58,7 +58,8 @@ fn random() -> u64 {
 }
 
 async fn spawn(directory: &std::path::Path, port: Option<u16>) -> (Child, u16) {
-    let program = std::env::var("NATS_SERVER").expect("NATS_SERVER names no nats-server: run scripts/test or scripts/with-servers");
+    let program = std::env::var("NATS_SERVER")
+        .expect("NATS_SERVER names no nats-server: run scripts/test or scripts/with-servers");
     let ports = directory.join("ports");
     let _ = std::fs::remove_dir_all(&ports);
     std::fs::create_dir_all(&ports).unwrap();
@@ -134,7 +135,9 @@ impl Running {
         let nats = NatsServer::start().await;
         let mut settings = shared(&nats, more).await;
         let mut apps = Vec::new();
-        for (n, service) in [Service::Users, Service::Match, Service::Rides, Service::Location, Service::Users].into_iter().enumerate() {
+        for (n, service) in
+            [Service::Users, Service::Match, Service::Rides, Service::Location, Service::Users].into_iter().enumerate()
+        {
             settings.pod_id = Some(format!("pod-{n}"));
             apps.push(App::start(&settings, &[service], World::real()).await.unwrap());
         }

@@ -33,7 +33,9 @@ fn what_cannot_work_ends_with_a_reason() {
     }
     let help = rideshare(&["--help"]);
     let said = String::from_utf8_lossy(&help.stdout);
-    for name in ["QUEUE_TYPE", "NATS_URL", "DATABASE_URL", "MATCH_OFFER_TTL_S", "TRACK_MAX_SPEED_MPS", "FARE_CAR", "POD_ID"] {
+    for name in
+        ["QUEUE_TYPE", "NATS_URL", "DATABASE_URL", "MATCH_OFFER_TTL_S", "TRACK_MAX_SPEED_MPS", "FARE_CAR", "POD_ID"]
+    {
         assert!(said.contains(name), "--help does not tell {name}");
     }
 }

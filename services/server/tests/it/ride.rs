@@ -68,7 +68,11 @@ async fn a_ride_from_request_to_receipt(shape: Shape) {
     let found = d.event("match.found").await["data"].clone();
     assert_eq!(found["request_id"], request["request_id"]);
     assert_eq!(p.event("match.found").await["data"], found, "both see the same");
-    assert_eq!(p.refused("match.accept", json!({"match_id": found["match_id"]})).await, "not_found", "a stranger's offer");
+    assert_eq!(
+        p.refused("match.accept", json!({"match_id": found["match_id"]})).await,
+        "not_found",
+        "a stranger's offer"
+    );
     let ride_id = drive(&mut d, &mut p, &found["match_id"], &World::real()).await;
     let (at_driver, at_passenger) = (d.event("ride.completed").await, p.event("ride.completed").await);
     assert_eq!(at_driver["data"], at_passenger["data"]);
@@ -82,7 +86,10 @@ async fn a_ride_from_request_to_receipt(shape: Shape) {
     let path = format!("/v1/rides/{}", ride_id.as_str().unwrap());
     for person in [&driver, &passenger] {
         let (status, receipt) = person.get(&path).await;
-        assert_eq!((status, &receipt["status"], &receipt["fare"]["total"]), (200, &json!("completed"), &done["fare"]["total"]));
+        assert_eq!(
+            (status, &receipt["status"], &receipt["fare"]["total"]),
+            (200, &json!("completed"), &done["fare"]["total"])
+        );
     }
     let stranger = Person::passenger(running.addr(), 3).await;
     assert_eq!(stranger.get(&path).await.0, 404);
