@@ -155,9 +155,9 @@ fn row(name: impl Into<String>, reached: String, mark: &'static str, raw: impl I
 }
 
 fn print(rows: &[Row]) {
-    println!("{:<58} {:>34}   {:<34} {}", "measurement", "reached", "mark", "ratio to the raw bus");
-    for row in rows {
-        println!("{:<58} {:>34}   {:<34} {}", row.name, row.reached, row.mark, row.raw);
+    let head = row("measurement", "reached".to_owned(), "mark", "ratio to the raw bus");
+    for row in std::iter::once(&head).chain(rows) {
+        println!("{:<62} {:>34}   {:<26} {}", row.name, row.reached, row.mark, row.raw);
     }
 }
 

@@ -32,15 +32,18 @@ const CLOSE_WAIT: Duration = Duration::from_secs(10);
 /// The sockets of this pod; clones are one.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sockets {
-    open: Arc<(Mutex<BTreeSet<(UserId, Uuid)>>, Notify)>,
+    open: Arc<(Mutex<Open>, Notify)>,
 }
 
+/// Sockets by user and session.
+type Open = BTreeSet<(UserId, Uuid)>;
+
 impl Sockets {
-    fn open_ones(&self) -> MutexGuard<'_, BTreeSet<(UserId, Uuid)>> {
+    fn open_ones(&self) -> MutexGuard<'_, Open> {
         self.open.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn count(open: &BTreeSet<(UserId, Uuid)>, user: UserId) -> usize {
+    fn count(open: &Open, user: UserId) -> usize {
         open.range((user, Uuid::nil())..=(user, Uuid::max())).count()
     }
 

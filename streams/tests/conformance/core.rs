@@ -24,7 +24,7 @@ async fn all(subscription: &mut Subscription) -> Vec<CoreMessage> {
     seen
 }
 
-pub async fn notice_reaches_everybody_who_is_subscribed(f: &Fixture) -> Result<()> {
+pub(crate) async fn notice_reaches_everybody_who_is_subscribed(f: &Fixture) -> Result<()> {
     let subject = f.subject("notice");
     let mut subscriptions = [f.bus.subscribe(&subject, None).await?, f.bus.subscribe(&f.subject("*"), None).await?, {
         f.bus.subscribe(&f.subject(">"), None).await?
@@ -41,14 +41,14 @@ pub async fn notice_reaches_everybody_who_is_subscribed(f: &Fixture) -> Result<(
     Ok(())
 }
 
-pub async fn notice_to_nobody_is_no_error(f: &Fixture) -> Result<()> {
+pub(crate) async fn notice_to_nobody_is_no_error(f: &Fixture) -> Result<()> {
     f.bus.notify(&f.subject("void"), Bytes::new()).await?;
     let mut late = f.bus.subscribe(&f.subject("void"), None).await?;
     assert!(all(&mut late).await.is_empty(), "it is kept for nobody");
     Ok(())
 }
 
-pub async fn concurrent_subscribers_each_get_all_in_order(f: &Fixture) -> Result<()> {
+pub(crate) async fn concurrent_subscribers_each_get_all_in_order(f: &Fixture) -> Result<()> {
     let subject = f.subject("many");
     let mut readers = tokio::task::JoinSet::new();
     for _ in 0..3 {
@@ -71,7 +71,7 @@ pub async fn concurrent_subscribers_each_get_all_in_order(f: &Fixture) -> Result
     Ok(())
 }
 
-pub async fn queue_group_gets_each_message_once(f: &Fixture) -> Result<()> {
+pub(crate) async fn queue_group_gets_each_message_once(f: &Fixture) -> Result<()> {
     let subject = f.subject("work");
     let mut members = Vec::new();
     for _ in 0..3 {
@@ -93,7 +93,7 @@ pub async fn queue_group_gets_each_message_once(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn member_that_left_gets_nothing(f: &Fixture) -> Result<()> {
+pub(crate) async fn member_that_left_gets_nothing(f: &Fixture) -> Result<()> {
     let subject = f.subject("work");
     let mut stays = f.bus.subscribe(&subject, Some("workers")).await?;
     let leaves = f.bus.subscribe(&subject, Some("workers")).await?;
@@ -108,7 +108,7 @@ pub async fn member_that_left_gets_nothing(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn request_gets_its_answer(f: &Fixture) -> Result<()> {
+pub(crate) async fn request_gets_its_answer(f: &Fixture) -> Result<()> {
     let subject = f.subject("ask");
     let mut questions = f.bus.subscribe(&subject, Some("answerers")).await?;
     let bus = f.bus.clone();
@@ -128,7 +128,7 @@ pub async fn request_gets_its_answer(f: &Fixture) -> Result<()> {
     answerer.await?
 }
 
-pub async fn concurrent_requests_get_their_own_answers(f: &Fixture) -> Result<()> {
+pub(crate) async fn concurrent_requests_get_their_own_answers(f: &Fixture) -> Result<()> {
     let subject = f.subject("ask");
     let mut questions = f.bus.subscribe(&subject, None).await?;
     let mut asking = tokio::task::JoinSet::new();
@@ -153,7 +153,7 @@ pub async fn concurrent_requests_get_their_own_answers(f: &Fixture) -> Result<()
     Ok(())
 }
 
-pub async fn request_to_nobody_fails_at_once(f: &Fixture) -> Result<()> {
+pub(crate) async fn request_to_nobody_fails_at_once(f: &Fixture) -> Result<()> {
     let subject = f.subject("ask");
     let since = tokio::time::Instant::now();
     let answer = f.bus.request(&subject, Bytes::new(), Duration::from_secs(60)).await;
@@ -162,7 +162,7 @@ pub async fn request_to_nobody_fails_at_once(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn request_without_an_answer_ends_after_its_wait(f: &Fixture) -> Result<()> {
+pub(crate) async fn request_without_an_answer_ends_after_its_wait(f: &Fixture) -> Result<()> {
     let subject = f.subject("ask");
     let mut silent = f.bus.subscribe(&subject, None).await?;
     let answer = f.bus.request(&subject, Bytes::from("anybody?"), millis(300)).await;
@@ -171,7 +171,7 @@ pub async fn request_without_an_answer_ends_after_its_wait(f: &Fixture) -> Resul
     Ok(())
 }
 
-pub async fn subscriber_gets_a_copy_of_what_a_stream_stores(f: &Fixture) -> Result<()> {
+pub(crate) async fn subscriber_gets_a_copy_of_what_a_stream_stores(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     f.apply(&[&stream], &[]).await?;
     let mut copies = f.bus.subscribe(&f.subject("a"), None).await?;
@@ -184,7 +184,7 @@ pub async fn subscriber_gets_a_copy_of_what_a_stream_stores(f: &Fixture) -> Resu
     Ok(())
 }
 
-pub async fn stream_stores_a_notice_on_its_subject(f: &Fixture) -> Result<()> {
+pub(crate) async fn stream_stores_a_notice_on_its_subject(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     let consumer = f.consumer(&stream, "C", "a");
     f.apply(&[&stream], &[&consumer]).await?;
@@ -195,7 +195,7 @@ pub async fn stream_stores_a_notice_on_its_subject(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn stream_answers_a_request_on_its_subject(f: &Fixture) -> Result<()> {
+pub(crate) async fn stream_answers_a_request_on_its_subject(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     f.apply(&[&stream], &[]).await?;
     let answer = f.bus.request(&f.subject("a"), Bytes::from("x"), SOON).await?;
@@ -204,7 +204,7 @@ pub async fn stream_answers_a_request_on_its_subject(f: &Fixture) -> Result<()> 
     Ok(())
 }
 
-pub async fn check_finds_nothing_wrong(f: &Fixture) -> Result<()> {
+pub(crate) async fn check_finds_nothing_wrong(f: &Fixture) -> Result<()> {
     f.bus.check().await?;
     Ok(())
 }

@@ -16,7 +16,7 @@ async fn one(f: &Fixture, with: impl FnOnce(&mut Consumer)) -> Result<(Stream, C
     Ok((stream, consumer))
 }
 
-pub async fn deliveries_come_in_order_with_their_data(f: &Fixture) -> Result<()> {
+pub(crate) async fn deliveries_come_in_order_with_their_data(f: &Fixture) -> Result<()> {
     let (stream, consumer) = one(f, |_| ()).await?;
     for payload in ["0", "1", "2"] {
         f.publish("a", payload).await?;
@@ -35,7 +35,7 @@ pub async fn deliveries_come_in_order_with_their_data(f: &Fixture) -> Result<()>
     Ok(())
 }
 
-pub async fn headers_are_kept(f: &Fixture) -> Result<()> {
+pub(crate) async fn headers_are_kept(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |_| ()).await?;
     let mut message = f.message("a", "x");
     for (name, value) in [("traceparent", "00-1-2-01"), ("Ce-Type", "user.beacon"), ("empty", ""), ("text", "ü: a, b")]
@@ -55,7 +55,7 @@ pub async fn headers_are_kept(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn bodies_may_be_empty_or_large(f: &Fixture) -> Result<()> {
+pub(crate) async fn bodies_may_be_empty_or_large(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |_| ()).await?;
     let bodies = [Vec::new(), vec![0_u8, 255, 10, 13], vec![7; 64 << 10]];
     for body in &bodies {
@@ -68,7 +68,7 @@ pub async fn bodies_may_be_empty_or_large(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn more_than_a_mebibyte_is_refused(f: &Fixture) -> Result<()> {
+pub(crate) async fn more_than_a_mebibyte_is_refused(f: &Fixture) -> Result<()> {
     let (stream, _) = one(f, |_| ()).await?;
     let refused = f.bus.publish(f.message("a", vec![7; (1 << 20) + 1])).await;
     assert!(matches!(refused, Err(streams::BusError::Refused(_))), "{refused:?}");
@@ -76,7 +76,7 @@ pub async fn more_than_a_mebibyte_is_refused(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn acknowledged_does_not_come_again(f: &Fixture) -> Result<()> {
+pub(crate) async fn acknowledged_does_not_come_again(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |c| c.ack_wait = millis(400)).await?;
     f.publish_numbers("a", 2).await?;
     let mut puller = f.pull(&consumer).await?;
@@ -88,7 +88,7 @@ pub async fn acknowledged_does_not_come_again(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn unconfirmed_acknowledgement_counts_too(f: &Fixture) -> Result<()> {
+pub(crate) async fn unconfirmed_acknowledgement_counts_too(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |_| ()).await?;
     f.publish_numbers("a", 50).await?;
     for delivery in take(&mut f.pull(&consumer).await?, 50).await? {
@@ -97,7 +97,7 @@ pub async fn unconfirmed_acknowledgement_counts_too(f: &Fixture) -> Result<()> {
     f.until_lag(&consumer, (0, 0)).await
 }
 
-pub async fn floor_waits_for_the_oldest(f: &Fixture) -> Result<()> {
+pub(crate) async fn floor_waits_for_the_oldest(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |_| ()).await?;
     f.publish_numbers("a", 4).await?;
     let taken = take(&mut f.pull(&consumer).await?, 4).await?;
@@ -110,7 +110,7 @@ pub async fn floor_waits_for_the_oldest(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn unanswered_comes_again_after_the_ack_wait(f: &Fixture) -> Result<()> {
+pub(crate) async fn unanswered_comes_again_after_the_ack_wait(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |c| c.ack_wait = millis(400)).await?;
     f.publish_numbers("a", 1).await?;
     let mut puller = f.pull(&consumer).await?;
@@ -123,7 +123,7 @@ pub async fn unanswered_comes_again_after_the_ack_wait(f: &Fixture) -> Result<()
     Ok(())
 }
 
-pub async fn retry_waits_for_its_delay(f: &Fixture) -> Result<()> {
+pub(crate) async fn retry_waits_for_its_delay(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |_| ()).await?;
     f.publish_numbers("a", 1).await?;
     let mut puller = f.pull(&consumer).await?;
@@ -137,7 +137,7 @@ pub async fn retry_waits_for_its_delay(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn retry_of_zero_comes_at_once(f: &Fixture) -> Result<()> {
+pub(crate) async fn retry_of_zero_comes_at_once(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |_| ()).await?;
     f.publish_numbers("a", 1).await?;
     let mut puller = f.pull(&consumer).await?;
@@ -149,7 +149,7 @@ pub async fn retry_of_zero_comes_at_once(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn redeliveries_come_before_new_messages(f: &Fixture) -> Result<()> {
+pub(crate) async fn redeliveries_come_before_new_messages(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |_| ()).await?;
     f.publish_numbers("a", 6).await?;
     let mut puller = f.pull(&consumer).await?;
@@ -177,7 +177,7 @@ pub async fn redeliveries_come_before_new_messages(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn terminated_never_comes_again(f: &Fixture) -> Result<()> {
+pub(crate) async fn terminated_never_comes_again(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |c| c.ack_wait = millis(400)).await?;
     f.publish_numbers("a", 1).await?;
     let mut puller = f.pull(&consumer).await?;
@@ -187,7 +187,7 @@ pub async fn terminated_never_comes_again(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn in_progress_begins_the_ack_wait_anew(f: &Fixture) -> Result<()> {
+pub(crate) async fn in_progress_begins_the_ack_wait_anew(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |c| c.ack_wait = millis(1_500)).await?;
     f.publish_numbers("a", 1).await?;
     let mut puller = f.pull(&consumer).await?;
@@ -202,7 +202,7 @@ pub async fn in_progress_begins_the_ack_wait_anew(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn acknowledgement_of_an_older_delivery_counts(f: &Fixture) -> Result<()> {
+pub(crate) async fn acknowledgement_of_an_older_delivery_counts(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |c| c.ack_wait = millis(600)).await?;
     f.publish_numbers("a", 1).await?;
     let mut puller = f.pull(&consumer).await?;
@@ -215,7 +215,7 @@ pub async fn acknowledgement_of_an_older_delivery_counts(f: &Fixture) -> Result<
     Ok(())
 }
 
-pub async fn second_answer_changes_nothing(f: &Fixture) -> Result<()> {
+pub(crate) async fn second_answer_changes_nothing(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |_| ()).await?;
     f.publish_numbers("a", 1).await?;
     let mut puller = f.pull(&consumer).await?;
@@ -230,7 +230,7 @@ pub async fn second_answer_changes_nothing(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn unanswered_messages_are_bounded(f: &Fixture) -> Result<()> {
+pub(crate) async fn unanswered_messages_are_bounded(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |c| c.max_ack_pending = 3).await?;
     f.publish_numbers("a", 5).await?;
     let mut puller = f.pull(&consumer).await?;
@@ -246,7 +246,7 @@ pub async fn unanswered_messages_are_bounded(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn redelivery_passes_at_the_bound(f: &Fixture) -> Result<()> {
+pub(crate) async fn redelivery_passes_at_the_bound(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |c| c.max_ack_pending = 2).await?;
     f.publish_numbers("a", 3).await?;
     let mut puller = f.pull(&consumer).await?;
@@ -257,7 +257,7 @@ pub async fn redelivery_passes_at_the_bound(f: &Fixture) -> Result<()> {
     nothing(&mut puller, millis(300)).await
 }
 
-pub async fn waiting_fetch_wakes_when_a_message_comes(f: &Fixture) -> Result<()> {
+pub(crate) async fn waiting_fetch_wakes_when_a_message_comes(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |_| ()).await?;
     let mut puller = f.pull(&consumer).await?;
     let fetch = tokio::spawn(async move {
@@ -273,7 +273,7 @@ pub async fn waiting_fetch_wakes_when_a_message_comes(f: &Fixture) -> Result<()>
     Ok(())
 }
 
-pub async fn fetch_of_nothing_ends_after_its_wait(f: &Fixture) -> Result<()> {
+pub(crate) async fn fetch_of_nothing_ends_after_its_wait(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |_| ()).await?;
     f.publish_numbers("b", 1).await?;
     let mut puller = f.pull(&consumer).await?;
@@ -284,7 +284,7 @@ pub async fn fetch_of_nothing_ends_after_its_wait(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn fetch_takes_no_more_than_asked(f: &Fixture) -> Result<()> {
+pub(crate) async fn fetch_takes_no_more_than_asked(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |_| ()).await?;
     f.publish_numbers("a", 10).await?;
     let mut puller = f.pull(&consumer).await?;
@@ -298,7 +298,7 @@ pub async fn fetch_takes_no_more_than_asked(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn two_pullers_share_the_work(f: &Fixture) -> Result<()> {
+pub(crate) async fn two_pullers_share_the_work(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |_| ()).await?;
     let mut pullers = [f.pull(&consumer).await?, f.pull(&consumer).await?];
     f.publish_numbers("a", 200).await?;
@@ -318,7 +318,7 @@ pub async fn two_pullers_share_the_work(f: &Fixture) -> Result<()> {
     f.until_lag(&consumer, (0, 0)).await
 }
 
-pub async fn two_waiting_pullers_both_get_work(f: &Fixture) -> Result<()> {
+pub(crate) async fn two_waiting_pullers_both_get_work(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |_| ()).await?;
     let mut waiting = Vec::new();
     for _ in 0..2 {
@@ -336,7 +336,7 @@ pub async fn two_waiting_pullers_both_get_work(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn closing_a_puller_puts_back_what_it_had(f: &Fixture) -> Result<()> {
+pub(crate) async fn closing_a_puller_puts_back_what_it_had(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |_| ()).await?;
     f.publish_numbers("a", 10).await?;
     let mut puller = f.pull(&consumer).await?;
@@ -348,7 +348,7 @@ pub async fn closing_a_puller_puts_back_what_it_had(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn filter_reads_its_subject_only(f: &Fixture) -> Result<()> {
+pub(crate) async fn filter_reads_its_subject_only(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["trip.>", "user.*"], Retention::Limits);
     let exact = f.consumer(&stream, "exact", "user.ann");
     let star = f.consumer(&stream, "star", "trip.*.end");
@@ -372,7 +372,7 @@ pub async fn filter_reads_its_subject_only(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn back_off_governs_the_ack_wait_and_no_retry(f: &Fixture) -> Result<()> {
+pub(crate) async fn back_off_governs_the_ack_wait_and_no_retry(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |c| {
         c.max_deliver = 10;
         c.backoff = vec![millis(400), Duration::from_secs(20)];
@@ -392,7 +392,7 @@ pub async fn back_off_governs_the_ack_wait_and_no_retry(f: &Fixture) -> Result<(
     Ok(())
 }
 
-pub async fn consumer_that_was_away_gets_everything(f: &Fixture) -> Result<()> {
+pub(crate) async fn consumer_that_was_away_gets_everything(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Interest);
     let consumer = f.consumer(&stream, "C", "a");
     f.apply(&[&stream], &[&consumer]).await?;
@@ -408,7 +408,7 @@ pub async fn consumer_that_was_away_gets_everything(f: &Fixture) -> Result<()> {
     f.until_held(&stream, 0).await
 }
 
-pub async fn consumers_do_not_disturb_each_other(f: &Fixture) -> Result<()> {
+pub(crate) async fn consumers_do_not_disturb_each_other(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     let (quick, stuck) = (f.consumer(&stream, "quick", "a"), f.consumer(&stream, "stuck", "a"));
     f.apply(&[&stream], &[&quick, &stuck]).await?;
@@ -421,7 +421,7 @@ pub async fn consumers_do_not_disturb_each_other(f: &Fixture) -> Result<()> {
     held[0].ack_confirmed().await.context("the first consumer's acknowledgements are not the second's")
 }
 
-pub async fn a_thousand_messages_reach_both_consumers_in_order(f: &Fixture) -> Result<()> {
+pub(crate) async fn a_thousand_messages_reach_both_consumers_in_order(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Interest);
     let consumers = [f.consumer(&stream, "C1", "a"), f.consumer(&stream, "C2", "a")];
     f.apply(&[&stream], &[&consumers[0], &consumers[1]]).await?;
@@ -444,7 +444,7 @@ pub async fn a_thousand_messages_reach_both_consumers_in_order(f: &Fixture) -> R
     f.until_held(&stream, 0).await
 }
 
-pub async fn each_publishers_order_is_kept(f: &Fixture) -> Result<()> {
+pub(crate) async fn each_publishers_order_is_kept(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |_| ()).await?;
     let mut publishers = tokio::task::JoinSet::new();
     for name in ["x", "y", "z"] {

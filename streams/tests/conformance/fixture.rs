@@ -19,15 +19,15 @@ use crate::server::Server;
 /// What must come, comes within this.
 const SOON: Duration = Duration::from_secs(20);
 
-pub struct Fixture {
-    pub bus: Bus,
+pub(crate) struct Fixture {
+    pub(crate) bus: Bus,
     prefix: String,
     made: Mutex<BTreeSet<String>>,
     server: Mutex<Option<Server>>,
 }
 
 /// Runs a case on a memory bus; its clock is paused.
-pub async fn on_memory<F: Future<Output = Result<()>>>(
+pub(crate) async fn on_memory<F: Future<Output = Result<()>>>(
     name: &str,
     case: impl FnOnce(&'static Fixture) -> F,
 ) -> Result<()> {
@@ -35,7 +35,7 @@ pub async fn on_memory<F: Future<Output = Result<()>>>(
 }
 
 /// Runs a case on the server of `TEST_NATS_URL`, and removes its streams.
-pub async fn on_nats<F: Future<Output = Result<()>>>(
+pub(crate) async fn on_nats<F: Future<Output = Result<()>>>(
     name: &str,
     case: impl FnOnce(&'static Fixture) -> F,
 ) -> Result<()> {
@@ -43,7 +43,8 @@ pub async fn on_nats<F: Future<Output = Result<()>>>(
         .context("TEST_NATS_URL is not set: run the tests by scripts/test, which starts a nats-server for them")?;
     let fixture = Fixture::nats(name, &url).await?;
     let result = case(fixture).await;
-    for stream in fixture.made.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+    let made = fixture.made.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    for stream in made {
         let _ = fixture.bus.delete_stream(&stream).await;
     }
     result
@@ -67,7 +68,7 @@ impl Fixture {
     }
 
     /// The same on a server (or a memory bus) that no other case uses.
-    pub async fn alone(&self) -> Result<&'static Self> {
+    pub(crate) async fn alone(&self) -> Result<&'static Self> {
         if self.is_memory() {
             return Ok(Self::memory(&self.prefix));
         }
@@ -78,16 +79,16 @@ impl Fixture {
     }
 
     /// Ends the server of [`alone`](Self::alone); a leaked fixture would leave it running.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    pub fn is_memory(&self) -> bool {
+    pub(crate) fn is_memory(&self) -> bool {
         matches!(self.bus, Bus::Memory(_))
     }
 
     /// A crash and a new start. Memory has no files: all its streams are gone.
-    pub async fn restart(&self) -> Result<()> {
+    pub(crate) async fn restart(&self) -> Result<()> {
         if self.is_memory() {
             let made = self.made.lock().unwrap_or_else(PoisonError::into_inner).clone();
             for stream in made {
@@ -107,22 +108,22 @@ impl Fixture {
     }
 
     /// A time that is long against what a consumer normally does: 8 s where time costs nothing.
-    pub fn long(&self) -> Duration {
+    pub(crate) fn long(&self) -> Duration {
         if self.is_memory() { Duration::from_secs(8) } else { Duration::from_secs(1) }
     }
 
     /// A name of the case's own.
-    pub fn name(&self, name: &str) -> String {
+    pub(crate) fn name(&self, name: &str) -> String {
         format!("{}_{name}", self.prefix)
     }
 
     /// A subject of the case's own.
-    pub fn subject(&self, subject: &str) -> String {
+    pub(crate) fn subject(&self, subject: &str) -> String {
         format!("{}.{subject}", self.prefix)
     }
 
     /// A stream over these subjects, in memory, refusing when full, with generous bounds.
-    pub fn stream(&self, name: &str, subjects: &[&str], retention: Retention) -> Stream {
+    pub(crate) fn stream(&self, name: &str, subjects: &[&str], retention: Retention) -> Stream {
         let stream = Stream {
             name: self.name(name),
             subjects: subjects.iter().map(|s| self.subject(s)).collect(),
@@ -138,7 +139,7 @@ impl Fixture {
     }
 
     /// A consumer of one subject (all, if it is empty), patient and without a limit of deliveries.
-    pub fn consumer(&self, stream: &Stream, name: &str, filter: &str) -> Consumer {
+    pub(crate) fn consumer(&self, stream: &Stream, name: &str, filter: &str) -> Consumer {
         Consumer {
             stream: stream.name.clone(),
             durable: self.name(name),
@@ -151,26 +152,26 @@ impl Fixture {
     }
 
     /// Makes them; returns what was changed.
-    pub async fn apply(&self, streams: &[&Stream], consumers: &[&Consumer]) -> Result<Vec<String>> {
+    pub(crate) async fn apply(&self, streams: &[&Stream], consumers: &[&Consumer]) -> Result<Vec<String>> {
         Ok(self.bus.apply(&topology(streams, consumers)).await?)
     }
 
-    pub fn message(&self, subject: &str, payload: impl Into<Bytes>) -> Message {
+    pub(crate) fn message(&self, subject: &str, payload: impl Into<Bytes>) -> Message {
         Message { subject: self.subject(subject), headers: Headers::default(), payload: payload.into() }
     }
 
-    pub fn message_with_id(&self, subject: &str, id: &str) -> Message {
+    pub(crate) fn message_with_id(&self, subject: &str, id: &str) -> Message {
         let mut message = self.message(subject, id.to_owned());
         message.headers.set(streams::bus::MESSAGE_ID, id);
         message
     }
 
-    pub async fn publish(&self, subject: &str, payload: &'static str) -> Result<Published> {
+    pub(crate) async fn publish(&self, subject: &str, payload: &'static str) -> Result<Published> {
         Ok(self.bus.publish(self.message(subject, payload)).await?)
     }
 
     /// Publishes `count` messages, `0`, `1`, `2` …
-    pub async fn publish_numbers(&self, subject: &str, count: usize) -> Result<()> {
+    pub(crate) async fn publish_numbers(&self, subject: &str, count: usize) -> Result<()> {
         let messages = (0..count).map(|n| self.message(subject, n.to_string())).collect();
         for published in self.bus.publish_all(messages).await {
             published?;
@@ -178,55 +179,55 @@ impl Fixture {
         Ok(())
     }
 
-    pub async fn pull(&self, consumer: &Consumer) -> Result<Puller> {
+    pub(crate) async fn pull(&self, consumer: &Consumer) -> Result<Puller> {
         Ok(self.bus.pull(consumer).await?)
     }
 
     /// Messages that the stream holds.
-    pub async fn held(&self, stream: &Stream) -> Result<u64> {
+    pub(crate) async fn held(&self, stream: &Stream) -> Result<u64> {
         Ok(self.bus.stream_info(&stream.name).await?.messages)
     }
 
     /// Waits until the stream holds so many, for what is removed after an acknowledgement is removed soon, not at once.
-    pub async fn until_held(&self, stream: &Stream, count: u64) -> Result<()> {
+    pub(crate) async fn until_held(&self, stream: &Stream, count: u64) -> Result<()> {
         eventually(&format!("{count} messages held"), || async { Ok(self.held(stream).await? == count) }).await
     }
 
     /// Pending and ack pending of a consumer.
-    pub async fn lag(&self, consumer: &Consumer) -> Result<(u64, u64)> {
+    pub(crate) async fn lag(&self, consumer: &Consumer) -> Result<(u64, u64)> {
         let info = self.bus.consumer_info(&consumer.stream, &consumer.durable).await?;
         Ok((info.pending, info.ack_pending))
     }
 
     /// Waits until the consumer's pending and ack pending are these.
-    pub async fn until_lag(&self, consumer: &Consumer, lag: (u64, u64)) -> Result<()> {
+    pub(crate) async fn until_lag(&self, consumer: &Consumer, lag: (u64, u64)) -> Result<()> {
         eventually(&format!("a lag of {lag:?}"), || async { Ok(self.lag(consumer).await? == lag) }).await
     }
 }
 
 /// The wall time at which memory buses start.
-pub fn started_at() -> DateTime<Utc> {
+pub(crate) fn started_at() -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000, 0).expect("a time in range")
 }
 
-pub fn topology(streams: &[&Stream], consumers: &[&Consumer]) -> Topology {
+pub(crate) fn topology(streams: &[&Stream], consumers: &[&Consumer]) -> Topology {
     Topology {
         streams: streams.iter().map(|s| (*s).clone()).collect(),
         consumers: consumers.iter().map(|c| (*c).clone()).collect(),
     }
 }
 
-pub fn millis(millis: u64) -> Duration {
+pub(crate) fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
 /// Lets time pass: at once on a paused clock, really on a server.
-pub async fn pass(time: Duration) {
+pub(crate) async fn pass(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
 /// Exactly `count` deliveries, as soon as they come.
-pub async fn take(puller: &mut Puller, count: usize) -> Result<Vec<Delivery>> {
+pub(crate) async fn take(puller: &mut Puller, count: usize) -> Result<Vec<Delivery>> {
     let until = Instant::now() + SOON;
     let mut taken = Vec::new();
     while taken.len() < count {
@@ -236,12 +237,12 @@ pub async fn take(puller: &mut Puller, count: usize) -> Result<Vec<Delivery>> {
     Ok(taken)
 }
 
-pub async fn take_one(puller: &mut Puller) -> Result<Delivery> {
+pub(crate) async fn take_one(puller: &mut Puller) -> Result<Delivery> {
     take(puller, 1).await?.pop().context("one was taken")
 }
 
 /// Takes `count` and acknowledges them.
-pub async fn take_and_ack(puller: &mut Puller, count: usize) -> Result<Vec<Delivery>> {
+pub(crate) async fn take_and_ack(puller: &mut Puller, count: usize) -> Result<Vec<Delivery>> {
     let taken = take(puller, count).await?;
     for delivery in &taken {
         delivery.ack_confirmed().await?;
@@ -250,14 +251,17 @@ pub async fn take_and_ack(puller: &mut Puller, count: usize) -> Result<Vec<Deliv
 }
 
 /// Nothing comes for so long.
-pub async fn nothing(puller: &mut Puller, wait: Duration) -> Result<()> {
+pub(crate) async fn nothing(puller: &mut Puller, wait: Duration) -> Result<()> {
     let came = puller.fetch(1, wait).await?;
     ensure!(came.is_empty(), "nothing should have come: {:?}", came[0].message);
     Ok(())
 }
 
 /// Asks until it is so.
-pub async fn eventually<F: Future<Output = Result<bool>>>(what: &str, mut holds: impl FnMut() -> F) -> Result<()> {
+pub(crate) async fn eventually<F: Future<Output = Result<bool>>>(
+    what: &str,
+    mut holds: impl FnMut() -> F,
+) -> Result<()> {
     let until = Instant::now() + SOON;
     while !holds().await? {
         ensure!(Instant::now() < until, "{what}: not in {SOON:?}");
@@ -266,14 +270,14 @@ pub async fn eventually<F: Future<Output = Result<bool>>>(what: &str, mut holds:
     Ok(())
 }
 
-pub fn text(message: &Stored) -> &str {
+pub(crate) fn text(message: &Stored) -> &str {
     std::str::from_utf8(&message.payload).unwrap_or("not UTF-8")
 }
 
-pub fn texts(deliveries: &[Delivery]) -> Vec<&str> {
+pub(crate) fn texts(deliveries: &[Delivery]) -> Vec<&str> {
     deliveries.iter().map(|d| text(&d.message)).collect()
 }
 
-pub fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
+pub(crate) fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
     range.map(|n| n.to_string()).collect()
 }

@@ -56,19 +56,19 @@ async fn stays_stored(f: &Fixture, retention: Retention) -> Result<()> {
     f.until_held(&stream, if retention == Retention::Limits { 2 } else { 1 }).await
 }
 
-pub async fn exhausted_stays_on_an_interest_stream(f: &Fixture) -> Result<()> {
+pub(crate) async fn exhausted_stays_on_an_interest_stream(f: &Fixture) -> Result<()> {
     stays_stored(f, Retention::Interest).await
 }
 
-pub async fn exhausted_stays_on_a_work_queue(f: &Fixture) -> Result<()> {
+pub(crate) async fn exhausted_stays_on_a_work_queue(f: &Fixture) -> Result<()> {
     stays_stored(f, Retention::WorkQueue).await
 }
 
-pub async fn exhausted_stays_on_a_limits_stream(f: &Fixture) -> Result<()> {
+pub(crate) async fn exhausted_stays_on_a_limits_stream(f: &Fixture) -> Result<()> {
     stays_stored(f, Retention::Limits).await
 }
 
-pub async fn retry_of_the_last_delivery_gives_up_too(f: &Fixture) -> Result<()> {
+pub(crate) async fn retry_of_the_last_delivery_gives_up_too(f: &Fixture) -> Result<()> {
     let (stream, consumer) = one(f, Retention::Interest).await?;
     for delay in [0, 200] {
         f.publish("a", "poison").await?;
@@ -84,7 +84,7 @@ pub async fn retry_of_the_last_delivery_gives_up_too(f: &Fixture) -> Result<()> 
     Ok(())
 }
 
-pub async fn acknowledged_last_delivery_is_not_given_up(f: &Fixture) -> Result<()> {
+pub(crate) async fn acknowledged_last_delivery_is_not_given_up(f: &Fixture) -> Result<()> {
     let (stream, consumer) = one(f, Retention::Interest).await?;
     let mut advisories = f.bus.subscribe(&advisory(&consumer), None).await?;
     f.publish("a", "just in time").await?;
@@ -112,7 +112,7 @@ fn check_advisory(body: &[u8], consumer: &Consumer) -> Result<()> {
     Ok(())
 }
 
-pub async fn advisory_tells_of_exhausted_deliveries_once(f: &Fixture) -> Result<()> {
+pub(crate) async fn advisory_tells_of_exhausted_deliveries_once(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, Retention::Interest).await?;
     let mut advisories = f.bus.subscribe(&advisory(&consumer), None).await?;
     f.publish("a", "poison").await?;
@@ -126,7 +126,7 @@ pub async fn advisory_tells_of_exhausted_deliveries_once(f: &Fixture) -> Result<
     Ok(())
 }
 
-pub async fn advisory_is_captured_by_a_stream(f: &Fixture) -> Result<()> {
+pub(crate) async fn advisory_is_captured_by_a_stream(f: &Fixture) -> Result<()> {
     let (stream, consumer) = one(f, Retention::WorkQueue).await?;
     let mut advisories = f.stream("ADVISORIES", &[], Retention::Limits);
     advisories.subjects = vec![format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{}.>", stream.name)];
@@ -139,7 +139,7 @@ pub async fn advisory_is_captured_by_a_stream(f: &Fixture) -> Result<()> {
     check_advisory(&told[0].message.payload, &consumer)
 }
 
-pub async fn given_up_message_is_released_by_its_ack_subject(f: &Fixture) -> Result<()> {
+pub(crate) async fn given_up_message_is_released_by_its_ack_subject(f: &Fixture) -> Result<()> {
     for retention in [Retention::Interest, Retention::WorkQueue] {
         let stream = f.stream(&format!("{retention:?}"), &["a"], retention);
         let consumer = impatient(f, &stream, "C");
@@ -158,7 +158,7 @@ pub async fn given_up_message_is_released_by_its_ack_subject(f: &Fixture) -> Res
     Ok(())
 }
 
-pub async fn late_answer_to_a_given_up_delivery_releases_it(f: &Fixture) -> Result<()> {
+pub(crate) async fn late_answer_to_a_given_up_delivery_releases_it(f: &Fixture) -> Result<()> {
     let (stream, consumer) = one(f, Retention::Interest).await?;
     f.publish("a", "slow").await?;
     let last = exhaust(f, &consumer, &mut f.pull(&consumer).await?).await?;
@@ -166,7 +166,7 @@ pub async fn late_answer_to_a_given_up_delivery_releases_it(f: &Fixture) -> Resu
     f.until_held(&stream, 0).await
 }
 
-pub async fn given_up_by_one_stays_until_it_is_released_for_that_one(f: &Fixture) -> Result<()> {
+pub(crate) async fn given_up_by_one_stays_until_it_is_released_for_that_one(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Interest);
     let (stuck, fine) = (impatient(f, &stream, "stuck"), f.consumer(&stream, "fine", "a"));
     f.apply(&[&stream], &[&stuck, &fine]).await?;
@@ -183,7 +183,7 @@ pub async fn given_up_by_one_stays_until_it_is_released_for_that_one(f: &Fixture
     f.until_held(&stream, 0).await
 }
 
-pub async fn released_message_stays_for_who_has_not_had_it(f: &Fixture) -> Result<()> {
+pub(crate) async fn released_message_stays_for_who_has_not_had_it(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Interest);
     let (stuck, later) = (impatient(f, &stream, "stuck"), f.consumer(&stream, "later", "a"));
     f.apply(&[&stream], &[&stuck, &later]).await?;
@@ -195,7 +195,7 @@ pub async fn released_message_stays_for_who_has_not_had_it(f: &Fixture) -> Resul
     f.until_held(&stream, 0).await
 }
 
-pub async fn raising_the_limit_does_not_bring_it_back(f: &Fixture) -> Result<()> {
+pub(crate) async fn raising_the_limit_does_not_bring_it_back(f: &Fixture) -> Result<()> {
     let (stream, mut consumer) = one(f, Retention::Interest).await?;
     f.publish("a", "poison").await?;
     let mut puller = f.pull(&consumer).await?;
@@ -207,7 +207,7 @@ pub async fn raising_the_limit_does_not_bring_it_back(f: &Fixture) -> Result<()>
     Ok(())
 }
 
-pub async fn new_consumer_sees_what_another_gave_up(f: &Fixture) -> Result<()> {
+pub(crate) async fn new_consumer_sees_what_another_gave_up(f: &Fixture) -> Result<()> {
     let (stream, consumer) = one(f, Retention::Interest).await?;
     f.publish("a", "poison").await?;
     exhaust(f, &consumer, &mut f.pull(&consumer).await?).await?;

@@ -32,7 +32,7 @@ async fn read(replay: &mut Replay, count: usize) -> Result<Vec<String>> {
     Ok(seen)
 }
 
-pub async fn replay_begins_at_a_sequence(f: &Fixture) -> Result<()> {
+pub(crate) async fn replay_begins_at_a_sequence(f: &Fixture) -> Result<()> {
     let stream = ten(f).await?;
     for (start, first) in [(0, 0), (1, 0), (4, 3), (10, 9)] {
         let mut replay = f.bus.replay(&stream.name, None, Start::Sequence(start)).await?;
@@ -42,7 +42,7 @@ pub async fn replay_begins_at_a_sequence(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn replay_begins_at_a_time(f: &Fixture) -> Result<()> {
+pub(crate) async fn replay_begins_at_a_time(f: &Fixture) -> Result<()> {
     let stream = ten(f).await?;
     pass(millis(50)).await;
     f.publish("a", "later").await?;
@@ -55,7 +55,7 @@ pub async fn replay_begins_at_a_time(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn replay_reads_what_its_filter_covers(f: &Fixture) -> Result<()> {
+pub(crate) async fn replay_reads_what_its_filter_covers(f: &Fixture) -> Result<()> {
     let stream = ten(f).await?;
     let (only, pattern) = (f.subject("b"), f.subject("*"));
     let mut replay = f.bus.replay(&stream.name, Some(&only), Start::Sequence(3)).await?;
@@ -65,7 +65,7 @@ pub async fn replay_reads_what_its_filter_covers(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn replay_follows_what_is_new(f: &Fixture) -> Result<()> {
+pub(crate) async fn replay_follows_what_is_new(f: &Fixture) -> Result<()> {
     let stream = ten(f).await?;
     let filter = f.subject("a");
     let mut replay = f.bus.replay(&stream.name, Some(&filter), Start::Sequence(9)).await?;
@@ -80,7 +80,7 @@ pub async fn replay_follows_what_is_new(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn replay_from_beyond_the_end_reads_what_is_new(f: &Fixture) -> Result<()> {
+pub(crate) async fn replay_from_beyond_the_end_reads_what_is_new(f: &Fixture) -> Result<()> {
     let stream = ten(f).await?;
     let mut replay = f.bus.replay(&stream.name, None, Start::Sequence(1_000)).await?;
     assert!(replay.next(millis(300)).await?.is_none());
@@ -89,7 +89,7 @@ pub async fn replay_from_beyond_the_end_reads_what_is_new(f: &Fixture) -> Result
     Ok(())
 }
 
-pub async fn replay_leaves_consumers_as_they_are(f: &Fixture) -> Result<()> {
+pub(crate) async fn replay_leaves_consumers_as_they_are(f: &Fixture) -> Result<()> {
     let stream = ten(f).await?;
     let consumer = f.consumer(&stream, "C", "a");
     f.apply(&[&stream], &[&consumer]).await?;
@@ -106,7 +106,7 @@ pub async fn replay_leaves_consumers_as_they_are(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn replay_of_a_thousand_is_in_order(f: &Fixture) -> Result<()> {
+pub(crate) async fn replay_of_a_thousand_is_in_order(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     f.apply(&[&stream], &[]).await?;
     f.publish_numbers("a", 1_000).await?;
@@ -118,13 +118,13 @@ pub async fn replay_of_a_thousand_is_in_order(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn replay_of_no_stream_is_not_found(f: &Fixture) -> Result<()> {
+pub(crate) async fn replay_of_no_stream_is_not_found(f: &Fixture) -> Result<()> {
     let replay = f.bus.replay(&f.name("none"), None, Start::Sequence(1)).await;
     assert!(matches!(replay, Err(BusError::NotFound(_))), "{:?}", replay.map(drop));
     Ok(())
 }
 
-pub async fn stored_message_is_as_it_was_published(f: &Fixture) -> Result<()> {
+pub(crate) async fn stored_message_is_as_it_was_published(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     f.apply(&[&stream], &[]).await?;
     let mut message = f.message("a", vec![0_u8, 159, 146, 150]);

@@ -8,7 +8,7 @@ use streams::topology::{Discard, Retention, Storage, Stream};
 
 use crate::fixture::*;
 
-pub async fn interest_of_one_ends_with_its_ack(f: &Fixture) -> Result<()> {
+pub(crate) async fn interest_of_one_ends_with_its_ack(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Interest);
     let consumer = f.consumer(&stream, "C", "a");
     f.apply(&[&stream], &[&consumer]).await?;
@@ -26,7 +26,7 @@ pub async fn interest_of_one_ends_with_its_ack(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn interest_of_two_ends_with_both(f: &Fixture) -> Result<()> {
+pub(crate) async fn interest_of_two_ends_with_both(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Interest);
     let (one, two) = (f.consumer(&stream, "C1", "a"), f.consumer(&stream, "C2", "a"));
     f.apply(&[&stream], &[&one, &two]).await?;
@@ -37,7 +37,7 @@ pub async fn interest_of_two_ends_with_both(f: &Fixture) -> Result<()> {
     f.until_held(&stream, 0).await
 }
 
-pub async fn interest_of_nobody_stores_nothing(f: &Fixture) -> Result<()> {
+pub(crate) async fn interest_of_nobody_stores_nothing(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a", "b"], Retention::Interest);
     f.apply(&[&stream], &[]).await?;
     for sequence in 1..=2 {
@@ -59,7 +59,7 @@ pub async fn interest_of_nobody_stores_nothing(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn late_consumer_sees_what_is_still_stored(f: &Fixture) -> Result<()> {
+pub(crate) async fn late_consumer_sees_what_is_still_stored(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Interest);
     let early = f.consumer(&stream, "early", "a");
     f.apply(&[&stream], &[&early]).await?;
@@ -78,7 +78,7 @@ pub async fn late_consumer_sees_what_is_still_stored(f: &Fixture) -> Result<()> 
     f.until_held(&stream, 0).await
 }
 
-pub async fn termination_releases_for_one_of_two(f: &Fixture) -> Result<()> {
+pub(crate) async fn termination_releases_for_one_of_two(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Interest);
     let (one, two) = (f.consumer(&stream, "C1", "a"), f.consumer(&stream, "C2", "a"));
     f.apply(&[&stream], &[&one, &two]).await?;
@@ -90,7 +90,7 @@ pub async fn termination_releases_for_one_of_two(f: &Fixture) -> Result<()> {
     f.until_held(&stream, 0).await
 }
 
-pub async fn deleted_consumer_gives_up_its_interest(f: &Fixture) -> Result<()> {
+pub(crate) async fn deleted_consumer_gives_up_its_interest(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Interest);
     let (reader, leaver) = (f.consumer(&stream, "reader", "a"), f.consumer(&stream, "leaver", "a"));
     f.apply(&[&stream], &[&reader, &leaver]).await?;
@@ -104,7 +104,7 @@ pub async fn deleted_consumer_gives_up_its_interest(f: &Fixture) -> Result<()> {
     f.until_held(&stream, 0).await
 }
 
-pub async fn work_queue_gives_each_message_once(f: &Fixture) -> Result<()> {
+pub(crate) async fn work_queue_gives_each_message_once(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a", "b"], Retention::WorkQueue);
     f.apply(&[&stream], &[]).await?;
     f.publish_numbers("a", 3).await?;
@@ -120,7 +120,7 @@ pub async fn work_queue_gives_each_message_once(f: &Fixture) -> Result<()> {
     f.until_held(&stream, 1).await
 }
 
-pub async fn work_queue_refuses_overlapping_consumers(f: &Fixture) -> Result<()> {
+pub(crate) async fn work_queue_refuses_overlapping_consumers(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["w.>"], Retention::WorkQueue);
     let first = f.consumer(&stream, "first", "w.a");
     f.apply(&[&stream], &[&first]).await?;
@@ -134,7 +134,7 @@ pub async fn work_queue_refuses_overlapping_consumers(f: &Fixture) -> Result<()>
     Ok(())
 }
 
-pub async fn work_queue_survives_its_consumer(f: &Fixture) -> Result<()> {
+pub(crate) async fn work_queue_survives_its_consumer(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::WorkQueue);
     let consumer = f.consumer(&stream, "C", "a");
     f.apply(&[&stream], &[&consumer]).await?;
@@ -147,7 +147,7 @@ pub async fn work_queue_survives_its_consumer(f: &Fixture) -> Result<()> {
     f.until_held(&stream, 0).await
 }
 
-pub async fn limits_stream_keeps_what_is_acknowledged(f: &Fixture) -> Result<()> {
+pub(crate) async fn limits_stream_keeps_what_is_acknowledged(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     let consumer = f.consumer(&stream, "C", "a");
     f.apply(&[&stream], &[&consumer]).await?;
@@ -158,7 +158,7 @@ pub async fn limits_stream_keeps_what_is_acknowledged(f: &Fixture) -> Result<()>
     Ok(())
 }
 
-pub async fn old_messages_are_forgotten(f: &Fixture) -> Result<()> {
+pub(crate) async fn old_messages_are_forgotten(f: &Fixture) -> Result<()> {
     let mut stream = f.stream("S", &["a"], Retention::Interest);
     stream.max_age = millis(1_500);
     stream.duplicate_window = millis(1_000);
@@ -183,7 +183,7 @@ fn size(stream: &Stream, payload: usize) -> i64 {
     (record + stream.subjects[0].len() + payload) as i64
 }
 
-pub async fn bytes_are_counted_alike(f: &Fixture) -> Result<()> {
+pub(crate) async fn bytes_are_counted_alike(f: &Fixture) -> Result<()> {
     for (name, storage) in [("a", Storage::Memory), ("b", Storage::File)] {
         let mut stream = f.stream(name, &[name], Retention::Limits);
         stream.storage = storage;
@@ -202,7 +202,7 @@ pub async fn bytes_are_counted_alike(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn full_stream_refuses_what_is_new(f: &Fixture) -> Result<()> {
+pub(crate) async fn full_stream_refuses_what_is_new(f: &Fixture) -> Result<()> {
     let mut stream = f.stream("S", &["a"], Retention::WorkQueue);
     stream.max_bytes = 3 * size(&stream, 10);
     let consumer = f.consumer(&stream, "C", "a");
@@ -219,7 +219,7 @@ pub async fn full_stream_refuses_what_is_new(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn refused_message_may_come_again_with_its_id(f: &Fixture) -> Result<()> {
+pub(crate) async fn refused_message_may_come_again_with_its_id(f: &Fixture) -> Result<()> {
     let mut stream = f.stream("S", &["a"], Retention::WorkQueue);
     stream.max_bytes = 200;
     let consumer = f.consumer(&stream, "C", "a");
@@ -234,7 +234,7 @@ pub async fn refused_message_may_come_again_with_its_id(f: &Fixture) -> Result<(
     Ok(())
 }
 
-pub async fn full_stream_may_drop_what_is_old(f: &Fixture) -> Result<()> {
+pub(crate) async fn full_stream_may_drop_what_is_old(f: &Fixture) -> Result<()> {
     let mut stream = f.stream("S", &["a"], Retention::Interest);
     stream.discard = Discard::Old;
     stream.max_bytes = 3 * size(&stream, 1);
@@ -254,7 +254,7 @@ pub async fn full_stream_may_drop_what_is_old(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn duplicate_is_acknowledged_and_not_stored(f: &Fixture) -> Result<()> {
+pub(crate) async fn duplicate_is_acknowledged_and_not_stored(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a", "b"], Retention::Limits);
     f.apply(&[&stream], &[]).await?;
     let first = f.bus.publish(f.message_with_id("a", "one")).await?;
@@ -269,7 +269,7 @@ pub async fn duplicate_is_acknowledged_and_not_stored(f: &Fixture) -> Result<()>
     Ok(())
 }
 
-pub async fn messages_without_an_id_are_no_duplicates(f: &Fixture) -> Result<()> {
+pub(crate) async fn messages_without_an_id_are_no_duplicates(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     f.apply(&[&stream], &[]).await?;
     f.publish("a", "same").await?;
@@ -278,7 +278,7 @@ pub async fn messages_without_an_id_are_no_duplicates(f: &Fixture) -> Result<()>
     Ok(())
 }
 
-pub async fn same_id_on_two_streams_is_no_duplicate(f: &Fixture) -> Result<()> {
+pub(crate) async fn same_id_on_two_streams_is_no_duplicate(f: &Fixture) -> Result<()> {
     let (one, two) = (f.stream("S1", &["a"], Retention::Limits), f.stream("S2", &["b"], Retention::Limits));
     f.apply(&[&one, &two], &[]).await?;
     assert!(!f.bus.publish(f.message_with_id("a", "id")).await?.duplicate);
@@ -286,7 +286,7 @@ pub async fn same_id_on_two_streams_is_no_duplicate(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn id_is_remembered_after_the_message_is_gone(f: &Fixture) -> Result<()> {
+pub(crate) async fn id_is_remembered_after_the_message_is_gone(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a", "b"], Retention::Interest);
     let consumer = f.consumer(&stream, "C", "a");
     f.apply(&[&stream], &[&consumer]).await?;
@@ -301,7 +301,7 @@ pub async fn id_is_remembered_after_the_message_is_gone(f: &Fixture) -> Result<(
     nothing(&mut f.pull(&consumer).await?, millis(300)).await
 }
 
-pub async fn id_is_forgotten_after_the_window(f: &Fixture) -> Result<()> {
+pub(crate) async fn id_is_forgotten_after_the_window(f: &Fixture) -> Result<()> {
     let mut stream = f.stream("S", &["a"], Retention::Limits);
     stream.duplicate_window = millis(1_000);
     f.apply(&[&stream], &[]).await?;

@@ -4,25 +4,26 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
 /// A running server.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     program: PathBuf,
     directory: PathBuf,
     child: Option<Child>,
     /// Its address, the same after [`start`](Self::start) is called again.
-    pub url: String,
+    pub(crate) url: String,
 }
 
 impl Server {
     /// Starts the program that `NATS_SERVER` names, with JetStream, on a free port of 127.0.0.1.
-    pub fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let program = std::env::var_os("NATS_SERVER")
             .context("NATS_SERVER is not set: run the tests by scripts/test, which finds a nats-server")?;
@@ -35,7 +36,7 @@ impl Server {
     }
 
     /// Starts it (again, with its files and its port).
-    pub fn start(&mut self) -> Result<()> {
+    pub(crate) fn start(&mut self) -> Result<()> {
         let port = self.url.rsplit(':').next().filter(|p| !p.is_empty()).unwrap_or("-1");
         let directory = self.directory.display();
         // The limits are no promise of space: each stream's own bound is counted against them.
@@ -56,24 +57,25 @@ impl Server {
             .with_context(|| format!("starting {}", self.program.display()))?;
         let ports = self.directory.join(format!("nats-server_{}.ports", child.id()));
         self.child = Some(child);
-        let until = Instant::now() + READY_LIMIT;
+        let mut looks = READY_LIMIT.as_millis() / LOOK_EVERY.as_millis();
         loop {
             if let Some(url) = ready(&ports, &self.directory.join("nats.log")) {
                 self.url = url;
                 return Ok(());
             }
-            if Instant::now() >= until {
+            looks -= 1;
+            if looks == 0 {
                 bail!("nats-server was not ready in {READY_LIMIT:?}: {}", self.log());
             }
             if let Some(status) = self.child.as_mut().and_then(|c| c.try_wait().ok().flatten()) {
                 bail!("nats-server ended with {status}: {}", self.log());
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(LOOK_EVERY);
         }
     }
 
     /// Kills it, as a crash would.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();

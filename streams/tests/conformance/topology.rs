@@ -7,7 +7,7 @@ use streams::topology::{Retention, Storage, Topology};
 
 use crate::fixture::*;
 
-pub async fn apply_says_what_it_made_and_is_quiet_when_repeated(f: &Fixture) -> Result<()> {
+pub(crate) async fn apply_says_what_it_made_and_is_quiet_when_repeated(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Interest);
     let consumer = f.consumer(&stream, "C", "a");
     let made = f.apply(&[&stream], &[&consumer]).await?;
@@ -24,7 +24,7 @@ pub async fn apply_says_what_it_made_and_is_quiet_when_repeated(f: &Fixture) -> 
     Ok(())
 }
 
-pub async fn compare_changes_nothing(f: &Fixture) -> Result<()> {
+pub(crate) async fn compare_changes_nothing(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Interest);
     let consumer = f.consumer(&stream, "C", "a");
     let wanted = topology(&[&stream], &[&consumer]);
@@ -35,7 +35,7 @@ pub async fn compare_changes_nothing(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn differences_are_told_and_made_right(f: &Fixture) -> Result<()> {
+pub(crate) async fn differences_are_told_and_made_right(f: &Fixture) -> Result<()> {
     let mut stream = f.stream("S", &["a", "b"], Retention::Interest);
     let mut consumer = f.consumer(&stream, "C", "a");
     f.apply(&[&stream], &[&consumer]).await?;
@@ -62,7 +62,7 @@ pub async fn differences_are_told_and_made_right(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn cursor_survives_an_update(f: &Fixture) -> Result<()> {
+pub(crate) async fn cursor_survives_an_update(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     let mut consumer = f.consumer(&stream, "C", "a");
     f.apply(&[&stream], &[&consumer]).await?;
@@ -80,7 +80,7 @@ pub async fn cursor_survives_an_update(f: &Fixture) -> Result<()> {
     f.until_lag(&consumer, (0, 0)).await
 }
 
-pub async fn changed_filter_reads_on_from_the_cursor(f: &Fixture) -> Result<()> {
+pub(crate) async fn changed_filter_reads_on_from_the_cursor(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a", "b"], Retention::Limits);
     let mut consumer = f.consumer(&stream, "C", "a");
     f.apply(&[&stream], &[&consumer]).await?;
@@ -108,7 +108,7 @@ pub async fn changed_filter_reads_on_from_the_cursor(f: &Fixture) -> Result<()> 
     }
 }
 
-pub async fn impossible_topologies_are_refused(f: &Fixture) -> Result<()> {
+pub(crate) async fn impossible_topologies_are_refused(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a.*"], Retention::Limits);
     f.apply(&[&stream], &[]).await?;
     let refused = async |what: &str, topology: Topology| {
@@ -137,7 +137,7 @@ pub async fn impossible_topologies_are_refused(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn consumer_without_its_stream_is_not_found(f: &Fixture) -> Result<()> {
+pub(crate) async fn consumer_without_its_stream_is_not_found(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     let consumer = f.consumer(&stream, "C", "a");
     let made = f.bus.apply(&topology(&[], &[&consumer])).await;
@@ -145,7 +145,7 @@ pub async fn consumer_without_its_stream_is_not_found(f: &Fixture) -> Result<()>
     Ok(())
 }
 
-pub async fn deleted_consumer_is_not_found_and_can_be_made_anew(f: &Fixture) -> Result<()> {
+pub(crate) async fn deleted_consumer_is_not_found_and_can_be_made_anew(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Interest);
     let (consumer, other) = (f.consumer(&stream, "C", "a"), f.consumer(&stream, "other", "a"));
     f.apply(&[&stream], &[&consumer, &other]).await?;
@@ -189,7 +189,7 @@ async fn eventually_taken(puller: &mut streams::bus::Puller, count: usize) -> Re
     anyhow::bail!("only {seen:?} came")
 }
 
-pub async fn waiting_fetch_hears_that_its_consumer_is_deleted(f: &Fixture) -> Result<()> {
+pub(crate) async fn waiting_fetch_hears_that_its_consumer_is_deleted(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     let consumer = f.consumer(&stream, "C", "a");
     f.apply(&[&stream], &[&consumer]).await?;
@@ -206,7 +206,7 @@ pub async fn waiting_fetch_hears_that_its_consumer_is_deleted(f: &Fixture) -> Re
     Ok(())
 }
 
-pub async fn deleted_stream_is_not_found_and_can_be_made_anew(f: &Fixture) -> Result<()> {
+pub(crate) async fn deleted_stream_is_not_found_and_can_be_made_anew(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     let consumer = f.consumer(&stream, "C", "a");
     let wanted = topology(&[&stream], &[&consumer]);
@@ -223,7 +223,7 @@ pub async fn deleted_stream_is_not_found_and_can_be_made_anew(f: &Fixture) -> Re
     Ok(())
 }
 
-pub async fn what_does_not_exist_is_not_found(f: &Fixture) -> Result<()> {
+pub(crate) async fn what_does_not_exist_is_not_found(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     f.apply(&[&stream], &[]).await?;
     let published = f.bus.publish(f.message("nowhere", "x")).await;
@@ -241,7 +241,7 @@ pub async fn what_does_not_exist_is_not_found(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn the_systems_topology_can_be_applied(f: &Fixture) -> Result<()> {
+pub(crate) async fn the_systems_topology_can_be_applied(f: &Fixture) -> Result<()> {
     let alone = f.alone().await?;
     let topology = Topology::rideshare();
     let result = async {
@@ -256,7 +256,7 @@ pub async fn the_systems_topology_can_be_applied(f: &Fixture) -> Result<()> {
     result
 }
 
-pub async fn many_processes_apply_at_once(f: &Fixture) -> Result<()> {
+pub(crate) async fn many_processes_apply_at_once(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Interest);
     let consumer = f.consumer(&stream, "C", "a");
     let mut processes = tokio::task::JoinSet::new();
@@ -271,7 +271,7 @@ pub async fn many_processes_apply_at_once(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub async fn restart_is_healed_by_applying_again(f: &Fixture) -> Result<()> {
+pub(crate) async fn restart_is_healed_by_applying_again(f: &Fixture) -> Result<()> {
     let alone = f.alone().await?;
     let result = heal_a_restart(alone).await;
     alone.end();

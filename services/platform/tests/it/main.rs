@@ -1,5 +1,7 @@
 //! The store, the transactional consumer and the relay, on memory and on PostgreSQL, and on both buses.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "../database.rs"]
 mod database;
 

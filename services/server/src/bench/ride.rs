@@ -16,10 +16,13 @@ use super::{Connected, Row, percentiles, place, row};
 /// Frames that wait to be looked at.
 const FRAMES_MAX: usize = 65_536;
 
+/// Who got what, when.
+type Heard = (Arc<str>, Instant, Value);
+
 /// Everybody's frames.
 pub(crate) struct Inbox {
-    to: mpsc::Sender<(Arc<str>, Instant, Value)>,
-    from: Mutex<Option<mpsc::Receiver<(Arc<str>, Instant, Value)>>>,
+    to: mpsc::Sender<Heard>,
+    from: Mutex<Option<mpsc::Receiver<Heard>>>,
 }
 
 impl Inbox {
@@ -103,7 +106,7 @@ async fn drive(
     world: &World,
     drivers: &[Connected],
     passengers: &[Connected],
-    frames: &mut mpsc::Receiver<(Arc<str>, Instant, Value)>,
+    frames: &mut mpsc::Receiver<Heard>,
     length: Duration,
     rate: u32,
     then: Then,

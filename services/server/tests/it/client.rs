@@ -44,7 +44,6 @@ pub(crate) async fn http(
 #[derive(Clone, Debug)]
 pub(crate) struct Person {
     pub(crate) addr: SocketAddr,
-    pub(crate) id: String,
     pub(crate) token: String,
 }
 
@@ -57,7 +56,7 @@ impl Person {
         let (status, token) = http(addr, "POST", "/v1/auth/token", None, Some(body)).await;
         assert_eq!(status, 200, "{token}");
         let text = |v: &Value| v.as_str().unwrap().to_owned();
-        Self { addr, id: text(&token["user"]["id"]), token: text(&token["access_token"]) }
+        Self { addr, token: text(&token["access_token"]) }
     }
 
     pub(crate) async fn driver(addr: SocketAddr, number: u32) -> Self {

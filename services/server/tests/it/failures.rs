@@ -108,7 +108,9 @@ async fn nats_restarts_and_location_stream_is_back() {
     let mut running = Running::start(Shape::Nats, &[]).await;
     let mut driver = Person::driver(running.addr(), 1).await.connect(None).await;
     online(&mut driver, 40.751).await;
-    running.nats.as_mut().unwrap().restart().await;
+    let nats = running.nats.as_mut().unwrap();
+    nats.kill();
+    nats.start().unwrap();
     let platform = &running.apps[0].platform;
     until("memory streams are back", async || platform.bus.stream_info("LOCATION_STREAM").await.is_ok()).await;
     until("health is green", async || http(running.addr(), "GET", "/health/ready", None, None).await.0 == 200).await;

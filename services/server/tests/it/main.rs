@@ -1,7 +1,11 @@
 //! The whole platform, from outside: one binary of tests.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "../../../platform/tests/database.rs"]
 mod database;
+#[path = "../../../../streams/tests/conformance/server.rs"]
+mod nats_server;
 
 mod client;
 mod failures;

@@ -5,7 +5,8 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 
 use crate::client::http;
-use crate::platforms::{NatsServer, Running, Shape};
+use crate::nats_server::Server;
+use crate::platforms::{Running, Shape};
 
 fn rideshare(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rideshare"));
@@ -55,8 +56,8 @@ fn export_writes_the_files_of_the_repository() {
 
 #[tokio::test]
 async fn streams_apply_brings_the_server_to_the_topology_and_show_says_so() {
-    let nats = NatsServer::start().await;
-    let url = nats.url();
+    let nats = Server::new().unwrap();
+    let url = nats.url.clone();
     let run = |args: &'static [&'static str]| {
         let base = ["--queue-type", "nats", "--nats-url", &url];
         rideshare(&[args, &base[..]].concat())
