@@ -120,7 +120,7 @@ impl Events {
             Event::MatchRejected(e) => both(e.driver_id, e.passenger_id, body),
             Event::Ride(e) if e.status == RideStatus::Pickup && e.driver_id != e.passenger_id => {
                 let pin = self.users.tokens.ride_pin(e.ride_id);
-                let with_pin = format!(r#"{},"pin":"{pin}"}}"#, body.trim_end_matches('}'));
+                let with_pin = format!(r#"{},"pin":"{pin}"}}"#, body.strip_suffix('}').unwrap_or(&body));
                 vec![(e.driver_id, body), (e.passenger_id, with_pin)]
             }
             Event::Ride(e) => both(e.driver_id, e.passenger_id, body),
