@@ -293,6 +293,7 @@ pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> R
     Ok(())
 }
 
+
 #[cfg(test)]
 #[path = "offer_tests.rs"]
 mod tests;
