@@ -174,8 +174,8 @@ fn checked_id(raw: &RawValue) -> Result<Id, Refusal> {
 
 fn command(kind: Option<&RawValue>, data: Option<&RawValue>, now: DateTime<Utc>) -> Result<Command, Refusal> {
     let kind = kind.ok_or_else(|| Refusal::field("type", "is missing"))?;
-    let kind: String =
-        serde_json::from_str(kind.get()).map_err(|_| Refusal::field("type", "must be a string, such as `beacon.update`"))?;
+    let kind: String = serde_json::from_str(kind.get())
+        .map_err(|_| Refusal::field("type", "must be a string, such as `beacon.update`"))?;
     let data = data.map_or("{}", RawValue::get);
     if !data.starts_with('{') {
         return Err(Refusal::field("data", "must be an object"));
@@ -433,7 +433,6 @@ pub(crate) struct Passing<'a> {
     #[serde(borrow)]
     pub(crate) data: &'a RawValue,
 }
-
 
 #[cfg(test)]
 #[path = "frame_tests.rs"]

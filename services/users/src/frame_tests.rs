@@ -152,7 +152,10 @@ fn points_are_checked_one_by_one() {
         (json!({}), "invalid_field location"),
         (json!({"points": []}), "invalid_field points"),
         (json!({"points": {}}), "invalid_field points"),
-        (json!({"points": [sound, with("location", json!({"lat": 91, "lng": 0}))]}), "invalid_field points[1].location.lat"),
+        (
+            json!({"points": [sound, with("location", json!({"lat": 91, "lng": 0}))]}),
+            "invalid_field points[1].location.lat",
+        ),
         (json!({"points": [sound, {}]}), "invalid_field points[1].location"),
         (json!({"points": [[]]}), "invalid_field points[0]"),
         (json!({"points": vec![sound.clone(); 100]}), "Location"),
@@ -174,7 +177,9 @@ fn an_id_is_any_json_and_comes_back_as_it_was() {
         assert_eq!(refused.id.map(|id| id.get().to_owned()).as_deref(), Some(id));
     }
     for none in ["", r#""id": null,"#] {
-        assert!(parse(&format!(r#"{{{none} "type": "mailbox.ack", "data": {{"seq": 1}}}}"#), now()).unwrap().id.is_none());
+        assert!(
+            parse(&format!(r#"{{{none} "type": "mailbox.ack", "data": {{"seq": 1}}}}"#), now()).unwrap().id.is_none()
+        );
     }
     let long = format!(r#"{{"id": "{}", "type": "mailbox.ack", "data": {{"seq": 1}}}}"#, "x".repeat(129));
     assert_eq!(told(&long), "invalid_field id");

@@ -293,7 +293,6 @@ pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> R
     Ok(())
 }
 
-
 #[cfg(test)]
 #[path = "offer_tests.rs"]
 mod tests;

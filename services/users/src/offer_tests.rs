@@ -77,9 +77,13 @@ async fn rejections_are_the_same_as_rows(store: Store<Tables>) {
     }
     let mut tx = store.begin().await.unwrap();
     purge(&mut tx, at(15) + KEPT).await.unwrap();
-    assert!(of_driver(&mut tx, offer(1, State::Open).match_id, offer(1, State::Open).driver_id).await.unwrap().is_some());
+    assert!(
+        of_driver(&mut tx, offer(1, State::Open).match_id, offer(1, State::Open).driver_id).await.unwrap().is_some()
+    );
     purge(&mut tx, at(16) + KEPT).await.unwrap();
-    assert!(of_driver(&mut tx, offer(1, State::Open).match_id, offer(1, State::Open).driver_id).await.unwrap().is_none());
+    assert!(
+        of_driver(&mut tx, offer(1, State::Open).match_id, offer(1, State::Open).driver_id).await.unwrap().is_none()
+    );
 }
 
 #[tokio::test]

@@ -93,8 +93,9 @@ async fn rows(store: Store<Tables>) {
     let mut tx = store.begin().await.unwrap();
     assert!(stale(&mut tx, at(60)).await.unwrap().is_empty());
     assert_eq!(stale(&mut tx, at(61)).await.unwrap(), [user(1), user(3)]);
-    let mut touched =
-        touch(&mut tx, &[(user(2), session(21)), (user(3), session(31)), (user(9), session(99))], at(50)).await.unwrap();
+    let mut touched = touch(&mut tx, &[(user(2), session(21)), (user(3), session(31)), (user(9), session(99))], at(50))
+        .await
+        .unwrap();
     touched.sort();
     assert_eq!(touched, [session(21), session(31)]);
     // The dead one of user 1 goes, the live one keeps them here; the others are not touched.
