@@ -8,6 +8,8 @@ mod http;
 mod positions;
 mod share;
 mod store;
+#[cfg(test)]
+mod store_tests;
 pub mod track;
 
 use std::fmt;

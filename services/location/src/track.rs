@@ -34,7 +34,8 @@ pub const MAX_ACCURACY_M: f64 = 200.0;
 pub const MIN_SLACK_M: f64 = 10.0;
 /// Points that must agree before a line that nothing can reach is believed.
 pub const CONFIRMED: u64 = 3;
-/// Lines kept beside the best one, by their newest points: so many bad points in a row are left out without a seam.
+/// Lines kept beside the best one, by their newest points: fewer bad points in a row than that, even if they agree with
+/// each other, are left out without a seam.
 const RECENT: usize = 8;
 /// Points between two checkpoints; a late point costs at most so many more than those after it.
 const CHECKPOINT_EVERY: usize = 128;
@@ -274,3 +275,7 @@ fn between(a: Position, b: Position, part: f64) -> Position {
     let wrapped = |lng: f64| (lng + 540.0).rem_euclid(360.0) - 180.0;
     Position { lat: a.lat + (b.lat - a.lat) * part, lng: wrapped(a.lng + wrapped(b.lng - a.lng) * part) }
 }
+
+#[cfg(test)]
+#[path = "track_tests.rs"]
+mod tests;
