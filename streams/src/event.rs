@@ -821,3 +821,6 @@ impl Event {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
