@@ -274,6 +274,12 @@ impl Topology {
     }
 }
 
+/// The most bytes of one message on `stream`, headers included; −1 for no bound but the server's.
+pub(crate) fn message_max(stream: &str) -> i32 {
+    // A dead letter is a message and what happened to it, so its stream takes more than the others.
+    if stream == DEAD_LETTER_STREAM { -1 } else { MESSAGE_MAX }
+}
+
 /// Whether `subject` is covered by `pattern` with the wildcards `*` (one token) and `>` (one or more at the end).
 pub fn subject_matches(pattern: &str, subject: &str) -> bool {
     let mut wanted = pattern.split('.');
@@ -303,8 +309,7 @@ impl Stream {
             "max_bytes": self.max_bytes,
             "max_msgs": -1,
             "max_msgs_per_subject": -1,
-            // A dead letter is a message and what happened to it, so its stream takes more than the others.
-            "max_msg_size": if self.name == DEAD_LETTER_STREAM { -1 } else { MESSAGE_MAX },
+            "max_msg_size": message_max(&self.name),
             "max_consumers": -1,
             "duplicate_window": nanos(self.duplicate_window),
             "num_replicas": replicas,

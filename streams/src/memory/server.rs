@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Alarm;
 use super::consumer::{Consumer, GivenUp, HandedOut};
 use super::core::Core;
-use super::stream::{NotStored, Stream, Taken, Verdict};
+use super::stream::{NotStored, Stream, Taken, Verdict, header_bytes};
 use crate::bus::{BusError, CoreMessage, Headers, Message, Published, Stored};
 use crate::topology::{self, Retention, Topology, subject_matches};
 
@@ -356,11 +356,11 @@ fn check_name(name: &str) -> Result<(), String> {
 }
 
 fn check_message(message: &Message) -> Result<(), String> {
-    let Message { subject, headers, payload } = message;
+    let Message { subject, payload, .. } = message;
     if !is_subject(subject) || subject.split('.').any(|t| t == "*" || t == ">") {
         return Err(format!("`{subject}` is no subject that can be published to"));
     }
-    let bytes = payload.len() + headers.iter().map(|(n, v)| n.len() + v.len() + 4).sum::<usize>();
+    let bytes = payload.len() + header_bytes(message);
     if bytes > MAX_PAYLOAD {
         return Err(format!("{subject}: {bytes} bytes are more than the {MAX_PAYLOAD} of a message"));
     }

@@ -118,6 +118,11 @@ impl Stream {
         if let Some(&sequence) = id.and_then(|id| self.ids.get(id)) {
             return Ok(published(sequence, true));
         }
+        let largest = topology::message_max(&self.config.name);
+        if largest >= 0 && header_bytes(message) + message.payload.len() > largest.unsigned_abs() as usize {
+            let text = format!("{}: message size exceeds maximum allowed", self.config.name);
+            return Err(NotStored::Error(BusError::Refused(text)));
+        }
         let bytes = size(self.config.storage, message);
         let wanted =
             self.config.retention != Retention::Interest || self.consumers.values().any(|c| c.wants(&message.subject));
@@ -318,14 +323,17 @@ impl Stream {
     }
 }
 
-/// Bytes as the server counts them: its record's overhead, subject, encoded headers, payload.
+/// Bytes of the headers as they are sent: `NATS/1.0\r\n`, a `name: value\r\n` for each, `\r\n`.
+pub(super) fn header_bytes(message: &Message) -> usize {
+    if message.headers.is_empty() {
+        return 0;
+    }
+    12 + message.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>()
+}
+
+/// Bytes as the server counts them: its record's overhead, subject, headers, payload.
 fn size(storage: Storage, message: &Message) -> u64 {
-    let headers = if message.headers.is_empty() {
-        0
-    } else {
-        // `NATS/1.0\r\n`, a `name: value\r\n` for each, `\r\n`.
-        12 + message.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>()
-    };
+    let headers = header_bytes(message);
     let record = match storage {
         Storage::Memory => 16,
         Storage::File if headers > 0 => 34,

@@ -36,7 +36,8 @@ suite! {
         deliveries_come_in_order_with_their_data
         headers_are_kept
         bodies_may_be_empty_or_large
-        more_than_a_mebibyte_is_refused
+        too_large_a_message_is_refused
+        nonsense_subjects_are_refused
         acknowledged_does_not_come_again
         unconfirmed_acknowledgement_counts_too
         floor_waits_for_the_oldest
