@@ -388,3 +388,53 @@ impl Location {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + Duration::seconds(second)
+    }
+
+    fn busy(ack_floor: u64) -> ConsumerInfo {
+        ConsumerInfo { pending: 9_000, ack_pending: 1_000, redelivered: 0, ack_floor, delivered: ack_floor + 1_000 }
+    }
+
+    #[test]
+    fn under_steady_load_a_ride_waits_for_its_own_points_only() {
+        let ride = RideId(Uuid::from_u128(1));
+        let settled = |arrivals: &Arrivals, second| arrivals.settled(at(second)).contains(&ride);
+        let mut arrivals = Arrivals::default();
+        arrivals.wait(ride, at(10));
+        assert!(!arrivals.is_waited_for(at(10)), "its points may still be on their way to the stream");
+        arrivals.mark(at(10), 500);
+        arrivals.consumer_stands(&busy(500));
+        assert!(!settled(&arrivals, 10));
+        assert!(arrivals.is_waited_for(at(11)));
+        arrivals.mark(at(11), 700);
+        arrivals.mark(at(12), 900);
+        arrivals.consumer_stands(&busy(699));
+        assert!(!settled(&arrivals, 12));
+        arrivals.consumer_stands(&busy(700));
+        assert!(settled(&arrivals, 12) && !arrivals.is_waited_for(at(12)));
+        arrivals.forget(ride);
+        assert!(!settled(&arrivals, 12));
+    }
+
+    #[test]
+    fn an_idle_consumer_is_past_every_mark_and_a_stuck_one_is_waited_for_20_s() {
+        let (one, other) = (RideId(Uuid::from_u128(1)), RideId(Uuid::from_u128(2)));
+        let mut arrivals = Arrivals::default();
+        arrivals.wait(one, at(10));
+        arrivals.mark(at(11), 500);
+        // The stream was made anew, and counts from the beginning.
+        arrivals.consumer_stands(&ConsumerInfo { pending: 0, ack_pending: 0, ..busy(3) });
+        arrivals.wait(other, at(11));
+        arrivals.mark(at(12), 4);
+        assert_eq!(arrivals.settled(at(12)), BTreeSet::from([one]));
+        assert_eq!(arrivals.settled(at(30)), BTreeSet::from([one]));
+        assert_eq!(arrivals.settled(at(31)), BTreeSet::from([one, other]));
+    }
+}
