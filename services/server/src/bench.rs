@@ -247,7 +247,11 @@ async fn locations(
     }
     let rate = (sent - rest.min(sent)) as f64 / began.elapsed().as_secs_f64();
     if rest > 0 {
-        eprintln!("  {rest} positions were not handled a minute after the last was sent");
+        let (_, stats) = load::get(&target.url, "/stats").await?;
+        let consumers = stats["consumers"].as_array().into_iter().flatten();
+        for consumer in consumers.filter(|c| c["name"].as_str().is_some_and(|n| n.starts_with("location_update"))) {
+            eprintln!("  not handled a minute after the last was sent: {consumer}");
+        }
     }
     Ok(row(
         format!("location.update to the newest-position index, {batch}/frame"),
