@@ -26,14 +26,12 @@ pub(crate) struct Share {
 
 #[derive(Serialize)]
 struct Heard<'a> {
-    pod: &'a str,
     updates: Vec<&'a LocationUpdate>,
     beacons: Vec<&'a UserBeacon>,
 }
 
 #[derive(Deserialize)]
 struct HeardElsewhere {
-    pod: String,
     updates: Vec<LocationUpdate>,
     beacons: Vec<UserBeacon>,
 }
@@ -48,7 +46,7 @@ impl Share {
         if matches!(self.bus, Bus::Memory(_)) {
             return;
         }
-        let mut heard = Heard { pod: &self.pod, updates: Vec::new(), beacons: Vec::new() };
+        let mut heard = Heard { updates: Vec::new(), beacons: Vec::new() };
         for received in batch {
             match &received.event {
                 Event::LocationUpdate(update) => heard.updates.push(update),
@@ -59,7 +57,9 @@ impl Share {
         if heard.updates.is_empty() && heard.beacons.is_empty() {
             return;
         }
-        let payload = serde_json::to_vec(&heard).expect("events have string keys and no failing serializer");
+        // The pod stands before the JSON, so that this process can pass over its own word without reading it.
+        let mut payload = format!("{}\n", self.pod).into_bytes();
+        serde_json::to_writer(&mut payload, &heard).expect("events have string keys and no failing serializer");
         if let Err(error) = self.bus.notify(SUBJECT, payload.into()).await {
             tracing::debug!(%error, "other location processes were not told of positions");
         }
@@ -96,16 +96,18 @@ pub(crate) async fn listen(location: Location, stop: Shutdown) {
 }
 
 fn take_in(location: &Location, payload: &[u8], now: DateTime<Utc>) {
-    let heard: HeardElsewhere = match serde_json::from_slice(payload) {
+    let Some(end) = payload.iter().position(|byte| *byte == b'\n') else { return };
+    let (pod, body) = payload.split_at(end);
+    if pod == location.platform.pod.as_bytes() {
+        return;
+    }
+    let heard: HeardElsewhere = match serde_json::from_slice(body) {
         Ok(heard) => heard,
         Err(error) => {
             tracing::debug!(%error, "not a list of positions");
             return;
         }
     };
-    if *heard.pod == *location.platform.pod {
-        return;
-    }
     let mut positions = location.positions();
     for update in heard.updates.iter().filter(|u| u.location.is_valid()) {
         positions.hear_update(update, now);
