@@ -169,10 +169,12 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
         let mut retry_at: Option<Instant> = None;
         let mut drain_until = None;
         loop {
+            // Looked at once a round: a round that began before the stop does not know what was committed since.
+            let stopping = stop.has_begun();
             let (rows, handed_read) = self.hints().take();
             let now = Instant::now();
             let retry = retry_at.is_some_and(|at| now >= at);
-            let read = handed_read || retry || stop.has_begun();
+            let read = handed_read || retry || stopping;
             let mut done = Done::All;
             // Where the table must be read, the rows in hand are read with it: sent first, they might overtake.
             if !rows.is_empty() && !read {
@@ -190,7 +192,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
                 // What failed is read again from the table, after a pause that grows; what is new does not wait for it.
                 retry_at = Some(Instant::now() + delays.next_delay());
             }
-            if stop.has_begun() {
+            if stopping {
                 let until = *drain_until.get_or_insert_with(|| Instant::now() + DRAIN_WAIT);
                 if done == Done::All {
                     return;
