@@ -86,9 +86,10 @@ pub(crate) async fn queue_group_gets_each_message_once(f: &Fixture) -> Result<()
     for member in &mut members {
         of_group.extend(all(member).await.into_iter().map(|m| m.payload));
     }
+    assert_eq!(of_group.len(), 30, "one member gets it");
     of_group.sort();
     of_group.dedup();
-    assert_eq!(of_group.len(), 30);
+    assert_eq!(of_group.len(), 30, "and no other");
     assert_eq!((all(&mut other_group).await.len(), all(&mut alone).await.len()), (30, 30));
     Ok(())
 }
@@ -159,6 +160,16 @@ pub(crate) async fn request_to_nobody_fails_at_once(f: &Fixture) -> Result<()> {
     let answer = f.bus.request(&subject, Bytes::new(), Duration::from_secs(60)).await;
     assert!(matches!(&answer, Err(BusError::NoResponders(s)) if *s == subject), "{answer:?}");
     assert!(since.elapsed() < Duration::from_secs(30));
+    Ok(())
+}
+
+pub(crate) async fn answer_to_no_delivery_finds_nobody(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Limits);
+    f.apply(&[&stream], &[]).await?;
+    for subject in [format!("$JS.ACK.{}", stream.name), format!("$JS.ACK.{}.none.1.1.1.1.0", stream.name)] {
+        let answer = f.bus.request(&subject, Bytes::from("+ACK"), SOON).await;
+        assert!(matches!(answer, Err(BusError::NoResponders(_))), "{subject}: {answer:?}");
+    }
     Ok(())
 }
 

@@ -262,6 +262,24 @@ pub(crate) async fn unanswered_messages_are_bounded(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
+pub(crate) async fn waiting_fetch_wakes_when_the_bound_has_room(f: &Fixture) -> Result<()> {
+    let (_, consumer) = one(f, |c| c.max_ack_pending = 1).await?;
+    f.publish_numbers("a", 2).await?;
+    let mut puller = f.pull(&consumer).await?;
+    let first = take_one(&mut puller).await?;
+    let fetch = tokio::spawn(async move {
+        let since = tokio::time::Instant::now();
+        let fetched = puller.fetch(1, Duration::from_secs(60)).await;
+        (fetched, since.elapsed())
+    });
+    pass(millis(300)).await;
+    first.ack().await?;
+    let (fetched, waited) = fetch.await?;
+    assert_eq!(texts(&fetched?), ["1"]);
+    ensure!(waited < Duration::from_secs(25), "it came after {waited:?}");
+    Ok(())
+}
+
 pub(crate) async fn redelivery_passes_at_the_bound(f: &Fixture) -> Result<()> {
     let (_, consumer) = one(f, |c| c.max_ack_pending = 2).await?;
     f.publish_numbers("a", 3).await?;

@@ -50,6 +50,7 @@ suite! {
         acknowledgement_of_an_older_delivery_counts
         second_answer_changes_nothing
         unanswered_messages_are_bounded
+        waiting_fetch_wakes_when_the_bound_has_room
         redelivery_passes_at_the_bound
         waiting_fetch_wakes_when_a_message_comes
         fetch_of_nothing_ends_after_its_wait
@@ -102,6 +103,7 @@ suite! {
         apply_says_what_it_made_and_is_quiet_when_repeated
         compare_changes_nothing
         differences_are_told_and_made_right
+        setting_that_is_not_named_stays
         cursor_survives_an_update
         changed_filter_reads_on_from_the_cursor
         impossible_topologies_are_refused
@@ -132,6 +134,7 @@ suite! {
         request_gets_its_answer
         concurrent_requests_get_their_own_answers
         request_to_nobody_fails_at_once
+        answer_to_no_delivery_finds_nobody
         request_without_an_answer_ends_after_its_wait
         subscriber_gets_a_copy_of_what_a_stream_stores
         stream_stores_a_notice_on_its_subject

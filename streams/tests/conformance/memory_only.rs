@@ -118,6 +118,61 @@ async fn full_subscription_drops_and_counts() -> Result<()> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_ack_wait_ends_on_its_own() -> Result<()> {
+    let bus = bus(10);
+    bus.apply(&topology(&[&stream(Retention::Limits)], &[&consumer("C")])).await?;
+    bus.publish_all(vec![message("0"), message("1")]).await;
+    let mut puller = bus.pull(&consumer("C")).await?;
+    let since = Instant::now();
+    take_one(&mut puller).await?;
+    pass(Duration::from_secs(10)).await;
+    take_one(&mut puller).await?;
+    for (payload, seconds) in [("0", 30), ("1", 40)] {
+        let again = puller.fetch(1, Duration::from_secs(100)).await?;
+        assert_eq!((texts(&again), since.elapsed().as_secs()), (vec![payload], seconds));
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn queue_group_takes_turns() -> Result<()> {
+    let bus = bus(10);
+    let mut members = Vec::new();
+    for _ in 0..3 {
+        members.push(bus.subscribe("work", Some("workers")).await?);
+    }
+    for n in 0..9 {
+        bus.notify("work", Bytes::from(n.to_string())).await?;
+    }
+    for (first, member) in members.iter_mut().enumerate() {
+        for n in [first, first + 3, first + 6] {
+            assert_eq!(member.next().await.context("a turn")?.payload, n.to_string());
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn replay_ends_with_its_stream() -> Result<()> {
+    let bus = bus(10);
+    let wanted = topology(&[&stream(Retention::Limits)], &[]);
+    bus.apply(&wanted).await?;
+    bus.publish(message("0")).await?;
+    let mut replay = bus.replay("S", None, Start::Sequence(1)).await?;
+    assert!(replay.next(Duration::ZERO).await?.is_some());
+    bus.delete_stream("S").await?;
+    assert!(matches!(replay.next(Duration::ZERO).await, Err(BusError::NotFound(_))));
+    bus.apply(&wanted).await?;
+    bus.publish(message("another 0")).await?;
+    bus.publish(message("another 1")).await?;
+    assert!(
+        matches!(replay.next(Duration::ZERO).await, Err(BusError::NotFound(_))),
+        "its sequences mean other messages"
+    );
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn advisory_comes_without_anybody_asking() -> Result<()> {
     let bus = bus(10);
     let given_up = Consumer { max_deliver: 1, ..consumer("C") };

@@ -62,6 +62,21 @@ pub(crate) async fn differences_are_told_and_made_right(f: &Fixture) -> Result<(
     Ok(())
 }
 
+pub(crate) async fn setting_that_is_not_named_stays(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Limits);
+    let mut consumer = f.consumer(&stream, "C", "a");
+    consumer.backoff = vec![Duration::from_secs(1), Duration::from_secs(2)];
+    consumer.ack_wait = consumer.backoff[0];
+    consumer.max_deliver = 5;
+    f.apply(&[&stream], &[&consumer]).await?;
+    let backoff = std::mem::take(&mut consumer.backoff);
+    consumer.max_ack_pending = 7;
+    assert_eq!(f.apply(&[&stream], &[&consumer]).await?.len(), 1);
+    consumer.backoff = backoff;
+    assert_eq!(f.bus.compare(&topology(&[&stream], &[&consumer])).await?, Vec::<String>::new());
+    Ok(())
+}
+
 pub(crate) async fn cursor_survives_an_update(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     let mut consumer = f.consumer(&stream, "C", "a");
