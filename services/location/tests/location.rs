@@ -1,9 +1,12 @@
-//! location as a whole: events in, aggregates and `nearby` out, on the memory bus, over both stores, in two processes.
+//! location as a whole: events in, aggregates and `nearby` out, on the memory bus over both stores, and on NATS; in two
+//! processes.
 
 #![allow(clippy::unwrap_used)]
 
 #[path = "../../platform/tests/database.rs"]
 mod database;
+#[path = "../../../streams/tests/conformance/server.rs"]
+mod nats_server;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,6 +22,7 @@ use serde_json::Value;
 use streams::bus::Start;
 use streams::event::{Fare, LocationAggregate, LocationUpdate, Party, RideEvent, UserBeacon};
 use streams::memory::MemoryBus;
+use streams::nats::{NatsBus, NatsSettings};
 use streams::topology::Topology;
 use streams::{Bus, Event, Headers, Message, Money, Position, RideId, RideStatus, Service, UserId, VehicleType};
 use tokio::task::JoinHandle;
@@ -28,6 +32,8 @@ use tower::ServiceExt;
 enum Kind {
     Memory,
     Postgres,
+    /// NATS with PostgreSQL.
+    Nats,
 }
 
 macro_rules! on_both {
@@ -55,8 +61,16 @@ on_both!(
     nearby_is_for_those_signed_in_and_says_what_is_wrong,
 );
 
+#[tokio::test(flavor = "multi_thread")]
+async fn one_final_on_nats() {
+    one_final_whatever_came_late_twice_or_out_of_order(Kind::Nats).await;
+}
+
 /// Several processes of location beside each other; each has a bus and a store in common with the others.
 struct City {
+    kind: Kind,
+    /// Ends with the test.
+    _nats: Option<nats_server::Server>,
     platform: Platform,
     store: Store<Tables>,
     tokens: Tokens,
@@ -66,8 +80,17 @@ struct City {
 impl City {
     async fn start(kind: Kind, processes: usize) -> Self {
         let world = World::seeded("2026-03-01T08:00:00Z".parse().unwrap(), 11);
+        let (bus, nats) = match kind {
+            Kind::Memory | Kind::Postgres => (Bus::Memory(MemoryBus::new(world.started_at(), 100_000)), None),
+            Kind::Nats => {
+                let server = nats_server::Server::new().unwrap();
+                let (urls, name) = (vec![server.url.clone()], "location test".to_owned());
+                let settings = NatsSettings { urls, creds: None, ca: None, replicas: 1, name };
+                (Bus::Nats(NatsBus::connect(&settings).await.unwrap()), Some(server))
+            }
+        };
         let platform = Platform {
-            bus: Bus::Memory(MemoryBus::new(world.started_at(), 100_000)),
+            bus,
             topology: Arc::new(Topology::rideshare()),
             metrics: Arc::new(Metrics::new()),
             health: Arc::new(Health::default()),
@@ -79,12 +102,12 @@ impl City {
         let tokens = Tokens::new(&world, &[3; 32]).unwrap();
         let store = match kind {
             Kind::Memory => Store::memory(&world, &platform.pod),
-            Kind::Postgres => {
+            Kind::Postgres | Kind::Nats => {
                 let url = database::fresh().await;
                 Store::postgres(&world, &platform.pod, &url, "location", &location::MIGRATIONS, 8).await.unwrap()
             }
         };
-        let mut city = Self { platform, store, tokens, processes: Vec::new() };
+        let mut city = Self { kind, _nats: nats, platform, store, tokens, processes: Vec::new() };
         for _ in 0..processes {
             city.another_process().await;
         }
@@ -92,8 +115,9 @@ impl City {
     }
 
     async fn another_process(&mut self) {
-        let location =
-            Location::start(&self.platform, &self.store, self.tokens.clone(), Config::default()).await.unwrap();
+        let pod = format!("process-{}", self.processes.len()).into();
+        let platform = Platform { pod, ..self.platform.clone() };
+        let location = Location::start(&platform, &self.store, self.tokens.clone(), Config::default()).await.unwrap();
         let stop = Shutdown::new();
         let run = tokio::spawn(location.clone().run(stop.clone()));
         self.processes.push((location, stop, run));
@@ -134,8 +158,9 @@ impl City {
     async fn aggregates(&self) -> Vec<LocationAggregate> {
         let mut replay =
             self.platform.bus.replay("LOCATION_STREAM", Some("location.aggregate"), Start::Sequence(1)).await.unwrap();
+        let wait = Duration::from_millis(if matches!(self.kind, Kind::Nats) { 500 } else { 1 });
         let mut found = Vec::new();
-        while let Some(stored) = replay.next(Duration::from_millis(1)).await.unwrap() {
+        while let Some(stored) = replay.next(wait).await.unwrap() {
             match Event::parse(&stored.subject, &stored.payload).unwrap() {
                 Event::LocationAggregate(aggregate) => found.push(aggregate),
                 other => panic!("{other:?}"),
@@ -191,11 +216,15 @@ impl City {
     }
 
     async fn get(&self, user: Option<UserId>, uri: &str) -> (StatusCode, Value) {
+        self.get_from(0, user, uri).await
+    }
+
+    async fn get_from(&self, process: usize, user: Option<UserId>, uri: &str) -> (StatusCode, Value) {
         let mut request = Request::builder().uri(uri);
         if let Some(user) = user {
             request = request.header("authorization", format!("Bearer {}", self.tokens.access(user)));
         }
-        let router = self.processes[0].0.router();
+        let router = self.processes[process].0.router();
         let answer = router.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
         let status = answer.status();
         let body = answer.into_body().collect().await.unwrap().to_bytes();
@@ -204,8 +233,12 @@ impl City {
 
     /// How far away the free drivers are that somebody at the middle of the city is shown, in metres.
     async fn nearby(&self) -> Vec<f64> {
+        self.nearby_from(0).await
+    }
+
+    async fn nearby_from(&self, process: usize) -> Vec<f64> {
         let uri = "/v1/drivers/nearby?lat=0&lng=30&radius_m=10000";
-        let (status, body) = self.get(Some(self.platform.world.id()), uri).await;
+        let (status, body) = self.get_from(process, Some(self.platform.world.id()), uri).await;
         assert_eq!(status, StatusCode::OK, "{body}");
         body["drivers"].as_array().unwrap().iter().map(|d| d["distance_m"].as_f64().unwrap().round()).collect()
     }
@@ -561,5 +594,50 @@ async fn nearby_is_for_those_signed_in_and_says_what_is_wrong(kind: Kind) {
     assert_eq!(fields, BTreeSet::from(["distance_m", "position", "recorded_at", "vehicle_type"]), "and nothing else");
     assert_eq!(nearest["vehicle_type"], "van");
     assert!(drivers.iter().all(|driver| !body.to_string().contains(&driver.to_string())));
+    city.end().await;
+}
+
+/// Each position is delivered to one of the processes; it tells the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_process_shows_every_driver() {
+    let city = City::start(Kind::Nats, 2).await;
+    let both_show = async |expected: &[f64], wait: Duration| {
+        let shown = async {
+            while city.nearby_from(0).await != expected || city.nearby_from(1).await != expected {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(wait, shown).await.is_ok()
+    };
+    // A process may not listen yet, and what is told then is not kept: new drivers, each once, until both show one.
+    let mut heard = false;
+    for _ in 0..8 {
+        let probe: UserId = city.platform.world.id();
+        city.publish(&beacon(&city, probe, true, 9_000.0)).await;
+        heard = both_show(&[9_000.0], Duration::from_secs(2)).await;
+        city.publish(&beacon(&city, probe, false, 9_000.0)).await;
+        if heard {
+            break;
+        }
+    }
+    assert!(heard, "the processes hear each other");
+    let drivers: Vec<UserId> = (0..40).map(|_| city.platform.world.id()).collect();
+    for (n, driver) in drivers.iter().enumerate() {
+        city.publish(&beacon(&city, *driver, true, 100.0 * (n + 1) as f64)).await;
+    }
+    let far = |of: std::ops::Range<u32>| of.map(|n| 100.0 * f64::from(n + 1)).collect::<Vec<f64>>();
+    let wait = Duration::from_secs(20);
+    assert!(both_show(&far(0..10), wait).await, "both processes know all drivers");
+    // A ride's course too reaches one process; the other learns it from the rows.
+    let rides: Vec<Ride> =
+        drivers[..10].iter().map(|driver| Ride { id: city.platform.world.id(), driver: *driver }).collect();
+    for ride in &rides {
+        ride.tell(&city, RideStatus::Started, 0.0).await;
+    }
+    assert!(both_show(&far(10..20), wait).await, "both processes know who has a ride");
+    for ride in &rides {
+        ride.tell(&city, RideStatus::Completed, 60.0).await;
+    }
+    assert!(both_show(&far(0..10), wait).await, "both processes know whose ride is over");
     city.end().await;
 }
