@@ -117,10 +117,13 @@ impl Users {
             let message = "you are in a ride: another can be asked for when it is over";
             return Err(Problem::conflict("ride_live", message).into());
         }
-        let now = self.platform.world.now();
+        let mut now = self.platform.world.now();
         if let Some(open) = open {
             finder::remove(&mut tx, &open).await?;
-            self.publish(&mut tx, Some(open.ended(now)));
+            let ended = open.ended(now);
+            // The new one begins after the end of the old one, also for who sorts by time.
+            now = ended.occurred_at().unwrap_or(now) + chrono::Duration::microseconds(1);
+            self.publish(&mut tx, Some(ended));
         }
         let began = Search {
             request_id: self.platform.world.id(),

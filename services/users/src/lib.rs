@@ -12,6 +12,7 @@ mod events;
 mod finder;
 mod frame;
 mod gateway;
+mod limit;
 mod live_ride;
 mod mailbox;
 mod offer;
@@ -90,7 +91,7 @@ pub struct Users {
     pub(crate) store: Store<Tables>,
     pub(crate) tokens: Tokens,
     pub(crate) config: Arc<Config>,
-    pub(crate) sockets: Sockets,
+    pub(crate) sockets: Arc<Sockets>,
     pub(crate) publishing: Arc<Semaphore>,
 }
 
@@ -117,7 +118,7 @@ impl Users {
             store: store.clone(),
             tokens,
             config: Arc::new(config),
-            sockets: Sockets::default(),
+            sockets: Arc::default(),
             publishing: Arc::new(Semaphore::new(PUBLISHING_MAX)),
         })
     }
@@ -141,13 +142,16 @@ impl Users {
         }
         tasks.spawn(self.clone().timers(stop.clone()));
         tasks.spawn(self.clone().purge_until(stop.clone()));
-        while let Some(ended) = tasks.join_next().await {
-            if ended.is_err() || !stop.has_begun() {
-                tracing::error!(?ended, "a part of users ended by itself");
-                break;
-            }
+        tokio::select! {
+            biased;
+            () = stop.begun() => {}
+            Some(ended) = tasks.join_next() => tracing::error!(?ended, "a part of users ended by itself"),
         }
-        self.sockets.closed().await;
+        // The sockets' goodbyes are events too: the relay is told to stop after them.
+        self.sockets.close().await;
+        if stop.has_begun() {
+            while tasks.join_next().await.is_some() {}
+        }
         relay_stop.begin();
         while relay.join_next().await.is_some() {}
     }

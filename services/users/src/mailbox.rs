@@ -279,18 +279,88 @@ pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> R
 
 #[cfg(test)]
 mod tests {
+    use platform::{Store, World};
+
     use super::*;
+
+    fn user(n: u128) -> UserId {
+        UserId(Uuid::from_u128(n))
+    }
+
+    fn post_to(n: u128, event_id: &str) -> Post {
+        let (event_id, body) = (event_id.to_owned(), r#"{"b":1.10,"a":"é"}"#.to_owned());
+        Post { user: user(n), event_id, subject: Subject::UserBeacon, time: DateTime::UNIX_EPOCH, body }
+    }
 
     #[test]
     fn followers_are_counted_for_each_user() {
-        let post = |user: u128| Post {
-            user: UserId(Uuid::from_u128(user)),
-            event_id: String::new(),
-            subject: Subject::UserBeacon,
-            time: DateTime::UNIX_EPOCH,
-            body: String::new(),
-        };
-        assert_eq!(followers(&[post(1), post(2), post(1), post(1), post(2)]), [2, 1, 1, 0, 0]);
+        let posts = [1, 2, 1, 1, 2].map(|n| post_to(n, ""));
+        assert_eq!(followers(&posts), [2, 1, 1, 0, 0]);
         assert!(followers(&[]).is_empty());
+    }
+
+    async fn in_one<T>(
+        store: &Store<Tables>,
+        work: impl AsyncFnOnce(&mut Transaction<Tables>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut tx = store.begin().await?;
+        let done = work(&mut tx).await?;
+        tx.commit().await?;
+        Ok(done)
+    }
+
+    async fn seqs(store: &Store<Tables>, n: u128, from: u64, limit: usize) -> Vec<u64> {
+        let letters = in_one(store, async |tx| after(tx, user(n), from, limit).await).await.unwrap();
+        letters.iter().map(|letter| letter.seq).collect()
+    }
+
+    async fn a_mailbox(store: Store<Tables>) {
+        let day = |hours| DateTime::UNIX_EPOCH + Duration::hours(hours);
+        let posts = [post_to(2, "a"), post_to(1, "a"), post_to(2, "b"), post_to(2, "c")];
+        let given = in_one(&store, async |tx| post(tx, &posts, day(0)).await).await.unwrap();
+        assert_eq!(given, [1, 1, 2, 3], "each user's own count, in the order of the posts");
+        // What is rolled back leaves no gap; one event is in a mailbox once.
+        let mut tx = store.begin().await.unwrap();
+        assert_eq!(post(&mut tx, &[post_to(2, "d")], day(1)).await.unwrap(), [4]);
+        drop(tx);
+        let again = in_one(&store, async |tx| post(tx, &[post_to(2, "b")], day(1)).await).await;
+        let refused = matches!(&again, Err(StoreError::Conflict { constraint }) if constraint == "mailbox_event_key");
+        assert!(refused, "{again:?}");
+        assert_eq!(in_one(&store, async |tx| post(tx, &[post_to(2, "d")], day(20)).await).await.unwrap(), [4]);
+
+        assert_eq!(seqs(&store, 2, 0, 10).await, [1, 2, 3, 4]);
+        assert_eq!(seqs(&store, 2, 1, 2).await, [2, 3]);
+        assert!(seqs(&store, 2, u64::MAX, 2).await.is_empty() && seqs(&store, 9, 0, 2).await.is_empty());
+        let first = in_one(&store, async |tx| after(tx, user(2), 1, 1).await).await.unwrap().remove(0);
+        let expected = post_to(2, "b");
+        assert_eq!((first.event_id, first.body, first.time), (expected.event_id, expected.body, expected.time));
+        assert_eq!(first.subject, "user.beacon");
+
+        // Acknowledged up to 2; then what is older than a day.
+        let acked = async |n, seq| in_one(&store, async |tx| ack(tx, user(n), seq).await).await.unwrap();
+        assert!(acked(2, 2).await && acked(2, 1).await && acked(9, 0).await);
+        assert!(!acked(2, 5).await && !acked(2, u64::MAX).await && !acked(9, 1).await);
+        let head = in_one(&store, async |tx| head(tx, user(2)).await).await.unwrap();
+        assert_eq!(head, Head { last_seq: 4, acked_seq: 2 });
+        assert_eq!(seqs(&store, 2, 0, 10).await, [3, 4]);
+        assert_eq!(in_one(&store, async |tx| purge(tx, day(24)).await).await.unwrap(), 0);
+        assert_eq!(in_one(&store, async |tx| purge(tx, day(25)).await).await.unwrap(), 2);
+        assert_eq!(seqs(&store, 2, 0, 10).await, [4]);
+        assert!(seqs(&store, 1, 0, 10).await.is_empty());
+        assert_eq!(in_one(&store, async |tx| post(tx, &[post_to(1, "z")], day(25)).await).await.unwrap(), [2]);
+        let mut all = in_one(&store, async |tx| heads(tx, &[user(1), user(2), user(9)]).await).await.unwrap();
+        all.sort_by_key(|(user, _)| *user);
+        assert_eq!(all.iter().map(|(_, head)| head.last_seq).collect::<Vec<_>>(), [2, 4]);
+    }
+
+    #[tokio::test]
+    async fn a_mailbox_in_memory() {
+        a_mailbox(Store::memory(&World::seeded(DateTime::UNIX_EPOCH, 1), &"test".into())).await;
+    }
+
+    #[tokio::test]
+    async fn a_mailbox_in_postgres() {
+        let (world, url) = (World::seeded(DateTime::UNIX_EPOCH, 1), crate::database::fresh().await);
+        a_mailbox(Store::postgres(&world, &"test".into(), &url, "users", &crate::MIGRATIONS, 2).await.unwrap()).await;
     }
 }

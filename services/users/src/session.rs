@@ -1,45 +1,48 @@
-//! One socket's life, over any stream and sink of frames: a WebSocket outside, an in-memory pipe in a test. It passes on
-//! what comes into the user's mailbox, does what the client asks, in order, and keeps to the limits. It decides nothing:
-//! frames are judged by `frame.rs`, commands by `command.rs`.
+//! One socket's life: welcome, what was missed, then commands in and events out until one side has enough.
+//!
+//! Generic over its stream and sink of frames, so that a test or a simulation runs it over a pipe in memory. It spawns
+//! nothing; all its queues are bounded. Frames are judged by `frame.rs`, commands by `command.rs`.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{Sink, SinkExt, Stream, StreamExt};
+use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
 use platform::{Problem, StoreError};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use streams::bus::Subscription;
+use streams::bus::{CoreMessage, Subscription};
 use streams::{RideId, UserId};
-use tokio::time::{Instant, sleep_until, timeout};
-use uuid::Uuid;
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
+use crate::Users;
 use crate::events::wake_subject;
 use crate::frame::{self, Command, Frame, Id, Passing, Refusal};
-use crate::{Users, account, live_ride, mailbox, presence};
+use crate::gateway::{Arrival, Full, Seat};
+use crate::limit::Bucket;
+use crate::mailbox::{self, Letter};
 
-/// How often a client is pinged, and the silence after which it is given up.
-const PING_EVERY: Duration = Duration::from_secs(20);
-const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// How often the mailbox is looked at for what a lost wake-up did not tell.
-const POLL_EVERY: Duration = Duration::from_secs(10);
-/// The wait for a client to take a frame, and its last ones.
+/// Frames that wait for a slow reader before no more is read from it.
+const QUEUE_MAX: usize = 64;
+/// The time in which a reader must take at least one frame; also the wait for what is in hand at the end.
 const SEND_WAIT: Duration = Duration::from_secs(5);
-const LAST_WAIT: Duration = Duration::from_secs(1);
-/// Events read from the mailbox at once.
+/// Events of one read of the mailbox.
 const PAGE: usize = 100;
+/// The pause after a read of the mailbox that failed.
+const READ_PAUSE: Duration = Duration::from_secs(1);
 /// Frames with positions of one socket that are on their way to the stream.
-const POINTS_IN_FLIGHT: usize = 64;
-
-/// Close codes of RFC 6455, and the contract's own.
-const GOING_AWAY: u16 = 1001;
-const TOO_LARGE: u16 = 1009;
-const TRY_LATER: u16 = 1013;
-const TOO_SLOW: u16 = 4008;
-const TOO_FAST: u16 = 4009;
+const PUBLISHES_MAX: usize = 64;
+const PING_EVERY: Duration = Duration::from_secs(20);
+/// A client from which nothing comes for so long, not even a pong, is gone.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// The wait for the last frames to leave, and for the other side to close.
+const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
 /// What comes from a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +53,7 @@ pub enum Incoming {
     Binary,
     /// A ping or pong: the client is there.
     Alive,
-    /// A frame larger than the limit; nothing can be read after it.
+    /// A frame so large that it was not read; nothing can be read after it.
     TooLarge,
 }
 
@@ -66,344 +69,504 @@ pub enum Outgoing {
 }
 
 /// Why a session ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// The client went, or cannot be reached.
+    /// The client is gone, or cannot be reached.
     Gone,
-    /// We close it, after an error frame if there is something to say.
-    Close(u16, &'static str, Option<Refusal>),
+    /// The client is told.
+    Close(u16, &'static str),
 }
 
-/// Frames of positions on their way: each one's id, and what became of it.
-type Publishing = FuturesUnordered<Pin<Box<dyn Future<Output = (Option<Id>, Result<Value, Refusal>)> + Send>>>;
-
-struct Session<K> {
-    users: Users,
-    user: UserId,
-    sink: K,
-    /// The newest event that was sent.
-    sent_seq: u64,
-    driver: bool,
-    /// The ride that positions belong to.
-    ride: Option<RideId>,
-    allowance: Allowance,
-    publishing: Publishing,
-}
-
-/// A token bucket for frames.
-struct Allowance {
-    left: f64,
-    per_s: f64,
-    burst: f64,
-    at: Instant,
-}
-
-impl Allowance {
-    fn new(per_s: u32) -> Self {
-        let per_s = f64::from(per_s);
-        Self { left: per_s * 4.0, per_s, burst: per_s * 4.0, at: Instant::now() }
-    }
-
-    fn take(&mut self) -> bool {
-        let now = Instant::now();
-        self.left = (self.left + (now - self.at).as_secs_f64() * self.per_s).min(self.burst);
-        self.at = now;
-        self.left -= 1.0;
-        self.left >= 0.0
-    }
-}
+const SHUTDOWN: End = End::Close(1001, "the server stops");
+const SILENT: End = End::Close(1001, "nothing came for 60 s");
+const TOO_LARGE: End = End::Close(1009, "a frame may have at most 64 KiB");
+const TRY_LATER: End = End::Close(1013, "try again later");
+const TOO_SLOW: End = End::Close(4008, "reading too slowly");
+const TOO_FAST: End = End::Close(4009, "sending too fast");
+const TOO_MANY: End = End::Close(4010, "too many sockets of one user");
 
 impl Users {
-    /// Serves one signed-in client until it goes, is closed, or the program stops. `last_seq`: the newest event that the
-    /// client has; without it only what is new is sent.
-    pub async fn serve_session<S, K>(&self, user: UserId, last_seq: Option<u64>, mut incoming: S, mut outgoing: K)
+    /// Serves one signed-in client until it goes, is closed, or the program stops: the gateway over a WebSocket, a
+    /// simulation over a pipe in memory. `incoming` ends when the client is gone. `last_seq` is the newest event that the
+    /// client has; without it only what comes from now on is sent.
+    pub async fn serve_session<S, K>(&self, user: UserId, last_seq: Option<u64>, mut incoming: S, outgoing: K)
     where
         S: Stream<Item = Incoming> + Unpin + Send,
         K: Sink<Outgoing> + Unpin + Send,
     {
-        let id: Uuid = self.platform.world.id();
-        if !self.sockets.open(user, id, &self.config) {
-            let close = Outgoing::Close(TRY_LATER, "too many sockets");
-            let _ = timeout(LAST_WAIT, outgoing.send(close)).await;
-            return;
-        }
-        self.platform.metrics.sockets.inc();
-        let wake = self.platform.bus.subscribe(&wake_subject(user), None).await;
-        match (wake, self.arrive(user, id).await) {
-            (Ok(wake), Ok(arrived)) => {
-                let mut session = Session {
-                    users: self.clone(),
-                    user,
-                    sink: outgoing,
-                    sent_seq: last_seq.map_or(arrived.last_seq, |n| n.min(arrived.last_seq)),
-                    driver: arrived.driver,
-                    ride: arrived.ride,
-                    allowance: Allowance::new(self.config.frames_per_s),
-                    publishing: FuturesUnordered::new(),
+        let mut out = Outbound::new(self, outgoing);
+        let id = self.platform.world.id();
+        let seat = match self.sockets.admit(user, id, &self.config) {
+            Ok(seat) => seat,
+            Err(full) => {
+                let (code, end) = match full {
+                    Full::Closing => ("unavailable", SHUTDOWN),
+                    Full::User => ("too_many_sockets", TOO_MANY),
+                    Full::Pod => ("unavailable", TRY_LATER),
                 };
-                let end = session.live(id, arrived.last_seq, wake, &mut incoming).await;
-                session.finish(end).await;
+                out.push_error(None, &Refusal::new(code, "there is no room for this socket"));
+                return out.close(&mut incoming, end).await;
             }
-            (wake, arrived) => {
-                tracing::warn!(wake = ?wake.err(), arrived = ?arrived.err(), "a socket cannot be served now");
-                let close = Outgoing::Close(TRY_LATER, "not possible at the moment");
-                let _ = timeout(LAST_WAIT, outgoing.send(close)).await;
+        };
+        self.platform.metrics.sockets.inc();
+        match self.begin(&seat, user).await {
+            Ok((wakes, arrival)) => {
+                out.push(frame::welcome(user, id, arrival.head));
+                let session = Session::new(self, seat.head.clone(), user, arrival, last_seq, out);
+                session.serve(&mut incoming, wakes).await;
+            }
+            Err(error) => {
+                tracing::warn!(error, "a socket cannot be served now");
+                out.push_error(None, &Refusal::unavailable());
+                out.close(&mut incoming, TRY_LATER).await;
             }
         }
-        self.sockets.close(user, id);
-        self.platform.metrics.sockets.dec();
-        if let Err(error) = self.leave(user, id).await {
-            // The row is not touched any more; a sweep finds it.
+        // Off the registry first, so that no touch brings the row back.
+        seat.leave();
+        if let Err(error) = self.depart(&[user], Some(id)).await {
+            // The row is not touched any more: a sweep finds it.
             tracing::warn!(%error, "a closed socket was not noted");
         }
+        self.platform.metrics.sockets.dec();
     }
 
-    pub(crate) async fn arrive(&self, user: UserId, session: Uuid) -> Result<Arrived, StoreError> {
-        let now = self.platform.world.now();
-        let mut tx = self.store.begin().await?;
-        let beacon = presence::beacons(&mut tx, &[user]).await?.pop();
-        presence::open(&mut tx, session, user, &self.platform.pod, now).await?;
-        if let Some((beacon, event)) = beacon.and_then(|b| b.moved(true, now)) {
-            presence::put(&mut tx, &beacon).await?;
-            self.publish(&mut tx, event);
-        }
-        let arrived = Arrived {
-            last_seq: mailbox::head(&mut tx, user).await?.last_seq,
-            driver: account::driver_of(&mut tx, user).await?.is_some(),
-            ride: live_ride::of_driver(&mut tx, user).await?,
+    async fn begin(&self, seat: &Seat, user: UserId) -> Result<(Subscription, Arrival), String> {
+        // Subscribed before the head is read: what comes in between is heard.
+        let wakes = self.platform.bus.subscribe(&wake_subject(user), None).await.map_err(|e| e.to_string())?;
+        let arrival = self.arrive(user, seat.session).await.map_err(|e| e.to_string())?;
+        Ok((wakes, arrival))
+    }
+}
+
+/// What a finished command says: its frame, if it has one, and whether it proved that the user is a driver.
+struct Reply {
+    frame: Option<String>,
+    is_driver: bool,
+}
+
+impl Reply {
+    fn of(id: Option<Id>, done: Result<Value, Refusal>, what: What) -> Self {
+        let is_driver = what != What::Other && done.is_ok();
+        let frame = match done {
+            // The contract acknowledges positions only if they have an id.
+            Ok(_) if what == What::Positions && id.is_none() => None,
+            Ok(data) => Some(frame::ack(id.as_deref(), &data)),
+            Err(refusal) => Some(frame::error(id.as_deref(), &refusal)),
         };
-        tx.commit().await?;
-        Ok(arrived)
-    }
-
-    async fn leave(&self, user: UserId, session: Uuid) -> Result<(), StoreError> {
-        let now = self.platform.world.now();
-        let mut tx = self.store.begin().await?;
-        let beacon = presence::beacons(&mut tx, &[user]).await?.pop();
-        let left = presence::close(&mut tx, &[user], Some(session), now).await?;
-        if left.is_empty()
-            && let Some((beacon, event)) = beacon.and_then(|b| b.moved(false, now))
-        {
-            presence::put(&mut tx, &beacon).await?;
-            self.publish(&mut tx, event);
-        }
-        tx.commit().await
+        Self { frame, is_driver }
     }
 }
 
-/// What a session knows at its start.
-#[derive(Debug)]
-pub(crate) struct Arrived {
-    last_seq: u64,
+/// What a session must know of a command whose result comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Positions,
+    Beacon,
+    Other,
+}
+
+enum Step {
+    Stop,
+    Sent(bool),
+    Wake(Option<CoreMessage>),
+    Head,
+    Read(Result<Vec<Letter>, StoreError>),
+    Published(Option<Refusal>),
+    Reply(Reply),
+    Incoming(Option<Incoming>),
+    Timer,
+}
+
+struct Session<'a, K> {
+    users: &'a Users,
+    user: UserId,
+    out: Outbound<'a, K>,
     driver: bool,
+    /// The ride that positions belong to.
     ride: Option<RideId>,
+    /// The newest event when the session began: `ride` knows of all up to it.
+    began_at_seq: u64,
+    /// The newest event sent.
+    sent_seq: u64,
+    /// The newest event of which is known.
+    newest_seq: u64,
+    heads: watch::Receiver<u64>,
+    rate: Bucket,
+    heard_at: Instant,
+    ping_at: Instant,
+    read_at: Instant,
+    reading: Option<BoxFuture<'a, Result<Vec<Letter>, StoreError>>>,
+    /// What `newest_seq` was when the read began.
+    read_until_seq: u64,
+    command: Option<BoxFuture<'a, Reply>>,
+    publishes: FuturesUnordered<BoxFuture<'a, Option<Refusal>>>,
 }
 
-impl<K: Sink<Outgoing> + Unpin + Send> Session<K> {
-    async fn live<S>(&mut self, id: Uuid, last_seq: u64, mut wake: Subscription, incoming: &mut S) -> End
-    where
-        S: Stream<Item = Incoming> + Unpin + Send,
-    {
-        match self.begin(id, last_seq).await {
-            Ok(()) => {}
-            Err(end) => return end,
+impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
+    fn new(
+        users: &'a Users,
+        heads: watch::Receiver<u64>,
+        user: UserId,
+        arrival: Arrival,
+        last_seq: Option<u64>,
+        out: Outbound<'a, K>,
+    ) -> Self {
+        let now = Instant::now();
+        let Arrival { head, driver, ride } = arrival;
+        Self {
+            users,
+            user,
+            out,
+            driver,
+            ride,
+            began_at_seq: head,
+            sent_seq: last_seq.map_or(head, |seq| seq.min(head)),
+            newest_seq: head,
+            heads,
+            rate: Bucket::new(users.config.frames_per_s, now),
+            heard_at: now,
+            ping_at: now + PING_EVERY,
+            read_at: now,
+            reading: None,
+            read_until_seq: 0,
+            command: None,
+            publishes: FuturesUnordered::new(),
         }
-        let shutdown = self.users.platform.shutdown.clone();
-        let mut heard = Instant::now();
-        let mut next_ping = heard + PING_EVERY;
-        let mut next_poll = heard + POLL_EVERY;
-        let mut awake = true;
+    }
+
+    async fn serve<S: Stream<Item = Incoming> + Unpin + Send>(mut self, incoming: &mut S, mut wakes: Subscription) {
+        let end = self.work(incoming, &mut wakes).await;
+        drop(wakes);
+        // What was asked is still done, if perhaps not told.
+        let _ = timeout(SEND_WAIT, self.finish()).await;
+        self.out.close(incoming, end).await;
+    }
+
+    async fn work<S: Stream<Item = Incoming> + Unpin + Send>(
+        &mut self,
+        incoming: &mut S,
+        wakes: &mut Subscription,
+    ) -> End {
+        let users = self.users;
+        let mut stop = pin!(users.sockets.closing.begun());
+        let mut timer = pin!(sleep_until(self.deadline()));
         loop {
-            let done = tokio::select! {
+            self.read_mailbox();
+            self.rearm(timer.as_mut());
+            let listens = self.command.is_none() && self.publishes.len() < PUBLISHES_MAX && self.out.has_room();
+            let step = tokio::select! {
                 biased;
-                () = shutdown.begun() => return End::Close(GOING_AWAY, "the server stops", None),
-                Some((id, result)) = self.publishing.next(), if !self.publishing.is_empty() => {
-                    self.answer(id, result).await
-                }
-                frame = incoming.next() => match frame {
-                    None => return End::Gone,
-                    Some(frame) => {
-                        heard = Instant::now();
-                        self.hear(frame).await
-                    }
-                },
-                event = wake.next(), if awake => match event {
-                    Some(event) => self.pass(&event.payload).await,
-                    None => {
-                        awake = false;
-                        Ok(())
-                    }
-                },
-                () = sleep_until(next_ping) => {
-                    if heard.elapsed() >= SILENCE_MAX {
-                        return End::Close(GOING_AWAY, "silence", None);
-                    }
-                    next_ping = Instant::now() + PING_EVERY;
-                    self.send(Outgoing::Ping).await
-                }
-                () = sleep_until(next_poll) => {
-                    next_poll = Instant::now() + POLL_EVERY;
-                    self.catch_up().await
-                }
+                () = &mut stop => Step::Stop,
+                sent = self.out.progress(), if self.out.busy() => Step::Sent(sent),
+                wake = wakes.next() => Step::Wake(wake),
+                Ok(()) = self.heads.changed() => Step::Head,
+                read = maybe(&mut self.reading) => Step::Read(read),
+                Some(refused) = self.publishes.next(), if !self.publishes.is_empty() => Step::Published(refused),
+                reply = maybe(&mut self.command) => Step::Reply(reply),
+                frame = incoming.next(), if listens => Step::Incoming(frame),
+                () = &mut timer => Step::Timer,
             };
-            if let Err(end) = done {
+            if let Some(end) = self.step(step) {
                 return end;
             }
         }
     }
 
-    async fn begin(&mut self, id: Uuid, last_seq: u64) -> Result<(), End> {
-        self.send(Outgoing::Text(frame::welcome(self.user, id, last_seq))).await?;
-        if self.sent_seq < last_seq { self.catch_up().await } else { Ok(()) }
+    fn step(&mut self, step: Step) -> Option<End> {
+        match step {
+            Step::Stop => return Some(SHUTDOWN),
+            Step::Sent(true) | Step::Published(None) => {}
+            Step::Sent(false) | Step::Incoming(None) => return Some(End::Gone),
+            Step::Wake(Some(message)) => self.wake(&message.payload),
+            // Nothing can be done without the bus: on another pod, or after a restart.
+            Step::Wake(None) => return Some(SHUTDOWN),
+            Step::Head => self.newest_seq = self.newest_seq.max(*self.heads.borrow_and_update()),
+            Step::Read(read) => self.deliver(read),
+            Step::Published(Some(refusal)) => self.out.push_error(None, &refusal),
+            Step::Reply(reply) => self.reply(reply),
+            Step::Incoming(Some(incoming)) => {
+                self.heard_at = Instant::now();
+                return self.hear(incoming);
+            }
+            Step::Timer => return self.tick(Instant::now()),
+        }
+        None
     }
 
-    async fn send(&mut self, frame: Outgoing) -> Result<(), End> {
-        if matches!(frame, Outgoing::Text(_)) {
-            self.users.platform.metrics.frames.with_label_values(&["out"]).inc();
+    /// The next moment at which something must happen although nothing comes.
+    fn deadline(&self) -> Instant {
+        let mut at = self.ping_at.min(self.heard_at + SILENCE_MAX);
+        if let Some(since) = self.out.blocked_since {
+            at = at.min(since + SEND_WAIT);
         }
-        match timeout(SEND_WAIT, self.sink.send(frame)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(End::Gone),
-            Err(_) => {
-                let refusal = Refusal::new("too_slow", "frames are not read as fast as they come");
-                Err(End::Close(TOO_SLOW, "too slow", Some(refusal)))
+        if self.sent_seq < self.newest_seq && self.read_at > Instant::now() {
+            at = at.min(self.read_at);
+        }
+        at
+    }
+
+    fn rearm(&self, timer: Pin<&mut Sleep>) {
+        let at = self.deadline();
+        // One that has moved to later is found when the earlier one has come.
+        if at < timer.deadline() || timer.is_elapsed() {
+            timer.reset(at);
+        }
+    }
+
+    fn tick(&mut self, now: Instant) -> Option<End> {
+        if self.out.blocked_since.is_some_and(|since| since + SEND_WAIT <= now) {
+            let message = "frames are not read as fast as they come: resume with `last_seq`";
+            self.out.push_error(None, &Refusal::new("too_slow", message));
+            return Some(TOO_SLOW);
+        }
+        if self.heard_at + SILENCE_MAX <= now {
+            return Some(SILENT);
+        }
+        if self.ping_at <= now {
+            self.ping_at = now + PING_EVERY;
+            if self.out.has_room() {
+                self.out.push_frame(Outgoing::Ping);
             }
         }
+        None
     }
 
-    async fn finish(mut self, end: End) {
-        // What was asked is still done, if not told.
-        while self.publishing.next().await.is_some() {}
-        let End::Close(code, reason, refusal) = end else { return };
-        if let Some(refusal) = refusal {
-            let _ = timeout(LAST_WAIT, self.sink.send(Outgoing::Text(frame::error(None, &refusal)))).await;
-        }
-        let _ = timeout(LAST_WAIT, self.sink.send(Outgoing::Close(code, reason))).await;
-        let _ = timeout(LAST_WAIT, self.sink.close()).await;
-    }
-
-    /// An event of the mailbox, as its wake-up brings it: sent as it is if it is the next, read from the rows if not.
-    async fn pass(&mut self, payload: &[u8]) -> Result<(), End> {
-        let text = std::str::from_utf8(payload).unwrap_or_default();
-        match serde_json::from_str::<Passing<'_>>(text) {
-            Ok(event) if event.seq <= self.sent_seq => Ok(()),
-            Ok(event) if event.seq == self.sent_seq + 1 => {
-                self.note_ride(&event.subject, event.data);
-                self.sent_seq = event.seq;
-                self.send(Outgoing::Text(text.to_owned())).await
-            }
-            _ => self.catch_up().await,
-        }
-    }
-
-    /// Sends what is in the mailbox after the last event sent.
-    async fn catch_up(&mut self) -> Result<(), End> {
-        loop {
-            let letters = match self.letters().await {
-                Ok(letters) => letters,
-                Err(error) => {
-                    tracing::warn!(%error, "a mailbox cannot be read; the next look is in {POLL_EVERY:?}");
-                    return Ok(());
-                }
+    /// Begins to read the mailbox if there is more than was sent, and all that was sent has left.
+    fn read_mailbox(&mut self) {
+        let wanted = self.sent_seq < self.newest_seq && self.reading.is_none();
+        if wanted && self.out.queue.is_empty() && self.read_at <= Instant::now() {
+            let (users, user, sent) = (self.users, self.user, self.sent_seq);
+            self.read_until_seq = self.newest_seq;
+            let read = async move {
+                let mut tx = users.store.begin().await?;
+                mailbox::after(&mut tx, user, sent, PAGE).await
             };
-            let full = letters.len() == PAGE;
-            for letter in letters {
-                if let Ok(body) = serde_json::from_str::<&RawValue>(&letter.body) {
-                    self.note_ride(&letter.subject, body);
-                }
-                self.sent_seq = letter.seq;
-                let mailbox::Letter { seq, event_id, subject, time, body } = letter;
-                self.send(Outgoing::Text(frame::event(&subject, seq, &event_id, time, &body))).await?;
-            }
-            if !full {
-                return Ok(());
-            }
+            self.reading = Some(read.boxed());
         }
     }
 
-    async fn letters(&mut self) -> Result<Vec<mailbox::Letter>, StoreError> {
-        let mut tx = self.users.store.begin().await?;
-        mailbox::after(&mut tx, self.user, self.sent_seq, PAGE).await
+    fn deliver(&mut self, read: Result<Vec<Letter>, StoreError>) {
+        self.reading = None;
+        let letters = match read {
+            Ok(letters) => letters,
+            Err(error) => {
+                tracing::warn!(%error, "a mailbox cannot be read; it is tried again");
+                self.read_at = Instant::now() + READ_PAUSE;
+                return;
+            }
+        };
+        let all = letters.len() < PAGE;
+        for Letter { seq, event_id, subject, time, body } in letters {
+            self.note_ride(seq, &subject, &body);
+            self.sent_seq = seq;
+            self.out.push(frame::event(&subject, seq, &event_id, time, &body));
+        }
+        if all {
+            // What is not there was acknowledged, or is older than a day.
+            self.sent_seq = self.sent_seq.max(self.read_until_seq);
+        }
+        self.newest_seq = self.newest_seq.max(self.sent_seq);
     }
 
-    /// Keeps the driver's live ride current.
-    fn note_ride(&mut self, subject: &str, body: &RawValue) {
+    /// A wake-up: the next event itself, or word of one that the mailbox must be read for.
+    fn wake(&mut self, payload: &[u8]) {
+        let text = std::str::from_utf8(payload).unwrap_or_default();
+        let Ok(Passing { seq, subject, data }) = serde_json::from_str(text) else {
+            return;
+        };
+        if seq == self.sent_seq + 1 && self.reading.is_none() && self.out.has_room() {
+            self.note_ride(seq, &subject, data.get());
+            self.sent_seq = seq;
+            self.out.push(text.to_owned());
+        }
+        self.newest_seq = self.newest_seq.max(seq);
+    }
+
+    /// Looks at an event on its way to a driver: which ride positions belong to from here on.
+    fn note_ride(&mut self, seq: u64, subject: &str, body: &str) {
         #[derive(Deserialize)]
         struct Ride {
             ride_id: RideId,
             driver_id: UserId,
         }
-        if !subject.starts_with("ride.") {
+        let begins = match subject {
+            "ride.pickup" => true,
+            "ride.completed" | "ride.cancelled" => false,
+            _ => return,
+        };
+        if seq <= self.began_at_seq {
             return;
         }
-        let Ok(ride) = serde_json::from_str::<Ride>(body.get()) else { return };
-        match subject {
-            "ride.completed" | "ride.cancelled" if self.ride == Some(ride.ride_id) => self.ride = None,
-            "ride.pickup" if ride.driver_id == self.user => self.ride = Some(ride.ride_id),
+        match serde_json::from_str::<Ride>(body) {
+            Ok(ride) if begins && ride.driver_id == self.user => self.ride = Some(ride.ride_id),
+            Ok(ride) if !begins && self.ride == Some(ride.ride_id) => self.ride = None,
             _ => {}
         }
     }
 
-    async fn hear(&mut self, incoming: Incoming) -> Result<(), End> {
+    fn hear(&mut self, incoming: Incoming) -> Option<End> {
         let text = match incoming {
-            Incoming::Alive => return Ok(()),
-            Incoming::TooLarge => {
-                let refusal = Refusal::new("too_large", "a frame may have at most 64 KiB");
-                return Err(End::Close(TOO_LARGE, "too large", Some(refusal)));
-            }
-            Incoming::Text(text) => Some(text),
+            Incoming::Alive => return None,
+            Incoming::TooLarge => return Some(self.too_large()),
             Incoming::Binary => None,
+            Incoming::Text(text) => Some(text),
         };
-        if !self.allowance.take() {
-            let refusal = Refusal::new("too_fast", "more frames a second than are allowed");
-            return Err(End::Close(TOO_FAST, "too fast", Some(refusal)));
-        }
         self.users.platform.metrics.frames.with_label_values(&["in"]).inc();
+        if !self.rate.take(Instant::now()) {
+            let message = format!("at most {} frames a second", self.users.config.frames_per_s);
+            self.out.push_error(None, &Refusal::new("too_fast", message));
+            return Some(TOO_FAST);
+        }
         let Some(text) = text else {
-            let refusal = Refusal::new("invalid_frame", "frames are JSON text, not binary");
-            return self.send(Outgoing::Text(frame::error(None, &refusal))).await;
+            self.out.push_error(None, &Refusal::new("invalid_frame", "frames are JSON text, not binary"));
+            return None;
         };
-        let Frame { id, command } = match frame::parse(&text, self.users.platform.world.now()) {
-            Ok(frame) => frame,
-            Err(refused) => {
-                return self.send(Outgoing::Text(frame::error(refused.id.as_deref(), &refused.refusal))).await;
-            }
+        if text.len() > frame::FRAME_MAX {
+            return Some(self.too_large());
+        }
+        match frame::parse(&text, self.users.platform.world.now()) {
+            Ok(Frame { id, command }) => self.begin(id, command),
+            Err(refused) => self.out.push_error(refused.id.as_deref(), &refused.refusal),
+        }
+        None
+    }
+
+    fn too_large(&mut self) -> End {
+        let message = format!("a frame may have at most {} bytes", frame::FRAME_MAX);
+        self.out.push_error(None, &Refusal::new("frame_too_large", message));
+        TOO_LARGE
+    }
+
+    /// Begins a command; the next frame is heard when it is done. A driver's positions without an id are not waited for.
+    fn begin(&mut self, id: Option<Id>, command: Command) {
+        let (users, user, ride) = (self.users, self.user, self.ride);
+        let what = match &command {
+            Command::Location(_) => What::Positions,
+            Command::Beacon { .. } => What::Beacon,
+            _ => What::Other,
         };
-        drop(text);
         match command {
+            Command::Location(points) if self.driver && id.is_none() => {
+                self.publishes.push(async move { users.publish_points(user, ride, points).await.err() }.boxed());
+            }
             Command::Location(points) if self.driver => {
-                while self.publishing.len() >= POINTS_IN_FLIGHT {
-                    if let Some((id, result)) = self.publishing.next().await {
-                        self.answer(id, result).await?;
-                    }
-                }
-                let (users, user, ride) = (self.users.clone(), self.user, self.ride);
-                self.publishing.push(Box::pin(async move { (id, users.publish_points(user, ride, points).await) }));
-                Ok(())
+                let publish = async move { Reply::of(id, users.publish_points(user, ride, points).await, what) };
+                self.command = Some(publish.boxed());
             }
             command => {
-                // What comes after positions finds them published.
-                while let Some((id, result)) = self.publishing.next().await {
-                    self.answer(id, result).await?;
-                }
-                let result = self.users.execute(self.user, self.ride, command).await;
-                if result.is_ok() && !self.driver {
-                    self.driver = self.users.is_driver(self.user).await.unwrap_or(false);
-                }
-                let frame = match &result {
-                    Ok(data) => frame::ack(id.as_deref(), data),
-                    Err(refusal) => frame::error(id.as_deref(), refusal),
-                };
-                self.send(Outgoing::Text(frame)).await
+                let execute = async move { Reply::of(id, users.execute(user, ride, command).await, what) };
+                self.command = Some(execute.boxed());
             }
         }
     }
 
-    /// The word on a frame of positions: an ack only if it has an id, an error always.
-    async fn answer(&mut self, id: Option<Id>, result: Result<Value, Refusal>) -> Result<(), End> {
-        match (&id, result) {
-            (None, Ok(_)) => Ok(()),
-            (Some(id), Ok(data)) => self.send(Outgoing::Text(frame::ack(Some(id), &data))).await,
-            (id, Err(refusal)) => self.send(Outgoing::Text(frame::error(id.as_deref(), &refusal))).await,
+    fn reply(&mut self, Reply { frame, is_driver }: Reply) {
+        self.command = None;
+        self.driver |= is_driver;
+        if let Some(frame) = frame {
+            self.out.push(frame);
+        }
+    }
+
+    async fn finish(&mut self) {
+        if self.command.is_some() {
+            let reply = maybe(&mut self.command).await;
+            self.reply(reply);
+        }
+        while let Some(refused) = self.publishes.next().await {
+            if let Some(refusal) = refused {
+                self.out.push_error(None, &refusal);
+            }
+        }
+    }
+}
+
+/// The result of a future that may not be there.
+async fn maybe<T>(future: &mut Option<BoxFuture<'_, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Frames on their way out, in a bounded queue before a sink that may be slow.
+struct Outbound<'a, K> {
+    users: &'a Users,
+    sink: K,
+    queue: VecDeque<Outgoing>,
+    unflushed: bool,
+    /// Since when the reader takes nothing, if something waits for it.
+    blocked_since: Option<Instant>,
+}
+
+impl<'a, K: Sink<Outgoing> + Unpin + Send> Outbound<'a, K> {
+    fn new(users: &'a Users, sink: K) -> Self {
+        Self { users, sink, queue: VecDeque::new(), unflushed: false, blocked_since: None }
+    }
+
+    fn push(&mut self, text: String) {
+        self.push_frame(Outgoing::Text(text));
+    }
+
+    fn push_error(&mut self, id: Option<&RawValue>, refusal: &Refusal) {
+        self.push(frame::error(id, refusal));
+    }
+
+    fn push_frame(&mut self, frame: Outgoing) {
+        self.queue.push_back(frame);
+        self.blocked_since.get_or_insert_with(Instant::now);
+    }
+
+    fn has_room(&self) -> bool {
+        self.queue.len() < QUEUE_MAX
+    }
+
+    fn busy(&self) -> bool {
+        self.unflushed || !self.queue.is_empty()
+    }
+
+    /// Returns true when all has left, false if the sink is broken. What was sent before a cancellation is sent.
+    async fn progress(&mut self) -> bool {
+        poll_fn(|cx| self.poll_progress(cx)).await.is_ok()
+    }
+
+    fn poll_progress(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), K::Error>> {
+        while !self.queue.is_empty() {
+            ready!(self.sink.poll_ready_unpin(cx))?;
+            if let Some(frame) = self.queue.pop_front() {
+                if matches!(frame, Outgoing::Text(_)) {
+                    self.users.platform.metrics.frames.with_label_values(&["out"]).inc();
+                }
+                self.sink.start_send_unpin(frame)?;
+                self.unflushed = true;
+                self.blocked_since = Some(Instant::now());
+            }
+        }
+        ready!(self.sink.poll_flush_unpin(cx))?;
+        self.unflushed = false;
+        self.blocked_since = None;
+        // An idle socket keeps no room for a burst.
+        self.queue.shrink_to(4);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Says why it ends, as far as the other side still reads, and lets it close first: a connection closed with unread
+    /// frames on it is reset, and the reason with it.
+    async fn close<S: Stream<Item = Incoming> + Unpin + Send>(&mut self, incoming: &mut S, end: End) {
+        let End::Close(code, reason) = end else {
+            let _ = timeout(CLOSE_WAIT, self.sink.close()).await;
+            return;
+        };
+        if end == TOO_SLOW {
+            // What waits before the error was not read in time; it comes again on the next connection.
+            let error = self.queue.pop_back();
+            self.queue.clear();
+            self.queue.extend(error);
+        }
+        self.push_frame(Outgoing::Close(code, reason));
+        if timeout(CLOSE_WAIT, self.progress()).await == Ok(true) {
+            let closed = async { while incoming.next().await.is_some() {} };
+            let _ = timeout(CLOSE_WAIT, closed).await;
         }
     }
 }

@@ -9,9 +9,9 @@ use chrono::{DateTime, Duration, Utc};
 use http_body_util::BodyExt;
 use platform::{Health, Metrics, Platform, Shutdown, Store, Tokens, World};
 use serde_json::{Value, json};
-use streams::Bus;
 use streams::memory::MemoryBus;
 use streams::topology::Topology;
+use streams::{Bus, UserId};
 use tower::ServiceExt;
 use users::{Config, MIGRATIONS, OtpDelivery, Tables, Users};
 
@@ -148,4 +148,28 @@ impl App {
 
 fn beginning() -> (DateTime<Utc>, u64) {
     ("2026-01-01T00:00:00Z".parse().unwrap(), 1)
+}
+
+/// A whole sign-in at a running service: the user and the access token.
+pub(crate) async fn sign_in_directly(users: &Users, phone: &str) -> (UserId, String) {
+    let sent = call(users, "/v1/auth/otp", None, json!({"phone": phone})).await;
+    let given = call(users, "/v1/auth/token", None, json!({"phone": phone, "code": sent["code"]})).await;
+    let user = given["user"]["id"].as_str().unwrap().parse().unwrap();
+    (user, given["access_token"].as_str().unwrap().to_owned())
+}
+
+/// Makes the user of this token a driver of a car.
+pub(crate) async fn register_directly(users: &Users, token: &str, plate: &str) {
+    call(users, "/v1/drivers", Some(token), json!({"vehicle_type": "car", "plate": plate})).await;
+}
+
+async fn call(users: &Users, path: &str, token: Option<&str>, body: Value) -> Value {
+    let mut request = Request::post(path).header(header::CONTENT_TYPE, "application/json");
+    if let Some(token) = token {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+    }
+    let request = request.body(Body::from(body.to_string())).unwrap();
+    let response = users.router().oneshot(request).await.unwrap();
+    assert!(response.status().is_success(), "{path}: {}", response.status());
+    serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap()
 }

@@ -7,3 +7,8 @@ mod database;
 
 mod accounts;
 mod app;
+mod commands;
+mod mailboxes;
+mod pods;
+mod sockets;
+mod websocket;

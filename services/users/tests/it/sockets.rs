@@ -1,0 +1,262 @@
+//! Sockets: limits, pings, closes, and what their coming and going means for a driver.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use serde_json::json;
+use users::{Config, Incoming, Outgoing};
+
+use crate::pods::{City, HERE, On, THERE, beacon, beacon_of};
+
+/// Named failure: an old socket closing removes the new one.
+async fn an_old_socket_closing_does_not_remove_the_new_one(on: On) {
+    let city = City::on(on).await;
+    let mut pod = city.pod("one").await;
+    let mut other = city.pod("two").await;
+    let driver = pod.driver("+12125550101").await;
+    let mut old = pod.connect(driver, None).await;
+    old.ack("beacon.update", beacon(true, HERE)).await;
+    assert!(beacon_of(&old.event().await).active);
+    let mut new = pod.connect(driver, None).await;
+    let mut elsewhere = other.connect(driver, None).await;
+    old.close().await;
+    city.searches(driver, 1).await;
+    // Not a word of an offline driver in between.
+    assert_eq!(new.event().await["type"], "user.finder");
+    new.close().await;
+    city.searches(driver, 1).await;
+    assert_eq!(elsewhere.event().await["seq"], 2);
+    assert_eq!(elsewhere.event().await["seq"], 3);
+    // The last one, wherever it is, takes the driver offline.
+    elsewhere.close().await;
+    let mut back = pod.connect(driver, Some(3)).await;
+    let (off, on) = (beacon_of(&back.event().await), beacon_of(&back.event().await));
+    assert!(!off.active && on.active && off.recorded_at < on.recorded_at);
+    pod.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_socket_closing_in_memory() {
+    an_old_socket_closing_does_not_remove_the_new_one(On::Memory).await;
+}
+
+#[tokio::test]
+async fn an_old_socket_closing_in_postgres() {
+    an_old_socket_closing_does_not_remove_the_new_one(On::Postgres).await;
+}
+
+/// Named failure: offline drivers stay offered.
+#[tokio::test(start_paused = true)]
+async fn the_driver_of_a_dead_pod_is_offline() {
+    let city = City::on(On::Memory).await;
+    let mut dying = city.pod("dying").await;
+    let mut other = city.pod("other").await;
+    let driver = dying.driver("+12125550102").await;
+    let mut client = dying.connect(driver, None).await;
+    client.ack("beacon.update", beacon(true, HERE)).await;
+    client.event().await;
+    // While the pod lives, its sockets do, however long.
+    client.quiet(Duration::from_secs(300)).await;
+    // The process is gone: no goodbye.
+    client.session.abort();
+    dying.kill();
+    let began = city.world.now();
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let mut back = other.connect(driver, Some(1)).await;
+    let off = beacon_of(&back.event().await);
+    assert!(!off.active);
+    let after = off.recorded_at - began;
+    assert!(after > TimeDelta::seconds(30) && after < TimeDelta::seconds(85), "{after}");
+    assert!(beacon_of(&back.event().await).active, "online again, where they were");
+    other.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_beacon_is_told_when_it_says_something() {
+    let city = City::on(On::Memory).await;
+    let mut pod = city.pod("one").await;
+    let driver = pod.driver("+12125550103").await;
+    let mut client = pod.connect(driver, None).await;
+    assert_eq!(client.ack("beacon.update", json!({"active": false})).await, json!({"active": false}));
+    for _ in 0..3 {
+        assert_eq!(client.ack("beacon.update", beacon(true, HERE)).await, json!({"active": true}));
+    }
+    client.ack("beacon.update", beacon(true, THERE)).await;
+    client.ack("beacon.update", json!({"active": false})).await;
+    client.ack("beacon.update", json!({"active": false})).await;
+    let told: Vec<_> = [client.event().await, client.event().await, client.event().await]
+        .iter()
+        .map(|event| (beacon_of(event).active, beacon_of(event).location))
+        .collect();
+    assert_eq!(told, [(true, HERE), (true, THERE), (false, THERE)]);
+    client.quiet(Duration::from_secs(5)).await;
+    // A driver who is inactive goes and comes without a word.
+    client.close().await;
+    let mut client = pod.connect(driver, Some(3)).await;
+    client.quiet(Duration::from_secs(5)).await;
+    // A passenger has no beacon.
+    let passenger = pod.passenger("+12125550104").await;
+    let mut client = pod.connect(passenger, None).await;
+    assert_eq!(client.refused("beacon.update", beacon(true, HERE)).await, "not_driver -");
+    pod.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_frame_gets_an_error_and_not_a_close() {
+    let city = City::on(On::Memory).await;
+    let mut pod = city.pod("one").await;
+    let user = pod.passenger("+12125550105").await;
+    let mut client = pod.connect(user, None).await;
+    for (frame, code) in [
+        (Incoming::Text("{".into()), "invalid_json"),
+        (Incoming::Text("[]".into()), "invalid_frame"),
+        (Incoming::Binary, "invalid_frame"),
+        (Incoming::Text(r#"{"id": "\"", "type": "say \"hello\""}"#.into()), "unknown_type"),
+    ] {
+        client.send(frame).await;
+        let error = client.next().await;
+        assert_eq!((&error["type"], &error["error"]["code"]), (&json!("error"), &json!(code)), "{error}");
+    }
+    assert_eq!(client.ack("mailbox.ack", json!({"seq": 0})).await, json!({"seq": 0}), "it is still served");
+    pod.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_large_a_frame_closes_with_1009() {
+    let city = City::on(On::Memory).await;
+    let mut pod = city.pod("one").await;
+    let user = pod.passenger("+12125550106").await;
+    for frame in [Incoming::Text("x".repeat(64 * 1024 + 1)), Incoming::TooLarge] {
+        let mut client = pod.connect(user, None).await;
+        client.send(frame).await;
+        let (frames, code) = client.end().await;
+        assert_eq!((frames[0]["error"]["code"].as_str(), code), (Some("frame_too_large"), 1009));
+        client.close().await;
+    }
+    pod.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn sending_too_fast_closes_with_4009_after_an_error() {
+    let city = City::on(On::Memory).await;
+    let mut pod = city.pod("one").await;
+    let user = pod.passenger("+12125550107").await;
+    let mut client = pod.connect(user, None).await;
+    for _ in 0..250 {
+        client.text(r#"{"type": "mailbox.ack", "data": {"seq": 0}}"#).await;
+    }
+    let (frames, code) = client.end().await;
+    assert_eq!(code, 4009);
+    assert_eq!(frames.iter().filter(|f| f["type"] == "ack").count(), 200, "what was in time is done");
+    assert_eq!(frames.last().unwrap()["error"]["code"], "too_fast");
+    client.close().await;
+    // At the allowed rate it goes on for ever.
+    let mut client = pod.connect(user, None).await;
+    for _ in 0..2_000 {
+        client.ack("mailbox.ack", json!({"seq": 0})).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    pod.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_is_closed_with_4008_and_resumes() {
+    let city = City::on(On::Memory).await;
+    let mut pod = city.pod("one").await;
+    let user = pod.passenger("+12125550108").await;
+    let mut slow = pod.open(user, None, 8);
+    let mut swift = pod.connect(user, None).await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    city.searches(user, 500).await;
+    assert_eq!(swift.seqs(500).await.len(), 500, "the other socket does not wait for it");
+    // It reads nothing for a while, and then what is there.
+    tokio::time::sleep(Duration::from_millis(5_500)).await;
+    let (frames, code) = slow.end().await;
+    assert_eq!(code, 4008);
+    assert_eq!(frames.last().unwrap()["error"]["code"], "too_slow");
+    let last = frames.iter().filter_map(|f| f["seq"].as_u64()).max().unwrap();
+    assert!(last < 500, "{last}");
+    slow.close().await;
+    let mut back = pod.connect(user, Some(last)).await;
+    let rest: Vec<u64> = (last + 1..=500).collect();
+    assert_eq!(back.seqs(rest.len()).await, rest);
+    pod.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_never_reads_again_is_given_up() {
+    let city = City::on(On::Memory).await;
+    let mut pod = city.pod("one").await;
+    let user = pod.passenger("+12125550109").await;
+    let hung = pod.open(user, None, 1);
+    city.searches(user, 100).await;
+    tokio::time::timeout(Duration::from_secs(15), hung.session).await.expect("it ends by itself").unwrap();
+    pod.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pings_every_20_s_and_silence_of_60_s_closes() {
+    let city = City::on(On::Memory).await;
+    let mut pod = city.pod("one").await;
+    let user = pod.passenger("+12125550110").await;
+    let mut client = pod.connect(user, None).await;
+    client.pongs = false;
+    let began = tokio::time::Instant::now();
+    for n in 1..=2 {
+        assert_eq!(client.frame().await, Outgoing::Ping);
+        assert_eq!(began.elapsed().as_secs(), n * 20);
+    }
+    client.send(Incoming::Alive).await;
+    for n in 3..=4 {
+        assert_eq!(client.frame().await, Outgoing::Ping);
+        assert_eq!(began.elapsed().as_secs(), n * 20);
+    }
+    let (_, code) = client.end().await;
+    assert_eq!((code, began.elapsed().as_secs()), (1001, 100));
+    client.close().await;
+    pod.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_has_five_sockets_and_a_pod_its_number() {
+    let city = City::on(On::Memory).await;
+    let mut pod = city.idle_pod("one", Config { sockets_max: 6, ..Config::default() }).await;
+    pod.run();
+    let (ann, bob) = (pod.passenger("+12125550111").await, pod.passenger("+12125550112").await);
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(pod.connect(ann, None).await);
+    }
+    let mut sixth = pod.open(ann, None, 8);
+    let (frames, code) = sixth.end().await;
+    assert_eq!((frames[0]["error"]["code"].as_str(), code), (Some("too_many_sockets"), 4010));
+    let bobs = pod.connect(bob, None).await;
+    assert_eq!(pod.open(bob, None, 8).end().await.1, 1013, "the pod is full");
+    // One that goes makes room.
+    clients.pop().unwrap().close().await;
+    clients.push(pod.connect(ann, None).await);
+    assert_eq!(pod.platform.metrics.sockets.get(), 6.0);
+    drop((clients, bobs));
+    pod.stop().await;
+    assert_eq!(pod.platform.metrics.sockets.get(), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_closes_sockets_with_1001_and_takes_drivers_offline() {
+    let city = City::on(On::Memory).await;
+    let (mut stopping, mut other) = (city.pod("stopping").await, city.pod("other").await);
+    let (driver, passenger) = (stopping.driver("+12125550113").await, stopping.passenger("+12125550114").await);
+    let mut d = stopping.connect(driver, None).await;
+    let mut p = stopping.connect(passenger, None).await;
+    d.ack("beacon.update", beacon(true, HERE)).await;
+    d.event().await;
+    stopping.stop().await;
+    assert_eq!((d.end().await.1, p.end().await.1), (1001, 1001));
+    assert_eq!(stopping.open(passenger, None, 8).end().await.1, 1001, "no new ones");
+    // Already published, by the pod that stopped.
+    let mut back = other.connect(driver, Some(1)).await;
+    assert!(!beacon_of(&back.event().await).active);
+    assert!(beacon_of(&back.event().await).active);
+    other.stop().await;
+}

@@ -1,0 +1,134 @@
+//! The gateway over real sockets: the ways in, the limits of frames, the codes as a client sees them.
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+use crate::app::sign_in_directly;
+use crate::pods::{City, On, Pod};
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+async fn served(pod: &Pod) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("ws://{}/v1/ws", listener.local_addr().unwrap());
+    let router = platform::problem::with_fallbacks(pod.users.router());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
+}
+
+async fn open(url: &str, header: (&'static str, String)) -> Result<(Socket, Option<String>), u16> {
+    let mut request = url.into_client_request().unwrap();
+    request.headers_mut().insert(header.0, header.1.parse().unwrap());
+    match connect_async(request).await {
+        Ok((socket, response)) => {
+            let chosen = response.headers().get("sec-websocket-protocol").map(|v| v.to_str().unwrap().to_owned());
+            Ok((socket, chosen))
+        }
+        Err(Error::Http(response)) => Err(response.status().as_u16()),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+async fn text(socket: &mut Socket) -> Value {
+    loop {
+        match socket.next().await.unwrap().unwrap() {
+            Message::Text(text) => return serde_json::from_str(&text).unwrap(),
+            Message::Ping(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Reads to the close: the last text frame, and the code.
+async fn close(socket: &mut Socket) -> (Value, u16) {
+    let mut last = Value::Null;
+    loop {
+        match socket.next().await.unwrap().unwrap() {
+            Message::Text(text) => last = serde_json::from_str(&text).unwrap(),
+            Message::Close(frame) => return (last, frame.unwrap().code.into()),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_opens_the_door() {
+    let city = City::on(On::Memory).await;
+    let mut pod = city.pod("one").await;
+    let url = served(&pod).await;
+    let (user, token) = sign_in_directly(&pod.users, "+12125550301").await;
+    let (mut socket, chosen) = open(&url, ("authorization", format!("Bearer {token}"))).await.unwrap();
+    assert_eq!(chosen, None);
+    let welcome = text(&mut socket).await;
+    assert_eq!((&welcome["type"], &welcome["data"]["user_id"]), (&json!("welcome"), &json!(user)));
+    // As a browser does it.
+    let (mut browser, chosen) = open(&url, ("sec-websocket-protocol", format!("bearer, {token}"))).await.unwrap();
+    assert_eq!(chosen.as_deref(), Some("bearer"));
+    assert_eq!(text(&mut browser).await["type"], "welcome");
+    city.searches(user, 2).await;
+    for socket in [&mut socket, &mut browser] {
+        assert_eq!((text(socket).await["seq"].as_u64(), text(socket).await["seq"].as_u64()), (Some(1), Some(2)));
+    }
+    let (mut resumed, _) =
+        open(&format!("{url}?last_seq=1"), ("authorization", format!("Bearer {token}"))).await.unwrap();
+    assert_eq!(text(&mut resumed).await["data"]["last_seq"], 2);
+    assert_eq!(text(&mut resumed).await["seq"], 2);
+
+    assert_eq!(open(&url, ("x-none", "1".into())).await.unwrap_err(), 401);
+    assert_eq!(open(&url, ("authorization", "Bearer a.b.c".into())).await.unwrap_err(), 401);
+    assert_eq!(open(&url, ("sec-websocket-protocol", "bearer".into())).await.unwrap_err(), 401);
+    let wrong = format!("{url}?last_seq=x");
+    assert_eq!(open(&wrong, ("authorization", format!("Bearer {token}"))).await.unwrap_err(), 422);
+    let mut sockets = vec![socket, browser, resumed];
+    while sockets.len() < 5 {
+        sockets.push(open(&url, ("authorization", format!("Bearer {token}"))).await.unwrap().0);
+    }
+    assert_eq!(open(&url, ("authorization", format!("Bearer {token}"))).await.unwrap_err(), 429);
+    for socket in &mut sockets {
+        socket.close(None).await.unwrap();
+    }
+    pod.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_sees_why_it_is_closed() {
+    let city = City::on(On::Memory).await;
+    let mut pod = city.pod("one").await;
+    let url = served(&pod).await;
+    let (_, token) = sign_in_directly(&pod.users, "+12125550302").await;
+    let header = || ("authorization", format!("Bearer {token}"));
+    // 64 KiB are a frame, if not a sensible one.
+    let (mut socket, _) = open(&url, header()).await.unwrap();
+    text(&mut socket).await;
+    socket.send(Message::text("x".repeat(64 * 1024))).await.unwrap();
+    assert_eq!(text(&mut socket).await["error"]["code"], "invalid_json");
+    for size in [64 * 1024 + 1, 200 * 1024, 3_000_000] {
+        let (mut socket, _) = open(&url, header()).await.unwrap();
+        text(&mut socket).await;
+        // The server may have closed before all of it is written.
+        let _ = socket.send(Message::text("x".repeat(size))).await;
+        if size < 128 * 1024 {
+            let (error, code) = close(&mut socket).await;
+            assert_eq!((error["error"]["code"].as_str(), code), (Some("frame_too_large"), 1009));
+        }
+    }
+    let (mut fast, _) = open(&url, header()).await.unwrap();
+    text(&mut fast).await;
+    for _ in 0..3_000 {
+        if fast.feed(Message::text(r#"{"type": "mailbox.ack", "data": {"seq": 0}}"#)).await.is_err() {
+            break;
+        }
+    }
+    let _ = fast.flush().await;
+    let (error, code) = close(&mut fast).await;
+    assert_eq!((error["error"]["code"].as_str(), code), (Some("too_fast"), 4009));
+    // A binary frame is an error, and the stop a close.
+    socket.send(Message::binary(vec![1, 2, 3])).await.unwrap();
+    assert_eq!(text(&mut socket).await["error"]["code"], "invalid_frame");
+    let (_, (_, code)) = tokio::join!(pod.stop(), close(&mut socket));
+    assert_eq!(code, 1001);
+}
