@@ -3,6 +3,9 @@
 //! What is published is acknowledged when it is stored; a delivery stays pending until it is acknowledged, put back with a
 //! delay, or terminated. Core messages (notices, requests) are delivered at most once. It knows nothing of events' bodies.
 
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,40 +18,99 @@ use crate::topology::{Consumer, Topology};
 /// The header by which a stream recognises a duplicate.
 pub const MESSAGE_ID: &str = "Nats-Msg-Id";
 
-/// Headers of a message, in order; names are compared without case.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Headers(Vec<(String, String)>);
+/// The headers of a message; names are compared without case.
+#[derive(Clone, Default)]
+pub struct Headers {
+    own: Vec<Header>,
+    /// As a NATS client handed them out, until somebody wants to see or change them all: consumers look at two of nine.
+    received: Option<Box<(async_nats::HeaderMap, OnceLock<Vec<Header>>)>>,
+}
+
+/// Name and value.
+type Header = (Cow<'static, str>, String);
 
 impl Headers {
+    pub(crate) fn of_nats(map: async_nats::HeaderMap) -> Self {
+        Self { own: Vec::new(), received: Some(Box::new((map, OnceLock::new()))) }
+    }
+
+    fn list(&self) -> &[Header] {
+        match &self.received {
+            // The client keeps them in a hash map; here they have an order that everybody can rely on.
+            Some(received) => received.1.get_or_init(|| {
+                let all = received.0.iter();
+                let all =
+                    all.flat_map(|(name, values)| values.iter().map(|v| (name.to_string(), v.as_str().to_owned())));
+                let mut list: Vec<Header> = all.map(|(name, value)| (name.into(), value)).collect();
+                list.sort();
+                list
+            }),
+            None => &self.own,
+        }
+    }
+
+    fn own(&mut self) -> &mut Vec<Header> {
+        if self.received.is_some() {
+            self.own = self.list().to_vec();
+            self.received = None;
+        }
+        &mut self.own
+    }
+
     /// The first value of `name`.
     pub fn find(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+        if let Some(received) = &self.received
+            && let Some(value) = received.0.get(name)
+        {
+            return Some(value.as_str());
+        }
+        self.list().iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
     }
 
     /// Sets `name`, replacing what it was.
-    pub fn set(&mut self, name: &str, value: impl Into<String>) {
-        self.0.retain(|(n, _)| !n.eq_ignore_ascii_case(name));
-        self.0.push((name.to_owned(), value.into()));
+    pub fn set(&mut self, name: &'static str, value: impl Into<String>) {
+        let own = self.own();
+        own.retain(|(n, _)| !n.eq_ignore_ascii_case(name));
+        own.push((Cow::Borrowed(name), value.into()));
     }
 
     /// Adds a value of `name` beside those that it has.
     pub fn add(&mut self, name: &str, value: impl Into<String>) {
-        self.0.push((name.to_owned(), value.into()));
+        self.own().push((Cow::Owned(name.to_owned()), value.into()));
     }
 
     /// All, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(n, v)| (n.as_str(), v.as_str()))
+        self.list().iter().map(|(n, v)| (n.as_ref(), v.as_str()))
+    }
+
+    /// All, by value: for the one who sends them.
+    pub(crate) fn into_list(mut self) -> Vec<Header> {
+        std::mem::take(self.own())
     }
 
     /// Puts them in the order of their names: the one in which both buses hand them out.
     pub(crate) fn sort(&mut self) {
-        self.0.sort();
+        self.own().sort();
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list().is_empty()
+    }
+}
+
+impl PartialEq for Headers {
+    fn eq(&self, other: &Self) -> bool {
+        self.list() == other.list()
+    }
+}
+
+impl Eq for Headers {}
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Headers").field(&self.list()).finish()
     }
 }
 

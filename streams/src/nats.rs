@@ -1,6 +1,7 @@
 //! The bus on a NATS server or cluster: async-nats' core client, and JetStream's own protocol over it where the client
 //! library would prefetch too much, hide a deleted consumer, or keep an old configuration silently.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use async_nats::client::RequestErrorKind;
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::{self, response::Response};
-use async_nats::{Client, HeaderMap, StatusCode};
+use async_nats::{Client, HeaderMap, HeaderName, StatusCode};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream};
 use serde::Deserialize;
@@ -184,7 +185,7 @@ impl Puller {
         Ok(Delivery {
             message: Stored {
                 subject: message.subject.into_string(),
-                headers: from_nats(message.headers.as_ref()),
+                headers: from_nats(message.headers),
                 payload: message.payload,
                 sequence,
                 stored_at,
@@ -291,7 +292,7 @@ impl Replay {
                 let (message, _) = message.split();
                 Ok(Some(Stored {
                     subject: message.subject.into_string(),
-                    headers: from_nats(message.headers.as_ref()),
+                    headers: from_nats(message.headers),
                     payload: message.payload,
                     sequence,
                     stored_at,
@@ -310,32 +311,24 @@ impl Subscription {
         let message = self.0.next().await?;
         Some(CoreMessage {
             subject: message.subject.into_string(),
-            headers: from_nats(message.headers.as_ref()),
+            headers: from_nats(message.headers),
             payload: message.payload,
             reply: message.reply.map(async_nats::Subject::into_string),
         })
     }
 }
 
-fn from_nats(headers: Option<&HeaderMap>) -> Headers {
-    let mut sorted: Vec<(String, String)> = headers
-        .into_iter()
-        .flat_map(HeaderMap::iter)
-        .flat_map(|(name, values)| values.iter().map(|v| (name.to_string(), v.as_str().to_owned())))
-        .collect();
-    // The client keeps them in a hash map; an order that everybody can rely on costs little.
-    sorted.sort();
-    let mut out = Headers::default();
-    for (name, value) in sorted {
-        out.add(&name, value);
-    }
-    out
+fn from_nats(headers: Option<HeaderMap>) -> Headers {
+    headers.map_or_else(Headers::default, Headers::of_nats)
 }
 
-fn to_nats(headers: &Headers) -> HeaderMap {
+fn to_nats(headers: Headers) -> HeaderMap {
     let mut map = HeaderMap::new();
-    for (name, value) in headers.iter() {
-        map.append(name, value);
+    for (name, value) in headers.into_list() {
+        match name {
+            Cow::Borrowed(name) => map.append(HeaderName::from_static(name), value),
+            Cow::Owned(name) => map.append(name, value),
+        }
     }
     map
 }
@@ -509,7 +502,7 @@ impl NatsBus {
     pub(crate) async fn publish(&self, message: Message) -> Result<Published, BusError> {
         let _permit = sent("a publish", self.in_flight.acquire()).await?;
         let subject = message.subject;
-        let request = self.client.request_with_headers(subject.clone(), to_nats(&message.headers), message.payload);
+        let request = self.client.request_with_headers(subject.clone(), to_nats(message.headers), message.payload);
         let answer = timeout(2 * ANSWER_WAIT, request)
             .await
             .map_err(|_| BusError::Unavailable(format!("publish to {subject}: not sent")))?
@@ -612,7 +605,7 @@ impl NatsBus {
         })?;
         Ok(Stored {
             subject: message.subject.into_string(),
-            headers: from_nats(Some(&message.headers)),
+            headers: from_nats(Some(message.headers)),
             payload: message.payload,
             sequence: message.sequence,
             stored_at: message.time,
