@@ -145,7 +145,12 @@ impl Users {
         tokio::select! {
             biased;
             () = stop.begun() => {}
-            Some(ended) = tasks.join_next() => tracing::error!(?ended, "a part of users ended by itself"),
+            Some(ended) = tasks.join_next() => {
+                // A worker that hears of the stop first is no fault.
+                if ended.is_err() || !stop.has_begun() {
+                    tracing::error!(?ended, "a part of users ended by itself");
+                }
+            }
         }
         // The sockets' goodbyes are events too: the relay is told to stop after them.
         self.sockets.close().await;
