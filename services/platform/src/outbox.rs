@@ -102,7 +102,9 @@ pub fn message(
     headers.set("ce-source", format!("/{}", service.name()));
     headers.set("ce-time", rfc3339::text(&at));
     headers.set("ce-subject", entity);
-    headers.set("traceparent", traceparent);
+    if !traceparent.is_empty() {
+        headers.set("traceparent", traceparent);
+    }
     headers.set("content-type", "application/json");
     Message { subject: subject.to_owned(), headers, payload }
 }

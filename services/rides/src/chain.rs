@@ -4,10 +4,12 @@
 //! `previous_hash`, so each event vouches for all before it. Nothing here reads a store or a stream.
 
 use aws_lc_rs::digest;
+use chrono::{DateTime, Utc};
 use platform::world::hex;
 use serde_json::Value;
 use streams::event::{Event, RideEvent};
 use streams::{RideId, RideStatus};
+use uuid::Uuid;
 
 use crate::ride;
 
@@ -84,6 +86,18 @@ fn hash_of(mut body: Value) -> String {
     }
     let canonical = serde_jcs::to_vec(&body).expect("a JSON value has string keys and finite numbers");
     hex(digest::digest(&digest::SHA256, &canonical).as_ref())
+}
+
+/// An id that follows from an event, so that whoever makes the rows of a ride again gives them the ids that they had: version
+/// 7, of the time of the event, its random bits from the event's hash and what the id is for.
+pub(crate) fn derived_id(at: DateTime<Utc>, hash: &str, purpose: &str) -> Uuid {
+    let mut seed = digest::Context::new(&digest::SHA256);
+    for part in [hash, "/", purpose] {
+        seed.update(part.as_bytes());
+    }
+    let mut bytes = [0; 10];
+    bytes.copy_from_slice(&seed.finish().as_ref()[..10]);
+    uuid::Builder::from_unix_timestamp_millis(u64::try_from(at.timestamp_millis()).unwrap_or(0), &bytes).into_uuid()
 }
 
 /// Whether the event has the hash that it names. A field that [`RideEvent`] does not know is not seen here: where there is

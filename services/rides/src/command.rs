@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use platform::{Shutdown, StoreError, Trace, retry};
 use serde_json::json;
+use streams::RideStatus;
 use streams::bus::CoreMessage;
 use streams::command::{RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAction, RideCommand, RideReply};
 use streams::event::Party;
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::events::{Written, write};
-use crate::ride::{Order, Outcome, Ride, decide};
+use crate::ride::{Order, Outcome, PinTries, Ride, decide};
 use crate::{Rides, store};
 
 /// The queue group of all rides processes.
@@ -134,8 +135,13 @@ impl Rides {
             return Ok(error("not_found", "no such ride of yours", Some("ride_id")));
         };
         let right = self.tokens.ride_pin(ride.ride_id);
+        let mut tried = ride.status == RideStatus::Pickup;
         let order = match &command.action {
-            RideAction::Start { pin } => Order::Start { pin, right: &right },
+            RideAction::Start { pin } => {
+                let tries = store::pin_tries(&mut tx, ride.ride_id).await?;
+                tried &= tries.failures > 0;
+                Order::Start { pin, right: &right, tries }
+            }
             RideAction::Arrive => Order::Arrive,
             RideAction::Cancel { reason } => Order::Cancel { reason },
         };
@@ -144,14 +150,17 @@ impl Rides {
             Ok(Outcome::Changed(change)) => {
                 let trace = Trace::follow(Some(&command.traceparent), world);
                 let (now, reply) = (change.ride.status, done(&change.ride));
-                write(&mut tx, self, vec![Written { was: ride.version, change: *change, trace }]).await?;
+                if tried {
+                    store::keep_pin_tries(&mut tx, ride.ride_id, &PinTries::default()).await?;
+                }
+                write(&mut tx, vec![Written { was: ride.version, change: *change, trace }]).await?;
                 tx.commit().await?;
                 self.count(now, 1);
                 Ok(reply)
             }
             Ok(Outcome::Again) => Ok(done(&ride)),
             Ok(Outcome::WrongPin(counted)) => {
-                store::update_rides(&mut tx, &[(ride.version, *counted)]).await?;
+                store::keep_pin_tries(&mut tx, ride.ride_id, &counted).await?;
                 tx.commit().await?;
                 Ok(refused(crate::ride::Refusal::WrongPin))
             }

@@ -12,7 +12,7 @@ use streams::{RideId, RideStatus};
 
 use crate::payment::{self, CaptureError, Payment, PaymentStatus};
 use crate::ride::{Change, Distance, Order, Outcome, Ride, decide};
-use crate::store::{self, Tables};
+use crate::store::{self, KeptEvent, Tables};
 use crate::{Rides, ledger};
 
 /// Rides that the timer bills in one transaction.
@@ -29,40 +29,29 @@ pub(crate) struct Written {
 }
 
 /// Writes changes and all that follows from them: the rows, the events, what is owed, and the captures.
-pub(crate) async fn write(
-    tx: &mut Transaction<Tables>,
-    rides: &Rides,
-    written: Vec<Written>,
-) -> Result<(), StoreError> {
+pub(crate) async fn write(tx: &mut Transaction<Tables>, written: Vec<Written>) -> Result<(), StoreError> {
     if written.is_empty() {
         return Ok(());
     }
-    let world = &rides.platform.world;
     let rows: Vec<(u32, Ride)> = written.iter().map(|w| (w.was, w.change.ride.clone())).collect();
     store::update_rides(tx, &rows).await?;
-    let (mut movements, mut captures, mut changes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut movements, mut payments, mut events) = (Vec::new(), Vec::new(), Vec::new());
     for Written { change, trace, .. } in written {
         tx.publish(&Event::Ride(Box::new(change.event.clone())), &trace);
         if let Some(bill) = &change.bill {
             let ride = &change.ride;
             let due = ledger::owed(ride, bill).map_err(|e| StoreError::Other(format!("ride {}: {e}", ride.ride_id)))?;
             movements.push(due);
-            let capture = PaymentCapture {
-                payment_id: world.id(),
-                ride_id: ride.ride_id,
-                passenger_id: ride.passenger_id,
-                driver_id: ride.driver_id,
-                amount: bill.total,
-            };
-            tx.publish(&Event::PaymentCapture(capture.clone()), &trace);
-            captures.push(capture);
+            let payment = Payment::due(ride, bill.total);
+            tx.publish(&Event::PaymentCapture(payment.capture()), &trace);
+            payments.push(payment);
         }
-        changes.push(change);
+        events.push(KeptEvent::of(&change.event, trace.as_str()));
     }
-    store::keep_events(tx, &changes).await?;
-    if !captures.is_empty() {
-        payment::insert_payments(tx, &captures, world.now()).await?;
-        ledger::post(tx, world, &movements).await?;
+    store::keep_events(tx, events).await?;
+    if !payments.is_empty() {
+        payment::insert_payments(tx, &payments).await?;
+        ledger::post(tx, &movements).await?;
     }
     Ok(())
 }
@@ -101,13 +90,15 @@ impl Handler for Accepted {
         let rides: Vec<Ride> = changes.iter().map(|change| change.ride.clone()).collect();
         let inserted = store::insert_live_rides(tx, &rides).await?;
         let changes: Vec<Change> = changes.into_iter().filter(|c| inserted.contains(&c.ride.match_id)).collect();
+        let mut events = Vec::with_capacity(changes.len());
         for change in &changes {
             if let Some((_, trace)) = matches.remove(&change.ride.match_id) {
                 tx.publish(&Event::Ride(Box::new(change.event.clone())), trace);
+                events.push(KeptEvent::of(&change.event, trace.as_str()));
             }
         }
-        if !changes.is_empty() {
-            store::keep_events(tx, &changes).await?;
+        if !events.is_empty() {
+            store::keep_events(tx, events).await?;
         }
         self.created = changes.len() as u64;
         if matches.is_empty() {
@@ -230,7 +221,7 @@ impl Handler for Completion {
             self.finals(tx, batch).await?
         };
         self.completed = written.len() as u64;
-        write(tx, &self.rides, written).await?;
+        write(tx, written).await?;
         Ok(())
     }
 
@@ -285,7 +276,7 @@ impl Handler for Captures {
             }
             let (status, reference) = match provider.capture(id, payment.amount) {
                 Ok(reference) => {
-                    let paid = ledger::captured(payment.ride_id, payment.passenger_id, provider.name(), payment.amount);
+                    let paid = ledger::captured(payment, provider.name());
                     movements.push(paid.map_err(|e| Failure::Permanent(e.to_string()))?);
                     (PaymentStatus::Captured, Some(reference))
                 }
@@ -301,7 +292,7 @@ impl Handler for Captures {
         }
         if !settled.is_empty() {
             payment::settle_payments(tx, &settled).await?;
-            ledger::post(tx, world, &movements).await?;
+            ledger::post(tx, &movements).await?;
         }
         Ok(())
     }

@@ -5,13 +5,17 @@
 //! and `cash:<provider>`. Entries are only ever added.
 
 use chrono::{DateTime, Utc};
-use platform::{On, StoreError, Transaction, World};
-use streams::{Currency, Money, RideId, UserId};
+use platform::{On, StoreError, Transaction};
+use streams::{Currency, Money, PaymentId, RideId, UserId};
 use uuid::Uuid;
 
+use crate::chain;
+use crate::payment::Payment;
 use crate::ride::{Bill, Cause, Ride};
 use crate::store::Tables;
 
+/// Before the name of a provider: what it has taken.
+pub const CASH: &str = "cash:";
 /// Where the platform's part goes.
 pub const REVENUE: &str = "platform:revenue";
 
@@ -63,6 +67,10 @@ pub struct Movement {
     pub kind: Kind,
     /// The ride that it is about.
     pub ride_id: RideId,
+    /// The payment that it is about: the ids of the entries follow from it.
+    pub payment_id: PaymentId,
+    /// The day of value: when the event occurred that it follows from.
+    pub at: DateTime<Utc>,
     /// Two or more, none of 0, each account once.
     pub postings: Vec<Posting>,
 }
@@ -73,14 +81,36 @@ pub struct Movement {
 pub struct Unbalanced(pub i64);
 
 impl Movement {
-    fn new(kind: Kind, ride_id: RideId, postings: Vec<(String, i64)>) -> Result<Self, Unbalanced> {
+    fn new(
+        kind: Kind,
+        (ride_id, payment_id, at): (RideId, PaymentId, DateTime<Utc>),
+        postings: Vec<(String, i64)>,
+    ) -> Result<Self, Unbalanced> {
         let sum = postings.iter().map(|(_, amount)| amount).sum();
         if sum != 0 {
             return Err(Unbalanced(sum));
         }
         let postings = postings.into_iter().filter(|(_, amount)| *amount != 0);
         let postings = postings.map(|(account, amount)| Posting { account, amount }).collect();
-        Ok(Self { kind, ride_id, postings })
+        Ok(Self { kind, ride_id, payment_id, at, postings })
+    }
+
+    /// As it is kept. Whoever makes the entries of a movement again makes the same ones.
+    pub fn entries(&self) -> Vec<Entry> {
+        let seed = self.payment_id.to_string();
+        let id = |purpose: &str| chain::derived_id(self.at, &seed, purpose);
+        let kind = self.kind.as_str();
+        let transaction_id = id(kind);
+        let entry = |posting: &Posting| Entry {
+            entry_id: id(&format!("{kind}/{}", posting.account)),
+            transaction_id,
+            ride_id: self.ride_id,
+            kind: self.kind,
+            account: posting.account.clone(),
+            amount: Money { amount: posting.amount, currency: Currency::Usd },
+            at: self.at,
+        };
+        self.postings.iter().map(entry).collect()
     }
 }
 
@@ -98,16 +128,17 @@ pub fn owed(ride: &Ride, bill: &Bill) -> Result<Movement, Unbalanced> {
         (driver(ride.driver_id), -bill.driver_payout.amount),
         (REVENUE.to_owned(), -bill.platform_fee.amount),
     ];
-    Movement::new(kind, ride.ride_id, postings)
+    Movement::new(kind, (ride.ride_id, ride.payment_id(), ride.updated_at), postings)
 }
 
 /// A provider took the money: it is cash now, and no longer owed by the passenger.
 ///
 /// # Errors
 /// Never [`Unbalanced`] in truth.
-pub fn captured(ride: RideId, by: UserId, provider: &str, amount: Money) -> Result<Movement, Unbalanced> {
-    let postings = vec![(format!("cash:{provider}"), amount.amount), (passenger(by), -amount.amount)];
-    Movement::new(Kind::Capture, ride, postings)
+pub fn captured(payment: &Payment, provider: &str) -> Result<Movement, Unbalanced> {
+    let cents = payment.amount.amount;
+    let postings = vec![(format!("{CASH}{provider}"), cents), (passenger(payment.passenger_id), -cents)];
+    Movement::new(Kind::Capture, (payment.ride_id, payment.payment_id, payment.created_at), postings)
 }
 
 /// A posting as it is kept.
@@ -125,30 +156,13 @@ pub struct Entry {
     pub account: String,
     /// Debit positive.
     pub amount: Money,
-    /// When it was written.
+    /// The day of value.
     pub at: DateTime<Utc>,
 }
 
-/// Writes movements. `StoreError::Conflict` (`ledger_entries_once`) if a ride has one of that kind already.
-pub(crate) async fn post(
-    tx: &mut Transaction<Tables>,
-    world: &World,
-    movements: &[Movement],
-) -> Result<(), StoreError> {
-    let now = world.now();
-    let mut entries: Vec<Entry> = Vec::new();
-    for movement in movements {
-        let transaction_id: Uuid = world.id();
-        entries.extend(movement.postings.iter().map(|posting| Entry {
-            entry_id: world.id(),
-            transaction_id,
-            ride_id: movement.ride_id,
-            kind: movement.kind,
-            account: posting.account.clone(),
-            amount: Money { amount: posting.amount, currency: Currency::Usd },
-            at: now,
-        }));
-    }
+/// Writes movements. `StoreError::Conflict` (`ledger_entries_once`, or the primary key, for the ids are the same too) if a ride has one of that kind already.
+pub(crate) async fn post(tx: &mut Transaction<Tables>, movements: &[Movement]) -> Result<(), StoreError> {
+    let entries: Vec<Entry> = movements.iter().flat_map(Movement::entries).collect();
     if entries.is_empty() {
         return Ok(());
     }
@@ -156,8 +170,8 @@ pub(crate) async fn post(
         On::Postgres(pg) => {
             sqlx::query(
                 "insert into ledger_entries (entry_id, transaction_id, ride_id, kind, account, amount, currency, at) \
-                 select e, t, r, k, a, m, 'USD', $7 from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], \
-                 $5::text[], $6::bigint[]) as u (e, t, r, k, a, m)",
+                 select e, t, r, k, a, m, 'USD', d from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], \
+                 $5::text[], $6::bigint[], $7::timestamptz[]) as u (e, t, r, k, a, m, d)",
             )
             .bind(entries.iter().map(|e| e.entry_id).collect::<Vec<_>>())
             .bind(entries.iter().map(|e| e.transaction_id).collect::<Vec<_>>())
@@ -165,7 +179,7 @@ pub(crate) async fn post(
             .bind(entries.iter().map(|e| e.kind.as_str()).collect::<Vec<_>>())
             .bind(entries.iter().map(|e| e.account.as_str()).collect::<Vec<_>>())
             .bind(entries.iter().map(|e| e.amount.amount).collect::<Vec<_>>())
-            .bind(now)
+            .bind(entries.iter().map(|e| e.at).collect::<Vec<_>>())
             .execute(&mut ***pg)
             .await?;
         }
@@ -221,10 +235,26 @@ mod tests {
                 assert_eq!(due.postings[0].amount, total);
                 assert!(due.postings.iter().all(|p| p.amount != 0), "{due:?}");
             }
-            let paid = captured(ride().ride_id, ride().passenger_id, "ledger", Money::usd(total)).unwrap();
+            let paid = captured(&Payment::due(&ride(), Money::usd(total)), "ledger").unwrap();
             assert_eq!(paid.postings.iter().map(|p| p.amount).sum::<i64>(), 0);
             assert_eq!(paid.postings[1], Posting { account: passenger(ride().passenger_id), amount: -total });
         }
+    }
+
+    #[test]
+    fn the_same_movement_makes_the_same_entries_and_another_none_of_them() {
+        let (first, mut second) = (Payment::due(&ride(), Money::usd(5)), Payment::due(&ride(), Money::usd(5)));
+        let ids = |payment: &Payment| {
+            let entries = captured(payment, "ledger").unwrap().entries();
+            let mut ids: Vec<Uuid> = entries.iter().flat_map(|e| [e.entry_id, e.transaction_id]).collect();
+            assert!(ids.iter().all(|id| id.get_version_num() == 7), "{ids:?}");
+            ids.sort();
+            ids.dedup();
+            ids
+        };
+        assert_eq!((ids(&first).len(), ids(&first)), (3, ids(&second)));
+        second.payment_id = PaymentId(Uuid::from_u128(1));
+        assert!(ids(&second).iter().all(|id| !ids(&first).contains(id)));
     }
 
     #[test]

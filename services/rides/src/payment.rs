@@ -11,6 +11,7 @@ use sqlx::Row;
 use streams::event::PaymentCapture;
 use streams::{Money, PaymentId, RideId, UserId};
 
+use crate::ride::Ride;
 use crate::store::Tables;
 
 /// Who takes the money. All are built in and answer at once; one over a network would be asked before the transaction,
@@ -125,17 +126,36 @@ pub struct Payment {
 }
 
 impl Payment {
-    /// Whether `wanted` is this payment and nothing else. A message that names another amount, ride or person is not what
-    /// was billed.
-    pub fn is_for(&self, wanted: &PaymentCapture) -> bool {
-        let this = PaymentCapture {
+    /// What the newest event of `ride` bills, not asked for yet.
+    pub fn due(ride: &Ride, amount: Money) -> Self {
+        Self {
+            payment_id: ride.payment_id(),
+            ride_id: ride.ride_id,
+            passenger_id: ride.passenger_id,
+            driver_id: ride.driver_id,
+            amount,
+            status: PaymentStatus::Pending,
+            reference: None,
+            created_at: ride.updated_at,
+            tried_at: None,
+        }
+    }
+
+    /// The message that asks for it.
+    pub fn capture(&self) -> PaymentCapture {
+        PaymentCapture {
             payment_id: self.payment_id,
             ride_id: self.ride_id,
             passenger_id: self.passenger_id,
             driver_id: self.driver_id,
             amount: self.amount,
-        };
-        this == *wanted
+        }
+    }
+
+    /// Whether `wanted` is this payment and nothing else. A message that names another amount, ride or person is not what
+    /// was billed.
+    pub fn is_for(&self, wanted: &PaymentCapture) -> bool {
+        self.capture() == *wanted
     }
 }
 
@@ -155,46 +175,31 @@ pub struct Debt {
 }
 
 /// Writes new payments, pending.
-pub(crate) async fn insert_payments(
-    tx: &mut Transaction<Tables>,
-    captures: &[PaymentCapture],
-    now: DateTime<Utc>,
-) -> Result<(), StoreError> {
+pub(crate) async fn insert_payments(tx: &mut Transaction<Tables>, payments: &[Payment]) -> Result<(), StoreError> {
     match &mut tx.on {
         On::Postgres(pg) => {
             sqlx::query(
                 "insert into payments (payment_id, ride_id, passenger_id, driver_id, amount, currency, status, created_at) \
-                 select p, r, g, d, a, 'USD', 'pending', $6 \
-                 from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[]) as u (p, r, g, d, a)",
+                 select p, r, g, d, a, 'USD', 'pending', c from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], \
+                 $5::bigint[], $6::timestamptz[]) as u (p, r, g, d, a, c)",
             )
-            .bind(captures.iter().map(|c| c.payment_id.0).collect::<Vec<_>>())
-            .bind(captures.iter().map(|c| c.ride_id.0).collect::<Vec<_>>())
-            .bind(captures.iter().map(|c| c.passenger_id.0).collect::<Vec<_>>())
-            .bind(captures.iter().map(|c| c.driver_id.0).collect::<Vec<_>>())
-            .bind(captures.iter().map(|c| c.amount.amount).collect::<Vec<_>>())
-            .bind(now)
+            .bind(payments.iter().map(|c| c.payment_id.0).collect::<Vec<_>>())
+            .bind(payments.iter().map(|c| c.ride_id.0).collect::<Vec<_>>())
+            .bind(payments.iter().map(|c| c.passenger_id.0).collect::<Vec<_>>())
+            .bind(payments.iter().map(|c| c.driver_id.0).collect::<Vec<_>>())
+            .bind(payments.iter().map(|c| c.amount.amount).collect::<Vec<_>>())
+            .bind(payments.iter().map(|c| c.created_at).collect::<Vec<_>>())
             .execute(&mut ***pg)
             .await?;
         }
         On::Memory(m) => {
             let t = m.tables();
-            for c in captures {
+            for c in payments {
                 if t.payment_of.contains_key(&c.ride_id) {
                     return Err(StoreError::Conflict { constraint: "payments_ride".to_owned() });
                 }
                 t.payment_of.insert(c.ride_id, c.payment_id);
-                let payment = Payment {
-                    payment_id: c.payment_id,
-                    ride_id: c.ride_id,
-                    passenger_id: c.passenger_id,
-                    driver_id: c.driver_id,
-                    amount: c.amount,
-                    status: PaymentStatus::Pending,
-                    reference: None,
-                    created_at: now,
-                    tried_at: None,
-                };
-                t.payments.insert(c.payment_id, payment);
+                t.payments.insert(c.payment_id, c.clone());
             }
         }
     }

@@ -6,9 +6,8 @@
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use chrono::{DateTime, Duration, Utc};
 use platform::fare::{self, Priced, Tariff, Tariffs};
-use streams::event::id::RequestId;
 use streams::event::{Fare, MatchAccepted, Party, RideEvent};
-use streams::{MatchId, Money, Position, RideId, RideStatus, UserId, VehicleType};
+use streams::{MatchId, Money, PaymentId, Position, RideId, RideStatus, UserId, VehicleType};
 
 use crate::chain;
 
@@ -28,8 +27,6 @@ pub struct Ride {
     pub ride_id: RideId,
     /// The match that it came from.
     pub match_id: MatchId,
-    /// The search that the match answered.
-    pub request_id: RequestId,
     /// The driver.
     pub driver_id: UserId,
     /// The passenger.
@@ -58,10 +55,15 @@ pub struct Ride {
     pub receipt: Option<Receipt>,
     /// How it ended early, if it did.
     pub cancelled: Option<Cancelled>,
-    /// Wrong PINs so far.
-    pub pin_failures: u32,
+}
+
+/// Wrong PINs given for a ride that has not started: no part of what happened to it, but a guard of the next try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PinTries {
+    /// So far.
+    pub failures: u32,
     /// When the last of them was given.
-    pub pin_failed_at: Option<DateTime<Utc>>,
+    pub failed_at: Option<DateTime<Utc>>,
 }
 
 /// What a completed ride came to.
@@ -88,6 +90,10 @@ pub struct Cancelled {
     pub reason: String,
     /// What the passenger pays for it.
     pub fee: Money,
+    /// The platform's part of the fee.
+    pub platform_fee: Money,
+    /// The driver's part of it.
+    pub driver_payout: Money,
 }
 
 /// What can be wanted of a ride.
@@ -207,12 +213,14 @@ pub fn may_follow(from: Option<RideStatus>, to: RideStatus) -> bool {
 /// A command with what is needed to decide on it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Order<'a> {
-    /// The PIN that the driver gave, and the right one.
+    /// The PIN that the driver gave, the right one, and how often it was wrong before.
     Start {
         /// Given.
         pin: &'a str,
         /// Right.
         right: &'a str,
+        /// Before.
+        tries: PinTries,
     },
     /// At the dropoff.
     Arrive,
@@ -286,8 +294,8 @@ pub enum Outcome {
     Changed(Box<Change>),
     /// It was done before.
     Again,
-    /// The PIN was wrong: the ride with that counted, to be kept although the command is refused.
-    WrongPin(Box<Ride>),
+    /// The PIN was wrong: the tries with this one counted, to be kept although the command is refused.
+    WrongPin(PinTries),
 }
 
 impl Ride {
@@ -296,7 +304,6 @@ impl Ride {
         let ride = Self {
             ride_id,
             match_id: accepted.match_id,
-            request_id: accepted.request_id,
             driver_id: accepted.driver_id,
             passenger_id: accepted.passenger_id,
             version: 0,
@@ -311,10 +318,20 @@ impl Ride {
             last_hash: chain::NOTHING_BEFORE.to_owned(),
             receipt: None,
             cancelled: None,
-            pin_failures: 0,
-            pin_failed_at: None,
         };
         ride.advance(RideStatus::Pickup, now, |_| None)
+    }
+
+    /// The id of the payment of what its newest event bills: the same whenever it is asked for.
+    pub fn payment_id(&self) -> PaymentId {
+        PaymentId(chain::derived_id(self.updated_at, &self.last_hash, "payment"))
+    }
+
+    /// The platform's and the driver's part of what the passenger pays; `None` before the end, and of a free cancellation.
+    pub fn parts(&self) -> Option<(Money, Money)> {
+        let fare = self.receipt.as_ref().map(|r| (r.platform_fee, r.driver_payout));
+        let fee = || self.cancelled.as_ref().filter(|c| c.fee.amount > 0).map(|c| (c.platform_fee, c.driver_payout));
+        fare.or_else(fee)
     }
 
     /// As whom `user` takes part, if at all.
@@ -376,8 +393,8 @@ impl Ride {
             distance_m: receipt.map(|r| r.distance_m),
             duration_s: receipt.map(|r| r.duration_s),
             fare: receipt.map(|r| r.fare.clone()),
-            platform_fee: receipt.map(|r| r.platform_fee),
-            driver_payout: receipt.map(|r| r.driver_payout),
+            platform_fee: self.parts().map(|(fee, _)| fee),
+            driver_payout: self.parts().map(|(_, payout)| payout),
         }
     }
 }
@@ -408,7 +425,7 @@ pub fn decide(
     };
     let tariff = tariffs.of(ride.vehicle_type);
     let change = match (*order, to) {
-        (Order::Start { pin, right }, to) => return start(ride, pin, right, to, now),
+        (Order::Start { pin, right, tries }, to) => return start(ride, pin, right, tries, to, now),
         (Order::Cancel { .. }, None) => {
             // The same party may repeat it; the other one comes too late.
             let same = ride.cancelled.as_ref().is_some_and(|c| c.by == by);
@@ -423,7 +440,7 @@ pub fn decide(
             let fee = cancellation_fee(tariff, by, ride.status, now - ride.created_at);
             ride.advance(to, now, |next| {
                 let (platform_fee, driver_payout) = fare::split(tariff, fee.amount);
-                next.cancelled = Some(Cancelled { by, reason: reason.to_owned(), fee });
+                next.cancelled = Some(Cancelled { by, reason: reason.to_owned(), fee, platform_fee, driver_payout });
                 Some(Bill { cause: Cause::Cancellation, total: fee, platform_fee, driver_payout })
             })
         }
@@ -436,21 +453,27 @@ pub fn decide(
     Ok(Outcome::Changed(Box::new(change)))
 }
 
-fn start(ride: &Ride, pin: &str, right: &str, to: Option<RideStatus>, now: DateTime<Utc>) -> Result<Outcome, Refusal> {
+fn start(
+    ride: &Ride,
+    pin: &str,
+    right: &str,
+    tries: PinTries,
+    to: Option<RideStatus>,
+    now: DateTime<Utc>,
+) -> Result<Outcome, Refusal> {
     // The digits are not to be learnt from how long a wrong answer takes.
     let is_right = verify_slices_are_equal(pin.as_bytes(), right.as_bytes()).is_ok();
     let Some(to) = to else {
         return if is_right { Ok(Outcome::Again) } else { Err(Refusal::WrongPin) };
     };
-    if let Some(failed_at) = ride.pin_failed_at.filter(|_| ride.pin_failures >= PIN_TRIES) {
+    if let Some(failed_at) = tries.failed_at.filter(|_| tries.failures >= PIN_TRIES) {
         let until = failed_at + Duration::seconds(PIN_PAUSE_S);
         if now < until {
             return Err(Refusal::PinLocked((until - now).num_seconds().max(1)));
         }
     }
     if !is_right {
-        let pin_failures = ride.pin_failures.saturating_add(1);
-        return Ok(Outcome::WrongPin(Box::new(Ride { pin_failures, pin_failed_at: Some(now), ..ride.clone() })));
+        return Ok(Outcome::WrongPin(PinTries { failures: tries.failures.saturating_add(1), failed_at: Some(now) }));
     }
     Ok(Outcome::Changed(Box::new(ride.advance(to, now, |next| {
         next.started_at = Some(next.updated_at);

@@ -12,7 +12,7 @@ pub(crate) fn accepted() -> MatchAccepted {
     let id = |n: u128| uuid::Uuid::from_u128(n);
     MatchAccepted {
         match_id: MatchId(id(1)),
-        request_id: RequestId(id(2)),
+        request_id: streams::event::id::RequestId(id(2)),
         driver_id: UserId(id(3)),
         passenger_id: UserId(id(4)),
         pickup: Position { lat: 40.7128, lng: -74.006 },
@@ -24,7 +24,7 @@ pub(crate) fn accepted() -> MatchAccepted {
 
 fn order(command: Command) -> Order<'static> {
     match command {
-        Command::Start => Order::Start { pin: PIN, right: PIN },
+        Command::Start => Order::Start { pin: PIN, right: PIN, tries: PinTries::default() },
         Command::Arrive => Order::Arrive,
         Command::Cancel => Order::Cancel { reason: "too late" },
         Command::Complete => Order::Complete(Distance::Measured(5_000.0)),
@@ -226,24 +226,25 @@ fn a_reason_has_1_to_500_bytes() {
 
 #[test]
 fn five_wrong_pins_and_then_a_pause() {
-    let mut ride = ride_in(RideStatus::Pickup);
-    let tries = |ride: &Ride, pin, now| {
-        decide(ride, Party::Driver, &Order::Start { pin, right: PIN }, &Tariffs::default(), now)
+    let ride = ride_in(RideStatus::Pickup);
+    let start = |ride: &Ride, tries, pin, now| {
+        decide(ride, Party::Driver, &Order::Start { pin, right: PIN, tries }, &Tariffs::default(), now)
     };
+    let mut tries = PinTries::default();
     for n in 1..=PIN_TRIES {
-        let Ok(Outcome::WrongPin(next)) = tries(&ride, "0000", at(10)) else { panic!("try {n}") };
-        assert_eq!((next.pin_failures, next.version), (n, 1));
-        ride = *next;
+        let Ok(Outcome::WrongPin(next)) = start(&ride, tries, "0000", at(10)) else { panic!("try {n}") };
+        assert_eq!(next, PinTries { failures: n, failed_at: Some(at(10)) });
+        tries = next;
     }
     // Not even the right one is looked at in the pause.
-    assert_eq!(tries(&ride, PIN, at(11)), Err(Refusal::PinLocked(29)));
-    let Ok(Outcome::WrongPin(next)) = tries(&ride, "", at(40)) else { panic!("after the pause") };
-    assert_eq!(tries(&next, PIN, at(69)), Err(Refusal::PinLocked(1)));
-    assert!(matches!(tries(&next, PIN, at(70)), Ok(Outcome::Changed(_))));
+    assert_eq!(start(&ride, tries, PIN, at(11)), Err(Refusal::PinLocked(29)));
+    let Ok(Outcome::WrongPin(next)) = start(&ride, tries, "", at(40)) else { panic!("after the pause") };
+    assert_eq!(start(&ride, next, PIN, at(69)), Err(Refusal::PinLocked(1)));
+    assert!(matches!(start(&ride, next, PIN, at(70)), Ok(Outcome::Changed(_))));
     // A repeat needs the right PIN too.
     let started = ride_in(RideStatus::Started);
-    assert_eq!(tries(&started, PIN, at(70)), Ok(Outcome::Again));
-    assert_eq!(tries(&started, "04271", at(70)), Err(Refusal::WrongPin));
+    assert_eq!(start(&started, tries, PIN, at(70)), Ok(Outcome::Again));
+    assert_eq!(start(&started, tries, "04271", at(70)), Err(Refusal::WrongPin));
 }
 
 #[test]

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::ledger::Entry;
 use crate::payment::{Debt, Payment};
-use crate::ride::{Cancelled, Change, Receipt, Ride};
+use crate::ride::{Cancelled, PinTries, Receipt, Ride};
 
 /// The tables in memory.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +30,7 @@ pub struct Tables {
     arrived: OrdSet<(DateTime<Utc>, RideId)>,
     superseded: OrdSet<MatchId>,
     pub(crate) events: OrdMap<(RideId, u32), KeptEvent>,
+    pin_tries: OrdMap<RideId, PinTries>,
     pub(crate) entries: OrdMap<(RideId, &'static str, String), Entry>,
     pub(crate) payments: OrdMap<PaymentId, Payment>,
     pub(crate) payment_of: OrdMap<RideId, PaymentId>,
@@ -53,10 +54,12 @@ pub struct KeptEvent {
     pub hash: String,
     /// When it occurred.
     pub occurred_at: DateTime<Utc>,
+    /// The header of that name, the only one that does not follow from the body; empty if it is not known.
+    pub traceparent: String,
 }
 
 impl KeptEvent {
-    fn of(event: &RideEvent) -> Self {
+    pub(crate) fn of(event: &RideEvent, traceparent: &str) -> Self {
         let (ride_id, version, hash, occurred_at) =
             (event.ride_id, event.version, event.hash.clone(), event.occurred_at);
         let event = Event::Ride(Box::new(event.clone()));
@@ -68,7 +71,21 @@ impl KeptEvent {
             body: String::from_utf8(event.body()).expect("JSON is UTF-8"),
             hash,
             occurred_at,
+            traceparent: traceparent.to_owned(),
         }
+    }
+
+    fn read(row: &PgRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            ride_id: RideId(row.try_get("ride_id")?),
+            version: u32::try_from(row.try_get::<i32, _>("version")?).map_err(malformed)?,
+            message_id: row.try_get("message_id")?,
+            subject: row.try_get("subject")?,
+            body: row.try_get("body")?,
+            hash: row.try_get("hash")?,
+            occurred_at: row.try_get("occurred_at")?,
+            traceparent: row.try_get("traceparent")?,
+        })
     }
 }
 
@@ -89,10 +106,9 @@ impl After {
 
 macro_rules! columns {
     () => {
-        "ride_id, match_id, request_id, driver_id, passenger_id, version, status, pickup_lat, pickup_lng, dropoff_lat, \
+        "ride_id, match_id, driver_id, passenger_id, version, status, pickup_lat, pickup_lng, dropoff_lat, \
          dropoff_lng, vehicle_type, created_at, updated_at, started_at, arrived_at, last_hash, distance_m, duration_s, \
-         fare::text as fare, platform_fee, driver_payout, cancelled_by, cancel_reason, cancel_fee, pin_failures, \
-         pin_failed_at"
+         fare::text as fare, platform_fee, driver_payout, cancelled_by, cancel_reason, cancel_fee"
     };
 }
 
@@ -110,6 +126,8 @@ fn name<T: serde::Serialize>(value: &T) -> Option<String> {
 }
 
 fn read(row: &PgRow) -> Result<Ride, StoreError> {
+    // A ride cancelled before its parts were kept has none.
+    let part = |column| Ok::<_, StoreError>(Money::usd(row.try_get::<Option<i64>, _>(column)?.unwrap_or(0)));
     let receipt = match row.try_get::<Option<String>, _>("fare")? {
         Some(fare) => Some(Receipt {
             distance_m: row.try_get("distance_m")?,
@@ -125,6 +143,8 @@ fn read(row: &PgRow) -> Result<Ride, StoreError> {
             by: named(&by)?,
             reason: row.try_get("cancel_reason")?,
             fee: Money::usd(row.try_get("cancel_fee")?),
+            platform_fee: part("platform_fee")?,
+            driver_payout: part("driver_payout")?,
         }),
         None => None,
     };
@@ -134,7 +154,6 @@ fn read(row: &PgRow) -> Result<Ride, StoreError> {
     Ok(Ride {
         ride_id: id("ride_id")?.into(),
         match_id: id("match_id")?.into(),
-        request_id: id("request_id")?.into(),
         driver_id: id("driver_id")?.into(),
         passenger_id: id("passenger_id")?.into(),
         version: count(row.try_get("version")?)?,
@@ -149,8 +168,6 @@ fn read(row: &PgRow) -> Result<Ride, StoreError> {
         last_hash: row.try_get("last_hash")?,
         receipt,
         cancelled,
-        pin_failures: count(row.try_get("pin_failures")?)?,
-        pin_failed_at: row.try_get("pin_failed_at")?,
     })
 }
 
@@ -167,20 +184,19 @@ pub(crate) async fn insert_live_rides(
     match &mut tx.on {
         On::Postgres(pg) => {
             let rows = sqlx::query(
-                "insert into rides (ride_id, match_id, request_id, driver_id, passenger_id, version, status, pickup_lat, \
+                "insert into rides (ride_id, match_id, driver_id, passenger_id, version, status, pickup_lat, \
                  pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, created_at, updated_at, last_hash) \
-                 select u.ride_id, u.match_id, u.request_id, u.driver_id, u.passenger_id, 1, 'pickup', u.pickup_lat, \
+                 select u.ride_id, u.match_id, u.driver_id, u.passenger_id, 1, 'pickup', u.pickup_lat, \
                  u.pickup_lng, u.dropoff_lat, u.dropoff_lng, u.vehicle_type, u.at, u.at, u.last_hash \
-                 from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::uuid[], $6::float8[], $7::float8[], \
-                 $8::float8[], $9::float8[], $10::text[], $11::timestamptz[], $12::text[]) with ordinality as u (ride_id, \
-                 match_id, request_id, driver_id, passenger_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, \
+                 from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::float8[], $6::float8[], $7::float8[], \
+                 $8::float8[], $9::text[], $10::timestamptz[], $11::text[]) with ordinality as u (ride_id, \
+                 match_id, driver_id, passenger_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, \
                  vehicle_type, at, last_hash, place) \
                  where not exists (select 1 from superseded s where s.match_id = u.match_id) \
                  order by u.place on conflict do nothing returning match_id",
             )
             .bind(list(rides, |r| r.ride_id.0))
             .bind(list(rides, |r| r.match_id.0))
-            .bind(list(rides, |r| r.request_id.0))
             .bind(list(rides, |r| r.driver_id.0))
             .bind(list(rides, |r| r.passenger_id.0))
             .bind(list(rides, |r| r.pickup.lat))
@@ -259,13 +275,12 @@ pub(crate) async fn update_rides(tx: &mut Transaction<Tables>, rides: &[(u32, Ri
                  started_at = u.started_at, arrived_at = u.arrived_at, last_hash = u.last_hash, \
                  distance_m = u.distance_m, duration_s = u.duration_s, fare = u.fare::jsonb, \
                  platform_fee = u.platform_fee, driver_payout = u.driver_payout, cancelled_by = u.cancelled_by, \
-                 cancel_reason = u.cancel_reason, cancel_fee = u.cancel_fee, pin_failures = u.pin_failures, \
-                 pin_failed_at = u.pin_failed_at \
+                 cancel_reason = u.cancel_reason, cancel_fee = u.cancel_fee \
                  from unnest($1::uuid[], $2::int[], $3::int[], $4::text[], $5::timestamptz[], $6::timestamptz[], \
                  $7::timestamptz[], $8::text[], $9::float8[], $10::float8[], $11::text[], $12::bigint[], $13::bigint[], \
-                 $14::text[], $15::text[], $16::bigint[], $17::int[], $18::timestamptz[]) as u (ride_id, was, version, \
+                 $14::text[], $15::text[], $16::bigint[]) as u (ride_id, was, version, \
                  status, updated_at, started_at, arrived_at, last_hash, distance_m, duration_s, fare, platform_fee, \
-                 driver_payout, cancelled_by, cancel_reason, cancel_fee, pin_failures, pin_failed_at) \
+                 driver_payout, cancelled_by, cancel_reason, cancel_fee) \
                  where rides.ride_id = u.ride_id and rides.version = u.was",
             )
             .bind(list(rides, |(_, r)| r.ride_id.0))
@@ -279,13 +294,11 @@ pub(crate) async fn update_rides(tx: &mut Transaction<Tables>, rides: &[(u32, Ri
             .bind(list(rides, |(_, r)| r.receipt.as_ref().map(|x| x.distance_m)))
             .bind(list(rides, |(_, r)| r.receipt.as_ref().map(|x| x.duration_s)))
             .bind(list(rides, |(_, r)| r.receipt.as_ref().and_then(|x| serde_json::to_string(&x.fare).ok())))
-            .bind(list(rides, |(_, r)| r.receipt.as_ref().map(|x| x.platform_fee.amount)))
-            .bind(list(rides, |(_, r)| r.receipt.as_ref().map(|x| x.driver_payout.amount)))
+            .bind(list(rides, |(_, r)| r.parts().map(|(fee, _)| fee.amount)))
+            .bind(list(rides, |(_, r)| r.parts().map(|(_, payout)| payout.amount)))
             .bind(list(rides, |(_, r)| r.cancelled.as_ref().and_then(|x| name(&x.by))))
             .bind(list(rides, |(_, r)| r.cancelled.as_ref().map(|x| x.reason.as_str())))
             .bind(list(rides, |(_, r)| r.cancelled.as_ref().map(|x| x.fee.amount)))
-            .bind(list(rides, |(_, r)| r.pin_failures as i32))
-            .bind(list(rides, |(_, r)| r.pin_failed_at))
             .execute(&mut ***pg)
             .await?
             .rows_affected()
@@ -321,14 +334,13 @@ pub(crate) async fn update_rides(tx: &mut Transaction<Tables>, rides: &[(u32, Ri
     )))
 }
 
-/// Keeps the events of changes, as they are published, for ever.
-pub(crate) async fn keep_events(tx: &mut Transaction<Tables>, changes: &[Change]) -> Result<(), StoreError> {
-    let events = list(changes, |c| KeptEvent::of(&c.event));
+/// Keeps events, as they are published, for ever.
+pub(crate) async fn keep_events(tx: &mut Transaction<Tables>, events: Vec<KeptEvent>) -> Result<(), StoreError> {
     match &mut tx.on {
         On::Postgres(pg) => {
             sqlx::query(
-                "insert into events (ride_id, version, message_id, subject, body, hash, occurred_at) select * from \
-                 unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])",
+                "insert into events (ride_id, version, message_id, subject, body, hash, occurred_at, traceparent) select * from \
+                 unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::text[])",
             )
             .bind(list(&events, |e| e.ride_id.0))
             .bind(list(&events, |e| e.version as i32))
@@ -337,6 +349,7 @@ pub(crate) async fn keep_events(tx: &mut Transaction<Tables>, changes: &[Change]
             .bind(list(&events, |e| e.body.as_str()))
             .bind(list(&events, |e| e.hash.as_str()))
             .bind(list(&events, |e| e.occurred_at))
+            .bind(list(&events, |e| e.traceparent.as_str()))
             .execute(&mut ***pg)
             .await?;
         }
@@ -359,25 +372,13 @@ pub(crate) async fn events_of(tx: &mut Transaction<Tables>, ride: RideId) -> Res
     match &mut tx.on {
         On::Postgres(pg) => {
             let rows = sqlx::query(
-                "select ride_id, version, message_id, subject, body, hash, occurred_at from events where ride_id = $1 \
-                 order by version",
+                "select ride_id, version, message_id, subject, body, hash, occurred_at, traceparent from events \
+                 where ride_id = $1 order by version",
             )
             .bind(ride.0)
             .fetch_all(&mut ***pg)
             .await?;
-            rows.iter()
-                .map(|row| {
-                    Ok(KeptEvent {
-                        ride_id: RideId(row.try_get("ride_id")?),
-                        version: u32::try_from(row.try_get::<i32, _>("version")?).map_err(malformed)?,
-                        message_id: row.try_get("message_id")?,
-                        subject: row.try_get("subject")?,
-                        body: row.try_get("body")?,
-                        hash: row.try_get("hash")?,
-                        occurred_at: row.try_get("occurred_at")?,
-                    })
-                })
-                .collect()
+            rows.iter().map(KeptEvent::read).collect()
         }
         On::Memory(m) => Ok(m.tables().events.range((ride, 0)..=(ride, u32::MAX)).map(|(_, e)| e.clone()).collect()),
     }
@@ -403,6 +404,54 @@ pub(crate) async fn lock_ride_of(
         .transpose(),
         On::Memory(m) => Ok(m.tables().rides.get(&ride).filter(|r| r.party(user).is_some()).cloned()),
     }
+}
+
+/// The wrong PINs given for a ride that the caller has locked.
+pub(crate) async fn pin_tries(tx: &mut Transaction<Tables>, ride: RideId) -> Result<PinTries, StoreError> {
+    match &mut tx.on {
+        On::Postgres(pg) => {
+            let row = sqlx::query("select failures, failed_at from pin_tries where ride_id = $1")
+                .bind(ride.0)
+                .fetch_optional(&mut ***pg)
+                .await?;
+            let Some(row) = row else { return Ok(PinTries::default()) };
+            let failures = u32::try_from(row.try_get::<i32, _>("failures")?).map_err(malformed)?;
+            Ok(PinTries { failures, failed_at: row.try_get("failed_at")? })
+        }
+        On::Memory(m) => Ok(m.tables().pin_tries.get(&ride).copied().unwrap_or_default()),
+    }
+}
+
+/// Keeps the wrong PINs given for a ride that the caller has locked; none are forgotten.
+pub(crate) async fn keep_pin_tries(
+    tx: &mut Transaction<Tables>,
+    ride: RideId,
+    tries: &PinTries,
+) -> Result<(), StoreError> {
+    match (&mut tx.on, tries.failed_at) {
+        (On::Postgres(pg), Some(failed_at)) => {
+            sqlx::query(
+                "insert into pin_tries (ride_id, failures, failed_at) values ($1, $2, $3) \
+                 on conflict on constraint pin_tries_pkey do update \
+                 set failures = excluded.failures, failed_at = excluded.failed_at",
+            )
+            .bind(ride.0)
+            .bind(i32::try_from(tries.failures).unwrap_or(i32::MAX))
+            .bind(failed_at)
+            .execute(&mut ***pg)
+            .await?;
+        }
+        (On::Postgres(pg), None) => {
+            sqlx::query("delete from pin_tries where ride_id = $1").bind(ride.0).execute(&mut ***pg).await?;
+        }
+        (On::Memory(m), Some(_)) => {
+            m.tables().pin_tries.insert(ride, *tries);
+        }
+        (On::Memory(m), None) => {
+            m.tables().pin_tries.remove(&ride);
+        }
+    }
+    Ok(())
 }
 
 /// Rides by id, locked in the order of their ids until the transaction ends. For the system only: no owner is asked.

@@ -11,7 +11,7 @@ use crate::MIGRATIONS;
 use crate::ledger;
 use crate::payment::{PaymentStatus, insert_payments, lock_payments, payments_of, settle_payments};
 use crate::ride::tests::{accepted, at};
-use crate::ride::{Distance, Order, Outcome, decide};
+use crate::ride::{Change, Distance, Order, Outcome, decide};
 
 #[path = "../../platform/tests/database.rs"]
 mod database;
@@ -61,6 +61,7 @@ on_both!(
     a_ride_is_billed_once,
     a_payment_is_settled_once,
     only_those_long_arrived_are_overdue,
+    wrong_pins_are_counted_and_forgotten,
 );
 
 impl Bench {
@@ -106,7 +107,7 @@ fn next(ride: &Ride, by: Party, order: &Order<'_>, seconds: i64) -> Ride {
 }
 
 fn started(ride: &Ride, seconds: i64) -> Ride {
-    next(ride, Party::Driver, &Order::Start { pin: "1", right: "1" }, seconds)
+    next(ride, Party::Driver, &Order::Start { pin: "1", right: "1", tries: PinTries::default() }, seconds)
 }
 
 fn arrived(ride: &Ride, seconds: i64) -> Ride {
@@ -127,11 +128,28 @@ async fn a_ride_is_read_as_it_was_written(b: Bench) {
         let ride = b.change(&b.accepted(), 0).ride;
         b.insert(std::slice::from_ref(&ride)).await;
         assert_eq!(b.ride(&ride).await, ride);
-        let mut ended = end(&ride, 900);
-        (ended.pin_failures, ended.pin_failed_at) = (3, Some(at(5)));
+        let ended = end(&ride, 900);
         b.update(1, &ended).await.unwrap();
         assert_eq!(b.ride(&ride).await, ended);
     }
+}
+
+async fn wrong_pins_are_counted_and_forgotten(b: Bench) {
+    let (one, other): (RideId, RideId) = (b.world.id(), b.world.id());
+    let keep = async |ride, failures| {
+        let tries = PinTries { failures, failed_at: (failures > 0).then(|| at(i64::from(failures))) };
+        let mut tx = b.store.begin().await.unwrap();
+        keep_pin_tries(&mut tx, ride, &tries).await.unwrap();
+        assert_eq!(pin_tries(&mut tx, ride).await.unwrap(), tries);
+        tx.commit().await.unwrap();
+    };
+    keep(one, 1).await;
+    keep(one, 2).await;
+    keep(other, 5).await;
+    keep(one, 0).await;
+    keep(one, 0).await;
+    let mut tx = b.store.begin().await.unwrap();
+    assert_eq!(pin_tries(&mut tx, other).await.unwrap().failures, 5);
 }
 
 async fn a_driver_gets_two_live_rides(b: Bench) {
@@ -242,15 +260,17 @@ async fn rides_are_listed_newest_first_page_by_page(b: Bench) {
 async fn events_are_kept_as_published_and_once(b: Bench) {
     let change = b.change(&b.accepted(), 0);
     let mut tx = b.store.begin().await.unwrap();
-    keep_events(&mut tx, std::slice::from_ref(&change)).await.unwrap();
+    let trace = b.world.trace();
+    let event = KeptEvent::of(&change.event, trace.as_str());
+    keep_events(&mut tx, vec![event.clone()]).await.unwrap();
     tx.commit().await.unwrap();
     let mut tx = b.store.begin().await.unwrap();
     let kept = events_of(&mut tx, change.ride.ride_id).await.unwrap();
-    assert_eq!(kept.len(), 1);
+    assert_eq!(kept, std::slice::from_ref(&event));
     assert_eq!(kept[0].body.as_bytes(), Event::Ride(Box::new(change.event.clone())).body());
     assert_eq!(crate::chain::verify_body(&kept[0].subject, kept[0].body.as_bytes()), Ok(change.event.clone()));
     assert_eq!(events_of(&mut tx, b.world.id()).await.unwrap(), []);
-    let twice = keep_events(&mut tx, &[change]).await;
+    let twice = keep_events(&mut tx, vec![event]).await;
     assert!(matches!(twice, Err(StoreError::Conflict { constraint }) if constraint == "events_pkey"));
 }
 
@@ -260,7 +280,7 @@ async fn a_ride_is_billed_once(b: Bench) {
     let (cause, total, platform_fee, driver_payout) =
         (crate::ride::Cause::Fare, Money::usd(1_000), Money::usd(200), Money::usd(800));
     let due = ledger::owed(&ride, &crate::ride::Bill { cause, total, platform_fee, driver_payout }).unwrap();
-    let paid = ledger::captured(ride.ride_id, ride.passenger_id, "ledger", total).unwrap();
+    let paid = ledger::captured(&Payment::due(&ride, total), "ledger").unwrap();
     let balances = async || {
         let mut tx = b.store.begin().await.unwrap();
         let mut found = Vec::new();
@@ -272,16 +292,16 @@ async fn a_ride_is_billed_once(b: Bench) {
         found
     };
     let mut tx = b.store.begin().await.unwrap();
-    ledger::post(&mut tx, &b.world, std::slice::from_ref(&due)).await.unwrap();
+    ledger::post(&mut tx, std::slice::from_ref(&due)).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(balances().await, [1_000, -800, -200, 0]);
     let mut tx = b.store.begin().await.unwrap();
-    ledger::post(&mut tx, &b.world, &[paid]).await.unwrap();
+    ledger::post(&mut tx, &[paid]).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(balances().await, [0, -800, -200, 1_000]);
     let mut tx = b.store.begin().await.unwrap();
-    let twice = ledger::post(&mut tx, &b.world, &[due]).await;
-    assert!(matches!(twice, Err(StoreError::Conflict { constraint }) if constraint == "ledger_entries_once"));
+    let twice = ledger::post(&mut tx, &[due]).await;
+    assert!(matches!(twice, Err(StoreError::Conflict { constraint }) if constraint.starts_with("ledger_entries_")));
     drop(tx);
     assert_eq!(balances().await, [0, -800, -200, 1_000]);
 }
@@ -289,19 +309,14 @@ async fn a_ride_is_billed_once(b: Bench) {
 async fn a_payment_is_settled_once(b: Bench) {
     let ride = b.change(&b.accepted(), 0).ride;
     b.insert(std::slice::from_ref(&ride)).await;
-    let capture = PaymentCapture {
-        payment_id: b.world.id(),
-        ride_id: ride.ride_id,
-        passenger_id: ride.passenger_id,
-        driver_id: ride.driver_id,
-        amount: Money::usd(700),
-    };
+    let due = Payment::due(&ride, Money::usd(700));
+    let capture = due.capture();
     let mut tx = b.store.begin().await.unwrap();
-    insert_payments(&mut tx, std::slice::from_ref(&capture), at(1)).await.unwrap();
+    insert_payments(&mut tx, std::slice::from_ref(&due)).await.unwrap();
     tx.commit().await.unwrap();
     let mut tx = b.store.begin().await.unwrap();
-    let second = PaymentCapture { payment_id: b.world.id(), ..capture.clone() };
-    assert!(insert_payments(&mut tx, &[second], at(1)).await.is_err(), "one payment a ride");
+    let second = Payment { payment_id: b.world.id(), ..due };
+    assert!(insert_payments(&mut tx, &[second]).await.is_err(), "one payment a ride");
     drop(tx);
 
     let mut tx = b.store.begin().await.unwrap();
@@ -357,7 +372,7 @@ async fn the_database_itself_refuses_a_second_live_ride() {
         let mut tx = b.store.begin().await.unwrap();
         let On::Postgres(pg) = &mut tx.on else { panic!() };
         let found = sqlx::query(
-            "insert into rides select $1, $2, request_id, $3, $4, version, 'started', pickup_lat, pickup_lng, \
+            "insert into rides select $1, $2, $3, $4, version, 'started', pickup_lat, pickup_lng, \
              dropoff_lat, dropoff_lng, vehicle_type, created_at, updated_at, started_at, arrived_at, last_hash from rides",
         )
         .bind(b.world.id::<Uuid>())
