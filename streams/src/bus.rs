@@ -341,6 +341,32 @@ impl Replay {
             Self::Memory(r) => r.next(wait).await,
         }
     }
+
+    /// Waits up to `wait` for the next message, then takes what else is ready, `max` in all. Empty if none came.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub async fn batch(&mut self, max: usize, wait: Duration) -> Result<Vec<Stored>, BusError> {
+        let Some(first) = self.next(wait).await? else { return Ok(Vec::new()) };
+        let mut batch = vec![first];
+        while batch.len() < max
+            && let Some(next) = match self {
+                Self::Nats(r) => r.ready()?,
+                Self::Memory(r) => r.ready()?,
+            }
+        {
+            batch.push(next);
+        }
+        Ok(batch)
+    }
+
+    /// Whether nothing more of what it reads was stored when the last message was handed out.
+    pub fn is_at_end(&self) -> bool {
+        match self {
+            Self::Nats(r) => r.is_at_end(),
+            Self::Memory(r) => r.is_at_end(),
+        }
+    }
 }
 
 /// A core message: delivered at most once, to who is subscribed at that moment.
@@ -482,6 +508,17 @@ impl Bus {
         match self {
             Self::Nats(b) => b.stored(stream, sequence).await,
             Self::Memory(b) => b.stored(stream, sequence),
+        }
+    }
+
+    /// Deletes one message, for every consumer.
+    ///
+    /// # Errors
+    /// [`BusError::NotFound`] if it is not stored (any more), [`BusError::Unavailable`].
+    pub async fn delete_message(&self, stream: &str, sequence: u64) -> Result<(), BusError> {
+        match self {
+            Self::Nats(b) => b.delete_message(stream, sequence).await,
+            Self::Memory(b) => b.delete_message(stream, sequence),
         }
     }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 use tokio::task::{JoinHandle, coop::consume_budget};
 use tokio::time::{Instant, timeout_at};
 
@@ -212,6 +213,17 @@ impl MemoryBus {
         })
     }
 
+    pub(crate) fn delete_message(&self, stream: &str, sequence: u64) -> Result<(), BusError> {
+        self.0.with(|server, _| {
+            let found = server.stream_mut(stream)?;
+            if found.message(sequence).is_none() {
+                return Err(BusError::NotFound(format!("message {sequence} of {stream}")));
+            }
+            found.drop_message(sequence);
+            Ok(())
+        })
+    }
+
     pub(crate) fn delete_stream(&self, stream: &str) -> Result<(), BusError> {
         self.0.with(|server, _| server.delete_stream(stream))
     }
@@ -367,28 +379,46 @@ pub struct Replay {
 }
 
 impl Replay {
+    /// The next message, or how to hear of it.
+    fn step(&mut self) -> Result<Result<Stored, OwnedNotified>, BusError> {
+        self.bus.0.with(|server, _| {
+            let stream = server.stream(&self.stream)?;
+            if stream.incarnation != self.incarnation {
+                return Err(BusError::NotFound(format!("stream {}, which was made anew", self.stream)));
+            }
+            Ok(match stream.next_message(self.next, self.filter.as_deref()) {
+                Some(message) => {
+                    self.next = message.sequence + 1;
+                    Ok(message.clone())
+                }
+                None => {
+                    self.next = stream.last() + 1;
+                    Err(stream.stored.clone().notified_owned())
+                }
+            })
+        })
+    }
+
+    /// What is stored already.
+    pub(crate) fn ready(&mut self) -> Result<Option<Stored>, BusError> {
+        Ok(self.step()?.ok())
+    }
+
+    pub(crate) fn is_at_end(&self) -> bool {
+        let more = self.bus.0.with(|server, _| {
+            let stream = server.stream(&self.stream)?;
+            let same = stream.incarnation == self.incarnation;
+            Ok::<_, BusError>(same && stream.next_message(self.next, self.filter.as_deref()).is_some())
+        });
+        !more.unwrap_or(false)
+    }
+
     pub(crate) async fn next(&mut self, wait: Duration) -> Result<Option<Stored>, BusError> {
         consume_budget().await;
         let until = Instant::now() + wait;
         loop {
-            let step = self.bus.0.with(|server, _| {
-                let stream = server.stream(&self.stream)?;
-                if stream.incarnation != self.incarnation {
-                    return Err(BusError::NotFound(format!("stream {}, which was made anew", self.stream)));
-                }
-                Ok(match stream.next_message(self.next, self.filter.as_deref()) {
-                    Some(message) => Ok(message.clone()),
-                    None => {
-                        self.next = stream.last() + 1;
-                        Err(stream.stored.clone().notified_owned())
-                    }
-                })
-            })?;
-            match step {
-                Ok(message) => {
-                    self.next = message.sequence + 1;
-                    return Ok(Some(message));
-                }
+            match self.step()? {
+                Ok(message) => return Ok(Some(message)),
                 Err(stored) => {
                     if !woken(stored, until).await {
                         return Ok(None);

@@ -272,6 +272,8 @@ impl Puller {
 /// An ordered, ephemeral reader of a stream.
 pub struct Replay {
     messages: pull::Ordered,
+    /// What is stored after the last message handed out, as the server said with it.
+    pending: u64,
 }
 
 impl std::fmt::Debug for Replay {
@@ -284,21 +286,36 @@ impl Replay {
     pub(crate) async fn next(&mut self, wait: Duration) -> Result<Option<Stored>, BusError> {
         match timeout(wait, self.messages.next()).await {
             Err(_) => Ok(None),
-            Ok(None) => Err(BusError::Unavailable("the replay ended".to_owned())),
-            Ok(Some(Err(e))) => Err(BusError::Unavailable(e.to_string())),
-            Ok(Some(Ok(message))) => {
-                let info = message.info().map_err(|e| BusError::Refused(e.to_string()))?;
-                let (sequence, stored_at) = (info.stream_sequence, info.published);
-                let (message, _) = message.split();
-                Ok(Some(Stored {
-                    subject: message.subject.into_string(),
-                    headers: from_nats(message.headers),
-                    payload: message.payload,
-                    sequence,
-                    stored_at,
-                }))
-            }
+            Ok(next) => self.taken(next).map(Some),
         }
+    }
+
+    /// What has arrived already.
+    pub(crate) fn ready(&mut self) -> Result<Option<Stored>, BusError> {
+        match self.messages.next().now_or_never() {
+            None => Ok(None),
+            Some(next) => self.taken(next).map(Some),
+        }
+    }
+
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.pending == 0
+    }
+
+    fn taken(&mut self, next: Option<Result<jetstream::Message, pull::OrderedError>>) -> Result<Stored, BusError> {
+        let next = next.ok_or_else(|| BusError::Unavailable("the replay ended".to_owned()))?;
+        let message = next.map_err(|e| BusError::Unavailable(e.to_string()))?;
+        let info = message.info().map_err(|e| BusError::Refused(e.to_string()))?;
+        let (sequence, stored_at) = (info.stream_sequence, info.published);
+        self.pending = info.pending;
+        let message = message.message;
+        Ok(Stored {
+            subject: message.subject.into_string(),
+            headers: from_nats(message.headers),
+            payload: message.payload,
+            sequence,
+            stored_at,
+        })
     }
 }
 
@@ -560,8 +577,9 @@ impl NatsBus {
             ..Default::default()
         };
         let consumer = found.create_consumer(config).await.map_err(|e| unavailable(&e))?;
+        let pending = consumer.cached_info().num_pending;
         let messages = consumer.messages().await.map_err(|e| unavailable(&e))?;
-        Ok(Replay { messages })
+        Ok(Replay { messages, pending })
     }
 
     pub(crate) async fn stream_info(&self, stream: &str) -> Result<StreamInfo, BusError> {
@@ -610,6 +628,12 @@ impl NatsBus {
             sequence: message.sequence,
             stored_at: message.time,
         })
+    }
+
+    pub(crate) async fn delete_message(&self, stream: &str, sequence: u64) -> Result<(), BusError> {
+        // Not overwritten on disk: that is for secrets, and slow.
+        let body = json!({"seq": sequence, "no_erase": true});
+        self.api::<Value>(&format!("STREAM.MSG.DELETE.{stream}"), &body).await.map(|_| ())
     }
 
     pub(crate) async fn delete_stream(&self, stream: &str) -> Result<(), BusError> {

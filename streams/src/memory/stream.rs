@@ -171,7 +171,8 @@ impl Stream {
         }
     }
 
-    fn drop_message(&mut self, sequence: u64) {
+    /// Drops a message, for every consumer.
+    pub(super) fn drop_message(&mut self, sequence: u64) {
         self.remove(sequence);
         for consumer in self.consumers.values_mut() {
             consumer.dropped(sequence);

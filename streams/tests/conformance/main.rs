@@ -124,6 +124,8 @@ suite! {
         replay_leaves_consumers_as_they_are
         replay_of_a_thousand_is_in_order
         replay_of_no_stream_is_not_found
+        replay_in_batches_knows_its_end
+        a_deleted_message_is_gone_for_everybody
         stored_message_is_as_it_was_published;
     core:
         notice_reaches_everybody_who_is_subscribed

@@ -136,3 +136,39 @@ pub(crate) async fn stored_message_is_as_it_was_published(f: &Fixture) -> Result
     assert_eq!((stored.subject, stored.headers, stored.payload), (message.subject, message.headers, message.payload));
     Ok(())
 }
+
+pub(crate) async fn replay_in_batches_knows_its_end(f: &Fixture) -> Result<()> {
+    let stream = ten(f).await?;
+    for (filter, wanted) in [(None, 0..10), (Some(f.subject("c")), 0..0)] {
+        let mut replay = f.bus.replay(&stream.name, filter.as_deref(), Start::Sequence(1)).await?;
+        let mut seen = Vec::new();
+        while !replay.is_at_end() {
+            let batch = replay.batch(4, SOON).await?;
+            assert!((1..=4).contains(&batch.len()), "{}", batch.len());
+            seen.extend(batch.iter().map(|m| text(m).to_owned()));
+        }
+        assert_eq!(seen, numbers(wanted));
+        assert!(replay.batch(4, millis(200)).await?.is_empty());
+    }
+    Ok(())
+}
+
+pub(crate) async fn a_deleted_message_is_gone_for_everybody(f: &Fixture) -> Result<()> {
+    let stream = ten(f).await?;
+    let consumer = f.consumer(&stream, "C", "a");
+    f.apply(&[&stream], &[&consumer]).await?;
+    for sequence in [3, 10] {
+        f.bus.delete_message(&stream.name, sequence).await?;
+        assert!(f.bus.delete_message(&stream.name, sequence).await.is_err(), "deleted twice");
+        assert!(matches!(f.bus.stored(&stream.name, sequence).await, Err(BusError::NotFound(_))));
+    }
+    let mut replay = f.bus.replay(&stream.name, None, Start::Sequence(1)).await?;
+    assert_eq!(read(&mut replay, 8).await?, ["0", "1", "3", "4", "5", "6", "7", "8"]);
+    assert!(replay.is_at_end());
+    let mut puller = f.pull(&consumer).await?;
+    take_and_ack(&mut puller, 4).await?;
+    let info = f.bus.stream_info(&stream.name).await?;
+    assert_eq!((info.messages, info.last_sequence), (8, 10));
+    assert_eq!(f.publish("a", "new").await?.sequence, 11, "no sequence is given twice");
+    Ok(())
+}
