@@ -13,6 +13,7 @@ use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::{self, response::Response};
 use async_nats::{Client, HeaderMap, HeaderName, StatusCode};
 use bytes::Bytes;
+use chrono::DateTime;
 use futures_util::{FutureExt, StreamExt, stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -569,7 +570,10 @@ impl NatsBus {
         let found = self.jetstream.get_stream_no_info(stream).await.map_err(|e| unavailable(&e))?;
         let deliver_policy = match start {
             Start::Sequence(sequence) => DeliverPolicy::ByStartSequence { start_sequence: sequence.clamp(1, end) },
-            Start::Time(start_time) => DeliverPolicy::ByStartTime { start_time },
+            // The server counts nanoseconds in 64 bits, and takes what is beyond them, in the year 2262, for the beginning.
+            Start::Time(time) => {
+                DeliverPolicy::ByStartTime { start_time: time.min(DateTime::from_timestamp_nanos(i64::MAX)) }
+            }
         };
         let config = pull::OrderedConfig {
             filter_subject: filter.unwrap_or_default().to_owned(),

@@ -124,6 +124,7 @@ suite! {
         replay_leaves_consumers_as_they_are
         replay_of_a_thousand_is_in_order
         replay_of_no_stream_is_not_found
+        replay_from_the_far_future_is_empty
         replay_in_batches_knows_its_end
         a_deleted_message_is_gone_for_everybody
         stored_message_is_as_it_was_published;

@@ -55,6 +55,16 @@ pub(crate) async fn replay_begins_at_a_time(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
+pub(crate) async fn replay_from_the_far_future_is_empty(f: &Fixture) -> Result<()> {
+    let stream = ten(f).await?;
+    for time in ["2200-01-01T00:00:00Z", "2263-01-01T00:00:00Z", "2999-01-01T00:00:00Z", "9999-12-31T23:59:59Z"] {
+        let mut replay = f.bus.replay(&stream.name, None, Start::Time(time.parse()?)).await?;
+        assert!(replay.is_at_end(), "{time}");
+        assert!(replay.next(millis(200)).await?.is_none(), "{time}");
+    }
+    Ok(())
+}
+
 pub(crate) async fn replay_reads_what_its_filter_covers(f: &Fixture) -> Result<()> {
     let stream = ten(f).await?;
     let (only, pattern) = (f.subject("b"), f.subject("*"));
