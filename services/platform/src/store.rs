@@ -466,6 +466,27 @@ impl<T: Clone + Default + Send + Sync + 'static> Transaction<T> {
         }
     }
 
+    /// Of message ids, those that are in the outbox and not published yet.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn unpublished_of(&mut self, ids: &[&str]) -> Result<HashSet<String>, StoreError> {
+        match &mut self.on {
+            On::Postgres(pg) => {
+                let rows =
+                    sqlx::query("select message_id from outbox where published_at is null and message_id = any($1)")
+                        .bind(ids)
+                        .fetch_all(&mut ***pg)
+                        .await?;
+                rows.iter().map(|r| r.try_get(0).map_err(StoreError::from)).collect()
+            }
+            On::Memory(m) => {
+                let waiting = m.draft.outbox.values().filter(|row| ids.contains(&row.message_id.as_str()));
+                Ok(waiting.map(|row| row.message_id.clone()).collect())
+            }
+        }
+    }
+
     /// Makes all of it true at once, and wakes the relay.
     ///
     /// # Errors

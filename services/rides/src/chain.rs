@@ -3,6 +3,8 @@
 //! `hash` is SHA-256, lower-case hex, over the RFC 8785 (JCS) form of the body without `hash`; the body holds
 //! `previous_hash`, so each event vouches for all before it. Nothing here reads a store or a stream.
 
+use std::fmt;
+
 use aws_lc_rs::digest;
 use chrono::{DateTime, Utc};
 use platform::world::hex;
@@ -17,13 +19,11 @@ use crate::ride;
 pub const NOTHING_BEFORE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// What is wrong with an event or with its place in the chain.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Broken {
     /// The body is not that of a ride event.
-    #[error("the body is no ride event: {0}")]
     Unreadable(String),
     /// The body does not have the hash that it names.
-    #[error("ride {ride_id} version {version}: the body was changed, its hash is {found} and not {named}")]
     Edited {
         /// The ride.
         ride_id: RideId,
@@ -35,7 +35,6 @@ pub enum Broken {
         named: String,
     },
     /// A version is missing, stands twice, or stands in another place.
-    #[error("ride {ride_id}: version {found} stands where version {wanted} belongs")]
     Gap {
         /// The ride.
         ride_id: RideId,
@@ -45,7 +44,6 @@ pub enum Broken {
         found: u32,
     },
     /// The event does not follow the one before it.
-    #[error("ride {ride_id} version {version}: previous_hash is not the hash of the version before")]
     Unlinked {
         /// The ride.
         ride_id: RideId,
@@ -53,7 +51,6 @@ pub enum Broken {
         version: u32,
     },
     /// The status may not follow the one before it.
-    #[error("ride {ride_id} version {version}: {} may not follow {}", .to.as_str(), .from.map_or("nothing", RideStatus::as_str))]
     Order {
         /// The ride.
         ride_id: RideId,
@@ -65,14 +62,94 @@ pub enum Broken {
         to: RideStatus,
     },
     /// An event of another ride.
-    #[error("ride {found} stands among the events of ride {ride_id}")]
     AnotherRide {
         /// The ride whose chain it is.
         ride_id: RideId,
         /// The ride of the event.
         found: RideId,
     },
+    /// What the events of a ride have in common is not the same.
+    Differs {
+        /// The ride.
+        ride_id: RideId,
+        /// The event's version.
+        version: u32,
+        /// The field of the body.
+        field: &'static str,
+    },
+    /// It occurred before the version before.
+    Backwards {
+        /// The ride.
+        ride_id: RideId,
+        /// The event's version.
+        version: u32,
+    },
+    /// The parts of an amount do not add up to it.
+    Money {
+        /// The ride.
+        ride_id: RideId,
+        /// The event's version.
+        version: u32,
+        /// Which parts, of which amount.
+        what: String,
+    },
 }
+
+impl Broken {
+    /// The ride and the version that it is about, as far as they can be read.
+    pub fn place(&self) -> (Option<RideId>, Option<u32>) {
+        match *self {
+            Self::Unreadable(_) => (None, None),
+            Self::AnotherRide { ride_id, .. } => (Some(ride_id), None),
+            Self::Gap { ride_id, found: version, .. }
+            | Self::Edited { ride_id, version, .. }
+            | Self::Unlinked { ride_id, version }
+            | Self::Order { ride_id, version, .. }
+            | Self::Differs { ride_id, version, .. }
+            | Self::Backwards { ride_id, version }
+            | Self::Money { ride_id, version, .. } => (Some(ride_id), Some(version)),
+        }
+    }
+
+    /// What is wrong, without the place.
+    pub fn what(&self) -> String {
+        match self {
+            Self::Unreadable(why) => format!("the body is no ride event: {why}"),
+            Self::Edited { found, named, .. } => {
+                format!("the body was changed: its hash is {found} and not {named}, which it names")
+            }
+            Self::Gap { wanted: 1, found, .. } => {
+                format!(
+                    "version {found} stands where version 1 belongs: those before it are missing, or the ride had ended"
+                )
+            }
+            Self::Gap { wanted, found, .. } if found < wanted => {
+                format!("version {found} stands again, or too late: version {wanted} belongs here")
+            }
+            Self::Gap { wanted, found, .. } => format!("version {found} stands where version {wanted} belongs"),
+            Self::Unlinked { .. } => "previous_hash is not the hash of the version before".to_owned(),
+            Self::Order { from, to, .. } => {
+                format!("{} may not follow {}", to.as_str(), from.map_or("nothing", RideStatus::as_str))
+            }
+            Self::AnotherRide { found, .. } => format!("ride {found} stands among its events"),
+            Self::Differs { field, .. } => format!("{field} is not that of the version before"),
+            Self::Backwards { .. } => "occurred_at is before that of the version before".to_owned(),
+            Self::Money { what, .. } => what.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.place() {
+            (Some(ride), Some(version)) => write!(f, "ride {ride} version {version}: {}", self.what()),
+            (Some(ride), None) => write!(f, "ride {ride}: {}", self.what()),
+            _ => f.write_str(&self.what()),
+        }
+    }
+}
+
+impl std::error::Error for Broken {}
 
 /// The hash of an event, whatever its field `hash` says.
 pub fn hash(event: &RideEvent) -> String {
@@ -114,21 +191,42 @@ pub fn verify(event: &RideEvent) -> Result<(), Broken> {
 /// # Errors
 /// [`Broken::Unreadable`], [`Broken::Edited`].
 pub fn verify_body(subject: &str, body: &[u8]) -> Result<RideEvent, Broken> {
+    let (event, found) = read_body(subject, body)?;
+    matches(&event, found)?;
+    Ok(event)
+}
+
+/// Reads the body of a message on `subject`; beside the event the hash that the body has, whichever it names.
+pub(crate) fn read_body(subject: &str, body: &[u8]) -> Result<(RideEvent, String), Broken> {
     let unreadable = |why: String| Broken::Unreadable(why);
     let event = match Event::parse(subject, body).map_err(|e| unreadable(e.to_string()))? {
         Event::Ride(event) => *event,
         other => return Err(unreadable(format!("{} is no event of a ride", other.subject()))),
     };
     let value: Value = serde_json::from_slice(body).map_err(|e| unreadable(e.to_string()))?;
-    matches(&event, hash_of(value))?;
-    Ok(event)
+    Ok((event, hash_of(value)))
 }
 
-fn matches(event: &RideEvent, found: String) -> Result<(), Broken> {
+pub(crate) fn matches(event: &RideEvent, found: String) -> Result<(), Broken> {
     if found == event.hash {
         return Ok(());
     }
     Err(Broken::Edited { ride_id: event.ride_id, version: event.version, found, named: event.hash.clone() })
+}
+
+/// What the next event is linked to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Link<'a> {
+    pub(crate) ride_id: RideId,
+    pub(crate) version: u32,
+    pub(crate) status: RideStatus,
+    pub(crate) hash: &'a str,
+}
+
+impl<'a> From<&'a RideEvent> for Link<'a> {
+    fn from(event: &'a RideEvent) -> Self {
+        Self { ride_id: event.ride_id, version: event.version, status: event.status, hash: &event.hash }
+    }
 }
 
 /// Whether `event` may stand after `before` (`None`: at the beginning): version, link and legal order. Its own hash is
@@ -137,6 +235,10 @@ fn matches(event: &RideEvent, found: String) -> Result<(), Broken> {
 /// # Errors
 /// [`Broken`], all but `Edited` and `Unreadable`.
 pub fn follows(before: Option<&RideEvent>, event: &RideEvent) -> Result<(), Broken> {
+    fits(before.map(Link::from), event)
+}
+
+pub(crate) fn fits(before: Option<Link<'_>>, event: &RideEvent) -> Result<(), Broken> {
     let (ride_id, version) = (event.ride_id, event.version);
     if let Some(before) = before.filter(|b| b.ride_id != ride_id) {
         return Err(Broken::AnotherRide { ride_id: before.ride_id, found: ride_id });
@@ -145,7 +247,7 @@ pub fn follows(before: Option<&RideEvent>, event: &RideEvent) -> Result<(), Brok
     if version != wanted {
         return Err(Broken::Gap { ride_id, wanted, found: version });
     }
-    if event.previous_hash != before.map_or(NOTHING_BEFORE, |b| b.hash.as_str()) {
+    if event.previous_hash != before.map_or(NOTHING_BEFORE, |b| b.hash) {
         return Err(Broken::Unlinked { ride_id, version });
     }
     let from = before.map(|b| b.status);

@@ -3,12 +3,14 @@
 //! It reads match.accepted, location.aggregate and payment.capture, answers ride commands, and alone writes ride.* and
 //! payment.capture. It knows no socket and no position but those in its events, and touches no schema but `rides`.
 
+pub mod audit;
 pub mod chain;
 mod command;
 mod events;
 mod http;
 pub mod ledger;
 pub mod payment;
+mod retold;
 pub mod ride;
 mod store;
 

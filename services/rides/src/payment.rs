@@ -328,18 +328,39 @@ pub(crate) async fn debts_of(tx: &mut Transaction<Tables>, passenger: UserId) ->
             .bind(passenger.0)
             .fetch_all(&mut ***pg)
             .await?;
-            rows.iter()
-                .map(|row| {
-                    Ok(Debt {
-                        payment_id: PaymentId(row.try_get("payment_id")?),
-                        ride_id: RideId(row.try_get("ride_id")?),
-                        passenger_id: UserId(row.try_get("passenger_id")?),
-                        amount: Money::usd(row.try_get("amount")?),
-                        at: row.try_get("at")?,
-                    })
-                })
-                .collect()
+            rows.iter().map(debt).collect()
         }
         On::Memory(m) => Ok(m.tables().debts.values().filter(|d| d.passenger_id == passenger).cloned().collect()),
     }
+}
+
+/// What is owed for rides after refused payments.
+pub(crate) async fn debts_of_rides(tx: &mut Transaction<Tables>, rides: &[RideId]) -> Result<Vec<Debt>, StoreError> {
+    match &mut tx.on {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select d.payment_id, d.ride_id, d.passenger_id, d.amount, d.at from debts d \
+                 join payments p on p.payment_id = d.payment_id where p.ride_id = any($1)",
+            )
+            .bind(rides.iter().map(|r| r.0).collect::<Vec<_>>())
+            .fetch_all(&mut ***pg)
+            .await?;
+            rows.iter().map(debt).collect()
+        }
+        On::Memory(m) => {
+            let t = m.tables();
+            let payments = rides.iter().filter_map(|ride| t.payment_of.get(ride));
+            Ok(payments.filter_map(|id| t.debts.get(id).cloned()).collect())
+        }
+    }
+}
+
+fn debt(row: &sqlx::postgres::PgRow) -> Result<Debt, StoreError> {
+    Ok(Debt {
+        payment_id: PaymentId(row.try_get("payment_id")?),
+        ride_id: RideId(row.try_get("ride_id")?),
+        passenger_id: UserId(row.try_get("passenger_id")?),
+        amount: Money::usd(row.try_get("amount")?),
+        at: row.try_get("at")?,
+    })
 }

@@ -75,7 +75,7 @@ impl KeptEvent {
         }
     }
 
-    fn read(row: &PgRow) -> Result<Self, StoreError> {
+    pub(crate) fn read(row: &PgRow) -> Result<Self, StoreError> {
         Ok(Self {
             ride_id: RideId(row.try_get("ride_id")?),
             version: u32::try_from(row.try_get::<i32, _>("version")?).map_err(malformed)?,
@@ -112,6 +112,8 @@ macro_rules! columns {
     };
 }
 
+pub(crate) use columns;
+
 fn malformed(what: impl std::fmt::Display) -> StoreError {
     StoreError::Other(format!("a row of rides cannot be read: {what}"))
 }
@@ -125,7 +127,7 @@ fn name<T: serde::Serialize>(value: &T) -> Option<String> {
     serde_json::to_value(value).ok()?.as_str().map(str::to_owned)
 }
 
-fn read(row: &PgRow) -> Result<Ride, StoreError> {
+pub(crate) fn read(row: &PgRow) -> Result<Ride, StoreError> {
     // A ride cancelled before its parts were kept has none.
     let part = |column| Ok::<_, StoreError>(Money::usd(row.try_get::<Option<i64>, _>(column)?.unwrap_or(0)));
     let receipt = match row.try_get::<Option<String>, _>("fare")? {
@@ -233,6 +235,69 @@ pub(crate) async fn insert_live_rides(
             Ok(inserted)
         }
     }
+}
+
+/// Inserts rides as their events have told them, whatever their status: only into tables that are made again.
+pub(crate) async fn insert_told_rides(tx: &mut Transaction<Tables>, rides: &[Ride]) -> Result<(), StoreError> {
+    match &mut tx.on {
+        On::Postgres(pg) => {
+            sqlx::query(
+                "insert into rides (ride_id, match_id, driver_id, passenger_id, version, status, pickup_lat, pickup_lng, \
+                 dropoff_lat, dropoff_lng, vehicle_type, created_at, updated_at, started_at, arrived_at, last_hash, \
+                 distance_m, duration_s, fare, platform_fee, driver_payout, cancelled_by, cancel_reason, cancel_fee) \
+                 select a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s::jsonb, t, u, v, w, x from unnest( \
+                 $1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::int[], $6::text[], $7::float8[], $8::float8[], \
+                 $9::float8[], $10::float8[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::timestamptz[], \
+                 $15::timestamptz[], $16::text[], $17::float8[], $18::float8[], $19::text[], $20::bigint[], \
+                 $21::bigint[], $22::text[], $23::text[], $24::bigint[]) \
+                 as z (a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w, x)",
+            )
+            .bind(list(rides, |r| r.ride_id.0))
+            .bind(list(rides, |r| r.match_id.0))
+            .bind(list(rides, |r| r.driver_id.0))
+            .bind(list(rides, |r| r.passenger_id.0))
+            .bind(list(rides, |r| r.version as i32))
+            .bind(list(rides, |r| r.status.as_str()))
+            .bind(list(rides, |r| r.pickup.lat))
+            .bind(list(rides, |r| r.pickup.lng))
+            .bind(list(rides, |r| r.dropoff.lat))
+            .bind(list(rides, |r| r.dropoff.lng))
+            .bind(list(rides, |r| r.vehicle_type.as_str()))
+            .bind(list(rides, |r| r.created_at))
+            .bind(list(rides, |r| r.updated_at))
+            .bind(list(rides, |r| r.started_at))
+            .bind(list(rides, |r| r.arrived_at))
+            .bind(list(rides, |r| r.last_hash.as_str()))
+            .bind(list(rides, |r| r.receipt.as_ref().map(|x| x.distance_m)))
+            .bind(list(rides, |r| r.receipt.as_ref().map(|x| x.duration_s)))
+            .bind(list(rides, |r| r.receipt.as_ref().and_then(|x| serde_json::to_string(&x.fare).ok())))
+            .bind(list(rides, |r| r.parts().map(|(fee, _)| fee.amount)))
+            .bind(list(rides, |r| r.parts().map(|(_, payout)| payout.amount)))
+            .bind(list(rides, |r| r.cancelled.as_ref().and_then(|x| name(&x.by))))
+            .bind(list(rides, |r| r.cancelled.as_ref().map(|x| x.reason.as_str())))
+            .bind(list(rides, |r| r.cancelled.as_ref().map(|x| x.fee.amount)))
+            .execute(&mut ***pg)
+            .await?;
+        }
+        On::Memory(m) => {
+            let t = m.tables();
+            for ride in rides {
+                t.by_match.insert(ride.match_id, ride.ride_id);
+                if !ride.status.is_final() {
+                    t.live_driver.insert(ride.driver_id, ride.ride_id);
+                    t.live_passenger.insert(ride.passenger_id, ride.ride_id);
+                }
+                if let (RideStatus::Arrived, Some(at)) = (ride.status, ride.arrived_at) {
+                    t.arrived.insert((at, ride.ride_id));
+                }
+                for user in [ride.driver_id, ride.passenger_id] {
+                    t.of_user.insert((user, ride.created_at, ride.ride_id));
+                }
+                t.rides.insert(ride.ride_id, ride.clone());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Of matches that became no ride: notes those that have none from before as superseded, once; returns those.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "rides/audit.rs"]
+mod audit;
 #[path = "../../platform/tests/database.rs"]
 mod database;
 
@@ -13,6 +15,7 @@ use axum::http::{Request, StatusCode};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use platform::{Health, Metrics, Platform, Shutdown, Store, Tokens, World};
+use rides::audit::{Audit, Findings};
 use rides::payment::Provider;
 use rides::{Config, Rides, chain, ledger};
 use serde_json::Value;
@@ -32,6 +35,7 @@ struct City {
     platform: Platform,
     tokens: Tokens,
     rides: Rides,
+    audit: Audit,
     stop: Shutdown,
     run: JoinHandle<()>,
 }
@@ -58,9 +62,10 @@ impl City {
             }
         };
         let rides = Rides::start(&platform, &store, tokens.clone(), config).await.unwrap();
+        let audit = Audit::new(&platform.bus, &store, &platform.world);
         let stop = Shutdown::new();
         let run = tokio::spawn(rides.clone().run(stop.clone()));
-        Self { platform, tokens, rides, stop, run }
+        Self { platform, tokens, rides, audit, stop, run }
     }
 
     /// Every test ends with a graceful stop, a sound trail and balanced books.
@@ -76,6 +81,9 @@ impl City {
                 kept.iter().map(|e| chain::verify_body(&e.subject, e.body.as_bytes()).unwrap()).collect();
             assert_eq!(kept, ride, "what is kept is what was published");
         }
+        let report = self.audit.verify().await.unwrap();
+        assert_eq!(report.findings, Findings::default());
+        assert_eq!((report.messages, report.waiting), (report.events, 0));
     }
 
     fn matched(&self) -> MatchAccepted {
