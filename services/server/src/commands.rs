@@ -11,6 +11,7 @@ use streams::topology::Topology;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::{self, App};
+use crate::audit;
 use crate::bench;
 use crate::settings::{City, Cli, Command, QueueType, Settings, StreamsAction};
 
@@ -26,6 +27,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode> {
         Some(Command::Demo(city)) => demo(settings, &city).await,
         Some(Command::Simulate { url, rides_url, city }) => simulate(url, rides_url, &city).await,
         Some(Command::Streams { action }) => topology(&settings, action).await,
+        Some(Command::Audit { action }) => audit::run(&settings, &action).await,
         Some(Command::Migrate) => {
             app::migrate(&settings).await?;
             println!("all schemas are up to date");

@@ -2,6 +2,7 @@
 //! positions, and has no table.
 
 pub mod app;
+pub mod audit;
 pub mod bench;
 pub mod commands;
 pub mod http;

@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use platform::fare::{Tariff, Tariffs};
 use streams::{Service, VehicleType};
 
+use crate::audit::AuditAction;
+
 /// An event-driven ride-sharing backend: users, match, rides and location over NATS JetStream.
 ///
 /// Without a command it runs all services in this process, embedded: memory bus, state in memory, nothing to install.
@@ -50,6 +52,12 @@ pub enum Command {
         /// What to do with it.
         #[command(subcommand)]
         action: StreamsAction,
+    },
+    /// The audit trail, which is RIDE_STREAM: read it, prove it, make the tables of rides again from it, mend it.
+    Audit {
+        /// What to do with it.
+        #[command(subcommand)]
+        action: AuditAction,
     },
     /// Apply the database migrations and end. (`run` does so too.)
     Migrate,
@@ -110,6 +118,9 @@ pub struct Bench {
     /// Drivers online for the match measurement.
     #[arg(long, default_value_t = 1_000)]
     pub drivers: usize,
+    /// Events of the trail that `--only audit` makes, replays and verifies; it needs servers without rides.
+    #[arg(long, default_value_t = 200_000)]
+    pub events: usize,
     /// Only measurements whose name contains this.
     #[arg(long)]
     pub only: Option<String>,

@@ -24,7 +24,7 @@ async fn letters(bus: &Bus, count: usize) -> Vec<Stored> {
 }
 
 /// Until `holds` does, at most 30 s.
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     for _ in 0..300 {
         if holds().await {
             return;

@@ -7,6 +7,7 @@ mod database;
 #[path = "../../../../streams/tests/conformance/server.rs"]
 mod nats_server;
 
+mod audit;
 mod client;
 mod failures;
 mod platforms;

@@ -8,7 +8,7 @@ use crate::client::http;
 use crate::nats_server::Server;
 use crate::platforms::{Running, Shape};
 
-fn rideshare(args: &[&str]) -> Output {
+pub(crate) fn rideshare(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rideshare"));
     for name in ["QUEUE_TYPE", "DATABASE_URL", "NATS_URL", "JWT_SECRET", "OTP_DELIVERY", "HTTP_ADDR"] {
         command.env_remove(name);

@@ -1,0 +1,340 @@
+//! The audit trail of a platform that runs: proved, replayed, lost and told again, copied with an edit, made again as tables.
+
+use std::process::Output;
+use std::time::Duration;
+
+use platform::World;
+use serde_json::{Value, json};
+use sqlx::Connection;
+use streams::bus::{Start, Stored};
+use streams::topology::{DEAD_LETTER_STREAM, Topology};
+use streams::{Bus, Message};
+
+use crate::client::{Person, Socket};
+use crate::database;
+use crate::failures::until;
+use crate::nats_server::Server;
+use crate::platforms::{Running, Shape};
+use crate::program::rideshare;
+use crate::ride::{drive, online, trip};
+
+const STREAM: &str = "RIDE_STREAM";
+
+/// A platform after one completed ride, one cancelled in the vehicle, and with one under way.
+struct City {
+    running: Running,
+    people: [Person; 2],
+    live: Value,
+    driver: Socket,
+    passenger: Socket,
+}
+
+impl City {
+    async fn start() -> Self {
+        let running = Running::start(Shape::Nats, &["--track-max-speed-mps", "1000000"]).await;
+        let people = [Person::driver(running.addr(), 1).await, Person::passenger(running.addr(), 2).await];
+        let (mut driver, mut passenger) = (people[0].connect(None).await, people[1].connect(None).await);
+        let found = offer(&mut driver, &mut passenger).await;
+        drive(&mut driver, &mut passenger, &found, &World::real()).await;
+        driver.event("ride.completed").await;
+        passenger.event("ride.completed").await;
+        let mut live = Value::Null;
+        for n in 0..2 {
+            let found = offer(&mut driver, &mut passenger).await;
+            driver.ack("match.accept", json!({"match_id": found})).await;
+            let pickup = passenger.event("ride.pickup").await["data"].clone();
+            live = json!({"ride_id": pickup["ride_id"], "pin": pickup["pin"]});
+            if n == 0 {
+                driver.ack("ride.start", live.clone()).await;
+                let cancel = json!({"ride_id": live["ride_id"], "reason": "a \"long, long\" way"});
+                passenger.ack("ride.cancel", cancel).await;
+                driver.event("ride.cancelled").await;
+                passenger.event("ride.cancelled").await;
+            }
+        }
+        let mut city = Self { running, people, live, driver, passenger };
+        city.settled().await;
+        city
+    }
+
+    fn bus(&self) -> &Bus {
+        &self.running.apps[0].platform.bus
+    }
+
+    /// Until every consumer has read everything, and every message that is owed to the two has come.
+    async fn settled(&mut self) {
+        let platform = &self.running.apps[0].platform;
+        until("every consumer has run dry", async || {
+            for consumer in &platform.topology.consumers {
+                match platform.bus.consumer_info(&consumer.stream, &consumer.durable).await {
+                    Ok(info) if info.pending + info.ack_pending == 0 => {}
+                    _ => return false,
+                }
+            }
+            true
+        })
+        .await;
+    }
+
+    /// How far the mailboxes of the two have come.
+    async fn mailboxes(&self) -> [Value; 2] {
+        let mut heads = [Value::Null, Value::Null];
+        for (head, person) in heads.iter_mut().zip(&self.people) {
+            *head = person.connect(None).await.welcome["last_seq"].clone();
+            assert!(head.as_u64().unwrap() > 10, "{head}");
+        }
+        heads
+    }
+
+    async fn trail(&self) -> Vec<Stored> {
+        trail(self.bus()).await
+    }
+
+    fn audit(&self, args: &[&str]) -> (i32, String) {
+        let database = self.running.settings.database_url.clone().unwrap();
+        on(&self.running.nats.as_ref().unwrap().url, &database, args)
+    }
+}
+
+/// `rideshare audit …`; its status and all that it said.
+fn on(nats: &str, database: &str, args: &[&str]) -> (i32, String) {
+    let base = ["--queue-type", "nats", "--nats-url", nats, "--database-url", database, "--log", "error"];
+    let Output { status, stdout, stderr } = rideshare(&[&["audit"], args, &base[..]].concat());
+    let said = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
+    (status.code().unwrap(), said)
+}
+
+async fn offer(driver: &mut Socket, passenger: &mut Socket) -> Value {
+    online(driver, 40.751).await;
+    passenger.ack("finder.update", trip()).await;
+    driver.event("match.found").await["data"]["match_id"].clone()
+}
+
+async fn trail(bus: &Bus) -> Vec<Stored> {
+    let mut replay = bus.replay(STREAM, None, Start::Sequence(1)).await.unwrap();
+    let mut all = Vec::new();
+    while !replay.is_at_end() {
+        all.extend(replay.batch(100, Duration::from_secs(10)).await.unwrap());
+    }
+    all
+}
+
+fn told(trail: &[Stored]) -> Vec<Message> {
+    let of = |m: &Stored| {
+        let Stored { subject, headers, payload, .. } = m.clone();
+        Message { subject, headers, payload }
+    };
+    trail.iter().map(of).collect()
+}
+
+/// Every row of the tables of rides that follow from events, as text.
+async fn dump(database: &str) -> Vec<(&'static str, Vec<String>)> {
+    let mut connection = sqlx::PgConnection::connect(database).await.unwrap();
+    let mut dump = Vec::new();
+    // When a provider was asked follows from no event.
+    for (table, rows) in [
+        ("rides", "select to_jsonb(t)::text from rides.rides t order by 1"),
+        ("events", "select to_jsonb(t)::text from rides.events t order by 1"),
+        ("ledger_entries", "select to_jsonb(t)::text from rides.ledger_entries t order by 1"),
+        ("payments", "select (to_jsonb(t) - 'tried_at')::text from rides.payments t order by 1"),
+        ("debts", "select (to_jsonb(t) - 'at')::text from rides.debts t order by 1"),
+    ] {
+        dump.push((table, sqlx::query_scalar(rows).fetch_all(&mut connection).await.unwrap()));
+    }
+    dump
+}
+
+#[tokio::test]
+async fn the_ride_stream_is_deleted_and_told_again() {
+    let mut city = City::start().await;
+    let (before, mailboxes) = (city.trail().await, city.mailboxes().await);
+    assert_eq!(before.len(), 4 + 3 + 1);
+    let (status, said) = city.audit(&["verify"]);
+    assert!(
+        status == 0 && said.contains("8 messages in the stream; 3 rides in the database, 1 of them live"),
+        "{said}"
+    );
+
+    city.bus().delete_stream(STREAM).await.unwrap();
+    let platform = &city.running.apps[0].platform;
+    until("the platform has made it again", async || {
+        platform.bus.compare(&platform.topology).await.is_ok_and(|changes| changes.is_empty())
+    })
+    .await;
+    let (status, said) = city.audit(&["verify"]);
+    assert!(status == 1 && said.contains("8 differences") && said.contains("not in the stream"), "{said}");
+    let (status, said) = city.audit(&["repair"]);
+    assert!(status == 0 && said.contains("8 events published again (0 of them"), "{said}");
+    let after = city.trail().await;
+    assert_eq!(told(&after), told(&before), "the same but for sequences: subjects, headers, bodies, order");
+    let (status, said) = city.audit(&["verify"]);
+    assert!(status == 0 && said.contains("all of it is sound"), "{said}");
+
+    // Every consumer is handed all of it again, and nothing happens twice: no letter in a mailbox, nobody freed or locked.
+    city.settled().await;
+    assert_eq!(city.mailboxes().await, mailboxes);
+    assert_eq!(city.bus().stream_info(DEAD_LETTER_STREAM).await.unwrap().messages, 0);
+    let code = city.passenger.refused("finder.update", trip()).await;
+    assert_eq!(code, "ride_live", "the passenger is still in the ride");
+    city.driver.ack("ride.start", city.live.clone()).await;
+    city.driver.ack("ride.arrive", json!({"ride_id": city.live["ride_id"]})).await;
+    let found = {
+        city.driver.event("ride.arrived").await;
+        city.passenger.event("ride.arrived").await;
+        city.settled().await;
+        city.audit(&["verify"])
+    };
+    assert_eq!(found.0, 0, "{}", found.1);
+    drop((city.driver, city.passenger));
+    city.running.stop().await;
+}
+
+#[tokio::test]
+async fn one_byte_edited_in_a_copy_is_named_with_ride_version_and_what() {
+    let city = City::start().await;
+    let original = city.trail().await;
+    let copy = Server::new().unwrap();
+    let settings = crate::platforms::settings(&["--queue-type", "nats", "--nats-url", &copy.url]);
+    let bus = server::app::bus(&settings, &World::real(), "copy").await.unwrap();
+    let mut topology = Topology::rideshare();
+    topology.streams.retain(|stream| stream.name == STREAM);
+    topology.consumers.clear();
+    bus.apply(&topology).await.unwrap();
+    let edited: Value = serde_json::from_slice(&original[2].payload).unwrap();
+    for (n, message) in told(&original).into_iter().enumerate() {
+        let mut body = message.payload.to_vec();
+        if n == 2 {
+            // The last digit of the dropoff's latitude.
+            let at = body.windows(7).position(|part| part == b"\"lat\":4").unwrap() + 9;
+            body[at] = if body[at] == b'1' { b'2' } else { b'1' };
+        }
+        bus.publish(Message { payload: body.into(), ..message }).await.unwrap();
+    }
+    let database = city.running.settings.database_url.clone().unwrap();
+    let (status, said) = on(&copy.url, &database, &["verify"]);
+    let place = format!("ride {} version {} (sequence 3): ", edited["ride_id"].as_str().unwrap(), edited["version"]);
+    assert_eq!(status, 1, "{said}");
+    assert!(said.contains(&format!("{place}the body was changed: its hash is ")), "{said}");
+    assert!(said.contains(&format!("{place}its body is not the database's from byte ")), "{said}");
+    assert!(said.ends_with("2 differences\n"), "{said}");
+    let (status, said) = on(&copy.url, &database::fresh().await, &["rebuild"]);
+    assert!(status == 1 && said.contains("nothing was written"), "{said}");
+    city.running.stop().await;
+}
+
+#[tokio::test]
+async fn the_tables_rebuilt_are_the_live_ones_row_for_row() {
+    let city = City::start().await;
+    let live = city.running.settings.database_url.clone().unwrap();
+    let nats = &city.running.nats.as_ref().unwrap().url;
+    let fresh = database::fresh().await;
+    let (status, said) = on(nats, &fresh, &["rebuild"]);
+    assert!(status == 0 && said.contains("of 8 messages: 3 rides, 8 events and 10 ledger entries"), "{said}");
+    let (rebuilt, running) = (dump(&fresh).await, dump(&live).await);
+    assert_eq!(running.iter().map(|(_, rows)| rows.len()).collect::<Vec<_>>(), [3, 8, 10, 2, 0]);
+    assert_eq!(rebuilt, running);
+    let (status, said) = on(nats, &fresh, &["verify"]);
+    assert!(status == 0 && said.contains("all of it is sound"), "{said}");
+    for database in [&fresh, &live] {
+        let (status, said) = on(nats, database, &["rebuild"]);
+        assert!(status == 1 && said.contains("the table rides of the schema rides has rows already"), "{said}");
+    }
+    // A row that somebody changed by hand, on either side.
+    let mut connection = sqlx::PgConnection::connect(&fresh).await.unwrap();
+    sqlx::query("update rides.ledger_entries set amount = amount + 1 where account = 'platform:revenue'")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let (status, said) = on(nats, &fresh, &["verify"]);
+    assert!(status == 1 && said.contains("add up to 1 cents and not to 0"), "{said}");
+    assert_eq!(dump(&live).await, running, "the live one was only read");
+    city.running.stop().await;
+}
+
+#[tokio::test]
+async fn a_replay_shows_what_it_is_asked_for_and_touches_no_consumer() {
+    let city = City::start().await;
+    let trail = city.trail().await;
+    let consumers = async || city.bus().stream_info(STREAM).await.unwrap().consumers;
+    let before = consumers().await;
+    let (status, said) = city.audit(&["replay", "--format", "json"]);
+    assert_eq!(status, 0, "{said}");
+    let lines: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), trail.len());
+    for (line, message) in lines.iter().zip(&trail) {
+        assert_eq!(
+            (line["sequence"].as_u64(), line["subject"].as_str()),
+            (Some(message.sequence), Some(&*message.subject))
+        );
+        assert_eq!(line["data"], serde_json::from_slice::<Value>(&message.payload).unwrap());
+        assert_eq!(line["headers"]["traceparent"], message.headers.find("traceparent").unwrap());
+    }
+    let ride = lines[0]["data"]["ride_id"].as_str().unwrap();
+    for (args, count) in [
+        (&["--ride", ride][..], 4),
+        (&["--ride", "0190b7a0-0000-7000-8000-000000000001"], 0),
+        (&["--subject", "ride.pickup"], 3),
+        (&["--subject", "ride.cancelled"], 1),
+        (&["--from-seq", "7"], 2),
+        (&["--from-seq", "100"], 0),
+        (&["--since", "1h"], 8),
+        (&["--since", "2999-01-01T00:00:00Z"], 0),
+        (&["--subject", "ride.pickup", "--from-seq", "2", "--ride", ride], 0),
+    ] {
+        let (status, said) = city.audit(&[&["replay", "--format", "json"], args].concat());
+        assert_eq!((status, said.lines().count()), (0, count), "{args:?}: {said}");
+        let (_, said) = city.audit(&[&["replay", "--format", "csv"], args].concat());
+        assert_eq!(said.lines().count(), count + 1, "{args:?}: {said}");
+    }
+    let (_, said) = city.audit(&["replay"]);
+    assert!(said.lines().count() == 9 && said.contains("by passenger, 6.00 USD: a \"long, long\" way"), "{said}");
+    let refused = city.audit(&["replay", "--subject", "match.found"]);
+    assert!(refused.0 == 2 && refused.1.contains("ride.completed"), "{}", refused.1);
+    until("the readers are gone", async || consumers().await == before).await;
+    city.running.stop().await;
+}
+
+#[tokio::test]
+async fn a_replay_follows_until_it_is_interrupted() {
+    let mut city = City::start().await;
+    let (nats, mut args) = (city.running.nats.as_ref().unwrap().url.clone(), vec!["audit", "replay", "--follow"]);
+    args.extend(["--format", "json", "--queue-type", "nats", "--nats-url", &nats, "--log", "error"]);
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_rideshare"))
+        .args(args)
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(child.stdout.take().unwrap()));
+    let mut next = async || {
+        let line = tokio::time::timeout(crate::client::WAIT, lines.next_line()).await.unwrap().unwrap().unwrap();
+        serde_json::from_str::<Value>(&line).unwrap()
+    };
+    for sequence in 1..=8 {
+        assert_eq!(next().await["sequence"], sequence);
+    }
+    city.driver.ack("ride.start", city.live.clone()).await;
+    let line = next().await;
+    assert_eq!((&line["subject"], &line["data"]["ride_id"]), (&json!("ride.started"), &city.live["ride_id"]));
+    let id = child.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let status = tokio::time::timeout(crate::client::WAIT, child.wait()).await.unwrap().unwrap();
+    assert!(status.success(), "{status}");
+    drop((city.driver, city.passenger));
+    city.running.stop().await;
+}
+
+#[test]
+fn what_has_no_trail_is_refused_with_a_reason() {
+    for (args, reason) in [
+        (&["audit", "verify"][..], "QUEUE_TYPE=nats"),
+        (&["audit", "replay"], "inside the process that runs it"),
+        (&["audit", "repair", "--queue-type", "nats"], "DATABASE_URL"),
+        (&["audit", "replay", "--since", "yesterday"], "how long ago"),
+        (&["audit", "replay", "--since", "1h", "--from-seq", "3"], "cannot be used with"),
+    ] {
+        let output = rideshare(args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(reason), "{args:?}: {said}");
+    }
+}
