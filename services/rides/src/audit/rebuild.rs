@@ -4,7 +4,7 @@
 //! What does not follow from events of rides is not made again: wrong PINs, lost matches, and when a provider was asked.
 //! Whether a bill was paid only the provider knows: it is asked again, by the payment's id, which is the same as then.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use platform::Transaction;
 use streams::bus::{MESSAGE_ID, Stored};
@@ -75,7 +75,7 @@ impl Audit {
         // Whatever its age: here nothing is compared.
         let mut trail = Trail::new(info.first_sequence <= 1, chrono::DateTime::UNIX_EPOCH);
         let mut rebuilt = Rebuilt::default();
-        let mut left_out: BTreeMap<RideId, ()> = BTreeMap::new();
+        let mut left_out: BTreeSet<RideId> = BTreeSet::new();
         let mut reader = Reader::open(&self.bus, 1, info.last_sequence).await?;
         while let Some(batch) = reader.next(&self.progress).await? {
             let mut page = Page::default();
@@ -87,7 +87,7 @@ impl Audit {
                     left_out.remove(&said.ride.ride_id);
                     rebuilt.begun_before += 1;
                 } else {
-                    left_out.insert(said.ride.ride_id, ());
+                    left_out.insert(said.ride.ride_id);
                 }
             }
             // Nothing is written of a trail that is not sound, but all of it is read, so that all is told.

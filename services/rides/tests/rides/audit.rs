@@ -28,6 +28,7 @@ on_both!(
     the_tables_are_made_again_from_the_stream,
     a_broken_trail_is_not_made_into_tables,
     an_edited_copy_is_named_and_left_alone,
+    a_busy_platform_is_sound_at_every_moment,
 );
 
 /// Longer than a stream remembers ids.
@@ -178,6 +179,40 @@ async fn an_edited_copy_is_named_and_left_alone(kind: Kind) {
     assert!(repaired.findings.listed()[0].to_string().contains("left alone"));
     assert_eq!(found(&city).await, told);
     city.stop.begin();
+}
+
+async fn a_busy_platform_is_sound_at_every_moment(kind: Kind) {
+    let city = City::start(kind, Config::default()).await;
+    let matches: Vec<MatchAccepted> = (0..60).map(|_| city.matched()).collect();
+    let busy = async {
+        for part in matches.chunks(6) {
+            for matched in part {
+                city.publish(&super::Event::MatchAccepted(matched.clone())).await;
+            }
+            for matched in part {
+                let ride = city.event(matched, RideStatus::Pickup).await;
+                city.start_ride(ride.driver_id, ride.ride_id).await;
+                city.cancel(ride.passenger_id, ride.ride_id).await;
+            }
+        }
+    };
+    let mut busy = Box::pin(busy);
+    let mut verified = 0;
+    loop {
+        // Whatever has been committed, and is or is not yet published, by the time of each look.
+        let look = async { found(&city).await };
+        tokio::select! {
+            biased;
+            () = &mut busy => break,
+            told = look => assert_eq!(told, Vec::<String>::new(), "look {verified}"),
+        }
+        verified += 1;
+    }
+    drop(busy);
+    assert!(verified > 0, "nobody looked while it was busy");
+    let repaired = city.audit.repair().await.unwrap();
+    assert_eq!((repaired.published - repaired.duplicates, repaired.deleted, repaired.findings.count()), (0, 0, 0));
+    city.end().await;
 }
 
 #[tokio::test(start_paused = true)]
