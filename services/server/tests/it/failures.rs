@@ -25,13 +25,13 @@ async fn letters(bus: &Bus, count: usize) -> Vec<Stored> {
 
 /// Until `holds` does, at most 30 s.
 pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..300 {
+    for _ in 0..900 {
         if holds().await {
             return;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    panic!("not in 30 s: {what}");
+    panic!("not in 90 s: {what}");
 }
 
 async fn broken_messages_are_dead_lettered_once_for_each_consumer(shape: Shape) {
