@@ -224,6 +224,17 @@ impl MemoryBus {
         })
     }
 
+    pub(crate) fn last_on(&self, stream: &str, subject: &str) -> Result<Stored, BusError> {
+        self.0.with(|server, _| {
+            let found = server.stream(stream)?.last_message(subject).cloned();
+            found.ok_or_else(|| BusError::NotFound(format!("a message on {subject} of {stream}")))
+        })
+    }
+
+    pub(crate) fn time_of(&self, stream: &str) -> Result<DateTime<Utc>, BusError> {
+        self.0.with(|server, now| server.stream(stream).map(|_| server.wall_time(now)))
+    }
+
     pub(crate) fn delete_stream(&self, stream: &str) -> Result<(), BusError> {
         self.0.with(|server, _| server.delete_stream(stream))
     }

@@ -1,6 +1,8 @@
 //! The bus on a NATS server or cluster: async-nats' core client, and JetStream's own protocol over it where the client
 //! library would prefetch too much, hide a deleted consumer, or keep an old configuration silently.
 
+mod raw;
+
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -608,36 +610,6 @@ impl NatsBus {
             ack_floor: info.ack_floor.stream_sequence,
             delivered: info.delivered.stream_sequence,
         })
-    }
-
-    pub(crate) async fn stored(&self, stream: &str, sequence: u64) -> Result<Stored, BusError> {
-        let found = self
-            .jetstream
-            .get_stream_no_info(stream)
-            .await
-            .map_err(|e| BusError::Unavailable(format!("stream {stream}: {e}")))?;
-        let message = found.get_raw_message(sequence).await.map_err(|e| {
-            use jetstream::stream::RawMessageErrorKind as Kind;
-            let text = format!("message {sequence} of {stream}: {e}");
-            match e.kind() {
-                Kind::NoMessageFound => BusError::NotFound(text),
-                Kind::JetStream(error) => api_error(&text, &error),
-                _ => BusError::Unavailable(text),
-            }
-        })?;
-        Ok(Stored {
-            subject: message.subject.into_string(),
-            headers: from_nats(Some(message.headers)),
-            payload: message.payload,
-            sequence: message.sequence,
-            stored_at: message.time,
-        })
-    }
-
-    pub(crate) async fn delete_message(&self, stream: &str, sequence: u64) -> Result<(), BusError> {
-        // Not overwritten on disk: that is for secrets, and slow.
-        let body = json!({"seq": sequence, "no_erase": true});
-        self.api::<Value>(&format!("STREAM.MSG.DELETE.{stream}"), &body).await.map(|_| ())
     }
 
     pub(crate) async fn delete_stream(&self, stream: &str) -> Result<(), BusError> {

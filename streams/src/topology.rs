@@ -95,6 +95,10 @@ pub const TRIES: u64 = 3;
 pub const MAX_DELIVER: i64 = 5;
 /// The stream of dead letters.
 pub const DEAD_LETTER_STREAM: &str = "DEAD_LETTER_STREAM";
+/// The stream of what the server says when it gives a message up; see [`Topology::with_sweeper`].
+pub const GIVEN_UP_STREAM: &str = "GIVEN_UP_STREAM";
+/// The durable consumer of [`GIVEN_UP_STREAM`], which every process pulls.
+pub const SWEEPER: &str = "sweeper";
 /// The oldest server that keeps what this system relies on (2.9 loses a dead letter on interest streams).
 pub const MINIMUM_SERVER: (u64, u64) = (2, 10);
 
@@ -103,7 +107,8 @@ pub const MESSAGE_MAX: i32 = 256 * 1024;
 
 const MIB: i64 = 1 << 20;
 const HOUR: Duration = Duration::from_secs(3600);
-const DUPLICATE_WINDOW: Duration = Duration::from_secs(300);
+/// How long every stream remembers a message id.
+pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(300);
 
 /// One row of the table: a subject, its stream, who may write it, who reads it.
 pub struct Row {
@@ -195,6 +200,41 @@ impl Topology {
                 })
             })
             .collect();
+        Self { streams, consumers }
+    }
+
+    /// This, and what hears of messages that the server has given up: delivered as often as allowed, and acknowledged by
+    /// nobody. That is what a running system has; the stream carries no event of the system, is read and written by the
+    /// runtime and the server alone, and so stands beside the table and not in it (nor in the JSON files, nor in the
+    /// statistics of consumers): whoever compares them with the contract finds the contract.
+    ///
+    /// A work queue, so that what it holds is what is left to do. On disk, for a server that restarts must not forget. As
+    /// old as the oldest message that may be given up. Full, it refuses what is new, as the others do: some hundred thousand
+    /// advisories wait then, and the alarm about stuck streams has been on for long. No limit of deliveries: nobody would
+    /// sweep up after the sweeper; the age is the bound.
+    pub fn with_sweeper(&self) -> Self {
+        let subject = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>".to_owned();
+        let stream = Stream {
+            name: GIVEN_UP_STREAM.to_owned(),
+            subjects: vec![subject.clone()],
+            retention: Retention::WorkQueue,
+            storage: Storage::File,
+            discard: Discard::New,
+            max_age: 7 * 24 * HOUR,
+            max_bytes: 64 * MIB,
+            duplicate_window: DUPLICATE_WINDOW,
+        };
+        let consumer = Consumer {
+            stream: GIVEN_UP_STREAM.to_owned(),
+            durable: SWEEPER.to_owned(),
+            filter: subject,
+            ack_wait: Duration::from_secs(60),
+            max_deliver: -1,
+            max_ack_pending: 256,
+            backoff: Vec::new(),
+        };
+        let streams = std::iter::once(stream).chain(self.streams.iter().cloned()).collect();
+        let consumers = std::iter::once(consumer).chain(self.consumers.iter().cloned()).collect();
         Self { streams, consumers }
     }
 

@@ -61,7 +61,7 @@ impl Server {
         }
     }
 
-    fn wall_time(&self, now: Instant) -> DateTime<Utc> {
+    pub(super) fn wall_time(&self, now: Instant) -> DateTime<Utc> {
         self.started_at + now.duration_since(self.origin)
     }
 

@@ -293,6 +293,11 @@ impl Stream {
         self.messages.get(&sequence).map(|e| &e.message)
     }
 
+    /// The newest message that `filter` covers.
+    pub(super) fn last_message(&self, filter: &str) -> Option<&Stored> {
+        self.messages.values().rev().map(|e| &e.message).find(|m| topology::subject_matches(filter, &m.subject))
+    }
+
     /// The first message at `from` or later that `filter` covers.
     pub(super) fn next_message(&self, from: u64, filter: Option<&str>) -> Option<&Stored> {
         self.messages

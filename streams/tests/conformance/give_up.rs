@@ -1,11 +1,10 @@
 //! What happens to a message that nobody answers as often as it may be delivered.
 
 use anyhow::{Context, Result};
-use bytes::Bytes;
 use serde_json::Value;
-use streams::Delivery;
 use streams::bus::Puller;
 use streams::topology::{Consumer, Retention, Stream};
+use streams::{BusError, Delivery};
 
 use crate::fixture::*;
 
@@ -32,14 +31,6 @@ async fn exhaust(f: &Fixture, consumer: &Consumer, puller: &mut Puller) -> Resul
         }
     }
     unreachable!("the second delivery returned")
-}
-
-/// The subject on which the message is released for one consumer, as DESIGN.md has it.
-fn release(consumer: &Consumer, delivery: &Delivery) -> String {
-    let Consumer { stream, durable, .. } = consumer;
-    let sequence = delivery.message.sequence;
-    let stored_at = delivery.message.stored_at.timestamp_nanos_opt().unwrap_or_default();
-    format!("$JS.ACK.{stream}.{durable}.2.{sequence}.1.{stored_at}.0")
 }
 
 async fn stays_stored(f: &Fixture, retention: Retention) -> Result<()> {
@@ -145,16 +136,25 @@ pub(crate) async fn given_up_message_is_released_by_its_ack_subject(f: &Fixture)
         let consumer = impatient(f, &stream, "C");
         f.apply(&[&stream], &[&consumer]).await?;
         f.publish("a", "poison").await?;
-        let last = exhaust(f, &consumer, &mut f.pull(&consumer).await?).await?;
+        exhaust(f, &consumer, &mut f.pull(&consumer).await?).await?;
         assert_eq!(f.held(&stream).await?, 1);
-        let answer = f.bus.request(&release(&consumer, &last), Bytes::from("+ACK"), millis(5_000)).await?;
-        assert!(answer.is_empty());
+        f.bus.release(&stream.name, &consumer.durable, 1).await?;
         f.until_held(&stream, 0).await?;
-        let again = f.bus.request(&release(&consumer, &last), Bytes::from("+ACK"), millis(5_000)).await?;
-        assert!(again.is_empty(), "twice is once");
+        f.bus.release(&stream.name, &consumer.durable, 1).await.context("twice is once")?;
         assert_eq!(f.bus.consumer_info(&stream.name, &consumer.durable).await?.redelivered, 0);
         f.bus.delete_stream(&stream.name).await?;
     }
+    Ok(())
+}
+
+pub(crate) async fn release_of_nothing_says_so(f: &Fixture) -> Result<()> {
+    let (stream, consumer) = one(f, Retention::Interest).await?;
+    let gone = f.bus.release(&stream.name, &f.name("no_consumer"), 1).await;
+    assert!(matches!(gone, Err(BusError::NotFound(_))), "{gone:?}");
+    f.publish("a", "never delivered").await?;
+    let undelivered = f.bus.release(&stream.name, &consumer.durable, 1).await;
+    assert!(matches!(undelivered, Err(BusError::Unavailable(_))), "{undelivered:?}");
+    assert_eq!((f.held(&stream).await?, f.lag(&consumer).await?), (1, (1, 0)), "and nothing happened");
     Ok(())
 }
 
@@ -172,14 +172,14 @@ pub(crate) async fn given_up_by_one_stays_until_it_is_released_for_that_one(f: &
     f.apply(&[&stream], &[&stuck, &fine]).await?;
     f.publish("a", "poison").await?;
     let mut puller = f.pull(&stuck).await?;
-    let last = exhaust(f, &stuck, &mut puller).await?;
+    exhaust(f, &stuck, &mut puller).await?;
     // Messages behind it, acknowledged by both, move the floor past it.
     f.publish("a", "next").await?;
     take_and_ack(&mut puller, 1).await?;
     take_and_ack(&mut f.pull(&fine).await?, 2).await?;
     f.until_held(&stream, 1).await?;
     assert_eq!(text(&f.bus.stored(&stream.name, 1).await?), "poison");
-    f.bus.notify(&release(&stuck, &last), Bytes::from("+ACK")).await?;
+    f.bus.release(&stream.name, &stuck.durable, 1).await?;
     f.until_held(&stream, 0).await
 }
 
@@ -188,8 +188,8 @@ pub(crate) async fn released_message_stays_for_who_has_not_had_it(f: &Fixture) -
     let (stuck, later) = (impatient(f, &stream, "stuck"), f.consumer(&stream, "later", "a"));
     f.apply(&[&stream], &[&stuck, &later]).await?;
     f.publish("a", "poison").await?;
-    let last = exhaust(f, &stuck, &mut f.pull(&stuck).await?).await?;
-    f.bus.request(&release(&stuck, &last), Bytes::from("+ACK"), millis(5_000)).await?;
+    exhaust(f, &stuck, &mut f.pull(&stuck).await?).await?;
+    f.bus.release(&stream.name, &stuck.durable, 1).await?;
     assert_eq!(f.held(&stream).await?, 1);
     assert_eq!(texts(&take_and_ack(&mut f.pull(&later).await?, 1).await?), ["poison"]);
     f.until_held(&stream, 0).await

@@ -73,6 +73,7 @@ suite! {
         advisory_tells_of_exhausted_deliveries_once
         advisory_is_captured_by_a_stream
         given_up_message_is_released_by_its_ack_subject
+        release_of_nothing_says_so
         late_answer_to_a_given_up_delivery_releases_it
         given_up_by_one_stays_until_it_is_released_for_that_one
         released_message_stays_for_who_has_not_had_it
@@ -127,7 +128,10 @@ suite! {
         replay_from_the_far_future_is_empty
         replay_in_batches_knows_its_end
         a_deleted_message_is_gone_for_everybody
-        stored_message_is_as_it_was_published;
+        stored_message_is_as_it_was_published
+        newest_message_of_a_subject_is_found
+        a_deleted_message_is_nobodys_any_more
+        the_streams_clock_is_that_of_what_it_stores;
     core:
         notice_reaches_everybody_who_is_subscribed
         notice_to_nobody_is_no_error

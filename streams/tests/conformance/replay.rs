@@ -182,3 +182,49 @@ pub(crate) async fn a_deleted_message_is_gone_for_everybody(f: &Fixture) -> Resu
     assert_eq!(f.publish("a", "new").await?.sequence, 11, "no sequence is given twice");
     Ok(())
 }
+
+pub(crate) async fn newest_message_of_a_subject_is_found(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a.x", "a.y"], Retention::Limits);
+    f.apply(&[&stream], &[]).await?;
+    let last = async |subject: &str| f.bus.last_on(&stream.name, &f.subject(subject)).await;
+    assert!(matches!(last("a.x").await, Err(BusError::NotFound(_))));
+    for (subject, body) in [("a.x", "1"), ("a.x", "2"), ("a.y", "3")] {
+        f.publish(subject, body).await?;
+    }
+    assert_eq!((text(&last("a.x").await?), last("a.x").await?.sequence), ("2", 2));
+    assert_eq!(text(&last("a.*").await?), "3");
+    f.bus.delete_message(&stream.name, 2).await?;
+    assert_eq!(text(&last("a.x").await?), "1");
+    Ok(())
+}
+
+pub(crate) async fn a_deleted_message_is_nobodys_any_more(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Interest);
+    let consumer = f.consumer(&stream, "C", "a");
+    f.apply(&[&stream], &[&consumer]).await?;
+    f.publish_numbers("a", 3).await?;
+    let mut puller = f.pull(&consumer).await?;
+    let held = take_one(&mut puller).await?;
+    f.bus.delete_message(&stream.name, 1).await?;
+    f.bus.delete_message(&stream.name, 2).await?;
+    let again = f.bus.delete_message(&stream.name, 2).await;
+    assert!(matches!(again, Err(BusError::NotFound(_))), "{again:?}");
+    let gone = f.bus.stored(&stream.name, 2).await;
+    assert!(matches!(gone, Err(BusError::NotFound(_))), "{gone:?}");
+    held.ack().await?;
+    assert_eq!(texts(&take_and_ack(&mut puller, 1).await?), ["2"]);
+    f.until_held(&stream, 0).await
+}
+
+pub(crate) async fn the_streams_clock_is_that_of_what_it_stores(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Limits);
+    f.apply(&[&stream], &[]).await?;
+    let before = f.bus.time_of(&stream.name).await?;
+    f.publish("a", "1").await?;
+    let after = f.bus.time_of(&stream.name).await?;
+    let stored_at = f.bus.stored(&stream.name, 1).await?.stored_at;
+    assert!(before <= stored_at && stored_at <= after, "{before} {stored_at} {after}");
+    let nowhere = f.bus.time_of(&f.name("none")).await;
+    assert!(matches!(nowhere, Err(BusError::NotFound(_))), "{nowhere:?}");
+    Ok(())
+}

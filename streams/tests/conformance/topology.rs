@@ -258,7 +258,7 @@ pub(crate) async fn what_does_not_exist_is_not_found(f: &Fixture) -> Result<()> 
 
 pub(crate) async fn the_systems_topology_can_be_applied(f: &Fixture) -> Result<()> {
     let alone = f.alone().await?;
-    let topology = Topology::rideshare();
+    let topology = Topology::rideshare().with_sweeper();
     let result = async {
         let made = alone.bus.apply(&topology).await?;
         assert_eq!(made.len(), topology.streams.len() + topology.consumers.len(), "{made:?}");
