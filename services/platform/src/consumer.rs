@@ -6,6 +6,9 @@
 //! last try, or at once if it can never succeed, it goes to the dead letters. While the database is away nothing is pulled,
 //! what is held is kept alive, and no try is used up: that is not the message's fault.
 
+mod asked;
+pub mod sweeper;
+
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -13,17 +16,18 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
-use streams::bus::{MESSAGE_ID, Puller};
-use streams::event::rfc3339;
+use streams::bus::Puller;
 use streams::topology::{Consumer, MAX_DELIVER, TRIES};
-use streams::{BusError, Delivery, Event, EventError, Headers, Message, Service};
+use streams::{BusError, Delivery, Event, EventError, Service};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::store::{Store, StoreError, Transaction};
 use crate::world::Trace;
-use crate::{Platform, Shutdown, retry};
+use crate::{Platform, Shutdown, dead_letters, retry};
+use asked::Asked;
+use dead_letters::Failed;
 
 /// The wait of one pull for a first message.
 const PULL_WAIT: Duration = Duration::from_secs(5);
@@ -33,8 +37,6 @@ const TRY_WAIT: Duration = Duration::from_secs(20);
 const MEETINGS: u32 = 5;
 /// Messages whose failed tries are counted; beyond that the oldest begins anew, and the server's own count ends it.
 const FAILURES_MAX: usize = 10_000;
-/// What is kept of a body that makes its dead letter too large.
-const LETTER_CUT: usize = 64 * 1024;
 /// The pause before a message is tried again whose dead letter finds the stream full.
 const FULL_WAIT: Duration = Duration::from_secs(60);
 
@@ -166,7 +168,15 @@ impl<H: Handler> Worker<H> {
             pullers.spawn(pull(self.platform.clone(), consumer.clone(), self.batch_max, to.clone(), stop.clone()));
         }
         drop(to);
-        let ended = self.work(&mut from, &mut pullers, &stop).await;
+        // About dead letters; they end with this.
+        let (ask, mut asked) = mpsc::channel(asked::ASKED_MAX);
+        let mut listeners = JoinSet::new();
+        for consumer in &self.consumers {
+            let (platform, store) = (self.platform.clone(), self.store.clone());
+            listeners.spawn(asked::listen::<H>(platform, store, consumer.clone(), ask.clone()));
+        }
+        drop(ask);
+        let ended = self.work(&mut from, &mut asked, &mut pullers, &stop).await;
         from.close();
         while let Some(deliveries) = from.recv().await {
             put_back(&deliveries).await;
@@ -188,6 +198,7 @@ impl<H: Handler> Worker<H> {
     async fn work(
         &mut self,
         from: &mut mpsc::Receiver<Vec<Delivery>>,
+        asked: &mut mpsc::Receiver<Asked>,
         pullers: &mut JoinSet<()>,
         stop: &Shutdown,
     ) -> Ended {
@@ -202,6 +213,10 @@ impl<H: Handler> Worker<H> {
                 },
                 // Asked for here and polled first, so that a stream of messages cannot starve the timer.
                 () = sleep_until(wake) => Vec::new(),
+                Some(asked) = asked.recv() => match self.requeue(asked).await {
+                    Some(ended) => return ended,
+                    None => continue,
+                },
                 next = from.recv() => match next {
                     Some(deliveries) => deliveries,
                     None => return Ended::Stopped,
@@ -368,13 +383,11 @@ impl<H: Handler> Worker<H> {
     fn receive(&self, delivery: &Delivery) -> Result<Received, EventError> {
         let message = &delivery.message;
         let event = Event::parse(&message.subject, &message.payload)?;
+        let id = dead_letters::message_id(&delivery.stream, message);
         Ok(Received {
             event,
-            note: match message.headers.find(MESSAGE_ID) {
-                Some(id) if !id.is_empty() => id.to_owned(),
-                _ => format!("{}@{}", message_id(delivery), message.stored_at.timestamp_micros()),
-            },
-            id: message_id(delivery),
+            note: dead_letters::note(&id, &delivery.stream, message.sequence, message.stored_at),
+            id,
             trace: Trace::follow(message.headers.find("traceparent"), &self.platform.world),
             consumer: delivery.consumer.clone(),
             stored_at: message.stored_at,
@@ -384,23 +397,17 @@ impl<H: Handler> Worker<H> {
 
     async fn dead_letter(&self, delivery: &Delivery, reason: &str, stop: &Shutdown) {
         let consumer = &delivery.consumer;
-        let mut letter = dead_letter(delivery, reason, self.platform.world.now());
+        let (stream, message, deliveries) = (&delivery.stream, &delivery.message, delivery.deliveries);
+        let failed = Failed { stream, consumer, message, deliveries, reason };
+        let mut letter = failed.letter(self.platform.world.now());
         let mut delays = retry::dependency();
-        let mut whole = true;
-        loop {
-            match self.platform.bus.publish(letter.clone()).await {
-                Ok(_) => break,
+        let new = loop {
+            match dead_letters::store(&self.platform, &mut letter, message.stored_at).await {
+                Ok(new) => break new,
                 Err(BusError::Full(why)) => {
                     tracing::error!(consumer, why, "no room for a dead letter: empty DEAD_LETTER_STREAM");
                     let _ = delivery.retry(FULL_WAIT).await;
                     return;
-                }
-                Err(BusError::Refused(why)) if whole => {
-                    // Too large, most likely: what happened is worth more than all of the body.
-                    tracing::warn!(consumer, why, "a dead letter is cut short");
-                    letter.payload.truncate(LETTER_CUT);
-                    letter.headers = ours(&letter.headers);
-                    whole = false;
                 }
                 Err(error) => {
                     tracing::warn!(%error, consumer, "a dead letter waits");
@@ -413,19 +420,15 @@ impl<H: Handler> Worker<H> {
                 () = stop.begun() => return,
                 () = sleep(delays.next_delay()) => {}
             }
-        }
+        };
         // Only now that it is stored elsewhere.
         if let Err(error) = delivery.terminate().await {
             tracing::warn!(%error, consumer, "a dead-lettered message was not terminated; its repeat is a duplicate");
         }
-        self.platform.metrics.dead_lettered.with_label_values(&[consumer]).inc();
-        tracing::error!(
-            consumer,
-            reason,
-            sequence = delivery.message.sequence,
-            deliveries = delivery.deliveries,
-            "dead letter"
-        );
+        if new {
+            self.platform.metrics.dead_lettered.with_label_values(&[consumer]).inc();
+            tracing::error!(consumer, reason, sequence = message.sequence, deliveries, "dead letter");
+        }
     }
 }
 
@@ -452,14 +455,6 @@ async fn put_back(deliveries: &[Delivery]) {
     }
 }
 
-/// The id by which a message is told from others: its header, or for a foreign producer its place.
-fn message_id(delivery: &Delivery) -> String {
-    match delivery.message.headers.find(MESSAGE_ID) {
-        Some(id) if !id.is_empty() => id.to_owned(),
-        _ => format!("{}-{}", delivery.stream, delivery.message.sequence),
-    }
-}
-
 /// Those of `all` that were not handled before, each once.
 async fn unseen<'a, T: Clone + Default + Send + Sync + 'static>(
     tx: &mut Transaction<T>,
@@ -478,46 +473,6 @@ async fn unseen<'a, T: Clone + Default + Send + Sync + 'static>(
     }
     let mut first = |r: &Received| new.get_mut(r.consumer.as_str()).is_some_and(|ids| ids.remove(&r.note));
     Ok(all.iter().copied().filter(|r| first(r)).collect())
-}
-
-/// The headers that say what happened, without those of the message itself.
-fn ours(headers: &Headers) -> Headers {
-    let mut kept = Headers::default();
-    for (name, value) in headers.iter().filter(|(name, _)| name.starts_with("Dead-Letter-") || *name == MESSAGE_ID) {
-        kept.add(name, value);
-    }
-    kept
-}
-
-/// The dead letter of a delivery: its body and headers, and what happened to it. Its id is made of stream, consumer,
-/// sequence and the time of storage (a stream made anew counts from 1 again), so that it is stored once however often it is
-/// published. Headers that tell a NATS server what to do are left out: they were meant for the first publish.
-pub fn dead_letter(delivery: &Delivery, reason: &str, now: DateTime<Utc>) -> Message {
-    let message = &delivery.message;
-    let mut headers = Headers::default();
-    for (name, value) in message.headers.iter() {
-        let meant_for_server = name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"));
-        if !meant_for_server {
-            headers.add(name, value);
-        }
-    }
-    let original = message_id(delivery);
-    // Header values are one line; a parser's message may have more.
-    let reason: String = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(1_000).collect();
-    let stored = message.stored_at.timestamp_micros();
-    headers.set(
-        MESSAGE_ID,
-        format!("dead_letter-{}-{}-{}-{stored}", delivery.stream, delivery.consumer, message.sequence),
-    );
-    headers.set("Dead-Letter-Stream", &delivery.stream);
-    headers.set("Dead-Letter-Subject", &message.subject);
-    headers.set("Dead-Letter-Sequence", message.sequence.to_string());
-    headers.set("Dead-Letter-Consumer", &delivery.consumer);
-    headers.set("Dead-Letter-Deliveries", delivery.deliveries.to_string());
-    headers.set("Dead-Letter-Reason", reason);
-    headers.set("Dead-Letter-Time", rfc3339::text(&now));
-    headers.set("Dead-Letter-Message-Id", original);
-    Message { subject: format!("dead_letter.{}", delivery.consumer), headers, payload: message.payload.clone() }
 }
 
 /// Pulls one consumer for ever, through restarts of the server and deletions of the consumer.

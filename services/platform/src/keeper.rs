@@ -19,10 +19,11 @@ const RECONNECT_LOOK: Duration = Duration::from_millis(500);
 /// A sentence that says what is wrong: the topology is not sound, the server refuses it, or it does not answer in a minute.
 pub async fn start(platform: &Platform) -> Result<(), String> {
     platform.topology.prove().map_err(|faults| format!("the topology is not sound: {}", faults.join("; ")))?;
+    let topology = platform.topology.with_sweeper();
     let mut delays = retry::dependency();
     let until = Instant::now() + START_WAIT;
     loop {
-        match platform.bus.apply(&platform.topology).await {
+        match platform.bus.apply(&topology).await {
             Ok(changes) => {
                 for change in changes {
                     tracing::info!("topology: {change}");
@@ -46,6 +47,7 @@ pub async fn start(platform: &Platform) -> Result<(), String> {
 /// Looks after the topology until shutdown.
 pub async fn keep(platform: Platform) {
     const PART: &str = "topology";
+    let topology = platform.topology.with_sweeper();
     let mut delays = retry::dependency();
     let mut seen = platform.bus.reconnects();
     let mut next = Instant::now() + LOOK_EVERY;
@@ -65,7 +67,7 @@ pub async fn keep(platform: Platform) {
         let applied = tokio::select! {
             biased;
             () = platform.shutdown.begun() => return,
-            applied = timeout(Duration::from_secs(30), platform.bus.apply(&platform.topology)) => applied,
+            applied = timeout(Duration::from_secs(30), platform.bus.apply(&topology)) => applied,
         };
         match applied {
             Ok(Ok(changes)) => {

@@ -2,6 +2,7 @@
 //! tokens, problems, telemetry. It knows no service and decides nothing about rides.
 
 pub mod consumer;
+pub mod dead_letters;
 pub mod fare;
 pub mod grid;
 pub mod keeper;

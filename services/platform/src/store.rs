@@ -487,6 +487,24 @@ impl<T: Clone + Default + Send + Sync + 'static> Transaction<T> {
         }
     }
 
+    /// Whether `consumer` noted this message id as handled.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn is_noted(&mut self, consumer: &str, id: &str) -> Result<bool, StoreError> {
+        match &mut self.on {
+            On::Postgres(pg) => {
+                let row = sqlx::query("select exists (select 1 from inbox where consumer = $1 and message_id = $2)")
+                    .bind(consumer)
+                    .bind(id)
+                    .fetch_one(&mut ***pg)
+                    .await?;
+                Ok(row.try_get(0)?)
+            }
+            On::Memory(m) => Ok(m.draft.inbox.contains_key(&(consumer.to_owned(), id.to_owned()))),
+        }
+    }
+
     /// Makes all of it true at once, and wakes the relay.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use axum::Router;
 use location::Location;
 use matching::Matching;
+use platform::consumer::sweeper;
 use platform::{Health, Metrics, Platform, Shutdown, Store, StoreError, Tokens, World, keeper};
 use rides::Rides;
 use sqlx::migrate::Migrator;
@@ -212,6 +213,7 @@ impl App {
         }
         let checks = opening.checks;
         tasks.spawn(keeper::keep(platform.clone()));
+        tasks.spawn(sweeper::run(platform.clone()));
         tasks.spawn(monitor::watch(platform.clone(), checks));
         let router = http::router(&platform, routes);
         Ok(Self { addr: settings.http_addr, platform, users: serving_users, router, tasks })

@@ -71,7 +71,7 @@ impl Handler for Counter {
     }
 }
 
-fn beacon(user: u128, vehicle_type: VehicleType, second: u32) -> Event {
+pub(crate) fn beacon(user: u128, vehicle_type: VehicleType, second: u32) -> Event {
     Event::UserBeacon(UserBeacon {
         user_id: UserId(Uuid::from_u128(user)),
         active: true,
@@ -81,7 +81,7 @@ fn beacon(user: u128, vehicle_type: VehicleType, second: u32) -> Event {
     })
 }
 
-fn message(event: &Event, world: &World) -> Message {
+pub(crate) fn message(event: &Event, world: &World) -> Message {
     let id = event.message_id(world.now());
     let body = Bytes::from(event.body());
     platform::outbox::message(event.subject().as_str(), &id, "x", world.now(), "", Service::Users, body)

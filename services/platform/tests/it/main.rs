@@ -4,7 +4,10 @@
 
 #[path = "../database.rs"]
 mod database;
+#[path = "../../../../streams/tests/conformance/server.rs"]
+mod nats_server;
 
 mod accounts;
 mod consumer;
+mod dead_letters;
 mod store;

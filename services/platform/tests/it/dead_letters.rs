@@ -1,0 +1,556 @@
+//! Dead letters on both buses: at most one for each failure, also when a process dies anywhere or two paths meet; and what
+//! becomes of a message that is given to its consumer again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use platform::consumer::sweeper;
+use platform::dead_letters::{self, Letter, RequeueError, Requeued};
+use platform::{Failure, Handler, Health, Metrics, Platform, Received, Shutdown, Store, Transaction, Worker, World};
+use serde_json::json;
+use streams::bus::{MESSAGE_ID, Puller, Stored};
+use streams::memory::MemoryBus;
+use streams::nats::{NatsBus, NatsSettings};
+use streams::topology::{Consumer, DEAD_LETTER_STREAM, GIVEN_UP_STREAM, Topology};
+use streams::{Bus, BusError, Delivery, Event, Headers, Message, Service, VehicleType};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::accounts::{Kind, Tables, add, find, open, store};
+use crate::consumer::{beacon, message};
+use crate::nats_server::Server;
+
+/// What must come, comes within this.
+const SOON: Duration = Duration::from_secs(60);
+
+/// Counts each beacon in an account of its driver, once it is repaired.
+struct Fixable {
+    broken: Arc<AtomicBool>,
+}
+
+impl Handler for Fixable {
+    type Tables = Tables;
+
+    async fn handle(&mut self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
+        for received in batch {
+            let Event::UserBeacon(beacon) = &received.event else { return Err(Failure::Permanent("no beacon".into())) };
+            let name = beacon.user_id.to_string();
+            match find(tx, &name).await? {
+                None => open(tx, &name, Uuid::nil(), 1).await?,
+                Some(account) => assert!(add(tx, &name, Uuid::nil(), account.version, 1).await?),
+            }
+        }
+        if self.broken.load(Ordering::Relaxed) { Err(Failure::Permanent("not repaired yet".into())) } else { Ok(()) }
+    }
+}
+
+/// One system: a bus, the store of a service, and any number of its processes.
+struct Rig {
+    platform: Platform,
+    store: Store<Tables>,
+    broken: Arc<AtomicBool>,
+    processes: JoinSet<()>,
+    /// Stopped when dropped.
+    _server: Option<Server>,
+}
+
+/// Patience of the consumers: short, for a real server's clock cannot be paused.
+const ACK_WAIT: Duration = Duration::from_secs(1);
+
+/// The system's topology, of which these durables read user.beacon and nobody anything else.
+fn topology(durables: &[&str]) -> Topology {
+    let mut topology = Topology::rideshare();
+    topology.consumers.retain(|c| durables.contains(&c.durable.as_str()));
+    topology.streams.retain(|s| ["USER_STREAM", DEAD_LETTER_STREAM].contains(&s.name.as_str()));
+    for consumer in &mut topology.consumers {
+        consumer.ack_wait = ACK_WAIT;
+    }
+    // So that the stream itself has forgotten a letter when the next one comes.
+    for stream in &mut topology.streams {
+        stream.duplicate_window = Duration::from_millis(500);
+    }
+    topology
+}
+
+impl Rig {
+    async fn on(bus: Bus, server: Option<Server>, kind: Kind, durables: &[&str]) -> Self {
+        let world = World::seeded("2026-01-01T00:00:00Z".parse().unwrap(), 7);
+        let platform = Platform {
+            world: world.clone(),
+            bus,
+            topology: Arc::new(topology(durables)),
+            metrics: Arc::new(Metrics::new()),
+            health: Arc::new(Health::default()),
+            shutdown: Shutdown::new(),
+            pod: "test".into(),
+        };
+        platform.bus.apply(&platform.topology.with_sweeper()).await.unwrap();
+        let store = store(kind, &world).await;
+        Self { platform, store, broken: Arc::default(), processes: JoinSet::new(), _server: server }
+    }
+
+    async fn memory(durables: &[&str]) -> Self {
+        let started_at = "2026-01-01T00:00:00Z".parse().unwrap();
+        Self::on(Bus::Memory(MemoryBus::new(started_at, 10_000)), None, Kind::Memory, durables).await
+    }
+
+    async fn nats(durables: &[&str]) -> Self {
+        let server = Server::new().unwrap();
+        let bus = connect(&server.url).await;
+        Self::on(bus, Some(server), Kind::Memory, durables).await
+    }
+
+    fn bus(&self) -> &Bus {
+        &self.platform.bus
+    }
+
+    fn consumer(&self, durable: &str) -> Consumer {
+        self.platform.topology.consumers.iter().find(|c| c.durable == durable).unwrap().clone()
+    }
+
+    async fn pull(&self, durable: &str) -> Puller {
+        self.bus().pull(&self.consumer(durable)).await.unwrap()
+    }
+
+    fn sweeper(&mut self) {
+        self.processes.spawn(sweeper::run(self.platform.clone()));
+    }
+
+    fn worker(&mut self) {
+        let consumers = vec![self.consumer(MATCH)];
+        let handler = Fixable { broken: self.broken.clone() };
+        let worker = Worker::new(&self.platform, Service::Match, &self.store, consumers, 16, handler);
+        let stop = self.platform.shutdown.clone();
+        self.processes.spawn(async move {
+            worker.run(stop).await;
+        });
+    }
+
+    async fn publish(&self, event: &Event) {
+        self.bus().publish(message(event, &self.platform.world)).await.unwrap();
+    }
+
+    async fn held(&self, stream: &str) -> u64 {
+        self.bus().stream_info(stream).await.unwrap().messages
+    }
+
+    /// Until the stream holds so many.
+    async fn until_held(&self, stream: &str, messages: u64) {
+        let deadline = tokio::time::Instant::now() + SOON;
+        while self.held(stream).await != messages {
+            assert!(tokio::time::Instant::now() < deadline, "{stream} holds {}", self.held(stream).await);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn letters(&self) -> Vec<Letter> {
+        let mut letters = Vec::new();
+        dead_letters::each(self.bus(), |letter| letters.push(letter)).await.unwrap();
+        letters
+    }
+
+    async fn amount(&self, user: u128) -> Option<i64> {
+        let mut tx = self.store.begin().await.unwrap();
+        find(&mut tx, &Uuid::from_u128(user).to_string()).await.unwrap().map(|a| a.amount)
+    }
+
+    async fn stop(mut self) {
+        self.platform.shutdown.begin();
+        while let Some(ended) = self.processes.join_next().await {
+            ended.unwrap();
+        }
+    }
+}
+
+async fn connect(url: &str) -> Bus {
+    let settings = NatsSettings {
+        urls: vec![url.to_owned()],
+        creds: None,
+        ca: None,
+        replicas: 1,
+        name: "dead letters".to_owned(),
+    };
+    Bus::Nats(NatsBus::connect(&settings).await.unwrap())
+}
+
+const MATCH: &str = "user_beacon_match";
+const USERS: &str = "user_beacon_users";
+
+/// Takes one message and never answers.
+async fn take(puller: &mut Puller) -> Delivery {
+    puller.fetch(1, SOON).await.unwrap().pop().unwrap()
+}
+
+/// Processes take the message as often as it may be delivered, and die each time.
+async fn exhaust(rig: &Rig, durable: &str) -> Delivery {
+    let mut puller = rig.pull(durable).await;
+    for _ in 1..5 {
+        take(&mut puller).await.retry(Duration::ZERO).await.unwrap();
+    }
+    let last = take(&mut puller).await;
+    assert_eq!(last.deliveries, 5);
+    // The server notices only while somebody pulls.
+    assert!(puller.fetch(1, 3 * ACK_WAIT).await.unwrap().is_empty());
+    last
+}
+
+/// The id of the letter of a message.
+fn letter_id(consumer: &str, message: &Stored) -> String {
+    format!("dead_letter-USER_STREAM-{consumer}-{}-{}", message.sequence, message.stored_at.timestamp_micros())
+}
+
+/// The letter that a worker stored before it died.
+async fn store_letter(rig: &Rig, message: &Stored, reason: &str) {
+    let mut headers = message.headers.clone();
+    headers.set(MESSAGE_ID, letter_id(MATCH, message));
+    headers.set("Dead-Letter-Reason", reason);
+    let subject = format!("dead_letter.{MATCH}");
+    rig.bus().publish(Message { subject, headers, payload: message.payload.clone() }).await.unwrap();
+}
+
+macro_rules! both {
+    ($($name:ident($($durable:expr),+);)+) => {
+        mod memory {$(
+            #[tokio::test(start_paused = true)]
+            async fn $name() { super::$name(super::Rig::memory(&[$($durable),+]).await).await }
+        )+}
+        mod nats {$(
+            #[tokio::test]
+            async fn $name() { super::$name(super::Rig::nats(&[$($durable),+]).await).await }
+        )+}
+    };
+}
+
+both! {
+    one_that_dies_with_its_tries_ends_as_one_letter(super::MATCH);
+    a_letter_stored_before_a_crash_stays_the_only_one(super::MATCH);
+    both_paths_make_one_letter(super::MATCH);
+    one_that_was_slow_and_finished_has_no_letter(super::MATCH, super::USERS);
+    one_that_is_gone_for_good_has_a_letter_although_its_service_runs(super::MATCH, super::USERS);
+    advisories_about_nothing_change_nothing(super::MATCH);
+    the_sweepers_stream_is_made_again(super::MATCH);
+    a_requeued_message_reaches_its_consumer_alone_and_once(super::MATCH, super::USERS);
+}
+
+async fn one_that_dies_with_its_tries_ends_as_one_letter(mut rig: Rig) {
+    let event = beacon(1, VehicleType::Car, 1);
+    rig.publish(&event).await;
+    let last = exhaust(&rig, MATCH).await;
+    assert_eq!((rig.held("USER_STREAM").await, rig.held(GIVEN_UP_STREAM).await), (1, 1));
+    for _ in 0..3 {
+        rig.sweeper();
+    }
+    rig.until_held(GIVEN_UP_STREAM, 0).await;
+    rig.until_held("USER_STREAM", 0).await;
+    let letters = rig.letters().await;
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    let letter = &letters[0];
+    assert_eq!((letter.consumer.as_str(), letter.stream.as_str(), letter.stream_sequence), (MATCH, "USER_STREAM", 1));
+    assert_eq!((letter.subject.as_str(), letter.deliveries), ("user.beacon", 5));
+    assert_eq!(letter.id, letter_id(MATCH, &last.message));
+    assert_eq!(letter.message_id, last.message.headers.find(MESSAGE_ID).unwrap());
+    assert!(letter.reason.starts_with("delivered 5 times"), "{}", letter.reason);
+    assert_eq!(letter.payload, event.body());
+    assert_eq!(letter.headers.find("ce-type"), last.message.headers.find("ce-type"));
+    assert_eq!(rig.platform.metrics.dead_lettered.with_label_values(&[MATCH]).get(), 1);
+    rig.stop().await;
+}
+
+async fn a_letter_stored_before_a_crash_stays_the_only_one(mut rig: Rig) {
+    rig.broken.store(true, Ordering::Relaxed);
+    rig.publish(&beacon(1, VehicleType::Car, 1)).await;
+    let held = take(&mut rig.pull(MATCH).await).await;
+    store_letter(&rig, &held.message, "the first").await;
+    // It died before its `term`, and nobody of the service runs for longer than the stream remembers ids.
+    tokio::time::sleep(3 * ACK_WAIT).await;
+    rig.worker();
+    rig.until_held("USER_STREAM", 0).await;
+    // Others fail at the same consumer, and each has its own.
+    for user in 2..5 {
+        rig.publish(&beacon(user, VehicleType::Car, 1)).await;
+    }
+    rig.until_held(DEAD_LETTER_STREAM, 4).await;
+    rig.until_held("USER_STREAM", 0).await;
+    let letters = rig.letters().await;
+    assert_eq!(letters.iter().map(|l| l.stream_sequence).filter(|s| *s > 0).collect::<Vec<_>>(), [2, 3, 4]);
+    assert_eq!(letters[0].reason, "the first");
+    assert_eq!(rig.platform.metrics.dead_lettered.with_label_values(&[MATCH]).get(), 3);
+    rig.stop().await;
+}
+
+async fn both_paths_make_one_letter(mut rig: Rig) {
+    rig.publish(&beacon(1, VehicleType::Car, 1)).await;
+    // The worker's letter of the last delivery; it died before its `term`, so that the server gives the message up as well.
+    let last = exhaust(&rig, MATCH).await;
+    store_letter(&rig, &last.message, "the worker's").await;
+    tokio::time::sleep(ACK_WAIT).await;
+    rig.sweeper();
+    rig.sweeper();
+    rig.until_held("USER_STREAM", 0).await;
+    rig.until_held(GIVEN_UP_STREAM, 0).await;
+    // And back to life, it ends what it began.
+    let _ = last.terminate().await;
+    let letters = rig.letters().await;
+    assert_eq!(letters.iter().map(|l| l.reason.as_str()).collect::<Vec<_>>(), ["the worker's"]);
+    rig.stop().await;
+}
+
+async fn one_that_was_slow_and_finished_has_no_letter(mut rig: Rig) {
+    let event = beacon(1, VehicleType::Car, 1);
+    rig.publish(&event).await;
+    let last = exhaust(&rig, MATCH).await;
+    // Another process of the service runs, and so does the sweeper: it is told that the message is not done, and waits.
+    rig.worker();
+    rig.sweeper();
+    let redelivered = async || rig.bus().consumer_info(GIVEN_UP_STREAM, "sweeper").await.unwrap().ack_pending;
+    while redelivered().await == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut tx = rig.store.begin().await.unwrap();
+    assert_eq!(tx.note(MATCH, &[last.message.headers.find(MESSAGE_ID).unwrap()]).await.unwrap().len(), 1);
+    tx.commit().await.unwrap();
+    // Its acknowledgement is lost.
+    rig.until_held(GIVEN_UP_STREAM, 0).await;
+    assert_eq!(rig.letters().await, []);
+    assert_eq!(rig.held("USER_STREAM").await, 1, "users has not had it");
+    take(&mut rig.pull(USERS).await).await.ack_confirmed().await.unwrap();
+    rig.until_held("USER_STREAM", 0).await;
+    rig.stop().await;
+}
+
+async fn one_that_is_gone_for_good_has_a_letter_although_its_service_runs(mut rig: Rig) {
+    rig.publish(&beacon(1, VehicleType::Car, 1)).await;
+    exhaust(&rig, MATCH).await;
+    rig.worker();
+    rig.sweeper();
+    rig.until_held(GIVEN_UP_STREAM, 0).await;
+    let letters = rig.letters().await;
+    assert_eq!(letters.iter().map(|l| l.consumer.as_str()).collect::<Vec<_>>(), [MATCH]);
+    assert_eq!(rig.amount(1).await, None, "and nobody tried it once more");
+    take(&mut rig.pull(USERS).await).await.ack_confirmed().await.unwrap();
+    rig.until_held("USER_STREAM", 0).await;
+    rig.stop().await;
+}
+
+async fn advisories_about_nothing_change_nothing(mut rig: Rig) {
+    rig.publish(&beacon(1, VehicleType::Car, 1)).await;
+    rig.publish(&beacon(2, VehicleType::Car, 1)).await;
+    let first = take(&mut rig.pull(MATCH).await).await;
+    let (now, long_ago) = (first.message.stored_at.to_rfc3339(), "2020-01-01T00:00:00Z");
+    let told = |stream, consumer, sequence, timestamp: &str| json!({"stream": stream, "consumer": consumer, "stream_seq": sequence, "deliveries": 5, "timestamp": timestamp});
+    for (n, body) in [
+        json!("no advisory"),
+        told("USER_STREAM", "a_consumer_of_somebody_else", 1, &now),
+        told("NO_STREAM", MATCH, 1, &now),
+        // A message that is gone, one of a stream that was made anew, one that the consumer has not had yet.
+        told("USER_STREAM", MATCH, 99, &now),
+        told("USER_STREAM", MATCH, 1, long_ago),
+        told("USER_STREAM", MATCH, 2, &now),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let subject = format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.test.{n}");
+        let payload = Bytes::from(body.to_string());
+        rig.bus().publish(Message { subject, headers: Headers::default(), payload }).await.unwrap();
+    }
+    rig.sweeper();
+    rig.until_held(GIVEN_UP_STREAM, 0).await;
+    assert_eq!(rig.letters().await, []);
+    first.ack_confirmed().await.unwrap();
+    let second = take(&mut rig.pull(MATCH).await).await;
+    assert_eq!(second.message.sequence, 2);
+    second.ack_confirmed().await.unwrap();
+    rig.until_held("USER_STREAM", 0).await;
+    rig.stop().await;
+}
+
+async fn the_sweepers_stream_is_made_again(mut rig: Rig) {
+    platform::keeper::start(&rig.platform).await.unwrap();
+    rig.processes.spawn(platform::keeper::keep(rig.platform.clone()));
+    rig.sweeper();
+    rig.bus().delete_stream(GIVEN_UP_STREAM).await.unwrap();
+    while !matches!(rig.bus().stream_info(GIVEN_UP_STREAM).await, Ok(info) if info.consumers == 1) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    rig.publish(&beacon(1, VehicleType::Car, 1)).await;
+    exhaust(&rig, MATCH).await;
+    rig.until_held("USER_STREAM", 0).await;
+    assert_eq!(rig.letters().await.len(), 1);
+    rig.stop().await;
+}
+
+async fn a_requeued_message_reaches_its_consumer_alone_and_once(mut rig: Rig) {
+    rig.broken.store(true, Ordering::Relaxed);
+    rig.publish(&beacon(1, VehicleType::Car, 1)).await;
+    // A foreign producer's, without an id.
+    let event = beacon(2, VehicleType::Car, 1);
+    let foreign =
+        Message { subject: "user.beacon".into(), headers: Headers::default(), payload: Bytes::from(event.body()) };
+    rig.bus().publish(foreign).await.unwrap();
+    rig.worker();
+    rig.until_held(DEAD_LETTER_STREAM, 2).await;
+    let letters = rig.letters().await;
+    let failed = dead_letters::requeue(rig.bus(), &letters[0]).await;
+    assert!(matches!(&failed, Err(RequeueError::Failed(why)) if why == "not repaired yet"), "{failed:?}");
+    assert_eq!((rig.letters().await.len(), rig.amount(1).await), (2, None), "nothing was changed");
+
+    rig.broken.store(false, Ordering::Relaxed);
+    let (one, two) =
+        tokio::join!(dead_letters::requeue(rig.bus(), &letters[0]), dead_letters::requeue(rig.bus(), &letters[0]));
+    assert!(matches!(one, Ok(Requeued::Done)), "{one:?}");
+    // Done before, or its letter was gone already.
+    assert!(!matches!(two, Ok(Requeued::Done)), "{two:?}");
+    assert!(matches!(dead_letters::requeue(rig.bus(), &letters[1]).await, Ok(Requeued::Done)));
+    assert_eq!((rig.letters().await.len(), rig.amount(1).await, rig.amount(2).await), (0, Some(1), Some(1)));
+
+    // Whoever died between the commit and the removal leaves the letter: requeued again, it only goes away.
+    for letter in &letters {
+        let mut again = letter.headers.clone();
+        again.set(MESSAGE_ID, format!("again-{}", letter.id));
+        again.set("Dead-Letter-Stream", &letter.stream);
+        again.set("Dead-Letter-Subject", &letter.subject);
+        again.set("Dead-Letter-Sequence", letter.stream_sequence.to_string());
+        again.set("Dead-Letter-Message-Id", &letter.message_id);
+        let subject = format!("dead_letter.{MATCH}");
+        rig.bus().publish(Message { subject, headers: again, payload: letter.payload.clone() }).await.unwrap();
+    }
+    for letter in rig.letters().await {
+        assert!(matches!(dead_letters::requeue(rig.bus(), &letter).await, Ok(Requeued::DoneBefore)));
+    }
+    // Nor is the message itself handled again.
+    rig.publish(&beacon(1, VehicleType::Car, 1)).await;
+    let taken = rig.pull(USERS).await.fetch(10, SOON).await.unwrap();
+    assert_eq!(
+        taken.iter().map(|d| d.deliveries).collect::<Vec<_>>(),
+        [1, 1, 1],
+        "users got each as published, no more"
+    );
+    for delivery in taken {
+        delivery.ack_confirmed().await.unwrap();
+    }
+    rig.until_held("USER_STREAM", 0).await;
+    assert_eq!((rig.letters().await.len(), rig.amount(1).await, rig.amount(2).await), (0, Some(1), Some(1)));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn requeued_on_postgres_as_in_memory() {
+    let bus = Bus::Memory(MemoryBus::new("2026-01-01T00:00:00Z".parse().unwrap(), 10_000));
+    let rig = Rig::on(bus, None, Kind::Postgres, &[MATCH, USERS]).await;
+    a_requeued_message_reaches_its_consumer_alone_and_once(rig).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_requeued_stays_with_a_reason() {
+    let mut rig = Rig::memory(&[MATCH]).await;
+    rig.broken.store(true, Ordering::Relaxed);
+    let body = Bytes::from_static(b"{\"user_id\": 7}");
+    rig.bus()
+        .publish(Message { subject: "user.beacon".into(), headers: Headers::default(), payload: body })
+        .await
+        .unwrap();
+    let foreign = Message {
+        subject: format!("dead_letter.{MATCH}"),
+        headers: Headers::default(),
+        payload: Bytes::from(beacon(1, VehicleType::Car, 1).body()),
+    };
+    rig.bus().publish(foreign).await.unwrap();
+    rig.worker();
+    rig.until_held(DEAD_LETTER_STREAM, 2).await;
+    rig.broken.store(false, Ordering::Relaxed);
+    let mut letters = rig.letters().await;
+    letters.sort_by_key(|l| l.subject.clone());
+    for (letter, reason) in letters.iter().zip(["", "user.beacon: "]) {
+        let failed = dead_letters::requeue(rig.bus(), letter).await;
+        assert!(matches!(&failed, Err(RequeueError::Failed(why)) if why.contains(reason)), "{failed:?}");
+    }
+    let moved = Letter { id: "another".into(), ..letters[1].clone() };
+    assert!(matches!(dead_letters::requeue(rig.bus(), &moved).await, Err(RequeueError::Failed(_))));
+    let bus = rig.bus().clone();
+    rig.platform.shutdown.begin();
+    while rig.processes.join_next().await.is_some() {}
+    let nobody = dead_letters::requeue(&bus, &letters[1]).await;
+    assert!(matches!(&nobody, Err(RequeueError::NobodyRuns(consumer)) if consumer == MATCH), "{nobody:?}");
+    assert_eq!(rig.letters().await.len(), 2);
+    dead_letters::remove(&bus, &letters[1]).await.unwrap();
+    assert!(matches!(dead_letters::remove(&bus, &letters[1]).await, Err(BusError::NotFound(_))));
+    assert_eq!(rig.letters().await.len(), 1);
+}
+
+/// A client of a few lines, for what ours refuses to read and write.
+struct Raw(BufReader<TcpStream>);
+
+impl Raw {
+    async fn connect(url: &str) -> Self {
+        let mut raw = Self(BufReader::new(TcpStream::connect(url.trim_start_matches("nats://")).await.unwrap()));
+        raw.send(b"CONNECT {\"verbose\":false,\"headers\":true,\"no_responders\":true}\r\nSUB inbox 1\r\n").await;
+        raw
+    }
+
+    async fn send(&mut self, bytes: &[u8]) {
+        self.0.get_mut().write_all(bytes).await.unwrap();
+    }
+
+    async fn publish(&mut self, subject: &str, reply: &str, body: &str) {
+        self.send(format!("PUB {subject} {reply} {}\r\n{body}\r\n", body.len()).as_bytes()).await;
+    }
+
+    /// The reply subject of the next message; its content is passed over.
+    async fn next(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            tokio::time::timeout(SOON, self.0.read_line(&mut line)).await.unwrap().unwrap();
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                ["PING"] => self.send(b"PONG\r\n").await,
+                ["HMSG", _, _, reply, _, length] => {
+                    let mut content = vec![0; length.parse::<usize>().unwrap() + 2];
+                    self.0.read_exact(&mut content).await.unwrap();
+                    return reply.to_owned();
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_message_with_headers_that_nobody_can_read_ends_as_a_letter() {
+    let mut rig = Rig::nats(&[MATCH]).await;
+    let url = rig._server.as_ref().unwrap().url.clone();
+    let mut raw = Raw::connect(&url).await;
+    let head = b"NATS/1.0\r\nno colon here\r\nx-bad: \xff\xfe\r\nx-good: kept\r\n\r\n";
+    let body = beacon(1, VehicleType::Car, 1).body();
+    raw.send(format!("HPUB user.beacon {} {}\r\n", head.len(), head.len() + body.len()).as_bytes()).await;
+    raw.send(&[&head[..], &body, b"\r\n"].concat()).await;
+    // Each process that is given it loses its connection, and ends.
+    let next = format!("$JS.API.CONSUMER.MSG.NEXT.USER_STREAM.{MATCH}");
+    for _ in 0..5 {
+        raw.publish(&next, "inbox", "{\"batch\":1,\"expires\":30000000000}").await;
+        let answer = raw.next().await;
+        raw.publish(&answer, "", "-NAK").await;
+    }
+    raw.publish(&next, "inbox", "{\"batch\":1,\"expires\":30000000000}").await;
+    rig.sweeper();
+    rig.until_held("USER_STREAM", 0).await;
+    let letters = rig.letters().await;
+    assert_eq!((letters.len(), &letters[0].payload[..]), (1, &body[..]));
+    assert_eq!(letters[0].headers.find("x-good"), Some("kept"));
+    assert_eq!(letters[0].message_id, "USER_STREAM-1");
+    rig.worker();
+    // Its worker is asked as soon as it listens.
+    let requeued = loop {
+        match dead_letters::requeue(rig.bus(), &letters[0]).await {
+            Err(RequeueError::NobodyRuns(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+            requeued => break requeued,
+        }
+    };
+    assert!(matches!(requeued, Ok(Requeued::Done)), "{requeued:?}");
+    assert_eq!(rig.amount(1).await, Some(1));
+    rig.stop().await;
+}
