@@ -107,8 +107,7 @@ pub const MESSAGE_MAX: i32 = 256 * 1024;
 
 const MIB: i64 = 1 << 20;
 const HOUR: Duration = Duration::from_secs(3600);
-/// How long every stream remembers a message id.
-pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(300);
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(300);
 
 /// One row of the table: a subject, its stream, who may write it, who reads it.
 pub struct Row {

@@ -11,9 +11,8 @@ use streams::topology::Topology;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::{self, App};
-use crate::audit;
-use crate::bench;
 use crate::settings::{City, Cli, Command, QueueType, Settings, StreamsAction};
+use crate::{audit, bench, letters};
 
 /// Does what the command line says.
 ///
@@ -28,6 +27,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode> {
         Some(Command::Simulate { url, rides_url, city }) => simulate(url, rides_url, &city).await,
         Some(Command::Streams { action }) => topology(&settings, action).await,
         Some(Command::Audit { action }) => audit::run(&settings, &action).await,
+        Some(Command::DeadLetters { action }) => letters::run(&settings, &action).await,
         Some(Command::Migrate) => {
             app::migrate(&settings).await?;
             println!("all schemas are up to date");
@@ -131,6 +131,7 @@ async fn topology(settings: &Settings, action: StreamsAction) -> Result<ExitCode
         "a memory bus has no server: set QUEUE_TYPE=nats and NATS_URL"
     );
     let bus = app::bus(settings, &World::real(), "streams").await?;
+    let topology = topology.with_sweeper();
     if matches!(action, StreamsAction::Apply) {
         for change in bus.apply(&topology).await? {
             println!("{change}");

@@ -6,5 +6,6 @@ pub mod audit;
 pub mod bench;
 pub mod commands;
 pub mod http;
+pub mod letters;
 pub mod monitor;
 pub mod settings;

@@ -9,6 +9,7 @@ use platform::fare::{Tariff, Tariffs};
 use streams::{Service, VehicleType};
 
 use crate::audit::AuditAction;
+use crate::letters::LettersAction;
 
 /// An event-driven ride-sharing backend: users, match, rides and location over NATS JetStream.
 ///
@@ -58,6 +59,12 @@ pub enum Command {
         /// What to do with it.
         #[command(subcommand)]
         action: AuditAction,
+    },
+    /// What failed for good: list, show, requeue, remove. On the NATS server of NATS_URL.
+    DeadLetters {
+        /// What to do with it.
+        #[command(subcommand)]
+        action: LettersAction,
     },
     /// Apply the database migrations and end. (`run` does so too.)
     Migrate,

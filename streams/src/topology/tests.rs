@@ -140,6 +140,20 @@ fn the_systems_topology_is_sound() {
     assert_eq!(Topology::rideshare().prove(), Ok(()));
 }
 
+#[test]
+fn the_sweeper_stands_beside_the_table() {
+    let (table, whole) = (Topology::rideshare(), Topology::rideshare().with_sweeper());
+    assert_eq!((&whole.streams[1..], &whole.consumers[1..]), (&table.streams[..], &table.consumers[..]));
+    let (stream, consumer) = (&whole.streams[0], &whole.consumers[0]);
+    assert!(stream.max_bytes > 0 && stream.duplicate_window <= stream.max_age);
+    assert!(table.streams.iter().filter(|s| s.name != DEAD_LETTER_STREAM).all(|s| s.max_age <= stream.max_age));
+    assert_eq!((&consumer.stream, consumer.max_deliver), (&stream.name, -1), "nobody sweeps up after it");
+    for reader in &table.consumers {
+        let told = format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{}.{}", reader.stream, reader.durable);
+        assert!(subject_matches(&stream.subjects[0], &told) && subject_matches(&consumer.filter, &told), "{told}");
+    }
+}
+
 /// Breaks the topology in one way, and expects one fault that says so.
 fn fault(what: &str, spoil: impl FnOnce(&mut Topology), said: &str) {
     let mut topology = Topology::rideshare();

@@ -55,7 +55,7 @@ struct Rig {
     broken: Arc<AtomicBool>,
     processes: JoinSet<()>,
     /// Stopped when dropped.
-    _server: Option<Server>,
+    server: Option<Server>,
 }
 
 /// Patience of the consumers: short, for a real server's clock cannot be paused.
@@ -71,6 +71,7 @@ fn topology(durables: &[&str]) -> Topology {
     }
     // So that the stream itself has forgotten a letter when the next one comes.
     for stream in &mut topology.streams {
+        stream.subjects.retain(|s| s != "user.finder");
         stream.duplicate_window = Duration::from_millis(500);
     }
     topology
@@ -90,7 +91,7 @@ impl Rig {
         };
         platform.bus.apply(&platform.topology.with_sweeper()).await.unwrap();
         let store = store(kind, &world).await;
-        Self { platform, store, broken: Arc::default(), processes: JoinSet::new(), _server: server }
+        Self { platform, store, broken: Arc::default(), processes: JoinSet::new(), server }
     }
 
     async fn memory(durables: &[&str]) -> Self {
@@ -120,7 +121,8 @@ impl Rig {
         self.processes.spawn(sweeper::run(self.platform.clone()));
     }
 
-    fn worker(&mut self) {
+    /// A process of the service; it works, and can be asked, once this returns.
+    async fn worker(&mut self) {
         let consumers = vec![self.consumer(MATCH)];
         let handler = Fixable { broken: self.broken.clone() };
         let worker = Worker::new(&self.platform, Service::Match, &self.store, consumers, 16, handler);
@@ -128,6 +130,17 @@ impl Rig {
         self.processes.spawn(async move {
             worker.run(stop).await;
         });
+        let subject = format!("dead_letters.{MATCH}");
+        let asked = async || self.bus().request(&subject, Bytes::from_static(b"{}"), SOON).await;
+        self.until("it answers", async || !matches!(asked().await, Err(BusError::NoResponders(_)))).await;
+    }
+
+    async fn until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+        let deadline = tokio::time::Instant::now() + SOON;
+        while !holds().await {
+            assert!(tokio::time::Instant::now() < deadline, "not in {SOON:?}: {what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     async fn publish(&self, event: &Event) {
@@ -140,11 +153,7 @@ impl Rig {
 
     /// Until the stream holds so many.
     async fn until_held(&self, stream: &str, messages: u64) {
-        let deadline = tokio::time::Instant::now() + SOON;
-        while self.held(stream).await != messages {
-            assert!(tokio::time::Instant::now() < deadline, "{stream} holds {}", self.held(stream).await);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        self.until(&format!("{stream} holds {messages}"), async || self.held(stream).await == messages).await;
     }
 
     async fn letters(&self) -> Vec<Letter> {
@@ -185,14 +194,20 @@ async fn take(puller: &mut Puller) -> Delivery {
     puller.fetch(1, SOON).await.unwrap().pop().unwrap()
 }
 
+/// The last delivery of the message.
+async fn take_last(puller: &mut Puller) -> Delivery {
+    for _ in 1..5 {
+        take(puller).await.retry(Duration::ZERO).await.unwrap();
+    }
+    let last = take(puller).await;
+    assert_eq!(last.deliveries, 5);
+    last
+}
+
 /// Processes take the message as often as it may be delivered, and die each time.
 async fn exhaust(rig: &Rig, durable: &str) -> Delivery {
     let mut puller = rig.pull(durable).await;
-    for _ in 1..5 {
-        take(&mut puller).await.retry(Duration::ZERO).await.unwrap();
-    }
-    let last = take(&mut puller).await;
-    assert_eq!(last.deliveries, 5);
+    let last = take_last(&mut puller).await;
     // The server notices only while somebody pulls.
     assert!(puller.fetch(1, 3 * ACK_WAIT).await.unwrap().is_empty());
     last
@@ -267,7 +282,7 @@ async fn a_letter_stored_before_a_crash_stays_the_only_one(mut rig: Rig) {
     store_letter(&rig, &held.message, "the first").await;
     // It died before its `term`, and nobody of the service runs for longer than the stream remembers ids.
     tokio::time::sleep(3 * ACK_WAIT).await;
-    rig.worker();
+    rig.worker().await;
     rig.until_held("USER_STREAM", 0).await;
     // Others fail at the same consumer, and each has its own.
     for user in 2..5 {
@@ -300,16 +315,13 @@ async fn both_paths_make_one_letter(mut rig: Rig) {
 }
 
 async fn one_that_was_slow_and_finished_has_no_letter(mut rig: Rig) {
-    let event = beacon(1, VehicleType::Car, 1);
-    rig.publish(&event).await;
-    let last = exhaust(&rig, MATCH).await;
+    rig.publish(&beacon(1, VehicleType::Car, 1)).await;
+    let last = take_last(&mut rig.pull(MATCH).await).await;
     // Another process of the service runs, and so does the sweeper: it is told that the message is not done, and waits.
-    rig.worker();
+    rig.worker().await;
     rig.sweeper();
     let redelivered = async || rig.bus().consumer_info(GIVEN_UP_STREAM, "sweeper").await.unwrap().ack_pending;
-    while redelivered().await == 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    rig.until("the sweeper has it", async || redelivered().await == 1).await;
     let mut tx = rig.store.begin().await.unwrap();
     assert_eq!(tx.note(MATCH, &[last.message.headers.find(MESSAGE_ID).unwrap()]).await.unwrap().len(), 1);
     tx.commit().await.unwrap();
@@ -325,7 +337,7 @@ async fn one_that_was_slow_and_finished_has_no_letter(mut rig: Rig) {
 async fn one_that_is_gone_for_good_has_a_letter_although_its_service_runs(mut rig: Rig) {
     rig.publish(&beacon(1, VehicleType::Car, 1)).await;
     exhaust(&rig, MATCH).await;
-    rig.worker();
+    rig.worker().await;
     rig.sweeper();
     rig.until_held(GIVEN_UP_STREAM, 0).await;
     let letters = rig.letters().await;
@@ -374,9 +386,8 @@ async fn the_sweepers_stream_is_made_again(mut rig: Rig) {
     rig.processes.spawn(platform::keeper::keep(rig.platform.clone()));
     rig.sweeper();
     rig.bus().delete_stream(GIVEN_UP_STREAM).await.unwrap();
-    while !matches!(rig.bus().stream_info(GIVEN_UP_STREAM).await, Ok(info) if info.consumers == 1) {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let is_back = async || matches!(rig.bus().stream_info(GIVEN_UP_STREAM).await, Ok(info) if info.consumers == 1);
+    rig.until("the stream is back", is_back).await;
     rig.publish(&beacon(1, VehicleType::Car, 1)).await;
     exhaust(&rig, MATCH).await;
     rig.until_held("USER_STREAM", 0).await;
@@ -392,7 +403,7 @@ async fn a_requeued_message_reaches_its_consumer_alone_and_once(mut rig: Rig) {
     let foreign =
         Message { subject: "user.beacon".into(), headers: Headers::default(), payload: Bytes::from(event.body()) };
     rig.bus().publish(foreign).await.unwrap();
-    rig.worker();
+    rig.worker().await;
     rig.until_held(DEAD_LETTER_STREAM, 2).await;
     let letters = rig.letters().await;
     let failed = dead_letters::requeue(rig.bus(), &letters[0]).await;
@@ -422,7 +433,8 @@ async fn a_requeued_message_reaches_its_consumer_alone_and_once(mut rig: Rig) {
     for letter in rig.letters().await {
         assert!(matches!(dead_letters::requeue(rig.bus(), &letter).await, Ok(Requeued::DoneBefore)));
     }
-    // Nor is the message itself handled again.
+    // Nor is the message itself handled again, published when the stream has forgotten its id.
+    tokio::time::sleep(ACK_WAIT).await;
     rig.publish(&beacon(1, VehicleType::Car, 1)).await;
     let taken = rig.pull(USERS).await.fetch(10, SOON).await.unwrap();
     assert_eq!(
@@ -460,7 +472,7 @@ async fn what_cannot_be_requeued_stays_with_a_reason() {
         payload: Bytes::from(beacon(1, VehicleType::Car, 1).body()),
     };
     rig.bus().publish(foreign).await.unwrap();
-    rig.worker();
+    rig.worker().await;
     rig.until_held(DEAD_LETTER_STREAM, 2).await;
     rig.broken.store(false, Ordering::Relaxed);
     let mut letters = rig.letters().await;
@@ -480,6 +492,25 @@ async fn what_cannot_be_requeued_stays_with_a_reason() {
     dead_letters::remove(&bus, &letters[1]).await.unwrap();
     assert!(matches!(dead_letters::remove(&bus, &letters[1]).await, Err(BusError::NotFound(_))));
     assert_eq!(rig.letters().await.len(), 1);
+}
+
+#[tokio::test]
+async fn the_sweeper_goes_on_after_a_restart_of_the_server() {
+    let mut rig = Rig::nats(&[MATCH]).await;
+    rig.sweeper();
+    rig.publish(&beacon(1, VehicleType::Car, 1)).await;
+    exhaust(&rig, MATCH).await;
+    rig.until_held("USER_STREAM", 0).await;
+    let server = rig.server.as_mut().unwrap();
+    server.kill();
+    server.start().unwrap();
+    let again = message(&beacon(2, VehicleType::Car, 1), &rig.platform.world);
+    rig.until("it is published", async || rig.bus().publish(again.clone()).await.is_ok()).await;
+    exhaust(&rig, MATCH).await;
+    rig.until_held("USER_STREAM", 0).await;
+    rig.until_held(GIVEN_UP_STREAM, 0).await;
+    assert_eq!(rig.letters().await.iter().map(|l| l.stream_sequence).collect::<Vec<_>>(), [1, 2]);
+    rig.stop().await;
 }
 
 /// A client of a few lines, for what ours refuses to read and write.
@@ -522,7 +553,7 @@ impl Raw {
 #[tokio::test]
 async fn a_message_with_headers_that_nobody_can_read_ends_as_a_letter() {
     let mut rig = Rig::nats(&[MATCH]).await;
-    let url = rig._server.as_ref().unwrap().url.clone();
+    let url = rig.server.as_ref().unwrap().url.clone();
     let mut raw = Raw::connect(&url).await;
     let head = b"NATS/1.0\r\nno colon here\r\nx-bad: \xff\xfe\r\nx-good: kept\r\n\r\n";
     let body = beacon(1, VehicleType::Car, 1).body();
@@ -542,14 +573,8 @@ async fn a_message_with_headers_that_nobody_can_read_ends_as_a_letter() {
     assert_eq!((letters.len(), &letters[0].payload[..]), (1, &body[..]));
     assert_eq!(letters[0].headers.find("x-good"), Some("kept"));
     assert_eq!(letters[0].message_id, "USER_STREAM-1");
-    rig.worker();
-    // Its worker is asked as soon as it listens.
-    let requeued = loop {
-        match dead_letters::requeue(rig.bus(), &letters[0]).await {
-            Err(RequeueError::NobodyRuns(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
-            requeued => break requeued,
-        }
-    };
+    rig.worker().await;
+    let requeued = dead_letters::requeue(rig.bus(), &letters[0]).await;
     assert!(matches!(requeued, Ok(Requeued::Done)), "{requeued:?}");
     assert_eq!(rig.amount(1).await, Some(1));
     rig.stop().await;

@@ -10,6 +10,7 @@ mod nats_server;
 mod audit;
 mod client;
 mod failures;
+mod letters;
 mod platforms;
 mod program;
 mod ride;
