@@ -230,6 +230,7 @@ fn fields(letter: &Letter) -> Map<String, Value> {
         "message_id": letter.message_id,
         "deliveries": letter.deliveries,
         "reason": letter.reason,
+        "failed_at": letter.failed_at,
     }) else {
         return Map::new();
     };

@@ -494,6 +494,24 @@ async fn what_cannot_be_requeued_stays_with_a_reason() {
     assert_eq!(rig.letters().await.len(), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_full_stream_of_letters_loses_none() {
+    let mut rig = Rig::memory(&[MATCH]).await;
+    let roomy = rig.platform.topology.clone();
+    let mut full = (*roomy).clone();
+    full.streams.iter_mut().filter(|s| s.name == DEAD_LETTER_STREAM).for_each(|s| s.max_bytes = 1);
+    rig.bus().apply(&full).await.unwrap();
+    rig.publish(&beacon(1, VehicleType::Car, 1)).await;
+    exhaust(&rig, MATCH).await;
+    rig.sweeper();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!((rig.letters().await.len(), rig.held("USER_STREAM").await, rig.held(GIVEN_UP_STREAM).await), (0, 1, 1));
+    rig.bus().apply(&roomy).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!((rig.letters().await.len(), rig.held("USER_STREAM").await, rig.held(GIVEN_UP_STREAM).await), (1, 0, 0));
+    rig.stop().await;
+}
+
 #[tokio::test]
 async fn the_sweeper_goes_on_after_a_restart_of_the_server() {
     let mut rig = Rig::nats(&[MATCH]).await;
