@@ -1,41 +1,79 @@
 //! The one signal that ends the program gracefully.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// When to stop; clones share the signal.
-#[derive(Clone, Debug)]
+///
+/// Those who wait are woken in the order in which they began to: a seeded run repeats itself (tokio's `watch` wakes them by
+/// chance).
+#[derive(Clone, Debug, Default)]
 pub struct Shutdown {
-    begun: Arc<watch::Sender<bool>>,
+    inner: Arc<Inner>,
 }
 
-impl Default for Shutdown {
-    fn default() -> Self {
-        Self::new()
-    }
+#[derive(Debug, Default)]
+struct Inner {
+    begun: AtomicBool,
+    waiting: Notify,
 }
 
 impl Shutdown {
     /// Not begun.
     pub fn new() -> Self {
-        Self { begun: Arc::new(watch::channel(false).0) }
+        Self::default()
     }
 
     /// Tells everybody to finish what is in hand and return.
     pub fn begin(&self) {
-        self.begun.send_replace(true);
+        self.inner.begun.store(true, Ordering::SeqCst);
+        self.inner.waiting.notify_waiters();
     }
 
     /// Whether it has begun.
     pub fn has_begun(&self) -> bool {
-        *self.begun.borrow()
+        self.inner.begun.load(Ordering::SeqCst)
     }
 
     /// Returns once it has begun.
     pub async fn begun(&self) {
-        let mut seen = self.begun.subscribe();
-        // The sender lives in `self`, so the wait cannot fail.
-        let _ = seen.wait_for(|begun| *begun).await;
+        let mut told = pin!(self.inner.waiting.notified());
+        // Waiting before the look: a begin in between is not missed.
+        told.as_mut().enable();
+        if !self.has_begun() {
+            told.await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn all_who_wait_are_told_in_their_order_and_who_comes_later_at_once() {
+        let (stop, order) = (Shutdown::new(), Arc::new(Mutex::new(Vec::new())));
+        let mut tasks = JoinSet::new();
+        for n in 0..100 {
+            let (stop, order) = (stop.clone(), order.clone());
+            tasks.spawn(async move {
+                stop.begun().await;
+                order.lock().unwrap().push(n);
+            });
+        }
+        tokio::task::yield_now().await;
+        assert!(!stop.has_begun() && order.lock().unwrap().is_empty());
+        stop.begin();
+        tasks.join_all().await;
+        assert_eq!(*order.lock().unwrap(), (0..100).collect::<Vec<_>>());
+        assert!(stop.has_begun());
+        stop.begun().await;
     }
 }
