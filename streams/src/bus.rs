@@ -241,7 +241,7 @@ impl Delivery {
     pub async fn ack(&self) -> Result<(), BusError> {
         match &self.answer {
             Answer::Nats(a) => a.ack().await,
-            Answer::Memory(a) => a.ack(),
+            Answer::Memory(a) => a.ack().await,
         }
     }
 
@@ -252,7 +252,7 @@ impl Delivery {
     pub async fn ack_confirmed(&self) -> Result<(), BusError> {
         match &self.answer {
             Answer::Nats(a) => a.ack_confirmed().await,
-            Answer::Memory(a) => a.ack_confirmed(),
+            Answer::Memory(a) => a.ack_confirmed().await,
         }
     }
 
@@ -263,7 +263,7 @@ impl Delivery {
     pub async fn retry(&self, delay: Duration) -> Result<(), BusError> {
         match &self.answer {
             Answer::Nats(a) => a.retry(delay).await,
-            Answer::Memory(a) => a.retry(delay),
+            Answer::Memory(a) => a.retry(delay).await,
         }
     }
 
@@ -274,7 +274,15 @@ impl Delivery {
     pub async fn terminate(&self) -> Result<(), BusError> {
         match &self.answer {
             Answer::Nats(a) => a.terminate().await,
-            Answer::Memory(a) => a.terminate(),
+            Answer::Memory(a) => a.terminate().await,
+        }
+    }
+
+    /// It comes again after `delay` whatever is done with it until then: for a simulation.
+    #[cfg(debug_assertions)]
+    pub(crate) fn again_after(&self, delay: Duration) {
+        if let Answer::Memory(answer) = &self.answer {
+            answer.again_after(delay);
         }
     }
 
@@ -285,7 +293,7 @@ impl Delivery {
     pub async fn in_progress(&self) -> Result<(), BusError> {
         match &self.answer {
             Answer::Nats(a) => a.in_progress().await,
-            Answer::Memory(a) => a.in_progress(),
+            Answer::Memory(a) => a.in_progress().await,
         }
     }
 }
@@ -591,7 +599,7 @@ impl Bus {
     pub async fn notify(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
         match self {
             Self::Nats(b) => b.notify(subject, payload).await,
-            Self::Memory(b) => b.notify(subject, payload),
+            Self::Memory(b) => b.notify(subject, payload).await,
         }
     }
 

@@ -4,6 +4,8 @@
 pub mod bus;
 pub mod command;
 pub mod event;
+#[cfg(debug_assertions)]
+pub mod faults;
 pub mod memory;
 pub mod nats;
 pub mod topology;

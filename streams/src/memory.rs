@@ -23,6 +23,8 @@ use tokio::time::{Instant, timeout_at};
 use self::server::{Reconcile, Sent, Server};
 use self::stream::{NotStored, Taken, Verdict};
 use crate::bus::{self, BusError, ConsumerInfo, CoreMessage, Delivery, Message, Published, Start, Stored, StreamInfo};
+#[cfg(debug_assertions)]
+use crate::faults::{Fault, Faults};
 use crate::topology::{Consumer, Topology};
 
 /// How long a publisher waits for room in a stream.
@@ -30,7 +32,7 @@ const ROOM_WAIT: Duration = Duration::from_secs(5);
 
 /// The bus of one process; clones share it.
 #[derive(Clone)]
-pub struct MemoryBus(Arc<Shared>);
+pub struct MemoryBus(Arc<Shared>, #[cfg(debug_assertions)] Option<Faults>);
 
 struct Shared {
     server: Mutex<Server>,
@@ -125,11 +127,28 @@ impl MemoryBus {
     /// An empty bus. Wall time is `started_at` plus tokio's clock since now; `queue_size` is the number of messages that a
     /// stream may hold before publishers wait (or, on a stream that drops what is old, before it does).
     pub fn new(started_at: DateTime<Utc>, queue_size: usize) -> Self {
-        Self(Arc::new(Shared {
+        let shared = Shared {
             server: Mutex::new(Server::new(started_at, queue_size)),
             earlier: Arc::default(),
             keeper: Mutex::default(),
-        }))
+        };
+        Self(
+            Arc::new(shared),
+            #[cfg(debug_assertions)]
+            None,
+        )
+    }
+
+    /// The same bus as one process of a simulation sees it.
+    #[cfg(debug_assertions)]
+    pub fn seen_with(&self, faults: &Faults) -> Self {
+        Self(self.0.clone(), Some(faults.clone()))
+    }
+
+    /// Streams that keep nothing but what is wanted forget which ids they have seen, as a restarted server does.
+    #[cfg(debug_assertions)]
+    pub fn forget_ids(&self) {
+        self.0.with(|server, _| server.streams.values_mut().for_each(stream::Stream::forget_ids));
     }
 
     pub(crate) fn apply(&self, topology: &Topology) -> Result<Vec<String>, BusError> {
@@ -141,7 +160,15 @@ impl MemoryBus {
     }
 
     pub(crate) async fn publish(&self, message: Message) -> Result<Published, BusError> {
-        self.publish_until(message, Instant::now() + ROOM_WAIT).await
+        self.publish_one(message, Instant::now() + ROOM_WAIT).await
+    }
+
+    async fn publish_one(&self, message: Message, until: Instant) -> Result<Published, BusError> {
+        #[cfg(debug_assertions)]
+        if let Some(faults) = &self.1 {
+            return faults.publish(self.publish_until(message, until)).await;
+        }
+        self.publish_until(message, until).await
     }
 
     pub(crate) async fn publish_all(&self, messages: Vec<Message>) -> Vec<Result<Published, BusError>> {
@@ -149,7 +176,7 @@ impl MemoryBus {
         let until = Instant::now() + ROOM_WAIT;
         let mut results = Vec::with_capacity(messages.len());
         for message in messages {
-            results.push(self.publish_until(message, until).await);
+            results.push(self.publish_one(message, until).await);
         }
         results
     }
@@ -243,7 +270,14 @@ impl MemoryBus {
         self.0.with(|server, _| server.delete_consumer(stream, durable))
     }
 
-    pub(crate) fn notify(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
+    pub(crate) async fn notify(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
+        #[cfg(debug_assertions)]
+        if let Some(faults) = &self.1 {
+            faults.to_bus().await?;
+            if faults.strikes(Fault::NoticeLost) {
+                return Ok(());
+            }
+        }
         self.0.with(|server, now| server.send(subject, payload, None, now));
         Ok(())
     }
@@ -254,6 +288,14 @@ impl MemoryBus {
     }
 
     pub(crate) async fn request(&self, subject: &str, payload: Bytes, wait: Duration) -> Result<Bytes, BusError> {
+        #[cfg(debug_assertions)]
+        if let Some(faults) = &self.1 {
+            return faults.request(self.ask(subject, payload, wait)).await;
+        }
+        self.ask(subject, payload, wait).await
+    }
+
+    async fn ask(&self, subject: &str, payload: Bytes, wait: Duration) -> Result<Bytes, BusError> {
         let until = Instant::now() + wait;
         let mut answers = self.subscribe_inbox();
         let inbox = format!("{INBOX}.{}", answers.id);
@@ -307,27 +349,52 @@ impl Answer {
         }
     }
 
-    pub(crate) fn ack(&self) -> Result<(), BusError> {
-        self.give(Verdict::Done);
+    /// Says it, unless a simulation has it lost on the way.
+    async fn send(&self, verdict: Verdict) -> Result<(), BusError> {
+        #[cfg(debug_assertions)]
+        if let Some(faults) = &self.bus.1
+            && !faults.acknowledge().await?
+        {
+            return Ok(());
+        }
+        self.give(verdict);
         Ok(())
     }
 
-    pub(crate) fn ack_confirmed(&self) -> Result<(), BusError> {
-        self.confirmed(Verdict::Done)
+    async fn send_confirmed(&self, verdict: Verdict) -> Result<(), BusError> {
+        #[cfg(debug_assertions)]
+        if let Some(faults) = &self.bus.1
+            && !faults.acknowledge().await?
+        {
+            return Err(BusError::Unavailable("no confirmation".to_owned()));
+        }
+        self.confirmed(verdict)
     }
 
-    pub(crate) fn retry(&self, delay: Duration) -> Result<(), BusError> {
+    pub(crate) async fn ack(&self) -> Result<(), BusError> {
+        self.send(Verdict::Done).await
+    }
+
+    pub(crate) async fn ack_confirmed(&self) -> Result<(), BusError> {
+        self.send_confirmed(Verdict::Done).await
+    }
+
+    pub(crate) async fn retry(&self, delay: Duration) -> Result<(), BusError> {
+        self.send(Verdict::Retry(delay)).await
+    }
+
+    pub(crate) async fn terminate(&self) -> Result<(), BusError> {
+        self.send_confirmed(Verdict::Done).await
+    }
+
+    pub(crate) async fn in_progress(&self) -> Result<(), BusError> {
+        self.send(Verdict::InProgress).await
+    }
+
+    /// As if the ack wait were over after `delay`: it is out, and comes again.
+    #[cfg(debug_assertions)]
+    pub(crate) fn again_after(&self, delay: Duration) {
         self.give(Verdict::Retry(delay));
-        Ok(())
-    }
-
-    pub(crate) fn terminate(&self) -> Result<(), BusError> {
-        self.confirmed(Verdict::Done)
-    }
-
-    pub(crate) fn in_progress(&self) -> Result<(), BusError> {
-        self.give(Verdict::InProgress);
-        Ok(())
     }
 }
 
@@ -344,7 +411,11 @@ impl Puller {
         consume_budget().await;
         let until = Instant::now() + wait;
         loop {
-            let more = self.bus.0.with(|server, now| {
+            #[cfg(debug_assertions)]
+            if let Some(faults) = &self.bus.1 {
+                faults.to_bus().await?;
+            }
+            let more: Result<Vec<Delivery>, _> = self.bus.0.with(|server, now| {
                 let taken = server.take(&self.stream, &self.durable, max, now)?;
                 if taken.is_empty() {
                     let consumer = server.consumer(&self.stream, &self.durable)?;
@@ -368,7 +439,13 @@ impl Puller {
                 Ok(Ok(deliveries.collect()))
             })?;
             match more {
-                Ok(deliveries) => return Ok(deliveries),
+                Ok(deliveries) => {
+                    #[cfg(debug_assertions)]
+                    if let Some(faults) = &self.bus.1 {
+                        return Ok(faults.hand_out(deliveries).await);
+                    }
+                    return Ok(deliveries);
+                }
                 Err(wake) => {
                     if !woken(wake, until).await {
                         return Ok(Vec::new());

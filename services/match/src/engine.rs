@@ -277,6 +277,10 @@ impl Engine {
 
     /// Whether somebody is held by an offer or locked by a ride, as driver or as passenger.
     pub fn is_engaged(&self, user: UserId) -> bool {
+        #[cfg(debug_assertions)]
+        if streams::faults::sabotage().no_hold {
+            return self.locked.contains_key(&user);
+        }
         self.held.contains_key(&user) || self.locked.contains_key(&user)
     }
 

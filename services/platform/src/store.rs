@@ -16,6 +16,8 @@ use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Connection, PgConnection, Postgres, Row};
 use streams::Event;
+#[cfg(debug_assertions)]
+use streams::faults::{Fault, Faults};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::{Instant, timeout};
 
@@ -87,6 +89,8 @@ pub struct Store<T> {
     world: World,
     pod: Arc<str>,
     relay: outbox::Hints,
+    #[cfg(debug_assertions)]
+    faults: Option<Faults>,
 }
 
 enum Backend<T> {
@@ -112,7 +116,14 @@ impl<T> Clone for Store<T> {
             }
             Backend::Memory(shared) => Backend::Memory(shared.clone()),
         };
-        Self { backend, world: self.world.clone(), pod: self.pod.clone(), relay: self.relay.clone() }
+        Self {
+            backend,
+            world: self.world.clone(),
+            pod: self.pod.clone(),
+            relay: self.relay.clone(),
+            #[cfg(debug_assertions)]
+            faults: self.faults.clone(),
+        }
     }
 }
 
@@ -135,6 +146,27 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
             world: world.clone(),
             pod: pod.clone(),
             relay: outbox::Hints::default(),
+            #[cfg(debug_assertions)]
+            faults: None,
+        }
+    }
+
+    /// The same tables as another process of a simulation sees them.
+    #[cfg(debug_assertions)]
+    pub fn seen_with(&self, pod: &Arc<str>, faults: &Faults) -> Self {
+        let (pod, relay, faults) = (pod.clone(), outbox::Hints::default(), Some(faults.clone()));
+        Self { pod, relay, faults, ..self.clone() }
+    }
+
+    /// Rows of the outbox that wait, for a simulation to see it come to rest.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    #[cfg(debug_assertions)]
+    pub async fn waiting(&self) -> Result<usize, StoreError> {
+        match &self.backend {
+            Backend::Postgres { .. } => Ok(self.unpublished(Some(Duration::ZERO), i64::MIN).await?.len()),
+            Backend::Memory(shared) => Ok(shared.lock().await.outbox.len()),
         }
     }
 
@@ -175,6 +207,8 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
             world: world.clone(),
             pod: pod.clone(),
             relay: outbox::Hints::default(),
+            #[cfg(debug_assertions)]
+            faults: None,
         })
     }
 
@@ -183,6 +217,8 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
     /// # Errors
     /// [`StoreError::Unavailable`] without a connection in 5 s.
     pub async fn begin(&self) -> Result<Transaction<T>, StoreError> {
+        #[cfg(debug_assertions)]
+        self.reached(Fault::BeginRefused).await?;
         let on = match &self.backend {
             Backend::Postgres { pool, .. } => On::Postgres(Box::new(pool.begin().await?)),
             Backend::Memory(shared) => {
@@ -195,11 +231,24 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
         Ok(Transaction { on, outgoing: Vec::new(), store: self.clone() })
     }
 
+    /// A simulation may have it not reached.
+    #[cfg(debug_assertions)]
+    async fn reached(&self, fault: Fault) -> Result<(), StoreError> {
+        let Some(faults) = &self.faults else { return Ok(()) };
+        faults.to_store().await.map_err(StoreError::Unavailable)?;
+        if faults.strikes(fault) {
+            return Err(StoreError::Unavailable("simulated: no connection".to_owned()));
+        }
+        Ok(())
+    }
+
     /// Whether the store answers.
     ///
     /// # Errors
     /// [`StoreError`] says why not.
     pub async fn check(&self) -> Result<(), StoreError> {
+        #[cfg(debug_assertions)]
+        self.reached(Fault::BeginRefused).await?;
         match &self.backend {
             Backend::Postgres { pool, .. } => {
                 timeout(BEGIN_WAIT, sqlx::query("select 1").execute(pool))
@@ -272,6 +321,8 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
         older_than: Option<Duration>,
         after: i64,
     ) -> Result<Vec<OutboxRow>, StoreError> {
+        #[cfg(debug_assertions)]
+        self.reached(Fault::RelayRefused).await?;
         let before = older_than.map(|d| self.world.now() - chrono::Duration::from_std(d).unwrap_or_default());
         match &self.backend {
             Backend::Postgres { relay_pool, .. } => {
@@ -303,6 +354,8 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
 
     /// Marks rows as published.
     pub(crate) async fn mark_published(&self, rows: &[i64]) -> Result<(), StoreError> {
+        #[cfg(debug_assertions)]
+        self.reached(Fault::RelayRefused).await?;
         let now = self.world.now();
         match &self.backend {
             Backend::Postgres { relay_pool, .. } => {
@@ -326,6 +379,8 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
 
     /// When the oldest row that still waits was written.
     pub(crate) async fn oldest_unpublished(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
+        #[cfg(debug_assertions)]
+        self.reached(Fault::RelayRefused).await?;
         match &self.backend {
             Backend::Postgres { relay_pool, .. } => {
                 let row = relayed(
@@ -437,6 +492,10 @@ impl<T: Clone + Default + Send + Sync + 'static> Transaction<T> {
     /// # Errors
     /// [`StoreError`].
     pub async fn note(&mut self, consumer: &str, ids: &[&str]) -> Result<HashSet<String>, StoreError> {
+        #[cfg(debug_assertions)]
+        if streams::faults::sabotage().no_inbox {
+            return Ok(ids.iter().map(|id| (*id).to_owned()).collect());
+        }
         let now = self.store.world.now();
         match &mut self.on {
             On::Postgres(pg) => {
@@ -510,7 +569,35 @@ impl<T: Clone + Default + Send + Sync + 'static> Transaction<T> {
     /// # Errors
     /// [`StoreError`]: nothing was changed, but for [`StoreError::Unavailable`] in PostgreSQL, where the outcome is
     /// unknown and must be read, not guessed.
-    pub async fn commit(mut self) -> Result<(), StoreError> {
+    pub async fn commit(self) -> Result<(), StoreError> {
+        #[cfg(debug_assertions)]
+        if let Some(faults) = self.store.faults.clone() {
+            return self.commit_with(&faults).await;
+        }
+        self.commit_now().await
+    }
+
+    /// As a simulation has it: the process may die before or after, and the answer may be lost.
+    #[cfg(debug_assertions)]
+    async fn commit_with(self, faults: &Faults) -> Result<(), StoreError> {
+        let mut held = Some(self);
+        faults.in_transaction(|| held = None).await.map_err(StoreError::Unavailable)?;
+        let Some(tx) = held else { return Ok(()) };
+        if faults.strikes(Fault::CommitRefused) {
+            return Err(StoreError::Unavailable("simulated: a commit that was not made".to_owned()));
+        }
+        if faults.strikes(Fault::CommitMet) {
+            return Err(StoreError::Serialization("simulated".to_owned()));
+        }
+        tx.commit_now().await?;
+        faults.point().await;
+        if faults.strikes(Fault::CommitUnanswered) {
+            return Err(StoreError::Unavailable("simulated: a commit without an answer".to_owned()));
+        }
+        Ok(())
+    }
+
+    async fn commit_now(mut self) -> Result<(), StoreError> {
         let blocked = self.write_outgoing().await?;
         match self.on {
             On::Postgres(pg) => pg.commit().await?,

@@ -38,6 +38,10 @@ pub(crate) async fn apply(
     let mut newest: BTreeMap<RideId, &RideEvent> = BTreeMap::new();
     for event in events {
         let known = newest.entry(event.ride_id).or_insert(event);
+        #[cfg(debug_assertions)]
+        if streams::faults::sabotage().no_version_check {
+            *known = event;
+        }
         if known.version < event.version {
             *known = event;
         }
@@ -67,7 +71,10 @@ pub(crate) async fn apply(
         On::Memory(m) => {
             let rows = &mut m.tables().live_rides;
             for (id, event) in newest {
-                if rows.get(&id).is_some_and(|known| known.version >= event.version) {
+                let is_old = rows.get(&id).is_some_and(|known| known.version >= event.version);
+                #[cfg(debug_assertions)]
+                let is_old = is_old && !streams::faults::sabotage().no_version_check;
+                if is_old {
                     continue;
                 }
                 let RideEvent { driver_id, passenger_id, version, status, .. } = *event;

@@ -160,6 +160,15 @@ impl Stream {
         Ok(published)
     }
 
+    /// As after a restart of the server: the ids of what a stream no longer has are gone.
+    #[cfg(debug_assertions)]
+    pub(super) fn forget_ids(&mut self) {
+        if self.config.retention != Retention::Limits {
+            self.ids.clear();
+            self.ids_by_age.clear();
+        }
+    }
+
     /// Drops what is oldest, where the stream is one that does.
     fn enforce_limits(&mut self, queue_size: u64) {
         let max_bytes = if self.config.max_bytes > 0 { self.config.max_bytes.unsigned_abs() } else { u64::MAX };
