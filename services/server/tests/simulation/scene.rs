@@ -1,0 +1,212 @@
+//! What everybody in a simulation shares: the world, the bus and the stores, what was published, what was acknowledged,
+//! and what was found wrong. It decides nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use platform::{Store, Tokens, World};
+use serde_json::Value;
+use streams::bus::MESSAGE_ID;
+use streams::faults::Faults;
+use streams::memory::MemoryBus;
+use streams::{Bus, UserId};
+use tokio::time::Instant;
+
+use crate::processes::Process;
+
+/// What the clients are to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Ride.
+    Open,
+    /// Finish what was begun.
+    Closing,
+    /// Ask and do not answer: every driver must be offered something.
+    Probe,
+    /// Finish that too.
+    Closed,
+}
+
+/// An event that was published, once however often it was.
+#[derive(Debug, Clone)]
+pub(crate) struct Published {
+    pub(crate) id: String,
+    pub(crate) subject: String,
+    pub(crate) body: Value,
+    text: String,
+}
+
+/// A command that a client was told is done.
+#[derive(Debug, Clone)]
+pub(crate) struct Acked {
+    pub(crate) user: UserId,
+    pub(crate) kind: &'static str,
+    pub(crate) data: Value,
+    pub(crate) answer: Value,
+}
+
+/// An event that a client got.
+#[derive(Debug, Clone)]
+pub(crate) struct Got {
+    pub(crate) seq: u64,
+    pub(crate) event_id: String,
+    pub(crate) subject: String,
+    pub(crate) body: Value,
+}
+
+/// What happened, in order; and its hash.
+#[derive(Debug)]
+pub(crate) struct Log {
+    hasher: DefaultHasher,
+    started: Instant,
+    /// The lines themselves, if wanted.
+    pub(crate) lines: Option<Vec<String>>,
+    pub(crate) published: Vec<Published>,
+    known: BTreeMap<String, usize>,
+    /// Publishes of what had been published before.
+    pub(crate) repeats: u64,
+    pub(crate) acked: Vec<Acked>,
+    pub(crate) got: BTreeMap<UserId, Vec<Got>>,
+    pub(crate) violations: Vec<String>,
+    /// The PIN that each passenger tells the driver who stands before them.
+    pub(crate) pins: BTreeMap<String, String>,
+    /// Faults made by the nemesis, by name.
+    pub(crate) made: BTreeMap<&'static str, u64>,
+}
+
+impl Log {
+    pub(crate) fn note(&mut self, line: &str) {
+        let at = self.started.elapsed();
+        self.hasher.write_u64(u64::try_from(at.as_micros()).unwrap_or(0));
+        self.hasher.write(line.as_bytes());
+        if let Some(lines) = &mut self.lines {
+            lines.push(format!("{:9.3} {line}", at.as_secs_f64()));
+        }
+    }
+
+    pub(crate) fn wrong(&mut self, what: String) {
+        self.note(&format!("WRONG {what}"));
+        self.violations.push(what);
+    }
+
+    pub(crate) fn hash(&self) -> u64 {
+        self.hasher.finish()
+    }
+
+    fn publish(&mut self, id: &str, subject: &str, text: &str) {
+        self.note(&format!("{subject} {id} {text}"));
+        if let Some(&known) = self.known.get(id) {
+            self.repeats += 1;
+            if self.published[known].text != text {
+                self.wrong(format!("{id} was published with two bodies: {} and {text}", self.published[known].text));
+            }
+            return;
+        }
+        let body = serde_json::from_str(text).unwrap_or(Value::Null);
+        self.known.insert(id.to_owned(), self.published.len());
+        let (id, subject, text) = (id.to_owned(), subject.to_owned(), text.to_owned());
+        self.published.push(Published { id, subject, body, text });
+    }
+}
+
+/// The tables of all services.
+pub(crate) struct Stores {
+    pub(crate) users: Store<users::Tables>,
+    pub(crate) matching: Store<matching::Tables>,
+    pub(crate) rides: Store<rides::Tables>,
+    pub(crate) location: Store<location::Tables>,
+}
+
+/// What everybody shares.
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    pub(crate) bus: MemoryBus,
+    pub(crate) stores: Stores,
+    pub(crate) tokens: Tokens,
+    pub(crate) faults: Faults,
+    phase: Mutex<Phase>,
+    pub(crate) processes: Vec<Arc<Process>>,
+    /// Clients that have something on their mind: a command, a search, a ride.
+    pub(crate) busy: Mutex<BTreeMap<UserId, String>>,
+    /// Drivers who were offered something in the probe.
+    pub(crate) offered: Mutex<BTreeSet<UserId>>,
+    /// Passengers whose search was taken in the probe.
+    pub(crate) asked: Mutex<BTreeSet<UserId>>,
+    log: Mutex<Log>,
+}
+
+impl Scene {
+    pub(crate) fn new(seed: u64, with_lines: bool, processes: Vec<Arc<Process>>) -> Self {
+        let world = World::seeded("2026-06-01T12:00:00Z".parse().unwrap(), seed);
+        let pod = "nobody".into();
+        let log = Log {
+            hasher: DefaultHasher::new(),
+            started: Instant::now(),
+            lines: with_lines.then(Vec::new),
+            published: Vec::new(),
+            known: BTreeMap::new(),
+            repeats: 0,
+            acked: Vec::new(),
+            got: BTreeMap::new(),
+            violations: Vec::new(),
+            pins: BTreeMap::new(),
+            made: BTreeMap::new(),
+        };
+        Self {
+            bus: MemoryBus::new(world.started_at(), 100_000),
+            stores: Stores {
+                users: Store::memory(&world, &pod),
+                matching: Store::memory(&world, &pod),
+                rides: Store::memory(&world, &pod),
+                location: Store::memory(&world, &pod),
+            },
+            tokens: Tokens::new(&world, b"a secret of thirty-two bytes or more").unwrap(),
+            world,
+            faults: Faults::new(seed.wrapping_mul(31).wrapping_add(1)),
+            phase: Mutex::new(Phase::Open),
+            processes,
+            busy: Mutex::default(),
+            offered: Mutex::default(),
+            asked: Mutex::default(),
+            log: Mutex::new(log),
+        }
+    }
+
+    pub(crate) fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+    }
+
+    /// What a user is busy with; empty for nothing.
+    pub(crate) fn busy(&self, user: UserId, with: String) {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if with.is_empty() {
+            busy.remove(&user);
+        } else {
+            busy.insert(user, with);
+        }
+    }
+
+    /// Writes down every event that reaches a stream, for as long as it is polled.
+    pub(crate) async fn record(self: Arc<Self>) {
+        let bus = Bus::Memory(self.bus.clone());
+        let mut all = bus.subscribe(">", None).await.unwrap();
+        while let Some(message) = all.next().await {
+            if let Some(id) = message.headers.find(MESSAGE_ID) {
+                let text = String::from_utf8_lossy(&message.payload);
+                self.log().publish(id, &message.subject, &text);
+            } else if message.subject.starts_with("$JS.EVENT.ADVISORY.") {
+                let text = format!("{}: {}", message.subject, String::from_utf8_lossy(&message.payload));
+                self.log().wrong(text);
+            }
+        }
+    }
+}

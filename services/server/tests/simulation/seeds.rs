@@ -1,0 +1,321 @@
+//! One simulation from its seed, and many of them: the run of `scripts/test` and of `scripts/simulate-faults`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rides::Rides;
+use streams::Service;
+use streams::faults::{Dice, Sabotage, set_sabotage};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::checks;
+use crate::client::{Client, sign_up};
+use crate::driver::Driver;
+use crate::nemesis::{self, Mix};
+use crate::passenger::Passenger;
+use crate::processes::Process;
+use crate::scene::{Phase, Scene};
+
+const DRIVERS: usize = 4;
+const PASSENGERS: usize = 5;
+/// Of the simulated minutes, those in which things go wrong, in percent; the rest is for coming to rest.
+const RAGE_PERCENT: u32 = 85;
+/// The longest that it may take from the last fault until all is at rest.
+const REST_MAX: Duration = Duration::from_secs(300);
+/// All must stand still for so long.
+const STILL: Duration = Duration::from_secs(4);
+/// The longest wait of a free driver for an offer when more passengers ask than there are drivers.
+const OFFER_MAX: Duration = Duration::from_secs(60);
+
+/// What came of a simulation.
+#[derive(Debug, Default)]
+pub(crate) struct Ran {
+    hash: u64,
+    violations: Vec<String>,
+    simulated: Duration,
+    rest: Duration,
+    faults: BTreeMap<String, u64>,
+    events: u64,
+    repeats: u64,
+    rides: u64,
+    lines: Option<Vec<String>>,
+}
+
+/// Runs one seed.
+pub(crate) fn run(seed: u64, minutes: u32, sabotage: Sabotage, with_lines: bool) -> Ran {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    set_sabotage(sabotage);
+    let ran = runtime.block_on(simulate(seed, minutes, with_lines));
+    set_sabotage(Sabotage::default());
+    ran
+}
+
+async fn simulate(seed: u64, minutes: u32, with_lines: bool) -> Ran {
+    let mut dice = Dice::new(seed);
+    let services = [Service::Location, Service::Rides, Service::Match, Service::Users];
+    let processes = services.into_iter().flat_map(|service| (1..=2).map(move |n| Process::new(service, n)));
+    let scene = Arc::new(Scene::new(seed, with_lines, processes.collect()));
+    let began = Instant::now();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(scene.clone().record());
+    for process in &scene.processes {
+        tasks.spawn(process.clone().supervise(scene.clone(), Dice::new(dice.roll())));
+    }
+    while scene.processes.iter().any(|process| !process.faulty().is_empty()) {
+        sleep(Duration::from_millis(100)).await;
+    }
+    let users = scene.processes.iter().find_map(|process| process.users()).unwrap();
+    let people = sign_up(&users.router(), DRIVERS + PASSENGERS, DRIVERS).await;
+    drop(users);
+    let off = dice.percent(40);
+    let mut cuts = Vec::new();
+    for (n, user) in people.iter().enumerate() {
+        let (cut, skew) = (Arc::new(Notify::new()), nemesis::skew(&mut dice, off));
+        cuts.push(cut.clone());
+        let client = Client::new(&scene, *user, Dice::new(dice.roll()), cut, skew);
+        if n < DRIVERS {
+            tasks.spawn(Driver::new(client).live());
+        } else {
+            tasks.spawn(Passenger::new(client).live());
+        }
+    }
+    let mix = Mix::of(&mut dice);
+    scene.log().note(&format!("{mix:?}"));
+    let mut nemesis = JoinSet::new();
+    nemesis.spawn(nemesis::rage(scene.clone(), mix, cuts, Dice::new(dice.roll())));
+    sleep(Duration::from_secs(60) * minutes * RAGE_PERCENT / 100).await;
+    nemesis.shutdown().await;
+    nemesis::heal(&scene);
+    scene.enter(Phase::Closing);
+    let healed = Instant::now();
+    let mut rest = Duration::ZERO;
+    if come_to_rest(&scene, "after healing").await {
+        rest = healed.elapsed();
+        scene.enter(Phase::Probe);
+        probe(&scene).await;
+        scene.enter(Phase::Closed);
+        come_to_rest(&scene, "after the probe").await;
+        let rides = rides_of(&scene).await;
+        let wrong = checks::all(&scene, &rides).await;
+        let mut log = scene.log();
+        wrong.into_iter().for_each(|what| log.wrong(what));
+    }
+    // Nobody does anything any more.
+    tasks.abort_all();
+    let mut log = scene.log();
+    let mut faults: BTreeMap<String, u64> = log.made.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
+    faults.extend(scene.faults.struck().into_iter().map(|(fault, n)| (format!("{fault:?}"), n)));
+    Ran {
+        hash: log.hash(),
+        violations: std::mem::take(&mut log.violations),
+        simulated: began.elapsed(),
+        rest,
+        faults,
+        events: log.published.len() as u64,
+        repeats: log.repeats,
+        rides: log.published.iter().filter(|e| e.subject == "ride.pickup").count() as u64,
+        lines: log.lines.take(),
+    }
+}
+
+async fn come_to_rest(scene: &Scene, when: &str) -> bool {
+    let until = Instant::now() + REST_MAX;
+    let mut still_since = None;
+    loop {
+        let unrest = checks::unrest(scene).await;
+        let now = Instant::now();
+        if unrest.is_empty() {
+            if now >= *still_since.get_or_insert(now) + STILL {
+                return true;
+            }
+        } else if now >= until {
+            let mut log = scene.log();
+            unrest.into_iter().for_each(|what| log.wrong(format!("not at rest {when}: {what}")));
+            return false;
+        } else {
+            still_since = None;
+        }
+        sleep(nemesis::LOOK_EVERY).await;
+    }
+}
+
+/// More passengers ask than there are drivers: nobody is held by anything if each of them can ask, and every driver is
+/// offered something.
+async fn probe(scene: &Scene) {
+    let until = Instant::now() + OFFER_MAX;
+    loop {
+        let (offered, asked) = (scene.offered.lock().unwrap().len(), scene.asked.lock().unwrap().len());
+        if (offered, asked) == (DRIVERS, PASSENGERS) {
+            return;
+        }
+        if Instant::now() >= until {
+            scene.log().wrong(format!("not free: {asked} of {PASSENGERS} passengers can ask, {offered} of {DRIVERS} drivers are offered something"));
+            return;
+        }
+        sleep(nemesis::LOOK_EVERY).await;
+    }
+}
+
+/// The service, to ask for payments and balances.
+async fn rides_of(scene: &Scene) -> Rides {
+    let platform = platform::Platform {
+        world: scene.world.clone(),
+        bus: streams::Bus::Memory(scene.bus.clone()),
+        topology: Arc::new(streams::topology::Topology::rideshare()),
+        metrics: Arc::new(platform::Metrics::new()),
+        health: Arc::new(platform::Health::default()),
+        shutdown: platform::Shutdown::new(),
+        pod: "checks".into(),
+    };
+    Rides::start(&platform, &scene.stores.rides, scene.tokens.clone(), rides::Config::default()).await.unwrap()
+}
+
+/// Sums of many simulations.
+#[derive(Debug, Default)]
+struct Sums {
+    seeds: u64,
+    simulated: Duration,
+    rest_max: Duration,
+    faults: BTreeMap<String, u64>,
+    events: u64,
+    repeats: u64,
+    rides: u64,
+    failed: BTreeMap<u64, Vec<String>>,
+}
+
+impl Sums {
+    fn add(&mut self, seed: u64, ran: Ran) {
+        self.seeds += 1;
+        self.simulated += ran.simulated;
+        self.rest_max = self.rest_max.max(ran.rest);
+        for (fault, n) in ran.faults {
+            *self.faults.entry(fault).or_default() += n;
+        }
+        self.events += ran.events;
+        self.repeats += ran.repeats;
+        self.rides += ran.rides;
+        if !ran.violations.is_empty() {
+            self.failed.insert(seed, ran.violations);
+        }
+    }
+}
+
+/// Runs `seed` twice; what is wrong, also that the two differ.
+fn run_twice(seed: u64, minutes: u32) -> Ran {
+    let mut one = run(seed, minutes, Sabotage::default(), false);
+    let two = run(seed, minutes, Sabotage::default(), false);
+    if one.hash != two.hash {
+        let [a, b] = [0, 1].map(|_| run(seed, minutes, Sabotage::default(), true).lines.unwrap_or_default());
+        let differ = a.iter().zip(&b).position(|(a, b)| a != b).unwrap_or(0);
+        let around = |lines: &[String]| lines[differ.saturating_sub(2)..(differ + 2).min(lines.len())].join("\n");
+        one.violations.push(format!("two runs differ:\n{}\n--\n{}", around(&a), around(&b)));
+    }
+    one.simulated += two.simulated;
+    one
+}
+
+fn many(first: u64, seeds: u64, minutes: u32) -> Sums {
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let next = AtomicU64::new(first);
+    let mut sums = Sums::default();
+    std::thread::scope(|scope| {
+        let work = || {
+            let mut done = Vec::new();
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= first + seeds {
+                    return done;
+                }
+                done.push((seed, run_twice(seed, minutes)));
+            }
+        };
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            for (seed, ran) in worker.join().unwrap() {
+                sums.add(seed, ran);
+            }
+        }
+    });
+    sums
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}: `{text}` is no number")))
+}
+
+/// 200 seeds of ten minutes, or what `scripts/simulate-faults` says.
+#[test]
+fn nothing_lost_and_nothing_twice() {
+    let (seeds, first) = (setting("SIMULATION_SEEDS", 200), setting("SIMULATION_SEED", 1));
+    let minutes = u32::try_from(setting("SIMULATION_MINUTES", 10)).unwrap();
+    let began = wall();
+    let sums = many(first, seeds, minutes);
+    let wall_minutes = (wall() - began) as f64 / 60_000.0;
+    let hours = sums.simulated.as_secs_f64() / 3_600.0;
+    println!(
+        "{} seeds from {first}, each twice: {hours:.1} simulated hours in {wall_minutes:.1} minutes: {:.0} simulated hours per wall minute",
+        sums.seeds,
+        hours / wall_minutes
+    );
+    println!("{} rides, {} events, {} repeats of them", sums.rides, sums.events, sums.repeats);
+    println!("at rest after at most {:.0} s; faults: {:?}", sums.rest_max.as_secs_f64(), sums.faults);
+    for (seed, wrong) in &sums.failed {
+        println!("seed {seed}:");
+        wrong.iter().take(12).for_each(|what| println!("    {what}"));
+    }
+    assert!(sums.failed.is_empty(), "{} of {} seeds: {:?}", sums.failed.len(), sums.seeds, sums.failed.keys());
+    assert!(sums.rides >= sums.seeds, "the runs were idle: {} rides", sums.rides);
+}
+
+#[expect(clippy::disallowed_methods, reason = "the speed of the simulation is measured by the wall's clock")]
+fn wall() -> u128 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis()
+}
+
+/// One seed with every line, for who looks for a fault: `SIMULATION_SEED=7 … a_seed_in_full`.
+#[test]
+fn a_seed_in_full() {
+    let seed = setting("SIMULATION_SEED", 1);
+    let ran = run(seed, u32::try_from(setting("SIMULATION_MINUTES", 1)).unwrap(), Sabotage::default(), true);
+    for line in ran.lines.iter().flatten() {
+        println!("{line}");
+    }
+    assert_eq!(ran.violations, Vec::<String>::new());
+}
+
+/// The first of 200 seeds that goes red with `sabotage`, and why.
+fn first_red(sabotage: Sabotage, expected: &[&str]) {
+    for seed in 1..=200 {
+        let ran = run(seed, 10, sabotage, false);
+        let told = ran.violations.iter().find(|what| expected.iter().any(|text| what.contains(text)));
+        if let Some(told) = told {
+            println!("{sabotage:?}: seed {seed}: {told}");
+            return;
+        }
+    }
+    panic!("{sabotage:?}: not seen in 200 seeds");
+}
+
+#[test]
+fn without_the_inbox_it_is_seen() {
+    first_red(Sabotage { no_inbox: true, ..Sabotage::default() }, &["dead letter"]);
+}
+
+#[test]
+fn without_the_hold_it_is_seen() {
+    first_red(Sabotage { no_hold: true, ..Sabotage::default() }, &["is in two offers"]);
+}
+
+#[test]
+fn without_the_version_check_it_is_seen() {
+    first_red(Sabotage { no_version_check: true, ..Sabotage::default() }, &["not free"]);
+}
+
+#[test]
+fn without_the_unique_live_ride_it_is_seen() {
+    first_red(Sabotage { no_unique_live_ride: true, ..Sabotage::default() }, &["is in two rides"]);
+}
