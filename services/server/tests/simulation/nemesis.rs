@@ -59,8 +59,15 @@ impl Mix {
         let some = [10, 50, 150, 500];
         let mut rates = Vec::new();
         for fault in Fault::ALL {
+            // What has few opportunities takes more of them.
+            let weight = match fault {
+                Fault::DeliveryShuffled => 20,
+                Fault::RequestLost | Fault::RequestUnanswered => 6,
+                Fault::DeliveryLate | Fault::DeliveryTwice | Fault::AckLost => 2,
+                _ => 1,
+            };
             if dice.percent(50) {
-                rates.push((fault, some[usize::try_from(dice.below(4)).unwrap_or(0)]));
+                rates.push((fault, weight * some[usize::try_from(dice.below(4)).unwrap_or(0)]));
             }
         }
         let blows = BLOWS.into_iter().filter(|_| dice.percent(55)).collect();
