@@ -217,6 +217,34 @@ fn order_and_repeats_change_nothing_and_adding_is_as_good_as_beginning_anew() {
 }
 
 #[test]
+fn ten_thousand_short_tracks_do_not_depend_on_order_and_pay_for_no_more_than_can_be_driven() {
+    let mut random = StdRng::seed_from_u64(4);
+    let mut driven = 0;
+    for case in 0..10_000 {
+        let points = random.random_range(1..16);
+        let fixes = bad_device(&mut random, points);
+        let expected = measured(fixes.clone());
+        let mut track = Track::new(MAX_SPEED_MPS);
+        // Every point, some of them twice, in any order; the last ones late.
+        let mut order: Vec<usize> = (0..points).chain((0..points).filter(|i| i % 3 == 0)).collect();
+        for i in (1..order.len()).rev() {
+            order.swap(i, random.random_range(0..=i));
+        }
+        for i in order {
+            track.add(fixes[i]);
+        }
+        assert_eq!(track.summary(), expected, "case {case}");
+        let (first, last) = (fixes[0].recorded_at, fixes[points - 1].recorded_at);
+        let most = MAX_SPEED_MPS * (last - first).as_seconds_f64() + 0.01;
+        assert!(expected.distance_m <= most, "case {case}: {expected:?} of at most {most} m");
+        assert!(expected.points <= points as u64 && expected.distance_m >= 0.0, "case {case}: {expected:?}");
+        assert!(expected.last.is_none_or(|at| first <= at.recorded_at && at.recorded_at <= last), "case {case}");
+        driven += usize::from(expected.distance_m > 0.0);
+    }
+    assert!(driven > 5_000, "{driven}");
+}
+
+#[test]
 fn nobody_pays_for_more_than_the_maximum_speed_allows() {
     let mut random = StdRng::seed_from_u64(3);
     for _ in 0..100 {

@@ -254,3 +254,105 @@ fn time_does_not_go_back_within_a_ride() {
     assert_eq!(change.event.occurred_at, ride.updated_at);
     assert_eq!(change.ride.duration_s(), 0.0);
 }
+
+/// What a ride may do, said once more and more simply: the events so far, by name, and who ended it.
+#[derive(Default)]
+struct Model {
+    events: Vec<&'static str>,
+    cancelled_by: Option<Party>,
+    wrong_pins: u32,
+    wrong_pin_at: i64,
+}
+
+impl Model {
+    /// The event that must come of it, or none, or why not.
+    fn expect(&mut self, by: Party, order: &Order<'_>, second: i64) -> Result<Option<&'static str>, &'static str> {
+        let last = self.events[self.events.len() - 1];
+        let event = match order {
+            Order::Start { .. } | Order::Arrive if by != Party::Driver => return Err("forbidden"),
+            Order::Complete(_) if by != Party::System => return Err("forbidden"),
+            Order::Cancel { .. } if last == "cancelled" && self.cancelled_by == Some(by) => return Ok(None),
+            Order::Complete(_) if last == "completed" => return Ok(None),
+            Order::Arrive if ["arrived", "completed"].contains(&last) => return Ok(None),
+            Order::Start { pin, right } if !["pickup", "cancelled"].contains(&last) => {
+                return if pin == right { Ok(None) } else { Err("wrong_pin") };
+            }
+            _ if ["completed", "cancelled"].contains(&last) => return Err("ride_ended"),
+            Order::Start { .. } if self.wrong_pins >= 5 && second < self.wrong_pin_at + 30 => return Err("pin_locked"),
+            Order::Start { pin, right } if pin != right => {
+                (self.wrong_pins, self.wrong_pin_at) = (self.wrong_pins + 1, second);
+                return Err("wrong_pin");
+            }
+            Order::Start { .. } => "started",
+            Order::Arrive if last == "pickup" => return Err("ride_not_started"),
+            Order::Arrive => "arrived",
+            Order::Cancel { .. } if last == "arrived" => return Err("ride_arrived"),
+            Order::Cancel { .. } => {
+                self.cancelled_by = Some(by);
+                "cancelled"
+            }
+            Order::Complete(_) if last != "arrived" => return Err("ride_not_arrived"),
+            Order::Complete(_) => "completed",
+        };
+        self.events.push(event);
+        Ok(Some(event))
+    }
+}
+
+#[test]
+fn ten_thousand_random_rides_go_as_a_simple_model_says() {
+    let world = platform::World::seeded(at(0), 5);
+    let mut ends = std::collections::BTreeMap::<&str, u32>::new();
+    for case in 0..10_000 {
+        let first = created();
+        let (mut ride, mut second) = (first.ride, 0);
+        let mut events = vec![first.event];
+        let mut model = Model { events: vec!["pickup"], ..Model::default() };
+        let mut bills = Vec::new();
+        for _ in 0..14 {
+            // Now and then the clock of another process, which is behind.
+            second += i64::from(world.below(40)) - 5;
+            let by = [Party::Driver, Party::Driver, Party::Passenger, Party::System][world.below(4) as usize];
+            let pin = if world.below(3) == 0 { "9999" } else { PIN };
+            let order = match world.below(9) {
+                0..=2 => Order::Start { pin, right: PIN },
+                3..=4 => Order::Arrive,
+                5 => Order::Cancel { reason: "no longer" },
+                6..=7 => Order::Complete(Distance::Measured(f64::from(world.below(20_000)))),
+                _ => Order::Complete(Distance::Estimated),
+            };
+            let expected = model.expect(by, &order, second);
+            let found = match decide(&ride, by, &order, &Tariffs::default(), at(second)) {
+                Ok(Outcome::Changed(change)) => {
+                    ride = change.ride;
+                    let status = ride.status.as_str();
+                    events.push(change.event);
+                    bills.extend(change.bill);
+                    Ok(Some(status))
+                }
+                Ok(Outcome::Again) => Ok(None),
+                Ok(Outcome::WrongPin(counted)) => {
+                    ride = *counted;
+                    Err("wrong_pin")
+                }
+                Err(refusal) => Err(refusal.code()),
+            };
+            assert_eq!(found, expected, "case {case}: {by:?} {order:?} after {:?}", model.events);
+        }
+        let last = &events[events.len() - 1];
+        for (n, pair) in events.windows(2).enumerate() {
+            assert_eq!((pair[1].version as usize, &pair[1].previous_hash), (n + 2, &pair[0].hash), "case {case}");
+            assert!(pair[0].occurred_at <= pair[1].occurred_at, "case {case}: {pair:?}");
+            assert_eq!(chain::verify(&pair[1]), Ok(()), "case {case}");
+        }
+        // Billed once, for what its last event says, if at all; and the parts are the whole.
+        let due = last.fare.as_ref().map_or(last.fee.map_or(0, |fee| fee.amount), |fare| fare.total.amount);
+        assert_eq!(bills.iter().map(|b| b.total.amount).sum::<i64>(), due, "case {case}: {last:?}");
+        assert!(bills.len() <= 1 && bills.iter().all(|b| b.total.amount > 0), "case {case}: {bills:?}");
+        for bill in &bills {
+            assert_eq!(bill.total.amount, bill.platform_fee.amount + bill.driver_payout.amount, "case {case}");
+        }
+        *ends.entry(last.status.as_str()).or_default() += 1;
+    }
+    assert!(ends.len() == 5 && ends.values().all(|n| *n > 100), "{ends:?}");
+}

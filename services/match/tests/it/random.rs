@@ -1,4 +1,5 @@
-//! Ten thousand random steps, none of them sensible in particular: the invariants hold after each (`City::check`).
+//! Ten thousand random steps, and ten thousand random small cities, none of them sensible in particular: the invariants hold
+//! after each step (`City::check`).
 
 use matching::rules::Input;
 use platform::World;
@@ -13,7 +14,49 @@ fn invariants_hold_through_ten_thousand_random_steps() {
     run(2, 2_000);
 }
 
+/// Many short beginnings find what one long run, whose city is soon full, does not.
+#[test]
+fn invariants_hold_in_ten_thousand_small_cities() {
+    let mut found = 0;
+    for seed in 1..=10_000 {
+        let (city, _) = wander(seed, 15, 6);
+        city.check_rows();
+        found += city.found.len();
+    }
+    assert!(found > 5_000, "the cities were idle: {found} offers");
+}
+
 fn run(seed: u64, steps: u32) {
+    let (mut city, counted) = wander(seed, steps, 40);
+    // It was no idle run: offers, rides and people who wait.
+    assert!(counted.iter().all(|n| *n > steps / 10), "{counted:?}");
+    // Every ride ends, every search ends: then nobody is held, locked or waiting, and every offer has ended.
+    for (ride, id) in city.rides.clone() {
+        let e = city.ride(ride, &city.found[&id].clone(), RideStatus::Completed);
+        city.step(&[Input::Ride(&e)]);
+    }
+    for n in 1..=40 {
+        city.line(&format!("d{n} off"));
+    }
+    city.pass(620);
+    city.check_rows();
+    let rows = city.engine.rows();
+    assert!(rows.offers.iter().all(|o| o.ended.is_some()), "an offer never ended");
+    assert!(rows.requests.iter().all(|r| r.ended_at.is_some()));
+    for n in 1..=40 {
+        for person in [format!("d{n}"), format!("p{n}")] {
+            assert!(
+                !city.engine.is_engaged(UserId(uuid(&person))),
+                "{person}, that is {}, stays engaged",
+                name(uuid(&person))
+            );
+        }
+    }
+}
+
+/// `steps` random things that happen to `people` drivers and somewhat fewer passengers. Counts offers, steps with a live
+/// ride, steps with somebody who waits.
+fn wander(seed: u64, steps: u32, people: u32) -> (City, [u32; 3]) {
     let world = World::seeded(start_time(), seed);
     let below = |n| world.below(n);
     let mut city = City::new();
@@ -31,7 +74,7 @@ fn run(seed: u64, steps: u32) {
         match below(16) {
             0..=2 => {
                 let e = city.beacon(
-                    &format!("d{}", below(40) + 1),
+                    &format!("d{}", below(people) + 1),
                     below(8) > 0,
                     VehicleType::ALL[below(4) as usize % 2],
                     place,
@@ -42,11 +85,11 @@ fn run(seed: u64, steps: u32) {
             }
             3 => {
                 let now = city.now;
-                city.positions.heard(UserId(uuid(&format!("d{}", below(40) + 1))), km(place), now, now);
+                city.positions.heard(UserId(uuid(&format!("d{}", below(people) + 1))), km(place), now, now);
             }
             4..=6 => {
                 requests += 1;
-                let mut e = city.finder(&format!("r{requests}"), &who(below(30)), true, place);
+                let mut e = city.finder(&format!("r{requests}"), &who(below(people * 3 / 4)), true, place);
                 e.vehicle_type = VehicleType::ALL[below(4) as usize % 2];
                 kept.push(e.clone());
                 city.step(&[Input::Finder(&e)]);
@@ -108,28 +151,5 @@ fn run(seed: u64, steps: u32) {
         counted[1] += u32::from(city.engine.rows().rides.iter().any(|r| r.ended_at.is_none()));
         counted[2] += u32::from(city.engine.waiting().count() > 0);
     }
-    // It was no idle run: offers, rides and people who wait.
-    assert!(counted.iter().all(|n| *n > steps / 10), "{counted:?}");
-    // Every ride ends, every search ends: then nobody is held, locked or waiting, and every offer has ended.
-    for (ride, id) in city.rides.clone() {
-        let e = city.ride(ride, &city.found[&id].clone(), RideStatus::Completed);
-        city.step(&[Input::Ride(&e)]);
-    }
-    for n in 1..=40 {
-        city.line(&format!("d{n} off"));
-    }
-    city.pass(620);
-    city.check_rows();
-    let rows = city.engine.rows();
-    assert!(rows.offers.iter().all(|o| o.ended.is_some()), "an offer never ended");
-    assert!(rows.requests.iter().all(|r| r.ended_at.is_some()));
-    for n in 1..=40 {
-        for person in [format!("d{n}"), format!("p{n}")] {
-            assert!(
-                !city.engine.is_engaged(UserId(uuid(&person))),
-                "{person}, that is {}, stays engaged",
-                name(uuid(&person))
-            );
-        }
-    }
+    (city, counted)
 }
