@@ -324,7 +324,9 @@ impl Step<'_> {
         for person in [e.driver_id, e.passenger_id] {
             let Some(other) = self.engine.held_by(person).cloned() else { continue };
             if other.is_outstanding() {
-                self.withdraw(other.match_id, RejectReason::Superseded);
+                // Not superseded, which is rides' word that there will be no ride of it: a yes may be on its way, and if
+                // this ride ends before it arrives, it becomes one.
+                self.withdraw(other.match_id, RejectReason::Cancelled);
             } else {
                 // Rides itself tells of it.
                 self.put_offer(Offer { ended: Some((self.now, Outcome::Superseded)), ..other });

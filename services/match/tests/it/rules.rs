@@ -325,9 +325,19 @@ fn a_ride_of_a_match_nobody_knows_takes_both_from_their_offers() {
         play(&[("d1 on 0", ""), ("r1 p1 find 0", "m1 d1 to r1"), ("d2 on 0", ""), ("r2 p2 find 0", "m2 d2 to r2")]);
     city.found.insert(found.match_id, found);
     // d1 with p2: p1 is given the driver that p2 had, and p2's search is over.
-    city.play(&[("k1 pickup m77", "m1 superseded, m2 superseded, m3 d2 to r1"), ("m77 accept", "")]);
+    city.play(&[("k1 pickup m77", "m1 cancelled, m2 cancelled, m3 d2 to r1"), ("m77 accept", "")]);
     assert!(city.locked("d1") && city.locked("p2"));
     assert!(city.engine.live_request(UserId(uuid("p2"))).is_none());
+}
+
+#[test]
+fn an_answer_under_way_while_another_ride_of_the_passenger_begins_and_ends_stands() {
+    let mut city =
+        play(&[("d1 on 0", ""), ("r1 p1 find 0", "m1 d1 to r1"), ("17 s", "m1 expired"), ("d2 on 1", "m2 d2 to r1")]);
+    // d1 had accepted in time, which is told late; users has taken d2's yes too, and rides makes rides of both in turn.
+    city.play(&[("k1 pickup m1", "m2 cancelled"), ("k1 cancelled m1", "")]);
+    city.play(&[("m2 accept", ""), ("k2 pickup m2", "")]);
+    assert!(city.locked("d2") && city.locked("p1") && !city.locked("d1"));
 }
 
 #[test]
