@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use platform::fare::Tariffs;
-use platform::{Platform, Shutdown, Store, StoreError, Worker};
+use platform::{Platform, Shutdown, Store, StoreError, Worker, kill};
 use streams::{Service, Subject};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -173,6 +173,7 @@ impl Matching {
                 .await?;
         if taken.is_some() {
             tx.commit().await?;
+            kill::point("match.after_take");
         }
         Ok(taken)
     }
@@ -240,6 +241,7 @@ impl Matching {
         }
         local.begin();
         while workers.join_next().await.is_some() {}
+        kill::point("match.before_give_back");
         // Given back, so that a standby need not wait for its end; if that fails, it waits.
         let given_back = timeout(LEASE_WAIT, self.renew(epoch, chrono::Duration::milliseconds(-1))).await;
         tracing::info!(epoch, given_back = matches!(given_back, Ok(Ok(true))), "match: no longer active");

@@ -25,7 +25,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::store::{Store, StoreError, Transaction};
 use crate::world::Trace;
-use crate::{Platform, Shutdown, dead_letters, retry};
+use crate::{Platform, Shutdown, dead_letters, kill, retry};
 use asked::Asked;
 use dead_letters::Failed;
 
@@ -338,10 +338,19 @@ impl<H: Handler> Worker<H> {
         let mut tx = self.store.begin().await?;
         self.platform.health.good(&format!("database {}", self.service));
         let new = if H::INBOX { unseen(&mut tx, all).await? } else { all.to_vec() };
+        if !all.is_empty() {
+            kill::point("consumer.before_handler");
+        }
         if !new.is_empty() || all.is_empty() {
             self.handler.handle(&mut tx, &new).await?;
         }
+        if !all.is_empty() {
+            kill::point("consumer.before_commit");
+        }
         tx.commit().await?;
+        if !all.is_empty() {
+            kill::point("consumer.before_ack");
+        }
         let took = (self.platform.world.now() - began).as_seconds_f64();
         self.platform.metrics.handler_seconds.with_label_values(&[self.service.name()]).observe(took);
         Ok(new)
@@ -421,6 +430,7 @@ impl<H: Handler> Worker<H> {
                 () = sleep(delays.next_delay()) => {}
             }
         };
+        kill::point("consumer.before_term");
         // Only now that it is stored elsewhere.
         if let Err(error) = delivery.terminate().await {
             tracing::warn!(%error, consumer, "a dead-lettered message was not terminated; its repeat is a duplicate");

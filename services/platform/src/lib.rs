@@ -6,6 +6,7 @@ pub mod dead_letters;
 pub mod fare;
 pub mod grid;
 pub mod keeper;
+pub mod kill;
 pub mod outbox;
 pub mod problem;
 pub mod retry;

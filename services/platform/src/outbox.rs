@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::store::Store;
 use crate::world::Trace;
-use crate::{Platform, retry};
+use crate::{Platform, kill, retry};
 
 /// Rows handed from commits to the relay without a read; beyond that it reads them from the table.
 const HANDED_MAX: usize = 4_096;
@@ -265,6 +265,9 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
             let (wave, rest): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| keys.insert(row.key));
             rows = rest;
             let wave: Vec<OutboxRow> = wave.into_iter().filter(|row| !stuck.contains(&row.key)).collect();
+            if !wave.is_empty() {
+                kill::point("relay.before_publish");
+            }
             let results = platform.bus.publish_all(wave.iter().map(|row| row.message(service)).collect()).await;
             let mut published = Vec::with_capacity(wave.len());
             for (row, result) in wave.iter().zip(results) {
@@ -280,9 +283,11 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
                 }
             }
             platform.metrics.published.with_label_values(&[service.name()]).inc_by(published.len() as u64);
-            if !published.is_empty()
-                && let Err(error) = self.mark_published(&published).await
-            {
+            if published.is_empty() {
+                continue;
+            }
+            kill::point("relay.before_mark");
+            if let Err(error) = self.mark_published(&published).await {
                 tracing::warn!(%error, "published events could not be marked; they will be published again");
                 all = Done::Partly;
             }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use platform::{Shutdown, StoreError, Trace, retry};
+use platform::{Shutdown, StoreError, Trace, kill, retry};
 use serde_json::json;
 use streams::RideStatus;
 use streams::bus::CoreMessage;
@@ -155,6 +155,7 @@ impl Rides {
                 }
                 write(&mut tx, vec![Written { was: ride.version, change: *change, trace }]).await?;
                 tx.commit().await?;
+                kill::point("ride_command.before_reply");
                 self.count(now, 1);
                 Ok(reply)
             }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use platform::store::StoreError;
-use platform::{Problem, Transaction};
+use platform::{Problem, Transaction, kill};
 use serde_json::{Value, json};
 use streams::command::{RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAction, RideCommand, RideReply};
 use streams::event::LocationUpdate;
@@ -67,7 +67,10 @@ impl Users {
                 loop {
                     tries += 1;
                     match self.attempt(user, &command).await {
-                        Ok(data) => return Ok(data),
+                        Ok(data) => {
+                            kill::point("command.before_ack");
+                            return Ok(data);
+                        }
                         Err(Failed::Refused(refusal)) => return Err(refusal),
                         // Another command of the same user was first: what it left is judged anew.
                         Err(Failed::Store(StoreError::Serialization(_) | StoreError::Conflict { .. }))
@@ -169,6 +172,7 @@ impl Users {
         if !mailbox::ack(&mut tx, user, seq).await? {
             return Err(Refusal::field("seq", "is beyond the newest event of your mailbox").into());
         }
+        kill::point("mailbox.before_cursor");
         tx.commit().await?;
         Ok(json!({"seq": seq}))
     }
@@ -235,7 +239,10 @@ impl Users {
         let published = results.iter().filter(|r| r.is_ok()).count();
         self.platform.metrics.published.with_label_values(&[Service::Users.name()]).inc_by(published as u64);
         match results.into_iter().find_map(Result::err) {
-            None => Ok(json!({"points": count})),
+            None => {
+                kill::point("positions.before_ack");
+                Ok(json!({"points": count}))
+            }
             Some(error) => {
                 tracing::warn!(%error, "positions were not published");
                 Err(Refusal::unavailable())

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
-use platform::{Problem, StoreError};
+use platform::{Problem, StoreError, kill};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -543,6 +543,9 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Outbound<'a, K> {
             }
         }
         ready!(self.sink.poll_flush_unpin(cx))?;
+        if self.unflushed {
+            kill::point("session.after_write");
+        }
         self.unflushed = false;
         self.blocked_since = None;
         // An idle socket keeps no room for a burst.
