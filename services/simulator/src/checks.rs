@@ -76,6 +76,8 @@ pub(crate) struct Checks {
     served: HashMap<String, String>,
     searches: HashSet<String>,
     open: Vec<Expectation>,
+    /// Added to every limit.
+    outage: Duration,
     violations: Vec<String>,
     unlisted: u64,
 }
@@ -88,6 +90,11 @@ pub(crate) struct Seen {
 }
 
 impl Checks {
+    /// Of a platform that may be silent for `outage` longer than usual.
+    pub(crate) fn patient(outage: Duration) -> Self {
+        Self { outage, ..Self::default() }
+    }
+
     /// Someone takes part.
     pub(crate) fn joined(&mut self, user: &str, party: Party) {
         self.people.insert(user.to_owned(), Person { party, connected_since: None });
@@ -125,7 +132,7 @@ impl Checks {
     }
 
     fn expect(&mut self, user: &str, why: &'static str, want: Want, due: Instant) {
-        self.open.push(Expectation { user: user.to_owned(), want, why, due });
+        self.open.push(Expectation { user: user.to_owned(), want, why, due: due + self.outage });
     }
 
     /// Takes in an event as `user` got it, once for each `seq`.

@@ -80,6 +80,7 @@ impl City {
             None => https[0].clone(),
         };
         let run_id = config.run_id.unwrap_or_else(|| clock::wall().timestamp_micros().unsigned_abs());
+        let checks = Checks::patient(config.outage);
         let deal = Deal::new(config.requests.take(), config.centre, config.speed, config.seed, start);
         Ok(Self {
             config,
@@ -92,7 +93,7 @@ impl City {
             online: Gauge::default(),
             idle: Gauge::default(),
             sign_ins: Semaphore::new(SIGN_INS),
-            checks: Mutex::default(),
+            checks: Mutex::new(checks),
             tally: Mutex::default(),
             deal: Mutex::new(deal),
             pins: Mutex::default(),

@@ -14,6 +14,7 @@ use crate::account::Account;
 use crate::checks::{Mailbox, Verdict};
 use crate::city::City;
 use crate::clock;
+use crate::ledger::Note;
 use crate::socket::{Read, Socket};
 use crate::tally::Count;
 use crate::wire::{self, Event, Frame, text};
@@ -149,7 +150,9 @@ impl Client {
             if now >= until {
                 return Input::Time;
             }
-            if let Some(place) = self.pending.iter().position(|p| now.duration_since(p.made) >= GIVE_UP) {
+            if let Some(place) =
+                self.pending.iter().position(|p| now.duration_since(p.made) >= GIVE_UP + self.city.config.outage)
+            {
                 let command = self.pending.remove(place).command;
                 let text = format!("{}: {} {} was never answered", self.user_id(), command.kind, command.data);
                 self.city.checks().violation(text);
@@ -322,6 +325,14 @@ impl Client {
         if let Some(since_accept) = seen.since_accept {
             self.city.tally().took("match.accept → ride.pickup", since_accept);
         }
+        if let Some(ledger) = &self.city.config.ledger {
+            ledger.note(Note::Event {
+                user_id: self.account.user_id.clone(),
+                seq: event.seq,
+                event_id: event.event_id.clone(),
+                kind: event.kind.clone(),
+            });
+        }
         self.events += 1;
         if self.events.is_multiple_of(EVENTS_AN_ACK) {
             let seq = self.mailbox.last_seq();
@@ -341,6 +352,10 @@ impl Client {
                 self.city.tally().took(latency(command.kind), clock::now().duration_since(sent));
             }
             self.remember(id, Some(key));
+            if let Some(ledger) = &self.city.config.ledger {
+                let (user_id, kind, asked) = (self.account.user_id.clone(), command.kind, command.data.clone());
+                ledger.note(Note::Acked { user_id, kind, asked, answer: data.clone() });
+            }
             return Some(Input::Acked { command, data });
         }
         match self.answered.iter().find(|(known, _)| known == id) {

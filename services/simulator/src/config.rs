@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 
+use crate::ledger::Ledger;
 use crate::position::Position;
 use crate::requests::Trips;
 
@@ -39,6 +40,12 @@ pub struct Config {
     /// Which phone numbers are used. None takes the wall clock, so that two runs do not share accounts and the limit on
     /// codes an hour is not met.
     pub run_id: Option<u64>,
+    /// So much longer than usual the platform may be silent: what is late by less is no violation.
+    pub outage: Duration,
+    /// So far behind are the clocks of every fourth driver; the contract allows up to a day.
+    pub slow_clock: Duration,
+    /// Who is told of every ack and every event.
+    pub ledger: Option<Ledger>,
     /// Whether to show progress on stderr: one line that is rewritten on a terminal, else a line every 5 s.
     pub progress: bool,
 }
@@ -59,6 +66,9 @@ impl Default for Config {
             centre: Position { lat: 40.7484, lng: -73.9857 },
             patience: Duration::from_secs(120),
             run_id: None,
+            outage: Duration::ZERO,
+            slow_clock: Duration::ZERO,
+            ledger: None,
             progress: false,
         }
     }

@@ -93,6 +93,8 @@ pub(crate) struct Driver {
     position: Position,
     target: Position,
     speed_mps: f64,
+    /// How far this driver's clock is behind.
+    clock_behind: chrono::Duration,
     moved_at: Instant,
     point_at: Instant,
     track: Track,
@@ -120,7 +122,9 @@ impl Driver {
         let position = city.deal().stand();
         let target = city.deal().stand();
         let now = clock::now();
+        let behind = if index % 4 == 3 { city.config.slow_clock } else { Duration::ZERO };
         let mut driver = Self {
+            clock_behind: chrono::Duration::from_std(behind)?,
             client: Client::new(Arc::clone(&city), account, index),
             speed_mps: rng.random_range(8.0..14.0) * city.config.speed,
             rng,
@@ -250,7 +254,7 @@ impl Driver {
             position: self.position,
             speed_mps: if moving { self.speed_mps } else { 0.0 },
             heading_deg: before.heading_deg(&self.position),
-            recorded_at: clock::wall(),
+            recorded_at: clock::wall() - self.clock_behind,
         }
     }
 

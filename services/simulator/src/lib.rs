@@ -11,6 +11,7 @@ mod clock;
 mod config;
 mod driver;
 mod http;
+mod ledger;
 pub mod load;
 mod passenger;
 mod position;
@@ -24,6 +25,7 @@ mod track;
 mod wire;
 
 pub use config::{Config, Faults};
+pub use ledger::{Ledger, Note};
 pub use position::Position;
 pub use requests::{Request, Trips, read_requests};
 pub use run::run;

@@ -1,0 +1,249 @@
+//! The books after a run: all rows, the whole audit trail and the dead letters, read past the services. It judges nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use streams::Bus;
+use streams::bus::{Start, Stored};
+use streams::nats::{NatsBus, NatsSettings};
+use streams::topology::{DEAD_LETTER_STREAM, Topology};
+use uuid::Uuid;
+
+/// The schema of each service, by its name.
+pub(crate) const SCHEMAS: [(&str, &str); 4] =
+    [("users", "users"), ("match", "matching"), ("rides", "rides"), ("location", "location")];
+
+/// A bus of the test's own, past every proxy.
+pub(crate) async fn bus(urls: &[String]) -> Bus {
+    let settings = NatsSettings { urls: urls.to_vec(), creds: None, ca: None, replicas: 1, name: "rig".to_owned() };
+    Bus::Nats(NatsBus::connect(&settings).await.unwrap())
+}
+
+/// A ride's row.
+#[derive(Debug)]
+pub(crate) struct Ride {
+    pub(crate) ride_id: String,
+    pub(crate) match_id: String,
+    pub(crate) request_id: String,
+    pub(crate) driver_id: String,
+    pub(crate) passenger_id: String,
+    pub(crate) version: u64,
+    pub(crate) status: String,
+    pub(crate) last_hash: String,
+}
+
+/// An event of a ride as rides keeps it.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) ride_id: String,
+    pub(crate) version: u64,
+    pub(crate) message_id: String,
+    pub(crate) body: String,
+}
+
+/// An event that a service committed.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) service: &'static str,
+    pub(crate) message_id: String,
+    pub(crate) subject: String,
+    pub(crate) body: Value,
+    pub(crate) pod: String,
+    pub(crate) published: bool,
+}
+
+/// A line of the ledger.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) transaction_id: String,
+    pub(crate) ride_id: String,
+    pub(crate) kind: String,
+    pub(crate) account: String,
+    pub(crate) amount: i64,
+}
+
+/// Everything.
+#[derive(Debug, Default)]
+pub(crate) struct Books {
+    pub(crate) rides: Vec<Ride>,
+    pub(crate) kept: Vec<Kept>,
+    /// In the order in which each service wrote them.
+    pub(crate) outbox: Vec<Outgoing>,
+    /// Consumer and message id.
+    pub(crate) inbox: BTreeSet<(String, String)>,
+    pub(crate) ledger: Vec<Entry>,
+    /// Ride, amount, status.
+    pub(crate) payments: Vec<(String, i64, String)>,
+    /// The newest and the acked `seq` of each user.
+    pub(crate) heads: BTreeMap<String, (u64, u64)>,
+    /// User, `seq`, event.
+    pub(crate) letters: Vec<(String, u64, String)>,
+    pub(crate) trail: Vec<Stored>,
+    pub(crate) dead: Vec<Stored>,
+}
+
+fn text(id: Uuid) -> String {
+    id.to_string()
+}
+
+impl Books {
+    pub(crate) async fn read(database: &str, bus: &Bus) -> Self {
+        let mut books = Self::default();
+        let mut pg = PgConnection::connect(database).await.unwrap();
+        for (service, schema) in SCHEMAS {
+            books.read_consumer(&mut pg, service, schema).await;
+        }
+        books.read_rides(&mut pg).await;
+        books.read_mailboxes(&mut pg).await;
+        books.trail = stored(bus, "RIDE_STREAM").await;
+        books.dead = stored(bus, DEAD_LETTER_STREAM).await;
+        books
+    }
+
+    async fn read_consumer(&mut self, pg: &mut PgConnection, service: &'static str, schema: &str) {
+        let rows: Vec<(String, String, String, String, Option<DateTime<Utc>>)> = sqlx::query_as(AssertSqlSafe(
+            format!("select message_id, subject, body, pod, published_at from {schema}.outbox order by seq"),
+        ))
+        .fetch_all(&mut *pg)
+        .await
+        .unwrap();
+        self.outbox.extend(rows.into_iter().map(|(message_id, subject, body, pod, published_at)| Outgoing {
+            service,
+            message_id,
+            subject,
+            body: serde_json::from_str(&body).unwrap(),
+            pod,
+            published: published_at.is_some(),
+        }));
+        let noted: Vec<(String, String)> =
+            sqlx::query_as(AssertSqlSafe(format!("select consumer, message_id from {schema}.inbox")))
+                .fetch_all(&mut *pg)
+                .await
+                .unwrap();
+        self.inbox.extend(noted);
+    }
+
+    async fn read_rides(&mut self, pg: &mut PgConnection) {
+        let rides: Vec<(Uuid, Uuid, Uuid, Uuid, Uuid, i32, String, String)> = sqlx::query_as(
+            "select ride_id, match_id, request_id, driver_id, passenger_id, version, status, last_hash from rides.rides \
+             order by ride_id",
+        )
+        .fetch_all(&mut *pg)
+        .await
+        .unwrap();
+        self.rides = rides
+            .into_iter()
+            .map(|(ride, matched, request, driver, passenger, version, status, last_hash)| Ride {
+                ride_id: text(ride),
+                match_id: text(matched),
+                request_id: text(request),
+                driver_id: text(driver),
+                passenger_id: text(passenger),
+                version: u64::try_from(version).unwrap(),
+                status,
+                last_hash,
+            })
+            .collect();
+        let kept: Vec<(Uuid, i32, String, String)> =
+            sqlx::query_as("select ride_id, version, message_id, body from rides.events order by ride_id, version")
+                .fetch_all(&mut *pg)
+                .await
+                .unwrap();
+        self.kept = kept
+            .into_iter()
+            .map(|(ride, version, message_id, body)| Kept {
+                ride_id: text(ride),
+                version: u64::try_from(version).unwrap(),
+                message_id,
+                body,
+            })
+            .collect();
+        let entries: Vec<(Uuid, Uuid, String, String, i64)> =
+            sqlx::query_as("select transaction_id, ride_id, kind, account, amount from rides.ledger_entries")
+                .fetch_all(&mut *pg)
+                .await
+                .unwrap();
+        self.ledger = entries
+            .into_iter()
+            .map(|(transaction, ride, kind, account, amount)| Entry {
+                transaction_id: text(transaction),
+                ride_id: text(ride),
+                kind,
+                account,
+                amount,
+            })
+            .collect();
+        let payments: Vec<(Uuid, i64, String)> =
+            sqlx::query_as("select ride_id, amount, status from rides.payments").fetch_all(&mut *pg).await.unwrap();
+        self.payments = payments.into_iter().map(|(ride, amount, status)| (text(ride), amount, status)).collect();
+    }
+
+    async fn read_mailboxes(&mut self, pg: &mut PgConnection) {
+        let seq = |n: i64| u64::try_from(n).unwrap();
+        let heads: Vec<(Uuid, i64, i64)> =
+            sqlx::query_as("select user_id, last_seq, acked_seq from users.mailbox_heads")
+                .fetch_all(&mut *pg)
+                .await
+                .unwrap();
+        self.heads = heads.into_iter().map(|(user, last, acked)| (text(user), (seq(last), seq(acked)))).collect();
+        let letters: Vec<(Uuid, i64, String)> =
+            sqlx::query_as("select user_id, seq, event_id from users.mailbox").fetch_all(&mut *pg).await.unwrap();
+        self.letters = letters.into_iter().map(|(user, n, event)| (text(user), seq(n), event)).collect();
+    }
+}
+
+/// All messages of a stream.
+async fn stored(bus: &Bus, stream: &str) -> Vec<Stored> {
+    let count = bus.stream_info(stream).await.unwrap().messages;
+    let mut replay = bus.replay(stream, None, Start::Sequence(1)).await.unwrap();
+    let mut all = Vec::new();
+    while (all.len() as u64) < count {
+        let next = replay.next(Duration::from_secs(10)).await.unwrap();
+        all.push(next.unwrap_or_else(|| panic!("{stream}: message {} of {count} does not come", all.len() + 1)));
+    }
+    all
+}
+
+/// What is not at rest yet: events not published, messages not handled, offers and rides that live.
+pub(crate) async fn unrest(database: &str, bus: &Bus) -> Vec<String> {
+    let mut unrest = Vec::new();
+    let mut pg = match PgConnection::connect(database).await {
+        Ok(pg) => pg,
+        Err(error) => return vec![format!("PostgreSQL: {error}")],
+    };
+    let mut counts: Vec<(String, String)> = SCHEMAS
+        .iter()
+        .map(|(service, schema)| {
+            let what = format!("events in the outbox of {service}");
+            (what, format!("select count(*) from {schema}.outbox where published_at is null"))
+        })
+        .collect();
+    for (what, query) in [
+        ("live offers", "select count(*) from matching.offers where ended_at is null"),
+        ("live rides in match", "select count(*) from matching.rides where ended_at is null"),
+        ("open requests in match", "select count(*) from matching.requests where ended_at is null"),
+        ("live rides", "select count(*) from rides.rides where status not in ('completed', 'cancelled')"),
+        ("pending payments", "select count(*) from rides.payments where status = 'pending'"),
+    ] {
+        counts.push((what.to_owned(), query.to_owned()));
+    }
+    for (what, query) in counts {
+        match sqlx::query_scalar::<_, i64>(AssertSqlSafe(query)).fetch_one(&mut pg).await {
+            Ok(0) => {}
+            Ok(count) => unrest.push(format!("{count} {what}")),
+            Err(error) => unrest.push(format!("{what}: {error}")),
+        }
+    }
+    for consumer in Topology::rideshare().consumers {
+        match bus.consumer_info(&consumer.stream, &consumer.durable).await {
+            Ok(info) if info.pending + info.ack_pending == 0 => {}
+            Ok(info) => unrest
+                .push(format!("{}: {} pending, {} not acknowledged", consumer.durable, info.pending, info.ack_pending)),
+            Err(error) => unrest.push(format!("{}: {error}", consumer.durable)),
+        }
+    }
+    unrest
+}

@@ -1,0 +1,196 @@
+//! Every kill point, by the death of a real process: the platform as processes on servers of its own, one of each service
+//! that has the point armed with it, a small city that takes rides meanwhile, and the books afterwards.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use platform::kill::POINTS;
+use simulator::{Config, Faults, Ledger};
+use streams::{Headers, Message};
+use tokio::time::{Instant, sleep};
+
+use crate::books::{self, Books};
+use crate::checks::{self, Allowed};
+use crate::database;
+use crate::fleet::{Directory, Process, Told};
+use crate::nats_server::Server;
+
+/// From the last ride to rest: an ack wait and a few delays.
+const REST_WAIT: Duration = Duration::from_secs(90);
+
+struct Case {
+    point: &'static str,
+    /// Each service that dies, and which time it gets there.
+    at: &'static [(&'static str, u32)],
+    /// Messages that cannot be read are published.
+    broken: bool,
+    /// The armed are asked to end once the city lives.
+    asked_to_end: bool,
+}
+
+const CASE: Case = Case { point: "", at: &[], broken: false, asked_to_end: false };
+
+macro_rules! cases {
+    ($($name:ident: $case:expr;)+) => {
+        const CASES: &[Case] = &[$($case),+];
+        $(#[tokio::test] async fn $name() { run(&$case).await })+
+    };
+}
+
+cases! {
+    before_the_handler: Case {
+        point: "consumer.before_handler",
+        at: &[("users", 5), ("match", 3), ("rides", 2), ("location", 2)],
+        ..CASE
+    };
+    before_the_commit: Case {
+        point: "consumer.before_commit",
+        at: &[("users", 6), ("match", 4), ("rides", 1), ("location", 3)],
+        ..CASE
+    };
+    after_the_commit_before_the_ack: Case {
+        point: "consumer.before_ack",
+        at: &[("users", 7), ("match", 5), ("rides", 3), ("location", 4)],
+        ..CASE
+    };
+    between_dead_letter_and_term: Case {
+        point: "consumer.before_term",
+        at: &[("users", 1), ("match", 2), ("rides", 1)],
+        broken: true,
+        ..CASE
+    };
+    after_the_commit_before_the_publish: Case {
+        point: "relay.before_publish",
+        at: &[("users", 4), ("match", 2), ("rides", 2), ("location", 1)],
+        ..CASE
+    };
+    after_the_publish_before_the_mark: Case {
+        point: "relay.before_mark",
+        at: &[("users", 5), ("match", 1), ("rides", 3), ("location", 1)],
+        ..CASE
+    };
+    after_the_write_to_a_socket: Case { point: "session.after_write", at: &[("users", 20)], ..CASE };
+    before_the_cursor_of_a_mailbox: Case { point: "mailbox.before_cursor", at: &[("users", 1)], ..CASE };
+    before_the_ack_of_a_command: Case { point: "command.before_ack", at: &[("users", 6)], ..CASE };
+    before_the_ack_of_positions: Case { point: "positions.before_ack", at: &[("users", 5)], ..CASE };
+    before_the_reply_of_rides: Case { point: "ride_command.before_reply", at: &[("rides", 2)], ..CASE };
+    after_the_lease_is_taken: Case { point: "match.after_take", at: &[("match", 1)], ..CASE };
+    after_the_engine_is_loaded: Case { point: "match.after_load", at: &[("match", 1)], ..CASE };
+    before_the_lease_is_given_back: Case {
+        point: "match.before_give_back",
+        at: &[("match", 1)],
+        asked_to_end: true,
+        ..CASE
+    };
+}
+
+#[test]
+fn every_point_has_its_case() {
+    let hit: BTreeSet<&str> = CASES.iter().map(|case| case.point).collect();
+    assert_eq!(hit, POINTS.iter().copied().collect());
+}
+
+async fn run(case: &Case) {
+    let nats = Server::new().unwrap();
+    let database = database::fresh().await;
+    let logs = Directory::new();
+    let told = Told { nats: nats.url.clone(), replicas: 1, database: database.clone() };
+    let mut processes: Vec<Process> = ["location", "rides", "match", "users"]
+        .into_iter()
+        .map(|service| Process::new(service, 0, told.clone(), &logs.0))
+        .collect();
+    let mut armed = BTreeSet::new();
+    for process in &mut processes {
+        let nth = case.at.iter().find(|(service, _)| *service == process.service);
+        process.start(nth.map(|(_, nth)| format!("{}:{nth}", case.point)).as_deref());
+        armed.extend(nth.map(|(service, _)| *service));
+    }
+    for process in &mut processes {
+        while process.died().is_none() && process.ready().await.is_err() {
+            sleep(Duration::from_millis(50)).await;
+        }
+        if process.child.is_none() {
+            expect_death(process, case.point, &mut armed);
+        }
+        process.wait_ready().await;
+    }
+    let bus = books::bus(std::slice::from_ref(&nats.url)).await;
+    if case.broken {
+        for body in ["{\"match_id\": ", "{\"match_id\": 7}", "[]"] {
+            let (subject, payload) = ("match.accepted".to_owned(), Bytes::from_static(body.as_bytes()));
+            bus.publish(Message { subject, headers: Headers::default(), payload }).await.unwrap();
+        }
+    }
+    let (to, notes) = mpsc::channel();
+    let urls = [processes[3].url(), processes[1].url()];
+    let mut city = Box::pin(simulator::run(city(urls, Ledger(to))));
+    let summary = loop {
+        tokio::select! {
+            biased;
+            summary = &mut city => break summary.unwrap(),
+            () = sleep(Duration::from_millis(100)) => {}
+        }
+        for process in &mut processes {
+            if case.asked_to_end && armed.contains(process.service) {
+                process.signal("TERM");
+            }
+            look_after(process, case.point, &mut armed);
+        }
+    };
+    assert!(armed.is_empty(), "{}: never reached by {armed:?}", case.point);
+    assert!(summary.completed >= 6 && summary.passed(), "{}: {summary}", case.point);
+    at_rest(&database, &bus).await;
+    let notes: Vec<_> = notes.try_iter().collect();
+    let books = Books::read(&database, &bus).await;
+    let wrong = checks::all(&books, &notes, Allowed::default());
+    assert!(wrong.is_empty(), "{}: {wrong:#?}", case.point);
+    assert_eq!(books.dead.len(), if case.broken { 9 } else { 0 }, "{}: dead letters", case.point);
+    for process in &mut processes {
+        assert!(process.stop().await, "{} ends when asked to", process.name);
+    }
+}
+
+fn city([users, rides]: [String; 2], ledger: Ledger) -> Config {
+    Config {
+        urls: vec![users],
+        rides_url: Some(rides),
+        drivers: 2,
+        passengers: 2,
+        rides: 6,
+        max_wall: Duration::from_secs(240),
+        seed: 3,
+        speed: 200.0,
+        faults: Faults::none(),
+        outage: Duration::from_secs(60),
+        ledger: Some(ledger),
+        ..Config::default()
+    }
+}
+
+/// Starts a process again that has died where it was to; any other death is a failure.
+fn look_after(process: &mut Process, point: &str, armed: &mut BTreeSet<&'static str>) {
+    let Some(how) = process.died() else { return };
+    assert_eq!(how, "signal 6", "{}: {}", process.name, process.tail(40));
+    expect_death(process, point, armed);
+}
+
+fn expect_death(process: &mut Process, point: &str, armed: &mut BTreeSet<&'static str>) {
+    assert!(armed.remove(process.service), "{} died: {}", process.name, process.tail(40));
+    assert!(process.text().contains(&format!("kill point {point}")), "{}: {}", process.name, process.tail(40));
+    process.start(None);
+}
+
+/// Waits until every lag is 0, every outbox empty, every ride over.
+async fn at_rest(database: &str, bus: &streams::Bus) {
+    let until = Instant::now() + REST_WAIT;
+    loop {
+        let unrest = books::unrest(database, bus).await;
+        if unrest.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < until, "no rest in {REST_WAIT:?}: {unrest:#?}");
+        sleep(Duration::from_millis(250)).await;
+    }
+}

@@ -1,0 +1,13 @@
+//! The fault rig and the kill points: the platform as processes, with servers of its own, and what must hold whatever dies.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../../../platform/tests/database.rs"]
+mod database;
+#[path = "../../../../streams/tests/conformance/server.rs"]
+mod nats_server;
+
+mod books;
+mod checks;
+mod fleet;
+mod kill_points;
