@@ -410,6 +410,7 @@ impl<H: Handler> Worker<H> {
         let failed = Failed { stream, consumer, message, deliveries, reason };
         let mut letter = failed.letter(self.platform.world.now());
         let mut delays = retry::dependency();
+        kill::point("consumer.before_letter");
         let new = loop {
             match dead_letters::store(&self.platform, &mut letter, message.stored_at).await {
                 Ok(new) => break new,

@@ -9,6 +9,7 @@ pub const POINTS: &[&str] = &[
     "consumer.before_handler",
     "consumer.before_commit",
     "consumer.before_ack",
+    "consumer.before_letter",
     "consumer.before_term",
     "relay.before_publish",
     "relay.before_mark",

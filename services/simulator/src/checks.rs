@@ -277,13 +277,20 @@ impl Checks {
     /// Whether the two people of every ride have seen the same, and everything expected has happened.
     pub(crate) fn is_quiet(&mut self, now: Instant) -> bool {
         self.sweep(now);
-        self.open.is_empty() && self.rides.unequal() == 0
+        self.open.is_empty() && self.rides.unequal() == 0 && self.untold().is_empty()
     }
 
     /// Looks at the whole once more; `patience` after one of the two has seen a step, the other must have too.
     pub(crate) fn finish(&mut self, now: Instant, patience: Duration) {
         self.sweep(now);
         let mut problems = self.rides.final_problems(now, patience);
+        problems.extend(self.untold());
+        problems.into_iter().for_each(|problem| self.violation(problem));
+    }
+
+    /// Who of a ride that has ended was not told of its offer, or of the answer.
+    fn untold(&self) -> Vec<String> {
+        let mut problems = Vec::new();
         for (ride_id, match_id) in self.rides.ended_matches() {
             let Some(offer) = self.offers.get(match_id) else { continue };
             for party in [Party::Driver, Party::Passenger] {
@@ -294,7 +301,7 @@ impl Checks {
                 }
             }
         }
-        problems.into_iter().for_each(|problem| self.violation(problem));
+        problems
     }
 
     /// Rides that have ended.

@@ -125,7 +125,7 @@ impl Day {
         let quiet = city.checks().is_quiet(now);
         // The first look after the last ride may come before its last events.
         let settled = now.duration_since(since) >= 2 * LOOK_EVERY;
-        let over = (quiet && settled) || now.duration_since(since) >= QUIET_LIMIT;
+        let over = (quiet && settled) || now.duration_since(since) >= QUIET_LIMIT + city.config.outage;
         if over { Phase::Over } else { Phase::Closing }
     }
 }

@@ -3,43 +3,41 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use streams::Bus;
 use streams::bus::{Start, Stored};
 use streams::nats::{NatsBus, NatsSettings};
 use streams::topology::{DEAD_LETTER_STREAM, Topology};
-use uuid::Uuid;
 
 /// The schema of each service, by its name.
 pub(crate) const SCHEMAS: [(&str, &str); 4] =
     [("users", "users"), ("match", "matching"), ("rides", "rides"), ("location", "location")];
 
 /// A bus of the test's own, past every proxy.
-pub(crate) async fn bus(urls: &[String]) -> Bus {
-    let settings = NatsSettings { urls: urls.to_vec(), creds: None, ca: None, replicas: 1, name: "rig".to_owned() };
+pub(crate) async fn bus(urls: &[String], replicas: usize) -> Bus {
+    let settings = NatsSettings { urls: urls.to_vec(), creds: None, ca: None, replicas, name: "rig".to_owned() };
     Bus::Nats(NatsBus::connect(&settings).await.unwrap())
 }
 
 /// A ride's row.
-#[derive(Debug)]
+#[derive(Debug, sqlx::FromRow)]
 pub(crate) struct Ride {
     pub(crate) ride_id: String,
     pub(crate) match_id: String,
     pub(crate) request_id: String,
     pub(crate) driver_id: String,
     pub(crate) passenger_id: String,
-    pub(crate) version: u64,
+    pub(crate) version: i64,
     pub(crate) status: String,
     pub(crate) last_hash: String,
 }
 
 /// An event of a ride as rides keeps it.
-#[derive(Debug)]
+#[derive(Debug, sqlx::FromRow)]
 pub(crate) struct Kept {
     pub(crate) ride_id: String,
-    pub(crate) version: u64,
+    pub(crate) version: i64,
     pub(crate) message_id: String,
     pub(crate) body: String,
 }
@@ -56,7 +54,7 @@ pub(crate) struct Outgoing {
 }
 
 /// A line of the ledger.
-#[derive(Debug)]
+#[derive(Debug, sqlx::FromRow)]
 pub(crate) struct Entry {
     pub(crate) transaction_id: String,
     pub(crate) ride_id: String,
@@ -85,10 +83,6 @@ pub(crate) struct Books {
     pub(crate) dead: Vec<Stored>,
 }
 
-fn text(id: Uuid) -> String {
-    id.to_string()
-}
-
 impl Books {
     pub(crate) async fn read(database: &str, bus: &Bus) -> Self {
         let mut books = Self::default();
@@ -104,19 +98,19 @@ impl Books {
     }
 
     async fn read_consumer(&mut self, pg: &mut PgConnection, service: &'static str, schema: &str) {
-        let rows: Vec<(String, String, String, String, Option<DateTime<Utc>>)> = sqlx::query_as(AssertSqlSafe(
-            format!("select message_id, subject, body, pod, published_at from {schema}.outbox order by seq"),
-        ))
+        let rows: Vec<(String, String, String, String, bool)> = sqlx::query_as(AssertSqlSafe(format!(
+            "select message_id, subject, body, pod, published_at is not null from {schema}.outbox order by seq"
+        )))
         .fetch_all(&mut *pg)
         .await
         .unwrap();
-        self.outbox.extend(rows.into_iter().map(|(message_id, subject, body, pod, published_at)| Outgoing {
+        self.outbox.extend(rows.into_iter().map(|(message_id, subject, body, pod, published)| Outgoing {
             service,
             message_id,
             subject,
             body: serde_json::from_str(&body).unwrap(),
             pod,
-            published: published_at.is_some(),
+            published,
         }));
         let noted: Vec<(String, String)> =
             sqlx::query_as(AssertSqlSafe(format!("select consumer, message_id from {schema}.inbox")))
@@ -127,71 +121,42 @@ impl Books {
     }
 
     async fn read_rides(&mut self, pg: &mut PgConnection) {
-        let rides: Vec<(Uuid, Uuid, Uuid, Uuid, Uuid, i32, String, String)> = sqlx::query_as(
-            "select ride_id, match_id, request_id, driver_id, passenger_id, version, status, last_hash from rides.rides \
-             order by ride_id",
+        self.rides = sqlx::query_as(
+            "select ride_id::text, match_id::text, request_id::text, driver_id::text, passenger_id::text, \
+             version::bigint, status, last_hash from rides.rides order by ride_id",
         )
         .fetch_all(&mut *pg)
         .await
         .unwrap();
-        self.rides = rides
-            .into_iter()
-            .map(|(ride, matched, request, driver, passenger, version, status, last_hash)| Ride {
-                ride_id: text(ride),
-                match_id: text(matched),
-                request_id: text(request),
-                driver_id: text(driver),
-                passenger_id: text(passenger),
-                version: u64::try_from(version).unwrap(),
-                status,
-                last_hash,
-            })
-            .collect();
-        let kept: Vec<(Uuid, i32, String, String)> =
-            sqlx::query_as("select ride_id, version, message_id, body from rides.events order by ride_id, version")
-                .fetch_all(&mut *pg)
-                .await
-                .unwrap();
-        self.kept = kept
-            .into_iter()
-            .map(|(ride, version, message_id, body)| Kept {
-                ride_id: text(ride),
-                version: u64::try_from(version).unwrap(),
-                message_id,
-                body,
-            })
-            .collect();
-        let entries: Vec<(Uuid, Uuid, String, String, i64)> =
-            sqlx::query_as("select transaction_id, ride_id, kind, account, amount from rides.ledger_entries")
-                .fetch_all(&mut *pg)
-                .await
-                .unwrap();
-        self.ledger = entries
-            .into_iter()
-            .map(|(transaction, ride, kind, account, amount)| Entry {
-                transaction_id: text(transaction),
-                ride_id: text(ride),
-                kind,
-                account,
-                amount,
-            })
-            .collect();
-        let payments: Vec<(Uuid, i64, String)> =
-            sqlx::query_as("select ride_id, amount, status from rides.payments").fetch_all(&mut *pg).await.unwrap();
-        self.payments = payments.into_iter().map(|(ride, amount, status)| (text(ride), amount, status)).collect();
+        self.kept = sqlx::query_as(
+            "select ride_id::text, version::bigint, message_id, body from rides.events order by rides.events.ride_id, version",
+        )
+        .fetch_all(&mut *pg)
+        .await
+        .unwrap();
+        self.ledger = sqlx::query_as(
+            "select transaction_id::text, ride_id::text, kind, account, amount from rides.ledger_entries",
+        )
+        .fetch_all(&mut *pg)
+        .await
+        .unwrap();
+        self.payments = sqlx::query_as("select ride_id::text, amount, status from rides.payments")
+            .fetch_all(&mut *pg)
+            .await
+            .unwrap();
     }
 
     async fn read_mailboxes(&mut self, pg: &mut PgConnection) {
         let seq = |n: i64| u64::try_from(n).unwrap();
-        let heads: Vec<(Uuid, i64, i64)> =
-            sqlx::query_as("select user_id, last_seq, acked_seq from users.mailbox_heads")
+        let heads: Vec<(String, i64, i64)> =
+            sqlx::query_as("select user_id::text, last_seq, acked_seq from users.mailbox_heads")
                 .fetch_all(&mut *pg)
                 .await
                 .unwrap();
-        self.heads = heads.into_iter().map(|(user, last, acked)| (text(user), (seq(last), seq(acked)))).collect();
-        let letters: Vec<(Uuid, i64, String)> =
-            sqlx::query_as("select user_id, seq, event_id from users.mailbox").fetch_all(&mut *pg).await.unwrap();
-        self.letters = letters.into_iter().map(|(user, n, event)| (text(user), seq(n), event)).collect();
+        self.heads = heads.into_iter().map(|(user, last, acked)| (user, (seq(last), seq(acked)))).collect();
+        let letters: Vec<(String, i64, String)> =
+            sqlx::query_as("select user_id::text, seq, event_id from users.mailbox").fetch_all(&mut *pg).await.unwrap();
+        self.letters = letters.into_iter().map(|(user, n, event)| (user, seq(n), event)).collect();
     }
 }
 

@@ -43,8 +43,8 @@ fn cents(body: &Value, pointer: &str) -> i64 {
 }
 
 /// The bodies of a ride's events, by version.
-fn bodies(books: &Books) -> BTreeMap<&str, Vec<(u64, Value)>> {
-    let mut bodies: BTreeMap<&str, Vec<(u64, Value)>> = BTreeMap::new();
+fn bodies(books: &Books) -> BTreeMap<&str, Vec<(i64, Value)>> {
+    let mut bodies: BTreeMap<&str, Vec<(i64, Value)>> = BTreeMap::new();
     for kept in &books.kept {
         bodies.entry(&kept.ride_id).or_default().push((kept.version, serde_json::from_str(&kept.body).unwrap()));
     }
@@ -70,7 +70,7 @@ fn rides(books: &Books) -> Vec<String> {
         }
         let mut previous = "0".repeat(64);
         for (n, (version, body)) in events.iter().enumerate() {
-            if *version != n as u64 + 1 || body["version"] != *version {
+            if *version != n as i64 + 1 || body["version"] != *version {
                 say(format!("version {version} stands where {} belongs", n + 1));
             }
             if field(body, "previous_hash") != previous {
@@ -82,7 +82,7 @@ fn rides(books: &Books) -> Vec<String> {
             }
         }
         let last = order.last().copied().unwrap_or_default();
-        if (ride.version, ride.status.as_str(), &ride.last_hash) != (events.len() as u64, last, &previous) {
+        if (ride.version, ride.status.as_str(), &ride.last_hash) != (events.len() as i64, last, &previous) {
             say(format!("its row says version {} {}, its events {} {last}", ride.version, ride.status, events.len()));
         }
     }

@@ -55,6 +55,12 @@ cases! {
         at: &[("users", 7), ("match", 5), ("rides", 3), ("location", 4)],
         ..CASE
     };
+    before_the_dead_letter: Case {
+        point: "consumer.before_letter",
+        at: &[("users", 2), ("match", 1), ("rides", 3)],
+        broken: true,
+        ..CASE
+    };
     between_dead_letter_and_term: Case {
         point: "consumer.before_term",
         at: &[("users", 1), ("match", 2), ("rides", 1)],
@@ -116,7 +122,7 @@ async fn run(case: &Case) {
         }
         process.wait_ready().await;
     }
-    let bus = books::bus(std::slice::from_ref(&nats.url)).await;
+    let bus = books::bus(std::slice::from_ref(&nats.url), 1).await;
     if case.broken {
         for body in ["{\"match_id\": ", "{\"match_id\": 7}", "[]"] {
             let (subject, payload) = ("match.accepted".to_owned(), Bytes::from_static(body.as_bytes()));

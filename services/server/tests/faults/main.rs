@@ -9,5 +9,11 @@ mod nats_server;
 
 mod books;
 mod checks;
+mod copies;
 mod fleet;
 mod kill_points;
+mod nemesis;
+mod proxy;
+mod rig;
+mod servers;
+mod torment;

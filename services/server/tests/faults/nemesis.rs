@@ -1,0 +1,142 @@
+//! What goes wrong, and when: a deck of faults, shuffled and dealt from one seed. Pure; it breaks nothing itself.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+
+use crate::proxy::Line;
+
+/// One thing that goes wrong, at a place that is named by a number: who breaks it takes the remainder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// A process is killed, and started again at the end.
+    Kill(usize),
+    /// A process is stopped, and goes on at the end as if nothing had been.
+    Freeze(usize),
+    /// A process is asked to end, and started again when it has.
+    Restart(usize),
+    /// All processes, one after the other.
+    RollingRestart,
+    /// The line between a process and its NATS.
+    NatsLine(usize, Line),
+    /// The line between a process and its PostgreSQL.
+    DatabaseLine(usize, Line),
+    /// The line between the clients and one users process.
+    ClientLine(usize, Line),
+    /// PostgreSQL is stopped in immediate mode.
+    Postgres,
+    /// A nats-server is killed; of a cluster, any.
+    Nats(usize),
+    /// Of a cluster, the one that leads RIDE_STREAM.
+    NatsLeader,
+    /// A nats-server is stopped, and goes on.
+    NatsFreeze(usize),
+    /// A stream takes nothing more.
+    Full(&'static str),
+    /// Old messages are published again; with `true`, after the streams have forgotten their ids.
+    Copies(bool),
+}
+
+/// A fault, how long it lasts, and the pause before the next one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Dealt {
+    pub(crate) fault: Fault,
+    pub(crate) lasts: Duration,
+    pub(crate) pause: Duration,
+    /// Before the next one everything must have come to itself.
+    pub(crate) calm: bool,
+}
+
+/// Longer than every lease, ack wait and try.
+pub(crate) const LONG: Duration = Duration::from_secs(38);
+
+/// Deals faults without end, the same for the same seed.
+#[derive(Debug)]
+pub(crate) struct Nemesis {
+    pub(crate) rng: StdRng,
+    deck: Vec<Fault>,
+    long: bool,
+    dealt: usize,
+}
+
+impl Nemesis {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { rng: StdRng::seed_from_u64(seed), deck: Vec::new(), long: true, dealt: 0 }
+    }
+
+    /// One of each kind, at places that the seed says, and some kinds more often.
+    fn shuffle(&mut self) {
+        let mut place = {
+            let mut rng = StdRng::seed_from_u64(self.rng.random());
+            move || rng.random_range(0..1_000)
+        };
+        let mut deck = vec![Fault::RollingRestart, Fault::Postgres, Fault::NatsLeader, Fault::Copies(false)];
+        for _ in 0..2 {
+            deck.extend([
+                Fault::Kill(place()),
+                Fault::Freeze(place()),
+                Fault::Restart(place()),
+                Fault::Nats(place()),
+                Fault::NatsFreeze(place()),
+                Fault::Copies(true),
+            ]);
+        }
+        deck.extend([Fault::Kill(place()), Fault::Kill(place())]);
+        for line in [Line::Cut, Line::BlackHole, Line::Delay(150), Line::Drip(200)] {
+            let lines: [fn(usize, Line) -> Fault; 3] = [Fault::NatsLine, Fault::DatabaseLine, Fault::ClientLine];
+            let which = place();
+            deck.push(lines[which % 3](place(), line));
+        }
+        let streams = ["RIDE_STREAM", "MATCH_STREAM", "USER_STREAM", "PAYMENT_STREAM"];
+        deck.push(Fault::Full(streams[place() % 4]));
+        deck.push(Fault::Full(streams[place() % 4]));
+        deck.shuffle(&mut self.rng);
+        // A long stop first: there is time for it to end.
+        let freeze = deck.iter().rposition(|fault| matches!(fault, Fault::Freeze(_)));
+        if let Some(place) = freeze {
+            let last = deck.len() - 1;
+            deck.swap(place, last);
+        }
+        self.long = true;
+        self.deck = deck;
+    }
+
+    pub(crate) fn deal(&mut self) -> Dealt {
+        if self.deck.is_empty() {
+            self.shuffle();
+        }
+        let fault = self.deck.pop().unwrap_or(Fault::RollingRestart);
+        let ms = match fault {
+            Fault::Freeze(_) if std::mem::take(&mut self.long) => LONG.as_millis() as u64,
+            Fault::Postgres => self.rng.random_range(8_000..10_000),
+            Fault::RollingRestart | Fault::Copies(_) | Fault::Restart(_) => 0,
+            Fault::Full(_) => self.rng.random_range(5_000..9_000),
+            _ => self.rng.random_range(500..9_000),
+        };
+        self.dealt += 1;
+        Dealt {
+            fault,
+            lasts: Duration::from_millis(ms),
+            pause: Duration::from_millis(self.rng.random_range(300..3_500)),
+            calm: self.dealt.is_multiple_of(6),
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_deals_the_same_and_a_deck_has_every_kind() {
+    let deal = |seed| {
+        let mut nemesis = Nemesis::new(seed);
+        (0..60).map(|_| nemesis.deal()).map(|d| (d.fault, d.lasts, d.pause)).collect::<Vec<_>>()
+    };
+    assert_eq!(deal(1), deal(1));
+    assert_ne!(deal(1), deal(2));
+    let first: Vec<Fault> = deal(3).into_iter().take(26).map(|(fault, ..)| fault).collect();
+    for kind in [Fault::Postgres, Fault::NatsLeader, Fault::RollingRestart, Fault::Copies(true), Fault::Copies(false)] {
+        assert!(first.contains(&kind), "{kind:?}: {first:?}");
+    }
+    assert!(deal(3).iter().any(|(_, lasts, _)| *lasts == LONG));
+}

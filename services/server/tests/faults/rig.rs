@@ -1,0 +1,246 @@
+//! The rig: servers, processes, proxies and a simulated city, faults dealt from a seed, then healing, rest, and the books.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
+
+use simulator::{Config, Ledger, Note, Summary};
+use sqlx::PgConnection;
+use streams::Bus;
+use tokio::time::{Instant, sleep};
+
+use crate::books::{self, Books};
+use crate::checks::{self, Allowed};
+use crate::copies::Copies;
+use crate::fleet::{Directory, Process, Told};
+use crate::proxy::Proxy;
+use crate::servers::{Nats, Postgres};
+use crate::torment::{Active, State};
+
+/// What runs: two of each, which share the work or stand by.
+const FLEET: [&str; 8] = ["users", "users", "match", "match", "rides", "rides", "location", "location"];
+pub(crate) const TICK: Duration = Duration::from_millis(100);
+/// From the end of the city's day until everything is at rest: two ack waits and the delays of three tries.
+const REST_LIMIT: Duration = Duration::from_secs(120);
+
+/// What a run is told.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) seed: u64,
+    /// How long faults are dealt.
+    pub(crate) faults_for: Duration,
+    /// 1, or 3 for a cluster.
+    pub(crate) nodes: usize,
+}
+
+/// One place of the fleet.
+pub(crate) struct Place {
+    pub(crate) process: Process,
+    pub(crate) state: State,
+    /// To each node of NATS.
+    pub(crate) nats: Vec<Proxy>,
+    pub(crate) database: Proxy,
+}
+
+/// A run under way.
+pub(crate) struct Rig {
+    pub(crate) settings: Settings,
+    pub(crate) began: Instant,
+    /// Removed last, unless something is wrong.
+    pub(crate) _logs: Directory,
+    pub(crate) postgres: Postgres,
+    pub(crate) nats: Nats,
+    pub(crate) places: Vec<Place>,
+    pub(crate) fronts: Vec<Proxy>,
+    pub(crate) bus: Bus,
+    pub(crate) copies: Copies,
+    pub(crate) lease: Option<PgConnection>,
+    pub(crate) held: Vec<(i64, String)>,
+    pub(crate) ledger: Receiver<Note>,
+    pub(crate) notes: Vec<Note>,
+    pub(crate) acks: u64,
+    pub(crate) active: Vec<Active>,
+    pub(crate) healed_at: Option<(Instant, u64)>,
+    pub(crate) kinds: BTreeMap<String, u64>,
+    pub(crate) recoveries: Vec<Duration>,
+    pub(crate) wrong: Vec<String>,
+}
+
+/// Runs until all is said; panics with the seed and the ids if something is wrong.
+pub(crate) async fn run(settings: Settings) {
+    let (to, ledger) = mpsc::channel();
+    let mut rig = Rig::start(settings, ledger).await;
+    let city = simulator::run(rig.city(Ledger(to)));
+    let mut city = Box::pin(city);
+    let nemesis = rig.torment();
+    let mut nemesis = Box::pin(nemesis);
+    // The city lives on in tasks of its own; its future looks after its day.
+    let early = tokio::select! {
+        biased;
+        summary = &mut city => Some(summary),
+        () = &mut nemesis => None,
+    };
+    drop(nemesis);
+    let summary = match early {
+        Some(summary) => {
+            rig.wrong.push("the city's day was over before the faults were".to_owned());
+            summary
+        }
+        None => loop {
+            tokio::select! {
+                biased;
+                summary = &mut city => break summary,
+                () = sleep(TICK) => {}
+            }
+            rig.tick().await;
+        },
+    };
+    rig.finish(summary.unwrap()).await;
+}
+
+impl Rig {
+    async fn start(settings: Settings, ledger: Receiver<Note>) -> Self {
+        let logs = Directory::new();
+        let postgres = Postgres::new(&logs.0).await;
+        let nats = Nats::new(&logs.0, settings.nodes).await;
+        let mut places = Vec::new();
+        for (n, service) in FLEET.into_iter().enumerate() {
+            let mut lines = Vec::new();
+            for port in nats.ports() {
+                lines.push(Proxy::to(port).await);
+            }
+            let database = Proxy::to(postgres.port()).await;
+            let urls: Vec<String> = lines.iter().map(|line| format!("nats://127.0.0.1:{}", line.port)).collect();
+            let told = Told { nats: urls.join(","), replicas: settings.nodes, database: Postgres::url(database.port) };
+            let slot = FLEET[..n].iter().filter(|other| **other == service).count();
+            let process = Process::new(service, slot, told, &logs.0);
+            places.push(Place { process, state: State::Up, nats: lines, database });
+        }
+        // The last of the others first: who listens before who speaks.
+        for place in places.iter_mut().rev() {
+            place.process.start(None);
+        }
+        for place in &places {
+            place.process.wait_ready().await;
+        }
+        let mut fronts = Vec::new();
+        for place in places.iter().filter(|place| place.process.service == "users") {
+            fronts.push(Proxy::to(place.process.port).await);
+        }
+        let bus = books::bus(&nats.urls(), settings.nodes).await;
+        let copies = Copies::listen(&bus).await;
+        Self {
+            settings,
+            began: Instant::now(),
+            _logs: logs,
+            postgres,
+            nats,
+            places,
+            fronts,
+            bus,
+            copies,
+            lease: None,
+            held: Vec::new(),
+            ledger,
+            notes: Vec::new(),
+            acks: 0,
+            active: Vec::new(),
+            healed_at: None,
+            kinds: BTreeMap::new(),
+            recoveries: Vec::new(),
+            wrong: Vec::new(),
+        }
+    }
+
+    fn city(&self, ledger: Ledger) -> Config {
+        let rides = self.places.iter().find(|place| place.process.service == "rides").unwrap();
+        Config {
+            urls: self.fronts.iter().map(|front| format!("http://127.0.0.1:{}", front.port)).collect(),
+            rides_url: Some(rides.process.url()),
+            drivers: 14,
+            passengers: 14,
+            rides: 1_000_000,
+            max_wall: self.settings.faults_for + Duration::from_secs(110),
+            seed: self.settings.seed,
+            speed: 120.0,
+            outage: Duration::from_secs(90),
+            slow_clock: Duration::from_secs(3 * 3_600),
+            ledger: Some(ledger),
+            ..Config::default()
+        }
+    }
+
+    pub(crate) fn say(&self, what: &str) {
+        eprintln!("{:7.1} s  {what}", self.began.elapsed().as_secs_f64());
+    }
+
+    async fn finish(mut self, summary: Summary) {
+        self.say("the city's day is over");
+        let database = Postgres::url(self.postgres.port());
+        let until = Instant::now() + REST_LIMIT;
+        let began = Instant::now();
+        loop {
+            self.tick().await;
+            let unrest = books::unrest(&database, &self.bus).await;
+            if unrest.is_empty() {
+                break;
+            }
+            if Instant::now() >= until {
+                self.wrong.push(format!("no rest in {REST_LIMIT:?}: {unrest:?}"));
+                break;
+            }
+            sleep(TICK * 5).await;
+        }
+        let rest = began.elapsed();
+        self.drain();
+        let books = Books::read(&database, &self.bus).await;
+        let mut wrong = std::mem::take(&mut self.wrong);
+        wrong.extend(summary.violations.iter().cloned());
+        wrong.extend(checks::all(&books, &self.notes, Allowed { copies: true }));
+        wrong.extend(checks::fencing(&books, &self.held));
+        for place in &mut self.places {
+            if place.process.text().contains("panicked at") {
+                wrong.push(format!("{} panicked: see its log", place.process.name));
+            }
+            if !place.process.stop().await {
+                wrong.push(format!("{} did not end when all was over", place.process.name));
+            }
+        }
+        let Settings { seed, nodes, .. } = self.settings;
+        let faults: u64 = self.kinds.values().sum();
+        let slowest = self.recoveries.iter().max().copied().unwrap_or_default();
+        eprintln!("{summary}");
+        eprintln!(
+            "seed {seed}, {nodes} NATS nodes, {faults} faults {:?}\n{} rides, {} events on RIDE_STREAM, {} published in all, {} acked commands, \
+             {} dead letters, {} leases\nslowest recovery {:.1} s of {}, at rest after {:.1} s, {} violations",
+            self.kinds,
+            books.rides.len(),
+            books.trail.len(),
+            books.outbox.len(),
+            self.acks,
+            books.dead.len(),
+            self.held.len(),
+            slowest.as_secs_f64(),
+            self.recoveries.len(),
+            rest.as_secs_f64(),
+            wrong.len()
+        );
+        assert!(wrong.is_empty(), "seed {seed}: {} violations: {wrong:#?}", wrong.len());
+        assert!(faults >= 20 && summary.completed >= 20, "seed {seed}: {faults} faults, {} rides", summary.completed);
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text} is no whole number")),
+        Err(_) => default,
+    }
+}
+
+/// The short run, and with other settings the long one: `scripts/faults`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_and_nothing_is_done_twice() {
+    let nodes = usize::try_from(number("FAULTS_NODES", 1)).unwrap();
+    let faults_for = Duration::from_secs(number("FAULTS_SECONDS", 110));
+    run(Settings { seed: number("FAULTS_SEED", 1), faults_for, nodes }).await;
+}

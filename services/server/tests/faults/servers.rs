@@ -1,0 +1,247 @@
+//! The rig's own servers: a PostgreSQL, and one nats-server or a cluster of three. It starts, kills and revives them, always
+//! at the same addresses; it knows nothing of what they hold.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::fleet::{Running, free_port, log};
+
+const READY_WAIT: Duration = Duration::from_secs(60);
+const END_WAIT: Duration = Duration::from_secs(30);
+
+fn program(variable: &str) -> PathBuf {
+    std::env::var_os(variable)
+        .unwrap_or_else(|| panic!("{variable} is not set: run scripts/test, or scripts/faults"))
+        .into()
+}
+
+/// A PostgreSQL server with a directory of its own.
+#[derive(Debug)]
+pub(crate) struct Postgres {
+    bin: PathBuf,
+    home: PathBuf,
+    /// What runs it as somebody else than root, which it refuses.
+    switch: Vec<String>,
+    port: u16,
+    child: Option<Running>,
+}
+
+impl Postgres {
+    pub(crate) async fn new(root: &Path) -> Self {
+        let home = root.join("postgres");
+        std::fs::create_dir(&home).unwrap();
+        let mut switch = Vec::new();
+        if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
+            let users = std::fs::read_to_string("/etc/passwd").unwrap();
+            let owner = if users.lines().any(|line| line.starts_with("postgres:")) { "postgres" } else { "nobody" };
+            assert!(Command::new("chown").arg(owner).arg(&home).status().unwrap().success());
+            let group = std::fs::metadata(&home).unwrap();
+            switch = ["setpriv", "--reuid", owner, "--clear-groups", "--regid"].map(str::to_owned).to_vec();
+            let line = users.lines().find(|line| line.starts_with(&format!("{owner}:"))).unwrap();
+            switch.push(line.split(':').nth(3).map_or_else(|| group.gid().to_string(), str::to_owned));
+            switch.push("--".to_owned());
+        }
+        let mut postgres = Self { bin: program("POSTGRES_BIN"), home, switch, port: free_port(), child: None };
+        let made = postgres
+            .command("initdb")
+            .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"])
+            .arg(format!("--pgdata={}", postgres.data().display()))
+            .status()
+            .unwrap();
+        assert!(made.success(), "initdb failed: {}", postgres.home.join("log").display());
+        let more = "listen_addresses = '127.0.0.1'\nunix_socket_directories = ''\nmax_connections = 300\n\
+                    shared_buffers = '128MB'\nfsync = off\nsynchronous_commit = on\n";
+        let file = postgres.data().join("postgresql.conf");
+        let text = std::fs::read_to_string(&file).unwrap() + more;
+        std::fs::write(&file, text).unwrap();
+        postgres.start().await;
+        postgres
+    }
+
+    fn data(&self) -> PathBuf {
+        self.home.join("data")
+    }
+
+    fn command(&self, name: &str) -> Command {
+        let file = self.bin.join(name);
+        let mut command = match self.switch.split_first() {
+            None => Command::new(file),
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(file);
+                command
+            }
+        };
+        let out = log(&self.home.join("log"));
+        command.current_dir(&self.home).stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out);
+        command
+    }
+
+    /// Where it is, past every proxy.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The address of its database behind `port`.
+    pub(crate) fn url(port: u16) -> String {
+        format!("postgres://postgres@127.0.0.1:{port}/postgres")
+    }
+
+    /// Starts it, again if need be: it recovers from its log of writes.
+    pub(crate) async fn start(&mut self) {
+        if self.child.is_some() {
+            return;
+        }
+        let (data, port) = (self.data(), self.port.to_string());
+        let child = self.command("postgres").arg("-D").arg(&data).args(["-p", &port]).spawn().unwrap();
+        let child = self.child.insert(Running(child));
+        let until = Instant::now() + READY_WAIT;
+        loop {
+            let file = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
+            let mine = file.lines().next() == Some(&child.0.id().to_string());
+            if mine && file.lines().nth(7).is_some_and(|line| line.starts_with("ready")) {
+                return;
+            }
+            let log = self.home.join("log");
+            assert!(child.ended().is_none(), "PostgreSQL ended: {}", log.display());
+            assert!(Instant::now() < until, "PostgreSQL was not ready in {READY_WAIT:?}: {}", log.display());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Stops it in immediate mode: as a crash, without a checkpoint.
+    pub(crate) async fn crash(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.signal("QUIT");
+            child.end(END_WAIT).await;
+        }
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // Its own children end when it is asked; killed outright it would leave them.
+        if let Some(child) = &mut self.child {
+            child.signal("QUIT");
+            let _ = child.0.wait();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Node {
+    name: String,
+    port: u16,
+    route: u16,
+    child: Option<Running>,
+}
+
+/// One nats-server, or a cluster.
+#[derive(Debug)]
+pub(crate) struct Nats {
+    root: PathBuf,
+    nodes: Vec<Node>,
+}
+
+impl Nats {
+    pub(crate) async fn new(root: &Path, nodes: usize) -> Self {
+        let node = |n| Node { name: format!("n{n}"), port: free_port(), route: free_port(), child: None };
+        let mut nats = Self { root: root.to_owned(), nodes: (0..nodes).map(node).collect() };
+        for n in 0..nodes {
+            nats.launch(n);
+        }
+        for n in 0..nodes {
+            nats.ready(n).await;
+        }
+        nats
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The port of each node, past every proxy.
+    pub(crate) fn ports(&self) -> Vec<u16> {
+        self.nodes.iter().map(|node| node.port).collect()
+    }
+
+    /// The address of each node, past every proxy.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        self.ports().iter().map(|port| format!("nats://127.0.0.1:{port}")).collect()
+    }
+
+    /// The place of a node by its name.
+    pub(crate) fn named(&self, name: &str) -> Option<usize> {
+        self.nodes.iter().position(|node| node.name == name)
+    }
+
+    fn directory(&self, n: usize) -> PathBuf {
+        self.root.join(format!("nats-{}", self.nodes[n].name))
+    }
+
+    fn launch(&mut self, n: usize) {
+        let directory = self.directory(n);
+        std::fs::create_dir_all(&directory).unwrap();
+        let Node { name, port, route, .. } = &self.nodes[n];
+        let mut config = format!(
+            "listen: \"127.0.0.1:{port}\"\nserver_name: \"{name}\"\n\
+             jetstream {{ store_dir: \"{}/jetstream\", max_file_store: 1TB, max_memory_store: 64GB }}\n",
+            directory.display()
+        );
+        if self.nodes.len() > 1 {
+            let routes: Vec<String> =
+                self.nodes.iter().map(|node| format!("\"nats://127.0.0.1:{}\"", node.route)).collect();
+            // Clients must not learn of addresses past their proxies.
+            config += &format!(
+                "cluster {{ name: rig, listen: \"127.0.0.1:{route}\", no_advertise: true, routes: [{}] }}\n",
+                routes.join(", ")
+            );
+        }
+        let file = directory.join("nats.conf");
+        std::fs::write(&file, config).unwrap();
+        let _ = std::fs::rename(directory.join("log"), directory.join("log.before"));
+        let child = Command::new(program("NATS_SERVER"))
+            .arg("--config")
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log(&directory.join("log")))
+            .spawn()
+            .unwrap();
+        self.nodes[n].child = Some(Running(child));
+    }
+
+    async fn ready(&mut self, n: usize) {
+        let log = self.directory(n).join("log");
+        let until = Instant::now() + READY_WAIT;
+        while !std::fs::read_to_string(&log).unwrap_or_default().contains("Server is ready") {
+            let ended = self.nodes[n].child.as_mut().and_then(Running::ended);
+            assert!(ended.is_none(), "nats-server ended: {}", std::fs::read_to_string(&log).unwrap_or_default());
+            assert!(Instant::now() < until, "nats-server was not ready in {READY_WAIT:?}: {}", log.display());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Starts a node with its files, if it does not run.
+    pub(crate) async fn start(&mut self, n: usize) {
+        if self.nodes[n].child.is_none() {
+            self.launch(n);
+            self.ready(n).await;
+        }
+    }
+
+    /// Kills a node as a crash would.
+    pub(crate) fn kill(&mut self, n: usize) {
+        self.nodes[n].child = None;
+    }
+
+    pub(crate) fn signal(&self, n: usize, name: &str) {
+        if let Some(child) = &self.nodes[n].child {
+            child.signal(name);
+        }
+    }
+}
