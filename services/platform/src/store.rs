@@ -73,7 +73,9 @@ impl From<sqlx::Error> for StoreError {
                     _ => Self::Other(text),
                 }
             }
-            sqlx::Error::Io(_)
+            // A server that goes in the middle of a word leaves an answer that cannot be understood.
+            sqlx::Error::Protocol(_)
+            | sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed

@@ -195,3 +195,25 @@ async fn what_is_old_is_purged(kind: Kind) {
     let mut tx = store.begin().await.unwrap();
     assert_eq!(tx.note("c", &["x"]).await.unwrap().len(), 0, "what is young stays");
 }
+
+/// A server, or a line to it, that goes between a connection and its first answer: the next one may find it back, and no
+/// message is to blame.
+#[tokio::test]
+async fn a_connection_that_ends_in_the_middle_of_a_word_is_an_absence() {
+    use sqlx::Connection;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    for answer in [&b""[..], &b"\0"[..], &b"N"[..], &b"NR\0\0"[..]] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("postgres://nobody@{}/nothing", listener.local_addr().unwrap());
+        let serve = async {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut asked = [0; 8];
+            socket.read_exact(&mut asked).await.unwrap();
+            socket.write_all(answer).await.unwrap();
+        };
+        let (connected, ()) = tokio::join!(sqlx::PgConnection::connect(&url), serve);
+        let error = StoreError::from(connected.unwrap_err());
+        assert!(matches!(error, StoreError::Unavailable(_)), "{answer:?}: {error:?}");
+    }
+}
