@@ -142,7 +142,7 @@ impl Rig {
             _ => place.to_string(),
         };
         self.say(&format!("{fault:?} → {whom} for {:.1} s", dealt.lasts.as_secs_f64()));
-        *self.kinds.entry(kind).or_default() += 1;
+        *self.kinds.entry(kind.clone()).or_default() += 1;
         self.healed_at = None;
         match fault {
             Fault::Kill(_) => {
@@ -167,6 +167,8 @@ impl Rig {
             Fault::Full(stream) => {
                 if !copies::fill(&self.nats.urls(), &self.bus, stream).await {
                     self.say("  not filled: the server does not answer");
+                    *self.kinds.entry(kind).or_default() -= 1;
+                    return;
                 }
             }
             Fault::Copies(forget) => {
