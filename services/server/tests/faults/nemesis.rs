@@ -16,6 +16,8 @@ pub(crate) enum Fault {
     Kill(usize),
     /// A process is stopped, and goes on at the end as if nothing had been.
     Freeze(usize),
+    /// The match process that leads is stopped, for longer than its lease.
+    FreezeLead,
     /// A process is asked to end, and started again when it has.
     Restart(usize),
     /// All processes, one after the other.
@@ -26,6 +28,8 @@ pub(crate) enum Fault {
     DatabaseLine(usize, Line),
     /// The line between the clients and one users process.
     ClientLine(usize, Line),
+    /// Of a cluster, the line to a node from the others.
+    RouteLine(usize, Line),
     /// PostgreSQL is stopped in immediate mode.
     Postgres,
     /// A nats-server is killed; of a cluster, any.
@@ -73,7 +77,14 @@ impl Nemesis {
             let mut rng = StdRng::seed_from_u64(self.rng.random());
             move || rng.random_range(0..1_000)
         };
-        let mut deck = vec![Fault::RollingRestart, Fault::Postgres, Fault::NatsLeader, Fault::Copies(false)];
+        let mut deck = vec![
+            Fault::RollingRestart,
+            Fault::Postgres,
+            Fault::NatsLeader,
+            Fault::Copies(false),
+            Fault::RouteLine(place(), Line::BlackHole),
+            Fault::RouteLine(place(), Line::Cut),
+        ];
         for _ in 0..2 {
             deck.extend([
                 Fault::Kill(place()),
@@ -95,11 +106,7 @@ impl Nemesis {
         deck.push(Fault::Full(streams[place() % 4]));
         deck.shuffle(&mut self.rng);
         // A long stop first: there is time for it to end.
-        let freeze = deck.iter().rposition(|fault| matches!(fault, Fault::Freeze(_)));
-        if let Some(place) = freeze {
-            let last = deck.len() - 1;
-            deck.swap(place, last);
-        }
+        deck.push(Fault::FreezeLead);
         self.long = true;
         self.deck = deck;
     }
@@ -110,6 +117,7 @@ impl Nemesis {
         }
         let fault = self.deck.pop().unwrap_or(Fault::RollingRestart);
         let ms = match fault {
+            Fault::FreezeLead => LONG.as_millis() as u64,
             Fault::Freeze(_) if std::mem::take(&mut self.long) => LONG.as_millis() as u64,
             Fault::Postgres => self.rng.random_range(8_000..10_000),
             Fault::RollingRestart | Fault::Copies(_) | Fault::Restart(_) => 0,

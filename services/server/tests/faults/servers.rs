@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::fleet::{Running, free_port, log};
+use crate::proxy::{Line, Proxy};
 
 const READY_WAIT: Duration = Duration::from_secs(60);
 const END_WAIT: Duration = Duration::from_secs(30);
@@ -136,7 +137,9 @@ impl Drop for Postgres {
 struct Node {
     name: String,
     port: u16,
+    /// Where it listens for the others, and the line by which they come.
     route: u16,
+    line: Proxy,
     child: Option<Running>,
 }
 
@@ -149,8 +152,12 @@ pub(crate) struct Nats {
 
 impl Nats {
     pub(crate) async fn new(root: &Path, nodes: usize) -> Self {
-        let node = |n| Node { name: format!("n{n}"), port: free_port(), route: free_port(), child: None };
-        let mut nats = Self { root: root.to_owned(), nodes: (0..nodes).map(node).collect() };
+        let mut nats = Self { root: root.to_owned(), nodes: Vec::new() };
+        for n in 0..nodes {
+            let route = free_port();
+            let (name, port, line) = (format!("n{n}"), free_port(), Proxy::to(route).await);
+            nats.nodes.push(Node { name, port, route, line, child: None });
+        }
         for n in 0..nodes {
             nats.launch(n);
         }
@@ -186,7 +193,7 @@ impl Nats {
     fn launch(&mut self, n: usize) {
         let directory = self.directory(n);
         std::fs::create_dir_all(&directory).unwrap();
-        let Node { name, port, route, .. } = &self.nodes[n];
+        let Node { name, port, route, line, .. } = &self.nodes[n];
         let mut config = format!(
             "listen: \"127.0.0.1:{port}\"\nserver_name: \"{name}\"\n\
              jetstream {{ store_dir: \"{}/jetstream\", max_file_store: 1TB, max_memory_store: 64GB }}\n",
@@ -194,10 +201,12 @@ impl Nats {
         );
         if self.nodes.len() > 1 {
             let routes: Vec<String> =
-                self.nodes.iter().map(|node| format!("\"nats://127.0.0.1:{}\"", node.route)).collect();
-            // Clients must not learn of addresses past their proxies.
+                self.nodes.iter().map(|node| format!("\"nats://127.0.0.1:{}\"", node.line.port)).collect();
+            // Neither clients nor nodes may learn of addresses past their proxies.
             config += &format!(
-                "cluster {{ name: rig, listen: \"127.0.0.1:{route}\", no_advertise: true, routes: [{}] }}\n",
+                "cluster {{ name: rig, listen: \"127.0.0.1:{route}\", no_advertise: true, \
+                 advertise: \"127.0.0.1:{}\", routes: [{}] }}\n",
+                line.port,
                 routes.join(", ")
             );
         }
@@ -232,6 +241,11 @@ impl Nats {
             self.launch(n);
             self.ready(n).await;
         }
+    }
+
+    /// What the line to a node from the others is like.
+    pub(crate) fn set_route(&self, n: usize, line: Line) {
+        self.nodes[n].line.set(line);
     }
 
     /// Kills a node as a crash would.

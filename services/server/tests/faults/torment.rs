@@ -106,6 +106,16 @@ impl Rig {
         (0..count).map(|step| (n + step) % count).find(|place| self.places[*place].state == State::Up)
     }
 
+    /// The place of the match process that holds the lease, if nothing is wrong with it.
+    fn lead(&self) -> Option<usize> {
+        let (_, holder) = self.held.last()?;
+        let leads = |place: &Place| {
+            let pod = format!("{}.{}", place.process.name, place.process.lives);
+            place.state == State::Up && pod == *holder
+        };
+        self.places.iter().position(leads)
+    }
+
     fn server_is_free(&self) -> bool {
         !self.active.iter().any(|active| matches!(active.fault, Fault::Nats(_) | Fault::NatsFreeze(_)))
     }
@@ -116,6 +126,14 @@ impl Rig {
             fault @ (Fault::Kill(n) | Fault::Freeze(n) | Fault::Restart(n)) => match self.up(n) {
                 Some(place) => (fault, place),
                 None => return,
+            },
+            Fault::FreezeLead => match self.lead() {
+                Some(place) => (Fault::Freeze(place), place),
+                None => return,
+            },
+            fault @ Fault::RouteLine(n, _) => match self.nats.len() {
+                1 => return,
+                count => (fault, n % count),
             },
             fault @ (Fault::NatsLine(n, _) | Fault::DatabaseLine(n, _)) => (fault, n % self.places.len()),
             fault @ Fault::ClientLine(n, _) => (fault, n % self.fronts.len()),
@@ -161,6 +179,7 @@ impl Rig {
             Fault::NatsLine(_, line) => self.places[place].nats.iter().for_each(|proxy| proxy.set(line)),
             Fault::DatabaseLine(_, line) => self.places[place].database.set(line),
             Fault::ClientLine(_, line) => self.fronts[place].set(line),
+            Fault::RouteLine(_, line) => self.nats.set_route(place, line),
             Fault::Postgres => self.postgres.crash().await,
             Fault::Nats(_) => self.nats.kill(place),
             Fault::NatsFreeze(_) => self.nats.signal(place, "STOP"),
@@ -177,7 +196,7 @@ impl Rig {
                 let stored = timeout(Duration::from_secs(15), publish).await;
                 self.say(&format!("  stored again: {stored:?}"));
             }
-            Fault::NatsLeader => {}
+            Fault::NatsLeader | Fault::FreezeLead => {}
         }
         self.active.push(Active { fault, place, since: now, until: now + dealt.lasts });
     }
@@ -202,6 +221,7 @@ impl Rig {
             Fault::NatsLine(..) => self.places[place].nats.iter().for_each(|proxy| proxy.set(Line::Open)),
             Fault::DatabaseLine(..) => self.places[place].database.set(Line::Open),
             Fault::ClientLine(..) => self.fronts[place].set(Line::Open),
+            Fault::RouteLine(..) => self.nats.set_route(place, Line::Open),
             Fault::Postgres => self.postgres.start().await,
             Fault::Nats(_) => self.nats.start(place).await,
             Fault::NatsFreeze(_) => self.nats.signal(place, "CONT"),
@@ -210,7 +230,7 @@ impl Rig {
                     self.say(&format!("  the stream's bound is not put right yet: {error}"));
                 }
             }
-            Fault::Restart(_) | Fault::RollingRestart | Fault::Copies(_) | Fault::NatsLeader => {}
+            Fault::Restart(_) | Fault::RollingRestart | Fault::Copies(_) | Fault::NatsLeader | Fault::FreezeLead => {}
         }
         self.healed_at = Some((Instant::now(), self.acks));
     }
