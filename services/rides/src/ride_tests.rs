@@ -274,12 +274,12 @@ impl Model {
             Order::Cancel { .. } if last == "cancelled" && self.cancelled_by == Some(by) => return Ok(None),
             Order::Complete(_) if last == "completed" => return Ok(None),
             Order::Arrive if ["arrived", "completed"].contains(&last) => return Ok(None),
-            Order::Start { pin, right } if !["pickup", "cancelled"].contains(&last) => {
+            Order::Start { pin, right, .. } if !["pickup", "cancelled"].contains(&last) => {
                 return if pin == right { Ok(None) } else { Err("wrong_pin") };
             }
             _ if ["completed", "cancelled"].contains(&last) => return Err("ride_ended"),
             Order::Start { .. } if self.wrong_pins >= 5 && second < self.wrong_pin_at + 30 => return Err("pin_locked"),
-            Order::Start { pin, right } if pin != right => {
+            Order::Start { pin, right, .. } if pin != right => {
                 (self.wrong_pins, self.wrong_pin_at) = (self.wrong_pins + 1, second);
                 return Err("wrong_pin");
             }
@@ -305,7 +305,7 @@ fn ten_thousand_random_rides_go_as_a_simple_model_says() {
     let mut ends = std::collections::BTreeMap::<&str, u32>::new();
     for case in 0..10_000 {
         let first = created();
-        let (mut ride, mut second) = (first.ride, 0);
+        let (mut ride, mut second, mut tries) = (first.ride, 0, PinTries::default());
         let mut events = vec![first.event];
         let mut model = Model { events: vec!["pickup"], ..Model::default() };
         let mut bills = Vec::new();
@@ -315,7 +315,7 @@ fn ten_thousand_random_rides_go_as_a_simple_model_says() {
             let by = [Party::Driver, Party::Driver, Party::Passenger, Party::System][world.below(4) as usize];
             let pin = if world.below(3) == 0 { "9999" } else { PIN };
             let order = match world.below(9) {
-                0..=2 => Order::Start { pin, right: PIN },
+                0..=2 => Order::Start { pin, right: PIN, tries },
                 3..=4 => Order::Arrive,
                 5 => Order::Cancel { reason: "no longer" },
                 6..=7 => Order::Complete(Distance::Measured(f64::from(world.below(20_000)))),
@@ -332,7 +332,7 @@ fn ten_thousand_random_rides_go_as_a_simple_model_says() {
                 }
                 Ok(Outcome::Again) => Ok(None),
                 Ok(Outcome::WrongPin(counted)) => {
-                    ride = *counted;
+                    tries = counted;
                     Err("wrong_pin")
                 }
                 Err(refusal) => Err(refusal.code()),
