@@ -410,6 +410,20 @@ pub struct MatchRejected {
     pub rejected_at: DateTime<Utc>,
 }
 
+impl MatchRejected {
+    /// When `writer` ends an offer at `now`: that moment, or up to 2 µs before it. The message id is made of the offer and
+    /// this time, and two services may end one offer within one microsecond (a driver declines while the search is
+    /// cancelled); so each has microseconds of its own, or the stream would take the second event for a repeat.
+    pub fn time(writer: Service, now: DateTime<Utc>) -> DateTime<Utc> {
+        let own = match writer {
+            Service::Users | Service::Location => 0,
+            Service::Match => 1,
+            Service::Rides => 2,
+        };
+        now - chrono::Duration::microseconds((now.timestamp_micros() - own).rem_euclid(3))
+    }
+}
+
 /// Where a ride stands; also the last part of its event's subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Duration, Utc};
 use platform::fare::Tariffs;
 use streams::event::{MatchRejected, RejectReason};
-use streams::{MatchId, Position, RequestId, RideId, UserId, VehicleType};
+use streams::{MatchId, Position, RequestId, RideId, Service, UserId, VehicleType};
 
 use crate::assign::Policy;
 
@@ -151,7 +151,8 @@ impl Offer {
     }
 
     /// The event that tells its end.
-    pub fn rejected(&self, reason: RejectReason, rejected_at: DateTime<Utc>) -> MatchRejected {
+    pub fn rejected(&self, reason: RejectReason, now: DateTime<Utc>) -> MatchRejected {
+        let rejected_at = MatchRejected::time(Service::Match, now);
         let Self { match_id, request_id, driver_id, passenger_id, .. } = *self;
         MatchRejected { match_id, request_id, driver_id, passenger_id, reason, rejected_at }
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Duration, Utc};
 use platform::{Failure, Handler, Received, StoreError, Trace, Transaction};
 use streams::event::{Event, LocationAggregate, MatchAccepted, MatchRejected, Party, PaymentCapture, RejectReason};
-use streams::{RideId, RideStatus};
+use streams::{RideId, RideStatus, Service};
 
 use crate::payment::{self, CaptureError, Payment, PaymentStatus};
 use crate::ride::{Change, Distance, Order, Outcome, Ride, decide};
@@ -114,7 +114,7 @@ impl Handler for Accepted {
                 driver_id: accepted.driver_id,
                 passenger_id: accepted.passenger_id,
                 reason: RejectReason::Superseded,
-                rejected_at: now,
+                rejected_at: MatchRejected::time(Service::Rides, now),
             };
             tracing::info!(match_id = %accepted.match_id, "a match is superseded: one of the two has a live ride");
             tx.publish(&Event::MatchRejected(rejected), trace);

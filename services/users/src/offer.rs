@@ -9,7 +9,7 @@ use platform::{On, Problem, StoreError, Transaction};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use streams::event::{MatchAccepted, MatchFound, MatchRejected, RejectReason};
-use streams::{Event, MatchId, RequestId, UserId};
+use streams::{Event, MatchId, RequestId, Service, UserId};
 use uuid::Uuid;
 
 use crate::Tables;
@@ -124,7 +124,7 @@ impl Offer {
             driver_id: self.driver_id,
             passenger_id: self.passenger_id,
             reason: RejectReason::Declined,
-            rejected_at: now,
+            rejected_at: MatchRejected::time(Service::Users, now),
         })
     }
 }

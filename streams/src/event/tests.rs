@@ -272,3 +272,21 @@ fn distances_are_those_of_the_earth() {
     assert!((5_538_000.0..5_542_000.0).contains(&distance_m), "{distance_m}");
     assert_eq!(jfk.distance_m(&jfk), 0.0);
 }
+
+#[test]
+fn two_services_that_end_an_offer_in_one_microsecond_make_two_events() {
+    let body = &bodies().into_iter().find(|(subject, _)| *subject == Subject::MatchRejected).unwrap().1;
+    for micros in 0..6 {
+        let now = DateTime::from_timestamp_micros(1_790_000_000_000_000 + micros).unwrap();
+        let ids: std::collections::BTreeSet<String> = [Service::Users, Service::Match, Service::Rides]
+            .into_iter()
+            .map(|writer| {
+                let mut rejected: MatchRejected = serde_json::from_value(body.clone()).unwrap();
+                rejected.rejected_at = MatchRejected::time(writer, now);
+                assert!((0..=2).contains(&(now - rejected.rejected_at).num_microseconds().unwrap()));
+                Event::MatchRejected(rejected).message_id(now)
+            })
+            .collect();
+        assert_eq!(ids.len(), 3, "{ids:?}");
+    }
+}
