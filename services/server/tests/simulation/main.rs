@@ -3,6 +3,7 @@
 //! wrong going wrong by a seed. Independent checks look at what the clients and the streams saw; the same seed gives the
 //! same run.
 
+#![cfg(debug_assertions)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod checks;
