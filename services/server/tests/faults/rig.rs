@@ -13,6 +13,7 @@ use crate::books::{self, Books};
 use crate::checks::{self, Allowed};
 use crate::copies::Copies;
 use crate::fleet::{Directory, Process, Told};
+use crate::nemesis::{Dealt, Fault};
 use crate::proxy::Proxy;
 use crate::servers::{Nats, Postgres};
 use crate::torment::{Active, State};
@@ -31,6 +32,10 @@ pub(crate) struct Settings {
     pub(crate) faults_for: Duration,
     /// 1, or 3 for a cluster.
     pub(crate) nodes: usize,
+    /// One fault again and again, instead of what the seed says.
+    pub(crate) only: Option<Dealt>,
+    /// So many faults at least.
+    pub(crate) at_least: u64,
 }
 
 /// One place of the fleet.
@@ -206,7 +211,7 @@ impl Rig {
                 wrong.push(format!("{} did not end when all was over", place.process.name));
             }
         }
-        let Settings { seed, nodes, .. } = self.settings;
+        let Settings { seed, nodes, at_least, .. } = self.settings;
         let faults: u64 = self.kinds.values().sum();
         let slowest = self.recoveries.iter().max().copied().unwrap_or_default();
         eprintln!("{summary}");
@@ -226,7 +231,11 @@ impl Rig {
             wrong.len()
         );
         assert!(wrong.is_empty(), "seed {seed}: {} violations: {wrong:#?}", wrong.len());
-        assert!(faults >= 20 && summary.completed >= 20, "seed {seed}: {faults} faults, {} rides", summary.completed);
+        assert!(
+            faults >= at_least && summary.completed >= 20,
+            "seed {seed}: {faults} faults, {} rides",
+            summary.completed
+        );
     }
 }
 
@@ -242,5 +251,13 @@ fn number(name: &str, default: u64) -> u64 {
 async fn nothing_is_lost_and_nothing_is_done_twice() {
     let nodes = usize::try_from(number("FAULTS_NODES", 1)).unwrap();
     let faults_for = Duration::from_secs(number("FAULTS_SECONDS", 110));
-    run(Settings { seed: number("FAULTS_SEED", 1), faults_for, nodes }).await;
+    run(Settings { seed: number("FAULTS_SEED", 1), faults_for, nodes, only: None, at_least: 20 }).await;
+}
+
+/// Whoever leads is stopped for longer than the lease, while people search and answer, and goes on as if nothing had been.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_was_stopped_and_revived_writes_nothing_with_its_old_claim() {
+    let (lasts, pause) = (Duration::from_secs(7), Duration::from_secs(9));
+    let only = Some(Dealt { fault: Fault::FreezeLead, lasts, pause, calm: false });
+    run(Settings { seed: 1, faults_for: Duration::from_secs(40), nodes: 1, only, at_least: 4 }).await;
 }

@@ -49,7 +49,7 @@ impl Rig {
         }
         let end = Instant::now() + self.settings.faults_for;
         while Instant::now() < end {
-            let dealt = nemesis.deal();
+            let dealt = self.settings.only.unwrap_or_else(|| nemesis.deal());
             self.begin(dealt, &mut nemesis).await;
             let pause = Instant::now() + dealt.pause;
             while Instant::now() < pause {
