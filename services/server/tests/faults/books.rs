@@ -25,7 +25,6 @@ pub(crate) async fn bus(urls: &[String], replicas: usize) -> Bus {
 pub(crate) struct Ride {
     pub(crate) ride_id: String,
     pub(crate) match_id: String,
-    pub(crate) request_id: String,
     pub(crate) driver_id: String,
     pub(crate) passenger_id: String,
     pub(crate) version: i64,
@@ -122,7 +121,7 @@ impl Books {
 
     async fn read_rides(&mut self, pg: &mut PgConnection) {
         self.rides = sqlx::query_as(
-            "select ride_id::text, match_id::text, request_id::text, driver_id::text, passenger_id::text, \
+            "select ride_id::text, match_id::text, driver_id::text, passenger_id::text, \
              version::bigint, status, last_hash from rides.rides order by ride_id",
         )
         .fetch_all(&mut *pg)

@@ -167,12 +167,18 @@ fn one_winner(books: &Books) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut rides: BTreeMap<&str, &Ride> = BTreeMap::new();
     let mut requests: BTreeMap<&str, &str> = BTreeMap::new();
+    let accepted = of(books, "match.accepted").map(|a| (field(&a.body, "match_id"), field(&a.body, "request_id")));
+    let accepted: BTreeMap<&str, &str> = accepted.collect();
     for ride in &books.rides {
         if let Some(other) = rides.insert(&ride.match_id, ride) {
             wrong.push(format!("match {} became rides {} and {}", ride.match_id, other.ride_id, ride.ride_id));
         }
-        if let Some(other) = requests.insert(&ride.request_id, &ride.ride_id) {
-            wrong.push(format!("request {} became rides {other} and {}", ride.request_id, ride.ride_id));
+        let Some(request) = accepted.get(ride.match_id.as_str()) else {
+            wrong.push(format!("ride {}: nobody accepted match {}", ride.ride_id, ride.match_id));
+            continue;
+        };
+        if let Some(other) = requests.insert(request, &ride.ride_id) {
+            wrong.push(format!("request {request} became rides {other} and {}", ride.ride_id));
         }
     }
     let mut answers: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
