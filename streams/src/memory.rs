@@ -152,11 +152,11 @@ impl MemoryBus {
     }
 
     pub(crate) fn apply(&self, topology: &Topology) -> Result<Vec<String>, BusError> {
-        self.0.with(|server, _| server.reconcile(topology, Reconcile::Apply))
+        self.0.with(|server, now| server.reconcile(topology, Reconcile::Apply, now))
     }
 
     pub(crate) fn compare(&self, topology: &Topology) -> Result<Vec<String>, BusError> {
-        self.0.with(|server, _| server.reconcile(topology, Reconcile::Compare))
+        self.0.with(|server, now| server.reconcile(topology, Reconcile::Compare, now))
     }
 
     pub(crate) async fn publish(&self, message: Message) -> Result<Published, BusError> {
@@ -339,7 +339,7 @@ impl Answer {
 
     fn confirmed(&self, verdict: Verdict) -> Result<(), BusError> {
         match self.give(verdict) {
-            Some(Taken::Noted(_)) => Ok(()),
+            Some(Taken::Noted) => Ok(()),
             // The server does not answer then.
             Some(Taken::Ignored) => Err(BusError::Unavailable(format!(
                 "no confirmation: message {} of {} was not delivered to {}",

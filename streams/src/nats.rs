@@ -686,7 +686,11 @@ pub(crate) fn difference(what: &str, found: Option<Value>, wanted: &Value, chang
     };
     let mut differs = false;
     for (key, want) in wanted.as_object().into_iter().flatten() {
-        let have = &config[key];
+        // The server leaves out what is empty.
+        let have = match &config[key] {
+            Value::Null if want.is_string() => &json!(""),
+            have => have,
+        };
         if have != want {
             changes.push(format!("{what}: {key} was {have}, becomes {want}"));
             config[key] = want.clone();

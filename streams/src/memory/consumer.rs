@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Alarm;
 use crate::bus::ConsumerInfo;
-use crate::topology::{self, subject_matches};
+use crate::topology::{self, Storage, subject_matches};
 
 /// What JetStream puts in for a bound that is 0.
 const DEFAULT_MAX_ACK_PENDING: i64 = 1_000;
@@ -27,6 +27,10 @@ pub(super) struct Consumer {
     waiting: VecDeque<u64>,
     /// The first stream sequence never looked at; all of `waiting` is there or above.
     cursor: u64,
+    /// The highest stream sequence handed out.
+    delivered: u64,
+    /// Before the first delivery the server tells its cursor for it, but for a stream in files.
+    tells_cursor: bool,
     pending: BTreeMap<u64, Pending>,
     /// When the pending messages that are with somebody come back.
     due: BTreeSet<(Instant, u64)>,
@@ -75,13 +79,15 @@ pub(super) struct GivenUp {
 
 impl Consumer {
     /// A consumer from the stream's beginning. `stored` are the sequences of what it wants, `first` the oldest in the stream.
-    pub(super) fn new(config: &topology::Consumer, stored: VecDeque<u64>, first: u64) -> Self {
+    pub(super) fn new(config: &topology::Consumer, storage: Storage, stored: VecDeque<u64>, first: u64) -> Self {
         Self {
             name: config.durable.as_str().into(),
             config: normal(config.clone()),
             wake: Arc::default(),
             waiting: stored,
             cursor: first,
+            delivered: first.saturating_sub(1),
+            tells_cursor: storage == Storage::Memory && first == 1,
             pending: BTreeMap::new(),
             due: BTreeSet::new(),
             again: BTreeMap::new(),
@@ -96,8 +102,16 @@ impl Consumer {
     /// Takes a new configuration; the cursor and what is out stay. `stored` are the sequences, from the cursor on, of what
     /// the new filter wants.
     pub(super) fn update(&mut self, config: topology::Consumer, stored: VecDeque<u64>) {
-        self.config = normal(config);
+        let was = std::mem::replace(&mut self.config, normal(config));
         self.waiting = stored;
+        self.due.clear();
+        // Waits that have begun are those of the new configuration, from their beginning on.
+        for (&sequence, pending) in &mut self.pending {
+            let Place::Out(until) = &mut pending.place else { continue };
+            let (old, new) = (patience(&was, pending.deliveries), patience(&self.config, pending.deliveries));
+            *until = (*until + new).checked_sub(old).unwrap_or(*until);
+            self.due.insert((*until, sequence));
+        }
         self.wake.notify_waiters();
     }
 
@@ -122,16 +136,29 @@ impl Consumer {
         sequence >= self.cursor || self.pending.contains_key(&sequence) || self.given_up.contains(&sequence)
     }
 
-    /// Hands out up to `max`: redeliveries first, in the order in which they came back; `last` is the stream's newest.
-    pub(super) fn take(&mut self, max: usize, last: u64, now: Instant, alarm: &mut Alarm) -> Vec<HandedOut> {
-        let mut out = Vec::new();
+    /// Hands out up to `max`: redeliveries first, in the order in which they came back; `last` is the stream's newest. What
+    /// came back for the last time is given up instead: the server, too, notices that only when somebody asks.
+    pub(super) fn take(
+        &mut self,
+        max: usize,
+        last: u64,
+        now: Instant,
+        alarm: &mut Alarm,
+    ) -> (Vec<HandedOut>, Vec<GivenUp>) {
+        let (mut out, mut given_up) = (Vec::new(), Vec::new());
         while out.len() < max {
             let sequence = if let Some((_, sequence)) = self.again.pop_first() {
+                let deliveries = self.pending.get(&sequence).map_or(0, |p| p.deliveries);
+                if self.exhausted(deliveries) {
+                    given_up.extend(self.give_up(sequence, deliveries));
+                    continue;
+                }
                 sequence
             } else if self.config.max_ack_pending > 0 && self.pending.len() as i64 >= self.config.max_ack_pending {
                 break;
             } else if let Some(sequence) = self.waiting.pop_front() {
                 self.cursor = sequence + 1;
+                self.delivered = sequence;
                 sequence
             } else {
                 self.cursor = self.cursor.max(last + 1);
@@ -153,13 +180,11 @@ impl Consumer {
             self.pending.insert(sequence, pending);
             out.push(HandedOut { sequence, delivery, deliveries, pending: self.waiting.len() as u64 });
         }
-        out
+        (out, given_up)
     }
 
-    /// The wait for an answer after that many deliveries.
     fn patience(&self, deliveries: u64) -> Duration {
-        let index = (deliveries.saturating_sub(1) as usize).min(self.config.backoff.len().saturating_sub(1));
-        self.config.backoff.get(index).copied().unwrap_or(self.config.ack_wait)
+        patience(&self.config, deliveries)
     }
 
     fn exhausted(&self, deliveries: u64) -> bool {
@@ -181,7 +206,7 @@ impl Consumer {
         }
         self.given_up.remove(&sequence);
         if self.pending.is_empty() {
-            (self.floor_delivery, self.floor) = (self.next_delivery - 1, self.cursor - 1);
+            (self.floor_delivery, self.floor) = (self.next_delivery - 1, self.delivered);
         } else if delivery == self.floor_delivery + 1 {
             (self.floor_delivery, self.floor) = (delivery, sequence);
             if let Some((next, pending)) = self.pending.range(sequence + 1..).next() {
@@ -214,29 +239,19 @@ impl Consumer {
     }
 
     /// Comes again after `delay`; at once, behind what is in the redelivery queue already, if that is zero.
-    pub(super) fn retry(
-        &mut self,
-        sequence: u64,
-        delivery: u64,
-        delay: Duration,
-        now: Instant,
-        alarm: &mut Alarm,
-    ) -> Option<GivenUp> {
-        let pending = self.pending.get(&sequence).filter(|_| delivery < self.next_delivery)?;
-        let (deliveries, place) = (pending.deliveries, pending.place);
+    pub(super) fn retry(&mut self, sequence: u64, delivery: u64, delay: Duration, now: Instant, alarm: &mut Alarm) {
+        let known = |_: &&Pending| delivery < self.next_delivery && delivery > self.floor_delivery;
+        let Some(pending) = self.pending.get(&sequence).filter(known) else { return };
         if !delay.is_zero() {
             // As the server has it: the delay begins the last ack wait before its end, and that wait is the back-off's.
-            let until = (now + delay + self.patience(deliveries))
+            let until = (now + delay + self.patience(pending.deliveries))
                 .checked_sub(self.config.ack_wait)
                 .map_or(now, |until| until.max(now));
             self.move_to(sequence, Place::Out(until));
             alarm.at(until);
-            return None;
+        } else if matches!(pending.place, Place::Out(_)) {
+            self.come_back(sequence);
         }
-        if matches!(place, Place::Again(_)) {
-            return None;
-        }
-        self.come_back(sequence)
     }
 
     /// Still at work; what is in the redelivery queue already stays there.
@@ -248,21 +263,20 @@ impl Consumer {
         }
     }
 
-    /// Back into the redelivery queue, or given up.
-    fn come_back(&mut self, sequence: u64) -> Option<GivenUp> {
-        let pending = self.pending.get(&sequence)?;
-        let (deliveries, place) = (pending.deliveries, pending.place);
-        if self.exhausted(deliveries) {
-            self.pending.remove(&sequence);
-            self.leave(sequence, place);
-            self.given_up.insert(sequence);
-            self.wake.notify_waiters();
-            return Some(GivenUp { sequence, deliveries });
-        }
+    /// Back into the redelivery queue.
+    fn come_back(&mut self, sequence: u64) {
         let number = self.again_next;
         self.again_next += 1;
         self.move_to(sequence, Place::Again(number));
-        None
+    }
+
+    /// Never again. It is told if the limit is just reached, and not if it was set lower since.
+    fn give_up(&mut self, sequence: u64, deliveries: u64) -> Option<GivenUp> {
+        let pending = self.pending.remove(&sequence)?;
+        self.leave(sequence, pending.place);
+        self.given_up.insert(sequence);
+        self.wake.notify_waiters();
+        (deliveries == self.config.max_deliver.unsigned_abs()).then_some(GivenUp { sequence, deliveries })
     }
 
     /// Takes back what was not answered in time.
@@ -271,7 +285,14 @@ impl Consumer {
         while let Some(&(until, sequence)) = self.due.first()
             && until <= now
         {
-            given_up.extend(self.come_back(sequence));
+            // Here the server counts one delivery less, from the second on: of what may be delivered more than once, only
+            // the next pull finds out that it was the last time.
+            let deliveries = self.pending.get(&sequence).map_or(0, |p| p.deliveries).saturating_sub(1).max(1);
+            if self.exhausted(deliveries) {
+                given_up.extend(self.give_up(sequence, deliveries));
+            } else {
+                self.come_back(sequence);
+            }
         }
         given_up
     }
@@ -299,12 +320,18 @@ impl Consumer {
         ConsumerInfo {
             pending: self.waiting.len() as u64,
             ack_pending: self.pending.len() as u64,
-            // The server counts those that it gave up as well.
-            redelivered: (again + self.given_up.len()) as u64,
+            // The server counts those that it gave up as well, unless nothing is ever delivered twice.
+            redelivered: if self.config.max_deliver == 1 { 0 } else { (again + self.given_up.len()) as u64 },
             ack_floor: self.floor,
-            delivered: self.cursor - 1,
+            delivered: if self.tells_cursor && self.next_delivery == 1 { self.cursor - 1 } else { self.delivered },
         }
     }
+}
+
+/// The wait for an answer after that many deliveries.
+fn patience(config: &topology::Consumer, deliveries: u64) -> Duration {
+    let index = (deliveries.saturating_sub(1) as usize).min(config.backoff.len().saturating_sub(1));
+    config.backoff.get(index).copied().unwrap_or(config.ack_wait)
 }
 
 /// With the server's defaults; the first back-off overrides the ack wait.

@@ -172,7 +172,7 @@ impl Server {
         };
         match self.answer(stream, consumer, sequence, delivery, verdict, now) {
             None => Sent::Nowhere,
-            Some(Taken::Noted(_)) => {
+            Some(Taken::Noted) => {
                 if let Some(reply) = reply.filter(|_| verdict == Verdict::Done) {
                     self.deliver(reply, Bytes::new(), None);
                 }
@@ -193,11 +193,7 @@ impl Server {
         now: Instant,
     ) -> Option<Taken> {
         let found = self.streams.get_mut(stream)?;
-        let taken = found.answer(consumer, sequence, delivery, verdict, now, &mut self.alarm)?;
-        if let Taken::Noted(Some(given_up)) = &taken {
-            self.advise(stream, consumer, given_up, now);
-        }
-        Some(taken)
+        found.answer(consumer, sequence, delivery, verdict, now, &mut self.alarm)
     }
 
     pub(super) fn stream(&self, name: &str) -> Result<&Stream, BusError> {
@@ -225,12 +221,21 @@ impl Server {
         let Some(found) = self.streams.get_mut(stream) else { return Ok(Vec::new()) };
         let last = found.last();
         let Some(consumer) = found.consumers.get_mut(durable) else { return Ok(Vec::new()) };
-        let out = consumer.take(max, last, now, &mut self.alarm);
-        Ok(out.into_iter().filter_map(|h| found.message(h.sequence).cloned().map(|m| (h, m))).collect())
+        let (out, given_up) = consumer.take(max, last, now, &mut self.alarm);
+        let out = out.into_iter().filter_map(|h| found.message(h.sequence).cloned().map(|m| (h, m))).collect();
+        for given_up in given_up {
+            self.advise(stream, durable, &given_up, now);
+        }
+        Ok(out)
     }
 
     /// Makes streams and consumers as `topology` has them, with a sentence for each thing that was not so.
-    pub(super) fn reconcile(&mut self, topology: &Topology, mode: Reconcile) -> Result<Vec<String>, BusError> {
+    pub(super) fn reconcile(
+        &mut self,
+        topology: &Topology,
+        mode: Reconcile,
+        now: Instant,
+    ) -> Result<Vec<String>, BusError> {
         let mut changes = Vec::new();
         for wanted in &topology.streams {
             let what = format!("stream {}", wanted.name);
@@ -240,7 +245,7 @@ impl Server {
             if differs && mode == Reconcile::Apply {
                 self.check_stream(wanted).map_err(|e| BusError::Refused(format!("{what}: {e}")))?;
                 match self.streams.get_mut(&wanted.name) {
-                    Some(stream) => stream.update(wanted.clone(), &mut self.alarm),
+                    Some(stream) => stream.update(wanted.clone(), now, &mut self.alarm),
                     None => {
                         self.incarnations += 1;
                         self.streams.insert(wanted.name.clone(), Stream::new(wanted.clone(), self.incarnations));
@@ -259,8 +264,11 @@ impl Server {
                 if let Some(found) = found.filter(|_| wanted.backoff.is_empty()) {
                     wanted.backoff.clone_from(&found.config.backoff);
                 }
+                self.stream(&wanted.stream)?;
                 self.check_consumer(&wanted).map_err(|e| BusError::Refused(format!("{what}: {e}")))?;
-                self.stream_mut(&wanted.stream)?.put_consumer(wanted);
+                if let Some(stream) = self.streams.get_mut(&wanted.stream) {
+                    stream.put_consumer(wanted, &mut self.alarm);
+                }
             }
         }
         Ok(changes)
@@ -318,6 +326,10 @@ impl Server {
         let Some(stream) = self.streams.get(&wanted.stream) else { return Ok(()) };
         if stream.config.retention == Retention::WorkQueue {
             let mut others = stream.consumers.values().filter(|c| c.config.durable != wanted.durable);
+            // (An update that takes a filter away is not looked at.)
+            if wanted.filter.is_empty() && stream.consumers.contains_key(&wanted.durable) {
+                return Ok(());
+            }
             if wanted.filter.is_empty() && others.next().is_some() {
                 return Err("multiple non-filtered consumers not allowed on workqueue stream".to_owned());
             }

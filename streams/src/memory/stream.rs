@@ -58,7 +58,7 @@ pub(super) enum Verdict {
 /// What the server does with it.
 pub(super) enum Taken {
     /// Taken note of.
-    Noted(Option<GivenUp>),
+    Noted,
     /// It is about a message that the consumer never delivered: no answer.
     Ignored,
 }
@@ -85,7 +85,9 @@ impl Stream {
     }
 
     /// The configuration that JetStream would not take, if it is one.
-    pub(super) fn update(&mut self, config: topology::Stream, alarm: &mut Alarm) {
+    pub(super) fn update(&mut self, config: topology::Stream, now: Instant, alarm: &mut Alarm) {
+        // By the old window: a longer one brings nothing back.
+        self.forget_old_ids(now);
         let retention = self.config.retention;
         self.config = normal(config);
         if retention != self.config.retention && self.config.retention == Retention::Interest {
@@ -107,14 +109,9 @@ impl Stream {
         stored_at: DateTime<Utc>,
         alarm: &mut Alarm,
     ) -> Result<Published, NotStored> {
+        self.forget_old_ids(now);
         let published = |sequence, duplicate| Published { stream: self.config.name.clone(), sequence, duplicate };
         let id = message.headers.find(MESSAGE_ID).filter(|id| !id.is_empty());
-        while let Some((at, oldest)) = self.ids_by_age.front()
-            && now.duration_since(*at) >= self.config.duplicate_window
-        {
-            self.ids.remove(oldest);
-            self.ids_by_age.pop_front();
-        }
         if let Some(&sequence) = id.and_then(|id| self.ids.get(id)) {
             return Ok(published(sequence, true));
         }
@@ -166,6 +163,16 @@ impl Stream {
         if self.config.retention != Retention::Limits {
             self.ids.clear();
             self.ids_by_age.clear();
+        }
+    }
+
+    /// Forgets the ids that are older than the duplicate window.
+    fn forget_old_ids(&mut self, now: Instant) {
+        while let Some((at, oldest)) = self.ids_by_age.front()
+            && now.duration_since(*at) >= self.config.duplicate_window
+        {
+            self.ids.remove(oldest);
+            self.ids_by_age.pop_front();
         }
     }
 
@@ -230,10 +237,13 @@ impl Stream {
     ) -> Option<Taken> {
         let found = self.consumers.get_mut(consumer)?;
         match verdict {
-            Verdict::Retry(delay) => Some(Taken::Noted(found.retry(sequence, delivery, delay, now, alarm))),
+            Verdict::Retry(delay) => {
+                found.retry(sequence, delivery, delay, now, alarm);
+                Some(Taken::Noted)
+            }
             Verdict::InProgress => {
                 found.in_progress(sequence, now, alarm);
-                Some(Taken::Noted(None))
+                Some(Taken::Noted)
             }
             Verdict::Done => {
                 if !found.done(sequence, delivery) {
@@ -244,7 +254,7 @@ impl Stream {
                     Retention::WorkQueue => self.remove(sequence),
                     Retention::Interest => self.release(sequence),
                 }
-                Some(Taken::Noted(None))
+                Some(Taken::Noted)
             }
         }
     }
@@ -254,7 +264,7 @@ impl Stream {
         let Some(entry) = self.messages.get(&sequence) else { return };
         let subject = &entry.message.subject;
         if !self.consumers.values().any(|c| c.needs(sequence) && c.wants(subject)) {
-            self.remove(sequence);
+            self.drop_message(sequence);
         }
     }
 
@@ -269,13 +279,23 @@ impl Stream {
         self.messages.range(from..).filter(|(_, e)| wanted(e)).map(|(s, _)| *s).collect()
     }
 
-    pub(super) fn put_consumer(&mut self, config: topology::Consumer) {
+    pub(super) fn put_consumer(&mut self, config: topology::Consumer, alarm: &mut Alarm) {
         let from = self.consumers.get(&config.durable).map_or_else(|| self.first(), Consumer::cursor);
         let stored = self.sequences(&config.filter, from);
         match self.consumers.get_mut(&config.durable) {
-            Some(consumer) => consumer.update(config, stored),
+            Some(consumer) => {
+                consumer.update(config, stored);
+                // A filter that covers less is an interest lost.
+                if self.config.retention == Retention::Interest {
+                    self.release_unneeded();
+                }
+                if let Some(due) = self.next_due() {
+                    alarm.at(due);
+                }
+            }
             None => {
-                self.consumers.insert(config.durable.clone(), Consumer::new(&config, stored, from));
+                self.consumers
+                    .insert(config.durable.clone(), Consumer::new(&config, self.config.storage, stored, from));
             }
         }
     }

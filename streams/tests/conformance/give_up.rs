@@ -75,6 +75,48 @@ pub(crate) async fn retry_of_the_last_delivery_gives_up_too(f: &Fixture) -> Resu
     Ok(())
 }
 
+pub(crate) async fn last_delivery_is_given_up_by_the_next_pull(f: &Fixture) -> Result<()> {
+    for delay in [None, Some(0), Some(200)] {
+        let stream = f.stream(&format!("S{delay:?}"), &["a"], Retention::Interest);
+        let consumer = impatient(f, &stream, "C");
+        f.apply(&[&stream], &[&consumer]).await?;
+        f.publish("a", "poison").await?;
+        for _ in 0..2 {
+            // A puller of its own each time, so that nobody asks afterwards.
+            let mut puller = f.pull(&consumer).await?;
+            let delivery = take_one(&mut puller).await?;
+            puller.close().await;
+            if let Some(delay) = delay {
+                delivery.retry(millis(delay)).await?;
+            }
+        }
+        pass(millis(1_000)).await;
+        assert_eq!(f.lag(&consumer).await?, (0, 1), "nobody asked yet: {delay:?}");
+        let mut puller = f.pull(&consumer).await?;
+        nothing(&mut puller, millis(300)).await?;
+        assert_eq!(f.lag(&consumer).await?, (0, 0));
+        puller.close().await;
+        assert_eq!(f.held(&stream).await?, 1);
+        f.bus.delete_stream(&stream.name).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn only_delivery_is_given_up_by_itself(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Interest);
+    let consumer = Consumer { max_deliver: 1, ..impatient(f, &stream, "C") };
+    f.apply(&[&stream], &[&consumer]).await?;
+    f.publish("a", "poison").await?;
+    let mut puller = f.pull(&consumer).await?;
+    take_one(&mut puller).await?;
+    puller.close().await;
+    f.until_lag(&consumer, (0, 0)).await?;
+    let info = f.bus.consumer_info(&stream.name, &consumer.durable).await?;
+    assert_eq!(info.redelivered, 0, "nothing ever is");
+    assert_eq!(f.held(&stream).await?, 1);
+    Ok(())
+}
+
 pub(crate) async fn acknowledged_last_delivery_is_not_given_up(f: &Fixture) -> Result<()> {
     let (stream, consumer) = one(f, Retention::Interest).await?;
     let mut advisories = f.bus.subscribe(&advisory(&consumer), None).await?;

@@ -4,6 +4,7 @@
 
 mod core;
 mod delivery;
+mod differential;
 mod fixture;
 mod give_up;
 mod memory_only;
@@ -69,6 +70,8 @@ suite! {
         exhausted_stays_on_a_work_queue
         exhausted_stays_on_a_limits_stream
         retry_of_the_last_delivery_gives_up_too
+        last_delivery_is_given_up_by_the_next_pull
+        only_delivery_is_given_up_by_itself
         acknowledged_last_delivery_is_not_given_up
         advisory_tells_of_exhausted_deliveries_once
         advisory_is_captured_by_a_stream
@@ -86,6 +89,7 @@ suite! {
         late_consumer_sees_what_is_still_stored
         termination_releases_for_one_of_two
         deleted_consumer_gives_up_its_interest
+        narrower_filter_gives_up_its_interest
         work_queue_gives_each_message_once
         work_queue_refuses_overlapping_consumers
         work_queue_survives_its_consumer
@@ -99,7 +103,8 @@ suite! {
         messages_without_an_id_are_no_duplicates
         same_id_on_two_streams_is_no_duplicate
         id_is_remembered_after_the_message_is_gone
-        id_is_forgotten_after_the_window;
+        id_is_forgotten_after_the_window
+        longer_window_brings_no_id_back;
     topology:
         apply_says_what_it_made_and_is_quiet_when_repeated
         compare_changes_nothing
@@ -107,6 +112,8 @@ suite! {
         setting_that_is_not_named_stays
         cursor_survives_an_update
         changed_filter_reads_on_from_the_cursor
+        delivered_is_what_was_handed_out
+        filter_may_be_empty
         impossible_topologies_are_refused
         consumer_without_its_stream_is_not_found
         deleted_consumer_is_not_found_and_can_be_made_anew

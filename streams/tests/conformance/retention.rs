@@ -104,6 +104,24 @@ pub(crate) async fn deleted_consumer_gives_up_its_interest(f: &Fixture) -> Resul
     f.until_held(&stream, 0).await
 }
 
+pub(crate) async fn narrower_filter_gives_up_its_interest(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a", "b"], Retention::Interest);
+    let mut wide = f.consumer(&stream, "wide", "*");
+    let other = f.consumer(&stream, "other", "a");
+    f.apply(&[&stream], &[&wide, &other]).await?;
+    for subject in ["a", "b", "b"] {
+        f.publish(subject, "x").await?;
+    }
+    assert_eq!(f.held(&stream).await?, 3);
+    wide.filter = f.subject("a");
+    f.apply(&[&stream], &[&wide, &other]).await?;
+    f.until_held(&stream, 1).await?;
+    for consumer in [&wide, &other] {
+        take_and_ack(&mut f.pull(consumer).await?, 1).await?;
+    }
+    f.until_held(&stream, 0).await
+}
+
 pub(crate) async fn work_queue_gives_each_message_once(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a", "b"], Retention::WorkQueue);
     f.apply(&[&stream], &[]).await?;
@@ -322,4 +340,19 @@ impl Tap for streams::Message {
         change(&mut self);
         self
     }
+}
+
+pub(crate) async fn longer_window_brings_no_id_back(f: &Fixture) -> Result<()> {
+    let mut stream = f.stream("S", &["a"], Retention::Limits);
+    stream.duplicate_window = millis(300);
+    f.apply(&[&stream], &[]).await?;
+    assert_eq!(f.bus.publish(f.message_with_id("a", "id")).await?.sequence, 1);
+    pass(millis(900)).await;
+    stream.duplicate_window = Duration::from_secs(60);
+    f.apply(&[&stream], &[]).await?;
+    for (sequence, duplicate) in [(2, false), (2, true)] {
+        let published = f.bus.publish(f.message_with_id("a", "id")).await?;
+        assert_eq!((published.sequence, published.duplicate), (sequence, duplicate));
+    }
+    Ok(())
 }

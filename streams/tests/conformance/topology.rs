@@ -123,6 +123,35 @@ pub(crate) async fn changed_filter_reads_on_from_the_cursor(f: &Fixture) -> Resu
     }
 }
 
+pub(crate) async fn delivered_is_what_was_handed_out(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a", "b"], Retention::Limits);
+    let consumer = f.consumer(&stream, "C", "a");
+    f.apply(&[&stream], &[&consumer]).await?;
+    for subject in ["a", "b", "b"] {
+        f.publish(subject, "x").await?;
+    }
+    let mut puller = f.pull(&consumer).await?;
+    take_and_ack(&mut puller, 1).await?;
+    nothing(&mut puller, millis(300)).await?;
+    let info = f.bus.consumer_info(&stream.name, &consumer.durable).await?;
+    assert_eq!((info.delivered, info.ack_floor), (1, 1), "although it looked farther");
+    Ok(())
+}
+
+pub(crate) async fn filter_may_be_empty(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a", "b"], Retention::Limits);
+    let mut consumer = f.consumer(&stream, "C", "");
+    f.apply(&[&stream], &[&consumer]).await?;
+    assert_eq!(f.apply(&[&stream], &[&consumer]).await?, Vec::<String>::new());
+    consumer.filter = f.subject("a");
+    let told = format!(
+        "consumer {} on {}: filter_subject was \"\", becomes \"{}\"",
+        consumer.durable, stream.name, consumer.filter
+    );
+    assert_eq!(f.apply(&[&stream], &[&consumer]).await?, [told]);
+    Ok(())
+}
+
 pub(crate) async fn impossible_topologies_are_refused(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a.*"], Retention::Limits);
     f.apply(&[&stream], &[]).await?;
@@ -155,8 +184,13 @@ pub(crate) async fn impossible_topologies_are_refused(f: &Fixture) -> Result<()>
 pub(crate) async fn consumer_without_its_stream_is_not_found(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     let consumer = f.consumer(&stream, "C", "a");
-    let made = f.bus.apply(&topology(&[], &[&consumer])).await;
-    assert!(matches!(made, Err(BusError::NotFound(_))), "{made:?}");
+    // Nor is one that could not be made anywhere.
+    let mut impossible = consumer.clone();
+    (impossible.max_deliver, impossible.backoff) = (1, vec![millis(100), millis(200)]);
+    for consumer in [&consumer, &impossible] {
+        let made = f.bus.apply(&topology(&[], &[consumer])).await;
+        assert!(matches!(made, Err(BusError::NotFound(_))), "{made:?}");
+    }
     Ok(())
 }
 
