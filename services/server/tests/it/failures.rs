@@ -104,27 +104,30 @@ async fn a_deleted_stream_and_consumer_are_made_again() {
 }
 
 #[tokio::test]
-async fn nats_restarts_and_location_stream_is_back() {
+async fn nats_restarts_and_location_stream_is_gone_while_health_stays_green() {
     let mut running = Running::start(Shape::Nats, &[]).await;
-    let mut driver = Person::driver(running.addr(), 1).await.connect(None).await;
+    let addr = running.addr();
+    let ready = async || http(addr, "GET", "/health/ready", None, None).await.0;
+    let mut driver = Person::driver(addr, 1).await.connect(None).await;
     online(&mut driver, 40.751).await;
-    let nats = running.nats.as_mut().unwrap();
-    nats.kill();
-    nats.start().unwrap();
+    running.nats.as_mut().unwrap().kill();
+    until("health is red", async || ready().await == 503).await;
+    running.nats.as_mut().unwrap().start().unwrap();
     let platform = &running.apps[0].platform;
-    until("memory streams are back", async || platform.bus.stream_info("LOCATION_STREAM").await.is_ok()).await;
-    until("health is green", async || http(running.addr(), "GET", "/health/ready", None, None).await.0 == 200).await;
+    until("health is green", async || ready().await == 200).await;
+    let stream = platform.bus.stream_info("LOCATION_STREAM").await;
+    assert!(stream.is_ok(), "health is green once the memory stream is back, not before: {stream:?}");
     let now = platform.world.now().to_rfc3339();
     let point = json!({"location": {"lat": 40.751, "lng": -73.98}, "recorded_at": now});
     until("a position is taken", async || driver.ask("location.update", point.clone()).await["type"] == "ack").await;
-    let mut passenger = Person::passenger(running.addr(), 2).await.connect(None).await;
+    let mut passenger = Person::passenger(addr, 2).await.connect(None).await;
     passenger.ack("finder.update", trip()).await;
     driver.event("match.found").await;
     running.stop().await;
 }
 
 #[tokio::test]
-async fn an_event_reaches_a_socket_on_another_pod() {
+async fn events_for_a_user_connected_elsewhere_are_acked_and_dropped() {
     let running = Running::split(&[]).await;
     let (one, other) = (running.apps[0].addr, running.apps[4].addr);
     let driver = Person::driver(one, 1).await;

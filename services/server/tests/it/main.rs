@@ -11,6 +11,7 @@ mod audit;
 mod client;
 mod failures;
 mod letters;
+mod named_failures;
 mod platforms;
 mod program;
 mod ride;

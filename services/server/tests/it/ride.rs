@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::client::{Person, Socket, http};
 use crate::platforms::{Running, Shape};
 
+/// Makes two tests of each function: `embedded::<name>` and `nats::<name>`.
 macro_rules! both {
     ($($name:ident),+ $(,)?) => {
         mod embedded { $(#[tokio::test] async fn $name() { super::$name(super::Shape::Embedded).await })+ }
@@ -13,7 +14,13 @@ macro_rules! both {
     };
 }
 
-both!(a_ride_from_request_to_receipt, a_declined_offer_goes_to_the_next_driver, a_refused_payment_frees_both);
+pub(crate) use both;
+
+both!(
+    a_ride_from_request_to_receipt,
+    a_declined_offer_goes_to_the_next_driver,
+    payment_refused_leaves_both_parties_locked
+);
 
 pub(crate) fn at(lat: f64, lng: f64) -> Value {
     json!({"lat": lat, "lng": lng})
@@ -127,7 +134,7 @@ async fn a_declined_offer_goes_to_the_next_driver(shape: Shape) {
     running.stop().await;
 }
 
-async fn a_refused_payment_frees_both(shape: Shape) {
+async fn payment_refused_leaves_both_parties_locked(shape: Shape) {
     let running = Running::start(shape, &["--payment-provider", "refuse", "--track-max-speed-mps", "1000000"]).await;
     let (driver, passenger) = (Person::driver(running.addr(), 1).await, Person::passenger(running.addr(), 2).await);
     let (mut d, mut p) = (driver.connect(None).await, passenger.connect(None).await);
