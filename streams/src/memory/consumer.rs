@@ -101,15 +101,16 @@ impl Consumer {
 
     /// Takes a new configuration; the cursor and what is out stay. `stored` are the sequences, from the cursor on, of what
     /// the new filter wants.
-    pub(super) fn update(&mut self, config: topology::Consumer, stored: VecDeque<u64>) {
+    pub(super) fn update(&mut self, config: topology::Consumer, stored: VecDeque<u64>, now: Instant) {
         let was = std::mem::replace(&mut self.config, normal(config));
         self.waiting = stored;
         self.due.clear();
-        // Waits that have begun are those of the new configuration, from their beginning on.
+        // Waits that have begun are those of the new configuration, from their beginning on; what is over by that comes
+        // back now, together, and so in the order of the stream.
         for (&sequence, pending) in &mut self.pending {
             let Place::Out(until) = &mut pending.place else { continue };
             let (old, new) = (patience(&was, pending.deliveries), patience(&self.config, pending.deliveries));
-            *until = (*until + new).checked_sub(old).unwrap_or(*until);
+            *until = (*until + new).checked_sub(old).map_or(now, |until| until.max(now));
             self.due.insert((*until, sequence));
         }
         self.wake.notify_waiters();

@@ -267,7 +267,7 @@ impl Server {
                 self.stream(&wanted.stream)?;
                 self.check_consumer(&wanted).map_err(|e| BusError::Refused(format!("{what}: {e}")))?;
                 if let Some(stream) = self.streams.get_mut(&wanted.stream) {
-                    stream.put_consumer(wanted, &mut self.alarm);
+                    stream.put_consumer(wanted, now, &mut self.alarm);
                 }
             }
         }

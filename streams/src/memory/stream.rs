@@ -279,12 +279,12 @@ impl Stream {
         self.messages.range(from..).filter(|(_, e)| wanted(e)).map(|(s, _)| *s).collect()
     }
 
-    pub(super) fn put_consumer(&mut self, config: topology::Consumer, alarm: &mut Alarm) {
+    pub(super) fn put_consumer(&mut self, config: topology::Consumer, now: Instant, alarm: &mut Alarm) {
         let from = self.consumers.get(&config.durable).map_or_else(|| self.first(), Consumer::cursor);
         let stored = self.sequences(&config.filter, from);
         match self.consumers.get_mut(&config.durable) {
             Some(consumer) => {
-                consumer.update(config, stored);
+                consumer.update(config, stored, now);
                 // A filter that covers less is an interest lost.
                 if self.config.retention == Retention::Interest {
                     self.release_unneeded();

@@ -501,3 +501,22 @@ pub(crate) async fn each_publishers_order_is_kept(f: &Fixture) -> Result<()> {
     }
     Ok(())
 }
+
+pub(crate) async fn new_ack_wait_counts_for_what_is_in_flight(f: &Fixture) -> Result<()> {
+    let (stream, mut consumer) = one(f, |_| ()).await?;
+    f.publish_numbers("a", 3).await?;
+    let mut puller = f.pull(&consumer).await?;
+    let taken = take(&mut puller, 3).await?;
+    puller.close().await;
+    // Its own wait makes the first one the last to come back; but all of them are over when the new one counts.
+    pass(millis(500)).await;
+    taken[0].in_progress().await?;
+    pass(millis(500)).await;
+    consumer.ack_wait = millis(200);
+    f.apply(&[&stream], &[&consumer]).await?;
+    pass(millis(1_000)).await;
+    let again = take_and_ack(&mut f.pull(&consumer).await?, 3).await?;
+    assert_eq!(texts(&again), numbers(0..3));
+    assert!(again.iter().all(|d| d.deliveries == 2));
+    Ok(())
+}

@@ -50,7 +50,7 @@ const LENGTH: usize = 40;
 /// Runs on memory with operations late by chance, to find where a sequence hangs on the clock.
 const JITTERED_RUNS: u64 = 6;
 /// Runs on the server until one is undisturbed.
-const TRIES: u32 = 4;
+const TRIES: u32 = 8;
 /// Kinds of differences of which one is made short and shown.
 const SHOWN: usize = 6;
 
@@ -205,7 +205,7 @@ async fn random_sequences_give_the_same_trace_on_both_buses() -> Result<()> {
     });
     report = join_all(shown).await.concat();
     assert!(differing.is_empty(), "{report}");
-    assert!(disturbed.len() as u64 * 10 <= count, "the machine is too busy to compare by: {disturbed:?}");
-    assert!(steps as u64 * 2 >= count * LENGTH as u64, "only {steps} steps could be compared");
+    let enough = steps as u64 * 2 >= count * LENGTH as u64;
+    assert!(enough, "only {steps} steps could be compared, the machine was too busy: {disturbed:?}");
     Ok(())
 }

@@ -64,7 +64,8 @@ suite! {
         consumer_that_was_away_gets_everything
         consumers_do_not_disturb_each_other
         a_thousand_messages_reach_both_consumers_in_order
-        each_publishers_order_is_kept;
+        each_publishers_order_is_kept
+        new_ack_wait_counts_for_what_is_in_flight;
     give_up:
         exhausted_stays_on_an_interest_stream
         exhausted_stays_on_a_work_queue
