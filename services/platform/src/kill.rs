@@ -53,7 +53,7 @@ fn parse(text: &str) -> (String, std::sync::atomic::AtomicU64) {
     (name.to_owned(), nth.parse().unwrap_or(1).into())
 }
 
-#[cfg(test)]
+#[cfg(all(test, debug_assertions))]
 mod tests {
     use super::*;
 

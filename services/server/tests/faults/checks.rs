@@ -92,7 +92,7 @@ fn rides(books: &Books) -> Vec<String> {
 }
 
 /// SHA-256 over the RFC 8785 form of the body without `hash`.
-fn hash(body: &Value) -> String {
+pub(crate) fn hash(body: &Value) -> String {
     let mut body = body.clone();
     body.as_object_mut().unwrap().remove("hash");
     let canonical = serde_jcs::to_vec(&body).unwrap();
