@@ -251,8 +251,7 @@ impl Stream {
                 }
                 match self.config.retention {
                     Retention::Limits => {}
-                    Retention::WorkQueue => self.remove(sequence),
-                    Retention::Interest => self.release(sequence),
+                    Retention::WorkQueue | Retention::Interest => self.release(sequence),
                 }
                 Some(Taken::Noted)
             }

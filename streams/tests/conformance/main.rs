@@ -105,7 +105,8 @@ suite! {
         same_id_on_two_streams_is_no_duplicate
         id_is_remembered_after_the_message_is_gone
         id_is_forgotten_after_the_window
-        longer_window_brings_no_id_back;
+        longer_window_brings_no_id_back
+        late_answer_takes_nothing_from_a_work_queue_s_next_consumer;
     topology:
         apply_says_what_it_made_and_is_quiet_when_repeated
         compare_changes_nothing

@@ -356,3 +356,23 @@ pub(crate) async fn longer_window_brings_no_id_back(f: &Fixture) -> Result<()> {
     }
     Ok(())
 }
+
+pub(crate) async fn late_answer_takes_nothing_from_a_work_queue_s_next_consumer(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a", "b"], Retention::WorkQueue);
+    let (mut consumer, next) = (f.consumer(&stream, "C", "a"), f.consumer(&stream, "next", "a"));
+    f.apply(&[&stream], &[&consumer]).await?;
+    f.publish("a", "0").await?;
+    let mut puller = f.pull(&consumer).await?;
+    let late = take_one(&mut puller).await?;
+    puller.close().await;
+    f.bus.delete_consumer(&stream.name, &consumer.durable).await?;
+    // Another consumer of that name, for another subject, has looked past the message.
+    consumer.filter = f.subject("b");
+    f.apply(&[&stream], &[&next, &consumer]).await?;
+    let mut puller = f.pull(&consumer).await?;
+    nothing(&mut puller, millis(300)).await?;
+    puller.close().await;
+    late.ack_confirmed().await?;
+    assert_eq!(texts(&take_and_ack(&mut f.pull(&next).await?, 1).await?), ["0"]);
+    f.until_held(&stream, 0).await
+}
