@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "rides/audit.rs"]
-mod audit;
 #[path = "../../platform/tests/database.rs"]
 mod database;
 
@@ -244,6 +242,10 @@ macro_rules! on_both {
         }
     };
 }
+
+// After the macro, which it uses too.
+#[path = "rides/audit.rs"]
+mod audit;
 
 on_both!(
     one_ride_from_match_to_receipt,

@@ -12,17 +12,6 @@ use streams::{Message, RideStatus};
 
 use super::{City, Kind, database};
 
-macro_rules! on_both {
-    ($($name:ident),+ $(,)?) => {
-        mod on_memory {
-            $(#[tokio::test(start_paused = true)] async fn $name() { super::$name(super::Kind::Memory).await; })+
-        }
-        mod on_postgres {
-            $(#[tokio::test] async fn $name() { super::$name(super::Kind::Postgres).await; })+
-        }
-    };
-}
-
 on_both!(
     a_deleted_stream_is_told_again_byte_for_byte,
     the_tables_are_made_again_from_the_stream,
