@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Consumers are asked less often: it is a request for each.
-const CONSUMERS_EVERY: u32 = 5;
+const CONSUMERS_EVERY: Duration = Duration::from_secs(5);
 /// How long a message is stored that nobody waits for, before that is an alarm: the sweeper, which may still bring it to the
 /// dead letters, waits one ack wait for somebody slow, and tries again when something is away.
 const STUCK_AFTER: Duration = Duration::from_secs(120);
@@ -21,41 +21,51 @@ pub type Check = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), StoreErr
 
 /// Looks until shutdown, or until the bus is closed for good: then the process must end.
 pub async fn watch(platform: Platform, stores: Vec<(&'static str, Check)>) {
-    let mut suspects = Suspects::default();
-    for round in 0u32.. {
-        tokio::select! {
-            biased;
-            () = platform.shutdown.begun() => return,
-            () = look(&platform, &stores, round, &mut suspects) => {}
+    // Side by side: while one waits for a server that is gone, the others go on telling the truth.
+    tokio::select! {
+        biased;
+        () = platform.shutdown.begun() => {}
+        () = look_at_bus(&platform) => {}
+        () = look_at_stores(&platform, &stores) => {}
+        () = look_at_consumers(&platform) => {}
+    }
+}
+
+/// Returns once the bus is closed for good.
+async fn look_at_bus(platform: &Platform) {
+    loop {
+        match timeout(Duration::from_secs(5), platform.bus.check()).await {
+            Ok(Ok(())) => platform.health.good("bus"),
+            Ok(Err(error)) => platform.health.bad("bus", error.to_string()),
+            Err(_) => platform.health.bad("bus", "no answer in 5 s"),
         }
+        platform.metrics.core_dropped.set(platform.bus.dropped() as f64);
         if platform.bus.is_closed() {
             // Only a new process has a new client.
             tracing::error!("the connection to NATS is closed for good");
             return;
         }
-        tokio::select! {
-            biased;
-            () = platform.shutdown.begun() => return,
-            () = sleep(LOOK_EVERY) => {}
-        }
+        sleep(LOOK_EVERY).await;
     }
 }
 
-async fn look(platform: &Platform, stores: &[(&'static str, Check)], round: u32, suspects: &mut Suspects) {
-    match timeout(Duration::from_secs(5), platform.bus.check()).await {
-        Ok(Ok(())) => platform.health.good("bus"),
-        Ok(Err(error)) => platform.health.bad("bus", error.to_string()),
-        Err(_) => platform.health.bad("bus", "no answer in 5 s"),
-    }
-    for (name, check) in stores {
-        match check().await {
-            Ok(()) => platform.health.good(&format!("database {name}")),
-            Err(error) => platform.health.bad(&format!("database {name}"), error.to_string()),
+async fn look_at_stores(platform: &Platform, stores: &[(&'static str, Check)]) {
+    loop {
+        for (name, check) in stores {
+            match check().await {
+                Ok(()) => platform.health.good(&format!("database {name}")),
+                Err(error) => platform.health.bad(&format!("database {name}"), error.to_string()),
+            }
         }
+        sleep(LOOK_EVERY).await;
     }
-    platform.metrics.core_dropped.set(platform.bus.dropped() as f64);
-    if round.is_multiple_of(CONSUMERS_EVERY) {
-        consumers(platform, suspects).await;
+}
+
+async fn look_at_consumers(platform: &Platform) {
+    let mut suspects = Suspects::default();
+    loop {
+        consumers(platform, &mut suspects).await;
+        sleep(CONSUMERS_EVERY).await;
     }
 }
 
