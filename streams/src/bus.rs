@@ -508,6 +508,18 @@ impl Bus {
         }
     }
 
+    /// When the newest of `stream` and these of its consumers was made: a later time than before says that it was lost and
+    /// made again, or one of them was, without what the lost one held.
+    ///
+    /// # Errors
+    /// [`BusError::NotFound`] if it or one of them is missing, [`BusError::Unavailable`].
+    pub async fn made(&self, stream: &str, durables: &[&str]) -> Result<DateTime<Utc>, BusError> {
+        match self {
+            Self::Nats(b) => b.made(stream, durables).await,
+            Self::Memory(b) => b.made(stream, durables),
+        }
+    }
+
     /// The message with this sequence.
     ///
     /// # Errors

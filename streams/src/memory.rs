@@ -262,6 +262,16 @@ impl MemoryBus {
         self.0.with(|server, now| server.stream(stream).map(|_| server.wall_time(now)))
     }
 
+    pub(crate) fn made(&self, stream: &str, durables: &[&str]) -> Result<DateTime<Utc>, BusError> {
+        self.0.with(|server, _| {
+            let mut made = server.stream(stream)?.made;
+            for durable in durables {
+                made = made.max(server.consumer(stream, durable)?.made);
+            }
+            Ok(server.wall_time(made))
+        })
+    }
+
     pub(crate) fn delete_stream(&self, stream: &str) -> Result<(), BusError> {
         self.0.with(|server, _| server.delete_stream(stream))
     }

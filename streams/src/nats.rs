@@ -15,7 +15,7 @@ use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::{self, response::Response};
 use async_nats::{Client, HeaderMap, HeaderName, StatusCode};
 use bytes::Bytes;
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use futures_util::{FutureExt, StreamExt, stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -72,14 +72,30 @@ async fn sent<T, E: std::fmt::Display>(what: &str, sending: impl Future<Output =
 pub(crate) struct Answer {
     client: Client,
     to: async_nats::Subject,
+    reconnects: Arc<AtomicU64>,
+    /// How many there had been when it was asked for.
+    connection: u64,
 }
 
 impl Answer {
+    /// An answer goes over the connection by which the message came, or not at all. The server takes it by the stream's and
+    /// the consumer's names and the sequence: on a stream that was lost with its server and made again, an answer to an
+    /// old message would release a new one that nobody has handled. What is not answered comes again.
+    fn still_counts(&self) -> Result<(), BusError> {
+        let connected = self.client.connection_state() == async_nats::connection::State::Connected;
+        if connected && self.reconnects.load(Ordering::Relaxed) == self.connection {
+            return Ok(());
+        }
+        Err(BusError::Unavailable("the connection by which the message came is gone; it comes again".to_owned()))
+    }
+
     async fn send(&self, what: Bytes) -> Result<(), BusError> {
+        self.still_counts()?;
         sent("an acknowledgement", self.client.publish(self.to.clone(), what)).await
     }
 
     async fn confirmed(&self, what: &'static str) -> Result<(), BusError> {
+        self.still_counts()?;
         let request = self.client.request(self.to.clone(), what.into());
         match timeout(ANSWER_WAIT, request).await {
             Ok(Ok(_)) => Ok(()),
@@ -127,6 +143,9 @@ pub struct Puller {
     messages: async_nats::Subscriber,
     asked: usize,
     asked_until: Instant,
+    reconnects: Arc<AtomicU64>,
+    /// How many there had been at the last request.
+    connection: u64,
     ready: VecDeque<async_nats::Message>,
     closed: Arc<AtomicBool>,
 }
@@ -137,6 +156,7 @@ impl Puller {
         let expires = wait.max(Duration::from_millis(50));
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, self.durable);
         let body = json!({"batch": batch, "expires": expires.as_nanos() as u64}).to_string();
+        self.connection = self.reconnects.load(Ordering::Relaxed);
         sent("a pull", self.client.publish_with_reply(subject, self.inbox.clone(), body.into())).await?;
         self.asked = batch;
         self.asked_until = Instant::now() + expires + Duration::from_secs(1);
@@ -197,7 +217,12 @@ impl Puller {
             consumer: self.durable.clone(),
             deliveries,
             pending,
-            answer: bus::Answer::Nats(Answer { client: self.client.clone(), to }),
+            answer: bus::Answer::Nats(Answer {
+                client: self.client.clone(),
+                to,
+                reconnects: self.reconnects.clone(),
+                connection: self.connection,
+            }),
         })
     }
 
@@ -561,6 +586,8 @@ impl NatsBus {
             messages,
             asked: 0,
             asked_until: Instant::now(),
+            reconnects: self.reconnects.clone(),
+            connection: 0,
             ready: VecDeque::new(),
             closed: self.closed.clone(),
         })
@@ -610,6 +637,17 @@ impl NatsBus {
             ack_floor: info.ack_floor.stream_sequence,
             delivered: info.delivered.stream_sequence,
         })
+    }
+
+    pub(crate) async fn made(&self, stream: &str, durables: &[&str]) -> Result<DateTime<Utc>, BusError> {
+        let info: jetstream::stream::Info = self.api(&format!("STREAM.INFO.{stream}"), &json!({})).await?;
+        let mut made = info.created;
+        for durable in durables {
+            let subject = format!("CONSUMER.INFO.{stream}.{durable}");
+            let info: jetstream::consumer::Info = self.api(&subject, &json!({})).await?;
+            made = made.max(info.created);
+        }
+        Ok(made)
     }
 
     pub(crate) async fn delete_stream(&self, stream: &str) -> Result<(), BusError> {

@@ -21,6 +21,7 @@ const DEFAULT_ACK_WAIT: Duration = Duration::from_secs(30);
 pub(super) struct Consumer {
     pub(super) config: topology::Consumer,
     pub(super) name: Arc<str>,
+    pub(super) made: Instant,
     /// For pullers that wait: something came, or the consumer is gone.
     pub(super) wake: Arc<Notify>,
     /// Stored, wanted, never delivered; ascending.
@@ -79,9 +80,16 @@ pub(super) struct GivenUp {
 
 impl Consumer {
     /// A consumer from the stream's beginning. `stored` are the sequences of what it wants, `first` the oldest in the stream.
-    pub(super) fn new(config: &topology::Consumer, storage: Storage, stored: VecDeque<u64>, first: u64) -> Self {
+    pub(super) fn new(
+        config: &topology::Consumer,
+        storage: Storage,
+        stored: VecDeque<u64>,
+        first: u64,
+        made: Instant,
+    ) -> Self {
         Self {
             name: config.durable.as_str().into(),
+            made,
             config: normal(config.clone()),
             wake: Arc::default(),
             waiting: stored,

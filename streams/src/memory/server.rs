@@ -248,7 +248,7 @@ impl Server {
                     Some(stream) => stream.update(wanted.clone(), now, &mut self.alarm),
                     None => {
                         self.incarnations += 1;
-                        self.streams.insert(wanted.name.clone(), Stream::new(wanted.clone(), self.incarnations));
+                        self.streams.insert(wanted.name.clone(), Stream::new(wanted.clone(), self.incarnations, now));
                     }
                 }
             }

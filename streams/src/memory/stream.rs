@@ -20,6 +20,7 @@ pub(super) struct Stream {
     pub(super) name: Arc<str>,
     /// Tells this stream from one of the same name that was deleted.
     pub(super) incarnation: u64,
+    pub(super) made: Instant,
     pub(super) consumers: BTreeMap<String, Consumer>,
     /// For replays: something was stored, or the stream is gone.
     pub(super) stored: Arc<Notify>,
@@ -64,11 +65,12 @@ pub(super) enum Taken {
 }
 
 impl Stream {
-    pub(super) fn new(config: topology::Stream, incarnation: u64) -> Self {
+    pub(super) fn new(config: topology::Stream, incarnation: u64, made: Instant) -> Self {
         Self {
             name: config.name.as_str().into(),
             config: normal(config),
             incarnation,
+            made,
             consumers: BTreeMap::new(),
             stored: Arc::default(),
             room: Arc::default(),
@@ -293,8 +295,8 @@ impl Stream {
                 }
             }
             None => {
-                self.consumers
-                    .insert(config.durable.clone(), Consumer::new(&config, self.config.storage, stored, from));
+                let consumer = Consumer::new(&config, self.config.storage, stored, from, now);
+                self.consumers.insert(config.durable.clone(), consumer);
             }
         }
     }

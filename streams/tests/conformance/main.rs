@@ -110,6 +110,8 @@ suite! {
     topology:
         apply_says_what_it_made_and_is_quiet_when_repeated
         compare_changes_nothing
+        what_was_made_anew_has_a_later_time
+        late_answer_takes_nothing_from_a_stream_that_was_made_anew
         differences_are_told_and_made_right
         setting_that_is_not_named_stays
         cursor_survives_an_update

@@ -359,3 +359,66 @@ async fn heal_a_restart(f: &Fixture) -> Result<()> {
     }
     Ok(())
 }
+
+pub(crate) async fn late_answer_takes_nothing_from_a_stream_that_was_made_anew(f: &Fixture) -> Result<()> {
+    if f.is_memory() {
+        // Lost with its server, and so with everybody who could answer.
+        return Ok(());
+    }
+    let alone = f.alone().await?;
+    let result = answer_over_a_restart(alone).await;
+    alone.end();
+    result
+}
+
+async fn answer_over_a_restart(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Interest);
+    let consumer = f.consumer(&stream, "C", "a");
+    f.apply(&[&stream], &[&consumer]).await?;
+    f.publish_numbers("a", 3).await?;
+    let old = take(&mut f.pull(&consumer).await?, 3).await?;
+    f.restart().await?;
+    f.apply(&[&stream], &[&consumer]).await?;
+    f.publish_numbers("a", 3).await?;
+    let new = take(&mut f.pull(&consumer).await?, 3).await?;
+    let places = |all: &[streams::Delivery]| all.iter().map(|d| d.message.sequence).collect::<Vec<_>>();
+    assert_eq!(places(&old), places(&new));
+    assert!(matches!(old[0].ack().await, Err(BusError::Unavailable(_))));
+    assert!(matches!(old[1].terminate().await, Err(BusError::Unavailable(_))));
+    assert!(matches!(old[2].retry(Duration::ZERO).await, Err(BusError::Unavailable(_))));
+    new[0].ack_confirmed().await?;
+    let info = f.bus.consumer_info(&stream.name, &consumer.durable).await?;
+    assert_eq!((info.ack_pending, info.pending), (2, 0), "the other two are with whoever has them now");
+    Ok(())
+}
+
+pub(crate) async fn what_was_made_anew_has_a_later_time(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a", "b"], Retention::Interest);
+    let (first, second) = (f.consumer(&stream, "C", "a"), f.consumer(&stream, "D", "b"));
+    let missing = |made| matches!(made, Err(BusError::NotFound(_)));
+    assert!(missing(f.bus.made(&stream.name, &[]).await));
+    f.apply(&[&stream], &[&first]).await?;
+    let made = async |durables: &[&str]| f.bus.made(&stream.name, durables).await;
+    assert!(missing(made(&[&first.durable, &second.durable]).await));
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    f.apply(&[&stream], &[&first, &second]).await?;
+    let (alone, one, both) = (
+        made(&[]).await?,
+        made(&[&first.durable]).await?,
+        made(&[&first.durable, &second.durable]).await?,
+    );
+    assert!(alone <= one && one < both, "{alone} {one} {both}");
+    f.publish("a", "1").await?;
+    assert_eq!(made(&[&first.durable, &second.durable]).await?, both, "use changes nothing");
+    f.bus.delete_consumer(&stream.name, &first.durable).await?;
+    assert!(missing(made(&[&first.durable]).await));
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    f.apply(&[&stream], &[&first, &second]).await?;
+    let again = made(&[&first.durable, &second.durable]).await?;
+    assert!(both < again && made(&[&second.durable]).await? == both && made(&[]).await? == alone);
+    f.bus.delete_stream(&stream.name).await?;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    f.apply(&[&stream], &[&first, &second]).await?;
+    assert!(again < made(&[]).await?);
+    Ok(())
+}
