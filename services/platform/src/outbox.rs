@@ -4,6 +4,8 @@
 //! left. A row is marked only after the stream acknowledged it: dying between the two publishes it again, and the stream's
 //! duplicate window, or the readers' inbox, makes that harmless.
 
+pub mod lost;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use chrono::{DateTime, Utc};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use streams::event::rfc3339;
-use streams::{Event, Headers, Message, Service, bus};
+use streams::{BusError, Event, Headers, Message, Service, bus};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -149,17 +151,13 @@ impl Hints {
     }
 }
 
-/// Whether all rows were published and marked.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Whether all rows were published and marked; the worse is the greater.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Done {
     All,
     Partly,
-}
-
-impl Done {
-    fn and(self, other: Self) -> Self {
-        if self == Self::All { other } else { self }
-    }
+    /// Not all, for a stream is missing.
+    Missing,
 }
 
 impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
@@ -170,6 +168,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
         let mut next_floor = Instant::now() + FLOOR;
         let mut retry_at: Option<Instant> = None;
         let mut drain_until = None;
+        let mut watch = lost::Watch::default();
         loop {
             // Looked at once a round: a round that began before the stop does not know what was committed since.
             let stopping = stop.has_begun();
@@ -177,23 +176,27 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
             let now = Instant::now();
             let retry = retry_at.is_some_and(|at| now >= at);
             let read = handed_read || retry || stopping;
-            let mut done = Done::All;
+            let mut done = self.mend(&platform, service, &mut watch, &stop).await;
+            let sound = done == Done::All;
             // Where the table must be read, the rows in hand are read with it: sent first, they might overtake.
-            if !rows.is_empty() && !read {
+            if sound && !rows.is_empty() && !read {
                 done = self.send(&platform, service, rows, &mut HashSet::new()).await;
             }
             if read || now >= next_floor {
-                done = done.and(self.send_waiting(&platform, service, (!read).then_some(FLOOR_AGE)).await);
+                if sound {
+                    done = done.max(self.send_waiting(&platform, service, (!read).then_some(FLOOR_AGE)).await);
+                }
                 self.tell_age(&platform, service, &part).await;
                 next_floor = Instant::now() + FLOOR;
             }
             if done == Done::All && (retry || retry_at.is_none()) {
                 delays.reset();
                 retry_at = None;
-            } else if done == Done::Partly && (retry || retry_at.is_none()) {
+            } else if done != Done::All && (retry || retry_at.is_none()) {
                 // What failed is read again from the table, after a pause that grows; what is new does not wait for it.
                 retry_at = Some(Instant::now() + delays.next_delay());
             }
+            watch.note(done);
             if stopping {
                 let until = *drain_until.get_or_insert_with(|| Instant::now() + DRAIN_WAIT);
                 if done == Done::All {
@@ -223,7 +226,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
                     let full = rows.len() == PAGE;
                     after = rows.last().map_or(after, |row| row.seq);
                     if !rows.is_empty() {
-                        done = done.and(self.send(platform, service, rows, &mut stuck).await);
+                        done = done.max(self.send(platform, service, rows, &mut stuck).await);
                     }
                     if !full {
                         return done;
@@ -277,7 +280,8 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
                         if all == Done::All {
                             tracing::warn!(%error, message_id = row.message_id, "an event waits in the outbox");
                         }
-                        all = Done::Partly;
+                        let missing = matches!(error, BusError::NotFound(_));
+                        all = all.max(if missing { Done::Missing } else { Done::Partly });
                         stuck.insert(row.key);
                     }
                 }
@@ -289,7 +293,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
             kill::point("relay.before_mark");
             if let Err(error) = self.mark_published(&published).await {
                 tracing::warn!(%error, "published events could not be marked; they will be published again");
-                all = Done::Partly;
+                all = all.max(Done::Partly);
             }
         }
         all

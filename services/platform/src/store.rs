@@ -311,6 +311,14 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
         &self.relay
     }
 
+    /// The connections of the relay; none in memory.
+    pub(crate) fn relay_pool(&self) -> Option<&PgPool> {
+        match &self.backend {
+            Backend::Postgres { relay_pool, .. } => Some(relay_pool),
+            Backend::Memory(_) => None,
+        }
+    }
+
     pub(crate) fn world(&self) -> &World {
         &self.world
     }
@@ -401,7 +409,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
 }
 
 /// Bounds a statement of the relay.
-async fn relayed<R>(statement: impl Future<Output = sqlx::Result<R>>) -> Result<R, StoreError> {
+pub(crate) async fn relayed<R>(statement: impl Future<Output = sqlx::Result<R>>) -> Result<R, StoreError> {
     match timeout(RELAY_WAIT, statement).await {
         Ok(done) => Ok(done?),
         Err(_) => Err(StoreError::Unavailable(format!("no answer in {RELAY_WAIT:?}"))),

@@ -13,6 +13,8 @@ pub struct Metrics {
     registry: Registry,
     /// Events published to streams, by service.
     pub published: IntCounterVec,
+    /// Events published again because their stream was lost, by service.
+    pub published_again: IntCounterVec,
     /// Messages handled and acknowledged, by consumer.
     pub handled: IntCounterVec,
     /// Tries that failed, by consumer.
@@ -70,6 +72,11 @@ impl Metrics {
         let gauge = |name: &str, help: &str| kept(&registry, Gauge::new(format!("rideshare_{name}"), help));
         Self {
             published: counter("events_published_total", "Events published to streams.", "service"),
+            published_again: counter(
+                "events_published_again_total",
+                "Events published again because their stream was lost.",
+                "service",
+            ),
             handled: counter("messages_handled_total", "Messages handled and acknowledged.", "consumer"),
             failed: counter("message_failures_total", "Tries that failed.", "consumer"),
             redelivered: counter("messages_redelivered_total", "Messages that came again.", "consumer"),

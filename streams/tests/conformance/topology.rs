@@ -402,11 +402,8 @@ pub(crate) async fn what_was_made_anew_has_a_later_time(f: &Fixture) -> Result<(
     assert!(missing(made(&[&first.durable, &second.durable]).await));
     tokio::time::sleep(Duration::from_millis(5)).await;
     f.apply(&[&stream], &[&first, &second]).await?;
-    let (alone, one, both) = (
-        made(&[]).await?,
-        made(&[&first.durable]).await?,
-        made(&[&first.durable, &second.durable]).await?,
-    );
+    let (alone, one, both) =
+        (made(&[]).await?, made(&[&first.durable]).await?, made(&[&first.durable, &second.durable]).await?);
     assert!(alone <= one && one < both, "{alone} {one} {both}");
     f.publish("a", "1").await?;
     assert_eq!(made(&[&first.durable, &second.durable]).await?, both, "use changes nothing");

@@ -10,4 +10,5 @@ mod nats_server;
 mod accounts;
 mod consumer;
 mod dead_letters;
+mod lost_streams;
 mod store;

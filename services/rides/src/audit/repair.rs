@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use streams::RideId;
+use streams::topology::TABLE;
 
 use super::books::Books;
 use super::suspects::{Copy, HELD_MAX, Suspect, Verdict, message};
@@ -65,6 +66,7 @@ impl Audit {
     pub async fn repair(&self) -> Result<Repaired, AuditError> {
         let horizon = self.horizon();
         let mut repaired = Repaired::default();
+        let made = self.bus.made(STREAM, &[]).await?;
         let info = self.bus.stream_info(STREAM).await?;
         let mut trail = Trail::new(info.first_sequence <= 1, horizon);
         let mut reader = Reader::open(&self.bus, 1, info.last_sequence).await?;
@@ -98,6 +100,11 @@ impl Audit {
                 }
             }
             self.publish_again(&suspects, plans, &mut repaired).await?;
+        }
+        if repaired.findings.count() == 0 {
+            // It has everything now: the relay need not tell again what it still keeps.
+            let subjects = TABLE.iter().filter(|row| row.stream == STREAM).map(|row| row.subject.as_str().to_owned());
+            self.store.settle_streams(&subjects.map(|subject| (subject, made)).collect()).await?;
         }
         Ok(repaired)
     }
