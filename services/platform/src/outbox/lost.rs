@@ -115,11 +115,14 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
             let is_sound = match self.look(platform, service, pool, stop).await {
                 Ok(done) => done == Done::All,
                 Err(why) => {
-                    tracing::warn!(
-                        why,
-                        service = service.name(),
-                        "nothing is published before its streams are known to be there"
-                    );
+                    // Once, not each second.
+                    if watch.is_sound || watch.looked_at.is_none() {
+                        tracing::warn!(
+                            why,
+                            service = service.name(),
+                            "nothing is published before its streams are known to be there"
+                        );
+                    }
                     false
                 }
             };

@@ -9,7 +9,7 @@ use streams::bus::Stored;
 use streams::topology::{TABLE, durable};
 
 use crate::books::{Books, Entry, Kept, Outgoing, Ride};
-use crate::checks::{self, Allowed, hash};
+use crate::checks::{self, hash};
 
 fn outgoing(service: &'static str, subject: &str, body: Value) -> Outgoing {
     let message_id = format!("{subject}-1-1");
@@ -110,7 +110,7 @@ fn edit(body: &mut String, from: &str, to: &str) {
 fn sound_books_are_sound() {
     let acked =
         Note::Acked { user_id: "d".into(), kind: "match.accept", asked: json!({"match_id": "m"}), answer: json!({}) };
-    assert_eq!(checks::all(&sound(), &[acked], Allowed::default()), Vec::<String>::new());
+    assert_eq!(checks::all(&sound(), &[acked]), Vec::<String>::new());
     assert_eq!(checks::fencing(&sound(), &[(1, "match-0.1".to_owned())]), Vec::<String>::new());
 }
 
@@ -164,7 +164,7 @@ fn each_fault_in_the_books_is_found() {
     for (found, broken) in cases {
         let mut books = sound();
         broken(&mut books);
-        let wrong = checks::all(&books, &[], Allowed::default());
+        let wrong = checks::all(&books, &[]);
         assert!(wrong.iter().any(|text| text.contains(found)), "{found}: {wrong:#?}");
     }
 }
@@ -180,7 +180,7 @@ fn an_ack_without_effect_and_a_write_without_the_lease_are_found() {
         ("beacon.update", json!({"active": true})),
     ] {
         let note = Note::Acked { user_id: "p".into(), kind, asked, answer: json!({}) };
-        let wrong = checks::all(&sound(), &[note], Allowed::default());
+        let wrong = checks::all(&sound(), &[note]);
         assert!(wrong.len() == 1 && wrong[0].contains("has no effect"), "{kind}: {wrong:?}");
     }
     let held = |names: &[&str]| (1..).zip(names.iter().map(|n| (*n).to_owned())).collect::<Vec<_>>();

@@ -14,6 +14,10 @@ use streams::{Bus, Headers, Message};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::nemesis::EVERY_STREAM;
+
+/// All that events go over.
+const STREAMS: [&str; 5] = ["USER_STREAM", "MATCH_STREAM", "RIDE_STREAM", "LOCATION_STREAM", "PAYMENT_STREAM"];
 /// Messages of a subject that are kept.
 const KEPT: usize = 200;
 /// The duplicate window that makes a stream forget ids.
@@ -75,10 +79,7 @@ impl Copies {
     /// Publishes copies; with `forget`, after the streams have forgotten their ids. Returns how many were stored.
     pub(crate) async fn publish(&self, urls: &[String], bus: &Bus, forget: bool, rng: &mut StdRng) -> usize {
         if forget {
-            for stream in ["USER_STREAM", "MATCH_STREAM", "RIDE_STREAM", "LOCATION_STREAM", "PAYMENT_STREAM"] {
-                change(urls, stream, |config| config.duplicate_window = SHORT_WINDOW).await;
-            }
-            sleep(SHORT_WINDOW * 4).await;
+            self::forget(urls).await;
         }
         let results = bus.publish_all(self.choose(4, rng)).await;
         results.into_iter().filter(|result| result.as_ref().is_ok_and(|published| !published.duplicate)).count()
@@ -102,11 +103,24 @@ pub(crate) async fn change(
     matches!(tokio::time::timeout(Duration::from_secs(5), work).await, Ok(Some(_)))
 }
 
-/// Makes a stream take nothing more than it has: until its bound is put right, it is full.
+/// Makes a stream, or every one, take nothing more than it has: until its bound is put right, it is full.
 pub(crate) async fn fill(urls: &[String], bus: &Bus, stream: &str) -> bool {
-    let Ok(info) = bus.stream_info(stream).await else { return false };
-    let bytes = i64::try_from(info.bytes).unwrap_or(i64::MAX).max(1);
-    change(urls, stream, |config| config.max_bytes = bytes).await
+    let streams = if stream == EVERY_STREAM { &STREAMS[..] } else { &[stream] };
+    let mut all = true;
+    for stream in streams {
+        let Ok(info) = bus.stream_info(stream).await else { return false };
+        let bytes = i64::try_from(info.bytes).unwrap_or(i64::MAX).max(1);
+        all &= change(urls, stream, |config| config.max_bytes = bytes).await;
+    }
+    all
+}
+
+/// Makes the streams forget the ids that they know.
+pub(crate) async fn forget(urls: &[String]) {
+    for stream in STREAMS {
+        change(urls, stream, |config| config.duplicate_window = SHORT_WINDOW).await;
+    }
+    sleep(SHORT_WINDOW * 4).await;
 }
 
 /// The name of the node that leads a stream.

@@ -224,6 +224,23 @@ impl Process {
     }
 }
 
+/// `rideshare audit …`: whether it was content, and what it said.
+pub(crate) async fn audit(command: &str, nats: &[String], replicas: usize, database: &str) -> (bool, String) {
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_rideshare"))
+        .args(["audit", command, "--queue-type", "nats", "--log", "error", "--nats-url", &nats.join(",")])
+        .args(["--nats-replicas", &replicas.to_string(), "--database-url", database])
+        .kill_on_drop(true)
+        .output();
+    match tokio::time::timeout(STOP_WAIT, output).await {
+        Ok(Ok(output)) => {
+            let said = [output.stdout, output.stderr].concat();
+            (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+        }
+        Ok(Err(error)) => (false, error.to_string()),
+        Err(_) => (false, format!("no end in {STOP_WAIT:?}")),
+    }
+}
+
 /// A new file for a server's log.
 pub(crate) fn log(path: &Path) -> File {
     OpenOptions::new().create(true).append(true).open(path).unwrap()

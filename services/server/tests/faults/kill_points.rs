@@ -12,7 +12,7 @@ use streams::{Headers, Message};
 use tokio::time::{Instant, sleep};
 
 use crate::books::{self, Books};
-use crate::checks::{self, Allowed};
+use crate::checks;
 use crate::database;
 use crate::fleet::{Directory, Process, Told};
 use crate::nats_server::Server;
@@ -150,7 +150,7 @@ async fn run(case: &Case) {
     at_rest(&database, &bus).await;
     let notes: Vec<_> = notes.try_iter().collect();
     let books = Books::read(&database, &bus).await;
-    let wrong = checks::all(&books, &notes, Allowed::default());
+    let wrong = checks::all(&books, &notes);
     assert!(wrong.is_empty(), "{}: {wrong:#?}", case.point);
     assert_eq!(books.dead.len(), if case.broken { 9 } else { 0 }, "{}: dead letters", case.point);
     for process in &mut processes {

@@ -38,11 +38,16 @@ pub(crate) enum Fault {
     NatsLeader,
     /// A nats-server is stopped, and goes on.
     NatsFreeze(usize),
-    /// A stream takes nothing more.
+    /// The store of a nats-server is gone, with all that it held: of a cluster, that of one node or of all.
+    Wipe(usize),
+    /// A stream takes nothing more, or [`EVERY_STREAM`] does not.
     Full(&'static str),
     /// Old messages are published again; with `true`, after the streams have forgotten their ids.
     Copies(bool),
 }
+
+/// As if the server had no room left.
+pub(crate) const EVERY_STREAM: &str = "every stream";
 
 /// A fault, how long it lasts, and the pause before the next one.
 #[derive(Debug, Clone, Copy)]
@@ -103,8 +108,9 @@ impl Nemesis {
         }
         let streams = ["RIDE_STREAM", "MATCH_STREAM", "USER_STREAM", "PAYMENT_STREAM"];
         deck.push(Fault::Full(streams[place() % 4]));
-        deck.push(Fault::Full(streams[place() % 4]));
+        deck.push(Fault::Full(EVERY_STREAM));
         deck.shuffle(&mut self.rng);
+        deck.push(Fault::Wipe(place()));
         // A long stop first: there is time for it to end.
         deck.push(Fault::FreezeLead);
         self.long = true;
@@ -122,6 +128,7 @@ impl Nemesis {
             Fault::Postgres => self.rng.random_range(8_000..10_000),
             Fault::RollingRestart | Fault::Copies(_) | Fault::Restart(_) => 0,
             Fault::Full(_) => self.rng.random_range(5_000..9_000),
+            Fault::Wipe(_) => self.rng.random_range(500..5_000),
             _ => self.rng.random_range(500..9_000),
         };
         self.dealt += 1;
@@ -142,8 +149,16 @@ fn the_same_seed_deals_the_same_and_a_deck_has_every_kind() {
     };
     assert_eq!(deal(1), deal(1));
     assert_ne!(deal(1), deal(2));
-    let first: Vec<Fault> = deal(3).into_iter().take(26).map(|(fault, ..)| fault).collect();
-    for kind in [Fault::Postgres, Fault::NatsLeader, Fault::RollingRestart, Fault::Copies(true), Fault::Copies(false)] {
+    let first: Vec<Fault> = deal(3).into_iter().take(28).map(|(fault, ..)| fault).collect();
+    assert!(first.iter().any(|fault| matches!(fault, Fault::Wipe(_))), "{first:?}");
+    for kind in [
+        Fault::Full(EVERY_STREAM),
+        Fault::Postgres,
+        Fault::NatsLeader,
+        Fault::RollingRestart,
+        Fault::Copies(true),
+        Fault::Copies(false),
+    ] {
         assert!(first.contains(&kind), "{kind:?}: {first:?}");
     }
     assert!(deal(3).iter().any(|(_, lasts, _)| *lasts == LONG));

@@ -235,14 +235,6 @@ impl Nats {
         }
     }
 
-    /// Starts a node with its files, if it does not run.
-    pub(crate) async fn start(&mut self, n: usize) {
-        if self.nodes[n].child.is_none() {
-            self.launch(n);
-            self.ready(n).await;
-        }
-    }
-
     /// What the line to a node from the others is like.
     pub(crate) fn set_route(&self, n: usize, line: Line) {
         self.nodes[n].line.set(line);
@@ -251,6 +243,26 @@ impl Nats {
     /// Kills a node as a crash would.
     pub(crate) fn kill(&mut self, n: usize) {
         self.nodes[n].child = None;
+    }
+
+    /// Kills nodes, and takes all that they stored.
+    pub(crate) fn wipe(&mut self, nodes: &[usize]) {
+        for n in nodes {
+            self.kill(*n);
+            let _ = std::fs::remove_dir_all(self.directory(*n).join("jetstream"));
+        }
+    }
+
+    /// Starts nodes that do not run: all of them before the first is waited for, since alone none is ready.
+    pub(crate) async fn start_all(&mut self, nodes: &[usize]) {
+        for n in nodes {
+            if self.nodes[*n].child.is_none() {
+                self.launch(*n);
+            }
+        }
+        for n in nodes {
+            self.ready(*n).await;
+        }
     }
 
     pub(crate) fn signal(&self, n: usize, name: &str) {

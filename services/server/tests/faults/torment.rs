@@ -117,7 +117,12 @@ impl Rig {
     }
 
     fn server_is_free(&self) -> bool {
-        !self.active.iter().any(|active| matches!(active.fault, Fault::Nats(_) | Fault::NatsFreeze(_)))
+        !self.active.iter().any(|active| matches!(active.fault, Fault::Nats(_) | Fault::NatsFreeze(_) | Fault::Wipe(_)))
+    }
+
+    /// The nodes whose store a wipe takes: every other time all of them.
+    fn wiped(&self, place: usize) -> Vec<usize> {
+        if place < self.nats.len() { vec![place] } else { (0..self.nats.len()).collect() }
     }
 
     async fn begin(&mut self, dealt: Dealt, nemesis: &mut Nemesis) {
@@ -143,9 +148,10 @@ impl Rig {
                 (Fault::Nats(place), place)
             }
             fault @ (Fault::Nats(n) | Fault::NatsFreeze(n)) => (fault, n % self.nats.len()),
+            fault @ Fault::Wipe(n) => (fault, n % (2 * self.nats.len())),
             fault => (fault, 0),
         };
-        if matches!(fault, Fault::Nats(_) | Fault::NatsFreeze(_)) && !self.server_is_free() {
+        if matches!(fault, Fault::Nats(_) | Fault::NatsFreeze(_) | Fault::Wipe(_)) && !self.server_is_free() {
             return;
         }
         let kind = format!("{fault:?}");
@@ -183,6 +189,7 @@ impl Rig {
             Fault::Postgres => self.postgres.crash().await,
             Fault::Nats(_) => self.nats.kill(place),
             Fault::NatsFreeze(_) => self.nats.signal(place, "STOP"),
+            Fault::Wipe(_) => self.nats.wipe(&self.wiped(place)),
             Fault::Full(stream) => {
                 if !copies::fill(&self.nats.urls(), &self.bus, stream).await {
                     self.say("  not filled: the server does not answer");
@@ -223,7 +230,8 @@ impl Rig {
             Fault::ClientLine(..) => self.fronts[place].set(Line::Open),
             Fault::RouteLine(..) => self.nats.set_route(place, Line::Open),
             Fault::Postgres => self.postgres.start().await,
-            Fault::Nats(_) => self.nats.start(place).await,
+            Fault::Nats(_) => self.nats.start_all(&[place]).await,
+            Fault::Wipe(_) => self.nats.start_all(&self.wiped(place)).await,
             Fault::NatsFreeze(_) => self.nats.signal(place, "CONT"),
             Fault::Full(_) => {
                 if let Err(error) = self.bus.apply(&Topology::rideshare()).await {
