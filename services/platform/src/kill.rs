@@ -13,6 +13,8 @@ pub const POINTS: &[&str] = &[
     "consumer.before_term",
     "relay.before_publish",
     "relay.before_mark",
+    "lost.before_publish",
+    "lost.before_advance",
     "session.after_write",
     "mailbox.before_cursor",
     "command.before_ack",

@@ -15,7 +15,8 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Server {
     program: PathBuf,
-    directory: PathBuf,
+    /// With its store in `jetstream`.
+    pub(crate) directory: PathBuf,
     child: Option<Child>,
     /// Its address, the same after [`start`](Self::start) is called again.
     pub(crate) url: String,

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{Done, OutboxRow, PAGE};
 use crate::store::{Store, StoreError, relayed};
-use crate::{Platform, Shutdown};
+use crate::{Platform, Shutdown, kill};
 
 /// How often the streams are looked at without a reason, and with one.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -179,6 +179,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
             let rows: Vec<OutboxRow> = rows.into_iter().filter(is_young).collect();
             let fresh = rows.len() as u64;
             count += fresh;
+            kill::point("lost.before_publish");
             for part in runs(rows) {
                 for result in platform.bus.publish_all(part.iter().map(|row| row.message(service)).collect()).await {
                     if let Err(error) = result {
@@ -187,6 +188,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
                     }
                 }
             }
+            kill::point("lost.before_advance");
             advance(pool, lost, last).await?;
             platform.metrics.published_again.with_label_values(&[service.name()]).inc_by(fresh);
             after = last;

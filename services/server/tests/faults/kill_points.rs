@@ -28,9 +28,11 @@ struct Case {
     broken: bool,
     /// The armed are asked to end once the city lives.
     asked_to_end: bool,
+    /// The server's store is wiped once the city lives.
+    wiped: bool,
 }
 
-const CASE: Case = Case { point: "", at: &[], broken: false, asked_to_end: false };
+const CASE: Case = Case { point: "", at: &[], broken: false, asked_to_end: false, wiped: false };
 
 macro_rules! cases {
     ($($name:ident: $case:expr;)+) => {
@@ -77,6 +79,18 @@ cases! {
         at: &[("users", 5), ("match", 1), ("rides", 3), ("location", 1)],
         ..CASE
     };
+    before_a_lost_stream_is_told_again: Case {
+        point: "lost.before_publish",
+        at: &[("users", 1), ("match", 1), ("rides", 1)],
+        wiped: true,
+        ..CASE
+    };
+    before_it_is_noted_that_it_was_told_again: Case {
+        point: "lost.before_advance",
+        at: &[("users", 1), ("match", 1), ("rides", 1)],
+        wiped: true,
+        ..CASE
+    };
     after_the_write_to_a_socket: Case { point: "session.after_write", at: &[("users", 20)], ..CASE };
     before_the_cursor_of_a_mailbox: Case { point: "mailbox.before_cursor", at: &[("users", 1)], ..CASE };
     before_the_ack_of_a_command: Case { point: "command.before_ack", at: &[("users", 6)], ..CASE };
@@ -99,7 +113,7 @@ fn every_point_has_its_case() {
 }
 
 async fn run(case: &Case) {
-    let nats = Server::new().unwrap();
+    let mut nats = Server::new().unwrap();
     let database = database::fresh().await;
     let logs = Directory::new();
     let told = Told { nats: nats.url.clone(), replicas: 1, database: database.clone() };
@@ -132,11 +146,18 @@ async fn run(case: &Case) {
     let (to, notes) = mpsc::channel();
     let urls = [processes[3].url(), processes[1].url()];
     let mut city = Box::pin(simulator::run(city(urls, Ledger(to))));
+    let mut wipes = case.wiped;
     let summary = loop {
         tokio::select! {
             biased;
             summary = &mut city => break summary.unwrap(),
             () = sleep(Duration::from_millis(100)) => {}
+        }
+        if wipes && bus.stream_info("RIDE_STREAM").await.is_ok_and(|info| info.messages >= 3) {
+            wipes = false;
+            nats.kill();
+            std::fs::remove_dir_all(nats.directory.join("jetstream")).unwrap();
+            nats.start().unwrap();
         }
         for process in &mut processes {
             if case.asked_to_end && armed.contains(process.service) {
