@@ -228,6 +228,44 @@ async fn a_ride_stream_that_is_lost_under_a_running_platform_is_told_again_by_it
 }
 
 #[tokio::test]
+async fn holes_in_the_middle_and_a_second_copy_are_repaired() {
+    let mut city = City::start().await;
+    let (bus, before) = (city.bus().clone(), city.trail().await);
+    assert!(city.running.apps.remove(0).stop().await);
+    // As after five minutes: the stream has forgotten all ids.
+    let nats = &city.running.nats.as_ref().unwrap().url;
+    let jetstream = async_nats::jetstream::new(async_nats::connect(nats).await.unwrap());
+    let mut config = jetstream.get_stream(STREAM).await.unwrap().cached_info().config.clone();
+    config.duplicate_window = Duration::from_millis(100);
+    jetstream.update_stream(config).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(400)).await;
+
+    // Of the completed ride the second and third event, of the cancelled one the first; the completed one's last twice.
+    for sequence in [2, 3, 5] {
+        bus.delete_message(STREAM, sequence).await.unwrap();
+    }
+    bus.publish(told(&before)[3].clone()).await.unwrap();
+    let (status, said) = city.audit(&["verify"]);
+    assert!(status == 1 && said.contains("not in the stream"), "{said}");
+    let (status, said) = city.audit(&["repair"]);
+    assert!(status == 0 && said.contains("events published again (0 of them"), "{said}");
+    let (status, said) = city.audit(&["verify"]);
+    assert!(status == 0 && said.contains("8 messages in the stream") && said.contains("all of it is sound"), "{said}");
+    let after = trail(&bus).await;
+    let of = |trail: &[Stored], ride: &Value| -> Vec<Message> {
+        let is_of = |m: &Message| serde_json::from_slice::<Value>(&m.payload).unwrap()["ride_id"] == *ride;
+        told(trail).into_iter().filter(is_of).collect()
+    };
+    for message in told(&before) {
+        let ride = &serde_json::from_slice::<Value>(&message.payload).unwrap()["ride_id"];
+        assert_eq!(of(&after, ride), of(&before, ride));
+    }
+    let (status, said) = city.audit(&["repair"]);
+    assert!(status == 0 && said.contains("0 events published again"), "{said}");
+    city.running.stop().await;
+}
+
+#[tokio::test]
 async fn one_byte_edited_in_a_copy_is_named_with_ride_version_and_what() {
     let city = City::start().await;
     let original = city.trail().await;
