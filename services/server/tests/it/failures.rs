@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use platform::World;
 use serde_json::json;
+use server::app::App;
 use streams::bus::{Start, Stored};
 use streams::topology::DEAD_LETTER_STREAM;
-use streams::{Bus, Headers, Message};
+use streams::{Bus, Headers, Message, Service};
 
 use crate::client::{Person, WAIT, http};
+use crate::database;
 use crate::platforms::{Running, Shape};
 use crate::ride::{online, trip};
 
@@ -193,4 +196,40 @@ async fn stopping_closes_sockets_with_1001_and_starting_again_loses_nothing() {
     d.event("ride.pickup").await;
     running.apps.push(app);
     running.stop().await;
+}
+
+#[tokio::test]
+async fn a_memory_bus_that_dies_with_its_process_loses_nothing_that_postgres_has() {
+    let database = database::fresh().await;
+    let more = ["--jwt-secret", "a secret of thirty-two bytes or more", "--otp-delivery", "response"];
+    let settings = crate::platforms::settings(&[&["--database-url", &database], &more[..]].concat());
+    let start = async || App::start(&settings, &Service::ALL, World::real()).await.unwrap();
+    let mut app = start().await;
+    let mut people = [Person::driver(app.addr, 1).await, Person::passenger(app.addr, 2).await];
+    let mut seen = [0; 2];
+    for millis in [0, 1, 3, 10, 30] {
+        let (mut d, mut p) = (people[0].connect(Some(seen[0])).await, people[1].connect(Some(seen[1])).await);
+        online(&mut d, 40.751).await;
+        p.ack("finder.update", trip()).await;
+        let found = d.event("match.found").await["data"]["match_id"].clone();
+        d.ack("match.accept", json!({"match_id": found})).await;
+        seen = [seen[0].max(d.last_seq), seen[1].max(p.last_seq)];
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        // Nothing is finished, nothing put back: somewhere between the ack and the pickup.
+        drop(app);
+        drop((d, p));
+        app = start().await;
+        people.iter_mut().for_each(|person| person.addr = app.addr);
+        let (mut d, mut p) = (people[0].connect(Some(seen[0])).await, people[1].connect(Some(seen[1])).await);
+        let pickup = p.event("ride.pickup").await["data"].clone();
+        assert_eq!(pickup["match_id"], found, "after {millis} ms");
+        assert_eq!(d.event("ride.pickup").await["data"]["ride_id"], pickup["ride_id"]);
+        p.ack("ride.cancel", json!({"ride_id": pickup["ride_id"], "reason": "again"})).await;
+        for socket in [&mut d, &mut p] {
+            assert_eq!(socket.event("ride.cancelled").await["data"]["ride_id"], pickup["ride_id"]);
+        }
+        seen = [seen[0].max(d.last_seq), seen[1].max(p.last_seq)];
+    }
+    assert!(app.platform.metrics.published_again.with_label_values(&["users"]).get() > 0);
+    assert!(app.stop().await);
 }
