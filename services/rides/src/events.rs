@@ -87,7 +87,8 @@ impl Handler for Accepted {
         }
         let changes: Vec<Change> =
             matches.values().map(|(accepted, _)| Ride::create(accepted, world.id(), now)).collect();
-        let rides: Vec<Ride> = changes.iter().map(|change| change.ride.clone()).collect();
+        let requests = matches.values().map(|(accepted, _)| accepted.request_id);
+        let rides: Vec<_> = requests.zip(&changes).map(|(request, change)| (request, change.ride.clone())).collect();
         let inserted = store::insert_live_rides(tx, &rides).await?;
         let changes: Vec<Change> = changes.into_iter().filter(|c| inserted.contains(&c.ride.match_id)).collect();
         let mut events = Vec::with_capacity(changes.len());
@@ -116,7 +117,7 @@ impl Handler for Accepted {
                 reason: RejectReason::Superseded,
                 rejected_at: MatchRejected::time(Service::Rides, now),
             };
-            tracing::info!(match_id = %accepted.match_id, "a match is superseded: one of the two has a live ride");
+            tracing::info!(match_id = %accepted.match_id, "a match is superseded: its request had a ride, or one of the two has a live one");
             tx.publish(&Event::MatchRejected(rejected), trace);
         }
         Ok(())

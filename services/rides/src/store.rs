@@ -1,6 +1,6 @@
 //! Rides and their events in the store, PostgreSQL and memory side by side.
 //!
-//! It owns the tables `rides`, `events` and `superseded`. Rows are locked in the order of their ids, every update names
+//! It owns the tables `rides`, `events`, `served` and `superseded`. Rows are locked in the order of their ids, every update names
 //! the version that it read, and whatever a client's id reaches has its owner in the `where`.
 
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use streams::event::{Event, RideEvent};
-use streams::{MatchId, Money, PaymentId, Position, RideId, RideStatus, UserId};
+use streams::{MatchId, Money, PaymentId, Position, RequestId, RideId, RideStatus, UserId};
 use uuid::Uuid;
 
 use crate::ledger::Entry;
@@ -28,6 +28,7 @@ pub struct Tables {
     live_passenger: OrdMap<UserId, RideId>,
     of_user: OrdSet<(UserId, DateTime<Utc>, RideId)>,
     arrived: OrdSet<(DateTime<Utc>, RideId)>,
+    served: OrdSet<RequestId>,
     superseded: OrdSet<MatchId>,
     pub(crate) events: OrdMap<(RideId, u32), KeptEvent>,
     pin_tries: OrdMap<RideId, PinTries>,
@@ -177,37 +178,42 @@ fn list<'a, R, T>(rides: &'a [R], of: impl Fn(&'a R) -> T) -> Vec<T> {
     rides.iter().map(of).collect()
 }
 
-/// Inserts rides that came to be, in one statement; one whose match has a ride, was superseded, or whose driver or
-/// passenger has a live ride is passed over. Returns the matches of those inserted.
+/// Inserts rides that came to be of requests, in one statement; one whose match was superseded or has a ride, whose request
+/// had one, or whose driver or passenger has a live one is passed over. Returns the matches of those inserted.
 pub(crate) async fn insert_live_rides(
     tx: &mut Transaction<Tables>,
-    rides: &[Ride],
+    rides: &[(RequestId, Ride)],
 ) -> Result<BTreeSet<MatchId>, StoreError> {
     match &mut tx.on {
         On::Postgres(pg) => {
             let rows = sqlx::query(
-                "insert into rides (ride_id, match_id, driver_id, passenger_id, version, status, pickup_lat, \
+                "with made as (insert into rides (ride_id, match_id, driver_id, passenger_id, version, status, pickup_lat, \
                  pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, created_at, updated_at, last_hash) \
                  select u.ride_id, u.match_id, u.driver_id, u.passenger_id, 1, 'pickup', u.pickup_lat, \
                  u.pickup_lng, u.dropoff_lat, u.dropoff_lng, u.vehicle_type, u.at, u.at, u.last_hash \
                  from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::float8[], $6::float8[], $7::float8[], \
-                 $8::float8[], $9::text[], $10::timestamptz[], $11::text[]) with ordinality as u (ride_id, \
+                 $8::float8[], $9::text[], $10::timestamptz[], $11::text[], $12::uuid[]) with ordinality as u (ride_id, \
                  match_id, driver_id, passenger_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, \
-                 vehicle_type, at, last_hash, place) \
+                 vehicle_type, at, last_hash, request_id, place) \
                  where not exists (select 1 from superseded s where s.match_id = u.match_id) \
-                 order by u.place on conflict do nothing returning match_id",
+                 and not exists (select 1 from served s where s.request_id = u.request_id) \
+                 order by u.place on conflict do nothing returning match_id), \
+                 noted as (insert into served (request_id, match_id) select r.request_id, r.match_id \
+                 from unnest($12::uuid[], $2::uuid[]) as r (request_id, match_id) join made using (match_id)) \
+                 select match_id from made",
             )
-            .bind(list(rides, |r| r.ride_id.0))
-            .bind(list(rides, |r| r.match_id.0))
-            .bind(list(rides, |r| r.driver_id.0))
-            .bind(list(rides, |r| r.passenger_id.0))
-            .bind(list(rides, |r| r.pickup.lat))
-            .bind(list(rides, |r| r.pickup.lng))
-            .bind(list(rides, |r| r.dropoff.lat))
-            .bind(list(rides, |r| r.dropoff.lng))
-            .bind(list(rides, |r| r.vehicle_type.as_str()))
-            .bind(list(rides, |r| r.created_at))
-            .bind(list(rides, |r| r.last_hash.as_str()))
+            .bind(list(rides, |(_, r)| r.ride_id.0))
+            .bind(list(rides, |(_, r)| r.match_id.0))
+            .bind(list(rides, |(_, r)| r.driver_id.0))
+            .bind(list(rides, |(_, r)| r.passenger_id.0))
+            .bind(list(rides, |(_, r)| r.pickup.lat))
+            .bind(list(rides, |(_, r)| r.pickup.lng))
+            .bind(list(rides, |(_, r)| r.dropoff.lat))
+            .bind(list(rides, |(_, r)| r.dropoff.lng))
+            .bind(list(rides, |(_, r)| r.vehicle_type.as_str()))
+            .bind(list(rides, |(_, r)| r.created_at))
+            .bind(list(rides, |(_, r)| r.last_hash.as_str()))
+            .bind(list(rides, |(request, _)| request.0))
             .fetch_all(&mut ***pg)
             .await?;
             rows.iter().map(|row| Ok(MatchId(row.try_get(0)?))).collect()
@@ -215,14 +221,16 @@ pub(crate) async fn insert_live_rides(
         On::Memory(m) => {
             let t = m.tables();
             let mut inserted = BTreeSet::new();
-            for ride in rides {
+            for (request, ride) in rides {
                 let live =
                     t.live_driver.contains_key(&ride.driver_id) || t.live_passenger.contains_key(&ride.passenger_id);
                 #[cfg(debug_assertions)]
                 let live = live && !streams::faults::sabotage().no_unique_live_ride;
-                if live || t.by_match.contains_key(&ride.match_id) || t.superseded.contains(&ride.match_id) {
+                let lost = t.superseded.contains(&ride.match_id) || t.served.contains(request);
+                if live || lost || t.by_match.contains_key(&ride.match_id) {
                     continue;
                 }
+                t.served.insert(*request);
                 t.by_match.insert(ride.match_id, ride.ride_id);
                 t.live_driver.insert(ride.driver_id, ride.ride_id);
                 t.live_passenger.insert(ride.passenger_id, ride.ride_id);

@@ -53,6 +53,7 @@ on_both!(
     a_driver_gets_two_live_rides,
     a_passenger_gets_two,
     a_match_becomes_one_ride,
+    a_request_becomes_one_ride,
     a_superseded_match_stays_lost,
     an_update_names_the_version_that_it_read,
     only_its_two_people_reach_a_ride,
@@ -81,6 +82,11 @@ impl Bench {
     }
 
     async fn insert(&self, rides: &[Ride]) -> Vec<MatchId> {
+        let rides: Vec<_> = rides.iter().map(|ride| (RequestId(ride.match_id.0), ride.clone())).collect();
+        self.insert_of(&rides).await
+    }
+
+    async fn insert_of(&self, rides: &[(RequestId, Ride)]) -> Vec<MatchId> {
         let mut tx = self.store.begin().await.unwrap();
         let inserted = insert_live_rides(&mut tx, rides).await.unwrap();
         tx.commit().await.unwrap();
@@ -186,6 +192,20 @@ async fn a_match_becomes_one_ride(b: Bench) {
     assert_eq!(b.insert(&[again]).await, []);
     let mut tx = b.store.begin().await.unwrap();
     assert!(supersede(&mut tx, &[accepted.match_id], at(6)).await.unwrap().is_empty());
+}
+
+async fn a_request_becomes_one_ride(b: Bench) {
+    let (first, second) = (b.accepted(), b.accepted());
+    let (ride, late) = (b.change(&first, 0).ride, b.change(&second, 9).ride);
+    let one = b.insert_of(&[(first.request_id, ride.clone())]).await;
+    assert_eq!(one, [first.match_id]);
+    b.update(1, &cancelled(&ride, 5)).await.unwrap();
+    // Accepted before, delivered when that ride is over: two other people, as far as the rows of rides can tell.
+    assert_eq!(b.insert_of(&[(first.request_id, late.clone())]).await, []);
+    let mut tx = b.store.begin().await.unwrap();
+    assert!(supersede(&mut tx, &[second.match_id], at(10)).await.unwrap().contains(&second.match_id));
+    tx.commit().await.unwrap();
+    assert_eq!(b.insert_of(&[(second.request_id, late)]).await, [], "and it stays lost");
 }
 
 async fn a_superseded_match_stays_lost(b: Bench) {
@@ -404,13 +424,13 @@ async fn two_processes_race_for_one_driver() {
     let (first, mut other) = (b.accepted(), b.accepted());
     other.driver_id = first.driver_id;
     let mut one = b.store.begin().await.unwrap();
-    let won = insert_live_rides(&mut one, &[b.change(&first, 0).ride]).await.unwrap();
+    let won = insert_live_rides(&mut one, &[(first.request_id, b.change(&first, 0).ride)]).await.unwrap();
     assert!(won.contains(&first.match_id));
     // The other waits for the first one's commit, and then loses without an error.
-    let (store, ride) = (b.store.clone(), b.change(&other, 0).ride);
+    let (store, request, ride) = (b.store.clone(), other.request_id, b.change(&other, 0).ride);
     let waiting = tokio::spawn(async move {
         let mut tx = store.begin().await.unwrap();
-        let inserted = insert_live_rides(&mut tx, std::slice::from_ref(&ride)).await.unwrap();
+        let inserted = insert_live_rides(&mut tx, &[(request, ride.clone())]).await.unwrap();
         let lost = supersede(&mut tx, &[ride.match_id], at(0)).await.unwrap();
         tx.commit().await.unwrap();
         (inserted.len(), lost.len())

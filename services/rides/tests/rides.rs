@@ -156,6 +156,16 @@ impl City {
         }
     }
 
+    /// The first that is rejected is this match, for another one.
+    async fn told_lost(&self, lost: &MatchAccepted) {
+        let bus = &self.platform.bus;
+        let mut rejected = bus.replay("MATCH_STREAM", Some("match.rejected"), Start::Sequence(1)).await.unwrap();
+        let stored = rejected.next(WAIT).await.unwrap().expect("the loser hears of it");
+        let Ok(Event::MatchRejected(rejected)) = Event::parse(&stored.subject, &stored.payload) else { panic!() };
+        assert_eq!((rejected.match_id, rejected.reason), (lost.match_id, RejectReason::Superseded));
+        assert_eq!((rejected.driver_id, rejected.passenger_id), (lost.driver_id, lost.passenger_id));
+    }
+
     /// Waits until the consumers of rides have nothing left and all that rides wrote is published.
     async fn settled(&self) {
         let settled = async {
@@ -255,6 +265,7 @@ on_both!(
     a_stranger_starts_or_ends_anothers_ride,
     a_driver_bills_anothers_ride,
     payment_refused_leaves_both_parties_locked,
+    a_match_heard_of_after_its_request_was_served_is_lost,
     many_short_hops_bill_nothing,
     a_late_cancellation_is_billed_like_a_fare,
     without_a_final_distance_the_estimate_bills,
@@ -348,12 +359,7 @@ async fn two_live_rides(kind: Kind, share: impl FnOnce(&MatchAccepted, &mut Matc
     city.publish(&Event::MatchAccepted(first.clone())).await;
     let ride = city.event(&first, RideStatus::Pickup).await;
     city.publish(&Event::MatchAccepted(other.clone())).await;
-    let mut rejected =
-        city.platform.bus.replay("MATCH_STREAM", Some("match.rejected"), Start::Sequence(1)).await.unwrap();
-    let stored = rejected.next(WAIT).await.unwrap().expect("the loser hears of it");
-    let Ok(Event::MatchRejected(rejected)) = Event::parse(&stored.subject, &stored.payload) else { panic!() };
-    assert_eq!((rejected.match_id, rejected.reason), (other.match_id, RejectReason::Superseded));
-    assert_eq!((rejected.driver_id, rejected.passenger_id), (other.driver_id, other.passenger_id));
+    city.told_lost(&other).await;
     assert_eq!(city.trail().await.len(), 1);
 
     // What was lost stays lost; a new match of the same people after the ride is a ride again.
@@ -446,9 +452,24 @@ async fn payment_refused_leaves_both_parties_locked(kind: Kind) {
     let books = city.books(&matched, "refuse").await;
     assert_eq!((books[0], books[3]), (total.amount, 0));
     // And both ride on.
-    let again = MatchAccepted { match_id: city.platform.world.id(), ..matched };
+    let (match_id, request_id) = (city.platform.world.id(), city.platform.world.id());
+    let again = MatchAccepted { match_id, request_id, ..matched };
     city.publish(&Event::MatchAccepted(again.clone())).await;
     city.event(&again, RideStatus::Pickup).await;
+    city.end().await;
+}
+
+/// Another driver had accepted before, and nobody heard of it until the ride was over.
+async fn a_match_heard_of_after_its_request_was_served_is_lost(kind: Kind) {
+    let city = City::start(kind, Config::default()).await;
+    let matched = city.matched();
+    let late = MatchAccepted { request_id: matched.request_id, passenger_id: matched.passenger_id, ..city.matched() };
+    city.publish(&Event::MatchAccepted(matched.clone())).await;
+    let ride = city.event(&matched, RideStatus::Pickup).await;
+    assert_eq!(city.cancel(ride.driver_id, ride.ride_id).await, "cancelled 2");
+    city.publish(&Event::MatchAccepted(late.clone())).await;
+    city.told_lost(&late).await;
+    assert_eq!(city.trail().await.len(), 2, "no second ride");
     city.end().await;
 }
 
@@ -553,7 +574,7 @@ async fn own_rides_page_by_page(kind: Kind) {
     let mut matched = city.matched();
     let mut all = Vec::new();
     for _ in 0..5 {
-        matched.match_id = city.platform.world.id();
+        (matched.match_id, matched.request_id) = (city.platform.world.id(), city.platform.world.id());
         city.publish(&Event::MatchAccepted(matched.clone())).await;
         let ride = city.event(&matched, RideStatus::Pickup).await.ride_id;
         assert_eq!(city.cancel(matched.driver_id, ride).await, "cancelled 2");

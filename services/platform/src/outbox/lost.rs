@@ -251,8 +251,8 @@ async fn notice(pool: &PgPool, made: &BTreeMap<String, Made>, now: DateTime<Utc>
     }
     if all.iter().any(|lost| lost.later.is_some_and(|later| later <= now)) {
         let statement = sqlx::query(
-            "update outbox_subjects set later = null, again_after = coalesce((select seq from outbox where \
-             seq <= again_until and created_at < made - 2 * (later - made) order by seq desc limit 1), 0) \
+            "update outbox_subjects set later = null, again_after = coalesce((select min(seq) - 1 from outbox where \
+             published_at >= made - (later - made)), again_until) \
              where subject = any($1) and later <= $2 and again_after >= again_until",
         );
         relayed(statement.bind(&subjects).bind(now).execute(pool)).await?;
