@@ -105,9 +105,10 @@ pub(crate) async fn change(
 
 /// Makes a stream, or every one, take nothing more than it has: until its bound is put right, it is full.
 pub(crate) async fn fill(urls: &[String], bus: &Bus, stream: &str) -> bool {
-    let streams = if stream == EVERY_STREAM { &STREAMS[..] } else { &[stream] };
+    // LOCATION_STREAM never refuses: it drops what is old, and that is not what is asked for.
+    let refusing = STREAMS.into_iter().filter(|name| *name != "LOCATION_STREAM");
     let mut all = true;
-    for stream in streams {
+    for stream in refusing.filter(|name| stream == EVERY_STREAM || stream == *name) {
         let Ok(info) = bus.stream_info(stream).await else { return false };
         let bytes = i64::try_from(info.bytes).unwrap_or(i64::MAX).max(1);
         all &= change(urls, stream, |config| config.max_bytes = bytes).await;
