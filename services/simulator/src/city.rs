@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::account::{Account, phone};
 use crate::checks::{Checks, Party};
-use crate::clock;
+use crate::clock::Wall;
 use crate::config::Config;
 use crate::http::Http;
 use crate::requests::Deal;
@@ -52,6 +52,7 @@ pub(crate) struct City {
     pub(crate) https: Vec<Http>,
     pub(crate) rides_http: Http,
     pub(crate) run_id: u64,
+    pub(crate) wall: Wall,
     pub(crate) phase: watch::Receiver<Phase>,
     /// Passengers who search or ride.
     pub(crate) busy: Gauge,
@@ -74,12 +75,13 @@ impl City {
     /// A setting or a URL that cannot work.
     pub(crate) fn new(mut config: Config, phase: watch::Receiver<Phase>, start: Instant) -> Result<Self> {
         config.check()?;
-        let https = config.urls.iter().map(|url| Http::new(url)).collect::<Result<Vec<_>>>()?;
+        let https = config.urls.iter().map(|url| Http::over(&config.transport, url)).collect::<Result<Vec<_>>>()?;
         let rides_http = match &config.rides_url {
-            Some(url) => Http::new(url)?,
+            Some(url) => Http::over(&config.transport, url)?,
             None => https[0].clone(),
         };
-        let run_id = config.run_id.unwrap_or_else(|| clock::wall().timestamp_micros().unsigned_abs());
+        let wall = Wall::new(config.wall);
+        let run_id = config.run_id.unwrap_or_else(|| wall.now().timestamp_micros().unsigned_abs());
         let checks = Checks::patient(config.outage);
         let deal = Deal::new(config.requests.take(), config.centre, config.speed, config.seed, start);
         Ok(Self {
@@ -87,6 +89,7 @@ impl City {
             https,
             rides_http,
             run_id,
+            wall,
             phase,
             busy: Gauge::default(),
             riding: Gauge::default(),

@@ -331,6 +331,7 @@ impl Client {
                 seq: event.seq,
                 event_id: event.event_id.clone(),
                 kind: event.kind.clone(),
+                data: event.data.clone(),
             });
         }
         self.events += 1;

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+use chrono::{DateTime, Utc};
 
 use crate::ledger::Ledger;
 use crate::position::Position;
 use crate::requests::Trips;
+use crate::transport::Transport;
 
 /// A run of the city.
 #[derive(Debug, Clone)]
@@ -22,8 +24,10 @@ pub struct Config {
     pub passengers: usize,
     /// New requests stop once so many rides are completed; those under way are finished.
     pub rides: usize,
-    /// The hard end of the run. The last third of it, or its last 90 s if that is less, is kept for winding down.
+    /// The hard end of the run. The last third of it, or its last `wind_down` if that is less, is kept for winding down.
     pub max_wall: Duration,
+    /// The most that is kept for winding down.
+    pub wind_down: Duration,
     /// Seed of every decision of the simulated people.
     pub seed: u64,
     /// Simulated seconds a real second: movement, gaps between requests, rests. The platform sees the positions in real
@@ -44,6 +48,14 @@ pub struct Config {
     pub outage: Duration,
     /// So far behind are the clocks of every fourth driver; the contract allows up to a day.
     pub slow_clock: Duration,
+    /// So far ahead are the clocks of every other fourth driver. The contract allows 60 s: positions from further ahead are
+    /// refused, and the ride must go on without them.
+    pub fast_clock: Duration,
+    /// What connections are made of.
+    pub transport: Transport,
+    /// What the wall clock says at the beginning, for whoever pauses tokio's clock, which it then follows. None asks the
+    /// system.
+    pub wall: Option<DateTime<Utc>>,
     /// Who is told of every ack and every event.
     pub ledger: Option<Ledger>,
     /// Whether to show progress on stderr: one line that is rewritten on a terminal, else a line every 5 s.
@@ -59,6 +71,7 @@ impl Default for Config {
             passengers: 20,
             rides: 25,
             max_wall: Duration::from_secs(300),
+            wind_down: Duration::from_secs(90),
             seed: 1,
             speed: 40.0,
             faults: Faults::default(),
@@ -68,6 +81,9 @@ impl Default for Config {
             run_id: None,
             outage: Duration::ZERO,
             slow_clock: Duration::ZERO,
+            fast_clock: Duration::ZERO,
+            transport: Transport::Tcp,
+            wall: None,
             ledger: None,
             progress: false,
         }
@@ -92,7 +108,7 @@ impl Config {
 
     /// How long before the hard end no new request is made.
     pub(crate) fn reserve(&self) -> Duration {
-        (self.max_wall / 3).min(Duration::from_secs(90))
+        (self.max_wall / 3).min(self.wind_down)
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use chrono::{DateTime, Utc};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
@@ -17,6 +18,7 @@ use crate::checks::Party;
 use crate::city::{City, Phase};
 use crate::client::{Client, Command, Input};
 use crate::clock;
+use crate::config::Config;
 use crate::position::Position;
 use crate::tally::Count;
 use crate::track::{Point, Track};
@@ -28,6 +30,10 @@ const IDLE_POINT_EVERY: Duration = Duration::from_secs(3);
 const OUTCOME_LIMIT: Duration = Duration::from_secs(60);
 /// A passenger who does not tell the PIN for so long is left behind.
 const NO_SHOW: Duration = Duration::from_secs(60);
+/// Positions from further ahead are refused (the contract).
+const AHEAD_MAX: chrono::Duration = chrono::Duration::seconds(60);
+/// How late a position may leave the phone, at most; what is ahead by less may be taken by then.
+const LATE_MAX: chrono::Duration = chrono::Duration::minutes(30);
 /// For going offline at the end.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -93,8 +99,10 @@ pub(crate) struct Driver {
     position: Position,
     target: Position,
     speed_mps: f64,
-    /// How far this driver's clock is behind.
-    clock_behind: chrono::Duration,
+    /// How far this driver's clock is ahead; negative if it is behind.
+    clock_off: chrono::Duration,
+    /// The time of the newest position: no two are of the same moment.
+    measured_at: DateTime<Utc>,
     moved_at: Instant,
     point_at: Instant,
     track: Track,
@@ -122,9 +130,9 @@ impl Driver {
         let position = city.deal().stand();
         let target = city.deal().stand();
         let now = clock::now();
-        let behind = if index % 4 == 3 { city.config.slow_clock } else { Duration::ZERO };
         let mut driver = Self {
-            clock_behind: chrono::Duration::from_std(behind)?,
+            clock_off: clock_off(&city.config, index)?,
+            measured_at: DateTime::UNIX_EPOCH,
             client: Client::new(Arc::clone(&city), account, index),
             speed_mps: rng.random_range(8.0..14.0) * city.config.speed,
             rng,
@@ -235,6 +243,7 @@ impl Driver {
             let jump = Point { position: point.position.offset(70_000.0, 70_000.0), ..point.clone() };
             self.client.say("location.update", &jump.data());
             point.recorded_at += chrono::Duration::milliseconds(1);
+            self.measured_at = point.recorded_at;
         }
         let connected = self.client.connected_since().is_some();
         let updates = self.track.add(point, connected, faults.bad_track, &mut self.rng);
@@ -248,13 +257,15 @@ impl Driver {
         }
     }
 
-    fn point(&self, before: &Position) -> Point {
+    fn point(&mut self, before: &Position) -> Point {
+        let now = self.city.wall.now() + self.clock_off;
+        self.measured_at = now.max(self.measured_at + chrono::Duration::microseconds(1));
         let moving = *before != self.position;
         Point {
             position: self.position,
             speed_mps: if moving { self.speed_mps } else { 0.0 },
             heading_deg: before.heading_deg(&self.position),
-            recorded_at: clock::wall() - self.clock_behind,
+            recorded_at: self.measured_at,
         }
     }
 
@@ -334,6 +345,15 @@ impl Driver {
             self.client.command("ride.arrive", json!({"ride_id": trip.ride_id}));
         }
     }
+}
+
+/// How far the clock of the driver `index` is ahead.
+fn clock_off(config: &Config, index: usize) -> Result<chrono::Duration> {
+    Ok(match index % 4 {
+        1 => chrono::Duration::from_std(config.fast_clock)?,
+        3 => -chrono::Duration::from_std(config.slow_clock)?,
+        _ => chrono::Duration::zero(),
+    })
 }
 
 /// Nearly all drive cars; a large city has some motorcycles and vans.

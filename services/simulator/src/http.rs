@@ -9,8 +9,9 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::transport::{Connection, Transport};
 
 /// The longest wait for the answer to one call.
 const CALL_LIMIT: Duration = Duration::from_secs(15);
@@ -20,6 +21,7 @@ const BODY_LIMIT: usize = 1 << 20;
 /// One base URL.
 #[derive(Debug, Clone)]
 pub(crate) struct Http {
+    transport: Transport,
     authority: String,
     prefix: String,
 }
@@ -41,9 +43,17 @@ impl Reply {
 }
 
 impl Http {
+    /// Over TCP.
+    ///
+    /// # Errors
+    /// See [`Self::over`].
+    pub(crate) fn new(url: &str) -> Result<Self> {
+        Self::over(&Transport::Tcp, url)
+    }
+
     /// # Errors
     /// A URL that is not `http://host:port`, with an optional path.
-    pub(crate) fn new(url: &str) -> Result<Self> {
+    pub(crate) fn over(transport: &Transport, url: &str) -> Result<Self> {
         if url.starts_with("https://") {
             bail!("`{url}`: the simulated city speaks plain http only; put its URL behind the TLS ingress");
         }
@@ -55,7 +65,7 @@ impl Http {
         let authority = if port { authority.to_owned() } else { format!("{authority}:80") };
         let prefix = prefix.trim_end_matches('/');
         let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
-        Ok(Self { authority, prefix })
+        Ok(Self { transport: transport.clone(), authority, prefix })
     }
 
     /// `host:port`, for sockets.
@@ -66,6 +76,15 @@ impl Http {
     /// A path under this base URL.
     pub(crate) fn path(&self, path: &str) -> String {
         format!("{}{path}", self.prefix)
+    }
+
+    /// A new connection there.
+    ///
+    /// # Errors
+    /// Nobody listens.
+    pub(crate) async fn connect(&self) -> Result<Connection> {
+        let connected = self.transport.connect(&self.authority).await;
+        connected.with_context(|| format!("cannot connect to {}", self.authority))
     }
 
     /// One call; any status is an answer.
@@ -87,10 +106,8 @@ impl Http {
     }
 
     async fn exchange(&self, method: Method, path: &str, token: Option<&str>, body: Option<&Value>) -> Result<Reply> {
-        let tcp = TcpStream::connect(&self.authority)
-            .await
-            .with_context(|| format!("cannot connect to {}", self.authority))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await?;
+        let io = TokioIo::new(self.connect().await?);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
         let mut request = Request::builder()
             .method(method)
             .uri(self.path(path))

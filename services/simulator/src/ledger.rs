@@ -29,6 +29,8 @@ pub enum Note {
         event_id: String,
         /// Its subject.
         kind: String,
+        /// Its body.
+        data: Value,
     },
 }
 

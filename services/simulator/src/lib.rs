@@ -22,6 +22,7 @@ mod socket;
 mod summary;
 mod tally;
 mod track;
+mod transport;
 mod wire;
 
 pub use config::{Config, Faults};
@@ -31,3 +32,4 @@ pub use requests::{Request, Trips, read_requests};
 pub use run::run;
 pub use summary::Summary;
 pub use tally::Distribution;
+pub use transport::{Pipes, Transport};

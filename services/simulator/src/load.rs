@@ -3,20 +3,20 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::account::{self, Account};
 use crate::http::Http;
-use crate::wire;
+use crate::transport::{Connection, Transport};
+use crate::wire::{self, Frame};
 
 /// Sign-ins at once.
 const AT_ONCE: usize = 16;
@@ -32,11 +32,11 @@ pub struct Person {
 
 /// The half of a socket that sends.
 #[derive(Debug)]
-pub struct Sender(SplitSink<WebSocketStream<MaybeTlsStream<TcpStream>>, Message>);
+pub struct Sender(SplitSink<WebSocketStream<Connection>, Message>);
 
 /// The half of a socket that receives.
 #[derive(Debug)]
-pub struct Receiver(SplitStream<WebSocketStream<MaybeTlsStream<TcpStream>>>);
+pub struct Receiver(SplitStream<WebSocketStream<Connection>>);
 
 /// A GET without a token: status and body, which is JSON or null.
 ///
@@ -53,7 +53,22 @@ pub async fn get(url: &str, path: &str) -> Result<(u16, Value)> {
 /// # Errors
 /// The first sign-in that fails.
 pub async fn people(url: &str, run_id: u64, first: usize, count: usize, plate: Option<&str>) -> Result<Vec<Person>> {
-    let http = Http::new(url)?;
+    people_over(&Transport::Tcp, url, run_id, first, count, plate).await
+}
+
+/// As [`people`], over any transport.
+///
+/// # Errors
+/// The first sign-in that fails.
+pub async fn people_over(
+    transport: &Transport,
+    url: &str,
+    run_id: u64,
+    first: usize,
+    count: usize,
+    plate: Option<&str>,
+) -> Result<Vec<Person>> {
+    let http = Http::over(transport, url)?;
     let permits = Arc::new(Semaphore::new(AT_ONCE));
     let mut tasks = JoinSet::new();
     for index in first..first + count {
@@ -76,22 +91,39 @@ pub async fn people(url: &str, run_id: u64, first: usize, count: usize, plate: O
 }
 
 impl Person {
-    /// Opens a socket and reads the welcome.
+    /// Opens a socket for what comes from now on, and reads the welcome.
     ///
     /// # Errors
     /// If the platform refuses it.
     pub async fn connect(&self) -> Result<(Sender, Receiver)> {
-        let mut request =
-            format!("ws://{}{}", self.http.authority(), self.http.path("/v1/ws")).into_client_request()?;
+        let (sender, receiver, _) = self.open("/v1/ws").await?;
+        Ok((sender, receiver))
+    }
+
+    /// Opens a socket for what comes after the event `last_seq`, and reads the welcome. Returns also the newest `seq` that
+    /// it names.
+    ///
+    /// # Errors
+    /// If the platform refuses it.
+    pub async fn resume(&self, last_seq: u64) -> Result<(Sender, Receiver, u64)> {
+        self.open(&format!("/v1/ws?last_seq={last_seq}")).await
+    }
+
+    async fn open(&self, path: &str) -> Result<(Sender, Receiver, u64)> {
+        let mut request = format!("ws://{}{}", self.http.authority(), self.http.path(path)).into_client_request()?;
         let token = format!("Bearer {}", self.account.token().await?);
         request.headers_mut().insert("authorization", token.parse()?);
         let mut config = tokio_tungstenite::tungstenite::protocol::WebSocketConfig::default();
         config.read_buffer_size = 4096;
-        let (socket, _) = tokio_tungstenite::connect_async_with_config(request, Some(config), true).await?;
+        let connection = self.http.connect().await?;
+        let (socket, _) = client_async_with_config(request, connection, Some(config)).await?;
         let (sender, receiver) = socket.split();
         let mut receiver = Receiver(receiver);
-        receiver.next().await.context("no welcome")?;
-        Ok((Sender(sender), receiver))
+        let newest = match wire::parse(&receiver.next().await.context("no welcome")?.to_string()) {
+            Ok(Frame::Welcome { last_seq, .. }) => last_seq,
+            other => bail!("the first frame is no welcome but {other:?}"),
+        };
+        Ok((Sender(sender), receiver, newest))
     }
 }
 

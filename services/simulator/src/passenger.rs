@@ -1,7 +1,7 @@
 //! A simulated passenger: asks for rides, waits, tells the driver the PIN, pays; sometimes changes its mind. It owns its
 //! search and its ride, and knows of the driver only what the platform tells.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ pub(crate) struct Passenger {
     index: usize,
     state: State,
     /// ETA by match, of the search under way.
-    offers: HashMap<String, f64>,
+    offers: BTreeMap<String, f64>,
     /// Matches of searches that are over, newest last: a ride of one comes too late.
     old_offers: VecDeque<String>,
     /// Rides that are over, newest last.
@@ -97,7 +97,7 @@ impl Passenger {
             rng,
             index: index - city.config.drivers,
             state: State::Resting { until },
-            offers: HashMap::new(),
+            offers: BTreeMap::new(),
             old_offers: VecDeque::new(),
             over: VecDeque::new(),
             trespasses: HashMap::new(),
@@ -215,7 +215,7 @@ impl Passenger {
     }
 
     fn forget_offers(&mut self) {
-        self.old_offers.extend(self.offers.drain().map(|(match_id, _)| match_id));
+        self.old_offers.extend(std::mem::take(&mut self.offers).into_keys());
         while self.old_offers.len() > 32 {
             self.old_offers.pop_front();
         }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures_util::{SinkExt, StreamExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, header};
@@ -15,6 +14,7 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::account::Account;
 use crate::http::Http;
+use crate::transport::Connection;
 use crate::wire::{self, Frame};
 
 /// From the first packet to the welcome.
@@ -28,7 +28,7 @@ const MESSAGE_LIMIT: usize = 1 << 20;
 
 /// An open, welcomed connection.
 #[derive(Debug)]
-pub(crate) struct Socket(WebSocketStream<TcpStream>);
+pub(crate) struct Socket(WebSocketStream<Connection>);
 
 /// What was read.
 #[derive(Debug)]
@@ -48,13 +48,12 @@ impl Socket {
     pub(crate) async fn open(http: &Http, account: &Account, last_seq: u64) -> Result<(Self, String, u64)> {
         let token = account.token().await?;
         let opening = async {
-            let tcp = TcpStream::connect(http.authority()).await.context("cannot connect")?;
-            tcp.set_nodelay(true)?;
+            let connection = http.connect().await?;
             let url = format!("ws://{}{}?last_seq={last_seq}", http.authority(), http.path("/v1/ws"));
             let mut request = url.into_client_request()?;
             let bearer = HeaderValue::try_from(format!("Bearer {token}")).context("the token is no header")?;
             request.headers_mut().insert(header::AUTHORIZATION, bearer);
-            let mut stream = match client_async_with_config(request, tcp, Some(limits())).await {
+            let mut stream = match client_async_with_config(request, connection, Some(limits())).await {
                 Ok((stream, _)) => stream,
                 Err(Error::Http(reply)) => {
                     if reply.status().as_u16() == 401 {

@@ -28,12 +28,10 @@ fn cents(money: &Value) -> i64 {
 /// What is not at rest: who is busy, what waits where, what is broken.
 pub(crate) async fn unrest(scene: &Scene) -> Vec<String> {
     let mut found: Vec<String> = scene.processes.iter().flat_map(|process| process.faulty()).collect();
-    let busy = scene.busy.lock().unwrap().clone();
-    found.extend(busy.into_iter().map(|(user, with)| format!("{user} is busy with {with}")));
     if !found.is_empty() {
         return found;
     }
-    let (bus, topology) = (Bus::Memory(scene.bus.clone()), Topology::rideshare());
+    let (bus, topology) = (Bus::Memory(scene.bus.clone()), Topology::rideshare().with_sweeper());
     for consumer in &topology.consumers {
         let info = bus.consumer_info(&consumer.stream, &consumer.durable).await.unwrap();
         if info.pending + info.ack_pending > 0 {

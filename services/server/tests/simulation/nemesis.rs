@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use streams::Service;
 use streams::faults::{Dice, Fault};
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use crate::processes::{End, Process};
@@ -28,7 +27,7 @@ enum Blow {
     BusAway,
     /// A service does not reach its database.
     StoreAway,
-    /// A client's connection is cut.
+    /// Somebody's connection is cut.
     Cut,
     /// The streams forget which ids they have seen.
     Forget,
@@ -76,7 +75,7 @@ impl Mix {
 }
 
 /// Does its worst until it is dropped.
-pub(crate) async fn rage(scene: Arc<Scene>, mix: Mix, clients: Vec<Arc<Notify>>, mut dice: Dice) {
+pub(crate) async fn rage(scene: Arc<Scene>, mix: Mix, mut dice: Dice) {
     for (fault, rate) in &mix.rates {
         scene.faults.rate(*fault, *rate);
     }
@@ -87,7 +86,6 @@ pub(crate) async fn rage(scene: Arc<Scene>, mix: Mix, clients: Vec<Arc<Notify>>,
         sleep(dice.millis(mix.pause_ms / 4, mix.pause_ms)).await;
         let blow = mix.blows[usize::try_from(dice.below(mix.blows.len() as u64)).unwrap_or(0)];
         let process = scene.processes[usize::try_from(dice.below(scene.processes.len() as u64)).unwrap_or(0)].clone();
-        let client = &clients[usize::try_from(dice.below(clients.len() as u64)).unwrap_or(0)];
         if scene.faults.is_calm() {
             continue;
         }
@@ -96,11 +94,11 @@ pub(crate) async fn rage(scene: Arc<Scene>, mix: Mix, clients: Vec<Arc<Notify>>,
             log.note(&format!("{blow:?} {}", process.name));
             *log.made.entry(name(blow)).or_default() += 1;
         }
-        strike(&scene, blow, &process, client, &mut dice);
+        strike(&scene, blow, &process, &mut dice);
     }
 }
 
-fn strike(scene: &Scene, blow: Blow, process: &Process, client: &Notify, dice: &mut Dice) {
+fn strike(scene: &Scene, blow: Blow, process: &Process, dice: &mut Dice) {
     let now = Instant::now();
     let faults = process.faults();
     match blow {
@@ -121,7 +119,12 @@ fn strike(scene: &Scene, blow: Blow, process: &Process, client: &Notify, dice: &
                 faults.store_away_until(until);
             }
         }
-        Blow::Cut => client.notify_one(),
+        Blow::Cut => {
+            let mut lines: Vec<_> = scene.processes.iter().flat_map(|process| process.lines()).collect();
+            if !lines.is_empty() {
+                lines.swap_remove(usize::try_from(dice.below(lines.len() as u64)).unwrap_or(0)).abort();
+            }
+        }
         Blow::Forget => scene.bus.forget_ids(),
     }
 }
@@ -142,18 +145,6 @@ const fn name(blow: Blow) -> &'static str {
         Blow::Cut => "cut",
         Blow::Forget => "ids forgotten",
     }
-}
-
-/// How far a client's clock is off: mostly not, else by seconds or hours.
-pub(crate) fn skew(dice: &mut Dice, off: bool) -> chrono::Duration {
-    let seconds = match dice.below(6) {
-        0 if off => 50,
-        1 if off => -50,
-        2 if off => -7_200,
-        3 if off => 3_600,
-        _ => 0,
-    };
-    chrono::Duration::seconds(seconds)
 }
 
 /// Nothing goes wrong any more, and everything comes back.

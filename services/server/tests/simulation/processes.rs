@@ -1,26 +1,38 @@
 //! The processes of the simulation, one service each, and who starts them again when they have died. A process is its tasks:
-//! when it dies they are dropped wherever they are, and its handle to bus and stores is closed at that moment.
+//! when it dies they are dropped wherever they are, and its handle to bus and stores is closed at that moment. A connection to
+//! it is a pipe in memory, over which it speaks HTTP and WebSocket as over a socket.
 
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
+use axum::Router;
 use futures_util::FutureExt;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use location::Location;
 use matching::Matching;
+use platform::consumer::sweeper;
 use platform::{Health, Metrics, Platform, Shutdown, Store, keeper};
 use rides::Rides;
+use server::http;
 use server::monitor::{self, Check};
 use streams::faults::{Dice, Faults};
 use streams::topology::Topology;
 use streams::{Bus, Service};
+use tokio::io::{DuplexStream, copy_bidirectional, duplex};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use users::Users;
 
 use crate::scene::Scene;
+
+/// Bytes that a pipe holds.
+const PIPE: usize = 8 * 1024;
 
 /// How a process is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +64,10 @@ struct Inner {
 struct Running {
     faults: Faults,
     platform: Platform,
-    users: Option<Users>,
+    router: Router,
     tasks: JoinSet<()>,
+    /// Open connections to it.
+    lines: Vec<AbortHandle>,
 }
 
 impl Process {
@@ -86,14 +100,26 @@ impl Process {
         self.told.notify_one();
     }
 
-    /// Users, to serve a session in this process.
-    pub(crate) fn users(&self) -> Option<Users> {
-        self.inner().running.as_ref().and_then(|running| running.users.clone())
+    /// A connection to it, which ends with it.
+    pub(crate) fn connect(&self) -> io::Result<DuplexStream> {
+        let mut inner = self.inner();
+        let running = inner.running.as_mut().ok_or(io::ErrorKind::ConnectionRefused)?;
+        let ((here, mut near), (mut far, there)) = (duplex(PIPE), duplex(PIPE));
+        let service = TowerToHyperService::new(running.router.clone());
+        let served = http1::Builder::new().serve_connection(TokioIo::new(there), service).with_upgrades();
+        running.tasks.spawn(async move { drop(served.await) });
+        // What is between the two ends goes with the process, or is cut by the nemesis; a session may have left the process's
+        // own tasks by then, and sees that nobody is there.
+        let line = running.tasks.spawn(async move { drop(copy_bidirectional(&mut near, &mut far).await) });
+        running.lines.retain(|line| !line.is_finished());
+        running.lines.push(line);
+        Ok(here)
     }
 
-    /// Runs `session` in this process, and dies with it. False if it does not run.
-    pub(crate) fn spawn(&self, session: impl Future<Output = ()> + Send + 'static) -> bool {
-        self.inner().running.as_mut().map(|running| running.tasks.spawn(session)).is_some()
+    /// Its open connections.
+    pub(crate) fn lines(&self) -> Vec<AbortHandle> {
+        let lines = self.inner().running.as_ref().map(|running| running.lines.clone()).unwrap_or_default();
+        lines.into_iter().filter(|line| !line.is_finished()).collect()
     }
 
     /// What is broken in it; a process that does not run is broken as a whole.
@@ -177,19 +203,23 @@ impl Process {
         };
         keeper::start(&platform).await.map_err(anyhow::Error::msg)?;
         let (stop, pod, tokens) = (platform.shutdown.clone(), &self.name, scene.tokens.clone());
-        let mut running = Running { faults: faults.clone(), platform, users: None, tasks: JoinSet::new() };
+        let (tasks, lines) = (JoinSet::new(), Vec::new());
+        let mut running = Running { faults: faults.clone(), platform, router: Router::new(), tasks, lines };
         let platform = running.platform.clone();
+        let mut routes = Vec::new();
         match self.service {
             Service::Location => {
                 let config =
-                    location::Config { max_speed_mps: 1_000_000.0, aggregate_every: chrono::Duration::seconds(6) };
+                    location::Config { max_speed_mps: 600.0, aggregate_every: chrono::Duration::seconds(6) };
                 let store = scene.stores.location.seen_with(pod, faults);
                 let service = Location::start(&platform, &store, tokens, config).await?;
+                routes.push(service.router());
                 self.run(scene, &mut running, check(&store), service.run(stop));
             }
             Service::Rides => {
                 let store = scene.stores.rides.seen_with(pod, faults);
                 let service = Rides::start(&platform, &store, tokens, rides::Config::default()).await?;
+                routes.push(service.router());
                 self.run(scene, &mut running, check(&store), service.run(stop));
             }
             Service::Match => {
@@ -206,10 +236,13 @@ impl Process {
                 };
                 let store = scene.stores.users.seen_with(pod, faults);
                 let service = Users::start(&platform, &store, tokens, config).await?;
-                self.run(scene, &mut running, check(&store), service.clone().run(stop));
-                running.users = Some(service);
+                routes.push(service.router());
+                self.run(scene, &mut running, check(&store), service.run(stop));
             }
         }
+        running.tasks.spawn(keeper::keep(platform.clone()));
+        running.tasks.spawn(sweeper::run(platform.clone()));
+        running.router = http::router(&platform, routes);
         Ok(running)
     }
 

@@ -1,32 +1,25 @@
 //! What everybody in a simulation shares: the world, the bus and the stores, what was published, what was acknowledged,
 //! and what was found wrong. It decides nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use platform::{Store, Tokens, World};
 use serde_json::Value;
+use simulator::{Note, Summary};
 use streams::bus::MESSAGE_ID;
 use streams::faults::Faults;
 use streams::memory::MemoryBus;
 use streams::{Bus, UserId};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::processes::Process;
 
-/// What the clients are to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
-    /// Ride.
-    Open,
-    /// Finish what was begun.
-    Closing,
-    /// Ask and do not answer: every driver must be offered something.
-    Probe,
-    /// Finish that too.
-    Closed,
-}
+/// How often what people were told is written down.
+const LISTEN_EVERY: Duration = Duration::from_millis(250);
 
 /// An event that was published, once however often it was.
 #[derive(Debug, Clone)]
@@ -37,7 +30,7 @@ pub(crate) struct Published {
     text: String,
 }
 
-/// A command that a client was told is done.
+/// A command that somebody was told is done.
 #[derive(Debug, Clone)]
 pub(crate) struct Acked {
     pub(crate) user: UserId,
@@ -46,7 +39,7 @@ pub(crate) struct Acked {
     pub(crate) answer: Value,
 }
 
-/// An event that a client got.
+/// An event that somebody got.
 #[derive(Debug, Clone)]
 pub(crate) struct Got {
     pub(crate) seq: u64,
@@ -69,8 +62,6 @@ pub(crate) struct Log {
     pub(crate) acked: Vec<Acked>,
     pub(crate) got: BTreeMap<UserId, Vec<Got>>,
     pub(crate) violations: Vec<String>,
-    /// The PIN that each passenger tells the driver who stands before them.
-    pub(crate) pins: BTreeMap<String, String>,
     /// Faults made by the nemesis, by name.
     pub(crate) made: BTreeMap<&'static str, u64>,
 }
@@ -88,6 +79,33 @@ impl Log {
     pub(crate) fn wrong(&mut self, what: String) {
         self.note(&format!("WRONG {what}"));
         self.violations.push(what);
+    }
+
+    /// What somebody was told.
+    pub(crate) fn told(&mut self, note: Note) {
+        match note {
+            Note::Acked { user_id, kind, asked, answer } => {
+                self.note(&format!("{user_id} {kind} {asked} is acked with {answer}"));
+                let user = user_id.parse().unwrap();
+                self.acked.push(Acked { user, kind, data: asked, answer });
+            }
+            Note::Event { user_id, seq, event_id, kind, data } => {
+                self.note(&format!("{user_id} gets {seq} {kind} {event_id} {data}"));
+                let got = Got { seq, event_id, subject: kind, body: data };
+                self.got.entry(user_id.parse().unwrap()).or_default().push(got);
+            }
+        }
+    }
+
+    /// What the city says of its day.
+    pub(crate) fn day_is_over(&mut self, summary: &Summary) {
+        self.note(&summary.to_string());
+        for violation in &summary.violations {
+            self.wrong(format!("the city: {violation}"));
+        }
+        if summary.unfinished > 0 {
+            self.wrong(format!("the city: {} rides had no end", summary.unfinished));
+        }
     }
 
     pub(crate) fn hash(&self) -> u64 {
@@ -133,14 +151,7 @@ pub(crate) struct Scene {
     pub(crate) stores: Stores,
     pub(crate) tokens: Tokens,
     pub(crate) faults: Faults,
-    phase: Mutex<Phase>,
     pub(crate) processes: Vec<Arc<Process>>,
-    /// Clients that have something on their mind: a command, a search, a ride.
-    pub(crate) busy: Mutex<BTreeMap<UserId, String>>,
-    /// Drivers who were offered something in the probe.
-    pub(crate) offered: Mutex<BTreeSet<UserId>>,
-    /// Passengers whose search was taken in the probe.
-    pub(crate) asked: Mutex<BTreeSet<UserId>>,
     log: Mutex<Log>,
 }
 
@@ -158,7 +169,6 @@ impl Scene {
             acked: Vec::new(),
             got: BTreeMap::new(),
             violations: Vec::new(),
-            pins: BTreeMap::new(),
             made: BTreeMap::new(),
         };
         Self {
@@ -172,11 +182,7 @@ impl Scene {
             tokens: Tokens::new(&world, b"a secret of thirty-two bytes or more").unwrap(),
             world,
             faults: Faults::new(seed.wrapping_mul(31).wrapping_add(1)),
-            phase: Mutex::new(Phase::Open),
             processes,
-            busy: Mutex::default(),
-            offered: Mutex::default(),
-            asked: Mutex::default(),
             log: Mutex::new(log),
         }
     }
@@ -185,21 +191,13 @@ impl Scene {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn phase(&self) -> Phase {
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn enter(&self, phase: Phase) {
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
-    }
-
-    /// What a user is busy with; empty for nothing.
-    pub(crate) fn busy(&self, user: UserId, with: String) {
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if with.is_empty() {
-            busy.remove(&user);
-        } else {
-            busy.insert(user, with);
+    /// Writes down what people are told, for as long as it is polled.
+    pub(crate) async fn listen(self: Arc<Self>, notes: Receiver<Note>) {
+        loop {
+            while let Ok(note) = notes.try_recv() {
+                self.log().told(note);
+            }
+            sleep(LISTEN_EVERY).await;
         }
     }
 

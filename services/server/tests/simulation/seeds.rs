@@ -1,35 +1,30 @@
 //! One simulation from its seed, and many of them: the run of `scripts/test` and of `scripts/simulate-faults`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use futures_util::future::join;
 use rides::Rides;
 use streams::Service;
 use streams::faults::{Dice, Sabotage, set_sabotage};
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::checks;
-use crate::client::{Client, sign_up};
-use crate::driver::Driver;
 use crate::nemesis::{self, Mix};
-use crate::passenger::Passenger;
 use crate::processes::Process;
-use crate::scene::{Phase, Scene};
+use crate::scene::Scene;
+use crate::{checks, city};
 
-const DRIVERS: usize = 4;
-const PASSENGERS: usize = 5;
 /// Of the simulated minutes, those in which things go wrong, in percent; the rest is for coming to rest.
 const RAGE_PERCENT: u32 = 92;
 /// The longest that it may take from the last fault until all is at rest.
 const REST_MAX: Duration = Duration::from_secs(300);
 /// All must stand still for so long.
 const STILL: Duration = Duration::from_secs(4);
-/// The longest wait of a free driver for an offer when more passengers ask than there are drivers.
-const OFFER_MAX: Duration = Duration::from_secs(60);
+/// People must have signed in once before anything goes wrong: who cannot will not live here.
+const SIGN_IN: Duration = Duration::from_secs(5);
 
 /// What came of a simulation.
 #[derive(Debug, Default)]
@@ -68,41 +63,32 @@ async fn simulate(seed: u64, minutes: u32, with_lines: bool) -> Ran {
     while scene.processes.iter().any(|process| !process.faulty().is_empty()) {
         sleep(Duration::from_millis(100)).await;
     }
-    let users = scene.processes.iter().find_map(|process| process.users()).unwrap();
-    let people = sign_up(&users.router(), DRIVERS + PASSENGERS, DRIVERS).await;
-    drop(users);
-    let off = dice.percent(40);
-    let mut cuts = Vec::new();
-    for (n, user) in people.iter().enumerate() {
-        let (cut, skew) = (Arc::new(Notify::new()), nemesis::skew(&mut dice, off));
-        cuts.push(cut.clone());
-        let client = Client::new(&scene, *user, Dice::new(dice.roll()), cut, skew);
-        if n < DRIVERS {
-            tasks.spawn(Driver::new(client).live());
-        } else {
-            tasks.spawn(Passenger::new(client).live());
-        }
-    }
-    let mix = Mix::of(&mut dice);
-    scene.log().note(&format!("{mix:?}"));
-    let mut nemesis = JoinSet::new();
-    nemesis.spawn(nemesis::rage(scene.clone(), mix, cuts, Dice::new(dice.roll())));
-    sleep(Duration::from_secs(60) * minutes * RAGE_PERCENT / 100).await;
-    nemesis.shutdown().await;
-    nemesis::heal(&scene);
-    scene.enter(Phase::Closing);
-    let healed = Instant::now();
+    let open_for = Duration::from_secs(60) * minutes * RAGE_PERCENT / 100;
+    let (to, notes) = mpsc::channel();
+    tasks.spawn(scene.clone().listen(notes));
+    let config = city::config(&scene, seed, open_for, &mut dice, to);
+    scene.log().note(&format!("{config:?}"));
+    let torment = async {
+        let mix = Mix::of(&mut dice);
+        scene.log().note(&format!("{mix:?}"));
+        sleep(SIGN_IN).await;
+        let rage = nemesis::rage(scene.clone(), mix, Dice::new(dice.roll()));
+        drop(timeout(open_for - SIGN_IN, rage).await);
+        nemesis::heal(&scene);
+        Instant::now()
+    };
+    let (summary, healed) = join(simulator::run(config), torment).await;
+    scene.log().day_is_over(&summary.unwrap());
     let mut rest = Duration::ZERO;
-    if come_to_rest(&scene, "after healing").await {
+    if come_to_rest(&scene, healed, "after healing").await {
         rest = healed.elapsed();
-        scene.enter(Phase::Probe);
-        probe(&scene).await;
-        scene.enter(Phase::Closed);
-        come_to_rest(&scene, "after the probe").await;
+        let here = city::roll_call(&scene, seed).await;
+        come_to_rest(&scene, Instant::now(), "after the roll call").await;
         let rides = rides_of(&scene).await;
         let wrong = checks::all(&scene, &rides).await;
         let mut log = scene.log();
         wrong.into_iter().for_each(|what| log.wrong(what));
+        drop(here);
     }
     // Nobody does anything any more.
     tasks.abort_all();
@@ -122,8 +108,8 @@ async fn simulate(seed: u64, minutes: u32, with_lines: bool) -> Ran {
     }
 }
 
-async fn come_to_rest(scene: &Scene, when: &str) -> bool {
-    let until = Instant::now() + REST_MAX;
+async fn come_to_rest(scene: &Scene, since: Instant, when: &str) -> bool {
+    let until = since + REST_MAX;
     let mut still_since = None;
     loop {
         let unrest = checks::unrest(scene).await;
@@ -138,23 +124,6 @@ async fn come_to_rest(scene: &Scene, when: &str) -> bool {
             return false;
         } else {
             still_since = None;
-        }
-        sleep(nemesis::LOOK_EVERY).await;
-    }
-}
-
-/// More passengers ask than there are drivers: nobody is held by anything if each of them can ask, and every driver is
-/// offered something.
-async fn probe(scene: &Scene) {
-    let until = Instant::now() + OFFER_MAX;
-    loop {
-        let (offered, asked) = (scene.offered.lock().unwrap().len(), scene.asked.lock().unwrap().len());
-        if (offered, asked) == (DRIVERS, PASSENGERS) {
-            return;
-        }
-        if Instant::now() >= until {
-            scene.log().wrong(format!("not free: {asked} of {PASSENGERS} passengers can ask, {offered} of {DRIVERS} drivers are offered something"));
-            return;
         }
         sleep(nemesis::LOOK_EVERY).await;
     }

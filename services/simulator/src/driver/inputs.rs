@@ -6,7 +6,7 @@ use rand::RngExt;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{Driver, Leg, OUTCOME_LIMIT, Offer, State, Trip};
+use super::{AHEAD_MAX, Driver, LATE_MAX, Leg, OUTCOME_LIMIT, Offer, State, Trip};
 use crate::checks::{Status, Want};
 use crate::client::{Command, Input};
 use crate::clock;
@@ -54,7 +54,7 @@ impl Driver {
 
     fn offered(&mut self, event: &Event, now: Instant) {
         self.city.tally().add(Count::Offers);
-        let left = time(&event.data, "expires_at").map(|at| at - clock::wall());
+        let left = time(&event.data, "expires_at").map(|at| at - self.city.wall.now());
         let left = left.and_then(|left| left.to_std().ok()).unwrap_or(Duration::ZERO).min(OUTCOME_LIMIT);
         let offer = Offer { match_id: event.text("match_id").to_owned(), expires: now + left };
         match self.state {
@@ -152,7 +152,13 @@ impl Driver {
                 }
                 self.expect("ride.start", Want::Reaches(ride_id, Status::Started));
             }
-            "location.update" => self.parked(command),
+            "location.update" => {
+                if self.clock_off > AHEAD_MAX + LATE_MAX {
+                    let text = format!("{}: a position of the future was taken", self.client.user_id());
+                    self.city.checks().violation(text);
+                }
+                self.parked(command);
+            }
             "ride.arrive" => self.expect("ride.arrive", Want::Reaches(ride_id, Status::Completed)),
             "ride.cancel" => self.expect("ride.cancel", Want::Reaches(ride_id, Status::Cancelled)),
             _ => {}
@@ -184,6 +190,8 @@ impl Driver {
             // The ride must have ended meanwhile, else there is no cause.
             "ride.start" => self.expect("ride.start", Want::Ends(ride_id)),
             "ride.arrive" => self.expect("ride.arrive", Want::Ends(ride_id)),
+            // What its clock says is too far ahead: the ride must do without.
+            "location.update" if code == "invalid_field" && self.clock_off >= AHEAD_MAX => self.parked(command),
             "location.update" | "beacon.update" => {
                 let text = format!("{}: {} refused: {code}", self.client.user_id(), command.kind);
                 self.city.checks().violation(text);

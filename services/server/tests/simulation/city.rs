@@ -1,0 +1,210 @@
+//! The simulator's city in a simulation: who lives there and how they behave, by the seed; and, when its day is over, a roll
+//! call of all who lived there. Nobody here knows more of the platform than the contract.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use serde_json::json;
+use simulator::load::{Person, people_over};
+use simulator::{Config, Faults, Ledger, Note, Position, Transport};
+use streams::UserId;
+use streams::faults::Dice;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::nemesis::LOOK_EVERY;
+use crate::scene::Scene;
+
+pub(crate) const DRIVERS: usize = 4;
+pub(crate) const PASSENGERS: usize = 5;
+/// The most that the city may take from the last fault until everybody has finished.
+pub(crate) const WIND_DOWN: Duration = Duration::from_secs(280);
+/// Times as fast as real: a ride takes half a minute.
+const SPEED: f64 = 10.0;
+const CENTRE: Position = Position { lat: 40.7484, lng: -73.9857 };
+/// The longest wait of a free driver for an offer when more passengers ask than there are drivers.
+const OFFER_MAX: Duration = Duration::from_secs(60);
+
+/// Connections to processes by their names.
+pub(crate) fn transport(scene: &Arc<Scene>) -> Transport {
+    let scene = scene.clone();
+    Transport::Memory(Arc::new(move |authority| {
+        let name = authority.split(':').next().unwrap_or_default();
+        let process = scene.processes.iter().find(|process| *process.name == *name);
+        process.ok_or(io::ErrorKind::NotFound)?.connect()
+    }))
+}
+
+fn url(name: &str) -> String {
+    format!("http://{name}:80")
+}
+
+fn one_of<T: Copy>(dice: &mut Dice, all: &[T]) -> T {
+    all[usize::try_from(dice.below(all.len() as u64)).unwrap_or(0)]
+}
+
+/// A day in the city; `open_for` that long people ask for rides.
+pub(crate) fn config(scene: &Arc<Scene>, seed: u64, open_for: Duration, dice: &mut Dice, to: Sender<Note>) -> Config {
+    let seconds = Duration::from_secs;
+    let mut share = |most: u64| dice.below(most) as f64 / 100.0;
+    let faults = Faults {
+        decline: share(25),
+        ignore: share(15),
+        cancel_search: share(20),
+        cancel_ride: share(20),
+        driver_cancel: share(10),
+        cut: share(6),
+        repeat: share(30),
+        wrong_pin: share(30),
+        bad_track: share(30),
+        jump: share(3),
+        trespass: share(30),
+    };
+    let off = dice.percent(40);
+    let slow_clock = if off { one_of(dice, &[50, 7_200, 20 * 3_600]) } else { 0 };
+    let fast_clock = if off { one_of(dice, &[50, 3_600, 5 * 3_600]) } else { 0 };
+    Config {
+        urls: vec![url("users-1"), url("users-2")],
+        rides_url: Some(url("rides-1")),
+        drivers: DRIVERS,
+        passengers: PASSENGERS,
+        rides: usize::MAX,
+        max_wall: open_for + WIND_DOWN.min(open_for / 2),
+        wind_down: WIND_DOWN,
+        seed,
+        speed: SPEED,
+        faults,
+        centre: CENTRE,
+        patience: seconds(60),
+        run_id: Some(seed),
+        outage: seconds(300),
+        slow_clock: seconds(slow_clock),
+        fast_clock: seconds(fast_clock),
+        ledger: Some(Ledger(to)),
+        transport: transport(scene),
+        wall: Some(scene.world.now()),
+        ..Config::default()
+    }
+}
+
+/// Everybody comes once more, reads what they have missed, and more passengers ask than there are drivers: nobody is held by
+/// anything if each of them can ask, and every driver is offered something. Those who came stay and listen.
+pub(crate) async fn roll_call(scene: &Arc<Scene>, seed: u64) -> JoinSet<()> {
+    let (transport, run_id, url) = (transport(scene), seed, url("users-1"));
+    let mut here = JoinSet::new();
+    let call = Arc::new(Call { scene: scene.clone(), over: AtomicBool::new(false), found: Found::default() });
+    for (first, count) in [(0, DRIVERS), (DRIVERS, PASSENGERS)] {
+        match people_over(&transport, &url, run_id, first, count, None).await {
+            Ok(mut people) => {
+                people.sort_by(|a, b| a.id.cmp(&b.id));
+                for person in people {
+                    here.spawn(call.clone().answer(person, first == 0));
+                }
+            }
+            Err(error) => scene.log().wrong(format!("cannot sign in any more: {error:#}")),
+        }
+    }
+    let until = Instant::now() + OFFER_MAX;
+    loop {
+        let (offered, asked) = call.found.count();
+        if (offered, asked) == (DRIVERS, PASSENGERS) {
+            break;
+        }
+        if Instant::now() >= until {
+            let what = format!(
+                "not free: {asked} of {PASSENGERS} passengers can ask, {offered} of {DRIVERS} drivers are offered something"
+            );
+            scene.log().wrong(what);
+            break;
+        }
+        sleep(LOOK_EVERY).await;
+    }
+    call.over.store(true, Ordering::Relaxed);
+    here
+}
+
+/// Who was found to be free.
+#[derive(Debug, Default)]
+struct Found(std::sync::Mutex<(BTreeSet<UserId>, BTreeSet<UserId>)>);
+
+impl Found {
+    fn count(&self) -> (usize, usize) {
+        let found = self.0.lock().unwrap();
+        (found.0.len(), found.1.len())
+    }
+}
+
+struct Call {
+    scene: Arc<Scene>,
+    over: AtomicBool,
+    found: Found,
+}
+
+impl Call {
+    async fn answer(self: Arc<Self>, person: Person, drives: bool) {
+        let user: UserId = person.id.parse().unwrap();
+        let mut last_seq = self.scene.log().got.get(&user).and_then(|got| got.last()).map_or(0, |got| got.seq);
+        let (mut to, mut from, newest) = match person.resume(last_seq).await {
+            Ok(open) => open,
+            Err(error) => return self.scene.log().wrong(format!("{user} cannot connect any more: {error:#}")),
+        };
+        if newest < last_seq {
+            self.scene.log().wrong(format!("{user}: the mailbox has {newest} events and had {last_seq}"));
+        }
+        let (kind, begin) = if drives {
+            ("beacon.update", json!({"active": true, "location": CENTRE}))
+        } else {
+            let dropoff = Position { lat: CENTRE.lat + 0.01, ..CENTRE };
+            ("finder.update", json!({"active": true, "pickup": CENTRE, "dropoff": dropoff, "vehicle_type": "car"}))
+        };
+        let mut end = begin.clone();
+        end["active"] = false.into();
+        let _ = to.send(Some("begin"), kind, &begin).await;
+        let mut ended = false;
+        loop {
+            let frame = tokio::select! {
+                biased;
+                frame = from.next() => frame,
+                // (A `watch` wakes those who wait in an order of its own.)
+                () = sleep(LOOK_EVERY), if !ended => {
+                    ended = self.over.load(Ordering::Relaxed);
+                    if !ended {
+                        continue;
+                    }
+                    let _ = to.send(Some("end"), kind, &end).await;
+                    continue;
+                }
+            };
+            let Some(frame) = frame else {
+                return self.scene.log().wrong(format!("{user}: the connection of the roll call is lost"));
+            };
+            if let Some(seq) = frame["seq"].as_u64() {
+                if seq != last_seq + 1 {
+                    self.scene.log().wrong(format!("{user}: event {seq} comes after {last_seq}"));
+                }
+                last_seq = seq;
+                let text = |name: &str| frame[name].as_str().unwrap_or_default().to_owned();
+                let (user_id, event_id, kind, data) =
+                    (user.to_string(), text("event_id"), text("type"), frame["data"].clone());
+                // What was missed is no offer of now.
+                if drives && seq > newest && kind == "match.found" {
+                    self.found.0.lock().unwrap().0.insert(user);
+                }
+                self.scene.log().told(Note::Event { user_id, seq, event_id, kind, data });
+            } else if frame["type"] == "ack" {
+                let (begins, user_id, answer) = (frame["id"] == "begin", user.to_string(), frame["data"].clone());
+                if begins && !drives {
+                    self.found.0.lock().unwrap().1.insert(user);
+                }
+                let asked = if begins { begin.clone() } else { end.clone() };
+                self.scene.log().told(Note::Acked { user_id, kind, asked, answer });
+            } else {
+                self.scene.log().wrong(format!("{user}: {kind} was answered with {frame} in the roll call"));
+            }
+        }
+    }
+}
