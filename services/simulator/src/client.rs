@@ -167,7 +167,8 @@ impl Client {
                 sleep_until(until.min(self.retry_at)).await;
                 continue;
             };
-            let due = self.pending.iter().map(|pending| pending.due).min();
+            let sendable = self.pending.iter().enumerate().filter(|(n, _)| !is_held_back(&self.pending, *n));
+            let due = sendable.map(|(_, pending)| pending.due).min();
             let wake = due.unwrap_or(until).min(until);
             let read = tokio::select! {
                 biased;
@@ -235,12 +236,16 @@ impl Client {
 
     /// Sends what waits and what is due.
     async fn send_due(&mut self, now: Instant) {
+        let due: Vec<usize> = (0..self.pending.len())
+            .filter(|n| self.pending[*n].due <= now && !is_held_back(&self.pending, *n))
+            .collect();
         let Some(socket) = &mut self.socket else { return };
         let mut texts: Vec<String> = self.frames.drain(..).collect();
         let mut cut = false;
         {
             let mut tally = self.city.tally();
-            for pending in self.pending.iter_mut().filter(|pending| pending.due <= now) {
+            for n in due {
+                let pending = &mut self.pending[n];
                 pending.attempts += 1;
                 pending.sent.get_or_insert(now);
                 pending.due = now + ANSWER_LIMIT;
@@ -409,6 +414,13 @@ impl Client {
         }
         self.answered.push_back((id.to_owned(), key));
     }
+}
+
+/// Whether the command at `place` must wait for the answer to another one. The platform tells a repeat by the search that is
+/// open, so a search is not ended before its beginning is answered: both repeated, one after the other, would be another.
+fn is_held_back(pending: &[Pending], place: usize) -> bool {
+    let searches = |pending: &Pending| pending.command.kind == "finder.update";
+    searches(&pending[place]) && pending[..place].iter().any(searches)
 }
 
 /// The [`key`] of an ack without ids.

@@ -33,6 +33,8 @@ pub struct Config {
     /// Simulated seconds a real second: movement, gaps between requests, rests. The platform sees the positions in real
     /// time, so its `TRACK_MAX_SPEED_MPS` must be raised with it.
     pub speed: f64,
+    /// Between two positions of a driver in a ride, real time; three times that without one.
+    pub point_every: Duration,
     /// How often things go wrong.
     pub faults: Faults,
     /// Real trips; none means seeded ones around `centre`.
@@ -74,6 +76,7 @@ impl Default for Config {
             wind_down: Duration::from_secs(90),
             seed: 1,
             speed: 40.0,
+            point_every: Duration::from_secs(1),
             faults: Faults::default(),
             requests: None,
             centre: Position { lat: 40.7484, lng: -73.9857 },

@@ -23,9 +23,6 @@ use crate::position::Position;
 use crate::tally::Count;
 use crate::track::{Point, Track};
 
-/// Between two positions with a passenger in mind, and without.
-const POINT_EVERY: Duration = Duration::from_secs(1);
-const IDLE_POINT_EVERY: Duration = Duration::from_secs(3);
 /// An answered offer that comes to nothing is forgotten after this; the checker has told by then.
 const OUTCOME_LIMIT: Duration = Duration::from_secs(60);
 /// A passenger who does not tell the PIN for so long is left behind.
@@ -236,7 +233,7 @@ impl Driver {
         if now < self.point_at && !there {
             return;
         }
-        self.point_at = now + if riding { POINT_EVERY } else { IDLE_POINT_EVERY };
+        self.point_at = now + self.city.config.point_every * if riding { 1 } else { 3 };
         let mut point = self.point(&before);
         let faults = &self.city.config.faults;
         if driving_passenger && self.rng.random_bool(faults.jump) {
@@ -331,7 +328,7 @@ impl Driver {
         let here = self.position;
         let data = self.point(&here).data();
         let point = self.client.command("location.update", data);
-        self.point_at = now + POINT_EVERY;
+        self.point_at = now + self.city.config.point_every;
         if let State::Riding { leg, .. } = &mut self.state {
             *leg = Leg::Parking { point };
         }

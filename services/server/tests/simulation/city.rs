@@ -23,8 +23,10 @@ pub(crate) const DRIVERS: usize = 4;
 pub(crate) const PASSENGERS: usize = 5;
 /// The most that the city may take from the last fault until everybody has finished.
 pub(crate) const WIND_DOWN: Duration = Duration::from_secs(280);
-/// Times as fast as real: a ride takes half a minute.
-const SPEED: f64 = 10.0;
+/// Times as fast as real: a ride takes a quarter of a minute.
+const SPEED: f64 = 20.0;
+/// Positions are what there is most of; a few for each ride will do.
+const POINT_EVERY: Duration = Duration::from_secs(3);
 const CENTRE: Position = Position { lat: 40.7484, lng: -73.9857 };
 /// The longest wait of a free driver for an offer when more passengers ask than there are drivers.
 const OFFER_MAX: Duration = Duration::from_secs(60);
@@ -77,6 +79,7 @@ pub(crate) fn config(scene: &Arc<Scene>, seed: u64, open_for: Duration, dice: &m
         wind_down: WIND_DOWN,
         seed,
         speed: SPEED,
+        point_every: POINT_EVERY,
         faults,
         centre: CENTRE,
         patience: seconds(60),

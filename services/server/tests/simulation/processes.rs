@@ -240,7 +240,6 @@ impl Process {
                 self.run(scene, &mut running, check(&store), service.run(stop));
             }
         }
-        running.tasks.spawn(keeper::keep(platform.clone()));
         running.tasks.spawn(sweeper::run(platform.clone()));
         running.router = http::router(&platform, routes);
         Ok(running)
