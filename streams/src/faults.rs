@@ -156,6 +156,15 @@ struct Process {
     died: Arc<Notify>,
 }
 
+/// A message that nobody brings to its end: each who takes it hangs, or dies.
+#[derive(Debug)]
+struct Doomed {
+    consumer: String,
+    /// The first that comes.
+    sequence: Option<u64>,
+    kills: bool,
+}
+
 #[derive(Debug)]
 struct State {
     dice: Dice,
@@ -163,6 +172,7 @@ struct State {
     struck: [u64; Fault::ALL.len()],
     processes: Vec<Process>,
     calm_until: Option<Instant>,
+    doomed: Vec<Doomed>,
 }
 
 /// The faults that one process meets; all processes of a simulation share the dice.
@@ -184,7 +194,8 @@ impl Faults {
     pub fn new(seed: u64) -> Self {
         let none = [0; Fault::ALL.len()];
         let processes = vec![Process::default()];
-        let state = State { dice: Dice::new(seed), rates: none, struck: none, processes, calm_until: None };
+        let dice = Dice::new(seed);
+        let state = State { dice, rates: none, struck: none, processes, calm_until: None, doomed: Vec::new() };
         Self { state: Arc::new(Mutex::new(state)), process: 0 }
     }
 
@@ -208,6 +219,7 @@ impl Faults {
     pub fn heal(&self) {
         let mut state = self.state();
         state.rates = [0; Fault::ALL.len()];
+        state.doomed.clear();
         for process in &mut state.processes {
             *process = Process { dead: process.dead, died: process.died.clone(), ..Process::default() };
         }
@@ -227,6 +239,35 @@ impl Faults {
     /// This process dies at its `points`-th point from now: the call there never returns, nor does any after it.
     pub fn die_in(&self, points: u64) {
         self.state().processes[self.process].dies_in = Some(points);
+    }
+
+    /// Whoever takes the next message of `consumer` hangs with it, as often as it is delivered, or dies if `kills`.
+    pub fn doom(&self, consumer: &str, kills: bool) {
+        let mut state = self.state();
+        state.doomed.retain(|doomed| doomed.consumer != consumer);
+        state.doomed.push(Doomed { consumer: consumer.to_owned(), sequence: None, kills });
+    }
+
+    /// Whether this process hangs with a message, or dies of it.
+    fn is_lost_with(&self, delivery: &Delivery) -> bool {
+        let mut state = self.state();
+        let calm = state.calm_until.is_some_and(|until| Instant::now() < until);
+        let (sequence, fresh) = (delivery.message.sequence, delivery.deliveries == 1);
+        let Some(doomed) = state.doomed.iter_mut().find(|doomed| doomed.consumer == delivery.consumer) else {
+            return false;
+        };
+        if doomed.sequence.is_none() && fresh {
+            doomed.sequence = Some(sequence);
+        }
+        if doomed.sequence != Some(sequence) {
+            return false;
+        }
+        if doomed.kills && !calm {
+            let process = &mut state.processes[self.process];
+            process.dead = true;
+            process.died.notify_one();
+        }
+        true
     }
 
     /// This process is dead.
@@ -362,7 +403,8 @@ impl Faults {
     }
 
     /// What of a batch reaches the process, and in which order.
-    pub(crate) async fn hand_out(&self, batch: Vec<Delivery>) -> Vec<Delivery> {
+    pub(crate) async fn hand_out(&self, mut batch: Vec<Delivery>) -> Vec<Delivery> {
+        batch.retain(|delivery| !self.is_lost_with(delivery));
         if batch.iter().any(|delivery| delivery.deliveries >= WORN) {
             self.state().calm_until = Some(Instant::now() + CALM);
         }

@@ -4,12 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use chrono::{DateTime, Utc};
+use platform::Store;
+use platform::dead_letters::{self, Requeued};
 use rides::{Rides, ledger, payment};
 use serde_json::Value;
 use streams::bus::Start;
 use streams::topology::{Retention, Topology};
-use streams::{Bus, RideId, UserId};
+use streams::{Bus, RideId, Service, UserId};
 
 use crate::scene::{Acked, Published, Scene};
 
@@ -83,7 +86,12 @@ pub(crate) async fn all(scene: &Scene, rides: &Rides) -> Vec<String> {
         effect(done, &seen, &mut wrong);
     }
     mailboxes(scene, &published, &lives, &mut wrong);
-    dead_letters(scene, &mut wrong).await;
+    let stores = &scene.stores;
+    noted(&stores.users, Service::Users, &published, &mut wrong).await;
+    noted(&stores.matching, Service::Match, &published, &mut wrong).await;
+    noted(&stores.rides, Service::Rides, &published, &mut wrong).await;
+    noted(&stores.location, Service::Location, &published, &mut wrong).await;
+    no_dead_letters(scene, &mut wrong).await;
     wrong
 }
 
@@ -98,6 +106,14 @@ async fn trail(scene: &Scene) -> Vec<Value> {
         events.push(event);
     }
     events
+}
+
+/// SHA-256 over the RFC 8785 form of the body without `hash`.
+fn hash_of(event: &Value) -> String {
+    let mut body = event.clone();
+    body.as_object_mut().unwrap().retain(|name, _| name != "hash" && name != "subject");
+    let canonical = serde_jcs::to_vec(&body).unwrap();
+    digest::digest(&digest::SHA256, &canonical).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The events of each ride, in the order in which the stream has them.
@@ -131,6 +147,9 @@ fn lifecycles(trail: &[Value], wrong: &mut Vec<String>) -> Lives {
                 wrong.push(format!("ride {ride}: version {} does not follow the one before it", n + 1));
             }
             hash = text(event, "hash").to_owned();
+            if hash_of(event) != hash {
+                wrong.push(format!("ride {ride}: version {} has not the hash that it names", n + 1));
+            }
             for same in ["match_id", "driver_id", "passenger_id"] {
                 if event[same] != events[0][same] {
                     wrong.push(format!("ride {ride}: {same} changes"));
@@ -393,16 +412,66 @@ fn mailboxes(scene: &Scene, published: &[Published], lives: &Lives, wrong: &mut 
     }
 }
 
-async fn dead_letters(scene: &Scene, wrong: &mut Vec<String>) {
-    let bus = Bus::Memory(scene.bus.clone());
-    let mut replay = bus.replay("DEAD_LETTER_STREAM", None, Start::Sequence(1)).await.unwrap();
-    while let Ok(Some(letter)) = replay.next(Duration::ZERO).await {
-        let of = |name| letter.headers.find(name).unwrap_or_default().to_owned();
-        wrong.push(format!(
-            "dead letter of {} ({}): {}",
-            of("Dead-Letter-Consumer"),
-            of("Dead-Letter-Message-Id"),
-            of("Dead-Letter-Reason")
-        ));
+/// Every event is noted by each consumer that it is for, and by no other. An id is the key of its row, so it is noted once.
+async fn noted<T>(store: &Store<T>, service: Service, published: &[Published], wrong: &mut Vec<String>)
+where
+    T: Clone + Default + Send + Sync + 'static,
+{
+    let mut tx = store.begin().await.unwrap();
+    for consumer in Topology::rideshare().of(service) {
+        for event in published {
+            let is_noted = tx.is_noted(&consumer.durable, &event.id).await.unwrap();
+            let concerns = consumer.filter == event.subject;
+            if is_noted && !concerns {
+                wrong.push(format!("{} noted {}, which is not for it", consumer.durable, event.id));
+            } else if !is_noted && concerns && !is_free(service, event) {
+                wrong.push(format!("{} has not noted {}", consumer.durable, event.id));
+            }
+        }
     }
+}
+
+/// Whether handling an event changes no row, so that nothing need be noted: positions, whose rows tell repeats themselves;
+/// location's memory of who is free; what a track comes to before its end.
+fn is_free(service: Service, event: &Published) -> bool {
+    match event.subject.as_str() {
+        "location.update" => true,
+        "user.beacon" => service == Service::Location,
+        "location.aggregate" => service == Service::Rides && event.body["final"] != true,
+        _ => false,
+    }
+}
+
+/// What was given up has one dead letter for each consumer that it was lost for, and nothing else has; each is requeued, and
+/// is then as if it had never failed.
+pub(crate) async fn requeue(scene: &Scene) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let bus = Bus::Memory(scene.bus.clone());
+    let mut letters = Vec::new();
+    dead_letters::each(&bus, |letter| letters.push(letter)).await.unwrap();
+    let mut lost = scene.log().given_up.clone();
+    for letter in letters {
+        if !lost.remove(&(letter.consumer.clone(), letter.stream_sequence)) {
+            let what = format!("{} ({}): {}", letter.consumer, letter.message_id, letter.reason);
+            wrong.push(format!("dead letter of {what}, of which there was none to be, or one already"));
+        }
+        scene.log().note(&format!("requeue {}: {}", letter.consumer, letter.message_id));
+        match dead_letters::requeue(&bus, &letter).await {
+            Ok(Requeued::Done) => scene.log().letters += 1,
+            Ok(Requeued::DoneBefore) => {
+                wrong.push(format!("dead letter of {} ({}), which was handled", letter.consumer, letter.message_id));
+            }
+            Err(error) => wrong.push(format!("dead letter of {} ({}): {error}", letter.consumer, letter.message_id)),
+        }
+    }
+    wrong.extend(lost.into_iter().map(|(consumer, n)| format!("{consumer}: {n} was given up and has no dead letter")));
+    wrong
+}
+
+async fn no_dead_letters(scene: &Scene, wrong: &mut Vec<String>) {
+    let bus = Bus::Memory(scene.bus.clone());
+    let tell = |letter: dead_letters::Letter| {
+        wrong.push(format!("dead letter of {} ({}): {}", letter.consumer, letter.message_id, letter.reason));
+    };
+    dead_letters::each(&bus, tell).await.unwrap();
 }

@@ -31,9 +31,11 @@ enum Blow {
     Cut,
     /// The streams forget which ids they have seen.
     Forget,
+    /// Whoever takes a message hangs with it or dies of it, until the bus gives it up: the sweeper must find it.
+    Doom,
 }
 
-const BLOWS: [Blow; 9] = [
+const BLOWS: [Blow; 10] = [
     Blow::Crash,
     Blow::Kill,
     Blow::Restart,
@@ -43,7 +45,11 @@ const BLOWS: [Blow; 9] = [
     Blow::StoreAway,
     Blow::Cut,
     Blow::Forget,
+    Blow::Doom,
 ];
+
+/// Consumers without which a city can do until their messages are requeued: they fill mailboxes, and nothing else.
+pub(crate) const DOOMED: [&str; 2] = ["user_beacon_users", "location_aggregate_users"];
 
 /// The mix of one seed.
 #[derive(Debug)]
@@ -126,6 +132,10 @@ fn strike(scene: &Scene, blow: Blow, process: &Process, dice: &mut Dice) {
             }
         }
         Blow::Forget => scene.bus.forget_ids(),
+        Blow::Doom => {
+            let consumer = DOOMED[usize::try_from(dice.below(DOOMED.len() as u64)).unwrap_or(0)];
+            scene.faults.doom(consumer, dice.percent(50));
+        }
     }
 }
 
@@ -144,6 +154,7 @@ const fn name(blow: Blow) -> &'static str {
         Blow::StoreAway => "database away",
         Blow::Cut => "cut",
         Blow::Forget => "ids forgotten",
+        Blow::Doom => "doom",
     }
 }
 
