@@ -10,6 +10,9 @@ use crate::position::Position;
 use crate::requests::Trips;
 use crate::transport::Transport;
 
+/// The shortest that a driver thinks about an offer.
+pub(crate) const THINK_MIN_MS: u64 = 20;
+
 /// A run of the city.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -35,6 +38,8 @@ pub struct Config {
     pub speed: f64,
     /// Between two positions of a driver in a ride, real time; three times that without one.
     pub point_every: Duration,
+    /// The longest that a driver thinks about an offer, real time, at least 21 ms.
+    pub think_max: Duration,
     /// How often things go wrong.
     pub faults: Faults,
     /// Real trips; none means seeded ones around `centre`.
@@ -77,6 +82,7 @@ impl Default for Config {
             seed: 1,
             speed: 40.0,
             point_every: Duration::from_secs(1),
+            think_max: Duration::from_millis(600),
             faults: Faults::default(),
             requests: None,
             centre: Position { lat: 40.7484, lng: -73.9857 },
@@ -102,6 +108,8 @@ impl Config {
         ensure!(self.rides > 0, "the number of rides to complete is 0");
         ensure!(self.centre.is_plausible(), "the centre of the city is no position: {:?}", self.centre);
         ensure!(self.speed.is_finite() && self.speed > 0.0, "speed is {}, but must be above 0", self.speed);
+        let think_min = Duration::from_millis(THINK_MIN_MS + 1);
+        ensure!(self.think_max >= think_min, "drivers think for {:?}, but must for {think_min:?} or more", self.think_max);
         ensure!(self.max_wall >= Duration::from_secs(1), "the longest run is {:?}: too short", self.max_wall);
         if self.requests.as_ref().is_some_and(|trips| trips.requests.is_empty()) {
             bail!("the file of requests holds no usable trip");

@@ -18,7 +18,7 @@ use crate::checks::Party;
 use crate::city::{City, Phase};
 use crate::client::{Client, Command, Input};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, THINK_MIN_MS};
 use crate::position::Position;
 use crate::tally::Count;
 use crate::track::{Point, Track};
@@ -278,7 +278,8 @@ impl Driver {
 
     fn consider(&mut self, offer: Offer, now: Instant) {
         self.target = self.position;
-        let at = now + Duration::from_millis(self.rng.random_range(20..600));
+        let most_ms = self.city.config.think_max.as_millis() as u64;
+        let at = now + Duration::from_millis(self.rng.random_range(THINK_MIN_MS..most_ms));
         self.state = State::Deciding { offer, at };
     }
 

@@ -80,6 +80,8 @@ pub(crate) fn config(scene: &Arc<Scene>, seed: u64, open_for: Duration, dice: &m
         seed,
         speed: SPEED,
         point_every: POINT_EVERY,
+        // Some answer when the offer is as good as over.
+        think_max: Duration::from_millis(one_of(dice, &[600, 4_000, 15_000])),
         faults,
         centre: CENTRE,
         patience: seconds(60),
