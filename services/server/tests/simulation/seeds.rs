@@ -1,8 +1,9 @@
 //! One simulation from its seed, and many of them: the run of `scripts/test` and of `scripts/simulate-faults`.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Once, mpsc};
 use std::time::Duration;
 
 use futures_util::future::join;
@@ -41,12 +42,36 @@ pub(crate) struct Ran {
     lines: Option<Vec<String>>,
 }
 
+thread_local! {
+    static PANICS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Counts panics, wherever in the program they are and whoever catches them.
+fn count_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let tell = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICS.set(PANICS.get() + 1);
+            tell(panic);
+        }));
+    });
+}
+
 /// Runs one seed.
 pub(crate) fn run(seed: u64, minutes: u32, sabotage: Sabotage, with_lines: bool) -> Ran {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     set_sabotage(sabotage);
-    let ran = runtime.block_on(simulate(seed, minutes, with_lines));
+    count_panics();
+    PANICS.set(0);
+    let mut ran = runtime.block_on(simulate(seed, minutes, with_lines));
+    // What is left of it may panic as well.
+    drop(runtime);
     set_sabotage(Sabotage::default());
+    let panics = PANICS.get();
+    if panics > 0 {
+        ran.violations.push(format!("{panics} panics"));
+    }
     ran
 }
 
@@ -307,6 +332,14 @@ fn a_seed_in_full() {
         println!("{line}");
     }
     assert_eq!(ran.violations, Vec::<String>::new());
+}
+
+/// Only the sweeper brings to the dead letters what nobody else could.
+#[test]
+fn what_everybody_dies_or_hangs_with_is_swept_up() {
+    let swept = (1..=20).map(|seed| (seed, run(seed, 10, Sabotage::default(), false))).find(|(_, ran)| ran.letters > 0);
+    let (seed, ran) = swept.expect("in 20 seeds nothing was given up");
+    assert_eq!(ran.violations, Vec::<String>::new(), "seed {seed}");
 }
 
 /// The first of 200 seeds that goes red with `sabotage`, and why.
