@@ -109,7 +109,11 @@ impl Config {
         ensure!(self.centre.is_plausible(), "the centre of the city is no position: {:?}", self.centre);
         ensure!(self.speed.is_finite() && self.speed > 0.0, "speed is {}, but must be above 0", self.speed);
         let think_min = Duration::from_millis(THINK_MIN_MS + 1);
-        ensure!(self.think_max >= think_min, "drivers think for {:?}, but must for {think_min:?} or more", self.think_max);
+        ensure!(
+            self.think_max >= think_min,
+            "drivers think for {:?}, but must for {think_min:?} or more",
+            self.think_max
+        );
         ensure!(self.max_wall >= Duration::from_secs(1), "the longest run is {:?}: too short", self.max_wall);
         if self.requests.as_ref().is_some_and(|trips| trips.requests.is_empty()) {
             bail!("the file of requests holds no usable trip");

@@ -1,6 +1,7 @@
 //! A city of simulated drivers and passengers: real WebSocket clients that speak only the contract, from a seed, with
 //! declines, cancellations, lost connections and resumes; and a checker of what they see. It owns no part of the
-//! platform and depends on none of its crates.
+//! platform and depends on none of its crates. Over pipes in memory, with tokio's clock paused and in one thread, the same
+//! seed and the same answers make the same city.
 
 mod account;
 mod audit;

@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use aws_lc_rs::digest;
 use chrono::{DateTime, Utc};
-use platform::Store;
-use platform::dead_letters::{self, Requeued};
 use rides::{Rides, ledger, payment};
 use serde_json::Value;
 use streams::bus::Start;
 use streams::topology::{Retention, Topology};
-use streams::{Bus, RideId, Service, UserId};
+use streams::{Bus, RideId, UserId};
 
+use crate::handled;
 use crate::scene::{Acked, Published, Scene};
 
 fn text<'a>(body: &'a Value, field: &str) -> &'a str {
@@ -86,12 +85,7 @@ pub(crate) async fn all(scene: &Scene, rides: &Rides) -> Vec<String> {
         effect(done, &seen, &mut wrong);
     }
     mailboxes(scene, &published, &lives, &mut wrong);
-    let stores = &scene.stores;
-    noted(&stores.users, Service::Users, &published, &mut wrong).await;
-    noted(&stores.matching, Service::Match, &published, &mut wrong).await;
-    noted(&stores.rides, Service::Rides, &published, &mut wrong).await;
-    noted(&stores.location, Service::Location, &published, &mut wrong).await;
-    no_dead_letters(scene, &mut wrong).await;
+    handled::all(scene, &published, &mut wrong).await;
     wrong
 }
 
@@ -224,6 +218,16 @@ fn offers(published: &[Published], lives: &Lives, wrong: &mut Vec<String>) {
         }
     }
     apart("offers", spans, wrong);
+    let mut carried: BTreeMap<&str, &str> = BTreeMap::new();
+    for (id, events) in &ridden {
+        let ride = text(&events[0], "ride_id");
+        let carried_out = events.iter().any(|event| text(event, "status") == "completed");
+        if let Some(offer) = found.get(id).filter(|_| carried_out)
+            && let Some(other) = carried.insert(text(offer[0], "request_id"), ride)
+        {
+            wrong.push(format!("request {} was carried out twice: {other}, {ride}", text(offer[0], "request_id")));
+        }
+    }
     for (id, events) in &accepted {
         let reasons: Vec<&str> = rejected.get(id).into_iter().flatten().map(|e| text(e, "reason")).collect();
         if events.len() > 1 {
@@ -410,68 +414,4 @@ fn mailboxes(scene: &Scene, published: &[Published], lives: &Lives, wrong: &mut 
             wrong.push(format!("{user} never got {id}"));
         }
     }
-}
-
-/// Every event is noted by each consumer that it is for, and by no other. An id is the key of its row, so it is noted once.
-async fn noted<T>(store: &Store<T>, service: Service, published: &[Published], wrong: &mut Vec<String>)
-where
-    T: Clone + Default + Send + Sync + 'static,
-{
-    let mut tx = store.begin().await.unwrap();
-    for consumer in Topology::rideshare().of(service) {
-        for event in published {
-            let is_noted = tx.is_noted(&consumer.durable, &event.id).await.unwrap();
-            let concerns = consumer.filter == event.subject;
-            if is_noted && !concerns {
-                wrong.push(format!("{} noted {}, which is not for it", consumer.durable, event.id));
-            } else if !is_noted && concerns && !is_free(service, event) {
-                wrong.push(format!("{} has not noted {}", consumer.durable, event.id));
-            }
-        }
-    }
-}
-
-/// Whether handling an event changes no row, so that nothing need be noted: positions, whose rows tell repeats themselves;
-/// location's memory of who is free; what a track comes to before its end.
-fn is_free(service: Service, event: &Published) -> bool {
-    match event.subject.as_str() {
-        "location.update" => true,
-        "user.beacon" => service == Service::Location,
-        "location.aggregate" => service == Service::Rides && event.body["final"] != true,
-        _ => false,
-    }
-}
-
-/// What was given up has one dead letter for each consumer that it was lost for, and nothing else has; each is requeued, and
-/// is then as if it had never failed.
-pub(crate) async fn requeue(scene: &Scene) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let bus = Bus::Memory(scene.bus.clone());
-    let mut letters = Vec::new();
-    dead_letters::each(&bus, |letter| letters.push(letter)).await.unwrap();
-    let mut lost = scene.log().given_up.clone();
-    for letter in letters {
-        if !lost.remove(&(letter.consumer.clone(), letter.stream_sequence)) {
-            let what = format!("{} ({}): {}", letter.consumer, letter.message_id, letter.reason);
-            wrong.push(format!("dead letter of {what}, of which there was none to be, or one already"));
-        }
-        scene.log().note(&format!("requeue {}: {}", letter.consumer, letter.message_id));
-        match dead_letters::requeue(&bus, &letter).await {
-            Ok(Requeued::Done) => scene.log().letters += 1,
-            Ok(Requeued::DoneBefore) => {
-                wrong.push(format!("dead letter of {} ({}), which was handled", letter.consumer, letter.message_id));
-            }
-            Err(error) => wrong.push(format!("dead letter of {} ({}): {error}", letter.consumer, letter.message_id)),
-        }
-    }
-    wrong.extend(lost.into_iter().map(|(consumer, n)| format!("{consumer}: {n} was given up and has no dead letter")));
-    wrong
-}
-
-async fn no_dead_letters(scene: &Scene, wrong: &mut Vec<String>) {
-    let bus = Bus::Memory(scene.bus.clone());
-    let tell = |letter: dead_letters::Letter| {
-        wrong.push(format!("dead letter of {} ({}): {}", letter.consumer, letter.message_id, letter.reason));
-    };
-    dead_letters::each(&bus, tell).await.unwrap();
 }

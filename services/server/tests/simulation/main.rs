@@ -8,6 +8,7 @@
 
 mod checks;
 mod city;
+mod handled;
 mod nemesis;
 mod processes;
 mod scene;

@@ -209,8 +209,7 @@ impl Process {
         let mut routes = Vec::new();
         match self.service {
             Service::Location => {
-                let config =
-                    location::Config { max_speed_mps: 600.0, aggregate_every: chrono::Duration::seconds(6) };
+                let config = location::Config { max_speed_mps: 600.0, aggregate_every: chrono::Duration::seconds(6) };
                 let store = scene.stores.location.seen_with(pod, faults);
                 let service = Location::start(&platform, &store, tokens, config).await?;
                 routes.push(service.router());

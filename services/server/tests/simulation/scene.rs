@@ -151,8 +151,7 @@ impl Log {
 /// accepted, and offers the request again after its first ride was cancelled (`checks` sees that it is never carried out
 /// twice). And the repeat of a command may be so late that its ride is over.
 fn is_no_fault(violation: &str) -> bool {
-    violation.contains("was served two times")
-        || violation.contains("of an acked command was refused: ride_ended")
+    violation.contains("was served two times") || violation.contains("of an acked command was refused: ride_ended")
 }
 
 fn without_ride(text: &str) -> Value {
