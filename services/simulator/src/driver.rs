@@ -31,6 +31,8 @@ const NO_SHOW: Duration = Duration::from_secs(60);
 const AHEAD_MAX: chrono::Duration = chrono::Duration::seconds(60);
 /// How late a position may leave the phone, at most; what is ahead by less may be taken by then.
 const LATE_MAX: chrono::Duration = chrono::Duration::minutes(30);
+/// After five wrong PINs the platform takes none for so long (and a wrong one repeated for want of an answer is another).
+const PIN_LOCK: Duration = Duration::from_secs(30);
 /// For going offline at the end.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -84,6 +86,8 @@ struct Trip {
     dropoff: Position,
     driven_m: f64,
     give_wrong_pin: bool,
+    /// No PIN is taken before that.
+    locked_until: Option<Instant>,
     cancel_at: Option<Instant>,
 }
 
@@ -302,7 +306,7 @@ impl Driver {
     /// Gives the PIN as soon as the passenger has told it; sometimes a wrong one first.
     fn hand_over(&mut self, now: Instant) {
         let State::Riding { trip, leg: Leg::Handover { since, start } } = &mut self.state else { return };
-        if start.is_some() {
+        if start.is_some() || trip.locked_until.is_some_and(|until| now < until) {
             return;
         }
         let Some(pin) = self.city.pin(&trip.ride_id) else {

@@ -6,7 +6,7 @@ use rand::RngExt;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{AHEAD_MAX, Driver, LATE_MAX, Leg, OUTCOME_LIMIT, Offer, State, Trip};
+use super::{AHEAD_MAX, Driver, LATE_MAX, Leg, OUTCOME_LIMIT, Offer, PIN_LOCK, State, Trip};
 use crate::checks::{Status, Want};
 use crate::client::{Command, Input};
 use crate::clock;
@@ -99,7 +99,8 @@ impl Driver {
         let cancels = self.rng.random_bool(faults.driver_cancel);
         let cancel_at = cancels.then(|| now + Duration::from_millis(self.rng.random_range(0..3_000)));
         let give_wrong_pin = self.rng.random_bool(faults.wrong_pin);
-        let trip = Box::new(Trip { ride_id, pickup, dropoff, driven_m: 0.0, give_wrong_pin, cancel_at });
+        let trip =
+            Box::new(Trip { ride_id, pickup, dropoff, driven_m: 0.0, give_wrong_pin, locked_until: None, cancel_at });
         self.target = trip.pickup;
         self.moved_at = now;
         self.state = State::Riding { trip, leg: Leg::ToPickup };
@@ -189,6 +190,12 @@ impl Driver {
                 }
             }
             "ride.start" if self.was_wrong(&command.id) => self.city.tally().add(Count::WrongPins),
+            "ride.start" if code == "pin_locked" => {
+                if let Some((trip, Leg::Handover { start, .. })) = self.in_ride(&ride_id) {
+                    trip.locked_until = Some(clock::now() + PIN_LOCK);
+                    *start = None;
+                }
+            }
             // The ride must have ended meanwhile, else there is no cause.
             "ride.start" => self.expect("ride.start", Want::Ends(ride_id)),
             "ride.arrive" => self.expect("ride.arrive", Want::Ends(ride_id)),
