@@ -445,3 +445,20 @@ fn latency(kind: &str) -> &'static str {
         _ => "other → ack",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_waits_for_the_answer_to_the_search_before() {
+        let now = clock::now();
+        let pending = |kind| {
+            let command = Command { id: String::new(), kind, data: Value::Null };
+            Pending { command, made: now, sent: None, attempts: 0, due: now }
+        };
+        let all = ["mailbox.ack", "finder.update", "ride.cancel", "finder.update", "mailbox.ack"].map(pending);
+        let held_back: Vec<usize> = (0..all.len()).filter(|place| is_held_back(&all, *place)).collect();
+        assert_eq!(held_back, [3]);
+    }
+}
