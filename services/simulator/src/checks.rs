@@ -277,7 +277,7 @@ impl Checks {
     /// Whether the two people of every ride have seen the same, and everything expected has happened.
     pub(crate) fn is_quiet(&mut self, now: Instant) -> bool {
         self.sweep(now);
-        self.open.is_empty() && self.rides.unequal() == 0 && self.untold().is_empty()
+        self.open.is_empty() && self.rides.incomplete() == 0 && self.untold().is_empty()
     }
 
     /// Looks at the whole once more; `patience` after one of the two has seen a step, the other must have too.

@@ -324,6 +324,7 @@ async fn money(lives: &Lives, published: &[Published], rides: &Rides, wrong: &mu
 
 /// What the streams saw, by what a command leads to.
 struct Seen<'a> {
+    beacons: BTreeSet<&'a str>,
     searches: BTreeSet<(&'a str, bool)>,
     matches: BTreeSet<(&'a str, &'a str)>,
     points: BTreeSet<(&'a str, DateTime<Utc>)>,
@@ -336,6 +337,7 @@ impl<'a> Seen<'a> {
         let answers = of("match.accepted").map(|e| (text(e, "match_id"), "accepted"));
         let answers = answers.chain(of("match.rejected").map(|e| (text(e, "match_id"), text(e, "reason"))));
         Self {
+            beacons: of("user.beacon").map(|e| text(e, "user_id")).collect(),
             searches: of("user.finder").map(|e| (text(e, "request_id"), e["active"] == true)).collect(),
             matches: answers.collect(),
             points: of("location.update").map(|e| (text(e, "user_id"), time(e, "recorded_at"))).collect(),
@@ -353,10 +355,12 @@ fn effect(done: &Acked, seen: &Seen<'_>, wrong: &mut Vec<String>) {
             Some(request) => seen.searches.contains(&(request, done.data["active"] == true)),
             None => done.data["active"] == false,
         },
+        "beacon.update" => seen.beacons.contains(user.as_str()),
         "match.accept" => seen.matches.contains(&(of_match, "accepted")),
         "match.reject" => seen.matches.contains(&(of_match, "declined")),
         "location.update" => {
-            let points = done.data["points"].as_array().into_iter().flatten();
+            let one = std::slice::from_ref(&done.data);
+            let points = done.data["points"].as_array().map_or(one, Vec::as_slice).iter();
             points.map(|p| (user.as_str(), time(p, "recorded_at"))).all(|point| seen.points.contains(&point))
         }
         "ride.start" => seen.rides.contains(&(ride, "started")),

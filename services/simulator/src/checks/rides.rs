@@ -228,9 +228,11 @@ impl Rides {
         later.filter(|(_, ride)| ride.people.iter().all(|one| one != user)).map(|(id, _)| id.clone()).next()
     }
 
-    /// Rides that the two have not seen the same steps of.
-    pub(super) fn unequal(&self) -> usize {
-        self.rides.values().filter(|ride| !ride.seen[0].keys().eq(ride.seen[1].keys())).count()
+    /// Rides that the two have not seen the same steps of, or with a step that neither has seen yet.
+    pub(super) fn incomplete(&self) -> usize {
+        let equal = |ride: &Ride| ride.seen[0].keys().eq(ride.seen[1].keys());
+        let whole = |ride: &Ride| ride.last().is_none_or(|(newest, _)| ride.versions.len() as u64 == newest);
+        self.rides.values().filter(|ride| !equal(ride) || !whole(ride)).count()
     }
 
     /// Rides without an end.

@@ -252,3 +252,13 @@ fn trespassers_find_a_ride_of_others() {
     assert_eq!(city.checks.ride_of_others("eve", "zzz"), Some("a".to_owned()));
     assert_eq!(city.checks.ride_of_others("dan", ""), None);
 }
+
+#[test]
+fn a_step_that_nobody_has_seen_yet_is_waited_for() {
+    let mut city = City::new();
+    city.step("dp", "a", 1, "pickup").step("dp", "a", 2, "started").step("dp", "a", 4, "completed");
+    assert!(!city.checks.is_quiet(city.now));
+    city.step("dp", "a", 3, "arrived");
+    assert!(city.checks.is_quiet(city.now));
+    assert_eq!(city.end(), "");
+}
