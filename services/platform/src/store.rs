@@ -160,6 +160,15 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
         Self { pod, relay, faults, ..self.clone() }
     }
 
+    /// What the inbox in memory has noted, consumer and note, for a simulation to compare with what was published.
+    #[cfg(debug_assertions)]
+    pub async fn all_noted(&self) -> Vec<(String, String)> {
+        match &self.backend {
+            Backend::Postgres { .. } => Vec::new(),
+            Backend::Memory(shared) => shared.lock().await.inbox.keys().cloned().collect(),
+        }
+    }
+
     /// Rows of the outbox that wait, for a simulation to see it come to rest.
     ///
     /// # Errors

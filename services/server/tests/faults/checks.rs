@@ -21,6 +21,7 @@ pub(crate) fn all(books: &Books, notes: &[Note]) -> Vec<String> {
     wrong.extend(one_winner(books));
     wrong.extend(money(books));
     wrong.extend(handled(books));
+    wrong.extend(noted(books));
     wrong.extend(mailboxes(books, notes));
     wrong.extend(acks(books, notes));
     wrong.extend(letters(books));
@@ -292,6 +293,13 @@ fn handled(books: &Books) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// Nothing is noted as handled that nobody published. (A message without an id is noted by its place.)
+fn noted(books: &Books) -> Vec<String> {
+    let ids: BTreeSet<&str> = books.outbox.iter().map(|event| event.message_id.as_str()).collect();
+    let strange = books.inbox.iter().filter(|(_, id)| !ids.contains(id.as_str()) && !id.contains("_STREAM-"));
+    strange.map(|(consumer, id)| format!("{consumer}: {id} is noted, and nobody published it")).collect()
 }
 
 /// Mailboxes have no gap, nothing twice, all that concerns their user, and nothing that does not.

@@ -117,7 +117,7 @@ fn sound_books_are_sound() {
 #[test]
 fn each_fault_in_the_books_is_found() {
     type Break = fn(&mut Books);
-    let cases: [(&str, Break); 27] = [
+    let cases: [(&str, Break); 28] = [
         ("its events are", |b| drop(b.kept.remove(2))),
         ("has not the hash that it names", |b| edit(&mut b.kept[1].body, "00:00:01", "00:00:07")),
         ("does not hold the hash of the one before", |b| edit(&mut b.kept[0].body, "\"hash\":\"", "\"hash\":\"0")),
@@ -140,6 +140,9 @@ fn each_fault_in_the_books_is_found() {
         ("100 owed, payments []", |b| b.payments.clear()),
         ("100 owed, payments [(\"r\", 100, \"captured\"), ", |b| b.payments.push(b.payments[0].clone())),
         ("was never published", |b| b.outbox[0].published = false),
+        ("x is noted, and nobody published it", |b| {
+            b.inbox.insert(("match_found_users".to_owned(), "x".to_owned()));
+        }),
         ("neither handled nor dead-lettered", |b| drop(b.inbox.pop_first())),
         ("seq 2 of 6 (acked 0) is nowhere", |b| b.letters.retain(|l| (l.0.as_str(), l.1) != ("d", 2))),
         ("match.accepted-1-1 is missing", |b| b.letters.retain(|l| (l.0.as_str(), l.1) != ("d", 2))),

@@ -172,6 +172,7 @@ impl Rig {
             faults: simulator::Faults { jump: 0.0, ..Default::default() },
             outage: Duration::from_secs(90),
             slow_clock: Duration::from_secs(3 * 3_600),
+            fast_clock: Duration::from_secs(2 * 3_600),
             ledger: Some(ledger),
             ..Config::default()
         }

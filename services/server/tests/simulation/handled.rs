@@ -1,5 +1,7 @@
 //! What became of every message: noted by whom it is for, or given up, brought to the dead letters once, and requeued.
 
+use std::collections::BTreeSet;
+
 use platform::Store;
 use platform::dead_letters::{self, Requeued};
 use streams::topology::Topology;
@@ -17,11 +19,19 @@ pub(crate) async fn all(scene: &Scene, published: &[Published], wrong: &mut Vec<
     no_dead_letters(scene, wrong).await;
 }
 
-/// Every event is noted by each consumer that it is for, and by no other. An id is the key of its row, so it is noted once.
+/// Every event is noted by each consumer that it is for, and by no other, and nothing else is noted. An id is the key of its
+/// row, so it is noted once.
 async fn noted<T>(store: &Store<T>, service: Service, published: &[Published], wrong: &mut Vec<String>)
 where
     T: Clone + Default + Send + Sync + 'static,
 {
+    let ids: BTreeSet<&str> = published.iter().map(|event| event.id.as_str()).collect();
+    for (consumer, note) in store.all_noted().await {
+        // A message without an id is noted by its place.
+        if !ids.contains(note.as_str()) && !note.contains("_STREAM-") {
+            wrong.push(format!("{consumer} noted {note}, which nobody published"));
+        }
+    }
     let mut tx = store.begin().await.unwrap();
     for consumer in Topology::rideshare().of(service) {
         for event in published {
