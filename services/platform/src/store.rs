@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use imbl::OrdMap;
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Connection, PgConnection, Postgres, Row};
 use streams::Event;
@@ -197,7 +197,10 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
             .map_err(|e| StoreError::Other(format!("DATABASE_URL: {e}; for example postgres://user@host/database")))?
             .application_name(&format!("rideshare {schema}"))
             .options([("search_path", schema)]);
-        migrate(&options, schema, migrations).await?;
+        migrate(&options, schema, migrations).await.map_err(|error| match error {
+            StoreError::Other(why) => StoreError::Other(format!("migration of schema {schema}: {why}")),
+            error => error,
+        })?;
         // Every wait is bounded, also that of a process that was stopped in the middle of a transaction.
         let options = options.options([
             ("statement_timeout", "10s"),
@@ -425,28 +428,23 @@ pub(crate) async fn relayed<R>(statement: impl Future<Output = sqlx::Result<R>>)
     }
 }
 
-/// Connects, waiting up to a minute for a server that is not there yet, and migrates on that one connection, without the
-/// limits of ordinary work.
+/// Migrates, waiting up to a minute for a server that is not there yet, or that goes meanwhile.
 async fn migrate(options: &PgConnectOptions, schema: &str, own: &Migrator) -> Result<(), StoreError> {
-    let failed = |e: &dyn fmt::Display| StoreError::Other(format!("migration of schema {schema}: {e}"));
     let mut delays = retry::dependency();
     let until = Instant::now() + START_WAIT;
-    let mut connection = loop {
-        match timeout(BEGIN_WAIT, PgConnection::connect_with(options)).await {
-            Ok(Ok(connection)) => break connection,
-            Ok(Err(error)) => {
-                let error = StoreError::from(error);
-                if !matches!(error, StoreError::Unavailable(_)) || Instant::now() >= until {
-                    return Err(error);
-                }
-            }
-            Err(_) if Instant::now() >= until => {
-                return Err(StoreError::Unavailable("no answer in a minute".to_owned()));
-            }
-            Err(_) => {}
+    loop {
+        match migrate_once(options, schema, own).await {
+            Err(StoreError::Unavailable(_)) if Instant::now() < until => tokio::time::sleep(delays.next_delay()).await,
+            done => return done,
         }
-        tokio::time::sleep(delays.next_delay()).await;
-    };
+    }
+}
+
+/// On one connection, without the limits of ordinary work.
+async fn migrate_once(options: &PgConnectOptions, schema: &str, own: &Migrator) -> Result<(), StoreError> {
+    let mut connection = timeout(BEGIN_WAIT, PgConnection::connect_with(options))
+        .await
+        .map_err(|_| StoreError::Unavailable(format!("no answer in {BEGIN_WAIT:?}")))??;
     {
         // Two processes that start at once: `if not exists` alone may still collide.
         let mut tx = connection.begin().await?;
@@ -458,7 +456,10 @@ async fn migrate(options: &PgConnectOptions, schema: &str, own: &Migrator) -> Re
         // Both sets keep their versions in the schema's one table; each passes over what is the other's.
         let mut set = Migrator { migrations: migrations.migrations.clone(), ..Migrator::DEFAULT };
         set.set_ignore_missing(true);
-        set.run(&mut connection).await.map_err(|e| failed(&e))?;
+        set.run(&mut connection).await.map_err(|error| match error {
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => StoreError::from(error),
+            error => StoreError::Other(error.to_string()),
+        })?;
     }
     Ok(connection.close().await?)
 }
