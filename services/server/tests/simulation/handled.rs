@@ -70,7 +70,7 @@ pub(crate) async fn requeue(scene: &Scene) -> Vec<String> {
             let what = format!("{} ({}): {}", letter.consumer, letter.message_id, letter.reason);
             wrong.push(format!("dead letter of {what}, of which there was none to be, or one already"));
         }
-        scene.log().note(&format!("requeue {}: {}", letter.consumer, letter.message_id));
+        scene.log().remark(&format!("requeue {}: {}", letter.consumer, letter.message_id));
         match dead_letters::requeue(&bus, &letter).await {
             Ok(Requeued::Done) => scene.log().letters += 1,
             Ok(Requeued::DoneBefore) => {

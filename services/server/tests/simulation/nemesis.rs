@@ -97,7 +97,7 @@ pub(crate) async fn rage(scene: Arc<Scene>, mix: Mix, mut dice: Dice) {
         }
         {
             let mut log = scene.log();
-            log.note(&format!("{blow:?} {}", process.name));
+            log.remark(&format!("{blow:?} {}", process.name));
             *log.made.entry(name(blow)).or_default() += 1;
         }
         strike(&scene, blow, &process, &mut dice);
@@ -161,7 +161,7 @@ const fn name(blow: Blow) -> &'static str {
 /// Nothing goes wrong any more, and everything comes back.
 pub(crate) fn heal(scene: &Scene) {
     scene.faults.heal();
-    scene.log().note("healed");
+    scene.log().remark("healed");
     for process in &scene.processes {
         process.come_back();
     }

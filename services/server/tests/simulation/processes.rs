@@ -149,7 +149,7 @@ impl Process {
             let running = match timeout(Duration::from_secs(90), self.start(&scene, &faults)).await {
                 Ok(Ok(running)) => running,
                 Ok(Err(error)) => {
-                    scene.log().note(&format!("{} does not start: {error}", self.name));
+                    scene.log().remark(&format!("{} does not start: {error}", self.name));
                     sleep(Duration::from_secs(1)).await;
                     continue;
                 }
@@ -158,7 +158,7 @@ impl Process {
                     continue;
                 }
             };
-            scene.log().note(&format!("{} runs", self.name));
+            scene.log().remark(&format!("{} runs", self.name));
             let died = faults.died();
             {
                 let mut inner = self.inner();
@@ -176,13 +176,13 @@ impl Process {
                     }
                 }
             };
-            scene.log().note(&format!("{} ends by {how:?}", self.name));
+            scene.log().remark(&format!("{} ends by {how:?}", self.name));
             let running = self.inner().running.take();
             if let (End::Stop, Some(mut running)) = (how, running) {
                 running.platform.shutdown.begin();
                 let all = async { while running.tasks.join_next().await.is_some() {} };
                 if timeout(Duration::from_secs(30), all).await.is_err() {
-                    scene.log().note(&format!("{} did not stop in 30 s", self.name));
+                    scene.log().remark(&format!("{} did not stop in 30 s", self.name));
                 }
             }
             // Whatever of it is left somewhere does nothing any more.

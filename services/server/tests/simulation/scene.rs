@@ -76,6 +76,12 @@ impl Log {
         let at = self.started.elapsed();
         self.hasher.write_u64(u64::try_from(at.as_micros()).unwrap_or(0));
         self.hasher.write(line.as_bytes());
+        self.remark(line);
+    }
+
+    /// Writes a line that is not part of the hash: it holds names of the code, which may change while the run does not.
+    pub(crate) fn remark(&mut self, line: &str) {
+        let at = self.started.elapsed();
         if let Some(lines) = &mut self.lines {
             lines.push(format!("{:9.3} {line}", at.as_secs_f64()));
         }
@@ -116,7 +122,7 @@ impl Log {
 
     /// What the city says of its day.
     pub(crate) fn day_is_over(&mut self, summary: &Summary) {
-        self.note(&summary.to_string());
+        self.remark(&summary.to_string());
         for violation in summary.violations.iter().filter(|violation| !is_no_fault(violation)) {
             self.wrong(format!("the city: {violation}"));
         }

@@ -93,10 +93,10 @@ async fn simulate(seed: u64, minutes: u32, with_lines: bool) -> Ran {
     let (to, notes) = mpsc::channel();
     tasks.spawn(scene.clone().listen(notes));
     let config = city::config(&scene, seed, open_for, &mut dice, to);
-    scene.log().note(&format!("{config:?}"));
+    scene.log().remark(&format!("{config:?}"));
     let torment = async {
         let mix = Mix::of(&mut dice);
-        scene.log().note(&format!("{mix:?}"));
+        scene.log().remark(&format!("{mix:?}"));
         sleep(SIGN_IN).await;
         let rage = nemesis::rage(scene.clone(), mix, Dice::new(dice.roll()));
         drop(timeout(open_for - SIGN_IN, rage).await);
@@ -183,6 +183,7 @@ struct Sums {
     repeats: u64,
     rides: u64,
     letters: u64,
+    hashes: BTreeMap<u64, u64>,
     failed: BTreeMap<u64, Vec<String>>,
 }
 
@@ -198,6 +199,7 @@ impl Sums {
         self.repeats += ran.repeats;
         self.rides += ran.rides;
         self.letters += ran.letters;
+        self.hashes.insert(seed, ran.hash);
         if !ran.violations.is_empty() {
             self.failed.insert(seed, ran.violations);
         }
@@ -278,6 +280,9 @@ fn simulate_faults() {
     println!("{} messages given up, swept up and requeued", sums.letters);
     println!("at rest at most {:.0} s after the last fault", sums.rest_max.as_secs_f64());
     println!("faults: {:?}", sums.faults);
+    // Equal before and after a change that moves or renames code.
+    let hashes: Vec<String> = sums.hashes.iter().map(|(seed, hash)| format!("{seed}={hash:016x}")).collect();
+    println!("hashes: {}", hashes.join(" "));
     sums.judge();
 }
 
