@@ -188,7 +188,7 @@ pub struct ConsumerInfo {
 
 /// Where a replay begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
+pub enum ReplayStart {
     /// At this stream sequence or the next one stored; 0 and 1 are the beginning.
     Sequence(u64),
     /// At the first message stored at this time or later.
@@ -197,7 +197,7 @@ pub enum Start {
 
 /// A message as a stream has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredMessage {
     /// Its subject.
     pub subject: String,
     /// Its headers.
@@ -215,7 +215,7 @@ pub struct Stored {
 #[derive(Debug)]
 pub struct Delivery {
     /// The message as stored.
-    pub message: Stored,
+    pub message: StoredMessage,
     /// The stream.
     pub stream: String,
     /// The consumer.
@@ -280,9 +280,9 @@ impl Delivery {
 
     /// It comes again after `delay` whatever is done with it until then: for a simulation.
     #[cfg(debug_assertions)]
-    pub(crate) fn again_after(&self, delay: Duration) {
+    pub(crate) fn redeliver_after(&self, delay: Duration) {
         if let Answer::Memory(answer) = &self.answer {
-            answer.again_after(delay);
+            answer.redeliver_after(delay);
         }
     }
 
@@ -343,7 +343,7 @@ impl Replay {
     ///
     /// # Errors
     /// [`BusError`] if the stream is gone or the server is away.
-    pub async fn next(&mut self, wait: Duration) -> Result<Option<Stored>, BusError> {
+    pub async fn next(&mut self, wait: Duration) -> Result<Option<StoredMessage>, BusError> {
         match self {
             Self::Nats(r) => r.next(wait).await,
             Self::Memory(r) => r.next(wait).await,
@@ -354,7 +354,7 @@ impl Replay {
     ///
     /// # Errors
     /// As [`next`](Self::next).
-    pub async fn batch(&mut self, max: usize, wait: Duration) -> Result<Vec<Stored>, BusError> {
+    pub async fn batch(&mut self, max: usize, wait: Duration) -> Result<Vec<StoredMessage>, BusError> {
         let Some(first) = self.next(wait).await? else { return Ok(Vec::new()) };
         let mut batch = vec![first];
         while batch.len() < max
@@ -479,7 +479,7 @@ impl Bus {
     ///
     /// # Errors
     /// [`BusError::NotFound`] if there is no such stream.
-    pub async fn replay(&self, stream: &str, filter: Option<&str>, start: Start) -> Result<Replay, BusError> {
+    pub async fn replay(&self, stream: &str, filter: Option<&str>, start: ReplayStart) -> Result<Replay, BusError> {
         match self {
             Self::Nats(b) => b.replay(stream, filter, start).await.map(|r| Replay::Nats(Box::new(r))),
             Self::Memory(b) => b.replay(stream, filter, start).map(Replay::Memory),
@@ -513,10 +513,10 @@ impl Bus {
     ///
     /// # Errors
     /// [`BusError::NotFound`] if it or one of them is missing, [`BusError::Unavailable`].
-    pub async fn made(&self, stream: &str, durables: &[&str]) -> Result<DateTime<Utc>, BusError> {
+    pub async fn created_at(&self, stream: &str, durables: &[&str]) -> Result<DateTime<Utc>, BusError> {
         match self {
-            Self::Nats(b) => b.made(stream, durables).await,
-            Self::Memory(b) => b.made(stream, durables),
+            Self::Nats(b) => b.created_at(stream, durables).await,
+            Self::Memory(b) => b.created_at(stream, durables),
         }
     }
 
@@ -524,10 +524,10 @@ impl Bus {
     ///
     /// # Errors
     /// [`BusError::NotFound`] if it is not stored (any more).
-    pub async fn stored(&self, stream: &str, sequence: u64) -> Result<Stored, BusError> {
+    pub async fn get_message(&self, stream: &str, sequence: u64) -> Result<StoredMessage, BusError> {
         match self {
-            Self::Nats(b) => b.stored(stream, sequence).await,
-            Self::Memory(b) => b.stored(stream, sequence),
+            Self::Nats(b) => b.get_message(stream, sequence).await,
+            Self::Memory(b) => b.get_message(stream, sequence),
         }
     }
 
@@ -535,10 +535,10 @@ impl Bus {
     ///
     /// # Errors
     /// [`BusError::NotFound`] if there is none stored.
-    pub async fn last_on(&self, stream: &str, subject: &str) -> Result<Stored, BusError> {
+    pub async fn last_message(&self, stream: &str, subject: &str) -> Result<StoredMessage, BusError> {
         match self {
-            Self::Nats(b) => b.last_on(stream, subject).await,
-            Self::Memory(b) => b.last_on(stream, subject),
+            Self::Nats(b) => b.last_message(stream, subject).await,
+            Self::Memory(b) => b.last_message(stream, subject),
         }
     }
 
@@ -557,10 +557,10 @@ impl Bus {
     ///
     /// # Errors
     /// [`BusError::NotFound`], [`BusError::Unavailable`].
-    pub async fn time_of(&self, stream: &str) -> Result<DateTime<Utc>, BusError> {
+    pub async fn server_time(&self, stream: &str) -> Result<DateTime<Utc>, BusError> {
         match self {
-            Self::Nats(b) => b.time_of(stream).await,
-            Self::Memory(b) => b.time_of(stream),
+            Self::Nats(b) => b.server_time(stream).await,
+            Self::Memory(b) => b.server_time(stream),
         }
     }
 
@@ -608,10 +608,10 @@ impl Bus {
     ///
     /// # Errors
     /// [`BusError::Unavailable`] if it could not be sent.
-    pub async fn notify(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
+    pub async fn publish_core(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
         match self {
-            Self::Nats(b) => b.notify(subject, payload).await,
-            Self::Memory(b) => b.notify(subject, payload).await,
+            Self::Nats(b) => b.publish_core(subject, payload).await,
+            Self::Memory(b) => b.publish_core(subject, payload).await,
         }
     }
 

@@ -2,12 +2,11 @@
 //! that carries them. It knows no service, no database and no HTTP.
 
 pub mod bus;
-pub mod command;
 pub mod event;
-#[cfg(debug_assertions)]
-pub mod faults;
 pub mod memory;
 pub mod nats;
+pub mod ride_command;
+pub mod simulation;
 pub mod topology;
 
 pub use bus::{Bus, BusError, Delivery, Headers, Message};

@@ -22,9 +22,11 @@ use tokio::time::{Instant, timeout_at};
 
 use self::server::{Reconcile, Sent, Server};
 use self::stream::{NotStored, Taken, Verdict};
-use crate::bus::{self, BusError, ConsumerInfo, CoreMessage, Delivery, Message, Published, Start, Stored, StreamInfo};
+use crate::bus::{
+    self, BusError, ConsumerInfo, CoreMessage, Delivery, Message, Published, ReplayStart, StoredMessage, StreamInfo,
+};
 #[cfg(debug_assertions)]
-use crate::faults::{Fault, Faults};
+use crate::simulation::{Fault, Faults};
 use crate::topology::{Consumer, Topology};
 
 /// How long a publisher waits for room in a stream.
@@ -213,12 +215,12 @@ impl MemoryBus {
         Puller { bus: self.clone(), stream: consumer.stream.clone(), durable: consumer.durable.clone() }
     }
 
-    pub(crate) fn replay(&self, stream: &str, filter: Option<&str>, start: Start) -> Result<Replay, BusError> {
+    pub(crate) fn replay(&self, stream: &str, filter: Option<&str>, start: ReplayStart) -> Result<Replay, BusError> {
         self.0.with(|server, _| {
             let found = server.stream(stream)?;
             let next = match start {
-                Start::Sequence(sequence) => sequence.clamp(1, found.last() + 1),
-                Start::Time(time) => found.sequence_at(time),
+                ReplayStart::Sequence(sequence) => sequence.clamp(1, found.last() + 1),
+                ReplayStart::Time(time) => found.sequence_at(time),
             };
             let (stream, filter) = (stream.to_owned(), filter.map(str::to_owned));
             Ok(Replay { bus: self.clone(), stream, incarnation: found.incarnation, filter, next })
@@ -233,7 +235,7 @@ impl MemoryBus {
         self.0.with(|server, _| Ok(server.consumer(stream, durable)?.info()))
     }
 
-    pub(crate) fn stored(&self, stream: &str, sequence: u64) -> Result<Stored, BusError> {
+    pub(crate) fn get_message(&self, stream: &str, sequence: u64) -> Result<StoredMessage, BusError> {
         self.0.with(|server, _| {
             let found = server.stream(stream)?.message(sequence).cloned();
             found.ok_or_else(|| BusError::NotFound(format!("message {sequence} of {stream}")))
@@ -251,18 +253,18 @@ impl MemoryBus {
         })
     }
 
-    pub(crate) fn last_on(&self, stream: &str, subject: &str) -> Result<Stored, BusError> {
+    pub(crate) fn last_message(&self, stream: &str, subject: &str) -> Result<StoredMessage, BusError> {
         self.0.with(|server, _| {
             let found = server.stream(stream)?.last_message(subject).cloned();
             found.ok_or_else(|| BusError::NotFound(format!("a message on {subject} of {stream}")))
         })
     }
 
-    pub(crate) fn time_of(&self, stream: &str) -> Result<DateTime<Utc>, BusError> {
+    pub(crate) fn server_time(&self, stream: &str) -> Result<DateTime<Utc>, BusError> {
         self.0.with(|server, now| server.stream(stream).map(|_| server.wall_time(now)))
     }
 
-    pub(crate) fn made(&self, stream: &str, durables: &[&str]) -> Result<DateTime<Utc>, BusError> {
+    pub(crate) fn created_at(&self, stream: &str, durables: &[&str]) -> Result<DateTime<Utc>, BusError> {
         self.0.with(|server, _| {
             let mut made = server.stream(stream)?.made;
             for durable in durables {
@@ -280,7 +282,7 @@ impl MemoryBus {
         self.0.with(|server, _| server.delete_consumer(stream, durable))
     }
 
-    pub(crate) async fn notify(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
+    pub(crate) async fn publish_core(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
         #[cfg(debug_assertions)]
         if let Some(faults) = &self.1 {
             faults.to_bus().await?;
@@ -403,7 +405,7 @@ impl Answer {
 
     /// As if the ack wait were over after `delay`: it is out, and comes again.
     #[cfg(debug_assertions)]
-    pub(crate) fn again_after(&self, delay: Duration) {
+    pub(crate) fn redeliver_after(&self, delay: Duration) {
         self.give(Verdict::Retry(delay));
     }
 }
@@ -478,7 +480,7 @@ pub struct Replay {
 
 impl Replay {
     /// The next message, or how to hear of it.
-    fn step(&mut self) -> Result<Result<Stored, OwnedNotified>, BusError> {
+    fn step(&mut self) -> Result<Result<StoredMessage, OwnedNotified>, BusError> {
         self.bus.0.with(|server, _| {
             let stream = server.stream(&self.stream)?;
             if stream.incarnation != self.incarnation {
@@ -498,7 +500,7 @@ impl Replay {
     }
 
     /// What is stored already.
-    pub(crate) fn ready(&mut self) -> Result<Option<Stored>, BusError> {
+    pub(crate) fn ready(&mut self) -> Result<Option<StoredMessage>, BusError> {
         Ok(self.step()?.ok())
     }
 
@@ -511,7 +513,7 @@ impl Replay {
         !more.unwrap_or(false)
     }
 
-    pub(crate) async fn next(&mut self, wait: Duration) -> Result<Option<Stored>, BusError> {
+    pub(crate) async fn next(&mut self, wait: Duration) -> Result<Option<StoredMessage>, BusError> {
         consume_budget().await;
         let until = Instant::now() + wait;
         loop {

@@ -23,7 +23,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use crate::bus::{
-    self, BusError, ConsumerInfo, CoreMessage, Delivery, Headers, Message, Published, Start, Stored, StreamInfo,
+    self, BusError, ConsumerInfo, CoreMessage, Delivery, Headers, Message, Published, ReplayStart, StoredMessage,
+    StreamInfo,
 };
 use crate::topology::{self, Consumer, Topology};
 
@@ -206,7 +207,7 @@ impl Puller {
         let message = message.message;
         let to = message.reply.clone().ok_or_else(|| BusError::Refused("a delivery without a reply".to_owned()))?;
         Ok(Delivery {
-            message: Stored {
+            message: StoredMessage {
                 subject: message.subject.into_string(),
                 headers: from_nats(message.headers),
                 payload: message.payload,
@@ -311,7 +312,7 @@ impl std::fmt::Debug for Replay {
 }
 
 impl Replay {
-    pub(crate) async fn next(&mut self, wait: Duration) -> Result<Option<Stored>, BusError> {
+    pub(crate) async fn next(&mut self, wait: Duration) -> Result<Option<StoredMessage>, BusError> {
         match timeout(wait, self.messages.next()).await {
             Err(_) => Ok(None),
             Ok(next) => self.taken(next).map(Some),
@@ -319,7 +320,7 @@ impl Replay {
     }
 
     /// What has arrived already.
-    pub(crate) fn ready(&mut self) -> Result<Option<Stored>, BusError> {
+    pub(crate) fn ready(&mut self) -> Result<Option<StoredMessage>, BusError> {
         match self.messages.next().now_or_never() {
             None => Ok(None),
             Some(next) => self.taken(next).map(Some),
@@ -330,14 +331,17 @@ impl Replay {
         self.pending == 0
     }
 
-    fn taken(&mut self, next: Option<Result<jetstream::Message, pull::OrderedError>>) -> Result<Stored, BusError> {
+    fn taken(
+        &mut self,
+        next: Option<Result<jetstream::Message, pull::OrderedError>>,
+    ) -> Result<StoredMessage, BusError> {
         let next = next.ok_or_else(|| BusError::Unavailable("the replay ended".to_owned()))?;
         let message = next.map_err(|e| BusError::Unavailable(e.to_string()))?;
         let info = message.info().map_err(|e| BusError::Refused(e.to_string()))?;
         let (sequence, stored_at) = (info.stream_sequence, info.published);
         self.pending = info.pending;
         let message = message.message;
-        Ok(Stored {
+        Ok(StoredMessage {
             subject: message.subject.into_string(),
             headers: from_nats(message.headers),
             payload: message.payload,
@@ -384,7 +388,7 @@ enum Acknowledged {
     Error {
         error: jetstream::Error,
     },
-    Stored {
+    StoredMessage {
         stream: String,
         seq: u64,
         #[serde(default)]
@@ -561,7 +565,9 @@ impl NatsBus {
                 }
             })?;
         match serde_json::from_slice(&answer.payload) {
-            Ok(Acknowledged::Stored { stream, seq, duplicate }) => Ok(Published { stream, sequence: seq, duplicate }),
+            Ok(Acknowledged::StoredMessage { stream, seq, duplicate }) => {
+                Ok(Published { stream, sequence: seq, duplicate })
+            }
             Ok(Acknowledged::Error { error }) => Err(api_error(&subject, &error)),
             Err(e) => Err(BusError::Unavailable(format!("publish to {subject}: an answer that is none: {e}"))),
         }
@@ -593,14 +599,21 @@ impl NatsBus {
         })
     }
 
-    pub(crate) async fn replay(&self, stream: &str, filter: Option<&str>, start: Start) -> Result<Replay, BusError> {
+    pub(crate) async fn replay(
+        &self,
+        stream: &str,
+        filter: Option<&str>,
+        start: ReplayStart,
+    ) -> Result<Replay, BusError> {
         let unavailable = |e: &dyn std::fmt::Display| BusError::Unavailable(format!("replay of {stream}: {e}"));
         let end = self.stream_info(stream).await?.last_sequence + 1;
         let found = self.jetstream.get_stream_no_info(stream).await.map_err(|e| unavailable(&e))?;
         let deliver_policy = match start {
-            Start::Sequence(sequence) => DeliverPolicy::ByStartSequence { start_sequence: sequence.clamp(1, end) },
+            ReplayStart::Sequence(sequence) => {
+                DeliverPolicy::ByStartSequence { start_sequence: sequence.clamp(1, end) }
+            }
             // The server counts nanoseconds in 64 bits, and takes what is beyond them, in the year 2262, for the beginning.
-            Start::Time(time) => {
+            ReplayStart::Time(time) => {
                 DeliverPolicy::ByStartTime { start_time: time.min(DateTime::from_timestamp_nanos(i64::MAX)) }
             }
         };
@@ -639,7 +652,7 @@ impl NatsBus {
         })
     }
 
-    pub(crate) async fn made(&self, stream: &str, durables: &[&str]) -> Result<DateTime<Utc>, BusError> {
+    pub(crate) async fn created_at(&self, stream: &str, durables: &[&str]) -> Result<DateTime<Utc>, BusError> {
         let info: jetstream::stream::Info = self.api(&format!("STREAM.INFO.{stream}"), &json!({})).await?;
         let mut made = info.created;
         for durable in durables {
@@ -658,7 +671,7 @@ impl NatsBus {
         self.api::<Value>(&format!("CONSUMER.DELETE.{stream}.{durable}"), &json!({})).await.map(|_| ())
     }
 
-    pub(crate) async fn notify(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
+    pub(crate) async fn publish_core(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
         sent(subject, self.client.publish(subject.to_owned(), payload)).await
     }
 

@@ -16,7 +16,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use platform::{Handler, Platform, Shutdown, Store, StoreError, Tokens, Worker};
+use platform::{CancellationToken, Handler, Platform, Store, StoreError, Tokens, Worker};
 use streams::{Service, Subject};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -96,8 +96,8 @@ impl Location {
     }
 
     /// Works until `stop` has begun; then finishes what is in hand, publishes what it wrote, and returns.
-    pub async fn run(self, stop: Shutdown) {
-        let relay_stop = Shutdown::new();
+    pub async fn run(self, stop: CancellationToken) {
+        let relay_stop = CancellationToken::new();
         let mut relay = JoinSet::new();
         relay.spawn(self.store.clone().relay(self.platform.clone(), Service::Location, relay_stop.clone()));
         let mut tasks = JoinSet::new();
@@ -115,12 +115,12 @@ impl Location {
         tasks.spawn(purge(self.clone(), stop.clone()));
         tasks.spawn(share::listen(self.clone(), stop.clone()));
         while let Some(ended) = tasks.join_next().await {
-            if ended.is_err() || !stop.has_begun() {
+            if ended.is_err() || !stop.is_cancelled() {
                 tracing::error!(?ended, "a part of location ended by itself");
                 break;
             }
         }
-        relay_stop.begin();
+        relay_stop.cancel();
         while relay.join_next().await.is_some() {}
     }
 
@@ -129,7 +129,7 @@ impl Location {
         subjects: &[Subject],
         batch_max: usize,
         handler: H,
-        stop: &Shutdown,
+        stop: &CancellationToken,
     ) -> impl Future<Output = ()> + Send + use<H>
     where
         H: Handler<Tables = Tables> + Sync,
@@ -145,7 +145,7 @@ impl Location {
 
     /// Sees for rides that have arrived when all their points are rows: when this service's consumer, which acknowledges
     /// what is committed, has got past all that was on the stream a moment after the arrival.
-    async fn catch_up(self, stop: Shutdown) {
+    async fn catch_up(self, stop: CancellationToken) {
         let consumer = self.platform.topology.consumer(Subject::LocationUpdate, Service::Location);
         loop {
             let now = self.platform.world.now();
@@ -159,7 +159,7 @@ impl Location {
             }
             tokio::select! {
                 biased;
-                () = stop.begun() => return,
+                () = stop.cancelled() => return,
                 () = sleep(CATCH_UP_EVERY) => {}
             }
         }
@@ -175,11 +175,11 @@ impl Location {
 }
 
 /// Forgets once an hour what no repeat can need any more.
-async fn purge(location: Location, stop: Shutdown) {
+async fn purge(location: Location, stop: CancellationToken) {
     loop {
         tokio::select! {
             biased;
-            () = stop.begun() => return,
+            () = stop.cancelled() => return,
             () = sleep(PURGE_EVERY) => {}
         }
         let purged = async {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Duration, Utc};
-use platform::grid::{Grid, Hashed, Near};
+use geospatial::{Grid, Hashed, Near};
 use streams::event::{LocationUpdate, UserBeacon};
 use streams::{Position, RideId, UserId, VehicleType};
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use platform::{Platform, Received, Shutdown, retry};
+use platform::{CancellationToken, Platform, Received, retry};
 use serde::{Deserialize, Serialize};
 use streams::event::{LocationUpdate, UserBeacon};
 use streams::{Bus, Event};
@@ -60,16 +60,16 @@ impl Share {
         // The pod stands before the JSON, so that this process can pass over its own word without reading it.
         let mut payload = format!("{}\n", self.pod).into_bytes();
         serde_json::to_writer(&mut payload, &heard).expect("events have string keys and no failing serializer");
-        if let Err(error) = self.bus.notify(SUBJECT, payload.into()).await {
+        if let Err(error) = self.bus.publish_core(SUBJECT, payload.into()).await {
             tracing::debug!(%error, "other location processes were not told of positions");
         }
     }
 }
 
 /// Takes in what other processes heard, until `stop` has begun.
-pub(crate) async fn listen(location: Location, stop: Shutdown) {
+pub(crate) async fn listen(location: Location, stop: CancellationToken) {
     if matches!(location.platform.bus, Bus::Memory(_)) {
-        stop.begun().await;
+        stop.cancelled().await;
         return;
     }
     let mut delays = retry::dependency();
@@ -78,7 +78,7 @@ pub(crate) async fn listen(location: Location, stop: Shutdown) {
             Ok(mut subscription) => loop {
                 let message = tokio::select! {
                     biased;
-                    () = stop.begun() => return,
+                    () = stop.cancelled() => return,
                     message = subscription.next() => message,
                 };
                 let Some(message) = message else { break };
@@ -89,7 +89,7 @@ pub(crate) async fn listen(location: Location, stop: Shutdown) {
         }
         tokio::select! {
             biased;
-            () = stop.begun() => return,
+            () = stop.cancelled() => return,
             () = tokio::time::sleep(delays.next_delay()) => {}
         }
     }

@@ -157,16 +157,16 @@ async fn lock_known(
     tx: &mut Transaction<Tables>,
     rides: &BTreeSet<RideId>,
 ) -> Result<BTreeMap<RideId, TrackRow>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query("select * from tracks where ride_id = any($1) order by ride_id for update")
                 .bind(uuids(rides))
-                .fetch_all(&mut ***pg)
+                .fetch_all(&mut *pg)
                 .await?;
             rows.iter().map(|r| TrackRow::read(r).map(|t| (t.ride_id, t)).map_err(StoreError::from)).collect()
         }
         On::Memory(m) => {
-            let tables = m.tables();
+            let tables = m;
             Ok(rides.iter().filter_map(|ride| Some((*ride, tables.tracks.get(ride)?.clone()))).collect())
         }
     }
@@ -177,7 +177,7 @@ async fn begin_tracks(
     rides: &BTreeSet<RideId>,
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
                 "insert into tracks (ride_id, created_at) select r, $2 from unnest($1::uuid[]) as r order by r \
@@ -185,12 +185,12 @@ async fn begin_tracks(
             )
             .bind(uuids(rides))
             .bind(now)
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
         On::Memory(m) => {
             for ride in rides {
-                m.tables().tracks.entry(*ride).or_insert_with(|| TrackRow::new(*ride, now));
+                m.tracks.entry(*ride).or_insert_with(|| TrackRow::new(*ride, now));
             }
         }
     }
@@ -203,7 +203,7 @@ pub(crate) async fn add_points(
     points: &[Point],
     now: DateTime<Utc>,
 ) -> Result<BTreeSet<RideId>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "with added as (insert into track_points \
@@ -221,12 +221,12 @@ pub(crate) async fn add_points(
             .bind(points.iter().map(|p| p.fix.accuracy_m).collect::<Vec<_>>())
             .bind(points.iter().map(|p| p.version).collect::<Vec<_>>())
             .bind(now)
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(|r| Ok(RideId(r.try_get(0)?))).collect()
         }
         On::Memory(m) => {
-            let tables = m.tables();
+            let tables = m;
             let mut grown = BTreeSet::new();
             for point in points {
                 let key = (point.ride_id, point.user_id, point.fix.recorded_at);
@@ -247,7 +247,7 @@ pub(crate) async fn add_points(
 
 /// Writes what events said of locked tracks: driver, start, arrival, end.
 pub(crate) async fn save_courses(tx: &mut Transaction<Tables>, tracks: &[TrackRow]) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
                 "update tracks set driver_id = u.d, started_at = u.s, arrived_at = u.a, arrived_seen_at = u.n, \
@@ -260,12 +260,12 @@ pub(crate) async fn save_courses(tx: &mut Transaction<Tables>, tracks: &[TrackRo
             .bind(tracks.iter().map(|t| t.arrived_at).collect::<Vec<_>>())
             .bind(tracks.iter().map(|t| t.arrived_seen_at).collect::<Vec<_>>())
             .bind(tracks.iter().map(|t| t.closed_at).collect::<Vec<_>>())
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
         On::Memory(m) => {
             for track in tracks {
-                if let Some(row) = m.tables().tracks.get_mut(&track.ride_id) {
+                if let Some(row) = m.tracks.get_mut(&track.ride_id) {
                     row.driver_id = track.driver_id;
                     row.started_at = track.started_at;
                     row.arrived_at = track.arrived_at;
@@ -280,7 +280,7 @@ pub(crate) async fn save_courses(tx: &mut Transaction<Tables>, tracks: &[TrackRo
 
 /// Deletes points that nobody needs any more.
 pub(crate) async fn forget_points(tx: &mut Transaction<Tables>, needless: &[Needless]) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
                 "delete from track_points p using unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) as u (r, d, b) \
@@ -289,12 +289,12 @@ pub(crate) async fn forget_points(tx: &mut Transaction<Tables>, needless: &[Need
             .bind(needless.iter().map(|n| n.ride_id.0).collect::<Vec<_>>())
             .bind(needless.iter().map(|n| n.driver_id.0).collect::<Vec<_>>())
             .bind(needless.iter().map(|n| n.before).collect::<Vec<_>>())
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
         On::Memory(m) => {
             for n in needless {
-                let tables = m.tables();
+                let tables = &mut *m;
                 let gone: Vec<_> = of_ride(tables, n.ride_id)
                     .map(|(key, _)| *key)
                     .filter(|(_, user, at)| n.before.is_none_or(|before| *at < before) || *user != n.driver_id)
@@ -325,7 +325,7 @@ pub(crate) async fn due_tracks(
     arrived: &BTreeSet<RideId>,
     limit: usize,
 ) -> Result<Vec<TrackRow>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select * from tracks where closed_at is null and not finalised and started_at is not null and \
@@ -336,15 +336,15 @@ pub(crate) async fn due_tracks(
             .bind(reported_until)
             .bind(uuids(arrived))
             .bind(limit as i64)
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(|r| TrackRow::read(r).map_err(StoreError::from)).collect()
         }
         On::Memory(m) => {
-            let under_way =
-                m.tables().tracks.values().filter(|t| {
-                    t.closed_at.is_none() && !t.finalised && t.started_at.is_some() && t.driver_id.is_some()
-                });
+            let under_way = m
+                .tracks
+                .values()
+                .filter(|t| t.closed_at.is_none() && !t.finalised && t.started_at.is_some() && t.driver_id.is_some());
             let due = under_way.filter(|t| match t.arrived_at {
                 None => t.version > t.reported_version && t.reported_at.is_none_or(|at| at <= reported_until),
                 Some(_) => arrived.contains(&t.ride_id),
@@ -359,7 +359,7 @@ pub(crate) async fn due_tracks(
 
 /// Points of rides, by ride, then `recorded_at`.
 pub(crate) async fn points(tx: &mut Transaction<Tables>, wanted: &[Wanted]) -> Result<Vec<Point>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select p.* from unnest($1::uuid[], $2::uuid[], $3::bigint[]) as u (r, d, v) join track_points p \
@@ -368,12 +368,12 @@ pub(crate) async fn points(tx: &mut Transaction<Tables>, wanted: &[Wanted]) -> R
             .bind(wanted.iter().map(|w| w.ride_id.0).collect::<Vec<_>>())
             .bind(wanted.iter().map(|w| w.driver_id.0).collect::<Vec<_>>())
             .bind(wanted.iter().map(|w| w.after_version).collect::<Vec<_>>())
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(|row| Point::read(row).map_err(StoreError::from)).collect()
         }
         On::Memory(m) => {
-            let tables = m.tables();
+            let tables = m;
             let mut wanted = wanted.to_vec();
             wanted.sort_by_key(|w| w.ride_id);
             let found = wanted.iter().flat_map(|w| {
@@ -408,7 +408,7 @@ impl Point {
 
 /// Writes what the aggregates of locked tracks said.
 pub(crate) async fn save_reports(tx: &mut Transaction<Tables>, tracks: &[TrackRow]) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let lasts: Vec<Option<TrackPoint>> = tracks.iter().map(|t| t.reported.last).collect();
             sqlx::query(
@@ -426,12 +426,12 @@ pub(crate) async fn save_reports(tx: &mut Transaction<Tables>, tracks: &[TrackRo
             .bind(lasts.iter().map(|l| l.map(|p| p.location.lat)).collect::<Vec<_>>())
             .bind(lasts.iter().map(|l| l.map(|p| p.location.lng)).collect::<Vec<_>>())
             .bind(lasts.iter().map(|l| l.map(|p| p.recorded_at)).collect::<Vec<_>>())
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
         On::Memory(m) => {
             for track in tracks {
-                if let Some(row) = m.tables().tracks.get_mut(&track.ride_id) {
+                if let Some(row) = m.tracks.get_mut(&track.ride_id) {
                     row.reported_version = track.reported_version;
                     row.reported_at = track.reported_at;
                     row.finalised = track.finalised;
@@ -445,16 +445,16 @@ pub(crate) async fn save_reports(tx: &mut Transaction<Tables>, tracks: &[TrackRo
 
 /// Rides that an event was heard of and that have not ended.
 pub(crate) async fn live_tracks(tx: &mut Transaction<Tables>) -> Result<Vec<TrackRow>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows =
                 sqlx::query("select * from tracks where closed_at is null and driver_id is not null order by ride_id")
-                    .fetch_all(&mut ***pg)
+                    .fetch_all(&mut *pg)
                     .await?;
             rows.iter().map(|r| TrackRow::read(r).map_err(StoreError::from)).collect()
         }
         On::Memory(m) => {
-            let live = m.tables().tracks.values().filter(|t| t.closed_at.is_none() && t.driver_id.is_some());
+            let live = m.tracks.values().filter(|t| t.closed_at.is_none() && t.driver_id.is_some());
             Ok(live.cloned().collect())
         }
     }
@@ -465,18 +465,18 @@ pub(crate) async fn ended_rides(
     tx: &mut Transaction<Tables>,
     rides: &BTreeSet<RideId>,
 ) -> Result<Vec<RideId>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select ride_id from tracks where ride_id = any($1) and closed_at is not null order by ride_id",
             )
             .bind(uuids(rides))
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(|r| Ok(RideId(r.try_get(0)?))).collect()
         }
         On::Memory(m) => {
-            let tables = m.tables();
+            let tables = m;
             let ended = |ride: &&RideId| tables.tracks.get(*ride).is_some_and(|t| t.closed_at.is_some());
             Ok(rides.iter().filter(ended).copied().collect())
         }
@@ -486,16 +486,16 @@ pub(crate) async fn ended_rides(
 /// Deletes tracks whose events no stream can bring any more, and those that never were rides, with their points.
 pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<(), StoreError> {
     let (old, empty) = (now - OLD_AFTER, now - EMPTY_AFTER);
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query("delete from tracks where created_at < $1 or (driver_id is null and created_at < $2)")
                 .bind(old)
                 .bind(empty)
-                .execute(&mut ***pg)
+                .execute(&mut *pg)
                 .await?;
         }
         On::Memory(m) => {
-            let tables = m.tables();
+            let tables = m;
             let gone = |t: &TrackRow| t.created_at < old || (t.driver_id.is_none() && t.created_at < empty);
             tables.tracks = tables.tracks.iter().filter(|(_, t)| !gone(t)).map(|(k, t)| (*k, t.clone())).collect();
             let tracks = &tables.tracks;

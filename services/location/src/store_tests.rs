@@ -1,8 +1,5 @@
 //! The operations on tracks and points, the same in memory and in PostgreSQL.
 
-#[path = "../../platform/tests/database.rs"]
-mod database;
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -47,7 +44,7 @@ async fn memory() -> Store<Tables> {
 
 async fn postgres() -> Store<Tables> {
     let (world, pod) = (World::seeded(when(0), 1), Arc::from("pod"));
-    Store::postgres(&world, &pod, &database::fresh().await, "location", &crate::MIGRATIONS, 4).await.unwrap()
+    Store::postgres(&world, &pod, &testing::database::fresh().await, "location", &crate::MIGRATIONS, 4).await.unwrap()
 }
 
 /// Each of these runs on a store of its own, in memory and in PostgreSQL.

@@ -3,11 +3,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "../../platform/tests/database.rs"]
-mod database;
-#[path = "../../../streams/tests/conformance/server.rs"]
-mod nats_server;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +12,9 @@ use axum::http::{Request, StatusCode};
 use chrono::{DateTime, Utc};
 use http_body_util::BodyExt;
 use location::{Config, Location, Tables};
-use platform::{Health, Metrics, Platform, Shutdown, Store, Tokens, World};
+use platform::{CancellationToken, Health, Metrics, Platform, Store, Tokens, World};
 use serde_json::Value;
-use streams::bus::Start;
+use streams::bus::ReplayStart;
 use streams::event::{Fare, LocationAggregate, LocationUpdate, Party, RideEvent, UserBeacon};
 use streams::memory::MemoryBus;
 use streams::nats::{NatsBus, NatsSettings};
@@ -70,11 +65,11 @@ async fn one_final_on_nats() {
 struct City {
     kind: Kind,
     /// Ends with the test.
-    _nats: Option<nats_server::Server>,
+    _nats: Option<testing::nats::Server>,
     platform: Platform,
     store: Store<Tables>,
     tokens: Tokens,
-    processes: Vec<(Location, Shutdown, JoinHandle<()>)>,
+    processes: Vec<(Location, CancellationToken, JoinHandle<()>)>,
 }
 
 impl City {
@@ -83,7 +78,7 @@ impl City {
         let (bus, nats) = match kind {
             Kind::Memory | Kind::Postgres => (Bus::Memory(MemoryBus::new(world.started_at(), 100_000)), None),
             Kind::Nats => {
-                let server = nats_server::Server::new().unwrap();
+                let server = testing::nats::Server::new().unwrap();
                 let (urls, name) = (vec![server.url.clone()], "location test".to_owned());
                 let settings = NatsSettings { urls, creds: None, ca: None, replicas: 1, name };
                 (Bus::Nats(NatsBus::connect(&settings).await.unwrap()), Some(server))
@@ -94,7 +89,7 @@ impl City {
             topology: Arc::new(Topology::rideshare()),
             metrics: Arc::new(Metrics::new()),
             health: Arc::new(Health::default()),
-            shutdown: Shutdown::new(),
+            shutdown: CancellationToken::new(),
             pod: "test".into(),
             world: world.clone(),
         };
@@ -103,7 +98,7 @@ impl City {
         let store = match kind {
             Kind::Memory => Store::memory(&world, &platform.pod),
             Kind::Postgres | Kind::Nats => {
-                let url = database::fresh().await;
+                let url = testing::database::fresh().await;
                 Store::postgres(&world, &platform.pod, &url, "location", &location::MIGRATIONS, 8).await.unwrap()
             }
         };
@@ -118,14 +113,14 @@ impl City {
         let pod = format!("process-{}", self.processes.len()).into();
         let platform = Platform { pod, ..self.platform.clone() };
         let location = Location::start(&platform, &self.store, self.tokens.clone(), Config::default()).await.unwrap();
-        let stop = Shutdown::new();
+        let stop = CancellationToken::new();
         let run = tokio::spawn(location.clone().run(stop.clone()));
         self.processes.push((location, stop, run));
     }
 
     async fn end_processes(&mut self) {
         for (_, stop, run) in self.processes.drain(..) {
-            stop.begin();
+            stop.cancel();
             tokio::time::timeout(Duration::from_secs(30), run).await.expect("it stops in time").unwrap();
         }
     }
@@ -156,8 +151,12 @@ impl City {
     }
 
     async fn aggregates(&self) -> Vec<LocationAggregate> {
-        let mut replay =
-            self.platform.bus.replay("LOCATION_STREAM", Some("location.aggregate"), Start::Sequence(1)).await.unwrap();
+        let mut replay = self
+            .platform
+            .bus
+            .replay("LOCATION_STREAM", Some("location.aggregate"), ReplayStart::Sequence(1))
+            .await
+            .unwrap();
         let wait = Duration::from_millis(if matches!(self.kind, Kind::Nats) { 500 } else { 1 });
         let mut found = Vec::new();
         while let Some(stored) = replay.next(wait).await.unwrap() {
@@ -185,7 +184,7 @@ impl City {
     /// The final word on a ride, once it is there.
     async fn last_word(&self, ride: RideId) -> LocationAggregate {
         let subject = Some("location.aggregate");
-        let mut replay = self.platform.bus.replay("LOCATION_STREAM", subject, Start::Sequence(1)).await.unwrap();
+        let mut replay = self.platform.bus.replay("LOCATION_STREAM", subject, ReplayStart::Sequence(1)).await.unwrap();
         loop {
             let stored = replay.next(Duration::from_secs(25)).await.unwrap().expect("a final aggregate comes");
             if let Event::LocationAggregate(aggregate) = Event::parse(&stored.subject, &stored.payload).unwrap()

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use streams::{Position, RequestId, UserId, VehicleType};
 
-use platform::grid::Near;
+use geospatial::Near;
 
 /// A request that has no driver.
 #[derive(Debug, Clone, PartialEq)]

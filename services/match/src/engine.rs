@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Duration, Utc};
-use platform::fare::Tariffs;
+use pricing::Tariffs;
 use streams::event::{MatchRejected, RejectReason};
 use streams::{MatchId, Position, RequestId, RideId, Service, UserId, VehicleType};
 
@@ -279,7 +279,7 @@ impl Engine {
     /// Whether somebody is held by an offer or locked by a ride, as driver or as passenger.
     pub fn is_engaged(&self, user: UserId) -> bool {
         #[cfg(debug_assertions)]
-        if streams::faults::sabotage().no_hold {
+        if streams::simulation::sabotage().no_hold {
             return self.locked.contains_key(&user);
         }
         self.held.contains_key(&user) || self.locked.contains_key(&user)

@@ -28,11 +28,11 @@ pub struct Lease {
 /// # Errors
 /// [`StoreError`].
 pub async fn take(tx: &mut Tx, holder: &str, ttl: Duration, now: DateTime<Utc>) -> Result<Option<i64>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             // A look first: the insert below would lock the row against the engine even where it changes nothing.
             let held = sqlx::query("select 1 from lease where name = 'match' and expires_at >= now()")
-                .fetch_optional(&mut ***pg)
+                .fetch_optional(&mut *pg)
                 .await?;
             if held.is_some() {
                 return Ok(None);
@@ -44,12 +44,12 @@ pub async fn take(tx: &mut Tx, holder: &str, ttl: Duration, now: DateTime<Utc>) 
             )
             .bind(holder)
             .bind(ttl)
-            .fetch_optional(&mut ***pg)
+            .fetch_optional(&mut *pg)
             .await?;
             Ok(row.map(|r| r.try_get(0)).transpose()?)
         }
         On::Memory(m) => {
-            let lease = &mut m.tables().lease;
+            let lease = &mut m.lease;
             if lease.as_ref().is_some_and(|l| l.expires_at >= now) {
                 return Ok(None);
             }
@@ -65,16 +65,16 @@ pub async fn take(tx: &mut Tx, holder: &str, ttl: Duration, now: DateTime<Utc>) 
 /// # Errors
 /// [`StoreError`].
 pub async fn renew(tx: &mut Tx, epoch: i64, ttl: Duration, now: DateTime<Utc>) -> Result<bool, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let done = sqlx::query("update lease set expires_at = now() + $2 where name = 'match' and epoch = $1")
                 .bind(epoch)
                 .bind(ttl)
-                .execute(&mut ***pg)
+                .execute(&mut *pg)
                 .await?;
             Ok(done.rows_affected() == 1)
         }
-        On::Memory(m) => match &mut m.tables().lease {
+        On::Memory(m) => match &mut m.lease {
             Some(lease) if lease.epoch == epoch => {
                 lease.expires_at = now + ttl;
                 Ok(true)
@@ -89,14 +89,14 @@ pub async fn renew(tx: &mut Tx, epoch: i64, ttl: Duration, now: DateTime<Utc>) -
 /// # Errors
 /// [`Failure::Fenced`] if another has taken it.
 pub async fn guard(tx: &mut Tx, epoch: i64) -> Result<(), Failure> {
-    let mine = match &mut tx.on {
+    let mine = match tx.on() {
         On::Postgres(pg) => sqlx::query("select 1 from lease where name = 'match' and epoch = $1 for key share")
             .bind(epoch)
-            .fetch_optional(&mut ***pg)
+            .fetch_optional(&mut *pg)
             .await
             .map_err(StoreError::from)?
             .is_some(),
-        On::Memory(m) => m.tables().lease.as_ref().is_some_and(|l| l.epoch == epoch),
+        On::Memory(m) => m.lease.as_ref().is_some_and(|l| l.epoch == epoch),
     };
     if mine { Ok(()) } else { Err(Failure::Fenced) }
 }

@@ -15,8 +15,8 @@ mod workers;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use platform::fare::Tariffs;
-use platform::{Platform, Shutdown, Store, StoreError, Worker, kill};
+use platform::{CancellationToken, Platform, Store, StoreError, Worker, kill_point};
+use pricing::Tariffs;
 use streams::{Service, Subject};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -117,8 +117,8 @@ impl Matching {
 
     /// Matches while this process leads and waits while another does, until `stop`; then finishes what is in hand, gives
     /// the lease back and drains the outbox.
-    pub async fn run(self, stop: Shutdown) {
-        let relay_stop = Shutdown::new();
+    pub async fn run(self, stop: CancellationToken) {
+        let relay_stop = CancellationToken::new();
         let mut relay = JoinSet::new();
         relay.spawn(self.store.clone().relay(self.platform.clone(), Service::Match, relay_stop.clone()));
         let mut purger = JoinSet::new();
@@ -128,38 +128,38 @@ impl Matching {
             // Whatever ended it, let another process try first.
             tokio::select! {
                 biased;
-                () = stop.begun() => {}
+                () = stop.cancelled() => {}
                 () = sleep(self.config.lease_poll * 2) => {}
             }
         }
         purger.shutdown().await;
-        relay_stop.begin();
+        relay_stop.cancel();
         while relay.join_next().await.is_some() {}
-        self.platform.health.gone(HEALTH_PART);
+        self.platform.health.remove(HEALTH_PART);
     }
 
     /// Waits for the lease; `None` once `stop` has begun.
-    async fn lead(&self, stop: &Shutdown) -> Option<i64> {
+    async fn lead(&self, stop: &CancellationToken) -> Option<i64> {
         let mut said = false;
-        while !stop.has_begun() {
+        while !stop.is_cancelled() {
             match timeout(LEASE_WAIT, self.take()).await {
                 Ok(Ok(Some(epoch))) => {
                     tracing::info!(epoch, pod = &*self.platform.pod, "match: active");
-                    self.platform.health.good(HEALTH_PART);
+                    self.platform.health.set_healthy(HEALTH_PART);
                     return Some(epoch);
                 }
                 Ok(Ok(None)) => {
-                    self.platform.health.good(HEALTH_PART);
+                    self.platform.health.set_healthy(HEALTH_PART);
                     if !std::mem::replace(&mut said, true) {
                         tracing::info!(pod = &*self.platform.pod, "match: standby");
                     }
                 }
-                Ok(Err(error)) => self.platform.health.bad(HEALTH_PART, error.to_string()),
-                Err(_) => self.platform.health.bad(HEALTH_PART, "the database does not answer"),
+                Ok(Err(error)) => self.platform.health.set_unhealthy(HEALTH_PART, error.to_string()),
+                Err(_) => self.platform.health.set_unhealthy(HEALTH_PART, "the database does not answer"),
             }
             tokio::select! {
                 biased;
-                () = stop.begun() => {}
+                () = stop.cancelled() => {}
                 () = sleep(self.config.lease_poll) => {}
             }
         }
@@ -173,7 +173,7 @@ impl Matching {
                 .await?;
         if taken.is_some() {
             tx.commit().await?;
-            kill::point("match.after_take");
+            kill_point::reached("match.after_take");
         }
         Ok(taken)
     }
@@ -186,8 +186,8 @@ impl Matching {
     }
 
     /// Works until `stop`, or until another process has taken over or may have.
-    async fn active(&self, epoch: i64, stop: &Shutdown) {
-        let local = Shutdown::new();
+    async fn active(&self, epoch: i64, stop: &CancellationToken) {
+        let local = CancellationToken::new();
         let positions = Arc::new(Mutex::new(Positions::default()));
         let mut workers = JoinSet::new();
         let consumer = |subject| self.platform.topology.consumer(subject, Service::Match).clone();
@@ -213,7 +213,7 @@ impl Matching {
         loop {
             tokio::select! {
                 biased;
-                () = stop.begun() => break,
+                () = stop.cancelled() => break,
                 // Fenced, or it panicked: in both cases begin anew.
                 ended = workers.join_next() => {
                     tracing::warn!(epoch, ?ended, "match: a worker ended; standing by");
@@ -225,23 +225,23 @@ impl Matching {
             match timeout(LEASE_WAIT, self.renew(epoch, chrono_of(self.config.lease_ttl))).await {
                 Ok(Ok(true)) => {
                     held_until = asked + self.config.lease_ttl;
-                    self.platform.health.good(HEALTH_PART);
+                    self.platform.health.set_healthy(HEALTH_PART);
                 }
                 Ok(Ok(false)) => {
                     tracing::warn!(epoch, "match: another process has taken over; standing by");
                     break;
                 }
-                Ok(Err(error)) => self.platform.health.bad(HEALTH_PART, error.to_string()),
-                Err(_) => self.platform.health.bad(HEALTH_PART, "the database does not answer"),
+                Ok(Err(error)) => self.platform.health.set_unhealthy(HEALTH_PART, error.to_string()),
+                Err(_) => self.platform.health.set_unhealthy(HEALTH_PART, "the database does not answer"),
             }
             if Instant::now() >= held_until {
                 tracing::warn!(epoch, "match: the lease could not be renewed; standing by");
                 break;
             }
         }
-        local.begin();
+        local.cancel();
         while workers.join_next().await.is_some() {}
-        kill::point("match.before_give_back");
+        kill_point::reached("match.before_give_back");
         // Given back, so that a standby need not wait for its end; if that fails, it waits.
         let given_back = timeout(LEASE_WAIT, self.renew(epoch, chrono::Duration::milliseconds(-1))).await;
         tracing::info!(epoch, given_back = matches!(given_back, Ok(Ok(true))), "match: no longer active");

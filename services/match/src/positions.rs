@@ -5,7 +5,7 @@
 use chrono::{DateTime, Duration, Utc};
 use streams::{Position, UserId, VehicleType};
 
-use platform::grid::{Grid, Hashed, Near};
+use geospatial::{Grid, Hashed, Near};
 
 /// A driver who was silent longer is offered nothing.
 pub const SILENCE: Duration = Duration::seconds(60);

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Duration, SubsecRound, Utc};
-use platform::fare;
+use pricing;
 use streams::event::{MatchAccepted, MatchFound, MatchRejected, RejectReason, RideEvent, UserBeacon, UserFinder};
 use streams::{Event, MatchId, RequestId, RideStatus, UserId};
 
@@ -478,8 +478,8 @@ impl Step<'_> {
             return;
         }
         let rules = &self.engine.rules;
-        let (pickup_distance_m, pickup_eta_s) = fare::estimate(&pair.driver.position, &request.pickup);
-        let (distance_m, duration_s) = fare::estimate(&request.pickup, &request.dropoff);
+        let (pickup_distance_m, pickup_eta_s) = pricing::estimate(&pair.driver.position, &request.pickup);
+        let (distance_m, duration_s) = pricing::estimate(&request.pickup, &request.dropoff);
         let found = MatchFound {
             match_id,
             request_id: request.request_id,
@@ -491,7 +491,7 @@ impl Step<'_> {
             vehicle_type: request.vehicle_type,
             pickup_distance_m,
             pickup_eta_s,
-            fare_estimate: fare::price(rules.tariffs.of(request.vehicle_type), distance_m, duration_s).fare.total,
+            fare_estimate: pricing::price(rules.tariffs.of(request.vehicle_type), distance_m, duration_s).fare.total,
             found_at: self.now,
             expires_at: self.now + rules.offer_ttl,
         };

@@ -50,7 +50,7 @@ fn keep_unique<I: Copy + Eq>(
     constraint: &str,
 ) -> Result<(), StoreError> {
     #[cfg(debug_assertions)]
-    if streams::faults::sabotage().no_hold {
+    if streams::simulation::sabotage().no_hold {
         return Ok(());
     }
     match index.get(&user).copied() {
@@ -74,11 +74,11 @@ fn keep_unique<I: Copy + Eq>(
 pub async fn load(tx: &mut Tx, now: DateTime<Utc>, request_ttl: Duration) -> Result<Rows, StoreError> {
     let requests_after = now - request_ttl - Duration::seconds(60);
     let (after, drivers_after) = (now - REMEMBERED, now - DRIVER_FORGOTTEN);
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let drivers = sqlx::query("select * from drivers where active or seen_at >= $1 order by user_id")
                 .bind(drivers_after)
-                .fetch_all(&mut ***pg)
+                .fetch_all(&mut *pg)
                 .await?;
             let requests = sqlx::query(
                 "select *, case when ended_at is null then array(select driver_id from exclusions e where \
@@ -86,15 +86,15 @@ pub async fn load(tx: &mut Tx, now: DateTime<Utc>, request_ttl: Duration) -> Res
                  where ended_at is null or ended_at >= $1 order by request_id",
             )
             .bind(requests_after)
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             let offers = sqlx::query("select * from offers where ended_at is null or ended_at >= $1 order by match_id")
                 .bind(after)
-                .fetch_all(&mut ***pg)
+                .fetch_all(&mut *pg)
                 .await?;
             let rides = sqlx::query("select * from rides where ended_at is null or ended_at >= $1 order by ride_id")
                 .bind(after)
-                .fetch_all(&mut ***pg)
+                .fetch_all(&mut *pg)
                 .await?;
             Ok(Rows {
                 drivers: drivers.iter().map(read_driver).collect::<Result<_, _>>()?,
@@ -104,7 +104,7 @@ pub async fn load(tx: &mut Tx, now: DateTime<Utc>, request_ttl: Duration) -> Res
             })
         }
         On::Memory(m) => {
-            let t = m.tables();
+            let t = m;
             let lately = |at: &Option<DateTime<Utc>>, after| at.is_none_or(|at| at >= after);
             let drivers = t.drivers.values().filter(|d| d.active || d.seen_at >= drivers_after);
             Ok(Rows {
@@ -140,7 +140,7 @@ pub async fn write(tx: &mut Tx, rows: &Rows) -> Result<(), StoreError> {
 }
 
 async fn write_drivers(tx: &mut Tx, rows: &[Driver]) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
                 "insert into drivers (user_id, active, vehicle_type, lat, lng, recorded_at, seen_at) select * from \
@@ -156,16 +156,16 @@ async fn write_drivers(tx: &mut Tx, rows: &[Driver]) -> Result<(), StoreError> {
             .bind(list(rows, |d| d.location.lng))
             .bind(list(rows, |d| d.recorded_at))
             .bind(list(rows, |d| d.seen_at))
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
-        On::Memory(m) => m.tables().drivers.extend(rows.iter().map(|d| (d.user_id, d.clone()))),
+        On::Memory(m) => m.drivers.extend(rows.iter().map(|d| (d.user_id, d.clone()))),
     }
     Ok(())
 }
 
 async fn write_requests(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             // Ended ones first: each makes room for the live one of the same passenger.
             sqlx::query(
@@ -188,11 +188,11 @@ async fn write_requests(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreError>
             .bind(list(rows, |r| r.opened_at))
             .bind(list(rows, |r| r.changed_at))
             .bind(list(rows, |r| r.ended_at))
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
         On::Memory(m) => {
-            let t = m.tables();
+            let t = m;
             let ended_first = |live| rows.iter().filter(move |r| r.ended_at.is_none() == live);
             for r in ended_first(false).chain(ended_first(true)) {
                 let (live, index) = (r.ended_at.is_none(), &mut t.live_request_of);
@@ -207,7 +207,7 @@ async fn write_requests(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreError>
 /// In memory the exclusions stand in the request's row.
 async fn write_exclusions(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreError> {
     let pairs: Vec<_> = rows.iter().flat_map(|r| r.excluded.iter().map(|d| (r.request_id.0, d.0))).collect();
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) if !pairs.is_empty() => {
             sqlx::query(
                 "insert into exclusions (request_id, driver_id) select * from unnest($1::uuid[], $2::uuid[]) \
@@ -215,7 +215,7 @@ async fn write_exclusions(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreErro
             )
             .bind(list(&pairs, |p| p.0))
             .bind(list(&pairs, |p| p.1))
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
         On::Postgres(_) | On::Memory(_) => {}
@@ -224,7 +224,7 @@ async fn write_exclusions(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreErro
 }
 
 async fn write_offers(tx: &mut Tx, rows: &[Offer]) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             // Ended ones first: each makes room for the live one of the same driver or passenger.
             sqlx::query(
@@ -243,11 +243,11 @@ async fn write_offers(tx: &mut Tx, rows: &[Offer]) -> Result<(), StoreError> {
             .bind(list(rows, |o| o.accepted_at))
             .bind(list(rows, |o| o.ended.map(|e| e.0)))
             .bind(list(rows, |o| o.ended.map(|e| e.1.as_str())))
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
         On::Memory(m) => {
-            let t = m.tables();
+            let t = m;
             let ended_first = |live| rows.iter().filter(move |o| o.ended.is_none() == live);
             for o in ended_first(false).chain(ended_first(true)) {
                 let (live, by_driver, by_passenger) =
@@ -262,7 +262,7 @@ async fn write_offers(tx: &mut Tx, rows: &[Offer]) -> Result<(), StoreError> {
 }
 
 async fn write_rides(tx: &mut Tx, rows: &[Ride]) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
                 "insert into rides (ride_id, match_id, driver_id, passenger_id, began_at, ended_at) select * from \
@@ -275,10 +275,10 @@ async fn write_rides(tx: &mut Tx, rows: &[Ride]) -> Result<(), StoreError> {
             .bind(list(rows, |r| r.passenger_id.0))
             .bind(list(rows, |r| r.began_at))
             .bind(list(rows, |r| r.ended_at))
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
-        On::Memory(m) => m.tables().rides.extend(rows.iter().map(|r| (r.ride_id, r.clone()))),
+        On::Memory(m) => m.rides.extend(rows.iter().map(|r| (r.ride_id, r.clone()))),
     }
     Ok(())
 }
@@ -288,16 +288,16 @@ async fn write_rides(tx: &mut Tx, rows: &[Ride]) -> Result<(), StoreError> {
 /// # Errors
 /// [`StoreError`].
 pub async fn ended_rides(tx: &mut Tx, rides: &[RideId]) -> Result<BTreeSet<RideId>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query("select ride_id from rides where ride_id = any($1) and ended_at is not null")
                 .bind(list(rides, |r| r.0))
-                .fetch_all(&mut ***pg)
+                .fetch_all(&mut *pg)
                 .await?;
             rows.iter().map(|row| Ok(RideId(row.try_get(0)?))).collect()
         }
         On::Memory(m) => {
-            let t = m.tables();
+            let t = m;
             let ended = |id: &&RideId| t.rides.get(*id).is_some_and(|r| r.ended_at.is_some());
             Ok(rides.iter().filter(ended).copied().collect())
         }
@@ -310,22 +310,19 @@ pub async fn ended_rides(tx: &mut Tx, rides: &[RideId]) -> Result<BTreeSet<RideI
 /// [`StoreError`]; what remains goes next time.
 pub async fn purge(tx: &mut Tx, now: DateTime<Utc>) -> Result<(), StoreError> {
     let (ended, rides) = (now - ENDED_KEPT, now - RIDES_KEPT);
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
-            sqlx::query("delete from requests where ended_at < $1").bind(ended).execute(&mut ***pg).await?;
-            sqlx::query("delete from offers where ended_at < $1").bind(ended).execute(&mut ***pg).await?;
-            sqlx::query("delete from rides where ended_at < $1").bind(rides).execute(&mut ***pg).await?;
-            sqlx::query("delete from drivers where not active and seen_at < $1")
-                .bind(rides)
-                .execute(&mut ***pg)
-                .await?;
+            sqlx::query("delete from requests where ended_at < $1").bind(ended).execute(&mut *pg).await?;
+            sqlx::query("delete from offers where ended_at < $1").bind(ended).execute(&mut *pg).await?;
+            sqlx::query("delete from rides where ended_at < $1").bind(rides).execute(&mut *pg).await?;
+            sqlx::query("delete from drivers where not active and seen_at < $1").bind(rides).execute(&mut *pg).await?;
         }
         On::Memory(m) => {
             fn keep<K: Ord + Clone, V: Clone>(map: &mut OrdMap<K, V>, wanted: impl Fn(&V) -> bool) {
                 let kept = map.iter().filter(|(_, v)| wanted(v));
                 *map = kept.map(|(k, v)| (k.clone(), v.clone())).collect();
             }
-            let t = m.tables();
+            let t = m;
             keep(&mut t.requests, |r| r.ended_at.is_none_or(|at| at >= ended));
             keep(&mut t.offers, |o| o.ended.is_none_or(|(at, _)| at >= ended));
             keep(&mut t.rides, |r| r.ended_at.is_none_or(|at| at >= rides));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Duration, Utc};
-use platform::{Failure, Handler, Metrics, Platform, Received, Trace, Transaction, World, kill};
+use platform::{Failure, Handler, Metrics, Platform, Received, Trace, Transaction, World, kill_point};
 use streams::event::RejectReason;
 use streams::{Event, RequestId, RideId, RideStatus};
 
@@ -66,7 +66,7 @@ impl Matcher {
         self.engine.show_in(&mut self.positions.lock().unwrap_or_else(PoisonError::into_inner));
         self.next_tick = now;
         self.stale = false;
-        kill::point("match.after_load");
+        kill_point::reached("match.after_load");
         Ok(())
     }
 

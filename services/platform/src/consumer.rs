@@ -23,9 +23,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::store::{Store, StoreError, Transaction};
+use crate::store::{Store, StoreError, Tables, Transaction};
 use crate::world::Trace;
-use crate::{Platform, Shutdown, dead_letters, kill, retry};
+use crate::{CancellationToken, Platform, dead_letters, kill_point, retry};
 use asked::Asked;
 use dead_letters::Failed;
 
@@ -80,7 +80,7 @@ pub enum Failure {
 /// What a service does with events. All work of one handler goes through one task, one transaction at a time.
 pub trait Handler: Send + 'static {
     /// The service's own tables in memory.
-    type Tables: Clone + Default + Send + Sync + 'static;
+    type Tables: crate::store::Tables;
 
     /// Whether repeats are told by the inbox. False only where the rows themselves tell them.
     const INBOX: bool = true;
@@ -161,7 +161,7 @@ impl<H: Handler> Worker<H> {
     }
 
     /// Works until `stop` has begun; then finishes the batch in hand and puts back the rest.
-    pub async fn run(mut self, stop: Shutdown) -> Ended {
+    pub async fn run(mut self, stop: CancellationToken) -> Ended {
         let (to, mut from) = mpsc::channel::<Vec<Delivery>>(self.consumers.len().max(1));
         let mut pullers = JoinSet::new();
         for consumer in &self.consumers {
@@ -190,7 +190,7 @@ impl<H: Handler> Worker<H> {
             }
         }
         for consumer in &self.consumers {
-            self.platform.health.gone(&part(consumer));
+            self.platform.health.remove(&part(consumer));
         }
         ended
     }
@@ -200,13 +200,13 @@ impl<H: Handler> Worker<H> {
         from: &mut mpsc::Receiver<Vec<Delivery>>,
         asked: &mut mpsc::Receiver<Asked>,
         pullers: &mut JoinSet<()>,
-        stop: &Shutdown,
+        stop: &CancellationToken,
     ) -> Ended {
         loop {
             let wake = self.handler.wake_at().map(|at| self.platform.world.instant(at));
             let mut deliveries = tokio::select! {
                 biased;
-                () = stop.begun() => return Ended::Stopped,
+                () = stop.cancelled() => return Ended::Stopped,
                 Some(Err(error)) = pullers.join_next() => match error.try_into_panic() {
                     Ok(panic) => std::panic::resume_unwind(panic),
                     Err(_) => return Ended::Stopped,
@@ -234,7 +234,7 @@ impl<H: Handler> Worker<H> {
     }
 
     /// Brings a batch to its end: each message acknowledged, put back with a delay, or dead-lettered.
-    async fn process(&mut self, deliveries: Vec<Delivery>, stop: &Shutdown) -> Option<Ended> {
+    async fn process(&mut self, deliveries: Vec<Delivery>, stop: &CancellationToken) -> Option<Ended> {
         let tick = deliveries.is_empty();
         let mut good = Vec::with_capacity(deliveries.len());
         for delivery in deliveries {
@@ -273,7 +273,7 @@ impl<H: Handler> Worker<H> {
     }
 
     /// Brings `group` to its end, keeping `rest`, which waits behind it, alive.
-    async fn settle(&mut self, group: &[Item], rest: &VecDeque<Vec<Item>>, stop: &Shutdown) -> Settled {
+    async fn settle(&mut self, group: &[Item], rest: &VecDeque<Vec<Item>>, stop: &CancellationToken) -> Settled {
         let mut away = retry::dependency();
         let mut meetings = 0;
         loop {
@@ -297,14 +297,14 @@ impl<H: Handler> Worker<H> {
                 Failure::Store(StoreError::Unavailable(why)) => {
                     // The dependency is away: hold what we have, pull no more, use up no try.
                     let name = format!("database {}", self.service);
-                    self.platform.health.bad(&name, &why);
+                    self.platform.health.set_unhealthy(&name, &why);
                     tracing::warn!(service = self.service.name(), why, "the database is away; holding");
                     for item in group.iter().chain(rest.iter().flatten()) {
                         let _ = item.delivery.in_progress().await;
                     }
                     tokio::select! {
                         biased;
-                        () = stop.begun() => return Settled::Ended(Ended::Stopped),
+                        () = stop.cancelled() => return Settled::Ended(Ended::Stopped),
                         () = sleep(away.next_delay()) => {}
                     }
                 }
@@ -336,20 +336,20 @@ impl<H: Handler> Worker<H> {
         }
         let began = self.platform.world.now();
         let mut tx = self.store.begin().await?;
-        self.platform.health.good(&format!("database {}", self.service));
+        self.platform.health.set_healthy(&format!("database {}", self.service));
         let new = if H::INBOX { unseen(&mut tx, all).await? } else { all.to_vec() };
         if !all.is_empty() {
-            kill::point("consumer.before_handler");
+            kill_point::reached("consumer.before_handler");
         }
         if !new.is_empty() || all.is_empty() {
             self.handler.handle(&mut tx, &new).await?;
         }
         if !all.is_empty() {
-            kill::point("consumer.before_commit");
+            kill_point::reached("consumer.before_commit");
         }
         tx.commit().await?;
         if !all.is_empty() {
-            kill::point("consumer.before_ack");
+            kill_point::reached("consumer.before_ack");
         }
         let took = (self.platform.world.now() - began).as_seconds_f64();
         self.platform.metrics.handler_seconds.with_label_values(&[self.service.name()]).observe(took);
@@ -368,7 +368,7 @@ impl<H: Handler> Worker<H> {
         }
     }
 
-    async fn fail(&mut self, item: &Item, failure: &Failure, stop: &Shutdown) {
+    async fn fail(&mut self, item: &Item, failure: &Failure, stop: &CancellationToken) {
         let (delivery, consumer) = (&item.delivery, &item.delivery.consumer);
         self.platform.metrics.failed.with_label_values(&[consumer]).inc();
         // A delivery that was put back, or lost with a process, is no try of the message; but the server counts it.
@@ -404,13 +404,13 @@ impl<H: Handler> Worker<H> {
         })
     }
 
-    async fn dead_letter(&self, delivery: &Delivery, reason: &str, stop: &Shutdown) {
+    async fn dead_letter(&self, delivery: &Delivery, reason: &str, stop: &CancellationToken) {
         let consumer = &delivery.consumer;
         let (stream, message, deliveries) = (&delivery.stream, &delivery.message, delivery.deliveries);
         let failed = Failed { stream, consumer, message, deliveries, reason };
         let mut letter = failed.letter(self.platform.world.now());
         let mut delays = retry::dependency();
-        kill::point("consumer.before_letter");
+        kill_point::reached("consumer.before_letter");
         let new = loop {
             match dead_letters::store(&self.platform, &mut letter, message.stored_at).await {
                 Ok(new) => break new,
@@ -427,11 +427,11 @@ impl<H: Handler> Worker<H> {
             tokio::select! {
                 biased;
                 // Not terminated, so it comes again, to this process or another.
-                () = stop.begun() => return,
+                () = stop.cancelled() => return,
                 () = sleep(delays.next_delay()) => {}
             }
         };
-        kill::point("consumer.before_term");
+        kill_point::reached("consumer.before_term");
         // Only now that it is stored elsewhere.
         if let Err(error) = delivery.terminate().await {
             tracing::warn!(%error, consumer, "a dead-lettered message was not terminated; its repeat is a duplicate");
@@ -467,10 +467,7 @@ async fn put_back(deliveries: &[Delivery]) {
 }
 
 /// Those of `all` that were not handled before, each once.
-async fn unseen<'a, T: Clone + Default + Send + Sync + 'static>(
-    tx: &mut Transaction<T>,
-    all: &[&'a Received],
-) -> Result<Vec<&'a Received>, StoreError> {
+async fn unseen<'a, T: Tables>(tx: &mut Transaction<T>, all: &[&'a Received]) -> Result<Vec<&'a Received>, StoreError> {
     let mut by_consumer: Vec<(&str, Vec<&str>)> = Vec::new();
     for received in all {
         match by_consumer.iter_mut().find(|(consumer, _)| *consumer == received.consumer) {
@@ -480,28 +477,34 @@ async fn unseen<'a, T: Clone + Default + Send + Sync + 'static>(
     }
     let mut new: HashMap<&str, HashSet<String>> = HashMap::new();
     for (consumer, ids) in by_consumer {
-        new.insert(consumer, tx.note(consumer, &ids).await?);
+        new.insert(consumer, tx.record_processed(consumer, &ids).await?);
     }
     let mut first = |r: &Received| new.get_mut(r.consumer.as_str()).is_some_and(|ids| ids.remove(&r.note));
     Ok(all.iter().copied().filter(|r| first(r)).collect())
 }
 
 /// Pulls one consumer for ever, through restarts of the server and deletions of the consumer.
-async fn pull(platform: Platform, consumer: Consumer, max: usize, to: mpsc::Sender<Vec<Delivery>>, stop: Shutdown) {
+async fn pull(
+    platform: Platform,
+    consumer: Consumer,
+    max: usize,
+    to: mpsc::Sender<Vec<Delivery>>,
+    stop: CancellationToken,
+) {
     let part = part(&consumer);
     let mut delays = retry::dependency();
     let mut puller: Option<Puller> = None;
-    platform.health.good(&part);
+    platform.health.set_healthy(&part);
     loop {
         let fetched = tokio::select! {
             biased;
-            () = stop.begun() => break,
+            () = stop.cancelled() => break,
             () = to.closed() => break,
             fetched = fetch(&platform, &consumer, &mut puller, max) => fetched,
         };
         match fetched {
             Ok(deliveries) => {
-                platform.health.good(&part);
+                platform.health.set_healthy(&part);
                 delays.reset();
                 if deliveries.is_empty() {
                     continue;
@@ -513,11 +516,11 @@ async fn pull(platform: Platform, consumer: Consumer, max: usize, to: mpsc::Send
             }
             Err(error) => {
                 // The keeper creates anew what is missing as soon as a consumer is found wanting.
-                platform.health.bad(&part, error.to_string());
+                platform.health.set_unhealthy(&part, error.to_string());
                 tracing::warn!(%error, consumer = consumer.durable, "cannot pull");
                 tokio::select! {
                     biased;
-                    () = stop.begun() => break,
+                    () = stop.cancelled() => break,
                     () = to.closed() => break,
                     () = sleep(delays.next_delay()) => {}
                 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use streams::bus::{MESSAGE_ID, Start, Stored};
+use streams::bus::{MESSAGE_ID, ReplayStart, StoredMessage};
 use streams::event::rfc3339;
 use streams::topology::DEAD_LETTER_STREAM;
 use streams::{Bus, BusError, Headers, Message};
@@ -25,7 +25,7 @@ const READ_BATCH: usize = 256;
 pub(crate) const REQUEUE_WAIT: Duration = Duration::from_secs(20);
 
 /// The id by which a message is told from others: its header, or for a foreign producer its place.
-pub(crate) fn message_id(stream: &str, message: &Stored) -> String {
+pub(crate) fn message_id(stream: &str, message: &StoredMessage) -> String {
     match message.headers.find(MESSAGE_ID) {
         Some(id) if !id.is_empty() => id.to_owned(),
         _ => place(stream, message.sequence),
@@ -47,7 +47,7 @@ pub(crate) fn note(id: &str, stream: &str, sequence: u64, stored_at: DateTime<Ut
 pub(crate) struct Failed<'a> {
     pub(crate) stream: &'a str,
     pub(crate) consumer: &'a str,
-    pub(crate) message: &'a Stored,
+    pub(crate) message: &'a StoredMessage,
     pub(crate) deliveries: u64,
     pub(crate) reason: &'a str,
 }
@@ -105,7 +105,7 @@ pub(crate) async fn store(
     let window = platform.topology.streams.iter().find(|s| s.name == DEAD_LETTER_STREAM).map(|s| s.duplicate_window);
     let window = chrono::Duration::from_std(window.unwrap_or_default()).unwrap_or_default();
     let apart = chrono::Duration::from_std(CLOCKS_APART).unwrap_or_default();
-    if bus.time_of(DEAD_LETTER_STREAM).await? - stored_at > window - apart
+    if bus.server_time(DEAD_LETTER_STREAM).await? - stored_at > window - apart
         && is_stored(bus, letter, stored_at - apart).await?
     {
         return Ok(false);
@@ -138,12 +138,12 @@ fn is_ours(name: &str) -> bool {
 /// Whether a letter with this id was stored at `since` or later.
 async fn is_stored(bus: &Bus, letter: &Message, since: DateTime<Utc>) -> Result<bool, BusError> {
     // Most often there is none, and that is told by one request.
-    match bus.last_on(DEAD_LETTER_STREAM, &letter.subject).await {
+    match bus.last_message(DEAD_LETTER_STREAM, &letter.subject).await {
         Ok(last) if last.stored_at >= since => {}
         Ok(_) | Err(BusError::NotFound(_)) => return Ok(false),
         Err(error) => return Err(error),
     }
-    let mut replay = bus.replay(DEAD_LETTER_STREAM, Some(&letter.subject), Start::Time(since)).await?;
+    let mut replay = bus.replay(DEAD_LETTER_STREAM, Some(&letter.subject), ReplayStart::Time(since)).await?;
     while !replay.is_at_end() {
         let Some(found) = replay.next(READ_WAIT).await? else {
             return Err(BusError::Unavailable(format!("{} was not read to its end", letter.subject)));
@@ -188,7 +188,7 @@ pub struct Letter {
 
 impl Letter {
     /// What a stored dead letter says. What a foreign writer left out is empty or 0.
-    pub fn read(stored: Stored) -> Self {
+    pub fn read(stored: StoredMessage) -> Self {
         let header = |name: &str| stored.headers.find(name).unwrap_or_default().to_owned();
         let number = |name: &str| header(name).parse().unwrap_or(0);
         let mut headers = Headers::default();
@@ -224,8 +224,8 @@ impl Letter {
 ///
 /// # Errors
 /// [`BusError`] if the stream is missing or the server away.
-pub async fn each(bus: &Bus, mut letter: impl FnMut(Letter)) -> Result<(), BusError> {
-    let mut replay = bus.replay(DEAD_LETTER_STREAM, None, Start::Sequence(1)).await?;
+pub async fn for_each(bus: &Bus, mut letter: impl FnMut(Letter)) -> Result<(), BusError> {
+    let mut replay = bus.replay(DEAD_LETTER_STREAM, None, ReplayStart::Sequence(1)).await?;
     // Those that are there now: somebody may be adding to them without an end.
     let end = bus.stream_info(DEAD_LETTER_STREAM).await?.last_sequence;
     while !replay.is_at_end() {

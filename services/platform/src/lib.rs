@@ -1,16 +1,13 @@
 //! What every service stands on: the store, the transactional consumer, the outbox, the world's clock and randomness,
 //! tokens, problems, telemetry. It knows no service and decides nothing about rides.
 
+pub mod background;
 pub mod consumer;
 pub mod dead_letters;
-pub mod fare;
-pub mod grid;
-pub mod keeper;
-pub mod kill;
+pub mod kill_point;
 pub mod outbox;
 pub mod problem;
 pub mod retry;
-pub mod shutdown;
 pub mod store;
 pub mod telemetry;
 pub mod token;
@@ -23,10 +20,10 @@ use streams::topology::Topology;
 
 pub use consumer::{Failure, Handler, Received, Worker};
 pub use problem::Problem;
-pub use shutdown::Shutdown;
-pub use store::{On, Store, StoreError, Transaction};
+pub use store::{On, Store, StoreError, Tables, Transaction};
 pub use telemetry::{Health, Metrics};
 pub use token::{SignedIn, Tokens};
+pub use tokio_util::sync::CancellationToken;
 pub use world::{Trace, World};
 
 /// What a service is given at start; clones are one.
@@ -43,7 +40,22 @@ pub struct Platform {
     /// What works and what does not.
     pub health: Arc<Health>,
     /// When to stop.
-    pub shutdown: Shutdown,
+    pub shutdown: CancellationToken,
     /// This process among others.
     pub pod: Arc<str>,
+}
+
+impl Platform {
+    /// The project's topology on `bus`, with new metrics and health.
+    pub fn new(world: World, bus: Bus, pod: impl Into<Arc<str>>) -> Self {
+        Self {
+            world,
+            bus,
+            topology: Arc::new(Topology::rideshare()),
+            metrics: Arc::new(Metrics::new()),
+            health: Arc::new(Health::default()),
+            shutdown: CancellationToken::new(),
+            pod: pod.into(),
+        }
+    }
 }

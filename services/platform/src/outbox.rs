@@ -23,9 +23,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::store::Store;
+use crate::store::{Store, Tables};
 use crate::world::Trace;
-use crate::{Platform, kill, retry};
+use crate::{Platform, kill_point, retry};
 
 /// Rows handed from commits to the relay without a read; beyond that it reads them from the table.
 const HANDED_MAX: usize = 4_096;
@@ -160,9 +160,9 @@ enum Done {
     Missing,
 }
 
-impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
+impl<T: Tables> Store<T> {
     /// Publishes what is committed until `stop` has begun and nothing of this pod waits (or 10 s are over).
-    pub async fn relay(self, platform: Platform, service: Service, stop: crate::Shutdown) {
+    pub async fn relay(self, platform: Platform, service: Service, stop: crate::CancellationToken) {
         let part = format!("outbox {service}");
         let mut delays = retry::dependency();
         let mut next_floor = Instant::now() + FLOOR;
@@ -171,7 +171,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
         let mut watch = lost::Watch::default();
         loop {
             // Looked at once a round: a round that began before the stop does not know what was committed since.
-            let stopping = stop.has_begun();
+            let stopping = stop.is_cancelled();
             let (rows, handed_read) = self.hints().take();
             let now = Instant::now();
             let retry = retry_at.is_some_and(|at| now >= at);
@@ -211,7 +211,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
             tokio::select! {
                 biased;
                 () = self.hints().inner.1.notified() => {}
-                () = stop.begun(), if drain_until.is_none() => {}
+                () = stop.cancelled(), if drain_until.is_none() => {}
                 () = tokio::time::sleep_until(wake) => {}
             }
         }
@@ -242,15 +242,15 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
 
     async fn tell_age(&self, platform: &Platform, service: Service, part: &str) {
         let Ok(oldest) = self.oldest_unpublished().await else {
-            platform.health.bad(part, "cannot be read");
+            platform.health.set_unhealthy(part, "cannot be read");
             return;
         };
         let age = oldest.map_or(0.0, |at| (self.world().now() - at).as_seconds_f64().max(0.0));
         platform.metrics.outbox_age.with_label_values(&[service.name()]).set(age);
         if age > LATE_S {
-            platform.health.bad(part, format!("an event waits for {age:.0} s to be published"));
+            platform.health.set_unhealthy(part, format!("an event waits for {age:.0} s to be published"));
         } else {
-            platform.health.good(part);
+            platform.health.set_healthy(part);
         }
     }
 
@@ -269,7 +269,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
             rows = rest;
             let wave: Vec<OutboxRow> = wave.into_iter().filter(|row| !stuck.contains(&row.key)).collect();
             if !wave.is_empty() {
-                kill::point("relay.before_publish");
+                kill_point::reached("relay.before_publish");
             }
             let results = platform.bus.publish_all(wave.iter().map(|row| row.message(service)).collect()).await;
             let mut published = Vec::with_capacity(wave.len());
@@ -290,7 +290,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
             if published.is_empty() {
                 continue;
             }
-            kill::point("relay.before_mark");
+            kill_point::reached("relay.before_mark");
             if let Err(error) = self.mark_published(&published).await {
                 tracing::warn!(%error, "published events could not be marked; they will be published again");
                 all = all.max(Done::Partly);

@@ -17,7 +17,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Connection, PgConnection, Postgres, Row};
 use streams::Event;
 #[cfg(debug_assertions)]
-use streams::faults::{Fault, Faults};
+use streams::simulation::{Fault, Faults};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::{Instant, timeout};
 
@@ -139,7 +139,7 @@ impl<T> fmt::Debug for Store<T> {
     }
 }
 
-impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
+impl<T: Tables> Store<T> {
     /// Empty tables in this process, gone at its end.
     pub fn memory(world: &World, pod: &Arc<str>) -> Self {
         let shared = Arc::new(Mutex::new(Committed::default()));
@@ -162,7 +162,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
 
     /// What the inbox in memory has noted, consumer and note, for a simulation to compare with what was published.
     #[cfg(debug_assertions)]
-    pub async fn all_noted(&self) -> Vec<(String, String)> {
+    pub async fn all_processed(&self) -> Vec<(String, String)> {
         match &self.backend {
             Backend::Postgres { .. } => Vec::new(),
             Backend::Memory(shared) => shared.lock().await.inbox.keys().cloned().collect(),
@@ -233,16 +233,16 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
     pub async fn begin(&self) -> Result<Transaction<T>, StoreError> {
         #[cfg(debug_assertions)]
         self.reached(Fault::BeginRefused).await?;
-        let on = match &self.backend {
-            Backend::Postgres { pool, .. } => On::Postgres(Box::new(pool.begin().await?)),
+        let work = match &self.backend {
+            Backend::Postgres { pool, .. } => Work::Postgres(Box::new(pool.begin().await?)),
             Backend::Memory(shared) => {
                 let committed = timeout(BEGIN_WAIT, shared.clone().lock_owned())
                     .await
                     .map_err(|_| StoreError::Unavailable(format!("no transaction in {BEGIN_WAIT:?}")))?;
-                On::Memory(Box::new(Draft { draft: committed.clone(), committed }))
+                Work::Memory(Box::new(Draft { draft: committed.clone(), committed }))
             }
         };
-        Ok(Transaction { on, outgoing: Vec::new(), store: self.clone() })
+        Ok(Transaction { work, outgoing: Vec::new(), store: self.clone() })
     }
 
     /// A simulation may have it not reached.
@@ -290,8 +290,8 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
     async fn purge_some(&self, inbox: DateTime<Utc>, sent: DateTime<Utc>) -> Result<bool, StoreError> {
         let mut tx = self.begin().await?;
         let mut more = false;
-        match &mut tx.on {
-            On::Postgres(pg) => {
+        match &mut tx.work {
+            Work::Postgres(pg) => {
                 let noted = sqlx::query(
                     "delete from inbox where (consumer, message_id) in \
                      (select consumer, message_id from inbox where received_at < $1 limit $2)",
@@ -310,7 +310,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
                 let full = PURGE_ROWS.unsigned_abs();
                 more = noted.rows_affected() >= full || published.rows_affected() >= full;
             }
-            On::Memory(m) => {
+            Work::Memory(m) => {
                 m.draft.inbox =
                     m.draft.inbox.iter().filter(|(_, at)| **at >= inbox).map(|(k, v)| (k.clone(), *v)).collect();
             }
@@ -464,11 +464,15 @@ async fn migrate_once(options: &PgConnectOptions, schema: &str, own: &Migrator) 
     Ok(connection.close().await?)
 }
 
+/// The tables of one service in memory. A transaction works on a copy, so that cloning them must be cheap.
+pub trait Tables: Clone + Default + Send + Sync + 'static {}
+
+impl<T: Clone + Default + Send + Sync + 'static> Tables for T {}
+
 /// One transaction on the store. Nothing of it is seen by others before [`commit`](Self::commit), and nothing of it
 /// remains if it is dropped.
 pub struct Transaction<T> {
-    /// Where it runs; operations match on it.
-    pub on: On<T>,
+    work: Work<T>,
     outgoing: Vec<OutboxRow>,
     store: Store<T>,
 }
@@ -479,28 +483,36 @@ impl<T> fmt::Debug for Transaction<T> {
     }
 }
 
-/// The two kinds of transaction.
-pub enum On<T> {
-    /// On a connection whose search path is the service's schema; execute on `&mut ***pg`.
+enum Work<T> {
     Postgres(Box<sqlx::Transaction<'static, Postgres>>),
-    /// On a copy of the tables.
     Memory(Box<Draft<T>>),
 }
 
-/// A copy of everything, to be swapped in at commit.
-pub struct Draft<T> {
+/// A copy of everything, swapped in at commit.
+struct Draft<T> {
     draft: Committed<T>,
     committed: OwnedMutexGuard<Committed<T>>,
 }
 
-impl<T> Draft<T> {
-    /// The service's own tables.
-    pub fn tables(&mut self) -> &mut T {
-        &mut self.draft.tables
+/// Where an operation runs: what [`Transaction::on`] lends to it.
+pub enum On<'a, T> {
+    /// On a connection whose search path is the service's schema.
+    Postgres(&'a mut PgConnection),
+    /// On the transaction's copy of the service's tables.
+    Memory(&'a mut T),
+}
+
+impl<T> Transaction<T> {
+    /// Lends the connection, or the tables in memory, to one operation.
+    pub fn on(&mut self) -> On<'_, T> {
+        match &mut self.work {
+            Work::Postgres(pg) => On::Postgres(pg),
+            Work::Memory(m) => On::Memory(&mut m.draft.tables),
+        }
     }
 }
 
-impl<T: Clone + Default + Send + Sync + 'static> Transaction<T> {
+impl<T: Tables> Transaction<T> {
     /// Puts an event into the outbox: it is published once this transaction is committed, and only then.
     pub fn publish(&mut self, event: &Event, trace: &Trace) {
         let now = self.store.world.now();
@@ -511,14 +523,14 @@ impl<T: Clone + Default + Send + Sync + 'static> Transaction<T> {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn note(&mut self, consumer: &str, ids: &[&str]) -> Result<HashSet<String>, StoreError> {
+    pub async fn record_processed(&mut self, consumer: &str, ids: &[&str]) -> Result<HashSet<String>, StoreError> {
         #[cfg(debug_assertions)]
-        if streams::faults::sabotage().no_inbox {
+        if streams::simulation::sabotage().no_inbox {
             return Ok(ids.iter().map(|id| (*id).to_owned()).collect());
         }
         let now = self.store.world.now();
-        match &mut self.on {
-            On::Postgres(pg) => {
+        match &mut self.work {
+            Work::Postgres(pg) => {
                 let rows = sqlx::query(
                     "insert into inbox (consumer, message_id, received_at) select $1, id, $3 from unnest($2::text[]) as id \
                      order by id on conflict do nothing returning message_id",
@@ -530,7 +542,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Transaction<T> {
                 .await?;
                 rows.iter().map(|r| r.try_get(0).map_err(StoreError::from)).collect()
             }
-            On::Memory(m) => Ok(ids
+            Work::Memory(m) => Ok(ids
                 .iter()
                 .filter(|id| {
                     let key = (consumer.to_owned(), (**id).to_owned());
@@ -550,8 +562,8 @@ impl<T: Clone + Default + Send + Sync + 'static> Transaction<T> {
     /// # Errors
     /// [`StoreError`].
     pub async fn unpublished_of(&mut self, ids: &[&str]) -> Result<HashSet<String>, StoreError> {
-        match &mut self.on {
-            On::Postgres(pg) => {
+        match &mut self.work {
+            Work::Postgres(pg) => {
                 let rows =
                     sqlx::query("select message_id from outbox where published_at is null and message_id = any($1)")
                         .bind(ids)
@@ -559,7 +571,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Transaction<T> {
                         .await?;
                 rows.iter().map(|r| r.try_get(0).map_err(StoreError::from)).collect()
             }
-            On::Memory(m) => {
+            Work::Memory(m) => {
                 let waiting = m.draft.outbox.values().filter(|row| ids.contains(&row.message_id.as_str()));
                 Ok(waiting.map(|row| row.message_id.clone()).collect())
             }
@@ -570,9 +582,9 @@ impl<T: Clone + Default + Send + Sync + 'static> Transaction<T> {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn is_noted(&mut self, consumer: &str, id: &str) -> Result<bool, StoreError> {
-        match &mut self.on {
-            On::Postgres(pg) => {
+    pub async fn is_processed(&mut self, consumer: &str, id: &str) -> Result<bool, StoreError> {
+        match &mut self.work {
+            Work::Postgres(pg) => {
                 let row = sqlx::query("select exists (select 1 from inbox where consumer = $1 and message_id = $2)")
                     .bind(consumer)
                     .bind(id)
@@ -580,7 +592,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Transaction<T> {
                     .await?;
                 Ok(row.try_get(0)?)
             }
-            On::Memory(m) => Ok(m.draft.inbox.contains_key(&(consumer.to_owned(), id.to_owned()))),
+            Work::Memory(m) => Ok(m.draft.inbox.contains_key(&(consumer.to_owned(), id.to_owned()))),
         }
     }
 
@@ -606,7 +618,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Transaction<T> {
         if faults.strikes(Fault::CommitRefused) {
             return Err(StoreError::Unavailable("simulated: a commit that was not made".to_owned()));
         }
-        if faults.strikes(Fault::CommitMet) {
+        if faults.strikes(Fault::CommitConflict) {
             return Err(StoreError::Serialization("simulated".to_owned()));
         }
         tx.commit_now().await?;
@@ -619,9 +631,9 @@ impl<T: Clone + Default + Send + Sync + 'static> Transaction<T> {
 
     async fn commit_now(mut self) -> Result<(), StoreError> {
         let blocked = self.write_outgoing().await?;
-        match self.on {
-            On::Postgres(pg) => pg.commit().await?,
-            On::Memory(m) => {
+        match self.work {
+            Work::Postgres(pg) => pg.commit().await?,
+            Work::Memory(m) => {
                 let Draft { draft, mut committed } = *m;
                 *committed = draft;
                 // Handed over before the next transaction may begin: rows of one key stay in order.
@@ -639,8 +651,8 @@ impl<T: Clone + Default + Send + Sync + 'static> Transaction<T> {
             return Ok(false);
         }
         let mut blocked = false;
-        match &mut self.on {
-            On::Postgres(pg) => {
+        match &mut self.work {
+            Work::Postgres(pg) => {
                 let of = |f: fn(&OutboxRow) -> String| self.outgoing.iter().map(f).collect::<Vec<_>>();
                 // (A scalar with a limit and not `exists`, for which the planner may hash all that waits, dead rows included.)
                 let rows = sqlx::query(
@@ -665,7 +677,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Transaction<T> {
                     blocked |= written.try_get::<Option<bool>, _>(1)?.is_some();
                 }
             }
-            On::Memory(m) => {
+            Work::Memory(m) => {
                 blocked = self.outgoing.iter().any(|new| m.draft.outbox.values().any(|old| old.key == new.key));
                 for row in &mut self.outgoing {
                     m.draft.last_seq += 1;

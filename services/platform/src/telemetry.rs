@@ -122,17 +122,17 @@ pub struct Health {
 
 impl Health {
     /// The part works.
-    pub fn good(&self, part: &str) {
+    pub fn set_healthy(&self, part: &str) {
         self.set(part, None);
     }
 
     /// The part does not work, and why.
-    pub fn bad(&self, part: &str, why: impl Into<String>) {
+    pub fn set_unhealthy(&self, part: &str, why: impl Into<String>) {
         self.set(part, Some(why.into()));
     }
 
     /// The part is no more.
-    pub fn gone(&self, part: &str) {
+    pub fn remove(&self, part: &str) {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).remove(part);
     }
 

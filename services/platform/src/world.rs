@@ -90,7 +90,7 @@ impl World {
     /// The beginning of a new trace.
     pub fn trace(&self) -> Trace {
         let id: [u8; 16] = self.bytes();
-        Trace::of(&hex(&id), &hex(&self.bytes::<8>()))
+        Trace::of(&hex::encode(id), &hex::encode(self.bytes::<8>()))
     }
 }
 
@@ -117,15 +117,8 @@ impl Trace {
             sound.then_some(trace)
         });
         match trace {
-            Some(trace) => Self::of(trace, &hex(&world.bytes::<8>())),
+            Some(trace) => Self::of(trace, &hex::encode(world.bytes::<8>())),
             None => world.trace(),
         }
     }
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |d: u8| char::from(DIGITS[usize::from(d)]);
-    bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect()
 }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use platform::{Store, StoreError, World};
-use streams::bus::{Replay, Start, Stored};
+use streams::bus::{Replay, ReplayStart, StoredMessage};
 use streams::topology::Topology;
 use streams::{Bus, BusError, RideId};
 
@@ -186,12 +186,12 @@ impl Reader {
         let info = bus.stream_info(STREAM).await?;
         // What a reader waits for must be there.
         let any = info.messages > 0 && from <= to && info.first_sequence <= to;
-        let replay = if any { Some(bus.replay(STREAM, None, Start::Sequence(from)).await?) } else { None };
+        let replay = if any { Some(bus.replay(STREAM, None, ReplayStart::Sequence(from)).await?) } else { None };
         Ok(Self { replay, to })
     }
 
     /// The next messages; `None` at the end.
-    async fn next(&mut self, progress: &Progress) -> Result<Option<Vec<Stored>>, AuditError> {
+    async fn next(&mut self, progress: &Progress) -> Result<Option<Vec<StoredMessage>>, AuditError> {
         let Some(replay) = self.replay.as_mut().filter(|r| !r.is_at_end()) else { return Ok(None) };
         let mut batch = replay.batch(PAGE, STALL).await?;
         if batch.is_empty() {

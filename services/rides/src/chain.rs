@@ -7,7 +7,6 @@ use std::fmt;
 
 use aws_lc_rs::digest;
 use chrono::{DateTime, Utc};
-use platform::world::hex;
 use serde_json::Value;
 use streams::event::{Event, RideEvent};
 use streams::{RideId, RideStatus};
@@ -162,7 +161,7 @@ fn hash_of(mut body: Value) -> String {
         fields.remove("hash");
     }
     let canonical = serde_jcs::to_vec(&body).expect("a JSON value has string keys and finite numbers");
-    hex(digest::digest(&digest::SHA256, &canonical).as_ref())
+    hex::encode(digest::digest(&digest::SHA256, &canonical).as_ref())
 }
 
 /// An id that follows from an event, so that whoever makes the rows of a ride again gives them the ids that they had: version
@@ -333,9 +332,9 @@ mod tests {
         // Made with Python: hashlib.sha256 of the canonical text below.
         let body = serde_json::json!({"hash": "ignored", "b": 1.0, "a": {"z": "é", "y": 0.1}});
         let canonical = r#"{"a":{"y":0.1,"z":"é"},"b":1}"#;
-        assert_eq!(hash_of(body), hex(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref()));
+        assert_eq!(hash_of(body), hex::encode(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref()));
         assert_eq!(
-            hex(digest::digest(&digest::SHA256, b"abc").as_ref()),
+            hex::encode(digest::digest(&digest::SHA256, b"abc").as_ref()),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
     }

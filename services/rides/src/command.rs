@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use platform::{Shutdown, StoreError, Trace, kill, retry};
+use platform::{CancellationToken, StoreError, Trace, kill_point, retry};
 use serde_json::json;
 use streams::RideStatus;
 use streams::bus::CoreMessage;
-use streams::command::{RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAction, RideCommand, RideReply};
 use streams::event::Party;
+use streams::ride_command::{RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAction, RideCommand, RideReply};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -33,20 +33,20 @@ const MEETINGS: u32 = 5;
 const PART: &str = "ride commands";
 
 /// Serves until `stop` has begun, and finishes what is in hand.
-pub(crate) async fn serve(rides: Rides, stop: Shutdown) {
+pub(crate) async fn serve(rides: Rides, stop: CancellationToken) {
     let mut delays = retry::dependency();
     let at_once = Arc::new(Semaphore::new(AT_ONCE));
     let mut tasks = JoinSet::new();
-    while !stop.has_begun() {
+    while !stop.is_cancelled() {
         let subscribed = rides.platform.bus.subscribe(RIDE_COMMANDS, Some(QUEUE)).await;
         let why = match subscribed {
             Ok(mut requests) => {
-                rides.platform.health.good(PART);
+                rides.platform.health.set_healthy(PART);
                 delays.reset();
                 loop {
                     tokio::select! {
                         biased;
-                        () = stop.begun() => break,
+                        () = stop.cancelled() => break,
                         Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
                         next = requests.next(), if tasks.len() < WAITING_MAX => match next {
                             Some(request) => {
@@ -61,18 +61,18 @@ pub(crate) async fn serve(rides: Rides, stop: Shutdown) {
             }
             Err(error) => error.to_string(),
         };
-        if stop.has_begun() {
+        if stop.is_cancelled() {
             break;
         }
-        rides.platform.health.bad(PART, why);
+        rides.platform.health.set_unhealthy(PART, why);
         tokio::select! {
             biased;
-            () = stop.begun() => {}
+            () = stop.cancelled() => {}
             () = sleep(delays.next_delay()) => {}
         }
     }
     while tasks.join_next().await.is_some() {}
-    rides.platform.health.gone(PART);
+    rides.platform.health.remove(PART);
 }
 
 async fn answer(rides: Rides, at_once: Arc<Semaphore>, request: CoreMessage, deadline: Instant) {
@@ -87,7 +87,7 @@ async fn answer(rides: Rides, at_once: Arc<Semaphore>, request: CoreMessage, dea
         return;
     };
     let body = serde_json::to_vec(&reply).expect("replies have string keys");
-    if let Err(error) = rides.platform.bus.notify(&to, Bytes::from(body)).await {
+    if let Err(error) = rides.platform.bus.publish_core(&to, Bytes::from(body)).await {
         tracing::warn!(%error, "the answer to a ride command was not sent; the client repeats it");
     }
 }
@@ -155,7 +155,7 @@ impl Rides {
                 }
                 write(&mut tx, vec![Written { was: ride.version, change: *change, trace }]).await?;
                 tx.commit().await?;
-                kill::point("ride_command.before_reply");
+                kill_point::reached("ride_command.before_reply");
                 self.count(now, 1);
                 Ok(reply)
             }

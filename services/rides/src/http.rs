@@ -9,8 +9,7 @@ use axum::extract::{FromRef, Path, Query, State};
 use axum::routing::get;
 use chrono::DateTime;
 use platform::problem::Json;
-use platform::world::hex;
-use platform::{Problem, SignedIn, Tokens, fare};
+use platform::{Problem, SignedIn, Tokens};
 use serde_json::{Value, json};
 use streams::event::rfc3339;
 use streams::{Position, RideId, RideStatus, UserId, VehicleType};
@@ -91,8 +90,8 @@ async fn estimate(State(rides): State<Rides>, asked: Asked) -> Result<Json<Value
         .ok_or_else(|| Problem::field("vehicle_type", "is missing: use car, motorcycle or van"))?
         .parse()
         .map_err(|why: String| Problem::field("vehicle_type", why))?;
-    let (distance_m, duration_s) = fare::estimate(&pickup, &dropoff);
-    let priced = fare::price(rides.config.tariffs.of(vehicle), distance_m, duration_s);
+    let (distance_m, duration_s) = pricing::estimate(&pickup, &dropoff);
+    let priced = pricing::price(rides.config.tariffs.of(vehicle), distance_m, duration_s);
     Ok(Json(json!({
         "distance_m": distance_m, "duration_s": duration_s, "fare": priced.fare, "vehicle_type": vehicle,
     })))
@@ -114,7 +113,7 @@ fn position(asked: &BTreeMap<String, String>, field: &str) -> Result<Position, P
 fn cursor(ride: &Ride) -> String {
     let mut bytes = ride.created_at.timestamp_micros().to_be_bytes().to_vec();
     bytes.extend_from_slice(ride.ride_id.0.as_bytes());
-    hex(&bytes)
+    hex::encode(bytes)
 }
 
 fn read_cursor(text: &str) -> Option<After> {

@@ -166,7 +166,7 @@ pub(crate) async fn post(tx: &mut Transaction<Tables>, movements: &[Movement]) -
     if entries.is_empty() {
         return Ok(());
     }
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
                 "insert into ledger_entries (entry_id, transaction_id, ride_id, kind, account, amount, currency, at) \
@@ -180,11 +180,11 @@ pub(crate) async fn post(tx: &mut Transaction<Tables>, movements: &[Movement]) -
             .bind(entries.iter().map(|e| e.account.as_str()).collect::<Vec<_>>())
             .bind(entries.iter().map(|e| e.amount.amount).collect::<Vec<_>>())
             .bind(entries.iter().map(|e| e.at).collect::<Vec<_>>())
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
         On::Memory(m) => {
-            let t = m.tables();
+            let t = m;
             for entry in entries {
                 let key = (entry.ride_id, entry.kind.as_str(), entry.account.clone());
                 if t.entries.contains_key(&key) {
@@ -199,15 +199,15 @@ pub(crate) async fn post(tx: &mut Transaction<Tables>, movements: &[Movement]) -
 
 /// The balance of an account, cents.
 pub(crate) async fn balance(tx: &mut Transaction<Tables>, account: &str) -> Result<i64, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             Ok(sqlx::query_scalar("select coalesce(sum(amount), 0)::bigint from ledger_entries where account = $1")
                 .bind(account)
-                .fetch_one(&mut ***pg)
+                .fetch_one(&mut *pg)
                 .await?)
         }
         On::Memory(m) => {
-            let of_account = m.tables().entries.values().filter(|e| e.account == account);
+            let of_account = m.entries.values().filter(|e| e.account == account);
             Ok(of_account.map(|e| e.amount.amount).sum())
         }
     }
@@ -217,7 +217,7 @@ pub(crate) async fn balance(tx: &mut Transaction<Tables>, account: &str) -> Resu
 mod tests {
     use super::*;
     use crate::ride::tests::{accepted, at};
-    use platform::fare::{self, Tariffs};
+    use pricing::{self, Tariffs};
 
     fn ride() -> Ride {
         Ride::create(&accepted(), RideId(Uuid::from_u128(9)), at(0)).ride
@@ -227,7 +227,7 @@ mod tests {
     fn every_movement_adds_up_to_0() {
         let tariff = Tariffs::default().car;
         for total in [1, 2, 3, 299, 600, 1_301, 999_999] {
-            let (platform_fee, driver_payout) = fare::split(&tariff, total);
+            let (platform_fee, driver_payout) = pricing::split(&tariff, total);
             for cause in [Cause::Fare, Cause::Cancellation] {
                 let bill = Bill { cause, total: Money::usd(total), platform_fee, driver_payout };
                 let due = owed(&ride(), &bill).unwrap();

@@ -18,8 +18,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use platform::fare::Tariffs;
-use platform::{Platform, Shutdown, Store, StoreError, Tokens, Worker};
+use platform::{CancellationToken, Platform, Store, StoreError, Tokens, Worker};
+use pricing::Tariffs;
 use streams::{RideId, RideStatus, Service, Subject, UserId};
 use tokio::task::JoinSet;
 
@@ -86,8 +86,8 @@ impl Rides {
     }
 
     /// Works until `stop` has begun; then finishes what is in hand, publishes what it wrote, and returns.
-    pub async fn run(self, stop: Shutdown) {
-        let relay_stop = Shutdown::new();
+    pub async fn run(self, stop: CancellationToken) {
+        let relay_stop = CancellationToken::new();
         let mut relay = JoinSet::new();
         relay.spawn(self.store.clone().relay(self.platform.clone(), Service::Rides, relay_stop.clone()));
         let mut tasks = JoinSet::new();
@@ -97,17 +97,22 @@ impl Rides {
         tasks.spawn(command::serve(self.clone(), stop.clone()));
         tasks.spawn(purge(self.store.clone(), stop.clone()));
         while let Some(ended) = tasks.join_next().await {
-            if ended.is_err() || !stop.has_begun() {
+            if ended.is_err() || !stop.is_cancelled() {
                 tracing::error!(?ended, "a part of rides ended by itself");
                 // The rest would go on without it: the process ends, and whoever watches it starts a whole one.
                 break;
             }
         }
-        relay_stop.begin();
+        relay_stop.cancel();
         while relay.join_next().await.is_some() {}
     }
 
-    fn worker<H>(&self, subject: Subject, handler: H, stop: &Shutdown) -> impl Future<Output = ()> + Send + use<H>
+    fn worker<H>(
+        &self,
+        subject: Subject,
+        handler: H,
+        stop: &CancellationToken,
+    ) -> impl Future<Output = ()> + Send + use<H>
     where
         H: platform::Handler<Tables = Tables> + Sync,
     {
@@ -157,11 +162,11 @@ impl Rides {
 }
 
 /// Forgets once an hour what no repeat can need any more.
-async fn purge(store: Store<Tables>, stop: Shutdown) {
+async fn purge(store: Store<Tables>, stop: CancellationToken) {
     loop {
         tokio::select! {
             biased;
-            () = stop.begun() => return,
+            () = stop.cancelled() => return,
             () = tokio::time::sleep(PURGE_EVERY) => {}
         }
         if let Err(error) = store.purge().await {

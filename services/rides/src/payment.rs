@@ -176,7 +176,7 @@ pub struct Debt {
 
 /// Writes new payments, pending.
 pub(crate) async fn insert_payments(tx: &mut Transaction<Tables>, payments: &[Payment]) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
                 "insert into payments (payment_id, ride_id, passenger_id, driver_id, amount, currency, status, created_at) \
@@ -189,11 +189,11 @@ pub(crate) async fn insert_payments(tx: &mut Transaction<Tables>, payments: &[Pa
             .bind(payments.iter().map(|c| c.driver_id.0).collect::<Vec<_>>())
             .bind(payments.iter().map(|c| c.amount.amount).collect::<Vec<_>>())
             .bind(payments.iter().map(|c| c.created_at).collect::<Vec<_>>())
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
         On::Memory(m) => {
-            let t = m.tables();
+            let t = m;
             for c in payments {
                 if t.payment_of.contains_key(&c.ride_id) {
                     return Err(StoreError::Conflict { constraint: "payments_ride".to_owned() });
@@ -225,19 +225,19 @@ pub(crate) async fn lock_payments(
     tx: &mut Transaction<Tables>,
     payments: &[PaymentId],
 ) -> Result<Vec<Payment>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select payment_id, ride_id, passenger_id, driver_id, amount, status, reference, created_at, tried_at \
                  from payments where payment_id = any($1) order by payment_id for update",
             )
             .bind(payments.iter().map(|p| p.0).collect::<Vec<_>>())
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(read).collect()
         }
         On::Memory(m) => {
-            let t = m.tables();
+            let t = m;
             Ok(payments.iter().filter_map(|id| t.payments.get(id).cloned()).collect())
         }
     }
@@ -246,7 +246,7 @@ pub(crate) async fn lock_payments(
 /// Writes what came of payments that were pending, with a debt for each refused one. `StoreError::Serialization` if one is
 /// pending no longer.
 pub(crate) async fn settle_payments(tx: &mut Transaction<Tables>, settled: &[Payment]) -> Result<(), StoreError> {
-    let written = match &mut tx.on {
+    let written = match tx.on() {
         On::Postgres(pg) => {
             let written = sqlx::query(
                 "update payments set status = u.status, reference = u.reference, tried_at = u.tried_at \
@@ -257,7 +257,7 @@ pub(crate) async fn settle_payments(tx: &mut Transaction<Tables>, settled: &[Pay
             .bind(settled.iter().map(|p| p.status.as_str()).collect::<Vec<_>>())
             .bind(settled.iter().map(|p| p.reference.as_deref()).collect::<Vec<_>>())
             .bind(settled.iter().map(|p| p.tried_at).collect::<Vec<_>>())
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?
             .rows_affected();
             let refused: Vec<_> =
@@ -269,13 +269,13 @@ pub(crate) async fn settle_payments(tx: &mut Transaction<Tables>, settled: &[Pay
                      where payment_id = any($1)",
                 )
                 .bind(refused)
-                .execute(&mut ***pg)
+                .execute(&mut *pg)
                 .await?;
             }
             written
         }
         On::Memory(m) => {
-            let t = m.tables();
+            let t = m;
             let mut written = 0;
             for payment in settled {
                 if t.payments.get(&payment.payment_id).is_none_or(|p| p.status != PaymentStatus::Pending) {
@@ -299,19 +299,19 @@ pub(crate) async fn settle_payments(tx: &mut Transaction<Tables>, settled: &[Pay
 
 /// The payments of rides, by ride. The caller has asked for the rides' owner.
 pub(crate) async fn payments_of(tx: &mut Transaction<Tables>, rides: &[RideId]) -> Result<Vec<Payment>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select payment_id, ride_id, passenger_id, driver_id, amount, status, reference, created_at, tried_at \
                  from payments where ride_id = any($1)",
             )
             .bind(rides.iter().map(|r| r.0).collect::<Vec<_>>())
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(read).collect()
         }
         On::Memory(m) => {
-            let t = m.tables();
+            let t = m;
             let ids = rides.iter().filter_map(|ride| t.payment_of.get(ride));
             Ok(ids.filter_map(|id| t.payments.get(id).cloned()).collect())
         }
@@ -320,35 +320,35 @@ pub(crate) async fn payments_of(tx: &mut Transaction<Tables>, rides: &[RideId]) 
 
 /// What a passenger owes.
 pub(crate) async fn debts_of(tx: &mut Transaction<Tables>, passenger: UserId) -> Result<Vec<Debt>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select payment_id, ride_id, passenger_id, amount, at from debts where passenger_id = $1 order by at",
             )
             .bind(passenger.0)
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(debt).collect()
         }
-        On::Memory(m) => Ok(m.tables().debts.values().filter(|d| d.passenger_id == passenger).cloned().collect()),
+        On::Memory(m) => Ok(m.debts.values().filter(|d| d.passenger_id == passenger).cloned().collect()),
     }
 }
 
 /// What is owed for rides after refused payments.
 pub(crate) async fn debts_of_rides(tx: &mut Transaction<Tables>, rides: &[RideId]) -> Result<Vec<Debt>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select d.payment_id, d.ride_id, d.passenger_id, d.amount, d.at from debts d \
                  join payments p on p.payment_id = d.payment_id where p.ride_id = any($1)",
             )
             .bind(rides.iter().map(|r| r.0).collect::<Vec<_>>())
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(debt).collect()
         }
         On::Memory(m) => {
-            let t = m.tables();
+            let t = m;
             let payments = rides.iter().filter_map(|ride| t.payment_of.get(ride));
             Ok(payments.filter_map(|id| t.debts.get(id).cloned()).collect())
         }

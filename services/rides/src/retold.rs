@@ -121,7 +121,7 @@ pub(crate) fn after(before: Option<&Ride>, event: &RideEvent) -> (Ride, Option<B
 
 #[cfg(test)]
 mod tests {
-    use platform::fare::Tariffs;
+    use pricing::Tariffs;
     use streams::event::Party;
 
     use super::*;

@@ -5,7 +5,7 @@
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use chrono::{DateTime, Duration, Utc};
-use platform::fare::{self, Priced, Tariff, Tariffs};
+use pricing::{self, Priced, Tariff, Tariffs};
 use streams::event::{Fare, MatchAccepted, Party, RideEvent};
 use streams::{MatchId, Money, PaymentId, Position, RideId, RideStatus, UserId, VehicleType};
 
@@ -439,7 +439,7 @@ pub fn decide(
             }
             let fee = cancellation_fee(tariff, by, ride.status, now - ride.created_at);
             ride.advance(to, now, |next| {
-                let (platform_fee, driver_payout) = fare::split(tariff, fee.amount);
+                let (platform_fee, driver_payout) = pricing::split(tariff, fee.amount);
                 next.cancelled = Some(Cancelled { by, reason: reason.to_owned(), fee, platform_fee, driver_payout });
                 Some(Bill { cause: Cause::Cancellation, total: fee, platform_fee, driver_payout })
             })
@@ -485,9 +485,9 @@ fn complete(ride: &mut Ride, tariff: &Tariff, distance: Distance) -> Bill {
     let duration_s = ride.duration_s();
     let distance_m = match distance {
         Distance::Measured(metres) => metres,
-        Distance::Estimated => fare::estimate(&ride.pickup, &ride.dropoff).0,
+        Distance::Estimated => pricing::estimate(&ride.pickup, &ride.dropoff).0,
     };
-    let Priced { mut fare, platform_fee, driver_payout } = fare::price(tariff, distance_m, duration_s);
+    let Priced { mut fare, platform_fee, driver_payout } = pricing::price(tariff, distance_m, duration_s);
     fare.estimated = distance == Distance::Estimated;
     let bill = Bill { cause: Cause::Fare, total: fare.total, platform_fee, driver_payout };
     ride.receipt = Some(Receipt { distance_m, duration_s, fare, platform_fee, driver_payout });

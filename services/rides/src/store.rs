@@ -184,7 +184,7 @@ pub(crate) async fn insert_live_rides(
     tx: &mut Transaction<Tables>,
     rides: &[(RequestId, Ride)],
 ) -> Result<BTreeSet<MatchId>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "with made as (insert into rides (ride_id, match_id, driver_id, passenger_id, version, status, pickup_lat, \
@@ -214,22 +214,22 @@ pub(crate) async fn insert_live_rides(
             .bind(list(rides, |(_, r)| r.created_at))
             .bind(list(rides, |(_, r)| r.last_hash.as_str()))
             .bind(list(rides, |(request, _)| request.0))
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(|row| Ok(MatchId(row.try_get(0)?))).collect()
         }
         On::Memory(m) => {
-            let t = m.tables();
+            let t = m;
             let mut inserted = BTreeSet::new();
             for (request, ride) in rides {
                 let live =
                     t.live_driver.contains_key(&ride.driver_id) || t.live_passenger.contains_key(&ride.passenger_id);
                 #[cfg(debug_assertions)]
-                let live = live && !streams::faults::sabotage().no_unique_live_ride;
+                let live = live && !streams::simulation::sabotage().no_unique_live_ride;
                 let served = t.served.contains(request);
                 // The same request offered twice is how most second live rides would come to be.
                 #[cfg(debug_assertions)]
-                let served = served && !streams::faults::sabotage().no_unique_live_ride;
+                let served = served && !streams::simulation::sabotage().no_unique_live_ride;
                 if live || served || t.superseded.contains(&ride.match_id) || t.by_match.contains_key(&ride.match_id) {
                     continue;
                 }
@@ -250,7 +250,7 @@ pub(crate) async fn insert_live_rides(
 
 /// Inserts rides as their events have told them, whatever their status: only into tables that are made again.
 pub(crate) async fn insert_told_rides(tx: &mut Transaction<Tables>, rides: &[Ride]) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
                 "insert into rides (ride_id, match_id, driver_id, passenger_id, version, status, pickup_lat, pickup_lng, \
@@ -287,11 +287,11 @@ pub(crate) async fn insert_told_rides(tx: &mut Transaction<Tables>, rides: &[Rid
             .bind(list(rides, |r| r.cancelled.as_ref().and_then(|x| name(&x.by))))
             .bind(list(rides, |r| r.cancelled.as_ref().map(|x| x.reason.as_str())))
             .bind(list(rides, |r| r.cancelled.as_ref().map(|x| x.fee.amount)))
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
         On::Memory(m) => {
-            let t = m.tables();
+            let t = m;
             for ride in rides {
                 t.by_match.insert(ride.match_id, ride.ride_id);
                 if !ride.status.is_final() {
@@ -317,7 +317,7 @@ pub(crate) async fn supersede(
     matches: &[MatchId],
     now: DateTime<Utc>,
 ) -> Result<BTreeSet<MatchId>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "insert into superseded (match_id, at) select u.match_id, $2 from unnest($1::uuid[]) as u (match_id) \
@@ -326,12 +326,12 @@ pub(crate) async fn supersede(
             )
             .bind(list(matches, |m| m.0))
             .bind(now)
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(|row| Ok(MatchId(row.try_get(0)?))).collect()
         }
         On::Memory(m) => {
-            let t = m.tables();
+            let t = m;
             let lost = matches.iter().copied().filter(|id| !t.by_match.contains_key(id));
             let lost: BTreeSet<MatchId> = lost.filter(|id| !t.superseded.contains(id)).collect();
             t.superseded.extend(lost.iter().copied());
@@ -344,7 +344,7 @@ pub(crate) async fn supersede(
 ///
 /// `StoreError::Serialization` if one of them has another version by now.
 pub(crate) async fn update_rides(tx: &mut Transaction<Tables>, rides: &[(u32, Ride)]) -> Result<(), StoreError> {
-    let written = match &mut tx.on {
+    let written = match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
                 "update rides set version = u.version, status = u.status, updated_at = u.updated_at, \
@@ -375,12 +375,12 @@ pub(crate) async fn update_rides(tx: &mut Transaction<Tables>, rides: &[(u32, Ri
             .bind(list(rides, |(_, r)| r.cancelled.as_ref().and_then(|x| name(&x.by))))
             .bind(list(rides, |(_, r)| r.cancelled.as_ref().map(|x| x.reason.as_str())))
             .bind(list(rides, |(_, r)| r.cancelled.as_ref().map(|x| x.fee.amount)))
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?
             .rows_affected()
         }
         On::Memory(m) => {
-            let t = m.tables();
+            let t = m;
             let mut written = 0;
             for (was, ride) in rides {
                 if t.rides.get(&ride.ride_id).is_none_or(|found| found.version != *was) {
@@ -412,7 +412,7 @@ pub(crate) async fn update_rides(tx: &mut Transaction<Tables>, rides: &[(u32, Ri
 
 /// Keeps events, as they are published, for ever.
 pub(crate) async fn keep_events(tx: &mut Transaction<Tables>, events: Vec<KeptEvent>) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
                 "insert into events (ride_id, version, message_id, subject, body, hash, occurred_at, traceparent) select * from \
@@ -426,11 +426,11 @@ pub(crate) async fn keep_events(tx: &mut Transaction<Tables>, events: Vec<KeptEv
             .bind(list(&events, |e| e.hash.as_str()))
             .bind(list(&events, |e| e.occurred_at))
             .bind(list(&events, |e| e.traceparent.as_str()))
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
         On::Memory(m) => {
-            let t = m.tables();
+            let t = m;
             for event in events {
                 let key = (event.ride_id, event.version);
                 if t.events.contains_key(&key) {
@@ -445,18 +445,18 @@ pub(crate) async fn keep_events(tx: &mut Transaction<Tables>, events: Vec<KeptEv
 
 /// The events of a ride, in order.
 pub(crate) async fn events_of(tx: &mut Transaction<Tables>, ride: RideId) -> Result<Vec<KeptEvent>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select ride_id, version, message_id, subject, body, hash, occurred_at, traceparent from events \
                  where ride_id = $1 order by version",
             )
             .bind(ride.0)
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(KeptEvent::read).collect()
         }
-        On::Memory(m) => Ok(m.tables().events.range((ride, 0)..=(ride, u32::MAX)).map(|(_, e)| e.clone()).collect()),
+        On::Memory(m) => Ok(m.events.range((ride, 0)..=(ride, u32::MAX)).map(|(_, e)| e.clone()).collect()),
     }
 }
 
@@ -466,7 +466,7 @@ pub(crate) async fn lock_ride_of(
     ride: RideId,
     user: UserId,
 ) -> Result<Option<Ride>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => sqlx::query(concat!(
             "select ",
             columns!(),
@@ -474,27 +474,27 @@ pub(crate) async fn lock_ride_of(
         ))
         .bind(ride.0)
         .bind(user.0)
-        .fetch_optional(&mut ***pg)
+        .fetch_optional(&mut *pg)
         .await?
         .map(|row| read(&row))
         .transpose(),
-        On::Memory(m) => Ok(m.tables().rides.get(&ride).filter(|r| r.party(user).is_some()).cloned()),
+        On::Memory(m) => Ok(m.rides.get(&ride).filter(|r| r.party(user).is_some()).cloned()),
     }
 }
 
 /// The wrong PINs given for a ride that the caller has locked.
 pub(crate) async fn pin_tries(tx: &mut Transaction<Tables>, ride: RideId) -> Result<PinTries, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let row = sqlx::query("select failures, failed_at from pin_tries where ride_id = $1")
                 .bind(ride.0)
-                .fetch_optional(&mut ***pg)
+                .fetch_optional(&mut *pg)
                 .await?;
             let Some(row) = row else { return Ok(PinTries::default()) };
             let failures = u32::try_from(row.try_get::<i32, _>("failures")?).map_err(malformed)?;
             Ok(PinTries { failures, failed_at: row.try_get("failed_at")? })
         }
-        On::Memory(m) => Ok(m.tables().pin_tries.get(&ride).copied().unwrap_or_default()),
+        On::Memory(m) => Ok(m.pin_tries.get(&ride).copied().unwrap_or_default()),
     }
 }
 
@@ -504,7 +504,7 @@ pub(crate) async fn keep_pin_tries(
     ride: RideId,
     tries: &PinTries,
 ) -> Result<(), StoreError> {
-    match (&mut tx.on, tries.failed_at) {
+    match (tx.on(), tries.failed_at) {
         (On::Postgres(pg), Some(failed_at)) => {
             sqlx::query(
                 "insert into pin_tries (ride_id, failures, failed_at) values ($1, $2, $3) \
@@ -514,17 +514,17 @@ pub(crate) async fn keep_pin_tries(
             .bind(ride.0)
             .bind(i32::try_from(tries.failures).unwrap_or(i32::MAX))
             .bind(failed_at)
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
         (On::Postgres(pg), None) => {
-            sqlx::query("delete from pin_tries where ride_id = $1").bind(ride.0).execute(&mut ***pg).await?;
+            sqlx::query("delete from pin_tries where ride_id = $1").bind(ride.0).execute(&mut *pg).await?;
         }
         (On::Memory(m), Some(_)) => {
-            m.tables().pin_tries.insert(ride, *tries);
+            m.pin_tries.insert(ride, *tries);
         }
         (On::Memory(m), None) => {
-            m.tables().pin_tries.remove(&ride);
+            m.pin_tries.remove(&ride);
         }
     }
     Ok(())
@@ -532,7 +532,7 @@ pub(crate) async fn keep_pin_tries(
 
 /// Rides by id, locked in the order of their ids until the transaction ends. For the system only: no owner is asked.
 pub(crate) async fn lock_rides(tx: &mut Transaction<Tables>, rides: &[RideId]) -> Result<Vec<Ride>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(concat!(
                 "select ",
@@ -540,12 +540,12 @@ pub(crate) async fn lock_rides(tx: &mut Transaction<Tables>, rides: &[RideId]) -
                 " from rides where ride_id = any($1) order by ride_id for update"
             ))
             .bind(list(rides, |r| r.0))
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(read).collect()
         }
         On::Memory(m) => {
-            let t = m.tables();
+            let t = m;
             let ids: BTreeSet<RideId> = rides.iter().copied().collect();
             Ok(ids.iter().filter_map(|id| t.rides.get(id).cloned()).collect())
         }
@@ -559,7 +559,7 @@ pub(crate) async fn lock_arrived(
     before: DateTime<Utc>,
     limit: u32,
 ) -> Result<Vec<Ride>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(concat!(
                 "select ",
@@ -569,12 +569,12 @@ pub(crate) async fn lock_arrived(
             ))
             .bind(before)
             .bind(i64::from(limit))
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(read).collect()
         }
         On::Memory(m) => {
-            let t = m.tables();
+            let t = m;
             let due = t.arrived.iter().take_while(|(at, _)| *at <= before).take(limit as usize);
             Ok(due.filter_map(|(_, id)| t.rides.get(id).cloned()).collect())
         }
@@ -587,7 +587,7 @@ pub(crate) async fn ride_of(
     ride: RideId,
     user: UserId,
 ) -> Result<Option<Ride>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => sqlx::query(concat!(
             "select ",
             columns!(),
@@ -595,11 +595,11 @@ pub(crate) async fn ride_of(
         ))
         .bind(ride.0)
         .bind(user.0)
-        .fetch_optional(&mut ***pg)
+        .fetch_optional(&mut *pg)
         .await?
         .map(|row| read(&row))
         .transpose(),
-        On::Memory(m) => Ok(m.tables().rides.get(&ride).filter(|r| r.party(user).is_some()).cloned()),
+        On::Memory(m) => Ok(m.rides.get(&ride).filter(|r| r.party(user).is_some()).cloned()),
     }
 }
 
@@ -610,7 +610,7 @@ pub(crate) async fn rides_of(
     after: After,
     limit: u32,
 ) -> Result<Vec<Ride>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             // Two index scans; nobody is both in one ride.
             let rows = sqlx::query(concat!(
@@ -627,12 +627,12 @@ pub(crate) async fn rides_of(
             .bind(after.created_at)
             .bind(after.ride_id.0)
             .bind(i64::from(limit))
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(read).collect()
         }
         On::Memory(m) => {
-            let t = m.tables();
+            let t = m;
             let from = (user, DateTime::UNIX_EPOCH, RideId(Uuid::nil()));
             let own = t.of_user.range(from..(user, after.created_at, after.ride_id)).rev().take(limit as usize);
             Ok(own.filter_map(|(_, _, id)| t.rides.get(id).cloned()).collect())

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use platform::fare::Tariffs;
 use platform::{Store, World};
+use pricing::Tariffs;
 use streams::event::{MatchAccepted, Party, PaymentCapture};
 
 use super::*;
@@ -12,9 +12,6 @@ use crate::ledger;
 use crate::payment::{PaymentStatus, insert_payments, lock_payments, payments_of, settle_payments};
 use crate::ride::tests::{accepted, at};
 use crate::ride::{Change, Distance, Order, Outcome, decide};
-
-#[path = "../../platform/tests/database.rs"]
-mod database;
 
 struct Bench {
     store: Store<Tables>,
@@ -32,7 +29,7 @@ async fn memory() -> Bench {
 
 async fn postgres() -> Bench {
     let (world, pod) = world();
-    let url = database::fresh().await;
+    let url = testing::database::fresh().await;
     let store = Store::postgres(&world, &pod, &url, "rides", &MIGRATIONS, 4).await.unwrap();
     Bench { store, world }
 }
@@ -390,7 +387,7 @@ async fn the_database_itself_refuses_a_second_live_ride() {
         [(ride.driver_id, b.world.id(), "rides_live_driver"), (b.world.id(), ride.passenger_id, "rides_live_passenger")]
     {
         let mut tx = b.store.begin().await.unwrap();
-        let On::Postgres(pg) = &mut tx.on else { panic!() };
+        let On::Postgres(pg) = tx.on() else { panic!() };
         let found = sqlx::query(
             "insert into rides select $1, $2, $3, $4, version, 'started', pickup_lat, pickup_lng, \
              dropoff_lat, dropoff_lng, vehicle_type, created_at, updated_at, started_at, arrived_at, last_hash from rides",
@@ -399,7 +396,7 @@ async fn the_database_itself_refuses_a_second_live_ride() {
         .bind(b.world.id::<Uuid>())
         .bind(driver.0)
         .bind(passenger.0)
-        .execute(&mut ***pg)
+        .execute(&mut *pg)
         .await
         .map_err(StoreError::from);
         assert!(matches!(&found, Err(StoreError::Conflict { constraint }) if constraint == wanted), "{found:?}");

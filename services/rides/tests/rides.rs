@@ -2,9 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "../../platform/tests/database.rs"]
-mod database;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,15 +9,15 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use platform::{Health, Metrics, Platform, Shutdown, Store, Tokens, World};
+use platform::{CancellationToken, Health, Metrics, Platform, Store, Tokens, World};
 use rides::audit::{Audit, Findings};
 use rides::payment::Provider;
 use rides::{Config, Rides, chain, ledger};
 use serde_json::Value;
-use streams::bus::Start;
-use streams::command::{RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAction, RideCommand, RideReply};
+use streams::bus::ReplayStart;
 use streams::event::{LocationAggregate, MatchAccepted, Party, RejectReason, RideEvent};
 use streams::memory::MemoryBus;
+use streams::ride_command::{RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAction, RideCommand, RideReply};
 use streams::topology::{DEAD_LETTER_STREAM, Topology};
 use streams::{Bus, Event, Headers, Message, Money, Position, RideId, RideStatus, Service, UserId, VehicleType};
 use tokio::task::JoinHandle;
@@ -34,7 +31,7 @@ struct City {
     tokens: Tokens,
     rides: Rides,
     audit: Audit,
-    stop: Shutdown,
+    stop: CancellationToken,
     run: JoinHandle<()>,
 }
 
@@ -46,7 +43,7 @@ impl City {
             topology: Arc::new(Topology::rideshare()),
             metrics: Arc::new(Metrics::new()),
             health: Arc::new(Health::default()),
-            shutdown: Shutdown::new(),
+            shutdown: CancellationToken::new(),
             pod: "test".into(),
             world: world.clone(),
         };
@@ -55,20 +52,20 @@ impl City {
         let store = match store {
             Kind::Memory => Store::memory(&world, &platform.pod),
             Kind::Postgres => {
-                let url = database::fresh().await;
+                let url = testing::database::fresh().await;
                 Store::postgres(&world, &platform.pod, &url, "rides", &rides::MIGRATIONS, 8).await.unwrap()
             }
         };
         let rides = Rides::start(&platform, &store, tokens.clone(), config).await.unwrap();
         let audit = Audit::new(&platform.bus, &store, &platform.world);
-        let stop = Shutdown::new();
+        let stop = CancellationToken::new();
         let run = tokio::spawn(rides.clone().run(stop.clone()));
         Self { platform, tokens, rides, audit, stop, run }
     }
 
     /// Every test ends with a graceful stop, a sound trail and balanced books.
     async fn end(mut self) {
-        self.stop.begin();
+        self.stop.cancel();
         tokio::time::timeout(Duration::from_secs(30), &mut self.run).await.expect("it stops in time").unwrap();
         let mut trail: Vec<RideEvent> = self.trail().await;
         trail.sort_by_key(|event| (event.ride_id, event.version));
@@ -129,7 +126,7 @@ impl City {
     }
 
     async fn all(&self, stream: &str, filter: &str) -> Vec<Message> {
-        let mut replay = self.platform.bus.replay(stream, Some(filter), Start::Sequence(1)).await.unwrap();
+        let mut replay = self.platform.bus.replay(stream, Some(filter), ReplayStart::Sequence(1)).await.unwrap();
         let mut found = Vec::new();
         while let Some(stored) = replay.next(Duration::from_millis(1)).await.unwrap() {
             found.push(Message { subject: stored.subject, headers: stored.headers, payload: stored.payload });
@@ -145,7 +142,8 @@ impl City {
     /// The event of the ride of `of` with this status, once it is there.
     async fn event(&self, of: &MatchAccepted, status: RideStatus) -> RideEvent {
         let subject = status.subject().as_str();
-        let mut replay = self.platform.bus.replay("RIDE_STREAM", Some(subject), Start::Sequence(1)).await.unwrap();
+        let mut replay =
+            self.platform.bus.replay("RIDE_STREAM", Some(subject), ReplayStart::Sequence(1)).await.unwrap();
         loop {
             let stored = replay.next(Duration::from_secs(100)).await.unwrap();
             let stored = stored.unwrap_or_else(|| panic!("no {subject} came"));
@@ -159,7 +157,7 @@ impl City {
     /// The first that is rejected is this match, for another one.
     async fn told_lost(&self, lost: &MatchAccepted) {
         let bus = &self.platform.bus;
-        let mut rejected = bus.replay("MATCH_STREAM", Some("match.rejected"), Start::Sequence(1)).await.unwrap();
+        let mut rejected = bus.replay("MATCH_STREAM", Some("match.rejected"), ReplayStart::Sequence(1)).await.unwrap();
         let stored = rejected.next(WAIT).await.unwrap().expect("the loser hears of it");
         let Ok(Event::MatchRejected(rejected)) = Event::parse(&stored.subject, &stored.payload) else { panic!() };
         assert_eq!((rejected.match_id, rejected.reason), (lost.match_id, RejectReason::Superseded));
@@ -542,7 +540,7 @@ async fn without_a_final_distance_the_estimate_bills(kind: Kind) {
     assert!((wanted..wanted + 2.0).contains(&waited), "after {waited} s");
     let fare = completed.fare.unwrap();
     assert!(fare.estimated);
-    let (distance_m, _) = platform::fare::estimate(&matched.pickup, &matched.dropoff);
+    let (distance_m, _) = pricing::estimate(&matched.pickup, &matched.dropoff);
     assert_eq!(completed.distance_m, Some(distance_m));
     // The final one comes after all, and changes nothing.
     city.aggregate(ride.ride_id, ride.driver_id, 9_000.0, true).await;

@@ -9,7 +9,7 @@ use axum::Router;
 use location::Location;
 use matching::Matching;
 use platform::consumer::sweeper;
-use platform::{Health, Metrics, Platform, Shutdown, Store, StoreError, Tokens, World, keeper};
+use platform::{CancellationToken, Health, Metrics, Platform, Store, StoreError, Tokens, World, background};
 use rides::Rides;
 use sqlx::migrate::Migrator;
 use streams::memory::MemoryBus;
@@ -80,7 +80,7 @@ struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    async fn store<T: Clone + Default + Send + Sync + 'static>(
+    async fn store<T: platform::Tables>(
         &mut self,
         service: Service,
         schema: &'static str,
@@ -128,7 +128,7 @@ fn platform(world: &World, bus: Bus, pod: Arc<str>) -> Platform {
         topology: Arc::new(Topology::rideshare()),
         metrics: Arc::new(Metrics::new()),
         health: Arc::new(Health::default()),
-        shutdown: Shutdown::new(),
+        shutdown: CancellationToken::new(),
         pod,
     }
 }
@@ -158,7 +158,7 @@ impl App {
         let pod = pod(settings);
         let bus = bus(settings, &world, &pod).await?;
         let platform = platform(&world, bus, pod);
-        keeper::start(&platform).await.map_err(anyhow::Error::msg)?;
+        background::apply_topology(&platform).await.map_err(anyhow::Error::msg)?;
         let secret = match &settings.jwt_secret {
             Some(secret) => secret.as_bytes().to_vec(),
             None => world.bytes::<32>().to_vec(),
@@ -212,7 +212,7 @@ impl App {
             serving_users = Some(users);
         }
         let checks = opening.checks;
-        tasks.spawn(keeper::keep(platform.clone()));
+        tasks.spawn(background::reconcile_topology(platform.clone()));
         tasks.spawn(sweeper::run(platform.clone()));
         tasks.spawn(monitor::watch(platform.clone(), checks));
         let router = http::router(&platform, routes);
@@ -222,7 +222,7 @@ impl App {
     /// Stops accepting, finishes or puts back what is in hand, drains the outboxes, closes the sockets. False if something
     /// was not done in 30 s.
     pub async fn stop(mut self) -> bool {
-        self.platform.shutdown.begin();
+        self.platform.shutdown.cancel();
         let all = async {
             while let Some(ended) = self.tasks.join_next().await {
                 if let Err(error) = ended {
@@ -238,7 +238,7 @@ impl App {
         loop {
             match self.tasks.join_next().await {
                 Some(Err(error)) => return format!("a task ended badly: {error}"),
-                Some(Ok(())) if self.platform.shutdown.has_begun() => std::future::pending().await,
+                Some(Ok(())) if self.platform.shutdown.is_cancelled() => std::future::pending().await,
                 Some(Ok(())) => return "a service ended by itself".to_owned(),
                 None => std::future::pending().await,
             }

@@ -52,7 +52,7 @@ impl Target {
     async fn start(settings: &Settings) -> Result<Self> {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let world = World::real();
-        let secret = platform::world::hex(&world.bytes::<32>());
+        let secret = hex::encode(world.bytes::<32>());
         let child = Command::new(std::env::current_exe()?)
             .args(["run", "--http-addr", &format!("127.0.0.1:{port}"), "--otp-delivery", "response", "--log", "error"])
             .args(["--socket-frames-per-s", "1000000", "--match-radius-m", "20000", "--queue-type", "nats"])

@@ -49,7 +49,7 @@ async fn in_time(request: Request, next: Next) -> Response {
 
 async fn ready(State(platform): State<Platform>) -> Response {
     let mut faults = platform.health.faults();
-    if platform.shutdown.has_begun() {
+    if platform.shutdown.is_cancelled() {
         faults.push(("process".to_owned(), "shutting down".to_owned()));
     }
     if faults.is_empty() {
@@ -112,13 +112,13 @@ pub async fn serve(listener: TcpListener, router: Router, platform: Platform) {
     loop {
         let permit = tokio::select! {
             biased;
-            () = platform.shutdown.begun() => break,
+            () = platform.shutdown.cancelled() => break,
             permit = permits.clone().acquire_owned() => permit,
         };
         let Ok(permit) = permit else { break };
         let accepted = tokio::select! {
             biased;
-            () = platform.shutdown.begun() => break,
+            () = platform.shutdown.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         let (socket, _) = match accepted {
@@ -139,7 +139,7 @@ pub async fn serve(listener: TcpListener, router: Router, platform: Platform) {
             let ended = tokio::select! {
                 biased;
                 ended = connection.as_mut() => ended,
-                () = shutdown.begun() => {
+                () = shutdown.cancelled() => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }

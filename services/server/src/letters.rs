@@ -146,7 +146,7 @@ pub async fn run(settings: &Settings, action: &LettersAction) -> Result<ExitCode
         }
         LettersAction::Show { number, sequence, format } => {
             let sequence = number.or(*sequence).context("say which: a sequence, as `dead-letters list` tells it")?;
-            let letter = match bus.stored(DEAD_LETTER_STREAM, sequence).await {
+            let letter = match bus.get_message(DEAD_LETTER_STREAM, sequence).await {
                 Ok(stored) => Letter::read(stored),
                 Err(BusError::NotFound(_)) => bail!("there is no dead letter {sequence}"),
                 Err(error) => return Err(error.into()),
@@ -193,7 +193,7 @@ async fn connect(settings: &Settings) -> Result<Bus> {
 async fn found(bus: &Bus, which: &Which) -> Result<Vec<Letter>> {
     let now = World::real().now();
     let mut letters = Vec::new();
-    let read = dead_letters::each(bus, |letter| {
+    let read = dead_letters::for_each(bus, |letter| {
         if which.covers(&letter, now) {
             letters.push(Letter { payload: bytes::Bytes::new(), ..letter });
         }

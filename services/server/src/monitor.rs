@@ -24,7 +24,7 @@ pub async fn watch(platform: Platform, stores: Vec<(&'static str, Check)>) {
     // Side by side: while one waits for a server that is gone, the others go on telling the truth.
     tokio::select! {
         biased;
-        () = platform.shutdown.begun() => {}
+        () = platform.shutdown.cancelled() => {}
         () = look_at_bus(&platform) => {}
         () = look_at_stores(&platform, &stores) => {}
         () = look_at_consumers(&platform) => {}
@@ -35,9 +35,9 @@ pub async fn watch(platform: Platform, stores: Vec<(&'static str, Check)>) {
 async fn look_at_bus(platform: &Platform) {
     loop {
         match timeout(Duration::from_secs(5), platform.bus.check()).await {
-            Ok(Ok(())) => platform.health.good("bus"),
-            Ok(Err(error)) => platform.health.bad("bus", error.to_string()),
-            Err(_) => platform.health.bad("bus", "no answer in 5 s"),
+            Ok(Ok(())) => platform.health.set_healthy("bus"),
+            Ok(Err(error)) => platform.health.set_unhealthy("bus", error.to_string()),
+            Err(_) => platform.health.set_unhealthy("bus", "no answer in 5 s"),
         }
         platform.metrics.core_dropped.set(platform.bus.dropped() as f64);
         if platform.bus.is_closed() {
@@ -53,8 +53,8 @@ async fn look_at_stores(platform: &Platform, stores: &[(&'static str, Check)]) {
     loop {
         for (name, check) in stores {
             match check().await {
-                Ok(()) => platform.health.good(&format!("database {name}")),
-                Err(error) => platform.health.bad(&format!("database {name}"), error.to_string()),
+                Ok(()) => platform.health.set_healthy(&format!("database {name}")),
+                Err(error) => platform.health.set_unhealthy(&format!("database {name}"), error.to_string()),
             }
         }
         sleep(LOOK_EVERY).await;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use platform::fare::{Tariff, Tariffs};
+use pricing::{Tariff, Tariffs};
 use streams::{Service, VehicleType};
 
 use crate::audit::AuditAction;

@@ -175,20 +175,20 @@ fn read_driver(row: &PgRow) -> Result<Option<Driver>, StoreError> {
 
 /// The profile of `user`, if there is such a user.
 pub(crate) async fn profile_of(tx: &mut Transaction<Tables>, user: UserId) -> Result<Option<Profile>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let row = sqlx::query(
                 "select phone, name, vehicle_type, plate from users left join drivers using (user_id) where user_id = $1",
             )
             .bind(user.0)
-            .fetch_optional(&mut ***pg)
+            .fetch_optional(&mut *pg)
             .await?;
             let Some(row) = row else { return Ok(None) };
             let driver = read_driver(&row)?;
             Ok(Some(Profile::new(user, row.try_get("phone")?, row.try_get("name")?, driver)))
         }
         On::Memory(m) => {
-            let rows = &m.tables().accounts;
+            let rows = &m.accounts;
             let driver = rows.drivers.get(&user).cloned();
             let profile = |row: &UserRow| Profile::new(user, row.phone.as_str().to_owned(), row.name.clone(), driver);
             Ok(rows.users.get(&user).map(profile))
@@ -198,15 +198,15 @@ pub(crate) async fn profile_of(tx: &mut Transaction<Tables>, user: UserId) -> Re
 
 /// What `user` drives; none if the user is no driver.
 pub(crate) async fn driver_of(tx: &mut Transaction<Tables>, user: UserId) -> Result<Option<Driver>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let row = sqlx::query("select vehicle_type, plate from drivers where user_id = $1")
                 .bind(user.0)
-                .fetch_optional(&mut ***pg)
+                .fetch_optional(&mut *pg)
                 .await?;
             row.map_or(Ok(None), |row| read_driver(&row))
         }
-        On::Memory(m) => Ok(m.tables().accounts.drivers.get(&user).cloned()),
+        On::Memory(m) => Ok(m.accounts.drivers.get(&user).cloned()),
     }
 }
 
@@ -217,7 +217,7 @@ pub(crate) async fn of_phone_or_new(
     new: UserId,
     now: DateTime<Utc>,
 ) -> Result<UserId, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             // The update changes nothing: it makes the row that was there be returned.
             let row = sqlx::query(
@@ -227,12 +227,12 @@ pub(crate) async fn of_phone_or_new(
             .bind(new.0)
             .bind(phone.as_str())
             .bind(now)
-            .fetch_one(&mut ***pg)
+            .fetch_one(&mut *pg)
             .await?;
             Ok(UserId(row.try_get(0)?))
         }
         On::Memory(m) => {
-            let rows = &mut m.tables().accounts;
+            let rows = &mut m.accounts;
             if let Some(user) = rows.phones.get(phone) {
                 return Ok(*user);
             }
@@ -245,29 +245,29 @@ pub(crate) async fn of_phone_or_new(
 
 /// Holds the user's row until the transaction ends; false if there is none.
 async fn lock(tx: &mut Transaction<Tables>, user: UserId) -> Result<bool, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let row = sqlx::query("select from users where user_id = $1 for update")
                 .bind(user.0)
-                .fetch_optional(&mut ***pg)
+                .fetch_optional(&mut *pg)
                 .await?;
             Ok(row.is_some())
         }
-        On::Memory(m) => Ok(m.tables().accounts.users.contains_key(&user)),
+        On::Memory(m) => Ok(m.accounts.users.contains_key(&user)),
     }
 }
 
 async fn rename(tx: &mut Transaction<Tables>, user: UserId, name: Option<&str>) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query("update users set name = $2 where user_id = $1")
                 .bind(user.0)
                 .bind(name)
-                .execute(&mut ***pg)
+                .execute(&mut *pg)
                 .await?;
         }
         On::Memory(m) => {
-            if let Some(row) = m.tables().accounts.users.get_mut(&user) {
+            if let Some(row) = m.accounts.users.get_mut(&user) {
                 row.name = name.map(str::to_owned);
             }
         }
@@ -282,18 +282,18 @@ async fn insert_driver(
     driver: &Driver,
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query("insert into drivers (user_id, vehicle_type, plate, registered_at) values ($1, $2, $3, $4)")
                 .bind(user.0)
                 .bind(driver.vehicle_type.as_str())
                 .bind(&driver.plate)
                 .bind(now)
-                .execute(&mut ***pg)
+                .execute(&mut *pg)
                 .await?;
         }
         On::Memory(m) => {
-            let rows = &mut m.tables().accounts;
+            let rows = &mut m.accounts;
             let conflict = |constraint: &str| Err(StoreError::Conflict { constraint: constraint.to_owned() });
             if rows.drivers.contains_key(&user) {
                 return conflict("drivers_pkey");

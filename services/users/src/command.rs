@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use platform::store::StoreError;
-use platform::{Problem, Transaction, kill};
+use platform::{Problem, Transaction, kill_point};
 use serde_json::{Value, json};
-use streams::command::{RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAction, RideCommand, RideReply};
 use streams::event::LocationUpdate;
+use streams::ride_command::{RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAction, RideCommand, RideReply};
 use streams::{Event, MatchId, Message, Position, RideId, Service, UserId};
 
 use crate::finder::Search;
@@ -68,7 +68,7 @@ impl Users {
                     tries += 1;
                     match self.attempt(user, &command).await {
                         Ok(data) => {
-                            kill::point("command.before_ack");
+                            kill_point::reached("command.before_ack");
                             return Ok(data);
                         }
                         Err(Failed::Refused(refusal)) => return Err(refusal),
@@ -172,7 +172,7 @@ impl Users {
         if !mailbox::ack(&mut tx, user, seq).await? {
             return Err(Refusal::field("seq", "is beyond the newest event of your mailbox").into());
         }
-        kill::point("mailbox.before_cursor");
+        kill_point::reached("mailbox.before_cursor");
         tx.commit().await?;
         Ok(json!({"seq": seq}))
     }
@@ -240,7 +240,7 @@ impl Users {
         self.platform.metrics.published.with_label_values(&[Service::Users.name()]).inc_by(published as u64);
         match results.into_iter().find_map(Result::err) {
             None => {
-                kill::point("positions.before_ack");
+                kill_point::reached("positions.before_ack");
                 Ok(json!({"points": count}))
             }
             Some(error) => {

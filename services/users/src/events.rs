@@ -160,7 +160,7 @@ impl Handler for Events {
     async fn committed(&mut self, _batch: &[&Received]) {
         for (post, seq) in self.posted.drain(..) {
             let event = frame::event(post.subject.as_str(), seq, &post.event_id, post.time, &post.body);
-            if let Err(error) = self.users.platform.bus.notify(&wake_subject(post.user), event.into()).await {
+            if let Err(error) = self.users.platform.bus.publish_core(&wake_subject(post.user), event.into()).await {
                 // The sockets' own look at the mailbox finds it.
                 tracing::debug!(%error, "a wake-up was not sent");
             }

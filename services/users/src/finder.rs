@@ -77,24 +77,24 @@ fn read(row: &PgRow) -> Result<Search, StoreError> {
 
 /// The open search of `user`, held until the transaction ends.
 pub(crate) async fn open_of(tx: &mut Transaction<Tables>, user: UserId) -> Result<Option<Search>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let row = sqlx::query(
                 "select request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, began_at, \
                  expires_at from searches where user_id = $1 for update",
             )
             .bind(user.0)
-            .fetch_optional(&mut ***pg)
+            .fetch_optional(&mut *pg)
             .await?;
             row.as_ref().map(read).transpose()
         }
-        On::Memory(m) => Ok(m.tables().searches.get(&user).copied()),
+        On::Memory(m) => Ok(m.searches.get(&user).copied()),
     }
 }
 
 /// Opens a search; refused by [`USER_KEY`] if its passenger has one.
 pub(crate) async fn insert(tx: &mut Transaction<Tables>, search: &Search) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let Trip { pickup, dropoff, vehicle_type } = search.trip;
             sqlx::query(
@@ -110,11 +110,11 @@ pub(crate) async fn insert(tx: &mut Transaction<Tables>, search: &Search) -> Res
             .bind(vehicle_type.as_str())
             .bind(search.began_at)
             .bind(search.expires_at)
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
         On::Memory(m) => {
-            let rows = &mut m.tables().searches;
+            let rows = &mut m.searches;
             if rows.contains_key(&search.user_id) {
                 return Err(StoreError::Conflict { constraint: USER_KEY.to_owned() });
             }
@@ -126,15 +126,15 @@ pub(crate) async fn insert(tx: &mut Transaction<Tables>, search: &Search) -> Res
 
 /// Takes away an open search.
 pub(crate) async fn remove(tx: &mut Transaction<Tables>, search: &Search) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query("delete from searches where request_id = $1")
                 .bind(search.request_id.0)
-                .execute(&mut ***pg)
+                .execute(&mut *pg)
                 .await?;
         }
         On::Memory(m) => {
-            m.tables().searches.remove(&search.user_id);
+            m.searches.remove(&search.user_id);
         }
     }
     Ok(())
@@ -142,7 +142,7 @@ pub(crate) async fn remove(tx: &mut Transaction<Tables>, search: &Search) -> Res
 
 /// Takes away the searches that became rides by these offers, and no newer search of the same passengers.
 pub(crate) async fn fulfil(tx: &mut Transaction<Tables>, matches: &[MatchId]) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
                 "with fulfilled as (select s.request_id from searches s join offers o using (request_id) \
@@ -150,11 +150,11 @@ pub(crate) async fn fulfil(tx: &mut Transaction<Tables>, matches: &[MatchId]) ->
                  delete from searches using fulfilled where searches.request_id = fulfilled.request_id",
             )
             .bind(matches.iter().map(|m| m.0).collect::<Vec<Uuid>>())
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
         On::Memory(m) => {
-            let tables = m.tables();
+            let tables = m;
             for offer in matches.iter().filter_map(|m| tables.offers.get(m)) {
                 if tables.searches.get(&offer.passenger_id).is_some_and(|s| s.request_id == offer.request_id) {
                     tables.searches.remove(&offer.passenger_id);
@@ -167,7 +167,7 @@ pub(crate) async fn fulfil(tx: &mut Transaction<Tables>, matches: &[MatchId]) ->
 
 /// Takes away at most [`EXPIRE_MAX`] searches whose time is over, the oldest first, and returns them.
 pub(crate) async fn expire(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<Vec<Search>, StoreError> {
-    let mut expired: Vec<Search> = match &mut tx.on {
+    let mut expired: Vec<Search> = match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "delete from searches where request_id in (select request_id from searches where expires_at <= $1 \
@@ -176,12 +176,12 @@ pub(crate) async fn expire(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> 
             )
             .bind(now)
             .bind(EXPIRE_MAX as i64)
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(read).collect::<Result<_, _>>()?
         }
         On::Memory(m) => {
-            let rows = &mut m.tables().searches;
+            let rows = &mut m.searches;
             let mut over: Vec<Search> = rows.values().filter(|s| s.expires_at <= now).copied().collect();
             over.sort_by_key(|s| (s.expires_at, s.request_id));
             over.truncate(EXPIRE_MAX);

@@ -15,8 +15,8 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
-use streams::command::RideAction;
 use streams::event::rfc3339;
+use streams::ride_command::RideAction;
 use streams::{MatchId, Position, RideId, UserId, VehicleType};
 use uuid::Uuid;
 

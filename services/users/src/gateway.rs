@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use axum::routing::get;
 use futures_util::{SinkExt, StreamExt, future};
-use platform::{Problem, Shutdown, StoreError, Transaction};
+use platform::{CancellationToken, Problem, StoreError, Transaction};
 use streams::{RideId, UserId};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -46,7 +46,7 @@ pub(crate) struct Sockets {
     /// Sessions that have not finished, their goodbyes to the database included.
     open: watch::Sender<usize>,
     /// Begun when the pod takes no more sockets and closes those that it has.
-    pub(crate) closing: Shutdown,
+    pub(crate) closing: CancellationToken,
 }
 
 /// By user and session, each with the way to tell it how far its mailbox has come.
@@ -89,7 +89,7 @@ impl Drop for Seat {
 
 impl Default for Sockets {
     fn default() -> Self {
-        Self { seats: Mutex::default(), open: watch::Sender::new(0), closing: Shutdown::new() }
+        Self { seats: Mutex::default(), open: watch::Sender::new(0), closing: CancellationToken::new() }
     }
 }
 
@@ -99,7 +99,7 @@ impl Sockets {
     }
 
     fn room(&self, seats: &Seats, user: UserId, config: &Config) -> Result<(), Full> {
-        if self.closing.has_begun() {
+        if self.closing.is_cancelled() {
             Err(Full::Closing)
         } else if *self.open.borrow() >= config.sockets_max {
             Err(Full::Pod)
@@ -135,7 +135,7 @@ impl Sockets {
 
     /// Closes every socket with 1001 and waits for their ends, 10 s at most.
     pub(crate) async fn close(&self) {
-        self.closing.begin();
+        self.closing.cancel();
         let mut open = self.open.subscribe();
         let all = timeout(CLOSE_WAIT, open.wait_for(|open| *open == 0)).await.is_ok();
         if !all {
@@ -196,13 +196,13 @@ impl Users {
 
     /// Until `stop` has begun: ends searches whose time is over, heals lost wake-ups, keeps the rows of open sockets alive
     /// and takes away those that died with their pod.
-    pub(crate) async fn timers(self, stop: Shutdown) {
+    pub(crate) async fn timers(self, stop: CancellationToken) {
         let start = Instant::now();
         let (mut next_look, mut next_touch) = (start + LOOK_EVERY, start + TOUCH_EVERY);
         loop {
             tokio::select! {
                 biased;
-                () = stop.begun() => return,
+                () = stop.cancelled() => return,
                 () = sleep(EXPIRE_EVERY) => {}
             }
             let now = Instant::now();

@@ -4,9 +4,6 @@
 
 mod account;
 mod command;
-#[cfg(test)]
-#[path = "../../platform/tests/database.rs"]
-mod database;
 mod delivery;
 mod events;
 mod finder;
@@ -27,7 +24,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::FromRef;
-use platform::{Platform, Shutdown, Store, StoreError, Tokens};
+use platform::{CancellationToken, Platform, Store, StoreError, Tokens};
 use streams::Service;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -129,8 +126,8 @@ impl Users {
     }
 
     /// Works until `stop` has begun, then drains and returns.
-    pub async fn run(self, stop: Shutdown) {
-        let relay_stop = Shutdown::new();
+    pub async fn run(self, stop: CancellationToken) {
+        let relay_stop = CancellationToken::new();
         let mut relay = JoinSet::new();
         relay.spawn(self.store.clone().relay(self.platform.clone(), Service::Users, relay_stop.clone()));
         let mut tasks = JoinSet::new();
@@ -144,28 +141,28 @@ impl Users {
         tasks.spawn(self.clone().purge_until(stop.clone()));
         tokio::select! {
             biased;
-            () = stop.begun() => {}
+            () = stop.cancelled() => {}
             Some(ended) = tasks.join_next() => {
                 // A worker that hears of the stop first is no fault.
-                if ended.is_err() || !stop.has_begun() {
+                if ended.is_err() || !stop.is_cancelled() {
                     tracing::error!(?ended, "a part of users ended by itself");
                 }
             }
         }
         // The sockets' goodbyes are events too: the relay is told to stop after them.
         self.sockets.close().await;
-        if stop.has_begun() {
+        if stop.is_cancelled() {
             while tasks.join_next().await.is_some() {}
         }
-        relay_stop.begin();
+        relay_stop.cancel();
         while relay.join_next().await.is_some() {}
     }
 
-    async fn purge_until(self, stop: Shutdown) {
+    async fn purge_until(self, stop: CancellationToken) {
         loop {
             tokio::select! {
                 biased;
-                () = stop.begun() => return,
+                () = stop.cancelled() => return,
                 () = tokio::time::sleep(PURGE_EVERY) => {}
             }
             if let Err(error) = self.purge().await {

@@ -39,7 +39,7 @@ pub(crate) async fn apply(
     for event in events {
         let known = newest.entry(event.ride_id).or_insert(event);
         #[cfg(debug_assertions)]
-        if streams::faults::sabotage().no_version_check {
+        if streams::simulation::sabotage().no_version_check {
             *known = event;
         }
         if known.version < event.version {
@@ -49,7 +49,7 @@ pub(crate) async fn apply(
     if newest.is_empty() {
         return Ok(());
     }
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let ids = |f: fn(&RideEvent) -> Uuid| newest.values().map(|e| f(e)).collect::<Vec<_>>();
             sqlx::query(
@@ -65,15 +65,15 @@ pub(crate) async fn apply(
             .bind(newest.values().map(|e| i32::try_from(e.version).unwrap_or(i32::MAX)).collect::<Vec<_>>())
             .bind(newest.values().map(|e| e.status.as_str()).collect::<Vec<_>>())
             .bind(now)
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
         On::Memory(m) => {
-            let rows = &mut m.tables().live_rides;
+            let rows = &mut m.live_rides;
             for (id, event) in newest {
                 let is_old = rows.get(&id).is_some_and(|known| known.version >= event.version);
                 #[cfg(debug_assertions)]
-                let is_old = is_old && !streams::faults::sabotage().no_version_check;
+                let is_old = is_old && !streams::simulation::sabotage().no_version_check;
                 if is_old {
                     continue;
                 }
@@ -87,19 +87,19 @@ pub(crate) async fn apply(
 
 /// The live ride that `driver` drives.
 pub(crate) async fn of_driver(tx: &mut Transaction<Tables>, driver: UserId) -> Result<Option<RideId>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let row = sqlx::query(
                 "select ride_id from live_rides where driver_id = $1 and status in ('pickup', 'started', 'arrived') \
                  order by changed_at desc limit 1",
             )
             .bind(driver.0)
-            .fetch_optional(&mut ***pg)
+            .fetch_optional(&mut *pg)
             .await?;
             Ok(row.map(|row| row.try_get(0)).transpose()?.map(RideId))
         }
         On::Memory(m) => {
-            let live = m.tables().live_rides.iter().filter(|(_, r)| r.driver_id == driver && !r.status.is_final());
+            let live = m.live_rides.iter().filter(|(_, r)| r.driver_id == driver && !r.status.is_final());
             Ok(live.max_by_key(|(_, ride)| ride.changed_at).map(|(id, _)| *id))
         }
     }
@@ -110,19 +110,19 @@ pub(crate) async fn of_passenger(
     tx: &mut Transaction<Tables>,
     passenger: UserId,
 ) -> Result<Option<RideId>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let row = sqlx::query(
                 "select ride_id from live_rides where passenger_id = $1 and status in ('pickup', 'started', 'arrived') \
                  limit 1",
             )
             .bind(passenger.0)
-            .fetch_optional(&mut ***pg)
+            .fetch_optional(&mut *pg)
             .await?;
             Ok(row.map(|row| row.try_get(0)).transpose()?.map(RideId))
         }
         On::Memory(m) => {
-            let mut rides = m.tables().live_rides.iter();
+            let mut rides = m.live_rides.iter();
             Ok(rides.find(|(_, r)| r.passenger_id == passenger && !r.status.is_final()).map(|(id, _)| *id))
         }
     }
@@ -136,16 +136,16 @@ pub(crate) async fn passengers(
     if rides.is_empty() {
         return Ok(BTreeMap::new());
     }
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query("select ride_id, passenger_id from live_rides where ride_id = any($1)")
                 .bind(rides.iter().map(|r| r.0).collect::<Vec<Uuid>>())
-                .fetch_all(&mut ***pg)
+                .fetch_all(&mut *pg)
                 .await?;
             rows.iter().map(|row| Ok((RideId(row.try_get(0)?), UserId(row.try_get(1)?)))).collect()
         }
         On::Memory(m) => {
-            let rows = &m.tables().live_rides;
+            let rows = &m.live_rides;
             Ok(rides.iter().filter_map(|id| Some((*id, rows.get(id)?.passenger_id))).collect())
         }
     }
@@ -154,15 +154,15 @@ pub(crate) async fn passengers(
 /// Deletes rides that were over a day ago.
 pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<(), StoreError> {
     let before = now - KEPT;
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query("delete from live_rides where status in ('completed', 'cancelled') and changed_at < $1")
                 .bind(before)
-                .execute(&mut ***pg)
+                .execute(&mut *pg)
                 .await?;
         }
         On::Memory(m) => {
-            let rows = &mut m.tables().live_rides;
+            let rows = &mut m.live_rides;
             let kept = rows.iter().filter(|(_, r)| !r.status.is_final() || r.changed_at >= before);
             *rows = kept.map(|(id, r)| (*id, *r)).collect();
         }

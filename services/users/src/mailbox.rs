@@ -95,7 +95,7 @@ pub(crate) async fn post(
     if posts.is_empty() {
         return Ok(Vec::new());
     }
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "with posts as (select * from unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], \
@@ -116,12 +116,12 @@ pub(crate) async fn post(
             .bind(posts.iter().map(|p| p.time).collect::<Vec<_>>())
             .bind(posts.iter().map(|p| p.body.as_str()).collect::<Vec<_>>())
             .bind(now)
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(|row| Ok(read(row.try_get(0)?))).collect()
         }
         On::Memory(m) => {
-            let rows = &mut m.tables().mailbox;
+            let rows = &mut m.mailbox;
             posts.iter().map(|post| rows.post(post, now)).collect()
         }
     }
@@ -160,7 +160,7 @@ pub(crate) async fn after(
     seq: u64,
     limit: usize,
 ) -> Result<Vec<Letter>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select seq, event_id, subject, time, body from mailbox where user_id = $1 and seq > $2 \
@@ -169,7 +169,7 @@ pub(crate) async fn after(
             .bind(user.0)
             .bind(stored(seq))
             .bind(limit as i64)
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter()
                 .map(|row| {
@@ -184,7 +184,7 @@ pub(crate) async fn after(
                 .collect()
         }
         On::Memory(m) => {
-            let later = m.tables().mailbox.letters.range((user, seq.saturating_add(1))..=(user, u64::MAX));
+            let later = m.mailbox.letters.range((user, seq.saturating_add(1))..=(user, u64::MAX));
             Ok(later.take(limit).map(|(_, kept)| kept.letter.clone()).collect())
         }
     }
@@ -192,11 +192,11 @@ pub(crate) async fn after(
 
 /// How far the mailbox of each of `users` has come; none for who never had an event.
 pub(crate) async fn heads(tx: &mut Transaction<Tables>, users: &[UserId]) -> Result<Vec<(UserId, Head)>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query("select user_id, last_seq, acked_seq from mailbox_heads where user_id = any($1)")
                 .bind(users.iter().map(|u| u.0).collect::<Vec<Uuid>>())
-                .fetch_all(&mut ***pg)
+                .fetch_all(&mut *pg)
                 .await?;
             rows.iter()
                 .map(|row| {
@@ -206,7 +206,7 @@ pub(crate) async fn heads(tx: &mut Transaction<Tables>, users: &[UserId]) -> Res
                 .collect()
         }
         On::Memory(m) => {
-            let heads = &m.tables().mailbox.heads;
+            let heads = &m.mailbox.heads;
             Ok(users.iter().filter_map(|user| Some((*user, *heads.get(user)?))).collect())
         }
     }
@@ -219,14 +219,14 @@ pub(crate) async fn head(tx: &mut Transaction<Tables>, user: UserId) -> Result<H
 
 /// Deletes the events of `user` up to `seq`, which the client has; false, and nothing done, if there are not that many.
 pub(crate) async fn ack(tx: &mut Transaction<Tables>, user: UserId, seq: u64) -> Result<bool, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let acked = sqlx::query(
                 "update mailbox_heads set acked_seq = greatest(acked_seq, $2) where user_id = $1 and last_seq >= $2",
             )
             .bind(user.0)
             .bind(stored(seq))
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
             if acked.rows_affected() == 0 {
                 return Ok(seq == 0);
@@ -234,12 +234,12 @@ pub(crate) async fn ack(tx: &mut Transaction<Tables>, user: UserId, seq: u64) ->
             sqlx::query("delete from mailbox where user_id = $1 and seq <= $2")
                 .bind(user.0)
                 .bind(stored(seq))
-                .execute(&mut ***pg)
+                .execute(&mut *pg)
                 .await?;
             Ok(true)
         }
         On::Memory(m) => {
-            let rows = &mut m.tables().mailbox;
+            let rows = &mut m.mailbox;
             let Some(head) = rows.heads.get_mut(&user).filter(|head| head.last_seq >= seq) else {
                 return Ok(seq == 0);
             };
@@ -254,7 +254,7 @@ pub(crate) async fn ack(tx: &mut Transaction<Tables>, user: UserId, seq: u64) ->
 /// Deletes at most [`PURGE_MAX`] events that have waited a day, and returns how many.
 pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<usize, StoreError> {
     let before = now - KEPT;
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let gone = sqlx::query(
                 "delete from mailbox where (user_id, seq) in \
@@ -262,12 +262,12 @@ pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> R
             )
             .bind(before)
             .bind(PURGE_MAX as i64)
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
             Ok(usize::try_from(gone.rows_affected()).unwrap_or(usize::MAX))
         }
         On::Memory(m) => {
-            let rows = &mut m.tables().mailbox;
+            let rows = &mut m.mailbox;
             let old = rows.letters.iter().filter(|(_, kept)| kept.posted_at < before);
             let gone: Vec<_> = old.take(PURGE_MAX).map(|(key, _)| *key).collect();
             let count = gone.len();
@@ -360,7 +360,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_mailbox_in_postgres() {
-        let (world, url) = (World::seeded(DateTime::UNIX_EPOCH, 1), crate::database::fresh().await);
+        let (world, url) = (World::seeded(DateTime::UNIX_EPOCH, 1), testing::database::fresh().await);
         a_mailbox(Store::postgres(&world, &"test".into(), &url, "users", &crate::MIGRATIONS, 2).await.unwrap()).await;
     }
 }

@@ -160,7 +160,7 @@ pub(crate) async fn insert(tx: &mut Transaction<Tables>, offers: &[Offer]) -> Re
     if offers.is_empty() {
         return Ok(());
     }
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let ids = |f: fn(&Offer) -> Uuid| offers.iter().map(f).collect::<Vec<_>>();
             let degrees = |f: fn(&Offer) -> f64| offers.iter().map(f).collect::<Vec<_>>();
@@ -181,11 +181,11 @@ pub(crate) async fn insert(tx: &mut Transaction<Tables>, offers: &[Offer]) -> Re
             .bind(degrees(|o| o.trip.dropoff.lng))
             .bind(offers.iter().map(|o| o.trip.vehicle_type.as_str()).collect::<Vec<_>>())
             .bind(offers.iter().map(|o| o.expires_at).collect::<Vec<_>>())
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
         On::Memory(m) => {
-            let rows = &mut m.tables().offers;
+            let rows = &mut m.offers;
             for offer in offers {
                 rows.entry(offer.match_id).or_insert(*offer);
             }
@@ -200,7 +200,7 @@ pub(crate) async fn of_driver(
     id: MatchId,
     driver: UserId,
 ) -> Result<Option<Offer>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let row = sqlx::query(
                 "select match_id, request_id, driver_id, passenger_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, \
@@ -208,26 +208,26 @@ pub(crate) async fn of_driver(
             )
             .bind(id.0)
             .bind(driver.0)
-            .fetch_optional(&mut ***pg)
+            .fetch_optional(&mut *pg)
             .await?;
             row.as_ref().map(read).transpose()
         }
-        On::Memory(m) => Ok(m.tables().offers.get(&id).filter(|o| o.driver_id == driver).copied()),
+        On::Memory(m) => Ok(m.offers.get(&id).filter(|o| o.driver_id == driver).copied()),
     }
 }
 
 /// Puts the offer `id` into `state`.
 pub(crate) async fn change(tx: &mut Transaction<Tables>, id: MatchId, state: State) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query("update offers set state = $2 where match_id = $1")
                 .bind(id.0)
                 .bind(state.as_str())
-                .execute(&mut ***pg)
+                .execute(&mut *pg)
                 .await?;
         }
         On::Memory(m) => {
-            if let Some(offer) = m.tables().offers.get_mut(&id) {
+            if let Some(offer) = m.offers.get_mut(&id) {
                 offer.state = state;
             }
         }
@@ -243,7 +243,7 @@ pub(crate) async fn reject(
     if rejections.is_empty() {
         return Ok(());
     }
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             // The table of `rejected`, as SQL; a test holds the two equal.
             sqlx::query(
@@ -255,12 +255,12 @@ pub(crate) async fn reject(
             )
             .bind(rejections.iter().map(|(id, _)| id.0).collect::<Vec<Uuid>>())
             .bind(rejections.iter().map(|(_, reason)| reason_text(*reason)).collect::<Vec<_>>())
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
         On::Memory(m) => {
             for (id, reason) in rejections {
-                if let Some(offer) = m.tables().offers.get_mut(id) {
+                if let Some(offer) = m.offers.get_mut(id) {
                     offer.state = rejected(offer.state, *reason);
                 }
             }
@@ -281,12 +281,12 @@ fn reason_text(reason: RejectReason) -> &'static str {
 /// Deletes offers that ended a day ago.
 pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<(), StoreError> {
     let before = now - KEPT;
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
-            sqlx::query("delete from offers where expires_at < $1").bind(before).execute(&mut ***pg).await?;
+            sqlx::query("delete from offers where expires_at < $1").bind(before).execute(&mut *pg).await?;
         }
         On::Memory(m) => {
-            let rows = &mut m.tables().offers;
+            let rows = &mut m.offers;
             *rows = rows.iter().filter(|(_, o)| o.expires_at >= before).map(|(id, o)| (*id, *o)).collect();
         }
     }

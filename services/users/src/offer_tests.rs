@@ -93,7 +93,7 @@ async fn rejections_in_memory() {
 
 #[tokio::test]
 async fn rejections_in_postgres() {
-    let (world, url) = (World::seeded(at(0), 1), crate::database::fresh().await);
+    let (world, url) = (World::seeded(at(0), 1), testing::database::fresh().await);
     let store = Store::postgres(&world, &"test".into(), &url, "users", &crate::MIGRATIONS, 2).await.unwrap();
     rejections_are_the_same_as_rows(store).await;
 }

@@ -92,7 +92,7 @@ pub(crate) fn wait_s(requests: &[DateTime<Utc>], now: DateTime<Utc>) -> Option<u
 /// Makes `otp` the live code of `phone`, in place of any before; the phone's row is held until the transaction ends, so
 /// that its requests are counted one after another.
 pub(crate) async fn replace(tx: &mut Transaction<Tables>, phone: &Phone, otp: &Otp) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
                 "insert into otps (phone, code_hash, tries_left, expires_at) values ($1, $2, $3, $4) \
@@ -103,11 +103,11 @@ pub(crate) async fn replace(tx: &mut Transaction<Tables>, phone: &Phone, otp: &O
             .bind(&otp.hash)
             .bind(otp.tries_left)
             .bind(otp.expires_at)
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
         On::Memory(m) => {
-            m.tables().sign_in.otps.live.insert(phone.clone(), otp.clone());
+            m.sign_in.otps.live.insert(phone.clone(), otp.clone());
         }
     }
     Ok(())
@@ -115,32 +115,32 @@ pub(crate) async fn replace(tx: &mut Transaction<Tables>, phone: &Phone, otp: &O
 
 /// The code of `phone`, held until the transaction ends: of two who present it, the second waits and finds it gone.
 pub(crate) async fn of_phone(tx: &mut Transaction<Tables>, phone: &Phone) -> Result<Option<Otp>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let row = sqlx::query("select code_hash, tries_left, expires_at from otps where phone = $1 for update")
                 .bind(phone.as_str())
-                .fetch_optional(&mut ***pg)
+                .fetch_optional(&mut *pg)
                 .await?;
             let Some(row) = row else { return Ok(None) };
             let hash = row.try_get("code_hash")?;
             Ok(Some(Otp { hash, tries_left: row.try_get("tries_left")?, expires_at: row.try_get("expires_at")? }))
         }
-        On::Memory(m) => Ok(m.tables().sign_in.otps.live.get(phone).cloned()),
+        On::Memory(m) => Ok(m.sign_in.otps.live.get(phone).cloned()),
     }
 }
 
 /// Writes down the tries that the code of `phone` has left.
 pub(crate) async fn count_try(tx: &mut Transaction<Tables>, phone: &Phone, left: i16) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query("update otps set tries_left = $2 where phone = $1")
                 .bind(phone.as_str())
                 .bind(left)
-                .execute(&mut ***pg)
+                .execute(&mut *pg)
                 .await?;
         }
         On::Memory(m) => {
-            if let Some(otp) = m.tables().sign_in.otps.live.get_mut(phone) {
+            if let Some(otp) = m.sign_in.otps.live.get_mut(phone) {
                 otp.tries_left = left;
             }
         }
@@ -150,16 +150,16 @@ pub(crate) async fn count_try(tx: &mut Transaction<Tables>, phone: &Phone, left:
 
 /// Ends the code of `phone` that has this hash; one that came after it stays.
 pub(crate) async fn delete(tx: &mut Transaction<Tables>, phone: &Phone, hash: &[u8; 32]) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query("delete from otps where phone = $1 and code_hash = $2")
                 .bind(phone.as_str())
                 .bind(&hash[..])
-                .execute(&mut ***pg)
+                .execute(&mut *pg)
                 .await?;
         }
         On::Memory(m) => {
-            let live = &mut m.tables().sign_in.otps.live;
+            let live = &mut m.sign_in.otps.live;
             if live.get(phone).is_some_and(|otp| otp.hash == hash) {
                 live.remove(phone);
             }
@@ -174,20 +174,20 @@ pub(crate) async fn requests_since(
     phone: &Phone,
     since: DateTime<Utc>,
 ) -> Result<Vec<DateTime<Utc>>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select requested_at from otp_requests where phone = $1 and requested_at > $2 order by requested_at",
             )
             .bind(phone.as_str())
             .bind(since)
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
         }
         On::Memory(m) => {
             let from = (phone.clone(), since, Uuid::max());
-            let requests = m.tables().sign_in.otps.requests.range(from..);
+            let requests = m.sign_in.otps.requests.range(from..);
             Ok(requests.take_while(|((of, ..), ())| of == phone).map(|((_, at, _), ())| *at).collect())
         }
     }
@@ -200,17 +200,17 @@ pub(crate) async fn insert_request(
     id: Uuid,
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query("insert into otp_requests (otp_request_id, phone, requested_at) values ($1, $2, $3)")
                 .bind(id)
                 .bind(phone.as_str())
                 .bind(now)
-                .execute(&mut ***pg)
+                .execute(&mut *pg)
                 .await?;
         }
         On::Memory(m) => {
-            m.tables().sign_in.otps.requests.insert((phone.clone(), now, id), ());
+            m.sign_in.otps.requests.insert((phone.clone(), now, id), ());
         }
     }
     Ok(())
@@ -223,16 +223,16 @@ pub(crate) async fn delete_request(
     id: Uuid,
     at: DateTime<Utc>,
 ) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query("delete from otp_requests where otp_request_id = $1 and phone = $2")
                 .bind(id)
                 .bind(phone.as_str())
-                .execute(&mut ***pg)
+                .execute(&mut *pg)
                 .await?;
         }
         On::Memory(m) => {
-            m.tables().sign_in.otps.requests.remove(&(phone.clone(), at, id));
+            m.sign_in.otps.requests.remove(&(phone.clone(), at, id));
         }
     }
     Ok(())
@@ -240,16 +240,16 @@ pub(crate) async fn delete_request(
 
 /// Deletes codes that have expired and requests that no longer count.
 pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
-            sqlx::query("delete from otps where expires_at <= $1").bind(now).execute(&mut ***pg).await?;
+            sqlx::query("delete from otps where expires_at <= $1").bind(now).execute(&mut *pg).await?;
             sqlx::query("delete from otp_requests where requested_at <= $1")
                 .bind(window(now))
-                .execute(&mut ***pg)
+                .execute(&mut *pg)
                 .await?;
         }
         On::Memory(m) => {
-            let rows = &mut m.tables().sign_in.otps;
+            let rows = &mut m.sign_in.otps;
             rows.live =
                 rows.live.iter().filter(|(_, otp)| otp.expires_at > now).map(|(k, v)| (k.clone(), v.clone())).collect();
             let counted = rows.requests.iter().filter(|((_, at, _), ())| *at > window(now));

@@ -118,19 +118,19 @@ fn plain(users: &[UserId]) -> Vec<Uuid> {
 
 /// The beacons of `users`, held until the transaction ends, in the order of the users.
 pub(crate) async fn beacons(tx: &mut Transaction<Tables>, users: &[UserId]) -> Result<Vec<Beacon>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select user_id, active, connected, vehicle_type, lat, lng, published_at from beacons \
                  where user_id = any($1) order by user_id for update",
             )
             .bind(plain(users))
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(read).collect()
         }
         On::Memory(m) => {
-            let rows = &m.tables().presence.beacons;
+            let rows = &m.presence.beacons;
             let mut found: Vec<Beacon> = users.iter().filter_map(|user| rows.get(user).copied()).collect();
             found.sort_by_key(|b| b.user_id);
             found.dedup_by_key(|b| b.user_id);
@@ -141,7 +141,7 @@ pub(crate) async fn beacons(tx: &mut Transaction<Tables>, users: &[UserId]) -> R
 
 /// Writes a beacon as it is now.
 pub(crate) async fn put(tx: &mut Transaction<Tables>, beacon: &Beacon) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
                 "insert into beacons (user_id, active, connected, vehicle_type, lat, lng, published_at) \
@@ -156,11 +156,11 @@ pub(crate) async fn put(tx: &mut Transaction<Tables>, beacon: &Beacon) -> Result
             .bind(beacon.location.lat)
             .bind(beacon.location.lng)
             .bind(beacon.published_at)
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
         On::Memory(m) => {
-            m.tables().presence.beacons.insert(beacon.user_id, *beacon);
+            m.presence.beacons.insert(beacon.user_id, *beacon);
         }
     }
     Ok(())
@@ -174,7 +174,7 @@ pub(crate) async fn open(
     pod: &str,
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
                 "insert into sockets (session_id, user_id, pod, seen_at) values ($1, $2, $3, $4) \
@@ -184,11 +184,11 @@ pub(crate) async fn open(
             .bind(user.0)
             .bind(pod)
             .bind(now)
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
         On::Memory(m) => {
-            m.tables().presence.sockets.insert((user, session), now);
+            m.presence.sockets.insert((user, session), now);
         }
     }
     Ok(())
@@ -203,22 +203,22 @@ pub(crate) async fn close(
     now: DateTime<Utc>,
 ) -> Result<Vec<UserId>, StoreError> {
     let stale = now - STALE;
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query("delete from sockets where user_id = any($1) and (session_id = $2 or seen_at < $3)")
                 .bind(plain(users))
                 .bind(session)
                 .bind(stale)
-                .execute(&mut ***pg)
+                .execute(&mut *pg)
                 .await?;
             let rows = sqlx::query("select distinct user_id from sockets where user_id = any($1)")
                 .bind(plain(users))
-                .fetch_all(&mut ***pg)
+                .fetch_all(&mut *pg)
                 .await?;
             rows.iter().map(|row| Ok(UserId(row.try_get(0)?))).collect()
         }
         On::Memory(m) => {
-            let rows = &mut m.tables().presence.sockets;
+            let rows = &mut m.presence.sockets;
             let mut left = Vec::new();
             for user in users {
                 let theirs = rows.range((*user, Uuid::nil())..=(*user, Uuid::max()));
@@ -241,7 +241,7 @@ pub(crate) async fn touch(
     sessions: &[(UserId, Uuid)],
     now: DateTime<Utc>,
 ) -> Result<Vec<Uuid>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "with mine as (select session_id from sockets where session_id = any($1) order by session_id for update) \
@@ -250,12 +250,12 @@ pub(crate) async fn touch(
             )
             .bind(sessions.iter().map(|(_, session)| *session).collect::<Vec<_>>())
             .bind(now)
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(|row| row.try_get(0).map_err(StoreError::from)).collect()
         }
         On::Memory(m) => {
-            let rows = &mut m.tables().presence.sockets;
+            let rows = &mut m.presence.sockets;
             let mut known = Vec::new();
             for key in sessions {
                 if let Some(seen_at) = rows.get_mut(key) {
@@ -271,17 +271,17 @@ pub(crate) async fn touch(
 /// At most [`SWEEP_MAX`] users with stale sockets, in order.
 pub(crate) async fn stale(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<Vec<UserId>, StoreError> {
     let before = now - STALE;
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query("select distinct user_id from sockets where seen_at < $1 order by user_id limit $2")
                 .bind(before)
                 .bind(SWEEP_MAX as i64)
-                .fetch_all(&mut ***pg)
+                .fetch_all(&mut *pg)
                 .await?;
             rows.iter().map(|row| Ok(UserId(row.try_get(0)?))).collect()
         }
         On::Memory(m) => {
-            let rows = m.tables().presence.sockets.iter();
+            let rows = m.presence.sockets.iter();
             let mut users: Vec<UserId> = rows.filter(|(_, at)| **at < before).map(|((user, _), _)| *user).collect();
             users.dedup();
             users.truncate(SWEEP_MAX);

@@ -115,6 +115,6 @@ async fn rows_in_memory() {
 
 #[tokio::test]
 async fn rows_in_postgres() {
-    let (world, url) = (World::seeded(at(0), 1), crate::database::fresh().await);
+    let (world, url) = (World::seeded(at(0), 1), testing::database::fresh().await);
     rows(Store::postgres(&world, &"test".into(), &url, "users", &crate::MIGRATIONS, 2).await.unwrap()).await;
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
-use platform::{Problem, StoreError, kill};
+use platform::{Problem, StoreError, kill_point};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -248,7 +248,7 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
         wakes: &mut Subscription,
     ) -> End {
         let users = self.users;
-        let mut stop = pin!(users.sockets.closing.begun());
+        let mut stop = pin!(users.sockets.closing.cancelled());
         let mut timer = pin!(sleep_until(self.deadline()));
         loop {
             self.read_mailbox();
@@ -544,7 +544,7 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Outbound<'a, K> {
         }
         ready!(self.sink.poll_flush_unpin(cx))?;
         if self.unflushed {
-            kill::point("session.after_write");
+            kill_point::reached("session.after_write");
         }
         self.unflushed = false;
         self.blocked_since = None;

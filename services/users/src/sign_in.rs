@@ -11,7 +11,6 @@ use chrono::{DateTime, Duration, Utc};
 use imbl::OrdMap;
 use platform::problem::Json;
 use platform::token::ACCESS_TOKEN_S;
-use platform::world::hex;
 use platform::{On, Problem, StoreError, Tokens, Transaction};
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
@@ -192,7 +191,7 @@ fn dead_token() -> Problem {
 }
 
 fn new_token(users: &Users) -> String {
-    hex(&users.platform.world.bytes::<32>())
+    hex::encode(users.platform.world.bytes::<32>())
 }
 
 fn refresh_hash(tokens: &Tokens, token: &str) -> [u8; 32] {
@@ -233,14 +232,14 @@ impl Known {
 /// The token with this hash. It and its sign-in are held until the transaction ends: of two who present it, the second
 /// waits and finds it used.
 async fn of_token(tx: &mut Transaction<Tables>, hash: &[u8; 32]) -> Result<Option<Known>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let row = sqlx::query(
                 "select sign_in_id, user_id, expires_at, used_at is not null as used, revoked_at is not null as revoked \
                  from refresh_tokens join sign_ins using (sign_in_id) where token_hash = $1 for update",
             )
             .bind(&hash[..])
-            .fetch_optional(&mut ***pg)
+            .fetch_optional(&mut *pg)
             .await?;
             let Some(row) = row else { return Ok(None) };
             Ok(Some(Known {
@@ -252,7 +251,7 @@ async fn of_token(tx: &mut Transaction<Tables>, hash: &[u8; 32]) -> Result<Optio
             }))
         }
         On::Memory(m) => {
-            let rows = &m.tables().sign_in;
+            let rows = &m.sign_in;
             let Some(token) = rows.refresh_tokens.get(hash) else { return Ok(None) };
             let known = |sign_in: &SignInRow| Known {
                 sign_in: token.sign_in,
@@ -272,17 +271,17 @@ async fn insert_sign_in(
     user: UserId,
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query("insert into sign_ins (sign_in_id, user_id, started_at) values ($1, $2, $3)")
                 .bind(id)
                 .bind(user.0)
                 .bind(now)
-                .execute(&mut ***pg)
+                .execute(&mut *pg)
                 .await?;
         }
         On::Memory(m) => {
-            m.tables().sign_in.sign_ins.insert(id, SignInRow { user, revoked: false });
+            m.sign_in.sign_ins.insert(id, SignInRow { user, revoked: false });
         }
     }
     Ok(())
@@ -295,33 +294,33 @@ async fn insert_token(
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
     let expires_at = now + Duration::days(REFRESH_LIFE_DAYS);
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query("insert into refresh_tokens (token_hash, sign_in_id, expires_at) values ($1, $2, $3)")
                 .bind(&hash[..])
                 .bind(sign_in)
                 .bind(expires_at)
-                .execute(&mut ***pg)
+                .execute(&mut *pg)
                 .await?;
         }
         On::Memory(m) => {
-            m.tables().sign_in.refresh_tokens.insert(*hash, TokenRow { sign_in, expires_at, used: false });
+            m.sign_in.refresh_tokens.insert(*hash, TokenRow { sign_in, expires_at, used: false });
         }
     }
     Ok(())
 }
 
 async fn use_up(tx: &mut Transaction<Tables>, hash: &[u8; 32], now: DateTime<Utc>) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query("update refresh_tokens set used_at = $2 where token_hash = $1")
                 .bind(&hash[..])
                 .bind(now)
-                .execute(&mut ***pg)
+                .execute(&mut *pg)
                 .await?;
         }
         On::Memory(m) => {
-            if let Some(token) = m.tables().sign_in.refresh_tokens.get_mut(hash) {
+            if let Some(token) = m.sign_in.refresh_tokens.get_mut(hash) {
                 token.used = true;
             }
         }
@@ -331,16 +330,16 @@ async fn use_up(tx: &mut Transaction<Tables>, hash: &[u8; 32], now: DateTime<Utc
 
 /// Ends a sign-in: all its tokens are dead.
 async fn revoke(tx: &mut Transaction<Tables>, sign_in: Uuid, now: DateTime<Utc>) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query("update sign_ins set revoked_at = $2 where sign_in_id = $1 and revoked_at is null")
                 .bind(sign_in)
                 .bind(now)
-                .execute(&mut ***pg)
+                .execute(&mut *pg)
                 .await?;
         }
         On::Memory(m) => {
-            if let Some(row) = m.tables().sign_in.sign_ins.get_mut(&sign_in) {
+            if let Some(row) = m.sign_in.sign_ins.get_mut(&sign_in) {
                 row.revoked = true;
             }
         }
@@ -351,18 +350,18 @@ async fn revoke(tx: &mut Transaction<Tables>, sign_in: Uuid, now: DateTime<Utc>)
 /// Deletes what has expired: codes, requests that no longer count, refresh tokens, sign-ins without any.
 pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<(), StoreError> {
     otp::purge(tx, now).await?;
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
-            sqlx::query("delete from refresh_tokens where expires_at <= $1").bind(now).execute(&mut ***pg).await?;
+            sqlx::query("delete from refresh_tokens where expires_at <= $1").bind(now).execute(&mut *pg).await?;
             sqlx::query(
                 "delete from sign_ins where not exists \
                  (select from refresh_tokens where refresh_tokens.sign_in_id = sign_ins.sign_in_id)",
             )
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
         }
         On::Memory(m) => {
-            let rows = &mut m.tables().sign_in;
+            let rows = &mut m.sign_in;
             let live = rows.refresh_tokens.iter().filter(|(_, token)| token.expires_at > now);
             rows.refresh_tokens = live.map(|(hash, token)| (*hash, token.clone())).collect();
             let used: imbl::OrdSet<Uuid> = rows.refresh_tokens.values().map(|token| token.sign_in).collect();
@@ -424,12 +423,12 @@ mod tests {
             left.push(counts);
         }
         assert_eq!(left, [[2, 2, 2], [1, 2, 2], [0, 1, 2], [0, 0, 1]]);
-        let sign_ins = match &mut tx.on {
+        let sign_ins = match tx.on() {
             On::Postgres(pg) => {
-                let row = sqlx::query("select count(*) from sign_ins").fetch_one(&mut ***pg).await.unwrap();
+                let row = sqlx::query("select count(*) from sign_ins").fetch_one(&mut *pg).await.unwrap();
                 row.get::<i64, _>(0)
             }
-            On::Memory(m) => i64::try_from(m.tables().sign_in.sign_ins.len()).unwrap(),
+            On::Memory(m) => i64::try_from(m.sign_in.sign_ins.len()).unwrap(),
         };
         assert_eq!(sign_ins, 1);
     }
@@ -443,7 +442,7 @@ mod tests {
     #[tokio::test]
     async fn purge_in_postgres_leaves_what_lives() {
         let world = platform::World::seeded(DateTime::UNIX_EPOCH, 1);
-        let url = crate::database::fresh().await;
+        let url = testing::database::fresh().await;
         let pod = "test".into();
         let store = platform::Store::postgres(&world, &pod, &url, "users", &crate::MIGRATIONS, 2);
         purge_leaves_what_lives(store.await.unwrap()).await;

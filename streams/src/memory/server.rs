@@ -13,7 +13,7 @@ use super::Alarm;
 use super::consumer::{Consumer, GivenUp, HandedOut};
 use super::core::Core;
 use super::stream::{NotStored, Stream, Taken, Verdict, header_bytes};
-use crate::bus::{BusError, CoreMessage, Headers, Message, Published, Stored};
+use crate::bus::{BusError, CoreMessage, Headers, Message, Published, StoredMessage};
 use crate::topology::{self, Retention, Topology, subject_matches};
 
 /// What the server takes in one message, headers included.
@@ -216,7 +216,7 @@ impl Server {
         durable: &str,
         max: usize,
         now: Instant,
-    ) -> Result<Vec<(HandedOut, Stored)>, BusError> {
+    ) -> Result<Vec<(HandedOut, StoredMessage)>, BusError> {
         self.consumer(stream, durable)?;
         let Some(found) = self.streams.get_mut(stream) else { return Ok(Vec::new()) };
         let last = found.last();

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::Alarm;
 use super::consumer::{Consumer, GivenUp};
-use crate::bus::{BusError, MESSAGE_ID, Message, Published, Stored, StreamInfo};
+use crate::bus::{BusError, MESSAGE_ID, Message, Published, StoredMessage, StreamInfo};
 use crate::topology::{self, Discard, Retention, Storage};
 
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(super) struct Stream {
 
 #[derive(Debug)]
 struct Entry {
-    message: Stored,
+    message: StoredMessage,
     at: Instant,
     bytes: u64,
 }
@@ -151,7 +151,7 @@ impl Stream {
         for consumer in self.consumers.values_mut().filter(|c| c.wants(&subject)) {
             consumer.arrived(self.last);
         }
-        let message = Stored { subject, headers, payload, sequence: self.last, stored_at };
+        let message = StoredMessage { subject, headers, payload, sequence: self.last, stored_at };
         self.messages.insert(self.last, Entry { message, at: now, bytes });
         self.bytes += bytes;
         self.enforce_limits(queue_size as u64);
@@ -319,17 +319,17 @@ impl Stream {
         self.last
     }
 
-    pub(super) fn message(&self, sequence: u64) -> Option<&Stored> {
+    pub(super) fn message(&self, sequence: u64) -> Option<&StoredMessage> {
         self.messages.get(&sequence).map(|e| &e.message)
     }
 
     /// The newest message that `filter` covers.
-    pub(super) fn last_message(&self, filter: &str) -> Option<&Stored> {
+    pub(super) fn last_message(&self, filter: &str) -> Option<&StoredMessage> {
         self.messages.values().rev().map(|e| &e.message).find(|m| topology::subject_matches(filter, &m.subject))
     }
 
     /// The first message at `from` or later that `filter` covers.
-    pub(super) fn next_message(&self, from: u64, filter: Option<&str>) -> Option<&Stored> {
+    pub(super) fn next_message(&self, from: u64, filter: Option<&str>) -> Option<&StoredMessage> {
         self.messages
             .range(from..)
             .map(|(_, e)| &e.message)

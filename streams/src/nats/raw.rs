@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::NatsBus;
-use crate::bus::{BusError, Headers, Stored};
+use crate::bus::{BusError, Headers, StoredMessage};
 
 #[derive(Deserialize)]
 struct Answer {
@@ -34,13 +34,13 @@ struct Told {
 }
 
 impl NatsBus {
-    async fn raw(&self, stream: &str, which: Value) -> Result<Stored, BusError> {
+    async fn raw(&self, stream: &str, which: Value) -> Result<StoredMessage, BusError> {
         let Raw { subject, seq, hdrs, data, time } =
             self.api::<Answer>(&format!("STREAM.MSG.GET.{stream}"), &which).await?.message;
         let decode = |text: String| {
             STANDARD.decode(text).map_err(|e| BusError::Refused(format!("message {seq} of {stream} is no base64: {e}")))
         };
-        Ok(Stored {
+        Ok(StoredMessage {
             subject,
             headers: readable(&decode(hdrs)?),
             payload: decode(data)?.into(),
@@ -49,11 +49,11 @@ impl NatsBus {
         })
     }
 
-    pub(crate) async fn stored(&self, stream: &str, sequence: u64) -> Result<Stored, BusError> {
+    pub(crate) async fn get_message(&self, stream: &str, sequence: u64) -> Result<StoredMessage, BusError> {
         self.raw(stream, json!({"seq": sequence})).await
     }
 
-    pub(crate) async fn last_on(&self, stream: &str, subject: &str) -> Result<Stored, BusError> {
+    pub(crate) async fn last_message(&self, stream: &str, subject: &str) -> Result<StoredMessage, BusError> {
         self.raw(stream, json!({"last_by_subj": subject})).await
     }
 
@@ -62,7 +62,7 @@ impl NatsBus {
         match self.api::<Value>(&format!("STREAM.MSG.DELETE.{stream}"), &which).await {
             Ok(_) => Ok(()),
             // It has several words for a message that is not there.
-            Err(error @ BusError::Refused(_)) => match self.stored(stream, sequence).await {
+            Err(error @ BusError::Refused(_)) => match self.get_message(stream, sequence).await {
                 Err(gone @ BusError::NotFound(_)) => Err(gone),
                 _ => Err(error),
             },
@@ -70,7 +70,7 @@ impl NatsBus {
         }
     }
 
-    pub(crate) async fn time_of(&self, stream: &str) -> Result<DateTime<Utc>, BusError> {
+    pub(crate) async fn server_time(&self, stream: &str) -> Result<DateTime<Utc>, BusError> {
         Ok(self.api::<Told>(&format!("STREAM.INFO.{stream}"), &json!({})).await?.ts)
     }
 }

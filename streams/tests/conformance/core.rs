@@ -30,7 +30,7 @@ pub(crate) async fn notice_reaches_everybody_who_is_subscribed(f: &Fixture) -> R
         f.bus.subscribe(&f.subject(">"), None).await?
     }];
     let mut other = f.bus.subscribe(&f.subject("other"), None).await?;
-    f.bus.notify(&subject, Bytes::from("hello")).await?;
+    f.bus.publish_core(&subject, Bytes::from("hello")).await?;
     for subscription in &mut subscriptions {
         let message = next(subscription).await?;
         assert_eq!((message.subject.as_str(), &message.payload[..]), (subject.as_str(), &b"hello"[..]));
@@ -42,7 +42,7 @@ pub(crate) async fn notice_reaches_everybody_who_is_subscribed(f: &Fixture) -> R
 }
 
 pub(crate) async fn notice_to_nobody_is_no_error(f: &Fixture) -> Result<()> {
-    f.bus.notify(&f.subject("void"), Bytes::new()).await?;
+    f.bus.publish_core(&f.subject("void"), Bytes::new()).await?;
     let mut late = f.bus.subscribe(&f.subject("void"), None).await?;
     assert!(all(&mut late).await.is_empty(), "it is kept for nobody");
     Ok(())
@@ -62,7 +62,7 @@ pub(crate) async fn concurrent_subscribers_each_get_all_in_order(f: &Fixture) ->
         });
     }
     for n in 0..1_000 {
-        f.bus.notify(&subject, Bytes::from(n.to_string())).await?;
+        f.bus.publish_core(&subject, Bytes::from(n.to_string())).await?;
     }
     while let Some(seen) = readers.join_next().await {
         assert_eq!(seen??, numbers(0..1_000));
@@ -80,7 +80,7 @@ pub(crate) async fn queue_group_gets_each_message_once(f: &Fixture) -> Result<()
     let mut other_group = f.bus.subscribe(&f.subject("*"), Some("watchers")).await?;
     let mut alone = f.bus.subscribe(&subject, None).await?;
     for n in 0..30 {
-        f.bus.notify(&subject, Bytes::from(n.to_string())).await?;
+        f.bus.publish_core(&subject, Bytes::from(n.to_string())).await?;
     }
     let mut of_group = Vec::new();
     for member in &mut members {
@@ -103,7 +103,7 @@ pub(crate) async fn member_that_left_gets_nothing(f: &Fixture) -> Result<()> {
     drop(f.bus.subscribe(&f.subject("other"), None).await?);
     pass(millis(100)).await;
     for _ in 0..20 {
-        f.bus.notify(&subject, Bytes::from("x")).await?;
+        f.bus.publish_core(&subject, Bytes::from("x")).await?;
     }
     assert_eq!(all(&mut stays).await.len(), 20);
     Ok(())
@@ -118,7 +118,7 @@ pub(crate) async fn request_gets_its_answer(f: &Fixture) -> Result<()> {
             let question = next(&mut questions).await?;
             let reply = question.reply.context("a request has a reply subject")?;
             let answer = [&question.payload[..], b"!"].concat();
-            bus.notify(&reply, answer.into()).await?;
+            bus.publish_core(&reply, answer.into()).await?;
         }
         anyhow::Ok(())
     });
@@ -145,7 +145,7 @@ pub(crate) async fn concurrent_requests_get_their_own_answers(f: &Fixture) -> Re
         open.push(next(&mut questions).await?);
     }
     for question in open.into_iter().rev() {
-        f.bus.notify(&question.reply.context("a reply subject")?, question.payload).await?;
+        f.bus.publish_core(&question.reply.context("a reply subject")?, question.payload).await?;
     }
     while let Some(asked) = asking.join_next().await {
         let (question, answer) = asked?;
@@ -200,7 +200,7 @@ pub(crate) async fn stream_stores_a_notice_on_its_subject(f: &Fixture) -> Result
     let consumer = f.consumer(&stream, "C", "a");
     f.apply(&[&stream], &[&consumer]).await?;
     let mut copies = f.bus.subscribe(&f.subject("a"), None).await?;
-    f.bus.notify(&f.subject("a"), Bytes::from("by the way")).await?;
+    f.bus.publish_core(&f.subject("a"), Bytes::from("by the way")).await?;
     assert_eq!(next(&mut copies).await?.payload, "by the way");
     assert_eq!(texts(&take_and_ack(&mut f.pull(&consumer).await?, 1).await?), ["by the way"]);
     Ok(())

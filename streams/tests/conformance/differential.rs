@@ -43,7 +43,7 @@ use tokio::task::JoinSet;
 
 use self::drive::{LATEST, Run};
 use self::sequence::Operation;
-use crate::server::Server;
+use testing::nats::Server;
 
 /// Operations of a sequence.
 const LENGTH: usize = 40;

@@ -7,14 +7,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use streams::bus::{Published, Puller, Stored};
+use streams::bus::{Published, Puller, StoredMessage};
 use streams::memory::MemoryBus;
 use streams::nats::{NatsBus, NatsSettings};
 use streams::topology::{Consumer, Discard, Retention, Storage, Stream, Topology};
 use streams::{Bus, Delivery, Headers, Message};
 use tokio::time::Instant;
 
-use crate::server::Server;
+use testing::nats::Server;
 
 /// What must come, comes within this.
 const SOON: Duration = Duration::from_secs(20);
@@ -270,7 +270,7 @@ pub(crate) async fn eventually<F: Future<Output = Result<bool>>>(
     Ok(())
 }
 
-pub(crate) fn text(message: &Stored) -> &str {
+pub(crate) fn text(message: &StoredMessage) -> &str {
     std::str::from_utf8(&message.payload).unwrap_or("not UTF-8")
 }
 

@@ -40,7 +40,7 @@ async fn stays_stored(f: &Fixture, retention: Retention) -> Result<()> {
     exhaust(f, &consumer, &mut puller).await?;
     assert_eq!(f.lag(&consumer).await?, (0, 0), "the lag looks clean");
     assert_eq!(f.held(&stream).await?, 1, "and the message is there");
-    assert_eq!(text(&f.bus.stored(&stream.name, 1).await?), "poison");
+    assert_eq!(text(&f.bus.get_message(&stream.name, 1).await?), "poison");
     f.publish("a", "next").await?;
     assert_eq!(texts(&take_and_ack(&mut puller, 1).await?), ["next"], "it stands in nobody's way");
     nothing(&mut puller, millis(800)).await?;
@@ -220,7 +220,7 @@ pub(crate) async fn given_up_by_one_stays_until_it_is_released_for_that_one(f: &
     take_and_ack(&mut puller, 1).await?;
     take_and_ack(&mut f.pull(&fine).await?, 2).await?;
     f.until_held(&stream, 1).await?;
-    assert_eq!(text(&f.bus.stored(&stream.name, 1).await?), "poison");
+    assert_eq!(text(&f.bus.get_message(&stream.name, 1).await?), "poison");
     f.bus.release(&stream.name, &stuck.durable, 1).await?;
     f.until_held(&stream, 0).await
 }

@@ -10,7 +10,6 @@ mod give_up;
 mod memory_only;
 mod replay;
 mod retention;
-mod server;
 mod topology;
 
 /// Makes two tests of each case: `memory::<case>` and `nats::<case>`.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use streams::bus::Start;
+use streams::bus::ReplayStart;
 use streams::memory::MemoryBus;
 use streams::topology::{Consumer, Discard, Retention, Storage, Stream};
 use streams::{Bus, BusError, Headers, Message};
@@ -52,9 +52,9 @@ async fn wall_time_is_the_start_plus_tokios_clock() -> Result<()> {
     bus.publish(message("0")).await?;
     tokio::time::advance(Duration::from_secs(90)).await;
     bus.publish(message("1")).await?;
-    assert_eq!(bus.stored("S", 1).await?.stored_at, started_at());
-    assert_eq!(bus.stored("S", 2).await?.stored_at, started_at() + Duration::from_secs(90));
-    let mut replay = bus.replay("S", None, Start::Time(started_at() + Duration::from_secs(1))).await?;
+    assert_eq!(bus.get_message("S", 1).await?.stored_at, started_at());
+    assert_eq!(bus.get_message("S", 2).await?.stored_at, started_at() + Duration::from_secs(90));
+    let mut replay = bus.replay("S", None, ReplayStart::Time(started_at() + Duration::from_secs(1))).await?;
     assert_eq!(text(&replay.next(Duration::ZERO).await?.context("the second")?), "1");
     Ok(())
 }
@@ -110,7 +110,7 @@ async fn full_subscription_drops_and_counts() -> Result<()> {
     let bus = bus(10);
     let mut slow = bus.subscribe("notice", None).await?;
     for n in 0..65_540_u32 {
-        bus.notify("notice", Bytes::from(n.to_string())).await?;
+        bus.publish_core("notice", Bytes::from(n.to_string())).await?;
     }
     assert_eq!(bus.dropped(), 4);
     assert_eq!(slow.next().await.context("the first")?.payload, "0", "what came first is kept");
@@ -142,7 +142,7 @@ async fn queue_group_takes_turns() -> Result<()> {
         members.push(bus.subscribe("work", Some("workers")).await?);
     }
     for n in 0..9 {
-        bus.notify("work", Bytes::from(n.to_string())).await?;
+        bus.publish_core("work", Bytes::from(n.to_string())).await?;
     }
     for (first, member) in members.iter_mut().enumerate() {
         for n in [first, first + 3, first + 6] {
@@ -158,7 +158,7 @@ async fn replay_ends_with_its_stream() -> Result<()> {
     let wanted = topology(&[&stream(Retention::Limits)], &[]);
     bus.apply(&wanted).await?;
     bus.publish(message("0")).await?;
-    let mut replay = bus.replay("S", None, Start::Sequence(1)).await?;
+    let mut replay = bus.replay("S", None, ReplayStart::Sequence(1)).await?;
     assert!(replay.next(Duration::ZERO).await?.is_some());
     bus.delete_stream("S").await?;
     assert!(matches!(replay.next(Duration::ZERO).await, Err(BusError::NotFound(_))));

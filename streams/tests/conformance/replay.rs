@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use std::time::Duration;
 use streams::BusError;
-use streams::bus::{Replay, Start, Stored};
+use streams::bus::{Replay, ReplayStart, StoredMessage};
 use streams::topology::{Retention, Stream};
 
 use crate::fixture::*;
@@ -20,7 +20,7 @@ async fn ten(f: &Fixture) -> Result<Stream> {
     Ok(stream)
 }
 
-async fn next(replay: &mut Replay) -> Result<Stored> {
+async fn next(replay: &mut Replay) -> Result<StoredMessage> {
     replay.next(SOON).await?.context("a message should have come")
 }
 
@@ -35,7 +35,7 @@ async fn read(replay: &mut Replay, count: usize) -> Result<Vec<String>> {
 pub(crate) async fn replay_begins_at_a_sequence(f: &Fixture) -> Result<()> {
     let stream = ten(f).await?;
     for (start, first) in [(0, 0), (1, 0), (4, 3), (10, 9)] {
-        let mut replay = f.bus.replay(&stream.name, None, Start::Sequence(start)).await?;
+        let mut replay = f.bus.replay(&stream.name, None, ReplayStart::Sequence(start)).await?;
         assert_eq!(read(&mut replay, 10 - first).await?, numbers(first..10), "from sequence {start}");
         assert!(replay.next(millis(200)).await?.is_none());
     }
@@ -46,10 +46,10 @@ pub(crate) async fn replay_begins_at_a_time(f: &Fixture) -> Result<()> {
     let stream = ten(f).await?;
     pass(millis(50)).await;
     f.publish("a", "later").await?;
-    let at = f.bus.stored(&stream.name, 11).await?.stored_at;
-    let mut replay = f.bus.replay(&stream.name, None, Start::Time(at)).await?;
+    let at = f.bus.get_message(&stream.name, 11).await?.stored_at;
+    let mut replay = f.bus.replay(&stream.name, None, ReplayStart::Time(at)).await?;
     assert_eq!(read(&mut replay, 1).await?, ["later"]);
-    let earlier = Start::Time(at - Duration::from_secs(3_600));
+    let earlier = ReplayStart::Time(at - Duration::from_secs(3_600));
     let mut replay = f.bus.replay(&stream.name, None, earlier).await?;
     assert_eq!(read(&mut replay, 2).await?, ["0", "1"]);
     Ok(())
@@ -58,7 +58,7 @@ pub(crate) async fn replay_begins_at_a_time(f: &Fixture) -> Result<()> {
 pub(crate) async fn replay_from_the_far_future_is_empty(f: &Fixture) -> Result<()> {
     let stream = ten(f).await?;
     for time in ["2200-01-01T00:00:00Z", "2263-01-01T00:00:00Z", "2999-01-01T00:00:00Z", "9999-12-31T23:59:59Z"] {
-        let mut replay = f.bus.replay(&stream.name, None, Start::Time(time.parse()?)).await?;
+        let mut replay = f.bus.replay(&stream.name, None, ReplayStart::Time(time.parse()?)).await?;
         assert!(replay.is_at_end(), "{time}");
         assert!(replay.next(millis(200)).await?.is_none(), "{time}");
     }
@@ -68,9 +68,9 @@ pub(crate) async fn replay_from_the_far_future_is_empty(f: &Fixture) -> Result<(
 pub(crate) async fn replay_reads_what_its_filter_covers(f: &Fixture) -> Result<()> {
     let stream = ten(f).await?;
     let (only, pattern) = (f.subject("b"), f.subject("*"));
-    let mut replay = f.bus.replay(&stream.name, Some(&only), Start::Sequence(3)).await?;
+    let mut replay = f.bus.replay(&stream.name, Some(&only), ReplayStart::Sequence(3)).await?;
     assert_eq!(read(&mut replay, 4).await?, ["3", "5", "7", "9"]);
-    let mut replay = f.bus.replay(&stream.name, Some(&pattern), Start::Sequence(9)).await?;
+    let mut replay = f.bus.replay(&stream.name, Some(&pattern), ReplayStart::Sequence(9)).await?;
     assert_eq!(read(&mut replay, 2).await?, ["8", "9"]);
     Ok(())
 }
@@ -78,7 +78,7 @@ pub(crate) async fn replay_reads_what_its_filter_covers(f: &Fixture) -> Result<(
 pub(crate) async fn replay_follows_what_is_new(f: &Fixture) -> Result<()> {
     let stream = ten(f).await?;
     let filter = f.subject("a");
-    let mut replay = f.bus.replay(&stream.name, Some(&filter), Start::Sequence(9)).await?;
+    let mut replay = f.bus.replay(&stream.name, Some(&filter), ReplayStart::Sequence(9)).await?;
     assert_eq!(read(&mut replay, 1).await?, ["8"]);
     assert!(replay.next(millis(200)).await?.is_none());
     let follower = tokio::spawn(async move { read(&mut replay, 2).await });
@@ -92,7 +92,7 @@ pub(crate) async fn replay_follows_what_is_new(f: &Fixture) -> Result<()> {
 
 pub(crate) async fn replay_from_beyond_the_end_reads_what_is_new(f: &Fixture) -> Result<()> {
     let stream = ten(f).await?;
-    let mut replay = f.bus.replay(&stream.name, None, Start::Sequence(1_000)).await?;
+    let mut replay = f.bus.replay(&stream.name, None, ReplayStart::Sequence(1_000)).await?;
     f.publish("a", "new").await?;
     assert_eq!(read(&mut replay, 1).await?, ["new"]);
     assert!(replay.next(millis(300)).await?.is_none());
@@ -109,7 +109,7 @@ pub(crate) async fn replay_leaves_consumers_as_they_are(f: &Fixture) -> Result<(
     puller.close().await;
     pass(millis(100)).await;
     let before = f.bus.consumer_info(&stream.name, &consumer.durable).await?;
-    let mut replay = f.bus.replay(&stream.name, None, Start::Sequence(1)).await?;
+    let mut replay = f.bus.replay(&stream.name, None, ReplayStart::Sequence(1)).await?;
     assert_eq!(read(&mut replay, 10).await?, numbers(0..10));
     assert_eq!(f.bus.consumer_info(&stream.name, &consumer.durable).await?, before);
     held.ack_confirmed().await?;
@@ -120,7 +120,7 @@ pub(crate) async fn replay_of_a_thousand_is_in_order(f: &Fixture) -> Result<()> 
     let stream = f.stream("S", &["a"], Retention::Limits);
     f.apply(&[&stream], &[]).await?;
     f.publish_numbers("a", 1_000).await?;
-    let mut replay = f.bus.replay(&stream.name, None, Start::Sequence(1)).await?;
+    let mut replay = f.bus.replay(&stream.name, None, ReplayStart::Sequence(1)).await?;
     for sequence in 1..=1_000 {
         let message = next(&mut replay).await?;
         assert_eq!((message.sequence, text(&message)), (sequence, (sequence - 1).to_string().as_str()));
@@ -129,7 +129,7 @@ pub(crate) async fn replay_of_a_thousand_is_in_order(f: &Fixture) -> Result<()> 
 }
 
 pub(crate) async fn replay_of_no_stream_is_not_found(f: &Fixture) -> Result<()> {
-    let replay = f.bus.replay(&f.name("none"), None, Start::Sequence(1)).await;
+    let replay = f.bus.replay(&f.name("none"), None, ReplayStart::Sequence(1)).await;
     assert!(matches!(replay, Err(BusError::NotFound(_))), "{:?}", replay.map(drop));
     Ok(())
 }
@@ -140,8 +140,8 @@ pub(crate) async fn stored_message_is_as_it_was_published(f: &Fixture) -> Result
     let mut message = f.message("a", vec![0_u8, 159, 146, 150]);
     message.headers.set("Name", "value");
     let sequence = f.bus.publish(message.clone()).await?.sequence;
-    let stored = f.bus.stored(&stream.name, sequence).await?;
-    let mut replay = f.bus.replay(&stream.name, None, Start::Sequence(1)).await?;
+    let stored = f.bus.get_message(&stream.name, sequence).await?;
+    let mut replay = f.bus.replay(&stream.name, None, ReplayStart::Sequence(1)).await?;
     assert_eq!(next(&mut replay).await?, stored, "however it is read");
     assert_eq!((stored.subject, stored.headers, stored.payload), (message.subject, message.headers, message.payload));
     Ok(())
@@ -150,7 +150,7 @@ pub(crate) async fn stored_message_is_as_it_was_published(f: &Fixture) -> Result
 pub(crate) async fn replay_in_batches_knows_its_end(f: &Fixture) -> Result<()> {
     let stream = ten(f).await?;
     for (filter, wanted) in [(None, 0..10), (Some(f.subject("c")), 0..0)] {
-        let mut replay = f.bus.replay(&stream.name, filter.as_deref(), Start::Sequence(1)).await?;
+        let mut replay = f.bus.replay(&stream.name, filter.as_deref(), ReplayStart::Sequence(1)).await?;
         let mut seen = Vec::new();
         while !replay.is_at_end() {
             let batch = replay.batch(4, SOON).await?;
@@ -170,9 +170,9 @@ pub(crate) async fn a_deleted_message_is_gone_for_everybody(f: &Fixture) -> Resu
     for sequence in [3, 10] {
         f.bus.delete_message(&stream.name, sequence).await?;
         assert!(f.bus.delete_message(&stream.name, sequence).await.is_err(), "deleted twice");
-        assert!(matches!(f.bus.stored(&stream.name, sequence).await, Err(BusError::NotFound(_))));
+        assert!(matches!(f.bus.get_message(&stream.name, sequence).await, Err(BusError::NotFound(_))));
     }
-    let mut replay = f.bus.replay(&stream.name, None, Start::Sequence(1)).await?;
+    let mut replay = f.bus.replay(&stream.name, None, ReplayStart::Sequence(1)).await?;
     assert_eq!(read(&mut replay, 8).await?, ["0", "1", "3", "4", "5", "6", "7", "8"]);
     assert!(replay.is_at_end());
     let mut puller = f.pull(&consumer).await?;
@@ -186,7 +186,7 @@ pub(crate) async fn a_deleted_message_is_gone_for_everybody(f: &Fixture) -> Resu
 pub(crate) async fn newest_message_of_a_subject_is_found(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a.x", "a.y"], Retention::Limits);
     f.apply(&[&stream], &[]).await?;
-    let last = async |subject: &str| f.bus.last_on(&stream.name, &f.subject(subject)).await;
+    let last = async |subject: &str| f.bus.last_message(&stream.name, &f.subject(subject)).await;
     assert!(matches!(last("a.x").await, Err(BusError::NotFound(_))));
     for (subject, body) in [("a.x", "1"), ("a.x", "2"), ("a.y", "3")] {
         f.publish(subject, body).await?;
@@ -209,7 +209,7 @@ pub(crate) async fn a_deleted_message_is_nobodys_any_more(f: &Fixture) -> Result
     f.bus.delete_message(&stream.name, 2).await?;
     let again = f.bus.delete_message(&stream.name, 2).await;
     assert!(matches!(again, Err(BusError::NotFound(_))), "{again:?}");
-    let gone = f.bus.stored(&stream.name, 2).await;
+    let gone = f.bus.get_message(&stream.name, 2).await;
     assert!(matches!(gone, Err(BusError::NotFound(_))), "{gone:?}");
     held.ack().await?;
     assert_eq!(texts(&take_and_ack(&mut puller, 1).await?), ["2"]);
@@ -219,12 +219,12 @@ pub(crate) async fn a_deleted_message_is_nobodys_any_more(f: &Fixture) -> Result
 pub(crate) async fn the_streams_clock_is_that_of_what_it_stores(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     f.apply(&[&stream], &[]).await?;
-    let before = f.bus.time_of(&stream.name).await?;
+    let before = f.bus.server_time(&stream.name).await?;
     f.publish("a", "1").await?;
-    let after = f.bus.time_of(&stream.name).await?;
-    let stored_at = f.bus.stored(&stream.name, 1).await?.stored_at;
+    let after = f.bus.server_time(&stream.name).await?;
+    let stored_at = f.bus.get_message(&stream.name, 1).await?.stored_at;
     assert!(before <= stored_at && stored_at <= after, "{before} {stored_at} {after}");
-    let nowhere = f.bus.time_of(&f.name("none")).await;
+    let nowhere = f.bus.server_time(&f.name("none")).await;
     assert!(matches!(nowhere, Err(BusError::NotFound(_))), "{nowhere:?}");
     Ok(())
 }

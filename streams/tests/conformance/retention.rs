@@ -17,7 +17,7 @@ pub(crate) async fn interest_of_one_ends_with_its_ack(f: &Fixture) -> Result<()>
     let taken = take(&mut f.pull(&consumer).await?, 3).await?;
     taken[1].ack_confirmed().await?;
     f.until_held(&stream, 2).await?;
-    assert!(matches!(f.bus.stored(&stream.name, 2).await, Err(BusError::NotFound(_))));
+    assert!(matches!(f.bus.get_message(&stream.name, 2).await, Err(BusError::NotFound(_))));
     taken[0].ack_confirmed().await?;
     taken[2].terminate().await?;
     f.until_held(&stream, 0).await?;
@@ -55,7 +55,7 @@ pub(crate) async fn interest_of_nobody_stores_nothing(f: &Fixture) -> Result<()>
     assert_eq!((f.held(&stream).await?, f.lag(&other).await?), (0, (0, 0)));
     f.publish("b", "kept").await?;
     assert_eq!((f.held(&stream).await?, f.lag(&other).await?), (1, (1, 0)));
-    assert_eq!(f.bus.stored(&stream.name, 4).await?.subject, f.subject("b"));
+    assert_eq!(f.bus.get_message(&stream.name, 4).await?.subject, f.subject("b"));
     Ok(())
 }
 
@@ -283,7 +283,7 @@ pub(crate) async fn duplicate_is_acknowledged_and_not_stored(f: &Fixture) -> Res
         assert_eq!((again.sequence, again.duplicate), (1, true), "on any subject of the stream");
     }
     assert_eq!(f.held(&stream).await?, 2);
-    assert_eq!(f.bus.stored(&stream.name, 1).await?.headers.find(MESSAGE_ID), Some("one"));
+    assert_eq!(f.bus.get_message(&stream.name, 1).await?.headers.find(MESSAGE_ID), Some("one"));
     Ok(())
 }
 

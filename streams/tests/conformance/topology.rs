@@ -281,8 +281,8 @@ pub(crate) async fn what_does_not_exist_is_not_found(f: &Fixture) -> Result<()> 
     let none = f.name("none");
     not_found(f.bus.stream_info(&none).await.map(drop));
     not_found(f.bus.consumer_info(&stream.name, &none).await.map(drop));
-    not_found(f.bus.stored(&stream.name, 1).await.map(drop));
-    not_found(f.bus.stored(&none, 1).await.map(drop));
+    not_found(f.bus.get_message(&stream.name, 1).await.map(drop));
+    not_found(f.bus.get_message(&none, 1).await.map(drop));
     not_found(f.bus.delete_stream(&none).await);
     not_found(f.bus.delete_consumer(&stream.name, &none).await);
     let mut puller = f.pull(&f.consumer(&stream, "none", "a")).await?;
@@ -396,9 +396,9 @@ pub(crate) async fn what_was_made_anew_has_a_later_time(f: &Fixture) -> Result<(
     let stream = f.stream("S", &["a", "b"], Retention::Interest);
     let (first, second) = (f.consumer(&stream, "C", "a"), f.consumer(&stream, "D", "b"));
     let missing = |made| matches!(made, Err(BusError::NotFound(_)));
-    assert!(missing(f.bus.made(&stream.name, &[]).await));
+    assert!(missing(f.bus.created_at(&stream.name, &[]).await));
     f.apply(&[&stream], &[&first]).await?;
-    let made = async |durables: &[&str]| f.bus.made(&stream.name, durables).await;
+    let made = async |durables: &[&str]| f.bus.created_at(&stream.name, durables).await;
     assert!(missing(made(&[&first.durable, &second.durable]).await));
     tokio::time::sleep(Duration::from_millis(5)).await;
     f.apply(&[&stream], &[&first, &second]).await?;

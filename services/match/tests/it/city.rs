@@ -47,7 +47,7 @@ pub(crate) struct City {
     pub(crate) now: DateTime<Utc>,
     pub(crate) found: BTreeMap<MatchId, MatchFound>,
     pub(crate) rides: BTreeMap<RideId, MatchId>,
-    pub(crate) stored: Stored,
+    pub(crate) stored: StoredMessage,
     excluded: BTreeSet<(RequestId, UserId)>,
     /// Matches found and not known to have ended.
     open: BTreeSet<MatchId>,
@@ -56,7 +56,7 @@ pub(crate) struct City {
 
 /// What the store would have: rows as the steps gave them, never all at once.
 #[derive(Default)]
-pub(crate) struct Stored {
+pub(crate) struct StoredMessage {
     pub(crate) drivers: BTreeMap<UserId, Driver>,
     pub(crate) requests: BTreeMap<RequestId, Request>,
     pub(crate) offers: BTreeMap<MatchId, Offer>,
@@ -71,7 +71,7 @@ impl City {
             now: start_time(),
             found: BTreeMap::new(),
             rides: BTreeMap::new(),
-            stored: Stored::default(),
+            stored: StoredMessage::default(),
             excluded: BTreeSet::new(),
             open: BTreeSet::new(),
             next: 0,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use matching::{Config, MIGRATIONS, Matching, Tables, lead};
 use platform::outbox::message;
-use platform::{Platform, Shutdown, Store, World, keeper};
-use streams::bus::{Replay, Start};
+use platform::{CancellationToken, Platform, Store, World, background};
+use streams::bus::{Replay, ReplayStart};
 use streams::event::{LocationUpdate, MatchFound, Party, RejectReason};
 use streams::memory::MemoryBus;
 use streams::topology::Topology;
@@ -14,7 +14,7 @@ use streams::{Bus, Event, Money, RequestId, RideStatus, Service, UserId, Vehicle
 use tokio::task::JoinSet;
 
 use crate::city::{City, km, start_time, uuid};
-use crate::database;
+use testing::database;
 
 struct Town {
     platform: Platform,
@@ -32,11 +32,11 @@ impl Town {
             topology: Arc::new(Topology::rideshare()),
             metrics: Arc::default(),
             health: Arc::default(),
-            shutdown: Shutdown::new(),
+            shutdown: CancellationToken::new(),
             pod: Arc::from("a"),
         };
-        keeper::start(&platform).await.unwrap();
-        let seen = platform.bus.replay("MATCH_STREAM", None, Start::Sequence(1)).await.unwrap();
+        background::apply_topology(&platform).await.unwrap();
+        let seen = platform.bus.replay("MATCH_STREAM", None, ReplayStart::Sequence(1)).await.unwrap();
         Self { platform, city: City::new(), seen }
     }
 
@@ -98,9 +98,9 @@ impl Town {
     }
 
     /// A process of match, as `pod`.
-    async fn process(&self, pod: &str, store: &Store<Tables>) -> (JoinSet<()>, Shutdown) {
+    async fn process(&self, pod: &str, store: &Store<Tables>) -> (JoinSet<()>, CancellationToken) {
         let platform = Platform { pod: Arc::from(pod), ..self.platform.clone() };
-        let stop = Shutdown::new();
+        let stop = CancellationToken::new();
         let matching = Matching::start(&platform, store, Config::default()).await.unwrap();
         let mut task = JoinSet::new();
         task.spawn(matching.run(stop.clone()));
@@ -154,7 +154,7 @@ async fn a_search_becomes_an_offer_a_hold_a_lock_and_a_free_driver_again() {
     assert_eq!(town.found().await.driver_id, user("d2"));
     let counted = |outcome| town.platform.metrics.matches.with_label_values(&[outcome]).get();
     assert_eq!((counted("found"), counted("expired"), counted("accepted")), (4, 1, 1));
-    stop.begin();
+    stop.cancel();
     task.join_next().await;
 }
 
@@ -183,7 +183,7 @@ async fn a_ride_pickup_that_comes_an_hour_after_the_ride_has_ended_locks_nobody(
     tokio::time::sleep(Duration::from_secs(2)).await;
     town.beacon("d1", 1.0).await;
     assert_eq!(town.found().await.driver_id, user("d1"));
-    stop.begin();
+    stop.cancel();
     task.join_next().await;
 }
 
@@ -207,7 +207,7 @@ async fn a_driver_who_drives_near_is_found_by_location_updates_alone() {
     .await;
     let found = town.found().await;
     assert_eq!(found.driver_location, km(2.0));
-    stop.begin();
+    stop.cancel();
     task.join_next().await;
 }
 
@@ -222,7 +222,7 @@ async fn a_standby_takes_over_what_a_stopped_and_what_a_dead_process_left() {
     let (mut second, _never) = town.process("b", &store).await;
 
     // Stopped: the lease is given back, and the standby goes on with the offer that is out.
-    stop.begin();
+    stop.cancel();
     first.join_next().await;
     town.beacon("d2", 2.0).await;
     assert_eq!(town.rejected(RejectReason::Expired).await, user("d1"));
@@ -238,7 +238,7 @@ async fn a_standby_takes_over_what_a_stopped_and_what_a_dead_process_left() {
     assert_eq!((found.driver_id, found.request_id), (user("d3"), RequestId(uuid("r2"))));
     let took = (town.platform.world.now() - died).as_seconds_f64();
     assert!((4.0..7.0).contains(&took), "{took}");
-    stop_third.begin();
+    stop_third.cancel();
     third.join_next().await;
 }
 
@@ -263,7 +263,7 @@ async fn a_fenced_process_stands_by_and_loses_no_message() {
     assert_eq!(town.found().await.driver_id, user("d2"));
     let waited = (town.platform.world.now() - stolen).as_seconds_f64();
     assert!(waited >= 10.0, "it wrote {waited} s after it had lost its lease");
-    stop.begin();
+    stop.cancel();
     task.join_next().await;
 }
 
@@ -296,7 +296,7 @@ async fn a_failed_transaction_leaves_the_engine_as_its_rows() {
     let second = town.found().await;
     assert_eq!((second.driver_id, second.passenger_id), (user("d2"), user("p2")));
     assert_eq!(first.driver_id, user("d1"));
-    stop.begin();
+    stop.cancel();
     task.join_next().await;
     // One offer each, and the engine's rows hold both.
     let live: i64 = sqlx::query_scalar("select count(*) from matching.offers where ended_at is null")

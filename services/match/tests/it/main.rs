@@ -3,8 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod city;
-#[path = "../../../platform/tests/database.rs"]
-mod database;
 mod flow;
 mod random;
 mod rules;

@@ -29,9 +29,9 @@ fn the_nearest_free_driver_of_the_type_gets_the_offer() {
     assert_eq!(found.pickup_eta_s, meters * 1.3 / 7.0);
     assert_eq!(found.expires_at - found.found_at, chrono::Duration::seconds(15));
     assert_eq!(found.driver_location, km(-2.0));
-    let (distance_m, duration_s) = platform::fare::estimate(&found.pickup, &found.dropoff);
-    let tariffs = platform::fare::Tariffs::default();
-    assert_eq!(found.fare_estimate, platform::fare::price(&tariffs.car, distance_m, duration_s).fare.total);
+    let (distance_m, duration_s) = pricing::estimate(&found.pickup, &found.dropoff);
+    let tariffs = pricing::Tariffs::default();
+    assert_eq!(found.fare_estimate, pricing::price(&tariffs.car, distance_m, duration_s).fare.total);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use platform::{Failure, On, Store, StoreError, World};
 use streams::{MatchId, RideId, UserId};
 
 use crate::city::{City, rules, uuid};
-use crate::database;
+use testing::database;
 
 const TTL: Duration = Duration::seconds(5);
 
@@ -191,8 +191,8 @@ async fn a_take_over_waits_for_a_running_transaction_and_a_renewal_does_not() {
     other.commit().await.unwrap();
 
     let mut thief = on.begin().await.unwrap();
-    let On::Postgres(pg) = &mut thief.on else { unreachable!() };
-    sqlx::query("set local lock_timeout = '50ms'").execute(&mut ***pg).await.unwrap();
+    let On::Postgres(pg) = thief.on() else { unreachable!() };
+    sqlx::query("set local lock_timeout = '50ms'").execute(&mut *pg).await.unwrap();
     let waits = lead::take(&mut thief, "b", TTL, now).await;
     assert!(matches!(waits, Err(StoreError::Serialization(_))), "{waits:?}");
     drop(thief);

@@ -70,7 +70,7 @@ async fn handled<H: Handler>(store: &Store<H::Tables>, consumer: &str, note: &st
     if !H::INBOX {
         return Answer::NotDone;
     }
-    let noted = async { store.begin().await?.is_noted(consumer, note).await };
+    let noted = async { store.begin().await?.is_processed(consumer, note).await };
     match noted.await {
         Ok(true) => Answer::DoneBefore,
         Ok(false) => Answer::NotDone,
@@ -80,7 +80,7 @@ async fn handled<H: Handler>(store: &Store<H::Tables>, consumer: &str, note: &st
 
 async fn answer(platform: &Platform, reply: &str, answer: &Answer) {
     let body = serde_json::to_vec(answer).expect("answers have string keys");
-    if let Err(error) = platform.bus.notify(reply, body.into()).await {
+    if let Err(error) = platform.bus.publish_core(reply, body.into()).await {
         tracing::warn!(%error, "an answer about a dead letter was not sent; it is asked again");
     }
 }
@@ -124,7 +124,7 @@ impl<H: Handler> Worker<H> {
 
     /// One transaction, as for any delivery; false if the message was handled before.
     async fn handle_again(&mut self, asked: &Asked) -> Result<bool, Failure> {
-        let stored = self.platform.bus.stored(DEAD_LETTER_STREAM, asked.sequence).await;
+        let stored = self.platform.bus.get_message(DEAD_LETTER_STREAM, asked.sequence).await;
         let letter = Letter::read(stored.map_err(|e| Failure::Transient(e.to_string()))?);
         if (&letter.consumer, &letter.id) != (&asked.consumer, &asked.id) {
             return Err(Failure::Transient("another letter stands there now: list them again".to_owned()));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
-use streams::bus::Stored;
+use streams::bus::StoredMessage;
 use streams::topology::{Consumer, GIVEN_UP_STREAM, SWEEPER, subject_matches};
 use streams::{BusError, Delivery};
 use tokio::sync::mpsc;
@@ -54,14 +54,14 @@ pub async fn run(platform: Platform) {
     loop {
         let deliveries = tokio::select! {
             biased;
-            () = stop.begun() => break,
+            () = stop.cancelled() => break,
             next = from.recv() => match next {
                 Some(deliveries) => deliveries,
                 None => break,
             },
         };
         for delivery in deliveries {
-            if stop.has_begun() {
+            if stop.is_cancelled() {
                 put_back(&[delivery]).await;
             } else {
                 settle(&platform, &delivery).await;
@@ -73,7 +73,7 @@ pub async fn run(platform: Platform) {
         put_back(&deliveries).await;
     }
     while pulling.join_next().await.is_some() {}
-    platform.health.gone(&part(&consumer));
+    platform.health.remove(&part(&consumer));
 }
 
 async fn settle(platform: &Platform, delivery: &Delivery) {
@@ -111,7 +111,7 @@ async fn sweep(platform: &Platform, given_up: &GivenUp, told_at: DateTime<Utc>) 
         tracing::info!(stream, consumer, sequence, "another's consumer gave a message up");
         return Ok(Next::Done);
     };
-    let message = match bus.stored(stream, *sequence).await {
+    let message = match bus.get_message(stream, *sequence).await {
         Ok(message) => message,
         // Acknowledged after all, dead-lettered and terminated, or older than its stream keeps.
         Err(BusError::NotFound(_)) => return Ok(Next::Done),
@@ -136,7 +136,7 @@ async fn sweep(platform: &Platform, given_up: &GivenUp, told_at: DateTime<Utc>) 
         Ok(_) | Err(_) => {
             // It had one ack wait already; after another one it is not slow but gone. Should it be done later still, the
             // letter says too much, and requeueing it does nothing: the inbox knows.
-            let waited = (bus.time_of(GIVEN_UP_STREAM).await? - told_at).to_std().unwrap_or_default();
+            let waited = (bus.server_time(GIVEN_UP_STREAM).await? - told_at).to_std().unwrap_or_default();
             if waited < config.ack_wait {
                 return Ok(Next::Later(config.ack_wait - waited));
             }
@@ -155,7 +155,7 @@ async fn sweep(platform: &Platform, given_up: &GivenUp, told_at: DateTime<Utc>) 
 }
 
 /// Why the message is not the one that was given up, or will come again by itself.
-fn is_another(given_up: &GivenUp, message: &Stored, config: &Consumer, delivered: u64) -> Option<&'static str> {
+fn is_another(given_up: &GivenUp, message: &StoredMessage, config: &Consumer, delivered: u64) -> Option<&'static str> {
     let apart = chrono::Duration::from_std(CLOCKS_APART).unwrap_or_default();
     if message.stored_at > given_up.timestamp + apart {
         Some("the stream was made anew since, and counts again")

@@ -18,8 +18,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Done, OutboxRow, PAGE};
-use crate::store::{Store, StoreError, relayed};
-use crate::{Platform, Shutdown, kill};
+use crate::store::{Store, StoreError, Tables, relayed};
+use crate::{CancellationToken, Platform, kill_point};
 
 /// How often the streams are looked at without a reason, and with one.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -92,7 +92,7 @@ async fn made(bus: &Bus, topology: &Topology, service: Service) -> Result<BTreeM
                     (readers.map(|c| c.durable.as_str()).collect(), Some(stream.duplicate_window))
                 }
             };
-            let at = to_micros(bus.made(&stream.name, &readers).await?);
+            let at = to_micros(bus.created_at(&stream.name, &readers).await?);
             all.insert(subject.to_owned(), Made { at, remembers });
         }
     }
@@ -104,10 +104,16 @@ fn to_micros(at: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(at.timestamp_micros()).unwrap_or(at)
 }
 
-impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
+impl<T: Tables> Store<T> {
     /// Looks at the streams if it is time to, and publishes again what a lost one held. [`Done::Partly`] if they are not
     /// all known to be there, or not all of it is published yet: then nothing else may be, for it would come before.
-    pub(super) async fn mend(&self, platform: &Platform, service: Service, watch: &mut Watch, stop: &Shutdown) -> Done {
+    pub(super) async fn mend(
+        &self,
+        platform: &Platform,
+        service: Service,
+        watch: &mut Watch,
+        stop: &CancellationToken,
+    ) -> Done {
         // What is gone with this process could not be told again.
         let Some(pool) = self.relay_pool() else { return Done::All };
         let reconnects = platform.bus.reconnects();
@@ -136,7 +142,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
         platform: &Platform,
         service: Service,
         pool: &PgPool,
-        stop: &Shutdown,
+        stop: &CancellationToken,
     ) -> Result<Done, String> {
         let made = made(&platform.bus, &platform.topology, service).await.map_err(|e| e.to_string())?;
         let lost = notice(pool, &made, self.world().now()).await.map_err(|e| e.to_string())?;
@@ -153,7 +159,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
         service: Service,
         pool: &PgPool,
         lost: &[Lost],
-        stop: &Shutdown,
+        stop: &CancellationToken,
     ) -> Result<Done, StoreError> {
         let subjects: Vec<&str> = lost.iter().map(|l| l.subject.as_str()).collect();
         tracing::warn!(
@@ -165,7 +171,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
         let until = lost.iter().map(|l| l.until).max().unwrap_or(0);
         let mut count = 0_u64;
         while after < until {
-            if stop.has_begun() {
+            if stop.is_cancelled() {
                 return Ok(Done::Partly);
             }
             let rows = page(pool, &subjects, after, until).await?;
@@ -179,7 +185,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
             let rows: Vec<OutboxRow> = rows.into_iter().filter(is_young).collect();
             let fresh = rows.len() as u64;
             count += fresh;
-            kill::point("lost.before_publish");
+            kill_point::reached("lost.before_publish");
             for part in runs(rows) {
                 for result in platform.bus.publish_all(part.iter().map(|row| row.message(service)).collect()).await {
                     if let Err(error) = result {
@@ -188,7 +194,7 @@ impl<T: Clone + Default + Send + Sync + 'static> Store<T> {
                     }
                 }
             }
-            kill::point("lost.before_advance");
+            kill_point::reached("lost.before_advance");
             advance(pool, lost, last).await?;
             platform.metrics.published_again.with_label_values(&[service.name()]).inc_by(fresh);
             after = last;

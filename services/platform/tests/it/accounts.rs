@@ -6,7 +6,7 @@ use sqlx::Row;
 use sqlx::migrate::Migrator;
 use uuid::Uuid;
 
-use crate::database;
+use testing::database;
 
 pub(crate) static MIGRATIONS: Migrator = sqlx::migrate!("tests/migrations");
 
@@ -44,17 +44,17 @@ fn conflict(constraint: &str) -> StoreError {
 }
 
 pub(crate) async fn open(tx: &mut Transaction<Tables>, name: &str, owner: Uuid, amount: i64) -> Result<(), StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query("insert into accounts (name, owner, version, amount) values ($1, $2, 1, $3)")
                 .bind(name)
                 .bind(owner)
                 .bind(amount)
-                .execute(&mut ***pg)
+                .execute(&mut *pg)
                 .await?;
         }
         On::Memory(m) => {
-            let accounts = &mut m.tables().accounts;
+            let accounts = &mut m.accounts;
             if accounts.contains_key(name) {
                 return Err(conflict("accounts_pkey"));
             }
@@ -75,7 +75,7 @@ pub(crate) async fn add(
     version: i32,
     amount: i64,
 ) -> Result<bool, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let done = sqlx::query(
                 "update accounts set amount = amount + $4, version = version + 1 \
@@ -85,12 +85,12 @@ pub(crate) async fn add(
             .bind(owner)
             .bind(version)
             .bind(amount)
-            .execute(&mut ***pg)
+            .execute(&mut *pg)
             .await?;
             Ok(done.rows_affected() == 1)
         }
         On::Memory(m) => {
-            let found = m.tables().accounts.get_mut(name).filter(|a| a.owner == owner && a.version == version);
+            let found = m.accounts.get_mut(name).filter(|a| a.owner == owner && a.version == version);
             let Some(account) = found else { return Ok(false) };
             if account.amount + amount < 0 {
                 return Err(conflict("accounts_amount_positive"));
@@ -103,11 +103,11 @@ pub(crate) async fn add(
 }
 
 pub(crate) async fn find(tx: &mut Transaction<Tables>, name: &str) -> Result<Option<Account>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let row = sqlx::query("select owner, version, amount from accounts where name = $1 for update")
                 .bind(name)
-                .fetch_optional(&mut ***pg)
+                .fetch_optional(&mut *pg)
                 .await?;
             Ok(row
                 .map(|r| {
@@ -119,6 +119,6 @@ pub(crate) async fn find(tx: &mut Transaction<Tables>, name: &str) -> Result<Opt
                 })
                 .transpose()?)
         }
-        On::Memory(m) => Ok(m.tables().accounts.get(name).cloned()),
+        On::Memory(m) => Ok(m.accounts.get(name).cloned()),
     }
 }

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use platform::consumer::Ended;
-use platform::{Failure, Handler, Health, Metrics, Platform, Received, Shutdown, Store, Transaction, Worker, World};
-use streams::bus::Start;
+use platform::{
+    CancellationToken, Failure, Handler, Health, Metrics, Platform, Received, Store, Transaction, Worker, World,
+};
+use streams::bus::ReplayStart;
 use streams::event::{LocationAggregate, UserBeacon};
 use streams::memory::MemoryBus;
 use streams::topology::{DEAD_LETTER_STREAM, Topology};
@@ -23,7 +25,7 @@ fn platform(world: &World) -> Platform {
         topology: Arc::new(Topology::rideshare()),
         metrics: Arc::new(Metrics::new()),
         health: Arc::new(Health::default()),
-        shutdown: Shutdown::new(),
+        shutdown: CancellationToken::new(),
         pod: "test".into(),
     }
 }
@@ -92,7 +94,7 @@ struct Rig {
     store: Store<Tables>,
     done: mpsc::UnboundedReceiver<usize>,
     worker: tokio::task::JoinHandle<Ended>,
-    stop: Shutdown,
+    stop: CancellationToken,
 }
 
 async fn rig(kind: Kind) -> Rig {
@@ -104,7 +106,7 @@ async fn rig(kind: Kind) -> Rig {
     let consumer = platform.topology.consumer(Subject::UserBeacon, Service::Match).clone();
     let handler = Counter { world, done: to };
     let worker = Worker::new(&platform, Service::Match, &store, vec![consumer], 16, handler);
-    let stop = Shutdown::new();
+    let stop = CancellationToken::new();
     let worker = tokio::spawn(worker.run(stop.clone()));
     tokio::spawn(store.clone().relay(platform.clone(), Service::Match, stop.clone()));
     Rig { platform, store, done, worker, stop }
@@ -128,8 +130,8 @@ impl Rig {
         find(&mut tx, &UserId(Uuid::from_u128(user)).to_string()).await.unwrap().map(|a| a.amount)
     }
 
-    async fn dead_letters(&self, count: usize) -> Vec<streams::bus::Stored> {
-        let mut replay = self.platform.bus.replay(DEAD_LETTER_STREAM, None, Start::Sequence(1)).await.unwrap();
+    async fn dead_letters(&self, count: usize) -> Vec<streams::bus::StoredMessage> {
+        let mut replay = self.platform.bus.replay(DEAD_LETTER_STREAM, None, ReplayStart::Sequence(1)).await.unwrap();
         let mut letters = Vec::new();
         while let Some(letter) =
             replay.next(Duration::from_secs(if letters.len() < count { 120 } else { 1 })).await.unwrap()
@@ -243,7 +245,7 @@ async fn events_of_one_key_stay_in_order_through_failed_publishes() {
         tokio::time::sleep(Duration::from_secs(u64::from(round) * 3)).await;
     }
     tokio::time::sleep(Duration::from_secs(10)).await;
-    let mut replay = rig.platform.bus.replay("LOCATION_STREAM", None, Start::Sequence(1)).await.unwrap();
+    let mut replay = rig.platform.bus.replay("LOCATION_STREAM", None, ReplayStart::Sequence(1)).await.unwrap();
     let mut times = Vec::new();
     while let Some(stored) = replay.next(Duration::from_secs(1)).await.unwrap() {
         let id = stored.headers.find("Nats-Msg-Id").unwrap().to_owned();
@@ -255,7 +257,7 @@ async fn events_of_one_key_stay_in_order_through_failed_publishes() {
 #[tokio::test(start_paused = true)]
 async fn stopping_puts_back_what_was_not_done() {
     let rig = rig(Kind::Memory).await;
-    rig.stop.begin();
+    rig.stop.cancel();
     assert_eq!(rig.worker.await.unwrap(), Ended::Stopped);
     rig.platform.bus.publish(message(&beacon(1, VehicleType::Car, 1), &rig.platform.world)).await.unwrap();
     let info = rig.platform.bus.consumer_info("USER_STREAM", "user_beacon_match").await.unwrap();
@@ -287,7 +289,7 @@ async fn effects_and_events_come_together_on_postgres() {
     for user in 0..5 {
         assert_eq!(rig.amount(user).await, Some(10));
     }
-    let mut replay = rig.platform.bus.replay("LOCATION_STREAM", None, Start::Sequence(1)).await.unwrap();
+    let mut replay = rig.platform.bus.replay("LOCATION_STREAM", None, ReplayStart::Sequence(1)).await.unwrap();
     for _ in 0..50 {
         assert!(replay.next(Duration::from_secs(20)).await.unwrap().is_some());
     }

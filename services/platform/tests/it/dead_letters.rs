@@ -8,9 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use platform::consumer::sweeper;
 use platform::dead_letters::{self, Letter, RequeueError, Requeued};
-use platform::{Failure, Handler, Health, Metrics, Platform, Received, Shutdown, Store, Transaction, Worker, World};
+use platform::{
+    CancellationToken, Failure, Handler, Health, Metrics, Platform, Received, Store, Transaction, Worker, World,
+};
 use serde_json::json;
-use streams::bus::{MESSAGE_ID, Puller, Stored};
+use streams::bus::{MESSAGE_ID, Puller, StoredMessage};
 use streams::memory::MemoryBus;
 use streams::nats::{NatsBus, NatsSettings};
 use streams::topology::{Consumer, DEAD_LETTER_STREAM, GIVEN_UP_STREAM, Topology};
@@ -22,7 +24,7 @@ use uuid::Uuid;
 
 use crate::accounts::{Kind, Tables, add, find, open, store};
 use crate::consumer::{beacon, message};
-use crate::nats_server::Server;
+use testing::nats::Server;
 
 /// What must come, comes within this.
 const SOON: Duration = Duration::from_secs(60);
@@ -86,7 +88,7 @@ impl Rig {
             topology: Arc::new(topology(durables)),
             metrics: Arc::new(Metrics::new()),
             health: Arc::new(Health::default()),
-            shutdown: Shutdown::new(),
+            shutdown: CancellationToken::new(),
             pod: "test".into(),
         };
         platform.bus.apply(&platform.topology.with_sweeper()).await.unwrap();
@@ -158,7 +160,7 @@ impl Rig {
 
     async fn letters(&self) -> Vec<Letter> {
         let mut letters = Vec::new();
-        dead_letters::each(self.bus(), |letter| letters.push(letter)).await.unwrap();
+        dead_letters::for_each(self.bus(), |letter| letters.push(letter)).await.unwrap();
         letters
     }
 
@@ -168,7 +170,7 @@ impl Rig {
     }
 
     async fn stop(mut self) {
-        self.platform.shutdown.begin();
+        self.platform.shutdown.cancel();
         while let Some(ended) = self.processes.join_next().await {
             ended.unwrap();
         }
@@ -214,12 +216,12 @@ async fn exhaust(rig: &Rig, durable: &str) -> Delivery {
 }
 
 /// The id of the letter of a message.
-fn letter_id(consumer: &str, message: &Stored) -> String {
+fn letter_id(consumer: &str, message: &StoredMessage) -> String {
     format!("dead_letter-USER_STREAM-{consumer}-{}-{}", message.sequence, message.stored_at.timestamp_micros())
 }
 
 /// The letter that a worker stored before it died.
-async fn store_letter(rig: &Rig, message: &Stored, reason: &str) {
+async fn store_letter(rig: &Rig, message: &StoredMessage, reason: &str) {
     let mut headers = message.headers.clone();
     headers.set(MESSAGE_ID, letter_id(MATCH, message));
     headers.set("Dead-Letter-Reason", reason);
@@ -323,7 +325,7 @@ async fn one_that_was_slow_and_finished_has_no_letter(mut rig: Rig) {
     let redelivered = async || rig.bus().consumer_info(GIVEN_UP_STREAM, "sweeper").await.unwrap().ack_pending;
     rig.until("the sweeper has it", async || redelivered().await == 1).await;
     let mut tx = rig.store.begin().await.unwrap();
-    assert_eq!(tx.note(MATCH, &[last.message.headers.find(MESSAGE_ID).unwrap()]).await.unwrap().len(), 1);
+    assert_eq!(tx.record_processed(MATCH, &[last.message.headers.find(MESSAGE_ID).unwrap()]).await.unwrap().len(), 1);
     tx.commit().await.unwrap();
     // Its acknowledgement is lost.
     rig.until_held(GIVEN_UP_STREAM, 0).await;
@@ -382,8 +384,8 @@ async fn advisories_about_nothing_change_nothing(mut rig: Rig) {
 }
 
 async fn the_sweepers_stream_is_made_again(mut rig: Rig) {
-    platform::keeper::start(&rig.platform).await.unwrap();
-    rig.processes.spawn(platform::keeper::keep(rig.platform.clone()));
+    platform::background::apply_topology(&rig.platform).await.unwrap();
+    rig.processes.spawn(platform::background::reconcile_topology(rig.platform.clone()));
     rig.sweeper();
     rig.bus().delete_stream(GIVEN_UP_STREAM).await.unwrap();
     let is_back = async || matches!(rig.bus().stream_info(GIVEN_UP_STREAM).await, Ok(info) if info.consumers == 1);
@@ -484,7 +486,7 @@ async fn what_cannot_be_requeued_stays_with_a_reason() {
     let moved = Letter { id: "another".into(), ..letters[1].clone() };
     assert!(matches!(dead_letters::requeue(rig.bus(), &moved).await, Err(RequeueError::Failed(_))));
     let bus = rig.bus().clone();
-    rig.platform.shutdown.begin();
+    rig.platform.shutdown.cancel();
     while rig.processes.join_next().await.is_some() {}
     let nobody = dead_letters::requeue(&bus, &letters[1]).await;
     assert!(matches!(&nobody, Err(RequeueError::NobodyRuns(consumer)) if consumer == MATCH), "{nobody:?}");

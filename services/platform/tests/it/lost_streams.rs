@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use platform::{Health, Metrics, Platform, Shutdown, Store, World};
-use streams::bus::Start;
+use platform::{CancellationToken, Health, Metrics, Platform, Store, World};
+use streams::bus::ReplayStart;
 use streams::memory::MemoryBus;
 use streams::nats::{NatsBus, NatsSettings};
 use streams::topology::Topology;
@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::accounts::{Kind, Tables, store};
 use crate::consumer::beacon;
-use crate::nats_server::Server;
+use testing::nats::Server;
 
 const STREAM: &str = "USER_STREAM";
 /// How long the streams remember ids; an ordinary one is too long for a test.
@@ -24,7 +24,7 @@ const SOON: Duration = Duration::from_secs(30);
 struct Rig {
     platform: Platform,
     store: Store<Tables>,
-    relay: Option<(JoinHandle<()>, Shutdown)>,
+    relay: Option<(JoinHandle<()>, CancellationToken)>,
     _server: Option<Server>,
 }
 
@@ -53,7 +53,7 @@ impl Rig {
             topology: Arc::new(topology),
             metrics: Arc::new(Metrics::new()),
             health: Arc::new(Health::default()),
-            shutdown: Shutdown::new(),
+            shutdown: CancellationToken::new(),
             pod: "test".into(),
         };
         let store = store(Kind::Postgres, &platform.world).await;
@@ -64,14 +64,14 @@ impl Rig {
     }
 
     fn start(&mut self) {
-        let stop = Shutdown::new();
+        let stop = CancellationToken::new();
         let relay = self.store.clone().relay(self.platform.clone(), Service::Users, stop.clone());
         self.relay = Some((tokio::spawn(relay), stop));
     }
 
     async fn stop(&mut self) {
         let (relay, stop) = self.relay.take().unwrap();
-        stop.begin();
+        stop.cancel();
         relay.await.unwrap();
     }
 
@@ -95,7 +95,7 @@ impl Rig {
     /// The ids in the stream, in order.
     async fn ids(&self) -> Vec<String> {
         let held = self.held().await;
-        let mut replay = self.platform.bus.replay(STREAM, None, Start::Sequence(1)).await.unwrap();
+        let mut replay = self.platform.bus.replay(STREAM, None, ReplayStart::Sequence(1)).await.unwrap();
         let mut ids = Vec::new();
         while (ids.len() as u64) < held {
             let stored = replay.next(Duration::from_secs(5)).await.unwrap().unwrap();
@@ -225,7 +225,7 @@ async fn what_somebody_else_has_repaired_is_not_told_again() {
     rig.apply().await;
     let consumers = rig.platform.topology.consumers.iter().filter(|c| c.filter == "user.beacon");
     let consumers: Vec<&str> = consumers.map(|c| c.durable.as_str()).collect();
-    let made = rig.platform.bus.made(STREAM, &consumers).await.unwrap();
+    let made = rig.platform.bus.created_at(STREAM, &consumers).await.unwrap();
     rig.store.settle_streams(&[("user.beacon".to_owned(), made)].into()).await.unwrap();
     rig.start();
     rig.commit([(4, 1)]).await;

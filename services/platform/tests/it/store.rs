@@ -116,20 +116,20 @@ async fn an_uncommitted_row_refuses_the_second_only_once_committed(kind: Kind) {
 async fn a_message_is_noted_once_for_each_consumer(kind: Kind) {
     let store = store(kind, &World::real()).await;
     let mut tx = store.begin().await.unwrap();
-    assert_eq!(tx.note("c1", &["x", "y", "x"]).await.unwrap().len(), 2);
+    assert_eq!(tx.record_processed("c1", &["x", "y", "x"]).await.unwrap().len(), 2);
     tx.commit().await.unwrap();
     let mut tx = store.begin().await.unwrap();
-    let new = tx.note("c1", &["x", "z"]).await.unwrap();
+    let new = tx.record_processed("c1", &["x", "z"]).await.unwrap();
     assert_eq!(new.into_iter().collect::<Vec<_>>(), ["z"]);
-    assert_eq!(tx.note("c2", &["x"]).await.unwrap().len(), 1);
+    assert_eq!(tx.record_processed("c2", &["x"]).await.unwrap().len(), 1);
 }
 
 async fn a_rolled_back_note_is_forgotten(kind: Kind) {
     let store = store(kind, &World::real()).await;
     let mut tx = store.begin().await.unwrap();
-    tx.note("c", &["x"]).await.unwrap();
+    tx.record_processed("c", &["x"]).await.unwrap();
     drop(tx);
-    assert_eq!(store.begin().await.unwrap().note("c", &["x"]).await.unwrap().len(), 1);
+    assert_eq!(store.begin().await.unwrap().record_processed("c", &["x"]).await.unwrap().len(), 1);
 }
 
 async fn a_hundred_concurrent_transactions_add_up(kind: Kind) {
@@ -164,7 +164,7 @@ async fn migrations_may_run_again(kind: Kind) {
         assert_eq!(find(&mut two.begin().await.unwrap(), "a").await.unwrap(), None);
         return;
     }
-    let (url, world) = (crate::database::fresh().await, World::real());
+    let (url, world) = (testing::database::fresh().await, World::real());
     let pod = "test".into();
     let start = || {
         platform::Store::<crate::accounts::Tables>::postgres(
@@ -189,11 +189,11 @@ async fn what_is_old_is_purged(kind: Kind) {
     let past = World::seeded("2026-01-01T00:00:00Z".parse().unwrap(), 1);
     let store = store(kind, &past).await;
     let mut tx = store.begin().await.unwrap();
-    tx.note("c", &["x"]).await.unwrap();
+    tx.record_processed("c", &["x"]).await.unwrap();
     tx.commit().await.unwrap();
     store.purge().await.unwrap();
     let mut tx = store.begin().await.unwrap();
-    assert_eq!(tx.note("c", &["x"]).await.unwrap().len(), 0, "what is young stays");
+    assert_eq!(tx.record_processed("c", &["x"]).await.unwrap().len(), 0, "what is young stays");
 }
 
 /// A server, or a line to it, that goes between a connection and its first answer: the next one may find it back, and no

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use platform::Transaction;
-use streams::bus::{MESSAGE_ID, Stored};
+use streams::bus::{MESSAGE_ID, StoredMessage};
 use streams::{Event, RideId};
 
 use super::trail::{Said, Trail};
@@ -42,7 +42,7 @@ struct Page {
 }
 
 impl Page {
-    fn take(&mut self, stored: &Stored, said: Said) {
+    fn take(&mut self, stored: &StoredMessage, said: Said) {
         self.events.push(KeptEvent {
             ride_id: said.event.ride_id,
             version: said.event.version,

@@ -66,7 +66,7 @@ impl Audit {
     pub async fn repair(&self) -> Result<Repaired, AuditError> {
         let horizon = self.horizon();
         let mut repaired = Repaired::default();
-        let made = self.bus.made(STREAM, &[]).await?;
+        let made = self.bus.created_at(STREAM, &[]).await?;
         let info = self.bus.stream_info(STREAM).await?;
         let mut trail = Trail::new(info.first_sequence <= 1, horizon);
         let mut reader = Reader::open(&self.bus, 1, info.last_sequence).await?;
@@ -163,7 +163,7 @@ impl Audit {
         repaired: &mut Repaired,
     ) -> Result<(), AuditError> {
         let disordered = plans.get_mut(&ride).is_some_and(|plan| !std::mem::take(&mut plan.delete).is_empty());
-        let there = match self.bus.stored(STREAM, sequence).await {
+        let there = match self.bus.get_message(STREAM, sequence).await {
             Ok(_) => true,
             Err(streams::BusError::NotFound(_)) => false,
             Err(error) => return Err(error.into()),

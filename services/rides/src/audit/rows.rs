@@ -24,8 +24,8 @@ macro_rules! event_columns {
 /// A transaction that sees the tables as they are at its first read, all the time, and writes nothing.
 pub(super) async fn snapshot(store: &Store<Tables>) -> Result<Transaction<Tables>, StoreError> {
     let mut tx = store.begin().await?;
-    if let On::Postgres(pg) = &mut tx.on {
-        sqlx::query("set transaction isolation level repeatable read, read only").execute(&mut ***pg).await?;
+    if let On::Postgres(pg) = tx.on() {
+        sqlx::query("set transaction isolation level repeatable read, read only").execute(&mut *pg).await?;
     }
     Ok(tx)
 }
@@ -77,7 +77,7 @@ pub(super) async fn accounts(
 }
 
 async fn rides(tx: &mut Transaction<Tables>, from: Uuid, limit: usize) -> Result<Vec<Ride>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(concat!(
                 "select ",
@@ -86,19 +86,19 @@ async fn rides(tx: &mut Transaction<Tables>, from: Uuid, limit: usize) -> Result
             ))
             .bind(from)
             .bind(limit as i64)
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(store::read).collect()
         }
         On::Memory(m) => {
-            let rides = m.tables().rides.values().filter(|r| r.ride_id.0 > from);
+            let rides = m.rides.values().filter(|r| r.ride_id.0 > from);
             Ok(rides.take(limit).cloned().collect())
         }
     }
 }
 
 async fn events_between(tx: &mut Transaction<Tables>, from: Uuid, to: Uuid) -> Result<Vec<KeptEvent>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(concat!(
                 "select ",
@@ -107,12 +107,12 @@ async fn events_between(tx: &mut Transaction<Tables>, from: Uuid, to: Uuid) -> R
             ))
             .bind(from)
             .bind(to)
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(KeptEvent::read).collect()
         }
         On::Memory(m) => {
-            let events = m.tables().events.values();
+            let events = m.events.values();
             Ok(events.filter(|e| e.ride_id.0 > from && e.ride_id.0 <= to).cloned().collect())
         }
     }
@@ -133,7 +133,7 @@ fn entry(row: &PgRow) -> Result<Entry, StoreError> {
 }
 
 async fn entries_between(tx: &mut Transaction<Tables>, from: Uuid, to: Uuid) -> Result<Vec<Entry>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select entry_id, transaction_id, ride_id, kind, account, amount, at from ledger_entries \
@@ -141,12 +141,12 @@ async fn entries_between(tx: &mut Transaction<Tables>, from: Uuid, to: Uuid) -> 
             )
             .bind(from)
             .bind(to)
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(entry).collect()
         }
         On::Memory(m) => {
-            let entries = m.tables().entries.values();
+            let entries = m.entries.values();
             Ok(entries.filter(|e| e.ride_id.0 > from && e.ride_id.0 <= to).cloned().collect())
         }
     }
@@ -161,7 +161,7 @@ pub(super) async fn events_since(
     limit: usize,
 ) -> Result<Vec<KeptEvent>, StoreError> {
     let (at, ride, version) = after.unwrap_or((from, RideId(Uuid::nil()), 0));
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(concat!(
                 "select ",
@@ -173,14 +173,13 @@ pub(super) async fn events_since(
             .bind(ride.0)
             .bind(i32::try_from(version).unwrap_or(i32::MAX))
             .bind(limit as i64)
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(KeptEvent::read).collect()
         }
         On::Memory(m) => {
             let key = |e: &KeptEvent| (e.occurred_at, e.ride_id, e.version);
-            let mut later: Vec<&KeptEvent> =
-                m.tables().events.values().filter(|e| key(e) > (at, ride, version)).collect();
+            let mut later: Vec<&KeptEvent> = m.events.values().filter(|e| key(e) > (at, ride, version)).collect();
             later.sort_by_key(|e| key(e));
             Ok(later.into_iter().take(limit).cloned().collect())
         }
@@ -192,7 +191,7 @@ pub(super) async fn events_at(
     tx: &mut Transaction<Tables>,
     keys: &[(RideId, u32)],
 ) -> Result<BTreeMap<(RideId, u32), KeptEvent>, StoreError> {
-    let found: Vec<KeptEvent> = match &mut tx.on {
+    let found: Vec<KeptEvent> = match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(concat!(
                 "select ",
@@ -201,12 +200,12 @@ pub(super) async fn events_at(
             ))
             .bind(keys.iter().map(|(ride, _)| ride.0).collect::<Vec<_>>())
             .bind(keys.iter().map(|(_, version)| i32::try_from(*version).unwrap_or(i32::MAX)).collect::<Vec<_>>())
-            .fetch_all(&mut ***pg)
+            .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(KeptEvent::read).collect::<Result<_, _>>()?
         }
         On::Memory(m) => {
-            let t = m.tables();
+            let t = m;
             keys.iter().filter_map(|key| t.events.get(key).cloned()).collect()
         }
     };
@@ -215,17 +214,17 @@ pub(super) async fn events_at(
 
 /// Keeps everybody else from writing rides until the transaction ends, and says which of the tables has a row, if one has.
 pub(super) async fn lock_empty(tx: &mut Transaction<Tables>) -> Result<Option<&'static str>, StoreError> {
-    match &mut tx.on {
+    match tx.on() {
         On::Postgres(pg) => {
             sqlx::query("lock table rides, events, ledger_entries, payments, superseded in exclusive mode")
-                .execute(&mut ***pg)
+                .execute(&mut *pg)
                 .await?;
             let row = sqlx::query(
                 "select exists (select 1 from rides), exists (select 1 from events), \
                  exists (select 1 from ledger_entries), exists (select 1 from payments), \
                  exists (select 1 from superseded)",
             )
-            .fetch_one(&mut ***pg)
+            .fetch_one(&mut *pg)
             .await?;
             for (n, table) in ["rides", "events", "ledger_entries", "payments", "superseded"].into_iter().enumerate() {
                 if row.try_get::<bool, _>(n)? {
@@ -235,7 +234,7 @@ pub(super) async fn lock_empty(tx: &mut Transaction<Tables>) -> Result<Option<&'
             Ok(None)
         }
         On::Memory(m) => {
-            let t = m.tables();
+            let t = m;
             let tables = [
                 ("rides", t.rides.is_empty()),
                 ("events", t.events.is_empty()),

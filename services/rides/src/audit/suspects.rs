@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use chrono::{DateTime, Utc};
 use platform::outbox;
 use serde::Deserialize;
-use streams::bus::{MESSAGE_ID, Stored};
+use streams::bus::{MESSAGE_ID, StoredMessage};
 use streams::{RideId, Service};
 
 use super::prints::{Digest, Group, digest};
@@ -96,7 +96,7 @@ struct Place {
     occurred_at: DateTime<Utc>,
 }
 
-fn message_id(stored: &Stored) -> &str {
+fn message_id(stored: &StoredMessage) -> &str {
     stored.headers.find(MESSAGE_ID).unwrap_or_default()
 }
 
@@ -243,7 +243,7 @@ impl Audit {
     }
 
     pub(super) async fn difference(&self, ride: RideId, version: u32, at: u64) -> Result<String, AuditError> {
-        let stored = self.bus.stored(STREAM, at).await?;
+        let stored = self.bus.get_message(STREAM, at).await?;
         let kept = rows::events_at(&mut self.store.begin().await?, &[(ride, version)]).await?;
         Ok(match kept.get(&(ride, version)) {
             Some(kept) => differs(&stored, kept),
@@ -253,7 +253,7 @@ impl Audit {
 }
 
 /// Where a message is not what is kept of it.
-pub fn differs(stored: &Stored, kept: &KeptEvent) -> String {
+pub fn differs(stored: &StoredMessage, kept: &KeptEvent) -> String {
     if stored.subject != kept.subject {
         return format!("its subject is {}, in the database {}", stored.subject, kept.subject);
     }

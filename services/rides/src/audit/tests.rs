@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use chrono::Duration;
 use streams::RideStatus;
-use streams::bus::Stored;
+use streams::bus::StoredMessage;
 use streams::event::RideEvent;
 use uuid::Uuid;
 
@@ -39,16 +39,16 @@ fn rides(rides: u128) -> Vec<RideEvent> {
         .collect()
 }
 
-fn stored(events: &[RideEvent]) -> Vec<Stored> {
+fn stored(events: &[RideEvent]) -> Vec<StoredMessage> {
     let of = |(n, event): (usize, &RideEvent)| {
         let message = message(&KeptEvent::of(event, "00-1-2-01"));
         let streams::Message { subject, headers, payload } = message;
-        Stored { subject, headers, payload, sequence: n as u64 + 1, stored_at: event.occurred_at }
+        StoredMessage { subject, headers, payload, sequence: n as u64 + 1, stored_at: event.occurred_at }
     };
     events.iter().enumerate().map(of).collect()
 }
 
-fn trail(messages: &[Stored]) -> Trail {
+fn trail(messages: &[StoredMessage]) -> Trail {
     let mut trail = Trail::new(true, at(-1_000));
     for message in messages {
         trail.message(message);
@@ -63,7 +63,7 @@ fn text(findings: &Findings) -> String {
     })
 }
 
-fn edit(message: &mut Stored, from: &str, to: &str) {
+fn edit(message: &mut StoredMessage, from: &str, to: &str) {
     let body = String::from_utf8(message.payload.to_vec()).unwrap();
     assert!(body.contains(from), "{body}");
     message.payload = body.replacen(from, to, 1).into();
@@ -79,7 +79,7 @@ fn seal(events: &mut [RideEvent]) {
 }
 
 /// The second ride of three is tampered with; its second event has the sequence 6.
-type Tamper = fn(&mut Vec<RideEvent>, &mut Vec<Stored>);
+type Tamper = fn(&mut Vec<RideEvent>, &mut Vec<StoredMessage>);
 
 #[test]
 fn a_sound_trail_has_no_finding() {

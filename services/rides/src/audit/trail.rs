@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use platform::outbox;
-use streams::bus::{MESSAGE_ID, Stored};
+use streams::bus::{MESSAGE_ID, StoredMessage};
 use streams::event::RideEvent;
 use streams::{Event, RideId, Service};
 
@@ -93,7 +93,7 @@ impl Trail {
     }
 
     /// Takes the next message.
-    pub fn message(&mut self, stored: &Stored) -> Option<Said> {
+    pub fn message(&mut self, stored: &StoredMessage) -> Option<Said> {
         self.messages += 1;
         let at = Some(stored.sequence);
         let (event, hash) = match chain::read_body(&stored.subject, &stored.payload) {
@@ -166,7 +166,7 @@ impl Trail {
 }
 
 /// What is wrong with the headers of a message with this event, if anything is.
-fn headers(stored: &Stored, event: &RideEvent) -> Option<String> {
+fn headers(stored: &StoredMessage, event: &RideEvent) -> Option<String> {
     let trace = stored.headers.find("traceparent").unwrap_or_default();
     let at = event.occurred_at;
     let event = Event::Ride(Box::new(event.clone()));

@@ -6,11 +6,11 @@ use platform::Store;
 use rides::audit::{Audit, AuditError, Findings, STREAM};
 use rides::payment::Provider;
 use rides::{Config, KeptEvent};
-use streams::bus::Start;
+use streams::bus::ReplayStart;
 use streams::event::MatchAccepted;
 use streams::{Message, RideStatus};
 
-use super::{City, Kind, database};
+use super::{City, Kind};
 
 on_both!(
     a_deleted_stream_is_told_again_byte_for_byte,
@@ -60,7 +60,7 @@ async fn messages(city: &City) -> Vec<Message> {
 
 /// The sequence of a version of the ride of `matched`.
 async fn sequence(city: &City, matched: &MatchAccepted, version: u32) -> u64 {
-    let mut replay = city.platform.bus.replay(STREAM, None, Start::Sequence(1)).await.unwrap();
+    let mut replay = city.platform.bus.replay(STREAM, None, ReplayStart::Sequence(1)).await.unwrap();
     loop {
         let stored = replay.next(Duration::from_secs(1)).await.unwrap().expect("it is there");
         let event = rides::chain::verify_body(&stored.subject, &stored.payload).unwrap();
@@ -99,7 +99,7 @@ async fn the_tables_are_made_again_from_the_stream(kind: Kind) {
         let store = match kind {
             Kind::Memory => Store::memory(world, &city.platform.pod),
             Kind::Postgres => {
-                let url = database::fresh().await;
+                let url = testing::database::fresh().await;
                 Store::postgres(world, &city.platform.pod, &url, "rides", &rides::MIGRATIONS, 4).await.unwrap()
             }
         };
@@ -124,7 +124,7 @@ async fn the_tables_are_made_again_from_the_stream(kind: Kind) {
         }
         let refused = audit.rebuild(provider).await;
         assert!(matches!(&refused, Err(AuditError::Refused(why)) if why.contains("rides has rows")), "{refused:?}");
-        city.stop.begin();
+        city.stop.cancel();
     }
 }
 
@@ -141,7 +141,7 @@ async fn a_broken_trail_is_not_made_into_tables(kind: Kind) {
     assert!(told.contains("version 3 stands where version 2 belongs"), "{told}");
     let report = audit.verify().await.unwrap();
     assert_eq!((report.rides, report.events), (0, 0), "nothing was written");
-    city.stop.begin();
+    city.stop.cancel();
 }
 
 async fn an_edited_copy_is_named_and_left_alone(kind: Kind) {
@@ -167,7 +167,7 @@ async fn an_edited_copy_is_named_and_left_alone(kind: Kind) {
     assert_eq!((repaired.published, repaired.deleted, repaired.findings.count()), (0, 0, 1));
     assert!(repaired.findings.listed()[0].to_string().contains("left alone"));
     assert_eq!(found(&city).await, told);
-    city.stop.begin();
+    city.stop.cancel();
 }
 
 async fn a_busy_platform_is_sound_at_every_moment(kind: Kind) {
@@ -256,5 +256,5 @@ async fn a_week_later_what_is_too_old_for_the_stream_is_not_missed() {
     let store = Store::memory(&city.platform.world, &city.platform.pod);
     let rebuilt = Audit::new(&city.platform.bus, &store, &city.platform.world).rebuild(Provider::Ledger).await.unwrap();
     assert_eq!((rebuilt.rides, rebuilt.begun_before, rebuilt.findings.count()), (0, 1, 0));
-    city.stop.begin();
+    city.stop.cancel();
 }

@@ -15,7 +15,7 @@ use platform::World;
 use rides::audit::STREAM;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use streams::bus::{MESSAGE_ID, Start, Stored};
+use streams::bus::{MESSAGE_ID, ReplayStart, StoredMessage};
 use streams::event::rfc3339;
 use streams::topology::{Topology, subject_matches};
 use streams::{Bus, RideId, Subject};
@@ -101,13 +101,13 @@ fn subject(text: &str) -> Result<String, String> {
 }
 
 impl Replay {
-    fn start(&self, world: &World) -> Start {
+    fn start(&self, world: &World) -> ReplayStart {
         match (self.since, self.from_seq) {
-            (Some(Since::At(at)), _) => Start::Time(at),
+            (Some(Since::At(at)), _) => ReplayStart::Time(at),
             (Some(Since::Ago(ago)), _) => {
-                Start::Time(world.now().checked_sub_signed(ago).unwrap_or(DateTime::UNIX_EPOCH))
+                ReplayStart::Time(world.now().checked_sub_signed(ago).unwrap_or(DateTime::UNIX_EPOCH))
             }
-            (None, from) => Start::Sequence(from.unwrap_or(1)),
+            (None, from) => ReplayStart::Sequence(from.unwrap_or(1)),
         }
     }
 }
@@ -181,7 +181,7 @@ struct OfRide {
 }
 
 /// Whether a message is about `ride`: by its header, or without one by its body.
-fn is_of(message: &Stored, ride: RideId) -> bool {
+fn is_of(message: &StoredMessage, ride: RideId) -> bool {
     match message.headers.find("ce-subject") {
         Some(id) => id.parse() == Ok(ride),
         None => serde_json::from_slice::<OfRide>(&message.payload).is_ok_and(|body| body.ride_id == ride),
@@ -205,7 +205,7 @@ fn head(format: Format, out: &mut Vec<u8>) {
     }
 }
 
-fn line(format: Format, message: &Stored, out: &mut Vec<u8>) -> Result<()> {
+fn line(format: Format, message: &StoredMessage, out: &mut Vec<u8>) -> Result<()> {
     match format {
         Format::Json => json(message, out),
         Format::Csv => csv(message, out),
@@ -213,7 +213,7 @@ fn line(format: Format, message: &Stored, out: &mut Vec<u8>) -> Result<()> {
     }
 }
 
-fn json(message: &Stored, out: &mut Vec<u8>) -> Result<()> {
+fn json(message: &StoredMessage, out: &mut Vec<u8>) -> Result<()> {
     write!(
         out,
         "{{\"sequence\":{},\"stored_at\":\"{}\",\"subject\":",
@@ -264,7 +264,7 @@ const COLUMNS: [&str; 18] = [
     "hash",
 ];
 
-fn csv(message: &Stored, out: &mut Vec<u8>) -> Result<()> {
+fn csv(message: &StoredMessage, out: &mut Vec<u8>) -> Result<()> {
     let body: serde_json::Value = serde_json::from_slice(&message.payload).unwrap_or_default();
     for (n, column) in COLUMNS.into_iter().enumerate() {
         if n > 0 {
@@ -296,7 +296,7 @@ fn plain(value: Option<&serde_json::Value>) -> String {
     }
 }
 
-fn table(message: &Stored, out: &mut Vec<u8>) -> Result<()> {
+fn table(message: &StoredMessage, out: &mut Vec<u8>) -> Result<()> {
     let body: serde_json::Value = serde_json::from_slice(&message.payload).unwrap_or_default();
     let text = |field: &str| plain(body.get(field));
     let money = |path: &str| body.pointer(path).and_then(serde_json::Value::as_i64).map(|cents| cents as f64 / 100.0);
@@ -326,13 +326,13 @@ mod tests {
     use super::*;
     use streams::Headers;
 
-    fn stored(body: &str) -> Stored {
+    fn stored(body: &str) -> StoredMessage {
         let mut headers = Headers::default();
         headers.set(MESSAGE_ID, "ride.cancelled-1-2");
         headers.set("ce-subject", "0190b7a0-0000-7000-8000-000000000001");
         let stored_at = DateTime::from_timestamp(1_790_000_000, 5_000).unwrap();
         let subject = "ride.cancelled".to_owned();
-        Stored { subject, headers, payload: body.to_owned().into(), sequence: 7, stored_at }
+        StoredMessage { subject, headers, payload: body.to_owned().into(), sequence: 7, stored_at }
     }
 
     fn shown(format: Format, body: &str) -> String {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use streams::Bus;
-use streams::bus::{Start, Stored};
+use streams::bus::{ReplayStart, StoredMessage};
 use streams::nats::{NatsBus, NatsSettings};
 use streams::topology::{DEAD_LETTER_STREAM, Topology};
 
@@ -78,8 +78,8 @@ pub(crate) struct Books {
     pub(crate) heads: BTreeMap<String, (u64, u64)>,
     /// User, `seq`, event.
     pub(crate) letters: Vec<(String, u64, String)>,
-    pub(crate) trail: Vec<Stored>,
-    pub(crate) dead: Vec<Stored>,
+    pub(crate) trail: Vec<StoredMessage>,
+    pub(crate) dead: Vec<StoredMessage>,
 }
 
 impl Books {
@@ -160,9 +160,9 @@ impl Books {
 }
 
 /// All messages of a stream.
-async fn stored(bus: &Bus, stream: &str) -> Vec<Stored> {
+async fn stored(bus: &Bus, stream: &str) -> Vec<StoredMessage> {
     let count = bus.stream_info(stream).await.unwrap().messages;
-    let mut replay = bus.replay(stream, None, Start::Sequence(1)).await.unwrap();
+    let mut replay = bus.replay(stream, None, ReplayStart::Sequence(1)).await.unwrap();
     let mut all = Vec::new();
     while (all.len() as u64) < count {
         let next = replay.next(Duration::from_secs(10)).await.unwrap();

@@ -404,7 +404,7 @@ fn acks(books: &Books, notes: &[Note]) -> Vec<String> {
 /// At most one dead letter for a failed message and consumer.
 fn letters(books: &Books) -> Vec<String> {
     let mut seen = BTreeSet::new();
-    let place = |letter: &streams::bus::Stored| {
+    let place = |letter: &streams::bus::StoredMessage| {
         let header = |name| letter.headers.find(name).unwrap_or_default().to_owned();
         (header("Dead-Letter-Consumer"), header("Dead-Letter-Stream"), header("Dead-Letter-Sequence"))
     };

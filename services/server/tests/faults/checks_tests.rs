@@ -5,7 +5,7 @@ use chrono::DateTime;
 use serde_json::{Value, json};
 use simulator::Note;
 use streams::Headers;
-use streams::bus::Stored;
+use streams::bus::StoredMessage;
 use streams::topology::{TABLE, durable};
 
 use crate::books::{Books, Entry, Kept, Outgoing, Ride};
@@ -48,7 +48,7 @@ fn sound() -> Books {
         let event = outgoing("rides", &format!("ride.{status}"), body);
         let (text, mut headers) = (event.body.to_string(), Headers::default());
         headers.set("Nats-Msg-Id", &event.message_id);
-        books.trail.push(Stored {
+        books.trail.push(StoredMessage {
             subject: event.subject.clone(),
             headers,
             payload: Bytes::from(text.clone()),
@@ -89,10 +89,10 @@ fn sound() -> Books {
     books
 }
 
-fn dead() -> Stored {
+fn dead() -> StoredMessage {
     let mut headers = Headers::default();
     headers.set("Dead-Letter-Consumer", "c");
-    Stored {
+    StoredMessage {
         subject: "dead_letter.c".to_owned(),
         headers,
         payload: Bytes::new(),

@@ -6,16 +6,16 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use platform::kill::POINTS;
+use platform::kill_point::POINTS;
 use simulator::{Config, Faults, Ledger};
 use streams::{Headers, Message};
 use tokio::time::{Instant, sleep};
 
 use crate::books::{self, Books};
 use crate::checks;
-use crate::database;
 use crate::fleet::{Directory, Process, Told};
-use crate::nats_server::Server;
+use testing::database;
+use testing::nats::Server;
 
 /// From the last ride to rest: an ack wait and a few delays.
 const REST_WAIT: Duration = Duration::from_secs(90);

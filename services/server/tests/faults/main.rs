@@ -3,12 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[cfg(debug_assertions)]
-#[path = "../../../platform/tests/database.rs"]
-mod database;
 #[cfg(debug_assertions)]
-#[path = "../../../../streams/tests/conformance/server.rs"]
-mod nats_server;
-
 mod books;
 mod checks;
 mod checks_tests;

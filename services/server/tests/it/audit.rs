@@ -7,17 +7,17 @@ use platform::World;
 use serde_json::{Value, json};
 use server::app::App;
 use sqlx::Connection;
-use streams::bus::{Start, Stored};
+use streams::bus::{ReplayStart, StoredMessage};
 use streams::topology::{DEAD_LETTER_STREAM, Topology};
 use streams::{Bus, Message, Service};
 
 use crate::client::{Person, Socket};
-use crate::database;
 use crate::failures::until;
-use crate::nats_server::Server;
 use crate::platforms::{Running, Shape};
 use crate::program::rideshare;
 use crate::ride::{drive, online, trip};
+use testing::database;
+use testing::nats::Server;
 
 const STREAM: &str = "RIDE_STREAM";
 
@@ -85,7 +85,7 @@ impl City {
         sqlx::query_scalar(count).fetch_one(&mut connection).await.unwrap()
     }
 
-    async fn trail(&self) -> Vec<Stored> {
+    async fn trail(&self) -> Vec<StoredMessage> {
         trail(self.bus()).await
     }
 
@@ -109,8 +109,8 @@ async fn offer(driver: &mut Socket, passenger: &mut Socket) -> Value {
     driver.event("match.found").await["data"]["match_id"].clone()
 }
 
-async fn trail(bus: &Bus) -> Vec<Stored> {
-    let mut replay = bus.replay(STREAM, None, Start::Sequence(1)).await.unwrap();
+async fn trail(bus: &Bus) -> Vec<StoredMessage> {
+    let mut replay = bus.replay(STREAM, None, ReplayStart::Sequence(1)).await.unwrap();
     let mut all = Vec::new();
     while !replay.is_at_end() {
         all.extend(replay.batch(100, Duration::from_secs(10)).await.unwrap());
@@ -118,9 +118,9 @@ async fn trail(bus: &Bus) -> Vec<Stored> {
     all
 }
 
-fn told(trail: &[Stored]) -> Vec<Message> {
-    let of = |m: &Stored| {
-        let Stored { subject, headers, payload, .. } = m.clone();
+fn told(trail: &[StoredMessage]) -> Vec<Message> {
+    let of = |m: &StoredMessage| {
+        let StoredMessage { subject, headers, payload, .. } = m.clone();
         Message { subject, headers, payload }
     };
     trail.iter().map(of).collect()
@@ -252,7 +252,7 @@ async fn holes_in_the_middle_and_a_second_copy_are_repaired() {
     let (status, said) = city.audit(&["verify"]);
     assert!(status == 0 && said.contains("8 messages in the stream") && said.contains("all of it is sound"), "{said}");
     let after = trail(&bus).await;
-    let of = |trail: &[Stored], ride: &Value| -> Vec<Message> {
+    let of = |trail: &[StoredMessage], ride: &Value| -> Vec<Message> {
         let is_of = |m: &Message| serde_json::from_slice::<Value>(&m.payload).unwrap()["ride_id"] == *ride;
         told(trail).into_iter().filter(is_of).collect()
     };

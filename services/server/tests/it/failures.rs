@@ -6,17 +6,17 @@ use bytes::Bytes;
 use platform::World;
 use serde_json::json;
 use server::app::App;
-use streams::bus::{Start, Stored};
+use streams::bus::{ReplayStart, StoredMessage};
 use streams::topology::DEAD_LETTER_STREAM;
 use streams::{Bus, Headers, Message, Service};
 
 use crate::client::{Person, WAIT, http};
-use crate::database;
 use crate::platforms::{Running, Shape};
 use crate::ride::{online, trip};
+use testing::database;
 
-async fn letters(bus: &Bus, count: usize) -> Vec<Stored> {
-    let mut replay = bus.replay(DEAD_LETTER_STREAM, None, Start::Sequence(1)).await.unwrap();
+async fn letters(bus: &Bus, count: usize) -> Vec<StoredMessage> {
+    let mut replay = bus.replay(DEAD_LETTER_STREAM, None, ReplayStart::Sequence(1)).await.unwrap();
     let mut letters = Vec::new();
     while let Some(letter) =
         replay.next(if letters.len() < count { WAIT } else { Duration::from_secs(1) }).await.unwrap()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use platform::{Health, Metrics, Platform, Shutdown, World};
+use platform::{CancellationToken, Health, Metrics, Platform, World};
 use serde_json::{Value, json};
 use server::app::App;
 use server::monitor;
@@ -16,10 +16,10 @@ use streams::{Bus, Headers, Message, Service, Subject};
 
 use crate::client::{Person, WAIT};
 use crate::failures::until;
-use crate::nats_server::Server;
 use crate::platforms::{Running, settings, shared};
 use crate::program::rideshare;
 use crate::ride::{online, trip};
+use testing::nats::Server;
 
 /// `rideshare dead-letters …` against this server, while the services of the test's own process go on.
 async fn command(url: &str, words: &str) -> Output {
@@ -198,7 +198,7 @@ async fn a_stuck_stream_is_an_alarm_for_as_long_as_it_is_stuck() {
         topology: Arc::new(topology),
         metrics: Arc::new(Metrics::new()),
         health: Arc::new(Health::default()),
-        shutdown: Shutdown::new(),
+        shutdown: CancellationToken::new(),
         pod: "test".into(),
     };
     let watching = tokio::spawn(monitor::watch(platform.clone(), Vec::new()));
@@ -233,6 +233,6 @@ async fn a_stuck_stream_is_an_alarm_for_as_long_as_it_is_stuck() {
     bus.release("MATCH_STREAM", &consumer.durable, 1).await.unwrap();
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(stuck(), (0, 0));
-    platform.shutdown.begin();
+    platform.shutdown.cancel();
     watching.await.unwrap();
 }

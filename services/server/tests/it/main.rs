@@ -2,11 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../../../platform/tests/database.rs"]
-mod database;
-#[path = "../../../../streams/tests/conformance/server.rs"]
-mod nats_server;
-
 mod audit;
 mod client;
 mod failures;

@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use platform::World;
 use serde_json::{Value, json};
 use server::app::App;
-use streams::bus::{MESSAGE_ID, Start, Stored};
+use streams::bus::{MESSAGE_ID, ReplayStart, StoredMessage};
 use streams::{Bus, Headers, Message, Service};
 
 use crate::client::{Person, Socket, WAIT, http};
@@ -119,9 +119,9 @@ impl Pair {
 }
 
 /// Everything that `stream` holds.
-async fn stored(bus: &Bus, stream: &str) -> Vec<Stored> {
+async fn stored(bus: &Bus, stream: &str) -> Vec<StoredMessage> {
     let count = bus.stream_info(stream).await.unwrap().messages;
-    let mut replay = bus.replay(stream, None, Start::Sequence(1)).await.unwrap();
+    let mut replay = bus.replay(stream, None, ReplayStart::Sequence(1)).await.unwrap();
     let mut all = Vec::new();
     for _ in 0..count {
         all.push(replay.next(WAIT).await.unwrap().unwrap());
@@ -152,7 +152,7 @@ async fn settled(running: &Running) {
 
 #[tokio::test]
 async fn a_consumer_that_is_away_8_s_loses_its_messages() {
-    let nats = crate::nats_server::Server::new().unwrap();
+    let nats = testing::nats::Server::new().unwrap();
     let settings = shared(&nats, &[]).await;
     let others = [Service::Users, Service::Rides, Service::Location];
     let first = App::start(&settings, &[Service::Match], World::real()).await.unwrap();
@@ -209,7 +209,7 @@ async fn a_message_id_made_of_now_never_deduplicates(shape: Shape) {
     pair.ride().await;
     let trail = stored(pair.bus(), "RIDE_STREAM").await;
     assert_eq!(trail.len(), 4);
-    for Stored { subject, headers, payload, sequence, .. } in trail {
+    for StoredMessage { subject, headers, payload, sequence, .. } in trail {
         let body: Value = serde_json::from_slice(&payload).unwrap();
         let occurred_at: chrono::DateTime<chrono::Utc> = body["occurred_at"].as_str().unwrap().parse().unwrap();
         let id = format!("{subject}-{}-{}", body["ride_id"].as_str().unwrap(), occurred_at.timestamp_micros());

@@ -8,8 +8,8 @@ use server::app::App;
 use server::settings::{Cli, Settings};
 use streams::Service;
 
-use crate::database;
-use crate::nats_server::Server;
+use testing::database;
+use testing::nats::Server;
 
 /// How a platform is run.
 #[derive(Clone, Copy, Debug)]

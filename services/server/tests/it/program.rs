@@ -5,8 +5,8 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 
 use crate::client::http;
-use crate::nats_server::Server;
 use crate::platforms::{Running, Shape};
+use testing::nats::Server;
 
 pub(crate) fn rideshare(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rideshare"));

@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use platform::World;
 use serde_json::{Value, json};
 use server::app::App;
-use streams::bus::Start;
+use streams::bus::ReplayStart;
 use streams::{Service, UserId};
 use tokio::sync::mpsc;
 use tower::ServiceExt;
@@ -72,9 +72,9 @@ async fn ride(seed: u64) -> Vec<String> {
     p.event("ride.completed").await;
     let mut transcript = std::mem::take(&mut d.transcript);
     transcript.append(&mut p.transcript);
-    let mut replay = app.platform.bus.replay("RIDE_STREAM", None, Start::Sequence(1)).await.unwrap();
+    let mut replay = app.platform.bus.replay("RIDE_STREAM", None, ReplayStart::Sequence(1)).await.unwrap();
     while let Some(stored) = replay.next(std::time::Duration::from_secs(1)).await.unwrap() {
-        let streams::bus::Stored { subject, headers, payload, sequence, stored_at } = stored;
+        let streams::bus::StoredMessage { subject, headers, payload, sequence, stored_at } = stored;
         transcript.push(format!("Stored {subject} {headers:?} {payload:?} {sequence} {stored_at}"));
     }
     assert!(app.stop().await);
@@ -93,7 +93,10 @@ fn the_same_seed_gives_the_same_transcript() {
         assert_eq!(a, b);
     }
     assert_eq!(one.len(), two.len());
-    assert!(one.iter().filter(|line| line.contains("Stored")).count() == 4, "pickup, started, arrived, completed");
+    assert!(
+        one.iter().filter(|line| line.contains("StoredMessage")).count() == 4,
+        "pickup, started, arrived, completed"
+    );
     assert_ne!(one, run(8), "another seed, another run");
     // Equal before and after a change that moves or renames code.
     let mut hasher = DefaultHasher::new();

@@ -8,7 +8,7 @@ use aws_lc_rs::digest;
 use chrono::{DateTime, Utc};
 use rides::{Rides, ledger, payment};
 use serde_json::Value;
-use streams::bus::Start;
+use streams::bus::ReplayStart;
 use streams::topology::{Retention, Topology};
 use streams::{Bus, RideId, UserId};
 
@@ -92,7 +92,7 @@ pub(crate) async fn all(scene: &Scene, rides: &Rides) -> Vec<String> {
 /// RIDE_STREAM as it is stored.
 async fn trail(scene: &Scene) -> Vec<Value> {
     let bus = Bus::Memory(scene.bus.clone());
-    let mut replay = bus.replay("RIDE_STREAM", None, Start::Sequence(1)).await.unwrap();
+    let mut replay = bus.replay("RIDE_STREAM", None, ReplayStart::Sequence(1)).await.unwrap();
     let mut events = Vec::new();
     while let Ok(Some(stored)) = replay.next(Duration::ZERO).await {
         let mut event: Value = serde_json::from_slice(&stored.payload).unwrap();

@@ -12,7 +12,7 @@ use serde_json::json;
 use simulator::load::{Person, people_over};
 use simulator::{Config, Faults, Ledger, Note, Position, Transport};
 use streams::UserId;
-use streams::faults::Dice;
+use streams::simulation::Dice;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 

@@ -23,10 +23,10 @@ pub(crate) async fn all(scene: &Scene, published: &[Published], wrong: &mut Vec<
 /// row, so it is noted once.
 async fn noted<T>(store: &Store<T>, service: Service, published: &[Published], wrong: &mut Vec<String>)
 where
-    T: Clone + Default + Send + Sync + 'static,
+    T: platform::Tables,
 {
     let ids: BTreeSet<&str> = published.iter().map(|event| event.id.as_str()).collect();
-    for (consumer, note) in store.all_noted().await {
+    for (consumer, note) in store.all_processed().await {
         // A message without an id is noted by its place.
         if !ids.contains(note.as_str()) && !note.contains("_STREAM-") {
             wrong.push(format!("{consumer} noted {note}, which nobody published"));
@@ -35,7 +35,7 @@ where
     let mut tx = store.begin().await.unwrap();
     for consumer in Topology::rideshare().of(service) {
         for event in published {
-            let is_noted = tx.is_noted(&consumer.durable, &event.id).await.unwrap();
+            let is_noted = tx.is_processed(&consumer.durable, &event.id).await.unwrap();
             let concerns = consumer.filter == event.subject;
             if is_noted && !concerns {
                 wrong.push(format!("{} noted {}, which is not for it", consumer.durable, event.id));
@@ -63,7 +63,7 @@ pub(crate) async fn requeue(scene: &Scene) -> Vec<String> {
     let mut wrong = Vec::new();
     let bus = Bus::Memory(scene.bus.clone());
     let mut letters = Vec::new();
-    dead_letters::each(&bus, |letter| letters.push(letter)).await.unwrap();
+    dead_letters::for_each(&bus, |letter| letters.push(letter)).await.unwrap();
     let mut lost = scene.log().given_up.clone();
     for letter in letters {
         if !lost.remove(&(letter.consumer.clone(), letter.stream_sequence)) {
@@ -88,5 +88,5 @@ async fn no_dead_letters(scene: &Scene, wrong: &mut Vec<String>) {
     let tell = |letter: dead_letters::Letter| {
         wrong.push(format!("dead letter of {} ({}): {}", letter.consumer, letter.message_id, letter.reason));
     };
-    dead_letters::each(&bus, tell).await.unwrap();
+    dead_letters::for_each(&bus, tell).await.unwrap();
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use streams::Service;
-use streams::faults::{Dice, Fault};
+use streams::simulation::{Dice, Fault};
 use tokio::time::{Instant, sleep};
 
 use crate::processes::{End, Process};

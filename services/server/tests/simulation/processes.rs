@@ -16,11 +16,11 @@ use hyper_util::service::TowerToHyperService;
 use location::Location;
 use matching::Matching;
 use platform::consumer::sweeper;
-use platform::{Health, Metrics, Platform, Shutdown, Store, keeper};
+use platform::{CancellationToken, Health, Metrics, Platform, Store, background};
 use rides::Rides;
 use server::http;
 use server::monitor::{self, Check};
-use streams::faults::{Dice, Faults};
+use streams::simulation::{Dice, Faults};
 use streams::topology::Topology;
 use streams::{Bus, Service};
 use tokio::io::{DuplexStream, copy_bidirectional, duplex};
@@ -179,7 +179,7 @@ impl Process {
             scene.log().remark(&format!("{} ends by {how:?}", self.name));
             let running = self.inner().running.take();
             if let (End::Stop, Some(mut running)) = (how, running) {
-                running.platform.shutdown.begin();
+                running.platform.shutdown.cancel();
                 let all = async { while running.tasks.join_next().await.is_some() {} };
                 if timeout(Duration::from_secs(30), all).await.is_err() {
                     scene.log().remark(&format!("{} did not stop in 30 s", self.name));
@@ -198,10 +198,10 @@ impl Process {
             topology: Arc::new(Topology::rideshare()),
             metrics: Arc::new(Metrics::new()),
             health: Arc::new(Health::default()),
-            shutdown: Shutdown::new(),
+            shutdown: CancellationToken::new(),
             pod: self.name.clone(),
         };
-        keeper::start(&platform).await.map_err(anyhow::Error::msg)?;
+        background::apply_topology(&platform).await.map_err(anyhow::Error::msg)?;
         let (stop, pod, tokens) = (platform.shutdown.clone(), &self.name, scene.tokens.clone());
         let (tasks, lines) = (JoinSet::new(), Vec::new());
         let mut running = Running { faults: faults.clone(), platform, router: Router::new(), tasks, lines };
@@ -256,7 +256,7 @@ impl Process {
         let (scene, stop, name) = (scene.clone(), running.platform.shutdown.clone(), self.name.clone());
         running.tasks.spawn(async move {
             let ended = AssertUnwindSafe(service).catch_unwind().await;
-            if ended.is_err() || !stop.has_begun() {
+            if ended.is_err() || !stop.is_cancelled() {
                 scene.log().wrong(format!("{name} ended by itself"));
             }
         });
@@ -264,7 +264,7 @@ impl Process {
 }
 
 /// As the program asks its store whether it answers.
-fn check<T: Clone + Default + Send + Sync + 'static>(store: &Store<T>) -> Check {
+fn check<T: platform::Tables>(store: &Store<T>) -> Check {
     let store = store.clone();
     Box::new(move || {
         let store = store.clone();

@@ -11,8 +11,8 @@ use platform::{Store, Tokens, World};
 use serde_json::Value;
 use simulator::{Note, Summary};
 use streams::bus::MESSAGE_ID;
-use streams::faults::Faults;
 use streams::memory::MemoryBus;
+use streams::simulation::Faults;
 use streams::{Bus, UserId};
 use tokio::time::{Instant, sleep};
 

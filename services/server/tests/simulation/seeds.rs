@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::join;
 use rides::Rides;
 use streams::Service;
-use streams::faults::{Dice, Sabotage, set_sabotage};
+use streams::simulation::{Dice, Sabotage, set_sabotage};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -166,7 +166,7 @@ async fn rides_of(scene: &Scene) -> Rides {
         topology: Arc::new(streams::topology::Topology::rideshare()),
         metrics: Arc::new(platform::Metrics::new()),
         health: Arc::new(platform::Health::default()),
-        shutdown: platform::Shutdown::new(),
+        shutdown: platform::CancellationToken::new(),
         pod: "checks".into(),
     };
     Rides::start(&platform, &scene.stores.rides, scene.tokens.clone(), rides::Config::default()).await.unwrap()

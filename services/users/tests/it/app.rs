@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use chrono::{DateTime, Duration, Utc};
 use http_body_util::BodyExt;
-use platform::{Health, Metrics, Platform, Shutdown, Store, Tokens, World};
+use platform::{CancellationToken, Health, Metrics, Platform, Store, Tokens, World};
 use serde_json::{Value, json};
 use streams::memory::MemoryBus;
 use streams::topology::Topology;
@@ -64,7 +64,7 @@ impl App {
 
     pub(crate) async fn postgres() -> Self {
         let (started_at, seed) = beginning();
-        let (world, url) = (World::seeded(started_at, seed), crate::database::fresh().await);
+        let (world, url) = (World::seeded(started_at, seed), testing::database::fresh().await);
         let store = Store::postgres(&world, &"test".into(), &url, "users", &MIGRATIONS, 4).await.unwrap();
         Self::process(started_at, seed, store, OtpDelivery::Response).await
     }
@@ -77,7 +77,7 @@ impl App {
             topology: Arc::new(Topology::rideshare()),
             metrics: Arc::new(Metrics::new()),
             health: Arc::new(Health::default()),
-            shutdown: Shutdown::new(),
+            shutdown: CancellationToken::new(),
             pod: "test".into(),
         };
         let tokens = Tokens::new(&world, &SECRET).unwrap();

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use streams::command::{RIDE_COMMANDS, RideAction, RideCommand, RideReply};
 use streams::event::{LocationUpdate, RejectReason, UserFinder};
+use streams::ride_command::{RIDE_COMMANDS, RideAction, RideCommand, RideReply};
 use streams::{Event, RideId, RideStatus, Service, Subject, UserId};
 
 use crate::pods::{City, Client, HERE, On, Pod, THERE, accepted_of, body, id_of, match_id, trip};
@@ -287,7 +287,7 @@ async fn a_ride_command_is_asked_of_rides_with_a_deadline() {
             let message = asked.next().await.unwrap();
             commands.push(serde_json::from_slice::<RideCommand>(&message.payload).unwrap());
             if let Some(reply) = reply {
-                bus.notify(&message.reply.unwrap(), serde_json::to_vec(&reply).unwrap().into()).await.unwrap();
+                bus.publish_core(&message.reply.unwrap(), serde_json::to_vec(&reply).unwrap().into()).await.unwrap();
             }
         }
         commands

@@ -2,9 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "../../../platform/tests/database.rs"]
-mod database;
-
 mod accounts;
 mod app;
 mod commands;

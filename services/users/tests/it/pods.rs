@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures_util::{sink, stream};
-use platform::{Health, Metrics, Platform, Shutdown, Store, Tokens, World, outbox};
+use platform::{CancellationToken, Health, Metrics, Platform, Store, Tokens, World, outbox};
 use serde_json::{Value, json};
 use streams::event::{MatchAccepted, MatchFound, MatchRejected, RejectReason, RideEvent, UserBeacon, UserFinder};
 use streams::memory::MemoryBus;
@@ -44,7 +44,7 @@ pub(crate) struct City {
 pub(crate) struct Pod {
     pub(crate) users: Users,
     pub(crate) platform: Platform,
-    stop: Shutdown,
+    stop: CancellationToken,
     run: Option<JoinHandle<()>>,
 }
 
@@ -55,7 +55,7 @@ impl City {
         let store = match on {
             On::Memory => Store::memory(&world, &pod),
             On::Postgres => {
-                let url = crate::database::fresh().await;
+                let url = testing::database::fresh().await;
                 Store::postgres(&world, &pod, &url, "users", &MIGRATIONS, 12).await.unwrap()
             }
         };
@@ -83,11 +83,11 @@ impl City {
             topology: Arc::new(Topology::rideshare()),
             metrics: Arc::new(Metrics::new()),
             health: Arc::new(Health::default()),
-            shutdown: Shutdown::new(),
+            shutdown: CancellationToken::new(),
             pod: name.into(),
         };
         let users = Users::start(&platform, &self.store, self.tokens.clone(), config).await.unwrap();
-        Pod { users, platform, stop: Shutdown::new(), run: None }
+        Pod { users, platform, stop: CancellationToken::new(), run: None }
     }
 
     pub(crate) async fn pod(&self, name: &str) -> Pod {
@@ -194,7 +194,7 @@ impl Pod {
 
     /// Stops it gracefully.
     pub(crate) async fn stop(&mut self) {
-        self.stop.begin();
+        self.stop.cancel();
         if let Some(run) = self.run.take() {
             tokio::time::timeout(Duration::from_secs(30), run).await.expect("it stops in time").unwrap();
         }

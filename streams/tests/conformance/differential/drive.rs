@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::Value;
-use streams::bus::{MESSAGE_ID, Start};
+use streams::bus::{MESSAGE_ID, ReplayStart};
 use streams::memory::MemoryBus;
 use streams::topology::{self, Consumer, Discard, Storage, Stream, Topology};
 use streams::{Bus, BusError, Delivery, Headers, Message};
@@ -153,8 +153,8 @@ impl Driver<'_> {
                 vec![outcome(deleted, |()| "ok".to_owned())]
             }
             Operation::Replay { from, filter } => self.replay(*from, filter).await,
-            Operation::Stored(sequence) => {
-                let stored = self.bus.stored(&self.stream, *sequence).await;
+            Operation::StoredMessage(sequence) => {
+                let stored = self.bus.get_message(&self.stream, *sequence).await;
                 vec![outcome(stored, |m| self.show(&m.subject, &m.headers, &m.payload))]
             }
         }
@@ -262,9 +262,9 @@ impl Driver<'_> {
             return Vec::new();
         }
         let (start, first) = match from {
-            From::Sequence(sequence) => (Start::Sequence(sequence), sequence),
-            From::TimeOf(sequence) => match self.bus.stored(&self.stream, sequence).await {
-                Ok(message) => (Start::Time(message.stored_at), sequence),
+            From::Sequence(sequence) => (ReplayStart::Sequence(sequence), sequence),
+            From::TimeOf(sequence) => match self.bus.get_message(&self.stream, sequence).await {
+                Ok(message) => (ReplayStart::Time(message.stored_at), sequence),
                 Err(error) => return vec![class(&error).to_owned()],
             },
         };
@@ -338,7 +338,7 @@ impl Driver<'_> {
     }
 
     async fn read_advisories(&self) -> Vec<String> {
-        let mut reader = match self.bus.replay(&advisories(self.prefix), None, Start::Sequence(1)).await {
+        let mut reader = match self.bus.replay(&advisories(self.prefix), None, ReplayStart::Sequence(1)).await {
             Ok(reader) => reader,
             Err(error) => return vec![class(&error).to_owned()],
         };

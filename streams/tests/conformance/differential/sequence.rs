@@ -57,7 +57,7 @@ pub(super) enum Operation {
         from: From,
         filter: &'static str,
     },
-    Stored(u64),
+    StoredMessage(u64),
 }
 
 /// A message to publish.
@@ -183,7 +183,7 @@ pub(super) fn generate(seed: u64, length: usize) -> Vec<Operation> {
                 Operation::PutStream(becomes)
             }
             96 if dice.one_in(3) => Operation::DeleteStream,
-            96..98 => Operation::Stored(dice.below(12) + 1),
+            96..98 => Operation::StoredMessage(dice.below(12) + 1),
             _ => {
                 let from = if dice.one_in(3) { From::TimeOf } else { From::Sequence };
                 Operation::Replay { from: from(dice.below(10) + 1), filter: dice.of(&["", "", "a", "*"]) }

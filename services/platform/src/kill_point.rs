@@ -27,7 +27,7 @@ pub const POINTS: &[&str] = &[
 
 /// Ends the process here if it is told to.
 #[cfg(debug_assertions)]
-pub fn point(name: &str) {
+pub fn reached(name: &str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -46,7 +46,7 @@ pub fn point(name: &str) {
 /// Nothing.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
-pub const fn point(_name: &str) {}
+pub const fn reached(_name: &str) {}
 
 /// `name` or `name:n`. What is no number counts as the first time.
 #[cfg(debug_assertions)]

@@ -7,8 +7,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::hash::Hash;
 
+use foldhash::fast::FixedState;
 use streams::{Position, UserId};
 
 /// The side of a cell.
@@ -21,31 +22,9 @@ const ROWS: i64 = (180.0 / CELL_DEG) as i64 + 1;
 /// Widens what is looked at against rounding: about 0.1 mm.
 const MARGIN_DEG: f64 = 1e-9;
 
-/// Multiplies and folds: keys are random ids and cell numbers, nobody's choice, so no defence against chosen ones is needed.
-#[derive(Debug, Default, Clone, Copy)]
-pub struct Fold(u64);
-
-impl Hasher for Fold {
-    fn finish(&self) -> u64 {
-        self.0 ^ (self.0 >> 29)
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_le_bytes(word));
-        }
-    }
-    fn write_u64(&mut self, word: u64) {
-        self.0 = (self.0.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-    fn write_usize(&mut self, word: usize) {
-        self.write_u64(word as u64);
-    }
-}
-
-/// A hash map by random ids whose order is never looked at.
-pub type Hashed<K, V> = HashMap<K, V, BuildHasherDefault<Fold>>;
+/// A hash map by random ids whose order is never looked at. The ids are nobody's choice, so a fixed seed is safe; with it,
+/// the same calls give the same answers.
+pub type Hashed<K, V> = HashMap<K, V, FixedState>;
 
 /// Points by id; an id has one position at a time.
 #[derive(Clone)]

@@ -17,7 +17,7 @@ const RECONNECT_LOOK: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// A sentence that says what is wrong: the topology is not sound, the server refuses it, or it does not answer in a minute.
-pub async fn start(platform: &Platform) -> Result<(), String> {
+pub async fn apply_topology(platform: &Platform) -> Result<(), String> {
     platform.topology.prove().map_err(|faults| format!("the topology is not sound: {}", faults.join("; ")))?;
     let topology = platform.topology.with_sweeper();
     let mut delays = retry::dependency();
@@ -45,19 +45,19 @@ pub async fn start(platform: &Platform) -> Result<(), String> {
 }
 
 /// Looks after the topology until shutdown.
-pub async fn keep(platform: Platform) {
+pub async fn reconcile_topology(platform: Platform) {
     const PART: &str = "topology";
     let topology = platform.topology.with_sweeper();
     let mut delays = retry::dependency();
     let mut seen = platform.bus.reconnects();
     let mut next = Instant::now() + LOOK_EVERY;
-    platform.health.good(PART);
+    platform.health.set_healthy(PART);
     loop {
         let step = next.min(Instant::now() + RECONNECT_LOOK);
         let missing = platform.health.faults().iter().any(|(part, _)| part.starts_with("consumer "));
         tokio::select! {
             biased;
-            () = platform.shutdown.begun() => return,
+            () = platform.shutdown.cancelled() => return,
             () = tokio::time::sleep_until(step) => {}
         }
         let reconnects = platform.bus.reconnects();
@@ -66,7 +66,7 @@ pub async fn keep(platform: Platform) {
         }
         let applied = tokio::select! {
             biased;
-            () = platform.shutdown.begun() => return,
+            () = platform.shutdown.cancelled() => return,
             applied = timeout(Duration::from_secs(30), platform.bus.apply(&topology)) => applied,
         };
         match applied {
@@ -74,17 +74,17 @@ pub async fn keep(platform: Platform) {
                 for change in changes {
                     tracing::warn!("topology: {change}; what was published meanwhile may not be stored");
                 }
-                platform.health.good(PART);
+                platform.health.set_healthy(PART);
                 delays.reset();
                 seen = reconnects;
                 next = Instant::now() + LOOK_EVERY;
             }
             Ok(Err(error)) => {
-                platform.health.bad(PART, error.to_string());
+                platform.health.set_unhealthy(PART, error.to_string());
                 next = Instant::now() + delays.next_delay();
             }
             Err(_) => {
-                platform.health.bad(PART, "the server does not answer");
+                platform.health.set_unhealthy(PART, "the server does not answer");
                 next = Instant::now() + delays.next_delay();
             }
         }

@@ -1,4 +1,4 @@
-//! A database of its own for each test, on the server of `TEST_DATABASE_URL`. Other crates' tests include this by path.
+//! A database of its own for each test, on the server of `TEST_DATABASE_URL`.
 
 use sqlx::Connection;
 
@@ -6,7 +6,7 @@ use sqlx::Connection;
 ///
 /// # Panics
 /// Without a server: `scripts/test` starts one.
-pub(crate) async fn fresh() -> String {
+pub async fn fresh() -> String {
     let server = std::env::var("TEST_DATABASE_URL")
         .expect("TEST_DATABASE_URL names no PostgreSQL server: run scripts/test, or scripts/with-servers cargo test");
     let mut random = [0u8; 8];

@@ -1,5 +1,4 @@
-//! A nats-server of a test's own: started on a free port with a directory of its own, stopped and removed on drop. It uses
-//! only the standard library and `anyhow`, so that other crates' tests include it by `#[path]`.
+//! A nats-server of a test's own: started on a free port with a directory of its own, stopped and removed on drop.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,18 +12,21 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 
 /// A running server.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub struct Server {
     program: PathBuf,
     /// With its store in `jetstream`.
-    pub(crate) directory: PathBuf,
+    pub directory: PathBuf,
     child: Option<Child>,
     /// Its address, the same after [`start`](Self::start) is called again.
-    pub(crate) url: String,
+    pub url: String,
 }
 
 impl Server {
     /// Starts the program that `NATS_SERVER` names, with JetStream, on a free port of 127.0.0.1.
-    pub(crate) fn new() -> Result<Self> {
+    ///
+    /// # Errors
+    /// What was wrong, if it is not ready within 30 s.
+    pub fn new() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let program = std::env::var_os("NATS_SERVER")
             .context("NATS_SERVER is not set: run the tests by scripts/test, which finds a nats-server")?;
@@ -37,7 +39,10 @@ impl Server {
     }
 
     /// Starts it (again, with its files and its port).
-    pub(crate) fn start(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn start(&mut self) -> Result<()> {
         let port = self.url.rsplit(':').next().filter(|p| !p.is_empty()).unwrap_or("-1");
         let directory = self.directory.display();
         // The limits are no promise of space: each stream's own bound is counted against them.
@@ -76,7 +81,7 @@ impl Server {
     }
 
     /// Kills it, as a crash would.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();

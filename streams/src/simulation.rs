@@ -79,7 +79,7 @@ pub enum Fault {
     /// A commit that changed nothing.
     CommitRefused,
     /// A commit that met another transaction.
-    CommitMet,
+    CommitConflict,
     /// A commit that was made, and whose answer is lost.
     CommitUnanswered,
     /// The relay's reads and marks fail.
@@ -102,7 +102,7 @@ impl Fault {
         Self::RequestUnanswered,
         Self::BeginRefused,
         Self::CommitRefused,
-        Self::CommitMet,
+        Self::CommitConflict,
         Self::CommitUnanswered,
         Self::RelayRefused,
     ];
@@ -413,11 +413,11 @@ impl Faults {
             let fresh = delivery.deliveries == 1;
             if fresh && self.strikes(Fault::DeliveryLate) {
                 let most = if self.below(3) == 0 { 45_000 } else { 3_000 };
-                delivery.again_after(Duration::from_millis(20 + self.below(most)));
+                delivery.redeliver_after(Duration::from_millis(20 + self.below(most)));
                 continue;
             }
             if fresh && self.strikes(Fault::DeliveryTwice) {
-                delivery.again_after(Duration::from_millis(1 + self.below(1_000)));
+                delivery.redeliver_after(Duration::from_millis(1 + self.below(1_000)));
             }
             kept.push(delivery);
         }
