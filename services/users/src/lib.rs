@@ -3,20 +3,14 @@
 //! This file holds what the service is made of and how it runs; it decides nothing about accounts, frames or events.
 
 mod account;
-mod command;
-mod delivery;
-mod events;
-mod finder;
-mod frame;
+mod commands;
 mod gateway;
-mod limit;
+mod handlers;
 mod live_ride;
 mod mailbox;
 mod offer;
-mod otp;
-mod phone;
 mod presence;
-mod session;
+mod search;
 mod sign_in;
 
 use std::sync::Arc;
@@ -29,9 +23,9 @@ use streams::Service;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-pub use delivery::OtpDelivery;
 use gateway::Sockets;
-pub use session::{Incoming, Outgoing};
+pub use gateway::session::{Incoming, Outgoing};
+pub use sign_in::delivery::OtpDelivery;
 
 /// How often rows that nobody needs any more are deleted.
 const PURGE_EVERY: Duration = Duration::from_secs(3_600);
@@ -46,7 +40,7 @@ pub struct Tables {
     pub(crate) sign_in: sign_in::Rows,
     pub(crate) mailbox: mailbox::Rows,
     pub(crate) presence: presence::Rows,
-    pub(crate) searches: finder::Rows,
+    pub(crate) searches: search::Rows,
     pub(crate) offers: offer::Rows,
     pub(crate) live_rides: live_ride::Rows,
 }

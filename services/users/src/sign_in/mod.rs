@@ -3,6 +3,10 @@
 //! A sign-in is a chain of refresh tokens on one device. A used one that comes again is stolen, or its thief was first:
 //! nobody can tell, so the whole sign-in ends. Only keyed hashes are stored; tokens, codes and phones reach no log.
 
+pub(crate) mod delivery;
+pub(crate) mod otp;
+pub(crate) mod phone;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -18,9 +22,9 @@ use streams::UserId;
 use uuid::Uuid;
 
 use crate::account::{self, Profile};
-use crate::otp::{self, Otp, Verdict};
-use crate::phone::Phone;
 use crate::{OtpDelivery, Tables, Users};
+use otp::{Otp, Verdict};
+use phone::Phone;
 
 /// The life of a refresh token.
 const REFRESH_LIFE_DAYS: i64 = 30;

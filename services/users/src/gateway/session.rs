@@ -22,10 +22,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::Users;
-use crate::events::wake_subject;
-use crate::frame::{self, Command, Frame, Id, Passing, Refusal};
+use crate::gateway::frame::{self, Command, Frame, Id, Passing, Refusal};
+use crate::gateway::rate_limit::Bucket;
 use crate::gateway::{Arrival, Full, Seat};
-use crate::limit::Bucket;
+use crate::handlers::wake_subject;
 use crate::mailbox::{self, Letter};
 
 /// Frames that wait for a slow reader before no more is read from it.

@@ -9,7 +9,7 @@ use sqlx::Row;
 use uuid::Uuid;
 
 use crate::Tables;
-use crate::phone::Phone;
+use crate::sign_in::phone::Phone;
 
 /// The life of a code.
 pub(crate) const CODE_LIFE_S: i64 = 300;

@@ -435,5 +435,4 @@ pub(crate) struct Passing<'a> {
 }
 
 #[cfg(test)]
-#[path = "frame_tests.rs"]
 mod tests;

@@ -10,10 +10,10 @@ use streams::event::LocationUpdate;
 use streams::ride_command::{RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAction, RideCommand, RideReply};
 use streams::{Event, MatchId, Message, Position, RideId, Service, UserId};
 
-use crate::finder::Search;
-use crate::frame::{Command, Point, Refusal, Trip};
+use crate::gateway::frame::{Command, Point, Refusal, Trip};
 use crate::offer::{Answer, State};
-use crate::{Tables, Users, account, finder, live_ride, mailbox, offer, presence};
+use crate::search::Search;
+use crate::{Tables, Users, account, live_ride, mailbox, offer, presence, search};
 
 /// Tries of a command whose transaction met another one.
 const TRIES: u32 = 4;
@@ -112,7 +112,7 @@ impl Users {
 
     async fn search(&self, user: UserId, trip: Trip) -> Done {
         let mut tx = self.store.begin().await?;
-        let open = finder::open_of(&mut tx, user).await?;
+        let open = search::open_of(&mut tx, user).await?;
         if let Some(open) = open.filter(|open| open.trip == trip) {
             return Ok(json!({"request_id": open.request_id}));
         }
@@ -122,7 +122,7 @@ impl Users {
         }
         let mut now = self.platform.world.now();
         if let Some(open) = open {
-            finder::remove(&mut tx, &open).await?;
+            search::remove(&mut tx, &open).await?;
             let ended = open.ended(now);
             // The new one begins after the end of the old one, also for who sorts by time.
             now = ended.occurred_at().unwrap_or(now) + chrono::Duration::microseconds(1);
@@ -135,7 +135,7 @@ impl Users {
             began_at: now,
             expires_at: now + chrono::Duration::seconds(i64::from(self.config.request_ttl_s)),
         };
-        finder::insert(&mut tx, &began).await?;
+        search::insert(&mut tx, &began).await?;
         self.publish(&mut tx, Some(began.began()));
         tx.commit().await?;
         Ok(json!({"request_id": began.request_id}))
@@ -143,10 +143,10 @@ impl Users {
 
     async fn end_search(&self, user: UserId) -> Done {
         let mut tx = self.store.begin().await?;
-        let Some(open) = finder::open_of(&mut tx, user).await? else {
+        let Some(open) = search::open_of(&mut tx, user).await? else {
             return Ok(json!({"request_id": null}));
         };
-        finder::remove(&mut tx, &open).await?;
+        search::remove(&mut tx, &open).await?;
         let now = self.platform.world.now();
         self.publish(&mut tx, Some(open.ended(now)));
         tx.commit().await?;

@@ -19,8 +19,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
 
-use crate::otp::CODE_LIFE_S;
-use crate::phone::Phone;
+use crate::sign_in::otp::CODE_LIFE_S;
+use crate::sign_in::phone::Phone;
 
 /// The wait for a webhook, from the connection to its answer.
 const WEBHOOK_WAIT: Duration = Duration::from_secs(5);
@@ -158,8 +158,8 @@ mod tests {
     use super::*;
 
     // For `localhost` until 2126, with no worth outside this test.
-    const CERTIFICATE: &[u8] = include_bytes!("../tests/webhook/cert.der");
-    const KEY: &[u8] = include_bytes!("../tests/webhook/key.der");
+    const CERTIFICATE: &[u8] = include_bytes!("../../tests/webhook/cert.der");
+    const KEY: &[u8] = include_bytes!("../../tests/webhook/key.der");
 
     fn trusting_the_test() -> Result<TlsConnector, String> {
         let mut roots = RootCertStore::empty();

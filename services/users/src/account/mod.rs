@@ -16,7 +16,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use streams::{UserId, VehicleType};
 
-use crate::phone::Phone;
+use crate::sign_in::phone::Phone;
 use crate::{Tables, Users};
 
 /// The most characters of a name.

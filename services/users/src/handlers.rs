@@ -8,9 +8,10 @@ use streams::event::{LocationAggregate, RideEvent};
 use streams::topology::Consumer;
 use streams::{Event, MatchId, RideId, RideStatus, Service, Subject, UserId};
 
+use crate::gateway::frame;
 use crate::mailbox::Post;
 use crate::offer::Offer;
-use crate::{Tables, Users, finder, frame, live_ride, mailbox, offer};
+use crate::{Tables, Users, live_ride, mailbox, offer, search};
 
 /// The most messages that one transaction takes.
 const BATCH_MAX: usize = 256;
@@ -81,7 +82,7 @@ impl Events {
         live_ride::apply(tx, &rides, users.platform.world.now()).await?;
         let begun: Vec<MatchId> = rides.iter().filter(|r| r.status == RideStatus::Pickup).map(|r| r.match_id).collect();
         if !begun.is_empty() {
-            finder::fulfil(tx, &begun).await?;
+            search::fulfil(tx, &begun).await?;
         }
         Ok(())
     }

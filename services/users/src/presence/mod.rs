@@ -291,5 +291,4 @@ pub(crate) async fn stale(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> R
 }
 
 #[cfg(test)]
-#[path = "presence_tests.rs"]
 mod tests;

@@ -13,8 +13,8 @@ use streams::{Event, MatchId, RequestId, Service, UserId};
 use uuid::Uuid;
 
 use crate::Tables;
-use crate::finder::read_trip;
-use crate::frame::Trip;
+use crate::gateway::frame::Trip;
+use crate::search::read_trip;
 
 /// How long an offer is kept after its end, so that a repeated answer is told what became of it.
 const KEPT: Duration = Duration::hours(24);
@@ -294,5 +294,4 @@ pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> R
 }
 
 #[cfg(test)]
-#[path = "offer_tests.rs"]
 mod tests;

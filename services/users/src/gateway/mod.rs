@@ -1,6 +1,10 @@
 //! The way in for WebSockets: who may open one, which are open on this pod, and the timers that belong to them. The life
 //! of a socket is `session.rs`; this file never reads a frame.
 
+pub(crate) mod frame;
+mod rate_limit;
+pub(crate) mod session;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,9 +24,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite;
 use uuid::Uuid;
 
-use crate::frame::FRAME_MAX;
-use crate::session::{Incoming, Outgoing};
-use crate::{Config, Tables, Users, account, finder, live_ride, mailbox, offer, presence};
+use crate::gateway::frame::FRAME_MAX;
+use crate::gateway::session::{Incoming, Outgoing};
+use crate::{Config, Tables, Users, account, live_ride, mailbox, offer, presence, search};
 
 /// A browser brings its token as `Sec-WebSocket-Protocol: bearer, <token>`.
 const SUBPROTOCOL: &str = "bearer";
@@ -223,14 +227,14 @@ impl Users {
         loop {
             let now = self.platform.world.now();
             let mut tx = self.store.begin().await?;
-            let expired = finder::expire(&mut tx, now).await?;
+            let expired = search::expire(&mut tx, now).await?;
             for search in &expired {
                 self.publish(&mut tx, Some(search.ended(now)));
             }
             if !expired.is_empty() {
                 tx.commit().await?;
             }
-            if expired.len() < finder::EXPIRE_MAX {
+            if expired.len() < search::EXPIRE_MAX {
                 return Ok(());
             }
         }

@@ -11,7 +11,7 @@ use streams::{Event, MatchId, Position, RequestId, UserId};
 use uuid::Uuid;
 
 use crate::Tables;
-use crate::frame::Trip;
+use crate::gateway::frame::Trip;
 
 /// The constraint that keeps a passenger to one open search.
 const USER_KEY: &str = "searches_user_key";
