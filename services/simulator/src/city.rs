@@ -10,12 +10,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::account::{Account, phone};
-use crate::checks::{Checks, Party};
+use crate::checker::{Checks, Party};
 use crate::clock::Wall;
 use crate::config::Config;
 use crate::http::Http;
 use crate::requests::Deal;
-use crate::tally::Tally;
+use crate::statistics::Tally;
 
 /// So many people sign in at a time.
 const SIGN_INS: usize = 32;

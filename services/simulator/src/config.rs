@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use chrono::{DateTime, Utc};
 
-use crate::ledger::Ledger;
+use crate::observation::Ledger;
 use crate::position::Position;
 use crate::requests::Trips;
 use crate::transport::Transport;

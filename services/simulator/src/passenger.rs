@@ -11,14 +11,14 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::checks::{Party, Status, Want};
+use crate::checker::{Party, Status, Want};
 use crate::city::{City, Phase};
 use crate::client::{Client, Command, Input};
 use crate::clock;
 use crate::driver::vehicle_type;
+use crate::frame::{Event, text};
 use crate::requests::Dealt;
-use crate::tally::Count;
-use crate::wire::{Event, text};
+use crate::statistics::Count;
 
 /// At least so often a passenger looks around.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

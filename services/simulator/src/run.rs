@@ -9,15 +9,15 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::audit::audit;
 use crate::city::{City, Phase};
 use crate::clock;
 use crate::config::Config;
 use crate::driver::Driver;
 use crate::passenger::Passenger;
 use crate::progress::Progress;
+use crate::ride_comparison::audit;
+use crate::statistics::Count;
 use crate::summary::Summary;
-use crate::tally::Count;
 
 /// How often the run looks at the city.
 const LOOK_EVERY: Duration = Duration::from_millis(250);

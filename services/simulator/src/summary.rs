@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::checks::Checks;
-use crate::tally::{Count, Distribution, Tally};
+use crate::checker::Checks;
+use crate::statistics::{Count, Distribution, Tally};
 
 /// The outcome of a run. Durations in `latencies_ms` and `waits_ms` are milliseconds.
 #[derive(Debug, Clone, Default)]

@@ -2,6 +2,7 @@
 //! and its state; it learns of the passenger's PIN only at the pickup.
 
 mod inputs;
+mod outgoing_positions;
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -14,14 +15,14 @@ use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::checks::Party;
+use self::outgoing_positions::{Point, Track};
+use crate::checker::Party;
 use crate::city::{City, Phase};
 use crate::client::{Client, Command, Input};
 use crate::clock;
 use crate::config::{Config, THINK_MIN_MS};
 use crate::position::Position;
-use crate::tally::Count;
-use crate::track::{Point, Track};
+use crate::statistics::Count;
 
 /// An answered offer that comes to nothing is forgotten after this; the checker has told by then.
 const OUTCOME_LIMIT: Duration = Duration::from_secs(60);

@@ -1,6 +1,8 @@
 //! One person's WebSocket: commands with their answers and repeats, events, lost connections and resumes. It owns the
 //! socket and the last `seq`; it decides nothing about rides.
 
+mod socket;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +12,14 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
+use self::socket::{Read, Socket};
 use crate::account::Account;
-use crate::checks::{Mailbox, Verdict};
+use crate::checker::{Mailbox, Verdict};
 use crate::city::City;
 use crate::clock;
-use crate::ledger::Note;
-use crate::socket::{Read, Socket};
-use crate::tally::Count;
-use crate::wire::{self, Event, Frame, text};
+use crate::frame::{self, Event, Frame, text};
+use crate::observation::Note;
+use crate::statistics::Count;
 
 /// A command without an answer is sent again after this.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -140,7 +142,7 @@ impl Client {
         if self.frames.len() >= WAITING_FRAMES {
             self.frames.pop_front();
         }
-        self.frames.push_back(wire::command(None, kind, data));
+        self.frames.push_back(frame::command(None, kind, data));
     }
 
     /// Waits for what comes next, until `until` at the latest; keeps the connection and repeats commands meanwhile.
@@ -249,7 +251,7 @@ impl Client {
                 pending.attempts += 1;
                 pending.sent.get_or_insert(now);
                 pending.due = now + ANSWER_LIMIT;
-                let frame = wire::command(Some(&pending.command.id), pending.command.kind, &pending.command.data);
+                let frame = frame::command(Some(&pending.command.id), pending.command.kind, &pending.command.data);
                 if pending.attempts > 1 {
                     tally.add(Count::Retries);
                 } else {
@@ -283,7 +285,7 @@ impl Client {
                 return None;
             }
         };
-        match wire::parse(&frame) {
+        match frame::parse(&frame) {
             Ok(Frame::Event(event)) => self.event(event),
             Ok(Frame::Ack { id, data }) => self.acked(&id, data),
             Ok(Frame::Error { id: Some(id), code, message }) => self.refused(&id, code, &message),
