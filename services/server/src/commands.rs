@@ -85,7 +85,7 @@ fn city_config(urls: Vec<String>, rides_url: Option<String>, city: &City) -> Res
         drivers: city.drivers,
         passengers: city.passengers,
         rides: city.rides,
-        max_wall: Duration::from_secs(city.max_s),
+        time_limit: Duration::from_secs(city.max_s),
         seed: city.seed,
         speed: city.speed,
         progress: true,

@@ -80,7 +80,7 @@ impl City {
             Some(url) => Http::over(&config.transport, url)?,
             None => https[0].clone(),
         };
-        let wall = Wall::new(config.wall);
+        let wall = Wall::new(config.starts_at);
         let run_id = config.run_id.unwrap_or_else(|| wall.now().timestamp_micros().unsigned_abs());
         let checks = Checks::patient(config.outage);
         let deal = Deal::new(config.requests.take(), config.centre, config.speed, config.seed, start);

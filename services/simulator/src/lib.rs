@@ -27,7 +27,7 @@ mod summary;
 mod transport;
 
 pub use config::{Config, Faults};
-pub use observation::{Ledger, Note};
+pub use observation::Observation;
 pub use position::Position;
 pub use requests::{Request, Trips, read_requests};
 pub use run::run;

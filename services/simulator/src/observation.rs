@@ -1,46 +1,33 @@
-//! What the simulated people were told, for whoever keeps books beside the run: each command acked, each event taken in.
-//! It decides nothing and keeps nothing.
-
-use std::sync::mpsc::Sender;
+//! What a simulated person received from the platform, for a checker outside this crate: each acked command and each
+//! event. [`Config::observer`](crate::Config::observer) names the channel.
 
 use serde_json::Value;
 
-/// Something that a person was told.
+/// One answer or event that a person received.
 #[derive(Debug, Clone)]
-pub enum Note {
-    /// A command was acked.
+pub enum Observation {
+    /// A command was acked; once for each command, however often it was sent.
     Acked {
         /// Whose command.
         user_id: String,
-        /// Its type.
+        /// The command's `type`.
         kind: &'static str,
-        /// What was asked.
-        asked: Value,
-        /// What was answered.
-        answer: Value,
+        /// The command's `data`.
+        command_data: Value,
+        /// The ack's `data`.
+        ack_data: Value,
     },
-    /// An event was taken in, once for each `seq`.
+    /// An event arrived; once for each `seq`.
     Event {
         /// Whose mailbox.
         user_id: String,
-        /// Its number there.
+        /// Its `seq` in that mailbox.
         seq: u64,
-        /// Its id.
+        /// Its `event_id`.
         event_id: String,
         /// Its subject.
         kind: String,
         /// Its body.
         data: Value,
     },
-}
-
-/// Where notes go.
-#[derive(Debug, Clone)]
-pub struct Ledger(pub Sender<Note>);
-
-impl Ledger {
-    /// A reader that has left misses nothing that it wants.
-    pub(crate) fn note(&self, note: Note) {
-        let _ = self.0.send(note);
-    }
 }

@@ -297,7 +297,7 @@ impl Passenger {
             (true, true) => Some(now + Duration::from_millis(self.rng.random_range(0..10_000))),
             (false, _) => Some(now),
         };
-        if self.rng.random_bool(self.city.config.faults.trespass) {
+        if self.rng.random_bool(self.city.config.faults.forbidden_command) {
             self.trespass(&ride_id, match_id, event.text("pin"));
         }
         self.state = State::Riding { ride_id, cancel_at };

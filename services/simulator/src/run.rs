@@ -35,7 +35,7 @@ const GOODBYE_LIMIT: Duration = Duration::from_secs(15);
 /// Settings that cannot work, and a platform that nobody can sign in to. Dropping the future ends the run at once.
 pub async fn run(config: Config) -> Result<Summary> {
     let start = clock::now();
-    let end = start + config.max_wall;
+    let end = start + config.time_limit;
     let closing_at = end - config.reserve();
     let skipped = config.requests.as_ref().map_or(0, |trips| trips.skipped as u64);
     let (phase, phases) = watch::channel(Phase::Open);
@@ -94,7 +94,7 @@ pub async fn run(config: Config) -> Result<Summary> {
         progress.end(&city, clock::now());
     }
     let mut summary = Summary::new(clock::now().duration_since(start), &city.tally(), &city.checks());
-    summary.audited = audited;
+    summary.rides_compared = audited;
     summary.skipped_requests = skipped;
     Ok(summary)
 }

@@ -18,7 +18,7 @@ use crate::checker::{Mailbox, Verdict};
 use crate::city::City;
 use crate::clock;
 use crate::frame::{self, Event, Frame, text};
-use crate::observation::Note;
+use crate::observation::Observation;
 use crate::statistics::Count;
 
 /// A command without an answer is sent again after this.
@@ -332,15 +332,13 @@ impl Client {
         if let Some(since_accept) = seen.since_accept {
             self.city.tally().took("match.accept → ride.pickup", since_accept);
         }
-        if let Some(ledger) = &self.city.config.ledger {
-            ledger.note(Note::Event {
-                user_id: self.account.user_id.clone(),
-                seq: event.seq,
-                event_id: event.event_id.clone(),
-                kind: event.kind.clone(),
-                data: event.data.clone(),
-            });
-        }
+        self.observe(|user_id| Observation::Event {
+            user_id,
+            seq: event.seq,
+            event_id: event.event_id.clone(),
+            kind: event.kind.clone(),
+            data: event.data.clone(),
+        });
         self.events += 1;
         if self.events.is_multiple_of(EVENTS_AN_ACK) {
             let seq = self.mailbox.last_seq();
@@ -360,10 +358,12 @@ impl Client {
                 self.city.tally().took(latency(command.kind), clock::now().duration_since(sent));
             }
             self.remember(id, Some(key));
-            if let Some(ledger) = &self.city.config.ledger {
-                let (user_id, kind, asked) = (self.account.user_id.clone(), command.kind, command.data.clone());
-                ledger.note(Note::Acked { user_id, kind, asked, answer: data.clone() });
-            }
+            self.observe(|user_id| Observation::Acked {
+                user_id,
+                kind: command.kind,
+                command_data: command.data.clone(),
+                ack_data: data.clone(),
+            });
             return Some(Input::Acked { command, data });
         }
         match self.answered.iter().find(|(known, _)| known == id) {
@@ -401,6 +401,13 @@ impl Client {
             None => self.unasked(id),
         }
         None
+    }
+
+    fn observe(&self, observation: impl FnOnce(String) -> Observation) {
+        if let Some(observer) = &self.city.config.observer {
+            // An observer that has gone needs nothing more.
+            let _ = observer.send(observation(self.account.user_id.clone()));
+        }
     }
 
     fn unasked(&self, id: &str) {

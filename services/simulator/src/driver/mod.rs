@@ -238,7 +238,7 @@ impl Driver {
         if now < self.point_at && !there {
             return;
         }
-        self.point_at = now + self.city.config.point_every * if riding { 1 } else { 3 };
+        self.point_at = now + self.city.config.position_interval * if riding { 1 } else { 3 };
         let mut point = self.point(&before);
         let faults = &self.city.config.faults;
         if driving_passenger && self.rng.random_bool(faults.jump) {
@@ -334,7 +334,7 @@ impl Driver {
         let here = self.position;
         let data = self.point(&here).data();
         let point = self.client.command("location.update", data);
-        self.point_at = now + self.city.config.point_every;
+        self.point_at = now + self.city.config.position_interval;
         if let State::Riding { leg, .. } = &mut self.state {
             *leg = Leg::Parking { point };
         }
