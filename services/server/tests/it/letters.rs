@@ -113,7 +113,7 @@ async fn a_requeued_acceptance_reaches_rides_alone_and_the_ride_goes_on() {
         let handled = apps[app].platform.metrics.handled.with_label_values(&[consumer]).get();
         assert_eq!(handled, 1, "{consumer}");
     }
-    Running { apps, nats: Some(nats), settings }.stop().await;
+    Running::of(apps, Some(nats), settings).stop().await;
 }
 
 #[tokio::test]
