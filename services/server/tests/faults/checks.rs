@@ -1,6 +1,9 @@
 //! The invariants, from the books alone: nothing here is shared with the handlers, not the lifecycle, not the hash, not the
 //! sums. Each finding names the ids.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use aws_lc_rs::digest;
@@ -10,7 +13,7 @@ use simulator::Observation;
 use streams::Service;
 use streams::topology::{TABLE, durable};
 
-use crate::books::{Books, Outgoing, Ride};
+use crate::records::{Books, Outgoing, Ride};
 
 /// Everything that is wrong.
 pub(crate) fn all(books: &Books, notes: &[Observation]) -> Vec<String> {

@@ -11,9 +11,9 @@ use simulator::{Config, Faults, Observation};
 use streams::{Headers, Message};
 use tokio::time::{Instant, sleep};
 
-use crate::books::{self, Books};
 use crate::checks;
-use crate::fleet::{Directory, Process, Told};
+use crate::processes::{Directory, Process, Told};
+use crate::records::{self, Books};
 use testing::database;
 use testing::nats::Server;
 
@@ -136,7 +136,7 @@ async fn run(case: &Case) {
         }
         process.wait_ready().await;
     }
-    let bus = books::bus(std::slice::from_ref(&nats.url), 1).await;
+    let bus = records::bus(std::slice::from_ref(&nats.url), 1).await;
     if case.broken {
         for body in ["{\"match_id\": ", "{\"match_id\": 7}", "[]"] {
             let (subject, payload) = ("match.accepted".to_owned(), Bytes::from_static(body.as_bytes()));
@@ -213,7 +213,7 @@ fn expect_death(process: &mut Process, point: &str, armed: &mut BTreeSet<&'stati
 async fn at_rest(database: &str, bus: &streams::Bus) {
     let until = Instant::now() + REST_WAIT;
     loop {
-        let unrest = books::unrest(database, bus).await;
+        let unrest = records::unrest(database, bus).await;
         if unrest.is_empty() {
             return;
         }

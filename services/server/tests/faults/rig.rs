@@ -9,14 +9,14 @@ use sqlx::PgConnection;
 use streams::Bus;
 use tokio::time::{Instant, sleep};
 
-use crate::books::{self, Books};
 use crate::checks;
-use crate::copies::{self, Copies};
-use crate::fleet::{self, Directory, Process, Told};
+use crate::duplicates::{self, Copies};
+use crate::injection::{Active, State};
 use crate::nemesis::{Dealt, Fault};
+use crate::processes::{self, Directory, Process, Told};
 use crate::proxy::Proxy;
+use crate::records::{self, Books};
 use crate::servers::{Nats, Postgres};
-use crate::torment::{Active, State};
 
 /// What runs: two of each, which share the work or stand by.
 const FLEET: [&str; 8] = ["users", "users", "match", "match", "rides", "rides", "location", "location"];
@@ -132,7 +132,7 @@ impl Rig {
         for place in places.iter().filter(|place| place.process.service == "users") {
             fronts.push(Proxy::to(place.process.port).await);
         }
-        let bus = books::bus(&nats.urls(), settings.nodes).await;
+        let bus = records::bus(&nats.urls(), settings.nodes).await;
         let copies = Copies::listen(&bus).await;
         Self {
             settings,
@@ -185,9 +185,9 @@ impl Rig {
     /// As an operator would: what the faults did to the trail is repaired, and then all of it is sound.
     async fn audit(&mut self, database: &str) {
         // Old copies were published again, and may stand before what they follow; their ids must be taken once more.
-        copies::forget(&self.nats.urls()).await;
+        duplicates::forget(&self.nats.urls()).await;
         for command in ["repair", "verify"] {
-            let (sound, said) = fleet::audit(command, &self.nats.urls(), self.settings.nodes, database).await;
+            let (sound, said) = processes::audit(command, &self.nats.urls(), self.settings.nodes, database).await;
             self.say(&format!("audit {command}: {}", said.lines().last().unwrap_or_default()));
             if !sound {
                 self.wrong.push(format!("audit {command}: {said}"));
@@ -202,7 +202,7 @@ impl Rig {
         let began = Instant::now();
         loop {
             self.tick().await;
-            let unrest = books::unrest(&database, &self.bus).await;
+            let unrest = records::unrest(&database, &self.bus).await;
             if unrest.is_empty() {
                 break;
             }

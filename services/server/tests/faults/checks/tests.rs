@@ -8,8 +8,9 @@ use streams::Headers;
 use streams::bus::StoredMessage;
 use streams::topology::{TABLE, durable};
 
-use crate::books::{Books, Entry, Kept, Outgoing, Ride};
-use crate::checks::{self, hash};
+use super::hash;
+use crate::checks;
+use crate::records::{Books, Entry, Kept, Outgoing, Ride};
 
 fn outgoing(service: &'static str, subject: &str, body: Value) -> Outgoing {
     let message_id = format!("{subject}-1-1");

@@ -14,9 +14,9 @@ use streams::memory::MemoryBus;
 use streams::topology::{GIVEN_UP_STREAM, Topology};
 use streams::{Bus, Headers, Message, Service, Subject};
 
-use crate::client::{Person, WAIT};
 use crate::failures::until;
-use crate::platforms::{Running, settings, shared};
+use crate::harness::client::{Person, WAIT};
+use crate::harness::running::{Running, settings, shared};
 use crate::program::rideshare;
 use crate::ride::{online, trip};
 use testing::nats::Server;
