@@ -49,7 +49,7 @@ impl City {
             drivers: self.drivers,
             passengers: self.passengers,
             rides: self.rides,
-            max_wall: Duration::from_secs(self.max_s),
+            time_limit: Duration::from_secs(self.max_s),
             seed: self.seed,
             speed: self.speed,
             progress: true,
