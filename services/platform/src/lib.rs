@@ -5,8 +5,8 @@ pub mod background;
 pub mod consumer;
 pub mod dead_letters;
 pub mod kill_point;
-pub mod outbox;
 pub mod problem;
+pub mod relay;
 pub mod retry;
 pub mod store;
 pub mod telemetry;
@@ -20,6 +20,9 @@ use streams::topology::Topology;
 
 pub use consumer::{Failure, Handler, Received, Worker};
 pub use problem::Problem;
+// The former path, until every crate uses the new one.
+#[doc(hidden)]
+pub use relay as outbox;
 pub use store::{On, Store, StoreError, Tables, Transaction};
 pub use telemetry::{Health, Metrics};
 pub use token::{SignedIn, Tokens};

@@ -21,7 +21,7 @@ use streams::simulation::{Fault, Faults};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::{Instant, timeout};
 
-use crate::outbox::{self, OutboxRow, PAGE};
+use crate::relay::{self, OutboxRow, PAGE};
 use crate::retry;
 use crate::world::{Trace, World};
 
@@ -90,7 +90,7 @@ pub struct Store<T> {
     backend: Backend<T>,
     world: World,
     pod: Arc<str>,
-    relay: outbox::Hints,
+    relay: relay::Hints,
     #[cfg(debug_assertions)]
     faults: Option<Faults>,
 }
@@ -147,7 +147,7 @@ impl<T: Tables> Store<T> {
             backend: Backend::Memory(shared),
             world: world.clone(),
             pod: pod.clone(),
-            relay: outbox::Hints::default(),
+            relay: relay::Hints::default(),
             #[cfg(debug_assertions)]
             faults: None,
         }
@@ -156,7 +156,7 @@ impl<T: Tables> Store<T> {
     /// The same tables as another process of a simulation sees them.
     #[cfg(debug_assertions)]
     pub fn seen_with(&self, pod: &Arc<str>, faults: &Faults) -> Self {
-        let (pod, relay, faults) = (pod.clone(), outbox::Hints::default(), Some(faults.clone()));
+        let (pod, relay, faults) = (pod.clone(), relay::Hints::default(), Some(faults.clone()));
         Self { pod, relay, faults, ..self.clone() }
     }
 
@@ -220,7 +220,7 @@ impl<T: Tables> Store<T> {
             backend: Backend::Postgres { pool: main, relay_pool },
             world: world.clone(),
             pod: pod.clone(),
-            relay: outbox::Hints::default(),
+            relay: relay::Hints::default(),
             #[cfg(debug_assertions)]
             faults: None,
         })
@@ -319,7 +319,7 @@ impl<T: Tables> Store<T> {
         Ok(more)
     }
 
-    pub(crate) fn hints(&self) -> &outbox::Hints {
+    pub(crate) fn hints(&self) -> &relay::Hints {
         &self.relay
     }
 

@@ -4,7 +4,7 @@
 //! left. A row is marked only after the stream acknowledged it: dying between the two publishes it again, and the stream's
 //! duplicate window, or the readers' inbox, makes that harmless.
 
-pub mod lost;
+pub mod recovery;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -168,7 +168,7 @@ impl<T: Tables> Store<T> {
         let mut next_floor = Instant::now() + FLOOR;
         let mut retry_at: Option<Instant> = None;
         let mut drain_until = None;
-        let mut watch = lost::Watch::default();
+        let mut watch = recovery::Watch::default();
         loop {
             // Looked at once a round: a round that began before the stop does not know what was committed since.
             let stopping = stop.is_cancelled();
