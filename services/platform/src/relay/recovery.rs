@@ -1,226 +1,224 @@
-//! Streams that were lost: with a disk, by a hand, with the memory of a server that was started again. What such a stream
-//! held is published again from the outbox, which keeps its rows for a day.
+//! Recovery of lost streams: a disk that is gone, a stream that someone deleted, a memory stream after a restart of its
+//! server. What such a stream held is published again from the outbox, which keeps its rows for a day.
 //!
-//! A stream is told from its successor by the time when it was made. Where a message is kept only for the consumers that
-//! wait for it, their times count as well: what was published before the last of them was there is not in the stream. The
-//! time is remembered in the service's own schema, so that it is noticed also by a process that starts afterwards. Nothing
-//! is sent while a subject's stream or one of its consumers is missing. That a reader has handled some of it before is told
-//! by its inbox; that two processes do it at once, by the stream's duplicate window.
+//! The creation time tells a recreated stream from the one before. For an interest stream and a work queue, the creation
+//! times of the consumers count as well: such a stream does not hold what was published before a consumer existed. The
+//! newest of these times is stored for each subject in the service's own schema, so that a process that starts later notices
+//! the difference too. While a subject's stream or one of its consumers is missing, nothing is published. A reader that
+//! processed some of it before finds it in its inbox. If two processes publish it again at once, the stream's duplicate
+//! window drops the second copy.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgPool, Row};
+use sqlx::PgPool;
 use streams::topology::{Retention, Stream, TABLE, Topology};
-use streams::{Bus, BusError, Service};
+use streams::{Bus, BusError, Service, Subject};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Done, OutboxRow, PAGE};
-use crate::store::{Store, StoreError, Tables, relayed};
+use super::row::{OutboxRow, PAGE, RelayOutcome};
+use crate::store::rows::column;
+use crate::store::{StoreError, relay_statement};
 use crate::{CancellationToken, Platform, kill_point};
 
-/// How often the streams are looked at without a reason, and with one.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often the streams are checked while all is well.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// How often they are checked while one is missing, incomplete or suspected.
+const SUSPECT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the last look at the streams found.
+/// What the relay knows about the streams that it publishes to.
 #[derive(Debug, Default)]
-pub(super) struct Watch {
-    looked_at: Option<Instant>,
+pub(super) struct RecoveryState {
+    checked_at: Option<Instant>,
     reconnects: u64,
-    /// All of them are there, and hold what was published to them.
+    /// At the last check all streams and consumers existed, and held what was published to them.
     is_sound: bool,
-    /// Something could not be published since: perhaps its stream is another one by now.
+    /// A publish has failed since: its stream may have been recreated.
     is_suspect: bool,
 }
 
-impl Watch {
-    /// How it went to publish.
-    pub(super) fn note(&mut self, done: Done) {
-        self.is_suspect |= done != Done::All;
-        // Made anew, it might keep for one consumer what another one, not made yet, would not get.
-        self.is_sound &= done != Done::Missing;
-    }
-
-    fn is_due(&self, now: Instant, reconnects: u64) -> bool {
-        let every = if self.is_sound && !self.is_suspect { LOOK_EVERY } else { LOOK_AGAIN };
-        self.reconnects != reconnects || self.looked_at.is_none_or(|at| now >= at + every)
-    }
-}
-
-/// A subject of which rows are to be published again.
-struct Lost {
+/// The rows of one subject that are to be published again: `seq` above `after`, up to `until`.
+#[derive(Debug, sqlx::FromRow)]
+struct Backfill {
     subject: String,
-    made: DateTime<Utc>,
+    #[sqlx(rename = "made")]
+    created_at: DateTime<Utc>,
+    #[sqlx(rename = "again_after")]
     after: i64,
+    #[sqlx(rename = "again_until")]
     until: i64,
-    /// When the newest of them are to be published once more.
-    later: Option<DateTime<Utc>>,
+    /// When the newest of them are to be published once more, see [`StreamIdentity::duplicate_window`].
+    #[sqlx(rename = "later")]
+    second_pass_at: Option<DateTime<Utc>>,
 }
 
-/// When what a subject is published to was made.
-struct Made {
-    at: DateTime<Utc>,
-    /// A stream that keeps only what is waited for remembers the id of what it did not keep for a consumer that was not there,
-    /// and takes it for a repeat for this long.
-    remembers: Option<Duration>,
+/// What tells the stream of a subject from one that is recreated under the same name.
+struct StreamIdentity {
+    /// The newest creation time of the stream and, unless it retains everything, of the subject's consumers.
+    created_at: DateTime<Utc>,
+    /// Set for interest streams and work queues: such a stream records the Nats-Msg-Id of a message even when no consumer
+    /// was bound, and treats a republish within the duplicate window as a duplicate.
+    duplicate_window: Option<Duration>,
 }
 
-/// The streams that `service` publishes to by its outbox, with the subjects of each.
-fn written(topology: &Topology, service: Service) -> Vec<(&Stream, Vec<&'static str>)> {
-    let of = |stream: &Stream| {
-        let rows = TABLE.iter().filter(|row| row.stream == stream.name && row.writers.contains(&service));
-        // Positions are not kept by the service that publishes them.
-        rows.map(|row| row.subject).filter(|s| *s != streams::Subject::LocationUpdate).map(|s| s.as_str()).collect()
-    };
-    let all = topology.streams.iter().map(|stream| (stream, of(stream)));
-    all.filter(|(_, subjects): &(_, Vec<_>)| !subjects.is_empty()).collect()
-}
-
-/// When what each subject is published to was made.
-async fn made(bus: &Bus, topology: &Topology, service: Service) -> Result<BTreeMap<String, Made>, BusError> {
-    let mut all = BTreeMap::new();
-    for (stream, subjects) in written(topology, service) {
-        for subject in subjects {
-            // A stream that keeps everything gives it to a new consumer from the beginning.
-            let readers = topology.consumers.iter().filter(|c| c.stream == stream.name && c.filter == subject);
-            let (readers, remembers): (Vec<&str>, _) = match stream.retention {
-                Retention::Limits => (Vec::new(), None),
-                Retention::Interest | Retention::WorkQueue => {
-                    (readers.map(|c| c.durable.as_str()).collect(), Some(stream.duplicate_window))
-                }
-            };
-            let at = to_micros(bus.created_at(&stream.name, &readers).await?);
-            all.insert(subject.to_owned(), Made { at, remembers });
-        }
+impl RecoveryState {
+    /// Records how the relay's last round went.
+    pub(super) fn record(&mut self, outcome: RelayOutcome) {
+        self.is_suspect |= outcome != RelayOutcome::All;
+        // The reconciler recreates a missing stream and then its consumers, one after the other. A message published in
+        // between would never reach the consumers that come later: so nothing is published until all of them exist.
+        self.is_sound &= outcome != RelayOutcome::StreamMissing;
     }
-    Ok(all)
-}
 
-/// As PostgreSQL keeps it.
-fn to_micros(at: DateTime<Utc>) -> DateTime<Utc> {
-    DateTime::from_timestamp_micros(at.timestamp_micros()).unwrap_or(at)
-}
+    fn is_check_due(&self, now: Instant, reconnects: u64) -> bool {
+        let interval = if self.is_sound && !self.is_suspect { CHECK_INTERVAL } else { SUSPECT_INTERVAL };
+        self.reconnects != reconnects || self.checked_at.is_none_or(|at| now >= at + interval)
+    }
 
-impl<T: Tables> Store<T> {
-    /// Looks at the streams if it is time to, and publishes again what a lost one held. [`Done::Partly`] if they are not
-    /// all known to be there, or not all of it is published yet: then nothing else may be, for it would come before.
-    pub(super) async fn mend(
-        &self,
+    /// Checks the streams if it is time to, and publishes again what a lost one held. If the outcome is not
+    /// [`RelayOutcome::All`], the streams are not all known to exist, or not all of it is published: then the relay must
+    /// publish nothing newer, which would come before the older.
+    pub(super) async fn recover(
+        &mut self,
+        pool: Option<&PgPool>,
         platform: &Platform,
         service: Service,
-        watch: &mut Watch,
         stop: &CancellationToken,
-    ) -> Done {
-        // What is gone with this process could not be told again.
-        let Some(pool) = self.relay_pool() else { return Done::All };
+    ) -> RelayOutcome {
+        // The memory store keeps no published rows.
+        let Some(pool) = pool else { return RelayOutcome::All };
         let reconnects = platform.bus.reconnects();
-        if watch.is_due(Instant::now(), reconnects) {
-            let is_sound = match self.look(platform, service, pool, stop).await {
-                Ok(done) => done == Done::All,
+        if self.is_check_due(Instant::now(), reconnects) {
+            let is_sound = match check(pool, platform, service, stop).await {
+                Ok(outcome) => outcome == RelayOutcome::All,
                 Err(why) => {
-                    // Once, not each second.
-                    if watch.is_sound || watch.looked_at.is_none() {
+                    // Logged when it begins, not at every check.
+                    if self.is_sound || self.checked_at.is_none() {
                         tracing::warn!(
                             why,
                             service = service.name(),
-                            "nothing is published before its streams are known to be there"
+                            "nothing is published until all streams and consumers of its subjects exist"
                         );
                     }
                     false
                 }
             };
-            *watch = Watch { looked_at: Some(Instant::now()), reconnects, is_sound, is_suspect: false };
+            *self = Self { checked_at: Some(Instant::now()), reconnects, is_sound, is_suspect: false };
         }
-        if watch.is_sound { Done::All } else { Done::Partly }
-    }
-
-    async fn look(
-        &self,
-        platform: &Platform,
-        service: Service,
-        pool: &PgPool,
-        stop: &CancellationToken,
-    ) -> Result<Done, String> {
-        let made = made(&platform.bus, &platform.topology, service).await.map_err(|e| e.to_string())?;
-        let lost = notice(pool, &made, self.world().now()).await.map_err(|e| e.to_string())?;
-        if lost.is_empty() {
-            return Ok(Done::All);
-        }
-        self.publish_again(platform, service, pool, &lost, stop).await.map_err(|e| e.to_string())
-    }
-
-    /// Page by page in the order of writing. A crash in between goes on behind the last whole page.
-    async fn publish_again(
-        &self,
-        platform: &Platform,
-        service: Service,
-        pool: &PgPool,
-        lost: &[Lost],
-        stop: &CancellationToken,
-    ) -> Result<Done, StoreError> {
-        let subjects: Vec<&str> = lost.iter().map(|l| l.subject.as_str()).collect();
-        tracing::warn!(
-            service = service.name(),
-            ?subjects,
-            "streams were made anew; what they held is published again"
-        );
-        let mut after = lost.iter().map(|l| l.after).min().unwrap_or(0);
-        let until = lost.iter().map(|l| l.until).max().unwrap_or(0);
-        let mut count = 0_u64;
-        while after < until {
-            if stop.is_cancelled() {
-                return Ok(Done::Partly);
-            }
-            let rows = page(pool, &subjects, after, until).await?;
-            let last = if rows.len() == PAGE { rows.last().map_or(until, |row| row.seq) } else { until };
-            // What its stream would have forgotten by now nobody waits for.
-            let now = self.world().now();
-            let is_young = |row: &OutboxRow| {
-                let stream = platform.topology.streams.iter().find(|s| s.subjects.contains(&row.subject));
-                stream.is_none_or(|s| (now - row.created_at).to_std().unwrap_or_default() < s.max_age)
-            };
-            let rows: Vec<OutboxRow> = rows.into_iter().filter(is_young).collect();
-            let fresh = rows.len() as u64;
-            count += fresh;
-            kill_point::reached("lost.before_publish");
-            for part in runs(rows) {
-                for result in platform.bus.publish_all(part.iter().map(|row| row.message(service)).collect()).await {
-                    if let Err(error) = result {
-                        tracing::warn!(%error, service = service.name(), "what a lost stream held is not all published yet");
-                        return Ok(Done::Partly);
-                    }
-                }
-            }
-            kill_point::reached("lost.before_advance");
-            advance(pool, lost, last).await?;
-            platform.metrics.published_again.with_label_values(&[service.name()]).inc_by(fresh);
-            after = last;
-        }
-        tracing::warn!(service = service.name(), count, "what lost streams held is published again");
-        Ok(Done::All)
-    }
-
-    /// Takes the streams of these subjects, made at these times, for what they ought to be: somebody else has published
-    /// again what they lack.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn settle_streams(&self, made: &BTreeMap<String, DateTime<Utc>>) -> Result<(), StoreError> {
-        let Some(pool) = self.relay_pool() else { return Ok(()) };
-        let (subjects, times): (Vec<&str>, Vec<_>) = made.iter().map(|(s, at)| (s.as_str(), to_micros(*at))).unzip();
-        let statement = sqlx::query(
-            "insert into outbox_subjects as known (subject, made) select * from unnest($1::text[], $2::timestamptz[]) order by 1 \
-             on conflict (subject) do update set made = excluded.made, again_after = 0, again_until = 0, later = null \
-             where known.made <> excluded.made",
-        );
-        relayed(statement.bind(subjects).bind(times).execute(pool)).await.map(drop)
+        if self.is_sound { RelayOutcome::All } else { RelayOutcome::Partly }
     }
 }
 
-/// Rows in parts, in order; in each a key stands once, so that no row can overtake another of its key when one fails.
+/// The streams that `service` publishes to by its outbox, with the subjects of each.
+fn outbox_streams(topology: &Topology, service: Service) -> Vec<(&Stream, Vec<&'static str>)> {
+    let subjects_of = |stream: &Stream| {
+        let rows = TABLE.iter().filter(|row| row.stream == stream.name && row.writers.contains(&service));
+        // users publishes positions without an outbox.
+        rows.map(|row| row.subject).filter(|s| *s != Subject::LocationUpdate).map(|s| s.as_str()).collect()
+    };
+    let all = topology.streams.iter().map(|stream| (stream, subjects_of(stream)));
+    all.filter(|(_, subjects): &(_, Vec<_>)| !subjects.is_empty()).collect()
+}
+
+/// The identity of the stream of each subject that `service` publishes by its outbox.
+async fn identities(
+    bus: &Bus,
+    topology: &Topology,
+    service: Service,
+) -> Result<BTreeMap<String, StreamIdentity>, BusError> {
+    let mut all = BTreeMap::new();
+    for (stream, subjects) in outbox_streams(topology, service) {
+        for subject in subjects {
+            // A limits stream delivers everything to a new consumer from the beginning, so its consumers do not count.
+            let readers = topology.consumers.iter().filter(|c| c.stream == stream.name && c.filter == subject);
+            let (readers, duplicate_window): (Vec<&str>, _) = match stream.retention {
+                Retention::Limits => (Vec::new(), None),
+                Retention::Interest | Retention::WorkQueue => {
+                    (readers.map(|c| c.durable.as_str()).collect(), Some(stream.duplicate_window))
+                }
+            };
+            let created_at = to_micros(bus.created_at(&stream.name, &readers).await?);
+            all.insert(subject.to_owned(), StreamIdentity { created_at, duplicate_window });
+        }
+    }
+    Ok(all)
+}
+
+/// The precision of PostgreSQL.
+fn to_micros(at: DateTime<Utc>) -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(at.timestamp_micros()).unwrap_or(at)
+}
+
+/// Compares the streams with what is stored about them, and publishes again what is missing.
+async fn check(
+    pool: &PgPool,
+    platform: &Platform,
+    service: Service,
+    stop: &CancellationToken,
+) -> Result<RelayOutcome, String> {
+    let identities = identities(&platform.bus, &platform.topology, service).await.map_err(|e| e.to_string())?;
+    let backfills = detect_recreated(pool, &identities, platform.world.now()).await.map_err(|e| e.to_string())?;
+    if backfills.is_empty() {
+        return Ok(RelayOutcome::All);
+    }
+    republish(pool, platform, service, &backfills, stop).await.map_err(|e| e.to_string())
+}
+
+/// Publishes the rows of `backfills` again, page by page in the order of `seq`. After a crash, the next process continues
+/// behind the last whole page.
+async fn republish(
+    pool: &PgPool,
+    platform: &Platform,
+    service: Service,
+    backfills: &[Backfill],
+    stop: &CancellationToken,
+) -> Result<RelayOutcome, StoreError> {
+    let subjects = column(backfills, |b| b.subject.as_str());
+    tracing::warn!(
+        service = service.name(),
+        ?subjects,
+        "streams were recreated; what they held is published again from the outbox"
+    );
+    let mut after = backfills.iter().map(|b| b.after).min().unwrap_or(0);
+    let until = backfills.iter().map(|b| b.until).max().unwrap_or(0);
+    let mut count = 0_u64;
+    while after < until {
+        if stop.is_cancelled() {
+            return Ok(RelayOutcome::Partly);
+        }
+        let rows = page(pool, &subjects, after, until).await?;
+        let last = if rows.len() == PAGE { rows.last().map_or(until, |row| row.seq) } else { until };
+        // Its stream would have deleted an older row by now, so no consumer needs it.
+        let now = platform.world.now();
+        let is_young = |row: &OutboxRow| {
+            let stream = platform.topology.streams.iter().find(|s| s.subjects.contains(&row.subject));
+            stream.is_none_or(|s| (now - row.created_at).to_std().unwrap_or_default() < s.max_age)
+        };
+        let rows: Vec<OutboxRow> = rows.into_iter().filter(is_young).collect();
+        let published = rows.len() as u64;
+        count += published;
+        kill_point::reached("lost.before_publish");
+        for run in runs(rows) {
+            for result in platform.bus.publish_all(run.iter().map(|row| row.message(service)).collect()).await {
+                if let Err(error) = result {
+                    tracing::warn!(%error, service = service.name(), "what a lost stream held is not all published yet");
+                    return Ok(RelayOutcome::Partly);
+                }
+            }
+        }
+        kill_point::reached("lost.before_advance");
+        advance(pool, backfills, last).await?;
+        platform.metrics.published_again.with_label_values(&[service.name()]).inc_by(published);
+        after = last;
+    }
+    tracing::warn!(service = service.name(), count, "what the lost streams held is published again");
+    Ok(RelayOutcome::All)
+}
+
+/// Splits rows into runs, in order. No key appears twice in a run, so that no row can overtake another of its key when one
+/// fails.
 fn runs(rows: Vec<OutboxRow>) -> Vec<Vec<OutboxRow>> {
     let mut runs: Vec<Vec<OutboxRow>> = Vec::new();
     let mut keys: HashSet<Uuid> = HashSet::new();
@@ -234,13 +232,20 @@ fn runs(rows: Vec<OutboxRow>) -> Vec<Vec<OutboxRow>> {
     runs
 }
 
-/// Takes note of when the streams were made; the subjects of which rows are to be published again.
-async fn notice(pool: &PgPool, made: &BTreeMap<String, Made>, now: DateTime<Utc>) -> Result<Vec<Lost>, StoreError> {
-    let subjects: Vec<&str> = made.keys().map(String::as_str).collect();
-    let mut all = known(pool, &subjects).await?;
-    let is_known = |(subject, made): (&String, &Made)| all.iter().any(|l| l.subject == *subject && l.made == made.at);
-    if !made.iter().all(is_known) {
-        // One that is seen for the first time has lost nothing. Twice the time, for the clocks of two machines differ.
+/// Stores the identities that changed, and returns what has to be published again.
+async fn detect_recreated(
+    pool: &PgPool,
+    identities: &BTreeMap<String, StreamIdentity>,
+    now: DateTime<Utc>,
+) -> Result<Vec<Backfill>, StoreError> {
+    let subjects = column(identities.keys(), String::as_str);
+    let mut all = stored(pool, &subjects).await?;
+    let is_stored = |(subject, identity): (&String, &StreamIdentity)| {
+        all.iter().any(|b| b.subject == *subject && b.created_at == identity.created_at)
+    };
+    if !identities.iter().all(is_stored) {
+        // A subject that is seen for the first time has lost nothing: its row begins without a backfill. The second pass
+        // waits for two duplicate windows, because the clocks of the database and of the NATS server may differ.
         let statement = sqlx::query(
             "insert into outbox_subjects as known (subject, made) select s, m from \
              unnest($1::text[], $2::timestamptz[]) as u (s, m) order by 1 \
@@ -249,60 +254,67 @@ async fn notice(pool: &PgPool, made: &BTreeMap<String, Made>, now: DateTime<Utc>
              later = (select l from unnest($1::text[], $3::timestamptz[]) as v (s, l) where s = known.subject) \
              where known.made <> excluded.made",
         );
-        let times: Vec<DateTime<Utc>> = made.values().map(|made| made.at).collect();
-        let later: Vec<Option<DateTime<Utc>>> =
-            made.values().map(|made| made.remembers.map(|window| made.at + 2 * window)).collect();
-        relayed(statement.bind(&subjects).bind(times).bind(later).execute(pool)).await?;
-        all = known(pool, &subjects).await?;
+        let created_at = column(identities.values(), |identity| identity.created_at);
+        let second_pass_at = column(identities.values(), |identity| {
+            identity.duplicate_window.map(|window| identity.created_at + 2 * window)
+        });
+        relay_statement(statement.bind(&subjects).bind(created_at).bind(second_pass_at).execute(pool)).await?;
+        all = stored(pool, &subjects).await?;
     }
-    if all.iter().any(|lost| lost.later.is_some_and(|later| later <= now)) {
+    if all.iter().any(|b| b.second_pass_at.is_some_and(|at| at <= now)) {
+        // The first pass is complete and the stream no longer takes the rows for duplicates: those that were published up
+        // to two windows before it was created may be missing in it.
         let statement = sqlx::query(
             "update outbox_subjects set later = null, again_after = coalesce((select min(seq) - 1 from outbox where \
              published_at >= made - (later - made)), again_until) \
              where subject = any($1) and later <= $2 and again_after >= again_until",
         );
-        relayed(statement.bind(&subjects).bind(now).execute(pool)).await?;
-        all = known(pool, &subjects).await?;
+        relay_statement(statement.bind(&subjects).bind(now).execute(pool)).await?;
+        all = stored(pool, &subjects).await?;
     }
-    Ok(all.into_iter().filter(|lost| lost.after < lost.until).collect())
+    Ok(all.into_iter().filter(|b| b.after < b.until).collect())
 }
 
-async fn known(pool: &PgPool, subjects: &[&str]) -> Result<Vec<Lost>, StoreError> {
-    let statement = sqlx::query(
+async fn stored(pool: &PgPool, subjects: &[&str]) -> Result<Vec<Backfill>, StoreError> {
+    let statement = sqlx::query_as(
         "select subject, made, again_after, again_until, later from outbox_subjects where subject = any($1) order by 1",
     );
-    let mut all = Vec::new();
-    for row in relayed(statement.bind(subjects).fetch_all(pool)).await? {
-        all.push(Lost {
-            subject: row.try_get(0)?,
-            made: row.try_get(1)?,
-            after: row.try_get(2)?,
-            until: row.try_get(3)?,
-            later: row.try_get(4)?,
-        });
-    }
-    Ok(all)
+    relay_statement(statement.bind(subjects).fetch_all(pool)).await
 }
 
-/// Published or not: a process that was stopped may yet mark a row that it published to the stream that is lost.
+/// Published rows and unpublished ones: a process that was paused may yet mark a row that it published to the lost stream.
 async fn page(pool: &PgPool, subjects: &[&str], after: i64, until: i64) -> Result<Vec<OutboxRow>, StoreError> {
-    let statement = sqlx::query(
+    let statement = sqlx::query_as(
         "select seq, message_id, key, subject, body, traceparent, occurred_at, created_at from outbox \
          where seq > $1 and seq <= $2 and subject = any($3) order by seq limit $4",
     );
-    let rows = relayed(statement.bind(after).bind(until).bind(subjects).bind(PAGE as i64).fetch_all(pool)).await?;
-    rows.iter().map(|row| OutboxRow::read(row).map_err(StoreError::from)).collect()
+    relay_statement(statement.bind(after).bind(until).bind(subjects).bind(PAGE as i64).fetch_all(pool)).await
 }
 
-/// Up to `last` all is published to the streams made at these times, and not to others.
-async fn advance(pool: &PgPool, lost: &[Lost], last: i64) -> Result<(), StoreError> {
+/// Stores that everything up to `last` is published again, unless a stream was recreated once more meanwhile.
+async fn advance(pool: &PgPool, backfills: &[Backfill], last: i64) -> Result<(), StoreError> {
     let statement = sqlx::query(
         "update outbox_subjects as known set again_after = $3 from unnest($1::text[], $2::timestamptz[]) as u (subject, made) \
          where known.subject = u.subject and known.made = u.made and known.again_after < $3",
     );
-    let subjects: Vec<&str> = lost.iter().map(|l| l.subject.as_str()).collect();
-    let times: Vec<DateTime<Utc>> = lost.iter().map(|l| l.made).collect();
-    relayed(statement.bind(subjects).bind(times).bind(last).execute(pool)).await.map(drop)
+    let subjects = column(backfills, |b| b.subject.as_str());
+    let created_at = column(backfills, |b| b.created_at);
+    relay_statement(statement.bind(subjects).bind(created_at).bind(last).execute(pool)).await.map(drop)
+}
+
+/// See [`super::mark_recovered`].
+pub(super) async fn mark_recovered(
+    pool: &PgPool,
+    created_at: &BTreeMap<String, DateTime<Utc>>,
+) -> Result<(), StoreError> {
+    let statement = sqlx::query(
+        "insert into outbox_subjects as known (subject, made) select * from unnest($1::text[], $2::timestamptz[]) order by 1 \
+         on conflict (subject) do update set made = excluded.made, again_after = 0, again_until = 0, later = null \
+         where known.made <> excluded.made",
+    );
+    let (subjects, created_at): (Vec<&str>, Vec<_>) =
+        created_at.iter().map(|(subject, at)| (subject.as_str(), to_micros(*at))).unzip();
+    relay_statement(statement.bind(subjects).bind(created_at).execute(pool)).await.map(drop)
 }
 
 #[cfg(test)]
@@ -310,7 +322,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn in_a_run_every_key_stands_once_and_the_order_is_kept() {
+    fn no_key_appears_twice_in_a_run_and_rows_stay_in_order() {
         let row = |seq: i64, key: u128| OutboxRow {
             seq,
             message_id: seq.to_string(),
@@ -329,10 +341,10 @@ mod tests {
     }
 
     #[test]
-    fn each_service_looks_after_what_its_outbox_holds() {
+    fn each_service_recovers_the_subjects_of_its_outbox() {
         let topology = Topology::rideshare();
         let of = |service| -> Vec<(&str, usize)> {
-            written(&topology, service)
+            outbox_streams(&topology, service)
                 .iter()
                 .map(|(stream, subjects)| (stream.name.as_str(), subjects.len()))
                 .collect()
