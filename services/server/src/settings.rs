@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use pricing::{Tariff, Tariffs};
 use streams::{Service, VehicleType};
 
-use crate::audit::AuditAction;
-use crate::letters::LettersAction;
+use crate::commands::audit::AuditAction;
+use crate::commands::dead_letters::LettersAction;
 
 /// An event-driven ride-sharing backend: users, match, rides and location over NATS JetStream.
 ///

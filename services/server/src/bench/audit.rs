@@ -19,7 +19,7 @@ use streams::{Bus, Event, Message, Position, Service, VehicleType};
 use tokio::time::Instant;
 
 use super::{Row, row};
-use crate::audit::{audit, replay};
+use crate::commands::audit::{audit, replay};
 use crate::settings::{Cli, Command, QueueType, Settings};
 
 /// Rides under way at once; their events come in turns.
@@ -152,7 +152,7 @@ async fn raw(settings: &Settings, messages: u64) -> Result<f64> {
 
 async fn replayed(bus: &Bus, world: &World, messages: u64) -> Result<f64> {
     let cli = Cli::try_parse_from(["rideshare", "audit", "replay", "--format", "json"])?;
-    let Some(Command::Audit { action: crate::audit::AuditAction::Replay(what) }) = cli.command else {
+    let Some(Command::Audit { action: crate::commands::audit::AuditAction::Replay(what) }) = cli.command else {
         bail!("no replay")
     };
     let seen = AtomicU64::new(0);

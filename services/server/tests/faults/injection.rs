@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use simulator::Note;
+use simulator::Observation;
 use sqlx::{Connection, PgConnection};
 use streams::topology::Topology;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::copies;
+use crate::duplicates;
 use crate::nemesis::{Dealt, Fault, Nemesis};
 use crate::proxy::Line;
 use crate::rig::{Place, Rig, TICK};
@@ -75,7 +75,7 @@ impl Rig {
 
     pub(crate) fn drain(&mut self) {
         for note in self.ledger.try_iter() {
-            self.acks += u64::from(matches!(note, Note::Acked { .. }));
+            self.acks += u64::from(matches!(note, Observation::Acked { .. }));
             self.notes.push(note);
         }
     }
@@ -143,7 +143,7 @@ impl Rig {
             fault @ (Fault::NatsLine(n, _) | Fault::DatabaseLine(n, _)) => (fault, n % self.places.len()),
             fault @ Fault::ClientLine(n, _) => (fault, n % self.fronts.len()),
             Fault::NatsLeader => {
-                let leader = copies::leader(&self.nats.urls(), "RIDE_STREAM").await;
+                let leader = duplicates::leader(&self.nats.urls(), "RIDE_STREAM").await;
                 let place = leader.and_then(|name| self.nats.named(&name)).unwrap_or(0);
                 (Fault::Nats(place), place)
             }
@@ -191,7 +191,7 @@ impl Rig {
             Fault::NatsFreeze(_) => self.nats.signal(place, "STOP"),
             Fault::Wipe(_) => self.nats.wipe(&self.wiped(place)),
             Fault::Full(stream) => {
-                if !copies::fill(&self.nats.urls(), &self.bus, stream).await {
+                if !duplicates::fill(&self.nats.urls(), &self.bus, stream).await {
                     self.say("  not filled: the server does not answer");
                     *self.kinds.entry(kind).or_default() -= 1;
                     return;

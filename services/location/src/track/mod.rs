@@ -19,6 +19,8 @@
 //! that stands still moves within the leash and adds nothing more. What it costs: a right-angled corner is cut by 0.69
 //! times the slack (the tractrix), 7 m for a good device.
 
+pub(crate) mod rows;
+
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
@@ -277,5 +279,4 @@ fn between(a: Position, b: Position, part: f64) -> Position {
 }
 
 #[cfg(test)]
-#[path = "track_tests.rs"]
 mod tests;

@@ -13,9 +13,9 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::account::Account;
+use crate::frame::{self, Frame};
 use crate::http::Http;
 use crate::transport::Connection;
-use crate::wire::{self, Frame};
 
 /// From the first packet to the welcome.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
@@ -66,7 +66,7 @@ impl Socket {
             loop {
                 let message = stream.next().await.context("closed before the welcome")??;
                 match message {
-                    Message::Text(frame) => match wire::parse(&frame) {
+                    Message::Text(frame) => match frame::parse(&frame) {
                         Ok(Frame::Welcome { user_id, last_seq }) => return Ok((Self(stream), user_id, last_seq)),
                         other => bail!("the first frame is no welcome but {other:?}"),
                     },

@@ -9,7 +9,7 @@ use pricing::Tariffs;
 use streams::event::{MatchRejected, RejectReason};
 use streams::{MatchId, Position, RequestId, RideId, Service, UserId, VehicleType};
 
-use crate::assign::Policy;
+use crate::engine::assign::Policy;
 
 /// An offer is ended so long after its `expires_at`: users refuses later answers, and an answer in time arrives first.
 pub const EXPIRY_GRACE: Duration = Duration::seconds(2);

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::wire::Event;
+use crate::frame::Event;
 
 /// So many events are remembered, to tell a repeat from a change.
 const REMEMBERED: usize = 512;

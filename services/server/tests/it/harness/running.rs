@@ -8,8 +8,8 @@ use server::app::App;
 use server::settings::{Cli, Settings};
 use streams::Service;
 
-use testing::database;
 use testing::nats::Server;
+use testing::{MustEnd, database};
 
 /// How a platform is run.
 #[derive(Clone, Copy, Debug)]
@@ -35,14 +35,20 @@ pub(crate) async fn shared(nats: &Server, more: &[&str]) -> Settings {
     settings(&args)
 }
 
-/// A running platform.
+/// A running platform. A test that drops it without [`Running::stop`] fails.
 pub(crate) struct Running {
     pub(crate) apps: Vec<App>,
     pub(crate) nats: Option<Server>,
     pub(crate) settings: Settings,
+    end: MustEnd,
 }
 
 impl Running {
+    /// Processes that a test started itself.
+    pub(crate) fn of(apps: Vec<App>, nats: Option<Server>, settings: Settings) -> Self {
+        Self { apps, nats, settings, end: MustEnd::new("Running::stop") }
+    }
+
     pub(crate) async fn start(shape: Shape, more: &[&str]) -> Self {
         let (nats, settings) = match shape {
             Shape::Embedded => (None, settings(more)),
@@ -53,7 +59,7 @@ impl Running {
             }
         };
         let app = App::start(&settings, &Service::ALL, World::real()).await.unwrap();
-        Self { apps: vec![app], nats, settings }
+        Self::of(vec![app], nats, settings)
     }
 
     /// Two processes of users, one of each other, all in this test's process but each with its own connections.
@@ -67,16 +73,18 @@ impl Running {
             settings.pod_id = Some(format!("pod-{n}"));
             apps.push(App::start(&settings, &[service], World::real()).await.unwrap());
         }
-        Self { apps, nats: Some(nats), settings }
+        Self::of(apps, Some(nats), settings)
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.apps[0].addr
     }
 
-    pub(crate) async fn stop(self) {
+    /// Ends every process, each of which must finish what it has begun.
+    pub(crate) async fn stop(mut self) {
         for app in self.apps {
             assert!(app.stop().await, "everything ends in time");
         }
+        self.end.reached();
     }
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::fare;
-use crate::wire::{Event, text, time};
+use crate::frame::{Event, text, time};
 
 /// One of the two people of a ride.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

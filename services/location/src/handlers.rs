@@ -13,8 +13,8 @@ use streams::event::{LocationAggregate, LocationUpdate, RideEvent};
 use streams::{Event, RideId, RideStatus};
 
 use crate::Location;
-use crate::share::Share;
-use crate::store::{self, Needless, Point, Tables, TrackRow, Wanted};
+use crate::position_broadcast::Share;
+use crate::track::rows::{self, Needless, Point, Tables, TrackRow, Wanted};
 use crate::track::{Fix, Summary, Track};
 
 /// Tracks in one transaction of the timer; if more are due, the next one follows at once.
@@ -59,7 +59,7 @@ impl Handler for Updates {
         let of_rides: Vec<(RideId, &LocationUpdate)> =
             batch.iter().filter_map(|r| update(r)).filter_map(|u| Some((u.ride_id?, u))).collect();
         let rides: BTreeSet<RideId> = of_rides.iter().map(|(ride, _)| *ride).collect();
-        let tracks = store::lock_tracks(tx, &rides, now).await?;
+        let tracks = rows::lock_tracks(tx, &rides, now).await?;
         let mut points = Vec::with_capacity(of_rides.len());
         for (ride_id, update) in of_rides {
             let Some(track) = tracks.get(&ride_id) else { continue };
@@ -72,7 +72,7 @@ impl Handler for Updates {
             }
         }
         if !points.is_empty() {
-            store::add_points(tx, &points, now).await?;
+            rows::add_points(tx, &points, now).await?;
         }
         Ok(())
     }
@@ -132,7 +132,7 @@ impl Courses {
         }
         let until = now - self.location.config.aggregate_every;
         let settled = self.location.arrivals().settled(now);
-        let tracks = store::due_tracks(tx, until, &settled, DUE_MAX).await?;
+        let tracks = rows::due_tracks(tx, until, &settled, DUE_MAX).await?;
         if tracks.len() == DUE_MAX {
             self.next_look = now;
         }
@@ -144,9 +144,9 @@ impl Courses {
 
     /// What another process heard, which only rows tell here.
     async fn learn_from_rows(&mut self, tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<(), StoreError> {
-        let live = store::live_tracks(tx).await?;
+        let live = rows::live_tracks(tx).await?;
         let busy = self.location.positions().busy_rides();
-        let ended = store::ended_rides(tx, &busy).await?;
+        let ended = rows::ended_rides(tx, &busy).await?;
         self.location.learn(&live, &ended, now);
         let live: BTreeSet<RideId> = live.iter().map(|track| track.ride_id).collect();
         self.cache.retain(|ride, _| live.contains(ride));
@@ -161,7 +161,7 @@ impl Courses {
     ) -> Result<(), StoreError> {
         let wanted: Vec<Wanted> = tracks.iter().filter_map(|track| self.wanted(track)).collect();
         let mut points: BTreeMap<RideId, Vec<Point>> = BTreeMap::new();
-        for point in store::points(tx, &wanted).await? {
+        for point in rows::points(tx, &wanted).await? {
             points.entry(point.ride_id).or_default().push(point);
         }
         for track in &mut tracks {
@@ -184,7 +184,7 @@ impl Courses {
             };
             tx.publish(&Event::LocationAggregate(aggregate), &self.location.platform.world.trace());
         }
-        store::save_reports(tx, &tracks).await
+        rows::save_reports(tx, &tracks).await
     }
 
     /// Points that are not in the cache; all, for the final word.
@@ -241,7 +241,7 @@ impl Courses {
     async fn follow(&mut self, tx: &mut Transaction<Tables>, rides: &[&RideEvent]) -> Result<(), StoreError> {
         let now = self.location.platform.world.now();
         let ids: BTreeSet<RideId> = rides.iter().map(|ride| ride.ride_id).collect();
-        let mut tracks = store::lock_tracks(tx, &ids, now).await?;
+        let mut tracks = rows::lock_tracks(tx, &ids, now).await?;
         let mut needless = Vec::new();
         for ride in rides {
             let Some(track) = tracks.get_mut(&ride.ride_id) else { continue };
@@ -264,9 +264,9 @@ impl Courses {
             }
         }
         let tracks: Vec<TrackRow> = tracks.into_values().collect();
-        store::save_courses(tx, &tracks).await?;
+        rows::save_courses(tx, &tracks).await?;
         if !needless.is_empty() {
-            store::forget_points(tx, &needless).await?;
+            rows::forget_points(tx, &needless).await?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use streams::{MatchId, Position, RequestId, RideId, UserId};
 use uuid::Uuid;
 
 use crate::engine::{DRIVER_FORGOTTEN, Driver, Offer, Outcome, REMEMBERED, Request, Ride, Rows};
-use crate::lead::Lease;
+use crate::lease::Lease;
 
 /// How long rows of what has ended are kept; rides longer than any stream keeps their beginning.
 const ENDED_KEPT: Duration = Duration::days(1);

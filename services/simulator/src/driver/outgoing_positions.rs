@@ -8,8 +8,8 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
+use crate::frame::rfc3339;
 use crate::position::Position;
-use crate::wire::rfc3339;
 
 /// So many points are held back at most; the oldest go first.
 const HELD: usize = 60;

@@ -9,11 +9,11 @@ use platform::{Failure, Handler, Metrics, Platform, Received, Trace, Transaction
 use streams::event::RejectReason;
 use streams::{Event, RequestId, RideId, RideStatus};
 
+use crate::engine::rows::{self, Tables};
+use crate::engine::rules::{Input, Stepped};
 use crate::engine::{Engine, Rules};
-use crate::lead;
+use crate::lease;
 use crate::positions::Positions;
-use crate::rules::{Input, Stepped};
-use crate::store::{self, Tables};
 
 /// How often waiting requests are tried again, for drivers move.
 const TICK: Duration = Duration::seconds(1);
@@ -53,7 +53,7 @@ impl Matcher {
 
     async fn reload(&mut self, tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<(), Failure> {
         let rules = self.engine.rules.clone();
-        let rows = store::load(tx, now, rules.request_ttl).await?;
+        let rows = rows::load(tx, now, rules.request_ttl).await?;
         tracing::info!(
             epoch = self.epoch,
             drivers = rows.drivers.len(),
@@ -89,13 +89,13 @@ impl Handler for Matcher {
     type Tables = Tables;
 
     async fn handle(&mut self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
-        lead::guard(tx, self.epoch).await?;
+        lease::guard(tx, self.epoch).await?;
         let now = self.world.now();
         if self.stale {
             self.reload(tx, now).await?;
         }
         let pickups: Vec<RideId> = batch.iter().filter_map(|r| pickup(&r.event)).collect();
-        let ended = if pickups.is_empty() { Default::default() } else { store::ended_rides(tx, &pickups).await? };
+        let ended = if pickups.is_empty() { Default::default() } else { rows::ended_rides(tx, &pickups).await? };
         let mut traces: BTreeMap<RequestId, &Trace> = BTreeMap::new();
         let mut inputs = Vec::with_capacity(batch.len() + 2);
         for received in batch {
@@ -136,7 +136,7 @@ impl Handler for Matcher {
                 None => tx.publish(event, &self.world.trace()),
             }
         }
-        store::write(tx, &stepped.rows).await?;
+        rows::write(tx, &stepped.rows).await?;
         self.prepared = stepped;
         Ok(())
     }

@@ -505,3 +505,6 @@ pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> R
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use chrono::{DateTime, Duration, Utc};
 use platform::{Failure, On, StoreError};
 use sqlx::Row;
 
-use crate::store::Tx;
+use crate::engine::rows::Tx;
 
 /// The lease's row in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]

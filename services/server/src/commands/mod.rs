@@ -1,5 +1,8 @@
 //! What the commands of the program do.
 
+pub mod audit;
+pub mod dead_letters;
+
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,8 +14,8 @@ use streams::topology::Topology;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::{self, App};
+use crate::bench;
 use crate::settings::{City, Cli, Command, QueueType, Settings, StreamsAction};
-use crate::{audit, bench, letters};
 
 /// Does what the command line says.
 ///
@@ -27,7 +30,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode> {
         Some(Command::Simulate { url, rides_url, city }) => simulate(url, rides_url, &city).await,
         Some(Command::Streams { action }) => topology(&settings, action).await,
         Some(Command::Audit { action }) => audit::run(&settings, &action).await,
-        Some(Command::DeadLetters { action }) => letters::run(&settings, &action).await,
+        Some(Command::DeadLetters { action }) => dead_letters::run(&settings, &action).await,
         Some(Command::Migrate) => {
             app::migrate(&settings).await?;
             println!("all schemas are up to date");
@@ -85,7 +88,7 @@ fn city_config(urls: Vec<String>, rides_url: Option<String>, city: &City) -> Res
         drivers: city.drivers,
         passengers: city.passengers,
         rides: city.rides,
-        max_wall: Duration::from_secs(city.max_s),
+        time_limit: Duration::from_secs(city.max_s),
         seed: city.seed,
         speed: city.speed,
         progress: true,

@@ -8,7 +8,7 @@ use pricing;
 use streams::event::{MatchAccepted, MatchFound, MatchRejected, RejectReason, RideEvent, UserBeacon, UserFinder};
 use streams::{Event, MatchId, RequestId, RideStatus, UserId};
 
-use crate::assign::{Pair, Waiting};
+use crate::engine::assign::{Pair, Waiting};
 use crate::engine::{Changed, Driver, Engine, Offer, Outcome, Request, Ride, Rows};
 use crate::positions::Positions;
 

@@ -8,10 +8,10 @@ use hyper::Method;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::checks::FinalRide;
+use crate::checker::FinalRide;
 use crate::city::City;
+use crate::frame::text;
 use crate::http::Reply;
-use crate::wire::text;
 
 /// So many rides are asked for at most, evenly chosen.
 const SAMPLE: usize = 1_000;
@@ -97,7 +97,7 @@ fn difference(ride: &FinalRide, reply: &Reply) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::Status;
+    use crate::checker::Status;
     use serde_json::json;
 
     #[test]

@@ -14,9 +14,9 @@ use streams::memory::MemoryBus;
 use streams::topology::{GIVEN_UP_STREAM, Topology};
 use streams::{Bus, Headers, Message, Service, Subject};
 
-use crate::client::{Person, WAIT};
 use crate::failures::until;
-use crate::platforms::{Running, settings, shared};
+use crate::harness::client::{Person, WAIT};
+use crate::harness::running::{Running, settings, shared};
 use crate::program::rideshare;
 use crate::ride::{online, trip};
 use testing::nats::Server;
@@ -113,7 +113,7 @@ async fn a_requeued_acceptance_reaches_rides_alone_and_the_ride_goes_on() {
         let handled = apps[app].platform.metrics.handled.with_label_values(&[consumer]).get();
         assert_eq!(handled, 1, "{consumer}");
     }
-    Running { apps, nats: Some(nats), settings }.stop().await;
+    Running::of(apps, Some(nats), settings).stop().await;
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 pub(crate) use mailbox::{Mailbox, Verdict};
 pub(crate) use rides::{FinalRide, Party, Status};
 
-use crate::wire::{Event, time};
+use crate::frame::{Event, time};
 
 /// An acked command must have had its effect within this.
 const EFFECT_LIMIT: Duration = Duration::from_secs(30);

@@ -2,6 +2,7 @@
 //! and its state; it learns of the passenger's PIN only at the pickup.
 
 mod inputs;
+mod outgoing_positions;
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -14,14 +15,14 @@ use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::checks::Party;
+use self::outgoing_positions::{Point, Track};
+use crate::checker::Party;
 use crate::city::{City, Phase};
 use crate::client::{Client, Command, Input};
 use crate::clock;
 use crate::config::{Config, THINK_MIN_MS};
 use crate::position::Position;
-use crate::tally::Count;
-use crate::track::{Point, Track};
+use crate::statistics::Count;
 
 /// An answered offer that comes to nothing is forgotten after this; the checker has told by then.
 const OUTCOME_LIMIT: Duration = Duration::from_secs(60);
@@ -237,7 +238,7 @@ impl Driver {
         if now < self.point_at && !there {
             return;
         }
-        self.point_at = now + self.city.config.point_every * if riding { 1 } else { 3 };
+        self.point_at = now + self.city.config.position_interval * if riding { 1 } else { 3 };
         let mut point = self.point(&before);
         let faults = &self.city.config.faults;
         if driving_passenger && self.rng.random_bool(faults.jump) {
@@ -333,7 +334,7 @@ impl Driver {
         let here = self.position;
         let data = self.point(&here).data();
         let point = self.client.command("location.update", data);
-        self.point_at = now + self.city.config.point_every;
+        self.point_at = now + self.city.config.position_interval;
         if let State::Riding { leg, .. } = &mut self.state {
             *leg = Leg::Parking { point };
         }

@@ -9,7 +9,7 @@ use streams::event::TrackPoint;
 use streams::{Position, RideId, UserId};
 use uuid::Uuid;
 
-use crate::store::{self, Needless, Point, Tables, TrackRow, Wanted};
+use super::{self as rows, Needless, Point, Tables, TrackRow, Wanted};
 use crate::track::{Fix, Summary};
 
 fn when(second: i64) -> DateTime<Utc> {
@@ -75,7 +75,7 @@ on_both!(
 /// Rows of rides 1, 2 …, as `change` makes them.
 async fn given(store: &Store<Tables>, of: &[u128], change: impl Fn(u128, &mut TrackRow)) {
     let mut tx = store.begin().await.unwrap();
-    let mut tracks = store::lock_tracks(&mut tx, &rides(of), when(0)).await.unwrap();
+    let mut tracks = rows::lock_tracks(&mut tx, &rides(of), when(0)).await.unwrap();
     for &n in of {
         let track = tracks.get_mut(&ride(n)).unwrap();
         track.driver_id = Some(driver(n));
@@ -83,33 +83,33 @@ async fn given(store: &Store<Tables>, of: &[u128], change: impl Fn(u128, &mut Tr
         change(n, track);
     }
     let tracks: Vec<TrackRow> = tracks.into_values().collect();
-    store::save_courses(&mut tx, &tracks).await.unwrap();
-    store::save_reports(&mut tx, &tracks).await.unwrap();
+    rows::save_courses(&mut tx, &tracks).await.unwrap();
+    rows::save_reports(&mut tx, &tracks).await.unwrap();
     tx.commit().await.unwrap();
 }
 
 async fn add(store: &Store<Tables>, points: &[Point]) -> BTreeSet<RideId> {
     let mut tx = store.begin().await.unwrap();
     let of: BTreeSet<RideId> = points.iter().map(|p| p.ride_id).collect();
-    store::lock_tracks(&mut tx, &of, when(0)).await.unwrap();
-    let grown = store::add_points(&mut tx, points, when(0)).await.unwrap();
+    rows::lock_tracks(&mut tx, &of, when(0)).await.unwrap();
+    let grown = rows::add_points(&mut tx, points, when(0)).await.unwrap();
     tx.commit().await.unwrap();
     grown
 }
 
 async fn row(store: &Store<Tables>, n: u128) -> TrackRow {
     let mut tx = store.begin().await.unwrap();
-    store::lock_tracks(&mut tx, &rides(&[n]), when(0)).await.unwrap().remove(&ride(n)).unwrap()
+    rows::lock_tracks(&mut tx, &rides(&[n]), when(0)).await.unwrap().remove(&ride(n)).unwrap()
 }
 
 async fn seconds(store: &Store<Tables>, wanted: &[Wanted]) -> Vec<(u128, i64)> {
-    let points = store::points(&mut store.begin().await.unwrap(), wanted).await.unwrap();
+    let points = rows::points(&mut store.begin().await.unwrap(), wanted).await.unwrap();
     points.iter().map(|p| (p.ride_id.0.as_u128(), (p.fix.recorded_at - when(0)).num_seconds())).collect()
 }
 
 async fn due(store: &Store<Tables>, reported_until: i64, arrived: &[u128], limit: usize) -> Vec<u128> {
     let mut tx = store.begin().await.unwrap();
-    let tracks = store::due_tracks(&mut tx, when(reported_until), &rides(arrived), limit).await.unwrap();
+    let tracks = rows::due_tracks(&mut tx, when(reported_until), &rides(arrived), limit).await.unwrap();
     // Unlocked by the time this returns; a dropped transaction is rolled back a moment later.
     tx.commit().await.unwrap();
     tracks.iter().map(|t| t.ride_id.0.as_u128()).collect()
@@ -117,15 +117,15 @@ async fn due(store: &Store<Tables>, reported_until: i64, arrived: &[u128], limit
 
 async fn a_track_begins_when_it_is_first_locked(store: Store<Tables>) {
     let mut tx = store.begin().await.unwrap();
-    let tracks = store::lock_tracks(&mut tx, &rides(&[2, 1]), when(5)).await.unwrap();
+    let tracks = rows::lock_tracks(&mut tx, &rides(&[2, 1]), when(5)).await.unwrap();
     assert_eq!(tracks.keys().copied().collect::<Vec<_>>(), [ride(1), ride(2)]);
     let new = &tracks[&ride(1)];
     assert_eq!((new.driver_id, new.version, new.finalised, new.created_at), (None, 0, false, when(5)));
     tx.commit().await.unwrap();
     let mut tx = store.begin().await.unwrap();
-    let again = store::lock_tracks(&mut tx, &rides(&[3, 1]), when(9)).await.unwrap();
+    let again = rows::lock_tracks(&mut tx, &rides(&[3, 1]), when(9)).await.unwrap();
     assert_eq!((again[&ride(1)].created_at, again[&ride(3)].created_at), (when(5), when(9)));
-    assert!(store::lock_tracks(&mut tx, &rides(&[]), when(9)).await.unwrap().is_empty());
+    assert!(rows::lock_tracks(&mut tx, &rides(&[]), when(9)).await.unwrap().is_empty());
 }
 
 async fn a_point_is_kept_once_and_raises_the_version_once(store: Store<Tables>) {
@@ -139,7 +139,7 @@ async fn a_point_is_kept_once_and_raises_the_version_once(store: Store<Tables>) 
     repeated.version = 2;
     assert_eq!(add(&store, &[repeated, point(1, 1, 11, 2)]).await, rides(&[1]));
     assert_eq!((row(&store, 1).await.version, row(&store, 2).await.version), (2, 1));
-    let kept = store::points(&mut store.begin().await.unwrap(), &[wanted(1, 1, 0)]).await.unwrap();
+    let kept = rows::points(&mut store.begin().await.unwrap(), &[wanted(1, 1, 0)]).await.unwrap();
     assert_eq!(kept, [first, point(1, 1, 11, 2), point(1, 1, 12, 1)], "the first one stays");
     assert_eq!(seconds(&store, &[wanted(2, 2, 0), wanted(1, 1, 1)]).await, [(1, 11), (2, 10)]);
 }
@@ -169,7 +169,7 @@ async fn needless_points_go(store: Store<Tables>) {
         Needless { ride_id: ride(1), driver_id: driver(1), before: Some(when(10)) },
         Needless { ride_id: ride(3), driver_id: driver(3), before: None },
     ];
-    store::forget_points(&mut tx, &needless).await.unwrap();
+    rows::forget_points(&mut tx, &needless).await.unwrap();
     tx.commit().await.unwrap();
     let left = [wanted(1, 1, 0), wanted(1, 7, 0), wanted(2, 2, 0), wanted(3, 3, 0)];
     assert_eq!(seconds(&store, &left).await, [(1, 10), (2, 9)]);
@@ -191,7 +191,7 @@ async fn an_aggregate_is_due_when_there_is_something_to_tell(store: Store<Tables
     told.reported = Summary { distance_m: 12.34, points: 7, last };
     (told.reported_version, told.reported_at) = (1, Some(when(50)));
     let mut tx = store.begin().await.unwrap();
-    store::save_reports(&mut tx, std::slice::from_ref(&told)).await.unwrap();
+    rows::save_reports(&mut tx, std::slice::from_ref(&told)).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(row(&store, 1).await, told, "what was written is read");
     assert_eq!(due(&store, 100, &[], 10).await, [0; 0], "nothing new");
@@ -232,9 +232,9 @@ async fn live_and_ended_rides_are_told_apart(store: Store<Tables>) {
     })
     .await;
     let mut tx = store.begin().await.unwrap();
-    let live: Vec<RideId> = store::live_tracks(&mut tx).await.unwrap().iter().map(|t| t.ride_id).collect();
+    let live: Vec<RideId> = rows::live_tracks(&mut tx).await.unwrap().iter().map(|t| t.ride_id).collect();
     assert_eq!(live, [ride(1)]);
-    assert_eq!(store::ended_rides(&mut tx, &rides(&[1, 2, 3, 9])).await.unwrap(), [ride(2)]);
+    assert_eq!(rows::ended_rides(&mut tx, &rides(&[1, 2, 3, 9])).await.unwrap(), [ride(2)]);
 }
 
 async fn old_tracks_go_with_their_points(store: Store<Tables>) {
@@ -242,7 +242,7 @@ async fn old_tracks_go_with_their_points(store: Store<Tables>) {
     add(&store, &[point(1, 1, 10, 1), point(2, 2, 10, 1)]).await;
     for (days, left) in [(1, vec![(1, 10), (2, 10)]), (3, vec![(1, 10)]), (10, vec![])] {
         let mut tx = store.begin().await.unwrap();
-        store::purge(&mut tx, when(0) + Duration::days(days)).await.unwrap();
+        rows::purge(&mut tx, when(0) + Duration::days(days)).await.unwrap();
         tx.commit().await.unwrap();
         assert_eq!(seconds(&store, &[wanted(1, 1, 0), wanted(2, 2, 0)]).await, left, "after {days} days");
     }
@@ -251,8 +251,8 @@ async fn old_tracks_go_with_their_points(store: Store<Tables>) {
 async fn what_is_not_committed_never_was(store: Store<Tables>) {
     add(&store, &[point(1, 1, 10, 1)]).await;
     let mut tx = store.begin().await.unwrap();
-    store::lock_tracks(&mut tx, &rides(&[1, 2]), when(0)).await.unwrap();
-    store::add_points(&mut tx, &[point(1, 1, 11, 2)], when(0)).await.unwrap();
+    rows::lock_tracks(&mut tx, &rides(&[1, 2]), when(0)).await.unwrap();
+    rows::add_points(&mut tx, &[point(1, 1, 11, 2)], when(0)).await.unwrap();
     drop(tx);
     assert_eq!(row(&store, 1).await.version, 1);
     assert_eq!(seconds(&store, &[wanted(1, 1, 0)]).await, [(1, 10)]);
@@ -270,7 +270,7 @@ async fn two_processes_never_make_the_same_aggregate() {
     .await;
     add(&store, &[point(1, 1, 10, 1), point(2, 2, 10, 1)]).await;
     let mut one = store.begin().await.unwrap();
-    assert_eq!(store::due_tracks(&mut one, when(100), &rides(&[2]), 10).await.unwrap().len(), 2);
+    assert_eq!(rows::due_tracks(&mut one, when(100), &rides(&[2]), 10).await.unwrap().len(), 2);
     assert_eq!(due(&store, 100, &[2], 10).await, [0; 0]);
     one.commit().await.unwrap();
     assert_eq!(due(&store, 100, &[2], 10).await, [1, 2]);
@@ -301,10 +301,10 @@ async fn processes_that_add_points_to_the_same_rides_lose_none() {
     }
     let all: Vec<u128> = (0..40).collect();
     let mut tx = store.begin().await.unwrap();
-    let tracks = store::lock_tracks(&mut tx, &rides(&all), when(0)).await.unwrap();
+    let tracks = rows::lock_tracks(&mut tx, &rides(&all), when(0)).await.unwrap();
     let mut kept = 0;
     for n in all {
-        let points = store::points(&mut tx, &[wanted(n, n, 0)]).await.unwrap();
+        let points = rows::points(&mut tx, &[wanted(n, n, 0)]).await.unwrap();
         let versions: BTreeSet<i64> = points.iter().map(|p| p.version).collect();
         assert_eq!(versions, (1..=tracks[&ride(n)].version).collect(), "each version came with points");
         kept += points.len();
@@ -314,8 +314,8 @@ async fn processes_that_add_points_to_the_same_rides_lose_none() {
 
 async fn add_some(store: &Store<Tables>, of: &[u128], second: i64) -> Result<(), StoreError> {
     let mut tx = store.begin().await?;
-    let tracks = store::lock_tracks(&mut tx, &rides(of), when(0)).await?;
+    let tracks = rows::lock_tracks(&mut tx, &rides(of), when(0)).await?;
     let points: Vec<Point> = of.iter().map(|&n| point(n, n, second, tracks[&ride(n)].version + 1)).collect();
-    store::add_points(&mut tx, &points, when(0)).await?;
+    rows::add_points(&mut tx, &points, when(0)).await?;
     tx.commit().await
 }

@@ -1,6 +1,8 @@
 //! One person's WebSocket: commands with their answers and repeats, events, lost connections and resumes. It owns the
 //! socket and the last `seq`; it decides nothing about rides.
 
+mod socket;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +12,14 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
+use self::socket::{Read, Socket};
 use crate::account::Account;
-use crate::checks::{Mailbox, Verdict};
+use crate::checker::{Mailbox, Verdict};
 use crate::city::City;
 use crate::clock;
-use crate::ledger::Note;
-use crate::socket::{Read, Socket};
-use crate::tally::Count;
-use crate::wire::{self, Event, Frame, text};
+use crate::frame::{self, Event, Frame, text};
+use crate::observation::Observation;
+use crate::statistics::Count;
 
 /// A command without an answer is sent again after this.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -140,7 +142,7 @@ impl Client {
         if self.frames.len() >= WAITING_FRAMES {
             self.frames.pop_front();
         }
-        self.frames.push_back(wire::command(None, kind, data));
+        self.frames.push_back(frame::command(None, kind, data));
     }
 
     /// Waits for what comes next, until `until` at the latest; keeps the connection and repeats commands meanwhile.
@@ -249,7 +251,7 @@ impl Client {
                 pending.attempts += 1;
                 pending.sent.get_or_insert(now);
                 pending.due = now + ANSWER_LIMIT;
-                let frame = wire::command(Some(&pending.command.id), pending.command.kind, &pending.command.data);
+                let frame = frame::command(Some(&pending.command.id), pending.command.kind, &pending.command.data);
                 if pending.attempts > 1 {
                     tally.add(Count::Retries);
                 } else {
@@ -283,7 +285,7 @@ impl Client {
                 return None;
             }
         };
-        match wire::parse(&frame) {
+        match frame::parse(&frame) {
             Ok(Frame::Event(event)) => self.event(event),
             Ok(Frame::Ack { id, data }) => self.acked(&id, data),
             Ok(Frame::Error { id: Some(id), code, message }) => self.refused(&id, code, &message),
@@ -330,15 +332,13 @@ impl Client {
         if let Some(since_accept) = seen.since_accept {
             self.city.tally().took("match.accept → ride.pickup", since_accept);
         }
-        if let Some(ledger) = &self.city.config.ledger {
-            ledger.note(Note::Event {
-                user_id: self.account.user_id.clone(),
-                seq: event.seq,
-                event_id: event.event_id.clone(),
-                kind: event.kind.clone(),
-                data: event.data.clone(),
-            });
-        }
+        self.observe(|user_id| Observation::Event {
+            user_id,
+            seq: event.seq,
+            event_id: event.event_id.clone(),
+            kind: event.kind.clone(),
+            data: event.data.clone(),
+        });
         self.events += 1;
         if self.events.is_multiple_of(EVENTS_AN_ACK) {
             let seq = self.mailbox.last_seq();
@@ -358,10 +358,12 @@ impl Client {
                 self.city.tally().took(latency(command.kind), clock::now().duration_since(sent));
             }
             self.remember(id, Some(key));
-            if let Some(ledger) = &self.city.config.ledger {
-                let (user_id, kind, asked) = (self.account.user_id.clone(), command.kind, command.data.clone());
-                ledger.note(Note::Acked { user_id, kind, asked, answer: data.clone() });
-            }
+            self.observe(|user_id| Observation::Acked {
+                user_id,
+                kind: command.kind,
+                command_data: command.data.clone(),
+                ack_data: data.clone(),
+            });
             return Some(Input::Acked { command, data });
         }
         match self.answered.iter().find(|(known, _)| known == id) {
@@ -399,6 +401,13 @@ impl Client {
             None => self.unasked(id),
         }
         None
+    }
+
+    fn observe(&self, observation: impl FnOnce(String) -> Observation) {
+        if let Some(observer) = &self.city.config.observer {
+            // An observer that has gone needs nothing more.
+            let _ = observer.send(observation(self.account.user_id.clone()));
+        }
     }
 
     fn unasked(&self, id: &str) {
