@@ -7,7 +7,7 @@ use streams::Money;
 use streams::RideStatus;
 use streams::event::RideEvent;
 
-use crate::chain::{self, Broken, Link};
+use crate::hash_chain::{self, Broken, Link};
 use crate::ride::{Bill, Cancelled, Cause, Receipt, Ride};
 
 impl<'a> From<&'a Ride> for Link<'a> {
@@ -17,12 +17,12 @@ impl<'a> From<&'a Ride> for Link<'a> {
 }
 
 /// Whether `event` may come after what made `before` (`None`: as a ride's first): link, order, what all events of a ride
-/// have in common, and money that adds up. Its own hash is [`chain::verify_body`]'s.
+/// have in common, and money that adds up. Its own hash is [`hash_chain::verify_body`]'s.
 ///
 /// # Errors
 /// The first thing that is [`Broken`].
 pub(crate) fn check(before: Option<&Ride>, event: &RideEvent) -> Result<(), Broken> {
-    chain::fits(before.map(Link::from), event)?;
+    hash_chain::fits(before.map(Link::from), event)?;
     let (ride_id, version) = (event.ride_id, event.version);
     if let Some(b) = before {
         for (field, same) in [

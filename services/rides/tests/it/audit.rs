@@ -63,7 +63,7 @@ async fn sequence(city: &City, matched: &MatchAccepted, version: u32) -> u64 {
     let mut replay = city.platform.bus.replay(STREAM, None, ReplayStart::Sequence(1)).await.unwrap();
     loop {
         let stored = replay.next(Duration::from_secs(1)).await.unwrap().expect("it is there");
-        let event = rides::chain::verify_body(&stored.subject, &stored.payload).unwrap();
+        let event = rides::hash_chain::verify_body(&stored.subject, &stored.payload).unwrap();
         if (event.match_id, event.version) == (matched.match_id, version) {
             return stored.sequence;
         }

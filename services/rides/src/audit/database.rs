@@ -7,12 +7,12 @@ use streams::Event;
 
 use super::prints::{Fingerprints, digest};
 use super::{Finding, Findings};
-use crate::chain;
+use crate::event_log::KeptEvent;
+use crate::hash_chain;
 use crate::ledger::{self, Entry, Kind};
 use crate::payment::{Debt, Payment, PaymentStatus};
-use crate::retold;
+use crate::replay;
 use crate::ride::{Bill, Ride};
-use crate::store::KeptEvent;
 use streams::RideId;
 
 /// All that the tables have about one ride.
@@ -106,18 +106,18 @@ impl Books {
                 let what = format!("in the database, {what}");
                 self.findings.push(Finding::of_event(kept.ride_id, kept.version, None, what));
             };
-            let (event, hash) = match chain::read_body(&kept.subject, kept.body.as_bytes()) {
+            let (event, hash) = match hash_chain::read_body(&kept.subject, kept.body.as_bytes()) {
                 Ok(read) => read,
                 Err(broken) => {
                     wrong(broken.what());
                     continue;
                 }
             };
-            if let Err(broken) = chain::matches(&event, hash) {
+            if let Err(broken) = hash_chain::matches(&event, hash) {
                 wrong(broken.what());
             }
             let before = told.as_ref().map(|(ride, _)| ride);
-            if let Err(broken) = retold::check(before, &event) {
+            if let Err(broken) = replay::check(before, &event) {
                 wrong(broken.what());
             }
             let id = Event::Ride(Box::new(event.clone())).message_id(event.occurred_at);
@@ -132,7 +132,7 @@ impl Books {
                     wrong(format!("the column {column} is not what the body says"));
                 }
             }
-            told = Some(retold::after(before, &event));
+            told = Some(replay::after(before, &event));
         }
         told
     }

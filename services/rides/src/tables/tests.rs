@@ -6,10 +6,18 @@ use platform::{Store, World};
 use pricing::Tariffs;
 use streams::event::{MatchAccepted, Party, PaymentCapture};
 
+use platform::{On, StoreError};
+use streams::event::Event;
+use streams::{MatchId, Money, RequestId, RideId, RideStatus, UserId};
+use uuid::Uuid;
+
 use super::*;
 use crate::MIGRATIONS;
+use crate::event_log::{events_of, keep_events};
 use crate::ledger;
-use crate::payment::{PaymentStatus, insert_payments, lock_payments, payments_of, settle_payments};
+use crate::payment::PaymentStatus;
+use crate::payment::rows::{debts_of, insert_payments, lock_payments, payments_of, settle_payments};
+use crate::ride::rows::*;
 use crate::ride::tests::{accepted, at};
 use crate::ride::{Change, Distance, Order, Outcome, decide};
 
@@ -285,7 +293,7 @@ async fn events_are_kept_as_published_and_once(b: Bench) {
     let kept = events_of(&mut tx, change.ride.ride_id).await.unwrap();
     assert_eq!(kept, std::slice::from_ref(&event));
     assert_eq!(kept[0].body.as_bytes(), Event::Ride(Box::new(change.event.clone())).body());
-    assert_eq!(crate::chain::verify_body(&kept[0].subject, kept[0].body.as_bytes()), Ok(change.event.clone()));
+    assert_eq!(crate::hash_chain::verify_body(&kept[0].subject, kept[0].body.as_bytes()), Ok(change.event.clone()));
     assert_eq!(events_of(&mut tx, b.world.id()).await.unwrap(), []);
     let twice = keep_events(&mut tx, vec![event]).await;
     assert!(matches!(twice, Err(StoreError::Conflict { constraint }) if constraint == "events_pkey"));
@@ -304,20 +312,20 @@ async fn a_ride_is_billed_once(b: Bench) {
         for account in
             [&ledger::passenger(ride.passenger_id), &ledger::driver(ride.driver_id), ledger::REVENUE, "cash:ledger"]
         {
-            found.push(ledger::balance(&mut tx, account).await.unwrap());
+            found.push(ledger::rows::balance(&mut tx, account).await.unwrap());
         }
         found
     };
     let mut tx = b.store.begin().await.unwrap();
-    ledger::post(&mut tx, std::slice::from_ref(&due)).await.unwrap();
+    ledger::rows::post(&mut tx, std::slice::from_ref(&due)).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(balances().await, [1_000, -800, -200, 0]);
     let mut tx = b.store.begin().await.unwrap();
-    ledger::post(&mut tx, &[paid]).await.unwrap();
+    ledger::rows::post(&mut tx, &[paid]).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(balances().await, [0, -800, -200, 1_000]);
     let mut tx = b.store.begin().await.unwrap();
-    let twice = ledger::post(&mut tx, &[due]).await;
+    let twice = ledger::rows::post(&mut tx, &[due]).await;
     assert!(matches!(twice, Err(StoreError::Conflict { constraint }) if constraint.starts_with("ledger_entries_")));
     drop(tx);
     assert_eq!(balances().await, [0, -800, -200, 1_000]);
@@ -347,7 +355,7 @@ async fn a_payment_is_settled_once(b: Bench) {
 
     let mut tx = b.store.begin().await.unwrap();
     assert_eq!(payments_of(&mut tx, &[ride.ride_id]).await.unwrap(), std::slice::from_ref(&refused));
-    let debts = crate::payment::debts_of(&mut tx, ride.passenger_id).await.unwrap();
+    let debts = debts_of(&mut tx, ride.passenger_id).await.unwrap();
     assert_eq!(debts.iter().map(|d| (d.amount, d.at)).collect::<Vec<_>>(), [(Money::usd(700), at(2))]);
     let again = settle_payments(&mut tx, &[refused]).await;
     assert!(again.is_err(), "settled twice");

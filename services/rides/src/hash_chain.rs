@@ -12,7 +12,7 @@ use streams::event::{Event, RideEvent};
 use streams::{RideId, RideStatus};
 use uuid::Uuid;
 
-use crate::ride;
+use crate::ride::lifecycle::may_follow;
 
 /// `previous_hash` of version 1: there is nothing before it.
 pub const NOTHING_BEFORE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -250,7 +250,7 @@ pub(crate) fn fits(before: Option<Link<'_>>, event: &RideEvent) -> Result<(), Br
         return Err(Broken::Unlinked { ride_id, version });
     }
     let from = before.map(|b| b.status);
-    if !ride::may_follow(from, event.status) {
+    if !may_follow(from, event.status) {
         return Err(Broken::Order { ride_id, version, from, to: event.status });
     }
     Ok(())

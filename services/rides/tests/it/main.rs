@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use platform::{CancellationToken, Health, Metrics, Platform, Store, Tokens, World};
 use rides::audit::{Audit, Findings};
 use rides::payment::Provider;
-use rides::{Config, Rides, chain, ledger};
+use rides::{Config, Rides, hash_chain, ledger};
 use serde_json::Value;
 use streams::bus::ReplayStart;
 use streams::event::{LocationAggregate, MatchAccepted, Party, RejectReason, RideEvent};
@@ -70,10 +70,10 @@ impl City {
         let mut trail: Vec<RideEvent> = self.trail().await;
         trail.sort_by_key(|event| (event.ride_id, event.version));
         for ride in trail.chunk_by(|a, b| a.ride_id == b.ride_id) {
-            assert_eq!(chain::verify_chain(ride), Ok(()));
+            assert_eq!(hash_chain::verify_chain(ride), Ok(()));
             let kept = self.rides.events(ride[0].ride_id).await.unwrap();
             let kept: Vec<RideEvent> =
-                kept.iter().map(|e| chain::verify_body(&e.subject, e.body.as_bytes()).unwrap()).collect();
+                kept.iter().map(|e| hash_chain::verify_body(&e.subject, e.body.as_bytes()).unwrap()).collect();
             assert_eq!(kept, ride, "what is kept is what was published");
         }
         let report = self.audit.verify().await.unwrap();
@@ -136,7 +136,7 @@ impl City {
 
     async fn trail(&self) -> Vec<RideEvent> {
         let all = self.all("RIDE_STREAM", "ride.>").await;
-        all.iter().map(|m| chain::verify_body(&m.subject, &m.payload).unwrap()).collect()
+        all.iter().map(|m| hash_chain::verify_body(&m.subject, &m.payload).unwrap()).collect()
     }
 
     /// The event of the ride of `of` with this status, once it is there.
@@ -147,7 +147,7 @@ impl City {
         loop {
             let stored = replay.next(Duration::from_secs(100)).await.unwrap();
             let stored = stored.unwrap_or_else(|| panic!("no {subject} came"));
-            let event = chain::verify_body(&stored.subject, &stored.payload).unwrap();
+            let event = hash_chain::verify_body(&stored.subject, &stored.payload).unwrap();
             if event.match_id == of.match_id {
                 return event;
             }
@@ -252,7 +252,6 @@ macro_rules! on_both {
 }
 
 // After the macro, which it uses too.
-#[path = "rides/audit.rs"]
 mod audit;
 
 on_both!(
@@ -278,7 +277,7 @@ async fn one_ride_from_match_to_receipt(kind: Kind) {
     let (driver, passenger) = (matched.driver_id, matched.passenger_id);
     city.publish(&Event::MatchAccepted(matched.clone())).await;
     let pickup = city.event(&matched, RideStatus::Pickup).await;
-    assert_eq!((pickup.version, pickup.previous_hash.as_str()), (1, chain::NOTHING_BEFORE));
+    assert_eq!((pickup.version, pickup.previous_hash.as_str()), (1, hash_chain::NOTHING_BEFORE));
     let ride = pickup.ride_id;
     let uri = format!("/v1/rides/{ride}");
 

@@ -2,17 +2,17 @@
 //! whole again from the events kept.
 //!
 //! It changes nothing but what it is told to repair or rebuild, and touches no durable consumer. The checks are pure
-//! ([`trail`], [`books`], [`plan`](repair::plan)); the commands around them read the stream in order and the tables in pages, and hold only live
+//! ([`stream`], [`database`], [`plan`](repair::plan)); the commands around them read the stream in order and the tables in pages, and hold only live
 //! rides and fingerprints of a fixed size, however long the trail is.
 
-pub mod books;
+pub mod compare;
+pub mod database;
 pub mod prints;
 pub mod rebuild;
 pub mod repair;
 mod rows;
+pub mod stream;
 pub mod suspects;
-pub mod trail;
-pub mod verify;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,8 +24,8 @@ use streams::bus::{Replay, ReplayStart, StoredMessage};
 use streams::topology::Topology;
 use streams::{Bus, BusError, RideId};
 
-use crate::chain::Broken;
-use crate::store::Tables;
+use crate::hash_chain::Broken;
+use crate::tables::Tables;
 
 /// The stream that is the trail.
 pub const STREAM: &str = "RIDE_STREAM";
@@ -209,5 +209,4 @@ impl Reader {
 }
 
 #[cfg(test)]
-#[path = "audit/tests.rs"]
 mod tests;

@@ -9,7 +9,12 @@ use pricing::{self, Priced, Tariff, Tariffs};
 use streams::event::{Fare, MatchAccepted, Party, RideEvent};
 use streams::{MatchId, Money, PaymentId, Position, RideId, RideStatus, UserId, VehicleType};
 
-use crate::chain;
+use crate::hash_chain;
+
+pub mod lifecycle;
+pub(crate) mod rows;
+
+use self::lifecycle::{Command, Refusal, Step, step};
 
 /// Wrong PINs before a pause.
 pub const PIN_TRIES: u32 = 5;
@@ -94,120 +99,6 @@ pub struct Cancelled {
     pub platform_fee: Money,
     /// The driver's part of it.
     pub driver_payout: Money,
-}
-
-/// What can be wanted of a ride.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Command {
-    /// The passenger is in.
-    Start,
-    /// The vehicle is at the dropoff.
-    Arrive,
-    /// One of the two ends it.
-    Cancel,
-    /// The distance is known, or is known not to come.
-    Complete,
-}
-
-impl Command {
-    /// All commands.
-    pub const ALL: [Self; 4] = [Self::Start, Self::Arrive, Self::Cancel, Self::Complete];
-}
-
-/// What a command does to a ride in some status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// It goes to this status, with an event.
-    To(RideStatus),
-    /// It was done before: answered as then, without a second effect.
-    Again,
-    /// It does not fit.
-    Refused(Refusal),
-}
-
-/// Why a command is not done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// Only one of the ride's two people, or only the driver, may want this.
-    #[error("only the ride's driver may do this")]
-    NotYours,
-    /// It must be started first.
-    #[error("the ride has not started: `ride.start` with the passenger's PIN comes first")]
-    NotStarted,
-    /// It must arrive first.
-    #[error("the ride has not arrived: `ride.arrive` comes first")]
-    NotArrived,
-    /// It has arrived, and is being billed.
-    #[error("the ride has arrived at its dropoff and can no longer be cancelled")]
-    Arrived,
-    /// It is completed or cancelled.
-    #[error("the ride has ended")]
-    Ended,
-    /// Not the passenger's PIN.
-    #[error("this is not the passenger's PIN: ask the passenger for the four digits")]
-    WrongPin,
-    /// Too many wrong PINs; not even looked at.
-    #[error("too many wrong PINs: try again in {0} s")]
-    PinLocked(i64),
-    /// Empty, too long, or with a character that no text may have.
-    #[error("the reason must have 1 to {REASON_MAX} bytes, none of them 0")]
-    Reason,
-}
-
-impl Refusal {
-    /// The stable code that the client hears.
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::NotYours => "forbidden",
-            Self::NotStarted => "ride_not_started",
-            Self::NotArrived => "ride_not_arrived",
-            Self::Arrived => "ride_arrived",
-            Self::Ended => "ride_ended",
-            Self::WrongPin => "wrong_pin",
-            Self::PinLocked(_) => "pin_locked",
-            Self::Reason => "invalid_field",
-        }
-    }
-
-    /// The field at fault, if it is one.
-    pub const fn field(self) -> Option<&'static str> {
-        match self {
-            Self::WrongPin | Self::PinLocked(_) => Some("pin"),
-            Self::Reason => Some("reason"),
-            Self::NotYours | Self::NotStarted | Self::NotArrived | Self::Arrived | Self::Ended => None,
-        }
-    }
-}
-
-/// The table: what `command` does to a ride in `status`. Whether the caller may, and the PIN, come on top of it.
-pub const fn step(status: RideStatus, command: Command) -> Step {
-    use Command::{Arrive, Cancel, Complete, Start};
-    use RideStatus::{Arrived, Cancelled, Completed, Pickup, Started};
-    use Step::{Again, Refused, To};
-    match (status, command) {
-        (Pickup, Start) => To(Started),
-        (Pickup, Arrive) => Refused(Refusal::NotStarted),
-        (Pickup, Cancel) => To(Cancelled),
-        (Pickup | Started, Complete) => Refused(Refusal::NotArrived),
-        (Started, Start) => Again,
-        (Started, Arrive) => To(Arrived),
-        (Started, Cancel) => To(Cancelled),
-        (Arrived, Start | Arrive) => Again,
-        (Arrived, Cancel) => Refused(Refusal::Arrived),
-        (Arrived, Complete) => To(Completed),
-        (Completed, Start | Arrive | Complete) => Again,
-        (Completed, Cancel) => Refused(Refusal::Ended),
-        (Cancelled, Cancel) => Again,
-        (Cancelled, Start | Arrive | Complete) => Refused(Refusal::Ended),
-    }
-}
-
-/// Whether an event with status `to` may come after one with status `from` (`None`: as the first).
-pub fn may_follow(from: Option<RideStatus>, to: RideStatus) -> bool {
-    match from {
-        None => to == RideStatus::Pickup,
-        Some(from) => Command::ALL.into_iter().any(|command| step(from, command) == Step::To(to)),
-    }
 }
 
 /// A command with what is needed to decide on it.
@@ -315,7 +206,7 @@ impl Ride {
             updated_at: now,
             started_at: None,
             arrived_at: None,
-            last_hash: chain::NOTHING_BEFORE.to_owned(),
+            last_hash: hash_chain::NOTHING_BEFORE.to_owned(),
             receipt: None,
             cancelled: None,
         };
@@ -324,7 +215,7 @@ impl Ride {
 
     /// The id of the payment of what its newest event bills: the same whenever it is asked for.
     pub fn payment_id(&self) -> PaymentId {
-        PaymentId(chain::derived_id(self.updated_at, &self.last_hash, "payment"))
+        PaymentId(hash_chain::derived_id(self.updated_at, &self.last_hash, "payment"))
     }
 
     /// The platform's and the driver's part of what the passenger pays; `None` before the end, and of a free cancellation.
@@ -367,7 +258,7 @@ impl Ride {
         ride.updated_at = now.max(self.updated_at);
         let bill = change(&mut ride).filter(|bill| bill.total.amount > 0);
         let mut event = ride.event();
-        event.hash = chain::hash(&event);
+        event.hash = hash_chain::hash(&event);
         ride.last_hash.clone_from(&event.hash);
         Change { ride, event, bill }
     }
@@ -508,5 +399,4 @@ pub fn cancellation_fee(tariff: &Tariff, by: Party, status: RideStatus, since_cr
 }
 
 #[cfg(test)]
-#[path = "ride_tests.rs"]
 pub(crate) mod tests;

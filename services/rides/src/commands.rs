@@ -17,9 +17,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::events::{Written, write};
+use crate::Rides;
+use crate::handlers::{Written, write};
+use crate::ride::rows;
 use crate::ride::{Order, Outcome, PinTries, Ride, decide};
-use crate::{Rides, store};
 
 /// The queue group of all rides processes.
 const QUEUE: &str = "rides";
@@ -130,7 +131,7 @@ impl Rides {
         let world = &self.platform.world;
         let mut tx = self.store.begin().await?;
         // Another's ride is not found: not even that it exists is told.
-        let found = store::lock_ride_of(&mut tx, command.ride_id, command.user_id).await?;
+        let found = rows::lock_ride_of(&mut tx, command.ride_id, command.user_id).await?;
         let Some((ride, by)) = found.and_then(|ride| ride.party(command.user_id).map(|by| (ride, by))) else {
             return Ok(error("not_found", "no such ride of yours", Some("ride_id")));
         };
@@ -138,7 +139,7 @@ impl Rides {
         let mut tried = ride.status == RideStatus::Pickup;
         let order = match &command.action {
             RideAction::Start { pin } => {
-                let tries = store::pin_tries(&mut tx, ride.ride_id).await?;
+                let tries = rows::pin_tries(&mut tx, ride.ride_id).await?;
                 tried &= tries.failures > 0;
                 Order::Start { pin, right: &right, tries }
             }
@@ -151,7 +152,7 @@ impl Rides {
                 let trace = Trace::follow(Some(&command.traceparent), world);
                 let (now, reply) = (change.ride.status, done(&change.ride));
                 if tried {
-                    store::keep_pin_tries(&mut tx, ride.ride_id, &PinTries::default()).await?;
+                    rows::keep_pin_tries(&mut tx, ride.ride_id, &PinTries::default()).await?;
                 }
                 write(&mut tx, vec![Written { was: ride.version, change: *change, trace }]).await?;
                 tx.commit().await?;
@@ -161,15 +162,15 @@ impl Rides {
             }
             Ok(Outcome::Again) => Ok(done(&ride)),
             Ok(Outcome::WrongPin(counted)) => {
-                store::keep_pin_tries(&mut tx, ride.ride_id, &counted).await?;
+                rows::keep_pin_tries(&mut tx, ride.ride_id, &counted).await?;
                 tx.commit().await?;
-                Ok(refused(crate::ride::Refusal::WrongPin))
+                Ok(refused(crate::ride::lifecycle::Refusal::WrongPin))
             }
             Err(refusal) => Ok(refused(refusal)),
         }
     }
 }
 
-fn refused(refusal: crate::ride::Refusal) -> RideReply {
+fn refused(refusal: crate::ride::lifecycle::Refusal) -> RideReply {
     error(refusal.code(), refusal.to_string(), refusal.field())
 }

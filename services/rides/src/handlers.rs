@@ -10,9 +10,11 @@ use platform::{Failure, Handler, Received, StoreError, Trace, Transaction};
 use streams::event::{Event, LocationAggregate, MatchAccepted, MatchRejected, Party, PaymentCapture, RejectReason};
 use streams::{RideId, RideStatus, Service};
 
+use crate::event_log::{self, KeptEvent};
 use crate::payment::{self, CaptureError, Payment, PaymentStatus};
+use crate::ride::rows;
 use crate::ride::{Change, Distance, Order, Outcome, Ride, decide};
-use crate::store::{self, KeptEvent, Tables};
+use crate::tables::Tables;
 use crate::{Rides, ledger};
 
 /// Rides that the timer bills in one transaction.
@@ -33,8 +35,8 @@ pub(crate) async fn write(tx: &mut Transaction<Tables>, written: Vec<Written>) -
     if written.is_empty() {
         return Ok(());
     }
-    let rows: Vec<(u32, Ride)> = written.iter().map(|w| (w.was, w.change.ride.clone())).collect();
-    store::update_rides(tx, &rows).await?;
+    let updated: Vec<(u32, Ride)> = written.iter().map(|w| (w.was, w.change.ride.clone())).collect();
+    rows::update_rides(tx, &updated).await?;
     let (mut movements, mut payments, mut events) = (Vec::new(), Vec::new(), Vec::new());
     for Written { change, trace, .. } in written {
         tx.publish(&Event::Ride(Box::new(change.event.clone())), &trace);
@@ -48,10 +50,10 @@ pub(crate) async fn write(tx: &mut Transaction<Tables>, written: Vec<Written>) -
         }
         events.push(KeptEvent::of(&change.event, trace.as_str()));
     }
-    store::keep_events(tx, events).await?;
+    event_log::keep_events(tx, events).await?;
     if !payments.is_empty() {
-        payment::insert_payments(tx, &payments).await?;
-        ledger::post(tx, &movements).await?;
+        payment::rows::insert_payments(tx, &payments).await?;
+        ledger::rows::post(tx, &movements).await?;
     }
     Ok(())
 }
@@ -89,7 +91,7 @@ impl Handler for Accepted {
             matches.values().map(|(accepted, _)| Ride::create(accepted, world.id(), now)).collect();
         let requests = matches.values().map(|(accepted, _)| accepted.request_id);
         let rides: Vec<_> = requests.zip(&changes).map(|(request, change)| (request, change.ride.clone())).collect();
-        let inserted = store::insert_live_rides(tx, &rides).await?;
+        let inserted = rows::insert_live_rides(tx, &rides).await?;
         let changes: Vec<Change> = changes.into_iter().filter(|c| inserted.contains(&c.ride.match_id)).collect();
         let mut events = Vec::with_capacity(changes.len());
         for change in &changes {
@@ -99,7 +101,7 @@ impl Handler for Accepted {
             }
         }
         if !events.is_empty() {
-            store::keep_events(tx, events).await?;
+            event_log::keep_events(tx, events).await?;
         }
         self.created = changes.len() as u64;
         if matches.is_empty() {
@@ -107,7 +109,7 @@ impl Handler for Accepted {
         }
         // What remains has its ride from before, or lost it to another one.
         let others: Vec<_> = matches.keys().copied().collect();
-        let lost = store::supersede(tx, &others, now).await?;
+        let lost = rows::supersede(tx, &others, now).await?;
         for (accepted, trace) in matches.values().filter(|(accepted, _)| lost.contains(&accepted.match_id)) {
             let rejected = MatchRejected {
                 match_id: accepted.match_id,
@@ -166,7 +168,7 @@ impl Completion {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let rides = store::lock_rides(tx, &ids).await?;
+        let rides = rows::lock_rides(tx, &ids).await?;
         let mut rides: BTreeMap<RideId, Ride> = rides.into_iter().map(|ride| (ride.ride_id, ride)).collect();
         let mut written = Vec::new();
         for (aggregate, trace) in finals {
@@ -187,7 +189,7 @@ impl Completion {
         let world = &self.rides.platform.world;
         let before = world.now() - Duration::seconds(self.rides.config.completion_wait_s);
         let mut written = Vec::new();
-        for ride in store::lock_arrived(tx, before, OVERDUE_MAX).await? {
+        for ride in rows::lock_arrived(tx, before, OVERDUE_MAX).await? {
             tracing::warn!(ride_id = %ride.ride_id, "no final distance came: billed by the estimate");
             written.extend(self.complete(&ride, Distance::Estimated, &world.trace())?);
         }
@@ -262,7 +264,7 @@ impl Handler for Captures {
             })
             .collect();
         let ids: Vec<_> = wanted.keys().copied().collect();
-        let payments = payment::lock_payments(tx, &ids).await?;
+        let payments = payment::rows::lock_payments(tx, &ids).await?;
         let payments: BTreeMap<_, Payment> = payments.into_iter().map(|p| (p.payment_id, p)).collect();
         let (world, provider) = (&self.rides.platform.world, self.rides.config.provider);
         let (mut settled, mut movements) = (Vec::new(), Vec::new());
@@ -292,8 +294,8 @@ impl Handler for Captures {
             settled.push(Payment { status, reference, tried_at: Some(world.now()), ..payment.clone() });
         }
         if !settled.is_empty() {
-            payment::settle_payments(tx, &settled).await?;
-            ledger::post(tx, &movements).await?;
+            payment::rows::settle_payments(tx, &settled).await?;
+            ledger::rows::post(tx, &movements).await?;
         }
         Ok(())
     }

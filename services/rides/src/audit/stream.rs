@@ -13,8 +13,8 @@ use streams::{Event, RideId, Service};
 
 use super::prints::{Digest, Fingerprints, digest};
 use super::{Finding, Findings};
-use crate::chain::{self, Broken, Link};
-use crate::retold;
+use crate::hash_chain::{self, Broken, Link};
+use crate::replay;
 use crate::ride::{Bill, Ride};
 
 /// Rides of which it is remembered that their events are not in order.
@@ -96,7 +96,7 @@ impl Trail {
     pub fn message(&mut self, stored: &StoredMessage) -> Option<Said> {
         self.messages += 1;
         let at = Some(stored.sequence);
-        let (event, hash) = match chain::read_body(&stored.subject, &stored.payload) {
+        let (event, hash) = match hash_chain::read_body(&stored.subject, &stored.payload) {
             Ok(read) => read,
             Err(broken) => {
                 // The headers still tell which it is.
@@ -108,7 +108,7 @@ impl Trail {
             }
         };
         let (ride_id, version) = (event.ride_id, event.version);
-        let edited = chain::matches(&event, hash).err();
+        let edited = hash_chain::matches(&event, hash).err();
         if let Some(broken) = &edited {
             self.findings.push(Finding::broken(broken, at));
         }
@@ -133,8 +133,8 @@ impl Trail {
         let joins = before.is_none() && event.version > 1 && !self.whole;
         let checked = match (joins, edited) {
             (true, _) => Ok(()),
-            (false, true) => chain::fits(before.map(Link::from), &event),
-            (false, false) => retold::check(before, &event),
+            (false, true) => hash_chain::fits(before.map(Link::from), &event),
+            (false, false) => replay::check(before, &event),
         };
         let late = before.is_some_and(|b| event.version <= b.version);
         let (ride, bill) = match before {
@@ -142,7 +142,7 @@ impl Trail {
                 let (version, status, last_hash) = (event.version, event.status, event.hash.clone());
                 (Ride { version, status, last_hash, ..before.clone() }, None)
             }
-            _ => retold::after(before, &event),
+            _ => replay::after(before, &event),
         };
         if joins && !event.status.is_final() {
             self.begun_before.insert(ride_id);

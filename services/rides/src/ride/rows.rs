@@ -6,89 +6,15 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use imbl::{OrdMap, OrdSet};
 use platform::{On, StoreError, Transaction};
 use serde_json::Value;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
-use streams::event::{Event, RideEvent};
-use streams::{MatchId, Money, PaymentId, Position, RequestId, RideId, RideStatus, UserId};
+use streams::{MatchId, Money, Position, RequestId, RideId, RideStatus, UserId};
 use uuid::Uuid;
 
-use crate::ledger::Entry;
-use crate::payment::{Debt, Payment};
 use crate::ride::{Cancelled, PinTries, Receipt, Ride};
-
-/// The tables in memory.
-#[derive(Debug, Clone, Default)]
-pub struct Tables {
-    pub(crate) rides: OrdMap<RideId, Ride>,
-    by_match: OrdMap<MatchId, RideId>,
-    live_driver: OrdMap<UserId, RideId>,
-    live_passenger: OrdMap<UserId, RideId>,
-    of_user: OrdSet<(UserId, DateTime<Utc>, RideId)>,
-    arrived: OrdSet<(DateTime<Utc>, RideId)>,
-    served: OrdSet<RequestId>,
-    superseded: OrdSet<MatchId>,
-    pub(crate) events: OrdMap<(RideId, u32), KeptEvent>,
-    pin_tries: OrdMap<RideId, PinTries>,
-    pub(crate) entries: OrdMap<(RideId, &'static str, String), Entry>,
-    pub(crate) payments: OrdMap<PaymentId, Payment>,
-    pub(crate) payment_of: OrdMap<RideId, PaymentId>,
-    pub(crate) debts: OrdMap<PaymentId, Debt>,
-}
-
-/// An event as it was published.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeptEvent {
-    /// The ride.
-    pub ride_id: RideId,
-    /// 1, 2, 3 …
-    pub version: u32,
-    /// `Nats-Msg-Id`.
-    pub message_id: String,
-    /// The subject.
-    pub subject: String,
-    /// The body, byte for byte.
-    pub body: String,
-    /// The hash that the body names.
-    pub hash: String,
-    /// When it occurred.
-    pub occurred_at: DateTime<Utc>,
-    /// The header of that name, the only one that does not follow from the body; empty if it is not known.
-    pub traceparent: String,
-}
-
-impl KeptEvent {
-    pub(crate) fn of(event: &RideEvent, traceparent: &str) -> Self {
-        let (ride_id, version, hash, occurred_at) =
-            (event.ride_id, event.version, event.hash.clone(), event.occurred_at);
-        let event = Event::Ride(Box::new(event.clone()));
-        Self {
-            ride_id,
-            version,
-            message_id: event.message_id(occurred_at),
-            subject: event.subject().as_str().to_owned(),
-            body: String::from_utf8(event.body()).expect("JSON is UTF-8"),
-            hash,
-            occurred_at,
-            traceparent: traceparent.to_owned(),
-        }
-    }
-
-    pub(crate) fn read(row: &PgRow) -> Result<Self, StoreError> {
-        Ok(Self {
-            ride_id: RideId(row.try_get("ride_id")?),
-            version: u32::try_from(row.try_get::<i32, _>("version")?).map_err(malformed)?,
-            message_id: row.try_get("message_id")?,
-            subject: row.try_get("subject")?,
-            body: row.try_get("body")?,
-            hash: row.try_get("hash")?,
-            occurred_at: row.try_get("occurred_at")?,
-            traceparent: row.try_get("traceparent")?,
-        })
-    }
-}
+use crate::tables::Tables;
 
 /// Where a page of rides begins: after this ride, by creation time and id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +41,7 @@ macro_rules! columns {
 
 pub(crate) use columns;
 
-fn malformed(what: impl std::fmt::Display) -> StoreError {
+pub(crate) fn malformed(what: impl std::fmt::Display) -> StoreError {
     StoreError::Other(format!("a row of rides cannot be read: {what}"))
 }
 
@@ -174,7 +100,7 @@ pub(crate) fn read(row: &PgRow) -> Result<Ride, StoreError> {
     })
 }
 
-fn list<'a, R, T>(rides: &'a [R], of: impl Fn(&'a R) -> T) -> Vec<T> {
+pub(crate) fn list<'a, R, T>(rides: &'a [R], of: impl Fn(&'a R) -> T) -> Vec<T> {
     rides.iter().map(of).collect()
 }
 
@@ -410,56 +336,6 @@ pub(crate) async fn update_rides(tx: &mut Transaction<Tables>, rides: &[(u32, Ri
     )))
 }
 
-/// Keeps events, as they are published, for ever.
-pub(crate) async fn keep_events(tx: &mut Transaction<Tables>, events: Vec<KeptEvent>) -> Result<(), StoreError> {
-    match tx.on() {
-        On::Postgres(pg) => {
-            sqlx::query(
-                "insert into events (ride_id, version, message_id, subject, body, hash, occurred_at, traceparent) select * from \
-                 unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::text[])",
-            )
-            .bind(list(&events, |e| e.ride_id.0))
-            .bind(list(&events, |e| e.version as i32))
-            .bind(list(&events, |e| e.message_id.as_str()))
-            .bind(list(&events, |e| e.subject.as_str()))
-            .bind(list(&events, |e| e.body.as_str()))
-            .bind(list(&events, |e| e.hash.as_str()))
-            .bind(list(&events, |e| e.occurred_at))
-            .bind(list(&events, |e| e.traceparent.as_str()))
-            .execute(&mut *pg)
-            .await?;
-        }
-        On::Memory(m) => {
-            let t = m;
-            for event in events {
-                let key = (event.ride_id, event.version);
-                if t.events.contains_key(&key) {
-                    return Err(StoreError::Conflict { constraint: "events_pkey".to_owned() });
-                }
-                t.events.insert(key, event);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The events of a ride, in order.
-pub(crate) async fn events_of(tx: &mut Transaction<Tables>, ride: RideId) -> Result<Vec<KeptEvent>, StoreError> {
-    match tx.on() {
-        On::Postgres(pg) => {
-            let rows = sqlx::query(
-                "select ride_id, version, message_id, subject, body, hash, occurred_at, traceparent from events \
-                 where ride_id = $1 order by version",
-            )
-            .bind(ride.0)
-            .fetch_all(&mut *pg)
-            .await?;
-            rows.iter().map(KeptEvent::read).collect()
-        }
-        On::Memory(m) => Ok(m.events.range((ride, 0)..=(ride, u32::MAX)).map(|(_, e)| e.clone()).collect()),
-    }
-}
-
 /// A ride of `user`'s, as its driver or its passenger, locked until the transaction ends.
 pub(crate) async fn lock_ride_of(
     tx: &mut Transaction<Tables>,
@@ -639,7 +515,3 @@ pub(crate) async fn rides_of(
         }
     }
 }
-
-#[cfg(test)]
-#[path = "store_tests.rs"]
-mod tests;

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use super::books::Books;
+use super::database::Books;
+use super::stream::{Old, Trail};
 use super::suspects::{HELD_MAX, digest_of};
-use super::trail::{Old, Trail};
 use super::{Audit, AuditError, Finding, Findings, PAGE, Reader, STREAM, rows};
 
 /// What was verified, and what was found.
