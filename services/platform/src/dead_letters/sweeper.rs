@@ -15,7 +15,7 @@ use streams::{BusError, Delivery};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{FULL_WAIT, part, pull, put_back};
+use crate::consumer::{FULL_WAIT, part, pull, put_back};
 use crate::dead_letters::{self, Answer, Ask, CLOCKS_APART, Failed, ask};
 use crate::{Platform, retry};
 

@@ -3,6 +3,8 @@
 //! Who gives a message up publishes its letter here and only then releases the message: the worker (`consumer.rs`), or the
 //! sweeper for one that died with its tries (`consumer/sweeper.rs`). Nothing here touches a durable consumer.
 
+pub mod sweeper;
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};

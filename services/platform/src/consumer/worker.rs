@@ -6,9 +6,6 @@
 //! last try, or at once if it can never succeed, it goes to the dead letters. While the database is away nothing is pulled,
 //! what is held is kept alive, and no try is used up: that is not the message's fault.
 
-mod asked;
-pub mod sweeper;
-
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -23,22 +20,22 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::requeue::{self, Asked};
 use crate::store::{Store, StoreError, Tables, Transaction};
 use crate::world::Trace;
 use crate::{CancellationToken, Platform, dead_letters, kill_point, retry};
-use asked::Asked;
 use dead_letters::Failed;
 
 /// The wait of one pull for a first message.
 const PULL_WAIT: Duration = Duration::from_secs(5);
 /// The most that one try may take; well inside every ack wait.
-const TRY_WAIT: Duration = Duration::from_secs(20);
+pub(super) const TRY_WAIT: Duration = Duration::from_secs(20);
 /// Tries of a batch that met another transaction before it is taken apart.
-const MEETINGS: u32 = 5;
+pub(super) const MEETINGS: u32 = 5;
 /// Messages whose failed tries are counted; beyond that the oldest begins anew, and the server's own count ends it.
 const FAILURES_MAX: usize = 10_000;
 /// The pause before a message is tried again whose dead letter finds the stream full.
-const FULL_WAIT: Duration = Duration::from_secs(60);
+pub(crate) const FULL_WAIT: Duration = Duration::from_secs(60);
 
 /// An event as a handler gets it.
 #[derive(Debug, Clone)]
@@ -49,7 +46,7 @@ pub struct Received {
     pub id: String,
     /// What the inbox notes: the id, or, for a message without one, its place and the time of its storage, because the
     /// sequences of a stream made anew begin again.
-    note: String,
+    pub(super) note: String,
     /// The trace to which what follows belongs.
     pub trace: Trace,
     /// The consumer that it came by.
@@ -124,12 +121,12 @@ pub enum Ended {
 /// A handler with the consumers that feed it.
 #[derive(Debug)]
 pub struct Worker<H: Handler> {
-    platform: Platform,
+    pub(super) platform: Platform,
     service: Service,
     store: Store<H::Tables>,
     consumers: Vec<Consumer>,
     batch_max: usize,
-    handler: H,
+    pub(super) handler: H,
     /// Tries that failed here, by consumer and sequence, of messages that will come again.
     failures: BTreeMap<(String, u64), u64>,
 }
@@ -169,11 +166,11 @@ impl<H: Handler> Worker<H> {
         }
         drop(to);
         // About dead letters; they end with this.
-        let (ask, mut asked) = mpsc::channel(asked::ASKED_MAX);
+        let (ask, mut asked) = mpsc::channel(requeue::ASKED_MAX);
         let mut listeners = JoinSet::new();
         for consumer in &self.consumers {
             let (platform, store) = (self.platform.clone(), self.store.clone());
-            listeners.spawn(asked::listen::<H>(platform, store, consumer.clone(), ask.clone()));
+            listeners.spawn(requeue::listen::<H>(platform, store, consumer.clone(), ask.clone()));
         }
         drop(ask);
         let ended = self.work(&mut from, &mut asked, &mut pullers, &stop).await;
@@ -330,7 +327,7 @@ impl<H: Handler> Worker<H> {
     }
 
     /// One transaction; what in it was new.
-    async fn attempt<'a>(&mut self, all: &[&'a Received]) -> Result<Vec<&'a Received>, Failure> {
+    pub(super) async fn attempt<'a>(&mut self, all: &[&'a Received]) -> Result<Vec<&'a Received>, Failure> {
         if !all.is_empty() && !self.handler.writes(all) {
             return Ok(all.to_vec());
         }
@@ -449,7 +446,7 @@ enum Settled {
     Ended(Ended),
 }
 
-fn part(consumer: &Consumer) -> String {
+pub(crate) fn part(consumer: &Consumer) -> String {
     format!("consumer {}", consumer.durable)
 }
 
@@ -460,7 +457,7 @@ async fn sleep_until(at: Option<tokio::time::Instant>) {
     }
 }
 
-async fn put_back(deliveries: &[Delivery]) {
+pub(crate) async fn put_back(deliveries: &[Delivery]) {
     for delivery in deliveries {
         let _ = delivery.retry(Duration::ZERO).await;
     }
@@ -484,7 +481,7 @@ async fn unseen<'a, T: Tables>(tx: &mut Transaction<T>, all: &[&'a Received]) ->
 }
 
 /// Pulls one consumer for ever, through restarts of the server and deletions of the consumer.
-async fn pull(
+pub(crate) async fn pull(
     platform: Platform,
     consumer: Consumer,
     max: usize,

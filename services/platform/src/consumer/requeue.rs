@@ -10,7 +10,7 @@ use streams::topology::{Consumer, DEAD_LETTER_STREAM};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Ended, Failure, Handler, MEETINGS, Received, TRY_WAIT, Worker};
+use super::worker::{Ended, Failure, Handler, MEETINGS, Received, TRY_WAIT, Worker};
 use crate::dead_letters::{Answer, Ask, Letter, REQUEUE_WAIT, ask_subject, note};
 use crate::store::{Store, StoreError};
 use crate::world::{Trace, World};
