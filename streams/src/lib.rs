@@ -1,6 +1,8 @@
 //! What two services must agree on, and nothing else: the events, the topology of streams and consumers, and the bus
 //! that carries them. It knows no service, no database and no HTTP.
 
+#![warn(missing_docs)]
+
 pub mod bus;
 pub mod event;
 pub mod memory;
