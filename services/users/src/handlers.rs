@@ -1,24 +1,25 @@
-//! What the users service does with what happens: it keeps offers, live rides and searches current, puts every event into
-//! the mailboxes of whom it concerns, and after the commit wakes their sockets on whichever pod they are.
+//! What the service does with events: it updates offers, live rides and searches, appends each event to the mailboxes of the
+//! users concerned, and after the commit notifies the pods that hold their sockets.
 
 use std::collections::BTreeMap;
 
-use platform::{Failure, Handler, Received, Transaction, Worker};
+use platform::{Failure, Handler, Received, Transaction};
 use streams::event::{LocationAggregate, RideEvent};
-use streams::topology::Consumer;
-use streams::{Event, MatchId, RideId, RideStatus, Service, Subject, UserId};
+use streams::{Event, MatchId, RideId, RideStatus, Subject, UserId};
 
+use crate::context::Context;
 use crate::gateway::frame;
-use crate::mailbox::Post;
+use crate::mailbox::{NewEntry, notify_subject};
 use crate::offer::Offer;
-use crate::{Tables, Users, live_ride, mailbox, offer, search};
+use crate::tables::Tables;
+use crate::{live_ride, mailbox, offer, search};
 
-/// The most messages that one transaction takes.
-const BATCH_MAX: usize = 256;
+/// The most messages of one transaction.
+pub(crate) const BATCH_MAX: usize = 256;
 
-/// The consumers that one worker works for. What leads from an offer to a ride's end goes through one, so that a user's
-/// events come in the order in which they happened, as far as they arrived together.
-const LANES: [&[Subject]; 4] = [
+/// The subjects of each worker. One worker has everything from an offer to the end of its ride, so that a user's events of
+/// one batch are appended in the order in which they happened.
+pub(crate) const LANES: [&[Subject]; 4] = [
     &[Subject::UserBeacon],
     &[Subject::UserFinder],
     &[
@@ -34,60 +35,42 @@ const LANES: [&[Subject]; 4] = [
     &[Subject::LocationAggregate],
 ];
 
-/// The subject of the core messages that wake the sockets of `user`.
-pub(crate) fn wake_subject(user: UserId) -> String {
-    format!("users.session.{user}.notify")
-}
-
-impl Users {
-    /// The workers of every consumer of the service.
-    pub(crate) fn workers(&self) -> impl Iterator<Item = Worker<Events>> {
-        LANES.iter().map(|subjects| {
-            let consumer =
-                |subject: &Subject| -> Consumer { self.platform.topology.consumer(*subject, Service::Users).clone() };
-            let consumers = subjects.iter().map(consumer).collect();
-            Worker::new(&self.platform, Service::Users, &self.store, consumers, BATCH_MAX, Events::new(self))
-        })
-    }
-}
-
-/// The handler of all consumers.
 #[derive(Debug, Clone)]
-pub(crate) struct Events {
-    users: Users,
-    /// What this transaction posted, with each one's `seq`.
-    posted: Vec<(Post, u64)>,
+pub(crate) struct EventHandler {
+    context: Context,
+    /// The entries of this transaction, each with its `seq`.
+    appended: Vec<(NewEntry, u64)>,
 }
 
-impl Events {
-    pub(crate) fn new(users: &Users) -> Self {
-        Self { users: users.clone(), posted: Vec::new() }
+impl EventHandler {
+    pub(crate) fn new(context: &Context) -> Self {
+        Self { context: context.clone(), appended: Vec::new() }
     }
 
-    async fn keep(tx: &mut Transaction<Tables>, batch: &[&Received], users: &Users) -> Result<(), Failure> {
+    async fn update_rows(&self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
         let mut offers: Vec<Offer> = Vec::new();
         let mut rejections = Vec::new();
         let mut rides: Vec<&RideEvent> = Vec::new();
         for received in batch {
             match &received.event {
-                Event::MatchFound(found) => offers.push(Offer::of(found)),
+                Event::MatchFound(found) => offers.push(Offer::from_found(found)),
                 Event::MatchRejected(rejected) => rejections.push((rejected.match_id, rejected.reason)),
                 Event::Ride(ride) => rides.push(ride),
                 _ => {}
             }
         }
-        // The tables always in this order, and the mailboxes last.
-        offer::insert(tx, &offers).await?;
-        offer::reject(tx, &rejections).await?;
-        live_ride::apply(tx, &rides, users.platform.world.now()).await?;
+        // Every transaction locks the tables in this order, and mailboxes last, so that no two deadlock.
+        offer::rows::insert(tx, &offers).await?;
+        offer::rows::reject(tx, &rejections).await?;
+        live_ride::rows::apply(tx, &rides, self.context.platform.world.now()).await?;
         let begun: Vec<MatchId> = rides.iter().filter(|r| r.status == RideStatus::Pickup).map(|r| r.match_id).collect();
         if !begun.is_empty() {
-            search::fulfil(tx, &begun).await?;
+            search::rows::delete_fulfilled(tx, &begun).await?;
         }
         Ok(())
     }
 
-    /// The passengers of the rides of which there are aggregates.
+    /// The passengers of the rides that have a `location.aggregate` in the batch.
     async fn passengers(
         tx: &mut Transaction<Tables>,
         batch: &[&Received],
@@ -99,16 +82,16 @@ impl Events {
                 _ => None,
             })
             .collect();
-        let passengers = live_ride::passengers(tx, &rides).await?;
+        let passengers = live_ride::rows::passengers(tx, &rides).await?;
         match rides.iter().find(|ride| !passengers.contains_key(ride)) {
-            // Its ride.pickup is on the way, or the ride is none: the tries tell.
+            // Its ride.pickup may still come. If there is no such ride, the message becomes a dead letter after its tries.
             Some(ride) => Err(Failure::Transient(format!("the ride {ride} of an aggregate is not known here yet"))),
             None => Ok(passengers),
         }
     }
 
-    /// Whom an event concerns, each with the body that they see.
-    fn addressees(&self, event: &Event, passengers: &BTreeMap<RideId, UserId>) -> Vec<(UserId, String)> {
+    /// The users whom an event concerns, each with the body that they may see.
+    fn recipients(&self, event: &Event, passengers: &BTreeMap<RideId, UserId>) -> Vec<(UserId, String)> {
         let body = String::from_utf8(event.body()).expect("JSON is UTF-8");
         let both = |driver: UserId, passenger: UserId, body: String| {
             if driver == passenger { vec![(driver, body)] } else { vec![(driver, body.clone()), (passenger, body)] }
@@ -120,7 +103,7 @@ impl Events {
             Event::MatchAccepted(e) => both(e.driver_id, e.passenger_id, body),
             Event::MatchRejected(e) => both(e.driver_id, e.passenger_id, body),
             Event::Ride(e) if e.status == RideStatus::Pickup && e.driver_id != e.passenger_id => {
-                let pin = self.users.tokens.ride_pin(e.ride_id);
+                let pin = self.context.tokens.ride_pin(e.ride_id);
                 let with_pin = format!(r#"{},"pin":"{pin}"}}"#, body.strip_suffix('}').unwrap_or(&body));
                 vec![(e.driver_id, body), (e.passenger_id, with_pin)]
             }
@@ -130,45 +113,47 @@ impl Events {
         }
     }
 
-    fn posts(&self, batch: &[&Received], passengers: &BTreeMap<RideId, UserId>) -> Vec<Post> {
-        let mut posts: Vec<Post> = batch
+    fn new_entries(&self, batch: &[&Received], passengers: &BTreeMap<RideId, UserId>) -> Vec<NewEntry> {
+        let mut entries: Vec<NewEntry> = batch
             .iter()
             .flat_map(|received| {
                 let time = received.event.occurred_at().unwrap_or(received.stored_at);
                 let subject = received.event.subject();
-                let addressees = self.addressees(&received.event, passengers).into_iter();
-                addressees.map(move |(user, body)| Post { user, event_id: received.id.clone(), subject, time, body })
+                let recipients = self.recipients(&received.event, passengers).into_iter();
+                let event_id = &received.id;
+                recipients.map(move |(user, body)| NewEntry { user, event_id: event_id.clone(), subject, time, body })
             })
             .collect();
-        // The worker sorts a batch by entity: a mailbox has it by time.
-        posts.sort_by_key(|post| post.time);
-        posts
+        // The worker has sorted the batch by entity. In a mailbox, events are in the order of their times.
+        entries.sort_by_key(|entry| entry.time);
+        entries
     }
 }
 
-impl Handler for Events {
+impl Handler for EventHandler {
     type Tables = Tables;
 
     async fn handle(&mut self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
-        Self::keep(tx, batch, &self.users).await?;
+        self.update_rows(tx, batch).await?;
         let passengers = Self::passengers(tx, batch).await?;
-        let posts = self.posts(batch, &passengers);
-        let seqs = mailbox::post(tx, &posts, self.users.platform.world.now()).await?;
-        self.posted = posts.into_iter().zip(seqs).collect();
+        let entries = self.new_entries(batch, &passengers);
+        let seqs = mailbox::rows::append(tx, &entries, self.context.platform.world.now()).await?;
+        self.appended = entries.into_iter().zip(seqs).collect();
         Ok(())
     }
 
     async fn committed(&mut self, _batch: &[&Received]) {
-        for (post, seq) in self.posted.drain(..) {
-            let event = frame::event(post.subject.as_str(), seq, &post.event_id, post.time, &post.body);
-            if let Err(error) = self.users.platform.bus.publish_core(&wake_subject(post.user), event.into()).await {
-                // The sockets' own look at the mailbox finds it.
-                tracing::debug!(%error, "a wake-up was not sent");
+        for (entry, seq) in self.appended.drain(..) {
+            let event = frame::event(entry.subject.as_str(), seq, &entry.event_id, entry.time, &entry.body);
+            let subject = notify_subject(entry.user);
+            if let Err(error) = self.context.platform.bus.publish_core(&subject, event.into()).await {
+                // The poll of mailboxes finds the entry.
+                tracing::debug!(%error, "a notification of a new mailbox entry was not sent");
             }
         }
     }
 
     fn rolled_back(&mut self) {
-        self.posted.clear();
+        self.appended.clear();
     }
 }

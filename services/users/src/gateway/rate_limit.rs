@@ -1,35 +1,34 @@
-//! How fast a client may send: a bucket of tokens. Pure; time comes in.
+//! A token bucket for the frames that a client sends. Pure: the caller passes the time.
 
 use tokio::time::Instant;
 
-/// Seconds of the rate that a client may send at once after a pause.
+/// After a pause a client may send as many frames at once as the rate allows in this many seconds.
 const BURST_S: f64 = 4.0;
 
-/// Refills at a rate and holds at most a burst; each frame takes one token.
+/// Refills at a rate up to the burst; each frame takes one token.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Bucket {
+pub(crate) struct TokenBucket {
     per_s: f64,
     tokens: f64,
-    at: Instant,
+    refilled_at: Instant,
 }
 
-impl Bucket {
-    /// A full one.
-    pub(crate) fn new(per_s: u32, now: Instant) -> Self {
+impl TokenBucket {
+    pub(crate) fn full(per_s: u32, now: Instant) -> Self {
         let per_s = f64::from(per_s);
-        Self { per_s, tokens: per_s * BURST_S, at: now }
+        Self { per_s, tokens: per_s * BURST_S, refilled_at: now }
     }
 
     /// Takes a token; false if there is none.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
-        let passed_s = now.saturating_duration_since(self.at).as_secs_f64();
+        let passed_s = now.saturating_duration_since(self.refilled_at).as_secs_f64();
         self.tokens = (self.tokens + passed_s * self.per_s).min(self.per_s * BURST_S);
-        self.at = now;
-        let some = self.tokens >= 1.0;
-        if some {
+        self.refilled_at = now;
+        let allowed = self.tokens >= 1.0;
+        if allowed {
             self.tokens -= 1.0;
         }
-        some
+        allowed
     }
 }
 
@@ -40,9 +39,9 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_burst_then_the_rate() {
+    async fn a_bucket_allows_a_burst_and_then_the_rate() {
         let start = Instant::now();
-        let mut bucket = Bucket::new(50, start);
+        let mut bucket = TokenBucket::full(50, start);
         let mut taken = |at| (0..1_000).filter(|_| bucket.take(at)).count();
         assert_eq!(taken(start), 200);
         assert_eq!(taken(start + Duration::from_secs(1)), 50);

@@ -1,202 +1,201 @@
-//! One socket's life: welcome, what was missed, then commands in and events out until one side has enough.
+//! The life of one socket: a welcome, the events that the client missed, then commands in and events out until one side
+//! ends it.
 //!
-//! Generic over its stream and sink of frames, so that a test or a simulation runs it over a pipe in memory. It spawns
-//! nothing; all its queues are bounded. Frames are judged by `frame.rs`, commands by `command.rs`.
+//! It is generic over its stream and sink of frames, so that a test or a simulation runs it over a pipe in memory. It spawns
+//! no task, and all its queues are bounded. `frame` parses what comes in, and `commands` executes it.
 
-use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, Sink, SinkExt, Stream, StreamExt};
-use platform::{Problem, StoreError, kill_point};
+use futures_util::{FutureExt, Sink, Stream, StreamExt};
+use platform::StoreError;
 use serde::Deserialize;
 use serde_json::Value;
-use serde_json::value::RawValue;
 use streams::bus::{CoreMessage, Subscription};
 use streams::{RideId, UserId};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tracing::Instrument;
+use uuid::Uuid;
 
-use crate::Users;
-use crate::gateway::frame::{self, Command, Frame, Id, Passing, Refusal};
-use crate::gateway::rate_limit::Bucket;
-use crate::gateway::{Arrival, Full, Seat};
-use crate::handlers::wake_subject;
-use crate::mailbox::{self, Letter};
+use super::connection::{self, Role, SessionStart};
+use super::frame::{self, EventFrame, Frame, Id};
+use super::outbound::Outbound;
+use super::rate_limit::TokenBucket;
+use super::sockets::{AdmissionError, SocketSlot};
+use super::transport::{
+    Incoming, Outgoing, SHUTDOWN, SILENT, SessionEnd, TOO_FAST, TOO_LARGE, TOO_MANY, TOO_SLOW, TRY_LATER,
+};
+use crate::commands;
+use crate::commands::command::{Command, Refusal, RowCommand};
+use crate::context::Context;
+use crate::mailbox::{self, Entry};
 
-/// Frames that wait for a slow reader before no more is read from it.
-const QUEUE_MAX: usize = 64;
-/// The time in which a reader must take at least one frame; also the wait for what is in hand at the end.
+/// A client that takes no frame for this long reads too slowly. Also the wait for unfinished commands at the end.
 const SEND_WAIT: Duration = Duration::from_secs(5);
-/// Events of one read of the mailbox.
+/// The most entries of one read of the mailbox.
 const PAGE: usize = 100;
 /// The pause after a read of the mailbox that failed.
 const READ_PAUSE: Duration = Duration::from_secs(1);
-/// Frames with positions of one socket that are on their way to the stream.
+/// Frames with positions of one socket that await the stream's acknowledgement at once.
 const PUBLISHES_MAX: usize = 64;
-const PING_EVERY: Duration = Duration::from_secs(20);
-/// A client from which nothing comes for so long, not even a pong, is gone.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// A client that sends nothing for this long, not even a pong, is gone.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// The wait for the last frames to leave, and for the other side to close.
-const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
-/// What comes from a client.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Incoming {
-    /// A text frame.
-    Text(String),
-    /// A binary frame, which the contract does not know.
-    Binary,
-    /// A ping or pong: the client is there.
-    Alive,
-    /// A frame so large that it was not read; nothing can be read after it.
-    TooLarge,
+/// Serves one signed-in client until it goes, is closed, or the pod stops.
+///
+/// `incoming` ends when the client is gone. `last_seq` is the newest event that the client has; without it the client gets
+/// only events from now on.
+pub(crate) async fn serve<S, K>(context: &Context, user: UserId, last_seq: Option<u64>, incoming: S, outgoing: K)
+where
+    S: Stream<Item = Incoming> + Unpin + Send,
+    K: Sink<Outgoing> + Unpin + Send,
+{
+    let id = context.platform.world.id();
+    let span = tracing::info_span!("socket", session_id = %id, user_id = %user);
+    admit_and_serve(context, user, id, last_seq, incoming, outgoing).instrument(span).await;
 }
 
-/// What goes to a client.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outgoing {
-    /// A text frame.
-    Text(String),
-    /// A ping.
-    Ping,
-    /// The end, with its code and reason.
-    Close(u16, &'static str),
-}
-
-/// Why a session ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// The client is gone, or cannot be reached.
-    Gone,
-    /// The client is told.
-    Close(u16, &'static str),
-}
-
-const SHUTDOWN: End = End::Close(1001, "the server stops");
-const SILENT: End = End::Close(1001, "nothing came for 60 s");
-const TOO_LARGE: End = End::Close(1009, "a frame may have at most 64 KiB");
-const TRY_LATER: End = End::Close(1013, "try again later");
-const TOO_SLOW: End = End::Close(4008, "reading too slowly");
-const TOO_FAST: End = End::Close(4009, "sending too fast");
-const TOO_MANY: End = End::Close(4010, "too many sockets of one user");
-
-impl Users {
-    /// Serves one signed-in client until it goes, is closed, or the program stops: the gateway over a WebSocket, a
-    /// simulation over a pipe in memory. `incoming` ends when the client is gone. `last_seq` is the newest event that the
-    /// client has; without it only what comes from now on is sent.
-    pub async fn serve_session<S, K>(&self, user: UserId, last_seq: Option<u64>, mut incoming: S, outgoing: K)
-    where
-        S: Stream<Item = Incoming> + Unpin + Send,
-        K: Sink<Outgoing> + Unpin + Send,
-    {
-        let mut out = Outbound::new(self, outgoing);
-        let id = self.platform.world.id();
-        let seat = match self.sockets.admit(user, id, &self.config) {
-            Ok(seat) => seat,
-            Err(full) => {
-                let (code, end) = match full {
-                    Full::Closing => ("unavailable", SHUTDOWN),
-                    Full::User => ("too_many_sockets", TOO_MANY),
-                    Full::Pod => ("unavailable", TRY_LATER),
-                };
-                out.push_error(None, &Refusal::new(code, "there is no room for this socket"));
-                return out.close(&mut incoming, end).await;
-            }
-        };
-        self.platform.metrics.sockets.inc();
-        match self.begin(&seat, user).await {
-            Ok((wakes, arrival)) => {
-                out.push(frame::welcome(user, id, arrival.head));
-                let session = Session::new(self, seat.head.clone(), user, arrival, last_seq, out);
-                session.serve(&mut incoming, wakes).await;
-            }
-            Err(error) => {
-                tracing::warn!(error, "a socket cannot be served now");
-                out.push_error(None, &Refusal::unavailable());
-                out.close(&mut incoming, TRY_LATER).await;
-            }
+async fn admit_and_serve<S, K>(
+    context: &Context,
+    user: UserId,
+    id: Uuid,
+    last_seq: Option<u64>,
+    mut incoming: S,
+    outgoing: K,
+) where
+    S: Stream<Item = Incoming> + Unpin + Send,
+    K: Sink<Outgoing> + Unpin + Send,
+{
+    let mut out = Outbound::new(&context.platform.metrics, outgoing);
+    let slot = match context.sockets.admit(user, id, &context.config) {
+        Ok(slot) => slot,
+        Err(error) => {
+            let (code, end) = match error {
+                AdmissionError::Closing => ("unavailable", SHUTDOWN),
+                AdmissionError::UserLimit => ("too_many_sockets", TOO_MANY),
+                AdmissionError::PodLimit => ("unavailable", TRY_LATER),
+            };
+            out.push_error(None, &Refusal::new(code, "there is no room for this socket"));
+            return out.close(&mut incoming, end).await;
         }
-        // Off the registry first, so that no touch brings the row back.
-        seat.leave();
-        if let Err(error) = self.depart(&[user], Some(id)).await {
-            // The row is not touched any more: a sweep finds it.
-            tracing::warn!(%error, "a closed socket was not noted");
+    };
+    context.platform.metrics.sockets.inc();
+    match subscribe_and_start(context, &slot, user).await {
+        Ok((notifications, start)) => {
+            out.push_text(frame::welcome(user, id, start.last_seq));
+            let session = Session::new(context, slot.polled_seq.clone(), user, start, last_seq, out);
+            session.run(&mut incoming, notifications).await;
         }
-        self.platform.metrics.sockets.dec();
+        Err(error) => {
+            tracing::warn!(error, "a socket cannot be served now");
+            out.push_error(None, &Refusal::unavailable());
+            out.close(&mut incoming, TRY_LATER).await;
+        }
     }
-
-    async fn begin(&self, seat: &Seat, user: UserId) -> Result<(Subscription, Arrival), String> {
-        // Subscribed before the head is read: what comes in between is heard.
-        let wakes = self.platform.bus.subscribe(&wake_subject(user), None).await.map_err(|e| e.to_string())?;
-        let arrival = self.arrive(user, seat.session).await.map_err(|e| e.to_string())?;
-        Ok((wakes, arrival))
+    // First out of the registry: the timer that touches the rows of registered sockets would insert the row again.
+    slot.unregister();
+    if let Err(error) = connection::close(context, &[user], Some(id)).await {
+        // Nobody touches the row any more, so that a sweep finds it stale.
+        tracing::warn!(%error, "the row of a closed socket was not deleted; a sweep will delete it");
     }
+    context.platform.metrics.sockets.dec();
 }
 
-/// What a finished command says: its frame, if it has one, and whether it proved that the user is a driver.
-struct Reply {
-    frame: Option<String>,
-    is_driver: bool,
+async fn subscribe_and_start(
+    context: &Context,
+    slot: &SocketSlot,
+    user: UserId,
+) -> Result<(Subscription, SessionStart), String> {
+    // The subscription begins before the mailbox is read, so that no event in between is missed.
+    let subject = mailbox::notify_subject(user);
+    let notifications = context.platform.bus.subscribe(&subject, None).await.map_err(|e| e.to_string())?;
+    let start = connection::open(context, user, slot.session).await.map_err(|e| e.to_string())?;
+    Ok((notifications, start))
 }
 
-impl Reply {
-    fn of(id: Option<Id>, done: Result<Value, Refusal>, what: What) -> Self {
-        let is_driver = what != What::Other && done.is_ok();
-        let frame = match done {
-            // The contract acknowledges positions only if they have an id.
-            Ok(_) if what == What::Positions && id.is_none() => None,
-            Ok(data) => Some(frame::ack(id.as_deref(), &data)),
-            Err(refusal) => Some(frame::error(id.as_deref(), &refusal)),
-        };
-        Self { frame, is_driver }
-    }
-}
-
-/// What a session must know of a command whose result comes.
+/// What the session must know of a command when its result comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
+enum CommandKind {
     Positions,
     Beacon,
     Other,
 }
 
-enum Step {
+impl CommandKind {
+    fn of(command: &Command) -> Self {
+        match command {
+            Command::Positions(_) => Self::Positions,
+            Command::Rows(RowCommand::Beacon(_)) => Self::Beacon,
+            Command::Rows(_) | Command::Ride(..) => Self::Other,
+        }
+    }
+}
+
+/// The result of a command.
+struct Reply {
+    /// What the client gets, if anything.
+    frame: Option<String>,
+    /// The role of the user, if the result proves it.
+    role: Option<Role>,
+}
+
+impl Reply {
+    fn new(id: Option<Id>, result: Result<Value, Refusal>, kind: CommandKind) -> Self {
+        // Only drivers may send positions and beacons.
+        let role = (kind != CommandKind::Other && result.is_ok()).then_some(Role::Driver);
+        let frame = match result {
+            // The contract acknowledges positions only if they have an id.
+            Ok(_) if kind == CommandKind::Positions && id.is_none() => None,
+            Ok(data) => Some(frame::ack(id.as_deref(), &data)),
+            Err(refusal) => Some(frame::error(id.as_deref(), &refusal)),
+        };
+        Self { frame, role }
+    }
+}
+
+/// What the session reacts to.
+enum Input {
     Stop,
-    Sent(bool),
-    Wake(Option<CoreMessage>),
-    Head,
-    Read(Result<Vec<Letter>, StoreError>),
+    /// All frames have left, or (false) the sink is broken.
+    Drained(bool),
+    /// `None` if the subscription has ended.
+    Notification(Option<CoreMessage>),
+    /// The poll of mailboxes found a new `last_seq`.
+    PolledSeq,
+    Entries(Result<Vec<Entry>, StoreError>),
+    /// A frame of positions without an id was published, or refused.
     Published(Option<Refusal>),
     Reply(Reply),
+    /// `None` if the client is gone.
     Incoming(Option<Incoming>),
     Timer,
 }
 
 struct Session<'a, K> {
-    users: &'a Users,
+    context: &'a Context,
     user: UserId,
     out: Outbound<'a, K>,
-    driver: bool,
-    /// The ride that positions belong to.
+    role: Role,
+    /// The ride to which positions belong.
     ride: Option<RideId>,
-    /// The newest event when the session began: `ride` knows of all up to it.
-    began_at_seq: u64,
-    /// The newest event sent.
+    /// The newest `seq` when the session began. `ride` was read after it, and already reflects all events up to it.
+    start_seq: u64,
+    /// The newest `seq` sent to the client.
     sent_seq: u64,
-    /// The newest event of which is known.
+    /// The newest `seq` known to exist.
     newest_seq: u64,
-    heads: watch::Receiver<u64>,
-    rate: Bucket,
-    heard_at: Instant,
+    polled_seq: watch::Receiver<u64>,
+    rate: TokenBucket,
+    received_at: Instant,
     ping_at: Instant,
+    /// The mailbox is not read before this time.
     read_at: Instant,
-    reading: Option<BoxFuture<'a, Result<Vec<Letter>, StoreError>>>,
-    /// What `newest_seq` was when the read began.
+    reading: Option<BoxFuture<'a, Result<Vec<Entry>, StoreError>>>,
+    /// `newest_seq` when the read began.
     read_until_seq: u64,
     command: Option<BoxFuture<'a, Reply>>,
     publishes: FuturesUnordered<BoxFuture<'a, Option<Refusal>>>,
@@ -204,28 +203,28 @@ struct Session<'a, K> {
 
 impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
     fn new(
-        users: &'a Users,
-        heads: watch::Receiver<u64>,
+        context: &'a Context,
+        polled_seq: watch::Receiver<u64>,
         user: UserId,
-        arrival: Arrival,
+        start: SessionStart,
         last_seq: Option<u64>,
         out: Outbound<'a, K>,
     ) -> Self {
         let now = Instant::now();
-        let Arrival { head, driver, ride } = arrival;
+        let SessionStart { last_seq: start_seq, role, ride } = start;
         Self {
-            users,
+            context,
             user,
             out,
-            driver,
+            role,
             ride,
-            began_at_seq: head,
-            sent_seq: last_seq.map_or(head, |seq| seq.min(head)),
-            newest_seq: head,
-            heads,
-            rate: Bucket::new(users.config.frames_per_s, now),
-            heard_at: now,
-            ping_at: now + PING_EVERY,
+            start_seq,
+            sent_seq: last_seq.map_or(start_seq, |seq| seq.min(start_seq)),
+            newest_seq: start_seq,
+            polled_seq,
+            rate: TokenBucket::full(context.config.frames_per_s, now),
+            received_at: now,
+            ping_at: now + PING_INTERVAL,
             read_at: now,
             reading: None,
             read_until_seq: 0,
@@ -234,68 +233,72 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
         }
     }
 
-    async fn serve<S: Stream<Item = Incoming> + Unpin + Send>(mut self, incoming: &mut S, mut wakes: Subscription) {
-        let end = self.work(incoming, &mut wakes).await;
-        drop(wakes);
-        // What was asked is still done, if perhaps not told.
-        let _ = timeout(SEND_WAIT, self.finish()).await;
+    async fn run<S: Stream<Item = Incoming> + Unpin + Send>(
+        mut self,
+        incoming: &mut S,
+        mut notifications: Subscription,
+    ) {
+        let end = self.react_until_end(incoming, &mut notifications).await;
+        drop(notifications);
+        // Commands that have begun are finished, even if the client does not receive their result.
+        let _ = timeout(SEND_WAIT, self.finish_commands()).await;
         self.out.close(incoming, end).await;
     }
 
-    async fn work<S: Stream<Item = Incoming> + Unpin + Send>(
+    async fn react_until_end<S: Stream<Item = Incoming> + Unpin + Send>(
         &mut self,
         incoming: &mut S,
-        wakes: &mut Subscription,
-    ) -> End {
-        let users = self.users;
-        let mut stop = pin!(users.sockets.closing.cancelled());
+        notifications: &mut Subscription,
+    ) -> SessionEnd {
+        let context = self.context;
+        let mut stop = pin!(context.sockets.closing.cancelled());
         let mut timer = pin!(sleep_until(self.deadline()));
         loop {
             self.read_mailbox();
-            self.rearm(timer.as_mut());
-            let listens = self.command.is_none() && self.publishes.len() < PUBLISHES_MAX && self.out.has_room();
-            let step = tokio::select! {
+            self.reset_if_earlier(timer.as_mut());
+            let accepts = self.command.is_none() && self.publishes.len() < PUBLISHES_MAX && self.out.has_room();
+            let input = tokio::select! {
                 biased;
-                () = &mut stop => Step::Stop,
-                sent = self.out.progress(), if self.out.busy() => Step::Sent(sent),
-                wake = wakes.next() => Step::Wake(wake),
-                Ok(()) = self.heads.changed() => Step::Head,
-                read = maybe(&mut self.reading) => Step::Read(read),
-                Some(refused) = self.publishes.next(), if !self.publishes.is_empty() => Step::Published(refused),
-                reply = maybe(&mut self.command) => Step::Reply(reply),
-                frame = incoming.next(), if listens => Step::Incoming(frame),
-                () = &mut timer => Step::Timer,
+                () = &mut stop => Input::Stop,
+                ok = self.out.drain(), if self.out.is_busy() => Input::Drained(ok),
+                message = notifications.next() => Input::Notification(message),
+                Ok(()) = self.polled_seq.changed() => Input::PolledSeq,
+                entries = poll_optional(&mut self.reading) => Input::Entries(entries),
+                Some(refused) = self.publishes.next(), if !self.publishes.is_empty() => Input::Published(refused),
+                reply = poll_optional(&mut self.command) => Input::Reply(reply),
+                frame = incoming.next(), if accepts => Input::Incoming(frame),
+                () = &mut timer => Input::Timer,
             };
-            if let Some(end) = self.step(step) {
+            if let Some(end) = self.react(input) {
                 return end;
             }
         }
     }
 
-    fn step(&mut self, step: Step) -> Option<End> {
-        match step {
-            Step::Stop => return Some(SHUTDOWN),
-            Step::Sent(true) | Step::Published(None) => {}
-            Step::Sent(false) | Step::Incoming(None) => return Some(End::Gone),
-            Step::Wake(Some(message)) => self.wake(&message.payload),
-            // Nothing can be done without the bus: on another pod, or after a restart.
-            Step::Wake(None) => return Some(SHUTDOWN),
-            Step::Head => self.newest_seq = self.newest_seq.max(*self.heads.borrow_and_update()),
-            Step::Read(read) => self.deliver(read),
-            Step::Published(Some(refusal)) => self.out.push_error(None, &refusal),
-            Step::Reply(reply) => self.reply(reply),
-            Step::Incoming(Some(incoming)) => {
-                self.heard_at = Instant::now();
-                return self.hear(incoming);
+    fn react(&mut self, input: Input) -> Option<SessionEnd> {
+        match input {
+            Input::Stop => return Some(SHUTDOWN),
+            Input::Drained(true) | Input::Published(None) => {}
+            Input::Drained(false) | Input::Incoming(None) => return Some(SessionEnd::Disconnected),
+            Input::Notification(Some(message)) => self.on_notification(&message.payload),
+            // Without the bus this pod cannot serve the client. Another pod can, or this one after a restart.
+            Input::Notification(None) => return Some(SHUTDOWN),
+            Input::PolledSeq => self.newest_seq = self.newest_seq.max(*self.polled_seq.borrow_and_update()),
+            Input::Entries(entries) => self.on_entries(entries),
+            Input::Published(Some(refusal)) => self.out.push_error(None, &refusal),
+            Input::Reply(reply) => self.on_reply(reply),
+            Input::Incoming(Some(incoming)) => {
+                self.received_at = Instant::now();
+                return self.on_frame(incoming);
             }
-            Step::Timer => return self.tick(Instant::now()),
+            Input::Timer => return self.on_timer(Instant::now()),
         }
         None
     }
 
-    /// The next moment at which something must happen although nothing comes.
+    /// The time by which the session must act even if no input comes.
     fn deadline(&self) -> Instant {
-        let mut at = self.ping_at.min(self.heard_at + SILENCE_MAX);
+        let mut at = self.ping_at.min(self.received_at + SILENCE_MAX);
         if let Some(since) = self.out.blocked_since {
             at = at.min(since + SEND_WAIT);
         }
@@ -305,85 +308,85 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
         at
     }
 
-    fn rearm(&self, timer: Pin<&mut Sleep>) {
+    /// A deadline that has moved to later needs no reset: the timer fires at the earlier time and is set again then.
+    fn reset_if_earlier(&self, timer: Pin<&mut Sleep>) {
         let at = self.deadline();
-        // One that has moved to later is found when the earlier one has come.
         if at < timer.deadline() || timer.is_elapsed() {
             timer.reset(at);
         }
     }
 
-    fn tick(&mut self, now: Instant) -> Option<End> {
+    fn on_timer(&mut self, now: Instant) -> Option<SessionEnd> {
         if self.out.blocked_since.is_some_and(|since| since + SEND_WAIT <= now) {
             let message = "frames are not read as fast as they come: resume with `last_seq`";
             self.out.push_error(None, &Refusal::new("too_slow", message));
             return Some(TOO_SLOW);
         }
-        if self.heard_at + SILENCE_MAX <= now {
+        if self.received_at + SILENCE_MAX <= now {
             return Some(SILENT);
         }
         if self.ping_at <= now {
-            self.ping_at = now + PING_EVERY;
+            self.ping_at = now + PING_INTERVAL;
             if self.out.has_room() {
-                self.out.push_frame(Outgoing::Ping);
+                self.out.push(Outgoing::Ping);
             }
         }
         None
     }
 
-    /// Begins to read the mailbox if there is more than was sent, and all that was sent has left.
+    /// Begins to read the mailbox if it has entries that were not sent, once all frames before them have left.
     fn read_mailbox(&mut self) {
-        let wanted = self.sent_seq < self.newest_seq && self.reading.is_none();
-        if wanted && self.out.queue.is_empty() && self.read_at <= Instant::now() {
-            let (users, user, sent) = (self.users, self.user, self.sent_seq);
+        let behind = self.sent_seq < self.newest_seq && self.reading.is_none();
+        if behind && self.out.is_empty() && self.read_at <= Instant::now() {
+            let (context, user, sent_seq) = (self.context, self.user, self.sent_seq);
             self.read_until_seq = self.newest_seq;
             let read = async move {
-                let mut tx = users.store.begin().await?;
-                mailbox::after(&mut tx, user, sent, PAGE).await
+                let mut tx = context.store.begin().await?;
+                mailbox::rows::entries_after(&mut tx, user, sent_seq, PAGE).await
             };
             self.reading = Some(read.boxed());
         }
     }
 
-    fn deliver(&mut self, read: Result<Vec<Letter>, StoreError>) {
+    fn on_entries(&mut self, read: Result<Vec<Entry>, StoreError>) {
         self.reading = None;
-        let letters = match read {
-            Ok(letters) => letters,
+        let entries = match read {
+            Ok(entries) => entries,
             Err(error) => {
-                tracing::warn!(%error, "a mailbox cannot be read; it is tried again");
+                tracing::warn!(%error, "a mailbox cannot be read; it is read again in a second");
                 self.read_at = Instant::now() + READ_PAUSE;
                 return;
             }
         };
-        let all = letters.len() < PAGE;
-        for Letter { seq, event_id, subject, time, body } in letters {
-            self.note_ride(seq, &subject, &body);
+        let is_last_page = entries.len() < PAGE;
+        for Entry { seq, event_id, subject, time, body } in entries {
+            self.update_ride(seq, &subject, &body);
             self.sent_seq = seq;
-            self.out.push(frame::event(&subject, seq, &event_id, time, &body));
+            self.out.push_text(frame::event(&subject, seq, &event_id, time, &body));
         }
-        if all {
-            // What is not there was acknowledged, or is older than a day.
+        if is_last_page {
+            // Entries that are missing up to here were acknowledged or purged: they will never come.
             self.sent_seq = self.sent_seq.max(self.read_until_seq);
         }
         self.newest_seq = self.newest_seq.max(self.sent_seq);
     }
 
-    /// A wake-up: the next event itself, or word of one that the mailbox must be read for.
-    fn wake(&mut self, payload: &[u8]) {
+    /// A notification is the frame of a new event. It is sent as it is if it is the next one; otherwise the mailbox is read.
+    fn on_notification(&mut self, payload: &[u8]) {
         let text = std::str::from_utf8(payload).unwrap_or_default();
-        let Ok(Passing { seq, subject, data }) = serde_json::from_str(text) else {
+        let Ok(EventFrame { seq, subject, data }) = serde_json::from_str(text) else {
             return;
         };
         if seq == self.sent_seq + 1 && self.reading.is_none() && self.out.has_room() {
-            self.note_ride(seq, &subject, data.get());
+            self.update_ride(seq, &subject, data.get());
             self.sent_seq = seq;
-            self.out.push(text.to_owned());
+            self.out.push_text(text.to_owned());
         }
         self.newest_seq = self.newest_seq.max(seq);
     }
 
-    /// Looks at an event on its way to a driver: which ride positions belong to from here on.
-    fn note_ride(&mut self, seq: u64, subject: &str, body: &str) {
+    /// Learns from an event that is sent to a driver to which ride later positions belong.
+    fn update_ride(&mut self, seq: u64, subject: &str, body: &str) {
         #[derive(Deserialize)]
         struct Ride {
             ride_id: RideId,
@@ -394,7 +397,7 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
             "ride.completed" | "ride.cancelled" => false,
             _ => return,
         };
-        if seq <= self.began_at_seq {
+        if seq <= self.start_seq {
             return;
         }
         match serde_json::from_str::<Ride>(body) {
@@ -404,16 +407,16 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
         }
     }
 
-    fn hear(&mut self, incoming: Incoming) -> Option<End> {
+    fn on_frame(&mut self, incoming: Incoming) -> Option<SessionEnd> {
         let text = match incoming {
             Incoming::Alive => return None,
-            Incoming::TooLarge => return Some(self.too_large()),
+            Incoming::TooLarge => return Some(self.refuse_too_large()),
             Incoming::Binary => None,
             Incoming::Text(text) => Some(text),
         };
-        self.users.platform.metrics.frames.with_label_values(&["in"]).inc();
+        self.context.platform.metrics.frames.with_label_values(&["in"]).inc();
         if !self.rate.take(Instant::now()) {
-            let message = format!("at most {} frames a second", self.users.config.frames_per_s);
+            let message = format!("at most {} frames a second", self.context.config.frames_per_s);
             self.out.push_error(None, &Refusal::new("too_fast", message));
             return Some(TOO_FAST);
         }
@@ -422,56 +425,63 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
             return None;
         };
         if text.len() > frame::FRAME_MAX {
-            return Some(self.too_large());
+            return Some(self.refuse_too_large());
         }
-        match frame::parse(&text, self.users.platform.world.now()) {
-            Ok(Frame { id, command }) => self.begin(id, command),
+        match frame::parse(&text, self.context.platform.world.now()) {
+            Ok(Frame { id, command }) => self.begin_command(id, command),
             Err(refused) => self.out.push_error(refused.id.as_deref(), &refused.refusal),
         }
         None
     }
 
-    fn too_large(&mut self) -> End {
+    fn refuse_too_large(&mut self) -> SessionEnd {
         let message = format!("a frame may have at most {} bytes", frame::FRAME_MAX);
         self.out.push_error(None, &Refusal::new("frame_too_large", message));
         TOO_LARGE
     }
 
-    /// Begins a command; the next frame is heard when it is done. A driver's positions without an id are not waited for.
-    fn begin(&mut self, id: Option<Id>, command: Command) {
-        let (users, user, ride) = (self.users, self.user, self.ride);
-        let what = match &command {
-            Command::Location(_) => What::Positions,
-            Command::Beacon { .. } => What::Beacon,
-            _ => What::Other,
-        };
-        match command {
-            Command::Location(points) if self.driver && id.is_none() => {
-                self.publishes.push(async move { users.publish_points(user, ride, points).await.err() }.boxed());
+    /// Begins a command. The session reads the next frame when it has finished, except that a driver's positions without an
+    /// id are published while further frames are read.
+    fn begin_command(&mut self, id: Option<Id>, command: Command) {
+        let (context, user, ride) = (self.context, self.user, self.ride);
+        let kind = CommandKind::of(&command);
+        let span = tracing::info_span!(
+            "command",
+            "type" = command.kind(),
+            id = id.as_deref().map(tracing::field::debug),
+            trace_id = tracing::field::Empty
+        );
+        match (command, self.role) {
+            (Command::Positions(points), Role::Driver) if id.is_none() => {
+                let publish = async move { commands::positions::publish(context, user, ride, points).await.err() };
+                self.publishes.push(publish.instrument(span).boxed());
             }
-            Command::Location(points) if self.driver => {
-                let publish = async move { Reply::of(id, users.publish_points(user, ride, points).await, what) };
-                self.command = Some(publish.boxed());
+            (Command::Positions(points), Role::Driver) => {
+                let publish = async move {
+                    Reply::new(id, commands::positions::publish(context, user, ride, points).await, kind)
+                };
+                self.command = Some(publish.instrument(span).boxed());
             }
-            command => {
-                let execute = async move { Reply::of(id, users.execute(user, ride, command).await, what) };
-                self.command = Some(execute.boxed());
+            (command, _) => {
+                let execute =
+                    async move { Reply::new(id, commands::execute(context, user, ride, command).await, kind) };
+                self.command = Some(execute.instrument(span).boxed());
             }
         }
     }
 
-    fn reply(&mut self, Reply { frame, is_driver }: Reply) {
+    fn on_reply(&mut self, Reply { frame, role }: Reply) {
         self.command = None;
-        self.driver |= is_driver;
+        self.role = role.unwrap_or(self.role);
         if let Some(frame) = frame {
-            self.out.push(frame);
+            self.out.push_text(frame);
         }
     }
 
-    async fn finish(&mut self) {
+    async fn finish_commands(&mut self) {
         if self.command.is_some() {
-            let reply = maybe(&mut self.command).await;
-            self.reply(reply);
+            let reply = poll_optional(&mut self.command).await;
+            self.on_reply(reply);
         }
         while let Some(refused) = self.publishes.next().await {
             if let Some(refusal) = refused {
@@ -481,101 +491,10 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
     }
 }
 
-/// The result of a future that may not be there.
-async fn maybe<T>(future: &mut Option<BoxFuture<'_, T>>) -> T {
+/// Awaits the future if there is one; otherwise it is pending for ever.
+async fn poll_optional<T>(future: &mut Option<BoxFuture<'_, T>>) -> T {
     match future {
         Some(future) => future.await,
         None => std::future::pending().await,
-    }
-}
-
-/// Frames on their way out, in a bounded queue before a sink that may be slow.
-struct Outbound<'a, K> {
-    users: &'a Users,
-    sink: K,
-    queue: VecDeque<Outgoing>,
-    unflushed: bool,
-    /// Since when the reader takes nothing, if something waits for it.
-    blocked_since: Option<Instant>,
-}
-
-impl<'a, K: Sink<Outgoing> + Unpin + Send> Outbound<'a, K> {
-    fn new(users: &'a Users, sink: K) -> Self {
-        Self { users, sink, queue: VecDeque::new(), unflushed: false, blocked_since: None }
-    }
-
-    fn push(&mut self, text: String) {
-        self.push_frame(Outgoing::Text(text));
-    }
-
-    fn push_error(&mut self, id: Option<&RawValue>, refusal: &Refusal) {
-        self.push(frame::error(id, refusal));
-    }
-
-    fn push_frame(&mut self, frame: Outgoing) {
-        self.queue.push_back(frame);
-        self.blocked_since.get_or_insert_with(Instant::now);
-    }
-
-    fn has_room(&self) -> bool {
-        self.queue.len() < QUEUE_MAX
-    }
-
-    fn busy(&self) -> bool {
-        self.unflushed || !self.queue.is_empty()
-    }
-
-    /// Returns true when all has left, false if the sink is broken. What was sent before a cancellation is sent.
-    async fn progress(&mut self) -> bool {
-        poll_fn(|cx| self.poll_progress(cx)).await.is_ok()
-    }
-
-    fn poll_progress(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), K::Error>> {
-        while !self.queue.is_empty() {
-            ready!(self.sink.poll_ready_unpin(cx))?;
-            if let Some(frame) = self.queue.pop_front() {
-                if matches!(frame, Outgoing::Text(_)) {
-                    self.users.platform.metrics.frames.with_label_values(&["out"]).inc();
-                }
-                self.sink.start_send_unpin(frame)?;
-                self.unflushed = true;
-                self.blocked_since = Some(Instant::now());
-            }
-        }
-        ready!(self.sink.poll_flush_unpin(cx))?;
-        if self.unflushed {
-            kill_point::reached("session.after_write");
-        }
-        self.unflushed = false;
-        self.blocked_since = None;
-        // An idle socket keeps no room for a burst.
-        self.queue.shrink_to(4);
-        Poll::Ready(Ok(()))
-    }
-
-    /// Says why it ends, as far as the other side still reads, and lets it close first: a connection closed with unread
-    /// frames on it is reset, and the reason with it.
-    async fn close<S: Stream<Item = Incoming> + Unpin + Send>(&mut self, incoming: &mut S, end: End) {
-        let End::Close(code, reason) = end else {
-            let _ = timeout(CLOSE_WAIT, self.sink.close()).await;
-            return;
-        };
-        if end == TOO_SLOW {
-            // What waits before the error was not read in time; it comes again on the next connection.
-            let error = self.queue.pop_back();
-            self.queue.clear();
-            self.queue.extend(error);
-        }
-        self.push_frame(Outgoing::Close(code, reason));
-        if timeout(CLOSE_WAIT, self.progress()).await == Ok(true) {
-            let closed = async { while incoming.next().await.is_some() {} };
-            let _ = timeout(CLOSE_WAIT, closed).await;
-        }
-    }
-}
-
-impl From<StoreError> for Refusal {
-    fn from(error: StoreError) -> Self {
-        Problem::from(error).into()
     }
 }

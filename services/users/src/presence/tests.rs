@@ -1,8 +1,15 @@
-//! Beacons: when there is something to tell; and the rows of beacons and sockets on both stores.
+//! Beacons: which changes are published; and the rows of beacons and sockets, on both stores.
 
-use platform::{Store, World};
+use platform::World;
+use testing::{Backend, on_both_stores};
+use uuid::Uuid;
 
+use super::BeaconUpdate::{Active, Inactive};
+use super::rows::{
+    delete_sockets, insert_socket, lock_beacons, put_beacon, touch_sockets, users_with_stale_sockets as stale,
+};
 use super::*;
+use crate::tables::Tables;
 
 const HERE: Position = Position { lat: 1.0, lng: 2.0 };
 const THERE: Position = Position { lat: 1.0, lng: 2.001 };
@@ -15,106 +22,98 @@ fn user(n: u128) -> UserId {
     UserId(Uuid::from_u128(n))
 }
 
-fn beacon(n: u128, active: bool, connected: bool) -> Beacon {
-    let vehicle_type = VehicleType::Car;
-    Beacon { user_id: user(n), active, connected, vehicle_type, location: HERE, published_at: at(100) }
-}
-
-fn active(event: &Event) -> bool {
-    match event {
-        Event::UserBeacon(e) => e.active,
-        other => panic!("{other:?}"),
-    }
-}
+const AVAILABLE: Beacon = Beacon {
+    user_id: UserId(Uuid::from_u128(1)),
+    active: true,
+    connected: true,
+    vehicle_type: VehicleType::Car,
+    location: HERE,
+    published_at: DateTime::from_timestamp(100, 0).unwrap(),
+};
+const INACTIVE: Beacon = Beacon { active: false, ..AVAILABLE };
+const DISCONNECTED: Beacon = Beacon { connected: false, ..AVAILABLE };
 
 #[test]
-fn a_beacon_is_published_when_it_says_something_new_or_the_last_is_old() {
-    let known = beacon(1, true, true);
-    let told = |known: &Beacon, active, location, now| {
-        let (next, event) = updated(Some(known), user(1), VehicleType::Car, active, location, at(now)).unwrap();
-        assert!(next.connected && next.active == active);
+fn a_beacon_is_published_when_it_changes_or_the_last_event_is_15_s_old() {
+    let publishes = |known: Beacon, update, now| {
+        let (next, event) = updated(Some(&known), user(1), VehicleType::Car, update, at(now)).unwrap();
+        assert!(next.connected && next.active == matches!(update, Active(_)));
         event.is_some()
     };
-    assert!(!told(&known, true, Some(HERE), 101), "an exact repeat");
-    assert!(!told(&known, true, None, 114));
-    assert!(told(&known, true, Some(HERE), 115), "15 s old");
-    assert!(told(&known, true, Some(THERE), 101));
-    assert!(told(&known, false, Some(HERE), 101));
-    // Known as offline because no socket was open: over a socket, it is news.
-    assert!(told(&beacon(1, true, false), true, Some(HERE), 101));
-    assert!(told(&beacon(1, false, true), true, Some(HERE), 101));
-    assert!(!told(&beacon(1, false, true), false, None, 101));
-    assert!(updated(None, user(1), VehicleType::Car, false, None, at(1)).is_none(), "never signed on");
-    let first = updated(None, user(1), VehicleType::Car, true, Some(HERE), at(1)).unwrap();
+    assert!(!publishes(AVAILABLE, Active(HERE), 101), "an exact repeat");
+    assert!(!publishes(AVAILABLE, Active(HERE), 114));
+    assert!(publishes(AVAILABLE, Active(HERE), 115), "15 s old");
+    assert!(publishes(AVAILABLE, Active(THERE), 101));
+    assert!(publishes(AVAILABLE, Inactive(Some(HERE)), 101));
+    // The stored beacon is unavailable because no socket was open. An update over a socket changes that.
+    assert!(publishes(DISCONNECTED, Active(HERE), 101));
+    assert!(publishes(INACTIVE, Active(HERE), 101));
+    assert!(!publishes(INACTIVE, Inactive(None), 101));
+    assert!(updated(None, user(1), VehicleType::Car, Inactive(None), at(1)).is_none(), "never active");
+    let first = updated(None, user(1), VehicleType::Car, Active(HERE), at(1)).unwrap();
     assert!(first.1.is_some());
 }
 
 #[test]
 fn two_beacons_of_one_moment_have_two_ids() {
-    let (on, first) = updated(None, user(1), VehicleType::Car, true, Some(HERE), at(1)).unwrap();
-    let (off, second) = updated(Some(&on), user(1), VehicleType::Car, false, Some(HERE), at(1)).unwrap();
-    // Also when the clock of another pod is behind.
-    let (_, third) = updated(Some(&off), user(1), VehicleType::Car, true, Some(HERE), at(0)).unwrap();
+    let (on, first) = updated(None, user(1), VehicleType::Car, Active(HERE), at(1)).unwrap();
+    let (off, second) = updated(Some(&on), user(1), VehicleType::Car, Inactive(Some(HERE)), at(1)).unwrap();
+    // The clock of another pod may be behind.
+    let (_, third) = updated(Some(&off), user(1), VehicleType::Car, Active(HERE), at(0)).unwrap();
     let ids: std::collections::BTreeSet<String> =
         [first, second, third].into_iter().map(|event| event.unwrap().message_id(at(0))).collect();
     assert_eq!(ids.len(), 3);
 }
 
 #[test]
-fn a_driver_is_online_while_a_socket_is_open() {
-    let told = |known: Beacon, connected| {
-        known.moved(connected, at(200)).map(|(next, event)| {
-            assert_eq!(next.connected, connected);
-            event.as_ref().map(active)
+fn an_active_driver_is_available_while_a_socket_is_open() {
+    let published = |moved: Option<(Beacon, Option<Event>)>| {
+        moved.map(|(next, event)| {
+            let active = event.map(|event| match event {
+                Event::UserBeacon(e) => e.active,
+                other => panic!("{other:?}"),
+            });
+            (next.connected, active)
         })
     };
-    assert_eq!(told(beacon(1, true, true), false), Some(Some(false)));
-    assert_eq!(told(beacon(1, true, false), true), Some(Some(true)));
-    assert_eq!(told(beacon(1, false, true), false), Some(None), "was offline anyway");
-    assert_eq!(told(beacon(1, true, true), true), None);
-    assert_eq!(told(beacon(1, true, false), false), None);
+    assert_eq!(published(AVAILABLE.disconnect(at(200))), Some((false, Some(false))));
+    assert_eq!(published(DISCONNECTED.connect(at(200))), Some((true, Some(true))));
+    assert_eq!(published(INACTIVE.disconnect(at(200))), Some((false, None)), "was unavailable anyway");
+    assert_eq!(published(AVAILABLE.connect(at(200))), None);
+    assert_eq!(published(DISCONNECTED.disconnect(at(200))), None);
 }
 
-/// The rows: beacons as put, sockets by session, the stale ones of a dead pod apart from those that live.
-async fn rows(store: Store<Tables>) {
+on_both_stores!(stale_sockets_are_deleted_and_live_ones_stay);
+
+async fn stale_sockets_are_deleted_and_live_ones_stay(backend: Backend) {
+    let store = backend.store::<Tables>(&World::seeded(at(0), 1), "test", "users", &crate::MIGRATIONS).await;
     let session = Uuid::from_u128;
+    let second = Beacon { user_id: user(2), ..AVAILABLE };
+    let moved = Beacon { active: false, location: THERE, ..second };
     let mut tx = store.begin().await.unwrap();
-    for n in [2, 1] {
-        put(&mut tx, &beacon(n, true, true)).await.unwrap();
+    for beacon in [second, AVAILABLE, moved] {
+        put_beacon(&mut tx, &beacon).await.unwrap();
     }
-    put(&mut tx, &Beacon { location: THERE, ..beacon(2, false, true) }).await.unwrap();
-    let both = beacons(&mut tx, &[user(2), user(3), user(1)]).await.unwrap();
-    assert_eq!(both, [beacon(1, true, true), Beacon { location: THERE, ..beacon(2, false, true) }]);
+    let both = lock_beacons(&mut tx, &[user(2), user(3), user(1)]).await.unwrap();
+    assert_eq!(both, [AVAILABLE, moved], "in the order of users, as last put");
     for (n, of, seen_at) in [(11, 1, 0), (12, 1, 30), (21, 2, 30), (31, 3, 0)] {
-        open(&mut tx, session(n), user(of), "pod", at(seen_at)).await.unwrap();
+        insert_socket(&mut tx, session(n), user(of), "pod", at(seen_at)).await.unwrap();
     }
     tx.commit().await.unwrap();
 
     let mut tx = store.begin().await.unwrap();
     assert!(stale(&mut tx, at(60)).await.unwrap().is_empty());
     assert_eq!(stale(&mut tx, at(61)).await.unwrap(), [user(1), user(3)]);
-    let mut touched = touch(&mut tx, &[(user(2), session(21)), (user(3), session(31)), (user(9), session(99))], at(50))
-        .await
-        .unwrap();
+    let sockets = [(user(2), session(21)), (user(3), session(31)), (user(9), session(99))];
+    let mut touched = touch_sockets(&mut tx, &sockets, at(50)).await.unwrap();
     touched.sort();
     assert_eq!(touched, [session(21), session(31)]);
-    // The dead one of user 1 goes, the live one keeps them here; the others are not touched.
-    assert_eq!(close(&mut tx, &[user(1)], None, at(61)).await.unwrap(), [user(1)]);
+    // Of user 1 the stale socket is deleted and the live one stays; the others' are not touched.
+    assert_eq!(delete_sockets(&mut tx, &[user(1)], None, at(61)).await.unwrap(), [user(1)]);
     assert!(stale(&mut tx, at(61)).await.unwrap().is_empty());
-    assert!(close(&mut tx, &[user(1)], Some(session(12)), at(61)).await.unwrap().is_empty());
-    // Nobody closes another's socket.
-    assert!(close(&mut tx, &[user(1)], Some(session(21)), at(61)).await.unwrap().is_empty());
-    assert_eq!(close(&mut tx, &[user(2)], None, at(61)).await.unwrap(), [user(2)]);
+    assert!(delete_sockets(&mut tx, &[user(1)], Some(session(12)), at(61)).await.unwrap().is_empty());
+    // Nobody deletes the socket of another user.
+    assert!(delete_sockets(&mut tx, &[user(1)], Some(session(21)), at(61)).await.unwrap().is_empty());
+    assert_eq!(delete_sockets(&mut tx, &[user(2)], None, at(61)).await.unwrap(), [user(2)]);
     tx.commit().await.unwrap();
-}
-
-#[tokio::test]
-async fn rows_in_memory() {
-    rows(Store::memory(&World::seeded(at(0), 1), &"test".into())).await;
-}
-
-#[tokio::test]
-async fn rows_in_postgres() {
-    let (world, url) = (World::seeded(at(0), 1), testing::database::fresh().await);
-    rows(Store::postgres(&world, &"test".into(), &url, "users", &crate::MIGRATIONS, 2).await.unwrap()).await;
 }

@@ -1,4 +1,4 @@
-//! Phone numbers: read from what people write, kept in one form. Pure; it never touches rows or logs.
+//! Phone numbers: parsed from what people write, in the one form that is stored. Pure; it touches no rows and no logs.
 
 use std::fmt;
 
@@ -6,30 +6,30 @@ use phonenumber::metadata::DATABASE;
 use phonenumber::{Metadata, Mode, Type};
 use platform::Problem;
 
-/// The most characters that a number may be written with.
-const WRITTEN_MAX: usize = 32;
-/// The most digits of an E.164 number, the country's included.
+/// The most bytes of a number as a client sends it.
+const TEXT_MAX: usize = 32;
+/// The most digits of an E.164 number, with the country code.
 const DIGITS_MAX: usize = 15;
 
-/// A phone number in E.164: `+` and at most 15 digits. Its debug form shows the last four digits only, for logs.
+/// A phone number in E.164: `+` and at most 15 digits. Its debug form shows only the last four, so that it may be logged.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Phone(String);
 
 impl Phone {
-    /// Reads a number in international form; spaces, dots, hyphens and parentheses are left out.
+    /// Parses a number in international form, without its spaces, dots, hyphens and parentheses.
     ///
-    /// An assigned country code and a length that the country has are asked for, no more: numbering plans grow faster
-    /// than any program's copy of them, and only the code that arrives there proves a number.
+    /// It checks only that the country code is assigned and that the country has numbers of this length. Numbering plans
+    /// grow faster than any program's copy of them, and only a code that arrives proves that a number exists.
     ///
     /// # Errors
     /// A problem that names the field `phone`.
     pub(crate) fn parse(text: &str) -> Result<Self, Problem> {
         let wrong = || Problem::field("phone", "a phone number in E.164 is needed, such as +14155550132");
         let text = text.trim();
-        let written = text.len() <= WRITTEN_MAX
+        let well_formed = text.len() <= TEXT_MAX
             && text.starts_with('+')
             && text[1..].chars().all(|c| c.is_ascii_digit() || matches!(c, ' ' | '.' | '-' | '(' | ')'));
-        if !written {
+        if !well_formed {
             return Err(wrong());
         }
         let plain: String = text.chars().filter(|c| *c == '+' || c.is_ascii_digit()).collect();
@@ -43,18 +43,17 @@ impl Phone {
         if normal.len() > 1 + DIGITS_MAX { Err(wrong()) } else { Ok(Self(normal)) }
     }
 
-    /// The number in E.164.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The last four digits, to tell numbers apart where the whole must not stand.
-    pub(crate) fn end(&self) -> &str {
+    /// The last four digits, for places where the whole number must not appear.
+    pub(crate) fn last_digits(&self) -> &str {
         self.0.get(self.0.len().saturating_sub(4)..).unwrap_or_default()
     }
 }
 
-/// Whether a country has numbers of so many digits (without its code) of a kind that people are reached at.
+/// Whether `country` has numbers of this many digits (without its code) of a kind that reaches a person.
 fn has_length(country: &Metadata, digits: u16) -> bool {
     let kinds = [Type::Mobile, Type::FixedLine, Type::Voip, Type::PersonalNumber];
     kinds.iter().any(|kind| country.descriptors().get(*kind).is_some_and(|d| d.possible_length().contains(&digits)))
@@ -62,7 +61,7 @@ fn has_length(country: &Metadata, digits: u16) -> bool {
 
 impl fmt::Debug for Phone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Phone(…{})", self.end())
+        write!(f, "Phone(…{})", self.last_digits())
     }
 }
 
@@ -71,12 +70,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_has_one_form_and_keeps_it() {
+    fn a_number_has_one_form() {
         let cases = [
             ("+14155550132", "+14155550132"),
             (" +1 (415) 555-0132 ", "+14155550132"),
             ("+1.415.555.0132", "+14155550132"),
-            // Fictional ones are numbers too: tests and simulations live on them.
+            // Numbers reserved for fiction are accepted: tests and simulations use them.
             ("+15550001234", "+15550001234"),
             ("+4915112345678", "+4915112345678"),
             ("+44 20 7946 0958", "+442079460958"),
@@ -98,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_names_the_field() {
+    fn a_malformed_number_is_refused_with_its_field() {
         let long = format!("+1{}", "4".repeat(400));
         let no_numbers = [
             "",
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_never_has_the_whole_number() {
+    fn the_debug_form_shows_the_last_four_digits_only() {
         assert_eq!(format!("{:?}", Phone::parse("+14155550132").unwrap()), "Phone(…0132)");
     }
 }
