@@ -1,7 +1,7 @@
 //! The bus on a NATS server or cluster: async-nats' core client, and JetStream's own protocol over it where the client
 //! library would prefetch too much, hide a deleted consumer, or keep an old configuration silently.
 
-mod raw;
+mod message_api;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
