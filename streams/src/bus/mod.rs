@@ -1,304 +1,106 @@
-//! The bus: JetStream's promises, kept by a NATS cluster or by memory. Services see only this file.
+//! The bus: JetStream's promises, kept by a NATS server or by memory. Services use nothing else.
 //!
-//! What is published is acknowledged when it is stored; a delivery stays pending until it is acknowledged, put back with a
-//! delay, or terminated. Core messages (notices, requests) are delivered at most once. It knows nothing of events' bodies.
+//! A publish is acknowledged once the message is stored. A delivery stays pending until it is acknowledged, put back with a
+//! delay, or terminated. Core messages and requests are delivered at most once. Bodies are bytes here: this file knows no event.
 
-use std::borrow::Cow;
-use std::fmt;
-use std::sync::OnceLock;
+pub(crate) mod message;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
+pub use message::{
+    BusError, ConsumerInfo, CoreMessage, Delivered, Headers, MESSAGE_ID, Message, Published, ReplayStart,
+    StoredMessage, StreamInfo,
+};
+
 use crate::memory::{self, MemoryBus};
 use crate::nats::{self, NatsBus};
 use crate::topology::{Consumer, Topology};
 
-/// The header by which a stream recognises a duplicate.
-pub const MESSAGE_ID: &str = "Nats-Msg-Id";
+/// A message delivered by a consumer. Answer it exactly once, by [`ack`](Self::ack), [`retry`](Self::retry) or
+/// [`terminate`](Self::terminate); without an answer it is redelivered after the ack wait.
+pub type Delivery = Delivered<AckHandle>;
 
-/// The headers of a message; names are compared without case.
-#[derive(Clone, Default)]
-pub struct Headers {
-    own: Vec<Header>,
-    /// As a NATS client handed them out, until somebody wants to see or change them all: consumers look at two of nine.
-    received: Option<Box<(async_nats::HeaderMap, OnceLock<Vec<Header>>)>>,
-}
-
-/// Name and value.
-type Header = (Cow<'static, str>, String);
-
-impl Headers {
-    pub(crate) fn of_nats(map: async_nats::HeaderMap) -> Self {
-        Self { own: Vec::new(), received: Some(Box::new((map, OnceLock::new()))) }
-    }
-
-    fn list(&self) -> &[Header] {
-        match &self.received {
-            // The client keeps them in a hash map; here they have an order that everybody can rely on.
-            Some(received) => received.1.get_or_init(|| {
-                let all = received.0.iter();
-                let all =
-                    all.flat_map(|(name, values)| values.iter().map(|v| (name.to_string(), v.as_str().to_owned())));
-                let mut list: Vec<Header> = all.map(|(name, value)| (name.into(), value)).collect();
-                list.sort();
-                list
-            }),
-            None => &self.own,
-        }
-    }
-
-    fn own(&mut self) -> &mut Vec<Header> {
-        if self.received.is_some() {
-            self.own = self.list().to_vec();
-            self.received = None;
-        }
-        &mut self.own
-    }
-
-    /// The first value of `name`.
-    pub fn find(&self, name: &str) -> Option<&str> {
-        if let Some(received) = &self.received
-            && let Some(value) = received.0.get(name)
-        {
-            return Some(value.as_str());
-        }
-        self.list().iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
-    }
-
-    /// Sets `name`, replacing what it was.
-    pub fn set(&mut self, name: &'static str, value: impl Into<String>) {
-        let own = self.own();
-        own.retain(|(n, _)| !n.eq_ignore_ascii_case(name));
-        own.push((Cow::Borrowed(name), value.into()));
-    }
-
-    /// Adds a value of `name` beside those that it has.
-    pub fn add(&mut self, name: &str, value: impl Into<String>) {
-        self.own().push((Cow::Owned(name.to_owned()), value.into()));
-    }
-
-    /// All, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.list().iter().map(|(n, v)| (n.as_ref(), v.as_str()))
-    }
-
-    /// All, by value: for the one who sends them.
-    pub(crate) fn into_list(mut self) -> Vec<Header> {
-        std::mem::take(self.own())
-    }
-
-    /// Puts them in the order of their names: the one in which both buses hand them out.
-    pub(crate) fn sort(&mut self) {
-        self.own().sort();
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.list().is_empty()
-    }
-}
-
-impl PartialEq for Headers {
-    fn eq(&self, other: &Self) -> bool {
-        self.list() == other.list()
-    }
-}
-
-impl Eq for Headers {}
-
-impl fmt::Debug for Headers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Headers").field(&self.list()).finish()
-    }
-}
-
-/// What is published to a stream, or sent on the core bus.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    /// Where to.
-    pub subject: String,
-    /// Headers; [`MESSAGE_ID`] makes a repeat within the duplicate window harmless.
-    pub headers: Headers,
-    /// The body.
-    pub payload: Bytes,
-}
-
-/// A stream stored the message, or had stored it before.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Published {
-    /// The stream.
-    pub stream: String,
-    /// Its sequence there; that of the first one for a duplicate.
-    pub sequence: u64,
-    /// Whether the stream had this message id already, and stored nothing.
-    pub duplicate: bool,
-}
-
-/// Why the bus did not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum BusError {
-    /// No answer, no connection, no leader: the outcome is unknown; ask again later, with the same message id.
-    #[error("the bus is not available: {0}")]
-    Unavailable(String),
-    /// The stream is at its limit and refuses what is new; nothing was stored.
-    #[error("stream is full: {0}")]
-    Full(String),
-    /// The stream or the consumer does not exist (any more).
-    #[error("not found on the bus: {0}")]
-    NotFound(String),
-    /// Nobody listens on the subject of a request.
-    #[error("nobody answers on {0}")]
-    NoResponders(String),
-    /// The server said no, and will say it again.
-    #[error("the bus refused: {0}")]
-    Refused(String),
-}
-
-/// How a stream stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StreamInfo {
-    /// Messages stored.
-    pub messages: u64,
-    /// Bytes stored.
-    pub bytes: u64,
-    /// The oldest sequence stored; `last_sequence` + 1 if there is none.
-    pub first_sequence: u64,
-    /// The newest sequence ever given.
-    pub last_sequence: u64,
-    /// Durable and other consumers.
-    pub consumers: u64,
-}
-
-/// How a consumer stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConsumerInfo {
-    /// Messages not delivered yet.
-    pub pending: u64,
-    /// Messages delivered and neither acknowledged nor given up.
-    pub ack_pending: u64,
-    /// Of those, the ones delivered more than once.
-    pub redelivered: u64,
-    /// The stream sequence up to which all is acknowledged or given up.
-    pub ack_floor: u64,
-    /// The highest stream sequence delivered.
-    pub delivered: u64,
-}
-
-/// Where a replay begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReplayStart {
-    /// At this stream sequence or the next one stored; 0 and 1 are the beginning.
-    Sequence(u64),
-    /// At the first message stored at this time or later.
-    Time(DateTime<Utc>),
-}
-
-/// A message as a stream has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredMessage {
-    /// Its subject.
-    pub subject: String,
-    /// Its headers.
-    pub headers: Headers,
-    /// Its body.
-    pub payload: Bytes,
-    /// Its sequence in the stream.
-    pub sequence: u64,
-    /// When the stream stored it.
-    pub stored_at: DateTime<Utc>,
-}
-
-/// A message that a consumer handed out and that wants an answer: exactly one of [`ack`](Self::ack),
-/// [`retry`](Self::retry), [`terminate`](Self::terminate). Without one it comes again after the ack wait.
+/// Acknowledges a delivery on the bus from which it came.
 #[derive(Debug)]
-pub struct Delivery {
-    /// The message as stored.
-    pub message: StoredMessage,
-    /// The stream.
-    pub stream: String,
-    /// The consumer.
-    pub consumer: String,
-    /// How often it was handed out, this time included: 1, 2, 3 …
-    pub deliveries: u64,
-    /// Messages after this one that wait for the consumer.
-    pub pending: u64,
-    pub(crate) answer: Answer,
-}
-
-#[derive(Debug)]
-pub(crate) enum Answer {
-    Nats(nats::Answer),
-    Memory(memory::Answer),
+pub enum AckHandle {
+    /// On a NATS server.
+    Nats(nats::AckHandle),
+    /// In memory.
+    Memory(memory::AckHandle),
 }
 
 impl Delivery {
-    /// Done. Sent without waiting for the server: if it is lost, the message comes again.
+    fn from_nats(delivery: Delivered<nats::AckHandle>) -> Self {
+        let Delivered { message, stream, consumer, deliveries, pending, ack_handle } = delivery;
+        Self { message, stream, consumer, deliveries, pending, ack_handle: AckHandle::Nats(ack_handle) }
+    }
+
+    fn from_memory(delivery: Delivered<memory::AckHandle>) -> Self {
+        let Delivered { message, stream, consumer, deliveries, pending, ack_handle } = delivery;
+        Self { message, stream, consumer, deliveries, pending, ack_handle: AckHandle::Memory(ack_handle) }
+    }
+
+    /// Acknowledges without waiting for the server. If the acknowledgement is lost, the message is redelivered.
     ///
     /// # Errors
     /// [`BusError::Unavailable`] if it could not even be sent.
     pub async fn ack(&self) -> Result<(), BusError> {
-        match &self.answer {
-            Answer::Nats(a) => a.ack().await,
-            Answer::Memory(a) => a.ack().await,
+        match &self.ack_handle {
+            AckHandle::Nats(a) => a.ack().await,
+            AckHandle::Memory(a) => a.ack().await,
         }
     }
 
-    /// Done, and the server knows: returns after it confirmed.
+    /// Acknowledges, and returns once the server has confirmed it.
     ///
     /// # Errors
     /// [`BusError`] if it did not confirm in time or the consumer is gone.
     pub async fn ack_confirmed(&self) -> Result<(), BusError> {
-        match &self.answer {
-            Answer::Nats(a) => a.ack_confirmed().await,
-            Answer::Memory(a) => a.ack_confirmed().await,
+        match &self.ack_handle {
+            AckHandle::Nats(a) => a.ack_confirmed().await,
+            AckHandle::Memory(a) => a.ack_confirmed().await,
         }
     }
 
-    /// Not now: hand it out again after `delay` (which may be zero), to whichever process asks.
+    /// Has the message redelivered after `delay` (zero: at once), to whichever process pulls: a `nak`.
     ///
     /// # Errors
     /// [`BusError::Unavailable`] if it could not be sent.
     pub async fn retry(&self, delay: Duration) -> Result<(), BusError> {
-        match &self.answer {
-            Answer::Nats(a) => a.retry(delay).await,
-            Answer::Memory(a) => a.retry(delay).await,
+        match &self.ack_handle {
+            AckHandle::Nats(a) => a.retry(delay).await,
+            AckHandle::Memory(a) => a.retry(delay).await,
         }
     }
 
-    /// Never again for this consumer; returns after the server confirmed. Publish the dead letter first.
+    /// Ends the message for this consumer without success, and returns once the server has confirmed it. Publish the dead
+    /// letter before.
     ///
     /// # Errors
     /// [`BusError`] if it did not confirm in time or the consumer is gone.
     pub async fn terminate(&self) -> Result<(), BusError> {
-        match &self.answer {
-            Answer::Nats(a) => a.terminate().await,
-            Answer::Memory(a) => a.terminate().await,
+        match &self.ack_handle {
+            AckHandle::Nats(a) => a.terminate().await,
+            AckHandle::Memory(a) => a.terminate().await,
         }
     }
 
-    /// It comes again after `delay` whatever is done with it until then: for a simulation.
-    #[cfg(debug_assertions)]
-    pub(crate) fn redeliver_after(&self, delay: Duration) {
-        if let Answer::Memory(answer) = &self.answer {
-            answer.redeliver_after(delay);
-        }
-    }
-
-    /// Still at work: the ack wait begins anew.
+    /// Restarts the ack wait of a message whose handling takes long.
     ///
     /// # Errors
     /// [`BusError::Unavailable`] if it could not be sent.
     pub async fn in_progress(&self) -> Result<(), BusError> {
-        match &self.answer {
-            Answer::Nats(a) => a.in_progress().await,
-            Answer::Memory(a) => a.in_progress().await,
+        match &self.ack_handle {
+            AckHandle::Nats(a) => a.in_progress().await,
+            AckHandle::Memory(a) => a.in_progress().await,
         }
     }
 }
 
-/// Pulls the messages of one durable consumer. Several, in any number of processes, share the work.
+/// Pulls the messages of one durable consumer. Several pullers, in any number of processes, share the work.
 #[derive(Debug)]
 pub enum Puller {
     /// From a NATS server.
@@ -308,19 +110,19 @@ pub enum Puller {
 }
 
 impl Puller {
-    /// Waits up to `wait` for the first message, then takes what else is ready, `max` in all, in stream order
-    /// (redeliveries first). Empty after `wait` without one. At most `max` more may be on their way to this puller.
+    /// Waits up to `wait` for the first message, then takes what else is ready, `max` in all, redeliveries first, then in
+    /// stream order. Empty if no message came. Up to `max` more may be on their way to this puller.
     ///
     /// # Errors
-    /// [`BusError::NotFound`] if the consumer or its stream is gone, [`BusError::Unavailable`] if the server is away.
+    /// [`BusError::NotFound`] if the consumer or its stream is gone, [`BusError::Unavailable`] if the server is.
     pub async fn fetch(&mut self, max: usize, wait: Duration) -> Result<Vec<Delivery>, BusError> {
-        match self {
-            Self::Nats(p) => p.fetch(max, wait).await,
-            Self::Memory(p) => p.fetch(max, wait).await,
-        }
+        Ok(match self {
+            Self::Nats(p) => p.fetch(max, wait).await?.into_iter().map(Delivery::from_nats).collect(),
+            Self::Memory(p) => p.fetch(max, wait).await?.into_iter().map(Delivery::from_memory).collect(),
+        })
     }
 
-    /// Stops pulling, and puts back at once what had arrived and was not handed out.
+    /// Stops pulling. Messages that arrived and were not fetched are redelivered at once.
     pub async fn close(self) {
         match self {
             Self::Nats(p) => p.close().await,
@@ -329,7 +131,7 @@ impl Puller {
     }
 }
 
-/// Reads a stream in order without touching any durable consumer.
+/// Reads a stream in order, without a durable consumer.
 #[derive(Debug)]
 pub enum Replay {
     /// From a NATS server.
@@ -342,7 +144,7 @@ impl Replay {
     /// The next message, waiting up to `wait` for it; `None` if none came.
     ///
     /// # Errors
-    /// [`BusError`] if the stream is gone or the server is away.
+    /// [`BusError`] if the stream is gone or the server is.
     pub async fn next(&mut self, wait: Duration) -> Result<Option<StoredMessage>, BusError> {
         match self {
             Self::Nats(r) => r.next(wait).await,
@@ -368,7 +170,7 @@ impl Replay {
         Ok(batch)
     }
 
-    /// Whether nothing more of what it reads was stored when the last message was handed out.
+    /// Whether the last message read was the newest one stored that the replay reads.
     pub fn is_at_end(&self) -> bool {
         match self {
             Self::Nats(r) => r.is_at_end(),
@@ -377,25 +179,13 @@ impl Replay {
     }
 }
 
-/// A core message: delivered at most once, to who is subscribed at that moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CoreMessage {
-    /// Its subject.
-    pub subject: String,
-    /// Its headers.
-    pub headers: Headers,
-    /// Its body.
-    pub payload: Bytes,
-    /// Where the sender waits for an answer. Never answer a copy of a stream's message: it is the publisher's inbox.
-    pub reply: Option<String>,
-}
-
-/// A subscription to core messages; ends when dropped. Messages beyond its capacity are dropped and counted.
+/// A subscription to core messages; ends when dropped. It holds a bounded number of messages: what comes beyond is dropped
+/// and counted in [`Bus::dropped`].
 #[derive(Debug)]
 pub enum Subscription {
-    /// From a NATS server.
+    /// On a NATS server.
     Nats(nats::Subscription),
-    /// From memory.
+    /// In memory.
     Memory(memory::Subscription),
 }
 
@@ -409,23 +199,23 @@ impl Subscription {
     }
 }
 
-/// The bus. Cheap to clone; all clones are one.
+/// The bus. Cheap to clone; all clones share one connection.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "a process has one")]
 pub enum Bus {
     /// A NATS server or cluster.
     Nats(NatsBus),
-    /// This process.
+    /// This process, for development, tests and simulation.
     Memory(MemoryBus),
 }
 
 impl Bus {
-    /// Creates or updates every stream and consumer of `topology`; safe to repeat and to run in many processes at once.
-    /// Returns a sentence for each thing that was not as wanted: created, or changed from what to what.
+    /// Creates or updates every stream and consumer of `topology`; may be repeated, and run in many processes at once.
+    /// Returns a sentence for each difference: created, or changed from what to what.
     ///
     /// # Errors
-    /// [`BusError::Refused`] if the server cannot have it (a change that it does not allow, an overlap on a work queue, a
-    /// server too old), [`BusError::Unavailable`] if it does not answer.
+    /// [`BusError::Refused`] if the server cannot have it (a change that it does not allow, an overlap on a work queue),
+    /// [`BusError::Unavailable`] if it does not answer.
     pub async fn apply(&self, topology: &Topology) -> Result<Vec<String>, BusError> {
         match self {
             Self::Nats(b) => b.apply(topology).await,
@@ -433,7 +223,7 @@ impl Bus {
         }
     }
 
-    /// What [`apply`](Self::apply) would change, changing nothing.
+    /// The sentences that [`apply`](Self::apply) would return, without a change.
     ///
     /// # Errors
     /// As [`apply`](Self::apply).
@@ -444,10 +234,11 @@ impl Bus {
         }
     }
 
-    /// Publishes to the stream that captures the subject; returns once it is stored.
+    /// Publishes to the stream that captures the subject; returns once the message is stored.
     ///
     /// # Errors
-    /// [`BusError::NotFound`] if no stream captures it, [`BusError::Full`], [`BusError::Unavailable`].
+    /// [`BusError::NotFound`] if no stream captures the subject, [`BusError::Full`], [`BusError::Unavailable`],
+    /// [`BusError::Refused`] if the message is too large or its subject is none.
     pub async fn publish(&self, message: Message) -> Result<Published, BusError> {
         match self {
             Self::Nats(b) => b.publish(message).await,
@@ -455,8 +246,8 @@ impl Bus {
         }
     }
 
-    /// Publishes many with their acknowledgements in flight together; one result for each, in order. Messages are stored
-    /// in their order as long as none fails.
+    /// Publishes many, without waiting for one acknowledgement before the next publish. One result for each, in order.
+    /// Messages are stored in their order as long as none fails.
     pub async fn publish_all(&self, messages: Vec<Message>) -> Vec<Result<Published, BusError>> {
         match self {
             Self::Nats(b) => b.publish_all(messages).await,
@@ -464,29 +255,29 @@ impl Bus {
         }
     }
 
-    /// A puller for a durable consumer that exists.
+    /// A puller for an existing durable consumer; reads only the consumer's stream and name.
     ///
     /// # Errors
-    /// [`BusError::Unavailable`] if the server is away. A missing consumer shows at the first fetch.
+    /// [`BusError::Unavailable`] if the server is away. A missing consumer is an error of the first fetch.
     pub async fn pull(&self, consumer: &Consumer) -> Result<Puller, BusError> {
         match self {
-            Self::Nats(b) => b.pull(consumer).await.map(|p| Puller::Nats(Box::new(p))),
-            Self::Memory(b) => Ok(Puller::Memory(b.pull(consumer))),
+            Self::Nats(b) => nats::Puller::open(b, consumer).await.map(|p| Puller::Nats(Box::new(p))),
+            Self::Memory(b) => Ok(Puller::Memory(memory::Puller::open(b, consumer))),
         }
     }
 
-    /// Reads `stream` from `start` on, all subjects or those that match `filter`.
+    /// Reads `stream` from `start` on, all subjects or those that `filter` matches.
     ///
     /// # Errors
     /// [`BusError::NotFound`] if there is no such stream.
     pub async fn replay(&self, stream: &str, filter: Option<&str>, start: ReplayStart) -> Result<Replay, BusError> {
         match self {
-            Self::Nats(b) => b.replay(stream, filter, start).await.map(|r| Replay::Nats(Box::new(r))),
-            Self::Memory(b) => b.replay(stream, filter, start).map(Replay::Memory),
+            Self::Nats(b) => nats::Replay::open(b, stream, filter, start).await.map(|r| Replay::Nats(Box::new(r))),
+            Self::Memory(b) => memory::Replay::open(b, stream, filter, start).map(Replay::Memory),
         }
     }
 
-    /// How `stream` stands.
+    /// The state of `stream`.
     ///
     /// # Errors
     /// [`BusError::NotFound`], [`BusError::Unavailable`].
@@ -497,7 +288,7 @@ impl Bus {
         }
     }
 
-    /// How `durable` on `stream` stands.
+    /// The state of the consumer `durable` of `stream`.
     ///
     /// # Errors
     /// [`BusError::NotFound`], [`BusError::Unavailable`].
@@ -508,11 +299,11 @@ impl Bus {
         }
     }
 
-    /// When the newest of `stream` and these of its consumers was made: a later time than before says that it was lost and
-    /// made again, or one of them was, without what the lost one held.
+    /// When the newest of `stream` and these of its consumers was created. If it is later than before, the stream or one of
+    /// the consumers was lost and recreated, without the messages of the lost one.
     ///
     /// # Errors
-    /// [`BusError::NotFound`] if it or one of them is missing, [`BusError::Unavailable`].
+    /// [`BusError::NotFound`] if the stream or a consumer is missing, [`BusError::Unavailable`].
     pub async fn created_at(&self, stream: &str, durables: &[&str]) -> Result<DateTime<Utc>, BusError> {
         match self {
             Self::Nats(b) => b.created_at(stream, durables).await,
@@ -523,56 +314,57 @@ impl Bus {
     /// The message with this sequence.
     ///
     /// # Errors
-    /// [`BusError::NotFound`] if it is not stored (any more).
+    /// [`BusError::NotFound`] if it is not stored, or not any more; [`BusError::Unavailable`].
     pub async fn get_message(&self, stream: &str, sequence: u64) -> Result<StoredMessage, BusError> {
         match self {
-            Self::Nats(b) => b.get_message(stream, sequence).await,
+            Self::Nats(b) => nats::message_api::get_message(b, stream, sequence).await,
             Self::Memory(b) => b.get_message(stream, sequence),
         }
     }
 
-    /// The newest message on this subject, or of this pattern.
+    /// The newest message stored on this subject; wildcards are allowed.
     ///
     /// # Errors
-    /// [`BusError::NotFound`] if there is none stored.
+    /// [`BusError::NotFound`] if none is stored, [`BusError::Unavailable`].
     pub async fn last_message(&self, stream: &str, subject: &str) -> Result<StoredMessage, BusError> {
         match self {
-            Self::Nats(b) => b.last_message(stream, subject).await,
+            Self::Nats(b) => nats::message_api::last_message(b, stream, subject).await,
             Self::Memory(b) => b.last_message(stream, subject),
         }
     }
 
-    /// Removes one message, for every consumer. Its id stays known for the rest of the duplicate window.
+    /// Removes one message, for every consumer. A republish of its id within the duplicate window is still a duplicate.
     ///
     /// # Errors
-    /// [`BusError::NotFound`] if it is not stored (any more).
+    /// [`BusError::NotFound`] if it is not stored, or not any more; [`BusError::Unavailable`].
     pub async fn delete_message(&self, stream: &str, sequence: u64) -> Result<(), BusError> {
         match self {
-            Self::Nats(b) => b.delete_message(stream, sequence).await,
+            Self::Nats(b) => nats::message_api::delete_message(b, stream, sequence).await,
             Self::Memory(b) => b.delete_message(stream, sequence),
         }
     }
 
-    /// What the clock says by which `stream` stores: the server's, not this process's.
+    /// The time by the clock of `stored_at`: the server's, not this process's.
     ///
     /// # Errors
-    /// [`BusError::NotFound`], [`BusError::Unavailable`].
+    /// [`BusError::NotFound`] if there is no such stream, [`BusError::Unavailable`].
     pub async fn server_time(&self, stream: &str) -> Result<DateTime<Utc>, BusError> {
         match self {
-            Self::Nats(b) => b.server_time(stream).await,
+            Self::Nats(b) => nats::message_api::server_time(b, stream).await,
             Self::Memory(b) => b.server_time(stream),
         }
     }
 
-    /// Acknowledges, for one consumer, a message that was delivered to it as often as allowed and that nobody holds any
-    /// more: the stream keeps such a message for ever otherwise. Safe to repeat; returns once it is confirmed.
+    /// Acknowledges, for one consumer, a message that the server has given up: delivered to it as often as allowed, and no
+    /// longer with any process. Without this, an interest stream or a work queue stores such a message until its maximum age.
+    /// May be repeated; returns once the server has confirmed it.
     ///
     /// # Errors
-    /// [`BusError::NotFound`] if the consumer is gone, [`BusError::Unavailable`] without a confirmation in 5 s: the server
-    /// is away, or the message was never delivered to this consumer.
+    /// [`BusError::NotFound`] if the consumer is gone, [`BusError::Unavailable`] without a confirmation in 5 s: the server is
+    /// away, or it never delivered the message to this consumer.
     pub async fn release(&self, stream: &str, consumer: &str, sequence: u64) -> Result<(), BusError> {
-        // The subject to which every delivery is answered: deliveries, stream sequence, consumer sequence, time, pending. The
-        // server looks at the stream sequence alone. No documented interface: cases of the conformance suite hold it.
+        // The reply subject of a delivery: deliveries, stream sequence, consumer sequence, time, pending. The server reads only
+        // the stream sequence. This is not documented; cases of the conformance suite (`give_up.rs`) hold it.
         let subject = format!("$JS.ACK.{stream}.{consumer}.1.{sequence}.1.0.0");
         match self.request(&subject, Bytes::from_static(b"+ACK"), Duration::from_secs(5)).await {
             Ok(_) => Ok(()),
@@ -592,7 +384,7 @@ impl Bus {
         }
     }
 
-    /// Deletes a consumer.
+    /// Deletes a consumer, and with it its interest in stored messages.
     ///
     /// # Errors
     /// [`BusError::NotFound`], [`BusError::Unavailable`].
@@ -603,7 +395,7 @@ impl Bus {
         }
     }
 
-    /// Sends a core message to whoever is subscribed now. Returns once it is on its way, not once it arrived. A stream
+    /// Sends a core message to the subscribers of this moment. Returns once it is sent, not once it has arrived. A stream
     /// that captures the subject stores it too.
     ///
     /// # Errors
@@ -615,8 +407,8 @@ impl Bus {
         }
     }
 
-    /// Subscribes to core messages on a subject or pattern. Of all subscriptions with the same `queue` group one gets
-    /// each message. Active once this returns.
+    /// Subscribes to core messages on a subject; wildcards are allowed. Of all subscriptions with the same `queue` group, one
+    /// gets each message. Active once this returns.
     ///
     /// # Errors
     /// [`BusError::Unavailable`].
@@ -627,10 +419,10 @@ impl Bus {
         }
     }
 
-    /// Sends a request and waits up to `wait` for the first answer.
+    /// Sends a request and waits up to `wait` for the first reply.
     ///
     /// # Errors
-    /// [`BusError::NoResponders`] at once if nobody is subscribed, [`BusError::Unavailable`] without an answer in time.
+    /// [`BusError::NoResponders`] at once if nobody is subscribed, [`BusError::Unavailable`] without a reply in time.
     pub async fn request(&self, subject: &str, payload: Bytes, wait: Duration) -> Result<Bytes, BusError> {
         match self {
             Self::Nats(b) => b.request(subject, payload, wait).await,
@@ -638,7 +430,7 @@ impl Bus {
         }
     }
 
-    /// Whether the bus can do its work at this moment: connected, and JetStream answers.
+    /// Whether the bus works at this moment: connected, and JetStream answers.
     ///
     /// # Errors
     /// [`BusError::Unavailable`] says what does not.
@@ -649,8 +441,8 @@ impl Bus {
         }
     }
 
-    /// Whether the connection is gone for good, so that only a new process can help: its client met something that it
-    /// cannot read, and ended.
+    /// Whether the NATS client has closed the connection for good, because it received something that it cannot read. Only a
+    /// new process can help.
     pub fn is_closed(&self) -> bool {
         match self {
             Self::Nats(b) => b.is_closed(),
@@ -658,8 +450,7 @@ impl Bus {
         }
     }
 
-    /// How often the connection was made anew; when it grows, the topology must be applied again, for a restarted server
-    /// has forgotten its memory streams.
+    /// Connections made so far. When it rises, apply the topology again: a restarted server has lost its memory streams.
     pub fn reconnects(&self) -> u64 {
         match self {
             Self::Nats(b) => b.reconnects(),
