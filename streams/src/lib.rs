@@ -3,6 +3,8 @@
 
 #![warn(missing_docs)]
 
+#![warn(missing_docs)]
+
 pub mod bus;
 pub mod event;
 pub mod memory;

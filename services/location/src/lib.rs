@@ -3,13 +3,10 @@
 //! It reads location.update, user.beacon and ride.started to ride.cancelled, and alone writes location.aggregate. It knows
 //! no fare and no socket, and touches no schema but `location`.
 
-mod events;
+mod handlers;
 mod http;
+mod position_broadcast;
 mod positions;
-mod share;
-mod store;
-#[cfg(test)]
-mod store_tests;
 pub mod track;
 
 use std::fmt;
@@ -21,9 +18,10 @@ use streams::{Service, Subject};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use events::{Arrivals, Courses, Updates};
+use handlers::{Arrivals, Courses, Updates};
 use positions::Positions;
-pub use store::Tables;
+use track::rows;
+pub use track::rows::Tables;
 
 /// The migrations of the schema `location`, after the platform's own.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/location");
@@ -77,7 +75,7 @@ impl Location {
         tokens: Tokens,
         config: Config,
     ) -> Result<Self, StoreError> {
-        let live = store::live_tracks(&mut store.begin().await?).await?;
+        let live = rows::live_tracks(&mut store.begin().await?).await?;
         let location = Self {
             platform: platform.clone(),
             store: store.clone(),
@@ -113,7 +111,7 @@ impl Location {
         tasks.spawn(self.worker(&courses, BATCH_MAX, Courses::new(&self), &stop));
         tasks.spawn(self.clone().catch_up(stop.clone()));
         tasks.spawn(purge(self.clone(), stop.clone()));
-        tasks.spawn(share::listen(self.clone(), stop.clone()));
+        tasks.spawn(position_broadcast::listen(self.clone(), stop.clone()));
         while let Some(ended) = tasks.join_next().await {
             if ended.is_err() || !stop.is_cancelled() {
                 tracing::error!(?ended, "a part of location ended by itself");
@@ -185,7 +183,7 @@ async fn purge(location: Location, stop: CancellationToken) {
         let purged = async {
             location.store.purge().await?;
             let mut tx = location.store.begin().await?;
-            store::purge(&mut tx, location.platform.world.now()).await?;
+            rows::purge(&mut tx, location.platform.world.now()).await?;
             tx.commit().await
         };
         if let Err(error) = purged.await {

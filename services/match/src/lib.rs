@@ -1,16 +1,13 @@
 //! match: the driver pool, open requests, offers with expiry, holds and locks. It publishes match.found and match.rejected
 //! (expired, cancelled, superseded), serves no HTTP, and never reads another service's tables.
 //!
-//! `engine.rs` is the state, `rules.rs` how it changes, `assign.rs` who gets whom, `positions.rs` where
-//! drivers are, `store.rs` the rows, `lead.rs` the lease of the one active process, `workers.rs` the handlers.
+//! `engine/` is the state, how it changes, who gets whom and the rows; `positions.rs` where drivers are; `lease.rs` the lease
+//! of the one active process; `handlers.rs` the handlers.
 
-pub mod assign;
 pub mod engine;
-pub mod lead;
+mod handlers;
+pub mod lease;
 pub mod positions;
-pub mod rules;
-pub mod store;
-mod workers;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,11 +18,11 @@ use streams::{Service, Subject};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::assign::Policy;
-use crate::engine::Rules;
+use crate::engine::assign::Policy;
+pub use crate::engine::rows::Tables;
+use crate::engine::{Rules, rows};
+use crate::handlers::{Listener, Matcher};
 use crate::positions::Positions;
-pub use crate::store::Tables;
-use crate::workers::{Listener, Matcher};
 
 /// The service's own migrations, after platform's in the schema `matching`.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/matching");
@@ -169,7 +166,7 @@ impl Matching {
     async fn take(&self) -> Result<Option<i64>, StoreError> {
         let mut tx = self.store.begin().await?;
         let taken =
-            lead::take(&mut tx, &self.platform.pod, chrono_of(self.config.lease_ttl), self.platform.world.now())
+            lease::take(&mut tx, &self.platform.pod, chrono_of(self.config.lease_ttl), self.platform.world.now())
                 .await?;
         if taken.is_some() {
             tx.commit().await?;
@@ -180,7 +177,7 @@ impl Matching {
 
     async fn renew(&self, epoch: i64, ttl: chrono::Duration) -> Result<bool, StoreError> {
         let mut tx = self.store.begin().await?;
-        let mine = lead::renew(&mut tx, epoch, ttl, self.platform.world.now()).await?;
+        let mine = lease::renew(&mut tx, epoch, ttl, self.platform.world.now()).await?;
         tx.commit().await?;
         Ok(mine)
     }
@@ -253,7 +250,7 @@ impl Matching {
             let purged = async {
                 self.store.purge().await?;
                 let mut tx = self.store.begin().await?;
-                store::purge(&mut tx, self.platform.world.now()).await?;
+                rows::purge(&mut tx, self.platform.world.now()).await?;
                 tx.commit().await
             };
             if let Err(error) = purged.await {

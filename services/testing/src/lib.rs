@@ -3,8 +3,11 @@
 //! No crate depends on it but in its tests.
 
 pub mod database;
+pub mod http;
+mod must_end;
 pub mod nats;
 
+pub use must_end::MustEnd;
 use platform::{Store, Tables, World};
 
 /// The two kinds of store that every operation is tested on.

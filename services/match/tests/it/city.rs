@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Duration, Utc};
+use matching::engine::rules::{Input, Stepped};
 use matching::engine::{Driver, Engine, Offer, Outcome, Request, Ride, Rules};
 use matching::positions::Positions;
-use matching::rules::{Input, Stepped};
 use streams::event::{MatchAccepted, MatchFound, MatchRejected, RejectReason, RideEvent, UserBeacon, UserFinder};
 use streams::{Event, MatchId, Position, RequestId, RideId, RideStatus, UserId, VehicleType};
 use uuid::Uuid;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use matching::{Config, MIGRATIONS, Matching, Tables, lead};
+use matching::{Config, MIGRATIONS, Matching, Tables, lease};
 use platform::outbox::message;
 use platform::{CancellationToken, Platform, Store, World, background};
 use streams::bus::{Replay, ReplayStart};
@@ -254,7 +254,7 @@ async fn a_fenced_process_stands_by_and_loses_no_message() {
     let world = &town.platform.world;
     let mut tx = store.begin().await.unwrap();
     let soon = world.now() + chrono::Duration::seconds(6);
-    let epoch = lead::take(&mut tx, "thief", chrono::Duration::seconds(4), soon).await.unwrap();
+    let epoch = lease::take(&mut tx, "thief", chrono::Duration::seconds(4), soon).await.unwrap();
     assert_eq!(epoch, Some(2));
     tx.commit().await.unwrap();
     let stolen = world.now();

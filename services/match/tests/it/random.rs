@@ -1,7 +1,7 @@
 //! Ten thousand random steps, and ten thousand random small cities, none of them sensible in particular: the invariants hold
 //! after each step (`City::check`).
 
-use matching::rules::Input;
+use matching::engine::rules::Input;
 use platform::World;
 use streams::event::{RejectReason, UserBeacon, UserFinder};
 use streams::{MatchId, RideId, RideStatus, UserId, VehicleType};

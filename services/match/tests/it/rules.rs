@@ -413,7 +413,7 @@ fn one_step_makes_many_matches_and_no_driver_twice() {
         city.line(&format!("d{n} on {}", f64::from(n) / 100.0));
     }
     let finders: Vec<_> = (1..=60).map(|n| city.finder(&format!("r{n}"), &format!("p{n}"), true, 0.0)).collect();
-    let inputs: Vec<_> = finders.iter().map(matching::rules::Input::Finder).collect();
+    let inputs: Vec<_> = finders.iter().map(matching::engine::rules::Input::Finder).collect();
     let stepped = city.step(&inputs);
     assert_eq!(stepped.events.iter().filter(|e| matches!(e, Event::MatchFound(_))).count(), 50);
     assert_eq!(city.engine.waiting().count(), 10);

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chrono::Duration;
-use matching::engine::{Engine, Offer, Outcome, Ride, Rows};
-use matching::{MIGRATIONS, Tables, lead, store};
+use matching::engine::{Engine, Offer, Outcome, Ride, Rows, rows};
+use matching::{MIGRATIONS, Tables, lease};
 use platform::{Failure, On, Store, StoreError, World};
 use streams::{MatchId, RideId, UserId};
 
@@ -25,7 +25,7 @@ async fn postgres() -> Store<Tables> {
 
 async fn write(on: &Store<Tables>, rows: &Rows) -> Result<(), StoreError> {
     let mut tx = on.begin().await?;
-    store::write(&mut tx, rows).await?;
+    rows::write(&mut tx, rows).await?;
     tx.commit().await
 }
 
@@ -60,7 +60,7 @@ async fn what_is_written_is_read(on: Store<Tables>) {
         city.line(line);
         write(&on, &city.engine.rows()).await.unwrap();
         let mut tx = on.begin().await.unwrap();
-        let rows = store::load(&mut tx, city.now, rules().request_ttl).await.unwrap();
+        let rows = rows::load(&mut tx, city.now, rules().request_ttl).await.unwrap();
         assert_eq!(rows, city.engine.rows(), "after {line}");
     }
     let rows = city.engine.rows();
@@ -69,7 +69,7 @@ async fn what_is_written_is_read(on: Store<Tables>) {
 
     // A new process an hour later: what is live, and nothing else but drivers.
     let mut tx = on.begin().await.unwrap();
-    let later = store::load(&mut tx, city.now + Duration::hours(1), rules().request_ttl).await.unwrap();
+    let later = rows::load(&mut tx, city.now + Duration::hours(1), rules().request_ttl).await.unwrap();
     drop(tx);
     let live = Rows {
         drivers: rows.drivers.clone(),
@@ -82,13 +82,13 @@ async fn what_is_written_is_read(on: Store<Tables>) {
     // Ended rides are told from others long after the engine forgot them.
     let mut tx = on.begin().await.unwrap();
     let k = |name: &str| RideId(uuid(name));
-    assert_eq!(store::ended_rides(&mut tx, &[k("k1"), k("k9")]).await.unwrap(), BTreeSet::from([k("k1")]));
-    store::purge(&mut tx, city.now + Duration::days(2)).await.unwrap();
-    assert_eq!(store::ended_rides(&mut tx, &[k("k1")]).await.unwrap().len(), 1);
-    let purged = store::load(&mut tx, city.now, rules().request_ttl).await.unwrap();
+    assert_eq!(rows::ended_rides(&mut tx, &[k("k1"), k("k9")]).await.unwrap(), BTreeSet::from([k("k1")]));
+    rows::purge(&mut tx, city.now + Duration::days(2)).await.unwrap();
+    assert_eq!(rows::ended_rides(&mut tx, &[k("k1")]).await.unwrap().len(), 1);
+    let purged = rows::load(&mut tx, city.now, rules().request_ttl).await.unwrap();
     assert_eq!((&purged.requests, &purged.offers), (&live.requests, &live.offers));
-    store::purge(&mut tx, city.now + Duration::days(9)).await.unwrap();
-    let purged = store::load(&mut tx, city.now, rules().request_ttl).await.unwrap();
+    rows::purge(&mut tx, city.now + Duration::days(9)).await.unwrap();
+    let purged = rows::load(&mut tx, city.now, rules().request_ttl).await.unwrap();
     assert_eq!(purged.rides, live.rides);
     assert!(purged.drivers.iter().all(|d| d.active));
     tx.commit().await.unwrap();
@@ -123,7 +123,7 @@ async fn second_holds_are_refused(on: Store<Tables>) {
     let ended = Offer { ended: Some((city.now, Outcome::Cancelled)), ..first.clone() };
     write(&on, &offers(&[&of("m0", "d1", "p1"), &ended])).await.unwrap();
     let mut tx = on.begin().await.unwrap();
-    let held = store::load(&mut tx, city.now, rules().request_ttl).await.unwrap().offers;
+    let held = rows::load(&mut tx, city.now, rules().request_ttl).await.unwrap().offers;
     assert_eq!(held, [of("m0", "d1", "p1"), ended]);
     drop(tx);
     // Two live rides of one person may stand here: rides refuses the second.
@@ -141,25 +141,25 @@ async fn second_holds_are_refused(on: Store<Tables>) {
 async fn only_the_holder_of_the_lease_writes(on: Store<Tables>) {
     let now = crate::city::start_time();
     let mut tx = on.begin().await.unwrap();
-    assert!(matches!(lead::guard(&mut tx, 1).await, Err(Failure::Fenced)));
-    assert_eq!(lead::take(&mut tx, "a", TTL, now).await.unwrap(), Some(1));
+    assert!(matches!(lease::guard(&mut tx, 1).await, Err(Failure::Fenced)));
+    assert_eq!(lease::take(&mut tx, "a", TTL, now).await.unwrap(), Some(1));
     tx.commit().await.unwrap();
 
     let mut tx = on.begin().await.unwrap();
-    assert_eq!(lead::take(&mut tx, "b", TTL, now).await.unwrap(), None);
-    lead::guard(&mut tx, 1).await.unwrap();
-    assert!(lead::renew(&mut tx, 1, TTL, now).await.unwrap());
-    assert_eq!(lead::take(&mut tx, "b", TTL, now).await.unwrap(), None);
+    assert_eq!(lease::take(&mut tx, "b", TTL, now).await.unwrap(), None);
+    lease::guard(&mut tx, 1).await.unwrap();
+    assert!(lease::renew(&mut tx, 1, TTL, now).await.unwrap());
+    assert_eq!(lease::take(&mut tx, "b", TTL, now).await.unwrap(), None);
     // Given back: still the epoch's, until another takes it.
-    assert!(lead::renew(&mut tx, 1, Duration::milliseconds(-1), now).await.unwrap());
-    lead::guard(&mut tx, 1).await.unwrap();
+    assert!(lease::renew(&mut tx, 1, Duration::milliseconds(-1), now).await.unwrap());
+    lease::guard(&mut tx, 1).await.unwrap();
     tx.commit().await.unwrap();
 
     let mut tx = on.begin().await.unwrap();
-    assert_eq!(lead::take(&mut tx, "b", TTL, now).await.unwrap(), Some(2));
-    assert!(matches!(lead::guard(&mut tx, 1).await, Err(Failure::Fenced)));
-    assert!(!lead::renew(&mut tx, 1, TTL, now).await.unwrap());
-    lead::guard(&mut tx, 2).await.unwrap();
+    assert_eq!(lease::take(&mut tx, "b", TTL, now).await.unwrap(), Some(2));
+    assert!(matches!(lease::guard(&mut tx, 1).await, Err(Failure::Fenced)));
+    assert!(!lease::renew(&mut tx, 1, TTL, now).await.unwrap());
+    lease::guard(&mut tx, 2).await.unwrap();
     tx.commit().await.unwrap();
 }
 
@@ -180,24 +180,24 @@ async fn a_take_over_waits_for_a_running_transaction_and_a_renewal_does_not() {
     let on = postgres().await;
     let now = crate::city::start_time();
     let mut tx = on.begin().await.unwrap();
-    assert_eq!(lead::take(&mut tx, "a", TTL, now).await.unwrap(), Some(1));
+    assert_eq!(lease::take(&mut tx, "a", TTL, now).await.unwrap(), Some(1));
     tx.commit().await.unwrap();
 
     let mut working = on.begin().await.unwrap();
-    lead::guard(&mut working, 1).await.unwrap();
+    lease::guard(&mut working, 1).await.unwrap();
     // The lease runs out while the transaction is under way: written without waiting for it.
     let mut other = on.begin().await.unwrap();
-    assert!(lead::renew(&mut other, 1, Duration::milliseconds(-1), now).await.unwrap());
+    assert!(lease::renew(&mut other, 1, Duration::milliseconds(-1), now).await.unwrap());
     other.commit().await.unwrap();
 
     let mut thief = on.begin().await.unwrap();
     let On::Postgres(pg) = thief.on() else { unreachable!() };
     sqlx::query("set local lock_timeout = '50ms'").execute(&mut *pg).await.unwrap();
-    let waits = lead::take(&mut thief, "b", TTL, now).await;
+    let waits = lease::take(&mut thief, "b", TTL, now).await;
     assert!(matches!(waits, Err(StoreError::Serialization(_))), "{waits:?}");
     drop(thief);
 
     working.commit().await.unwrap();
     let mut thief = on.begin().await.unwrap();
-    assert_eq!(lead::take(&mut thief, "b", TTL, now).await.unwrap(), Some(2));
+    assert_eq!(lease::take(&mut thief, "b", TTL, now).await.unwrap(), Some(2));
 }

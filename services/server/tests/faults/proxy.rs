@@ -39,7 +39,7 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// To `port` of this machine.
     pub(crate) async fn to(port: u16) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", crate::fleet::free_port())).await.unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", crate::processes::free_port())).await.unwrap();
         let address = listener.local_addr().unwrap();
         let line = Arc::new(watch::Sender::new(Line::Open));
         let mut carrying = JoinSet::new();

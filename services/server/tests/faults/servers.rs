@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::fleet::{Running, free_port, log};
+use crate::processes::{Running, free_port, log};
 use crate::proxy::{Line, Proxy};
 
 const READY_WAIT: Duration = Duration::from_secs(60);

@@ -12,7 +12,7 @@ use streams::bus::ReplayStart;
 use streams::topology::{Retention, Topology};
 use streams::{Bus, RideId, UserId};
 
-use crate::handled;
+use crate::inbox;
 use crate::scene::{Acked, Published, Scene};
 
 fn text<'a>(body: &'a Value, field: &str) -> &'a str {
@@ -85,7 +85,7 @@ pub(crate) async fn all(scene: &Scene, rides: &Rides) -> Vec<String> {
         effect(done, &seen, &mut wrong);
     }
     mailboxes(scene, &published, &lives, &mut wrong);
-    handled::all(scene, &published, &mut wrong).await;
+    inbox::all(scene, &published, &mut wrong).await;
     wrong
 }
 

@@ -8,7 +8,7 @@
 
 mod checks;
 mod city;
-mod handled;
+mod inbox;
 mod nemesis;
 mod processes;
 mod scene;

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::nemesis::{self, Mix};
 use crate::processes::Process;
 use crate::scene::Scene;
-use crate::{checks, city, handled};
+use crate::{checks, city, inbox};
 
 /// Of the simulated minutes, those in which things go wrong, in percent; the rest is for coming to rest.
 const RAGE_PERCENT: u32 = 92;
@@ -108,7 +108,7 @@ async fn simulate(seed: u64, minutes: u32, with_lines: bool) -> Ran {
     let mut rest = Duration::ZERO;
     if come_to_rest(&scene, healed, "after healing").await {
         rest = healed.elapsed();
-        let wrong = handled::requeue(&scene).await;
+        let wrong = inbox::requeue(&scene).await;
         wrong.into_iter().for_each(|what| scene.log().wrong(what));
         let here = city::roll_call(&scene, seed).await;
         come_to_rest(&scene, Instant::now(), "after the roll call").await;

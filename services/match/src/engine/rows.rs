@@ -1,0 +1,400 @@
+//! The engine's rows in the store: read at a take-over, written once a batch, one statement a table. It decides nothing.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Duration, Utc};
+use imbl::OrdMap;
+use platform::{On, StoreError, Transaction};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use streams::{MatchId, Position, RequestId, RideId, UserId};
+use uuid::Uuid;
+
+use crate::engine::{DRIVER_FORGOTTEN, Driver, Offer, Outcome, REMEMBERED, Request, Ride, Rows};
+use crate::lease::Lease;
+
+/// How long rows of what has ended are kept; rides longer than any stream keeps their beginning.
+const ENDED_KEPT: Duration = Duration::days(1);
+const RIDES_KEPT: Duration = Duration::days(8);
+
+/// The tables of match in memory.
+#[derive(Debug, Clone, Default)]
+pub struct Tables {
+    drivers: OrdMap<UserId, Driver>,
+    requests: OrdMap<RequestId, Request>,
+    offers: OrdMap<MatchId, Offer>,
+    rides: OrdMap<RideId, Ride>,
+    /// What the unique indexes on live rows are in the database.
+    live_request_of: OrdMap<UserId, RequestId>,
+    live_offer_of_driver: OrdMap<UserId, MatchId>,
+    live_offer_of_passenger: OrdMap<UserId, MatchId>,
+    pub(crate) lease: Option<Lease>,
+}
+
+/// A transaction on the tables of match.
+pub type Tx = Transaction<Tables>;
+
+fn outcome(text: &str) -> Result<Outcome, StoreError> {
+    Outcome::ALL
+        .into_iter()
+        .find(|o| o.as_str() == text)
+        .ok_or_else(|| StoreError::Other(format!("offers.outcome: `{text}` is none of the known outcomes")))
+}
+
+/// A unique index on live rows, in memory: `id` is the live one of `user`, or, having ended, is so no more.
+fn keep_unique<I: Copy + Eq>(
+    index: &mut OrdMap<UserId, I>,
+    user: UserId,
+    id: I,
+    is_live: bool,
+    constraint: &str,
+) -> Result<(), StoreError> {
+    #[cfg(debug_assertions)]
+    if streams::simulation::sabotage().no_hold {
+        return Ok(());
+    }
+    match index.get(&user).copied() {
+        Some(other) if other != id && is_live => Err(StoreError::Conflict { constraint: constraint.to_owned() }),
+        Some(other) if other == id && !is_live => {
+            index.remove(&user);
+            Ok(())
+        }
+        None if is_live => {
+            index.insert(user, id);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// All rows that the engine needs at `now`: what is live, and what ended so lately that something late may refer to it.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn load(tx: &mut Tx, now: DateTime<Utc>, request_ttl: Duration) -> Result<Rows, StoreError> {
+    let requests_after = now - request_ttl - Duration::seconds(60);
+    let (after, drivers_after) = (now - REMEMBERED, now - DRIVER_FORGOTTEN);
+    match tx.on() {
+        On::Postgres(pg) => {
+            let drivers = sqlx::query("select * from drivers where active or seen_at >= $1 order by user_id")
+                .bind(drivers_after)
+                .fetch_all(&mut *pg)
+                .await?;
+            let requests = sqlx::query(
+                "select *, case when ended_at is null then array(select driver_id from exclusions e where \
+                 e.request_id = r.request_id) else '{}' end as excluded from requests r \
+                 where ended_at is null or ended_at >= $1 order by request_id",
+            )
+            .bind(requests_after)
+            .fetch_all(&mut *pg)
+            .await?;
+            let offers = sqlx::query("select * from offers where ended_at is null or ended_at >= $1 order by match_id")
+                .bind(after)
+                .fetch_all(&mut *pg)
+                .await?;
+            let rides = sqlx::query("select * from rides where ended_at is null or ended_at >= $1 order by ride_id")
+                .bind(after)
+                .fetch_all(&mut *pg)
+                .await?;
+            Ok(Rows {
+                drivers: drivers.iter().map(read_driver).collect::<Result<_, _>>()?,
+                requests: requests.iter().map(read_request).collect::<Result<_, _>>()?,
+                offers: offers.iter().map(read_offer).collect::<Result<_, _>>()?,
+                rides: rides.iter().map(read_ride).collect::<Result<_, _>>()?,
+            })
+        }
+        On::Memory(m) => {
+            let t = m;
+            let lately = |at: &Option<DateTime<Utc>>, after| at.is_none_or(|at| at >= after);
+            let drivers = t.drivers.values().filter(|d| d.active || d.seen_at >= drivers_after);
+            Ok(Rows {
+                drivers: drivers.cloned().collect(),
+                requests: t.requests.values().filter(|r| lately(&r.ended_at, requests_after)).cloned().collect(),
+                offers: t.offers.values().filter(|o| lately(&o.ended.map(|e| e.0), after)).cloned().collect(),
+                rides: t.rides.values().filter(|r| lately(&r.ended_at, after)).cloned().collect(),
+            })
+        }
+    }
+}
+
+/// Inserts or replaces rows. The database itself refuses a second live request of a passenger and a second live offer of
+/// a driver or a passenger.
+///
+/// # Errors
+/// [`StoreError::Conflict`] for these, which would be a fault of the engine.
+pub async fn write(tx: &mut Tx, rows: &Rows) -> Result<(), StoreError> {
+    if !rows.drivers.is_empty() {
+        write_drivers(tx, &rows.drivers).await?;
+    }
+    if !rows.requests.is_empty() {
+        write_requests(tx, &rows.requests).await?;
+        write_exclusions(tx, &rows.requests).await?;
+    }
+    if !rows.offers.is_empty() {
+        write_offers(tx, &rows.offers).await?;
+    }
+    if !rows.rides.is_empty() {
+        write_rides(tx, &rows.rides).await?;
+    }
+    Ok(())
+}
+
+async fn write_drivers(tx: &mut Tx, rows: &[Driver]) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query(
+                "insert into drivers (user_id, active, vehicle_type, lat, lng, recorded_at, seen_at) select * from \
+                 unnest($1::uuid[], $2::bool[], $3::text[], $4::float8[], $5::float8[], $6::timestamptz[], \
+                 $7::timestamptz[]) on conflict (user_id) do update set active = excluded.active, \
+                 vehicle_type = excluded.vehicle_type, lat = excluded.lat, lng = excluded.lng, \
+                 recorded_at = excluded.recorded_at, seen_at = excluded.seen_at",
+            )
+            .bind(list(rows, |d| d.user_id.0))
+            .bind(list(rows, |d| d.active))
+            .bind(list(rows, |d| d.vehicle_type.as_str()))
+            .bind(list(rows, |d| d.location.lat))
+            .bind(list(rows, |d| d.location.lng))
+            .bind(list(rows, |d| d.recorded_at))
+            .bind(list(rows, |d| d.seen_at))
+            .execute(&mut *pg)
+            .await?;
+        }
+        On::Memory(m) => m.drivers.extend(rows.iter().map(|d| (d.user_id, d.clone()))),
+    }
+    Ok(())
+}
+
+async fn write_requests(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            // Ended ones first: each makes room for the live one of the same passenger.
+            sqlx::query(
+                "insert into requests (request_id, passenger_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, \
+                 vehicle_type, opened_at, changed_at, ended_at) select * from unnest($1::uuid[], $2::uuid[], \
+                 $3::float8[], $4::float8[], $5::float8[], $6::float8[], $7::text[], $8::timestamptz[], \
+                 $9::timestamptz[], $10::timestamptz[]) as u (id, p, a, b, c, d, v, o, ch, ended) \
+                 order by ended nulls last, id on conflict (request_id) do update set \
+                 pickup_lat = excluded.pickup_lat, pickup_lng = excluded.pickup_lng, \
+                 dropoff_lat = excluded.dropoff_lat, dropoff_lng = excluded.dropoff_lng, \
+                 vehicle_type = excluded.vehicle_type, changed_at = excluded.changed_at, ended_at = excluded.ended_at",
+            )
+            .bind(list(rows, |r| r.request_id.0))
+            .bind(list(rows, |r| r.passenger_id.0))
+            .bind(list(rows, |r| r.pickup.lat))
+            .bind(list(rows, |r| r.pickup.lng))
+            .bind(list(rows, |r| r.dropoff.lat))
+            .bind(list(rows, |r| r.dropoff.lng))
+            .bind(list(rows, |r| r.vehicle_type.as_str()))
+            .bind(list(rows, |r| r.opened_at))
+            .bind(list(rows, |r| r.changed_at))
+            .bind(list(rows, |r| r.ended_at))
+            .execute(&mut *pg)
+            .await?;
+        }
+        On::Memory(m) => {
+            let t = m;
+            let ended_first = |live| rows.iter().filter(move |r| r.ended_at.is_none() == live);
+            for r in ended_first(false).chain(ended_first(true)) {
+                let (live, index) = (r.ended_at.is_none(), &mut t.live_request_of);
+                keep_unique(index, r.passenger_id, r.request_id, live, "requests_one_live_a_passenger")?;
+                t.requests.insert(r.request_id, r.clone());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// In memory the exclusions stand in the request's row.
+async fn write_exclusions(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreError> {
+    let pairs: Vec<_> = rows.iter().flat_map(|r| r.excluded.iter().map(|d| (r.request_id.0, d.0))).collect();
+    match tx.on() {
+        On::Postgres(pg) if !pairs.is_empty() => {
+            sqlx::query(
+                "insert into exclusions (request_id, driver_id) select * from unnest($1::uuid[], $2::uuid[]) \
+                 on conflict do nothing",
+            )
+            .bind(list(&pairs, |p| p.0))
+            .bind(list(&pairs, |p| p.1))
+            .execute(&mut *pg)
+            .await?;
+        }
+        On::Postgres(_) | On::Memory(_) => {}
+    }
+    Ok(())
+}
+
+async fn write_offers(tx: &mut Tx, rows: &[Offer]) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            // Ended ones first: each makes room for the live one of the same driver or passenger.
+            sqlx::query(
+                "insert into offers (match_id, request_id, driver_id, passenger_id, found_at, expires_at, accepted_at, \
+                 ended_at, outcome) select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], \
+                 $5::timestamptz[], $6::timestamptz[], $7::timestamptz[], $8::timestamptz[], $9::text[]) \
+                 as u (id, r, d, p, f, e, a, ended, o) order by ended nulls last, id on conflict (match_id) do update \
+                 set accepted_at = excluded.accepted_at, ended_at = excluded.ended_at, outcome = excluded.outcome",
+            )
+            .bind(list(rows, |o| o.match_id.0))
+            .bind(list(rows, |o| o.request_id.0))
+            .bind(list(rows, |o| o.driver_id.0))
+            .bind(list(rows, |o| o.passenger_id.0))
+            .bind(list(rows, |o| o.found_at))
+            .bind(list(rows, |o| o.expires_at))
+            .bind(list(rows, |o| o.accepted_at))
+            .bind(list(rows, |o| o.ended.map(|e| e.0)))
+            .bind(list(rows, |o| o.ended.map(|e| e.1.as_str())))
+            .execute(&mut *pg)
+            .await?;
+        }
+        On::Memory(m) => {
+            let t = m;
+            let ended_first = |live| rows.iter().filter(move |o| o.ended.is_none() == live);
+            for o in ended_first(false).chain(ended_first(true)) {
+                let (live, by_driver, by_passenger) =
+                    (o.ended.is_none(), &mut t.live_offer_of_driver, &mut t.live_offer_of_passenger);
+                keep_unique(by_driver, o.driver_id, o.match_id, live, "offers_one_live_a_driver")?;
+                keep_unique(by_passenger, o.passenger_id, o.match_id, live, "offers_one_live_a_passenger")?;
+                t.offers.insert(o.match_id, o.clone());
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn write_rides(tx: &mut Tx, rows: &[Ride]) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query(
+                "insert into rides (ride_id, match_id, driver_id, passenger_id, began_at, ended_at) select * from \
+                 unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::timestamptz[], $6::timestamptz[]) \
+                 on conflict (ride_id) do update set ended_at = excluded.ended_at",
+            )
+            .bind(list(rows, |r| r.ride_id.0))
+            .bind(list(rows, |r| r.match_id.0))
+            .bind(list(rows, |r| r.driver_id.0))
+            .bind(list(rows, |r| r.passenger_id.0))
+            .bind(list(rows, |r| r.began_at))
+            .bind(list(rows, |r| r.ended_at))
+            .execute(&mut *pg)
+            .await?;
+        }
+        On::Memory(m) => m.rides.extend(rows.iter().map(|r| (r.ride_id, r.clone()))),
+    }
+    Ok(())
+}
+
+/// Those of `rides` that have ended, however long ago: the engine forgets them after minutes.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn ended_rides(tx: &mut Tx, rides: &[RideId]) -> Result<BTreeSet<RideId>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query("select ride_id from rides where ride_id = any($1) and ended_at is not null")
+                .bind(list(rides, |r| r.0))
+                .fetch_all(&mut *pg)
+                .await?;
+            rows.iter().map(|row| Ok(RideId(row.try_get(0)?))).collect()
+        }
+        On::Memory(m) => {
+            let t = m;
+            let ended = |id: &&RideId| t.rides.get(*id).is_some_and(|r| r.ended_at.is_some());
+            Ok(rides.iter().filter(ended).copied().collect())
+        }
+    }
+}
+
+/// Deletes rows of what ended long ago: requests and offers after a day, rides and offline drivers after 8 days.
+///
+/// # Errors
+/// [`StoreError`]; what remains goes next time.
+pub async fn purge(tx: &mut Tx, now: DateTime<Utc>) -> Result<(), StoreError> {
+    let (ended, rides) = (now - ENDED_KEPT, now - RIDES_KEPT);
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query("delete from requests where ended_at < $1").bind(ended).execute(&mut *pg).await?;
+            sqlx::query("delete from offers where ended_at < $1").bind(ended).execute(&mut *pg).await?;
+            sqlx::query("delete from rides where ended_at < $1").bind(rides).execute(&mut *pg).await?;
+            sqlx::query("delete from drivers where not active and seen_at < $1").bind(rides).execute(&mut *pg).await?;
+        }
+        On::Memory(m) => {
+            fn keep<K: Ord + Clone, V: Clone>(map: &mut OrdMap<K, V>, wanted: impl Fn(&V) -> bool) {
+                let kept = map.iter().filter(|(_, v)| wanted(v));
+                *map = kept.map(|(k, v)| (k.clone(), v.clone())).collect();
+            }
+            let t = m;
+            keep(&mut t.requests, |r| r.ended_at.is_none_or(|at| at >= ended));
+            keep(&mut t.offers, |o| o.ended.is_none_or(|(at, _)| at >= ended));
+            keep(&mut t.rides, |r| r.ended_at.is_none_or(|at| at >= rides));
+            keep(&mut t.drivers, |d| d.active || d.seen_at >= rides);
+        }
+    }
+    Ok(())
+}
+
+fn list<R, V>(rows: &[R], field: impl Fn(&R) -> V) -> Vec<V> {
+    rows.iter().map(field).collect()
+}
+
+fn position(row: &PgRow, lat: &str, lng: &str) -> Result<Position, StoreError> {
+    Ok(Position { lat: row.try_get(lat)?, lng: row.try_get(lng)? })
+}
+
+fn id<T: From<Uuid>>(row: &PgRow, column: &str) -> Result<T, StoreError> {
+    Ok(T::from(row.try_get::<Uuid, _>(column)?))
+}
+
+fn vehicle(row: &PgRow) -> Result<streams::VehicleType, StoreError> {
+    row.try_get::<&str, _>("vehicle_type")?.parse().map_err(StoreError::Other)
+}
+
+fn read_driver(row: &PgRow) -> Result<Driver, StoreError> {
+    Ok(Driver {
+        user_id: id(row, "user_id")?,
+        active: row.try_get("active")?,
+        vehicle_type: vehicle(row)?,
+        location: position(row, "lat", "lng")?,
+        recorded_at: row.try_get("recorded_at")?,
+        seen_at: row.try_get("seen_at")?,
+    })
+}
+
+fn read_request(row: &PgRow) -> Result<Request, StoreError> {
+    Ok(Request {
+        request_id: id(row, "request_id")?,
+        passenger_id: id(row, "passenger_id")?,
+        pickup: position(row, "pickup_lat", "pickup_lng")?,
+        dropoff: position(row, "dropoff_lat", "dropoff_lng")?,
+        vehicle_type: vehicle(row)?,
+        opened_at: row.try_get("opened_at")?,
+        changed_at: row.try_get("changed_at")?,
+        ended_at: row.try_get("ended_at")?,
+        excluded: row.try_get::<Vec<Uuid>, _>("excluded")?.into_iter().map(UserId).collect(),
+    })
+}
+
+fn read_offer(row: &PgRow) -> Result<Offer, StoreError> {
+    let ended_at: Option<DateTime<Utc>> = row.try_get("ended_at")?;
+    let how: Option<&str> = row.try_get("outcome")?;
+    Ok(Offer {
+        match_id: id(row, "match_id")?,
+        request_id: id(row, "request_id")?,
+        driver_id: id(row, "driver_id")?,
+        passenger_id: id(row, "passenger_id")?,
+        found_at: row.try_get("found_at")?,
+        expires_at: row.try_get("expires_at")?,
+        accepted_at: row.try_get("accepted_at")?,
+        ended: ended_at.zip(how.map(outcome).transpose()?),
+    })
+}
+
+fn read_ride(row: &PgRow) -> Result<Ride, StoreError> {
+    Ok(Ride {
+        ride_id: id(row, "ride_id")?,
+        match_id: id(row, "match_id")?,
+        driver_id: id(row, "driver_id")?,
+        passenger_id: id(row, "passenger_id")?,
+        began_at: row.try_get("began_at")?,
+        ended_at: row.try_get("ended_at")?,
+    })
+}
