@@ -33,7 +33,7 @@ where
         }
     }
     let mut tx = store.begin().await.unwrap();
-    for consumer in Topology::rideshare().of(service) {
+    for consumer in Topology::rideshare().consumers_of(service) {
         for event in published {
             let is_noted = tx.is_processed(&consumer.durable, &event.id).await.unwrap();
             let concerns = consumer.filter == event.subject;

@@ -145,7 +145,7 @@ impl Process {
                     () = sleep_until(until) => {}
                 }
             }
-            let faults = scene.faults.another();
+            let faults = scene.faults.for_another_process();
             let running = match timeout(Duration::from_secs(90), self.start(&scene, &faults)).await {
                 Ok(Ok(running)) => running,
                 Ok(Err(error)) => {
@@ -194,7 +194,7 @@ impl Process {
     async fn start(&self, scene: &Arc<Scene>, faults: &Faults) -> Result<Running> {
         let platform = Platform {
             world: scene.world.clone(),
-            bus: Bus::Memory(scene.bus.seen_with(faults)),
+            bus: Bus::Memory(scene.bus.with_faults(faults)),
             topology: Arc::new(Topology::rideshare()),
             metrics: Arc::new(Metrics::new()),
             health: Arc::new(Health::default()),
