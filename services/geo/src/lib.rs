@@ -71,7 +71,8 @@ impl<K: Copy + Ord + Hash> Grid<K> {
         self.slots.is_empty()
     }
 
-    pub fn position(&self, id: K) -> Option<Position> {
+    #[cfg(test)]
+    fn position(&self, id: K) -> Option<Position> {
         let (cell, at) = self.slots.get(&id)?;
         self.cells.get(cell)?.get(*at).map(|(_, position)| *position)
     }
