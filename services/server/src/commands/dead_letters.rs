@@ -136,7 +136,7 @@ pub async fn run(settings: &Settings, action: &DeadLettersAction) -> Result<Exit
         DeadLettersAction::Show { number, sequence, format } => {
             let sequence = number.or(*sequence).context("say which: a sequence, as `dead-letters list` shows it")?;
             let letter = match bus.get_message(DEAD_LETTER_STREAM, sequence).await {
-                Ok(stored) => Letter::read(stored),
+                Ok(stored) => Letter::parse(stored),
                 Err(BusError::NotFound(_)) => bail!("there is no dead letter {sequence}"),
                 Err(error) => return Err(error.into()),
             };

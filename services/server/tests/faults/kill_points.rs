@@ -80,13 +80,13 @@ cases! {
         ..CASE
     };
     before_a_lost_stream_is_told_again: Case {
-        point: "lost.before_publish",
+        point: "recovery.before_publish",
         at: &[("users", 1), ("match", 1), ("rides", 1)],
         wiped: true,
         ..CASE
     };
     before_it_is_noted_that_it_was_told_again: Case {
-        point: "lost.before_advance",
+        point: "recovery.before_advance",
         at: &[("users", 1), ("match", 1), ("rides", 1)],
         wiped: true,
         ..CASE
