@@ -1,38 +1,39 @@
-//! The table `events`: every event of every ride, as it was published.
+//! The table `events`: every event of every ride, for ever, exactly as it was published. It owns that table, and the message that
+//! an event is published as.
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use platform::{On, StoreError, Transaction};
-use sqlx::Row;
-use sqlx::postgres::PgRow;
-use streams::RideId;
+use platform::store::rows::column;
+use platform::{On, StoreError, Transaction, relay};
 use streams::event::{Event, RideEvent};
+use streams::{Message, RideId, Service};
+use uuid::Uuid;
 
-use crate::ride::rows::{list, malformed};
 use crate::tables::Tables;
 
-/// An event as it was published.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeptEvent {
-    /// The ride.
+/// A row of `events`.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct EventRow {
+    #[sqlx(try_from = "Uuid")]
     pub ride_id: RideId,
-    /// 1, 2, 3 …
+    #[sqlx(try_from = "i32")]
     pub version: u32,
     /// `Nats-Msg-Id`.
     pub message_id: String,
-    /// The subject.
     pub subject: String,
-    /// The body, byte for byte.
+    /// The body, byte for byte: the hash is over these bytes.
     pub body: String,
     /// The hash that the body names.
     pub hash: String,
-    /// When it occurred.
     pub occurred_at: DateTime<Utc>,
-    /// The header of that name, the only one that does not follow from the body; empty if it is not known.
+    /// The header `traceparent`, the only one that cannot be computed from the body; empty if it was not recorded.
     pub traceparent: String,
 }
 
-impl KeptEvent {
-    pub(crate) fn of(event: &RideEvent, traceparent: &str) -> Self {
+impl EventRow {
+    pub(crate) fn new(event: &RideEvent, traceparent: &str) -> Self {
         let (ride_id, version, hash, occurred_at) =
             (event.ride_id, event.version, event.hash.clone(), event.occurred_at);
         let event = Event::Ride(Box::new(event.clone()));
@@ -48,66 +49,107 @@ impl KeptEvent {
         }
     }
 
-    pub(crate) fn read(row: &PgRow) -> Result<Self, StoreError> {
-        Ok(Self {
-            ride_id: RideId(row.try_get("ride_id")?),
-            version: u32::try_from(row.try_get::<i32, _>("version")?).map_err(malformed)?,
-            message_id: row.try_get("message_id")?,
-            subject: row.try_get("subject")?,
-            body: row.try_get("body")?,
-            hash: row.try_get("hash")?,
-            occurred_at: row.try_get("occurred_at")?,
-            traceparent: row.try_get("traceparent")?,
-        })
+    /// The message that publishes this event: always the same headers and body, so that it can be published again.
+    pub(crate) fn message(&self) -> Message {
+        let (entity, body) = (self.ride_id.to_string(), Bytes::from(self.body.clone()));
+        relay::message(
+            &self.subject,
+            &self.message_id,
+            &entity,
+            self.occurred_at,
+            &self.traceparent,
+            Service::Rides,
+            body,
+        )
     }
 }
 
-/// Keeps events, as they are published, for ever.
-pub(crate) async fn keep_events(tx: &mut Transaction<Tables>, events: Vec<KeptEvent>) -> Result<(), StoreError> {
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "select ride_id, version, message_id, subject, body, hash, occurred_at, traceparent from events ",
+            $rest
+        )
+    };
+}
+
+/// Appends events. `StoreError::Conflict` (`events_pkey`) if a ride has an event of that version.
+pub(crate) async fn append_events(tx: &mut Transaction<Tables>, events: Vec<EventRow>) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
                 "insert into events (ride_id, version, message_id, subject, body, hash, occurred_at, traceparent) select * from \
                  unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::text[])",
             )
-            .bind(list(&events, |e| e.ride_id.0))
-            .bind(list(&events, |e| e.version as i32))
-            .bind(list(&events, |e| e.message_id.as_str()))
-            .bind(list(&events, |e| e.subject.as_str()))
-            .bind(list(&events, |e| e.body.as_str()))
-            .bind(list(&events, |e| e.hash.as_str()))
-            .bind(list(&events, |e| e.occurred_at))
-            .bind(list(&events, |e| e.traceparent.as_str()))
+            .bind(column(&events, |e| e.ride_id.0))
+            .bind(column(&events, |e| e.version as i32))
+            .bind(column(&events, |e| e.message_id.as_str()))
+            .bind(column(&events, |e| e.subject.as_str()))
+            .bind(column(&events, |e| e.body.as_str()))
+            .bind(column(&events, |e| e.hash.as_str()))
+            .bind(column(&events, |e| e.occurred_at))
+            .bind(column(&events, |e| e.traceparent.as_str()))
             .execute(&mut *pg)
             .await?;
         }
-        On::Memory(m) => {
-            let t = m;
+        On::Memory(tables) => {
             for event in events {
                 let key = (event.ride_id, event.version);
-                if t.events.contains_key(&key) {
+                if tables.events.contains_key(&key) {
                     return Err(StoreError::Conflict { constraint: "events_pkey".to_owned() });
                 }
-                t.events.insert(key, event);
+                tables.events.insert(key, event);
             }
         }
     }
     Ok(())
 }
 
-/// The events of a ride, in order.
-pub(crate) async fn events_of(tx: &mut Transaction<Tables>, ride: RideId) -> Result<Vec<KeptEvent>, StoreError> {
+/// The events of a ride, by version.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn events_of(tx: &mut Transaction<Tables>, ride: RideId) -> Result<Vec<EventRow>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            let rows = sqlx::query(
-                "select ride_id, version, message_id, subject, body, hash, occurred_at, traceparent from events \
-                 where ride_id = $1 order by version",
-            )
-            .bind(ride.0)
-            .fetch_all(&mut *pg)
-            .await?;
-            rows.iter().map(KeptEvent::read).collect()
+            let rows = sqlx::query_as(select!("where ride_id = $1 order by version"));
+            Ok(rows.bind(ride.0).fetch_all(&mut *pg).await?)
         }
-        On::Memory(m) => Ok(m.events.range((ride, 0)..=(ride, u32::MAX)).map(|(_, e)| e.clone()).collect()),
+        On::Memory(tables) => Ok(tables.events.range((ride, 0)..=(ride, u32::MAX)).map(|(_, e)| e.clone()).collect()),
     }
+}
+
+/// The events of the rides from `first` to `last`, both included, by ride and version.
+pub(crate) async fn events_between(
+    tx: &mut Transaction<Tables>,
+    first: RideId,
+    last: RideId,
+) -> Result<Vec<EventRow>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query_as(select!("where ride_id >= $1 and ride_id <= $2 order by ride_id, version"));
+            Ok(rows.bind(first.0).bind(last.0).fetch_all(&mut *pg).await?)
+        }
+        On::Memory(tables) => Ok(tables.events.range((first, 0)..=(last, u32::MAX)).map(|(_, e)| e.clone()).collect()),
+    }
+}
+
+/// Events by ride and version; what is not there is left out.
+pub(crate) async fn events_at(
+    tx: &mut Transaction<Tables>,
+    keys: &[(RideId, u32)],
+) -> Result<BTreeMap<(RideId, u32), EventRow>, StoreError> {
+    let found: Vec<EventRow> = match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query_as(select!(
+                "where (ride_id, version) in (select r, v from unnest($1::uuid[], $2::int[]) as u (r, v))"
+            ))
+            .bind(column(keys, |(ride, _)| ride.0))
+            .bind(column(keys, |(_, version)| i32::try_from(*version).unwrap_or(i32::MAX)))
+            .fetch_all(&mut *pg)
+            .await?
+        }
+        On::Memory(tables) => keys.iter().filter_map(|key| tables.events.get(key).cloned()).collect(),
+    };
+    Ok(found.into_iter().map(|event| ((event.ride_id, event.version), event)).collect())
 }

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use aws_lc_rs::digest;
 use chrono::{DateTime, Utc};
-use rides::{Rides, ledger, payment};
+use platform::Store;
+use rides::ledger::rows::balance;
+use rides::payment::rows::payments_of;
+use rides::{Tables, ledger, payment};
 use serde_json::Value;
 use streams::bus::ReplayStart;
 use streams::topology::{Retention, Topology};
@@ -69,7 +72,7 @@ fn live_rides(published: &[Published]) -> BTreeSet<String> {
 }
 
 /// All that is wrong once everything has come to rest.
-pub(crate) async fn all(scene: &Scene, rides: &Rides) -> Vec<String> {
+pub(crate) async fn all(scene: &Scene) -> Vec<String> {
     let trail = trail(scene).await;
     let mut wrong = Vec::new();
     let (published, acked) = {
@@ -79,7 +82,7 @@ pub(crate) async fn all(scene: &Scene, rides: &Rides) -> Vec<String> {
     let lives = lifecycles(&trail, &mut wrong);
     one_ride_at_a_time(&lives, &mut wrong);
     offers(&published, &lives, &mut wrong);
-    money(&lives, &published, rides, &mut wrong).await;
+    money(&lives, &published, &scene.stores.rides, &mut wrong).await;
     let seen = Seen::of(&published, &lives);
     for done in &acked {
         effect(done, &seen, &mut wrong);
@@ -262,7 +265,7 @@ fn offers(published: &[Published], lives: &Lives, wrong: &mut Vec<String>) {
     }
 }
 
-async fn money(lives: &Lives, published: &[Published], rides: &Rides, wrong: &mut Vec<String>) {
+async fn money(lives: &Lives, published: &[Published], rides: &Store<Tables>, wrong: &mut Vec<String>) {
     let mut captures: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
     for capture in published.iter().filter(|e| e.subject == "payment.capture") {
         captures.entry(text(&capture.body, "ride_id")).or_default().push(&capture.body);
@@ -294,7 +297,7 @@ async fn money(lives: &Lives, published: &[Published], rides: &Rides, wrong: &mu
             wrong.push(format!("ride {ride}: captured {amounts:?}, due {wanted:?}"));
         }
         let id: RideId = ride.parse().unwrap();
-        let paid = rides.payment(id).await.unwrap();
+        let paid = payments_of(&mut rides.begin().await.unwrap(), &[id]).await.unwrap().pop();
         let paid = paid.map(|p| (p.amount.amount, p.status == payment::PaymentStatus::Captured));
         if paid != (due > 0).then_some((due, true)) {
             wrong.push(format!("ride {ride}: due {due}, its payment is {paid:?}"));
@@ -303,19 +306,19 @@ async fn money(lives: &Lives, published: &[Published], rides: &Rides, wrong: &mu
     for ride in captures.keys() {
         wrong.push(format!("ride {ride} was billed and never was"));
     }
-    let mut sum = rides.balance(ledger::REVENUE).await.unwrap();
+    let mut sum = balance(&mut rides.begin().await.unwrap(), ledger::REVENUE).await.unwrap();
     let drivers: BTreeSet<&str> = people.iter().map(|(driver, _)| *driver).collect();
     for driver in drivers {
-        sum += rides.balance(&format!("driver:{driver}")).await.unwrap();
+        sum += balance(&mut rides.begin().await.unwrap(), &format!("driver:{driver}")).await.unwrap();
     }
     let passengers: BTreeSet<&str> = people.iter().map(|(_, passenger)| *passenger).collect();
     for passenger in passengers {
-        let owed = rides.balance(&format!("passenger:{passenger}")).await.unwrap();
+        let owed = balance(&mut rides.begin().await.unwrap(), &format!("passenger:{passenger}")).await.unwrap();
         if owed != 0 {
             wrong.push(format!("{passenger} owes {owed} although all is captured"));
         }
     }
-    let cash = rides.balance("cash:ledger").await.unwrap();
+    let cash = balance(&mut rides.begin().await.unwrap(), "cash:ledger").await.unwrap();
     if cash != turnover || sum != -cash {
         wrong.push(format!("the rides come to {turnover}, the cash to {cash}, what is earned to {}", -sum));
     }
