@@ -268,8 +268,8 @@ impl<T: Tables> Store<T> {
     /// In a simulation, a point on the way to the database where the process may die, or `fault` may strike.
     async fn reach(&self, fault: Fault) -> Result<(), StoreError> {
         let Some(faults) = &self.faults else { return Ok(()) };
-        faults.to_store().await.map_err(StoreError::Unavailable)?;
-        if faults.strikes(fault) {
+        faults.reach_store().await.map_err(StoreError::Unavailable)?;
+        if faults.occurs(fault) {
             return Err(StoreError::Unavailable("simulated: no connection".to_owned()));
         }
         Ok(())

@@ -133,15 +133,15 @@ impl<T: Tables> Transaction<T> {
         let mut held = Some(self);
         faults.in_transaction(|| held = None).await.map_err(StoreError::Unavailable)?;
         let Some(tx) = held else { return Ok(()) };
-        if faults.strikes(Fault::CommitRefused) {
+        if faults.occurs(Fault::CommitRefused) {
             return Err(StoreError::Unavailable("simulated: a commit that was not made".to_owned()));
         }
-        if faults.strikes(Fault::CommitConflict) {
+        if faults.occurs(Fault::CommitConflict) {
             return Err(StoreError::Serialization("simulated".to_owned()));
         }
         tx.commit_now().await?;
-        faults.point().await;
-        if faults.strikes(Fault::CommitUnanswered) {
+        faults.crash_point().await;
+        if faults.occurs(Fault::CommitUnanswered) {
             return Err(StoreError::Unavailable("simulated: a commit without an answer".to_owned()));
         }
         Ok(())

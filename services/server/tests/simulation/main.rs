@@ -2,7 +2,6 @@
 //! one memory bus and shared memory stores; the simulator's city over in-memory pipes; and every kind of fault, from a seed. The
 //! checks read what clients and streams saw, independently of the handlers. The same seed gives the same run.
 
-#![cfg(debug_assertions)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod checks;

@@ -83,7 +83,7 @@ impl Mix {
 /// Injects faults until it is dropped.
 pub(crate) async fn inject(scene: Arc<Scene>, mix: Mix, mut dice: Dice) {
     for (fault, rate) in &mix.rates {
-        scene.faults.rate(*fault, *rate);
+        scene.faults.set_rate(*fault, *rate);
     }
     if mix.strikes.is_empty() {
         return std::future::pending().await;
@@ -108,7 +108,7 @@ fn inject_now(scene: &Scene, strike: Strike, process: &Process, dice: &mut Dice)
     let now = Instant::now();
     let faults = process.faults();
     match strike {
-        Strike::Crash => drop(faults.map(|faults| faults.die_in(dice.below(120)))),
+        Strike::Crash => drop(faults.map(|faults| faults.die_after(dice.below(120)))),
         Strike::Kill => process.end(End::Kill, None),
         Strike::Restart => process.end(End::Stop, None),
         Strike::Freeze => drop(faults.map(|faults| faults.freeze_until(now + dice.millis(500, 45_000)))),
@@ -118,11 +118,11 @@ fn inject_now(scene: &Scene, strike: Strike, process: &Process, dice: &mut Dice)
                 other.end(End::Kill, Some(until));
             }
         }
-        Strike::BusAway => drop(faults.map(|faults| faults.bus_away_until(now + dice.millis(500, 25_000)))),
+        Strike::BusAway => drop(faults.map(|faults| faults.bus_unreachable_until(now + dice.millis(500, 25_000)))),
         Strike::StoreAway => {
             let until = now + dice.millis(500, 40_000);
             for faults in of(scene, process.service).filter_map(|p| p.faults()) {
-                faults.store_away_until(until);
+                faults.store_unreachable_until(until);
             }
         }
         Strike::Cut => {
@@ -131,10 +131,14 @@ fn inject_now(scene: &Scene, strike: Strike, process: &Process, dice: &mut Dice)
                 open.swap_remove(usize::try_from(dice.below(open.len() as u64)).unwrap_or(0)).abort();
             }
         }
-        Strike::Forget => scene.bus.forget_ids(),
+        Strike::Forget => scene.bus.forget_message_ids(),
         Strike::Doom => {
             let consumer = DOOMED[usize::try_from(dice.below(DOOMED.len() as u64)).unwrap_or(0)];
-            scene.faults.doom(consumer, dice.percent(50));
+            if dice.percent(50) {
+                scene.faults.die_on_next(consumer);
+            } else {
+                scene.faults.hang_on_next(consumer);
+            }
         }
     }
 }

@@ -144,7 +144,7 @@ impl Process {
                     () = sleep_until(until) => {}
                 }
             }
-            let faults = scene.faults.another();
+            let faults = scene.faults.for_another_process();
             let running = match timeout(Duration::from_secs(90), self.start(&scene, &faults)).await {
                 Ok(Ok(running)) => running,
                 Ok(Err(error)) => {
@@ -191,7 +191,7 @@ impl Process {
     }
 
     async fn start(&self, scene: &Arc<Scene>, faults: &Faults) -> Result<Running> {
-        let bus = Bus::Memory(scene.bus.seen_with(faults));
+        let bus = Bus::Memory(scene.bus.with_faults(faults));
         let platform = Platform::new(scene.world.clone(), bus, self.name.clone());
         background::apply_topology(&platform).await.map_err(anyhow::Error::msg)?;
         let (stop, pod, tokens) = (platform.shutdown.clone(), &self.name, scene.tokens.clone());

@@ -123,7 +123,7 @@ async fn simulate(seed: u64, minutes: u32, with_lines: bool) -> Ran {
     tasks.abort_all();
     let mut log = scene.log();
     let mut faults: BTreeMap<String, u64> = log.injected.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
-    faults.extend(scene.faults.struck().into_iter().map(|(fault, n)| (format!("{fault:?}"), n)));
+    faults.extend(scene.faults.counts().into_iter().map(|(fault, n)| (format!("{fault:?}"), n)));
     Ran {
         hash: log.hash(),
         violations: std::mem::take(&mut log.violations),
