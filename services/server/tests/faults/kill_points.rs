@@ -87,13 +87,13 @@ cases! {
         ..CASE
     };
     before_a_recreated_stream_is_published_again: Case {
-        point: "lost.before_publish",
+        point: "recovery.before_publish",
         at: &[("users", 1), ("match", 1), ("rides", 1)],
         also: Also::Wipe,
         ..CASE
     };
     before_the_recovery_is_recorded: Case {
-        point: "lost.before_advance",
+        point: "recovery.before_advance",
         at: &[("users", 1), ("match", 1), ("rides", 1)],
         also: Also::Wipe,
         ..CASE

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use platform::dead_letters::{self, Letter, Requeued};
+use platform::dead_letters::{self, DeadLetter, Requeued};
 use streams::Bus;
 
 use crate::scene::Scene;
@@ -49,6 +49,6 @@ pub(crate) async fn dead_letters(scene: &Scene) -> Vec<String> {
     found
 }
 
-fn describe(letter: &Letter) -> String {
+fn describe(letter: &DeadLetter) -> String {
     format!("dead letter of {} ({}): {}", letter.consumer, letter.message_id, letter.reason)
 }

@@ -202,20 +202,20 @@ impl Process {
         match self.service {
             Service::Location => {
                 let config = location::Config { max_speed_mps: 600.0, aggregate_every: chrono::Duration::seconds(6) };
-                let store = scene.stores.location.seen_with(pod, faults);
+                let store = scene.stores.location.with_faults(pod, faults);
                 let service = Location::start(&platform, &store, tokens, config).await?;
                 routes.push(service.router());
                 self.run(scene, &mut running, check(&store), service.run(stop));
             }
             Service::Rides => {
-                let store = scene.stores.rides.seen_with(pod, faults);
+                let store = scene.stores.rides.with_faults(pod, faults);
                 let service = Rides::start(&platform, &store, tokens, rides::Config::default()).await?;
                 routes.push(service.router());
                 self.run(scene, &mut running, check(&store), service.run(stop));
             }
             Service::Match => {
                 let config = matching::Config { request_ttl_s: 90, ..Default::default() };
-                let store = scene.stores.matching.seen_with(pod, faults);
+                let store = scene.stores.matching.with_faults(pod, faults);
                 let service = Matching::start(&platform, &store, config).await?;
                 self.run(scene, &mut running, check(&store), service.run(stop));
             }
@@ -225,7 +225,7 @@ impl Process {
                     request_ttl_s: 90,
                     ..Default::default()
                 };
-                let store = scene.stores.users.seen_with(pod, faults);
+                let store = scene.stores.users.with_faults(pod, faults);
                 let service = Users::start(&platform, &store, tokens, config).await?;
                 routes.push(service.router());
                 self.run(scene, &mut running, check(&store), service.run(stop));
