@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use platform::{World, outbox};
 use pricing::Tariffs;
 use rides::audit::STREAM;
-use rides::ride::{Distance, CommandInput, Outcome, PinTries, Ride, decide};
+use rides::ride::{CommandInput, Distance, Outcome, PinTries, Ride, decide};
 use streams::event::{MatchAccepted, Party, RideEvent};
 use streams::nats::{NatsBus, NatsSettings};
 use streams::topology::Topology;

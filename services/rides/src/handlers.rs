@@ -66,7 +66,7 @@ impl Handler for AcceptedMatches {
             }
         }
         if !events.is_empty() {
-            event_log::append_events(tx, events).await?;
+            event_log::rows::append_events(tx, events).await?;
         }
         self.created = changes.len() as u64;
         if matches.is_empty() {

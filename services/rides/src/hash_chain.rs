@@ -181,12 +181,12 @@ pub(crate) fn check_link(before: Option<Link<'_>>, event: &RideEvent) -> Result<
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use crate::ride::tests::whole_ride;
 
     /// Whether the event has the hash that it names.
-    pub(crate) fn verify(event: &RideEvent) -> Result<(), ChainError> {
+    fn verify(event: &RideEvent) -> Result<(), ChainError> {
         check_hash(event, hash(event))
     }
 

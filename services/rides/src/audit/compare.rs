@@ -92,7 +92,7 @@ impl Audit {
         let old: Vec<Old> = std::mem::take(&mut trail.old);
         for part in old.chunks(PAGE) {
             let keys: Vec<_> = part.iter().map(|o| (o.ride_id, o.version)).collect();
-            let kept: BTreeMap<_, _> = event_log::events_at(&mut self.store.begin().await?, &keys).await?;
+            let kept: BTreeMap<_, _> = event_log::rows::events_at(&mut self.store.begin().await?, &keys).await?;
             for o in part {
                 let what = match kept.get(&(o.ride_id, o.version)) {
                     Some(kept) if digest_of(kept) == o.digest => continue,

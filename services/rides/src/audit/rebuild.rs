@@ -121,7 +121,7 @@ impl Audit {
         rebuilt.events += page.events.len() as u64;
         rebuilt.rides += page.ended.len() as u64;
         if !page.events.is_empty() {
-            event_log::append_events(tx, page.events).await.map_err(|error| twice(error, "event"))?;
+            event_log::rows::append_events(tx, page.events).await.map_err(|error| twice(error, "event"))?;
         }
         let (rides, bills): (Vec<Ride>, Vec<Option<Bill>>) = page.ended.into_iter().unzip();
         if rides.is_empty() {

@@ -126,7 +126,7 @@ impl Audit {
         order.sort();
         for part in order.chunks(PAGE) {
             let keys: Vec<_> = part.iter().map(|(_, ride, version)| (*ride, *version)).collect();
-            let events = event_log::events_at(&mut self.store.begin().await?, &keys).await?;
+            let events = event_log::rows::events_at(&mut self.store.begin().await?, &keys).await?;
             let mut messages = Vec::with_capacity(keys.len());
             for key in &keys {
                 let gone =

@@ -54,7 +54,7 @@ pub(super) async fn accounts(
         let id = ride.ride_id;
         accounts.entry(id).or_insert_with(|| new(id)).row = Some(ride);
     }
-    for event in event_log::events_between(tx, RideId(first), RideId(to)).await? {
+    for event in event_log::rows::events_between(tx, RideId(first), RideId(to)).await? {
         accounts.entry(event.ride_id).or_insert_with(|| new(event.ride_id)).events.push(event);
     }
     for entry in ledger::rows::entries_between(tx, RideId(first), RideId(to)).await? {

@@ -169,7 +169,7 @@ impl Audit {
         let mut waiting = 0;
         for keys in lost.chunks(PAGE) {
             let mut tx = self.store.begin().await?;
-            let events = event_log::events_at(&mut tx, keys).await?;
+            let events = event_log::rows::events_at(&mut tx, keys).await?;
             let ids: HashMap<&str, (RideId, u32)> =
                 events.iter().map(|(key, e)| (e.message_id.as_str(), *key)).collect();
             let unpublished = tx.unpublished_of(&ids.keys().copied().collect::<Vec<_>>()).await?;
@@ -194,7 +194,7 @@ impl Audit {
             .map(|(ride, version, _)| (ride, version))
             .collect();
         for keys in unknown.chunks(PAGE) {
-            for (key, event) in event_log::events_at(&mut self.store.begin().await?, keys).await? {
+            for (key, event) in event_log::rows::events_at(&mut self.store.begin().await?, keys).await? {
                 if let Some(suspect) = suspects.get_mut(&key.0) {
                     let kept =
                         Kept { version: event.version, digest: digest_of(&event), occurred_at: event.occurred_at };
@@ -236,7 +236,7 @@ impl Audit {
 
     pub(super) async fn difference(&self, ride: RideId, version: u32, at: u64) -> Result<String, AuditError> {
         let stored = self.bus.get_message(STREAM, at).await?;
-        let kept = event_log::events_at(&mut self.store.begin().await?, &[(ride, version)]).await?;
+        let kept = event_log::rows::events_at(&mut self.store.begin().await?, &[(ride, version)]).await?;
         Ok(match kept.get(&(ride, version)) {
             Some(kept) => differs(&stored, kept),
             None => "the database has it no more".to_owned(),

@@ -2,7 +2,8 @@
 
 use streams::RideStatus;
 
-use crate::ride::REASON_MAX;
+/// The longest reason of a cancellation, bytes; the shortest has 1.
+pub const REASON_MAX: usize = 500;
 
 /// What can be commanded of a ride.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use pricing::{self, Priced, Tariff, Tariffs};
 use streams::event::{Fare, MatchAccepted, Party, RideEvent};
 use streams::{MatchId, Money, PaymentId, Position, RideId, RideStatus, UserId, VehicleType};
 
-use self::lifecycle::{Command, Refusal, Step, step};
+use self::lifecycle::{Command, REASON_MAX, Refusal, Step, step};
 use crate::hash_chain::{self, NO_PREVIOUS_HASH};
 
 /// Wrong PINs before a pause.
@@ -22,8 +22,6 @@ pub const PIN_TRIES: u32 = 5;
 pub const PIN_PAUSE_S: i64 = 30;
 /// A passenger who cancels at most this long after the ride was created pays nothing, seconds.
 pub const FREE_CANCELLATION_S: i64 = 120;
-/// The longest reason of a cancellation, bytes; the shortest has 1.
-pub const REASON_MAX: usize = 500;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ride {

@@ -5,10 +5,10 @@ use streams::RideStatus;
 use streams::event::Event;
 
 use crate::event_log::{self, EventRow};
-use crate::payment::Payment;
+use crate::ledger;
+use crate::payment::{self, Payment};
 use crate::ride::{Change, Ride, rows};
 use crate::tables::Tables;
-use crate::{ledger, payment};
 
 /// A change to a ride that was read with `expected_version`.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ pub(crate) async fn write_updates(tx: &mut Transaction<Tables>, updates: Vec<Rid
         }
         events.push(EventRow::new(&change.event, trace.as_str()));
     }
-    event_log::append_events(tx, events).await?;
+    event_log::rows::append_events(tx, events).await?;
     if !payments.is_empty() {
         payment::rows::insert_payments(tx, &payments).await?;
         ledger::rows::post(tx, &movements).await?;

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::MIGRATIONS;
-use crate::event_log::{append_events, events_of};
+use crate::event_log::rows::{append_events, events_of};
 use crate::ledger;
 use crate::payment::PaymentStatus;
 use crate::payment::rows::{debts_of, insert_payments, lock_payments, payments_of, settle_payments};

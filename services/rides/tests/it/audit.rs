@@ -5,7 +5,7 @@ use std::time::Duration;
 use platform::Store;
 use rides::Config;
 use rides::audit::{Audit, AuditError, Findings, STREAM};
-use rides::event_log::events_of;
+use rides::event_log::rows::events_of;
 use rides::payment::rows::payments_of;
 use rides::payment::{Payment, Provider};
 use streams::bus::ReplayStart;

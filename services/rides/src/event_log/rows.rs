@@ -1,68 +1,13 @@
-//! The table `events`: every event of every ride, for ever, exactly as it was published. It owns that table, and the message that
-//! an event is published as.
+//! The event log in the store, PostgreSQL and memory side by side. It owns the table `events`.
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use chrono::{DateTime, Utc};
 use platform::store::rows::column;
-use platform::{On, StoreError, Transaction, relay};
-use streams::event::{Event, RideEvent};
-use streams::{Message, RideId, Service};
-use uuid::Uuid;
+use platform::{On, StoreError, Transaction};
+use streams::RideId;
 
+use crate::event_log::EventRow;
 use crate::tables::Tables;
-
-/// A row of `events`.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
-pub struct EventRow {
-    #[sqlx(try_from = "Uuid")]
-    pub ride_id: RideId,
-    #[sqlx(try_from = "i32")]
-    pub version: u32,
-    /// `Nats-Msg-Id`.
-    pub message_id: String,
-    pub subject: String,
-    /// The body, byte for byte: the hash is over these bytes.
-    pub body: String,
-    /// The hash that the body names.
-    pub hash: String,
-    pub occurred_at: DateTime<Utc>,
-    /// The header `traceparent`, the only one that cannot be computed from the body; empty if it was not recorded.
-    pub traceparent: String,
-}
-
-impl EventRow {
-    pub(crate) fn new(event: &RideEvent, traceparent: &str) -> Self {
-        let (ride_id, version, hash, occurred_at) =
-            (event.ride_id, event.version, event.hash.clone(), event.occurred_at);
-        let event = Event::Ride(Box::new(event.clone()));
-        Self {
-            ride_id,
-            version,
-            message_id: event.message_id(occurred_at),
-            subject: event.subject().as_str().to_owned(),
-            body: String::from_utf8(event.body()).expect("JSON is UTF-8"),
-            hash,
-            occurred_at,
-            traceparent: traceparent.to_owned(),
-        }
-    }
-
-    /// The message that publishes this event: always the same headers and body, so that it can be published again.
-    pub(crate) fn message(&self) -> Message {
-        let (entity, body) = (self.ride_id.to_string(), Bytes::from(self.body.clone()));
-        relay::message(
-            &self.subject,
-            &self.message_id,
-            &entity,
-            self.occurred_at,
-            &self.traceparent,
-            Service::Rides,
-            body,
-        )
-    }
-}
 
 macro_rules! select {
     ($rest:literal) => {
