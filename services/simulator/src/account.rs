@@ -9,8 +9,8 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::clock;
+use crate::frame::text;
 use crate::http::{Http, Reply};
-use crate::wire::text;
 
 /// A call of the sign-in is tried again for so long while the platform does not answer.
 const PATIENCE: Duration = Duration::from_secs(30);

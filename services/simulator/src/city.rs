@@ -10,12 +10,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::account::{Account, phone};
-use crate::checks::{Checks, Party};
+use crate::checker::{Checks, Party};
 use crate::clock::Wall;
 use crate::config::Config;
 use crate::http::Http;
 use crate::requests::Deal;
-use crate::tally::Tally;
+use crate::statistics::Tally;
 
 /// So many people sign in at a time.
 const SIGN_INS: usize = 32;
@@ -80,7 +80,7 @@ impl City {
             Some(url) => Http::over(&config.transport, url)?,
             None => https[0].clone(),
         };
-        let wall = Wall::new(config.wall);
+        let wall = Wall::new(config.starts_at);
         let run_id = config.run_id.unwrap_or_else(|| wall.now().timestamp_micros().unsigned_abs());
         let checks = Checks::patient(config.outage);
         let deal = Deal::new(config.requests.take(), config.centre, config.speed, config.seed, start);

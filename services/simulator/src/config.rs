@@ -1,11 +1,12 @@
 //! What a run of the city is told: sizes, limits, faults. It owns no state and reads no environment.
 
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use chrono::{DateTime, Utc};
 
-use crate::ledger::Ledger;
+use crate::observation::Observation;
 use crate::position::Position;
 use crate::requests::Trips;
 use crate::transport::Transport;
@@ -28,7 +29,7 @@ pub struct Config {
     /// New requests stop once so many rides are completed; those under way are finished.
     pub rides: usize,
     /// The hard end of the run. The last third of it, or its last `wind_down` if that is less, is kept for winding down.
-    pub max_wall: Duration,
+    pub time_limit: Duration,
     /// The most that is kept for winding down.
     pub wind_down: Duration,
     /// Seed of every decision of the simulated people.
@@ -37,7 +38,7 @@ pub struct Config {
     /// time, so its `TRACK_MAX_SPEED_MPS` must be raised with it.
     pub speed: f64,
     /// Between two positions of a driver in a ride, real time; three times that without one.
-    pub point_every: Duration,
+    pub position_interval: Duration,
     /// The longest that a driver thinks about an offer, real time, at least 21 ms.
     pub think_max: Duration,
     /// How often things go wrong.
@@ -62,9 +63,9 @@ pub struct Config {
     pub transport: Transport,
     /// What the wall clock says at the beginning, for whoever pauses tokio's clock, which it then follows. None asks the
     /// system.
-    pub wall: Option<DateTime<Utc>>,
-    /// Who is told of every ack and every event.
-    pub ledger: Option<Ledger>,
+    pub starts_at: Option<DateTime<Utc>>,
+    /// Receives every acked command and every event, as the simulated people receive them.
+    pub observer: Option<Sender<Observation>>,
     /// Whether to show progress on stderr: one line that is rewritten on a terminal, else a line every 5 s.
     pub progress: bool,
 }
@@ -77,11 +78,11 @@ impl Default for Config {
             drivers: 20,
             passengers: 20,
             rides: 25,
-            max_wall: Duration::from_secs(300),
+            time_limit: Duration::from_secs(300),
             wind_down: Duration::from_secs(90),
             seed: 1,
             speed: 40.0,
-            point_every: Duration::from_secs(1),
+            position_interval: Duration::from_secs(1),
             think_max: Duration::from_millis(600),
             faults: Faults::default(),
             requests: None,
@@ -92,8 +93,8 @@ impl Default for Config {
             slow_clock: Duration::ZERO,
             fast_clock: Duration::ZERO,
             transport: Transport::Tcp,
-            wall: None,
-            ledger: None,
+            starts_at: None,
+            observer: None,
             progress: false,
         }
     }
@@ -114,7 +115,7 @@ impl Config {
             "drivers think for {:?}, but must for {think_min:?} or more",
             self.think_max
         );
-        ensure!(self.max_wall >= Duration::from_secs(1), "the longest run is {:?}: too short", self.max_wall);
+        ensure!(self.time_limit >= Duration::from_secs(1), "the longest run is {:?}: too short", self.time_limit);
         if self.requests.as_ref().is_some_and(|trips| trips.requests.is_empty()) {
             bail!("the file of requests holds no usable trip");
         }
@@ -123,7 +124,7 @@ impl Config {
 
     /// How long before the hard end no new request is made.
     pub(crate) fn reserve(&self) -> Duration {
-        (self.max_wall / 3).min(self.wind_down)
+        (self.time_limit / 3).min(self.wind_down)
     }
 }
 
@@ -151,7 +152,7 @@ pub struct Faults {
     /// A position 100 km off is sent during a ride.
     pub jump: f64,
     /// Somebody tries what is not theirs to do; rolled for each ride.
-    pub trespass: f64,
+    pub forbidden_command: f64,
 }
 
 impl Default for Faults {
@@ -167,7 +168,7 @@ impl Default for Faults {
             wrong_pin: 0.1,
             bad_track: 0.1,
             jump: 0.002,
-            trespass: 0.05,
+            forbidden_command: 0.05,
         }
     }
 }
@@ -186,7 +187,7 @@ impl Faults {
             wrong_pin: 0.0,
             bad_track: 0.0,
             jump: 0.0,
-            trespass: 0.0,
+            forbidden_command: 0.0,
         }
     }
 
@@ -203,7 +204,7 @@ impl Faults {
             ("wrong_pin", self.wrong_pin),
             ("bad_track", self.bad_track),
             ("jump", self.jump),
-            ("trespass", self.trespass),
+            ("forbidden_command", self.forbidden_command),
         ];
         for (name, probability) in all {
             ensure!((0.0..=1.0).contains(&probability), "fault {name} is {probability}, but must be 0 to 1");

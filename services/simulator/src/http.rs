@@ -36,8 +36,8 @@ pub(crate) struct Reply {
 impl Reply {
     /// What the answer says went wrong, for error texts.
     pub(crate) fn problem(&self) -> String {
-        let code = crate::wire::text(&self.body, "code");
-        let detail = crate::wire::text(&self.body, "detail");
+        let code = crate::frame::text(&self.body, "code");
+        let detail = crate::frame::text(&self.body, "detail");
         format!("{} {code} {detail}", self.status).trim_end().to_owned()
     }
 }

@@ -14,9 +14,9 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::account::{self, Account};
+use crate::frame::{self, Frame};
 use crate::http::Http;
 use crate::transport::{Connection, Transport};
-use crate::wire::{self, Frame};
 
 /// Sign-ins at once.
 const AT_ONCE: usize = 16;
@@ -119,7 +119,7 @@ impl Person {
         let (socket, _) = client_async_with_config(request, connection, Some(config)).await?;
         let (sender, receiver) = socket.split();
         let mut receiver = Receiver(receiver);
-        let newest = match wire::parse(&receiver.next().await.context("no welcome")?.to_string()) {
+        let newest = match frame::parse(&receiver.next().await.context("no welcome")?.to_string()) {
             Ok(Frame::Welcome { last_seq, .. }) => last_seq,
             other => bail!("the first frame is no welcome but {other:?}"),
         };
@@ -133,7 +133,7 @@ impl Sender {
     /// # Errors
     /// If the socket is closed.
     pub async fn send(&mut self, id: Option<&str>, kind: &str, data: &Value) -> Result<()> {
-        Ok(self.0.send(Message::text(wire::command(id, kind, data))).await?)
+        Ok(self.0.send(Message::text(frame::command(id, kind, data))).await?)
     }
 }
 

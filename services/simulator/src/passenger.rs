@@ -11,14 +11,14 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::checks::{Party, Status, Want};
+use crate::checker::{Party, Status, Want};
 use crate::city::{City, Phase};
 use crate::client::{Client, Command, Input};
 use crate::clock;
 use crate::driver::vehicle_type;
+use crate::frame::{Event, text};
 use crate::requests::Dealt;
-use crate::tally::Count;
-use crate::wire::{Event, text};
+use crate::statistics::Count;
 
 /// At least so often a passenger looks around.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -297,7 +297,7 @@ impl Passenger {
             (true, true) => Some(now + Duration::from_millis(self.rng.random_range(0..10_000))),
             (false, _) => Some(now),
         };
-        if self.rng.random_bool(self.city.config.faults.trespass) {
+        if self.rng.random_bool(self.city.config.faults.forbidden_command) {
             self.trespass(&ride_id, match_id, event.text("pin"));
         }
         self.state = State::Riding { ride_id, cancel_at };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::city::{City, Phase};
-use crate::tally::Count;
+use crate::statistics::Count;
 
 const LINE_EVERY: Duration = Duration::from_secs(5);
 

@@ -9,15 +9,15 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::audit::audit;
 use crate::city::{City, Phase};
 use crate::clock;
 use crate::config::Config;
 use crate::driver::Driver;
 use crate::passenger::Passenger;
 use crate::progress::Progress;
+use crate::ride_comparison::audit;
+use crate::statistics::Count;
 use crate::summary::Summary;
-use crate::tally::Count;
 
 /// How often the run looks at the city.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -35,7 +35,7 @@ const GOODBYE_LIMIT: Duration = Duration::from_secs(15);
 /// Settings that cannot work, and a platform that nobody can sign in to. Dropping the future ends the run at once.
 pub async fn run(config: Config) -> Result<Summary> {
     let start = clock::now();
-    let end = start + config.max_wall;
+    let end = start + config.time_limit;
     let closing_at = end - config.reserve();
     let skipped = config.requests.as_ref().map_or(0, |trips| trips.skipped as u64);
     let (phase, phases) = watch::channel(Phase::Open);
@@ -94,7 +94,7 @@ pub async fn run(config: Config) -> Result<Summary> {
         progress.end(&city, clock::now());
     }
     let mut summary = Summary::new(clock::now().duration_since(start), &city.tally(), &city.checks());
-    summary.audited = audited;
+    summary.rides_compared = audited;
     summary.skipped_requests = skipped;
     Ok(summary)
 }

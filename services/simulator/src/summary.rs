@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::checks::Checks;
-use crate::tally::{Count, Distribution, Tally};
+use crate::checker::Checks;
+use crate::statistics::{Count, Distribution, Tally};
 
 /// The outcome of a run. Durations in `latencies_ms` and `waits_ms` are milliseconds.
 #[derive(Debug, Clone, Default)]
@@ -61,11 +61,11 @@ pub struct Summary {
     /// Wrong PINs given on purpose.
     pub wrong_pins: u64,
     /// Things tried that were not theirs to do.
-    pub trespasses: u64,
+    pub forbidden_commands: u64,
     /// Refused commands by name and code; most are races that the contract allows.
     pub refusals: BTreeMap<String, u64>,
     /// Rides whose state was asked for at the end and compared.
-    pub audited: u64,
+    pub rides_compared: u64,
     /// Trips of the file that could not be used.
     pub skipped_requests: u64,
     /// Invariants of the platform that did not hold, in words with ids. None means that the platform passed.
@@ -101,9 +101,9 @@ impl Summary {
             repeats_sent: count(Count::RepeatsSent),
             points: count(Count::Points),
             wrong_pins: count(Count::WrongPins),
-            trespasses: count(Count::Trespasses),
+            forbidden_commands: count(Count::Trespasses),
             refusals: tally.refusals().clone(),
-            audited: 0,
+            rides_compared: 0,
             skipped_requests: 0,
             violations: checks.texts(),
         }
@@ -146,8 +146,8 @@ impl fmt::Display for Summary {
         row("reconnects", format!("{} ({} cut on purpose)", self.reconnects, self.cuts))?;
         row("retries", format!("{} (and {} repeats on purpose)", self.retries, self.repeats_sent))?;
         row("positions sent", self.points.to_string())?;
-        row("wrong PINs, trespasses", format!("{}, {}", self.wrong_pins, self.trespasses))?;
-        row("rides audited over HTTP", self.audited.to_string())?;
+        row("wrong PINs, trespasses", format!("{}, {}", self.wrong_pins, self.forbidden_commands))?;
+        row("rides audited over HTTP", self.rides_compared.to_string())?;
         if self.skipped_requests > 0 {
             row("trips skipped", self.skipped_requests.to_string())?;
         }

@@ -1,9 +1,9 @@
 //! One conformance suite for both stores: constraints, rollback, isolation, owners, versions, inbox and outbox.
 
-use platform::{StoreError, World};
+use platform::{Retry, StoreError, Transaction, World};
 use uuid::Uuid;
 
-use crate::accounts::{Kind, add, find, open, store};
+use crate::accounts::{Kind, Tables, add, find, open, store};
 
 macro_rules! both {
     ($($name:ident),+ $(,)?) => {
@@ -21,6 +21,7 @@ both!(
     a_message_is_noted_once_for_each_consumer,
     a_rolled_back_note_is_forgotten,
     a_hundred_concurrent_transactions_add_up,
+    a_transaction_that_conflicts_is_retried_a_bounded_number_of_times,
     migrations_may_run_again,
     what_is_old_is_purged,
 );
@@ -151,6 +152,47 @@ async fn a_hundred_concurrent_transactions_add_up(kind: Kind) {
         done.unwrap();
     }
     assert_eq!(find(&mut store.begin().await.unwrap(), "a").await.unwrap().unwrap().amount, 100);
+}
+
+async fn a_transaction_that_conflicts_is_retried_a_bounded_number_of_times(kind: Kind) {
+    let store = store(kind, &World::real()).await;
+    let serialization = || StoreError::Serialization("a test".to_owned());
+    let conflict = || StoreError::Conflict { constraint: "a_test".to_owned() };
+    let cases: [(Retry, &(dyn Fn() -> StoreError + Sync), u32); 4] = [
+        (Retry::Serialization, &serialization, 6),
+        (Retry::Serialization, &conflict, 1),
+        (Retry::SerializationOrConflict, &serialization, 4),
+        (Retry::SerializationOrConflict, &conflict, 4),
+    ];
+    for (retry, failure, expected) in cases {
+        let mut tries = 0;
+        let outcome = store.transact(retry, |mut tx| {
+            tries += 1;
+            async move {
+                open(&mut tx, "a", owner(), 5).await?;
+                Err::<(), _>(failure())
+            }
+        });
+        assert!(outcome.await.is_err());
+        assert_eq!(tries, expected, "{retry:?} {:?}", failure());
+    }
+    // The last try succeeds, in a task of its own: the future can be sent to another thread.
+    let retried = tokio::spawn({
+        let store = store.clone();
+        async move {
+            let mut tries = 0;
+            let work = |mut tx: Transaction<Tables>| {
+                tries += 1;
+                async move {
+                    open(&mut tx, "a", owner(), tries).await?;
+                    if tries <= 5 { Err(StoreError::Serialization("a test".to_owned())) } else { tx.commit().await }
+                }
+            };
+            store.transact(Retry::Serialization, work).await
+        }
+    });
+    retried.await.unwrap().unwrap();
+    assert_eq!(find(&mut store.begin().await.unwrap(), "a").await.unwrap().unwrap().amount, 6);
 }
 
 async fn migrations_may_run_again(kind: Kind) {

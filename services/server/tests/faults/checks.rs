@@ -9,14 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use aws_lc_rs::digest;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use simulator::Note;
+use simulator::Observation;
 use streams::Service;
 use streams::topology::{TABLE, durable};
 
 use crate::records::{Books, Outgoing, Ride};
 
 /// Everything that is wrong.
-pub(crate) fn all(books: &Books, notes: &[Note]) -> Vec<String> {
+pub(crate) fn all(books: &Books, notes: &[Observation]) -> Vec<String> {
     let mut wrong = Vec::new();
     wrong.extend(rides(books));
     wrong.extend(trail(books));
@@ -306,12 +306,12 @@ fn noted(books: &Books) -> Vec<String> {
 }
 
 /// Mailboxes have no gap, nothing twice, all that concerns their user, and nothing that does not.
-fn mailboxes(books: &Books, notes: &[Note]) -> Vec<String> {
+fn mailboxes(books: &Books, notes: &[Observation]) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut boxes: BTreeMap<&str, BTreeMap<u64, &str>> = BTreeMap::new();
     let seen = notes.iter().filter_map(|note| match note {
-        Note::Event { user_id, seq, event_id, .. } => Some((user_id.as_str(), *seq, event_id.as_str())),
-        Note::Acked { .. } => None,
+        Observation::Event { user_id, seq, event_id, .. } => Some((user_id.as_str(), *seq, event_id.as_str())),
+        Observation::Acked { .. } => None,
     });
     let rows = books.letters.iter().map(|(user, seq, event)| (user.as_str(), *seq, event.as_str()));
     for (user, seq, event) in rows.chain(seen) {
@@ -370,7 +370,7 @@ fn foreign(event: &str) -> bool {
 }
 
 /// Every command that was acked has its effect.
-fn acks(books: &Books, notes: &[Note]) -> Vec<String> {
+fn acks(books: &Books, notes: &[Observation]) -> Vec<String> {
     let mut wrong = Vec::new();
     let ids = |subject: &'static str, name: &'static str| -> BTreeSet<&str> {
         of(books, subject).map(|event| field(&event.body, name)).collect()
@@ -381,7 +381,7 @@ fn acks(books: &Books, notes: &[Note]) -> Vec<String> {
     let steps: BTreeSet<(&str, &str)> =
         books.kept.iter().map(|kept| (kept.ride_id.as_str(), kept.message_id.split('-').next().unwrap())).collect();
     for note in notes {
-        let Note::Acked { user_id, kind, asked, answer } = note else { continue };
+        let Observation::Acked { user_id, kind, command_data: asked, ack_data: answer } = note else { continue };
         let (ride, matched) = (field(asked, "ride_id"), field(asked, "match_id"));
         let done = match *kind {
             "finder.update" => answer["request_id"].is_null() || requests.contains(field(answer, "request_id")),

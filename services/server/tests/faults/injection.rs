@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use simulator::Note;
+use simulator::Observation;
 use sqlx::{Connection, PgConnection};
 use streams::topology::Topology;
 use tokio::time::{Instant, sleep, timeout};
@@ -75,7 +75,7 @@ impl Rig {
 
     pub(crate) fn drain(&mut self) {
         for note in self.ledger.try_iter() {
-            self.acks += u64::from(matches!(note, Note::Acked { .. }));
+            self.acks += u64::from(matches!(note, Observation::Acked { .. }));
             self.notes.push(note);
         }
     }

@@ -2,12 +2,12 @@
 //! that has the point armed with it, a small city that takes rides meanwhile, and the books afterwards.
 
 use std::collections::BTreeSet;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
 use bytes::Bytes;
 use platform::kill_point::POINTS;
-use simulator::{Config, Faults, Ledger};
+use simulator::{Config, Faults, Observation};
 use streams::{Headers, Message};
 use tokio::time::{Instant, sleep};
 
@@ -145,7 +145,7 @@ async fn run(case: &Case) {
     }
     let (to, notes) = mpsc::channel();
     let urls = [processes[3].url(), processes[1].url()];
-    let mut city = Box::pin(simulator::run(city(urls, Ledger(to))));
+    let mut city = Box::pin(simulator::run(city(urls, to)));
     let mut wipes = case.wiped;
     let summary = loop {
         tokio::select! {
@@ -179,19 +179,19 @@ async fn run(case: &Case) {
     }
 }
 
-fn city([users, rides]: [String; 2], ledger: Ledger) -> Config {
+fn city([users, rides]: [String; 2], ledger: Sender<Observation>) -> Config {
     Config {
         urls: vec![users],
         rides_url: Some(rides),
         drivers: 2,
         passengers: 2,
         rides: 6,
-        max_wall: Duration::from_secs(240),
+        time_limit: Duration::from_secs(240),
         seed: 3,
         speed: 200.0,
         faults: Faults::none(),
         outage: Duration::from_secs(60),
-        ledger: Some(ledger),
+        observer: Some(ledger),
         ..Config::default()
     }
 }

@@ -1,10 +1,10 @@
 //! The rig: servers, processes, proxies and a simulated city, faults dealt from a seed, then healing, rest, and the books.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
-use simulator::{Config, Ledger, Note, Summary};
+use simulator::{Config, Observation, Summary};
 use sqlx::PgConnection;
 use streams::Bus;
 use tokio::time::{Instant, sleep};
@@ -61,8 +61,8 @@ pub(crate) struct Rig {
     pub(crate) copies: Copies,
     pub(crate) lease: Option<PgConnection>,
     pub(crate) held: Vec<(i64, String)>,
-    pub(crate) ledger: Receiver<Note>,
-    pub(crate) notes: Vec<Note>,
+    pub(crate) ledger: Receiver<Observation>,
+    pub(crate) notes: Vec<Observation>,
     pub(crate) acks: u64,
     pub(crate) active: Vec<Active>,
     pub(crate) healed_at: Option<(Instant, u64)>,
@@ -75,7 +75,7 @@ pub(crate) struct Rig {
 pub(crate) async fn run(settings: Settings) {
     let (to, ledger) = mpsc::channel();
     let mut rig = Rig::start(settings, ledger).await;
-    let city = simulator::run(rig.city(Ledger(to)));
+    let city = simulator::run(rig.city(to));
     let mut city = Box::pin(city);
     let nemesis = rig.torment();
     let mut nemesis = Box::pin(nemesis);
@@ -104,7 +104,7 @@ pub(crate) async fn run(settings: Settings) {
 }
 
 impl Rig {
-    async fn start(settings: Settings, ledger: Receiver<Note>) -> Self {
+    async fn start(settings: Settings, ledger: Receiver<Observation>) -> Self {
         let logs = Directory::new();
         let postgres = Postgres::new(&logs.0).await;
         let nats = Nats::new(&logs.0, settings.nodes).await;
@@ -157,7 +157,7 @@ impl Rig {
         }
     }
 
-    fn city(&self, ledger: Ledger) -> Config {
+    fn city(&self, ledger: Sender<Observation>) -> Config {
         let rides = self.places.iter().find(|place| place.process.service == "rides").unwrap();
         Config {
             urls: self.fronts.iter().map(|front| format!("http://127.0.0.1:{}", front.port)).collect(),
@@ -165,7 +165,7 @@ impl Rig {
             drivers: 14,
             passengers: 14,
             rides: 1_000_000,
-            max_wall: self.settings.faults_for + Duration::from_secs(110),
+            time_limit: self.settings.faults_for + Duration::from_secs(110),
             seed: self.settings.seed,
             speed: 120.0,
             // At many times the speed of a city, and with positions that are lost, no filter can tell a jump.
@@ -173,7 +173,7 @@ impl Rig {
             outage: Duration::from_secs(90),
             slow_clock: Duration::from_secs(3 * 3_600),
             fast_clock: Duration::from_secs(2 * 3_600),
-            ledger: Some(ledger),
+            observer: Some(ledger),
             ..Config::default()
         }
     }

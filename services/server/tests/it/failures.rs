@@ -165,7 +165,7 @@ async fn two_processes_on_two_shapes_of_city_have_no_violation() {
             drivers: 6,
             passengers: 6,
             rides: 10,
-            max_wall: Duration::from_secs(150),
+            time_limit: Duration::from_secs(150),
             seed: 5,
             speed: 120.0,
             progress: false,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use simulator::load::{Person, people_over};
-use simulator::{Config, Faults, Ledger, Note, Position, Transport};
+use simulator::{Config, Faults, Observation, Position, Transport};
 use streams::UserId;
 use streams::simulation::Dice;
 use tokio::task::JoinSet;
@@ -50,7 +50,13 @@ fn one_of<T: Copy>(dice: &mut Dice, all: &[T]) -> T {
 }
 
 /// A day in the city; `open_for` that long people ask for rides.
-pub(crate) fn config(scene: &Arc<Scene>, seed: u64, open_for: Duration, dice: &mut Dice, to: Sender<Note>) -> Config {
+pub(crate) fn config(
+    scene: &Arc<Scene>,
+    seed: u64,
+    open_for: Duration,
+    dice: &mut Dice,
+    to: Sender<Observation>,
+) -> Config {
     let seconds = Duration::from_secs;
     let mut share = |most: u64| dice.below(most) as f64 / 100.0;
     let faults = Faults {
@@ -64,7 +70,7 @@ pub(crate) fn config(scene: &Arc<Scene>, seed: u64, open_for: Duration, dice: &m
         wrong_pin: share(30),
         bad_track: share(30),
         jump: share(3),
-        trespass: share(30),
+        forbidden_command: share(30),
     };
     let off = dice.percent(40);
     let slow_clock = if off { one_of(dice, &[50, 7_200, 20 * 3_600]) } else { 0 };
@@ -75,11 +81,11 @@ pub(crate) fn config(scene: &Arc<Scene>, seed: u64, open_for: Duration, dice: &m
         drivers: DRIVERS,
         passengers: PASSENGERS,
         rides: usize::MAX,
-        max_wall: open_for + WIND_DOWN.min(open_for / 2),
+        time_limit: open_for + WIND_DOWN.min(open_for / 2),
         wind_down: WIND_DOWN,
         seed,
         speed: SPEED,
-        point_every: POINT_EVERY,
+        position_interval: POINT_EVERY,
         // Some answer when the offer is as good as over.
         think_max: Duration::from_millis(one_of(dice, &[600, 4_000, 15_000])),
         faults,
@@ -89,9 +95,9 @@ pub(crate) fn config(scene: &Arc<Scene>, seed: u64, open_for: Duration, dice: &m
         outage: seconds(300),
         slow_clock: seconds(slow_clock),
         fast_clock: seconds(fast_clock),
-        ledger: Some(Ledger(to)),
+        observer: Some(to),
         transport: transport(scene),
-        wall: Some(scene.world.now()),
+        starts_at: Some(scene.world.now()),
         ..Config::default()
     }
 }
@@ -199,14 +205,14 @@ impl Call {
                 if drives && seq > newest && kind == "match.found" {
                     self.found.0.lock().unwrap().0.insert(user);
                 }
-                self.scene.log().told(Note::Event { user_id, seq, event_id, kind, data });
+                self.scene.log().told(Observation::Event { user_id, seq, event_id, kind, data });
             } else if frame["type"] == "ack" {
                 let (begins, user_id, answer) = (frame["id"] == "begin", user.to_string(), frame["data"].clone());
                 if begins && !drives {
                     self.found.0.lock().unwrap().1.insert(user);
                 }
                 let asked = if begins { begin.clone() } else { end.clone() };
-                self.scene.log().told(Note::Acked { user_id, kind, asked, answer });
+                self.scene.log().told(Observation::Acked { user_id, kind, command_data: asked, ack_data: answer });
             } else {
                 self.scene.log().wrong(format!("{user}: {kind} was answered with {frame} in the roll call"));
             }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use platform::{Store, Tokens, World};
 use serde_json::Value;
-use simulator::{Note, Summary};
+use simulator::{Observation, Summary};
 use streams::bus::MESSAGE_ID;
 use streams::memory::MemoryBus;
 use streams::simulation::Faults;
@@ -93,14 +93,14 @@ impl Log {
     }
 
     /// What somebody was told.
-    pub(crate) fn told(&mut self, note: Note) {
+    pub(crate) fn told(&mut self, note: Observation) {
         match note {
-            Note::Acked { user_id, kind, asked, answer } => {
+            Observation::Acked { user_id, kind, command_data: asked, ack_data: answer } => {
                 self.note(&format!("{user_id} {kind} {asked} is acked with {answer}"));
                 let user = user_id.parse().unwrap();
                 self.acked.push(Acked { user, kind, data: asked, answer });
             }
-            Note::Event { user_id, seq, event_id, kind, data } => {
+            Observation::Event { user_id, seq, event_id, kind, data } => {
                 self.note(&format!("{user_id} gets {seq} {kind} {event_id} {data}"));
                 let got = Got { seq, event_id, subject: kind, body: data };
                 self.got.entry(user_id.parse().unwrap()).or_default().push(got);
@@ -222,7 +222,7 @@ impl Scene {
     }
 
     /// Writes down what people are told, for as long as it is polled.
-    pub(crate) async fn listen(self: Arc<Self>, notes: Receiver<Note>) {
+    pub(crate) async fn listen(self: Arc<Self>, notes: Receiver<Observation>) {
         loop {
             while let Ok(note) = notes.try_recv() {
                 self.log().told(note);

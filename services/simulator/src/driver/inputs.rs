@@ -7,11 +7,11 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{AHEAD_MAX, Driver, LATE_MAX, Leg, OUTCOME_LIMIT, Offer, PIN_LOCK, State, Trip};
-use crate::checks::{Status, Want};
+use crate::checker::{Status, Want};
 use crate::client::{Command, Input};
 use crate::clock;
-use crate::tally::Count;
-use crate::wire::{Event, text, time};
+use crate::frame::{Event, text, time};
+use crate::statistics::Count;
 
 impl Driver {
     pub(super) fn take(&mut self, input: Input) {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use chrono::DateTime;
 use serde_json::{Value, json};
-use simulator::Note;
+use simulator::Observation;
 use streams::Headers;
 use streams::bus::StoredMessage;
 use streams::topology::{TABLE, durable};
@@ -109,8 +109,12 @@ fn edit(body: &mut String, from: &str, to: &str) {
 
 #[test]
 fn sound_books_are_sound() {
-    let acked =
-        Note::Acked { user_id: "d".into(), kind: "match.accept", asked: json!({"match_id": "m"}), answer: json!({}) };
+    let acked = Observation::Acked {
+        user_id: "d".into(),
+        kind: "match.accept",
+        command_data: json!({"match_id": "m"}),
+        ack_data: json!({}),
+    };
     assert_eq!(checks::all(&sound(), &[acked]), Vec::<String>::new());
     assert_eq!(checks::fencing(&sound(), &[(1, "match-0.1".to_owned())]), Vec::<String>::new());
 }
@@ -183,7 +187,7 @@ fn an_ack_without_effect_and_a_write_without_the_lease_are_found() {
         ("mailbox.ack", json!({"seq": 3})),
         ("beacon.update", json!({"active": true})),
     ] {
-        let note = Note::Acked { user_id: "p".into(), kind, asked, answer: json!({}) };
+        let note = Observation::Acked { user_id: "p".into(), kind, command_data: asked, ack_data: json!({}) };
         let wrong = checks::all(&sound(), &[note]);
         assert!(wrong.len() == 1 && wrong[0].contains("has no effect"), "{kind}: {wrong:?}");
     }
