@@ -14,12 +14,9 @@ pub mod positions;
 mod tables;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use platform::{CancellationToken, Platform, Store, StoreError};
+use platform::{CancellationToken, Platform, ServiceTasks, Store, StoreError, World};
 use streams::Service;
-use tokio::task::JoinSet;
-use tokio::time::sleep;
 
 pub use crate::config::Config;
 use crate::engine::rows;
@@ -28,8 +25,6 @@ pub use crate::tables::{Tables, Tx};
 
 /// The migrations of the schema `matching`, run after the platform's own.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/matching");
-
-const PURGE_INTERVAL: Duration = Duration::from_secs(3_600);
 
 /// The service. Clones share one state.
 #[derive(Clone, Debug)]
@@ -52,30 +47,17 @@ impl Matching {
     /// Matches while this process holds the lease, and stands by while another does, until `stop`. Then it finishes the
     /// batch in hand, releases the lease and publishes what is left in the outbox.
     pub async fn run(self, stop: CancellationToken) {
-        let relay_stop = CancellationToken::new();
-        let mut relay = JoinSet::new();
-        relay.spawn(self.store.clone().relay(self.platform.clone(), Service::Match, relay_stop.clone()));
-        let mut purge = JoinSet::new();
-        purge.spawn(purge_periodically(self.clone()));
+        let mut tasks = ServiceTasks::start(&self.platform, Service::Match, &self.store, &stop);
+        let (store, world) = (self.store.clone(), self.platform.world.clone());
+        tasks.spawn_purge(move || purge(store.clone(), world.clone()));
         Leader::new(&self.platform, &self.store, &self.config).run(&stop).await;
-        purge.shutdown().await;
-        relay_stop.cancel();
-        while relay.join_next().await.is_some() {}
+        tasks.drain().await;
         self.platform.health.remove(leader::HEALTH_PART);
     }
 }
 
-async fn purge_periodically(matching: Matching) {
-    loop {
-        sleep(PURGE_INTERVAL).await;
-        let purged = async {
-            matching.store.purge().await?;
-            let mut tx = matching.store.begin().await?;
-            rows::purge(&mut tx, matching.platform.world.now()).await?;
-            tx.commit().await
-        };
-        if let Err(error) = purged.await {
-            tracing::warn!(%error, "match: old rows could not be deleted; the next try is in an hour");
-        }
-    }
+async fn purge(store: Store<Tables>, world: World) -> Result<(), StoreError> {
+    let mut tx = store.begin().await?;
+    rows::purge(&mut tx, world.now()).await?;
+    tx.commit().await
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Duration, Utc};
 use imbl::OrdMap;
+use platform::store::rows::column;
 use platform::{On, StoreError};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -105,13 +106,13 @@ async fn write_drivers(tx: &mut Tx, rows: &[Driver]) -> Result<(), StoreError> {
                  vehicle_type = excluded.vehicle_type, lat = excluded.lat, lng = excluded.lng, \
                  recorded_at = excluded.recorded_at, seen_at = excluded.seen_at",
             )
-            .bind(list(rows, |d| d.user_id.0))
-            .bind(list(rows, |d| d.active))
-            .bind(list(rows, |d| d.vehicle_type.as_str()))
-            .bind(list(rows, |d| d.location.lat))
-            .bind(list(rows, |d| d.location.lng))
-            .bind(list(rows, |d| d.recorded_at))
-            .bind(list(rows, |d| d.seen_at))
+            .bind(column(rows, |d| d.user_id.0))
+            .bind(column(rows, |d| d.active))
+            .bind(column(rows, |d| d.vehicle_type.as_str()))
+            .bind(column(rows, |d| d.location.lat))
+            .bind(column(rows, |d| d.location.lng))
+            .bind(column(rows, |d| d.recorded_at))
+            .bind(column(rows, |d| d.seen_at))
             .execute(&mut *pg)
             .await?;
         }
@@ -134,16 +135,16 @@ async fn write_requests(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreError>
                  dropoff_lat = excluded.dropoff_lat, dropoff_lng = excluded.dropoff_lng, \
                  vehicle_type = excluded.vehicle_type, changed_at = excluded.changed_at, ended_at = excluded.ended_at",
             )
-            .bind(list(rows, |r| r.request_id.0))
-            .bind(list(rows, |r| r.passenger_id.0))
-            .bind(list(rows, |r| r.pickup.lat))
-            .bind(list(rows, |r| r.pickup.lng))
-            .bind(list(rows, |r| r.dropoff.lat))
-            .bind(list(rows, |r| r.dropoff.lng))
-            .bind(list(rows, |r| r.vehicle_type.as_str()))
-            .bind(list(rows, |r| r.opened_at))
-            .bind(list(rows, |r| r.changed_at))
-            .bind(list(rows, |r| r.ended_at))
+            .bind(column(rows, |r| r.request_id.0))
+            .bind(column(rows, |r| r.passenger_id.0))
+            .bind(column(rows, |r| r.pickup.lat))
+            .bind(column(rows, |r| r.pickup.lng))
+            .bind(column(rows, |r| r.dropoff.lat))
+            .bind(column(rows, |r| r.dropoff.lng))
+            .bind(column(rows, |r| r.vehicle_type.as_str()))
+            .bind(column(rows, |r| r.opened_at))
+            .bind(column(rows, |r| r.changed_at))
+            .bind(column(rows, |r| r.ended_at))
             .execute(&mut *pg)
             .await?;
         }
@@ -171,8 +172,8 @@ async fn write_exclusions(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreErro
                 "insert into exclusions (request_id, driver_id) select * from unnest($1::uuid[], $2::uuid[]) \
                  on conflict do nothing",
             )
-            .bind(list(&pairs, |p| p.0))
-            .bind(list(&pairs, |p| p.1))
+            .bind(column(&pairs, |p| p.0))
+            .bind(column(&pairs, |p| p.1))
             .execute(&mut *pg)
             .await?;
         }
@@ -192,15 +193,15 @@ async fn write_offers(tx: &mut Tx, rows: &[Offer]) -> Result<(), StoreError> {
                  as u (id, r, d, p, f, e, a, ended, o) order by ended nulls last, id on conflict (match_id) do update \
                  set accepted_at = excluded.accepted_at, ended_at = excluded.ended_at, outcome = excluded.outcome",
             )
-            .bind(list(rows, |o| o.match_id.0))
-            .bind(list(rows, |o| o.request_id.0))
-            .bind(list(rows, |o| o.driver_id.0))
-            .bind(list(rows, |o| o.passenger_id.0))
-            .bind(list(rows, |o| o.found_at))
-            .bind(list(rows, |o| o.expires_at))
-            .bind(list(rows, |o| o.accepted_at))
-            .bind(list(rows, |o| o.ended.map(|e| e.0)))
-            .bind(list(rows, |o| o.ended.map(|e| e.1.as_str())))
+            .bind(column(rows, |o| o.match_id.0))
+            .bind(column(rows, |o| o.request_id.0))
+            .bind(column(rows, |o| o.driver_id.0))
+            .bind(column(rows, |o| o.passenger_id.0))
+            .bind(column(rows, |o| o.found_at))
+            .bind(column(rows, |o| o.expires_at))
+            .bind(column(rows, |o| o.accepted_at))
+            .bind(column(rows, |o| o.ended.map(|e| e.0)))
+            .bind(column(rows, |o| o.ended.map(|e| e.1.as_str())))
             .execute(&mut *pg)
             .await?;
         }
@@ -248,12 +249,12 @@ async fn write_rides(tx: &mut Tx, rows: &[Ride]) -> Result<(), StoreError> {
                  unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::timestamptz[], $6::timestamptz[]) \
                  on conflict (ride_id) do update set ended_at = excluded.ended_at",
             )
-            .bind(list(rows, |r| r.ride_id.0))
-            .bind(list(rows, |r| r.match_id.0))
-            .bind(list(rows, |r| r.driver_id.0))
-            .bind(list(rows, |r| r.passenger_id.0))
-            .bind(list(rows, |r| r.began_at))
-            .bind(list(rows, |r| r.ended_at))
+            .bind(column(rows, |r| r.ride_id.0))
+            .bind(column(rows, |r| r.match_id.0))
+            .bind(column(rows, |r| r.driver_id.0))
+            .bind(column(rows, |r| r.passenger_id.0))
+            .bind(column(rows, |r| r.began_at))
+            .bind(column(rows, |r| r.ended_at))
             .execute(&mut *pg)
             .await?;
         }
@@ -270,7 +271,7 @@ pub async fn ended_rides(tx: &mut Tx, rides: &[RideId]) -> Result<BTreeSet<RideI
     match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query("select ride_id from rides where ride_id = any($1) and ended_at is not null")
-                .bind(list(rides, |r| r.0))
+                .bind(column(rides, |r| r.0))
                 .fetch_all(&mut *pg)
                 .await?;
             rows.iter().map(|row| Ok(RideId(row.try_get(0)?))).collect()
@@ -310,10 +311,6 @@ pub async fn purge(tx: &mut Tx, now: DateTime<Utc>) -> Result<(), StoreError> {
         }
     }
     Ok(())
-}
-
-fn list<R, V>(rows: &[R], field: impl Fn(&R) -> V) -> Vec<V> {
-    rows.iter().map(field).collect()
 }
 
 fn position(row: &PgRow, lat: &str, lng: &str) -> Result<Position, StoreError> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use matching::{Config, MIGRATIONS, Matching, Tables, lease};
-use platform::outbox::message;
+use platform::relay::message;
 use platform::{CancellationToken, Platform, Store, World, background};
 use streams::bus::{Replay, ReplayStart};
 use streams::event::{LocationUpdate, MatchFound, Party, RejectReason};
