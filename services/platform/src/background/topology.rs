@@ -18,7 +18,8 @@ const RECONNECT_LOOK: Duration = Duration::from_millis(500);
 /// # Errors
 /// A sentence that says what is wrong: the topology is not sound, the server refuses it, or it does not answer in a minute.
 pub async fn apply_topology(platform: &Platform) -> Result<(), String> {
-    platform.topology.prove().map_err(|faults| format!("the topology is not sound: {}", faults.join("; ")))?;
+    streams::topology::prove(&platform.topology)
+        .map_err(|faults| format!("the topology is not sound: {}", faults.join("; ")))?;
     let topology = platform.topology.with_sweeper();
     let mut delays = retry::dependency();
     let until = Instant::now() + START_WAIT;

@@ -1,9 +1,12 @@
-//! The sweeper: brings to the dead letters what no worker could. A process that dies or hangs on the last delivery of a message
-//! leaves it stored with every lag at 0, for ever; but the server says so, in an advisory that a stream keeps
-//! (`Topology::with_sweeper`). Every process pulls these and shares the work.
+//! The sweeper: dead-letters the messages that no worker could.
 //!
-//! For each: the letter, under the id that a worker would give it; its acknowledgement; the message released for that one
-//! consumer; the advisory acknowledged. Dying anywhere in between repeats it, without a second letter.
+//! A process that dies or hangs on the last delivery of a message leaves the message in the stream for ever, and no lag shows
+//! it. But the server publishes a max-deliveries advisory, which a stream stores (`Topology::with_sweeper`). The sweepers of
+//! all processes pull these advisories and share the work.
+//!
+//! For each advisory the sweeper stores the dead letter, under the id that a worker would give it, then releases the message
+//! for that one consumer, then acknowledges the advisory. If it dies in between, the advisory is redelivered, and no second
+//! letter is made.
 
 use std::time::Duration;
 
@@ -15,18 +18,18 @@ use streams::{BusError, Delivery};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::consumer::{FULL_WAIT, part, pull, put_back};
-use crate::dead_letters::{self, Answer, Ask, CLOCKS_APART, Failed, ask};
+use super::{CLOCK_SKEW, FULL_STREAM_WAIT, FailedMessage, WorkerReply, WorkerRequest, ask_worker};
+use crate::consumer::{Pulling, health_part, put_back};
 use crate::{Platform, retry};
 
-/// Advisories taken at once: few, for each takes some requests, and other processes share the work.
+/// Advisories pulled at once: few, because each takes several requests, and other processes share the work.
 const BATCH_MAX: usize = 8;
-/// The wait for a worker's word.
-const ASK_WAIT: Duration = Duration::from_secs(5);
+/// How long a worker may take to reply.
+const REPLY_WAIT: Duration = Duration::from_secs(5);
 
-/// What the server says when it gives a message up.
+/// The server's max-deliveries advisory.
 #[derive(Debug, Deserialize)]
-struct GivenUp {
+struct Advisory {
     stream: String,
     consumer: String,
     stream_seq: u64,
@@ -34,23 +37,23 @@ struct GivenUp {
     timestamp: DateTime<Utc>,
 }
 
-/// What comes of an advisory.
+/// What is left to do about an advisory.
 #[derive(Debug, PartialEq, Eq)]
-enum Next {
-    /// Nothing is left to do.
+enum Swept {
     Done,
-    /// Look again after that.
+    /// It is to be redelivered after this delay.
     Later(Duration),
 }
 
 /// Sweeps until shutdown.
 pub async fn run(platform: Platform) {
     let stop = platform.shutdown.clone();
-    let whole = platform.topology.with_sweeper();
-    let consumer = whole.consumers.iter().find(|c| c.durable == SWEEPER).expect("it is what was added").clone();
+    let topology = platform.topology.with_sweeper();
+    let consumer = topology.consumers.into_iter().find(|c| c.durable == SWEEPER).expect("with_sweeper adds it");
+    let part = health_part(&consumer);
     let (to, mut from) = mpsc::channel(1);
     let mut pulling = JoinSet::new();
-    pulling.spawn(pull(platform.clone(), consumer.clone(), BATCH_MAX, to, stop.clone()));
+    pulling.spawn(Pulling { platform: platform.clone(), consumer, batch_max: BATCH_MAX }.run(to, stop.clone()));
     loop {
         let deliveries = tokio::select! {
             biased;
@@ -73,96 +76,101 @@ pub async fn run(platform: Platform) {
         put_back(&deliveries).await;
     }
     while pulling.join_next().await.is_some() {}
-    platform.health.remove(&part(&consumer));
+    platform.health.remove(&part);
 }
 
 async fn settle(platform: &Platform, delivery: &Delivery) {
-    // Those before it may have taken a while.
+    // The advisories before it in the batch may have used up most of its ack wait.
     let _ = delivery.in_progress().await;
-    let swept = match serde_json::from_slice::<GivenUp>(&delivery.message.payload) {
-        Ok(given_up) => sweep(platform, &given_up, delivery.message.stored_at).await,
+    let swept = match serde_json::from_slice::<Advisory>(&delivery.message.payload) {
+        Ok(advisory) => sweep(platform, &advisory, delivery.message.stored_at).await,
         Err(error) => {
-            tracing::error!(%error, subject = delivery.message.subject, "an advisory cannot be read; passed over");
-            Ok(Next::Done)
+            tracing::error!(%error, subject = delivery.message.subject, "an advisory cannot be read; ignored");
+            Ok(Swept::Done)
         }
     };
     let answered = match swept {
-        Ok(Next::Done) => delivery.ack_confirmed().await,
-        Ok(Next::Later(wait)) => delivery.retry(wait).await,
+        Ok(Swept::Done) => delivery.ack_confirmed().await,
+        Ok(Swept::Later(delay)) => delivery.retry(delay).await,
         Err(BusError::Full(why)) => {
             tracing::error!(why, "no room for a dead letter: empty DEAD_LETTER_STREAM");
-            delivery.retry(FULL_WAIT).await
+            delivery.retry(FULL_STREAM_WAIT).await
         }
         Err(error) => {
-            tracing::warn!(%error, subject = delivery.message.subject, "not swept yet");
+            tracing::warn!(%error, subject = delivery.message.subject, "an advisory could not be swept yet");
+            // At least as many as attempts failed: a delivery that only waited counts too, and the delay is a little longer.
             delivery.retry(retry::redelivery(delivery.deliveries)).await
         }
     };
     if let Err(error) = answered {
-        tracing::warn!(%error, "an advisory was not answered; its repeat finds everything done");
+        tracing::warn!(%error, "an advisory was not acknowledged; its redelivery finds everything done");
     }
 }
 
-async fn sweep(platform: &Platform, given_up: &GivenUp, told_at: DateTime<Utc>) -> Result<Next, BusError> {
-    let GivenUp { stream, consumer, stream_seq: sequence, deliveries, .. } = given_up;
+async fn sweep(platform: &Platform, advisory: &Advisory, advised_at: DateTime<Utc>) -> Result<Swept, BusError> {
+    let Advisory { stream, consumer, stream_seq: sequence, deliveries, .. } = advisory;
     let bus = &platform.bus;
-    let is_it = |c: &&Consumer| c.stream == *stream && c.durable == *consumer;
-    let Some(config) = platform.topology.consumers.iter().find(is_it) else {
-        tracing::info!(stream, consumer, sequence, "another's consumer gave a message up");
-        return Ok(Next::Done);
+    let is_its = |c: &&Consumer| c.stream == *stream && c.durable == *consumer;
+    let Some(config) = platform.topology.consumers.iter().find(is_its) else {
+        tracing::info!(stream, consumer, sequence, "the advisory is about a consumer of another system; ignored");
+        return Ok(Swept::Done);
     };
     let message = match bus.get_message(stream, *sequence).await {
         Ok(message) => message,
-        // Acknowledged after all, dead-lettered and terminated, or older than its stream keeps.
-        Err(BusError::NotFound(_)) => return Ok(Next::Done),
+        // Acknowledged after all, or dead-lettered and terminated, or deleted by its stream's max age.
+        Err(BusError::NotFound(_)) => return Ok(Swept::Done),
         Err(error) => return Err(error),
     };
     let delivered = bus.consumer_info(stream, consumer).await?.delivered;
-    if let Some(why) = is_another(given_up, &message, config, delivered) {
-        tracing::info!(stream, consumer, sequence, why, "an advisory that is not of this message any more");
-        return Ok(Next::Done);
+    if let Some(why) = is_outdated(advisory, &message, config, delivered) {
+        tracing::info!(stream, consumer, sequence, why, "the advisory is about an earlier message; ignored");
+        return Ok(Swept::Done);
     }
-    // Given up by the server is not failed yet: somebody slow may hold the last delivery, finish, and acknowledge too late.
-    // Nothing on the server tells (the message may stay for other consumers, and the consumer's state is but counts), but the
-    // inbox of the service does. If nobody of the service runs, nobody holds it.
-    let id = dead_letters::message_id(stream, &message);
-    let note = dead_letters::note(&id, stream, *sequence, message.stored_at);
-    match ask(bus, consumer, &Ask::Handled { note }, ASK_WAIT).await {
-        Ok(Answer::DoneBefore) => {
+    // The server gave the message up, but a slow worker may still hold the last delivery, commit, and acknowledge too late.
+    // The server cannot tell: other consumers may keep the message in the stream, and a consumer's state is only counts. The
+    // inbox of the service can. If no process of the service runs, no worker holds the message.
+    let id = super::message_id(stream, &message);
+    let inbox_key = super::inbox_key(&id, stream, *sequence, message.stored_at);
+    match ask_worker(bus, consumer, &WorkerRequest::IsProcessed { inbox_key }, REPLY_WAIT).await {
+        Ok(WorkerReply::DoneBefore) => {
             bus.release(stream, consumer, *sequence).await?;
-            return Ok(Next::Done);
+            return Ok(Swept::Done);
         }
         Err(BusError::NoResponders(_)) => {}
         Ok(_) | Err(_) => {
-            // It had one ack wait already; after another one it is not slow but gone. Should it be done later still, the
-            // letter says too much, and requeueing it does nothing: the inbox knows.
-            let waited = (bus.server_time(GIVEN_UP_STREAM).await? - told_at).to_std().unwrap_or_default();
+            // The last delivery had one ack wait. After a second one its worker is taken for dead. Should it commit even
+            // later, there is a letter too many, and a requeue of it does nothing: the inbox knows the message.
+            let waited = (bus.server_time(GIVEN_UP_STREAM).await? - advised_at).to_std().unwrap_or_default();
             if waited < config.ack_wait {
-                return Ok(Next::Later(config.ack_wait - waited));
+                return Ok(Swept::Later(config.ack_wait - waited));
             }
         }
     }
     let reason = format!("delivered {deliveries} times and never answered: a process died or hung each time");
-    let failed = Failed { stream, consumer, message: &message, deliveries: *deliveries, reason: &reason };
-    let mut letter = failed.letter(platform.world.now());
-    if dead_letters::store(platform, &mut letter, message.stored_at).await? {
+    let failed = FailedMessage { stream, consumer, message: &message, deliveries: *deliveries, reason: &reason };
+    let mut letter = failed.dead_letter(platform.world.now());
+    if super::store_once(platform, &mut letter, message.stored_at).await? {
         platform.metrics.dead_lettered.with_label_values(&[consumer]).inc();
         tracing::error!(consumer, reason, sequence, deliveries, "dead letter");
     }
-    // Only now that it is stored elsewhere.
     bus.release(stream, consumer, *sequence).await?;
-    Ok(Next::Done)
+    Ok(Swept::Done)
 }
 
-/// Why the message is not the one that was given up, or will come again by itself.
-fn is_another(given_up: &GivenUp, message: &StoredMessage, config: &Consumer, delivered: u64) -> Option<&'static str> {
-    let apart = chrono::Duration::from_std(CLOCKS_APART).unwrap_or_default();
-    if message.stored_at > given_up.timestamp + apart {
-        Some("the stream was made anew since, and counts again")
+/// Why the stored message is not the one of the advisory, or will be delivered again without a sweeper.
+fn is_outdated(
+    advisory: &Advisory,
+    message: &StoredMessage,
+    config: &Consumer,
+    delivered: u64,
+) -> Option<&'static str> {
+    let skew = chrono::Duration::from_std(CLOCK_SKEW).unwrap_or_default();
+    if message.stored_at > advisory.timestamp + skew {
+        Some("the stream was recreated since, and counts its sequences from 1 again")
     } else if !subject_matches(&config.filter, &message.subject) {
         Some("the consumer does not read its subject")
-    } else if delivered < given_up.stream_seq {
-        Some("the consumer was made anew since, and will be given it again")
+    } else if delivered < advisory.stream_seq {
+        Some("the consumer was recreated since, and will be delivered the message again")
     } else {
         None
     }

@@ -199,7 +199,7 @@ async fn republish(
         let rows: Vec<OutboxRow> = rows.into_iter().filter(is_young).collect();
         let published = rows.len() as u64;
         count += published;
-        kill_point::reached("lost.before_publish");
+        kill_point::reached("recovery.before_publish");
         for run in runs(rows) {
             for result in platform.bus.publish_all(run.iter().map(|row| row.message(service)).collect()).await {
                 if let Err(error) = result {
@@ -208,7 +208,7 @@ async fn republish(
                 }
             }
         }
-        kill_point::reached("lost.before_advance");
+        kill_point::reached("recovery.before_advance");
         advance(pool, backfills, last).await?;
         platform.metrics.published_again.with_label_values(&[service.name()]).inc_by(published);
         after = last;

@@ -97,8 +97,8 @@ pub struct Store<T> {
     world: World,
     pod: Arc<str>,
     relay_queue: RelayQueue,
-    /// What a simulation makes go wrong for this process.
-    faults: Option<Faults>,
+    /// What a simulation makes fail for this process.
+    faults: Faults,
 }
 
 enum Backend<T> {
@@ -157,12 +157,12 @@ impl<T: Tables> Store<T> {
 
     fn new(backend: Backend<T>, world: &World, pod: &Arc<str>) -> Self {
         let (world, pod) = (world.clone(), pod.clone());
-        Self { backend, world, pod, relay_queue: RelayQueue::default(), faults: None }
+        Self { backend, world, pod, relay_queue: RelayQueue::default(), faults: Faults::default() }
     }
 
     /// The same tables as another process of a simulation sees them.
-    pub fn seen_with(&self, pod: &Arc<str>, faults: &Faults) -> Self {
-        Self { faults: Some(faults.clone()), ..Self::new(self.backend.clone(), &self.world, pod) }
+    pub fn with_faults(&self, pod: &Arc<str>, faults: &Faults) -> Self {
+        Self { faults: faults.clone(), ..Self::new(self.backend.clone(), &self.world, pod) }
     }
 
     /// The consumer and inbox key of every processed message in memory, so that a simulation can compare them with what was
@@ -267,9 +267,8 @@ impl<T: Tables> Store<T> {
 
     /// In a simulation, a point on the way to the database where the process may die, or `fault` may strike.
     async fn reach(&self, fault: Fault) -> Result<(), StoreError> {
-        let Some(faults) = &self.faults else { return Ok(()) };
-        faults.to_store().await.map_err(StoreError::Unavailable)?;
-        if faults.strikes(fault) {
+        self.faults.reach_store().await.map_err(StoreError::Unavailable)?;
+        if self.faults.occurs(fault) {
             return Err(StoreError::Unavailable("simulated: no connection".to_owned()));
         }
         Ok(())

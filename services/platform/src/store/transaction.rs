@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Postgres};
 use streams::Event;
-use streams::simulation::{Fault, Faults};
+use streams::simulation::Fault;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::sleep;
 
@@ -122,26 +122,20 @@ impl<T: Tables> Transaction<T> {
     /// [`StoreError`]: nothing was changed, except after [`StoreError::Unavailable`] from PostgreSQL. Then the outcome is
     /// unknown, and the caller must read it.
     pub async fn commit(self) -> Result<(), StoreError> {
-        match self.store.faults.clone() {
-            Some(faults) => self.commit_with(&faults).await,
-            None => self.commit_now().await,
-        }
-    }
-
-    /// As in a simulation: the process may die before or after the commit, and the reply may be lost.
-    async fn commit_with(self, faults: &Faults) -> Result<(), StoreError> {
+        let faults = self.store.faults.clone();
+        // In a simulation the process may die or stand still here, and then holds no lock.
         let mut held = Some(self);
         faults.in_transaction(|| held = None).await.map_err(StoreError::Unavailable)?;
         let Some(tx) = held else { return Ok(()) };
-        if faults.strikes(Fault::CommitRefused) {
+        if faults.occurs(Fault::CommitRefused) {
             return Err(StoreError::Unavailable("simulated: a commit that was not made".to_owned()));
         }
-        if faults.strikes(Fault::CommitConflict) {
+        if faults.occurs(Fault::CommitConflict) {
             return Err(StoreError::Serialization("simulated".to_owned()));
         }
         tx.commit_now().await?;
-        faults.point().await;
-        if faults.strikes(Fault::CommitUnanswered) {
+        faults.crash_point().await;
+        if faults.occurs(Fault::CommitUnanswered) {
             return Err(StoreError::Unavailable("simulated: a commit without an answer".to_owned()));
         }
         Ok(())

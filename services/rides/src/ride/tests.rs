@@ -13,7 +13,7 @@ pub(crate) fn accepted() -> MatchAccepted {
     let id = |n: u128| uuid::Uuid::from_u128(n);
     MatchAccepted {
         match_id: MatchId(id(1)),
-        request_id: streams::event::id::RequestId(id(2)),
+        request_id: streams::event::ids::RequestId(id(2)),
         driver_id: UserId(id(3)),
         passenger_id: UserId(id(4)),
         pickup: Position { lat: 40.7128, lng: -74.006 },

@@ -32,7 +32,8 @@ pub enum StreamsAction {
 /// If the topology is not sound, the server cannot be reached, or a file cannot be written.
 pub async fn run(settings: &Settings, action: StreamsAction) -> Result<ExitCode> {
     let topology = Topology::rideshare();
-    topology.prove().map_err(|faults| anyhow!("the topology is not sound: {}", faults.join("; ")))?;
+    streams::topology::prove(&topology)
+        .map_err(|faults| anyhow!("the topology is not sound: {}", faults.join("; ")))?;
     if let StreamsAction::Export { directory } = action {
         return export(&topology, &directory, settings.nats_replicas);
     }
