@@ -1,15 +1,18 @@
 //! HTTP calls to one base URL: JSON in and out, one connection a call, bounded in time and size. Redirects are not
 //! followed, and `https` is refused. Tokens belong to the caller.
 
+use std::io;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, header};
-use hyper_util::rt::TokioIo;
+use hyper::{Method, Request, Uri, header};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use tokio::time::timeout;
+use tower::service_fn;
 
 use crate::frame::text;
 use crate::transport::{Connection, Transport};
@@ -99,8 +102,7 @@ impl HttpClient {
     async fn send(&self, method: Method, path: &str, token: Option<&str>, body: Option<&Value>) -> Result<Response> {
         let mut request = Request::builder()
             .method(method)
-            .uri(self.path(path))
-            .header(header::HOST, &self.authority)
+            .uri(format!("http://{}{}", self.authority, self.path(path)))
             .header(header::CONNECTION, "close")
             .header(header::ACCEPT, "application/json");
         if let Some(token) = token {
@@ -111,25 +113,20 @@ impl HttpClient {
         }
         let bytes = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
         let request = request.body(Full::new(bytes)).context("cannot form the request")?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(self.connect().await?)).await?;
-        let response = async {
-            let response = sender.send_request(request).await?;
-            let status = response.status().as_u16();
-            let body = Limited::new(response.into_body(), BODY_MAX).collect().await;
-            let body = body.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
-            Ok(Response { status, body: serde_json::from_slice(&body).unwrap_or(Value::Null) })
-        };
-        // The connection must be polled while the response is awaited; it ends with it.
-        tokio::pin!(connection, response);
-        tokio::select! {
-            biased;
-            response = &mut response => response,
-            ended = &mut connection => {
-                ended?;
-                response.await
-            }
-        }
+        // No pool: a process that was killed leaves no dead connection for the next call.
+        let to = self.clone();
+        let connector = service_fn(move |_: Uri| {
+            let to = to.clone();
+            Box::pin(async move {
+                to.connect().await.map(TokioIo::new).map_err(|error| io::Error::other(format!("{error:#}")))
+            })
+        });
+        let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
+        let response = client.request(request).await?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), BODY_MAX).collect().await;
+        let body = body.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
+        Ok(Response { status, body: serde_json::from_slice(&body).unwrap_or(Value::Null) })
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use hyper_util::client::legacy::connect::{Connected, Connection as HttpConnection};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::TcpStream;
 
@@ -34,6 +35,12 @@ impl ByteStream for TcpStream {}
 impl ByteStream for DuplexStream {}
 
 pub(crate) type Connection = Box<dyn ByteStream>;
+
+impl HttpConnection for Connection {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
 
 impl Transport {
     /// # Errors
