@@ -2,7 +2,7 @@
 //! positions, and has no table.
 
 pub mod app;
-pub mod bench;
+pub mod cli;
 pub mod commands;
 pub mod http;
 pub mod monitor;

@@ -1,6 +1,7 @@
-//! `rideshare dead-letters`: what failed for good, looked at, given back to the consumer that failed it, or removed. It reads
-//! DEAD_LETTER_STREAM without a durable consumer, and handles nothing itself: requeued messages are handled by the service.
+//! `rideshare dead-letters`: dead letters listed, shown, requeued to the consumer that failed them, or removed. It reads
+//! DEAD_LETTER_STREAM without a durable consumer, and handles no message itself: the service does, when it is requeued.
 
+use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,8 +10,9 @@ use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 use platform::World;
-use platform::dead_letters::{self, Letter, Requeued};
-use serde_json::{Map, Value, json};
+use platform::dead_letters::{self, DeadLetter, Requeued};
+use serde::Serialize;
+use serde_json::Value;
 use streams::topology::{DEAD_LETTER_STREAM, Topology};
 use streams::{Bus, BusError};
 use tokio::time::timeout;
@@ -18,19 +20,18 @@ use tokio::time::timeout;
 use crate::app;
 use crate::settings::{QueueType, Settings};
 
-/// The wait for a server: somebody sits in front of it.
+/// The wait for a server: a person waits for the answer.
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
-/// What a table shows of a reason.
+/// Characters of a reason that a table shows.
 const REASON_MAX: usize = 80;
 
-/// What to do with dead letters.
 #[derive(Debug, Subcommand)]
-pub enum LettersAction {
+pub enum DeadLettersAction {
     /// List them, oldest first.
-    List(Which),
+    List(Filter),
     /// Show one with its headers and its body.
     Show {
-        /// Its sequence, as `list` tells it.
+        /// Its sequence, as `list` shows it.
         #[arg(value_name = "SEQUENCE", required_unless_present = "sequence")]
         number: Option<u64>,
         /// The same.
@@ -41,12 +42,11 @@ pub enum LettersAction {
         format: Format,
     },
     /// Give each to the consumer that failed it, and to no other; once it is handled, its letter goes. Status 1 if one fails.
-    Requeue(Chosen),
+    Requeue(Selection),
     /// Remove them for good.
-    Remove(Chosen),
+    Remove(Selection),
 }
 
-/// How a command answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people.
@@ -57,7 +57,7 @@ pub enum Format {
 
 /// Which letters; all conditions hold together.
 #[derive(Debug, Clone, Args)]
-pub struct Which {
+pub struct Filter {
     /// Those with these sequences in DEAD_LETTER_STREAM.
     #[arg(value_name = "SEQUENCE")]
     pub numbers: Vec<u64>,
@@ -78,44 +78,33 @@ pub struct Which {
     pub format: Format,
 }
 
-/// Which letters, for what changes something: not everything by mistake.
+/// A filter for what changes something: it must say `--all` if it means all.
 #[derive(Debug, Clone, Args)]
-pub struct Chosen {
-    /// The conditions.
+pub struct Selection {
     #[command(flatten)]
-    pub which: Which,
+    pub filter: Filter,
     /// Every letter there is.
     #[arg(long)]
     pub all: bool,
 }
 
 fn age(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is no age: a whole number and s, m, h or d, as in 15m");
-    let unit = text.chars().last().ok_or_else(wrong)?;
-    let seconds = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3_600,
-        'd' => 86_400,
-        _ => return Err(wrong()),
-    };
-    let count: u32 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
-    Ok(Duration::from_secs(u64::from(count) * seconds))
+    humantime::parse_duration(text).map_err(|error| format!("`{text}` is no age, as 15m or 2h 30m: {error}"))
 }
 
-impl Which {
+impl Filter {
     fn sequences(&self) -> impl Iterator<Item = u64> {
         self.numbers.iter().chain(&self.sequences).copied()
     }
 
-    fn is_everything(&self) -> bool {
+    fn matches_all(&self) -> bool {
         self.sequences().next().is_none()
             && self.consumer.is_none()
             && self.older_than.is_none()
             && self.younger_than.is_none()
     }
 
-    fn covers(&self, letter: &Letter, now: DateTime<Utc>) -> bool {
+    fn matches(&self, letter: &DeadLetter, now: DateTime<Utc>) -> bool {
         let age = (now - letter.stored_at).to_std().unwrap_or_default();
         let numbered = self.sequences().next().is_none() || self.sequences().any(|s| s == letter.sequence);
         numbered
@@ -129,73 +118,71 @@ impl Which {
 ///
 /// # Errors
 /// A sentence for the person who typed it.
-pub async fn run(settings: &Settings, action: &LettersAction) -> Result<ExitCode> {
-    if let LettersAction::Requeue(chosen) | LettersAction::Remove(chosen) = action {
+pub async fn run(settings: &Settings, action: &DeadLettersAction) -> Result<ExitCode> {
+    if let DeadLettersAction::Requeue(selection) | DeadLettersAction::Remove(selection) = action {
         ensure!(
-            chosen.all == chosen.which.is_everything(),
+            selection.all == selection.filter.matches_all(),
             "say which: sequences, --consumer, --older-than, --younger-than; or --all, and nothing else"
         );
     }
     let bus = connect(settings).await?;
     let mut out = std::io::stdout().lock();
     match action {
-        LettersAction::List(which) => {
-            let letters = found(&bus, which).await?;
-            list(&mut out, &letters, which.format)?;
+        DeadLettersAction::List(filter) => {
+            let letters = find(&bus, filter).await?;
+            list(&mut out, &letters, filter.format)?;
             Ok(ExitCode::SUCCESS)
         }
-        LettersAction::Show { number, sequence, format } => {
-            let sequence = number.or(*sequence).context("say which: a sequence, as `dead-letters list` tells it")?;
+        DeadLettersAction::Show { number, sequence, format } => {
+            let sequence = number.or(*sequence).context("say which: a sequence, as `dead-letters list` shows it")?;
             let letter = match bus.get_message(DEAD_LETTER_STREAM, sequence).await {
-                Ok(stored) => Letter::read(stored),
+                Ok(stored) => DeadLetter::parse(stored),
                 Err(BusError::NotFound(_)) => bail!("there is no dead letter {sequence}"),
                 Err(error) => return Err(error.into()),
             };
             show(&mut out, &letter, *format)?;
             Ok(ExitCode::SUCCESS)
         }
-        LettersAction::Requeue(Chosen { which, .. }) => {
-            let mut done = Vec::new();
-            for letter in found(&bus, which).await? {
-                let (outcome, why) = match dead_letters::requeue(&bus, &letter).await {
-                    Ok(Requeued::Done) => ("requeued", String::new()),
-                    Ok(Requeued::DoneBefore) => ("handled_before", String::new()),
-                    Err(error) => ("failed", error.to_string()),
-                };
-                done.push(Outcome { letter, outcome, why });
+        DeadLettersAction::Requeue(Selection { filter, .. }) => {
+            let mut results = Vec::new();
+            for letter in find(&bus, filter).await? {
+                results.push(match dead_letters::requeue(&bus, &letter).await {
+                    Ok(Requeued::Done) => LetterResult::of(&letter, Outcome::Requeued),
+                    Ok(Requeued::DoneBefore) => LetterResult::of(&letter, Outcome::HandledBefore),
+                    Err(error) => LetterResult::failed(&letter, &error),
+                });
             }
-            tell(&mut out, &done, which.format)
+            report(&mut out, &results, filter.format)
         }
-        LettersAction::Remove(Chosen { which, .. }) => {
-            let mut done = Vec::new();
-            for letter in found(&bus, which).await? {
-                let (outcome, why) = match dead_letters::remove(&bus, &letter).await {
-                    // Somebody else was faster.
-                    Ok(()) | Err(BusError::NotFound(_)) => ("removed", String::new()),
-                    Err(error) => ("failed", error.to_string()),
-                };
-                done.push(Outcome { letter, outcome, why });
+        DeadLettersAction::Remove(Selection { filter, .. }) => {
+            let mut results = Vec::new();
+            for letter in find(&bus, filter).await? {
+                results.push(match dead_letters::remove(&bus, &letter).await {
+                    // NotFound: somebody else has removed it meanwhile.
+                    Ok(()) | Err(BusError::NotFound(_)) => LetterResult::of(&letter, Outcome::Removed),
+                    Err(error) => LetterResult::failed(&letter, &error),
+                });
             }
-            tell(&mut out, &done, which.format)
+            report(&mut out, &results, filter.format)
         }
     }
 }
 
 async fn connect(settings: &Settings) -> Result<Bus> {
-    // A memory bus lives in its process: whatever this one would run on, the letters are on a server.
+    // A memory bus lives in its process, so the letters are on a NATS server whatever QUEUE_TYPE says.
     let settings = Settings { queue_type: QueueType::Nats, ..settings.clone() };
     timeout(CONNECT_WAIT, app::bus(&settings, &World::real(), "dead-letters"))
         .await
         .unwrap_or_else(|_| bail!("NATS_URL: no server answers at {} in {CONNECT_WAIT:?}", settings.nats_url.join(",")))
 }
 
-/// The letters that `which` covers, without their bodies, which may be many.
-async fn found(bus: &Bus, which: &Which) -> Result<Vec<Letter>> {
+/// The letters that match, without their bodies, which may be large.
+async fn find(bus: &Bus, filter: &Filter) -> Result<Vec<DeadLetter>> {
     let now = World::real().now();
     let mut letters = Vec::new();
     let read = dead_letters::for_each(bus, |letter| {
-        if which.covers(&letter, now) {
-            letters.push(Letter { payload: bytes::Bytes::new(), ..letter });
+        if filter.matches(&letter, now) {
+            letters.push(DeadLetter { payload: bytes::Bytes::new(), ..letter });
         }
     });
     match read.await {
@@ -203,9 +190,9 @@ async fn found(bus: &Bus, which: &Which) -> Result<Vec<Letter>> {
         read => read?,
     }
     let missing: Vec<String> =
-        which.sequences().filter(|s| letters.iter().all(|l| l.sequence != *s)).map(|s| s.to_string()).collect();
+        filter.sequences().filter(|s| letters.iter().all(|l| l.sequence != *s)).map(|s| s.to_string()).collect();
     ensure!(missing.is_empty(), "there is no such dead letter: {}", missing.join(", "));
-    if let Some(consumer) = which.consumer.as_ref().filter(|_| letters.is_empty()) {
+    if let Some(consumer) = filter.consumer.as_ref().filter(|_| letters.is_empty()) {
         let known = Topology::rideshare().consumers;
         ensure!(
             known.iter().any(|c| c.durable == *consumer),
@@ -215,38 +202,49 @@ async fn found(bus: &Bus, which: &Which) -> Result<Vec<Letter>> {
     Ok(letters)
 }
 
-fn time(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Millis, true)
+/// What is shown of a letter, in the order of the names.
+#[derive(Serialize)]
+struct Summary<'a> {
+    consumer: &'a str,
+    deliveries: u64,
+    failed_at: &'a str,
+    message_id: &'a str,
+    reason: &'a str,
+    sequence: u64,
+    stream: &'a str,
+    stream_sequence: u64,
+    subject: &'a str,
+    time: String,
 }
 
-fn fields(letter: &Letter) -> Map<String, Value> {
-    let Value::Object(fields) = json!({
-        "sequence": letter.sequence,
-        "time": time(letter.stored_at),
-        "consumer": letter.consumer,
-        "stream": letter.stream,
-        "stream_sequence": letter.stream_sequence,
-        "subject": letter.subject,
-        "message_id": letter.message_id,
-        "deliveries": letter.deliveries,
-        "reason": letter.reason,
-        "failed_at": letter.failed_at,
-    }) else {
-        return Map::new();
-    };
-    fields
+impl<'a> Summary<'a> {
+    fn of(letter: &'a DeadLetter) -> Self {
+        Self {
+            consumer: &letter.consumer,
+            deliveries: letter.deliveries,
+            failed_at: &letter.failed_at,
+            message_id: &letter.message_id,
+            reason: &letter.reason,
+            sequence: letter.sequence,
+            stream: &letter.stream,
+            stream_sequence: letter.stream_sequence,
+            subject: &letter.subject,
+            time: letter.stored_at.to_rfc3339_opts(SecondsFormat::Millis, true),
+        }
+    }
 }
 
 /// A JSON array, an element a line.
-fn array(out: &mut impl Write, elements: impl Iterator<Item = Value>) -> Result<()> {
-    let lines: Vec<String> = elements.map(|element| element.to_string()).collect();
+fn write_array(out: &mut impl Write, elements: &[impl Serialize]) -> Result<()> {
+    let lines = elements.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
     writeln!(out, "[{}{}]", if lines.is_empty() { "" } else { "\n" }, lines.join(",\n"))?;
     Ok(())
 }
 
-fn list(out: &mut impl Write, letters: &[Letter], format: Format) -> Result<()> {
+fn list(out: &mut impl Write, letters: &[DeadLetter], format: Format) -> Result<()> {
+    let letters: Vec<Summary<'_>> = letters.iter().map(Summary::of).collect();
     if format == Format::Json {
-        return array(out, letters.iter().map(|letter| fields(letter).into()));
+        return write_array(out, &letters);
     }
     if letters.is_empty() {
         writeln!(out, "no dead letters")?;
@@ -257,97 +255,125 @@ fn list(out: &mut impl Write, letters: &[Letter], format: Format) -> Result<()> 
         "{:>8}  {:<24}  {:<28}  {:<26}  {:>5}  {:<72}  reason",
         "sequence", "time", "consumer", "from", "tries", "message id"
     )?;
-    for letter in letters {
-        let from = format!("{} {}", letter.stream, letter.stream_sequence);
-        let reason: String = letter.reason.chars().take(REASON_MAX).collect();
+    for Summary { consumer, deliveries, message_id, reason, sequence, stream, stream_sequence, time, .. } in letters {
+        let from = format!("{stream} {stream_sequence}");
+        let reason: String = reason.chars().take(REASON_MAX).collect();
         writeln!(
             out,
-            "{:>8}  {:<24}  {:<28}  {from:<26}  {:>5}  {:<72}  {reason}",
-            letter.sequence,
-            time(letter.stored_at),
-            letter.consumer,
-            letter.deliveries,
-            letter.message_id
+            "{sequence:>8}  {time:<24}  {consumer:<28}  {from:<26}  {deliveries:>5}  {message_id:<72}  {reason}"
         )?;
     }
     Ok(())
 }
 
-fn show(out: &mut impl Write, letter: &Letter, format: Format) -> Result<()> {
-    let mut fields = fields(letter);
+fn show(out: &mut impl Write, letter: &DeadLetter, format: Format) -> Result<()> {
+    #[derive(Serialize)]
+    struct Whole<'a> {
+        #[serde(flatten)]
+        summary: Summary<'a>,
+        headers: Vec<(&'a str, &'a str)>,
+        body: Value,
+    }
     let body = serde_json::from_slice::<Value>(&letter.payload)
         .unwrap_or_else(|_| String::from_utf8_lossy(&letter.payload).into_owned().into());
-    let headers: Vec<Value> = letter.headers.iter().map(|(name, value)| json!([name, value])).collect();
+    let whole = Whole { summary: Summary::of(letter), headers: letter.headers.iter().collect(), body };
     if format == Format::Json {
-        fields.insert("headers".to_owned(), headers.into());
-        fields.insert("body".to_owned(), body);
-        writeln!(out, "{:#}", Value::Object(fields))?;
+        writeln!(out, "{}", serde_json::to_string_pretty(&whole)?)?;
         return Ok(());
     }
-    for (name, value) in &fields {
-        writeln!(out, "{name:<16} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))?;
+    let text = |value: &Value| value.as_str().map_or_else(|| format!("{value:#}"), str::to_owned);
+    if let Value::Object(fields) = serde_json::to_value(&whole.summary)? {
+        for (name, value) in &fields {
+            writeln!(out, "{name:<16} {}", text(value))?;
+        }
     }
-    for (name, value) in letter.headers.iter() {
+    for (name, value) in &whole.headers {
         writeln!(out, "header           {name}: {value}")?;
     }
-    writeln!(out, "\n{}", body.as_str().map_or_else(|| format!("{body:#}"), str::to_owned))?;
+    writeln!(out, "\n{}", text(&whole.body))?;
     Ok(())
 }
 
-struct Outcome {
-    letter: Letter,
-    outcome: &'static str,
-    why: String,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Outcome {
+    Requeued,
+    HandledBefore,
+    Removed,
+    Failed,
 }
 
-fn tell(out: &mut impl Write, done: &[Outcome], format: Format) -> Result<ExitCode> {
-    let failed = done.iter().filter(|o| o.outcome == "failed").count();
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Requeued => "requeued",
+            Self::HandledBefore => "handled before",
+            Self::Removed => "removed",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+/// What a command has done with one letter.
+#[derive(Serialize)]
+struct LetterResult {
+    consumer: String,
+    outcome: Outcome,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    sequence: u64,
+}
+
+impl LetterResult {
+    fn of(letter: &DeadLetter, outcome: Outcome) -> Self {
+        Self { consumer: letter.consumer.clone(), outcome, reason: None, sequence: letter.sequence }
+    }
+
+    fn failed(letter: &DeadLetter, error: &impl fmt::Display) -> Self {
+        Self { reason: Some(error.to_string()), ..Self::of(letter, Outcome::Failed) }
+    }
+}
+
+fn report(out: &mut impl Write, results: &[LetterResult], format: Format) -> Result<ExitCode> {
+    let failed = results.iter().filter(|result| result.outcome == Outcome::Failed).count();
     if format == Format::Json {
-        array(
-            out,
-            done.iter().map(|Outcome { letter, outcome, why }| {
-                let mut said = json!({"sequence": letter.sequence, "consumer": letter.consumer, "outcome": outcome});
-                if !why.is_empty() {
-                    said["reason"] = why.as_str().into();
-                }
-                said
-            }),
-        )?;
+        write_array(out, results)?;
     } else {
-        for Outcome { letter, outcome, why } in done {
-            let colon = if why.is_empty() { "" } else { ": " };
-            writeln!(
-                out,
-                "{:>8}  {:<28}  {}{colon}{why}",
-                letter.sequence,
-                letter.consumer,
-                outcome.replace('_', " ")
-            )?;
+        for LetterResult { consumer, outcome, reason, sequence } in results {
+            let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            writeln!(out, "{sequence:>8}  {consumer:<28}  {outcome}{reason}")?;
         }
-        writeln!(out, "{} of {} done", done.len() - failed, done.len())?;
+        writeln!(out, "{} of {} done", results.len() - failed, results.len())?;
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 #[cfg(test)]
 mod tests {
-    use platform::dead_letters::Letter;
+    use platform::dead_letters::DeadLetter;
     use streams::Headers;
 
     use super::*;
 
+    #[derive(clap::Parser)]
+    struct Alone {
+        #[command(flatten)]
+        filter: Filter,
+    }
+
     #[test]
     fn ages_have_units() {
-        for (text, seconds) in [("0s", 0), ("90s", 90), ("15m", 900), ("2h", 7_200), ("3d", 259_200)] {
+        for (text, seconds) in [("0s", 0), ("90s", 90), ("15m", 900), ("2h", 7_200), ("3d", 259_200), ("1h 5m", 3_900)]
+        {
             assert_eq!(age(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
-        for text in ["", "s", "5", "-5m", "1.5h", "5w", "5 m", "99999999999d", "5é"] {
+        for text in ["", "s", "5", "-5m", "5q", "99999999999999999999d", "5é", "soon"] {
             assert!(age(text).is_err_and(|e| e.contains("is no age")), "{text}");
         }
     }
 
-    fn letter(sequence: u64, consumer: &str, minutes_old: i64, now: DateTime<Utc>) -> Letter {
-        Letter {
+    fn letter(sequence: u64, consumer: &str, minutes_old: i64, now: DateTime<Utc>) -> DeadLetter {
+        DeadLetter {
             sequence,
             stored_at: now - chrono::Duration::minutes(minutes_old),
             id: String::new(),
@@ -365,17 +391,14 @@ mod tests {
     }
 
     #[test]
-    fn letters_are_chosen_by_every_condition() {
+    fn a_letter_must_meet_every_condition_of_the_filter() {
         let now: DateTime<Utc> = "2026-01-01T00:00:00Z".parse().unwrap();
         let letters = [letter(1, "a", 100, now), letter(2, "b", 50, now), letter(3, "a", 10, now)];
         let which = |text: &str| {
-            let words = ["rideshare", "dead-letters", "list"].into_iter().chain(text.split_whitespace());
-            let cli = <crate::settings::Cli as clap::Parser>::try_parse_from(words).unwrap();
-            let Some(crate::settings::Command::DeadLetters { action: LettersAction::List(which) }) = cli.command else {
-                panic!("{text}");
-            };
-            let covered = letters.iter().filter(|l| which.covers(l, now)).map(|l| l.sequence);
-            (covered.collect::<Vec<_>>(), which.is_everything())
+            let words = std::iter::once("list").chain(text.split_whitespace());
+            let Alone { filter } = clap::Parser::try_parse_from(words).unwrap();
+            let matching = letters.iter().filter(|l| filter.matches(l, now)).map(|l| l.sequence);
+            (matching.collect::<Vec<_>>(), filter.matches_all())
         };
         assert_eq!(which(""), (vec![1, 2, 3], true));
         assert_eq!(which("--consumer a"), (vec![1, 3], false));
@@ -392,7 +415,7 @@ mod tests {
     fn lists_are_tables_or_json() {
         let now: DateTime<Utc> = "2026-01-01T00:00:00Z".parse().unwrap();
         let letters = [letter(1, "a", 0, now), letter(2, "b", 0, now)];
-        let text = |letters: &[Letter], format| {
+        let text = |letters: &[DeadLetter], format| {
             let mut out = Vec::new();
             list(&mut out, letters, format).unwrap();
             String::from_utf8(out).unwrap()

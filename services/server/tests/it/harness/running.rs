@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use clap::Parser;
 use platform::World;
 use server::app::App;
-use server::settings::{Cli, Settings};
+use server::cli::Cli;
+use server::settings::Settings;
 use streams::Service;
 
 use testing::nats::Server;
