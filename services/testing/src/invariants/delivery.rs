@@ -6,7 +6,7 @@ use serde_json::Value;
 use streams::Service;
 use streams::topology::{TABLE, durable};
 
-use super::{Event, History, text};
+use super::history::{Event, History, text};
 
 /// An event in a user's mailbox, or as a client received it.
 #[derive(Debug, Clone, Copy)]
