@@ -55,8 +55,6 @@ pub(crate) struct City {
     pub(crate) busy: Gauge,
     /// Passengers in a ride.
     pub(crate) riding: Gauge,
-    /// Drivers who take part.
-    pub(crate) online: Gauge,
     /// Passengers for whom the file held no more requests.
     pub(crate) without_request: Gauge,
     sign_ins: Semaphore,
@@ -92,7 +90,6 @@ impl City {
             phase,
             busy: Gauge::default(),
             riding: Gauge::default(),
-            online: Gauge::default(),
             without_request: Gauge::default(),
             sign_ins: Semaphore::new(CONCURRENT_SIGN_INS),
             checker: Mutex::new(checker),

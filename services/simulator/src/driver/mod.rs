@@ -95,13 +95,11 @@ impl Driver {
             active_on: 0,
             city,
         };
-        driver.city.online.change(1);
         while driver.city.phase() != Phase::Over {
             let deadline = driver.act(clock::now());
             let input = driver.client.next(deadline).await;
             driver.on_input(input);
         }
-        driver.city.online.change(-1);
         driver.go_offline().await;
         Ok(())
     }
