@@ -61,7 +61,7 @@ pub(crate) struct City {
     checker: Mutex<Checker>,
     statistics: Mutex<Statistics>,
     schedule: Mutex<RequestSchedule>,
-    /// PINs that passengers have told their drivers, by ride.
+    /// PINs that passengers have shared with their drivers, by ride.
     pins: Mutex<HashMap<String, String>>,
     accounts: Mutex<BTreeMap<String, Arc<Account>>>,
 }
@@ -116,7 +116,7 @@ impl City {
         lock(&self.schedule)
     }
 
-    /// The passenger tells the driver the PIN of a ride.
+    /// The passenger shares the PIN of a ride with its driver.
     pub(crate) fn share_pin(&self, ride_id: &str, pin: &str) {
         lock(&self.pins).insert(ride_id.to_owned(), pin.to_owned());
     }

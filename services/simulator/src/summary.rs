@@ -54,7 +54,7 @@ pub struct Summary {
     pub points: u64,
     /// Wrong PINs given on purpose.
     pub wrong_pins: u64,
-    /// Commands sent although only somebody else may send them.
+    /// Commands that the platform had to refuse: only somebody else may send them.
     pub forbidden_commands: u64,
     /// Refused commands by type and code. Most are races that the contract allows.
     pub refusals: BTreeMap<String, u64>,
