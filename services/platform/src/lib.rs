@@ -4,6 +4,7 @@
 pub mod background;
 pub mod consumer;
 pub mod dead_letters;
+pub mod http_client;
 pub mod kill_point;
 pub mod problem;
 pub mod relay;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use pricing::{Tariff, Tariffs};
+use pricing::Tariffs;
 use streams::{Service, VehicleType};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -168,37 +168,10 @@ impl Settings {
                 VehicleType::Motorcycle => &mut tariffs.motorcycle,
                 VehicleType::Van => &mut tariffs.van,
             };
-            change(tariff, text).map_err(|e| anyhow::anyhow!("{name}: {e}"))?;
+            *tariff = tariff.changed(text).map_err(|e| anyhow::anyhow!("{name}: {e}"))?;
         }
         Ok(tariffs)
     }
-}
-
-fn change(tariff: &mut Tariff, text: &str) -> Result<(), String> {
-    for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
-        let (key, value) = part.split_once('=').ok_or_else(|| format!("`{part}` is not of the form key=cents"))?;
-        let value: i64 = value
-            .trim()
-            .parse()
-            .ok()
-            .filter(|v| (0..=1_000_000).contains(v))
-            .ok_or_else(|| format!("`{part}`: a whole number from 0 to 1000000 is needed"))?;
-        match key.trim() {
-            "base" => tariff.base = value,
-            "per_km" => tariff.per_km = value,
-            "per_minute" => tariff.per_minute = value,
-            "minimum" => tariff.minimum = value,
-            "cancellation" => tariff.cancellation = value,
-            "platform_fee_bp" if value <= 10_000 => tariff.platform_fee_bp = value,
-            "platform_fee_bp" => return Err("platform_fee_bp is at most 10000".to_owned()),
-            other => {
-                return Err(format!(
-                    "unknown key `{other}`: base, per_km, per_minute, minimum, cancellation, platform_fee_bp"
-                ));
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 use platform::World;
-use platform::dead_letters::{self, Letter, Requeued};
+use platform::dead_letters::{self, DeadLetter, Requeued};
 use serde::Serialize;
 use serde_json::Value;
 use streams::topology::{DEAD_LETTER_STREAM, Topology};
@@ -104,7 +104,7 @@ impl Filter {
             && self.younger_than.is_none()
     }
 
-    fn matches(&self, letter: &Letter, now: DateTime<Utc>) -> bool {
+    fn matches(&self, letter: &DeadLetter, now: DateTime<Utc>) -> bool {
         let age = (now - letter.stored_at).to_std().unwrap_or_default();
         let numbered = self.sequences().next().is_none() || self.sequences().any(|s| s == letter.sequence);
         numbered
@@ -136,7 +136,7 @@ pub async fn run(settings: &Settings, action: &DeadLettersAction) -> Result<Exit
         DeadLettersAction::Show { number, sequence, format } => {
             let sequence = number.or(*sequence).context("say which: a sequence, as `dead-letters list` shows it")?;
             let letter = match bus.get_message(DEAD_LETTER_STREAM, sequence).await {
-                Ok(stored) => Letter::parse(stored),
+                Ok(stored) => DeadLetter::parse(stored),
                 Err(BusError::NotFound(_)) => bail!("there is no dead letter {sequence}"),
                 Err(error) => return Err(error.into()),
             };
@@ -177,12 +177,12 @@ async fn connect(settings: &Settings) -> Result<Bus> {
 }
 
 /// The letters that match, without their bodies, which may be large.
-async fn find(bus: &Bus, filter: &Filter) -> Result<Vec<Letter>> {
+async fn find(bus: &Bus, filter: &Filter) -> Result<Vec<DeadLetter>> {
     let now = World::real().now();
     let mut letters = Vec::new();
     let read = dead_letters::for_each(bus, |letter| {
         if filter.matches(&letter, now) {
-            letters.push(Letter { payload: bytes::Bytes::new(), ..letter });
+            letters.push(DeadLetter { payload: bytes::Bytes::new(), ..letter });
         }
     });
     match read.await {
@@ -218,7 +218,7 @@ struct Summary<'a> {
 }
 
 impl<'a> Summary<'a> {
-    fn of(letter: &'a Letter) -> Self {
+    fn of(letter: &'a DeadLetter) -> Self {
         Self {
             consumer: &letter.consumer,
             deliveries: letter.deliveries,
@@ -241,7 +241,7 @@ fn write_array(out: &mut impl Write, elements: &[impl Serialize]) -> Result<()> 
     Ok(())
 }
 
-fn list(out: &mut impl Write, letters: &[Letter], format: Format) -> Result<()> {
+fn list(out: &mut impl Write, letters: &[DeadLetter], format: Format) -> Result<()> {
     let letters: Vec<Summary<'_>> = letters.iter().map(Summary::of).collect();
     if format == Format::Json {
         return write_array(out, &letters);
@@ -266,7 +266,7 @@ fn list(out: &mut impl Write, letters: &[Letter], format: Format) -> Result<()> 
     Ok(())
 }
 
-fn show(out: &mut impl Write, letter: &Letter, format: Format) -> Result<()> {
+fn show(out: &mut impl Write, letter: &DeadLetter, format: Format) -> Result<()> {
     #[derive(Serialize)]
     struct Whole<'a> {
         #[serde(flatten)]
@@ -325,11 +325,11 @@ struct LetterResult {
 }
 
 impl LetterResult {
-    fn of(letter: &Letter, outcome: Outcome) -> Self {
+    fn of(letter: &DeadLetter, outcome: Outcome) -> Self {
         Self { consumer: letter.consumer.clone(), outcome, reason: None, sequence: letter.sequence }
     }
 
-    fn failed(letter: &Letter, error: &impl fmt::Display) -> Self {
+    fn failed(letter: &DeadLetter, error: &impl fmt::Display) -> Self {
         Self { reason: Some(error.to_string()), ..Self::of(letter, Outcome::Failed) }
     }
 }
@@ -350,7 +350,7 @@ fn report(out: &mut impl Write, results: &[LetterResult], format: Format) -> Res
 
 #[cfg(test)]
 mod tests {
-    use platform::dead_letters::Letter;
+    use platform::dead_letters::DeadLetter;
     use streams::Headers;
 
     use super::*;
@@ -372,8 +372,8 @@ mod tests {
         }
     }
 
-    fn letter(sequence: u64, consumer: &str, minutes_old: i64, now: DateTime<Utc>) -> Letter {
-        Letter {
+    fn letter(sequence: u64, consumer: &str, minutes_old: i64, now: DateTime<Utc>) -> DeadLetter {
+        DeadLetter {
             sequence,
             stored_at: now - chrono::Duration::minutes(minutes_old),
             id: String::new(),
@@ -415,7 +415,7 @@ mod tests {
     fn lists_are_tables_or_json() {
         let now: DateTime<Utc> = "2026-01-01T00:00:00Z".parse().unwrap();
         let letters = [letter(1, "a", 0, now), letter(2, "b", 0, now)];
-        let text = |letters: &[Letter], format| {
+        let text = |letters: &[DeadLetter], format| {
             let mut out = Vec::new();
             list(&mut out, letters, format).unwrap();
             String::from_utf8(out).unwrap()

@@ -1,5 +1,5 @@
-//! What passes over the bus, kept for a while, and published again: late, out of order, and past the streams' memory of
-//! their ids. It knows the subjects' names and nothing of their bodies.
+//! Recent messages, published again: late, out of order, and after the duplicate window. It knows the subjects' names and
+//! nothing of their bodies.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -16,57 +16,58 @@ use tokio::time::sleep;
 
 use crate::nemesis::EVERY_STREAM;
 
-/// All that events go over.
+/// Every stream of events.
 const STREAMS: [&str; 5] = ["USER_STREAM", "MATCH_STREAM", "RIDE_STREAM", "LOCATION_STREAM", "PAYMENT_STREAM"];
-/// Messages of a subject that are kept.
-const KEPT: usize = 200;
-/// The duplicate window that makes a stream forget ids.
+/// Messages of a subject that are retained, the newest.
+const STORED_MAX: usize = 200;
+/// A duplicate window after which a stream has dropped the ids of everything stored before.
 const SHORT_WINDOW: Duration = Duration::from_millis(100);
-/// Subjects of which a copy without an id, as of a foreign producer, is harmless: what it says is known by other ids.
-const NAMELESS: [&str; 3] = ["user.finder", "match.accepted", "payment.capture"];
+/// Subjects of which a copy without a message id, as from a foreign producer, must be harmless: their bodies carry ids of their
+/// own.
+const WITHOUT_ID: [&str; 3] = ["user.finder", "match.accepted", "payment.capture"];
 
-type Heard = Arc<Mutex<Vec<(&'static str, VecDeque<Message>)>>>;
+type Received = Arc<Mutex<Vec<(&'static str, VecDeque<Message>)>>>;
 
-/// Hears everything that is published.
+/// Records everything that is published, to publish it again.
 #[derive(Debug)]
-pub(crate) struct Copies {
-    heard: Heard,
-    _listening: JoinSet<()>,
+pub(crate) struct Duplicates {
+    received: Received,
+    _subscriptions: JoinSet<()>,
 }
 
-impl Copies {
+impl Duplicates {
     pub(crate) async fn listen(bus: &Bus) -> Self {
-        let heard: Heard = Arc::default();
-        let mut listening = JoinSet::new();
+        let received: Received = Arc::default();
+        let mut subscriptions = JoinSet::new();
         for (n, row) in TABLE.iter().enumerate() {
             let subject = row.subject.as_str();
-            heard.lock().unwrap().push((subject, VecDeque::new()));
+            received.lock().unwrap().push((subject, VecDeque::new()));
             let mut messages = bus.subscribe(subject, None).await.unwrap();
-            let heard = heard.clone();
-            listening.spawn(async move {
+            let received = received.clone();
+            subscriptions.spawn(async move {
                 while let Some(message) = messages.next().await {
-                    let (_, kept) = &mut heard.lock().unwrap()[n];
-                    if kept.len() >= KEPT {
-                        kept.pop_front();
+                    let (_, recent) = &mut received.lock().unwrap()[n];
+                    if recent.len() >= STORED_MAX {
+                        recent.pop_front();
                     }
                     let (subject, headers, payload) = (message.subject, message.headers, message.payload);
-                    kept.push_back(Message { subject, headers, payload });
+                    recent.push_back(Message { subject, headers, payload });
                 }
             });
         }
-        Self { heard, _listening: listening }
+        Self { received, _subscriptions: subscriptions }
     }
 
-    /// Some old messages of every subject, in any order.
+    /// `count` old messages of every subject, in random order.
     fn choose(&self, count: usize, rng: &mut StdRng) -> Vec<Message> {
-        let heard = self.heard.lock().unwrap();
+        let received = self.received.lock().unwrap();
         let mut chosen = Vec::new();
-        for (subject, kept) in heard.iter() {
-            let kept: Vec<&Message> = kept.iter().collect();
+        for (subject, recent) in received.iter() {
+            let recent: Vec<&Message> = recent.iter().collect();
             for _ in 0..count {
-                let Some(message) = kept.choose(rng) else { break };
+                let Some(message) = recent.choose(rng) else { break };
                 let mut message = (*message).clone();
-                if NAMELESS.contains(subject) && rng.random_bool(0.3) {
+                if WITHOUT_ID.contains(subject) && rng.random_bool(0.3) {
                     message.headers = Headers::default();
                 }
                 let place = rng.random_range(0..=chosen.len());
@@ -76,17 +77,14 @@ impl Copies {
         chosen
     }
 
-    /// Publishes copies; with `forget`, after the streams have forgotten their ids. Returns how many were stored.
-    pub(crate) async fn publish(&self, urls: &[String], bus: &Bus, forget: bool, rng: &mut StdRng) -> usize {
-        if forget {
-            self::forget(urls).await;
-        }
+    /// Publishes some again, and returns how many the streams have stored a second time.
+    pub(crate) async fn publish(&self, bus: &Bus, rng: &mut StdRng) -> usize {
         let results = bus.publish_all(self.choose(4, rng)).await;
         results.into_iter().filter(|result| result.as_ref().is_ok_and(|published| !published.duplicate)).count()
     }
 }
 
-/// Changes a stream's configuration behind the services' back; false if the server does not let us.
+/// Changes a stream's configuration without the services; false if the server does not allow it.
 pub(crate) async fn change(
     urls: &[String],
     stream: &str,
@@ -103,9 +101,9 @@ pub(crate) async fn change(
     matches!(tokio::time::timeout(Duration::from_secs(5), work).await, Ok(Some(_)))
 }
 
-/// Makes a stream, or every one, take nothing more than it has: until its bound is put right, it is full.
+/// Lowers the bound of a stream, or of every one, to what it holds: until the topology is applied again it refuses publishes.
 pub(crate) async fn fill(urls: &[String], bus: &Bus, stream: &str) -> bool {
-    // LOCATION_STREAM never refuses: it drops what is old, and that is not what is asked for.
+    // LOCATION_STREAM never refuses: it would drop its oldest messages.
     let refusing = STREAMS.into_iter().filter(|name| *name != "LOCATION_STREAM");
     let mut all = true;
     for stream in refusing.filter(|name| stream == EVERY_STREAM || stream == *name) {
@@ -116,8 +114,8 @@ pub(crate) async fn fill(urls: &[String], bus: &Bus, stream: &str) -> bool {
     all
 }
 
-/// Makes the streams forget the ids that they know.
-pub(crate) async fn forget(urls: &[String]) {
+/// Waits out a short duplicate window, so that every stream accepts an id that it has stored.
+pub(crate) async fn expire_duplicate_windows(urls: &[String]) {
     for stream in STREAMS {
         change(urls, stream, |config| config.duplicate_window = SHORT_WINDOW).await;
     }

@@ -1,5 +1,5 @@
-//! Breaking things and healing them: what each fault does to processes, servers and lines, what is watched meanwhile, and
-//! how long it takes until all is well again.
+//! Injecting faults and healing them: what each fault does to processes, servers and lines, what is observed meanwhile, and how
+//! long recovery takes.
 
 use std::time::Duration;
 
@@ -9,29 +9,29 @@ use streams::topology::Topology;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::duplicates;
-use crate::nemesis::{Dealt, Fault, Nemesis};
+use crate::nemesis::{Dealt, Fault, Nemesis, Then, Window};
 use crate::proxy::Line;
 use crate::rig::{Place, Rig, TICK};
 use crate::servers::Postgres;
 
 /// From the end of the last fault until everything is ready and clients are served.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
-/// For a process to end that was asked to.
+/// From SIGTERM until a process has ended.
 const END_LIMIT: Duration = Duration::from_secs(45);
-/// A dependency that is away for so long must show.
-const RED_LIMIT: Duration = Duration::from_secs(7);
+/// Once a server has been away for so long, no process may report that it is ready.
+const NOT_READY_AFTER: Duration = Duration::from_secs(7);
 
-/// What a process is doing, as far as the rig made it.
+/// What the rig has done to a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Up,
     Down,
     Frozen,
-    /// Asked to end, since.
+    /// SIGTERM was sent then.
     Ending(Instant),
 }
 
-/// A fault under way.
+/// A fault that has not ended.
 pub(crate) struct Active {
     fault: Fault,
     place: usize,
@@ -40,10 +40,10 @@ pub(crate) struct Active {
 }
 
 impl Rig {
-    /// Deals faults until the time is over, and heals them all.
-    pub(crate) async fn torment(&mut self) {
+    /// Injects faults until the time is over, and heals them all.
+    pub(crate) async fn inject_faults(&mut self) {
         let mut nemesis = Nemesis::new(self.settings.seed);
-        while !self.ledger_has_acks(20) {
+        while !self.has_acks(20) {
             self.tick().await;
             sleep(TICK).await;
         }
@@ -57,31 +57,31 @@ impl Rig {
                 sleep(TICK).await;
             }
             let soon = self.active.iter().all(|active| active.until < Instant::now() + Duration::from_secs(10));
-            if dealt.calm && soon {
-                self.calm().await;
+            if dealt.then == Then::Recover && soon {
+                self.recover().await;
             }
         }
         for active in &mut self.active {
             active.until = Instant::now();
         }
-        self.calm().await;
+        self.recover().await;
         self.say("healed");
     }
 
-    fn ledger_has_acks(&mut self, count: u64) -> bool {
+    fn has_acks(&mut self, count: u64) -> bool {
         self.drain();
         self.acks >= count
     }
 
     pub(crate) fn drain(&mut self) {
-        for note in self.ledger.try_iter() {
-            self.acks += u64::from(matches!(note, Observation::Acked { .. }));
-            self.notes.push(note);
+        for observation in self.observer.try_iter() {
+            self.acks += u64::from(matches!(observation, Observation::Acked { .. }));
+            self.observations.push(observation);
         }
     }
 
     /// Waits until every fault has ended, every process is ready, and clients are served.
-    async fn calm(&mut self) {
+    async fn recover(&mut self) {
         let limit = Instant::now() + RECOVERY_LIMIT + Duration::from_secs(10);
         while !self.active.is_empty() || self.healed_at.is_some() {
             if Instant::now() >= limit {
@@ -100,15 +100,15 @@ impl Rig {
         }
     }
 
-    /// A place of the fleet that nothing is wrong with, from `n` on.
+    /// A process without a fault, from place `n` on.
     fn up(&self, n: usize) -> Option<usize> {
         let count = self.places.len();
         (0..count).map(|step| (n + step) % count).find(|place| self.places[*place].state == State::Up)
     }
 
-    /// The place of the match process that holds the lease, if nothing is wrong with it.
-    fn lead(&self) -> Option<usize> {
-        let (_, holder) = self.held.last()?;
+    /// The place of the match process that holds the lease, if it has no fault.
+    fn leader(&self) -> Option<usize> {
+        let (_, holder) = self.leases.last()?;
         let leads = |place: &Place| {
             let pod = format!("{}.{}", place.process.name, place.process.lives);
             place.state == State::Up && pod == *holder
@@ -120,7 +120,7 @@ impl Rig {
         !self.active.iter().any(|active| matches!(active.fault, Fault::Nats(_) | Fault::NatsFreeze(_) | Fault::Wipe(_)))
     }
 
-    /// The nodes whose store a wipe takes: every other time all of them.
+    /// The nodes whose store a wipe deletes: one, or every other time all.
     fn wiped(&self, place: usize) -> Vec<usize> {
         if place < self.nats.len() { vec![place] } else { (0..self.nats.len()).collect() }
     }
@@ -132,7 +132,7 @@ impl Rig {
                 Some(place) => (fault, place),
                 None => return,
             },
-            Fault::FreezeLead => match self.lead() {
+            Fault::FreezeLead => match self.leader() {
                 Some(place) => (Fault::Freeze(place), place),
                 None => return,
             },
@@ -197,9 +197,14 @@ impl Rig {
                     return;
                 }
             }
-            Fault::Copies(forget) => {
+            Fault::Duplicates(window) => {
                 let urls = self.nats.urls();
-                let publish = self.copies.publish(&urls, &self.bus, forget, &mut nemesis.rng);
+                let publish = async {
+                    if window == Window::Expired {
+                        duplicates::expire_duplicate_windows(&urls).await;
+                    }
+                    self.duplicates.publish(&self.bus, &mut nemesis.rng).await
+                };
                 let stored = timeout(Duration::from_secs(15), publish).await;
                 self.say(&format!("  stored again: {stored:?}"));
             }
@@ -210,11 +215,11 @@ impl Rig {
 
     async fn end(&mut self, active: Active) {
         let place = active.place;
-        if matches!(active.fault, Fault::Postgres) && active.since.elapsed() >= RED_LIMIT {
-            self.must_be_red("PostgreSQL", active.since.elapsed()).await;
+        if matches!(active.fault, Fault::Postgres) && active.since.elapsed() >= NOT_READY_AFTER {
+            self.must_not_be_ready("PostgreSQL", active.since.elapsed()).await;
         }
-        if self.nats.len() == 1 && matches!(active.fault, Fault::Nats(_)) && active.since.elapsed() >= RED_LIMIT {
-            self.must_be_red("NATS", active.since.elapsed()).await;
+        if self.nats.len() == 1 && matches!(active.fault, Fault::Nats(_)) && active.since.elapsed() >= NOT_READY_AFTER {
+            self.must_not_be_ready("NATS", active.since.elapsed()).await;
         }
         match active.fault {
             Fault::Kill(_) => {
@@ -235,19 +240,23 @@ impl Rig {
             Fault::NatsFreeze(_) => self.nats.signal(place, "CONT"),
             Fault::Full(_) => {
                 if let Err(error) = self.bus.apply(&Topology::rideshare()).await {
-                    self.say(&format!("  the stream's bound is not put right yet: {error}"));
+                    self.say(&format!("  the stream's bound is not restored yet: {error}"));
                 }
             }
-            Fault::Restart(_) | Fault::RollingRestart | Fault::Copies(_) | Fault::NatsLeader | Fault::FreezeLead => {}
+            Fault::Restart(_)
+            | Fault::RollingRestart
+            | Fault::Duplicates(_)
+            | Fault::NatsLeader
+            | Fault::FreezeLead => {}
         }
         self.healed_at = Some((Instant::now(), self.acks));
     }
 
-    async fn must_be_red(&mut self, what: &str, away: Duration) {
+    async fn must_not_be_ready(&mut self, what: &str, away: Duration) {
         for n in 0..self.places.len() {
             if self.places[n].state == State::Up && self.places[n].process.ready().await.is_ok() {
                 let name = &self.places[n].process.name;
-                self.wrong.push(format!("{name} says that it is ready, {away:?} after {what} went away"));
+                self.wrong.push(format!("{name} reports that it is ready, {away:?} after {what} went away"));
             }
         }
     }
@@ -263,7 +272,7 @@ impl Rig {
             let until = Instant::now() + END_LIMIT + Duration::from_secs(20);
             while self.places[n].state != State::Up || self.places[n].process.ready().await.is_err() {
                 if Instant::now() >= until {
-                    // Something else is broken meanwhile: it is started, and that is all that can be asked for here.
+                    // Another fault is active meanwhile: the process is started, and nothing more can be expected here.
                     break;
                 }
                 self.tick().await;
@@ -272,7 +281,7 @@ impl Rig {
         }
     }
 
-    /// Looks after what has ended, by itself or because its time is over, and notes what happens.
+    /// Restarts processes that have ended, heals faults whose time is over, and records leases and recoveries.
     pub(crate) async fn tick(&mut self) {
         self.drain();
         let now = Instant::now();
@@ -281,7 +290,7 @@ impl Rig {
             let died = process.died();
             match (*state, died) {
                 (State::Up, Some(how)) => {
-                    // A process may end rather than go on half; whoever watches it starts a whole one.
+                    // A process may end itself rather than go on with a part of its tasks; its supervisor starts a new one.
                     let log = process.tail(5);
                     process.start(None);
                     let name = process.name.clone();
@@ -309,25 +318,26 @@ impl Rig {
             let active = self.active.remove(place);
             self.end(active).await;
         }
-        self.note_lease().await;
-        self.note_recovery().await;
+        self.record_lease().await;
+        self.record_recovery().await;
     }
 
-    async fn note_lease(&mut self) {
-        if self.lease.is_none() {
+    async fn record_lease(&mut self) {
+        if self.lease_reader.is_none() {
             let url = Postgres::url(self.postgres.port());
-            self.lease = timeout(Duration::from_secs(1), PgConnection::connect(&url)).await.ok().and_then(Result::ok);
+            self.lease_reader =
+                timeout(Duration::from_secs(1), PgConnection::connect(&url)).await.ok().and_then(Result::ok);
         }
-        let Some(connection) = &mut self.lease else { return };
+        let Some(connection) = &mut self.lease_reader else { return };
         let look = sqlx::query_as::<_, (i64, String)>("select epoch, holder from matching.lease");
         match timeout(Duration::from_secs(1), look.fetch_optional(connection)).await {
-            Ok(Ok(Some(held))) if self.held.last() != Some(&held) => self.held.push(held),
+            Ok(Ok(Some(lease))) if self.leases.last() != Some(&lease) => self.leases.push(lease),
             Ok(Ok(_)) => {}
-            _ => self.lease = None,
+            _ => self.lease_reader = None,
         }
     }
 
-    async fn note_recovery(&mut self) {
+    async fn record_recovery(&mut self) {
         let Some((at, acks)) = self.healed_at else { return };
         let all_up = self.places.iter().all(|place| place.state == State::Up);
         if !self.active.is_empty() || !all_up || self.acks == acks {

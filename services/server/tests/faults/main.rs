@@ -1,6 +1,5 @@
 //! The fault rig and the kill points: the platform as processes, with servers of its own, and what must hold whatever dies.
 
-#![cfg(debug_assertions)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod checks;

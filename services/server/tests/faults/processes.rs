@@ -1,4 +1,4 @@
-//! Processes of the binary `rideshare`, each with its own addresses for everything: started, killed, stopped, revived. It
+//! Processes of the binary `rideshare`, each with addresses of its own for every server: started, killed, stopped, continued. It
 //! owns children and their logs, and knows nothing of faults or rides.
 
 use std::fs::{File, OpenOptions};
@@ -9,18 +9,19 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use testing::http;
 use tokio::time::{Instant, sleep};
 
 /// For a process to start, with PostgreSQL and NATS there.
 const READY_WAIT: Duration = Duration::from_secs(60);
-/// For a process to end that was asked to.
+/// From SIGTERM until a process has ended.
 const STOP_WAIT: Duration = Duration::from_secs(45);
 
-/// What ends when it goes out of scope, however that comes about.
+/// A child process, killed on drop.
 #[derive(Debug)]
-pub(crate) struct Running(pub(crate) Child);
+pub(crate) struct ChildProcess(pub(crate) Child);
 
-impl Running {
+impl ChildProcess {
     /// Sends a signal by its name: `KILL`, `STOP`, `CONT`, `TERM`, `QUIT`.
     pub(crate) fn signal(&self, name: &str) {
         let _ =
@@ -45,7 +46,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -88,40 +89,40 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
-/// What a process is told.
+/// The servers of a process, through its proxies.
 #[derive(Debug, Clone)]
-pub(crate) struct Told {
+pub(crate) struct Addresses {
     pub(crate) nats: String,
     pub(crate) replicas: usize,
     pub(crate) database: String,
 }
 
-/// One place in the fleet: the same service and addresses through many lives.
+/// A process that is started again and again, with the same service and addresses.
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) service: &'static str,
     pub(crate) name: String,
     /// Where it serves HTTP.
     pub(crate) port: u16,
-    pub(crate) told: Told,
-    /// Lives so far.
+    pub(crate) addresses: Addresses,
+    /// How often it was started.
     pub(crate) lives: u32,
-    pub(crate) child: Option<Running>,
+    pub(crate) child: Option<ChildProcess>,
     log: PathBuf,
 }
 
 impl Process {
-    pub(crate) fn new(service: &'static str, slot: usize, told: Told, logs: &Path) -> Self {
+    pub(crate) fn new(service: &'static str, slot: usize, addresses: Addresses, logs: &Path) -> Self {
         let name = format!("{service}-{slot}");
         let log = logs.join(format!("{name}.log"));
-        Self { service, name, port: free_port(), told, lives: 0, child: None, log }
+        Self { service, name, port: free_port(), addresses, lives: 0, child: None, log }
     }
 
     pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Starts it, with a name that no life before had; `kill_at` arms a kill point.
+    /// Starts it with a pod id of its own; `kill_at` arms a kill point.
     pub(crate) fn start(&mut self, kill_at: Option<&str>) {
         self.lives += 1;
         let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
@@ -138,9 +139,9 @@ impl Process {
         command
             .env_remove("RIDESHARE_KILL_AT")
             .env("QUEUE_TYPE", "nats")
-            .env("NATS_URL", &self.told.nats)
-            .env("NATS_REPLICAS", self.told.replicas.to_string())
-            .env("DATABASE_URL", &self.told.database)
+            .env("NATS_URL", &self.addresses.nats)
+            .env("NATS_REPLICAS", self.addresses.replicas.to_string())
+            .env("DATABASE_URL", &self.addresses.database)
             .env("DATABASE_CONNECTIONS", "6")
             .env("HTTP_ADDR", format!("127.0.0.1:{}", self.port))
             .env("POD_ID", format!("{}.{}", self.name, self.lives))
@@ -156,14 +157,14 @@ impl Process {
         if let Some(point) = kill_at {
             command.env("RIDESHARE_KILL_AT", point);
         }
-        self.child = Some(Running(command.spawn().unwrap()));
+        self.child = Some(ChildProcess(command.spawn().unwrap()));
     }
 
     pub(crate) fn kill(&mut self) {
         self.child = None;
     }
 
-    /// Ends it as an operator would; false if it had to be killed.
+    /// Ends it by SIGTERM; false if it had to be killed.
     pub(crate) async fn stop(&mut self) -> bool {
         let Some(mut child) = self.child.take() else { return true };
         child.signal("TERM");
@@ -176,7 +177,7 @@ impl Process {
         }
     }
 
-    /// The signal or status that it ended with by itself; from then on it is not there.
+    /// The signal or status with which it has ended by itself, once.
     pub(crate) fn died(&mut self) -> Option<String> {
         let status = self.child.as_mut()?.ended()?;
         self.child = None;
@@ -186,12 +187,16 @@ impl Process {
         })
     }
 
-    /// Whether `/health/ready` says so; what it says if not.
+    /// Whether `/health/ready` says so.
+    ///
+    /// # Errors
+    /// What it says.
     pub(crate) async fn ready(&self) -> Result<(), String> {
-        let asked = tokio::time::timeout(Duration::from_secs(3), get(self.port, "/health/ready")).await;
-        match asked {
+        let addr = ([127, 0, 0, 1], self.port).into();
+        let request = http::request(addr, "GET", "/health/ready", None, None);
+        match tokio::time::timeout(Duration::from_secs(3), request).await {
             Ok(Ok((200, _))) => Ok(()),
-            Ok(Ok((_, body))) => Err(body),
+            Ok(Ok((_, body))) => Err(body.to_string()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("no answer in 3 s".to_owned()),
         }
@@ -218,13 +223,13 @@ impl Process {
         all[all.len().saturating_sub(lines)..].join("\n")
     }
 
-    /// Its log, of all lives.
+    /// Its log, since its first start.
     pub(crate) fn text(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
 
-/// `rideshare audit …`: whether it was content, and what it said.
+/// `rideshare audit …`: whether its status was 0, and its output.
 pub(crate) async fn audit(command: &str, nats: &[String], replicas: usize, database: &str) -> (bool, String) {
     let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_rideshare"))
         .args(["audit", command, "--queue-type", "nats", "--log", "error", "--nats-url", &nats.join(",")])
@@ -233,8 +238,8 @@ pub(crate) async fn audit(command: &str, nats: &[String], replicas: usize, datab
         .output();
     match tokio::time::timeout(STOP_WAIT, output).await {
         Ok(Ok(output)) => {
-            let said = [output.stdout, output.stderr].concat();
-            (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+            let output_text = [output.stdout, output.stderr].concat();
+            (output.status.success(), String::from_utf8_lossy(&output_text).into_owned())
         }
         Ok(Err(error)) => (false, error.to_string()),
         Err(_) => (false, format!("no end in {STOP_WAIT:?}")),
@@ -244,17 +249,4 @@ pub(crate) async fn audit(command: &str, nats: &[String], replicas: usize, datab
 /// A new file for a server's log.
 pub(crate) fn log(path: &Path) -> File {
     OpenOptions::new().create(true).append(true).open(path).unwrap()
-}
-
-/// A GET over a connection of its own.
-async fn get(port: u16, path: &str) -> anyhow::Result<(u16, String)> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await?;
-    let answer = String::from_utf8_lossy(&answer);
-    let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned();
-    Ok((status, body))
 }

@@ -1,4 +1,4 @@
-//! The books after a run: all rows, the whole audit trail and the dead letters, read past the services. It judges nothing.
+//! What a run has left: all rows, RIDE_STREAM and the dead letters, read directly from PostgreSQL and NATS. It judges nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,15 +14,14 @@ use streams::topology::{DEAD_LETTER_STREAM, Topology};
 pub(crate) const SCHEMAS: [(&str, &str); 4] =
     [("users", "users"), ("match", "matching"), ("rides", "rides"), ("location", "location")];
 
-/// A bus of the test's own, past every proxy.
+/// A bus of the test's own, around every proxy.
 pub(crate) async fn bus(urls: &[String], replicas: usize) -> Bus {
     let settings = NatsSettings { urls: urls.to_vec(), creds: None, ca: None, replicas, name: "rig".to_owned() };
     Bus::Nats(NatsBus::connect(&settings).await.unwrap())
 }
 
-/// A ride's row.
 #[derive(Debug, sqlx::FromRow)]
-pub(crate) struct Ride {
+pub(crate) struct RideRow {
     pub(crate) ride_id: String,
     pub(crate) match_id: String,
     pub(crate) driver_id: String,
@@ -32,18 +31,18 @@ pub(crate) struct Ride {
     pub(crate) last_hash: String,
 }
 
-/// An event of a ride as rides keeps it.
+/// A row of `rides.events`.
 #[derive(Debug, sqlx::FromRow)]
-pub(crate) struct Kept {
+pub(crate) struct EventRow {
     pub(crate) ride_id: String,
     pub(crate) version: i64,
     pub(crate) message_id: String,
     pub(crate) body: String,
 }
 
-/// An event that a service committed.
+/// A row of the outbox of `service`.
 #[derive(Debug)]
-pub(crate) struct Outgoing {
+pub(crate) struct OutboxRow {
     pub(crate) service: &'static str,
     pub(crate) message_id: String,
     pub(crate) subject: String,
@@ -52,9 +51,8 @@ pub(crate) struct Outgoing {
     pub(crate) published: bool,
 }
 
-/// A line of the ledger.
 #[derive(Debug, sqlx::FromRow)]
-pub(crate) struct Entry {
+pub(crate) struct LedgerEntry {
     pub(crate) transaction_id: String,
     pub(crate) ride_id: String,
     pub(crate) kind: String,
@@ -62,38 +60,37 @@ pub(crate) struct Entry {
     pub(crate) amount: i64,
 }
 
-/// Everything.
 #[derive(Debug, Default)]
-pub(crate) struct Books {
-    pub(crate) rides: Vec<Ride>,
-    pub(crate) kept: Vec<Kept>,
-    /// In the order in which each service wrote them.
-    pub(crate) outbox: Vec<Outgoing>,
-    /// Consumer and message id.
+pub(crate) struct Records {
+    pub(crate) rides: Vec<RideRow>,
+    pub(crate) events: Vec<EventRow>,
+    /// In each service's order of writing.
+    pub(crate) outbox: Vec<OutboxRow>,
+    /// Consumer and message id, of all services.
     pub(crate) inbox: BTreeSet<(String, String)>,
-    pub(crate) ledger: Vec<Entry>,
-    /// Ride, amount, status.
+    pub(crate) ledger: Vec<LedgerEntry>,
+    /// RideRow, amount, status.
     pub(crate) payments: Vec<(String, i64, String)>,
-    /// The newest and the acked `seq` of each user.
-    pub(crate) heads: BTreeMap<String, (u64, u64)>,
+    /// Of each user, the last `seq` given out and the acked one.
+    pub(crate) mailbox_heads: BTreeMap<String, (u64, u64)>,
     /// User, `seq`, event.
-    pub(crate) letters: Vec<(String, u64, String)>,
-    pub(crate) trail: Vec<StoredMessage>,
+    pub(crate) mailboxes: Vec<(String, u64, String)>,
+    pub(crate) ride_stream: Vec<StoredMessage>,
     pub(crate) dead: Vec<StoredMessage>,
 }
 
-impl Books {
+impl Records {
     pub(crate) async fn read(database: &str, bus: &Bus) -> Self {
-        let mut books = Self::default();
+        let mut records = Self::default();
         let mut pg = PgConnection::connect(database).await.unwrap();
         for (service, schema) in SCHEMAS {
-            books.read_consumer(&mut pg, service, schema).await;
+            records.read_consumer(&mut pg, service, schema).await;
         }
-        books.read_rides(&mut pg).await;
-        books.read_mailboxes(&mut pg).await;
-        books.trail = stored(bus, "RIDE_STREAM").await;
-        books.dead = stored(bus, DEAD_LETTER_STREAM).await;
-        books
+        records.read_rides(&mut pg).await;
+        records.read_mailboxes(&mut pg).await;
+        records.ride_stream = stored(bus, "RIDE_STREAM").await;
+        records.dead = stored(bus, DEAD_LETTER_STREAM).await;
+        records
     }
 
     async fn read_consumer(&mut self, pg: &mut PgConnection, service: &'static str, schema: &str) {
@@ -103,7 +100,7 @@ impl Books {
         .fetch_all(&mut *pg)
         .await
         .unwrap();
-        self.outbox.extend(rows.into_iter().map(|(message_id, subject, body, pod, published)| Outgoing {
+        self.outbox.extend(rows.into_iter().map(|(message_id, subject, body, pod, published)| OutboxRow {
             service,
             message_id,
             subject,
@@ -111,12 +108,12 @@ impl Books {
             pod,
             published,
         }));
-        let noted: Vec<(String, String)> =
+        let processed: Vec<(String, String)> =
             sqlx::query_as(AssertSqlSafe(format!("select consumer, message_id from {schema}.inbox")))
                 .fetch_all(&mut *pg)
                 .await
                 .unwrap();
-        self.inbox.extend(noted);
+        self.inbox.extend(processed);
     }
 
     async fn read_rides(&mut self, pg: &mut PgConnection) {
@@ -127,7 +124,7 @@ impl Books {
         .fetch_all(&mut *pg)
         .await
         .unwrap();
-        self.kept = sqlx::query_as(
+        self.events = sqlx::query_as(
             "select ride_id::text, version::bigint, message_id, body from rides.events order by rides.events.ride_id, version",
         )
         .fetch_all(&mut *pg)
@@ -147,15 +144,16 @@ impl Books {
 
     async fn read_mailboxes(&mut self, pg: &mut PgConnection) {
         let seq = |n: i64| u64::try_from(n).unwrap();
-        let heads: Vec<(String, i64, i64)> =
+        let mailbox_heads: Vec<(String, i64, i64)> =
             sqlx::query_as("select user_id::text, last_seq, acked_seq from users.mailbox_heads")
                 .fetch_all(&mut *pg)
                 .await
                 .unwrap();
-        self.heads = heads.into_iter().map(|(user, last, acked)| (user, (seq(last), seq(acked)))).collect();
-        let letters: Vec<(String, i64, String)> =
+        self.mailbox_heads =
+            mailbox_heads.into_iter().map(|(user, last, acked)| (user, (seq(last), seq(acked)))).collect();
+        let entries: Vec<(String, i64, String)> =
             sqlx::query_as("select user_id::text, seq, event_id from users.mailbox").fetch_all(&mut *pg).await.unwrap();
-        self.letters = letters.into_iter().map(|(user, n, event)| (user, seq(n), event)).collect();
+        self.mailboxes = entries.into_iter().map(|(user, n, event)| (user, seq(n), event)).collect();
     }
 }
 
@@ -171,7 +169,7 @@ async fn stored(bus: &Bus, stream: &str) -> Vec<StoredMessage> {
     all
 }
 
-/// What is not at rest yet: events not published, messages not handled, offers and rides that live.
+/// What is not at rest yet: events not published, messages not acknowledged, offers and rides that have not ended.
 pub(crate) async fn unrest(database: &str, bus: &Bus) -> Vec<String> {
     let mut unrest = Vec::new();
     let mut pg = match PgConnection::connect(database).await {

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod app;
+mod client;
 mod commands;
 mod mailboxes;
 mod pods;
