@@ -17,8 +17,10 @@ pub mod world;
 
 use std::sync::Arc;
 
-use streams::Bus;
+use background::{Observation, TopologyWatch};
 use streams::topology::Topology;
+use streams::{Bus, BusError};
+use tokio::time::Instant;
 
 pub use consumer::{Failure, Handler, Received, Worker};
 pub use problem::Problem;
@@ -38,6 +40,8 @@ pub struct Platform {
     pub world: World,
     pub bus: Bus,
     pub topology: Arc<Topology>,
+    /// What the server has of the topology, observed once for the whole process.
+    pub topology_watch: Arc<TopologyWatch>,
     pub metrics: Arc<Metrics>,
     pub health: Arc<Health>,
     /// Cancelled when the process is to stop.
@@ -53,10 +57,19 @@ impl Platform {
             world,
             bus,
             topology: Arc::new(Topology::rideshare()),
+            topology_watch: Arc::default(),
             metrics: Arc::new(Metrics::new()),
             health: Arc::new(Health::default()),
             shutdown: CancellationToken::new(),
             pod: pod.into(),
         }
+    }
+
+    /// What the server has of the topology, at `since` or later.
+    ///
+    /// # Errors
+    /// [`BusError::Unavailable`].
+    pub async fn observed_since(&self, since: Instant) -> Result<Arc<Observation>, BusError> {
+        self.topology_watch.observed_since(&self.bus, &self.topology, since).await
     }
 }

@@ -8,6 +8,7 @@ mod differential;
 mod fixture;
 mod give_up;
 mod memory_only;
+mod observe;
 mod replay;
 mod retention;
 mod topology;
@@ -106,6 +107,9 @@ suite! {
         id_is_forgotten_after_the_window
         longer_window_brings_no_id_back
         late_answer_takes_nothing_from_a_work_queue_s_next_consumer;
+    observe:
+        state_has_the_same_infos_times_and_differences_as_single_calls
+        state_names_what_is_missing_and_sees_it_recreated;
     topology:
         apply_says_what_it_made_and_is_quiet_when_repeated
         compare_changes_nothing

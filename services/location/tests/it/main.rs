@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -12,13 +11,12 @@ use axum::http::{Request, StatusCode};
 use chrono::{DateTime, Utc};
 use http_body_util::BodyExt;
 use location::{Config, Location, Tables};
-use platform::{CancellationToken, Health, Metrics, Platform, Store, Tokens, World};
+use platform::{CancellationToken, Platform, Store, Tokens, World};
 use serde_json::Value;
 use streams::bus::ReplayStart;
 use streams::event::{Fare, LocationAggregate, LocationUpdate, Party, RideEvent, UserBeacon};
 use streams::memory::MemoryBus;
 use streams::nats::{NatsBus, NatsSettings};
-use streams::topology::Topology;
 use streams::{Bus, Event, Headers, Message, Money, Position, RideId, RideStatus, Service, UserId, VehicleType};
 use tokio::task::JoinHandle;
 use tower::ServiceExt;
@@ -84,15 +82,7 @@ impl City {
                 (Bus::Nats(NatsBus::connect(&settings).await.unwrap()), Some(server))
             }
         };
-        let platform = Platform {
-            bus,
-            topology: Arc::new(Topology::rideshare()),
-            metrics: Arc::new(Metrics::new()),
-            health: Arc::new(Health::default()),
-            shutdown: CancellationToken::new(),
-            pod: "test".into(),
-            world: world.clone(),
-        };
+        let platform = Platform::new(world.clone(), bus, "test");
         platform.bus.apply(&platform.topology).await.unwrap();
         let tokens = Tokens::new(&world, &[3; 32]).unwrap();
         let store = match kind {

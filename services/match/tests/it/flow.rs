@@ -9,7 +9,6 @@ use platform::{CancellationToken, Platform, Store, World, background};
 use streams::bus::{Replay, ReplayStart};
 use streams::event::{LocationUpdate, MatchFound, Party, RejectReason};
 use streams::memory::MemoryBus;
-use streams::topology::Topology;
 use streams::{Bus, Event, Money, RequestId, RideStatus, Service, UserId, VehicleType};
 use tokio::task::JoinSet;
 
@@ -26,15 +25,7 @@ struct Town {
 impl Town {
     async fn new(world: World) -> Self {
         let bus = Bus::Memory(MemoryBus::new(world.started_at(), 10_000));
-        let platform = Platform {
-            world,
-            bus,
-            topology: Arc::new(Topology::rideshare()),
-            metrics: Arc::default(),
-            health: Arc::default(),
-            shutdown: CancellationToken::new(),
-            pod: Arc::from("a"),
-        };
+        let platform = Platform::new(world, bus, "a");
         background::apply_topology(&platform).await.unwrap();
         let seen = platform.bus.replay("MATCH_STREAM", None, ReplayStart::Sequence(1)).await.unwrap();
         Self { platform, city: City::new(), seen }

@@ -2,14 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use platform::{CancellationToken, Health, Metrics, Platform, Store, Tokens, World};
+use platform::{CancellationToken, Platform, Store, Tokens, World};
 use rides::audit::{Audit, Findings};
 use rides::payment::Provider;
 use rides::{Config, Rides, hash_chain, ledger};
@@ -18,7 +17,7 @@ use streams::bus::ReplayStart;
 use streams::event::{LocationAggregate, MatchAccepted, Party, RejectReason, RideEvent};
 use streams::memory::MemoryBus;
 use streams::ride_command::{RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAction, RideCommand, RideReply};
-use streams::topology::{DEAD_LETTER_STREAM, Topology};
+use streams::topology::DEAD_LETTER_STREAM;
 use streams::{Bus, Event, Headers, Message, Money, Position, RideId, RideStatus, Service, UserId, VehicleType};
 use tokio::task::JoinHandle;
 use tower::ServiceExt;
@@ -38,15 +37,8 @@ struct City {
 impl City {
     async fn start(store: Kind, config: Config) -> Self {
         let world = World::seeded("2026-03-01T08:00:00Z".parse().unwrap(), 11);
-        let platform = Platform {
-            bus: Bus::Memory(MemoryBus::new(world.started_at(), 100_000)),
-            topology: Arc::new(Topology::rideshare()),
-            metrics: Arc::new(Metrics::new()),
-            health: Arc::new(Health::default()),
-            shutdown: CancellationToken::new(),
-            pod: "test".into(),
-            world: world.clone(),
-        };
+        let bus = Bus::Memory(MemoryBus::new(world.started_at(), 100_000));
+        let platform = Platform::new(world.clone(), bus, "test");
         platform.bus.apply(&platform.topology).await.unwrap();
         let tokens = Tokens::new(&world, &[3; 32]).unwrap();
         let store = match store {

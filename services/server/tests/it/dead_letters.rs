@@ -1,11 +1,10 @@
 //! Dead letters for operators: the commands, against a real server and running services; and the alarm about a stuck stream.
 
 use std::process::Output;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use platform::{CancellationToken, Health, Metrics, Platform, World};
+use platform::{Platform, World};
 use serde_json::{Value, json};
 use server::app::App;
 use server::monitor;
@@ -192,15 +191,7 @@ async fn a_stuck_stream_is_an_alarm_for_as_long_as_it_is_stuck() {
     let topology = Topology::rideshare();
     // Without the sweeper's stream: nobody hears that the message was given up.
     bus.apply(&topology).await.unwrap();
-    let platform = Platform {
-        world,
-        bus: bus.clone(),
-        topology: Arc::new(topology),
-        metrics: Arc::new(Metrics::new()),
-        health: Arc::new(Health::default()),
-        shutdown: CancellationToken::new(),
-        pod: "test".into(),
-    };
+    let platform = Platform::new(world, bus.clone(), "test");
     let watching = tokio::spawn(monitor::watch(platform.clone(), Vec::new()));
     let stuck = || {
         let of = |stream: &str| platform.metrics.stuck.with_label_values(&[stream]).get();
