@@ -1,22 +1,33 @@
-//! The frames of the contract's section 5, as a client reads and writes them. It owns names and shapes, no socket.
+//! The JSON frames of the contract's section 5, read and written as a client does. No socket.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// A frame of the server.
+/// A frame from the server.
 #[derive(Debug)]
 pub(crate) enum Frame {
-    Welcome { user_id: String, last_seq: u64 },
-    Ack { id: String, data: Value },
-    Error { id: Option<String>, code: String, message: String },
+    Welcome {
+        user_id: String,
+        last_seq: u64,
+    },
+    Ack {
+        id: String,
+        data: Value,
+    },
+    /// Without an `id`, the server could not read the frame that it refuses.
+    Error {
+        id: Option<String>,
+        code: String,
+        message: String,
+    },
     Event(Event),
 }
 
-/// Something that happened to the user of this socket.
+/// An event of this user's mailbox.
 #[derive(Debug, Clone)]
 pub(crate) struct Event {
-    /// The subject.
+    /// The subject; the frame's `type`.
     pub(crate) kind: String,
     pub(crate) seq: u64,
     pub(crate) event_id: String,
@@ -24,24 +35,24 @@ pub(crate) struct Event {
 }
 
 impl Event {
-    /// A text field of the body, empty if it is missing.
+    /// See [`text`].
     pub(crate) fn text(&self, field: &str) -> &str {
         text(&self.data, field)
     }
 }
 
-/// A text field of a body, empty if it is missing.
+/// A text field of a JSON object; empty if it is missing.
 pub(crate) fn text<'a>(data: &'a Value, field: &str) -> &'a str {
     data.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// A time field of a body.
+/// A time field of a JSON object.
 pub(crate) fn time(data: &Value, field: &str) -> Option<DateTime<Utc>> {
     text(data, field).parse().ok()
 }
 
 #[derive(Deserialize)]
-struct Raw {
+struct RawFrame {
     #[serde(rename = "type")]
     kind: String,
     #[serde(default)]
@@ -55,22 +66,20 @@ struct Raw {
     #[serde(default)]
     data: Value,
     #[serde(default)]
-    error: Option<Refusal>,
+    error: Option<ErrorBody>,
 }
 
 #[derive(Deserialize)]
-struct Refusal {
+struct ErrorBody {
     code: String,
     #[serde(default)]
     message: String,
 }
 
-/// Reads a text frame.
-///
 /// # Errors
-/// What about the frame is not as the contract has it.
+/// Names what the contract requires of such a frame and what this one lacks.
 pub(crate) fn parse(frame: &str) -> Result<Frame, String> {
-    let raw: Raw = serde_json::from_str(frame).map_err(|error| error.to_string())?;
+    let raw: RawFrame = serde_json::from_str(frame).map_err(|error| error.to_string())?;
     let missing = |field: &str| format!("`{}` without `{field}`", raw.kind);
     match raw.kind.as_str() {
         "welcome" => {
@@ -81,7 +90,10 @@ pub(crate) fn parse(frame: &str) -> Result<Frame, String> {
             let last_seq = raw.data.get("last_seq").and_then(Value::as_u64).ok_or(missing("data.last_seq"))?;
             Ok(Frame::Welcome { user_id, last_seq })
         }
-        "ack" => Ok(Frame::Ack { id: raw.id.ok_or(missing_id("ack"))?, data: raw.data }),
+        "ack" => {
+            let Some(id) = raw.id else { return Err("`ack` without `id`".to_owned()) };
+            Ok(Frame::Ack { id, data: raw.data })
+        }
         "error" => {
             let error = raw.error.ok_or(missing("error"))?;
             Ok(Frame::Error { id: raw.id, code: error.code, message: error.message })
@@ -99,11 +111,7 @@ pub(crate) fn parse(frame: &str) -> Result<Frame, String> {
     }
 }
 
-fn missing_id(kind: &str) -> String {
-    format!("`{kind}` without `id`")
-}
-
-/// Writes a command; one without an id is not answered.
+/// The frame of a command. The server answers only a command with an `id`.
 pub(crate) fn command(id: Option<&str>, kind: &str, data: &Value) -> String {
     match id {
         Some(id) => json!({"id": id, "type": kind, "data": data}).to_string(),
@@ -111,7 +119,7 @@ pub(crate) fn command(id: Option<&str>, kind: &str, data: &Value) -> String {
     }
 }
 
-/// A time as the contract writes it.
+/// RFC 3339 in UTC, with microseconds.
 pub(crate) fn rfc3339(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
@@ -121,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_are_told_apart() {
+    fn the_type_of_a_frame_decides_how_it_is_read() {
         let welcome = r#"{"type":"welcome","data":{"user_id":"u","session_id":"s","last_seq":4}}"#;
         assert!(matches!(parse(welcome), Ok(Frame::Welcome { last_seq: 4, .. })));
         let ack = r#"{"type":"ack","id":"7","data":{"ride_id":"r"}}"#;
@@ -133,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn an_error_names_the_missing_or_malformed_field() {
         let cases = [
             (r#"{"type":"welcome","data":{"user_id":"u"}}"#, "last_seq"),
             (r#"{"type":"ack"}"#, "id"),

@@ -1,5 +1,5 @@
-//! After the rides: what the platform answers when it is asked for a ride, compared with the events that both parties
-//! got; and that nobody is shown the ride of others. It owns no events and changes nothing.
+//! After the run: compares `GET /v1/rides/{id}` with the events that both parties received, and makes sure that a stranger
+//! gets 404.
 
 use std::time::Duration;
 
@@ -8,73 +8,73 @@ use hyper::Method;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::checker::FinalRide;
+use crate::checker::EndedRide;
 use crate::city::City;
 use crate::frame::text;
-use crate::http::Reply;
+use crate::http::Response;
 
-/// So many rides are asked for at most, evenly chosen.
+/// The most rides that are compared, evenly chosen.
 const SAMPLE: usize = 1_000;
-/// Of these, so many by a stranger.
+/// For so many of these, a stranger asks too.
 const STRANGERS: usize = 20;
-/// Calls at a time.
-const AT_ONCE: usize = 8;
-/// For everything.
-const LIMIT: Duration = Duration::from_secs(60);
+const CONCURRENT_CALLS: usize = 8;
+/// The wait for all calls.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Asks for a sample of the rides that ended. Returns how many were compared.
-pub(crate) async fn audit(city: &City) -> u64 {
-    let rides = city.checks().final_rides();
+/// Compares a sample of the ended rides and reports each difference to the checker. Returns how many were compared.
+pub(crate) async fn compare_rides(city: &City) -> u64 {
+    let rides = city.checker().ended_rides();
     let step = rides.len().div_ceil(SAMPLE).max(1);
     let sample: Vec<_> = rides.iter().step_by(step).collect();
-    let questions = sample.iter().enumerate().flat_map(|(index, ride)| {
+    let calls = sample.iter().enumerate().flat_map(|(index, ride)| {
         let parties = [Some(ride.driver_id.as_str()), Some(ride.passenger_id.as_str())];
         let stranger = (index < STRANGERS).then_some(None);
-        parties.into_iter().chain(stranger).map(move |who| ask(city, ride, who))
+        parties.into_iter().chain(stranger).map(move |user_id| compare(city, ride, user_id))
     });
-    let all = stream::iter(questions).buffer_unordered(AT_ONCE).for_each(|problem| async move {
+    let all = stream::iter(calls).buffer_unordered(CONCURRENT_CALLS).for_each(|problem| async move {
         if let Some(problem) = problem {
-            city.checks().violation(problem);
+            city.checker().violation(problem);
         }
     });
-    if timeout(LIMIT, all).await.is_err() {
-        city.checks().violation(format!("{} rides could not be asked for within {LIMIT:?}", sample.len()));
+    if timeout(TIMEOUT, all).await.is_err() {
+        city.checker().violation(format!("{} rides could not be read over HTTP within {TIMEOUT:?}", sample.len()));
     }
     sample.len() as u64
 }
 
-/// Asks for a ride as one of its people, or as a stranger.
-async fn ask(city: &City, ride: &FinalRide, who: Option<&str>) -> Option<String> {
-    let FinalRide { ride_id, driver_id, passenger_id, .. } = ride;
-    let account = match who {
+/// Reads the ride as one of its parties, or as a stranger (`None`). Returns what is wrong with the response.
+async fn compare(city: &City, ride: &EndedRide, party: Option<&str>) -> Option<String> {
+    let EndedRide { ride_id, driver_id, passenger_id, .. } = ride;
+    let account = match party {
         Some(user_id) => city.account(user_id),
         None => city.stranger(driver_id, passenger_id),
     }?;
-    let answer = async {
+    let response = async {
         let token = account.token().await?;
-        city.rides_http.call(Method::GET, &format!("/v1/rides/{ride_id}"), Some(&token), None).await
+        city.rides_client.call(Method::GET, &format!("/v1/rides/{ride_id}"), Some(&token), None).await
     };
     let user_id = &account.user_id;
-    match (answer.await, who) {
+    match (response.await, party) {
         (Err(error), _) => Some(format!("ride {ride_id}: no answer to {user_id}: {error:#}")),
-        (Ok(reply), Some(_)) => difference(ride, &reply).map(|what| format!("ride {ride_id} as {user_id}: {what}")),
-        (Ok(reply), None) if reply.status == 404 => None,
-        (Ok(reply), None) => Some(format!("ride {ride_id}: a stranger, {user_id}, is answered {}", reply.status)),
+        (Ok(response), Some(_)) => {
+            difference(ride, &response).map(|difference| format!("ride {ride_id} as {user_id}: {difference}"))
+        }
+        (Ok(response), None) if response.status == 404 => None,
+        (Ok(response), None) => Some(format!("ride {ride_id}: a stranger, {user_id}, is answered {}", response.status)),
     }
 }
 
-/// How the answer differs from the events. Only fields that the answer has are compared, but it must have the status.
-fn difference(ride: &FinalRide, reply: &Reply) -> Option<String> {
-    if reply.status != 200 {
-        return Some(format!("GET answers {}", reply.problem()));
+/// How the response differs from the events. Only the fields that it has are compared, but it must have the status.
+fn difference(ride: &EndedRide, response: &Response) -> Option<String> {
+    if response.status != 200 {
+        return Some(format!("GET answers {}", response.problem()));
     }
-    let body = &reply.body;
+    let body = &response.body;
     let status = text(body, "status");
     if status != ride.status.name() {
         return Some(format!("status `{status}`, but the last event was ride.{}", ride.status.name()));
     }
-    let people = [("driver_id", &ride.driver_id), ("passenger_id", &ride.passenger_id)];
-    for (field, user_id) in people {
+    for (field, user_id) in [("driver_id", &ride.driver_id), ("passenger_id", &ride.passenger_id)] {
         let found = text(body, field);
         if !found.is_empty() && found != user_id {
             return Some(format!("{field} {found}, but the events said {user_id}"));
@@ -101,8 +101,8 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn an_answer_must_agree_with_the_events() {
-        let ride = FinalRide {
+    fn a_response_must_agree_with_the_events() {
+        let ride = EndedRide {
             ride_id: "r".into(),
             driver_id: "dan".into(),
             passenger_id: "pia".into(),
@@ -111,7 +111,7 @@ mod tests {
             total: Some(100),
         };
         let good = json!({"status": "completed", "driver_id": "dan", "version": 4, "fare": {"total": {"amount": 100}}});
-        let check = |status, body| difference(&ride, &Reply { status, body });
+        let check = |status, body| difference(&ride, &Response { status, body });
         assert_eq!(check(200, good.clone()), None);
         let cases = [
             ("status", json!("arrived"), "arrived"),

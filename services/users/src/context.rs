@@ -49,7 +49,7 @@ impl Context {
     /// The beginning of a new trace, which the current span records.
     pub(crate) fn new_trace(&self) -> Trace {
         let trace = self.platform.world.trace();
-        tracing::Span::current().record("trace_id", trace.as_str().split('-').nth(1));
+        tracing::Span::current().record("trace_id", trace.trace_id());
         trace
     }
 }

@@ -1,16 +1,17 @@
-//! Whether the money of a completed ride adds up. Pure.
+//! Whether the money of a completed ride adds up: lines and total, platform fee and payout. Pure.
 
 use serde_json::Value;
 
-/// What is wrong with the money in the body of a `ride.completed`.
+/// What is wrong with the money of a `ride.completed`, given its body.
 pub(super) fn problems(data: &Value) -> Vec<String> {
-    match adds_up(data) {
+    match sum_problems(data) {
         Ok(problems) => problems,
         Err(missing) => vec![format!("no {missing}, or not an amount of money")],
     }
 }
 
-fn adds_up(data: &Value) -> Result<Vec<String>, String> {
+/// The error names the first field that is missing or no amount of money.
+fn sum_problems(data: &Value) -> Result<Vec<String>, String> {
     let mut problems = Vec::new();
     let (total, currency) = money(data, "/fare/total")?;
     let lines = data.pointer("/fare/lines").and_then(Value::as_array).ok_or("fare.lines")?;
@@ -67,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn what_adds_up_has_no_problem() {
+    fn money_that_adds_up_has_no_problem() {
         assert_eq!(problems(&completed()), Vec::<String>::new());
     }
 

@@ -1,94 +1,94 @@
-//! Whether the events of one user come as the contract promises: `seq` without gaps, resumed where it was left, nothing
-//! twice. Pure; it owns the last `seq` that was seen.
+//! Whether the events of one user arrive as the contract promises: `seq` without gaps, resumed after `last_seq`, no event under
+//! two numbers. Pure.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::frame::Event;
 
-/// So many events are remembered, to tell a repeat from a change.
-const REMEMBERED: usize = 512;
+/// The most events that are stored, to compare repeats with.
+const EVENTS_MAX: usize = 512;
 
-/// What an event is to its reader.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Delivery {
     New,
-    /// Sent before under the same `seq`; has no effect.
-    Repeat,
+    /// Received before under the same `seq`; has no effect.
+    Repeated,
 }
 
-/// One user's events.
 #[derive(Debug, Default)]
-pub(crate) struct Mailbox {
-    last: Option<u64>,
-    resumed: bool,
-    recent: VecDeque<Remembered>,
+pub(crate) struct MailboxChecker {
+    last_seq: Option<u64>,
+    /// No event has arrived since the resume.
+    just_resumed: bool,
+    /// Oldest first.
+    received: VecDeque<Received>,
 }
 
 #[derive(Debug)]
-struct Remembered {
+struct Received {
     seq: u64,
-    content: u64,
+    digest: u64,
     event_id: String,
 }
 
-impl Mailbox {
-    /// What to ask for in `last_seq` on the next connection.
+impl MailboxChecker {
+    /// The `last_seq` for the next connection.
     pub(crate) fn last_seq(&self) -> u64 {
-        self.last.unwrap_or(0)
+        self.last_seq.unwrap_or(0)
     }
 
-    /// A connection that asked for what comes after [`Self::last_seq`] was welcomed; `newest` is the welcome's
-    /// `last_seq`.
-    pub(crate) fn welcomed(&mut self, newest: u64) {
-        self.resumed = true;
-        // A mailbox with a past (an account from an earlier run) begins where its oldest kept event is.
-        if self.last.is_none() && newest == 0 {
-            self.last = Some(0);
+    /// A connection with [`Self::last_seq`] was opened; `newest` is the `last_seq` of its welcome.
+    pub(crate) fn resumed(&mut self, newest: u64) {
+        self.just_resumed = true;
+        // If not empty, the mailbox is of an account from an earlier run: it begins at its oldest event, whichever that is.
+        if self.last_seq.is_none() && newest == 0 {
+            self.last_seq = Some(0);
         }
     }
 
-    /// Takes the next event in.
-    pub(crate) fn event(&mut self, event: &Event) -> (Verdict, Option<String>) {
-        let first_after_resume = std::mem::take(&mut self.resumed);
-        let content = content(event);
-        let Some(last) = self.last else {
-            self.remember(event, content);
-            return (Verdict::New, None);
+    /// Returns also what is wrong with the event.
+    pub(crate) fn receive(&mut self, event: &Event) -> (Delivery, Option<String>) {
+        let just_resumed = std::mem::take(&mut self.just_resumed);
+        let digest = digest(event);
+        let Some(last_seq) = self.last_seq else {
+            self.store(event, digest);
+            return (Delivery::New, None);
         };
-        if event.seq <= last {
-            let known = self.recent.iter().find(|known| known.seq == event.seq);
-            let problem = if known.is_some_and(|known| known.content != content) {
+        if event.seq <= last_seq {
+            let before = self.received.iter().find(|received| received.seq == event.seq);
+            let problem = if before.is_some_and(|received| received.digest != digest) {
                 Some(format!("seq {} again with another content, {} {}", event.seq, event.kind, event.event_id))
-            } else if first_after_resume {
-                Some(format!("resumed at seq {} after last_seq {last}", event.seq))
+            } else if just_resumed {
+                Some(format!("resumed at seq {} after last_seq {last_seq}", event.seq))
             } else {
                 None
             };
-            return (Verdict::Repeat, problem);
+            return (Delivery::Repeated, problem);
         }
-        let twice = self.recent.iter().find(|known| known.event_id == event.event_id);
-        let problem = if event.seq != last + 1 {
-            let how = if first_after_resume { "resumed" } else { "continued" };
-            Some(format!("{how} at seq {} after {last}: {} missing", event.seq, event.seq - last - 1))
+        let problem = if event.seq != last_seq + 1 {
+            let how = if just_resumed { "resumed" } else { "continued" };
+            Some(format!("{how} at seq {} after {last_seq}: {} missing", event.seq, event.seq - last_seq - 1))
         } else {
-            twice
-                .map(|known| format!("{} {} twice, as seq {} and {}", event.kind, event.event_id, known.seq, event.seq))
+            let before = self.received.iter().find(|received| received.event_id == event.event_id);
+            before.map(|received| {
+                format!("{} {} twice, as seq {} and {}", event.kind, event.event_id, received.seq, event.seq)
+            })
         };
-        self.remember(event, content);
-        (Verdict::New, problem)
+        self.store(event, digest);
+        (Delivery::New, problem)
     }
 
-    fn remember(&mut self, event: &Event, content: u64) {
-        self.last = Some(event.seq);
-        if self.recent.len() >= REMEMBERED {
-            self.recent.pop_front();
+    fn store(&mut self, event: &Event, digest: u64) {
+        self.last_seq = Some(event.seq);
+        if self.received.len() >= EVENTS_MAX {
+            self.received.pop_front();
         }
-        self.recent.push_back(Remembered { seq: event.seq, content, event_id: event.event_id.clone() });
+        self.received.push_back(Received { seq: event.seq, digest, event_id: event.event_id.clone() });
     }
 }
 
-fn content(event: &Event) -> u64 {
+fn digest(event: &Event) -> u64 {
     let mut hasher = DefaultHasher::new();
     (&event.kind, &event.event_id, event.data.to_string()).hash(&mut hasher);
     hasher.finish()
@@ -103,55 +103,55 @@ mod tests {
         Event { kind: "match.found".into(), seq, event_id: id.into(), data: json!({"match_id": id}) }
     }
 
-    fn fresh() -> Mailbox {
-        let mut mailbox = Mailbox::default();
-        mailbox.welcomed(0);
+    fn new_mailbox() -> MailboxChecker {
+        let mut mailbox = MailboxChecker::default();
+        mailbox.resumed(0);
         mailbox
     }
 
     #[test]
-    fn events_in_order_are_new_and_fine() {
-        let mut mailbox = fresh();
-        assert_eq!(mailbox.event(&event(1, "a")), (Verdict::New, None));
-        assert_eq!(mailbox.event(&event(2, "b")), (Verdict::New, None));
-        mailbox.welcomed(2);
-        assert_eq!(mailbox.event(&event(3, "c")), (Verdict::New, None));
+    fn events_in_order_are_new_and_correct() {
+        let mut mailbox = new_mailbox();
+        assert_eq!(mailbox.receive(&event(1, "a")), (Delivery::New, None));
+        assert_eq!(mailbox.receive(&event(2, "b")), (Delivery::New, None));
+        mailbox.resumed(2);
+        assert_eq!(mailbox.receive(&event(3, "c")), (Delivery::New, None));
         assert_eq!(mailbox.last_seq(), 3);
     }
 
     #[test]
     fn a_gap_is_found_at_the_start_in_the_middle_and_after_a_resume() {
-        assert!(fresh().event(&event(2, "a")).1.unwrap().contains("1 missing"));
-        let mut mailbox = fresh();
-        mailbox.event(&event(1, "a"));
-        assert!(mailbox.event(&event(4, "b")).1.unwrap().contains("2 missing"));
-        mailbox.welcomed(9);
-        assert!(mailbox.event(&event(6, "c")).1.unwrap().contains("resumed at seq 6 after 4"));
+        assert!(new_mailbox().receive(&event(2, "a")).1.unwrap().contains("1 missing"));
+        let mut mailbox = new_mailbox();
+        mailbox.receive(&event(1, "a"));
+        assert!(mailbox.receive(&event(4, "b")).1.unwrap().contains("2 missing"));
+        mailbox.resumed(9);
+        assert!(mailbox.receive(&event(6, "c")).1.unwrap().contains("resumed at seq 6 after 4"));
     }
 
     #[test]
-    fn repeats_are_harmless_unless_they_differ_or_begin_a_resume() {
-        let mut mailbox = fresh();
-        mailbox.event(&event(1, "a"));
-        mailbox.event(&event(2, "b"));
-        assert_eq!(mailbox.event(&event(2, "b")), (Verdict::Repeat, None));
-        assert!(mailbox.event(&event(2, "x")).1.unwrap().contains("another content"));
-        mailbox.welcomed(2);
-        assert!(mailbox.event(&event(2, "b")).1.unwrap().contains("after last_seq 2"));
+    fn a_repeat_is_allowed_unless_it_differs_or_follows_a_resume() {
+        let mut mailbox = new_mailbox();
+        mailbox.receive(&event(1, "a"));
+        mailbox.receive(&event(2, "b"));
+        assert_eq!(mailbox.receive(&event(2, "b")), (Delivery::Repeated, None));
+        assert!(mailbox.receive(&event(2, "x")).1.unwrap().contains("another content"));
+        mailbox.resumed(2);
+        assert!(mailbox.receive(&event(2, "b")).1.unwrap().contains("after last_seq 2"));
     }
 
     #[test]
     fn one_event_under_two_numbers_is_found() {
-        let mut mailbox = fresh();
-        mailbox.event(&event(1, "a"));
-        assert!(mailbox.event(&event(2, "a")).1.unwrap().contains("twice, as seq 1 and 2"));
+        let mut mailbox = new_mailbox();
+        mailbox.receive(&event(1, "a"));
+        assert!(mailbox.receive(&event(2, "a")).1.unwrap().contains("twice, as seq 1 and 2"));
     }
 
     #[test]
-    fn an_older_account_begins_where_it_is() {
-        let mut mailbox = Mailbox::default();
-        mailbox.welcomed(17);
-        assert_eq!(mailbox.event(&event(12, "a")), (Verdict::New, None));
-        assert!(mailbox.event(&event(14, "b")).1.is_some());
+    fn the_mailbox_of_an_older_account_begins_at_its_first_event() {
+        let mut mailbox = MailboxChecker::default();
+        mailbox.resumed(17);
+        assert_eq!(mailbox.receive(&event(12, "a")), (Delivery::New, None));
+        assert!(mailbox.receive(&event(14, "b")).1.is_some());
     }
 }

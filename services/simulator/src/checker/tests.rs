@@ -1,11 +1,12 @@
-//! The checker, shown one wrong thing at a time.
+//! The checker is shown one violation at a time, and must name it.
 
 use serde_json::{Value, json};
 
 use super::*;
 
-struct City {
-    checks: Checks,
+/// A driver, `dan`, and a passenger, `pia`, both connected, and what they receive.
+struct Scenario {
+    checker: Checker,
     now: Instant,
 }
 
@@ -21,24 +22,24 @@ fn hash(ride: &str, version: u64) -> String {
     if version == 0 { "0".repeat(64) } else { format!("{:064x}", version * 1000 + ride.len() as u64) }
 }
 
-impl City {
+impl Scenario {
     fn new() -> Self {
         let now = crate::clock::now();
-        let mut checks = Checks::default();
+        let mut checker = Checker::default();
         for (user, party) in [("dan", Party::Driver), ("pia", Party::Passenger)] {
-            checks.joined(user, party);
-            checks.presence(user, Some(now));
+            checker.add_person(user, party);
+            checker.connected(user, now);
         }
-        Self { checks, now }
+        Self { checker, now }
     }
 
-    fn send(&mut self, user: &str, kind: &str, data: Value) -> &mut Self {
+    fn receive(&mut self, user: &str, kind: &str, data: Value) -> &mut Self {
         let event = Event { kind: kind.into(), seq: 0, event_id: String::new(), data };
-        self.checks.event(user, &event, self.now);
+        self.checker.receive(user, &event, self.now);
         self
     }
 
-    /// A step of a ride, to those of "dp" that are named.
+    /// An event of a ride, received by the driver, the passenger or both: `to` is "d", "p" or "dp".
     fn step(&mut self, to: &str, ride: &str, version: u64, status: &str) -> &mut Self {
         self.step_with(to, ride, version, status, &[])
     }
@@ -64,17 +65,17 @@ impl City {
                 body["pin"] = json!("1234");
             }
             if status == "pickup" {
-                self.checks.accepting(&format!("m-{ride}"), self.now);
+                self.checker.accepting(&format!("m-{ride}"), self.now);
                 for kind in ["match.found", "match.accepted"] {
-                    self.send(user, kind, found(&format!("m-{ride}")));
+                    self.receive(user, kind, found(&format!("m-{ride}")));
                 }
             }
-            self.send(user, &format!("ride.{status}"), body);
+            self.receive(user, &format!("ride.{status}"), body);
         }
         self
     }
 
-    fn whole(&mut self, ride: &str) -> &mut Self {
+    fn complete_ride(&mut self, ride: &str) -> &mut Self {
         for (version, status) in [(1, "pickup"), (2, "started"), (3, "arrived"), (4, "completed")] {
             self.step("dp", ride, version, status);
         }
@@ -83,13 +84,13 @@ impl City {
 
     fn later(&mut self, seconds: u64) -> &mut Self {
         self.now += Duration::from_secs(seconds);
-        self.checks.sweep(self.now);
+        self.checker.report_overdue(self.now);
         self
     }
 
     fn end(&mut self) -> String {
-        self.checks.finish(self.now + Duration::from_secs(60), Duration::from_secs(10));
-        self.checks.texts().join("\n")
+        self.checker.finish(self.now + Duration::from_secs(60), Duration::from_secs(10));
+        self.checker.violations().join("\n")
     }
 }
 
@@ -101,21 +102,21 @@ fn found(id: &str) -> Value {
 }
 
 #[test]
-fn a_whole_ride_and_a_cancelled_one_are_fine() {
-    let mut city = City::new();
-    assert_eq!(city.whole("a").end(), "");
-    assert!(city.checks.is_quiet(city.now));
-    let finals = city.checks.final_rides();
-    assert_eq!((finals.len(), finals[0].status, finals[0].total), (1, Status::Completed, Some(100)));
+fn a_completed_ride_and_a_cancelled_one_have_no_violation() {
+    let mut scenario = Scenario::new();
+    assert_eq!(scenario.complete_ride("a").end(), "");
+    assert!(scenario.checker.is_settled(scenario.now));
+    let ended = scenario.checker.ended_rides();
+    assert_eq!((ended.len(), ended[0].status, ended[0].total), (1, Status::Completed, Some(100)));
 
-    let mut city = City::new();
-    city.step("dp", "a", 1, "pickup").step("dp", "a", 2, "cancelled");
-    assert_eq!(city.end(), "");
+    let mut scenario = Scenario::new();
+    scenario.step("dp", "a", 1, "pickup").step("dp", "a", 2, "cancelled");
+    assert_eq!(scenario.end(), "");
 }
 
 #[test]
-fn each_wrong_step_is_named() {
-    type Script = for<'a> fn(&'a mut City) -> &'a mut City;
+fn each_wrong_ride_event_is_a_violation() {
+    type Script = for<'a> fn(&'a mut Scenario) -> &'a mut Scenario;
     let cases: [(&str, Script); 14] = [
         ("is in 2 live rides", |c| c.step("dp", "a", 1, "pickup").step("d", "bb", 1, "pickup")),
         ("never got version 2 (started)", |c| c.step("dp", "a", 1, "pickup").step("d", "a", 2, "started")),
@@ -125,8 +126,8 @@ fn each_wrong_step_is_named() {
             c.step("dp", "a", 1, "pickup").step("dp", "a", 2, "started");
             c.step("dp", "a", 3, "arrived").step("dp", "a", 4, "cancelled")
         }),
-        ("charged two times", |c| c.whole("a").step("p", "a", 4, "completed")),
-        ("completed as version 5 after completed", |c| c.whole("a").step("dp", "a", 5, "completed")),
+        ("charged two times", |c| c.complete_ride("a").step("p", "a", 4, "completed")),
+        ("completed as version 5 after completed", |c| c.complete_ride("a").step("dp", "a", 5, "completed")),
         ("is not the same for both", |c| {
             c.step("d", "a", 1, "pickup").step_with("p", "a", 1, "pickup", &[("vehicle_type", json!("van"))])
         }),
@@ -141,124 +142,140 @@ fn each_wrong_step_is_named() {
             c.step("dp", "a", 1, "pickup").step_with("dp", "bb", 1, "pickup", &[("match_id", json!("m-a"))])
         }),
         ("two rides at a time", |c| {
-            c.whole("a").step_with("dp", "bb", 1, "pickup", &[("occurred_at", json!("2026-01-01T00:03:30.000Z"))])
+            c.complete_ride("a").step_with(
+                "dp",
+                "bb",
+                1,
+                "pickup",
+                &[("occurred_at", json!("2026-01-01T00:03:30.000Z"))],
+            )
         }),
     ];
     for (named, script) in cases {
-        let mut city = City::new();
-        script(&mut city);
-        let found = city.end();
+        let mut scenario = Scenario::new();
+        script(&mut scenario);
+        let found = scenario.end();
         assert!(found.contains(named), "expected `{named}` among: {found}");
     }
 }
 
 #[test]
-fn versions_may_come_late_but_are_counted() {
-    let mut city = City::new();
-    city.step("dp", "a", 1, "pickup").step("d", "a", 2, "started").step("d", "a", 3, "arrived");
-    city.step("p", "a", 3, "arrived").step("p", "a", 2, "started");
-    assert_eq!(city.end(), "");
-    assert_eq!(city.checks.late_versions(), 1);
+fn a_late_version_is_allowed_and_counted() {
+    let mut scenario = Scenario::new();
+    scenario.step("dp", "a", 1, "pickup").step("d", "a", 2, "started").step("d", "a", 3, "arrived");
+    scenario.step("p", "a", 3, "arrived").step("p", "a", 2, "started");
+    assert_eq!(scenario.end(), "");
+    assert_eq!(scenario.checker.late_versions(), 1);
 }
 
 #[test]
-fn an_offer_must_end_for_both() {
-    let mut city = City::new();
-    city.send("dan", "match.found", found("m-a")).send("pia", "match.found", found("m-a"));
+fn an_offer_must_end_for_both_parties() {
+    let mut scenario = Scenario::new();
+    scenario.receive("dan", "match.found", found("m-a")).receive("pia", "match.found", found("m-a"));
     let mut rejected = found("m-a");
     rejected["reason"] = json!("expired");
-    city.later(20).send("dan", "match.rejected", rejected).later(20);
-    assert_eq!(city.checks.texts(), Vec::<String>::new());
-    city.later(60);
-    let texts = city.checks.texts();
+    scenario.later(20).receive("dan", "match.rejected", rejected).later(20);
+    assert_eq!(scenario.checker.violations(), Vec::<String>::new());
+    scenario.later(60);
+    let texts = scenario.checker.violations();
     assert!(texts.len() == 1 && texts[0].contains("neither ride nor rejection for pia"), "{texts:?}");
 }
 
 #[test]
-fn an_acked_command_must_have_its_effect_while_one_is_connected() {
-    let mut city = City::new();
-    city.step("dp", "a", 1, "pickup");
-    city.checks.acked("dan", "ride.start", Want::Reaches("a".into(), Status::Started), city.now);
-    city.checks.presence("dan", None);
-    city.later(100);
-    assert_eq!(city.checks.count(), 0, "nobody was there to see it");
-    city.checks.presence("dan", Some(city.now));
-    city.later(10);
-    assert_eq!(city.checks.count(), 0, "just back");
-    city.later(15);
-    assert!(city.checks.texts()[0].contains("ride.start acked, but no ride.started for dan"));
-    assert!(!city.checks.is_quiet(city.now) || city.checks.count() == 1);
+fn an_acked_command_must_have_its_effect_while_its_sender_is_connected() {
+    let mut scenario = Scenario::new();
+    scenario.step("dp", "a", 1, "pickup");
+    scenario.checker.expect(
+        "dan",
+        "ride.start",
+        Effect::RideReaches { ride_id: "a".into(), status: Status::Started },
+        scenario.now,
+    );
+    scenario.checker.disconnected("dan");
+    scenario.later(100);
+    assert_eq!(scenario.checker.violation_count(), 0, "nobody was connected to receive it");
+    scenario.checker.connected("dan", scenario.now);
+    scenario.later(10);
+    assert_eq!(scenario.checker.violation_count(), 0, "reconnected a moment ago");
+    scenario.later(15);
+    assert!(scenario.checker.violations()[0].contains("ride.start acked, but no ride.started for dan"));
+    assert!(!scenario.checker.is_settled(scenario.now) || scenario.checker.violation_count() == 1);
 }
 
 #[test]
-fn an_expected_effect_that_came_is_forgotten() {
-    let mut city = City::new();
-    city.whole("a");
-    city.checks.acked("dan", "ride.arrive", Want::Reaches("a".into(), Status::Completed), city.now);
-    city.checks.acked("pia", "ride.cancel", Want::Ends("a".into()), city.now);
-    city.send("pia", "user.finder", json!({"user_id": "pia", "request_id": "q"}));
-    city.checks.acked("pia", "finder.update", Want::Search("q".into()), city.now);
-    city.later(200);
-    assert!(city.checks.is_quiet(city.now));
-    assert_eq!(city.end(), "");
+fn an_expectation_that_is_met_is_dropped() {
+    let mut scenario = Scenario::new();
+    scenario.complete_ride("a");
+    scenario.checker.expect(
+        "dan",
+        "ride.arrive",
+        Effect::RideReaches { ride_id: "a".into(), status: Status::Completed },
+        scenario.now,
+    );
+    scenario.checker.expect("pia", "ride.cancel", Effect::RideEnds { ride_id: "a".into() }, scenario.now);
+    scenario.receive("pia", "user.finder", json!({"user_id": "pia", "request_id": "q"}));
+    scenario.checker.expect("pia", "finder.update", Effect::Search { request_id: "q".into() }, scenario.now);
+    scenario.later(200);
+    assert!(scenario.checker.is_settled(scenario.now));
+    assert_eq!(scenario.end(), "");
 }
 
 #[test]
-fn offers_and_rides_agree() {
+fn a_ride_needs_an_accepted_offer_that_was_not_superseded_and_a_request_of_its_own() {
     let mut superseded = found("m-a");
     superseded["reason"] = json!("superseded");
-    let mut city = City::new();
-    city.send("dan", "match.rejected", superseded).step("d", "a", 1, "pickup").step("p", "a", 1, "pickup");
-    assert!(city.end().contains("was superseded before"));
+    let mut scenario = Scenario::new();
+    scenario.receive("dan", "match.rejected", superseded).step("d", "a", 1, "pickup").step("p", "a", 1, "pickup");
+    assert!(scenario.end().contains("was superseded before"));
 
-    let mut city = City::new();
+    let mut scenario = Scenario::new();
     let body = ride_body("a", 1, "pickup");
-    city.send("dan", "ride.pickup", body);
-    assert!(city.end().contains("never accepted"));
+    scenario.receive("dan", "ride.pickup", body);
+    assert!(scenario.end().contains("never accepted"));
 
-    let mut city = City::new();
+    let mut scenario = Scenario::new();
     let mut second = found("m-bb");
     second["request_id"] = json!("req-m-a");
-    city.whole("a").send("dan", "match.found", second);
-    city.checks.accepting("m-bb", city.now);
-    city.send("dan", "ride.pickup", ride_body("bb", 1, "pickup"));
-    assert!(city.end().contains("request req-m-a was served two times"));
+    scenario.complete_ride("a").receive("dan", "match.found", second);
+    scenario.checker.accepting("m-bb", scenario.now);
+    scenario.receive("dan", "ride.pickup", ride_body("bb", 1, "pickup"));
+    assert!(scenario.end().contains("request req-m-a was served two times"));
 }
 
 #[test]
-fn both_must_get_the_events_of_the_match() {
-    let mut city = City::new();
-    city.whole("a").checks.offers.get_mut("m-a").unwrap().accepted[1] = false;
-    assert_eq!(city.end(), "ride a: the passenger never got match.accepted");
+fn both_parties_must_receive_the_events_of_the_match() {
+    let mut scenario = Scenario::new();
+    scenario.complete_ride("a").checker.offers.get_mut("m-a").unwrap().accepted[1] = false;
+    assert_eq!(scenario.end(), "ride a: the passenger never got match.accepted");
 }
 
 #[test]
-fn others_business_and_unknown_kinds_are_refused() {
-    let mut city = City::new();
+fn events_of_others_and_of_unknown_types_are_violations() {
+    let mut scenario = Scenario::new();
     let mut other = found("m-a");
     other["passenger_id"] = json!("eve");
-    city.send("pia", "match.found", other).send("pia", "payment.capture", json!({}));
-    city.send("dan", "user.beacon", json!({"user_id": "eve"}));
-    let found = city.end();
+    scenario.receive("pia", "match.found", other).receive("pia", "payment.capture", json!({}));
+    scenario.receive("dan", "user.beacon", json!({"user_id": "eve"}));
+    let found = scenario.end();
     for named in ["stranger's match.found", "payment.capture, which is not for clients", "stranger's user.beacon"] {
         assert!(found.contains(named), "{found}");
     }
 }
 
 #[test]
-fn trespassers_find_a_ride_of_others() {
-    let mut city = City::new();
-    city.whole("a");
-    assert_eq!(city.checks.ride_of_others("eve", "zzz"), Some("a".to_owned()));
-    assert_eq!(city.checks.ride_of_others("dan", ""), None);
+fn a_ride_without_a_user_is_a_ride_of_others() {
+    let mut scenario = Scenario::new();
+    scenario.complete_ride("a");
+    assert_eq!(scenario.checker.ride_without("eve", "zzz"), Some("a".to_owned()));
+    assert_eq!(scenario.checker.ride_without("dan", ""), None);
 }
 
 #[test]
-fn a_step_that_nobody_has_seen_yet_is_waited_for() {
-    let mut city = City::new();
-    city.step("dp", "a", 1, "pickup").step("dp", "a", 2, "started").step("dp", "a", 4, "completed");
-    assert!(!city.checks.is_quiet(city.now));
-    city.step("dp", "a", 3, "arrived");
-    assert!(city.checks.is_quiet(city.now));
-    assert_eq!(city.end(), "");
+fn a_version_that_nobody_has_received_is_waited_for() {
+    let mut scenario = Scenario::new();
+    scenario.step("dp", "a", 1, "pickup").step("dp", "a", 2, "started").step("dp", "a", 4, "completed");
+    assert!(!scenario.checker.is_settled(scenario.now));
+    scenario.step("dp", "a", 3, "arrived");
+    assert!(scenario.checker.is_settled(scenario.now));
+    assert_eq!(scenario.end(), "");
 }

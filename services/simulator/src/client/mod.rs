@@ -1,6 +1,7 @@
-//! One person's WebSocket: commands with their answers and repeats, events, lost connections and resumes. It owns the
-//! socket and the last `seq`; it decides nothing about rides.
+//! One person's end of the WebSocket: sends commands and repeats them until they are answered, receives events, reconnects and
+//! resumes. It decides nothing about rides.
 
+mod commands;
 mod socket;
 
 use std::collections::VecDeque;
@@ -12,35 +13,30 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
-use self::socket::{Read, Socket};
+pub(crate) use self::commands::Command;
+use self::commands::CommandQueue;
+use self::socket::Incoming;
+pub(crate) use self::socket::Socket;
 use crate::account::Account;
-use crate::checker::{Mailbox, Verdict};
+use crate::checker::{Delivery, MailboxChecker};
 use crate::city::City;
 use crate::clock;
-use crate::frame::{self, Event, Frame, text};
+use crate::frame::{self, Event, Frame};
 use crate::observation::Observation;
-use crate::statistics::Count;
+use crate::statistics::Counter;
 
 /// A command without an answer is sent again after this.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// A command that was not answered after this is given up, which is a violation.
-const GIVE_UP: Duration = Duration::from_secs(120);
-/// So many answers are remembered, to compare the answers to repeats.
-const REMEMBERED: usize = 256;
-/// So many frames without an id may wait for a connection.
-const WAITING_FRAMES: usize = 64;
-/// The mailbox is acked after so many events.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A command without an answer after this is a violation, and no longer repeated.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
+/// The most frames without an id that wait for a connection; the oldest are dropped.
+const UNSENT_FRAMES_MAX: usize = 64;
+/// `mailbox.ack` is sent after so many events.
 const EVENTS_AN_ACK: u64 = 25;
+/// The pause before a reconnect when the peer or the network closed the connection.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Something that was asked of the platform.
-#[derive(Debug, Clone)]
-pub(crate) struct Command {
-    pub(crate) id: String,
-    pub(crate) kind: &'static str,
-    pub(crate) data: Value,
-}
-
-/// What a person has to react to.
+/// What a person reacts to.
 #[derive(Debug)]
 pub(crate) enum Input {
     Event(Event),
@@ -52,24 +48,14 @@ pub(crate) enum Input {
         command: Command,
         code: String,
     },
-    /// Never answered.
-    Lost {
+    /// The command was given up.
+    Unanswered {
         command: Command,
     },
-    /// The time that the person wanted to wait for.
-    Time,
+    /// The time that the person asked for.
+    Deadline,
 }
 
-#[derive(Debug)]
-struct Pending {
-    command: Command,
-    made: Instant,
-    sent: Option<Instant>,
-    attempts: u32,
-    due: Instant,
-}
-
-/// A person's end of the wire.
 #[derive(Debug)]
 pub(crate) struct Client {
     city: Arc<City>,
@@ -77,24 +63,23 @@ pub(crate) struct Client {
     rng: StdRng,
     socket: Option<Socket>,
     connected_since: Option<Instant>,
+    /// How many connections there have been.
     connects: u64,
+    /// Failed attempts since the last connection.
     failures: u32,
-    retry_at: Instant,
+    reconnect_at: Instant,
     next_url: usize,
-    mailbox: Mailbox,
+    mailbox: MailboxChecker,
     events: u64,
-    id_prefix: String,
-    next_id: u64,
-    pending: Vec<Pending>,
-    answered: VecDeque<(String, Option<String>)>,
-    frames: VecDeque<String>,
+    commands: CommandQueue,
+    unsent_frames: VecDeque<String>,
 }
 
 impl Client {
     pub(crate) fn new(city: Arc<City>, account: Arc<Account>, index: usize) -> Self {
         let seed = city.config.seed.wrapping_add(index as u64).wrapping_mul(3).wrapping_add(1);
         Self {
-            id_prefix: format!("{:x}-{index}", city.run_id),
+            commands: CommandQueue::new(format!("{:x}-{index}", city.run_id)),
             city,
             account,
             rng: StdRng::seed_from_u64(seed),
@@ -102,14 +87,11 @@ impl Client {
             connected_since: None,
             connects: 0,
             failures: 0,
-            retry_at: clock::now(),
+            reconnect_at: clock::now(),
             next_url: index,
-            mailbox: Mailbox::default(),
+            mailbox: MailboxChecker::default(),
             events: 0,
-            next_id: 0,
-            pending: Vec::new(),
-            answered: VecDeque::new(),
-            frames: VecDeque::new(),
+            unsent_frames: VecDeque::new(),
         }
     }
 
@@ -117,157 +99,145 @@ impl Client {
         &self.account.user_id
     }
 
-    /// Since when there is a connection without a break.
+    /// Since when the present connection is open; `None` without one.
     pub(crate) fn connected_since(&self) -> Option<Instant> {
         self.connected_since
     }
 
-    /// How many connections there have been.
+    /// How many connections there have been, the present one included.
     pub(crate) fn connects(&self) -> u64 {
         self.connects
     }
 
-    /// Asks for something; the answer comes as an [`Input`] with the id that is returned here.
-    pub(crate) fn command(&mut self, kind: &'static str, data: Value) -> String {
-        self.next_id += 1;
-        let id = format!("{}-{}", self.id_prefix, self.next_id);
-        let now = clock::now();
-        let command = Command { id: id.clone(), kind, data };
-        self.pending.push(Pending { command, made: now, sent: None, attempts: 0, due: now });
-        id
+    /// Sends a command, and repeats it until it is answered; the answer comes as an [`Input`] with the returned id.
+    pub(crate) fn send(&mut self, kind: &'static str, data: Value) -> String {
+        self.commands.push(kind, data, clock::now())
     }
 
-    /// Says something that is not answered. The oldest is forgotten if too much waits.
-    pub(crate) fn say(&mut self, kind: &'static str, data: &Value) {
-        if self.frames.len() >= WAITING_FRAMES {
-            self.frames.pop_front();
+    /// Sends a command without an id, which the platform does not answer.
+    pub(crate) fn send_unanswered(&mut self, kind: &'static str, data: &Value) {
+        if self.unsent_frames.len() >= UNSENT_FRAMES_MAX {
+            self.unsent_frames.pop_front();
         }
-        self.frames.push_back(frame::command(None, kind, data));
+        self.unsent_frames.push_back(frame::command(None, kind, data));
     }
 
-    /// Waits for what comes next, until `until` at the latest; keeps the connection and repeats commands meanwhile.
-    pub(crate) async fn next(&mut self, until: Instant) -> Input {
+    /// Waits for the next input, at most until `deadline`. Meanwhile it reconnects and repeats commands.
+    pub(crate) async fn next(&mut self, deadline: Instant) -> Input {
         loop {
             let now = clock::now();
-            if now >= until {
-                return Input::Time;
+            if now >= deadline {
+                return Input::Deadline;
             }
-            if let Some(place) =
-                self.pending.iter().position(|p| now.duration_since(p.made) >= GIVE_UP + self.city.config.outage)
-            {
-                let command = self.pending.remove(place).command;
-                let text = format!("{}: {} {} was never answered", self.user_id(), command.kind, command.data);
-                self.city.checks().violation(text);
-                return Input::Lost { command };
+            if let Some(command) = self.commands.remove_expired(now, GIVE_UP_AFTER + self.city.config.outage) {
+                self.violation(&format!("{} {} was never answered", command.kind, command.data));
+                return Input::Unanswered { command };
             }
-            if self.socket.is_none() && now >= self.retry_at {
+            if self.socket.is_none() && now >= self.reconnect_at {
                 Box::pin(self.connect()).await;
                 continue;
             }
             self.send_due(now).await;
             let Some(socket) = &mut self.socket else {
-                sleep_until(until.min(self.retry_at)).await;
+                sleep_until(deadline.min(self.reconnect_at)).await;
                 continue;
             };
-            let sendable = self.pending.iter().enumerate().filter(|(n, _)| !is_held_back(&self.pending, *n));
-            let due = sendable.map(|(_, pending)| pending.due).min();
-            let wake = due.unwrap_or(until).min(until);
-            let read = tokio::select! {
+            let wake = self.commands.next_send_at().unwrap_or(deadline).min(deadline);
+            let incoming = tokio::select! {
                 biased;
-                read = socket.read() => read,
+                incoming = socket.read() => incoming,
                 () = sleep_until(wake) => continue,
             };
-            if let Some(input) = self.received(read) {
+            if let Some(input) = self.on_incoming(incoming) {
                 return input;
             }
         }
     }
 
-    /// Closes the connection as the protocol has it.
+    /// Closes the WebSocket with a close frame.
     pub(crate) async fn close(mut self) {
-        self.city.checks().presence(&self.account.user_id, None);
+        self.city.checker().disconnected(&self.account.user_id);
         if let Some(socket) = self.socket.take() {
             socket.close().await;
         }
     }
 
-    /// Loses the connection without a close frame.
-    pub(crate) fn cut(&mut self) {
+    /// Drops the connection without a close frame.
+    fn cut(&mut self) {
         if self.socket.is_some() {
-            self.city.tally().add(Count::Cuts);
+            self.city.statistics().increment(Counter::Cuts);
             let pause = Duration::from_millis(self.rng.random_range(0..1_500));
-            self.disconnected(pause);
+            self.disconnect(pause);
         }
     }
 
-    fn disconnected(&mut self, pause: Duration) {
+    fn disconnect(&mut self, pause: Duration) {
         self.socket = None;
         self.connected_since = None;
         self.next_url += 1;
-        self.retry_at = clock::now() + pause;
-        self.city.checks().presence(&self.account.user_id, None);
+        self.reconnect_at = clock::now() + pause;
+        self.city.checker().disconnected(&self.account.user_id);
     }
 
     async fn connect(&mut self) {
-        let http = &self.city.https[self.next_url % self.city.https.len()];
-        match Socket::open(http, &self.account, self.mailbox.last_seq()).await {
-            Ok((socket, user_id, newest)) => {
+        let http = &self.city.users_clients[self.next_url % self.city.users_clients.len()];
+        match Socket::open(http, &self.account, Some(self.mailbox.last_seq())).await {
+            Ok((socket, welcome)) => {
                 let now = clock::now();
                 self.socket = Some(socket);
                 self.failures = 0;
                 self.connects += 1;
                 self.connected_since = Some(now);
-                self.mailbox.welcomed(newest);
-                self.pending.iter_mut().for_each(|pending| pending.due = now);
-                self.city.tally().add(if self.connects == 1 { Count::Connects } else { Count::Reconnects });
-                let mut checks = self.city.checks();
-                checks.presence(&self.account.user_id, Some(now));
-                if user_id != self.account.user_id {
-                    checks.violation(format!("{} was welcomed as {user_id}", self.account.user_id));
+                self.mailbox.resumed(welcome.last_seq);
+                self.commands.send_all_at(now);
+                if self.connects > 1 {
+                    self.city.statistics().increment(Counter::Reconnects);
+                }
+                let mut checker = self.city.checker();
+                checker.connected(&self.account.user_id, now);
+                if welcome.user_id != self.account.user_id {
+                    checker.violation(format!("{} was welcomed as {}", self.account.user_id, welcome.user_id));
                 }
             }
             Err(error) => {
                 tracing::debug!(user_id = %self.account.user_id, error = format!("{error:#}"), "no connection");
                 self.failures += 1;
-                let most_ms = (100_u64 << self.failures.min(6)).min(5_000);
-                let pause = Duration::from_millis(self.rng.random_range(most_ms / 2..=most_ms));
-                self.disconnected(pause);
+                let max_ms = (100_u64 << self.failures.min(6)).min(5_000);
+                let pause = Duration::from_millis(self.rng.random_range(max_ms / 2..=max_ms));
+                self.disconnect(pause);
             }
         }
     }
 
-    /// Sends what waits and what is due.
+    /// Sends the frames that wait and the commands that are due.
     async fn send_due(&mut self, now: Instant) {
-        let due: Vec<usize> = (0..self.pending.len())
-            .filter(|n| self.pending[*n].due <= now && !is_held_back(&self.pending, *n))
-            .collect();
         let Some(socket) = &mut self.socket else { return };
-        let mut texts: Vec<String> = self.frames.drain(..).collect();
+        let faults = &self.city.config.faults;
+        let mut frames: Vec<String> = self.unsent_frames.drain(..).collect();
         let mut cut = false;
         {
-            let mut tally = self.city.tally();
-            for n in due {
-                let pending = &mut self.pending[n];
+            let mut statistics = self.city.statistics();
+            for pending in self.commands.due(now) {
                 pending.attempts += 1;
-                pending.sent.get_or_insert(now);
-                pending.due = now + ANSWER_LIMIT;
+                pending.first_sent_at.get_or_insert(now);
+                pending.send_at = now + ANSWER_TIMEOUT;
                 let frame = frame::command(Some(&pending.command.id), pending.command.kind, &pending.command.data);
                 if pending.attempts > 1 {
-                    tally.add(Count::Retries);
+                    statistics.increment(Counter::CommandsRetried);
                 } else {
-                    if self.rng.random_bool(self.city.config.faults.repeat) {
-                        tally.add(Count::RepeatsSent);
-                        texts.push(frame.clone());
+                    if self.rng.random_bool(faults.repeat) {
+                        statistics.increment(Counter::CommandsRepeated);
+                        frames.push(frame.clone());
                     }
-                    cut |= self.rng.random_bool(self.city.config.faults.cut);
+                    cut |= self.rng.random_bool(faults.cut);
                 }
-                texts.push(frame);
+                frames.push(frame);
             }
         }
-        for text in texts {
-            if let Err(error) = socket.send(text).await {
+        for frame in frames {
+            if let Err(error) = socket.send(frame).await {
                 tracing::debug!(user_id = %self.account.user_id, %error, "connection lost while sending");
-                return self.disconnected(Duration::from_millis(100));
+                return self.disconnect(RECONNECT_PAUSE);
             }
         }
         if cut {
@@ -275,62 +245,59 @@ impl Client {
         }
     }
 
-    fn received(&mut self, read: Read) -> Option<Input> {
-        let frame = match read {
-            Read::Text(frame) => frame,
-            Read::Nothing => return None,
-            Read::Closed(reason) => {
-                self.city.tally().refused("socket closed", &reason);
-                self.disconnected(Duration::from_millis(100));
+    fn on_incoming(&mut self, incoming: Incoming) -> Option<Input> {
+        let frame = match incoming {
+            Incoming::Text(frame) => frame,
+            Incoming::Control => return None,
+            Incoming::Closed(reason) => {
+                self.city.statistics().refusal("socket closed", &reason);
+                self.disconnect(RECONNECT_PAUSE);
                 return None;
             }
         };
         match frame::parse(&frame) {
-            Ok(Frame::Event(event)) => self.event(event),
-            Ok(Frame::Ack { id, data }) => self.acked(&id, data),
-            Ok(Frame::Error { id: Some(id), code, message }) => self.refused(&id, code, &message),
+            Ok(Frame::Event(event)) => self.on_event(event),
+            Ok(Frame::Ack { id, data }) => self.on_ack(&id, data),
+            Ok(Frame::Error { id: Some(id), code, message }) => self.on_error(&id, code, &message),
             Ok(Frame::Error { id: None, code, .. }) => {
-                self.city.tally().refused("frame without id", &code);
+                self.city.statistics().refusal("frame without id", &code);
                 None
             }
             Ok(Frame::Welcome { .. }) => {
-                self.city.checks().violation(format!("{}: welcomed twice on a connection", self.user_id()));
+                self.violation("welcomed twice on a connection");
                 None
             }
             Err(problem) => {
-                self.city.checks().violation(format!("{}: a bad frame, {problem}", self.user_id()));
+                self.violation(&format!("a bad frame, {problem}"));
                 None
             }
         }
     }
 
-    fn event(&mut self, event: Event) -> Option<Input> {
+    fn on_event(&mut self, event: Event) -> Option<Input> {
         let cut = self.rng.random_bool(self.city.config.faults.cut);
         if cut && self.rng.random_bool(0.5) {
-            // Lost between the socket and the person: it must come again after the resume.
+            // As if the event had been lost on the way: after the resume it must come again.
             self.cut();
             return None;
         }
-        let now = clock::now();
-        let (verdict, problem) = self.mailbox.event(&event);
+        let (delivery, problem) = self.mailbox.receive(&event);
         {
-            let mut tally = self.city.tally();
-            tally.add(Count::Events);
-            if verdict == Verdict::Repeat {
-                tally.add(Count::RepeatedEvents);
+            let mut statistics = self.city.statistics();
+            statistics.increment(Counter::EventsReceived);
+            if delivery == Delivery::Repeated {
+                statistics.increment(Counter::EventsRepeated);
             }
         }
-        let mut checks = self.city.checks();
         if let Some(problem) = problem {
-            checks.violation(format!("{}: {problem}", self.account.user_id));
+            self.violation(&problem);
         }
-        if verdict == Verdict::Repeat {
+        if delivery == Delivery::Repeated {
             return None;
         }
-        let seen = checks.event(&self.account.user_id, &event, now);
-        drop(checks);
-        if let Some(since_accept) = seen.since_accept {
-            self.city.tally().took("match.accept → ride.pickup", since_accept);
+        let accept_to_pickup = self.city.checker().receive(&self.account.user_id, &event, clock::now());
+        if let Some(latency) = accept_to_pickup {
+            self.city.statistics().latency("match.accept → ride.pickup", latency);
         }
         self.observe(|user_id| Observation::Event {
             user_id,
@@ -342,7 +309,7 @@ impl Client {
         self.events += 1;
         if self.events.is_multiple_of(EVENTS_AN_ACK) {
             let seq = self.mailbox.last_seq();
-            self.command("mailbox.ack", json!({"seq": seq}));
+            self.send("mailbox.ack", json!({"seq": seq}));
         }
         if cut {
             self.cut();
@@ -350,98 +317,60 @@ impl Client {
         Some(Input::Event(event))
     }
 
-    fn acked(&mut self, id: &str, data: Value) -> Option<Input> {
-        let key = key(&data);
-        if let Some(place) = self.pending.iter().position(|pending| pending.command.id == id) {
-            let Pending { command, sent, attempts, .. } = self.pending.remove(place);
-            if let (1, Some(sent)) = (attempts, sent) {
-                self.city.tally().took(latency(command.kind), clock::now().duration_since(sent));
+    fn on_ack(&mut self, id: &str, data: Value) -> Option<Input> {
+        let Some(acked) = self.commands.ack(id, &data) else {
+            if let Some(problem) = self.commands.repeated_ack_problem(id, &data) {
+                self.violation(&problem);
             }
-            self.remember(id, Some(key));
-            self.observe(|user_id| Observation::Acked {
-                user_id,
-                kind: command.kind,
-                command_data: command.data.clone(),
-                ack_data: data.clone(),
-            });
-            return Some(Input::Acked { command, data });
+            return None;
+        };
+        let command = acked.command;
+        if let (1, Some(sent_at)) = (acked.attempts, acked.first_sent_at) {
+            let latency = clock::now().duration_since(sent_at);
+            self.city.statistics().latency(latency_name(command.kind), latency);
         }
-        match self.answered.iter().find(|(known, _)| known == id) {
-            // The end of a search that is over already names none.
-            Some((_, Some(before))) if *before != key && key != NOTHING => {
-                let text = format!("{}: repeat {id} was acked with {key}, before with {before}", self.user_id());
-                self.city.checks().violation(text);
-            }
-            Some(_) => {}
-            None => self.unasked(id),
-        }
-        None
+        self.observe(|user_id| Observation::Acked {
+            user_id,
+            kind: command.kind,
+            command_data: command.data.clone(),
+            ack_data: data.clone(),
+        });
+        Some(Input::Acked { command, data })
     }
 
-    fn refused(&mut self, id: &str, code: String, message: &str) -> Option<Input> {
-        if let Some(place) = self.pending.iter().position(|pending| pending.command.id == id) {
-            self.city.tally().refused(self.pending[place].command.kind, &code);
-            if code == "unavailable" {
-                let pending = &mut self.pending[place];
-                let most_ms = (200_u64 << pending.attempts.min(5)).min(5_000);
-                pending.due = clock::now() + Duration::from_millis(self.rng.random_range(most_ms / 2..=most_ms));
-                return None;
+    fn on_error(&mut self, id: &str, code: String, message: &str) -> Option<Input> {
+        let Some(pending) = self.commands.pending_mut(id) else {
+            if let Some(problem) = self.commands.repeated_refusal_problem(id, &code, message) {
+                self.violation(&problem);
             }
-            let command = self.pending.remove(place).command;
-            tracing::debug!(user_id = %self.account.user_id, kind = command.kind, code, message, "refused");
-            self.remember(id, None);
-            return Some(Input::Refused { command, code });
+            return None;
+        };
+        let kind = pending.command.kind;
+        self.city.statistics().refusal(kind, &code);
+        if code == "unavailable" {
+            let max_ms = (200_u64 << pending.attempts.min(5)).min(5_000);
+            pending.send_at = clock::now() + Duration::from_millis(self.rng.random_range(max_ms / 2..=max_ms));
+            return None;
         }
-        match self.answered.iter().find(|(known, _)| known == id) {
-            Some((_, Some(_))) if code != "unavailable" => {
-                let text = format!("{}: repeat {id} of an acked command was refused: {code} {message}", self.user_id());
-                self.city.checks().violation(text);
-            }
-            Some(_) => {}
-            None => self.unasked(id),
-        }
-        None
+        tracing::debug!(user_id = %self.account.user_id, kind, code, message, "refused");
+        let command = self.commands.refuse(id)?.command;
+        Some(Input::Refused { command, code })
+    }
+
+    fn violation(&self, text: &str) {
+        self.city.checker().violation(format!("{}: {text}", self.user_id()));
     }
 
     fn observe(&self, observation: impl FnOnce(String) -> Observation) {
         if let Some(observer) = &self.city.config.observer {
-            // An observer that has gone needs nothing more.
+            // The observer may have stopped listening before the run is over.
             let _ = observer.send(observation(self.account.user_id.clone()));
         }
     }
-
-    fn unasked(&self, id: &str) {
-        // An answer may be older than what is remembered; an id of somebody else may not be seen at all.
-        if !id.starts_with(&self.id_prefix) {
-            self.city.checks().violation(format!("{}: an answer to {id}, which it never sent", self.user_id()));
-        }
-    }
-
-    fn remember(&mut self, id: &str, key: Option<String>) {
-        if self.answered.len() >= REMEMBERED {
-            self.answered.pop_front();
-        }
-        self.answered.push_back((id.to_owned(), key));
-    }
 }
 
-/// Whether the command at `place` must wait for the answer to another one. The platform tells a repeat by the search that is
-/// open, so a search is not ended before its beginning is answered: both repeated, one after the other, would be another.
-fn is_held_back(pending: &[Pending], place: usize) -> bool {
-    let searches = |pending: &Pending| pending.command.kind == "finder.update";
-    searches(&pending[place]) && pending[..place].iter().any(searches)
-}
-
-/// The [`key`] of an ack without ids.
-const NOTHING: &str = "//";
-
-/// The ids in an ack: what a repeat must be answered with again.
-fn key(data: &Value) -> String {
-    ["request_id", "match_id", "ride_id"].map(|field| text(data, field)).join("/")
-}
-
-fn latency(kind: &str) -> &'static str {
-    match kind {
+fn latency_name(command: &str) -> &'static str {
+    match command {
         "beacon.update" => "beacon.update → ack",
         "finder.update" => "finder.update → ack",
         "location.update" => "location.update → ack",
@@ -452,22 +381,5 @@ fn latency(kind: &str) -> &'static str {
         "ride.cancel" => "ride.cancel → ack",
         "mailbox.ack" => "mailbox.ack → ack",
         _ => "other → ack",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_search_waits_for_the_answer_to_the_search_before() {
-        let now = clock::now();
-        let pending = |kind| {
-            let command = Command { id: String::new(), kind, data: Value::Null };
-            Pending { command, made: now, sent: None, attempts: 0, due: now }
-        };
-        let all = ["mailbox.ack", "finder.update", "ride.cancel", "finder.update", "mailbox.ack"].map(pending);
-        let held_back: Vec<usize> = (0..all.len()).filter(|place| is_held_back(&all, *place)).collect();
-        assert_eq!(held_back, [3]);
     }
 }

@@ -1,5 +1,5 @@
-//! A WebSocket connection: its opening with token and `last_seq`, text frames in and out, its end. It owns the limits of
-//! the protocol's library and knows nothing of commands and events.
+//! A WebSocket to the platform: opened with token and `last_seq`, text frames in and out, closed. It owns the limits of the
+//! WebSocket library and knows no commands and events.
 
 use std::time::Duration;
 
@@ -14,116 +14,132 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::account::Account;
 use crate::frame::{self, Frame};
-use crate::http::Http;
+use crate::http::HttpClient;
 use crate::transport::Connection;
 
-/// From the first packet to the welcome.
-const OPEN_LIMIT: Duration = Duration::from_secs(10);
-/// A peer that takes no frame for so long is gone.
-const SEND_LIMIT: Duration = Duration::from_secs(10);
-/// For the goodbye.
-const CLOSE_LIMIT: Duration = Duration::from_secs(2);
-/// The largest message that is read.
-const MESSAGE_LIMIT: usize = 1 << 20;
+/// The wait for the welcome, from the connection on.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer that accepts no frame for so long is gone.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// The wait for the peer's close frame.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The largest message that is read, bytes.
+const MESSAGE_MAX: usize = 1 << 20;
 
-/// An open, welcomed connection.
+/// An open WebSocket whose welcome has been read.
 #[derive(Debug)]
 pub(crate) struct Socket(WebSocketStream<Connection>);
 
-/// What was read.
+/// What the welcome says.
 #[derive(Debug)]
-pub(crate) enum Read {
+pub(crate) struct Welcome {
+    pub(crate) user_id: String,
+    /// The newest `seq` of the mailbox.
+    pub(crate) last_seq: u64,
+}
+
+#[derive(Debug)]
+pub(crate) enum Incoming {
     Text(String),
-    /// A ping, a pong: answered by the library.
-    Nothing,
-    /// The end, with the close code or the error's kind.
+    /// A ping or a pong; the library answers pings.
+    Control,
+    /// The socket has ended: the close code, or what went wrong.
     Closed(String),
 }
 
 impl Socket {
-    /// Connects and waits for the welcome. Returns also the user and the newest `seq` that it names.
+    /// Opens a WebSocket for the events after `last_seq`, or without it for new events only, and reads the welcome.
     ///
     /// # Errors
-    /// No connection, a refused token (the account is told), or no welcome as the first frame.
-    pub(crate) async fn open(http: &Http, account: &Account, last_seq: u64) -> Result<(Self, String, u64)> {
+    /// No connection, no welcome as the first frame within 10 s, or a refused token; the account is told to refresh it.
+    pub(crate) async fn open(client: &HttpClient, account: &Account, last_seq: Option<u64>) -> Result<(Self, Welcome)> {
         let token = account.token().await?;
         let opening = async {
-            let connection = http.connect().await?;
-            let url = format!("ws://{}{}?last_seq={last_seq}", http.authority(), http.path("/v1/ws"));
+            let connection = client.connect().await?;
+            let query = last_seq.map(|seq| format!("?last_seq={seq}")).unwrap_or_default();
+            let url = format!("ws://{}{}{query}", client.authority(), client.path("/v1/ws"));
             let mut request = url.into_client_request()?;
             let bearer = HeaderValue::try_from(format!("Bearer {token}")).context("the token is no header")?;
             request.headers_mut().insert(header::AUTHORIZATION, bearer);
             let mut stream = match client_async_with_config(request, connection, Some(limits())).await {
                 Ok((stream, _)) => stream,
-                Err(Error::Http(reply)) => {
-                    if reply.status().as_u16() == 401 {
-                        account.refused(&token).await;
+                Err(Error::Http(response)) => {
+                    if response.status().as_u16() == 401 {
+                        account.token_refused(&token).await;
                     }
-                    bail!("GET /v1/ws: {}", reply.status());
+                    bail!("GET /v1/ws: {}", response.status());
                 }
                 Err(error) => return Err(error.into()),
             };
-            loop {
-                let message = stream.next().await.context("closed before the welcome")??;
-                match message {
-                    Message::Text(frame) => match frame::parse(&frame) {
-                        Ok(Frame::Welcome { user_id, last_seq }) => return Ok((Self(stream), user_id, last_seq)),
-                        other => bail!("the first frame is no welcome but {other:?}"),
-                    },
-                    Message::Close(frame) => bail!("closed before the welcome: {frame:?}"),
-                    _ => {}
-                }
-            }
+            let welcome = read_welcome(&mut stream).await?;
+            Ok((Self(stream), welcome))
         };
-        match timeout(OPEN_LIMIT, opening).await {
+        match timeout(OPEN_TIMEOUT, opening).await {
             Ok(opened) => opened,
-            Err(_) => bail!("no welcome within {OPEN_LIMIT:?}"),
+            Err(_) => bail!("no welcome within {OPEN_TIMEOUT:?}"),
         }
     }
 
-    /// The next message. Nothing is lost if this is dropped while it waits.
-    pub(crate) async fn read(&mut self) -> Read {
+    /// Cancel-safe: a message is not lost if the future is dropped while it waits.
+    pub(crate) async fn read(&mut self) -> Incoming {
         match self.0.next().await {
-            Some(Ok(Message::Text(frame))) => Read::Text(frame.as_str().to_owned()),
+            Some(Ok(Message::Text(frame))) => Incoming::Text(frame.as_str().to_owned()),
             Some(Ok(Message::Close(frame))) => {
-                Read::Closed(frame.map_or_else(|| "no code".to_owned(), |frame| u16::from(frame.code).to_string()))
+                Incoming::Closed(frame.map_or_else(|| "no code".to_owned(), |frame| u16::from(frame.code).to_string()))
             }
-            Some(Ok(Message::Binary(_))) => Read::Closed("a binary frame".to_owned()),
-            Some(Ok(_)) => Read::Nothing,
+            Some(Ok(Message::Binary(_))) => Incoming::Closed("a binary frame".to_owned()),
+            Some(Ok(_)) => Incoming::Control,
             Some(Err(error)) => {
                 tracing::debug!(%error, "connection lost while reading");
-                Read::Closed("connection lost".to_owned())
+                Incoming::Closed("connection lost".to_owned())
             }
-            None => Read::Closed("connection lost".to_owned()),
+            None => Incoming::Closed("connection lost".to_owned()),
         }
     }
 
     /// # Errors
-    /// The connection is gone, or takes nothing.
+    /// The connection is lost, or the peer accepts nothing for 10 s.
     pub(crate) async fn send(&mut self, frame: String) -> Result<()> {
-        timeout(SEND_LIMIT, self.0.send(Message::text(frame))).await.context("the peer takes nothing")??;
+        timeout(SEND_TIMEOUT, self.0.send(Message::text(frame))).await.context("the peer accepts nothing")??;
         Ok(())
     }
 
-    /// Says goodbye; whether it is heard does not matter.
+    /// Sends a close frame and waits a while for the peer's.
     pub(crate) async fn close(mut self) {
-        let goodbye = async {
+        let closing = async {
             if self.0.close(None).await.is_ok() {
                 while let Some(Ok(_)) = self.0.next().await {}
             }
         };
-        if timeout(CLOSE_LIMIT, goodbye).await.is_err() {
+        if timeout(CLOSE_TIMEOUT, closing).await.is_err() {
             tracing::debug!("no answer to the close frame");
+        }
+    }
+
+    pub(crate) fn into_stream(self) -> WebSocketStream<Connection> {
+        self.0
+    }
+}
+
+async fn read_welcome(stream: &mut WebSocketStream<Connection>) -> Result<Welcome> {
+    loop {
+        match stream.next().await.context("closed before the welcome")?? {
+            Message::Text(frame) => match frame::parse(&frame) {
+                Ok(Frame::Welcome { user_id, last_seq }) => return Ok(Welcome { user_id, last_seq }),
+                other => bail!("the first frame is no welcome but {other:?}"),
+            },
+            Message::Close(frame) => bail!("closed before the welcome: {frame:?}"),
+            _ => {}
         }
     }
 }
 
-/// The defaults take 64 MiB messages, buffer without limit and cost 133 KiB a socket.
+/// The library's defaults read 64 MiB messages, buffer without limit, and cost 133 KiB a socket.
 fn limits() -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(4096)
         .write_buffer_size(0)
-        .max_write_buffer_size(MESSAGE_LIMIT)
-        .max_message_size(Some(MESSAGE_LIMIT))
-        .max_frame_size(Some(MESSAGE_LIMIT))
+        .max_write_buffer_size(MESSAGE_MAX)
+        .max_message_size(Some(MESSAGE_MAX))
+        .max_frame_size(Some(MESSAGE_MAX))
 }

@@ -1,5 +1,5 @@
-//! The points of a driver as they leave the phone: most at once, some twice, late, in batches or out of order, and all
-//! that were measured without a connection. Pure; it owns the points that were not sent yet.
+//! The positions of a driver on their way out of the phone. Most are sent at once; faults send some twice, late, in a batch or
+//! out of order; without a connection they are buffered. Pure.
 
 use std::collections::VecDeque;
 
@@ -11,21 +11,21 @@ use serde_json::{Value, json};
 use crate::frame::rfc3339;
 use crate::position::Position;
 
-/// So many points are held back at most; the oldest go first.
-const HELD: usize = 60;
+/// The most points that are buffered; the oldest are dropped.
+const BUFFER_MAX: usize = 60;
 
-/// One measurement.
+/// One GPS measurement.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Point {
-    pub(crate) position: Position,
-    pub(crate) speed_mps: f64,
-    pub(crate) heading_deg: f64,
-    pub(crate) recorded_at: DateTime<Utc>,
+pub(super) struct Point {
+    pub(super) position: Position,
+    pub(super) speed_mps: f64,
+    pub(super) heading_deg: f64,
+    pub(super) recorded_at: DateTime<Utc>,
 }
 
 impl Point {
-    /// The data of a `location.update`.
-    pub(crate) fn data(&self) -> Value {
+    /// The `data` of a `location.update`.
+    pub(super) fn data(&self) -> Value {
         json!({
             "location": self.position,
             "accuracy_m": 5.0,
@@ -36,39 +36,36 @@ impl Point {
     }
 }
 
-/// Points held back, oldest first, and for how many more points.
 #[derive(Debug, Default)]
-pub(crate) struct Track {
-    held: VecDeque<Point>,
-    hold: u32,
+pub(super) struct OutgoingPositions {
+    /// Oldest first.
+    buffer: VecDeque<Point>,
+    /// How many more points are buffered before all are sent as a batch.
+    until_batch: u32,
 }
 
-impl Track {
-    /// Takes a point and returns the data of the `location.update`s to send now, in order. Without a connection nothing
-    /// is sent and the point is kept.
-    pub(crate) fn add(&mut self, point: Point, connected: bool, faults: f64, rng: &mut StdRng) -> Vec<Value> {
-        let fault = rng.random_bool(faults).then(|| rng.random_range(0..3));
-        if !connected {
-            self.hold(point);
-            return Vec::new();
-        }
-        if self.hold > 0 {
-            self.hold -= 1;
-            self.hold(point);
-            return if self.hold == 0 { self.flush() } else { Vec::new() };
+impl OutgoingPositions {
+    /// Returns the `data` of the `location.update`s to send now, in order, for a driver with a connection. `fault` is the
+    /// probability that the point is not simply sent.
+    pub(super) fn add(&mut self, point: Point, fault: f64, rng: &mut StdRng) -> Vec<Value> {
+        let fault = roll(fault, rng);
+        if self.until_batch > 0 {
+            self.until_batch -= 1;
+            self.push(point);
+            return if self.until_batch == 0 { self.flush() } else { Vec::new() };
         }
         match fault {
             // Twice.
             Some(0) => vec![point.data(), point.data()],
-            // A batch, later.
+            // Late, in a batch.
             Some(1) => {
-                self.hold = rng.random_range(1..4);
-                self.hold(point);
+                self.until_batch = rng.random_range(1..4);
+                self.push(point);
                 Vec::new()
             }
             // After the next one.
-            Some(_) if self.held.is_empty() => {
-                self.hold(point);
+            Some(_) if self.buffer.is_empty() => {
+                self.push(point);
                 Vec::new()
             }
             _ => {
@@ -79,27 +76,39 @@ impl Track {
         }
     }
 
-    /// All that was held back, as one message.
-    pub(crate) fn flush(&mut self) -> Vec<Value> {
-        self.hold = 0;
-        let mut points: Vec<_> = self.held.drain(..).map(|point| point.data()).collect();
+    /// Buffers the point of a driver without a connection. It rolls for a fault as [`Self::add`] does, so that both draw
+    /// the same randomness.
+    pub(super) fn add_offline(&mut self, point: Point, fault: f64, rng: &mut StdRng) {
+        roll(fault, rng);
+        self.push(point);
+    }
+
+    /// Empties the buffer into one `location.update`.
+    pub(super) fn flush(&mut self) -> Vec<Value> {
+        self.until_batch = 0;
+        let mut points: Vec<_> = self.buffer.drain(..).map(|point| point.data()).collect();
         match points.len() {
             0 => Vec::new(),
             1 => points,
             _ => {
-                // The order of a batch means nothing: each point has its time.
+                // The platform must order a batch by `recorded_at`.
                 points.rotate_left(1);
                 vec![json!({ "points": points })]
             }
         }
     }
 
-    fn hold(&mut self, point: Point) {
-        if self.held.len() >= HELD {
-            self.held.pop_front();
+    fn push(&mut self, point: Point) {
+        if self.buffer.len() >= BUFFER_MAX {
+            self.buffer.pop_front();
         }
-        self.held.push_back(point);
+        self.buffer.push_back(point);
     }
+}
+
+/// Which of the three faults happens to a point, if any.
+fn roll(fault: f64, rng: &mut StdRng) -> Option<u32> {
+    rng.random_bool(fault).then(|| rng.random_range(0..3))
 }
 
 #[cfg(test)]
@@ -129,23 +138,23 @@ mod tests {
     #[test]
     fn every_point_is_sent_some_twice_and_some_out_of_order() {
         let mut rng = StdRng::seed_from_u64(5);
-        let mut track = Track::default();
+        let mut outgoing = OutgoingPositions::default();
         let mut sent = Vec::new();
         for second in 0..500 {
-            sent.extend(times(&track.add(point(second), true, 0.3, &mut rng)));
+            sent.extend(times(&outgoing.add(point(second), 0.3, &mut rng)));
         }
-        sent.extend(times(&track.flush()));
+        sent.extend(times(&outgoing.flush()));
         assert_eq!(sent.iter().collect::<BTreeSet<_>>().len(), 500);
         assert!(sent.len() > 500 && !sent.is_sorted());
     }
 
     #[test]
-    fn points_without_a_connection_are_kept_up_to_a_limit() {
+    fn points_without_a_connection_are_buffered_up_to_a_limit() {
         let mut rng = StdRng::seed_from_u64(5);
-        let mut track = Track::default();
+        let mut outgoing = OutgoingPositions::default();
         for second in 0..100 {
-            assert!(track.add(point(second), false, 0.0, &mut rng).is_empty());
+            outgoing.add_offline(point(second), 0.0, &mut rng);
         }
-        assert_eq!(times(&track.add(point(100), true, 0.0, &mut rng)).len(), HELD + 1);
+        assert_eq!(times(&outgoing.add(point(100), 0.0, &mut rng)).len(), BUFFER_MAX + 1);
     }
 }

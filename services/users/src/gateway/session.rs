@@ -13,11 +13,13 @@ use futures_util::{FutureExt, Sink, Stream, StreamExt};
 use platform::StoreError;
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use streams::bus::{CoreMessage, Subscription};
 use streams::{RideId, UserId};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
-use tracing::Instrument;
+use tracing::field::Empty;
+use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
 use super::connection::{self, Role, SessionStart};
@@ -55,7 +57,7 @@ where
     K: Sink<Outgoing> + Unpin + Send,
 {
     let id = context.platform.world.id();
-    let span = tracing::info_span!("socket", session_id = %id, user_id = %user);
+    let span = info_span!("socket", session_id = %id, user_id = %user);
     admit_and_serve(context, user, id, last_seq, incoming, outgoing).instrument(span).await;
 }
 
@@ -445,12 +447,9 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
     fn begin_command(&mut self, id: Option<Id>, command: Command) {
         let (context, user, ride) = (self.context, self.user, self.ride);
         let kind = CommandKind::of(&command);
-        let span = tracing::info_span!(
-            "command",
-            "type" = command.kind(),
-            id = id.as_deref().map(tracing::field::debug),
-            trace_id = tracing::field::Empty
-        );
+        // The trace begins where the command publishes.
+        let (kind_name, raw_id) = (command.kind(), id.as_deref().map(RawValue::get));
+        let span = info_span!("command", "type" = kind_name, id = raw_id, trace_id = Empty);
         match (command, self.role) {
             (Command::Positions(points), Role::Driver) if id.is_none() => {
                 let publish = async move { commands::positions::publish(context, user, ride, points).await.err() };

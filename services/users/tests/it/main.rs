@@ -6,6 +6,7 @@ mod accounts;
 mod app;
 mod client;
 mod commands;
+mod logs;
 mod mailboxes;
 mod pods;
 mod sockets;
