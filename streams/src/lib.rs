@@ -2,7 +2,6 @@
 //! users passes on to rides, and the bus that carries them. It knows no service, no database and no HTTP.
 
 #![warn(missing_docs)]
-#![warn(missing_docs)]
 
 pub mod bus;
 pub mod event;

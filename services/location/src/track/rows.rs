@@ -360,8 +360,8 @@ pub(crate) async fn purge(tx: &mut Tx, now: DateTime<Utc>) -> Result<(), StoreEr
             let gone = |t: &TrackRow| t.created_at < old || (t.driver_id.is_none() && t.created_at < empty);
             tables.tracks = tables.tracks.iter().filter(|(_, t)| !gone(t)).map(|(k, t)| (*k, t.clone())).collect();
             let tracks = &tables.tracks;
-            let kept = tables.points.iter().filter(|((ride, _, _), _)| tracks.contains_key(ride));
-            tables.points = kept.map(|(k, p)| (*k, p.clone())).collect();
+            let retained = tables.points.iter().filter(|((ride, _, _), _)| tracks.contains_key(ride));
+            tables.points = retained.map(|(k, p)| (*k, p.clone())).collect();
         }
     }
     Ok(())

@@ -9,6 +9,7 @@ use super::database::Books;
 use super::stream::{Old, Trail};
 use super::suspects::{HELD_MAX, digest_of};
 use super::{Audit, AuditError, Finding, Findings, PAGE, Reader, STREAM, rows};
+use crate::event_log;
 
 /// What was verified, and what was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -91,7 +92,7 @@ impl Audit {
         let old: Vec<Old> = std::mem::take(&mut trail.old);
         for part in old.chunks(PAGE) {
             let keys: Vec<_> = part.iter().map(|o| (o.ride_id, o.version)).collect();
-            let kept: BTreeMap<_, _> = rows::events_at(&mut self.store.begin().await?, &keys).await?;
+            let kept: BTreeMap<_, _> = event_log::rows::events_at(&mut self.store.begin().await?, &keys).await?;
             for o in part {
                 let what = match kept.get(&(o.ride_id, o.version)) {
                     Some(kept) if digest_of(kept) == o.digest => continue,

@@ -7,7 +7,7 @@ use streams::Event;
 
 use super::prints::{Fingerprints, digest};
 use super::{Finding, Findings};
-use crate::event_log::KeptEvent;
+use crate::event_log::EventRow;
 use crate::hash_chain;
 use crate::ledger::{self, Entry, Kind};
 use crate::payment::{Debt, Payment, PaymentStatus};
@@ -23,7 +23,7 @@ pub struct Account {
     /// Its row.
     pub row: Option<Ride>,
     /// Its events, by version.
-    pub events: Vec<KeptEvent>,
+    pub events: Vec<EventRow>,
     /// Its entries in the ledger.
     pub entries: Vec<Entry>,
     /// Its payments; a sound one has at most one.
@@ -106,19 +106,19 @@ impl Books {
                 let what = format!("in the database, {what}");
                 self.findings.push(Finding::of_event(kept.ride_id, kept.version, None, what));
             };
-            let (event, hash) = match hash_chain::read_body(&kept.subject, kept.body.as_bytes()) {
+            let (event, hash) = match hash_chain::parse_body(&kept.subject, kept.body.as_bytes()) {
                 Ok(read) => read,
                 Err(broken) => {
-                    wrong(broken.what());
+                    wrong(broken.reason());
                     continue;
                 }
             };
-            if let Err(broken) = hash_chain::matches(&event, hash) {
-                wrong(broken.what());
+            if let Err(broken) = hash_chain::check_hash(&event, hash) {
+                wrong(broken.reason());
             }
             let before = told.as_ref().map(|(ride, _)| ride);
-            if let Err(broken) = replay::check(before, &event) {
-                wrong(broken.what());
+            if let Err(broken) = replay::validate(before, &event) {
+                wrong(broken.reason());
             }
             let id = Event::Ride(Box::new(event.clone())).message_id(event.occurred_at);
             for (column, same) in [
@@ -132,7 +132,7 @@ impl Books {
                     wrong(format!("the column {column} is not what the body says"));
                 }
             }
-            told = Some(replay::after(before, &event));
+            told = Some(replay::apply(before, &event));
         }
         told
     }
@@ -162,7 +162,7 @@ fn differences(row: &Ride, told: &Ride) -> Vec<String> {
         differs("arrived_at", &row.arrived_at, &told.arrived_at),
         differs("last_hash", &row.last_hash, &told.last_hash),
         differs("a receipt", &row.receipt, &told.receipt),
-        differs("a cancellation", &row.cancelled, &told.cancelled),
+        differs("a cancellation", &row.cancellation, &told.cancellation),
     ];
     found.into_iter().flatten().collect()
 }
@@ -179,7 +179,7 @@ fn money(ride: &Ride, bill: Option<&Bill>, account: &Account) -> Vec<String> {
         }
         lines
     };
-    let owed = bill.and_then(|bill| ledger::owed(ride, bill).ok());
+    let owed = bill.and_then(|bill| ledger::billed(ride, bill).ok());
     for kind in [Kind::Fare, Kind::Cancellation] {
         let wanted = owed.as_ref().filter(|due| due.kind == kind);
         let wanted: Lines =

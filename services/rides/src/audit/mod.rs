@@ -24,7 +24,7 @@ use streams::bus::{Replay, ReplayStart, StoredMessage};
 use streams::topology::Topology;
 use streams::{Bus, BusError, RideId};
 
-use crate::hash_chain::Broken;
+use crate::hash_chain::ChainError;
 use crate::tables::Tables;
 
 /// The stream that is the trail.
@@ -60,9 +60,9 @@ impl Finding {
         Self { ride_id: Some(ride_id), version: Some(version), sequence, what: what.into() }
     }
 
-    fn broken(broken: &Broken, sequence: Option<u64>) -> Self {
-        let (ride_id, version) = broken.place();
-        Self { ride_id, version, sequence, what: broken.what() }
+    fn broken(broken: &ChainError, sequence: Option<u64>) -> Self {
+        let (ride_id, version) = broken.event();
+        Self { ride_id, version, sequence, what: broken.reason() }
     }
 }
 

@@ -12,7 +12,7 @@ use streams::{Event, RideId};
 
 use super::stream::{Said, Trail};
 use super::{Audit, AuditError, Findings, Reader, STREAM};
-use crate::event_log::{self, KeptEvent};
+use crate::event_log::{self, EventRow};
 use crate::ledger;
 use crate::payment::{self, CaptureError, Payment, PaymentStatus, Provider};
 use crate::ride::rows;
@@ -39,13 +39,13 @@ pub struct Rebuilt {
 /// What a page of the stream adds to the tables.
 #[derive(Default)]
 struct Page {
-    events: Vec<KeptEvent>,
+    events: Vec<EventRow>,
     ended: Vec<(Ride, Option<Bill>)>,
 }
 
 impl Page {
     fn take(&mut self, stored: &StoredMessage, said: Said) {
-        self.events.push(KeptEvent {
+        self.events.push(EventRow {
             ride_id: said.event.ride_id,
             version: said.event.version,
             message_id: stored.headers.find(MESSAGE_ID).unwrap_or_default().to_owned(),
@@ -121,19 +121,19 @@ impl Audit {
         rebuilt.events += page.events.len() as u64;
         rebuilt.rides += page.ended.len() as u64;
         if !page.events.is_empty() {
-            event_log::keep_events(tx, page.events).await.map_err(|error| twice(error, "event"))?;
+            event_log::rows::append_events(tx, page.events).await.map_err(|error| twice(error, "event"))?;
         }
         let (rides, bills): (Vec<Ride>, Vec<Option<Bill>>) = page.ended.into_iter().unzip();
         if rides.is_empty() {
             return Ok(());
         }
-        rows::insert_told_rides(tx, &rides).await.map_err(|error| twice(error, "ride"))?;
+        rows::insert_rebuilt_rides(tx, &rides).await.map_err(|error| twice(error, "ride"))?;
         let (mut due, mut settled, mut movements) = (Vec::new(), Vec::new(), Vec::new());
         let unbalanced = |e: ledger::Unbalanced| AuditError::Refused(e.to_string());
         for (ride, bill) in rides.iter().zip(bills) {
             let Some(bill) = bill else { continue };
             let payment = Payment::due(ride, bill.total);
-            movements.push(ledger::owed(ride, &bill).map_err(unbalanced)?);
+            movements.push(ledger::billed(ride, &bill).map_err(unbalanced)?);
             let tried_at = Some(self.world.now());
             match provider.capture(payment.payment_id, payment.amount) {
                 Ok(reference) => {

@@ -13,8 +13,9 @@ use streams::topology::TABLE;
 
 use super::database::Books;
 use super::stream::Trail;
-use super::suspects::{Copy, HELD_MAX, Suspect, Verdict, message};
-use super::{Audit, AuditError, Finding, Findings, PAGE, Reader, STREAM, rows};
+use super::suspects::{Copy, HELD_MAX, Suspect, Verdict};
+use super::{Audit, AuditError, Finding, Findings, PAGE, Reader, STREAM};
+use crate::event_log;
 use crate::hash_chain;
 
 /// What was repaired.
@@ -125,7 +126,7 @@ impl Audit {
         order.sort();
         for part in order.chunks(PAGE) {
             let keys: Vec<_> = part.iter().map(|(_, ride, version)| (*ride, *version)).collect();
-            let events = rows::events_at(&mut self.store.begin().await?, &keys).await?;
+            let events = event_log::rows::events_at(&mut self.store.begin().await?, &keys).await?;
             let mut messages = Vec::with_capacity(keys.len());
             for key in &keys {
                 let gone =
@@ -133,7 +134,7 @@ impl Audit {
                 let event = events.get(key).ok_or_else(gone)?;
                 hash_chain::verify_body(&event.subject, event.body.as_bytes())
                     .map_err(|broken| AuditError::Refused(format!("in the database, {broken}")))?;
-                messages.push(message(event));
+                messages.push(event.message());
             }
             for (key, result) in keys.iter().zip(self.bus.publish_all(messages).await) {
                 let published = result?;

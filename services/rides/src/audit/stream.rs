@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
-use platform::outbox;
+use platform::relay;
 use streams::bus::{MESSAGE_ID, StoredMessage};
 use streams::event::RideEvent;
 use streams::{Event, RideId, Service};
 
 use super::prints::{Digest, Fingerprints, digest};
 use super::{Finding, Findings};
-use crate::hash_chain::{self, Broken, Link};
+use crate::hash_chain::{self, ChainError, Link};
 use crate::replay;
 use crate::ride::{Bill, Ride};
 
@@ -96,19 +96,19 @@ impl Trail {
     pub fn message(&mut self, stored: &StoredMessage) -> Option<Said> {
         self.messages += 1;
         let at = Some(stored.sequence);
-        let (event, hash) = match hash_chain::read_body(&stored.subject, &stored.payload) {
+        let (event, hash) = match hash_chain::parse_body(&stored.subject, &stored.payload) {
             Ok(read) => read,
             Err(broken) => {
                 // The headers still tell which it is.
                 let ride_id = stored.headers.find("ce-subject").and_then(|id| id.parse().ok());
                 let id = stored.headers.find(MESSAGE_ID).unwrap_or("none");
-                let what = format!("{} (message id {id})", broken.what());
+                let what = format!("{} (message id {id})", broken.reason());
                 self.findings.push(Finding { ride_id, version: None, sequence: at, what });
                 return None;
             }
         };
         let (ride_id, version) = (event.ride_id, event.version);
-        let edited = hash_chain::matches(&event, hash).err();
+        let edited = hash_chain::check_hash(&event, hash).err();
         if let Some(broken) = &edited {
             self.findings.push(Finding::broken(broken, at));
         }
@@ -133,8 +133,8 @@ impl Trail {
         let joins = before.is_none() && event.version > 1 && !self.whole;
         let checked = match (joins, edited) {
             (true, _) => Ok(()),
-            (false, true) => hash_chain::fits(before.map(Link::from), &event),
-            (false, false) => replay::check(before, &event),
+            (false, true) => hash_chain::check_link(before.map(Link::from), &event),
+            (false, false) => replay::validate(before, &event),
         };
         let late = before.is_some_and(|b| event.version <= b.version);
         let (ride, bill) = match before {
@@ -142,14 +142,14 @@ impl Trail {
                 let (version, status, last_hash) = (event.version, event.status, event.hash.clone());
                 (Ride { version, status, last_hash, ..before.clone() }, None)
             }
-            _ => replay::after(before, &event),
+            _ => replay::apply(before, &event),
         };
         if joins && !event.status.is_final() {
             self.begun_before.insert(ride_id);
         }
         let begun_before = joins || self.begun_before.contains(&ride_id);
         if let Err(broken) = checked {
-            if matches!(broken, Broken::Gap { .. }) && self.disordered.len() < DISORDERED_MAX {
+            if matches!(broken, ChainError::Gap { .. }) && self.disordered.len() < DISORDERED_MAX {
                 self.disordered.insert(ride_id);
             }
             self.findings.push(Finding::broken(&broken, Some(sequence)));
@@ -171,7 +171,7 @@ fn headers(stored: &StoredMessage, event: &RideEvent) -> Option<String> {
     let at = event.occurred_at;
     let event = Event::Ride(Box::new(event.clone()));
     let (id, entity) = (event.message_id(at), event.entity_id().to_string());
-    let wanted = outbox::message(&stored.subject, &id, &entity, at, trace, Service::Rides, bytes::Bytes::new());
+    let wanted = relay::message(&stored.subject, &id, &entity, at, trace, Service::Rides, bytes::Bytes::new());
     let wrong = wanted.headers.iter().find(|(name, value)| stored.headers.find(name) != Some(value));
     wrong.map(|(name, value)| match stored.headers.find(name) {
         Some(found) => format!("the header {name} is `{found}` and must be `{value}`"),

@@ -4,14 +4,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
-use platform::outbox;
 use serde::Deserialize;
+use streams::RideId;
 use streams::bus::{MESSAGE_ID, StoredMessage};
-use streams::{RideId, Service};
 
 use super::prints::{Digest, Group, digest};
 use super::{Audit, AuditError, Finding, Findings, PAGE, Reader, STREAM, rows};
-use crate::event_log::KeptEvent;
+use crate::event_log::{self, EventRow};
 
 /// Events of suspect rides that are held at once.
 pub(super) const HELD_MAX: u64 = 200_000;
@@ -100,15 +99,8 @@ fn message_id(stored: &StoredMessage) -> &str {
     stored.headers.find(MESSAGE_ID).unwrap_or_default()
 }
 
-pub(super) fn digest_of(event: &KeptEvent) -> Digest {
+pub(super) fn digest_of(event: &EventRow) -> Digest {
     digest(&event.subject, &event.message_id, event.body.as_bytes())
-}
-
-/// The message by which a kept event is told, the same whenever it is.
-pub(super) fn message(event: &KeptEvent) -> streams::Message {
-    let (id, entity) = (&event.message_id, event.ride_id.to_string());
-    let body = bytes::Bytes::from(event.body.clone());
-    outbox::message(&event.subject, id, &entity, event.occurred_at, &event.traceparent, Service::Rides, body)
 }
 
 type Suspects = BTreeMap<RideId, Suspect>;
@@ -177,7 +169,7 @@ impl Audit {
         let mut waiting = 0;
         for keys in lost.chunks(PAGE) {
             let mut tx = self.store.begin().await?;
-            let events = rows::events_at(&mut tx, keys).await?;
+            let events = event_log::rows::events_at(&mut tx, keys).await?;
             let ids: HashMap<&str, (RideId, u32)> =
                 events.iter().map(|(key, e)| (e.message_id.as_str(), *key)).collect();
             let unpublished = tx.unpublished_of(&ids.keys().copied().collect::<Vec<_>>()).await?;
@@ -202,7 +194,7 @@ impl Audit {
             .map(|(ride, version, _)| (ride, version))
             .collect();
         for keys in unknown.chunks(PAGE) {
-            for (key, event) in rows::events_at(&mut self.store.begin().await?, keys).await? {
+            for (key, event) in event_log::rows::events_at(&mut self.store.begin().await?, keys).await? {
                 if let Some(suspect) = suspects.get_mut(&key.0) {
                     let kept =
                         Kept { version: event.version, digest: digest_of(&event), occurred_at: event.occurred_at };
@@ -244,7 +236,7 @@ impl Audit {
 
     pub(super) async fn difference(&self, ride: RideId, version: u32, at: u64) -> Result<String, AuditError> {
         let stored = self.bus.get_message(STREAM, at).await?;
-        let kept = rows::events_at(&mut self.store.begin().await?, &[(ride, version)]).await?;
+        let kept = event_log::rows::events_at(&mut self.store.begin().await?, &[(ride, version)]).await?;
         Ok(match kept.get(&(ride, version)) {
             Some(kept) => differs(&stored, kept),
             None => "the database has it no more".to_owned(),
@@ -253,7 +245,7 @@ impl Audit {
 }
 
 /// Where a message is not what is kept of it.
-pub fn differs(stored: &StoredMessage, kept: &KeptEvent) -> String {
+pub fn differs(stored: &StoredMessage, kept: &EventRow) -> String {
     if stored.subject != kept.subject {
         return format!("its subject is {}, in the database {}", stored.subject, kept.subject);
     }

@@ -12,9 +12,9 @@ use super::database::{Account, Books};
 use super::prints::Fingerprints;
 use super::repair::plan;
 use super::stream::Trail;
-use super::suspects::{Copy, Kept, Suspect, Verdict, message};
+use super::suspects::{Copy, Kept, Suspect, Verdict};
 use super::*;
-use crate::event_log::KeptEvent;
+use crate::event_log::EventRow;
 use crate::hash_chain;
 use crate::ledger;
 use crate::payment::{Payment, PaymentStatus};
@@ -25,7 +25,7 @@ use crate::ride::tests::{at, whole_ride};
 fn rides(rides: u128) -> Vec<RideEvent> {
     (1..=rides)
         .flat_map(|ride| {
-            let mut before = hash_chain::NOTHING_BEFORE.to_owned();
+            let mut before = hash_chain::NO_PREVIOUS_HASH.to_owned();
             let mut events = whole_ride();
             for event in &mut events {
                 event.ride_id = RideId(Uuid::from_u128(ride));
@@ -41,7 +41,7 @@ fn rides(rides: u128) -> Vec<RideEvent> {
 
 fn stored(events: &[RideEvent]) -> Vec<StoredMessage> {
     let of = |(n, event): (usize, &RideEvent)| {
-        let message = message(&KeptEvent::of(event, "00-1-2-01"));
+        let message = EventRow::new(event, "00-1-2-01").message();
         let streams::Message { subject, headers, payload } = message;
         StoredMessage { subject, headers, payload, sequence: n as u64 + 1, stored_at: event.occurred_at }
     };
@@ -242,16 +242,16 @@ fn account() -> Account {
     let events = rides(1);
     let mut told = None;
     for event in &events {
-        told = Some(replay::after(told.as_ref().map(|(ride, _)| ride), event));
+        told = Some(replay::apply(told.as_ref().map(|(ride, _)| ride), event));
     }
     let (ride, bill) = told.unwrap();
     let payment = Payment::due(&ride, bill.unwrap().total);
-    let mut entries = ledger::owed(&ride, &bill.unwrap()).unwrap().entries();
+    let mut entries = ledger::billed(&ride, &bill.unwrap()).unwrap().entries();
     entries.extend(ledger::captured(&payment, "ledger").unwrap().entries());
     Account {
         ride_id: ride.ride_id,
         row: Some(ride),
-        events: events.iter().map(|event| KeptEvent::of(event, "")).collect(),
+        events: events.iter().map(|event| EventRow::new(event, "")).collect(),
         entries,
         payments: vec![Payment { status: PaymentStatus::Captured, tried_at: Some(at(9_999)), ..payment }],
         debts: Vec::new(),
