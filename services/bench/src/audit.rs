@@ -21,8 +21,8 @@ use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tokio::time::{Instant, interval};
 
-use crate::target::memory_of;
-use crate::{Row, Servers, row};
+use crate::table::{Row, row};
+use crate::target::{Servers, memory_of};
 
 /// Rides under way at once; their events are interleaved.
 const AT_ONCE: usize = 500;
