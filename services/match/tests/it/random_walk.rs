@@ -155,7 +155,7 @@ fn runner(cases: u32, seed: u64) -> TestRunner {
         cases,
         rng_seed: RngSeed::Fixed(seed),
         failure_persistence: None,
-        max_shrink_iters: u32::MAX,
+        max_shrink_iters: 1_000_000,
         max_shrink_time: SHRINK_TIME_MS,
         ..ProptestConfig::default()
     })
