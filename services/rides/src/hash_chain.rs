@@ -1,7 +1,7 @@
 //! The hash chain of a ride's events, which reveals an edit, a gap or a swap; pure.
 //!
 //! `hash` is the SHA-256, in lower-case hex, of the RFC 8785 (JCS) form of the body without `hash`. The body holds
-//! `previous_hash`, so each event vouches for all events before it. Nothing here reads a store or a stream.
+//! `previous_hash`, so the hash of an event covers all events before it. Nothing here reads a store or a stream.
 
 use std::fmt;
 
@@ -41,7 +41,7 @@ pub enum ChainError {
 }
 
 impl ChainError {
-    /// The ride and the version that it is about, as far as the body tells them.
+    /// The ride and the version that it is about, as far as the body says them.
     pub fn event(&self) -> (Option<RideId>, Option<u32>) {
         match *self {
             Self::Unreadable(_) => (None, None),
@@ -96,7 +96,7 @@ impl fmt::Display for ChainError {
 
 impl std::error::Error for ChainError {}
 
-/// The hash of an event, whatever its field `hash` says.
+/// The hash of an event. Its field `hash` is not part of it.
 pub fn hash(event: &RideEvent) -> String {
     let body = serde_json::to_value(event).expect("a ride event has string keys and finite numbers");
     hash_of_body(body)

@@ -21,7 +21,7 @@ use crate::event_log::rows::events_at;
 /// Copies in the stream that a page has at most; more only if they are of one ride.
 const COPIES_PAGE: usize = 16 * PAGE;
 
-/// SHA-256 of all that makes an event what it is: subject, message id and body.
+/// SHA-256 of what identifies an event: subject, message id and body.
 pub type Digest = [u8; 32];
 
 fn digest_of(subject: &str, message_id: &str, body: &[u8]) -> Digest {

@@ -6,7 +6,7 @@ use streams::RideId;
 
 use crate::hash_chain::ChainError;
 
-/// Findings that are kept with their text; the others are only counted.
+/// The most findings that are listed with their text; the others are only counted.
 pub const LISTED_MAX: usize = 1_000;
 
 /// One thing that is wrong, and where, as far as that is known.

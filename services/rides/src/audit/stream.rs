@@ -61,7 +61,7 @@ impl StreamAudit {
         let (event, hash) = match hash_chain::parse_body(&stored.subject, &stored.payload) {
             Ok(parsed) => parsed,
             Err(error) => {
-                // The headers may still tell which event it is.
+                // The headers may still name the event.
                 let ride_id = stored.headers.find("ce-subject").and_then(|id| id.parse().ok());
                 let id = stored.headers.find(MESSAGE_ID).unwrap_or("none");
                 let what = format!("{} (message id {id})", error.reason());

@@ -193,7 +193,7 @@ fn every_tampering_is_named_with_ride_and_version() {
         ),
     ];
     for (name, tamper, text_of_finding) in cases {
-        // It changes the events before they are published, or the messages after that; what it does to the other is dropped.
+        // `tamper` changes either the events, from which the messages are then made, or the messages.
         let mut events = rides(3);
         let mut unused = stored(&events);
         tamper(&mut events, &mut unused);

@@ -4,7 +4,7 @@
 //! names the version that was read, and a `where` with an id from a client also names its owner.
 //!
 //! A row of `rides` is wide, so it is written and read as JSON, each column by its name in [`to_row`] and [`from_row`]: a new column
-//! is a line in each. `json` and not `jsonb`, because `json` keeps the text of a number, and so every float. A new column must be
+//! is a line in each. `json` and not `jsonb`, because `json` preserves the text of a number, and so every float. A new column must be
 //! nullable: during a rolling upgrade the old version inserts rows without it.
 
 use std::collections::BTreeSet;

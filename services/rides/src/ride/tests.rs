@@ -124,7 +124,7 @@ fn each_command_does_what_the_table_says_in_each_status() {
                     Cancel => true,
                     Complete => by == Party::System,
                 };
-                // Only who cancelled may repeat it.
+                // Only the party that cancelled may repeat the command.
                 let late = status == RideStatus::Cancelled && command == Cancel && by != Party::Passenger;
                 let wanted = match (may, late) {
                     (false, _) => "forbidden",

@@ -176,18 +176,18 @@ async fn every_float_of_a_row_is_read_bit_for_bit(backend: Backend) {
 async fn wrong_pins_are_counted_and_deleted(backend: Backend) {
     let b = bench(backend).await;
     let (one, other): (RideId, RideId) = (b.world.id(), b.world.id());
-    let keep = async |ride, failures| {
+    let store = async |ride, failures| {
         let tries = PinTries { failures, failed_at: (failures > 0).then(|| at(i64::from(failures))) };
         let mut tx = b.store.begin().await.unwrap();
         store_pin_tries(&mut tx, ride, &tries).await.unwrap();
         assert_eq!(pin_tries(&mut tx, ride).await.unwrap(), tries);
         tx.commit().await.unwrap();
     };
-    keep(one, 1).await;
-    keep(one, 2).await;
-    keep(other, 5).await;
-    keep(one, 0).await;
-    keep(one, 0).await;
+    store(one, 1).await;
+    store(one, 2).await;
+    store(other, 5).await;
+    store(one, 0).await;
+    store(one, 0).await;
     let mut tx = b.store.begin().await.unwrap();
     assert_eq!(pin_tries(&mut tx, other).await.unwrap().failures, 5);
 }
@@ -224,7 +224,7 @@ async fn a_match_never_becomes_two_rides(backend: Backend) {
     let (ride, again) = (b.change(&accepted, 0).ride, b.change(&accepted, 1).ride);
     assert_eq!(b.insert(std::slice::from_ref(&ride)).await, [accepted.match_id]);
     assert_eq!(b.insert(std::slice::from_ref(&again)).await, []);
-    // Not after the ride has ended either; and it was not superseded.
+    // It stays so after the ride has ended, and the match is not superseded.
     b.update(1, &cancelled(&ride, 5)).await.unwrap();
     assert_eq!(b.insert(&[again]).await, []);
     let mut tx = b.store.begin().await.unwrap();
@@ -238,7 +238,7 @@ async fn a_request_never_becomes_two_rides(backend: Backend) {
     let one = b.insert_of(&[(first.request_id, ride.clone())]).await;
     assert_eq!(one, [first.match_id]);
     b.update(1, &cancelled(&ride, 5)).await.unwrap();
-    // Accepted before, delivered when that ride is over: two other people, as far as the rows of rides can tell.
+    // Accepted before, delivered after that ride has ended. The driver and the passenger are others, so no row of rides forbids it.
     assert_eq!(b.insert_of(&[(first.request_id, late.clone())]).await, []);
     let mut tx = b.store.begin().await.unwrap();
     assert!(supersede(&mut tx, &[second.match_id], at(10)).await.unwrap().contains(&second.match_id));
@@ -328,10 +328,10 @@ async fn events_are_logged_as_published_and_once(backend: Backend) {
     append_events(&mut tx, vec![event.clone()]).await.unwrap();
     tx.commit().await.unwrap();
     let mut tx = b.store.begin().await.unwrap();
-    let kept = events_of(&mut tx, change.ride.ride_id).await.unwrap();
-    assert_eq!(kept, std::slice::from_ref(&event));
-    assert_eq!(kept[0].body.as_bytes(), Event::Ride(Box::new(change.event.clone())).body());
-    assert_eq!(crate::hash_chain::verify_body(&kept[0].subject, kept[0].body.as_bytes()), Ok(change.event.clone()));
+    let logged = events_of(&mut tx, change.ride.ride_id).await.unwrap();
+    assert_eq!(logged, std::slice::from_ref(&event));
+    assert_eq!(logged[0].body.as_bytes(), Event::Ride(Box::new(change.event.clone())).body());
+    assert_eq!(crate::hash_chain::verify_body(&logged[0].subject, logged[0].body.as_bytes()), Ok(change.event.clone()));
     assert_eq!(events_of(&mut tx, b.world.id()).await.unwrap(), []);
     let twice = append_events(&mut tx, vec![event]).await;
     assert!(matches!(twice, Err(StoreError::Conflict { constraint }) if constraint == "events_pkey"));
@@ -412,7 +412,7 @@ async fn only_rides_that_arrived_long_ago_are_overdue(backend: Backend) {
     let due = async |until: i64, limit| {
         let mut tx = b.store.begin().await.unwrap();
         let found = lock_arrived(&mut tx, at(until), limit).await.unwrap();
-        // A dropped transaction lets its locks go only a moment later.
+        // Commit: a dropped transaction releases its locks only a moment later.
         tx.commit().await.unwrap();
         found.into_iter().map(|r| r.ride_id).collect::<Vec<_>>()
     };
@@ -472,7 +472,7 @@ async fn of_two_processes_that_race_for_a_driver_one_wins() {
     let mut one = b.store.begin().await.unwrap();
     let won = insert_live_rides(&mut one, &[(first.request_id, b.change(&first, 0).ride)]).await.unwrap();
     assert!(won.contains(&first.match_id));
-    // The other waits for the first one's commit, and then loses without an error.
+    // The second transaction waits for the commit of the first, and then inserts nothing, without an error.
     let (store, request, ride) = (b.store.clone(), other.request_id, b.change(&other, 0).ride);
     let waiting = tokio::spawn(async move {
         let mut tx = store.begin().await.unwrap();

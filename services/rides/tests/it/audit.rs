@@ -36,7 +36,7 @@ async fn populated(backend: Backend, provider: Provider) -> (TestApp, [MatchAcce
     app.aggregate(ride.ride_id, ride.driver_id, 4_321.0, true).await;
     app.event(&matches[0], RideStatus::Completed).await;
     for (n, matched) in matches.iter().enumerate().skip(1) {
-        // Time passes between rides, also where it is paused: by it they are in order.
+        // Paused time must advance too: the rides are ordered by their times.
         tokio::time::sleep(Duration::from_millis(1)).await;
         app.publish(&super::Event::MatchAccepted(matched.clone())).await;
         let ride = app.event(matched, RideStatus::Pickup).await;
@@ -96,7 +96,7 @@ async fn a_deleted_stream_is_repaired_byte_for_byte(backend: Backend) {
 }
 
 async fn the_tables_are_rebuilt_from_the_stream(backend: Backend) {
-    // One that is away is asked until it is given up, for which only paused time waits gladly.
+    // The capture is retried until the provider answers. Only paused time skips those waits.
     let providers = [Provider::Ledger, Provider::Refusing, Provider::Away];
     for provider in providers.into_iter().take(if backend == Backend::Memory { 3 } else { 2 }) {
         let (app, matches) = populated(backend, provider).await;
@@ -109,7 +109,7 @@ async fn the_tables_are_rebuilt_from_the_stream(backend: Backend) {
         let report = audit.verify().await.unwrap();
         assert_eq!(report.findings, Findings::default());
         assert_eq!((report.rides, report.live, report.events), (4, 1, 11));
-        // As the live ones, event by event and payment by payment.
+        // The rebuilt events and payments are equal to the original ones.
         for matched in &matches {
             let ride = app.event(matched, RideStatus::Pickup).await.ride_id;
             let mut tx = store.begin().await.unwrap();
@@ -146,8 +146,8 @@ async fn no_table_is_rebuilt_from_an_unsound_stream(backend: Backend) {
     let audit = Audit::new(&app.platform.bus, &store, world);
     let rebuilt = audit.rebuild(Provider::Ledger).await.unwrap();
     assert_eq!((rebuilt.rides, rebuilt.events), (0, 0));
-    let told = rebuilt.findings.listed()[0].to_string();
-    assert!(told.contains("version 3 stands where version 2 belongs"), "{told}");
+    let finding = rebuilt.findings.listed()[0].to_string();
+    assert!(finding.contains("version 3 stands where version 2 belongs"), "{finding}");
     let report = audit.verify().await.unwrap();
     assert_eq!((report.rides, report.events), (0, 0), "nothing was written");
     app.stop.cancel();
@@ -167,15 +167,15 @@ async fn an_edited_copy_is_reported_and_left_alone(backend: Backend) {
         }
         bus.publish(message).await.unwrap();
     }
-    let told = found(&app).await;
-    assert_eq!(told.len(), 2, "{told:?}");
+    let findings = found(&app).await;
+    assert_eq!(findings.len(), 2, "{findings:?}");
     let place = format!("ride {ride} version 2 (sequence 2): ");
-    assert!(told[0].starts_with(&place) && told[0].contains("the body was changed"), "{told:?}");
-    assert!(told[1].starts_with(&place) && told[1].contains("its body is not the database's from byte"), "{told:?}");
+    assert!(findings[0].starts_with(&place) && findings[0].contains("the body was changed"), "{findings:?}");
+    assert!(findings[1].starts_with(&place) && findings[1].contains("its body is not the database's from byte"), "{findings:?}");
     let repaired = app.audit.repair().await.unwrap();
     assert_eq!((repaired.published, repaired.deleted, repaired.findings.count()), (0, 0, 1));
     assert!(repaired.findings.listed()[0].to_string().contains("left alone"));
-    assert_eq!(found(&app).await, told);
+    assert_eq!(found(&app).await, findings);
     app.stop.cancel();
 }
 
@@ -197,17 +197,17 @@ async fn a_busy_platform_has_no_finding_at_any_moment(backend: Backend) {
     let mut busy = Box::pin(busy);
     let mut verified = 0;
     loop {
-        // Whatever has been committed, and is or is not yet published, by the time of each look.
+        // At each audit some events are committed and not yet published.
         let look = async { found(&app).await };
         tokio::select! {
             biased;
             () = &mut busy => break,
-            told = look => assert_eq!(told, Vec::<String>::new(), "look {verified}"),
+            findings = look => assert_eq!(findings, Vec::<String>::new(), "look {verified}"),
         }
         verified += 1;
     }
     drop(busy);
-    assert!(verified > 0, "nobody looked while it was busy");
+    assert!(verified > 0, "no audit ran while the platform was busy");
     let repaired = app.audit.repair().await.unwrap();
     assert_eq!((repaired.published - repaired.duplicates, repaired.deleted, repaired.findings.count()), (0, 0, 0));
     app.end().await;
@@ -224,7 +224,7 @@ async fn a_gap_in_the_middle_of_a_ride_is_repaired_in_order() {
     bus.delete_message(STREAM, sequence(&app, &matches[0], 2).await).await.unwrap();
     assert_eq!(of_ride().await, [1, 3, 4]);
     assert_eq!(found(&app).await.len(), 2, "version 3 in the place of 2, and 2 lost");
-    // The stream remembers the ids of all four: none is stored again, and none may be deleted.
+    // Within the duplicate window the stream refuses all four: none is stored again, and none may be deleted.
     let repaired = app.audit.repair().await.unwrap();
     assert_eq!((repaired.published, repaired.duplicates, repaired.deleted), (3, 3, 0));
     assert!(repaired.findings.listed()[0].to_string().contains("repair again in 5 minutes"), "{repaired:?}");
@@ -236,13 +236,13 @@ async fn a_gap_in_the_middle_of_a_ride_is_repaired_in_order() {
     assert_eq!(of_ride().await, [1, 2, 3, 4]);
     assert_eq!(found(&app).await, Vec::<String>::new());
 
-    // As after a death between publishing and deleting: all of it twice.
+    // The state after a process died between publishing and deleting: every event twice.
     tokio::time::advance(WINDOW).await;
     for message in messages(&app).await {
         bus.publish(message).await.unwrap();
     }
-    let told = found(&app).await;
-    assert!(told.iter().any(|t| t.contains("it stands 2 times in the stream")), "{told:?}");
+    let findings = found(&app).await;
+    assert!(findings.iter().any(|t| t.contains("it stands 2 times in the stream")), "{findings:?}");
     let repaired = app.audit.repair().await.unwrap();
     assert_eq!((repaired.published, repaired.deleted, repaired.findings.count()), (0, 11, 0));
     assert_eq!(found(&app).await, Vec::<String>::new());
@@ -260,8 +260,8 @@ async fn events_older_than_the_stream_keeps_are_not_missing() {
     assert_eq!(report.findings, Findings::default());
     assert!(report.trimmed && report.events > report.messages, "{report:?}");
     let repaired = app.audit.repair().await.unwrap();
-    assert_eq!(repaired.published, 0, "what has rightly gone is not told again");
-    // Its beginning is gone, and so it cannot be made again.
+    assert_eq!(repaired.published, 0, "an expired event is not published again");
+    // The stream no longer has the ride's beginning, so the ride cannot be rebuilt.
     let store = Store::memory(&app.platform.world, &app.platform.pod);
     let rebuilt = Audit::new(&app.platform.bus, &store, &app.platform.world).rebuild(Provider::Ledger).await.unwrap();
     assert_eq!((rebuilt.rides, rebuilt.begun_before, rebuilt.findings.count()), (0, 1, 0));

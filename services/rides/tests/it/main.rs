@@ -120,7 +120,7 @@ impl TestApp {
         self.platform.bus.publish(message).await.unwrap();
     }
 
-    /// As a foreign producer: no headers, so nothing but the body tells a repeat.
+    /// As a foreign producer: without headers, so that only the body identifies a repeat.
     async fn publish_bare(&self, event: &Event) {
         let (subject, payload) = (event.subject().as_str().to_owned(), Bytes::from(event.body()));
         self.platform.bus.publish(Message { subject, headers: Headers::default(), payload }).await.unwrap();
@@ -278,7 +278,7 @@ async fn one_ride_from_match_to_receipt(backend: Backend) {
     let (status, view) = app.get(Some(passenger), &uri).await;
     assert_eq!((status, view["status"].as_str()), (StatusCode::OK, Some("pickup")));
     assert_eq!(view["pin"], app.tokens.ride_pin(ride));
-    assert_eq!(app.get(Some(driver), &uri).await.1.get("pin"), None, "the driver must ask for it");
+    assert_eq!(app.get(Some(driver), &uri).await.1.get("pin"), None, "only the passenger sees the PIN");
 
     assert_eq!(app.command(driver, ride, RideAction::Arrive).await, "ride_not_started");
     assert_eq!(app.start_ride(driver, ride).await, "started 2");
@@ -322,7 +322,7 @@ async fn redelivery_never_bills_twice(backend: Backend) {
     let total = completed.fare.unwrap().total;
     assert_eq!(before[3], total.amount);
 
-    // All of it again, as foreign producers and restarted servers send it: under new ids.
+    // All messages again under new message ids, as a foreign producer or a restarted server may send them.
     app.publish_bare(&Event::MatchAccepted(matched.clone())).await;
     app.aggregate(ride.ride_id, ride.driver_id, 9_000.0, true).await;
     app.aggregate(ride.ride_id, ride.driver_id, 5_000.0, true).await;
@@ -353,7 +353,7 @@ async fn two_live_rides(backend: Backend, share: impl FnOnce(&MatchAccepted, &mu
     app.superseded(&other).await;
     assert_eq!(app.trail().await.len(), 1);
 
-    // What was lost stays lost; a new match of the same people after the ride is a ride again.
+    // A superseded match stays superseded. A new match of the same people after the ride becomes a ride.
     assert_eq!(app.cancel(ride.driver_id, ride.ride_id).await, "cancelled 2");
     app.publish_bare(&Event::MatchAccepted(other.clone())).await;
     app.settled().await;
@@ -388,7 +388,7 @@ async fn a_stranger_never_starts_or_ends_a_ride(backend: Backend) {
         let (status, problem) = app.get(Some(stranger), &format!("/v1/rides/{ride}")).await;
         assert_eq!((status, problem["code"].as_str()), (StatusCode::NOT_FOUND, Some("not_found")));
     }
-    // The passenger may not play the driver either.
+    // The passenger may not give the driver's commands either.
     assert_eq!(app.start_ride(matched.passenger_id, ride).await, "forbidden");
     assert_eq!(app.command(matched.passenger_id, ride, RideAction::Arrive).await, "forbidden");
     assert_eq!(app.start_ride(matched.driver_id, app.platform.world.id()).await, "not_found");
@@ -401,7 +401,7 @@ async fn a_driver_never_bills_the_ride_of_another(backend: Backend) {
     let app = TestApp::start(backend, Config::default()).await;
     let matched = app.matched();
     let ride = app.arrived(&matched).await;
-    // Another driver's distance, a ride that is none, and a capture that nobody billed.
+    // A distance from another driver, one for a ride that does not exist, and a capture that rides did not bill.
     let other: UserId = app.platform.world.id();
     app.aggregate(ride.ride_id, other, 900_000.0, true).await;
     app.aggregate(app.platform.world.id(), other, 5_000.0, true).await;
@@ -439,10 +439,10 @@ async fn a_refused_payment_never_leaves_either_party_locked(backend: Backend) {
     assert_eq!((view["status"].as_str(), view["payment"]["status"].as_str()), (Some("completed"), Some("refused")));
     let debts = debts_of(&mut app.store.begin().await.unwrap(), ride.passenger_id).await.unwrap();
     assert_eq!(debts.iter().map(|d| (d.ride_id, d.amount)).collect::<Vec<_>>(), [(ride.ride_id, total)]);
-    // Still owed by the passenger; the driver is owed the payout all the same.
+    // The passenger still owes the fare; the platform owes the driver the payout all the same.
     let balances = app.balances(&matched, "refuse").await;
     assert_eq!((balances[0], balances[3]), (total.amount, 0));
-    // And both ride on.
+    // And both can have a new ride.
     let (match_id, request_id) = (app.platform.world.id(), app.platform.world.id());
     let again = MatchAccepted { match_id, request_id, ..matched };
     app.publish(&Event::MatchAccepted(again.clone())).await;
@@ -468,7 +468,7 @@ async fn many_short_hops_are_billed_in_full(backend: Backend) {
     let app = TestApp::start(backend, Config::default()).await;
     let matched = app.matched();
     let ride = app.arrived(&matched).await;
-    // A kilometre in hops of a metre: the distances are cumulative, and the last one counts as it is.
+    // A kilometre in hops of a metre: the distances are cumulative, so the last one is billed.
     for metre in 1..1_000 {
         app.aggregate(ride.ride_id, ride.driver_id, f64::from(metre), false).await;
     }
@@ -477,7 +477,7 @@ async fn many_short_hops_are_billed_in_full(backend: Backend) {
     let fare = completed.fare.unwrap();
     let distance = fare.lines.iter().find(|l| l.name == "distance").unwrap();
     assert_eq!(distance.amount, Money::usd(960));
-    // And a ride of no distance at all costs the minimum.
+    // A ride without any distance costs the minimum.
     let still = app.matched();
     let ride = app.arrived(&still).await;
     app.aggregate(ride.ride_id, ride.driver_id, 0.0, true).await;
@@ -508,7 +508,7 @@ async fn a_late_cancellation_is_billed_like_a_fare(backend: Backend) {
     assert_eq!(view["cancelled"]["fee"]["amount"], 600);
     assert_eq!(view["payment"]["status"], "captured");
 
-    // One that costs nothing has no payment.
+    // A cancellation without a fee has no payment.
     let free = app.matched();
     app.publish(&Event::MatchAccepted(free.clone())).await;
     let ride = app.event(&free, RideStatus::Pickup).await.ride_id;
@@ -520,7 +520,7 @@ async fn a_late_cancellation_is_billed_like_a_fare(backend: Backend) {
 }
 
 async fn a_ride_without_a_final_distance_is_billed_by_the_estimate(backend: Backend) {
-    // A minute under paused time; real time waits one second.
+    // One minute of paused time, or one second of real time.
     let completion_wait_s = if backend == Backend::Memory { 60 } else { 1 };
     let app = TestApp::start(backend, Config { completion_wait_s, ..Config::default() }).await;
     let matched = app.matched();
@@ -535,7 +535,7 @@ async fn a_ride_without_a_final_distance_is_billed_by_the_estimate(backend: Back
     assert!(fare.estimated);
     let (distance_m, _) = pricing::estimate(&matched.pickup, &matched.dropoff);
     assert_eq!(completed.distance_m, Some(distance_m));
-    // The final one comes after all, and changes nothing.
+    // The final distance comes too late, and changes nothing.
     app.aggregate(ride.ride_id, ride.driver_id, 9_000.0, true).await;
     app.settled().await;
     assert_eq!(app.trail().await.len(), 4);
@@ -570,7 +570,7 @@ async fn own_rides_are_listed_page_by_page(backend: Backend) {
         let ride = app.event(&matched, RideStatus::Pickup).await.ride_id;
         assert_eq!(app.cancel(matched.driver_id, ride).await, "cancelled 2");
         all.insert(0, ride.to_string());
-        // Paused time stands still by itself, and rides of one moment are in the order of their ids.
+        // Paused time does not advance by itself, and rides created at the same moment are ordered by id.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let (mut found, mut uri) = (Vec::new(), "/v1/rides?limit=2".to_owned());
@@ -615,7 +615,7 @@ async fn a_hundred_matches_at_once_become_a_hundred_rides(backend: Backend) {
     let matches: Vec<MatchAccepted> = (0..100).map(|_| app.matched()).collect();
     for matched in &matches {
         app.publish(&Event::MatchAccepted(matched.clone())).await;
-        // ChainError and impossible ones among them delay nobody else.
+        // Malformed and impossible messages among them delay no other match.
         let bad = Message {
             subject: "match.accepted".to_owned(),
             headers: Headers::default(),
