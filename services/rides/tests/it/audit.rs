@@ -171,7 +171,10 @@ async fn an_edited_copy_is_reported_and_left_alone(backend: Backend) {
     assert_eq!(findings.len(), 2, "{findings:?}");
     let place = format!("ride {ride} version 2 (sequence 2): ");
     assert!(findings[0].starts_with(&place) && findings[0].contains("the body was changed"), "{findings:?}");
-    assert!(findings[1].starts_with(&place) && findings[1].contains("its body is not the database's from byte"), "{findings:?}");
+    assert!(
+        findings[1].starts_with(&place) && findings[1].contains("its body is not the database's from byte"),
+        "{findings:?}"
+    );
     let repaired = app.audit.repair().await.unwrap();
     assert_eq!((repaired.published, repaired.deleted, repaired.findings.count()), (0, 0, 1));
     assert!(repaired.findings.listed()[0].to_string().contains("left alone"));
