@@ -283,6 +283,7 @@ impl EngineHarness {
             fare: None,
             platform_fee: None,
             driver_payout: None,
+            request_id: None,
         }
     }
 
