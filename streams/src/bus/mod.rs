@@ -234,11 +234,12 @@ impl Bus {
         }
     }
 
-    /// What the server has of a topology now: infos, creation times, and differences, in few requests. Not one moment: the
-    /// streams are read one after the other, each before its consumers.
+    /// What the server has of a topology now: infos, creation times, and differences, in few requests. Not one moment: each
+    /// stream is read before its consumers.
     ///
     /// # Errors
-    /// [`BusError::Unavailable`]. A stream or consumer that is missing is no error, but missing in the state.
+    /// [`BusError::Unavailable`] if no stream answers. A stream or consumer that is missing, or that alone does not answer, is
+    /// so in the state.
     pub async fn observe(&self, topology: &Topology) -> Result<TopologyState, BusError> {
         match self {
             Self::Nats(b) => b.observe(topology).await,
