@@ -89,7 +89,7 @@ async fn run_phases(
         }
         let next = rule.phase(city, now);
         if next != city.phase() {
-            tracing::info!(phase = ?next, "the city enters a new phase");
+            tracing::debug!(phase = ?next, "the city enters a new phase");
             phase.send_replace(next);
         }
         if next == Phase::Over {

@@ -163,7 +163,11 @@ impl<H: Handler> Worker<H> {
                 Ok(received) => items.push(Item { delivery, received }),
                 Err(error) => {
                     metrics.failed.with_label_values(&[&delivery.consumer]).inc();
-                    self.dead_letter(&delivery, &error.to_string(), stop).await;
+                    let (id, headers) =
+                        (dead_letters::message_id(&delivery.stream, &delivery.message), &delivery.message.headers);
+                    let trace_id = headers.find("traceparent").and_then(|traceparent| traceparent.split('-').nth(1));
+                    let span = tracing::info_span!("message", consumer = delivery.consumer, message_id = id, trace_id);
+                    self.dead_letter(&delivery, &error.to_string(), stop).instrument(span).await;
                 }
             }
         }
