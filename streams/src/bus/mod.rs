@@ -17,7 +17,7 @@ pub use message::{
 
 use crate::memory::{self, MemoryBus};
 use crate::nats::{self, NatsBus};
-use crate::topology::{Consumer, Topology};
+use crate::topology::{Consumer, Topology, TopologyState};
 
 /// A message delivered by a consumer. Answer it exactly once, by [`ack`](Self::ack), [`retry`](Self::retry) or
 /// [`terminate`](Self::terminate); without an answer it is redelivered after the ack wait.
@@ -231,6 +231,18 @@ impl Bus {
         match self {
             Self::Nats(b) => b.compare(topology).await,
             Self::Memory(b) => b.compare(topology),
+        }
+    }
+
+    /// What the server has of a topology now: infos, creation times, and differences, in few requests. Not one moment: the
+    /// streams are read one after the other, each before its consumers.
+    ///
+    /// # Errors
+    /// [`BusError::Unavailable`]. A stream or consumer that is missing is no error, but missing in the state.
+    pub async fn observe(&self, topology: &Topology) -> Result<TopologyState, BusError> {
+        match self {
+            Self::Nats(b) => b.observe(topology).await,
+            Self::Memory(b) => b.observe(topology),
         }
     }
 

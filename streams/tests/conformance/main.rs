@@ -7,6 +7,7 @@ mod differential;
 mod fixture;
 mod max_deliver;
 mod memory_only;
+mod observe;
 mod replay;
 mod retention;
 mod topology;
@@ -105,6 +106,9 @@ suite! {
         republish_after_the_duplicate_window_is_stored
         longer_window_does_not_restore_expired_ids
         late_ack_removes_nothing_from_the_next_consumer_of_a_work_queue;
+    observe:
+        state_has_the_same_infos_times_and_differences_as_single_calls
+        state_names_what_is_missing_and_sees_it_recreated;
     topology:
         apply_reports_what_it_created_and_nothing_when_repeated
         compare_changes_nothing

@@ -20,7 +20,7 @@ use crate::world::{Trace, World};
 
 /// Retries of a transaction after serialization failures.
 const SERIALIZATION_RETRIES: u32 = 5;
-/// Retries of a transaction that is read anew after another one of the same user.
+/// Retries of a transaction that decides again by what a concurrent one left.
 const CONFLICT_RETRIES: u32 = 3;
 
 /// One transaction on the store. Others see nothing of it before [`commit`](Self::commit), and nothing of it remains if it
@@ -185,7 +185,7 @@ pub enum Retry {
     /// Serialization failures: 5 retries, each after 5 to 24 ms drawn at random, so that two transactions that keep
     /// conflicting drift apart.
     Serialization,
-    /// Serialization failures and refused constraints: 3 retries at once. For a command that decides anew by what the
+    /// Serialization failures and refused constraints: 3 retries at once. For a command that decides again by what the
     /// concurrent transaction left.
     SerializationOrConflict,
 }
