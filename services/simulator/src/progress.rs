@@ -18,9 +18,8 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// `None` if no progress is wanted.
-    pub(crate) fn new(wanted: bool, start: Instant) -> Option<Self> {
-        wanted.then(|| Self { terminal: std::io::stderr().is_terminal(), start, next_line_at: start })
+    pub(crate) fn new(start: Instant) -> Self {
+        Self { terminal: std::io::stderr().is_terminal(), start, next_line_at: start }
     }
 
     pub(crate) fn show(&mut self, city: &City, now: Instant) {

@@ -139,7 +139,8 @@ fn check<S: Strategy>(cases: u32, seed: u64, strategy: S, test: impl Fn(S::Value
         cases,
         rng_seed: RngSeed::Fixed(seed),
         failure_persistence: None,
-        max_shrink_iters: 20_000,
+        max_shrink_iters: 1_000_000,
+        max_shrink_time: 30_000,
         ..ProptestConfig::default()
     };
     let result = TestRunner::new(config).run(&strategy, |value| {

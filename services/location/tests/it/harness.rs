@@ -252,6 +252,7 @@ impl TestRide {
             fare: completed.then(|| Fare { lines: Vec::new(), total: usd, estimated: false }),
             platform_fee: completed.then_some(usd),
             driver_payout: completed.then_some(usd),
+            request_id: None,
         }))
     }
 

@@ -275,6 +275,7 @@ impl EngineHarness {
             fare: None,
             platform_fee: None,
             driver_payout: None,
+            request_id: None,
         }
     }
 

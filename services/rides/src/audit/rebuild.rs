@@ -2,14 +2,14 @@
 //!
 //! It cannot rebuild what no ride event says: wrong PINs, and which matches were superseded (match.rejected says so, but the stream
 //! with that event deletes it once its readers have it). A superseded match that is delivered again is still refused if its request
-//! has become a ride. When a provider was called is not rebuilt either: rebuild calls it again with the payment's id, which is the
+//! has become a ride: the request is in `ride.pickup`, except in events of older versions. When a provider was called is not rebuilt either: rebuild calls it again with the payment's id, which is the
 //! same as before, to learn whether a bill was paid.
 
 use std::collections::BTreeSet;
 
 use platform::Transaction;
 use streams::bus::{MESSAGE_ID, StoredMessage};
-use streams::{Event, RideId};
+use streams::{Event, MatchId, RequestId, RideId};
 
 use super::findings::Findings;
 use super::rows;
@@ -19,7 +19,7 @@ use crate::event_log::EventRow;
 use crate::event_log::rows::append_events;
 use crate::ledger;
 use crate::payment::{self, CaptureError, Payment, PaymentStatus, Provider};
-use crate::ride::rows::insert_rebuilt_rides;
+use crate::ride::rows::{insert_fulfilled_requests, insert_rebuilt_rides};
 use crate::ride::{Bill, Ride};
 use crate::tables::Tables;
 
@@ -45,10 +45,12 @@ pub struct Rebuilt {
 struct Page {
     events: Vec<EventRow>,
     ended: Vec<(Ride, Option<Bill>)>,
+    fulfilled: Vec<(RequestId, MatchId)>,
 }
 
 impl Page {
     fn add(&mut self, stored: &StoredMessage, decoded: DecodedEvent) {
+        self.fulfilled.extend(decoded.event.request_id.map(|request| (request, decoded.event.match_id)));
         self.events.push(EventRow {
             ride_id: decoded.event.ride_id,
             version: decoded.event.version,
@@ -100,7 +102,7 @@ pub(super) async fn rebuild(sources: &Sources, provider: Provider) -> Result<Reb
     rebuilt.messages = stream.messages;
     if stream.findings.count() == 0 {
         for part in live.chunks(PAGE) {
-            let page = Page { events: Vec::new(), ended: part.iter().map(|ride| (ride.clone(), None)).collect() };
+            let page = Page { ended: part.iter().map(|ride| (ride.clone(), None)).collect(), ..Page::default() };
             write(sources, &mut tx, page, provider, &mut rebuilt).await?;
         }
         tx.commit().await?;
@@ -120,6 +122,9 @@ async fn write(
     rebuilt.rides += page.ended.len() as u64;
     if !page.events.is_empty() {
         append_events(tx, page.events).await.map_err(|error| repeated(error, "event"))?;
+    }
+    if !page.fulfilled.is_empty() {
+        insert_fulfilled_requests(tx, &page.fulfilled).await?;
     }
     let (rides, bills): (Vec<Ride>, Vec<Option<Bill>>) = page.ended.into_iter().unzip();
     if rides.is_empty() {

@@ -22,7 +22,7 @@ use crate::ledger;
 use crate::payment::{Payment, PaymentStatus};
 use crate::replay;
 use crate::ride::Ride;
-use crate::ride::rows::insert_rebuilt_rides;
+use crate::ride::rows::{insert_fulfilled_requests, insert_rebuilt_rides};
 use crate::ride::tests::{at, whole_ride};
 
 /// The events of rides 1 to `rides`, one ride after the other, with their hashes.
@@ -77,7 +77,7 @@ fn edit(message: &mut StoredMessage, from: &str, to: &str) {
     message.payload = body.replacen(from, to, 1).into();
 }
 
-fn seal(events: &mut [RideEvent]) {
+fn rehash(events: &mut [RideEvent]) {
     for n in 0..events.len() {
         if n > 0 && events[n - 1].ride_id == events[n].ride_id {
             events[n].previous_hash = events[n - 1].hash.clone();
@@ -93,6 +93,14 @@ type Tamper = fn(&mut Vec<RideEvent>, &mut Vec<StoredMessage>);
 fn a_sound_stream_has_no_finding() {
     let found = audit_stream(&stored(&rides(3)));
     assert_eq!((text(&found.findings), found.messages, found.live().count()), (String::new(), 12, 0));
+}
+
+#[test]
+fn a_stream_of_an_older_version_without_request_ids_is_sound() {
+    let mut events = rides(3);
+    events.iter_mut().for_each(|event| event.request_id = None);
+    rehash(&mut events);
+    assert_eq!(text(&audit_stream(&stored(&events)).findings), "");
 }
 
 #[test]
@@ -145,7 +153,7 @@ fn every_tampering_is_named_with_ride_and_version() {
             "a forged event, all hashes recomputed",
             |e, _| {
                 e[5].status = RideStatus::Arrived;
-                seal(&mut e[4..8]);
+                rehash(&mut e[4..8]);
             },
             "version 2 (sequence 6): arrived may not follow pickup",
         ),
@@ -153,7 +161,7 @@ fn every_tampering_is_named_with_ride_and_version() {
             "another driver, all hashes recomputed",
             |e, _| {
                 e[6].driver_id = streams::UserId(Uuid::from_u128(77));
-                seal(&mut e[4..8]);
+                rehash(&mut e[4..8]);
             },
             "version 3 (sequence 7): driver_id is not that of the version before",
         ),
@@ -161,7 +169,7 @@ fn every_tampering_is_named_with_ride_and_version() {
             "a payout that is not the fare's, all hashes recomputed",
             |e, _| {
                 e[7].driver_payout = Some(streams::Money::usd(1));
-                seal(&mut e[4..8]);
+                rehash(&mut e[4..8]);
             },
             "version 4 (sequence 8): platform_fee 260 and driver_payout 1 do not add up to 1300",
         ),
@@ -169,7 +177,7 @@ fn every_tampering_is_named_with_ride_and_version() {
             "back in time, all hashes recomputed",
             |e, _| {
                 e[6].occurred_at = e[5].occurred_at - Duration::microseconds(1);
-                seal(&mut e[4..8]);
+                rehash(&mut e[4..8]);
             },
             "version 3 (sequence 7): occurred_at is before that of the version before",
         ),
@@ -410,4 +418,17 @@ async fn repair_never_publishes_an_unsound_ride_however_many_there_are() {
     let repaired = Audit::new(&bus, &store, &world).repair().await.unwrap();
     assert_eq!((repaired.published, repaired.findings.count()), (0, rides_unsound as u64));
     assert_eq!(bus.stream_info(STREAM).await.unwrap().messages, 0);
+}
+
+#[tokio::test]
+async fn rebuild_refuses_a_database_that_has_only_fulfilled_requests() {
+    let world = World::seeded(at(0), 1);
+    let bus = Bus::Memory(MemoryBus::new(world.started_at(), 1_000));
+    bus.apply(&Topology::rideshare()).await.unwrap();
+    let store: Store<Tables> = Store::memory(&world, &"test".into());
+    let mut tx = store.begin().await.unwrap();
+    insert_fulfilled_requests(&mut tx, &[(world.id(), world.id())]).await.unwrap();
+    tx.commit().await.unwrap();
+    let refused = Audit::new(&bus, &store, &world).rebuild(Provider::Ledger).await;
+    assert!(matches!(&refused, Err(AuditError::Refused(why)) if why.contains("served")), "{refused:?}");
 }

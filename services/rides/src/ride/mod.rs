@@ -179,6 +179,7 @@ impl Ride {
             fare: None,
             platform_fee: None,
             driver_payout: None,
+            request_id: Some(accepted.request_id),
         };
         event.hash = hash_chain::hash(&event);
         Change { ride: Self::from_event(&event), event, bill: None }
@@ -279,6 +280,7 @@ impl Ride {
             fare: receipt.map(|r| r.fare.clone()),
             platform_fee: self.parts().map(|(fee, _)| fee),
             driver_payout: self.parts().map(|(_, payout)| payout),
+            request_id: None,
         }
     }
 }

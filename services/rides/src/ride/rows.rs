@@ -209,6 +209,26 @@ pub(crate) async fn insert_rebuilt_rides(tx: &mut Transaction<Tables>, rides: &[
     Ok(())
 }
 
+/// Records requests as fulfilled by the rides of these matches, as a rebuild has read it from their first events.
+pub(crate) async fn insert_fulfilled_requests(
+    tx: &mut Transaction<Tables>,
+    requests: &[(RequestId, MatchId)],
+) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query(
+                "insert into served (request_id, match_id) select * from unnest($1::uuid[], $2::uuid[]) on conflict do nothing",
+            )
+            .bind(column(requests, |(request, _)| request.0))
+            .bind(column(requests, |(_, of_match)| of_match.0))
+            .execute(&mut *pg)
+            .await?;
+        }
+        On::Memory(tables) => tables.fulfilled_requests.extend(requests.iter().map(|(request, _)| *request)),
+    }
+    Ok(())
+}
+
 /// Records as superseded those of `matches` that have no ride and are not superseded yet; returns them.
 pub(crate) async fn supersede(
     tx: &mut Transaction<Tables>,

@@ -20,6 +20,7 @@ on_both_stores!(
     a_deleted_stream_is_repaired_byte_for_byte,
     the_tables_are_rebuilt_from_the_stream,
     no_table_is_rebuilt_from_an_unsound_stream,
+    a_fulfilled_request_never_becomes_a_second_ride_after_a_rebuild,
     an_edited_copy_is_reported_and_left_alone,
     a_busy_platform_has_no_finding_at_any_moment,
 );
@@ -121,6 +122,19 @@ async fn the_tables_are_rebuilt_from_the_stream(backend: Backend) {
         assert!(matches!(&refused, Err(AuditError::Refused(why)) if why.contains("rides has rows")), "{refused:?}");
         app.stop.cancel();
     }
+}
+
+async fn a_fulfilled_request_never_becomes_a_second_ride_after_a_rebuild(backend: Backend) {
+    let (app, matches) = populated(backend, Provider::Ledger).await;
+    let store = backend.store(&app.platform.world, "test", "rides", &rides::MIGRATIONS).await;
+    Audit::new(&app.platform.bus, &store, &app.platform.world).rebuild(Provider::Ledger).await.unwrap();
+    let app = app.restarted_on(store).await;
+    // Another driver had accepted before that ride began, and the acceptance is delivered only now, when it is over.
+    let (request_id, passenger_id) = (matches[0].request_id, matches[0].passenger_id);
+    let late = MatchAccepted { request_id, passenger_id, ..app.matched() };
+    app.publish(&super::Event::MatchAccepted(late.clone())).await;
+    app.superseded(&late).await;
+    app.end().await;
 }
 
 async fn no_table_is_rebuilt_from_an_unsound_stream(backend: Backend) {

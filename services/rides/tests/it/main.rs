@@ -60,6 +60,18 @@ impl TestApp {
         Self { platform, tokens, store, rides, audit, stop, run }
     }
 
+    /// Stops the service and starts it again with the tables of `store`.
+    async fn restarted_on(mut self, store: Store<rides::Tables>) -> Self {
+        self.stop.cancel();
+        tokio::time::timeout(Duration::from_secs(30), &mut self.run).await.expect("it stops in time").unwrap();
+        let (platform, tokens) = (self.platform, self.tokens);
+        let rides = Rides::start(&platform, &store, tokens.clone(), Config::default()).await.unwrap();
+        let audit = Audit::new(&platform.bus, &store, &platform.world);
+        let stop = CancellationToken::new();
+        let run = tokio::spawn(rides.clone().run(stop.clone()));
+        Self { platform, tokens, store, rides, audit, stop, run }
+    }
+
     /// Every test ends with a graceful stop, an event log that equals the stream, and an audit without findings.
     async fn end(mut self) {
         self.stop.cancel();
