@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use async_nats::jetstream::{self, consumer::pull};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use platform::{World, outbox};
+use platform::{World, relay};
 use pricing::Tariffs;
 use rides::audit::STREAM;
 use rides::ride::{CommandInput, Distance, Outcome, PinTries, Ride, decide};
@@ -186,7 +186,7 @@ fn message(world: &World, event: RideEvent) -> Message {
     let (at, ride) = (event.occurred_at, event.ride_id.to_string());
     let event = Event::Ride(Box::new(event));
     let (id, body) = (event.message_id(at), Bytes::from(event.body()));
-    outbox::message(event.subject().as_str(), &id, &ride, at, world.trace().as_str(), Service::Rides, body)
+    relay::message(event.subject().as_str(), &id, &ride, at, world.trace().as_str(), Service::Rides, body)
 }
 
 /// Events a second of the client library's ordered consumer, with nothing done to what it reads.

@@ -25,9 +25,6 @@ use tokio::time::Instant;
 pub use consumer::{Failure, Handler, Received, Worker};
 pub use problem::Problem;
 pub use service::ServiceTasks;
-// The former path, until every crate uses the new one.
-#[doc(hidden)]
-pub use relay as outbox;
 pub use store::{On, Retry, Store, StoreError, Tables, Transaction};
 pub use telemetry::{Health, Metrics};
 pub use token::{SignedIn, Tokens};
