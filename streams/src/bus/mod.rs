@@ -1,4 +1,4 @@
-//! The bus: JetStream's promises, kept by a NATS server or by memory. Services use nothing else.
+//! The bus: JetStream's promises, on a NATS server or in memory. Services use nothing else.
 //!
 //! A publish is acknowledged once the message is stored. A delivery stays pending until it is acknowledged, put back with a
 //! delay, or terminated. Core messages and requests are delivered at most once. Bodies are bytes here: this file knows no event.
