@@ -1,5 +1,8 @@
-//! What two services must agree on, and nothing else: the events, the topology of streams and consumers, and the bus
-//! that carries them. It knows no service, no database and no HTTP.
+//! What two services must agree on, and nothing else: the events, the topology of streams and consumers, the one command that
+//! users passes on to rides, and the bus that carries them. It knows no service, no database and no HTTP.
+
+#![warn(missing_docs)]
+#![warn(missing_docs)]
 
 pub mod bus;
 pub mod event;
@@ -12,5 +15,5 @@ pub mod topology;
 pub use bus::{Bus, BusError, Delivery, Headers, Message};
 pub use event::{
     Currency, Event, EventError, Money, Position, RideStatus, Service, Subject, VehicleType,
-    id::{MatchId, PaymentId, RequestId, RideId, UserId},
+    ids::{MatchId, PaymentId, RequestId, RideId, UserId},
 };

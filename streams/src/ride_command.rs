@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::event::id::{RideId, UserId};
+use crate::event::ids::{RideId, UserId};
 
 /// The subject; rides answers in the queue group of the same name.
 pub const RIDE_COMMANDS: &str = "rides.command";

@@ -1,9 +1,9 @@
-//! A hash grid over moving points on the earth: who is nearest to here?
+//! A hash grid over moving points on the earth, for the question who is nearest.
 //!
-//! Cells are 250 m by 250 m at every latitude (each band of latitude has as many columns as fit on its circle), so that
-//! neither the antimeridian nor a pole is an edge. Measured for 100,000 moving points against trees and H3 (DESIGN.md): the
-//! fastest of them in queries and in moves. Pure: no clock, no randomness; the same calls give the same answers, for all
-//! that leaves is sorted by distance, then id.
+//! Cells are 250 m by 250 m at every latitude: each band of latitude has as many columns as fit on its circle. So neither the
+//! antimeridian nor a pole is an edge. For 100,000 moving points it was measured against trees and H3 (DESIGN.md), and was
+//! the fastest in queries and in moves. Pure: no clock, no randomness. Results are sorted by distance, then id, so the same
+//! calls give the same results.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,24 +12,23 @@ use std::hash::Hash;
 use foldhash::fast::FixedState;
 use streams::{Position, UserId};
 
-/// The side of a cell.
 const CELL_M: f64 = 250.0;
 /// Metres in one degree of latitude on the mean sphere of [`Position::distance_m`].
 const DEGREE_M: f64 = 6_371_008.8 * std::f64::consts::PI / 180.0;
 const CELL_DEG: f64 = CELL_M / DEGREE_M;
 /// Bands of latitude from pole to pole.
 const ROWS: i64 = (180.0 / CELL_DEG) as i64 + 1;
-/// Widens what is looked at against rounding: about 0.1 mm.
+/// Widens the searched area against rounding errors, by about 0.1 mm.
 const MARGIN_DEG: f64 = 1e-9;
 
-/// A hash map by random ids whose order is never looked at. The ids are nobody's choice, so a fixed seed is safe; with it,
-/// the same calls give the same answers.
+/// A hash map whose iteration order no result depends on. No client chooses the keys, so a fixed seed is safe; with it the
+/// same calls do the same work.
 pub type Hashed<K, V> = HashMap<K, V, FixedState>;
 
-/// Points by id; an id has one position at a time.
+/// Points by id. An id has one position at a time.
 #[derive(Clone)]
 pub struct Grid<K = UserId> {
-    /// Where each id is kept: its cell, and its place in it.
+    /// The cell of each id, and its index there.
     slots: Hashed<K, (Cell, usize)>,
     cells: Hashed<Cell, Vec<(K, Position)>>,
 }
@@ -38,14 +37,12 @@ pub struct Grid<K = UserId> {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Cell(u64);
 
-/// One answer of [`Grid::nearest`].
+/// One result of [`Grid::nearest`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Near<K = UserId> {
-    /// Who.
     pub id: K,
-    /// Where.
     pub position: Position,
-    /// How far from the centre, metres.
+    /// From the centre of the query.
     pub distance_m: f64,
 }
 
@@ -62,28 +59,25 @@ impl<K> fmt::Debug for Grid<K> {
 }
 
 impl<K: Copy + Ord + Hash> Grid<K> {
-    /// Nobody anywhere.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many points there are.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
-    /// Where `id` is.
-    pub fn position(&self, id: K) -> Option<Position> {
+    #[cfg(test)]
+    fn position(&self, id: K) -> Option<Position> {
         let (cell, at) = self.slots.get(&id)?;
         self.cells.get(cell)?.get(*at).map(|(_, position)| *position)
     }
 
-    /// Puts `id` at `position`, wherever it was before. A position that is not valid removes it.
+    /// Moves `id` to `position`. An invalid position removes it.
     pub fn place(&mut self, id: K, position: Position) {
         if !position.is_valid() {
             self.remove(id);
@@ -104,7 +98,7 @@ impl<K: Copy + Ord + Hash> Grid<K> {
         points.push((id, position));
     }
 
-    /// Takes `id` out; true if it was there.
+    /// True if `id` had a position.
     pub fn remove(&mut self, id: K) -> bool {
         let Some((cell, at)) = self.slots.remove(&id) else { return false };
         if let Some(points) = self.cells.get_mut(&cell) {
@@ -119,19 +113,25 @@ impl<K: Copy + Ord + Hash> Grid<K> {
         true
     }
 
-    /// The `k` nearest of those within `radius_m` (that included) of `from` that `keep` lets pass, nearest first, equal
-    /// distances in the order of their ids. The order in which `keep` is asked is not defined, nor how often.
-    pub fn nearest(&self, from: &Position, k: usize, radius_m: f64, mut keep: impl FnMut(K) -> bool) -> Vec<Near<K>> {
+    /// The `k` nearest ids at most `radius_m` from `from` for which `is_wanted` is true, nearest first, equal distances in the
+    /// order of ids. In which order `is_wanted` is called, and how often for one id, is not defined.
+    pub fn nearest(
+        &self,
+        from: &Position,
+        k: usize,
+        radius_m: f64,
+        mut is_wanted: impl FnMut(K) -> bool,
+    ) -> Vec<Near<K>> {
         let center = *from;
         let mut found = Vec::new();
         if k == 0 || radius_m.is_nan() || radius_m < 0.0 || !center.is_valid() {
             return found;
         }
-        // Look close by first, and twice as far as long as that is not enough; the smaller circles cost a third on top.
+        // Searches a small circle first, and doubles it until enough is found. The smaller circles cost a third on top.
         let mut reach_m = CELL_M.min(radius_m);
         loop {
             found.clear();
-            self.within(center, reach_m, &mut keep, &mut found);
+            self.within(center, reach_m, &mut is_wanted, &mut found);
             if found.len() >= k || reach_m >= radius_m {
                 break;
             }
@@ -146,11 +146,11 @@ impl<K: Copy + Ord + Hash> Grid<K> {
         found
     }
 
-    fn within(&self, center: Position, reach_m: f64, keep: &mut impl FnMut(K) -> bool, found: &mut Vec<Near<K>>) {
-        let mut look = |points: &[(K, Position)]| {
+    fn within(&self, center: Position, reach_m: f64, is_wanted: &mut impl FnMut(K) -> bool, found: &mut Vec<Near<K>>) {
+        let mut collect = |points: &[(K, Position)]| {
             for (id, position) in points {
                 let distance_m = center.distance_m(position);
-                if distance_m <= reach_m && keep(*id) {
+                if distance_m <= reach_m && is_wanted(*id) {
                     found.push(Near { id: *id, position: *position, distance_m });
                 }
             }
@@ -159,7 +159,7 @@ impl<K: Copy + Ord + Hash> Grid<K> {
         if area.cells() > self.cells.len() as f64 {
             // Fewer cells are in use than the circle covers.
             for points in self.cells.values() {
-                look(points);
+                collect(points);
             }
             return;
         }
@@ -167,7 +167,7 @@ impl<K: Copy + Ord + Hash> Grid<K> {
             let (first, count, columns) = area.columns(row);
             for step in 0..count {
                 if let Some(points) = self.cells.get(&Cell::new(row, (first + step).rem_euclid(columns))) {
-                    look(points);
+                    collect(points);
                 }
             }
         }
@@ -176,7 +176,7 @@ impl<K: Copy + Ord + Hash> Grid<K> {
 
 impl Cell {
     fn new(row: i64, column: i64) -> Self {
-        // Both are below 2^18, and not negative.
+        // Both are from 0 to 2^18 - 1.
         Self(row.unsigned_abs() << 32 | column.unsigned_abs())
     }
 }
@@ -185,7 +185,7 @@ fn row_of(lat: f64) -> i64 {
     (((lat + 90.0) / CELL_DEG) as i64).clamp(0, ROWS - 1)
 }
 
-/// Columns on the circle of latitude in the middle of `row`.
+/// How many columns fit on the circle of latitude in the middle of `row`.
 fn columns_of(row: i64) -> i64 {
     let middle = (row as f64 + 0.5) * CELL_DEG - 90.0;
     ((360.0 * middle.to_radians().cos() / CELL_DEG) as i64).max(1)
@@ -195,15 +195,15 @@ fn cell_of(position: Position) -> Cell {
     let row = row_of(position.lat);
     let columns = columns_of(row);
     let column = ((position.lng + 180.0) / 360.0 * columns as f64).floor() as i64;
-    // 180° east is 180° west.
+    // 180° east and 180° west are one meridian.
     Cell::new(row, column.rem_euclid(columns))
 }
 
-/// The rows and the span of longitude that hold every point of a circle.
+/// Rows and a span of longitude that contain every point of a circle.
 struct Area {
     rows: (i64, i64),
     lng: f64,
-    /// To each side; `None` if the circle holds a pole, and so all longitudes.
+    /// To each side of `lng`; `None` if the circle contains a pole, and with it all longitudes.
     reach_lng: Option<f64>,
 }
 
@@ -212,20 +212,20 @@ impl Area {
         let reach = reach_m / DEGREE_M + MARGIN_DEG;
         let rows = (row_of((center.lat - reach).max(-90.0)), row_of((center.lat + reach).min(90.0)));
         let holds_pole = center.lat.abs() + reach >= 90.0;
-        // The widest part of a circle on a sphere, which lies nearer to the pole than its centre.
+        // On a sphere, a circle is widest at a latitude that is nearer to the pole than its centre.
         let reach_lng = (!holds_pole)
             .then(|| (reach.to_radians().sin() / center.lat.to_radians().cos()).asin().to_degrees() + MARGIN_DEG);
         Self { rows, lng: center.lng, reach_lng: reach_lng.filter(|r| r.is_finite()) }
     }
 
-    /// About how many cells it has.
+    /// Approximate number of cells.
     fn cells(&self) -> f64 {
         let rows = (self.rows.1 - self.rows.0 + 1) as f64;
         let widest = self.columns(self.rows.0).1.max(self.columns(self.rows.1).1);
         rows * widest as f64
     }
 
-    /// The first column in `row` (it may be negative: wrap it), how many to look at, and how many the row has.
+    /// The first column in `row` (it may be negative; the caller wraps it), how many to search, and how many the row has.
     fn columns(&self, row: i64) -> (i64, i64, i64) {
         let columns = columns_of(row);
         let Some(reach) = self.reach_lng else { return (0, columns, columns) };
@@ -258,9 +258,9 @@ mod tests {
     }
 
     #[test]
-    fn it_finds_what_looking_at_every_point_finds() {
+    fn the_grid_finds_the_same_as_a_search_of_all_points() {
         let mut random = StdRng::seed_from_u64(7);
-        // A city, the antimeridian, both poles, and a place where a circle only just misses the pole.
+        // A city, the antimeridian, both poles, and a circle that only just misses a pole.
         for center in
             [at(40.7, -74.0), at(0.0, 180.0), at(-17.0, -179.999), at(90.0, 0.0), at(-89.99, 120.0), at(89.5, 10.0)]
         {
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn moves_and_removals_leave_nothing_behind() {
+    fn moves_and_removals_leave_no_point_behind() {
         let mut random = StdRng::seed_from_u64(8);
         let (mut grid, mut points) = (Grid::new(), std::collections::BTreeMap::new());
         for _ in 0..20_000 {
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn many_at_one_place_come_in_the_order_of_their_keys() {
+    fn points_at_one_place_are_sorted_by_key() {
         let mut grid = Grid::new();
         for key in (0..100u32).rev() {
             grid.place(key, at(1.0, 1.0));

@@ -1,10 +1,10 @@
-//! Kill points: named places where a test makes the process end at once, as if the machine had taken it away.
+//! Kill points: named places where a test makes the process end at once, as a power failure would.
 //!
-//! Only a build with debug assertions has them, and only `RIDESHARE_KILL_AT=name` or `name:n` (the n-th time that the
-//! place is reached) arms one. A release build has an empty function in their place, which the compiler removes. Nothing is
-//! tidied: no destructor runs, no buffer is written, and the kernel closes what was open.
+//! Only a build with the feature `simulation` has them, and only `RIDESHARE_KILL_AT=name`, or `name:n` for the n-th time that
+//! the place is reached, arms one. In other builds [`reached`] is an empty function, which the compiler removes. The process
+//! aborts: no destructor runs, no buffer is flushed, and the kernel closes its sockets and files.
 
-/// Every point, so that a test can be held to hit them all.
+/// Every point, so that a test can require that all of them are hit.
 pub const POINTS: &[&str] = &[
     "consumer.before_handler",
     "consumer.before_commit",
@@ -13,8 +13,8 @@ pub const POINTS: &[&str] = &[
     "consumer.before_term",
     "relay.before_publish",
     "relay.before_mark",
-    "lost.before_publish",
-    "lost.before_advance",
+    "recovery.before_publish",
+    "recovery.before_advance",
     "session.after_write",
     "mailbox.before_cursor",
     "command.before_ack",
@@ -25,8 +25,8 @@ pub const POINTS: &[&str] = &[
     "match.before_give_back",
 ];
 
-/// Ends the process here if it is told to.
-#[cfg(debug_assertions)]
+/// Ends the process if this point is armed.
+#[cfg(feature = "simulation")]
 pub fn reached(name: &str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,24 +43,24 @@ pub fn reached(name: &str) {
     }
 }
 
-/// Nothing.
-#[cfg(not(debug_assertions))]
+/// Does nothing.
+#[cfg(not(feature = "simulation"))]
 #[inline(always)]
 pub const fn reached(_name: &str) {}
 
-/// `name` or `name:n`. What is no number counts as the first time.
-#[cfg(debug_assertions)]
+/// Reads `name` or `name:n`; an `n` that is no number is 1.
+#[cfg(feature = "simulation")]
 fn parse(text: &str) -> (String, std::sync::atomic::AtomicU64) {
     let (name, nth) = text.split_once(':').unwrap_or((text, "1"));
     (name.to_owned(), nth.parse().unwrap_or(1).into())
 }
 
-#[cfg(all(test, debug_assertions))]
+#[cfg(all(test, feature = "simulation"))]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_name_may_say_which_time() {
+    fn a_point_may_be_armed_for_its_nth_time() {
         for (text, name, nth) in [("a.b", "a.b", 1), ("a.b:3", "a.b", 3), ("a.b:x", "a.b", 1)] {
             let (parsed, left) = parse(text);
             assert_eq!((parsed.as_str(), left.into_inner()), (name, nth));

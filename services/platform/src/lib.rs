@@ -4,10 +4,12 @@
 pub mod background;
 pub mod consumer;
 pub mod dead_letters;
+pub mod http_client;
 pub mod kill_point;
-pub mod outbox;
 pub mod problem;
+pub mod relay;
 pub mod retry;
+pub mod service;
 pub mod store;
 pub mod telemetry;
 pub mod token;
@@ -20,7 +22,11 @@ use streams::topology::Topology;
 
 pub use consumer::{Failure, Handler, Received, Worker};
 pub use problem::Problem;
-pub use store::{On, Store, StoreError, Tables, Transaction};
+pub use service::ServiceTasks;
+// The former path, until every crate uses the new one.
+#[doc(hidden)]
+pub use relay as outbox;
+pub use store::{On, Retry, Store, StoreError, Tables, Transaction};
 pub use telemetry::{Health, Metrics};
 pub use token::{SignedIn, Tokens};
 pub use tokio_util::sync::CancellationToken;

@@ -1,13 +1,13 @@
-//! Every retry of the program takes its delays from here, and nowhere else is the `backoff` crate used: it is asked for
-//! and no longer maintained (see `deny.toml`), so it is kept behind these few lines.
+//! Delays between retries, for the whole program. Only this file uses the crate `backoff`, which is prescribed and no longer
+//! maintained (see `deny.toml`).
 
 use std::time::Duration;
 
 use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff;
 
-/// Growing delays: the first, times `factor` each, at most the last. Without randomness, so that a seeded run repeats
-/// itself; those who retry are few, and each waits for its own cause.
+/// Delays that grow by a factor up to a maximum. They hold no randomness, so that a seeded run repeats itself; those who retry
+/// are few, and each waits for a cause of its own.
 #[derive(Debug)]
 pub struct Delays(ExponentialBackoff);
 
@@ -24,19 +24,18 @@ impl Delays {
             randomization_factor: 0.0,
             multiplier: factor,
             max_interval: last,
-            // The crate's default gives up after 15 minutes: who calls decides when to stop.
+            // The crate's default gives up after 15 minutes; here the caller decides when to stop.
             max_elapsed_time: None,
             ..ExponentialBackoff::default()
         })
     }
 
-    /// The next delay.
     pub fn next_delay(&mut self) -> Duration {
         let last = self.0.max_interval;
         self.0.next_backoff().unwrap_or(last)
     }
 
-    /// Begins again, after a success.
+    /// Begins again with the first delay, after a success.
     pub fn reset(&mut self) {
         self.0.reset();
     }
@@ -47,11 +46,12 @@ pub fn dependency() -> Delays {
     Delays::doubling(Duration::from_millis(100), Duration::from_secs(5))
 }
 
-/// The delay before a message that failed on delivery number `deliveries` comes again: 1 s, 4 s, 16 s …, at most a minute.
-pub fn redelivery(deliveries: u64) -> Duration {
+/// The delay before a message is redelivered of which `attempts` have failed: 1 s, 4 s, 16 s …, at most a minute. Deliveries
+/// are not attempts: one that was put back, or lost with its process, says nothing about the message.
+pub fn redelivery(attempts: u64) -> Duration {
     let mut delays = Delays::growing(Duration::from_secs(1), 4.0, Duration::from_secs(60));
     let mut delay = delays.next_delay();
-    for _ in 1..deliveries.min(10) {
+    for _ in 1..attempts.min(10) {
         delay = delays.next_delay();
     }
     delay
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_grow_and_stop_growing() {
+    fn delays_grow_up_to_a_maximum() {
         let secs: Vec<u64> = (1..6).map(|n| redelivery(n).as_secs()).collect();
         assert_eq!(secs, [1, 4, 16, 60, 60]);
         let mut delays = dependency();

@@ -103,9 +103,13 @@ impl Trace {
         Self(format!("00-{trace}-{span}-01"))
     }
 
-    /// The header's text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The trace's own id, which all its spans share: for log lines.
+    pub fn trace_id(&self) -> &str {
+        self.0.split('-').nth(1).unwrap_or_default()
     }
 
     /// The next span of the trace in a received `traceparent`; a new trace if there is none or it is malformed.

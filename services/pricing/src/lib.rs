@@ -1,34 +1,62 @@
-//! Tariffs and what a ride costs, in integers; pure. Two services need it: match for the estimate in an offer, rides for
-//! the fare. All amounts are minor units of one currency.
+//! Tariffs, and what a ride costs. Pure, in integers. match prices the estimate in an offer, rides prices the fare. All amounts
+//! are minor units of one currency.
 
 use streams::event::{Fare, FareLine};
 use streams::{Money, Position, VehicleType};
 
-/// What one vehicle type costs. Amounts in cents.
+/// What rides in one type of vehicle cost, cents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tariff {
-    /// For getting in.
     pub base: i64,
-    /// For each kilometre.
     pub per_km: i64,
-    /// For each minute.
     pub per_minute: i64,
-    /// The least that a ride costs.
+    /// The least total.
     pub minimum: i64,
-    /// The platform's part of the total, in hundredths of a per cent (2,000 is 20 %).
+    /// The platform's share of the total, basis points (2,000 is 20 %), at most 10,000.
     pub platform_fee_bp: i64,
-    /// What a passenger pays for cancelling late.
+    /// For a passenger who cancels late.
     pub cancellation: i64,
+}
+
+impl Tariff {
+    /// This tariff with the amounts that `text` names changed: `key=cents`, separated by commas, as in
+    /// `per_km=99, minimum=0`.
+    ///
+    /// # Errors
+    /// A sentence that names the part at fault, and what would be right.
+    pub fn changed(mut self, text: &str) -> Result<Self, String> {
+        for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+            let (key, value) = part.split_once('=').ok_or_else(|| format!("`{part}` is not of the form key=cents"))?;
+            let value: i64 = value
+                .trim()
+                .parse()
+                .ok()
+                .filter(|v| (0..=1_000_000).contains(v))
+                .ok_or_else(|| format!("`{part}`: a whole number from 0 to 1000000 is needed"))?;
+            match key.trim() {
+                "base" => self.base = value,
+                "per_km" => self.per_km = value,
+                "per_minute" => self.per_minute = value,
+                "minimum" => self.minimum = value,
+                "cancellation" => self.cancellation = value,
+                "platform_fee_bp" if value <= 10_000 => self.platform_fee_bp = value,
+                "platform_fee_bp" => return Err("platform_fee_bp is at most 10000".to_owned()),
+                other => {
+                    return Err(format!(
+                        "unknown key `{other}`: base, per_km, per_minute, minimum, cancellation, platform_fee_bp"
+                    ));
+                }
+            }
+        }
+        Ok(self)
+    }
 }
 
 /// The tariffs of all vehicle types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tariffs {
-    /// Cars.
     pub car: Tariff,
-    /// Motorcycles.
     pub motorcycle: Tariff,
-    /// Vans.
     pub van: Tariff,
 }
 
@@ -47,7 +75,6 @@ impl Default for Tariffs {
 }
 
 impl Tariffs {
-    /// The tariff of one vehicle type.
     pub const fn of(&self, vehicle: VehicleType) -> &Tariff {
         match vehicle {
             VehicleType::Car => &self.car,
@@ -57,22 +84,19 @@ impl Tariffs {
     }
 }
 
-/// A fare and its two parts; `fare.total` = `platform_fee` + `driver_payout`.
+/// A fare and how it is split: `fare.total` = `platform_fee` + `driver_payout`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Priced {
-    /// What the passenger pays.
     pub fare: Fare,
-    /// The platform's part.
     pub platform_fee: Money,
-    /// The driver's part.
     pub driver_payout: Money,
 }
 
-/// What so many metres and seconds cost: base, distance and time each rounded half up to a cent, then raised to the
-/// minimum by a line of its own. Negative or endless measures count as 0.
+/// The fare of a distance and a duration. Base, distance and time are each rounded half up to a cent; a line of its own then
+/// raises the sum to the minimum. A negative or infinite measure counts as 0.
 pub fn price(tariff: &Tariff, distance_m: f64, duration_s: f64) -> Priced {
     let part = |rate: i64, units: f64, per: i64| -> i64 {
-        // Whole metres and seconds; beyond 10 million of either nothing real remains.
+        // Whole metres and seconds; no real ride has more than 10 million of either.
         let units = if units.is_finite() { units.clamp(0.0, 1e7).round() as i64 } else { 0 };
         (rate * units + per / 2) / per
     };
@@ -90,7 +114,7 @@ pub fn price(tariff: &Tariff, distance_m: f64, duration_s: f64) -> Priced {
     Priced { fare: Fare { lines, total: Money::usd(total), estimated: false }, platform_fee, driver_payout }
 }
 
-/// The platform's and the driver's part of an amount; they add up to it.
+/// The platform's and the driver's share of an amount. They add up to it.
 pub fn split(tariff: &Tariff, total: i64) -> (Money, Money) {
     let fee = (total * tariff.platform_fee_bp + 5_000) / 10_000;
     (Money::usd(fee), Money::usd(total - fee))
@@ -100,8 +124,8 @@ fn line(name: &str, cents: i64) -> FareLine {
     FareLine { name: name.to_owned(), amount: Money::usd(cents) }
 }
 
-/// How far and how long from one place to another, before anybody drove: the great circle times 1.3 (the usual detour of a
-/// street network), at 7 m/s (25 km/h, a city).
+/// Distance (m) and duration (s) of a trip that nobody has driven yet: the great circle times 1.3, the usual detour in a street
+/// network, at 7 m/s (25 km/h, usual in a city).
 pub fn estimate(from: &Position, to: &Position) -> (f64, f64) {
     let distance_m = from.distance_m(to) * 1.3;
     (distance_m, distance_m / 7.0)
@@ -112,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_add_up_and_parts_too() {
+    fn lines_and_shares_add_up_to_the_total() {
         let tariffs = Tariffs::default();
         for (vehicle, distance_m, duration_s, total) in [
             (VehicleType::Car, 0.0, 0.0, 600),
@@ -126,6 +150,22 @@ mod tests {
             assert_eq!(priced.fare.total.amount, total, "{vehicle:?} {distance_m} {duration_s}");
             assert_eq!(priced.fare.lines.iter().map(|l| l.amount.amount).sum::<i64>(), total);
             assert_eq!(priced.platform_fee.amount + priced.driver_payout.amount, total);
+        }
+    }
+
+    #[test]
+    fn amounts_are_changed_by_name_and_mistakes_are_named() {
+        let car = Tariffs::default().car;
+        let changed = car.changed("per_km=99, minimum=0,").unwrap();
+        assert_eq!(changed, Tariff { per_km: 99, minimum: 0, ..car });
+        for (text, reason) in [
+            ("per_mile=3", "unknown key"),
+            ("base=-1", "whole number"),
+            ("base", "key=cents"),
+            ("platform_fee_bp=10001", "at most 10000"),
+        ] {
+            let error = car.changed(text).unwrap_err();
+            assert!(error.contains(reason), "{text}: {error}");
         }
     }
 }

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::Rides;
 use crate::payment::{self, Payment};
 use crate::ride::Ride;
-use crate::store::{self, After};
+use crate::ride::rows::{self, After};
 
 const LIMIT_DEFAULT: u32 = 20;
 const LIMIT_MAX: u32 = 100;
@@ -46,8 +46,8 @@ async fn one(
 ) -> Result<Json<Value>, Problem> {
     let id: RideId = id.ok().and_then(|Path(id)| id.parse().ok()).ok_or_else(|| Problem::not_found("ride"))?;
     let mut tx = rides.store.begin().await?;
-    let ride = store::ride_of(&mut tx, id, user).await?.ok_or_else(|| Problem::not_found("ride"))?;
-    let payments = payment::payments_of(&mut tx, &[id]).await?;
+    let ride = rows::ride_of(&mut tx, id, user).await?.ok_or_else(|| Problem::not_found("ride"))?;
+    let payments = payment::rows::payments_of(&mut tx, &[id]).await?;
     drop(tx);
     Ok(Json(rides.view(&ride, user, payments.first())))
 }
@@ -69,11 +69,11 @@ async fn list(State(rides): State<Rides>, SignedIn(user): SignedIn, asked: Asked
     };
     let mut tx = rides.store.begin().await?;
     // One more than asked for tells whether there is a next page.
-    let mut found = store::rides_of(&mut tx, user, after, limit + 1).await?;
+    let mut found = rows::rides_of(&mut tx, user, after, limit + 1).await?;
     let more = found.len() > limit as usize;
     found.truncate(limit as usize);
     let ids: Vec<RideId> = found.iter().map(|ride| ride.ride_id).collect();
-    let payments = payment::payments_of(&mut tx, &ids).await?;
+    let payments = payment::rows::payments_of(&mut tx, &ids).await?;
     drop(tx);
     let payments: BTreeMap<RideId, Payment> = payments.into_iter().map(|p| (p.ride_id, p)).collect();
     let next = found.last().filter(|_| more).map(cursor);

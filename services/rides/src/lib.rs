@@ -4,15 +4,16 @@
 //! payment.capture. It knows no socket and no position but those in its events, and touches no schema but `rides`.
 
 pub mod audit;
-pub mod chain;
-mod command;
-mod events;
+mod commands;
+mod event_log;
+mod handlers;
+pub mod hash_chain;
 mod http;
 pub mod ledger;
 pub mod payment;
-mod retold;
+mod replay;
 pub mod ride;
-mod store;
+mod tables;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,8 +24,9 @@ use pricing::Tariffs;
 use streams::{RideId, RideStatus, Service, Subject, UserId};
 use tokio::task::JoinSet;
 
+pub use event_log::KeptEvent;
 use payment::{Debt, Payment, Provider};
-pub use store::{KeptEvent, Tables};
+pub use tables::Tables;
 
 /// The migrations of the schema `rides`, after the platform's own.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/rides");
@@ -91,10 +93,10 @@ impl Rides {
         let mut relay = JoinSet::new();
         relay.spawn(self.store.clone().relay(self.platform.clone(), Service::Rides, relay_stop.clone()));
         let mut tasks = JoinSet::new();
-        tasks.spawn(self.worker(Subject::MatchAccepted, events::Accepted::new(&self), &stop));
-        tasks.spawn(self.worker(Subject::LocationAggregate, events::Completion::new(&self), &stop));
-        tasks.spawn(self.worker(Subject::PaymentCapture, events::Captures::new(&self), &stop));
-        tasks.spawn(command::serve(self.clone(), stop.clone()));
+        tasks.spawn(self.worker(Subject::MatchAccepted, handlers::Accepted::new(&self), &stop));
+        tasks.spawn(self.worker(Subject::LocationAggregate, handlers::Completion::new(&self), &stop));
+        tasks.spawn(self.worker(Subject::PaymentCapture, handlers::Captures::new(&self), &stop));
+        tasks.spawn(commands::serve(self.clone(), stop.clone()));
         tasks.spawn(purge(self.store.clone(), stop.clone()));
         while let Some(ended) = tasks.join_next().await {
             if ended.is_err() || !stop.is_cancelled() {
@@ -129,7 +131,7 @@ impl Rides {
     /// # Errors
     /// [`StoreError`].
     pub async fn events(&self, ride: RideId) -> Result<Vec<KeptEvent>, StoreError> {
-        store::events_of(&mut self.store.begin().await?, ride).await
+        event_log::events_of(&mut self.store.begin().await?, ride).await
     }
 
     /// The balance of an account of the ledger, cents; debit positive.
@@ -137,7 +139,7 @@ impl Rides {
     /// # Errors
     /// [`StoreError`].
     pub async fn balance(&self, account: &str) -> Result<i64, StoreError> {
-        ledger::balance(&mut self.store.begin().await?, account).await
+        ledger::rows::balance(&mut self.store.begin().await?, account).await
     }
 
     /// The payment of a ride, if it has come to one.
@@ -145,7 +147,7 @@ impl Rides {
     /// # Errors
     /// [`StoreError`].
     pub async fn payment(&self, ride: RideId) -> Result<Option<Payment>, StoreError> {
-        Ok(payment::payments_of(&mut self.store.begin().await?, &[ride]).await?.pop())
+        Ok(payment::rows::payments_of(&mut self.store.begin().await?, &[ride]).await?.pop())
     }
 
     /// What a passenger owes after refused payments.
@@ -153,7 +155,7 @@ impl Rides {
     /// # Errors
     /// [`StoreError`].
     pub async fn debts(&self, passenger: UserId) -> Result<Vec<Debt>, StoreError> {
-        payment::debts_of(&mut self.store.begin().await?, passenger).await
+        payment::rows::debts_of(&mut self.store.begin().await?, passenger).await
     }
 
     fn count(&self, status: RideStatus, rides: u64) {

@@ -2,10 +2,8 @@
 //! positions, and has no table.
 
 pub mod app;
-pub mod audit;
-pub mod bench;
+pub mod cli;
 pub mod commands;
 pub mod http;
-pub mod letters;
 pub mod monitor;
 pub mod settings;

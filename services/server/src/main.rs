@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use server::commands;
-use server::settings::{Cli, LogFormat, Settings};
+use server::cli::Cli;
+use server::settings::{LogFormat, Settings};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Err(error) = log(&cli.settings) {
+    if let Err(error) = start_logging(&cli.settings) {
         eprintln!("rideshare: RUST_LOG: {error}");
         return ExitCode::from(2);
     }
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(commands::run(cli)) {
+    match runtime.block_on(cli.run()) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("rideshare: {error:#}");
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn log(settings: &Settings) -> anyhow::Result<()> {
+fn start_logging(settings: &Settings) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&settings.log)?;
     let to = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match settings.log_format {

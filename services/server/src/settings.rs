@@ -1,139 +1,12 @@
-//! Settings and commands: flags, each with its environment variable. The environment is read here and nowhere else.
+//! Settings: flags, each with its environment variable. The environment is read here and nowhere else.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use pricing::{Tariff, Tariffs};
+use clap::{Args, ValueEnum};
+use pricing::Tariffs;
 use streams::{Service, VehicleType};
 
-use crate::audit::AuditAction;
-use crate::letters::LettersAction;
-
-/// An event-driven ride-sharing backend: users, match, rides and location over NATS JetStream.
-///
-/// Without a command it runs all services in this process, embedded: memory bus, state in memory, nothing to install.
-#[derive(Debug, Parser)]
-#[command(name = "rideshare", version, max_term_width = 110)]
-pub struct Cli {
-    /// What to do.
-    #[command(subcommand)]
-    pub command: Option<Command>,
-    /// How.
-    #[command(flatten)]
-    pub settings: Settings,
-}
-
-/// The commands.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Run all services, or those named.
-    Run {
-        /// Some of users, match, rides, location; with commas.
-        #[arg(value_delimiter = ',', value_parser = service)]
-        services: Vec<Service>,
-    },
-    /// Run everything embedded, with simulated drivers and passengers taking rides over real WebSockets.
-    Demo(City),
-    /// Run the same simulated city against a platform that runs elsewhere.
-    Simulate {
-        /// Where users answers: `http://host:port`; several with commas.
-        #[arg(long, value_delimiter = ',', default_value = "http://127.0.0.1:8080")]
-        url: Vec<String>,
-        /// Where rides answers, if elsewhere.
-        #[arg(long)]
-        rides_url: Option<String>,
-        /// The city.
-        #[command(flatten)]
-        city: City,
-    },
-    /// The topology: compare with the server's, bring the server to it, or write it as JSON.
-    Streams {
-        /// What to do with it.
-        #[command(subcommand)]
-        action: StreamsAction,
-    },
-    /// The audit trail, which is RIDE_STREAM: read it, prove it, make the tables of rides again from it, mend it.
-    Audit {
-        /// What to do with it.
-        #[command(subcommand)]
-        action: AuditAction,
-    },
-    /// What failed for good: list, show, requeue, remove. On the NATS server of NATS_URL.
-    DeadLetters {
-        /// What to do with it.
-        #[command(subcommand)]
-        action: LettersAction,
-    },
-    /// Apply the database migrations and end. (`run` does so too.)
-    Migrate,
-    /// Measure this platform on this machine, beside the raw bus.
-    Bench(Bench),
-}
-
-/// What to do with the topology.
-#[derive(Debug, Subcommand)]
-pub enum StreamsAction {
-    /// Show streams and consumers and what differs on the server; status 1 if something does.
-    Show,
-    /// Create or update what differs.
-    Apply,
-    /// Write a file for each stream and consumer, as `nats stream add --config` and `nats consumer add --config` take it.
-    Export {
-        /// The directory.
-        #[arg(default_value = "streams")]
-        directory: PathBuf,
-    },
-}
-
-/// A simulated city.
-#[derive(Debug, Clone, Args)]
-pub struct City {
-    /// Drivers.
-    #[arg(long, default_value_t = 12)]
-    pub drivers: usize,
-    /// Passengers at once.
-    #[arg(long, default_value_t = 12)]
-    pub passengers: usize,
-    /// End after so many completed rides.
-    #[arg(long, default_value_t = 30)]
-    pub rides: usize,
-    /// The randomness of everybody's behaviour.
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-    /// How much faster than life.
-    #[arg(long, default_value_t = 60.0)]
-    pub speed: f64,
-    /// End after so many seconds, whatever happened.
-    #[arg(long, default_value_t = 240)]
-    pub max_s: u64,
-    /// A CSV of real trips (columns pickup_time, dropoff_time, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, …).
-    #[arg(long)]
-    pub requests: Option<PathBuf>,
-    /// No declines, cancellations or lost connections.
-    #[arg(long)]
-    pub calm: bool,
-}
-
-/// What to measure.
-#[derive(Debug, Clone, Args)]
-pub struct Bench {
-    /// Seconds of each measurement.
-    #[arg(long, default_value_t = 10)]
-    pub seconds: u64,
-    /// Drivers online for the match measurement.
-    #[arg(long, default_value_t = 1_000)]
-    pub drivers: usize,
-    /// Events of the trail that `--only audit` makes, replays and verifies; it needs servers without rides.
-    #[arg(long, default_value_t = 200_000)]
-    pub events: usize,
-    /// Only measurements whose name contains this.
-    #[arg(long)]
-    pub only: Option<String>,
-}
-
-/// Which bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum QueueType {
     /// In this process.
@@ -142,7 +15,6 @@ pub enum QueueType {
     Nats,
 }
 
-/// How logs look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// For people.
@@ -151,7 +23,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// All settings.
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
     /// The bus: `memory` (this process, all services) or `nats`.
@@ -234,13 +105,6 @@ pub struct Settings {
     pub log: String,
 }
 
-fn service(text: &str) -> Result<Service, String> {
-    Service::ALL
-        .into_iter()
-        .find(|s| s.name() == text)
-        .ok_or_else(|| format!("unknown service `{text}`: use users, match, rides, location"))
-}
-
 impl Settings {
     /// Memory bus and memory state: nothing outside this process.
     pub fn embedded(&self) -> bool {
@@ -304,51 +168,27 @@ impl Settings {
                 VehicleType::Motorcycle => &mut tariffs.motorcycle,
                 VehicleType::Van => &mut tariffs.van,
             };
-            change(tariff, text).map_err(|e| anyhow::anyhow!("{name}: {e}"))?;
+            *tariff = tariff.changed(text).map_err(|e| anyhow::anyhow!("{name}: {e}"))?;
         }
         Ok(tariffs)
     }
-
-    /// The time limit of requests, for both services that need it.
-    pub fn request_ttl(&self) -> Duration {
-        Duration::from_secs(u64::from(self.match_request_ttl_s))
-    }
-}
-
-fn change(tariff: &mut Tariff, text: &str) -> Result<(), String> {
-    for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
-        let (key, value) = part.split_once('=').ok_or_else(|| format!("`{part}` is not of the form key=cents"))?;
-        let value: i64 = value
-            .trim()
-            .parse()
-            .ok()
-            .filter(|v| (0..=1_000_000).contains(v))
-            .ok_or_else(|| format!("`{part}`: a whole number from 0 to 1000000 is needed"))?;
-        match key.trim() {
-            "base" => tariff.base = value,
-            "per_km" => tariff.per_km = value,
-            "per_minute" => tariff.per_minute = value,
-            "minimum" => tariff.minimum = value,
-            "cancellation" => tariff.cancellation = value,
-            "platform_fee_bp" if value <= 10_000 => tariff.platform_fee_bp = value,
-            "platform_fee_bp" => return Err("platform_fee_bp is at most 10000".to_owned()),
-            other => {
-                return Err(format!(
-                    "unknown key `{other}`: base, per_km, per_minute, minimum, cancellation, platform_fee_bp"
-                ));
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Alone {
+        #[command(flatten)]
+        settings: Settings,
+    }
 
     fn settings(args: &[&str]) -> Settings {
         let args = std::iter::once("rideshare").chain(args.iter().copied());
-        Cli::try_parse_from(args).unwrap().settings
+        Alone::try_parse_from(args).unwrap().settings
     }
 
     #[test]

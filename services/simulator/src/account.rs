@@ -1,4 +1,4 @@
-//! Sign-in, tokens and phone numbers of the simulated people. It owns the tokens of each, and logs none of them.
+//! Sign-in, tokens and phone numbers of the simulated people. Tokens, codes and phones are never logged.
 
 use std::time::Duration;
 
@@ -9,13 +9,15 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::clock;
-use crate::http::{Http, Reply};
-use crate::wire::text;
+use crate::frame::text;
+use crate::http::{HttpClient, Response};
 
-/// A call of the sign-in is tried again for so long while the platform does not answer.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// A token is renewed when less than this is left, or a fifth of its life if that is shorter.
-const RENEW_BEFORE: Duration = Duration::from_secs(60);
+/// How long a call of the sign-in is retried while the platform does not answer.
+const RETRY_LIMIT: Duration = Duration::from_secs(30);
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(100);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(3);
+/// A token is refreshed when less than this is left, or a fifth of its life if that is shorter.
+const REFRESH_BEFORE: Duration = Duration::from_secs(60);
 
 /// US area codes in use.
 const AREA_CODES: [u16; 60] = [
@@ -23,18 +25,18 @@ const AREA_CODES: [u16; 60] = [
     410, 412, 415, 503, 504, 505, 512, 513, 602, 603, 606, 612, 614, 615, 617, 702, 703, 704, 713, 716, 718, 801, 802,
     803, 804, 808, 812, 816, 901, 904, 907, 912, 913, 914, 916, 917, 919,
 ];
-/// Exchanges 200 to 999 without 555, times 10,000.
+/// Lines an area code: exchanges 200 to 999 without 555, times 10,000.
 const LINES: u64 = 7_990_000;
 
-/// The E.164 phone of the person `index` in the run `run_id`: a valid US number, never in the 555 exchange. Two runs
-/// may share a number, but seldom do.
+/// The E.164 phone of the person `index` in the run `run_id`: a valid US number, never in the fictional exchange 555. Two
+/// runs rarely share a number.
 pub(crate) fn phone(run_id: u64, index: usize) -> String {
     let areas = AREA_CODES.len() as u64;
-    // Neighbouring run ids (microseconds) must not use neighbouring blocks.
+    // Run ids are microseconds: multiplied, so that runs shortly after each other use numbers far apart.
     let base = run_id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11;
-    let place = base.wrapping_add(index as u64) % (areas * LINES);
-    let area = AREA_CODES[(place % areas) as usize];
-    let line = 2_000_000 + place / areas;
+    let number = base.wrapping_add(index as u64) % (areas * LINES);
+    let area = AREA_CODES[(number % areas) as usize];
+    let line = 2_000_000 + number / areas;
     let line = if line < 5_550_000 { line } else { line + 10_000 };
     format!("+1{area}{line:07}")
 }
@@ -44,7 +46,7 @@ pub(crate) fn phone(run_id: u64, index: usize) -> String {
 pub(crate) struct Account {
     pub(crate) user_id: String,
     phone: String,
-    https: Vec<Http>,
+    clients: Vec<HttpClient>,
     tokens: Mutex<Tokens>,
 }
 
@@ -52,63 +54,63 @@ pub(crate) struct Account {
 struct Tokens {
     access: String,
     refresh: String,
-    renew_at: Instant,
+    refresh_at: Instant,
 }
 
 impl Account {
-    /// Signs in with a one-time code; an unknown phone becomes a passenger.
+    /// Signs in with a one-time code. An unknown phone becomes a passenger.
     ///
     /// # Errors
-    /// The platform is away for long, refuses, or does not give the code in its answer.
-    pub(crate) async fn sign_in(https: Vec<Http>, phone: String) -> Result<Self> {
-        let (user_id, tokens) = by_code(&https, &phone).await?;
-        Ok(Self { user_id, phone, https, tokens: Mutex::new(tokens) })
+    /// The platform does not answer for 30 s, refuses, or does not return the code in its answer.
+    pub(crate) async fn sign_in(clients: Vec<HttpClient>, phone: String) -> Result<Self> {
+        let (user_id, tokens) = sign_in_by_code(&clients, &phone).await?;
+        Ok(Self { user_id, phone, clients, tokens: Mutex::new(tokens) })
     }
 
-    /// Makes the person a driver too.
+    /// Registers the person as a driver too.
     ///
     /// # Errors
-    /// The platform is away for long, or refuses.
-    pub(crate) async fn become_driver(&self, vehicle_type: &str, plate: &str) -> Result<()> {
+    /// The platform does not answer for 30 s, or refuses.
+    pub(crate) async fn register_driver(&self, vehicle_type: &str, plate: &str) -> Result<()> {
         let token = self.token().await?;
         let body = json!({"vehicle_type": vehicle_type, "plate": plate});
-        let reply = patient(&self.https, "/v1/drivers", Some(&token), &body).await?;
-        // 409: a call before got through and its answer was lost, or an earlier run had this phone.
-        ensure!(matches!(reply.status, 201 | 409), "POST /v1/drivers: {}", reply.problem());
+        let response = post_with_retries(&self.clients, "/v1/drivers", Some(&token), &body).await?;
+        // 409: registered by an earlier try whose answer was lost, or by an earlier run with this phone.
+        ensure!(matches!(response.status, 201 | 409), "POST /v1/drivers: {}", response.problem());
         Ok(())
     }
 
-    /// An access token that is good for a while yet.
+    /// An access token that is valid for a while yet.
     ///
     /// # Errors
-    /// It had to be renewed, and could not be.
+    /// It had to be refreshed, and could not be.
     pub(crate) async fn token(&self) -> Result<String> {
         let mut tokens = self.tokens.lock().await;
-        if clock::now() >= tokens.renew_at {
-            self.renew(&mut tokens).await?;
+        if clock::now() >= tokens.refresh_at {
+            self.refresh(&mut tokens).await?;
         }
         Ok(tokens.access.clone())
     }
 
-    /// The platform refused `access`: the next token is another one.
-    pub(crate) async fn refused(&self, access: &str) {
+    /// The platform refused `access`: the next [`Self::token`] is another one.
+    pub(crate) async fn token_refused(&self, access: &str) {
         let mut tokens = self.tokens.lock().await;
         if tokens.access == access {
-            tokens.renew_at = clock::now();
+            tokens.refresh_at = clock::now();
         }
     }
 
-    async fn renew(&self, tokens: &mut Tokens) -> Result<()> {
+    async fn refresh(&self, tokens: &mut Tokens) -> Result<()> {
         let body = json!({"refresh_token": tokens.refresh});
-        let http = self.https.first().context("no URL")?;
-        // Tried once: if its answer is lost, the token is used up, and to use it again would end the sign-in.
-        if let Ok(reply) = http.call(Method::POST, "/v1/auth/refresh", None, Some(&body)).await
-            && reply.status == 200
+        let client = self.clients.first().context("no URL")?;
+        // One try only: if the answer is lost, the token may be spent, and reusing it ends the sign-in.
+        if let Ok(response) = client.call(Method::POST, "/v1/auth/refresh", None, Some(&body)).await
+            && response.status == 200
         {
-            *tokens = Tokens::read(&reply.body)?;
+            *tokens = Tokens::read(&response.body)?;
             return Ok(());
         }
-        let (user_id, fresh) = by_code(&self.https, &self.phone).await?;
+        let (user_id, fresh) = sign_in_by_code(&self.clients, &self.phone).await?;
         ensure!(user_id == self.user_id, "signed in again as {user_id}, but was {}", self.user_id);
         *tokens = fresh;
         Ok(())
@@ -122,42 +124,41 @@ impl Tokens {
         ensure!(!access.is_empty() && !refresh.is_empty(), "the answer to a sign-in holds no tokens");
         let life_s = body.get("expires_in_s").and_then(Value::as_u64).context("a token without `expires_in_s`")?;
         let life = Duration::from_secs(life_s);
-        let renew_at = clock::now() + life.saturating_sub(RENEW_BEFORE.min(life / 5));
-        Ok(Self { access, refresh, renew_at })
+        let refresh_at = clock::now() + life.saturating_sub(REFRESH_BEFORE.min(life / 5));
+        Ok(Self { access, refresh, refresh_at })
     }
 }
 
-async fn by_code(https: &[Http], phone: &str) -> Result<(String, Tokens)> {
-    let reply = patient(https, "/v1/auth/otp", None, &json!({"phone": phone})).await?;
-    ensure!(reply.status == 202, "POST /v1/auth/otp: {}", reply.problem());
-    let code = match reply.body.get("code") {
-        Some(Value::String(code)) => code.clone(),
-        _ => bail!(
+async fn sign_in_by_code(clients: &[HttpClient], phone: &str) -> Result<(String, Tokens)> {
+    let response = post_with_retries(clients, "/v1/auth/otp", None, &json!({"phone": phone})).await?;
+    ensure!(response.status == 202, "POST /v1/auth/otp: {}", response.problem());
+    let Some(Value::String(code)) = response.body.get("code") else {
+        bail!(
             "the platform does not give the one-time code in its answer: \
              start it with OTP_DELIVERY=response to simulate a city on it"
-        ),
+        )
     };
-    let reply = patient(https, "/v1/auth/token", None, &json!({"phone": phone, "code": code})).await?;
-    ensure!(reply.status == 200, "POST /v1/auth/token: {}", reply.problem());
-    let user_id = reply.body.get("user").map(|user| text(user, "id").to_owned()).unwrap_or_default();
+    let body = json!({"phone": phone, "code": code});
+    let response = post_with_retries(clients, "/v1/auth/token", None, &body).await?;
+    ensure!(response.status == 200, "POST /v1/auth/token: {}", response.problem());
+    let user_id = response.body.get("user").map(|user| text(user, "id").to_owned()).unwrap_or_default();
     ensure!(!user_id.is_empty(), "POST /v1/auth/token: the answer has no `user.id`");
-    Ok((user_id, Tokens::read(&reply.body)?))
+    Ok((user_id, Tokens::read(&response.body)?))
 }
 
-/// POSTs to one base URL after the other, with a growing pause, while there is no answer or one of a platform that is
-/// not ready.
-async fn patient(https: &[Http], path: &str, token: Option<&str>, body: &Value) -> Result<Reply> {
-    let give_up = clock::now() + PATIENCE;
-    let mut pause = Duration::from_millis(100);
-    for http in https.iter().cycle() {
-        let answer = http.call(Method::POST, path, token, Some(body)).await;
-        let late = clock::now() >= give_up;
-        match answer {
-            Ok(reply) if !matches!(reply.status, 502..=504) || late => return Ok(reply),
-            Err(error) if late => return Err(error.context(format!("POST {path}"))),
+/// POSTs to one base URL after the other, with a growing pause, until there is an answer that is not 502, 503 or 504.
+async fn post_with_retries(clients: &[HttpClient], path: &str, token: Option<&str>, body: &Value) -> Result<Response> {
+    let give_up_at = clock::now() + RETRY_LIMIT;
+    let mut pause = RETRY_PAUSE_MIN;
+    for client in clients.iter().cycle() {
+        let response = client.call(Method::POST, path, token, Some(body)).await;
+        let last = clock::now() >= give_up_at;
+        match response {
+            Ok(response) if !matches!(response.status, 502..=504) || last => return Ok(response),
+            Err(error) if last => return Err(error.context(format!("POST {path}"))),
             _ => sleep(pause).await,
         }
-        pause = (pause * 2).min(Duration::from_secs(3));
+        pause = (pause * 2).min(RETRY_PAUSE_MAX);
     }
     bail!("no URL of a users process given")
 }
@@ -169,9 +170,9 @@ mod tests {
     #[test]
     fn phones_are_us_numbers_that_differ() {
         let mut seen = std::collections::BTreeSet::new();
-        for run in [0, 1, 2, u64::MAX, 1_700_000_000_000_000] {
+        for run_id in [0, 1, 2, u64::MAX, 1_700_000_000_000_000] {
             for index in 0..5_000 {
-                let phone = phone(run, index);
+                let phone = phone(run_id, index);
                 assert_eq!(phone.len(), 12, "{phone}");
                 assert!(phone.starts_with("+1"));
                 assert!(phone.as_bytes()[5] >= b'2' && &phone[5..8] != "555", "{phone}");
@@ -182,10 +183,10 @@ mod tests {
     }
 
     #[test]
-    fn short_lived_tokens_are_renewed_in_time() {
+    fn a_token_is_refreshed_before_it_expires() {
         let body = json!({"access_token": "a", "refresh_token": "r", "expires_in_s": 10});
         let tokens = Tokens::read(&body).unwrap();
-        let left = tokens.renew_at - clock::now();
+        let left = tokens.refresh_at - clock::now();
         assert!(left > Duration::from_secs(7) && left <= Duration::from_secs(8), "{left:?}");
         assert!(Tokens::read(&json!({"access_token": "a"})).is_err());
     }

@@ -1,5 +1,4 @@
-//! The city: what all simulated people share. It owns the counters, the checker, the deal of requests and the PINs that
-//! passengers tell their drivers; it never speaks to the platform.
+//! What all simulated people of a run share. Nothing here speaks to the platform but the sign-in.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -10,24 +9,22 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::account::{Account, phone};
-use crate::checks::{Checks, Party};
-use crate::clock::Wall;
+use crate::checker::{Checker, Party};
+use crate::clock::WallClock;
 use crate::config::Config;
-use crate::http::Http;
-use crate::requests::Deal;
-use crate::tally::Tally;
+use crate::http::HttpClient;
+use crate::requests::RequestSchedule;
+use crate::statistics::Statistics;
 
-/// So many people sign in at a time.
-const SIGN_INS: usize = 32;
+const CONCURRENT_SIGN_INS: usize = 32;
 
-/// What the people do at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// New requests are made.
+    /// New searches begin.
     Open,
-    /// None are; rides are finished.
+    /// No new search begins; rides are finished.
     Closing,
-    /// Everybody goes home.
+    /// Everybody disconnects.
     Over,
 }
 
@@ -45,27 +42,28 @@ impl Gauge {
     }
 }
 
-/// Shared by all people of a run.
 #[derive(Debug)]
 pub(crate) struct City {
     pub(crate) config: Config,
-    pub(crate) https: Vec<Http>,
-    pub(crate) rides_http: Http,
+    /// One for each of the config's `urls`.
+    pub(crate) users_clients: Vec<HttpClient>,
+    pub(crate) rides_client: HttpClient,
     pub(crate) run_id: u64,
-    pub(crate) wall: Wall,
+    pub(crate) wall_clock: WallClock,
     pub(crate) phase: watch::Receiver<Phase>,
     /// Passengers who search or ride.
     pub(crate) busy: Gauge,
     /// Passengers in a ride.
     pub(crate) riding: Gauge,
-    /// Drivers with a connection.
+    /// Drivers who take part.
     pub(crate) online: Gauge,
-    /// Passengers whom the deal had no request for.
-    pub(crate) idle: Gauge,
+    /// Passengers for whom the file held no more requests.
+    pub(crate) without_request: Gauge,
     sign_ins: Semaphore,
-    checks: Mutex<Checks>,
-    tally: Mutex<Tally>,
-    deal: Mutex<Deal>,
+    checker: Mutex<Checker>,
+    statistics: Mutex<Statistics>,
+    schedule: Mutex<RequestSchedule>,
+    /// PINs that passengers have told their drivers, by ride.
     pins: Mutex<HashMap<String, String>>,
     accounts: Mutex<BTreeMap<String, Arc<Account>>>,
 }
@@ -74,31 +72,32 @@ impl City {
     /// # Errors
     /// A setting or a URL that cannot work.
     pub(crate) fn new(mut config: Config, phase: watch::Receiver<Phase>, start: Instant) -> Result<Self> {
-        config.check()?;
-        let https = config.urls.iter().map(|url| Http::over(&config.transport, url)).collect::<Result<Vec<_>>>()?;
-        let rides_http = match &config.rides_url {
-            Some(url) => Http::over(&config.transport, url)?,
-            None => https[0].clone(),
+        config.validate()?;
+        let client = |url| HttpClient::new(&config.transport, url);
+        let users_clients = config.urls.iter().map(|url| client(url)).collect::<Result<Vec<_>>>()?;
+        let rides_client = match &config.rides_url {
+            Some(url) => client(url)?,
+            None => users_clients[0].clone(),
         };
-        let wall = Wall::new(config.wall);
-        let run_id = config.run_id.unwrap_or_else(|| wall.now().timestamp_micros().unsigned_abs());
-        let checks = Checks::patient(config.outage);
-        let deal = Deal::new(config.requests.take(), config.centre, config.speed, config.seed, start);
+        let wall_clock = WallClock::new(config.starts_at);
+        let run_id = config.run_id.unwrap_or_else(|| wall_clock.now().timestamp_micros().unsigned_abs());
+        let checker = Checker::new(config.outage);
+        let schedule = RequestSchedule::new(config.requests.take(), config.centre, config.speed, config.seed, start);
         Ok(Self {
             config,
-            https,
-            rides_http,
+            users_clients,
+            rides_client,
             run_id,
-            wall,
+            wall_clock,
             phase,
             busy: Gauge::default(),
             riding: Gauge::default(),
             online: Gauge::default(),
-            idle: Gauge::default(),
-            sign_ins: Semaphore::new(SIGN_INS),
-            checks: Mutex::new(checks),
-            tally: Mutex::default(),
-            deal: Mutex::new(deal),
+            without_request: Gauge::default(),
+            sign_ins: Semaphore::new(CONCURRENT_SIGN_INS),
+            checker: Mutex::new(checker),
+            statistics: Mutex::default(),
+            schedule: Mutex::new(schedule),
             pins: Mutex::default(),
             accounts: Mutex::default(),
         })
@@ -108,61 +107,82 @@ impl City {
         *self.phase.borrow()
     }
 
-    pub(crate) fn checks(&self) -> MutexGuard<'_, Checks> {
-        lock(&self.checks)
+    pub(crate) fn checker(&self) -> MutexGuard<'_, Checker> {
+        lock(&self.checker)
     }
 
-    pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
-        lock(&self.tally)
+    pub(crate) fn statistics(&self) -> MutexGuard<'_, Statistics> {
+        lock(&self.statistics)
     }
 
-    pub(crate) fn deal(&self) -> MutexGuard<'_, Deal> {
-        lock(&self.deal)
+    pub(crate) fn schedule(&self) -> MutexGuard<'_, RequestSchedule> {
+        lock(&self.schedule)
     }
 
-    /// A passenger tells the driver the PIN; the driver looks when at the pickup.
-    pub(crate) fn tell_pin(&self, ride_id: &str, pin: &str) {
+    /// The passenger tells the driver the PIN of a ride.
+    pub(crate) fn share_pin(&self, ride_id: &str, pin: &str) {
         lock(&self.pins).insert(ride_id.to_owned(), pin.to_owned());
     }
 
-    /// The PIN of a ride, if the passenger has told it.
-    pub(crate) fn pin(&self, ride_id: &str) -> Option<String> {
+    /// `None` until the passenger has shared it.
+    pub(crate) fn shared_pin(&self, ride_id: &str) -> Option<String> {
         lock(&self.pins).get(ride_id).cloned()
     }
 
-    /// The ride is over; its PIN is of no use.
-    pub(crate) fn forget_pin(&self, ride_id: &str) {
+    pub(crate) fn remove_pin(&self, ride_id: &str) {
         lock(&self.pins).remove(ride_id);
     }
 
-    /// The account of a person who has signed in.
+    /// `None` if nobody has signed in as this user.
     pub(crate) fn account(&self, user_id: &str) -> Option<Arc<Account>> {
         lock(&self.accounts).get(user_id).cloned()
     }
 
-    /// Somebody who is not one of these two, for questions about what is not theirs.
-    pub(crate) fn stranger(&self, one: &str, other: &str) -> Option<Arc<Account>> {
+    /// Somebody who is neither of the two.
+    pub(crate) fn stranger(&self, driver_id: &str, passenger_id: &str) -> Option<Arc<Account>> {
         let accounts = lock(&self.accounts);
-        accounts.iter().find(|(id, _)| *id != one && *id != other).map(|(_, account)| Arc::clone(account))
+        let stranger = accounts.iter().find(|(id, _)| *id != driver_id && *id != passenger_id);
+        stranger.map(|(_, account)| Arc::clone(account))
     }
 
-    /// Signs a person in, who then takes part.
+    /// Signs in the person `index` of this run.
     ///
     /// # Errors
     /// See [`Account::sign_in`].
     pub(crate) async fn sign_in(&self, index: usize, party: Party) -> Result<Arc<Account>> {
-        let _turn = self.sign_ins.acquire().await?;
-        let mut https = self.https.clone();
-        let first = index % https.len();
-        https.rotate_left(first);
-        let account = Arc::new(Account::sign_in(https, phone(self.run_id, index)).await?);
+        let _permit = self.sign_ins.acquire().await?;
+        let mut clients = self.users_clients.clone();
+        let first = index % clients.len();
+        clients.rotate_left(first);
+        let account = Arc::new(Account::sign_in(clients, phone(self.run_id, index)).await?);
         lock(&self.accounts).insert(account.user_id.clone(), Arc::clone(&account));
-        self.checks().joined(&account.user_id, party);
+        self.checker().add_person(&account.user_id, party);
         Ok(account)
+    }
+}
+
+/// The vehicle type of the driver `index`, and the one that the passenger `index` asks for, so that the two mixes match: cars,
+/// and with 50 drivers or more some motorcycles and vans.
+pub(crate) fn vehicle_type(index: usize, drivers: usize) -> &'static str {
+    match index % 10 {
+        8 if drivers >= 50 => "motorcycle",
+        9 if drivers >= 50 => "van",
+        _ => "car",
     }
 }
 
 /// A panic elsewhere leaves numbers that are still worth showing.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::vehicle_type;
+
+    #[test]
+    fn small_cities_have_cars_only() {
+        assert!((0..20).all(|index| vehicle_type(index, 20) == "car"));
+        assert_eq!(vehicle_type(9, 100), "van");
+    }
 }

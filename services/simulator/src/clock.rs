@@ -1,9 +1,8 @@
-//! The clock of the simulated people. It owns the only calls of the crate that read the time.
+//! The clock of the simulated people: the only calls of this crate that read the time.
 //!
-//! The services take their time from `platform::world`, so that they can run under paused time from a seed. This crate
-//! stands on the other side of the socket, as any client would: it lives in real time and must not depend on the
-//! services' crates. So it has its own clock, and clippy's list of disallowed methods is lifted here and nowhere else. Only
-//! who simulates time itself tells it when the day began; all else follows tokio's clock, which can be paused.
+//! The services take their time from `platform::world`. This crate must not depend on it, so it has a clock of its own, and
+//! clippy's list of disallowed methods is lifted in this file alone. Under a simulation, [`WallClock`] starts at a given time
+//! and follows tokio's clock, which can be paused.
 #![allow(clippy::disallowed_methods)]
 
 use chrono::{DateTime, Utc};
@@ -11,18 +10,18 @@ use tokio::time::Instant;
 
 /// The wall clock, for times on the wire.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Wall(Option<(DateTime<Utc>, Instant)>);
+pub(crate) struct WallClock(Option<(DateTime<Utc>, Instant)>);
 
-impl Wall {
-    /// The system's; or, with a time that it is now, that and tokio's clock from now on.
-    pub(crate) fn new(now: Option<DateTime<Utc>>) -> Self {
-        Self(now.map(|now| (now, Instant::now())))
+impl WallClock {
+    /// With a start time: shows that time now, and follows tokio's clock. Without one: the system's clock.
+    pub(crate) fn new(starts_at: Option<DateTime<Utc>>) -> Self {
+        Self(starts_at.map(|at| (at, Instant::now())))
     }
 
     pub(crate) fn now(&self) -> DateTime<Utc> {
         match self.0 {
             None => Utc::now(),
-            Some((began, since)) => began + chrono::Duration::from_std(since.elapsed()).unwrap_or_default(),
+            Some((at, since)) => at + chrono::Duration::from_std(since.elapsed()).unwrap_or_default(),
         }
     }
 }

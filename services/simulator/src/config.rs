@@ -1,71 +1,65 @@
-//! What a run of the city is told: sizes, limits, faults. It owns no state and reads no environment.
+//! The settings of a run. The environment is read elsewhere.
 
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use chrono::{DateTime, Utc};
 
-use crate::ledger::Ledger;
+use crate::observation::Observation;
 use crate::position::Position;
 use crate::requests::Trips;
 use crate::transport::Transport;
 
-/// The shortest that a driver thinks about an offer.
-pub(crate) const THINK_MIN_MS: u64 = 20;
+/// The least time that a driver takes to answer an offer.
+pub(crate) const THINK_MIN: Duration = Duration::from_millis(20);
 
-/// A run of the city.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Base URLs of users processes, `http://host:port`. Sockets are spread over them in turn; who reconnects goes to
-    /// the next one.
+    /// Base URLs of users processes, `http://host:port`. Sockets are spread over them in turn; a reconnect goes to the next.
     pub urls: Vec<String>,
-    /// Base URL for `/v1/rides`; none means the first of `urls`.
+    /// Base URL for `/v1/rides`; `None`: the first of `urls`.
     pub rides_url: Option<String>,
-    /// Simulated drivers, at least 1.
+    /// At least 1.
     pub drivers: usize,
-    /// Simulated passengers, at least 1; also the most requests at once.
+    /// At least 1; also the most searches and rides at once.
     pub passengers: usize,
-    /// New requests stop once so many rides are completed; those under way are finished.
+    /// After so many completed rides no new search begins; searches and rides in progress are finished.
     pub rides: usize,
-    /// The hard end of the run. The last third of it, or its last `wind_down` if that is less, is kept for winding down.
-    pub max_wall: Duration,
-    /// The most that is kept for winding down.
+    /// The longest run, real time. Its last third, but at most `wind_down`, is for finishing what is in progress.
+    pub time_limit: Duration,
     pub wind_down: Duration,
     /// Seed of every decision of the simulated people.
     pub seed: u64,
-    /// Simulated seconds a real second: movement, gaps between requests, rests. The platform sees the positions in real
-    /// time, so its `TRACK_MAX_SPEED_MPS` must be raised with it.
+    /// Simulated seconds a real second: for movement, gaps between requests, and rests. The platform sees the positions in
+    /// real time, so its `TRACK_MAX_SPEED_MPS` must be raised by the same factor.
     pub speed: f64,
-    /// Between two positions of a driver in a ride, real time; three times that without one.
-    pub point_every: Duration,
-    /// The longest that a driver thinks about an offer, real time, at least 21 ms.
+    /// Between two positions of a driver in a ride, real time; three times that without a ride.
+    pub position_interval: Duration,
+    /// The most time that a driver takes to answer an offer, real time; at least 21 ms.
     pub think_max: Duration,
-    /// How often things go wrong.
     pub faults: Faults,
-    /// Real trips; none means seeded ones around `centre`.
+    /// Real trips; `None`: seeded ones around `centre`.
     pub requests: Option<Trips>,
-    /// Where seeded trips take place.
     pub centre: Position,
-    /// How long a passenger waits for a driver before giving up.
+    /// How long a passenger searches before giving up.
     pub patience: Duration,
-    /// Which phone numbers are used. None takes the wall clock, so that two runs do not share accounts and the limit on
-    /// codes an hour is not met.
+    /// Selects the phone numbers. `None` takes the wall clock, so that two runs use different accounts and stay below the
+    /// platform's limit of codes an hour.
     pub run_id: Option<u64>,
-    /// So much longer than usual the platform may be silent: what is late by less is no violation.
+    /// The platform may be unavailable for this long; every deadline of the checker is extended by it.
     pub outage: Duration,
-    /// So far behind are the clocks of every fourth driver; the contract allows up to a day.
+    /// How far the clock of every fourth driver is behind. The contract allows positions up to 24 h old.
     pub slow_clock: Duration,
-    /// So far ahead are the clocks of every other fourth driver. The contract allows 60 s: positions from further ahead are
-    /// refused, and the ride must go on without them.
+    /// How far the clock of every other fourth driver is ahead. The contract allows 60 s: the platform must refuse positions
+    /// from further ahead, and complete the ride without them.
     pub fast_clock: Duration,
-    /// What connections are made of.
     pub transport: Transport,
-    /// What the wall clock says at the beginning, for whoever pauses tokio's clock, which it then follows. None asks the
-    /// system.
-    pub wall: Option<DateTime<Utc>>,
-    /// Who is told of every ack and every event.
-    pub ledger: Option<Ledger>,
-    /// Whether to show progress on stderr: one line that is rewritten on a terminal, else a line every 5 s.
+    /// The wall-clock time at the start of the run, for a simulation that pauses tokio's clock. `None`: the system's clock.
+    pub starts_at: Option<DateTime<Utc>>,
+    /// Receives every acked command and every event, as the simulated people receive them.
+    pub observer: Option<Sender<Observation>>,
+    /// Progress on stderr: one line, rewritten, on a terminal; else a new line every 5 s.
     pub progress: bool,
 }
 
@@ -77,11 +71,11 @@ impl Default for Config {
             drivers: 20,
             passengers: 20,
             rides: 25,
-            max_wall: Duration::from_secs(300),
+            time_limit: Duration::from_secs(300),
             wind_down: Duration::from_secs(90),
             seed: 1,
             speed: 40.0,
-            point_every: Duration::from_secs(1),
+            position_interval: Duration::from_secs(1),
             think_max: Duration::from_millis(600),
             faults: Faults::default(),
             requests: None,
@@ -92,8 +86,8 @@ impl Default for Config {
             slow_clock: Duration::ZERO,
             fast_clock: Duration::ZERO,
             transport: Transport::Tcp,
-            wall: None,
-            ledger: None,
+            starts_at: None,
+            observer: None,
             progress: false,
         }
     }
@@ -102,32 +96,32 @@ impl Default for Config {
 impl Config {
     /// # Errors
     /// Names the first setting that cannot work.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         ensure!(!self.urls.is_empty(), "no URL of a users process given");
         ensure!(self.drivers > 0 && self.passengers > 0, "a city needs at least one driver and one passenger");
         ensure!(self.rides > 0, "the number of rides to complete is 0");
         ensure!(self.centre.is_plausible(), "the centre of the city is no position: {:?}", self.centre);
         ensure!(self.speed.is_finite() && self.speed > 0.0, "speed is {}, but must be above 0", self.speed);
-        let think_min = Duration::from_millis(THINK_MIN_MS + 1);
+        let think_min = THINK_MIN + Duration::from_millis(1);
         ensure!(
             self.think_max >= think_min,
             "drivers think for {:?}, but must for {think_min:?} or more",
             self.think_max
         );
-        ensure!(self.max_wall >= Duration::from_secs(1), "the longest run is {:?}: too short", self.max_wall);
+        ensure!(self.time_limit >= Duration::from_secs(1), "the time limit is {:?}: too short", self.time_limit);
         if self.requests.as_ref().is_some_and(|trips| trips.requests.is_empty()) {
             bail!("the file of requests holds no usable trip");
         }
-        self.faults.check()
+        self.faults.validate()
     }
 
-    /// How long before the hard end no new request is made.
-    pub(crate) fn reserve(&self) -> Duration {
-        (self.max_wall / 3).min(self.wind_down)
+    /// How long before the time limit no new search begins.
+    pub(crate) fn reserved_for_wind_down(&self) -> Duration {
+        (self.time_limit / 3).min(self.wind_down)
     }
 }
 
-/// Probabilities, 0 to 1, of what goes wrong.
+/// What goes wrong on purpose: probabilities, 0 to 1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Faults {
     /// A driver declines an offer.
@@ -140,9 +134,9 @@ pub struct Faults {
     pub cancel_ride: f64,
     /// A driver cancels a ride on the way to the pickup.
     pub driver_cancel: f64,
-    /// The connection goes without a close frame, rolled for each event and each command.
+    /// The connection breaks without a close frame. Rolled for each event and each command.
     pub cut: f64,
-    /// A command is sent two times at once.
+    /// A command is sent twice at once.
     pub repeat: f64,
     /// A driver gives a wrong PIN first.
     pub wrong_pin: f64,
@@ -150,8 +144,8 @@ pub struct Faults {
     pub bad_track: f64,
     /// A position 100 km off is sent during a ride.
     pub jump: f64,
-    /// Somebody tries what is not theirs to do; rolled for each ride.
-    pub trespass: f64,
+    /// A passenger sends a command that only somebody else may send. Rolled for each ride.
+    pub forbidden_command: f64,
 }
 
 impl Default for Faults {
@@ -167,13 +161,12 @@ impl Default for Faults {
             wrong_pin: 0.1,
             bad_track: 0.1,
             jump: 0.002,
-            trespass: 0.05,
+            forbidden_command: 0.05,
         }
     }
 }
 
 impl Faults {
-    /// Nothing goes wrong.
     pub const fn none() -> Self {
         Self {
             decline: 0.0,
@@ -186,11 +179,11 @@ impl Faults {
             wrong_pin: 0.0,
             bad_track: 0.0,
             jump: 0.0,
-            trespass: 0.0,
+            forbidden_command: 0.0,
         }
     }
 
-    fn check(&self) -> Result<()> {
+    fn validate(&self) -> Result<()> {
         let all = [
             ("decline", self.decline),
             ("ignore", self.ignore),
@@ -203,7 +196,7 @@ impl Faults {
             ("wrong_pin", self.wrong_pin),
             ("bad_track", self.bad_track),
             ("jump", self.jump),
-            ("trespass", self.trespass),
+            ("forbidden_command", self.forbidden_command),
         ];
         for (name, probability) in all {
             ensure!((0.0..=1.0).contains(&probability), "fault {name} is {probability}, but must be 0 to 1");
@@ -217,17 +210,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn defaults_are_valid_and_nonsense_is_named() {
-        assert!(Config::default().check().is_ok());
-        let bad = |change: fn(&mut Config), named: &str| {
+    fn the_defaults_are_valid_and_an_error_names_the_setting() {
+        assert!(Config::default().validate().is_ok());
+        let refused = |change: fn(&mut Config), named: &str| {
             let mut config = Config::default();
             change(&mut config);
-            let text = config.check().expect_err(named).to_string();
+            let text = config.validate().expect_err(named).to_string();
             assert!(text.contains(named), "{text}");
         };
-        bad(|c| c.speed = 0.0, "speed");
-        bad(|c| c.urls.clear(), "URL");
-        bad(|c| c.faults.cut = 1.5, "cut");
-        bad(|c| (c.faults.decline, c.faults.ignore) = (0.7, 0.7), "together");
+        refused(|c| c.speed = 0.0, "speed");
+        refused(|c| c.urls.clear(), "URL");
+        refused(|c| c.faults.cut = 1.5, "cut");
+        refused(|c| (c.faults.decline, c.faults.ignore) = (0.7, 0.7), "together");
     }
 }

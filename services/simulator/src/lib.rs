@@ -1,36 +1,36 @@
-//! A city of simulated drivers and passengers: real WebSocket clients that speak only the contract, from a seed, with
-//! declines, cancellations, lost connections and resumes; and a checker of what they see. It owns no part of the
-//! platform and depends on none of its crates. Over pipes in memory, with tokio's clock paused and in one thread, the same
-//! seed and the same answers make the same city.
+//! A city of simulated drivers and passengers, and a checker of what they see.
+//!
+//! The people are real WebSocket clients that speak only the contract. A seed decides what they do: rides, declines,
+//! cancellations, lost connections, resumes. The crate owns no part of the platform and depends on none of its crates.
+//! Over in-memory pipes, in one thread and with tokio's clock paused, the same seed and the same answers of the platform
+//! give the same run.
 
 mod account;
-mod audit;
-mod checks;
+mod checker;
 mod city;
 mod client;
 mod clock;
 mod config;
 mod driver;
+mod frame;
 mod http;
-mod ledger;
 pub mod load;
+mod observation;
 mod passenger;
 mod position;
 mod progress;
 mod requests;
+mod ride_comparison;
 mod run;
-mod socket;
+mod statistics;
 mod summary;
-mod tally;
-mod track;
 mod transport;
-mod wire;
 
 pub use config::{Config, Faults};
-pub use ledger::{Ledger, Note};
+pub use observation::Observation;
 pub use position::Position;
 pub use requests::{Request, Trips, read_requests};
 pub use run::run;
+pub use statistics::Distribution;
 pub use summary::Summary;
-pub use tally::Distribution;
 pub use transport::{Pipes, Transport};

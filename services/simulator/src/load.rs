@@ -1,25 +1,23 @@
-//! People for measurements: signed in and connected, many at once, without any behaviour of their own. It owns no clock and
-//! measures nothing.
+//! Bare clients for measurements and tests: many people signed in and connected, without behaviour, statistics or checks.
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use crate::account::{self, Account};
-use crate::http::Http;
+use crate::client::Socket;
+use crate::frame;
+use crate::http::HttpClient;
 use crate::transport::{Connection, Transport};
-use crate::wire::{self, Frame};
 
-/// Sign-ins at once.
-const AT_ONCE: usize = 16;
+const CONCURRENT_SIGN_INS: usize = 16;
 
 /// Somebody who is signed in.
 #[derive(Debug)]
@@ -27,28 +25,28 @@ pub struct Person {
     /// The user id.
     pub id: String,
     account: Account,
-    http: Http,
+    client: HttpClient,
 }
 
-/// The half of a socket that sends.
+/// The sending half of a WebSocket.
 #[derive(Debug)]
 pub struct Sender(SplitSink<WebSocketStream<Connection>, Message>);
 
-/// The half of a socket that receives.
+/// The receiving half of a WebSocket.
 #[derive(Debug)]
 pub struct Receiver(SplitStream<WebSocketStream<Connection>>);
 
-/// A GET without a token: status and body, which is JSON or null.
+/// A GET without a token: status and body. A body that is not JSON is null.
 ///
 /// # Errors
-/// Without an answer in time.
+/// No answer in time.
 pub async fn get(url: &str, path: &str) -> Result<(u16, Value)> {
-    let reply = Http::new(url)?.call(hyper::Method::GET, path, None, None).await?;
-    Ok((reply.status, reply.body))
+    let response = HttpClient::new(&Transport::Tcp, url)?.call(hyper::Method::GET, path, None, None).await?;
+    Ok((response.status, response.body))
 }
 
-/// Signs in `count` people, numbered from `first` on in the block of phones of `run_id`; drivers of cars if a `plate`
-/// prefix is given.
+/// Signs in `count` people, with the phones of the run `run_id` from index `first` on. With a `plate` prefix they are
+/// registered as drivers of cars.
 ///
 /// # Errors
 /// The first sign-in that fails.
@@ -68,19 +66,19 @@ pub async fn people_over(
     count: usize,
     plate: Option<&str>,
 ) -> Result<Vec<Person>> {
-    let http = Http::over(transport, url)?;
-    let permits = Arc::new(Semaphore::new(AT_ONCE));
+    let client = HttpClient::new(transport, url)?;
+    let permits = Arc::new(Semaphore::new(CONCURRENT_SIGN_INS));
     let mut tasks = JoinSet::new();
     for index in first..first + count {
         let permit = permits.clone().acquire_owned().await.context("sign-in")?;
-        let (http, plate) = (http.clone(), plate.map(|prefix| format!("{prefix}{index}")));
+        let (client, plate) = (client.clone(), plate.map(|prefix| format!("{prefix}{index}")));
         tasks.spawn(async move {
-            let account = Account::sign_in(vec![http.clone()], account::phone(run_id, index)).await?;
+            let account = Account::sign_in(vec![client.clone()], account::phone(run_id, index)).await?;
             if let Some(plate) = plate {
-                account.become_driver("car", &plate).await?;
+                account.register_driver("car", &plate).await?;
             }
             drop(permit);
-            Ok::<_, anyhow::Error>(Person { id: account.user_id.clone(), account, http })
+            Ok::<_, anyhow::Error>(Person { id: account.user_id.clone(), account, client })
         });
     }
     let mut people = Vec::with_capacity(count);
@@ -91,54 +89,42 @@ pub async fn people_over(
 }
 
 impl Person {
-    /// Opens a socket for what comes from now on, and reads the welcome.
+    /// Opens a WebSocket for new events only.
     ///
     /// # Errors
-    /// If the platform refuses it.
+    /// The platform refuses it.
     pub async fn connect(&self) -> Result<(Sender, Receiver)> {
-        let (sender, receiver, _) = self.open("/v1/ws").await?;
+        let (sender, receiver, _) = self.open(None).await?;
         Ok((sender, receiver))
     }
 
-    /// Opens a socket for what comes after the event `last_seq`, and reads the welcome. Returns also the newest `seq` that
-    /// it names.
+    /// Opens a WebSocket for the events after `last_seq`. Returns also the newest `seq`, which the welcome names.
     ///
     /// # Errors
-    /// If the platform refuses it.
+    /// The platform refuses it.
     pub async fn resume(&self, last_seq: u64) -> Result<(Sender, Receiver, u64)> {
-        self.open(&format!("/v1/ws?last_seq={last_seq}")).await
+        self.open(Some(last_seq)).await
     }
 
-    async fn open(&self, path: &str) -> Result<(Sender, Receiver, u64)> {
-        let mut request = format!("ws://{}{}", self.http.authority(), self.http.path(path)).into_client_request()?;
-        let token = format!("Bearer {}", self.account.token().await?);
-        request.headers_mut().insert("authorization", token.parse()?);
-        let mut config = tokio_tungstenite::tungstenite::protocol::WebSocketConfig::default();
-        config.read_buffer_size = 4096;
-        let connection = self.http.connect().await?;
-        let (socket, _) = client_async_with_config(request, connection, Some(config)).await?;
-        let (sender, receiver) = socket.split();
-        let mut receiver = Receiver(receiver);
-        let newest = match wire::parse(&receiver.next().await.context("no welcome")?.to_string()) {
-            Ok(Frame::Welcome { last_seq, .. }) => last_seq,
-            other => bail!("the first frame is no welcome but {other:?}"),
-        };
-        Ok((Sender(sender), receiver, newest))
+    async fn open(&self, last_seq: Option<u64>) -> Result<(Sender, Receiver, u64)> {
+        let (socket, welcome) = Socket::open(&self.client, &self.account, last_seq).await?;
+        let (sender, receiver) = socket.into_stream().split();
+        Ok((Sender(sender), Receiver(receiver), welcome.last_seq))
     }
 }
 
 impl Sender {
-    /// Sends a command; with an `id` it is answered.
+    /// Sends a command. The platform answers it only if it has an `id`.
     ///
     /// # Errors
-    /// If the socket is closed.
+    /// The WebSocket is closed.
     pub async fn send(&mut self, id: Option<&str>, kind: &str, data: &Value) -> Result<()> {
-        Ok(self.0.send(Message::text(wire::command(id, kind, data))).await?)
+        Ok(self.0.send(Message::text(frame::command(id, kind, data))).await?)
     }
 }
 
 impl Receiver {
-    /// The next text frame as JSON; `None` once the socket is closed.
+    /// The next text frame as JSON; `None` once the WebSocket is closed.
     pub async fn next(&mut self) -> Option<Value> {
         loop {
             match self.0.next().await? {

@@ -1,21 +1,19 @@
-//! Positions and straight lines between them. It owns the geometry of the simulated city and knows no roads.
+//! Positions and straight lines between them: the simulated city has no roads. Pure.
 
 use serde::{Deserialize, Serialize};
 
 /// Mean radius of the earth (IUGG R1), metres.
 const EARTH_RADIUS_M: f64 = 6_371_008.8;
 
-/// A point on the earth, degrees, WGS 84.
+/// Degrees, WGS 84: latitude −90 to 90, longitude −180 to 180.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Position {
-    /// Latitude, −90 to 90.
     pub lat: f64,
-    /// Longitude, −180 to 180.
     pub lng: f64,
 }
 
 impl Position {
-    /// Whether both degrees are in range and the point is not the 0, 0 that stands for "unknown" in taxi records.
+    /// Whether both are in range, and not both 0: taxi records use 0, 0 for "unknown".
     pub(crate) fn is_plausible(&self) -> bool {
         (-90.0..=90.0).contains(&self.lat)
             && (-180.0..=180.0).contains(&self.lng)
@@ -31,7 +29,7 @@ impl Position {
         2.0 * EARTH_RADIUS_M * h.sqrt().min(1.0).asin()
     }
 
-    /// Course from here to `other`, degrees from true north, 0 to below 360.
+    /// Initial bearing of the great circle to `other`: degrees from true north, 0 to below 360.
     pub(crate) fn heading_deg(&self, other: &Self) -> f64 {
         let (lat1, lat2) = (self.lat.to_radians(), other.lat.to_radians());
         let lng = (other.lng - self.lng).to_radians();
@@ -41,7 +39,7 @@ impl Position {
         if heading >= 360.0 { 0.0 } else { heading }
     }
 
-    /// The point `step_m` from here on the straight line to `target`, or `target` itself if that is nearer.
+    /// The point `step_m` from here on the straight line to `target`, or `target` if it is nearer.
     pub(crate) fn toward(&self, target: &Self, step_m: f64) -> Self {
         let distance_m = self.distance_m(target);
         if distance_m <= step_m || distance_m <= f64::EPSILON {
@@ -51,7 +49,7 @@ impl Position {
         Self { lat: self.lat + (target.lat - self.lat) * share, lng: self.lng + (target.lng - self.lng) * share }
     }
 
-    /// The point that lies so many metres to the north and to the east. For distances of a city.
+    /// The point so many metres to the north and to the east, for distances within a city.
     pub(crate) fn offset(&self, north_m: f64, east_m: f64) -> Self {
         let lat = self.lat + (north_m / EARTH_RADIUS_M).to_degrees();
         let around_m = EARTH_RADIUS_M * self.lat.to_radians().cos().max(0.01);
@@ -83,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_and_impossible_points_are_not_plausible() {
+    fn unknown_and_out_of_range_points_are_not_plausible() {
         assert!(UNION_SQUARE.is_plausible());
         for (lat, lng) in [(0.0, 0.0), (91.0, 0.0), (40.0, 181.0), (f64::NAN, 1.0)] {
             assert!(!Position { lat, lng }.is_plausible(), "{lat}, {lng}");

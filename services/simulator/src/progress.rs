@@ -1,5 +1,4 @@
-//! The live progress on stderr: one line that is rewritten on a terminal, else a line every 5 s. It owns the terminal's
-//! line and only reads the city.
+//! The progress line on stderr: rewritten in place on a terminal, else a new line every 5 s.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -7,42 +6,40 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::city::{City, Phase};
-use crate::tally::Count;
+use crate::statistics::Counter;
 
-const LINE_EVERY: Duration = Duration::from_secs(5);
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The line.
 #[derive(Debug)]
 pub(crate) struct Progress {
     terminal: bool,
     start: Instant,
-    line_at: Instant,
+    next_line_at: Instant,
 }
 
 impl Progress {
-    /// None if none is wanted.
+    /// `None` if no progress is wanted.
     pub(crate) fn new(wanted: bool, start: Instant) -> Option<Self> {
-        wanted.then(|| Self { terminal: std::io::stderr().is_terminal(), start, line_at: start })
+        wanted.then(|| Self { terminal: std::io::stderr().is_terminal(), start, next_line_at: start })
     }
 
-    /// Shows how far the city is.
     pub(crate) fn show(&mut self, city: &City, now: Instant) {
         if !self.terminal {
-            if now < self.line_at {
+            if now < self.next_line_at {
                 return;
             }
-            self.line_at = now + LINE_EVERY;
+            self.next_line_at = now + LINE_INTERVAL;
         }
         let line = self.line(city, now);
         let mut stderr = std::io::stderr().lock();
-        // A stderr that is closed is no reason to stop.
+        // A closed stderr does not stop the run.
         let _ = if self.terminal { write!(stderr, "\r\x1b[2K{line}") } else { writeln!(stderr, "{line}") };
         let _ = stderr.flush();
     }
 
-    /// Ends the line.
+    /// Shows the last state.
     pub(crate) fn end(&mut self, city: &City, now: Instant) {
-        self.line_at = now;
+        self.next_line_at = now;
         self.show(city, now);
         if self.terminal {
             let _ = writeln!(std::io::stderr());
@@ -52,23 +49,23 @@ impl Progress {
     fn line(&self, city: &City, now: Instant) -> String {
         let phase = match city.phase() {
             Phase::Open => "",
-            Phase::Closing => " · closing",
-            Phase::Over => " · over",
+            Phase::Closing => " | no new searches",
+            Phase::Over => " | over",
         };
-        let violations = city.checks().count();
-        let tally = city.tally();
+        let violations = city.checker().violation_count();
+        let statistics = city.statistics();
         format!(
-            "{:>4} s · rides {}/{} · riding {} · searching {} · drivers {} · cancelled {} · events {} · reconnects {} · \
-             violations {violations}{phase}",
+            "{:>4} s | rides completed {:>3}/{}, live {:>2}, cancelled {:>2} | searching {:>2} | drivers online {} | events \
+             {:>4} | reconnects {:>2} | violations {violations}{phase}",
             now.duration_since(self.start).as_secs(),
-            tally.count(Count::Completed),
+            statistics.count(Counter::RidesCompleted),
             city.config.rides,
             city.riding.value(),
+            statistics.count(Counter::RidesCancelled),
             city.busy.value() - city.riding.value(),
             city.online.value(),
-            tally.count(Count::Cancelled),
-            tally.count(Count::Events),
-            tally.count(Count::Reconnects),
+            statistics.count(Counter::EventsReceived),
+            statistics.count(Counter::Reconnects),
         )
     }
 }

@@ -1,5 +1,5 @@
-//! One run of the city: everybody comes, rides, winds down and goes; then the books are compared. It owns the tasks and
-//! the phases of the day.
+//! One run of the city: people sign in and ride, finish, and disconnect; then what they saw is checked. It owns their tasks
+//! and the phase.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,123 +9,136 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::audit::audit;
 use crate::city::{City, Phase};
 use crate::clock;
 use crate::config::Config;
 use crate::driver::Driver;
 use crate::passenger::Passenger;
 use crate::progress::Progress;
+use crate::ride_comparison::compare_rides;
+use crate::statistics::Counter;
 use crate::summary::Summary;
-use crate::tally::Count;
 
-/// How often the run looks at the city.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// After the last ride, for both parties to have seen everything.
-const QUIET_LIMIT: Duration = Duration::from_secs(20);
-/// At the end, what one of a ride's two people has seen the other must have seen within this.
+/// How often the checker runs and the phase is decided.
+const TICK: Duration = Duration::from_millis(250);
+/// The wait after the last ride until both parties have received everything.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// At the end, what one party of a ride received longer ago than this, the other must have received too.
 const OTHER_PARTY_LIMIT: Duration = Duration::from_secs(10);
-/// For everybody to close the connection.
-const GOODBYE_LIMIT: Duration = Duration::from_secs(15);
+/// The wait until everybody has disconnected.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Lets the city live until so many rides are completed, the requests are used up, or the time is over; winds down and
-/// compares what everybody has seen. Violations of the platform's invariants are in the summary, not an error.
+/// Runs the city until so many rides are completed, the requests are used up, or the time limit is near; finishes what is in
+/// progress, and checks what everybody received. A violated invariant of the platform is in the summary, not an error.
+/// Dropping the future ends the run at once.
 ///
 /// # Errors
-/// Settings that cannot work, and a platform that nobody can sign in to. Dropping the future ends the run at once.
+/// Settings that cannot work, or a platform at which nobody can sign in.
 pub async fn run(config: Config) -> Result<Summary> {
     let start = clock::now();
-    let end = start + config.max_wall;
-    let closing_at = end - config.reserve();
-    let skipped = config.requests.as_ref().map_or(0, |trips| trips.skipped as u64);
+    let end = start + config.time_limit;
+    let closing_at = end - config.reserved_for_wind_down();
+    let skipped_trips = config.requests.as_ref().map_or(0, |trips| trips.skipped as u64);
     let (phase, phases) = watch::channel(Phase::Open);
     let city = Arc::new(City::new(config, phases, start)?);
     let mut progress = Progress::new(city.config.progress, start);
     let mut people = JoinSet::new();
     for index in 0..city.config.drivers {
-        people.spawn(Driver::live(Arc::clone(&city), index));
+        people.spawn(Driver::run(Arc::clone(&city), index));
     }
     for index in 0..city.config.passengers {
-        people.spawn(Passenger::live(Arc::clone(&city), city.config.drivers + index));
+        people.spawn(Passenger::run(Arc::clone(&city), city.config.drivers + index));
     }
+    run_phases(&city, &phase, &mut people, &mut progress, PhaseRule { closing_at, end, idle_since: None }).await?;
+    // Checked now: what is in progress at the time limit may still be finished while people disconnect.
+    city.checker().finish(clock::now(), OTHER_PARTY_LIMIT);
+    disconnect(&mut people).await;
+    let rides_compared = compare_rides(&city).await;
+    if let Some(progress) = &mut progress {
+        progress.end(&city, clock::now());
+    }
+    let mut summary = Summary::new(clock::now().duration_since(start), &city.statistics(), &city.checker());
+    summary.rides_compared = rides_compared;
+    summary.skipped_trips = skipped_trips;
+    Ok(summary)
+}
 
-    let mut look = interval(LOOK_EVERY);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut day = Day { closing_at, end, quiet_since: None };
+/// Checks and decides the phase every [`TICK`], until it is [`Phase::Over`].
+async fn run_phases(
+    city: &City,
+    phase: &watch::Sender<Phase>,
+    people: &mut JoinSet<Result<()>>,
+    progress: &mut Option<Progress>,
+    mut rule: PhaseRule,
+) -> Result<()> {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
             Some(ended) = people.join_next() => {
-                ended.context("a simulated person panicked")?.context("a simulated person could not live here")?;
-                bail!("a simulated person left before the day was over");
+                ended.context("a simulated person panicked")?.context("a simulated person could not take part")?;
+                bail!("a simulated person left before the run was over");
             }
-            _ = look.tick() => {}
+            _ = ticks.tick() => {}
         }
         let now = clock::now();
-        city.checks().sweep(now);
-        if let Some(progress) = &mut progress {
-            progress.show(&city, now);
+        city.checker().report_overdue(now);
+        if let Some(progress) = progress {
+            progress.show(city, now);
         }
-        let next = day.phase(&city, now);
+        let next = rule.phase(city, now);
         if next != city.phase() {
-            tracing::info!(phase = ?next, "the city's phase changes");
+            tracing::info!(phase = ?next, "the city enters a new phase");
             phase.send_replace(next);
         }
         if next == Phase::Over {
-            break;
+            return Ok(());
         }
     }
+}
 
-    let now = clock::now();
-    // Nobody has to wait for what was under way when the time was over.
-    city.checks().finish(now, OTHER_PARTY_LIMIT);
-    let leaving = async {
+async fn disconnect(people: &mut JoinSet<Result<()>>) {
+    let ended = async {
         while let Some(ended) = people.join_next().await {
             ended.context("a simulated person panicked")??;
         }
         anyhow::Ok(())
     };
-    if timeout(GOODBYE_LIMIT, leaving).await.map(|left| left.context("while leaving")).is_err() {
-        tracing::warn!("some simulated people did not leave in time");
+    match timeout(DISCONNECT_TIMEOUT, ended).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(error = format!("{error:#}"), "a simulated person failed while disconnecting"),
+        Err(_) => tracing::warn!("some simulated people did not disconnect within {DISCONNECT_TIMEOUT:?}"),
     }
     people.shutdown().await;
-    let audited = audit(&city).await;
-    if let Some(progress) = &mut progress {
-        progress.end(&city, clock::now());
-    }
-    let mut summary = Summary::new(clock::now().duration_since(start), &city.tally(), &city.checks());
-    summary.audited = audited;
-    summary.skipped_requests = skipped;
-    Ok(summary)
 }
 
-/// When which phase is.
-struct Day {
+/// Decides when which phase begins.
+struct PhaseRule {
     closing_at: Instant,
     end: Instant,
-    quiet_since: Option<Instant>,
+    /// In [`Phase::Closing`]: since when no passenger searches or rides.
+    idle_since: Option<Instant>,
 }
 
-impl Day {
+impl PhaseRule {
     fn phase(&mut self, city: &City, now: Instant) -> Phase {
         if now >= self.end {
             return Phase::Over;
         }
         if city.phase() == Phase::Open {
-            let enough = city.tally().count(Count::Completed) >= city.config.rides as u64;
-            let used_up = city.idle.value() >= city.config.passengers as i64;
-            let closing = enough || used_up || now >= self.closing_at;
+            let completed = city.statistics().count(Counter::RidesCompleted) >= city.config.rides as u64;
+            let used_up = city.without_request.value() >= city.config.passengers as i64;
+            let closing = completed || used_up || now >= self.closing_at;
             return if closing { Phase::Closing } else { Phase::Open };
         }
         if city.busy.value() > 0 {
-            self.quiet_since = None;
+            self.idle_since = None;
             return Phase::Closing;
         }
-        let since = *self.quiet_since.get_or_insert(now);
-        let quiet = city.checks().is_quiet(now);
-        // The first look after the last ride may come before its last events.
-        let settled = now.duration_since(since) >= 2 * LOOK_EVERY;
-        let over = (quiet && settled) || now.duration_since(since) >= QUIET_LIMIT + city.config.outage;
-        if over { Phase::Over } else { Phase::Closing }
+        let idle_for = now.duration_since(*self.idle_since.get_or_insert(now));
+        // The first tick after the last ride may come before its last events.
+        let settled = city.checker().is_settled(now) && idle_for >= 2 * TICK;
+        if settled || idle_for >= SETTLE_TIMEOUT + city.config.outage { Phase::Over } else { Phase::Closing }
     }
 }

@@ -1,111 +1,104 @@
-//! What a run came to, and its table. It owns the words; the numbers are counted elsewhere.
+//! The result of a run, and its table for people.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use crate::checks::Checks;
-use crate::tally::{Count, Distribution, Tally};
+use crate::checker::Checker;
+use crate::statistics::{Counter, Distribution, Statistics};
 
-/// The outcome of a run. Durations in `latencies_ms` and `waits_ms` are milliseconds.
 #[derive(Debug, Clone, Default)]
 pub struct Summary {
-    /// How long the run took.
     pub elapsed: Duration,
     /// Rides that ended with a fare.
     pub completed: u64,
-    /// Rides that were cancelled.
     pub cancelled: u64,
-    /// Of these, by whom: `driver`, `passenger`, `system`.
+    /// Cancelled rides by the event's field `by`.
     pub cancelled_by: BTreeMap<String, u64>,
     /// Rides that had not ended when the run did.
     pub unfinished: u64,
-    /// Searches that passengers began.
     pub searches: u64,
-    /// Searches that passengers ended of their own will.
     pub searches_cancelled: u64,
     /// Searches that found no ride within the passenger's patience.
     pub unserved: u64,
-    /// Offers, as drivers saw them, and how those that gave no ride ended.
+    /// Offers that drivers received; the next four are those that did not become rides.
     pub offers: u64,
     /// By the driver.
     pub declined: u64,
-    /// No answer in time.
+    /// Not answered in time.
     pub expired: u64,
     /// The passenger ended the search.
     pub offers_cancelled: u64,
-    /// One of the two had another ride.
+    /// The driver or the passenger had another ride.
     pub superseded: u64,
     /// `pickup_eta_s` of the offers that became rides, seconds.
     pub pickup_eta_s: Option<Distribution>,
-    /// Billed distance over driven distance of completed rides; near 1 if `TRACK_MAX_SPEED_MPS` suits the speed.
+    /// Billed over driven distance of completed rides. Near 1 if `TRACK_MAX_SPEED_MPS` suits the speed.
     pub billed_share: Option<Distribution>,
-    /// Each command until its ack when it was sent once, and the waits for match.found and ride.pickup.
+    /// Milliseconds: from each command that was sent once to its ack, and the waits for `match.found` and `ride.pickup`.
     pub latencies_ms: BTreeMap<&'static str, Distribution>,
-    /// Events received.
     pub events: u64,
     /// Of these, received again under the same `seq`.
     pub repeated_events: u64,
-    /// Ride events that came after a later one of the same ride.
+    /// Ride events that arrived after one of the same ride with a higher version.
     pub late_versions: u64,
     /// Connections after the first of each person.
     pub reconnects: u64,
-    /// Connections that were cut on purpose.
+    /// Connections cut on purpose.
     pub cuts: u64,
     /// Commands sent again for want of an answer.
     pub retries: u64,
-    /// Commands sent two times on purpose.
+    /// Commands sent twice on purpose.
     pub repeats_sent: u64,
-    /// Positions sent.
     pub points: u64,
     /// Wrong PINs given on purpose.
     pub wrong_pins: u64,
-    /// Things tried that were not theirs to do.
-    pub trespasses: u64,
-    /// Refused commands by name and code; most are races that the contract allows.
+    /// Commands sent although only somebody else may send them.
+    pub forbidden_commands: u64,
+    /// Refused commands by type and code. Most are races that the contract allows.
     pub refusals: BTreeMap<String, u64>,
-    /// Rides whose state was asked for at the end and compared.
-    pub audited: u64,
-    /// Trips of the file that could not be used.
-    pub skipped_requests: u64,
-    /// Invariants of the platform that did not hold, in words with ids. None means that the platform passed.
+    /// Rides that were read over HTTP at the end and compared with their events.
+    pub rides_compared: u64,
+    /// Trips of the file that were left out.
+    pub skipped_trips: u64,
+    /// The violated invariants of the platform, with ids. Empty: the platform passed.
     pub violations: Vec<String>,
 }
 
 impl Summary {
-    pub(crate) fn new(elapsed: Duration, tally: &Tally, checks: &Checks) -> Self {
-        let count = |what| tally.count(what);
+    pub(crate) fn new(elapsed: Duration, statistics: &Statistics, checker: &Checker) -> Self {
+        let count = |counter| statistics.count(counter);
         Self {
             elapsed,
-            completed: count(Count::Completed),
-            cancelled: count(Count::Cancelled),
-            cancelled_by: tally.cancelled_by().clone(),
-            unfinished: checks.unfinished_rides() as u64,
-            searches: count(Count::SearchesBegun),
-            searches_cancelled: count(Count::SearchesCancelled),
-            unserved: count(Count::SearchesUnserved),
-            offers: count(Count::Offers),
-            declined: count(Count::Declined),
-            expired: count(Count::Expired),
-            offers_cancelled: count(Count::OffersCancelled),
-            superseded: count(Count::Superseded),
-            pickup_eta_s: tally.pickup_eta_s.distribution(),
-            billed_share: tally.billed_share.distribution(),
-            latencies_ms: tally.latencies(),
-            events: count(Count::Events),
-            repeated_events: count(Count::RepeatedEvents),
-            late_versions: checks.late_versions(),
-            reconnects: count(Count::Reconnects),
-            cuts: count(Count::Cuts),
-            retries: count(Count::Retries),
-            repeats_sent: count(Count::RepeatsSent),
-            points: count(Count::Points),
-            wrong_pins: count(Count::WrongPins),
-            trespasses: count(Count::Trespasses),
-            refusals: tally.refusals().clone(),
-            audited: 0,
-            skipped_requests: 0,
-            violations: checks.texts(),
+            completed: count(Counter::RidesCompleted),
+            cancelled: count(Counter::RidesCancelled),
+            cancelled_by: statistics.cancelled_by().clone(),
+            unfinished: checker.unfinished_rides() as u64,
+            searches: count(Counter::SearchesBegun),
+            searches_cancelled: count(Counter::SearchesCancelled),
+            unserved: count(Counter::SearchesUnserved),
+            offers: count(Counter::Offers),
+            declined: count(Counter::OffersDeclined),
+            expired: count(Counter::OffersExpired),
+            offers_cancelled: count(Counter::OffersCancelled),
+            superseded: count(Counter::OffersSuperseded),
+            pickup_eta_s: statistics.pickup_eta_s.distribution(),
+            billed_share: statistics.billed_share.distribution(),
+            latencies_ms: statistics.latencies_ms(),
+            events: count(Counter::EventsReceived),
+            repeated_events: count(Counter::EventsRepeated),
+            late_versions: checker.late_versions(),
+            reconnects: count(Counter::Reconnects),
+            cuts: count(Counter::Cuts),
+            retries: count(Counter::CommandsRetried),
+            repeats_sent: count(Counter::CommandsRepeated),
+            points: count(Counter::PositionsSent),
+            wrong_pins: count(Counter::WrongPins),
+            forbidden_commands: count(Counter::ForbiddenCommands),
+            refusals: statistics.refusals().clone(),
+            rides_compared: 0,
+            skipped_trips: 0,
+            violations: checker.violations(),
         }
     }
 
@@ -113,57 +106,78 @@ impl Summary {
     pub fn passed(&self) -> bool {
         self.violations.is_empty()
     }
+
+    /// Name, number and explanation of each line of the table.
+    fn rows(&self) -> Vec<(&'static str, String, String)> {
+        let row = |name, number: u64, note: String| (name, number.to_string(), note);
+        let cancelled_by: Vec<_> = self.cancelled_by.iter().map(|(by, count)| format!("{count} by {by}")).collect();
+        let mut rows = vec![
+            row("rides completed", self.completed, format!("in {:.1} s", self.elapsed.as_secs_f64())),
+            row("rides cancelled", self.cancelled, cancelled_by.join(", ")),
+            row("rides without an end", self.unfinished, String::new()),
+            row("rides read over HTTP", self.rides_compared, "and compared with their events".to_owned()),
+            row(
+                "searches",
+                self.searches,
+                format!("{} cancelled, {} unserved", self.searches_cancelled, self.unserved),
+            ),
+            row(
+                "offers",
+                self.offers,
+                format!(
+                    "{} declined, {} expired, {} cancelled, {} superseded",
+                    self.declined, self.expired, self.offers_cancelled, self.superseded
+                ),
+            ),
+        ];
+        if let Some(eta) = &self.pickup_eta_s {
+            rows.push(("pickup ETA", format!("{:.0}", eta.p50), format!("s median, {:.0} s mean", eta.mean)));
+        }
+        if let Some(share) = &self.billed_share {
+            rows.push((
+                "billed / driven distance",
+                format!("{:.2}", share.p50),
+                format!("median, {:.2} mean", share.mean),
+            ));
+        }
+        rows.extend([
+            row("positions sent", self.points, String::new()),
+            row(
+                "events received",
+                self.events,
+                format!("{} repeated, {} after a newer one of their ride", self.repeated_events, self.late_versions),
+            ),
+            row("reconnects", self.reconnects, format!("{} connections cut on purpose", self.cuts)),
+            row("commands sent again", self.retries, "for want of an answer".to_owned()),
+            row("commands sent twice", self.repeats_sent, "on purpose".to_owned()),
+            row("wrong PINs", self.wrong_pins, "on purpose".to_owned()),
+            row("forbidden commands", self.forbidden_commands, "on purpose".to_owned()),
+        ]);
+        if self.skipped_trips > 0 {
+            rows.push(row("trips left out", self.skipped_trips, "too short, too long or impossible".to_owned()));
+        }
+        rows
+    }
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut row = |name: &str, value: String| writeln!(f, "{name:<28}{value}");
-        let cancelled_by: Vec<_> = self.cancelled_by.iter().map(|(who, many)| format!("{many} by {who}")).collect();
-        let mut cancelled = self.cancelled.to_string();
-        if !cancelled_by.is_empty() {
-            cancelled += &format!(" ({})", cancelled_by.join(", "));
-        }
-        row("rides completed", format!("{} in {:.1} s", self.completed, self.elapsed.as_secs_f64()))?;
-        row("rides cancelled", cancelled)?;
-        row("rides unfinished", self.unfinished.to_string())?;
-        row("searches", format!("{}, cancelled {}", self.searches, self.searches_cancelled))?;
-        row("searches unserved", self.unserved.to_string())?;
-        row(
-            "offers",
-            format!(
-                "{}, declined {}, expired {}, cancelled {}, superseded {}",
-                self.offers, self.declined, self.expired, self.offers_cancelled, self.superseded
-            ),
-        )?;
-        if let Some(eta) = &self.pickup_eta_s {
-            row("pickup ETA", format!("mean {:.0} s, p50 {:.0} s", eta.mean, eta.p50))?;
-        }
-        if let Some(share) = &self.billed_share {
-            row("billed / driven distance", format!("mean {:.2}, p50 {:.2}", share.mean, share.p50))?;
-        }
-        row("events received", format!("{}, repeated {}", self.events, self.repeated_events))?;
-        row("late ride versions", self.late_versions.to_string())?;
-        row("reconnects", format!("{} ({} cut on purpose)", self.reconnects, self.cuts))?;
-        row("retries", format!("{} (and {} repeats on purpose)", self.retries, self.repeats_sent))?;
-        row("positions sent", self.points.to_string())?;
-        row("wrong PINs, trespasses", format!("{}, {}", self.wrong_pins, self.trespasses))?;
-        row("rides audited over HTTP", self.audited.to_string())?;
-        if self.skipped_requests > 0 {
-            row("trips skipped", self.skipped_requests.to_string())?;
+        for (name, number, note) in self.rows() {
+            writeln!(f, "{}", format!("{name:<40}{number:>8}  {note}").trim_end())?;
         }
         if !self.refusals.is_empty() {
-            writeln!(f, "refusals")?;
-            for (what, many) in &self.refusals {
-                writeln!(f, "  {what:<38}{many:>8}")?;
+            writeln!(f, "\n{:<40}{:>8}", "refused", "count")?;
+            for (what, count) in &self.refusals {
+                writeln!(f, "  {what:<38}{count:>8}")?;
             }
         }
         if !self.latencies_ms.is_empty() {
-            writeln!(f, "{:<40}{:>8}{:>11}{:>11}{:>11}", "latency", "count", "p50 ms", "p99 ms", "max ms")?;
+            writeln!(f, "\n{:<40}{:>8}{:>11}{:>11}{:>11}", "latency", "count", "p50 ms", "p99 ms", "max ms")?;
             for (what, d) in &self.latencies_ms {
                 writeln!(f, "  {what:<38}{:>8}{:>11.1}{:>11.1}{:>11.1}", d.count, d.p50, d.p99, d.max)?;
             }
         }
-        writeln!(f, "{:<28}{}", "violations", self.violations.len())?;
+        writeln!(f, "\n{:<40}{:>8}", "violated invariants", self.violations.len())?;
         for violation in &self.violations {
             writeln!(f, "  {violation}")?;
         }
@@ -177,16 +191,16 @@ mod tests {
 
     #[test]
     fn the_table_shows_rides_latencies_and_violations() {
-        let mut tally = Tally::default();
-        tally.add(Count::Completed);
-        tally.cancelled("driver");
-        tally.took("match.accept → ack", Duration::from_millis(12));
-        tally.refused("ride.start", "wrong_pin");
-        let mut checks = Checks::default();
-        checks.violation("ride 7: charged two times".to_owned());
-        let summary = Summary::new(Duration::from_secs(3), &tally, &checks);
+        let mut statistics = Statistics::default();
+        statistics.increment(Counter::RidesCompleted);
+        statistics.cancellation("driver");
+        statistics.latency("match.accept → ack", Duration::from_millis(12));
+        statistics.refusal("ride.start", "wrong_pin");
+        let mut checker = Checker::default();
+        checker.violation("ride 7: charged two times".to_owned());
+        let summary = Summary::new(Duration::from_secs(3), &statistics, &checker);
         let table = summary.to_string();
-        for part in ["1 in 3.0 s", "1 (1 by driver)", "12.0", "ride.start: wrong_pin", "  ride 7: charged two times"] {
+        for part in ["1  in 3.0 s", "1  1 by driver", "12.0", "ride.start: wrong_pin", "  ride 7: charged two times"] {
             assert!(table.contains(part), "no `{part}` in:\n{table}");
         }
         assert!(!summary.passed());

@@ -1,23 +1,21 @@
-//! How the people reach the platform: over TCP, or over pipes in memory to what runs in the same process. It owns no protocol:
-//! HTTP and WebSocket are spoken over either alike.
+//! How connections to the platform are opened: over TCP, or over in-memory pipes to processes simulated in this one. HTTP and
+//! WebSocket run over either.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use hyper_util::client::legacy::connect::{Connected, Connection as HttpConnection};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::TcpStream;
 
-/// Opens a pipe to a `host:port`; its other end is served by whoever opened it.
+/// Opens a pipe to a `host:port`. The function itself hands the other end to whoever serves it.
 pub type Pipes = dyn Fn(&str) -> io::Result<DuplexStream> + Send + Sync;
 
-/// What connections are made of.
 #[derive(Clone, Default)]
 pub enum Transport {
-    /// TCP.
     #[default]
     Tcp,
-    /// Pipes in memory.
     Memory(Arc<Pipes>),
 }
 
@@ -30,23 +28,28 @@ impl fmt::Debug for Transport {
     }
 }
 
-/// Bytes in and out.
-pub(crate) trait Wire: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
+/// A connection of either kind, as bytes in and out.
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
 
-impl Wire for TcpStream {}
-impl Wire for DuplexStream {}
+impl ByteStream for TcpStream {}
+impl ByteStream for DuplexStream {}
 
-/// A connection.
-pub(crate) type Connection = Box<dyn Wire>;
+pub(crate) type Connection = Box<dyn ByteStream>;
+
+impl HttpConnection for Connection {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
 
 impl Transport {
     /// # Errors
-    /// Nobody listens there.
+    /// Nobody listens at the address.
     pub(crate) async fn connect(&self, authority: &str) -> io::Result<Connection> {
         Ok(match self {
             Self::Tcp => {
                 let tcp = TcpStream::connect(authority).await?;
-                // Whoever waits for the answer to a small frame does not want it held back for more to come.
+                // Small frames are latency-bound: Nagle's algorithm would hold them back.
                 tcp.set_nodelay(true)?;
                 Box::new(tcp)
             }

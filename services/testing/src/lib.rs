@@ -4,6 +4,7 @@
 
 pub mod database;
 pub mod http;
+pub mod invariants;
 mod must_end;
 pub mod nats;
 

@@ -1,25 +1,25 @@
-//! Core messages: subscriptions, queue groups, bounded mailboxes. Nothing here is stored or comes again.
+//! Core messages: subscriptions, queue groups, bounded queues. Nothing here is stored or redelivered.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use crate::bus::CoreMessage;
+use crate::bus::message::CoreMessage;
 use crate::topology::subject_matches;
 
-/// Messages that a subscription holds; what comes beyond is dropped and counted.
+/// Messages that a subscription holds; further ones are dropped and counted.
 const CAPACITY: usize = 65_536;
 
 #[derive(Debug, Default)]
 pub(super) struct Core {
     subscribers: BTreeMap<u64, Subscriber>,
-    next: u64,
-    /// Those without a wildcard, by subject.
+    next_id: u64,
+    /// Subscriptions without a wildcard, by subject.
     exact: BTreeMap<String, BTreeSet<u64>>,
-    /// Those with one.
+    /// Subscriptions with a wildcard.
     patterns: BTreeSet<u64>,
-    /// Whose turn it is in each queue group.
+    /// Messages that each queue group got so far: its members take turns.
     turns: BTreeMap<String, usize>,
     pub(super) dropped: u64,
 }
@@ -28,7 +28,7 @@ pub(super) struct Core {
 struct Subscriber {
     subject: String,
     queue: Option<String>,
-    mailbox: VecDeque<CoreMessage>,
+    messages: VecDeque<CoreMessage>,
     wake: Arc<Notify>,
 }
 
@@ -38,8 +38,8 @@ fn has_wildcard(subject: &str) -> bool {
 
 impl Core {
     pub(super) fn subscribe(&mut self, subject: &str, queue: Option<&str>) -> u64 {
-        let id = self.next;
-        self.next += 1;
+        let id = self.next_id;
+        self.next_id += 1;
         if has_wildcard(subject) {
             self.patterns.insert(id);
         } else {
@@ -47,44 +47,45 @@ impl Core {
         }
         let queue = queue.map(str::to_owned);
         let subscriber =
-            Subscriber { subject: subject.to_owned(), queue, mailbox: VecDeque::new(), wake: Arc::default() };
+            Subscriber { subject: subject.to_owned(), queue, messages: VecDeque::new(), wake: Arc::default() };
         self.subscribers.insert(id, subscriber);
         id
     }
 
-    /// Subscribes to a subject of its own, `<prefix>.<id>`.
-    pub(super) fn subscribe_under(&mut self, prefix: &str) -> u64 {
-        self.subscribe(&format!("{prefix}.{}", self.next), None)
+    /// Subscribes to a new subject, `<prefix>.<id>`.
+    pub(super) fn subscribe_inbox(&mut self, prefix: &str) -> u64 {
+        self.subscribe(&format!("{prefix}.{}", self.next_id), None)
     }
 
     pub(super) fn unsubscribe(&mut self, id: u64) {
-        let Some(gone) = self.subscribers.remove(&id) else { return };
+        let Some(subscriber) = self.subscribers.remove(&id) else { return };
         self.patterns.remove(&id);
-        if let Some(ids) = self.exact.get_mut(&gone.subject) {
+        if let Some(ids) = self.exact.get_mut(&subscriber.subject) {
             ids.remove(&id);
             if ids.is_empty() {
-                self.exact.remove(&gone.subject);
+                self.exact.remove(&subscriber.subject);
             }
         }
-        if let Some(queue) = &gone.queue
+        if let Some(queue) = &subscriber.queue
             && !self.subscribers.values().any(|s| s.queue.as_ref() == Some(queue))
         {
             self.turns.remove(queue);
         }
     }
 
-    /// The next message of a subscription, or what to wait for.
+    /// The next message of a subscription, or what notifies of one; `None` if the subscription is gone.
     pub(super) fn next(&mut self, id: u64) -> Result<Option<CoreMessage>, Arc<Notify>> {
         match self.subscribers.get_mut(&id) {
             None => Ok(None),
-            Some(subscriber) => match subscriber.mailbox.pop_front() {
+            Some(subscriber) => match subscriber.messages.pop_front() {
                 Some(message) => Ok(Some(message)),
                 None => Err(subscriber.wake.clone()),
             },
         }
     }
 
-    /// Hands a message to all that are subscribed, and to one of each queue group in turn. Returns how many got it.
+    /// Sends a message to every subscription that matches, and to one member of each queue group in turn. Returns how many
+    /// matched.
     pub(super) fn send(&mut self, message: &CoreMessage) -> usize {
         let exact = self.exact.get(&message.subject).into_iter().flatten();
         let patterns = self
@@ -111,11 +112,11 @@ impl Core {
         }
         for id in &receivers {
             let Some(subscriber) = self.subscribers.get_mut(id) else { continue };
-            if subscriber.mailbox.len() >= CAPACITY {
+            if subscriber.messages.len() >= CAPACITY {
                 self.dropped += 1;
             } else {
-                subscriber.mailbox.push_back(message.clone());
-                // A permit stays if nobody waits at this moment: no wake-up is lost.
+                subscriber.messages.push_back(message.clone());
+                // Stores a permit if nobody waits at this moment, so no wake-up is lost.
                 subscriber.wake.notify_one();
             }
         }

@@ -1,5 +1,5 @@
-//! The whole of a server in memory: all streams, the core subscriptions, the subjects by which JetStream is told things,
-//! and what must hold before a stream or consumer is made. Synchronous; the time comes in, and an alarm goes out.
+//! A server in memory: all streams, the core subscriptions, the subjects that JetStream itself reads, and the checks of a
+//! configuration. Synchronous: the time is an argument, and an alarm says when something is next due.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::Alarm;
-use super::consumer::{Consumer, GivenUp, HandedOut};
+use super::alarm::Alarm;
+use super::consumer::{Assignment, Consumer, GivenUp};
 use super::core::Core;
-use super::stream::{NotStored, Stream, Taken, Verdict, header_bytes};
-use crate::bus::{BusError, CoreMessage, Headers, Message, Published, StoredMessage};
-use crate::topology::{self, Retention, Topology, subject_matches};
+use super::stream::{AckKind, AckResult, NotStored, Stream, header_bytes};
+use crate::bus::message::{BusError, CoreMessage, Headers, Message, Published, StoredMessage};
+use crate::topology::{self, Mode, Retention, Topology, subject_matches};
 
-/// What the server takes in one message, headers included.
+/// The most bytes of one message, headers included; the server's default.
 const MAX_PAYLOAD: usize = 1 << 20;
 
 #[derive(Debug)]
@@ -25,26 +25,19 @@ pub(super) struct Server {
     pub(super) core: Core,
     pub(super) alarm: Alarm,
     origin: Instant,
+    /// The wall time at `origin`.
     started_at: DateTime<Utc>,
+    /// Messages that a stream may hold.
     queue_size: usize,
     incarnations: u64,
     advisories: u64,
 }
 
-/// How a core message fared.
+/// Whether a core message reached anybody: a subscription, a stream, or JetStream itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sent {
-    /// Somebody has it.
+pub(super) enum SendResult {
     Received,
-    /// Nobody is there.
-    Nowhere,
-}
-
-/// Whether [`Server::reconcile`] changes anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reconcile {
-    Apply,
-    Compare,
+    NoResponders,
 }
 
 impl Server {
@@ -65,9 +58,9 @@ impl Server {
         self.started_at + now.duration_since(self.origin)
     }
 
-    /// Does all that was due by `now`.
+    /// Does everything that is due by `now`.
     pub(super) fn advance(&mut self, now: Instant) {
-        // What was given up is told on subjects that a stream may capture: that may be due at once, hence the loop.
+        // A loop, because an advisory of a given-up message may be stored by a stream, which may make something else due.
         while self.alarm.is_due(now) {
             let mut given_up = Vec::new();
             for stream in self.streams.values_mut() {
@@ -76,13 +69,13 @@ impl Server {
             }
             self.alarm.set(self.streams.values().filter_map(Stream::next_due).min());
             for (stream, consumer, given_up) in given_up {
-                self.advise(&stream, &consumer, &given_up, now);
+                self.send_advisory(&stream, &consumer, &given_up, now);
             }
         }
     }
 
-    /// The server's advisory that a message reached its limit of deliveries.
-    fn advise(&mut self, stream: &str, consumer: &str, given_up: &GivenUp, now: Instant) {
+    /// Sends the server's max-deliveries advisory.
+    fn send_advisory(&mut self, stream: &str, consumer: &str, given_up: &GivenUp, now: Instant) {
         self.advisories += 1;
         let body = json!({
             "type": "io.nats.jetstream.advisory.v1.max_deliver",
@@ -97,7 +90,7 @@ impl Server {
         self.send(&subject, Bytes::from(body.to_string()), None, now);
     }
 
-    /// Publishes to the stream that captures the subject, and to whoever is subscribed.
+    /// Publishes to the stream that captures the subject, and to the subscribers of that subject.
     pub(super) fn publish(&mut self, message: &Message, now: Instant) -> Result<Published, NotStored> {
         if let Err(problem) = check_message(message) {
             return Err(NotStored::Error(BusError::Refused(problem)));
@@ -109,24 +102,24 @@ impl Server {
             None => Err(NotStored::Error(BusError::NotFound(format!("no stream captures {subject}")))),
         };
         if !matches!(outcome, Err(NotStored::NoRoom)) {
-            self.copy(message);
+            self.send_copy(message);
         }
         outcome
     }
 
-    /// What was published to a stream goes to subscribers as well, without the publisher's inbox.
-    pub(super) fn copy(&mut self, message: &Message) {
+    /// Sends a message that was published to a stream to the subscribers of its subject, without the publisher's inbox.
+    pub(super) fn send_copy(&mut self, message: &Message) {
         let Message { subject, headers, payload } = message.clone();
         self.core.send(&CoreMessage { subject, headers, payload, reply: None });
     }
 
-    /// Sends a core message: to JetStream, if it is an answer to a delivery; to the stream that captures it, whose
-    /// acknowledgement is an answer like any other; to whoever is subscribed.
-    pub(super) fn send(&mut self, subject: &str, payload: Bytes, reply: Option<&str>, now: Instant) -> Sent {
+    /// Sends a core message. An acknowledgement of a delivery goes to JetStream. Anything else goes to the stream that captures
+    /// the subject, which replies with its acknowledgement, and to the subscribers.
+    pub(super) fn send(&mut self, subject: &str, payload: Bytes, reply: Option<&str>, now: Instant) -> SendResult {
         if subject.starts_with("$JS.ACK.") {
-            return self.answer_by_subject(subject, &payload, reply, now);
+            return self.acknowledge_by_subject(subject, &payload, reply, now);
         }
-        let mut sent = Sent::Nowhere;
+        let mut result = SendResult::NoResponders;
         if self.streams.values().any(|s| s.captures(subject)) {
             let message =
                 Message { subject: subject.to_owned(), headers: Headers::default(), payload: payload.clone() };
@@ -137,63 +130,73 @@ impl Server {
                 let body = json!({"stream": published.stream, "seq": published.sequence}).to_string();
                 self.deliver(reply, body.into(), None);
             }
-            sent = Sent::Received;
+            result = SendResult::Received;
         }
-        if self.deliver(subject, payload, reply) == Sent::Received { Sent::Received } else { sent }
+        if self.deliver(subject, payload, reply) == SendResult::Received { SendResult::Received } else { result }
     }
 
-    fn deliver(&mut self, subject: &str, payload: Bytes, reply: Option<&str>) -> Sent {
+    fn deliver(&mut self, subject: &str, payload: Bytes, reply: Option<&str>) -> SendResult {
         let (subject, reply) = (subject.to_owned(), reply.map(str::to_owned));
         match self.core.send(&CoreMessage { subject, headers: Headers::default(), payload, reply }) {
-            0 => Sent::Nowhere,
-            _ => Sent::Received,
+            0 => SendResult::NoResponders,
+            _ => SendResult::Received,
         }
     }
 
-    /// `$JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<timestamp>.<pending>`. The server looks at the
-    /// sequences only, so that an answer to an older delivery, or to one that it gave up, counts as well.
-    fn answer_by_subject(&mut self, subject: &str, payload: &[u8], reply: Option<&str>, now: Instant) -> Sent {
+    /// `$JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<timestamp>.<pending>`. The server reads only the
+    /// sequences, so the acknowledgement of an older delivery, or of a message that it gave up, counts as well.
+    fn acknowledge_by_subject(
+        &mut self,
+        subject: &str,
+        payload: &[u8],
+        reply: Option<&str>,
+        now: Instant,
+    ) -> SendResult {
         let tokens: Vec<&str> = subject.split('.').collect();
-        let [_, _, stream, consumer, _, sequence, delivery, _, _] = tokens[..] else { return Sent::Nowhere };
-        let (Ok(sequence), Ok(delivery)) = (sequence.parse(), delivery.parse()) else { return Sent::Nowhere };
-        let verdict = match payload {
-            b"" | b"+ACK" | b"+TERM" => Verdict::Done,
-            b"+WPI" => Verdict::InProgress,
-            _ if payload.starts_with(b"+TERM ") => Verdict::Done,
+        let [_, _, stream, consumer, _, sequence, consumer_sequence, _, _] = tokens[..] else {
+            return SendResult::NoResponders;
+        };
+        let (Ok(sequence), Ok(consumer_sequence)) = (sequence.parse(), consumer_sequence.parse()) else {
+            return SendResult::NoResponders;
+        };
+        let kind = match payload {
+            b"" | b"+ACK" | b"+TERM" => AckKind::Done,
+            b"+WPI" => AckKind::InProgress,
+            _ if payload.starts_with(b"+TERM ") => AckKind::Done,
             _ => match payload.strip_prefix(b"-NAK") {
-                Some(options) => Verdict::Retry(
+                Some(options) => AckKind::Retry(
                     serde_json::from_slice::<Value>(options)
                         .ok()
                         .and_then(|v| v["delay"].as_u64())
                         .map_or(std::time::Duration::ZERO, std::time::Duration::from_nanos),
                 ),
-                None => return Sent::Nowhere,
+                None => return SendResult::NoResponders,
             },
         };
-        match self.answer(stream, consumer, sequence, delivery, verdict, now) {
-            None => Sent::Nowhere,
-            Some(Taken::Noted) => {
-                if let Some(reply) = reply.filter(|_| verdict == Verdict::Done) {
+        match self.acknowledge(stream, consumer, sequence, consumer_sequence, kind, now) {
+            None => SendResult::NoResponders,
+            Some(AckResult::Recorded) => {
+                if let Some(reply) = reply.filter(|_| kind == AckKind::Done) {
                     self.deliver(reply, Bytes::new(), None);
                 }
-                Sent::Received
+                SendResult::Received
             }
-            Some(Taken::Ignored) => Sent::Received,
+            Some(AckResult::Ignored) => SendResult::Received,
         }
     }
 
-    /// What somebody says about a delivery; `None` if the consumer is gone.
-    pub(super) fn answer(
+    /// Acts on an acknowledgement of a delivery; `None` if the consumer is gone.
+    pub(super) fn acknowledge(
         &mut self,
         stream: &str,
         consumer: &str,
         sequence: u64,
-        delivery: u64,
-        verdict: Verdict,
+        consumer_sequence: u64,
+        kind: AckKind,
         now: Instant,
-    ) -> Option<Taken> {
+    ) -> Option<AckResult> {
         let found = self.streams.get_mut(stream)?;
-        found.answer(consumer, sequence, delivery, verdict, now, &mut self.alarm)
+        found.acknowledge(consumer, sequence, consumer_sequence, kind, now, &mut self.alarm)
     }
 
     pub(super) fn stream(&self, name: &str) -> Result<&Stream, BusError> {
@@ -209,40 +212,36 @@ impl Server {
         found.ok_or_else(|| BusError::NotFound(format!("consumer {durable} on {stream}")))
     }
 
-    /// Hands out up to `max` messages of a consumer.
-    pub(super) fn take(
+    /// Delivers up to `max` messages of a consumer.
+    pub(super) fn assign(
         &mut self,
         stream: &str,
         durable: &str,
         max: usize,
         now: Instant,
-    ) -> Result<Vec<(HandedOut, StoredMessage)>, BusError> {
+    ) -> Result<Vec<(Assignment, StoredMessage)>, BusError> {
         self.consumer(stream, durable)?;
         let Some(found) = self.streams.get_mut(stream) else { return Ok(Vec::new()) };
         let last = found.last();
         let Some(consumer) = found.consumers.get_mut(durable) else { return Ok(Vec::new()) };
-        let (out, given_up) = consumer.take(max, last, now, &mut self.alarm);
-        let out = out.into_iter().filter_map(|h| found.message(h.sequence).cloned().map(|m| (h, m))).collect();
+        let (assigned, given_up) = consumer.assign(max, last, now, &mut self.alarm);
+        let assigned =
+            assigned.into_iter().filter_map(|a| found.message(a.sequence).cloned().map(|m| (a, m))).collect();
         for given_up in given_up {
-            self.advise(stream, durable, &given_up, now);
+            self.send_advisory(stream, durable, &given_up, now);
         }
-        Ok(out)
+        Ok(assigned)
     }
 
-    /// Makes streams and consumers as `topology` has them, with a sentence for each thing that was not so.
-    pub(super) fn reconcile(
-        &mut self,
-        topology: &Topology,
-        mode: Reconcile,
-        now: Instant,
-    ) -> Result<Vec<String>, BusError> {
+    /// Creates or updates the streams and consumers of `topology`, and returns a sentence for each difference.
+    pub(super) fn reconcile(&mut self, topology: &Topology, mode: Mode, now: Instant) -> Result<Vec<String>, BusError> {
         let mut changes = Vec::new();
         for wanted in &topology.streams {
             let what = format!("stream {}", wanted.name);
             let found = self.streams.get(&wanted.name);
             let json = found.map(|s| s.config.to_json(1));
-            let differs = crate::nats::difference(&what, json, &wanted.to_json(1), &mut changes).is_some();
-            if differs && mode == Reconcile::Apply {
+            let differs = topology::difference(&what, json, &wanted.to_json(1), &mut changes).is_some();
+            if differs && mode == Mode::Apply {
                 self.check_stream(wanted).map_err(|e| BusError::Refused(format!("{what}: {e}")))?;
                 match self.streams.get_mut(&wanted.name) {
                     Some(stream) => stream.update(wanted.clone(), now, &mut self.alarm),
@@ -257,10 +256,10 @@ impl Server {
             let what = format!("consumer {} on {}", wanted.durable, wanted.stream);
             let found = self.streams.get(&wanted.stream).and_then(|s| s.consumers.get(&wanted.durable));
             let json = found.map(|c| c.config.to_json());
-            let differs = crate::nats::difference(&what, json, &wanted.to_json(), &mut changes).is_some();
-            if differs && mode == Reconcile::Apply {
+            let differs = topology::difference(&what, json, &wanted.to_json(), &mut changes).is_some();
+            if differs && mode == Mode::Apply {
                 let mut wanted = wanted.clone();
-                // A setting that is not named stays as it is.
+                // A setting that the topology does not name stays as it is.
                 if let Some(found) = found.filter(|_| wanted.backoff.is_empty()) {
                     wanted.backoff.clone_from(&found.config.backoff);
                 }
@@ -274,7 +273,7 @@ impl Server {
         Ok(changes)
     }
 
-    /// What the server refuses, in its words.
+    /// Why the server refuses the configuration, in its words.
     fn check_stream(&self, wanted: &topology::Stream) -> Result<(), String> {
         check_name(&wanted.name)?;
         for (index, subject) in wanted.subjects.iter().enumerate() {
@@ -326,7 +325,7 @@ impl Server {
         let Some(stream) = self.streams.get(&wanted.stream) else { return Ok(()) };
         if stream.config.retention == Retention::WorkQueue {
             let mut others = stream.consumers.values().filter(|c| c.config.durable != wanted.durable);
-            // (An update that takes a filter away is not looked at.)
+            // (The server does not check an update that removes the filter.)
             if wanted.filter.is_empty() && stream.consumers.contains_key(&wanted.durable) {
                 return Ok(());
             }
@@ -343,8 +342,8 @@ impl Server {
     }
 
     pub(super) fn delete_stream(&mut self, name: &str) -> Result<(), BusError> {
-        let gone = self.streams.remove(name).ok_or_else(|| BusError::NotFound(format!("stream {name}")))?;
-        gone.close();
+        let stream = self.streams.remove(name).ok_or_else(|| BusError::NotFound(format!("stream {name}")))?;
+        stream.close();
         Ok(())
     }
 
@@ -356,7 +355,7 @@ impl Server {
         }
     }
 
-    /// The name of a stream, shared with every delivery.
+    /// The names of a stream and of its consumer, to be shared by deliveries.
     pub(super) fn names(&self, stream: &str, durable: &str) -> Result<(Arc<str>, Arc<str>), BusError> {
         Ok((self.stream(stream)?.name.clone(), self.consumer(stream, durable)?.name.clone()))
     }
@@ -379,7 +378,7 @@ fn check_message(message: &Message) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether it is a subject or a pattern: tokens that are neither empty nor hold white space, `>` only at the end.
+/// Whether it is a subject, wildcards allowed: no token is empty or has white space, and `>` is only at the end.
 fn is_subject(subject: &str) -> bool {
     let mut tokens = subject.split('.').peekable();
     while let Some(token) = tokens.next() {
@@ -390,7 +389,7 @@ fn is_subject(subject: &str) -> bool {
     true
 }
 
-/// Whether some subject is covered by both patterns.
+/// Whether some subject matches both patterns.
 fn subjects_overlap(a: &str, b: &str) -> bool {
     if subject_matches(a, b) || subject_matches(b, a) {
         return true;

@@ -1,5 +1,5 @@
-//! A stream: its messages, their limits and retention, the ids that it remembers, and its consumers. It takes the time as
-//! an argument and knows neither subscriptions nor other streams.
+//! A stream: its messages, limits, retention, duplicate window and consumers. It takes the time as an argument and knows neither
+//! subscriptions nor other streams.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -9,68 +9,71 @@ use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Alarm;
+use super::alarm::Alarm;
 use super::consumer::{Consumer, GivenUp};
-use crate::bus::{BusError, MESSAGE_ID, Message, Published, StoredMessage, StreamInfo};
+use crate::bus::message::{BusError, MESSAGE_ID, Message, Published, StoredMessage, StreamInfo};
 use crate::topology::{self, Discard, Retention, Storage};
 
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) config: topology::Stream,
     pub(super) name: Arc<str>,
-    /// Tells this stream from one of the same name that was deleted.
+    /// Distinguishes this stream from a deleted one of the same name.
     pub(super) incarnation: u64,
-    pub(super) made: Instant,
+    pub(super) created_at: Instant,
     pub(super) consumers: BTreeMap<String, Consumer>,
-    /// For replays: something was stored, or the stream is gone.
+    /// Notifies replays: a message was stored, or the stream is gone.
     pub(super) stored: Arc<Notify>,
-    /// For publishers that wait: something was removed, or the stream is gone.
+    /// Notifies waiting publishers: a message was removed, or the stream is gone.
     pub(super) room: Arc<Notify>,
     messages: BTreeMap<u64, Entry>,
     bytes: u64,
     last: u64,
+    /// The sequence of each message id in the duplicate window.
     ids: HashMap<Arc<str>, u64>,
+    /// The same ids, oldest first.
     ids_by_age: VecDeque<(Instant, Arc<str>)>,
 }
 
 #[derive(Debug)]
 struct Entry {
     message: StoredMessage,
-    at: Instant,
+    stored_at: Instant,
     bytes: u64,
 }
 
 /// Why a message was not stored.
 pub(super) enum NotStored {
-    /// The stream holds as many messages as it may: room may come.
+    /// The stream has as many messages as it may; an acknowledgement may make room.
     NoRoom,
-    /// For good.
+    /// Waiting would not help.
     Error(BusError),
 }
 
-/// What somebody does with a delivery.
+/// What a process sends about a delivery.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Verdict {
+pub(super) enum AckKind {
+    /// Acknowledged or terminated: to the stream that is the same.
     Done,
+    /// Redeliver after so long.
     Retry(Duration),
     InProgress,
 }
 
 /// What the server does with it.
-pub(super) enum Taken {
-    /// Taken note of.
-    Noted,
-    /// It is about a message that the consumer never delivered: no answer.
+pub(super) enum AckResult {
+    Recorded,
+    /// The consumer never delivered that message, so the server does not even reply.
     Ignored,
 }
 
 impl Stream {
-    pub(super) fn new(config: topology::Stream, incarnation: u64, made: Instant) -> Self {
+    pub(super) fn new(config: topology::Stream, incarnation: u64, created_at: Instant) -> Self {
         Self {
             name: config.name.as_str().into(),
-            config: normal(config),
+            config: with_defaults(config),
             incarnation,
-            made,
+            created_at,
             consumers: BTreeMap::new(),
             stored: Arc::default(),
             room: Arc::default(),
@@ -86,14 +89,14 @@ impl Stream {
         self.config.subjects.iter().any(|s| s == subject || topology::subject_matches(s, subject))
     }
 
-    /// The configuration that JetStream would not take, if it is one.
+    /// Changes the configuration. JetStream must allow the change: the server checks that before.
     pub(super) fn update(&mut self, config: topology::Stream, now: Instant, alarm: &mut Alarm) {
-        // By the old window: a longer one brings nothing back.
-        self.forget_old_ids(now);
+        // By the old window: a longer one does not bring ids back.
+        self.expire_ids(now);
         let retention = self.config.retention;
-        self.config = normal(config);
+        self.config = with_defaults(config);
         if retention != self.config.retention && self.config.retention == Retention::Interest {
-            self.release_unneeded();
+            self.remove_unneeded();
         }
         self.enforce_limits(u64::MAX);
         if let Some(due) = self.next_due() {
@@ -102,7 +105,7 @@ impl Stream {
         self.room.notify_waiters();
     }
 
-    /// Stores a message, or finds that it has its id already, or that nobody wants it.
+    /// Stores a message, unless it is a duplicate, or no consumer of an interest stream matches its subject.
     pub(super) fn store(
         &mut self,
         message: &Message,
@@ -111,7 +114,7 @@ impl Stream {
         stored_at: DateTime<Utc>,
         alarm: &mut Alarm,
     ) -> Result<Published, NotStored> {
-        self.forget_old_ids(now);
+        self.expire_ids(now);
         let published = |sequence, duplicate| Published { stream: self.config.name.clone(), sequence, duplicate };
         let id = message.headers.find(MESSAGE_ID).filter(|id| !id.is_empty());
         if let Some(&sequence) = id.and_then(|id| self.ids.get(id)) {
@@ -123,8 +126,8 @@ impl Stream {
             return Err(NotStored::Error(BusError::Refused(text)));
         }
         let bytes = size(self.config.storage, message);
-        let wanted =
-            self.config.retention != Retention::Interest || self.consumers.values().any(|c| c.wants(&message.subject));
+        let wanted = self.config.retention != Retention::Interest
+            || self.consumers.values().any(|c| c.matches(&message.subject));
         if wanted && self.config.discard == Discard::New {
             if self.config.max_bytes > 0 && self.bytes + bytes > self.config.max_bytes.unsigned_abs() {
                 let text = format!("{}: maximum bytes exceeded", self.config.name);
@@ -148,28 +151,28 @@ impl Stream {
         if self.messages.is_empty() && !self.config.max_age.is_zero() {
             alarm.at(now + self.config.max_age);
         }
-        for consumer in self.consumers.values_mut().filter(|c| c.wants(&subject)) {
-            consumer.arrived(self.last);
+        for consumer in self.consumers.values_mut().filter(|c| c.matches(&subject)) {
+            consumer.on_stored(self.last);
         }
         let message = StoredMessage { subject, headers, payload, sequence: self.last, stored_at };
-        self.messages.insert(self.last, Entry { message, at: now, bytes });
+        self.messages.insert(self.last, Entry { message, stored_at: now, bytes });
         self.bytes += bytes;
         self.enforce_limits(queue_size as u64);
         self.stored.notify_waiters();
         Ok(published)
     }
 
-    /// As after a restart of the server: the ids of what a stream no longer has are gone.
-    #[cfg(debug_assertions)]
-    pub(super) fn forget_ids(&mut self) {
+    /// Empties the duplicate window, as a restart does: the server rebuilds it from the stored messages. Only a limits stream
+    /// still has them all.
+    pub(super) fn forget_message_ids(&mut self) {
         if self.config.retention != Retention::Limits {
             self.ids.clear();
             self.ids_by_age.clear();
         }
     }
 
-    /// Forgets the ids that are older than the duplicate window.
-    fn forget_old_ids(&mut self, now: Instant) {
+    /// Removes the ids that have left the duplicate window.
+    fn expire_ids(&mut self, now: Instant) {
         while let Some((at, oldest)) = self.ids_by_age.front()
             && now.duration_since(*at) >= self.config.duplicate_window
         {
@@ -178,22 +181,22 @@ impl Stream {
         }
     }
 
-    /// Drops what is oldest, where the stream is one that does.
+    /// Removes the oldest messages beyond the limits, if the stream discards the old.
     fn enforce_limits(&mut self, queue_size: u64) {
         let max_bytes = if self.config.max_bytes > 0 { self.config.max_bytes.unsigned_abs() } else { u64::MAX };
         while self.config.discard == Discard::Old
             && (self.bytes > max_bytes || self.messages.len() as u64 > queue_size)
             && let Some((&oldest, _)) = self.messages.first_key_value()
         {
-            self.drop_message(oldest);
+            self.delete_message(oldest);
         }
     }
 
-    /// Drops a message, for every consumer.
-    pub(super) fn drop_message(&mut self, sequence: u64) {
+    /// Removes a message, for every consumer.
+    pub(super) fn delete_message(&mut self, sequence: u64) {
         self.remove(sequence);
         for consumer in self.consumers.values_mut() {
-            consumer.dropped(sequence);
+            consumer.on_deleted(sequence);
         }
     }
 
@@ -204,13 +207,14 @@ impl Stream {
         }
     }
 
-    /// Drops what is too old and takes back what nobody answered; what was given up for good, with its consumer.
+    /// Removes messages beyond the maximum age and ends ack waits that are over. Returns the messages given up thereby, each
+    /// with its consumer.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<(Arc<str>, GivenUp)> {
         while !self.config.max_age.is_zero()
             && let Some((&oldest, entry)) = self.messages.first_key_value()
-            && now.duration_since(entry.at) >= self.config.max_age
+            && now.duration_since(entry.stored_at) >= self.config.max_age
         {
-            self.drop_message(oldest);
+            self.delete_message(oldest);
         }
         let mut given_up = Vec::new();
         for consumer in self.consumers.values_mut() {
@@ -223,61 +227,55 @@ impl Stream {
     /// When [`expire`](Self::expire) next has something to do.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let oldest = self.messages.first_key_value().filter(|_| !self.config.max_age.is_zero());
-        let age = oldest.map(|(_, entry)| entry.at + self.config.max_age);
+        let age = oldest.map(|(_, entry)| entry.stored_at + self.config.max_age);
         self.consumers.values().filter_map(Consumer::next_due).chain(age).min()
     }
 
-    /// What somebody says about a delivery of `consumer`; `None` if there is no such consumer.
-    pub(super) fn answer(
+    /// Acts on an acknowledgement of a delivery of `consumer`; `None` if there is no such consumer.
+    pub(super) fn acknowledge(
         &mut self,
         consumer: &str,
         sequence: u64,
-        delivery: u64,
-        verdict: Verdict,
+        consumer_sequence: u64,
+        kind: AckKind,
         now: Instant,
         alarm: &mut Alarm,
-    ) -> Option<Taken> {
+    ) -> Option<AckResult> {
         let found = self.consumers.get_mut(consumer)?;
-        match verdict {
-            Verdict::Retry(delay) => {
-                found.retry(sequence, delivery, delay, now, alarm);
-                Some(Taken::Noted)
-            }
-            Verdict::InProgress => {
-                found.in_progress(sequence, now, alarm);
-                Some(Taken::Noted)
-            }
-            Verdict::Done => {
-                if !found.done(sequence, delivery) {
-                    return Some(Taken::Ignored);
+        match kind {
+            AckKind::Retry(delay) => found.retry(sequence, consumer_sequence, delay, now, alarm),
+            AckKind::InProgress => found.in_progress(sequence, now, alarm),
+            AckKind::Done => {
+                if !found.done(sequence, consumer_sequence) {
+                    return Some(AckResult::Ignored);
                 }
                 match self.config.retention {
                     Retention::Limits => {}
-                    Retention::WorkQueue | Retention::Interest => self.release(sequence),
+                    Retention::WorkQueue | Retention::Interest => self.remove_if_unneeded(sequence),
                 }
-                Some(Taken::Noted)
             }
         }
+        Some(AckResult::Recorded)
     }
 
     /// Removes the message unless a consumer still needs it.
-    fn release(&mut self, sequence: u64) {
+    fn remove_if_unneeded(&mut self, sequence: u64) {
         let Some(entry) = self.messages.get(&sequence) else { return };
         let subject = &entry.message.subject;
-        if !self.consumers.values().any(|c| c.needs(sequence) && c.wants(subject)) {
-            self.drop_message(sequence);
+        if !self.consumers.values().any(|c| c.needs(sequence) && c.matches(subject)) {
+            self.delete_message(sequence);
         }
     }
 
-    fn release_unneeded(&mut self) {
+    fn remove_unneeded(&mut self) {
         let all: Vec<u64> = self.messages.keys().copied().collect();
-        all.into_iter().for_each(|sequence| self.release(sequence));
+        all.into_iter().for_each(|sequence| self.remove_if_unneeded(sequence));
     }
 
-    /// The sequences from `from` on of what `filter` covers.
+    /// The sequences from `from` on whose subject `filter` matches.
     fn sequences(&self, filter: &str, from: u64) -> VecDeque<u64> {
-        let wanted = |e: &Entry| filter.is_empty() || topology::subject_matches(filter, &e.message.subject);
-        self.messages.range(from..).filter(|(_, e)| wanted(e)).map(|(s, _)| *s).collect()
+        let matches = |e: &Entry| filter.is_empty() || topology::subject_matches(filter, &e.message.subject);
+        self.messages.range(from..).filter(|(_, e)| matches(e)).map(|(s, _)| *s).collect()
     }
 
     pub(super) fn put_consumer(&mut self, config: topology::Consumer, now: Instant, alarm: &mut Alarm) {
@@ -286,9 +284,9 @@ impl Stream {
         match self.consumers.get_mut(&config.durable) {
             Some(consumer) => {
                 consumer.update(config, stored, now);
-                // A filter that covers less is an interest lost.
+                // A narrower filter ends an interest.
                 if self.config.retention == Retention::Interest {
-                    self.release_unneeded();
+                    self.remove_unneeded();
                 }
                 if let Some(due) = self.next_due() {
                     alarm.at(due);
@@ -303,10 +301,10 @@ impl Stream {
 
     /// Removes a consumer, and with it its interest. False if there is none.
     pub(super) fn delete_consumer(&mut self, durable: &str) -> bool {
-        let Some(gone) = self.consumers.remove(durable) else { return false };
-        gone.wake.notify_waiters();
+        let Some(consumer) = self.consumers.remove(durable) else { return false };
+        consumer.wake.notify_waiters();
         if self.config.retention == Retention::Interest {
-            self.release_unneeded();
+            self.remove_unneeded();
         }
         true
     }
@@ -323,12 +321,12 @@ impl Stream {
         self.messages.get(&sequence).map(|e| &e.message)
     }
 
-    /// The newest message that `filter` covers.
+    /// The newest message whose subject `filter` matches.
     pub(super) fn last_message(&self, filter: &str) -> Option<&StoredMessage> {
         self.messages.values().rev().map(|e| &e.message).find(|m| topology::subject_matches(filter, &m.subject))
     }
 
-    /// The first message at `from` or later that `filter` covers.
+    /// The first message from `from` on whose subject `filter` matches.
     pub(super) fn next_message(&self, from: u64, filter: Option<&str>) -> Option<&StoredMessage> {
         self.messages
             .range(from..)
@@ -351,7 +349,7 @@ impl Stream {
         }
     }
 
-    /// Wakes everybody who waits for something here, because the stream is gone.
+    /// Wakes all waiters: the stream is gone.
     pub(super) fn close(&self) {
         self.stored.notify_waiters();
         self.room.notify_waiters();
@@ -367,7 +365,7 @@ pub(super) fn header_bytes(message: &Message) -> usize {
     12 + message.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>()
 }
 
-/// Bytes as the server counts them: its record's overhead, subject, headers, payload.
+/// Bytes of a stored message as the server counts them: its record's overhead, subject, headers, payload.
 fn size(storage: Storage, message: &Message) -> u64 {
     let headers = header_bytes(message);
     let record = match storage {
@@ -378,8 +376,8 @@ fn size(storage: Storage, message: &Message) -> u64 {
     (record + message.subject.len() + headers + message.payload.len()) as u64
 }
 
-/// With the server's defaults.
-fn normal(mut config: topology::Stream) -> topology::Stream {
+/// Fills in the server's defaults.
+fn with_defaults(mut config: topology::Stream) -> topology::Stream {
     if config.duplicate_window.is_zero() {
         let two_minutes = Duration::from_secs(120);
         config.duplicate_window = if config.max_age.is_zero() { two_minutes } else { config.max_age.min(two_minutes) };

@@ -201,7 +201,7 @@ impl City {
         let settled = async {
             loop {
                 let mut left = 0;
-                for consumer in self.platform.topology.of(Service::Location) {
+                for consumer in self.platform.topology.consumers_of(Service::Location) {
                     let info = self.platform.bus.consumer_info(&consumer.stream, &consumer.durable).await.unwrap();
                     left += info.pending + info.ack_pending;
                 }

@@ -2,15 +2,14 @@
 
 use imbl::OrdMap;
 use platform::{On, Store, StoreError, Transaction, World};
-use sqlx::Row;
 use sqlx::migrate::Migrator;
 use uuid::Uuid;
 
-use testing::database;
+use testing::Backend;
 
 pub(crate) static MIGRATIONS: Migrator = sqlx::migrate!("tests/migrations");
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, sqlx::FromRow)]
 pub(crate) struct Account {
     pub(crate) owner: Uuid,
     pub(crate) version: i32,
@@ -22,21 +21,8 @@ pub(crate) struct Tables {
     accounts: OrdMap<String, Account>,
 }
 
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Kind {
-    Memory,
-    Postgres,
-}
-
-pub(crate) async fn store(kind: Kind, world: &World) -> Store<Tables> {
-    let pod = "test".into();
-    match kind {
-        Kind::Memory => Store::memory(world, &pod),
-        Kind::Postgres => {
-            let url = database::fresh().await;
-            Store::postgres(world, &pod, &url, "accounts", &MIGRATIONS, 4).await.unwrap()
-        }
-    }
+pub(crate) async fn store(backend: Backend, world: &World) -> Store<Tables> {
+    backend.store(world, "test", "accounts", &MIGRATIONS).await
 }
 
 fn conflict(constraint: &str) -> StoreError {
@@ -105,19 +91,8 @@ pub(crate) async fn add(
 pub(crate) async fn find(tx: &mut Transaction<Tables>, name: &str) -> Result<Option<Account>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            let row = sqlx::query("select owner, version, amount from accounts where name = $1 for update")
-                .bind(name)
-                .fetch_optional(&mut *pg)
-                .await?;
-            Ok(row
-                .map(|r| {
-                    Ok::<_, sqlx::Error>(Account {
-                        owner: r.try_get(0)?,
-                        version: r.try_get(1)?,
-                        amount: r.try_get(2)?,
-                    })
-                })
-                .transpose()?)
+            let statement = sqlx::query_as("select owner, version, amount from accounts where name = $1 for update");
+            Ok(statement.bind(name).fetch_optional(&mut *pg).await?)
         }
         On::Memory(m) => Ok(m.accounts.get(name).cloned()),
     }

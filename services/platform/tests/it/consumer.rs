@@ -1,38 +1,25 @@
-//! The transactional consumer and the relay: effects once, poison apart, dead letters, order, a bus or a store that fails.
+//! The transactional consumer and the relay: effects once, poison messages apart, dead letters, order, failures of the bus
+//! and the store.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use platform::consumer::Ended;
-use platform::{
-    CancellationToken, Failure, Handler, Health, Metrics, Platform, Received, Store, Transaction, Worker, World,
-};
+use platform::relay::{self, Relay};
+use platform::{CancellationToken, Failure, Handler, Platform, Received, Store, Transaction, Worker, World};
 use streams::bus::ReplayStart;
 use streams::event::{LocationAggregate, UserBeacon};
 use streams::memory::MemoryBus;
-use streams::topology::{DEAD_LETTER_STREAM, Topology};
+use streams::topology::{Consumer, DEAD_LETTER_STREAM};
 use streams::{Bus, Event, Headers, Message, Position, RideId, Service, Subject, UserId, VehicleType};
+use testing::Backend;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::accounts::{Kind, Tables, add, find, open, store};
-
-fn platform(world: &World) -> Platform {
-    Platform {
-        world: world.clone(),
-        bus: Bus::Memory(MemoryBus::new(world.started_at(), 10_000)),
-        topology: Arc::new(Topology::rideshare()),
-        metrics: Arc::new(Metrics::new()),
-        health: Arc::new(Health::default()),
-        shutdown: CancellationToken::new(),
-        pod: "test".into(),
-    }
-}
+use crate::accounts::{Tables, add, find, open, store};
 
 /// Counts each beacon in an account of its driver, and fails as the vehicle type says.
 struct Counter {
-    world: World,
     done: mpsc::UnboundedSender<usize>,
 }
 
@@ -68,7 +55,6 @@ impl Handler for Counter {
     }
 
     async fn committed(&mut self, batch: &[&Received]) {
-        let _ = self.world.now();
         let _ = self.done.send(batch.len());
     }
 }
@@ -86,7 +72,11 @@ pub(crate) fn beacon(user: u128, vehicle_type: VehicleType, second: u32) -> Even
 pub(crate) fn message(event: &Event, world: &World) -> Message {
     let id = event.message_id(world.now());
     let body = Bytes::from(event.body());
-    platform::outbox::message(event.subject().as_str(), &id, "x", world.now(), "", Service::Users, body)
+    relay::message(event.subject().as_str(), &id, "x", world.now(), "", Service::Users, body)
+}
+
+fn consumer(platform: &Platform) -> Consumer {
+    platform.topology.consumer(Subject::UserBeacon, Service::Match).clone()
 }
 
 struct Rig {
@@ -97,22 +87,33 @@ struct Rig {
     stop: CancellationToken,
 }
 
-async fn rig(kind: Kind) -> Rig {
+/// A platform on the memory bus, with its topology.
+async fn platform() -> Platform {
     let world = World::seeded("2026-01-01T00:00:00Z".parse().unwrap(), 7);
-    let platform = platform(&world);
+    let bus = Bus::Memory(MemoryBus::new(world.started_at(), 10_000));
+    let platform = Platform::new(world, bus, "test");
     platform.bus.apply(&platform.topology).await.unwrap();
-    let store = store(kind, &world).await;
-    let (to, done) = mpsc::unbounded_channel();
-    let consumer = platform.topology.consumer(Subject::UserBeacon, Service::Match).clone();
-    let handler = Counter { world, done: to };
-    let worker = Worker::new(&platform, Service::Match, &store, vec![consumer], 16, handler);
-    let stop = CancellationToken::new();
-    let worker = tokio::spawn(worker.run(stop.clone()));
-    tokio::spawn(store.clone().relay(platform.clone(), Service::Match, stop.clone()));
-    Rig { platform, store, done, worker, stop }
+    platform
+}
+
+async fn rig(backend: Backend) -> Rig {
+    Rig::start(platform().await, backend).await
 }
 
 impl Rig {
+    /// A worker and a relay.
+    async fn start(platform: Platform, backend: Backend) -> Self {
+        let store = store(backend, &platform.world).await;
+        let (to, done) = mpsc::unbounded_channel();
+        let handler = Counter { done: to };
+        let consumers = vec![consumer(&platform)];
+        let worker = Worker::new(&platform, Service::Match, &store, consumers, 16, handler);
+        let stop = CancellationToken::new();
+        let worker = tokio::spawn(worker.run(stop.clone()));
+        tokio::spawn(Relay::new(&platform, Service::Match, &store).run(stop.clone()));
+        Self { platform, store, done, worker, stop }
+    }
+
     async fn publish(&self, event: &Event) {
         self.platform.bus.publish(message(event, &self.platform.world)).await.unwrap();
     }
@@ -143,9 +144,9 @@ impl Rig {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_repeat_has_no_second_effect() {
-    let mut rig = rig(Kind::Memory).await;
-    // The same event as two stored messages: the second id reaches the stream by a way around its duplicate window.
+async fn a_redelivered_event_has_no_second_effect() {
+    let mut rig = rig(Backend::Memory).await;
+    // Published again after the duplicate window, the event is stored as a second message with the same id.
     let event = beacon(1, VehicleType::Car, 1);
     rig.publish(&event).await;
     rig.done(1).await;
@@ -157,8 +158,8 @@ async fn a_repeat_has_no_second_effect() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_poisoned_message_delays_no_other_and_ends_as_one_dead_letter() {
-    let mut rig = rig(Kind::Memory).await;
+async fn a_poison_message_delays_no_other_and_becomes_one_dead_letter() {
+    let mut rig = rig(Backend::Memory).await;
     rig.publish(&beacon(1, VehicleType::Car, 1)).await;
     rig.publish(&beacon(2, VehicleType::Motorcycle, 1)).await;
     rig.publish(&beacon(3, VehicleType::Car, 1)).await;
@@ -179,8 +180,8 @@ async fn a_poisoned_message_delays_no_other_and_ends_as_one_dead_letter() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_transient_failure_is_tried_three_times_with_growing_delays() {
-    let rig = rig(Kind::Memory).await;
+async fn a_transient_failure_is_attempted_three_times_with_growing_delays() {
+    let rig = rig(Backend::Memory).await;
     let began = rig.platform.world.now();
     rig.publish(&beacon(1, VehicleType::Van, 1)).await;
     let letters = rig.dead_letters(1).await;
@@ -192,9 +193,31 @@ async fn a_transient_failure_is_tried_three_times_with_growing_delays() {
     assert_eq!((info.pending, info.ack_pending), (0, 0));
 }
 
+/// A worker that stops puts back what it holds, and a process that dies loses it. Neither says anything about the message.
 #[tokio::test(start_paused = true)]
-async fn what_is_no_event_is_dead_lettered_at_once_with_its_place_as_id() {
-    let mut rig = rig(Kind::Memory).await;
+async fn the_delay_grows_with_failed_attempts_and_not_with_deliveries() {
+    let platform = platform().await;
+    platform.bus.publish(message(&beacon(1, VehicleType::Van, 1), &platform.world)).await.unwrap();
+    let mut puller = platform.bus.pull(&consumer(&platform)).await.unwrap();
+    for _ in 0..2 {
+        let delivery = puller.fetch(1, Duration::from_secs(1)).await.unwrap().remove(0);
+        delivery.retry(Duration::ZERO).await.unwrap();
+    }
+    puller.close().await;
+    let began = platform.world.now();
+    let rig = Rig::start(platform, Backend::Memory).await;
+    let letters = rig.dead_letters(1).await;
+    assert_eq!(letters[0].headers.find("Dead-Letter-Deliveries"), Some("4"));
+    let took = letters[0].stored_at - began;
+    assert!(
+        (1..2).contains(&took.num_seconds()),
+        "the first attempt failed on delivery 3, the second 1 s later: {took}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_no_event_is_dead_lettered_at_once_with_its_sequence_as_id() {
+    let mut rig = rig(Backend::Memory).await;
     for body in ["{", "{\"user_id\":7}", "{}", "null", ""] {
         let message =
             Message { subject: "user.beacon".into(), headers: Headers::default(), payload: Bytes::from(body) };
@@ -211,8 +234,8 @@ async fn what_is_no_event_is_dead_lettered_at_once_with_its_place_as_id() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_makes_the_handler_panic_is_dead_lettered_and_its_neighbours_are_done() {
-    let mut rig = rig(Kind::Memory).await;
+async fn a_message_that_makes_the_handler_panic_is_dead_lettered_and_its_neighbours_are_handled() {
+    let mut rig = rig(Backend::Memory).await;
     let Event::UserBeacon(mut pole) = beacon(2, VehicleType::Car, 1) else { panic!() };
     pole.location.lat = 90.0;
     rig.publish(&beacon(1, VehicleType::Car, 1)).await;
@@ -225,13 +248,13 @@ async fn a_message_that_makes_the_handler_panic_is_dead_lettered_and_its_neighbo
     let letters = rig.dead_letters(1).await;
     assert_eq!(letters[0].headers.find("Dead-Letter-Reason"), Some("the handler panicked"));
     assert_eq!(letters[0].headers.find("x-own"), Some("kept"));
-    assert_eq!(letters[0].headers.find("Nats-Expected-Stream"), None, "it was meant for the first publish");
+    assert_eq!(letters[0].headers.find("Nats-Expected-Stream"), None, "the header was meant for the first publish");
     assert_eq!((rig.amount(1).await, rig.amount(3).await), (Some(1), Some(1)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn events_of_one_key_stay_in_order_through_failed_publishes() {
-    let mut rig = rig(Kind::Memory).await;
+    let mut rig = rig(Backend::Memory).await;
     for round in 0..5 {
         if round < 3 {
             rig.platform.bus.delete_stream("LOCATION_STREAM").await.unwrap();
@@ -255,8 +278,8 @@ async fn events_of_one_key_stay_in_order_through_failed_publishes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stopping_puts_back_what_was_not_done() {
-    let rig = rig(Kind::Memory).await;
+async fn a_worker_that_stops_puts_back_what_it_did_not_handle() {
+    let rig = rig(Backend::Memory).await;
     rig.stop.cancel();
     assert_eq!(rig.worker.await.unwrap(), Ended::Stopped);
     rig.platform.bus.publish(message(&beacon(1, VehicleType::Car, 1), &rig.platform.world)).await.unwrap();
@@ -265,8 +288,8 @@ async fn stopping_puts_back_what_was_not_done() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_publish_after_a_commit_is_sent_once_the_bus_is_back() {
-    let mut rig = rig(Kind::Memory).await;
+async fn a_publish_that_failed_is_retried_once_the_stream_is_back() {
+    let mut rig = rig(Backend::Memory).await;
     rig.platform.bus.delete_stream("LOCATION_STREAM").await.unwrap();
     rig.publish(&beacon(1, VehicleType::Car, 1)).await;
     rig.done(1).await;
@@ -280,8 +303,8 @@ async fn a_failed_publish_after_a_commit_is_sent_once_the_bus_is_back() {
 }
 
 #[tokio::test]
-async fn effects_and_events_come_together_on_postgres() {
-    let mut rig = rig(Kind::Postgres).await;
+async fn rows_and_events_are_committed_together_on_postgres() {
+    let mut rig = rig(Backend::Postgres).await;
     for second in 0..50 {
         rig.publish(&beacon(u128::from(second % 5), VehicleType::Car, second)).await;
     }

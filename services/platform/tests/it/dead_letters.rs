@@ -1,16 +1,13 @@
-//! Dead letters on both buses: at most one for each failure, also when a process dies anywhere or two paths meet; and what
-//! becomes of a message that is given to its consumer again.
+//! Dead letters on both buses: at most one for each failure, wherever a process dies and also when worker and sweeper meet;
+//! and the requeue of a message to its consumer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use platform::consumer::sweeper;
-use platform::dead_letters::{self, Letter, RequeueError, Requeued};
-use platform::{
-    CancellationToken, Failure, Handler, Health, Metrics, Platform, Received, Store, Transaction, Worker, World,
-};
+use platform::dead_letters::{self, DeadLetter, RequeueError, Requeued, sweeper};
+use platform::{Failure, Handler, Platform, Received, Store, Transaction, Worker, World};
 use serde_json::json;
 use streams::bus::{MESSAGE_ID, Puller, StoredMessage};
 use streams::memory::MemoryBus;
@@ -22,14 +19,15 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::accounts::{Kind, Tables, add, find, open, store};
+use crate::accounts::{Tables, add, find, open, store};
 use crate::consumer::{beacon, message};
+use testing::Backend;
 use testing::nats::Server;
 
-/// What must come, comes within this.
+/// Limit of every wait.
 const SOON: Duration = Duration::from_secs(60);
 
-/// Counts each beacon in an account of its driver, once it is repaired.
+/// Counts each beacon in an account of its driver, unless it is broken.
 struct Fixable {
     broken: Arc<AtomicBool>,
 }
@@ -60,10 +58,10 @@ struct Rig {
     server: Option<Server>,
 }
 
-/// Patience of the consumers: short, for a real server's clock cannot be paused.
+/// Short, because the clock of a real server cannot be paused.
 const ACK_WAIT: Duration = Duration::from_secs(1);
 
-/// The system's topology, of which these durables read user.beacon and nobody anything else.
+/// The system's topology, reduced to user.beacon and these durable consumers of it.
 fn topology(durables: &[&str]) -> Topology {
     let mut topology = Topology::rideshare();
     topology.consumers.retain(|c| durables.contains(&c.durable.as_str()));
@@ -71,7 +69,7 @@ fn topology(durables: &[&str]) -> Topology {
     for consumer in &mut topology.consumers {
         consumer.ack_wait = ACK_WAIT;
     }
-    // So that the stream itself has forgotten a letter when the next one comes.
+    // So short that the stream has forgotten the id of a letter when the next one is published.
     for stream in &mut topology.streams {
         stream.subjects.retain(|s| s != "user.finder");
         stream.duplicate_window = Duration::from_millis(500);
@@ -80,31 +78,24 @@ fn topology(durables: &[&str]) -> Topology {
 }
 
 impl Rig {
-    async fn on(bus: Bus, server: Option<Server>, kind: Kind, durables: &[&str]) -> Self {
+    async fn on(bus: Bus, server: Option<Server>, backend: Backend, durables: &[&str]) -> Self {
         let world = World::seeded("2026-01-01T00:00:00Z".parse().unwrap(), 7);
-        let platform = Platform {
-            world: world.clone(),
-            bus,
-            topology: Arc::new(topology(durables)),
-            metrics: Arc::new(Metrics::new()),
-            health: Arc::new(Health::default()),
-            shutdown: CancellationToken::new(),
-            pod: "test".into(),
-        };
+        let topology = Arc::new(topology(durables));
+        let platform = Platform { topology, ..Platform::new(world.clone(), bus, "test") };
         platform.bus.apply(&platform.topology.with_sweeper()).await.unwrap();
-        let store = store(kind, &world).await;
+        let store = store(backend, &world).await;
         Self { platform, store, broken: Arc::default(), processes: JoinSet::new(), server }
     }
 
     async fn memory(durables: &[&str]) -> Self {
         let started_at = "2026-01-01T00:00:00Z".parse().unwrap();
-        Self::on(Bus::Memory(MemoryBus::new(started_at, 10_000)), None, Kind::Memory, durables).await
+        Self::on(Bus::Memory(MemoryBus::new(started_at, 10_000)), None, Backend::Memory, durables).await
     }
 
     async fn nats(durables: &[&str]) -> Self {
         let server = Server::new().unwrap();
         let bus = connect(&server.url).await;
-        Self::on(bus, Some(server), Kind::Memory, durables).await
+        Self::on(bus, Some(server), Backend::Memory, durables).await
     }
 
     fn bus(&self) -> &Bus {
@@ -123,7 +114,7 @@ impl Rig {
         self.processes.spawn(sweeper::run(self.platform.clone()));
     }
 
-    /// A process of the service; it works, and can be asked, once this returns.
+    /// A process of the service; once this returns, it answers requests.
     async fn worker(&mut self) {
         let consumers = vec![self.consumer(MATCH)];
         let handler = Fixable { broken: self.broken.clone() };
@@ -149,16 +140,16 @@ impl Rig {
         self.bus().publish(message(event, &self.platform.world)).await.unwrap();
     }
 
-    async fn held(&self, stream: &str) -> u64 {
+    async fn stored(&self, stream: &str) -> u64 {
         self.bus().stream_info(stream).await.unwrap().messages
     }
 
     /// Until the stream holds so many.
-    async fn until_held(&self, stream: &str, messages: u64) {
-        self.until(&format!("{stream} holds {messages}"), async || self.held(stream).await == messages).await;
+    async fn until_stored(&self, stream: &str, messages: u64) {
+        self.until(&format!("{stream} holds {messages}"), async || self.stored(stream).await == messages).await;
     }
 
-    async fn letters(&self) -> Vec<Letter> {
+    async fn letters(&self) -> Vec<DeadLetter> {
         let mut letters = Vec::new();
         dead_letters::for_each(self.bus(), |letter| letters.push(letter)).await.unwrap();
         letters
@@ -191,7 +182,7 @@ async fn connect(url: &str) -> Bus {
 const MATCH: &str = "user_beacon_match";
 const USERS: &str = "user_beacon_users";
 
-/// Takes one message and never answers.
+/// Pulls one message, and leaves it to the caller to acknowledge it.
 async fn take(puller: &mut Puller) -> Delivery {
     puller.fetch(1, SOON).await.unwrap().pop().unwrap()
 }
@@ -206,11 +197,11 @@ async fn take_last(puller: &mut Puller) -> Delivery {
     last
 }
 
-/// Processes take the message as often as it may be delivered, and die each time.
+/// Uses up all deliveries of the message, as processes do that die each time.
 async fn exhaust(rig: &Rig, durable: &str) -> Delivery {
     let mut puller = rig.pull(durable).await;
     let last = take_last(&mut puller).await;
-    // The server notices only while somebody pulls.
+    // The server notices only while a pull waits.
     assert!(puller.fetch(1, 3 * ACK_WAIT).await.unwrap().is_empty());
     last
 }
@@ -229,7 +220,8 @@ async fn store_letter(rig: &Rig, message: &StoredMessage, reason: &str) {
     rig.bus().publish(Message { subject, headers, payload: message.payload.clone() }).await.unwrap();
 }
 
-macro_rules! both {
+/// Two tests of each function: on the memory bus in paused time, and on a nats-server of its own.
+macro_rules! on_both_buses {
     ($($name:ident($($durable:expr),+);)+) => {
         mod memory {$(
             #[tokio::test(start_paused = true)]
@@ -242,27 +234,27 @@ macro_rules! both {
     };
 }
 
-both! {
-    one_that_dies_with_its_tries_ends_as_one_letter(super::MATCH);
+on_both_buses! {
+    a_message_whose_every_delivery_dies_becomes_one_letter(super::MATCH);
     a_letter_stored_before_a_crash_stays_the_only_one(super::MATCH);
-    both_paths_make_one_letter(super::MATCH);
-    one_that_was_slow_and_finished_has_no_letter(super::MATCH, super::USERS);
-    one_that_is_gone_for_good_has_a_letter_although_its_service_runs(super::MATCH, super::USERS);
-    advisories_about_nothing_change_nothing(super::MATCH);
-    the_sweepers_stream_is_made_again(super::MATCH);
-    a_requeued_message_reaches_its_consumer_alone_and_once(super::MATCH, super::USERS);
+    worker_and_sweeper_together_make_one_letter(super::MATCH);
+    a_slow_message_that_is_processed_has_no_letter(super::MATCH, super::USERS);
+    a_message_whose_worker_died_has_a_letter_although_its_service_runs(super::MATCH, super::USERS);
+    outdated_and_foreign_advisories_change_nothing(super::MATCH);
+    the_stream_of_the_sweeper_is_recreated(super::MATCH);
+    a_requeued_message_reaches_its_consumer_only_and_once(super::MATCH, super::USERS);
 }
 
-async fn one_that_dies_with_its_tries_ends_as_one_letter(mut rig: Rig) {
+async fn a_message_whose_every_delivery_dies_becomes_one_letter(mut rig: Rig) {
     let event = beacon(1, VehicleType::Car, 1);
     rig.publish(&event).await;
     let last = exhaust(&rig, MATCH).await;
-    assert_eq!((rig.held("USER_STREAM").await, rig.held(GIVEN_UP_STREAM).await), (1, 1));
+    assert_eq!((rig.stored("USER_STREAM").await, rig.stored(GIVEN_UP_STREAM).await), (1, 1));
     for _ in 0..3 {
         rig.sweeper();
     }
-    rig.until_held(GIVEN_UP_STREAM, 0).await;
-    rig.until_held("USER_STREAM", 0).await;
+    rig.until_stored(GIVEN_UP_STREAM, 0).await;
+    rig.until_stored("USER_STREAM", 0).await;
     let letters = rig.letters().await;
     assert_eq!(letters.len(), 1, "{letters:?}");
     let letter = &letters[0];
@@ -280,18 +272,18 @@ async fn one_that_dies_with_its_tries_ends_as_one_letter(mut rig: Rig) {
 async fn a_letter_stored_before_a_crash_stays_the_only_one(mut rig: Rig) {
     rig.broken.store(true, Ordering::Relaxed);
     rig.publish(&beacon(1, VehicleType::Car, 1)).await;
-    let held = take(&mut rig.pull(MATCH).await).await;
-    store_letter(&rig, &held.message, "the first").await;
-    // It died before its `term`, and nobody of the service runs for longer than the stream remembers ids.
+    let taken = take(&mut rig.pull(MATCH).await).await;
+    store_letter(&rig, &taken.message, "the first").await;
+    // The worker died before its `term`, and no process of the service runs for longer than the duplicate window.
     tokio::time::sleep(3 * ACK_WAIT).await;
     rig.worker().await;
-    rig.until_held("USER_STREAM", 0).await;
-    // Others fail at the same consumer, and each has its own.
+    rig.until_stored("USER_STREAM", 0).await;
+    // Other messages fail at the same consumer, and each has a letter of its own.
     for user in 2..5 {
         rig.publish(&beacon(user, VehicleType::Car, 1)).await;
     }
-    rig.until_held(DEAD_LETTER_STREAM, 4).await;
-    rig.until_held("USER_STREAM", 0).await;
+    rig.until_stored(DEAD_LETTER_STREAM, 4).await;
+    rig.until_stored("USER_STREAM", 0).await;
     let letters = rig.letters().await;
     assert_eq!(letters.iter().map(|l| l.stream_sequence).filter(|s| *s > 0).collect::<Vec<_>>(), [2, 3, 4]);
     assert_eq!(letters[0].reason, "the first");
@@ -299,27 +291,27 @@ async fn a_letter_stored_before_a_crash_stays_the_only_one(mut rig: Rig) {
     rig.stop().await;
 }
 
-async fn both_paths_make_one_letter(mut rig: Rig) {
+async fn worker_and_sweeper_together_make_one_letter(mut rig: Rig) {
     rig.publish(&beacon(1, VehicleType::Car, 1)).await;
-    // The worker's letter of the last delivery; it died before its `term`, so that the server gives the message up as well.
+    // The worker stored the letter of the last delivery and died before its `term`, so the server gives the message up too.
     let last = exhaust(&rig, MATCH).await;
     store_letter(&rig, &last.message, "the worker's").await;
     tokio::time::sleep(ACK_WAIT).await;
     rig.sweeper();
     rig.sweeper();
-    rig.until_held("USER_STREAM", 0).await;
-    rig.until_held(GIVEN_UP_STREAM, 0).await;
-    // And back to life, it ends what it began.
+    rig.until_stored("USER_STREAM", 0).await;
+    rig.until_stored(GIVEN_UP_STREAM, 0).await;
+    // The worker was only paused, and now sends its `term`.
     let _ = last.terminate().await;
     let letters = rig.letters().await;
     assert_eq!(letters.iter().map(|l| l.reason.as_str()).collect::<Vec<_>>(), ["the worker's"]);
     rig.stop().await;
 }
 
-async fn one_that_was_slow_and_finished_has_no_letter(mut rig: Rig) {
+async fn a_slow_message_that_is_processed_has_no_letter(mut rig: Rig) {
     rig.publish(&beacon(1, VehicleType::Car, 1)).await;
     let last = take_last(&mut rig.pull(MATCH).await).await;
-    // Another process of the service runs, and so does the sweeper: it is told that the message is not done, and waits.
+    // Another process of the service tells the sweeper that the message is not processed, and the sweeper waits.
     rig.worker().await;
     rig.sweeper();
     let redelivered = async || rig.bus().consumer_info(GIVEN_UP_STREAM, "sweeper").await.unwrap().ack_pending;
@@ -327,43 +319,43 @@ async fn one_that_was_slow_and_finished_has_no_letter(mut rig: Rig) {
     let mut tx = rig.store.begin().await.unwrap();
     assert_eq!(tx.record_processed(MATCH, &[last.message.headers.find(MESSAGE_ID).unwrap()]).await.unwrap().len(), 1);
     tx.commit().await.unwrap();
-    // Its acknowledgement is lost.
-    rig.until_held(GIVEN_UP_STREAM, 0).await;
+    // The slow worker has committed, and its acknowledgement is lost.
+    rig.until_stored(GIVEN_UP_STREAM, 0).await;
     assert_eq!(rig.letters().await, []);
-    assert_eq!(rig.held("USER_STREAM").await, 1, "users has not had it");
+    assert_eq!(rig.stored("USER_STREAM").await, 1, "users has not acknowledged it");
     take(&mut rig.pull(USERS).await).await.ack_confirmed().await.unwrap();
-    rig.until_held("USER_STREAM", 0).await;
+    rig.until_stored("USER_STREAM", 0).await;
     rig.stop().await;
 }
 
-async fn one_that_is_gone_for_good_has_a_letter_although_its_service_runs(mut rig: Rig) {
+async fn a_message_whose_worker_died_has_a_letter_although_its_service_runs(mut rig: Rig) {
     rig.publish(&beacon(1, VehicleType::Car, 1)).await;
     exhaust(&rig, MATCH).await;
     rig.worker().await;
     rig.sweeper();
-    rig.until_held(GIVEN_UP_STREAM, 0).await;
+    rig.until_stored(GIVEN_UP_STREAM, 0).await;
     let letters = rig.letters().await;
     assert_eq!(letters.iter().map(|l| l.consumer.as_str()).collect::<Vec<_>>(), [MATCH]);
-    assert_eq!(rig.amount(1).await, None, "and nobody tried it once more");
+    assert_eq!(rig.amount(1).await, None, "no worker attempted it again");
     take(&mut rig.pull(USERS).await).await.ack_confirmed().await.unwrap();
-    rig.until_held("USER_STREAM", 0).await;
+    rig.until_stored("USER_STREAM", 0).await;
     rig.stop().await;
 }
 
-async fn advisories_about_nothing_change_nothing(mut rig: Rig) {
+async fn outdated_and_foreign_advisories_change_nothing(mut rig: Rig) {
     rig.publish(&beacon(1, VehicleType::Car, 1)).await;
     rig.publish(&beacon(2, VehicleType::Car, 1)).await;
     let first = take(&mut rig.pull(MATCH).await).await;
     let (now, long_ago) = (first.message.stored_at.to_rfc3339(), "2020-01-01T00:00:00Z");
-    let told = |stream, consumer, sequence, timestamp: &str| json!({"stream": stream, "consumer": consumer, "stream_seq": sequence, "deliveries": 5, "timestamp": timestamp});
+    let advisory = |stream, consumer, sequence, timestamp: &str| json!({"stream": stream, "consumer": consumer, "stream_seq": sequence, "deliveries": 5, "timestamp": timestamp});
     for (n, body) in [
         json!("no advisory"),
-        told("USER_STREAM", "a_consumer_of_somebody_else", 1, &now),
-        told("NO_STREAM", MATCH, 1, &now),
-        // A message that is gone, one of a stream that was made anew, one that the consumer has not had yet.
-        told("USER_STREAM", MATCH, 99, &now),
-        told("USER_STREAM", MATCH, 1, long_ago),
-        told("USER_STREAM", MATCH, 2, &now),
+        advisory("USER_STREAM", "a_consumer_of_somebody_else", 1, &now),
+        advisory("NO_STREAM", MATCH, 1, &now),
+        // A deleted message, one of a recreated stream, one that the consumer was not delivered yet.
+        advisory("USER_STREAM", MATCH, 99, &now),
+        advisory("USER_STREAM", MATCH, 1, long_ago),
+        advisory("USER_STREAM", MATCH, 2, &now),
     ]
     .into_iter()
     .enumerate()
@@ -373,17 +365,17 @@ async fn advisories_about_nothing_change_nothing(mut rig: Rig) {
         rig.bus().publish(Message { subject, headers: Headers::default(), payload }).await.unwrap();
     }
     rig.sweeper();
-    rig.until_held(GIVEN_UP_STREAM, 0).await;
+    rig.until_stored(GIVEN_UP_STREAM, 0).await;
     assert_eq!(rig.letters().await, []);
     first.ack_confirmed().await.unwrap();
     let second = take(&mut rig.pull(MATCH).await).await;
     assert_eq!(second.message.sequence, 2);
     second.ack_confirmed().await.unwrap();
-    rig.until_held("USER_STREAM", 0).await;
+    rig.until_stored("USER_STREAM", 0).await;
     rig.stop().await;
 }
 
-async fn the_sweepers_stream_is_made_again(mut rig: Rig) {
+async fn the_stream_of_the_sweeper_is_recreated(mut rig: Rig) {
     platform::background::apply_topology(&rig.platform).await.unwrap();
     rig.processes.spawn(platform::background::reconcile_topology(rig.platform.clone()));
     rig.sweeper();
@@ -392,21 +384,21 @@ async fn the_sweepers_stream_is_made_again(mut rig: Rig) {
     rig.until("the stream is back", is_back).await;
     rig.publish(&beacon(1, VehicleType::Car, 1)).await;
     exhaust(&rig, MATCH).await;
-    rig.until_held("USER_STREAM", 0).await;
+    rig.until_stored("USER_STREAM", 0).await;
     assert_eq!(rig.letters().await.len(), 1);
     rig.stop().await;
 }
 
-async fn a_requeued_message_reaches_its_consumer_alone_and_once(mut rig: Rig) {
+async fn a_requeued_message_reaches_its_consumer_only_and_once(mut rig: Rig) {
     rig.broken.store(true, Ordering::Relaxed);
     rig.publish(&beacon(1, VehicleType::Car, 1)).await;
-    // A foreign producer's, without an id.
+    // From a foreign producer, without an id.
     let event = beacon(2, VehicleType::Car, 1);
     let foreign =
         Message { subject: "user.beacon".into(), headers: Headers::default(), payload: Bytes::from(event.body()) };
     rig.bus().publish(foreign).await.unwrap();
     rig.worker().await;
-    rig.until_held(DEAD_LETTER_STREAM, 2).await;
+    rig.until_stored(DEAD_LETTER_STREAM, 2).await;
     let letters = rig.letters().await;
     let failed = dead_letters::requeue(rig.bus(), &letters[0]).await;
     assert!(matches!(&failed, Err(RequeueError::Failed(why)) if why == "not repaired yet"), "{failed:?}");
@@ -416,12 +408,12 @@ async fn a_requeued_message_reaches_its_consumer_alone_and_once(mut rig: Rig) {
     let (one, two) =
         tokio::join!(dead_letters::requeue(rig.bus(), &letters[0]), dead_letters::requeue(rig.bus(), &letters[0]));
     assert!(matches!(one, Ok(Requeued::Done)), "{one:?}");
-    // Done before, or its letter was gone already.
+    // Processed before, or its letter was removed already.
     assert!(!matches!(two, Ok(Requeued::Done)), "{two:?}");
     assert!(matches!(dead_letters::requeue(rig.bus(), &letters[1]).await, Ok(Requeued::Done)));
     assert_eq!((rig.letters().await.len(), rig.amount(1).await, rig.amount(2).await), (0, Some(1), Some(1)));
 
-    // Whoever died between the commit and the removal leaves the letter: requeued again, it only goes away.
+    // A process that dies between commit and removal leaves the letter. A second requeue only removes it.
     for letter in &letters {
         let mut again = letter.headers.clone();
         again.set(MESSAGE_ID, format!("again-{}", letter.id));
@@ -435,32 +427,32 @@ async fn a_requeued_message_reaches_its_consumer_alone_and_once(mut rig: Rig) {
     for letter in rig.letters().await {
         assert!(matches!(dead_letters::requeue(rig.bus(), &letter).await, Ok(Requeued::DoneBefore)));
     }
-    // Nor is the message itself handled again, published when the stream has forgotten its id.
+    // Published again after the duplicate window, the message is not handled again either.
     tokio::time::sleep(ACK_WAIT).await;
     rig.publish(&beacon(1, VehicleType::Car, 1)).await;
     let taken = rig.pull(USERS).await.fetch(10, SOON).await.unwrap();
     assert_eq!(
         taken.iter().map(|d| d.deliveries).collect::<Vec<_>>(),
         [1, 1, 1],
-        "users got each as published, no more"
+        "users was delivered each publish once"
     );
     for delivery in taken {
         delivery.ack_confirmed().await.unwrap();
     }
-    rig.until_held("USER_STREAM", 0).await;
+    rig.until_stored("USER_STREAM", 0).await;
     assert_eq!((rig.letters().await.len(), rig.amount(1).await, rig.amount(2).await), (0, Some(1), Some(1)));
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn requeued_on_postgres_as_in_memory() {
+async fn a_requeue_on_postgres_does_the_same_as_in_memory() {
     let bus = Bus::Memory(MemoryBus::new("2026-01-01T00:00:00Z".parse().unwrap(), 10_000));
-    let rig = Rig::on(bus, None, Kind::Postgres, &[MATCH, USERS]).await;
-    a_requeued_message_reaches_its_consumer_alone_and_once(rig).await;
+    let rig = Rig::on(bus, None, Backend::Postgres, &[MATCH, USERS]).await;
+    a_requeued_message_reaches_its_consumer_only_and_once(rig).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_requeued_stays_with_a_reason() {
+async fn a_letter_that_cannot_be_requeued_stays_and_says_why() {
     let mut rig = Rig::memory(&[MATCH]).await;
     rig.broken.store(true, Ordering::Relaxed);
     let body = Bytes::from_static(b"{\"user_id\": 7}");
@@ -475,7 +467,7 @@ async fn what_cannot_be_requeued_stays_with_a_reason() {
     };
     rig.bus().publish(foreign).await.unwrap();
     rig.worker().await;
-    rig.until_held(DEAD_LETTER_STREAM, 2).await;
+    rig.until_stored(DEAD_LETTER_STREAM, 2).await;
     rig.broken.store(false, Ordering::Relaxed);
     let mut letters = rig.letters().await;
     letters.sort_by_key(|l| l.subject.clone());
@@ -483,7 +475,7 @@ async fn what_cannot_be_requeued_stays_with_a_reason() {
         let failed = dead_letters::requeue(rig.bus(), letter).await;
         assert!(matches!(&failed, Err(RequeueError::Failed(why)) if why.contains(reason)), "{failed:?}");
     }
-    let moved = Letter { id: "another".into(), ..letters[1].clone() };
+    let moved = DeadLetter { id: "another".into(), ..letters[1].clone() };
     assert!(matches!(dead_letters::requeue(rig.bus(), &moved).await, Err(RequeueError::Failed(_))));
     let bus = rig.bus().clone();
     rig.platform.shutdown.cancel();
@@ -497,7 +489,7 @@ async fn what_cannot_be_requeued_stays_with_a_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_stream_of_letters_loses_none() {
+async fn a_full_dead_letter_stream_loses_no_letter() {
     let mut rig = Rig::memory(&[MATCH]).await;
     let roomy = rig.platform.topology.clone();
     let mut full = (*roomy).clone();
@@ -507,33 +499,39 @@ async fn a_full_stream_of_letters_loses_none() {
     exhaust(&rig, MATCH).await;
     rig.sweeper();
     tokio::time::sleep(Duration::from_secs(600)).await;
-    assert_eq!((rig.letters().await.len(), rig.held("USER_STREAM").await, rig.held(GIVEN_UP_STREAM).await), (0, 1, 1));
+    assert_eq!(
+        (rig.letters().await.len(), rig.stored("USER_STREAM").await, rig.stored(GIVEN_UP_STREAM).await),
+        (0, 1, 1)
+    );
     rig.bus().apply(&roomy).await.unwrap();
     tokio::time::sleep(Duration::from_secs(120)).await;
-    assert_eq!((rig.letters().await.len(), rig.held("USER_STREAM").await, rig.held(GIVEN_UP_STREAM).await), (1, 0, 0));
+    assert_eq!(
+        (rig.letters().await.len(), rig.stored("USER_STREAM").await, rig.stored(GIVEN_UP_STREAM).await),
+        (1, 0, 0)
+    );
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn the_sweeper_goes_on_after_a_restart_of_the_server() {
+async fn the_sweeper_continues_after_a_restart_of_the_server() {
     let mut rig = Rig::nats(&[MATCH]).await;
     rig.sweeper();
     rig.publish(&beacon(1, VehicleType::Car, 1)).await;
     exhaust(&rig, MATCH).await;
-    rig.until_held("USER_STREAM", 0).await;
+    rig.until_stored("USER_STREAM", 0).await;
     let server = rig.server.as_mut().unwrap();
     server.kill();
     server.start().unwrap();
     let again = message(&beacon(2, VehicleType::Car, 1), &rig.platform.world);
     rig.until("it is published", async || rig.bus().publish(again.clone()).await.is_ok()).await;
     exhaust(&rig, MATCH).await;
-    rig.until_held("USER_STREAM", 0).await;
-    rig.until_held(GIVEN_UP_STREAM, 0).await;
+    rig.until_stored("USER_STREAM", 0).await;
+    rig.until_stored(GIVEN_UP_STREAM, 0).await;
     assert_eq!(rig.letters().await.iter().map(|l| l.stream_sequence).collect::<Vec<_>>(), [1, 2]);
     rig.stop().await;
 }
 
-/// A client of a few lines, for what ours refuses to read and write.
+/// A client of a few lines, for headers that async-nats refuses to write.
 struct Raw(BufReader<TcpStream>);
 
 impl Raw {
@@ -551,7 +549,7 @@ impl Raw {
         self.send(format!("PUB {subject} {reply} {}\r\n{body}\r\n", body.len()).as_bytes()).await;
     }
 
-    /// The reply subject of the next message; its content is passed over.
+    /// The reply subject of the next message; its content is ignored.
     async fn next(&mut self) -> String {
         loop {
             let mut line = String::new();
@@ -571,7 +569,7 @@ impl Raw {
 }
 
 #[tokio::test]
-async fn a_message_with_headers_that_nobody_can_read_ends_as_a_letter() {
+async fn a_message_with_unreadable_headers_becomes_a_letter() {
     let mut rig = Rig::nats(&[MATCH]).await;
     let url = rig.server.as_ref().unwrap().url.clone();
     let mut raw = Raw::connect(&url).await;
@@ -579,7 +577,7 @@ async fn a_message_with_headers_that_nobody_can_read_ends_as_a_letter() {
     let body = beacon(1, VehicleType::Car, 1).body();
     raw.send(format!("HPUB user.beacon {} {}\r\n", head.len(), head.len() + body.len()).as_bytes()).await;
     raw.send(&[&head[..], &body, b"\r\n"].concat()).await;
-    // Each process that is given it loses its connection, and ends.
+    // Each process that it is delivered to loses its connection and ends.
     let next = format!("$JS.API.CONSUMER.MSG.NEXT.USER_STREAM.{MATCH}");
     for _ in 0..5 {
         raw.publish(&next, "inbox", "{\"batch\":1,\"expires\":30000000000}").await;
@@ -588,7 +586,7 @@ async fn a_message_with_headers_that_nobody_can_read_ends_as_a_letter() {
     }
     raw.publish(&next, "inbox", "{\"batch\":1,\"expires\":30000000000}").await;
     rig.sweeper();
-    rig.until_held("USER_STREAM", 0).await;
+    rig.until_stored("USER_STREAM", 0).await;
     let letters = rig.letters().await;
     assert_eq!((letters.len(), &letters[0].payload[..]), (1, &body[..]));
     assert_eq!(letters[0].headers.find("x-good"), Some("kept"));

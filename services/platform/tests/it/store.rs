@@ -1,36 +1,31 @@
 //! One conformance suite for both stores: constraints, rollback, isolation, owners, versions, inbox and outbox.
 
-use platform::{StoreError, World};
+use platform::{Retry, Store, StoreError, Transaction, World};
+use testing::Backend;
 use uuid::Uuid;
 
-use crate::accounts::{Kind, add, find, open, store};
+use crate::accounts::{MIGRATIONS, Tables, add, find, open, store};
 
-macro_rules! both {
-    ($($name:ident),+ $(,)?) => {
-        mod memory { $(#[tokio::test] async fn $name() { super::$name(super::Kind::Memory).await })+ }
-        mod postgres { $(#[tokio::test] async fn $name() { super::$name(super::Kind::Postgres).await })+ }
-    };
-}
-
-both!(
-    what_is_committed_stays_and_what_is_dropped_never_was,
-    constraints_refuse_and_name_themselves,
-    a_stranger_or_an_old_version_changes_nothing,
-    two_transactions_do_not_lose_an_update,
-    an_uncommitted_row_refuses_the_second_only_once_committed,
-    a_message_is_noted_once_for_each_consumer,
-    a_rolled_back_note_is_forgotten,
-    a_hundred_concurrent_transactions_add_up,
+testing::on_both_stores!(
+    a_commit_is_visible_and_a_dropped_transaction_is_not,
+    a_refused_constraint_is_named,
+    another_owner_or_an_old_version_changes_nothing,
+    two_concurrent_transactions_lose_no_update,
+    a_second_insert_waits_and_conflicts_only_if_the_first_commits,
+    a_message_is_recorded_once_for_each_consumer,
+    a_rollback_removes_the_inbox_record,
+    a_hundred_concurrent_transactions_all_count,
+    a_transaction_that_conflicts_is_retried_a_bounded_number_of_times,
     migrations_may_run_again,
-    what_is_old_is_purged,
+    a_purge_keeps_young_rows,
 );
 
 fn owner() -> Uuid {
     Uuid::from_u128(1)
 }
 
-async fn what_is_committed_stays_and_what_is_dropped_never_was(kind: Kind) {
-    let store = store(kind, &World::real()).await;
+async fn a_commit_is_visible_and_a_dropped_transaction_is_not(backend: Backend) {
+    let store = store(backend, &World::real()).await;
     let mut tx = store.begin().await.unwrap();
     open(&mut tx, "a", owner(), 5).await.unwrap();
     tx.commit().await.unwrap();
@@ -44,8 +39,8 @@ async fn what_is_committed_stays_and_what_is_dropped_never_was(kind: Kind) {
     assert_eq!(find(&mut tx, "b").await.unwrap(), None);
 }
 
-async fn constraints_refuse_and_name_themselves(kind: Kind) {
-    let store = store(kind, &World::real()).await;
+async fn a_refused_constraint_is_named(backend: Backend) {
+    let store = store(backend, &World::real()).await;
     let mut tx = store.begin().await.unwrap();
     open(&mut tx, "a", owner(), 0).await.unwrap();
     tx.commit().await.unwrap();
@@ -58,8 +53,8 @@ async fn constraints_refuse_and_name_themselves(kind: Kind) {
     }
 }
 
-async fn a_stranger_or_an_old_version_changes_nothing(kind: Kind) {
-    let store = store(kind, &World::real()).await;
+async fn another_owner_or_an_old_version_changes_nothing(backend: Backend) {
+    let store = store(backend, &World::real()).await;
     let mut tx = store.begin().await.unwrap();
     open(&mut tx, "a", owner(), 0).await.unwrap();
     assert!(!add(&mut tx, "a", Uuid::from_u128(2), 1, 5).await.unwrap());
@@ -69,8 +64,8 @@ async fn a_stranger_or_an_old_version_changes_nothing(kind: Kind) {
     assert_eq!((account.version, account.amount), (2, 5));
 }
 
-async fn two_transactions_do_not_lose_an_update(kind: Kind) {
-    let store = store(kind, &World::real()).await;
+async fn two_concurrent_transactions_lose_no_update(backend: Backend) {
+    let store = store(backend, &World::real()).await;
     let mut tx = store.begin().await.unwrap();
     open(&mut tx, "a", owner(), 0).await.unwrap();
     tx.commit().await.unwrap();
@@ -93,8 +88,8 @@ async fn two_transactions_do_not_lose_an_update(kind: Kind) {
     assert_eq!((account.version, account.amount), (3, 11));
 }
 
-async fn an_uncommitted_row_refuses_the_second_only_once_committed(kind: Kind) {
-    let store = store(kind, &World::real()).await;
+async fn a_second_insert_waits_and_conflicts_only_if_the_first_commits(backend: Backend) {
+    let store = store(backend, &World::real()).await;
     for (commits, second_succeeds) in [(true, false), (false, true)] {
         let name = format!("commits {commits}");
         let mut first = store.begin().await.unwrap();
@@ -113,8 +108,8 @@ async fn an_uncommitted_row_refuses_the_second_only_once_committed(kind: Kind) {
     }
 }
 
-async fn a_message_is_noted_once_for_each_consumer(kind: Kind) {
-    let store = store(kind, &World::real()).await;
+async fn a_message_is_recorded_once_for_each_consumer(backend: Backend) {
+    let store = store(backend, &World::real()).await;
     let mut tx = store.begin().await.unwrap();
     assert_eq!(tx.record_processed("c1", &["x", "y", "x"]).await.unwrap().len(), 2);
     tx.commit().await.unwrap();
@@ -124,16 +119,16 @@ async fn a_message_is_noted_once_for_each_consumer(kind: Kind) {
     assert_eq!(tx.record_processed("c2", &["x"]).await.unwrap().len(), 1);
 }
 
-async fn a_rolled_back_note_is_forgotten(kind: Kind) {
-    let store = store(kind, &World::real()).await;
+async fn a_rollback_removes_the_inbox_record(backend: Backend) {
+    let store = store(backend, &World::real()).await;
     let mut tx = store.begin().await.unwrap();
     tx.record_processed("c", &["x"]).await.unwrap();
     drop(tx);
     assert_eq!(store.begin().await.unwrap().record_processed("c", &["x"]).await.unwrap().len(), 1);
 }
 
-async fn a_hundred_concurrent_transactions_add_up(kind: Kind) {
-    let store = store(kind, &World::real()).await;
+async fn a_hundred_concurrent_transactions_all_count(backend: Backend) {
+    let store = store(backend, &World::real()).await;
     let mut tx = store.begin().await.unwrap();
     open(&mut tx, "a", owner(), 0).await.unwrap();
     tx.commit().await.unwrap();
@@ -153,11 +148,52 @@ async fn a_hundred_concurrent_transactions_add_up(kind: Kind) {
     assert_eq!(find(&mut store.begin().await.unwrap(), "a").await.unwrap().unwrap().amount, 100);
 }
 
-async fn migrations_may_run_again(kind: Kind) {
-    if matches!(kind, Kind::Memory) {
+async fn a_transaction_that_conflicts_is_retried_a_bounded_number_of_times(backend: Backend) {
+    let store = store(backend, &World::real()).await;
+    let serialization = || StoreError::Serialization("a test".to_owned());
+    let conflict = || StoreError::Conflict { constraint: "a_test".to_owned() };
+    let cases: [(Retry, &(dyn Fn() -> StoreError + Sync), u32); 4] = [
+        (Retry::Serialization, &serialization, 6),
+        (Retry::Serialization, &conflict, 1),
+        (Retry::SerializationOrConflict, &serialization, 4),
+        (Retry::SerializationOrConflict, &conflict, 4),
+    ];
+    for (retry, failure, expected) in cases {
+        let mut tries = 0;
+        let outcome = store.transact(retry, |mut tx| {
+            tries += 1;
+            async move {
+                open(&mut tx, "a", owner(), 5).await?;
+                Err::<(), _>(failure())
+            }
+        });
+        assert!(outcome.await.is_err());
+        assert_eq!(tries, expected, "{retry:?} {:?}", failure());
+    }
+    // The last try succeeds, in a task of its own: the future can be sent to another thread.
+    let retried = tokio::spawn({
+        let store = store.clone();
+        async move {
+            let mut tries = 0;
+            let work = |mut tx: Transaction<Tables>| {
+                tries += 1;
+                async move {
+                    open(&mut tx, "a", owner(), tries).await?;
+                    if tries <= 5 { Err(StoreError::Serialization("a test".to_owned())) } else { tx.commit().await }
+                }
+            };
+            store.transact(Retry::Serialization, work).await
+        }
+    });
+    retried.await.unwrap().unwrap();
+    assert_eq!(find(&mut store.begin().await.unwrap(), "a").await.unwrap().unwrap().amount, 6);
+}
+
+async fn migrations_may_run_again(backend: Backend) {
+    if backend == Backend::Memory {
         // Nothing to migrate: opening twice gives two stores, each empty.
         let world = World::real();
-        let (one, two) = (store(kind, &world).await, store(kind, &world).await);
+        let (one, two) = (store(backend, &world).await, store(backend, &world).await);
         let mut tx = one.begin().await.unwrap();
         open(&mut tx, "a", owner(), 0).await.unwrap();
         tx.commit().await.unwrap();
@@ -166,16 +202,7 @@ async fn migrations_may_run_again(kind: Kind) {
     }
     let (url, world) = (testing::database::fresh().await, World::real());
     let pod = "test".into();
-    let start = || {
-        platform::Store::<crate::accounts::Tables>::postgres(
-            &world,
-            &pod,
-            &url,
-            "accounts",
-            &crate::accounts::MIGRATIONS,
-            2,
-        )
-    };
+    let start = || Store::<Tables>::postgres(&world, &pod, &url, "accounts", &MIGRATIONS, 2);
     let (one, two) = tokio::join!(start(), start());
     let mut tx = one.unwrap().begin().await.unwrap();
     open(&mut tx, "a", owner(), 0).await.unwrap();
@@ -184,22 +211,21 @@ async fn migrations_may_run_again(kind: Kind) {
     assert!(find(&mut start().await.unwrap().begin().await.unwrap(), "a").await.unwrap().is_some());
 }
 
-async fn what_is_old_is_purged(kind: Kind) {
-    // A world of the far past writes what is old for today's.
+async fn a_purge_keeps_young_rows(backend: Backend) {
     let past = World::seeded("2026-01-01T00:00:00Z".parse().unwrap(), 1);
-    let store = store(kind, &past).await;
+    let store = store(backend, &past).await;
     let mut tx = store.begin().await.unwrap();
     tx.record_processed("c", &["x"]).await.unwrap();
     tx.commit().await.unwrap();
     store.purge().await.unwrap();
     let mut tx = store.begin().await.unwrap();
-    assert_eq!(tx.record_processed("c", &["x"]).await.unwrap().len(), 0, "what is young stays");
+    assert_eq!(tx.record_processed("c", &["x"]).await.unwrap().len(), 0, "a young record stays");
 }
 
-/// A server, or a line to it, that goes between a connection and its first answer: the next one may find it back, and no
-/// message is to blame.
+/// The server, or the connection to it, goes away between the connect and the first reply. A retry may succeed, and no message
+/// is at fault.
 #[tokio::test]
-async fn a_connection_that_ends_in_the_middle_of_a_word_is_an_absence() {
+async fn a_connection_that_ends_during_the_handshake_is_unavailability() {
     use sqlx::Connection;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

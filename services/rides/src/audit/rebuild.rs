@@ -10,12 +10,14 @@ use platform::Transaction;
 use streams::bus::{MESSAGE_ID, StoredMessage};
 use streams::{Event, RideId};
 
-use super::trail::{Said, Trail};
-use super::{Audit, AuditError, Findings, Reader, STREAM, rows};
+use super::stream::{Said, Trail};
+use super::{Audit, AuditError, Findings, Reader, STREAM};
+use crate::event_log::{self, KeptEvent};
 use crate::ledger;
 use crate::payment::{self, CaptureError, Payment, PaymentStatus, Provider};
+use crate::ride::rows;
 use crate::ride::{Bill, Ride};
-use crate::store::{self, KeptEvent, Tables};
+use crate::tables::Tables;
 
 /// What was made again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -66,7 +68,7 @@ impl Audit {
     /// [`AuditError::Refused`] if there is anything in the tables; otherwise if it could not be done. Then nothing was written.
     pub async fn rebuild(&self, provider: Provider) -> Result<Rebuilt, AuditError> {
         let mut tx = self.store.begin().await?;
-        if let Some(table) = rows::lock_empty(&mut tx).await? {
+        if let Some(table) = super::rows::lock_empty(&mut tx).await? {
             let what =
                 format!("the table {table} of the schema rides has rows already: rebuild only into an empty database");
             return Err(AuditError::Refused(what));
@@ -119,13 +121,13 @@ impl Audit {
         rebuilt.events += page.events.len() as u64;
         rebuilt.rides += page.ended.len() as u64;
         if !page.events.is_empty() {
-            store::keep_events(tx, page.events).await.map_err(|error| twice(error, "event"))?;
+            event_log::keep_events(tx, page.events).await.map_err(|error| twice(error, "event"))?;
         }
         let (rides, bills): (Vec<Ride>, Vec<Option<Bill>>) = page.ended.into_iter().unzip();
         if rides.is_empty() {
             return Ok(());
         }
-        store::insert_told_rides(tx, &rides).await.map_err(|error| twice(error, "ride"))?;
+        rows::insert_told_rides(tx, &rides).await.map_err(|error| twice(error, "ride"))?;
         let (mut due, mut settled, mut movements) = (Vec::new(), Vec::new(), Vec::new());
         let unbalanced = |e: ledger::Unbalanced| AuditError::Refused(e.to_string());
         for (ride, bill) in rides.iter().zip(bills) {
@@ -151,11 +153,11 @@ impl Audit {
         }
         rebuilt.entries += movements.iter().map(|m| m.postings.len() as u64).sum::<u64>();
         if !due.is_empty() {
-            payment::insert_payments(tx, &due).await?;
-            ledger::post(tx, &movements).await?;
+            payment::rows::insert_payments(tx, &due).await?;
+            ledger::rows::post(tx, &movements).await?;
         }
         if !settled.is_empty() {
-            payment::settle_payments(tx, &settled).await?;
+            payment::rows::settle_payments(tx, &settled).await?;
         }
         Ok(())
     }

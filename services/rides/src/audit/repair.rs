@@ -11,11 +11,11 @@ use std::collections::BTreeMap;
 use streams::RideId;
 use streams::topology::TABLE;
 
-use super::books::Books;
+use super::database::Books;
+use super::stream::Trail;
 use super::suspects::{Copy, HELD_MAX, Suspect, Verdict, message};
-use super::trail::Trail;
 use super::{Audit, AuditError, Finding, Findings, PAGE, Reader, STREAM, rows};
-use crate::chain;
+use crate::hash_chain;
 
 /// What was repaired.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -131,7 +131,7 @@ impl Audit {
                 let gone =
                     || AuditError::Refused(format!("ride {} version {}: it is gone from the database", key.0, key.1));
                 let event = events.get(key).ok_or_else(gone)?;
-                chain::verify_body(&event.subject, event.body.as_bytes())
+                hash_chain::verify_body(&event.subject, event.body.as_bytes())
                     .map_err(|broken| AuditError::Refused(format!("in the database, {broken}")))?;
                 messages.push(message(event));
             }

@@ -9,11 +9,12 @@ use sqlx::postgres::PgRow;
 use streams::{Currency, Money, RideId};
 use uuid::Uuid;
 
-use super::books::Account;
+use super::database::Account;
+use crate::event_log::KeptEvent;
 use crate::ledger::{Entry, Kind};
 use crate::payment;
 use crate::ride::Ride;
-use crate::store::{self, KeptEvent, Tables};
+use crate::tables::Tables;
 
 macro_rules! event_columns {
     () => {
@@ -61,8 +62,8 @@ pub(super) async fn accounts(
         accounts.entry(entry.ride_id).or_insert_with(|| new(entry.ride_id)).entries.push(entry);
     }
     let ids: Vec<RideId> = accounts.keys().copied().collect();
-    let payments = payment::payments_of(tx, &ids).await?;
-    let debts = payment::debts_of_rides(tx, &ids).await?;
+    let payments = payment::rows::payments_of(tx, &ids).await?;
+    let debts = payment::rows::debts_of_rides(tx, &ids).await?;
     for payment in payments {
         if let Some(account) = accounts.get_mut(&payment.ride_id) {
             account.payments.push(payment);
@@ -81,14 +82,14 @@ async fn rides(tx: &mut Transaction<Tables>, from: Uuid, limit: usize) -> Result
         On::Postgres(pg) => {
             let rows = sqlx::query(concat!(
                 "select ",
-                store::columns!(),
+                crate::ride::rows::columns!(),
                 " from rides where ride_id > $1 order by ride_id limit $2"
             ))
             .bind(from)
             .bind(limit as i64)
             .fetch_all(&mut *pg)
             .await?;
-            rows.iter().map(store::read).collect()
+            rows.iter().map(crate::ride::rows::read).collect()
         }
         On::Memory(m) => {
             let rides = m.rides.values().filter(|r| r.ride_id.0 > from);

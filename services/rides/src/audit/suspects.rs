@@ -11,7 +11,7 @@ use streams::{RideId, Service};
 
 use super::prints::{Digest, Group, digest};
 use super::{Audit, AuditError, Finding, Findings, PAGE, Reader, STREAM, rows};
-use crate::store::KeptEvent;
+use crate::event_log::KeptEvent;
 
 /// Events of suspect rides that are held at once.
 pub(super) const HELD_MAX: u64 = 200_000;

@@ -8,30 +8,30 @@ use streams::bus::StoredMessage;
 use streams::event::RideEvent;
 use uuid::Uuid;
 
-use super::books::{Account, Books};
+use super::database::{Account, Books};
 use super::prints::Fingerprints;
 use super::repair::plan;
+use super::stream::Trail;
 use super::suspects::{Copy, Kept, Suspect, Verdict, message};
-use super::trail::Trail;
 use super::*;
-use crate::chain;
+use crate::event_log::KeptEvent;
+use crate::hash_chain;
 use crate::ledger;
 use crate::payment::{Payment, PaymentStatus};
-use crate::retold;
+use crate::replay;
 use crate::ride::tests::{at, whole_ride};
-use crate::store::KeptEvent;
 
 /// The events of rides 1 to `rides`, one ride after the other, sealed anew.
 fn rides(rides: u128) -> Vec<RideEvent> {
     (1..=rides)
         .flat_map(|ride| {
-            let mut before = chain::NOTHING_BEFORE.to_owned();
+            let mut before = hash_chain::NOTHING_BEFORE.to_owned();
             let mut events = whole_ride();
             for event in &mut events {
                 event.ride_id = RideId(Uuid::from_u128(ride));
                 event.match_id = streams::MatchId(Uuid::from_u128(100 + ride));
                 event.previous_hash.clone_from(&before);
-                event.hash = chain::hash(event);
+                event.hash = hash_chain::hash(event);
                 before.clone_from(&event.hash);
             }
             events
@@ -74,7 +74,7 @@ fn seal(events: &mut [RideEvent]) {
         if n > 0 && events[n - 1].ride_id == events[n].ride_id {
             events[n].previous_hash = events[n - 1].hash.clone();
         }
-        events[n].hash = chain::hash(&events[n]);
+        events[n].hash = hash_chain::hash(&events[n]);
     }
 }
 
@@ -129,7 +129,7 @@ fn every_tampering_is_named_with_ride_and_version() {
             "a wrong link, sealed",
             |e, _| {
                 e[6].previous_hash = e[4].hash.clone();
-                e[6].hash = chain::hash(&e[6]);
+                e[6].hash = hash_chain::hash(&e[6]);
             },
             "version 3 (sequence 7): previous_hash is not the hash of the version before",
         ),
@@ -242,7 +242,7 @@ fn account() -> Account {
     let events = rides(1);
     let mut told = None;
     for event in &events {
-        told = Some(retold::after(told.as_ref().map(|(ride, _)| ride), event));
+        told = Some(replay::after(told.as_ref().map(|(ride, _)| ride), event));
     }
     let (ride, bill) = told.unwrap();
     let payment = Payment::due(&ride, bill.unwrap().total);

@@ -1,38 +1,45 @@
-//! Every kill point, by the death of a real process: the platform as processes on servers of its own, one of each service
-//! that has the point armed with it, a small city that takes rides meanwhile, and the books afterwards.
+//! Every kill point, by the death of a real process: the platform as processes on servers of its own, each service that has the
+//! point armed with it, a small city that takes rides meanwhile, and the checks afterwards.
 
 use std::collections::BTreeSet;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
 use bytes::Bytes;
 use platform::kill_point::POINTS;
-use simulator::{Config, Faults, Ledger};
+use simulator::{Config, Faults, Observation};
 use streams::{Headers, Message};
 use tokio::time::{Instant, sleep};
 
-use crate::books::{self, Books};
 use crate::checks;
-use crate::fleet::{Directory, Process, Told};
+use crate::processes::{Addresses, Directory, Process};
+use crate::records::{self, Records};
 use testing::database;
 use testing::nats::Server;
 
-/// From the last ride to rest: an ack wait and a few delays.
+/// From the last ride to rest: an ack wait and some delays between tries.
 const REST_WAIT: Duration = Duration::from_secs(90);
 
 struct Case {
     point: &'static str,
-    /// Each service that dies, and which time it gets there.
+    /// Each service that dies, and at which time of reaching the point.
     at: &'static [(&'static str, u32)],
-    /// Messages that cannot be read are published.
-    broken: bool,
-    /// The armed are asked to end once the city lives.
-    asked_to_end: bool,
-    /// The server's store is wiped once the city lives.
-    wiped: bool,
+    /// What else leads to the point.
+    also: Also,
 }
 
-const CASE: Case = Case { point: "", at: &[], broken: false, asked_to_end: false, wiped: false };
+const CASE: Case = Case { point: "", at: &[], also: Also::Nothing };
+
+#[derive(PartialEq)]
+enum Also {
+    Nothing,
+    /// Messages that cannot be parsed are published.
+    BrokenMessages,
+    /// The armed processes get SIGTERM once the city lives.
+    Sigterm,
+    /// The nats-server's store is deleted once the city lives.
+    Wipe,
+}
 
 macro_rules! cases {
     ($($name:ident: $case:expr;)+) => {
@@ -60,13 +67,13 @@ cases! {
     before_the_dead_letter: Case {
         point: "consumer.before_letter",
         at: &[("users", 2), ("match", 1), ("rides", 3)],
-        broken: true,
+        also: Also::BrokenMessages,
         ..CASE
     };
     between_dead_letter_and_term: Case {
         point: "consumer.before_term",
         at: &[("users", 1), ("match", 2), ("rides", 1)],
-        broken: true,
+        also: Also::BrokenMessages,
         ..CASE
     };
     after_the_commit_before_the_publish: Case {
@@ -79,16 +86,16 @@ cases! {
         at: &[("users", 5), ("match", 1), ("rides", 3), ("location", 1)],
         ..CASE
     };
-    before_a_lost_stream_is_told_again: Case {
-        point: "lost.before_publish",
+    before_a_recreated_stream_is_published_again: Case {
+        point: "recovery.before_publish",
         at: &[("users", 1), ("match", 1), ("rides", 1)],
-        wiped: true,
+        also: Also::Wipe,
         ..CASE
     };
-    before_it_is_noted_that_it_was_told_again: Case {
-        point: "lost.before_advance",
+    before_the_recovery_is_recorded: Case {
+        point: "recovery.before_advance",
         at: &[("users", 1), ("match", 1), ("rides", 1)],
-        wiped: true,
+        also: Also::Wipe,
         ..CASE
     };
     after_the_write_to_a_socket: Case { point: "session.after_write", at: &[("users", 20)], ..CASE };
@@ -98,16 +105,16 @@ cases! {
     before_the_reply_of_rides: Case { point: "ride_command.before_reply", at: &[("rides", 2)], ..CASE };
     after_the_lease_is_taken: Case { point: "match.after_take", at: &[("match", 1)], ..CASE };
     after_the_engine_is_loaded: Case { point: "match.after_load", at: &[("match", 1)], ..CASE };
-    before_the_lease_is_given_back: Case {
+    before_the_lease_is_released: Case {
         point: "match.before_give_back",
         at: &[("match", 1)],
-        asked_to_end: true,
+        also: Also::Sigterm,
         ..CASE
     };
 }
 
 #[test]
-fn every_point_has_its_case() {
+fn every_kill_point_has_a_case() {
     let hit: BTreeSet<&str> = CASES.iter().map(|case| case.point).collect();
     assert_eq!(hit, POINTS.iter().copied().collect());
 }
@@ -116,10 +123,10 @@ async fn run(case: &Case) {
     let mut nats = Server::new().unwrap();
     let database = database::fresh().await;
     let logs = Directory::new();
-    let told = Told { nats: nats.url.clone(), replicas: 1, database: database.clone() };
+    let addresses = Addresses { nats: nats.url.clone(), replicas: 1, database: database.clone() };
     let mut processes: Vec<Process> = ["location", "rides", "match", "users"]
         .into_iter()
-        .map(|service| Process::new(service, 0, told.clone(), &logs.0))
+        .map(|service| Process::new(service, 0, addresses.clone(), &logs.0))
         .collect();
     let mut armed = BTreeSet::new();
     for process in &mut processes {
@@ -136,17 +143,17 @@ async fn run(case: &Case) {
         }
         process.wait_ready().await;
     }
-    let bus = books::bus(std::slice::from_ref(&nats.url), 1).await;
-    if case.broken {
+    let bus = records::bus(std::slice::from_ref(&nats.url), 1).await;
+    if case.also == Also::BrokenMessages {
         for body in ["{\"match_id\": ", "{\"match_id\": 7}", "[]"] {
             let (subject, payload) = ("match.accepted".to_owned(), Bytes::from_static(body.as_bytes()));
             bus.publish(Message { subject, headers: Headers::default(), payload }).await.unwrap();
         }
     }
-    let (to, notes) = mpsc::channel();
+    let (to, observations) = mpsc::channel();
     let urls = [processes[3].url(), processes[1].url()];
-    let mut city = Box::pin(simulator::run(city(urls, Ledger(to))));
-    let mut wipes = case.wiped;
+    let mut city = Box::pin(simulator::run(city(urls, to)));
+    let mut wipes = case.also == Also::Wipe;
     let summary = loop {
         tokio::select! {
             biased;
@@ -160,44 +167,49 @@ async fn run(case: &Case) {
             nats.start().unwrap();
         }
         for process in &mut processes {
-            if case.asked_to_end && armed.contains(process.service) {
+            if case.also == Also::Sigterm && armed.contains(process.service) {
                 process.signal("TERM");
             }
-            look_after(process, case.point, &mut armed);
+            restart_if_killed(process, case.point, &mut armed);
         }
     };
     assert!(armed.is_empty(), "{}: never reached by {armed:?}", case.point);
     assert!(summary.completed >= 6 && summary.passed(), "{}: {summary}", case.point);
     at_rest(&database, &bus).await;
-    let notes: Vec<_> = notes.try_iter().collect();
-    let books = Books::read(&database, &bus).await;
-    let wrong = checks::all(&books, &notes);
+    let observations: Vec<_> = observations.try_iter().collect();
+    let records = Records::read(&database, &bus).await;
+    let wrong = checks::all(&records, &observations);
     assert!(wrong.is_empty(), "{}: {wrong:#?}", case.point);
-    assert_eq!(books.dead.len(), if case.broken { 9 } else { 0 }, "{}: dead letters", case.point);
+    assert_eq!(
+        records.dead.len(),
+        if case.also == Also::BrokenMessages { 9 } else { 0 },
+        "{}: dead letters",
+        case.point
+    );
     for process in &mut processes {
-        assert!(process.stop().await, "{} ends when asked to", process.name);
+        assert!(process.stop().await, "{} ends on SIGTERM", process.name);
     }
 }
 
-fn city([users, rides]: [String; 2], ledger: Ledger) -> Config {
+fn city([users, rides]: [String; 2], ledger: Sender<Observation>) -> Config {
     Config {
         urls: vec![users],
         rides_url: Some(rides),
         drivers: 2,
         passengers: 2,
         rides: 6,
-        max_wall: Duration::from_secs(240),
+        time_limit: Duration::from_secs(240),
         seed: 3,
         speed: 200.0,
         faults: Faults::none(),
         outage: Duration::from_secs(60),
-        ledger: Some(ledger),
+        observer: Some(ledger),
         ..Config::default()
     }
 }
 
-/// Starts a process again that has died where it was to; any other death is a failure.
-fn look_after(process: &mut Process, point: &str, armed: &mut BTreeSet<&'static str>) {
+/// Starts a process again that has died at its kill point; any other death fails the test.
+fn restart_if_killed(process: &mut Process, point: &str, armed: &mut BTreeSet<&'static str>) {
     let Some(how) = process.died() else { return };
     assert_eq!(how, "signal 6", "{}: {}", process.name, process.tail(40));
     expect_death(process, point, armed);
@@ -209,11 +221,11 @@ fn expect_death(process: &mut Process, point: &str, armed: &mut BTreeSet<&'stati
     process.start(None);
 }
 
-/// Waits until every lag is 0, every outbox empty, every ride over.
+/// Waits until no message and no outbox row waits and every ride is over.
 async fn at_rest(database: &str, bus: &streams::Bus) {
     let until = Instant::now() + REST_WAIT;
     loop {
-        let unrest = books::unrest(database, bus).await;
+        let unrest = records::unrest(database, bus).await;
         if unrest.is_empty() {
             return;
         }

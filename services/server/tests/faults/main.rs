@@ -2,18 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[cfg(debug_assertions)]
-#[cfg(debug_assertions)]
-mod books;
 mod checks;
-mod checks_tests;
-mod copies;
-mod fleet;
-// A release build has no kill points.
-#[cfg(debug_assertions)]
+mod duplicates;
+mod injection;
 mod kill_points;
 mod nemesis;
+mod processes;
 mod proxy;
+mod records;
 mod rig;
 mod servers;
-mod torment;

@@ -1,4 +1,4 @@
-//! What goes wrong, and when: a deck of faults, shuffled and dealt from one seed. Pure; it breaks nothing itself.
+//! Which faults are injected, and when: a deck, shuffled and dealt from one seed. Pure; it injects nothing itself.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use rand::seq::SliceRandom;
 
 use crate::proxy::Line;
 
-/// One thing that goes wrong, at a place that is named by a number: who breaks it takes the remainder.
+/// A fault, at a place that is named by any number: it counts modulo the number of places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// A process is killed, and started again at the end.
     Kill(usize),
-    /// A process is stopped, and goes on at the end as if nothing had been.
+    /// A process is stopped by SIGSTOP, and continued at the end.
     Freeze(usize),
-    /// The match process that leads is stopped, for longer than its lease.
+    /// The match process that holds the lease is stopped, for longer than its lease.
     FreezeLead,
-    /// A process is asked to end, and started again when it has.
+    /// A process is ended by SIGTERM, and started again when it has ended.
     Restart(usize),
     /// All processes, one after the other.
     RollingRestart,
@@ -36,18 +36,36 @@ pub(crate) enum Fault {
     Nats(usize),
     /// Of a cluster, the one that leads RIDE_STREAM.
     NatsLeader,
-    /// A nats-server is stopped, and goes on.
+    /// A nats-server is stopped by SIGSTOP, and continued at the end.
     NatsFreeze(usize),
-    /// The store of a nats-server is gone, with all that it held: of a cluster, that of one node or of all.
+    /// The store of a nats-server is deleted, with all streams in it: of a cluster, that of one node or of all.
     Wipe(usize),
-    /// A stream takes nothing more, or [`EVERY_STREAM`] does not.
+    /// A stream is full, or with [`EVERY_STREAM`] all are.
     Full(&'static str),
-    /// Old messages are published again; with `true`, after the streams have forgotten their ids.
-    Copies(bool),
+    /// Old messages are published again.
+    Duplicates(Window),
 }
 
-/// As if the server had no room left.
+/// As if the server's disk were full.
 pub(crate) const EVERY_STREAM: &str = "every stream";
+
+/// When duplicates are published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Window {
+    /// Within the duplicate window.
+    Open,
+    /// After it.
+    Expired,
+}
+
+/// What happens between two faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// The next fault begins, whether or not this one has ended.
+    GoOn,
+    /// All faults end, and everything must recover.
+    Recover,
+}
 
 /// A fault, how long it lasts, and the pause before the next one.
 #[derive(Debug, Clone, Copy)]
@@ -55,8 +73,8 @@ pub(crate) struct Dealt {
     pub(crate) fault: Fault,
     pub(crate) lasts: Duration,
     pub(crate) pause: Duration,
-    /// Before the next one everything must have come to itself.
-    pub(crate) calm: bool,
+    /// Whether everything must have recovered before the next one.
+    pub(crate) then: Then,
 }
 
 /// Longer than every lease, ack wait and try.
@@ -67,16 +85,17 @@ pub(crate) const LONG: Duration = Duration::from_secs(38);
 pub(crate) struct Nemesis {
     pub(crate) rng: StdRng,
     deck: Vec<Fault>,
-    long: bool,
+    /// The next SIGSTOP of any process is a long one.
+    long_freeze: bool,
     dealt: usize,
 }
 
 impl Nemesis {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { rng: StdRng::seed_from_u64(seed), deck: Vec::new(), long: true, dealt: 0 }
+        Self { rng: StdRng::seed_from_u64(seed), deck: Vec::new(), long_freeze: true, dealt: 0 }
     }
 
-    /// One of each kind, at places that the seed says, and some kinds more often.
+    /// A new deck: one of each kind at least, at places from the seed.
     fn shuffle(&mut self) {
         let mut place = {
             let mut rng = StdRng::seed_from_u64(self.rng.random());
@@ -86,7 +105,7 @@ impl Nemesis {
             Fault::RollingRestart,
             Fault::Postgres,
             Fault::NatsLeader,
-            Fault::Copies(false),
+            Fault::Duplicates(Window::Open),
             Fault::RouteLine(place(), Line::BlackHole),
             Fault::RouteLine(place(), Line::Cut),
         ];
@@ -97,7 +116,7 @@ impl Nemesis {
                 Fault::Restart(place()),
                 Fault::Nats(place()),
                 Fault::NatsFreeze(place()),
-                Fault::Copies(true),
+                Fault::Duplicates(Window::Expired),
             ]);
         }
         deck.extend([Fault::Kill(place()), Fault::Kill(place())]);
@@ -111,9 +130,9 @@ impl Nemesis {
         deck.push(Fault::Full(EVERY_STREAM));
         deck.shuffle(&mut self.rng);
         deck.push(Fault::Wipe(place()));
-        // A long stop first: there is time for it to end.
+        // The long one is dealt first, so that it ends within the run.
         deck.push(Fault::FreezeLead);
-        self.long = true;
+        self.long_freeze = true;
         self.deck = deck;
     }
 
@@ -124,9 +143,9 @@ impl Nemesis {
         let fault = self.deck.pop().unwrap_or(Fault::RollingRestart);
         let ms = match fault {
             Fault::FreezeLead => LONG.as_millis() as u64,
-            Fault::Freeze(_) if std::mem::take(&mut self.long) => LONG.as_millis() as u64,
+            Fault::Freeze(_) if std::mem::take(&mut self.long_freeze) => LONG.as_millis() as u64,
             Fault::Postgres => self.rng.random_range(8_000..10_000),
-            Fault::RollingRestart | Fault::Copies(_) | Fault::Restart(_) => 0,
+            Fault::RollingRestart | Fault::Duplicates(_) | Fault::Restart(_) => 0,
             Fault::Full(_) => self.rng.random_range(5_000..9_000),
             Fault::Wipe(_) => self.rng.random_range(500..5_000),
             _ => self.rng.random_range(500..9_000),
@@ -136,7 +155,7 @@ impl Nemesis {
             fault,
             lasts: Duration::from_millis(ms),
             pause: Duration::from_millis(self.rng.random_range(300..3_500)),
-            calm: self.dealt.is_multiple_of(6),
+            then: if self.dealt.is_multiple_of(6) { Then::Recover } else { Then::GoOn },
         }
     }
 }
@@ -156,8 +175,8 @@ fn the_same_seed_deals_the_same_and_a_deck_has_every_kind() {
         Fault::Postgres,
         Fault::NatsLeader,
         Fault::RollingRestart,
-        Fault::Copies(true),
-        Fault::Copies(false),
+        Fault::Duplicates(Window::Expired),
+        Fault::Duplicates(Window::Open),
     ] {
         assert!(first.contains(&kind), "{kind:?}: {first:?}");
     }

@@ -1,4 +1,4 @@
-//! A TCP proxy between any two: open, cut, a black hole, slow. It looks at no byte that it carries.
+//! A TCP proxy: open, cut, a black hole, or slow. It looks at no byte that it forwards.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,40 +11,40 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// What the line is like.
+/// How a proxy treats its connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Line {
     /// As if the proxy were not there.
     Open,
-    /// Connections end, and new ones end at once.
+    /// Open connections are closed, and new ones at once.
     Cut,
-    /// Connections stay, and nothing comes through.
+    /// Connections stay open, and nothing is forwarded.
     BlackHole,
-    /// Everything comes late, milliseconds.
+    /// Everything is forwarded so many milliseconds late.
     Delay(u64),
-    /// So many bytes at a time, with a pause between them.
+    /// So many bytes are forwarded at a time, with a pause after each part.
     Drip(usize),
 }
 
 const DRIP_PAUSE: Duration = Duration::from_millis(5);
 
-/// Carries connections to one address.
+/// Forwards connections to one address.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     line: Arc<watch::Sender<Line>>,
-    _carrying: JoinSet<()>,
+    _forwarding: JoinSet<()>,
 }
 
 impl Proxy {
     /// To `port` of this machine.
     pub(crate) async fn to(port: u16) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", crate::fleet::free_port())).await.unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", crate::processes::free_port())).await.unwrap();
         let address = listener.local_addr().unwrap();
         let line = Arc::new(watch::Sender::new(Line::Open));
-        let mut carrying = JoinSet::new();
-        carrying.spawn(accept(listener, SocketAddr::from(([127, 0, 0, 1], port)), line.clone()));
-        Self { port: address.port(), line, _carrying: carrying }
+        let mut forwarding = JoinSet::new();
+        forwarding.spawn(accept(listener, SocketAddr::from(([127, 0, 0, 1], port)), line.clone()));
+        Self { port: address.port(), line, _forwarding: forwarding }
     }
 
     pub(crate) fn set(&self, line: Line) {
@@ -59,16 +59,16 @@ async fn accept(listener: TcpListener, to: SocketAddr, line: Arc<watch::Sender<L
             biased;
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept() => if let Ok((from, _)) = accepted {
-                connections.spawn(carry(from, to, line.subscribe()));
+                connections.spawn(forward(from, to, line.subscribe()));
             }
         }
     }
 }
 
-async fn carry(from: TcpStream, to: SocketAddr, mut line: watch::Receiver<Line>) {
+async fn forward(from: TcpStream, to: SocketAddr, mut line: watch::Receiver<Line>) {
     let mut other = line.clone();
     let both = async {
-        // Through a black hole not even the connection comes.
+        // A black hole does not even let a connection be opened.
         if line.clone().wait_for(|line| *line != Line::BlackHole).await.is_err() {
             return;
         }
@@ -89,7 +89,7 @@ async fn carry(from: TcpStream, to: SocketAddr, mut line: watch::Receiver<Line>)
     line.mark_unchanged();
 }
 
-/// Until one side has ended; the other is ended with it.
+/// Forwards one direction until it is closed; the other is closed with it.
 async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut line: watch::Receiver<Line>) {
     let mut buffer = vec![0; 16 * 1024];
     loop {
@@ -118,7 +118,7 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut line: watch::
 }
 
 #[tokio::test]
-async fn each_line_does_what_it_says() {
+async fn a_proxy_forwards_delays_withholds_and_cuts() {
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = Proxy::to(server.local_addr().unwrap().port()).await;
     let mut here = TcpStream::connect(("127.0.0.1", proxy.port)).await.unwrap();
@@ -133,10 +133,10 @@ async fn each_line_does_what_it_says() {
     proxy.set(Line::BlackHole);
     there.write_all(b"pong").await.unwrap();
     let nothing = tokio::time::timeout(Duration::from_millis(200), here.read_exact(&mut four)).await;
-    assert!(nothing.is_err(), "nothing comes through a black hole");
+    assert!(nothing.is_err(), "a black hole forwards nothing");
     proxy.set(Line::Open);
     here.read_exact(&mut four).await.unwrap();
-    assert_eq!(&four, b"pong", "what was sent into it comes once it is healed");
+    assert_eq!(&four, b"pong", "what was sent into it arrives once it is healed");
     proxy.set(Line::Cut);
     assert_eq!(here.read(&mut four).await.unwrap_or(0), 0);
     let mut again = TcpStream::connect(("127.0.0.1", proxy.port)).await.unwrap();

@@ -1,30 +1,30 @@
-//! The rig: servers, processes, proxies and a simulated city, faults dealt from a seed, then healing, rest, and the books.
+//! The rig: servers, processes, proxies and a simulated city; faults from a seed; then healing, rest, and the checks.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
-use simulator::{Config, Ledger, Note, Summary};
+use simulator::{Config, Observation, Summary};
 use sqlx::PgConnection;
 use streams::Bus;
+use testing::MustEnd;
 use tokio::time::{Instant, sleep};
 
-use crate::books::{self, Books};
 use crate::checks;
-use crate::copies::{self, Copies};
-use crate::fleet::{self, Directory, Process, Told};
-use crate::nemesis::{Dealt, Fault};
+use crate::duplicates::{self, Duplicates};
+use crate::injection::{Active, State};
+use crate::nemesis::{Dealt, Fault, Then};
+use crate::processes::{self, Addresses, Directory, Process};
 use crate::proxy::Proxy;
+use crate::records::{self, Records};
 use crate::servers::{Nats, Postgres};
-use crate::torment::{Active, State};
 
-/// What runs: two of each, which share the work or stand by.
+/// Two processes of each service, which share the work or stand by.
 const FLEET: [&str; 8] = ["users", "users", "match", "match", "rides", "rides", "location", "location"];
 pub(crate) const TICK: Duration = Duration::from_millis(100);
-/// From the end of the city's day until everything is at rest: two ack waits and the delays of three tries.
+/// From the end of the city's day until everything is at rest: two ack waits, and the delays between three tries.
 const REST_LIMIT: Duration = Duration::from_secs(120);
 
-/// What a run is told.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {
     pub(crate) seed: u64,
@@ -32,54 +32,54 @@ pub(crate) struct Settings {
     pub(crate) faults_for: Duration,
     /// 1, or 3 for a cluster.
     pub(crate) nodes: usize,
-    /// One fault again and again, instead of what the seed says.
+    /// One fault again and again, instead of the seed's.
     pub(crate) only: Option<Dealt>,
-    /// So many faults at least.
+    /// A run with fewer faults fails.
     pub(crate) at_least: u64,
 }
 
-/// One place of the fleet.
+/// A process and the proxies that it connects through.
 pub(crate) struct Place {
     pub(crate) process: Process,
     pub(crate) state: State,
-    /// To each node of NATS.
+    /// One for each node of NATS.
     pub(crate) nats: Vec<Proxy>,
     pub(crate) database: Proxy,
 }
 
-/// A run under way.
+/// A run that has begun.
 pub(crate) struct Rig {
     pub(crate) settings: Settings,
     pub(crate) began: Instant,
-    /// Removed last, unless something is wrong.
+    /// Removed last, and only if nothing is wrong.
     pub(crate) _logs: Directory,
     pub(crate) postgres: Postgres,
     pub(crate) nats: Nats,
     pub(crate) places: Vec<Place>,
     pub(crate) fronts: Vec<Proxy>,
     pub(crate) bus: Bus,
-    pub(crate) copies: Copies,
-    pub(crate) lease: Option<PgConnection>,
-    pub(crate) held: Vec<(i64, String)>,
-    pub(crate) ledger: Receiver<Note>,
-    pub(crate) notes: Vec<Note>,
+    pub(crate) duplicates: Duplicates,
+    pub(crate) lease_reader: Option<PgConnection>,
+    pub(crate) leases: Vec<(i64, String)>,
+    pub(crate) observer: Receiver<Observation>,
+    pub(crate) observations: Vec<Observation>,
     pub(crate) acks: u64,
     pub(crate) active: Vec<Active>,
     pub(crate) healed_at: Option<(Instant, u64)>,
     pub(crate) kinds: BTreeMap<String, u64>,
     pub(crate) recoveries: Vec<Duration>,
     pub(crate) wrong: Vec<String>,
+    end: MustEnd,
 }
 
-/// Runs until all is said; panics with the seed and the ids if something is wrong.
+/// Runs to the end; panics with the seed and the ids if something is wrong.
 pub(crate) async fn run(settings: Settings) {
-    let (to, ledger) = mpsc::channel();
-    let mut rig = Rig::start(settings, ledger).await;
-    let city = simulator::run(rig.city(Ledger(to)));
+    let (to, observer) = mpsc::channel();
+    let mut rig = Rig::start(settings, observer).await;
+    let city = simulator::run(rig.city(to));
     let mut city = Box::pin(city);
-    let nemesis = rig.torment();
-    let mut nemesis = Box::pin(nemesis);
-    // The city lives on in tasks of its own; its future looks after its day.
+    let mut nemesis = Box::pin(rig.inject_faults());
+    // The city's people are tasks of their own; its future waits for the end of their day.
     let early = tokio::select! {
         biased;
         summary = &mut city => Some(summary),
@@ -104,7 +104,7 @@ pub(crate) async fn run(settings: Settings) {
 }
 
 impl Rig {
-    async fn start(settings: Settings, ledger: Receiver<Note>) -> Self {
+    async fn start(settings: Settings, observer: Receiver<Observation>) -> Self {
         let logs = Directory::new();
         let postgres = Postgres::new(&logs.0).await;
         let nats = Nats::new(&logs.0, settings.nodes).await;
@@ -116,12 +116,13 @@ impl Rig {
             }
             let database = Proxy::to(postgres.port()).await;
             let urls: Vec<String> = lines.iter().map(|line| format!("nats://127.0.0.1:{}", line.port)).collect();
-            let told = Told { nats: urls.join(","), replicas: settings.nodes, database: Postgres::url(database.port) };
+            let addresses =
+                Addresses { nats: urls.join(","), replicas: settings.nodes, database: Postgres::url(database.port) };
             let slot = FLEET[..n].iter().filter(|other| **other == service).count();
-            let process = Process::new(service, slot, told, &logs.0);
+            let process = Process::new(service, slot, addresses, &logs.0);
             places.push(Place { process, state: State::Up, nats: lines, database });
         }
-        // The last of the others first: who listens before who speaks.
+        // Readers of events start before their writers.
         for place in places.iter_mut().rev() {
             place.process.start(None);
         }
@@ -132,8 +133,8 @@ impl Rig {
         for place in places.iter().filter(|place| place.process.service == "users") {
             fronts.push(Proxy::to(place.process.port).await);
         }
-        let bus = books::bus(&nats.urls(), settings.nodes).await;
-        let copies = Copies::listen(&bus).await;
+        let bus = records::bus(&nats.urls(), settings.nodes).await;
+        let duplicates = Duplicates::listen(&bus).await;
         Self {
             settings,
             began: Instant::now(),
@@ -143,21 +144,22 @@ impl Rig {
             places,
             fronts,
             bus,
-            copies,
-            lease: None,
-            held: Vec::new(),
-            ledger,
-            notes: Vec::new(),
+            duplicates,
+            lease_reader: None,
+            leases: Vec::new(),
+            observer,
+            observations: Vec::new(),
             acks: 0,
             active: Vec::new(),
             healed_at: None,
             kinds: BTreeMap::new(),
             recoveries: Vec::new(),
             wrong: Vec::new(),
+            end: MustEnd::new("Rig::finish"),
         }
     }
 
-    fn city(&self, ledger: Ledger) -> Config {
+    fn city(&self, observer: Sender<Observation>) -> Config {
         let rides = self.places.iter().find(|place| place.process.service == "rides").unwrap();
         Config {
             urls: self.fronts.iter().map(|front| format!("http://127.0.0.1:{}", front.port)).collect(),
@@ -165,15 +167,15 @@ impl Rig {
             drivers: 14,
             passengers: 14,
             rides: 1_000_000,
-            max_wall: self.settings.faults_for + Duration::from_secs(110),
+            time_limit: self.settings.faults_for + Duration::from_secs(110),
             seed: self.settings.seed,
             speed: 120.0,
-            // At many times the speed of a city, and with positions that are lost, no filter can tell a jump.
+            // At this speed, and with positions lost, a real move cannot be told from a GPS jump.
             faults: simulator::Faults { jump: 0.0, ..Default::default() },
             outage: Duration::from_secs(90),
             slow_clock: Duration::from_secs(3 * 3_600),
             fast_clock: Duration::from_secs(2 * 3_600),
-            ledger: Some(ledger),
+            observer: Some(observer),
             ..Config::default()
         }
     }
@@ -182,15 +184,15 @@ impl Rig {
         eprintln!("{:7.1} s  {what}", self.began.elapsed().as_secs_f64());
     }
 
-    /// As an operator would: what the faults did to the trail is repaired, and then all of it is sound.
+    /// As an operator would: `audit repair` restores what the faults did to RIDE_STREAM, and `audit verify` then finds nothing.
     async fn audit(&mut self, database: &str) {
-        // Old copies were published again, and may stand before what they follow; their ids must be taken once more.
-        copies::forget(&self.nats.urls()).await;
+        // Duplicates may be stored before the versions that they follow; repair deletes them, and publishes their ids once more.
+        duplicates::expire_duplicate_windows(&self.nats.urls()).await;
         for command in ["repair", "verify"] {
-            let (sound, said) = fleet::audit(command, &self.nats.urls(), self.settings.nodes, database).await;
-            self.say(&format!("audit {command}: {}", said.lines().last().unwrap_or_default()));
+            let (sound, output) = processes::audit(command, &self.nats.urls(), self.settings.nodes, database).await;
+            self.say(&format!("audit {command}: {}", output.lines().last().unwrap_or_default()));
             if !sound {
-                self.wrong.push(format!("audit {command}: {said}"));
+                self.wrong.push(format!("audit {command}: {output}"));
             }
         }
     }
@@ -202,7 +204,7 @@ impl Rig {
         let began = Instant::now();
         loop {
             self.tick().await;
-            let unrest = books::unrest(&database, &self.bus).await;
+            let unrest = records::unrest(&database, &self.bus).await;
             if unrest.is_empty() {
                 break;
             }
@@ -215,11 +217,11 @@ impl Rig {
         let rest = began.elapsed();
         self.drain();
         self.audit(&database).await;
-        let books = Books::read(&database, &self.bus).await;
+        let records = Records::read(&database, &self.bus).await;
         let mut wrong = std::mem::take(&mut self.wrong);
         wrong.extend(summary.violations.iter().cloned());
-        wrong.extend(checks::all(&books, &self.notes));
-        wrong.extend(checks::fencing(&books, &self.held));
+        wrong.extend(checks::all(&records, &self.observations));
+        wrong.extend(checks::fencing(&records, &self.leases));
         for place in &mut self.places {
             if place.process.text().contains("panicked at") {
                 wrong.push(format!("{} panicked: see its log", place.process.name));
@@ -228,6 +230,7 @@ impl Rig {
                 wrong.push(format!("{} did not end when all was over", place.process.name));
             }
         }
+        self.end.reached();
         let Settings { seed, nodes, at_least, .. } = self.settings;
         let faults: u64 = self.kinds.values().sum();
         let slowest = self.recoveries.iter().max().copied().unwrap_or_default();
@@ -236,12 +239,12 @@ impl Rig {
             "seed {seed}, {nodes} NATS nodes, {faults} faults {:?}\n{} rides, {} events on RIDE_STREAM, {} published in all, {} acked commands, \
              {} dead letters, {} leases\nslowest recovery {:.1} s of {}, at rest after {:.1} s, {} violations",
             self.kinds,
-            books.rides.len(),
-            books.trail.len(),
-            books.outbox.len(),
+            records.rides.len(),
+            records.ride_stream.len(),
+            records.outbox.len(),
             self.acks,
-            books.dead.len(),
-            self.held.len(),
+            records.dead.len(),
+            self.leases.len(),
             slowest.as_secs_f64(),
             self.recoveries.len(),
             rest.as_secs_f64(),
@@ -271,10 +274,10 @@ async fn nothing_is_lost_and_nothing_is_done_twice() {
     run(Settings { seed: number("FAULTS_SEED", 1), faults_for, nodes, only: None, at_least: 20 }).await;
 }
 
-/// Whoever leads is stopped for longer than the lease, while people search and answer, and goes on as if nothing had been.
+/// The leader is stopped for longer than its lease while people search and accept, and is then continued.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_was_stopped_and_revived_writes_nothing_with_its_old_claim() {
+async fn a_leader_that_was_stopped_and_continued_writes_nothing_under_its_old_epoch() {
     let (lasts, pause) = (Duration::from_secs(7), Duration::from_secs(9));
-    let only = Some(Dealt { fault: Fault::FreezeLead, lasts, pause, calm: false });
+    let only = Some(Dealt { fault: Fault::FreezeLead, lasts, pause, then: Then::GoOn });
     run(Settings { seed: 1, faults_for: Duration::from_secs(40), nodes: 1, only, at_least: 4 }).await;
 }

@@ -1,5 +1,5 @@
-//! The rig's own servers: a PostgreSQL, and one nats-server or a cluster of three. It starts, kills and revives them, always
-//! at the same addresses; it knows nothing of what they hold.
+//! The rig's own servers: a PostgreSQL, and one nats-server or a cluster of three. It starts, kills and restarts them, always at
+//! the same addresses; it knows nothing of what they hold.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::fleet::{Running, free_port, log};
+use crate::processes::{ChildProcess, free_port, log};
 use crate::proxy::{Line, Proxy};
 
 const READY_WAIT: Duration = Duration::from_secs(60);
@@ -25,35 +25,35 @@ fn program(variable: &str) -> PathBuf {
 pub(crate) struct Postgres {
     bin: PathBuf,
     home: PathBuf,
-    /// What runs it as somebody else than root, which it refuses.
-    switch: Vec<String>,
+    /// A command that changes the user: PostgreSQL refuses to run as root.
+    as_user: Vec<String>,
     port: u16,
-    child: Option<Running>,
+    child: Option<ChildProcess>,
 }
 
 impl Postgres {
     pub(crate) async fn new(root: &Path) -> Self {
         let home = root.join("postgres");
         std::fs::create_dir(&home).unwrap();
-        let mut switch = Vec::new();
+        let mut as_user = Vec::new();
         if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
             let users = std::fs::read_to_string("/etc/passwd").unwrap();
             let owner = if users.lines().any(|line| line.starts_with("postgres:")) { "postgres" } else { "nobody" };
             assert!(Command::new("chown").arg(owner).arg(&home).status().unwrap().success());
             let group = std::fs::metadata(&home).unwrap();
-            switch = ["setpriv", "--reuid", owner, "--clear-groups", "--regid"].map(str::to_owned).to_vec();
+            as_user = ["setpriv", "--reuid", owner, "--clear-groups", "--regid"].map(str::to_owned).to_vec();
             let line = users.lines().find(|line| line.starts_with(&format!("{owner}:"))).unwrap();
-            switch.push(line.split(':').nth(3).map_or_else(|| group.gid().to_string(), str::to_owned));
-            switch.push("--".to_owned());
+            as_user.push(line.split(':').nth(3).map_or_else(|| group.gid().to_string(), str::to_owned));
+            as_user.push("--".to_owned());
         }
-        let mut postgres = Self { bin: program("POSTGRES_BIN"), home, switch, port: free_port(), child: None };
-        let made = postgres
+        let mut postgres = Self { bin: program("POSTGRES_BIN"), home, as_user, port: free_port(), child: None };
+        let created = postgres
             .command("initdb")
             .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"])
             .arg(format!("--pgdata={}", postgres.data().display()))
             .status()
             .unwrap();
-        assert!(made.success(), "initdb failed: {}", postgres.home.join("log").display());
+        assert!(created.success(), "initdb failed: {}", postgres.home.join("log").display());
         let more = "listen_addresses = '127.0.0.1'\nunix_socket_directories = ''\nmax_connections = 300\n\
                     shared_buffers = '128MB'\nfsync = off\nsynchronous_commit = on\n";
         let file = postgres.data().join("postgresql.conf");
@@ -69,7 +69,7 @@ impl Postgres {
 
     fn command(&self, name: &str) -> Command {
         let file = self.bin.join(name);
-        let mut command = match self.switch.split_first() {
+        let mut command = match self.as_user.split_first() {
             None => Command::new(file),
             Some((program, arguments)) => {
                 let mut command = Command::new(program);
@@ -82,7 +82,7 @@ impl Postgres {
         command
     }
 
-    /// Where it is, past every proxy.
+    /// Its port, around every proxy.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
@@ -92,19 +92,19 @@ impl Postgres {
         format!("postgres://postgres@127.0.0.1:{port}/postgres")
     }
 
-    /// Starts it, again if need be: it recovers from its log of writes.
+    /// Starts it if it does not run; after a crash it recovers from its write-ahead log.
     pub(crate) async fn start(&mut self) {
         if self.child.is_some() {
             return;
         }
         let (data, port) = (self.data(), self.port.to_string());
         let child = self.command("postgres").arg("-D").arg(&data).args(["-p", &port]).spawn().unwrap();
-        let child = self.child.insert(Running(child));
+        let child = self.child.insert(ChildProcess(child));
         let until = Instant::now() + READY_WAIT;
         loop {
             let file = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
-            let mine = file.lines().next() == Some(&child.0.id().to_string());
-            if mine && file.lines().nth(7).is_some_and(|line| line.starts_with("ready")) {
+            let is_ours = file.lines().next() == Some(&child.0.id().to_string());
+            if is_ours && file.lines().nth(7).is_some_and(|line| line.starts_with("ready")) {
                 return;
             }
             let log = self.home.join("log");
@@ -114,7 +114,7 @@ impl Postgres {
         }
     }
 
-    /// Stops it in immediate mode: as a crash, without a checkpoint.
+    /// Stops it in immediate mode: without a checkpoint, as in a crash.
     pub(crate) async fn crash(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.signal("QUIT");
@@ -125,7 +125,7 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        // Its own children end when it is asked; killed outright it would leave them.
+        // On SIGQUIT it ends its own children; killed, it would leave them.
         if let Some(child) = &mut self.child {
             child.signal("QUIT");
             let _ = child.0.wait();
@@ -137,10 +137,10 @@ impl Drop for Postgres {
 struct Node {
     name: String,
     port: u16,
-    /// Where it listens for the others, and the line by which they come.
+    /// Its port for the other nodes, and the proxy through which they connect to it.
     route: u16,
     line: Proxy,
-    child: Option<Running>,
+    child: Option<ChildProcess>,
 }
 
 /// One nats-server, or a cluster.
@@ -171,12 +171,12 @@ impl Nats {
         self.nodes.len()
     }
 
-    /// The port of each node, past every proxy.
+    /// The port of each node, around every proxy.
     pub(crate) fn ports(&self) -> Vec<u16> {
         self.nodes.iter().map(|node| node.port).collect()
     }
 
-    /// The address of each node, past every proxy.
+    /// The address of each node, around every proxy.
     pub(crate) fn urls(&self) -> Vec<String> {
         self.ports().iter().map(|port| format!("nats://127.0.0.1:{port}")).collect()
     }
@@ -202,7 +202,7 @@ impl Nats {
         if self.nodes.len() > 1 {
             let routes: Vec<String> =
                 self.nodes.iter().map(|node| format!("\"nats://127.0.0.1:{}\"", node.line.port)).collect();
-            // Neither clients nor nodes may learn of addresses past their proxies.
+            // Neither clients nor nodes may learn of addresses that lead around their proxies.
             config += &format!(
                 "cluster {{ name: rig, listen: \"127.0.0.1:{route}\", no_advertise: true, \
                  advertise: \"127.0.0.1:{}\", routes: [{}] }}\n",
@@ -221,21 +221,21 @@ impl Nats {
             .stderr(log(&directory.join("log")))
             .spawn()
             .unwrap();
-        self.nodes[n].child = Some(Running(child));
+        self.nodes[n].child = Some(ChildProcess(child));
     }
 
     async fn ready(&mut self, n: usize) {
         let log = self.directory(n).join("log");
         let until = Instant::now() + READY_WAIT;
         while !std::fs::read_to_string(&log).unwrap_or_default().contains("Server is ready") {
-            let ended = self.nodes[n].child.as_mut().and_then(Running::ended);
+            let ended = self.nodes[n].child.as_mut().and_then(ChildProcess::ended);
             assert!(ended.is_none(), "nats-server ended: {}", std::fs::read_to_string(&log).unwrap_or_default());
             assert!(Instant::now() < until, "nats-server was not ready in {READY_WAIT:?}: {}", log.display());
             sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// What the line to a node from the others is like.
+    /// Changes the line from the other nodes to this one.
     pub(crate) fn set_route(&self, n: usize, line: Line) {
         self.nodes[n].line.set(line);
     }
@@ -245,7 +245,7 @@ impl Nats {
         self.nodes[n].child = None;
     }
 
-    /// Kills nodes, and takes all that they stored.
+    /// Kills nodes and deletes their stores.
     pub(crate) fn wipe(&mut self, nodes: &[usize]) {
         for n in nodes {
             self.kill(*n);
@@ -253,7 +253,7 @@ impl Nats {
         }
     }
 
-    /// Starts nodes that do not run: all of them before the first is waited for, since alone none is ready.
+    /// Starts nodes that do not run: all, and then waits for each, since a node of a cluster is not ready alone.
     pub(crate) async fn start_all(&mut self, nodes: &[usize]) {
         for n in nodes {
             if self.nodes[*n].child.is_none() {

@@ -11,9 +11,9 @@ use streams::bus::{ReplayStart, StoredMessage};
 use streams::topology::{DEAD_LETTER_STREAM, Topology};
 use streams::{Bus, Message, Service};
 
-use crate::client::{Person, Socket};
 use crate::failures::until;
-use crate::platforms::{Running, Shape};
+use crate::harness::client::{Person, Socket};
+use crate::harness::running::{Running, Shape};
 use crate::program::rideshare;
 use crate::ride::{drive, online, trip};
 use testing::database;
@@ -270,7 +270,7 @@ async fn one_byte_edited_in_a_copy_is_named_with_ride_version_and_what() {
     let city = City::start().await;
     let original = city.trail().await;
     let copy = Server::new().unwrap();
-    let settings = crate::platforms::settings(&["--queue-type", "nats", "--nats-url", &copy.url]);
+    let settings = crate::harness::running::settings(&["--queue-type", "nats", "--nats-url", &copy.url]);
     let bus = server::app::bus(&settings, &World::real(), "copy").await.unwrap();
     let mut topology = Topology::rideshare();
     topology.streams.retain(|stream| stream.name == STREAM);
@@ -385,7 +385,8 @@ async fn a_replay_follows_until_it_is_interrupted() {
         .unwrap();
     let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(child.stdout.take().unwrap()));
     let mut next = async || {
-        let line = tokio::time::timeout(crate::client::WAIT, lines.next_line()).await.unwrap().unwrap().unwrap();
+        let line =
+            tokio::time::timeout(crate::harness::client::WAIT, lines.next_line()).await.unwrap().unwrap().unwrap();
         serde_json::from_str::<Value>(&line).unwrap()
     };
     for sequence in 1..=8 {
@@ -396,7 +397,7 @@ async fn a_replay_follows_until_it_is_interrupted() {
     assert_eq!((&line["subject"], &line["data"]["ride_id"]), (&json!("ride.started"), &city.live["ride_id"]));
     let id = child.id().unwrap().to_string();
     assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
-    let status = tokio::time::timeout(crate::client::WAIT, child.wait()).await.unwrap().unwrap();
+    let status = tokio::time::timeout(crate::harness::client::WAIT, child.wait()).await.unwrap().unwrap();
     assert!(status.success(), "{status}");
     drop((city.driver, city.passenger));
     city.running.stop().await;

@@ -10,8 +10,8 @@ use streams::bus::{ReplayStart, StoredMessage};
 use streams::topology::DEAD_LETTER_STREAM;
 use streams::{Bus, Headers, Message, Service};
 
-use crate::client::{Person, WAIT, http};
-use crate::platforms::{Running, Shape};
+use crate::harness::client::{Person, WAIT, http};
+use crate::harness::running::{Running, Shape};
 use crate::ride::{online, trip};
 use testing::database;
 
@@ -165,7 +165,7 @@ async fn two_processes_on_two_shapes_of_city_have_no_violation() {
             drivers: 6,
             passengers: 6,
             rides: 10,
-            max_wall: Duration::from_secs(150),
+            time_limit: Duration::from_secs(150),
             seed: 5,
             speed: 120.0,
             progress: false,
@@ -202,7 +202,7 @@ async fn stopping_closes_sockets_with_1001_and_starting_again_loses_nothing() {
 async fn a_memory_bus_that_dies_with_its_process_loses_nothing_that_postgres_has() {
     let database = database::fresh().await;
     let more = ["--jwt-secret", "a secret of thirty-two bytes or more", "--otp-delivery", "response"];
-    let settings = crate::platforms::settings(&[&["--database-url", &database], &more[..]].concat());
+    let settings = crate::harness::running::settings(&[&["--database-url", &database], &more[..]].concat());
     let start = async || App::start(&settings, &Service::ALL, World::real()).await.unwrap();
     let mut app = start().await;
     let mut people = [Person::driver(app.addr, 1).await, Person::passenger(app.addr, 2).await];

@@ -3,11 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod audit;
-mod client;
+mod dead_letters;
 mod failures;
-mod letters;
+mod harness;
 mod named_failures;
-mod platforms;
 mod program;
 mod ride;
 mod transcript;

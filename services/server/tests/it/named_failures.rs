@@ -14,9 +14,9 @@ use server::app::App;
 use streams::bus::{MESSAGE_ID, ReplayStart, StoredMessage};
 use streams::{Bus, Headers, Message, Service};
 
-use crate::client::{Person, Socket, WAIT, http};
 use crate::failures::until;
-use crate::platforms::{Running, Shape, shared};
+use crate::harness::client::{Person, Socket, WAIT, http};
+use crate::harness::running::{Running, Shape, shared};
 use crate::ride::{at, both, online, trip};
 
 both!(

@@ -4,8 +4,8 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::client::http;
-use crate::platforms::{Running, Shape};
+use crate::harness::client::http;
+use crate::harness::running::{Running, Shape};
 use testing::nats::Server;
 
 pub(crate) fn rideshare(args: &[&str]) -> Output {

@@ -3,8 +3,8 @@
 use platform::World;
 use serde_json::{Value, json};
 
-use crate::client::{Person, Socket, http};
-use crate::platforms::{Running, Shape};
+use crate::harness::client::{Person, Socket, http};
+use crate::harness::running::{Running, Shape};
 
 /// Makes two tests of each function: `embedded::<name>` and `nats::<name>`.
 macro_rules! both {

@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 use tower::ServiceExt;
 use users::{Incoming, Outgoing, Users};
 
-use crate::client::Socket;
-use crate::platforms::settings;
+use crate::harness::client::Socket;
+use crate::harness::running::settings;
 use crate::ride::{drive, online, trip};
 
 async fn post(router: &Router, path: &str, token: Option<&str>, body: Value) -> Value {

@@ -1,5 +1,5 @@
-//! The simulator's city in a simulation: who lives there and how they behave, by the seed; and, when its day is over, a roll
-//! call of all who lived there. Nobody here knows more of the platform than the contract.
+//! The simulator's city in a simulation: its people and their behaviour, from the seed; and, when its day is over, a roll call of
+//! all of them. Nothing here knows more of the platform than the contract.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use simulator::load::{Person, people_over};
-use simulator::{Config, Faults, Ledger, Note, Position, Transport};
-use streams::UserId;
+use simulator::{Config, Faults, Observation, Position, Transport};
 use streams::simulation::Dice;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -21,11 +20,11 @@ use crate::scene::Scene;
 
 pub(crate) const DRIVERS: usize = 4;
 pub(crate) const PASSENGERS: usize = 5;
-/// The most that the city may take from the last fault until everybody has finished.
+/// The longest that people may take from the last fault until their rides are over.
 pub(crate) const WIND_DOWN: Duration = Duration::from_secs(280);
 /// Times as fast as real: a ride takes a quarter of a minute.
 const SPEED: f64 = 20.0;
-/// Positions are what there is most of; a few for each ride will do.
+/// Positions are the most frequent command; a few for each ride suffice.
 const POINT_EVERY: Duration = Duration::from_secs(3);
 const CENTRE: Position = Position { lat: 40.7484, lng: -73.9857 };
 /// The longest wait of a free driver for an offer when more passengers ask than there are drivers.
@@ -49,8 +48,14 @@ fn one_of<T: Copy>(dice: &mut Dice, all: &[T]) -> T {
     all[usize::try_from(dice.below(all.len() as u64)).unwrap_or(0)]
 }
 
-/// A day in the city; `open_for` that long people ask for rides.
-pub(crate) fn config(scene: &Arc<Scene>, seed: u64, open_for: Duration, dice: &mut Dice, to: Sender<Note>) -> Config {
+/// A day in the city; for `open_for` people ask for rides.
+pub(crate) fn config(
+    scene: &Arc<Scene>,
+    seed: u64,
+    open_for: Duration,
+    dice: &mut Dice,
+    to: Sender<Observation>,
+) -> Config {
     let seconds = Duration::from_secs;
     let mut share = |most: u64| dice.below(most) as f64 / 100.0;
     let faults = Faults {
@@ -64,7 +69,7 @@ pub(crate) fn config(scene: &Arc<Scene>, seed: u64, open_for: Duration, dice: &m
         wrong_pin: share(30),
         bad_track: share(30),
         jump: share(3),
-        trespass: share(30),
+        forbidden_command: share(30),
     };
     let off = dice.percent(40);
     let slow_clock = if off { one_of(dice, &[50, 7_200, 20 * 3_600]) } else { 0 };
@@ -75,12 +80,12 @@ pub(crate) fn config(scene: &Arc<Scene>, seed: u64, open_for: Duration, dice: &m
         drivers: DRIVERS,
         passengers: PASSENGERS,
         rides: usize::MAX,
-        max_wall: open_for + WIND_DOWN.min(open_for / 2),
+        time_limit: open_for + WIND_DOWN.min(open_for / 2),
         wind_down: WIND_DOWN,
         seed,
         speed: SPEED,
-        point_every: POINT_EVERY,
-        // Some answer when the offer is as good as over.
+        position_interval: POINT_EVERY,
+        // Some drivers answer when the offer has all but expired.
         think_max: Duration::from_millis(one_of(dice, &[600, 4_000, 15_000])),
         faults,
         centre: CENTRE,
@@ -89,41 +94,41 @@ pub(crate) fn config(scene: &Arc<Scene>, seed: u64, open_for: Duration, dice: &m
         outage: seconds(300),
         slow_clock: seconds(slow_clock),
         fast_clock: seconds(fast_clock),
-        ledger: Some(Ledger(to)),
+        observer: Some(to),
         transport: transport(scene),
-        wall: Some(scene.world.now()),
+        starts_at: Some(scene.world.now()),
         ..Config::default()
     }
 }
 
-/// Everybody comes once more, reads what they have missed, and more passengers ask than there are drivers: nobody is held by
-/// anything if each of them can ask, and every driver is offered something. Those who came stay and listen.
+/// Everybody connects once more and reads what they have missed; then all passengers, who are more than the drivers, search. If
+/// each search is acked and each driver gets an offer, nobody is held by anything. The connections stay open.
 pub(crate) async fn roll_call(scene: &Arc<Scene>, seed: u64) -> JoinSet<()> {
     let (transport, run_id, url) = (transport(scene), seed, url("users-1"));
     let mut here = JoinSet::new();
-    let call = Arc::new(Call { scene: scene.clone(), over: AtomicBool::new(false), found: Found::default() });
+    let call = Arc::new(RollCall { scene: scene.clone(), over: AtomicBool::new(false), free: Free::default() });
     for (first, count) in [(0, DRIVERS), (DRIVERS, PASSENGERS)] {
         match people_over(&transport, &url, run_id, first, count, None).await {
             Ok(mut people) => {
                 people.sort_by(|a, b| a.id.cmp(&b.id));
                 for person in people {
-                    here.spawn(call.clone().answer(person, first == 0));
+                    here.spawn(call.clone().attend(person, if first == 0 { Role::Driver } else { Role::Passenger }));
                 }
             }
-            Err(error) => scene.log().wrong(format!("cannot sign in any more: {error:#}")),
+            Err(error) => scene.log().violation(format!("cannot sign in any more: {error:#}")),
         }
     }
     let until = Instant::now() + OFFER_MAX;
     loop {
-        let (offered, asked) = call.found.count();
-        if (offered, asked) == (DRIVERS, PASSENGERS) {
+        let (offered, searching) = call.free.count();
+        if (offered, searching) == (DRIVERS, PASSENGERS) {
             break;
         }
         if Instant::now() >= until {
             let what = format!(
-                "not free: {asked} of {PASSENGERS} passengers can ask, {offered} of {DRIVERS} drivers are offered something"
+                "not free: {searching} of {PASSENGERS} passengers can search, {offered} of {DRIVERS} drivers get an offer"
             );
-            scene.log().wrong(what);
+            scene.log().violation(what);
             break;
         }
         sleep(LOOK_EVERY).await;
@@ -132,39 +137,46 @@ pub(crate) async fn roll_call(scene: &Arc<Scene>, seed: u64) -> JoinSet<()> {
     here
 }
 
-/// Who was found to be free.
+/// The drivers who were offered a match, and the passengers whose search was acked.
 #[derive(Debug, Default)]
-struct Found(std::sync::Mutex<(BTreeSet<UserId>, BTreeSet<UserId>)>);
+struct Free(std::sync::Mutex<(BTreeSet<String>, BTreeSet<String>)>);
 
-impl Found {
+impl Free {
     fn count(&self) -> (usize, usize) {
-        let found = self.0.lock().unwrap();
-        (found.0.len(), found.1.len())
+        let free = self.0.lock().unwrap();
+        (free.0.len(), free.1.len())
     }
 }
 
-struct Call {
-    scene: Arc<Scene>,
-    over: AtomicBool,
-    found: Found,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Driver,
+    Passenger,
 }
 
-impl Call {
-    async fn answer(self: Arc<Self>, person: Person, drives: bool) {
-        let user: UserId = person.id.parse().unwrap();
-        let mut last_seq = self.scene.log().got.get(&user).and_then(|got| got.last()).map_or(0, |got| got.seq);
+struct RollCall {
+    scene: Arc<Scene>,
+    over: AtomicBool,
+    free: Free,
+}
+
+impl RollCall {
+    async fn attend(self: Arc<Self>, person: Person, role: Role) {
+        let user = person.id.clone();
+        let mut last_seq = self.scene.log().received.get(&user).and_then(|all| all.last()).map_or(0, |event| event.seq);
         let (mut to, mut from, newest) = match person.resume(last_seq).await {
             Ok(open) => open,
-            Err(error) => return self.scene.log().wrong(format!("{user} cannot connect any more: {error:#}")),
+            Err(error) => return self.scene.log().violation(format!("{user} cannot connect any more: {error:#}")),
         };
         if newest < last_seq {
-            self.scene.log().wrong(format!("{user}: the mailbox has {newest} events and had {last_seq}"));
+            self.scene.log().violation(format!("{user}: the mailbox has {newest} events and had {last_seq}"));
         }
-        let (kind, begin) = if drives {
-            ("beacon.update", json!({"active": true, "location": CENTRE}))
-        } else {
-            let dropoff = Position { lat: CENTRE.lat + 0.01, ..CENTRE };
-            ("finder.update", json!({"active": true, "pickup": CENTRE, "dropoff": dropoff, "vehicle_type": "car"}))
+        let (kind, begin) = match role {
+            Role::Driver => ("beacon.update", json!({"active": true, "location": CENTRE})),
+            Role::Passenger => {
+                let dropoff = Position { lat: CENTRE.lat + 0.01, ..CENTRE };
+                ("finder.update", json!({"active": true, "pickup": CENTRE, "dropoff": dropoff, "vehicle_type": "car"}))
+            }
         };
         let mut end = begin.clone();
         end["active"] = false.into();
@@ -174,7 +186,7 @@ impl Call {
             let frame = tokio::select! {
                 biased;
                 frame = from.next() => frame,
-                // (A `watch` wakes those who wait in an order of its own.)
+                // (A `watch` would wake those who wait in random order.)
                 () = sleep(LOOK_EVERY), if !ended => {
                     ended = self.over.load(Ordering::Relaxed);
                     if !ended {
@@ -185,30 +197,30 @@ impl Call {
                 }
             };
             let Some(frame) = frame else {
-                return self.scene.log().wrong(format!("{user}: the connection of the roll call is lost"));
+                return self.scene.log().violation(format!("{user}: the connection of the roll call is lost"));
             };
             if let Some(seq) = frame["seq"].as_u64() {
                 if seq != last_seq + 1 {
-                    self.scene.log().wrong(format!("{user}: event {seq} comes after {last_seq}"));
+                    self.scene.log().violation(format!("{user}: event {seq} comes after {last_seq}"));
                 }
                 last_seq = seq;
                 let text = |name: &str| frame[name].as_str().unwrap_or_default().to_owned();
                 let (user_id, event_id, kind, data) =
                     (user.to_string(), text("event_id"), text("type"), frame["data"].clone());
-                // What was missed is no offer of now.
-                if drives && seq > newest && kind == "match.found" {
-                    self.found.0.lock().unwrap().0.insert(user);
+                // An event that was missed is no offer of now.
+                if role == Role::Driver && seq > newest && kind == "match.found" {
+                    self.free.0.lock().unwrap().0.insert(user.clone());
                 }
-                self.scene.log().told(Note::Event { user_id, seq, event_id, kind, data });
+                self.scene.log().observe(Observation::Event { user_id, seq, event_id, kind, data });
             } else if frame["type"] == "ack" {
                 let (begins, user_id, answer) = (frame["id"] == "begin", user.to_string(), frame["data"].clone());
-                if begins && !drives {
-                    self.found.0.lock().unwrap().1.insert(user);
+                if begins && role == Role::Passenger {
+                    self.free.0.lock().unwrap().1.insert(user.clone());
                 }
-                let asked = if begins { begin.clone() } else { end.clone() };
-                self.scene.log().told(Note::Acked { user_id, kind, asked, answer });
+                let command_data = if begins { begin.clone() } else { end.clone() };
+                self.scene.log().observe(Observation::Acked { user_id, kind, command_data, ack_data: answer });
             } else {
-                self.scene.log().wrong(format!("{user}: {kind} was answered with {frame} in the roll call"));
+                self.scene.log().violation(format!("{user}: {kind} was answered with {frame} in the roll call"));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What goes wrong, when and to whom: by the seed a different mix each time, so that each run is bad at something else.
+//! Which faults are injected, when and where: each seed has another mix, so that each run stresses something else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,52 +10,52 @@ use tokio::time::{Instant, sleep};
 use crate::processes::{End, Process};
 use crate::scene::Scene;
 
-/// What is done to processes and clients.
+/// A fault of a process, a client or a stream, injected at a moment. (`Fault` is one that strikes by chance, at a rate.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Blow {
+enum Strike {
     /// A process dies at some point soon.
     Crash,
     /// A process dies now.
     Kill,
-    /// A process is stopped by SIGTERM and started again.
+    /// A process ends by SIGTERM and is started again.
     Restart,
-    /// A process stands still.
+    /// A process runs no task for a while.
     Freeze,
     /// Both processes of a service are gone for minutes.
     Away,
-    /// A process does not reach the bus.
+    /// A process cannot reach the bus.
     BusAway,
-    /// A service does not reach its database.
+    /// A service cannot reach its database.
     StoreAway,
-    /// Somebody's connection is cut.
+    /// A client's connection is cut.
     Cut,
-    /// The streams forget which ids they have seen.
+    /// The duplicate windows of all streams are over.
     Forget,
-    /// Whoever takes a message hangs with it or dies of it, until the bus gives it up: the sweeper must find it.
+    /// Every process that handles a certain message hangs or dies, until its deliveries are used up: the sweeper must find it.
     Doom,
 }
 
-const BLOWS: [Blow; 10] = [
-    Blow::Crash,
-    Blow::Kill,
-    Blow::Restart,
-    Blow::Freeze,
-    Blow::Away,
-    Blow::BusAway,
-    Blow::StoreAway,
-    Blow::Cut,
-    Blow::Forget,
-    Blow::Doom,
+const STRIKES: [Strike; 10] = [
+    Strike::Crash,
+    Strike::Kill,
+    Strike::Restart,
+    Strike::Freeze,
+    Strike::Away,
+    Strike::BusAway,
+    Strike::StoreAway,
+    Strike::Cut,
+    Strike::Forget,
+    Strike::Doom,
 ];
 
-/// Consumers without which a city can do until their messages are requeued: they fill mailboxes, and nothing else.
+/// Consumers whose messages a city can do without until they are requeued: they fill mailboxes, and nothing else.
 pub(crate) const DOOMED: [&str; 2] = ["user_beacon_users", "location_aggregate_users"];
 
 /// The mix of one seed.
 #[derive(Debug)]
 pub(crate) struct Mix {
     rates: Vec<(Fault, u64)>,
-    blows: Vec<Blow>,
+    strikes: Vec<Strike>,
     pause_ms: u64,
 }
 
@@ -64,7 +64,7 @@ impl Mix {
         let some = [10, 50, 150, 500];
         let mut rates = Vec::new();
         for fault in Fault::ALL {
-            // What has few opportunities takes more of them.
+            // A fault with fewer opportunities gets a higher rate.
             let weight = match fault {
                 Fault::DeliveryShuffled => 20,
                 Fault::RequestLost | Fault::RequestUnanswered => 6,
@@ -75,66 +75,70 @@ impl Mix {
                 rates.push((fault, weight * some[usize::try_from(dice.below(4)).unwrap_or(0)]));
             }
         }
-        let blows = BLOWS.into_iter().filter(|_| dice.percent(55)).collect();
-        Self { rates, blows, pause_ms: 4_000 + dice.below(20_000) }
+        let strikes = STRIKES.into_iter().filter(|_| dice.percent(55)).collect();
+        Self { rates, strikes, pause_ms: 4_000 + dice.below(20_000) }
     }
 }
 
-/// Does its worst until it is dropped.
-pub(crate) async fn rage(scene: Arc<Scene>, mix: Mix, mut dice: Dice) {
+/// Injects faults until it is dropped.
+pub(crate) async fn inject(scene: Arc<Scene>, mix: Mix, mut dice: Dice) {
     for (fault, rate) in &mix.rates {
-        scene.faults.rate(*fault, *rate);
+        scene.faults.set_rate(*fault, *rate);
     }
-    if mix.blows.is_empty() {
+    if mix.strikes.is_empty() {
         return std::future::pending().await;
     }
     loop {
         sleep(dice.millis(mix.pause_ms / 4, mix.pause_ms)).await;
-        let blow = mix.blows[usize::try_from(dice.below(mix.blows.len() as u64)).unwrap_or(0)];
+        let strike = mix.strikes[usize::try_from(dice.below(mix.strikes.len() as u64)).unwrap_or(0)];
         let process = scene.processes[usize::try_from(dice.below(scene.processes.len() as u64)).unwrap_or(0)].clone();
         if scene.faults.is_calm() {
             continue;
         }
         {
             let mut log = scene.log();
-            log.remark(&format!("{blow:?} {}", process.name));
-            *log.made.entry(name(blow)).or_default() += 1;
+            log.remark(&format!("{strike:?} {}", process.name));
+            *log.injected.entry(name(strike)).or_default() += 1;
         }
-        strike(&scene, blow, &process, &mut dice);
+        inject_now(&scene, strike, &process, &mut dice);
     }
 }
 
-fn strike(scene: &Scene, blow: Blow, process: &Process, dice: &mut Dice) {
+fn inject_now(scene: &Scene, strike: Strike, process: &Process, dice: &mut Dice) {
     let now = Instant::now();
     let faults = process.faults();
-    match blow {
-        Blow::Crash => drop(faults.map(|faults| faults.die_in(dice.below(120)))),
-        Blow::Kill => process.end(End::Kill, None),
-        Blow::Restart => process.end(End::Stop, None),
-        Blow::Freeze => drop(faults.map(|faults| faults.freeze_until(now + dice.millis(500, 45_000)))),
-        Blow::Away => {
+    match strike {
+        Strike::Crash => drop(faults.map(|faults| faults.die_after(dice.below(120)))),
+        Strike::Kill => process.end(End::Kill, None),
+        Strike::Restart => process.end(End::Stop, None),
+        Strike::Freeze => drop(faults.map(|faults| faults.freeze_until(now + dice.millis(500, 45_000)))),
+        Strike::Away => {
             let until = now + dice.millis(15_000, 150_000);
             for other in of(scene, process.service) {
                 other.end(End::Kill, Some(until));
             }
         }
-        Blow::BusAway => drop(faults.map(|faults| faults.bus_away_until(now + dice.millis(500, 25_000)))),
-        Blow::StoreAway => {
+        Strike::BusAway => drop(faults.map(|faults| faults.bus_unreachable_until(now + dice.millis(500, 25_000)))),
+        Strike::StoreAway => {
             let until = now + dice.millis(500, 40_000);
             for faults in of(scene, process.service).filter_map(|p| p.faults()) {
-                faults.store_away_until(until);
+                faults.store_unreachable_until(until);
             }
         }
-        Blow::Cut => {
-            let mut lines: Vec<_> = scene.processes.iter().flat_map(|process| process.lines()).collect();
-            if !lines.is_empty() {
-                lines.swap_remove(usize::try_from(dice.below(lines.len() as u64)).unwrap_or(0)).abort();
+        Strike::Cut => {
+            let mut open: Vec<_> = scene.processes.iter().flat_map(|process| process.connections()).collect();
+            if !open.is_empty() {
+                open.swap_remove(usize::try_from(dice.below(open.len() as u64)).unwrap_or(0)).abort();
             }
         }
-        Blow::Forget => scene.bus.forget_ids(),
-        Blow::Doom => {
+        Strike::Forget => scene.bus.forget_message_ids(),
+        Strike::Doom => {
             let consumer = DOOMED[usize::try_from(dice.below(DOOMED.len() as u64)).unwrap_or(0)];
-            scene.faults.doom(consumer, dice.percent(50));
+            if dice.percent(50) {
+                scene.faults.die_on_next(consumer);
+            } else {
+                scene.faults.hang_on_next(consumer);
+            }
         }
     }
 }
@@ -143,22 +147,22 @@ fn of(scene: &Scene, service: Service) -> impl Iterator<Item = &Arc<Process>> {
     scene.processes.iter().filter(move |process| process.service == service)
 }
 
-const fn name(blow: Blow) -> &'static str {
-    match blow {
-        Blow::Crash => "crash",
-        Blow::Kill => "kill",
-        Blow::Restart => "restart",
-        Blow::Freeze => "freeze",
-        Blow::Away => "away",
-        Blow::BusAway => "bus away",
-        Blow::StoreAway => "database away",
-        Blow::Cut => "cut",
-        Blow::Forget => "ids forgotten",
-        Blow::Doom => "doom",
+const fn name(strike: Strike) -> &'static str {
+    match strike {
+        Strike::Crash => "crash",
+        Strike::Kill => "kill",
+        Strike::Restart => "restart",
+        Strike::Freeze => "freeze",
+        Strike::Away => "away",
+        Strike::BusAway => "bus away",
+        Strike::StoreAway => "database away",
+        Strike::Cut => "cut",
+        Strike::Forget => "ids forgotten",
+        Strike::Doom => "doom",
     }
 }
 
-/// Nothing goes wrong any more, and everything comes back.
+/// Ends all faults; every process may start again.
 pub(crate) fn heal(scene: &Scene) {
     scene.faults.heal();
     scene.log().remark("healed");
@@ -167,5 +171,5 @@ pub(crate) fn heal(scene: &Scene) {
     }
 }
 
-/// The pause between two looks at whether all is at rest.
+/// The pause between two checks of whether all is at rest.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -1,5 +1,5 @@
-//! The processes of the simulation, one service each, and who starts them again when they have died. A process is its tasks:
-//! when it dies they are dropped wherever they are, and its handle to bus and stores is closed at that moment. A connection to
+//! The processes of the simulation, one service each, and the supervisor that starts them again. A process is its tasks: when it
+//! dies they are dropped at whatever point they are, and its handles to bus and stores are closed at that moment. A connection to
 //! it is a pipe in memory, over which it speaks HTTP and WebSocket as over a socket.
 
 use std::io;
@@ -16,12 +16,11 @@ use hyper_util::service::TowerToHyperService;
 use location::Location;
 use matching::Matching;
 use platform::consumer::sweeper;
-use platform::{CancellationToken, Health, Metrics, Platform, Store, background};
+use platform::{Platform, Store, background};
 use rides::Rides;
 use server::http;
 use server::monitor::{self, Check};
 use streams::simulation::{Dice, Faults};
-use streams::topology::Topology;
 use streams::{Bus, Service};
 use tokio::io::{DuplexStream, copy_bidirectional, duplex};
 use tokio::sync::Notify;
@@ -43,20 +42,20 @@ pub(crate) enum End {
     Stop,
 }
 
-/// A process among others, through all its lives.
+/// A process that is started again and again.
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) service: Service,
     pub(crate) name: Arc<str>,
     inner: Mutex<Inner>,
-    told: Notify,
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     running: Option<Running>,
     end: Option<End>,
-    /// It is not started before that.
+    /// It is not started before then.
     away_until: Option<Instant>,
 }
 
@@ -67,29 +66,29 @@ struct Running {
     router: Router,
     tasks: JoinSet<()>,
     /// Open connections to it.
-    lines: Vec<AbortHandle>,
+    connections: Vec<AbortHandle>,
 }
 
 impl Process {
     pub(crate) fn new(service: Service, number: usize) -> Arc<Self> {
         let name = format!("{service}-{number}").into();
-        Arc::new(Self { service, name, inner: Mutex::default(), told: Notify::new() })
+        Arc::new(Self { service, name, inner: Mutex::default(), changed: Notify::new() })
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends it, and keeps it away until then.
+    /// Ends it; it is not started again before `away_until`.
     pub(crate) fn end(&self, end: End, away_until: Option<Instant>) {
         let mut inner = self.inner();
         inner.end = Some(end);
         inner.away_until = away_until;
         drop(inner);
-        self.told.notify_one();
+        self.changed.notify_one();
     }
 
-    /// The faults that it meets, if it runs.
+    /// Its faults, if it runs.
     pub(crate) fn faults(&self) -> Option<Faults> {
         self.inner().running.as_ref().map(|running| running.faults.clone())
     }
@@ -97,7 +96,7 @@ impl Process {
     /// It may start again.
     pub(crate) fn come_back(&self) {
         self.inner().away_until = None;
-        self.told.notify_one();
+        self.changed.notify_one();
     }
 
     /// A connection to it, which ends with it.
@@ -108,22 +107,22 @@ impl Process {
         let service = TowerToHyperService::new(running.router.clone());
         let served = http1::Builder::new().serve_connection(TokioIo::new(there), service).with_upgrades();
         running.tasks.spawn(async move { drop(served.await) });
-        // What is between the two ends goes with the process, or is cut by the nemesis; a session may have left the process's
-        // own tasks by then, and sees that nobody is there.
-        let line = running.tasks.spawn(async move { drop(copy_bidirectional(&mut near, &mut far).await) });
-        running.lines.retain(|line| !line.is_finished());
-        running.lines.push(line);
+        // A task between the two ends is dropped with the process, or aborted by the nemesis. A session that runs on in a task of
+        // its own then finds its connection closed.
+        let connection = running.tasks.spawn(async move { drop(copy_bidirectional(&mut near, &mut far).await) });
+        running.connections.retain(|connection| !connection.is_finished());
+        running.connections.push(connection);
         Ok(here)
     }
 
     /// Its open connections.
-    pub(crate) fn lines(&self) -> Vec<AbortHandle> {
-        let lines = self.inner().running.as_ref().map(|running| running.lines.clone()).unwrap_or_default();
-        lines.into_iter().filter(|line| !line.is_finished()).collect()
+    pub(crate) fn connections(&self) -> Vec<AbortHandle> {
+        let all = self.inner().running.as_ref().map(|running| running.connections.clone()).unwrap_or_default();
+        all.into_iter().filter(|connection| !connection.is_finished()).collect()
     }
 
-    /// What is broken in it; a process that does not run is broken as a whole.
-    pub(crate) fn faulty(&self) -> Vec<String> {
+    /// Its unhealthy parts; a process that does not run is unhealthy as a whole.
+    pub(crate) fn unhealthy(&self) -> Vec<String> {
         match &self.inner().running {
             None => vec![format!("{} does not run", self.name)],
             Some(running) => {
@@ -141,11 +140,11 @@ impl Process {
                 let Some(until) = away_until else { break };
                 tokio::select! {
                     biased;
-                    () = self.told.notified() => {}
+                    () = self.changed.notified() => {}
                     () = sleep_until(until) => {}
                 }
             }
-            let faults = scene.faults.another();
+            let faults = scene.faults.for_another_process();
             let running = match timeout(Duration::from_secs(90), self.start(&scene, &faults)).await {
                 Ok(Ok(running)) => running,
                 Ok(Err(error)) => {
@@ -154,7 +153,7 @@ impl Process {
                     continue;
                 }
                 Err(_) => {
-                    scene.log().wrong(format!("{} does not start in 90 s", self.name));
+                    scene.log().violation(format!("{} does not start in 90 s", self.name));
                     continue;
                 }
             };
@@ -169,7 +168,7 @@ impl Process {
                 tokio::select! {
                     biased;
                     () = died.notified() => break End::Kill,
-                    () = self.told.notified() => {
+                    () = self.changed.notified() => {
                         if let Some(end) = self.inner().end.take() {
                             break end;
                         }
@@ -185,45 +184,38 @@ impl Process {
                     scene.log().remark(&format!("{} did not stop in 30 s", self.name));
                 }
             }
-            // Whatever of it is left somewhere does nothing any more.
+            // Tasks of it that are left anywhere reach neither bus nor stores from now on.
             faults.die();
             sleep(dice.millis(200, 4_000)).await;
         }
     }
 
     async fn start(&self, scene: &Arc<Scene>, faults: &Faults) -> Result<Running> {
-        let platform = Platform {
-            world: scene.world.clone(),
-            bus: Bus::Memory(scene.bus.seen_with(faults)),
-            topology: Arc::new(Topology::rideshare()),
-            metrics: Arc::new(Metrics::new()),
-            health: Arc::new(Health::default()),
-            shutdown: CancellationToken::new(),
-            pod: self.name.clone(),
-        };
+        let bus = Bus::Memory(scene.bus.with_faults(faults));
+        let platform = Platform::new(scene.world.clone(), bus, self.name.clone());
         background::apply_topology(&platform).await.map_err(anyhow::Error::msg)?;
         let (stop, pod, tokens) = (platform.shutdown.clone(), &self.name, scene.tokens.clone());
-        let (tasks, lines) = (JoinSet::new(), Vec::new());
-        let mut running = Running { faults: faults.clone(), platform, router: Router::new(), tasks, lines };
+        let (tasks, connections) = (JoinSet::new(), Vec::new());
+        let mut running = Running { faults: faults.clone(), platform, router: Router::new(), tasks, connections };
         let platform = running.platform.clone();
         let mut routes = Vec::new();
         match self.service {
             Service::Location => {
                 let config = location::Config { max_speed_mps: 600.0, aggregate_every: chrono::Duration::seconds(6) };
-                let store = scene.stores.location.seen_with(pod, faults);
+                let store = scene.stores.location.with_faults(pod, faults);
                 let service = Location::start(&platform, &store, tokens, config).await?;
                 routes.push(service.router());
                 self.run(scene, &mut running, check(&store), service.run(stop));
             }
             Service::Rides => {
-                let store = scene.stores.rides.seen_with(pod, faults);
+                let store = scene.stores.rides.with_faults(pod, faults);
                 let service = Rides::start(&platform, &store, tokens, rides::Config::default()).await?;
                 routes.push(service.router());
                 self.run(scene, &mut running, check(&store), service.run(stop));
             }
             Service::Match => {
                 let config = matching::Config { request_ttl_s: 90, ..Default::default() };
-                let store = scene.stores.matching.seen_with(pod, faults);
+                let store = scene.stores.matching.with_faults(pod, faults);
                 let service = Matching::start(&platform, &store, config).await?;
                 self.run(scene, &mut running, check(&store), service.run(stop));
             }
@@ -233,7 +225,7 @@ impl Process {
                     request_ttl_s: 90,
                     ..Default::default()
                 };
-                let store = scene.stores.users.seen_with(pod, faults);
+                let store = scene.stores.users.with_faults(pod, faults);
                 let service = Users::start(&platform, &store, tokens, config).await?;
                 routes.push(service.router());
                 self.run(scene, &mut running, check(&store), service.run(stop));
@@ -244,7 +236,7 @@ impl Process {
         Ok(running)
     }
 
-    /// Runs the service; that it ends unasked is wrong whatever the faults.
+    /// Runs the service; that it ends by itself is a violation whatever the faults.
     fn run(
         &self,
         scene: &Arc<Scene>,
@@ -257,13 +249,13 @@ impl Process {
         running.tasks.spawn(async move {
             let ended = AssertUnwindSafe(service).catch_unwind().await;
             if ended.is_err() || !stop.is_cancelled() {
-                scene.log().wrong(format!("{name} ended by itself"));
+                scene.log().violation(format!("{name} ended by itself"));
             }
         });
     }
 }
 
-/// As the program asks its store whether it answers.
+/// The check of the store that the program's monitor makes.
 fn check<T: platform::Tables>(store: &Store<T>) -> Check {
     let store = store.clone();
     Box::new(move || {

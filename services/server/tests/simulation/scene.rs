@@ -1,5 +1,5 @@
-//! What everybody in a simulation shares: the world, the bus and the stores, what was published, what was acknowledged,
-//! and what was found wrong. It decides nothing.
+//! What the processes and people of a simulation share (world, bus, stores), and the log of a run: what was published, received
+//! and acknowledged, and what was found wrong. It decides nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hasher};
@@ -9,20 +9,20 @@ use std::time::Duration;
 
 use platform::{Store, Tokens, World};
 use serde_json::Value;
-use simulator::{Note, Summary};
+use simulator::{Observation, Summary};
+use streams::Bus;
 use streams::bus::MESSAGE_ID;
 use streams::memory::MemoryBus;
 use streams::simulation::Faults;
-use streams::{Bus, UserId};
 use tokio::time::{Instant, sleep};
 
 use crate::nemesis::DOOMED;
 use crate::processes::Process;
 
-/// How often what people were told is written down.
-const LISTEN_EVERY: Duration = Duration::from_millis(250);
+/// How often observations are taken from the simulator.
+const OBSERVE_EVERY: Duration = Duration::from_millis(250);
 
-/// An event that was published, once however often it was.
+/// An event that was published, once however often it was sent.
 #[derive(Debug, Clone)]
 pub(crate) struct Published {
     pub(crate) id: String,
@@ -31,55 +31,57 @@ pub(crate) struct Published {
     text: String,
 }
 
-/// A command that somebody was told is done.
+/// A command that was acknowledged.
 #[derive(Debug, Clone)]
 pub(crate) struct Acked {
-    pub(crate) user: UserId,
+    pub(crate) user: String,
     pub(crate) kind: &'static str,
     pub(crate) data: Value,
     pub(crate) answer: Value,
 }
 
-/// An event that somebody got.
+/// An event that a client received.
 #[derive(Debug, Clone)]
-pub(crate) struct Got {
+pub(crate) struct Received {
     pub(crate) seq: u64,
     pub(crate) event_id: String,
     pub(crate) subject: String,
     pub(crate) body: Value,
 }
 
-/// What happened, in order; and its hash.
+/// What happened, in order, and the hash of it.
 #[derive(Debug)]
 pub(crate) struct Log {
     hasher: DefaultHasher,
     started: Instant,
-    /// The lines themselves, if wanted.
+    /// The lines, if they are to be shown.
     pub(crate) lines: Option<Vec<String>>,
     pub(crate) published: Vec<Published>,
     known: BTreeMap<String, usize>,
-    /// Publishes of what had been published before.
+    /// Publishes of an event that had been published before.
     pub(crate) repeats: u64,
     pub(crate) acked: Vec<Acked>,
-    pub(crate) got: BTreeMap<UserId, Vec<Got>>,
+    /// By user.
+    pub(crate) received: BTreeMap<String, Vec<Received>>,
     pub(crate) violations: Vec<String>,
-    /// Messages that the bus has given up, by consumer and sequence.
+    /// Messages that reached the bus's delivery limit, by consumer and sequence.
     pub(crate) given_up: BTreeSet<(String, u64)>,
-    /// Of these, those that came to the dead letters, and from there to their end.
+    /// Of these, the ones that were dead-lettered, requeued and handled.
     pub(crate) letters: u64,
-    /// Faults made by the nemesis, by name.
-    pub(crate) made: BTreeMap<&'static str, u64>,
+    /// Faults that the nemesis injected, by name.
+    pub(crate) injected: BTreeMap<&'static str, u64>,
 }
 
 impl Log {
-    pub(crate) fn note(&mut self, line: &str) {
+    /// Writes a line that is part of the hash.
+    pub(crate) fn record(&mut self, line: &str) {
         let at = self.started.elapsed();
         self.hasher.write_u64(u64::try_from(at.as_micros()).unwrap_or(0));
         self.hasher.write(line.as_bytes());
         self.remark(line);
     }
 
-    /// Writes a line that is not part of the hash: it holds names of the code, which may change while the run does not.
+    /// Writes a line that is not part of the hash: it has names of this code, which may change while the run does not.
     pub(crate) fn remark(&mut self, line: &str) {
         let at = self.started.elapsed();
         if let Some(lines) = &mut self.lines {
@@ -87,47 +89,46 @@ impl Log {
         }
     }
 
-    pub(crate) fn wrong(&mut self, what: String) {
-        self.note(&format!("WRONG {what}"));
+    pub(crate) fn violation(&mut self, what: String) {
+        self.record(&format!("WRONG {what}"));
         self.violations.push(what);
     }
 
-    /// What somebody was told.
-    pub(crate) fn told(&mut self, note: Note) {
-        match note {
-            Note::Acked { user_id, kind, asked, answer } => {
-                self.note(&format!("{user_id} {kind} {asked} is acked with {answer}"));
-                let user = user_id.parse().unwrap();
-                self.acked.push(Acked { user, kind, data: asked, answer });
+    pub(crate) fn observe(&mut self, observation: Observation) {
+        match observation {
+            Observation::Acked { user_id, kind, command_data, ack_data } => {
+                self.record(&format!("{user_id} {kind} {command_data} is acked with {ack_data}"));
+                self.acked.push(Acked { user: user_id, kind, data: command_data, answer: ack_data });
             }
-            Note::Event { user_id, seq, event_id, kind, data } => {
-                self.note(&format!("{user_id} gets {seq} {kind} {event_id} {data}"));
-                let got = Got { seq, event_id, subject: kind, body: data };
-                self.got.entry(user_id.parse().unwrap()).or_default().push(got);
+            Observation::Event { user_id, seq, event_id, kind, data } => {
+                self.record(&format!("{user_id} gets {seq} {kind} {event_id} {data}"));
+                let received = Received { seq, event_id, subject: kind, body: data };
+                self.received.entry(user_id).or_default().push(received);
             }
         }
     }
 
-    fn gives_up(&mut self, subject: &str, advisory: &[u8]) {
+    /// The bus's advisory that a message reached its delivery limit: expected of the doomed consumers alone.
+    fn max_deliveries(&mut self, subject: &str, advisory: &[u8]) {
         let text = format!("{subject}: {}", String::from_utf8_lossy(advisory));
-        let said: Value = serde_json::from_slice(advisory).unwrap_or(Value::Null);
-        match (said["consumer"].as_str(), said["stream_seq"].as_u64()) {
+        let advisory: Value = serde_json::from_slice(advisory).unwrap_or(Value::Null);
+        match (advisory["consumer"].as_str(), advisory["stream_seq"].as_u64()) {
             (Some(consumer), Some(sequence)) if DOOMED.contains(&consumer) => {
-                self.note(&text);
+                self.record(&text);
                 self.given_up.insert((consumer.to_owned(), sequence));
             }
-            _ => self.wrong(text),
+            _ => self.violation(text),
         }
     }
 
-    /// What the city says of its day.
+    /// The simulator's own verdict on its day.
     pub(crate) fn day_is_over(&mut self, summary: &Summary) {
         self.remark(&summary.to_string());
-        for violation in summary.violations.iter().filter(|violation| !is_no_fault(violation)) {
-            self.wrong(format!("the city: {violation}"));
+        for violation in summary.violations.iter().filter(|violation| !is_expected(violation)) {
+            self.violation(format!("the city: {violation}"));
         }
         if summary.unfinished > 0 {
-            self.wrong(format!("the city: {} rides had no end", summary.unfinished));
+            self.violation(format!("the city: {} rides had no end", summary.unfinished));
         }
     }
 
@@ -136,13 +137,16 @@ impl Log {
     }
 
     fn publish(&mut self, id: &str, subject: &str, text: &str) {
-        self.note(&format!("{subject} {id} {text}"));
+        self.record(&format!("{subject} {id} {text}"));
         if let Some(&known) = self.known.get(id) {
             self.repeats += 1;
-            // Which ride a position belongs to is the gateway's word of the moment: a repeat after the ride's end has none.
+            // The gateway adds the sender's live ride to a position: a repeat after the ride's end has none.
             let same = |a: &str| subject == "location.update" && without_ride(a) == without_ride(text);
             if self.published[known].text != text && !same(&self.published[known].text) {
-                self.wrong(format!("{id} was published with two bodies: {} and {text}", self.published[known].text));
+                self.violation(format!(
+                    "{id} was published with two bodies: {} and {text}",
+                    self.published[known].text
+                ));
             }
             return;
         }
@@ -153,8 +157,8 @@ impl Log {
     }
 }
 
-/// What people of a city without so many faults may call wrong: the repeat of a command may be so late that its ride is over.
-fn is_no_fault(violation: &str) -> bool {
+/// What the simulator calls a violation, and is none under these faults: a repeated command may arrive after its ride's end.
+fn is_expected(violation: &str) -> bool {
     violation.contains("of an acked command was refused: ride_ended")
 }
 
@@ -172,7 +176,6 @@ pub(crate) struct Stores {
     pub(crate) location: Store<location::Tables>,
 }
 
-/// What everybody shares.
 pub(crate) struct Scene {
     pub(crate) world: World,
     pub(crate) bus: MemoryBus,
@@ -195,11 +198,11 @@ impl Scene {
             known: BTreeMap::new(),
             repeats: 0,
             acked: Vec::new(),
-            got: BTreeMap::new(),
+            received: BTreeMap::new(),
             violations: Vec::new(),
             given_up: BTreeSet::new(),
             letters: 0,
-            made: BTreeMap::new(),
+            injected: BTreeMap::new(),
         };
         Self {
             bus: MemoryBus::new(world.started_at(), 100_000),
@@ -221,17 +224,17 @@ impl Scene {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes down what people are told, for as long as it is polled.
-    pub(crate) async fn listen(self: Arc<Self>, notes: Receiver<Note>) {
+    /// Logs what people observe, for as long as it is polled.
+    pub(crate) async fn observe(self: Arc<Self>, observations: Receiver<Observation>) {
         loop {
-            while let Ok(note) = notes.try_recv() {
-                self.log().told(note);
+            while let Ok(observation) = observations.try_recv() {
+                self.log().observe(observation);
             }
-            sleep(LISTEN_EVERY).await;
+            sleep(OBSERVE_EVERY).await;
         }
     }
 
-    /// Writes down every event that reaches a stream, for as long as it is polled.
+    /// Logs every event that reaches a stream, for as long as it is polled.
     pub(crate) async fn record(self: Arc<Self>) {
         let bus = Bus::Memory(self.bus.clone());
         let mut all = bus.subscribe(">", None).await.unwrap();
@@ -240,7 +243,7 @@ impl Scene {
                 let text = String::from_utf8_lossy(&message.payload);
                 self.log().publish(id, &message.subject, &text);
             } else if message.subject.starts_with("$JS.EVENT.ADVISORY.") {
-                self.log().gives_up(&message.subject, &message.payload);
+                self.log().max_deliveries(&message.subject, &message.payload);
             }
         }
     }

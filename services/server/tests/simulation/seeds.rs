@@ -10,25 +10,27 @@ use futures_util::future::join;
 use rides::Rides;
 use streams::Service;
 use streams::simulation::{Dice, Sabotage, set_sabotage};
+use testing::MustEnd;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::nemesis::{self, Mix};
 use crate::processes::Process;
 use crate::scene::Scene;
-use crate::{checks, city, handled};
+use crate::{checks, city, inbox};
 
-/// Of the simulated minutes, those in which things go wrong, in percent; the rest is for coming to rest.
-const RAGE_PERCENT: u32 = 92;
+/// The share of a run with faults, in percent; in the rest everything must come to rest.
+const FAULTS_PERCENT: u32 = 92;
 /// The longest that it may take from the last fault until all is at rest.
 const REST_MAX: Duration = Duration::from_secs(300);
-/// All must stand still for so long.
-const STILL: Duration = Duration::from_secs(4);
-/// People must have signed in once before anything goes wrong: who cannot will not live here.
+/// Everything must be at rest for so long.
+const REST_FOR: Duration = Duration::from_secs(4);
+/// Before the first fault everybody must have signed in: the simulator does not repeat a failed sign-in.
 const SIGN_IN: Duration = Duration::from_secs(5);
 
-/// What came of a simulation.
+/// The result of a run.
 #[derive(Debug, Default)]
+#[must_use]
 pub(crate) struct Ran {
     hash: u64,
     violations: Vec<String>,
@@ -46,14 +48,14 @@ thread_local! {
     static PANICS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Counts panics, wherever in the program they are and whoever catches them.
+/// Counts panics, also those that the program catches.
 fn count_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let tell = std::panic::take_hook();
+        let print = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             PANICS.set(PANICS.get() + 1);
-            tell(panic);
+            print(panic);
         }));
     });
 }
@@ -65,7 +67,7 @@ pub(crate) fn run(seed: u64, minutes: u32, sabotage: Sabotage, with_lines: bool)
     count_panics();
     PANICS.set(0);
     let mut ran = runtime.block_on(simulate(seed, minutes, with_lines));
-    // What is left of it may panic as well.
+    // Dropping its tasks may panic as well.
     drop(runtime);
     set_sabotage(Sabotage::default());
     let panics = PANICS.get();
@@ -86,43 +88,42 @@ async fn simulate(seed: u64, minutes: u32, with_lines: bool) -> Ran {
     for process in &scene.processes {
         tasks.spawn(process.clone().supervise(scene.clone(), Dice::new(dice.roll())));
     }
-    while scene.processes.iter().any(|process| !process.faulty().is_empty()) {
+    while scene.processes.iter().any(|process| !process.unhealthy().is_empty()) {
         sleep(Duration::from_millis(100)).await;
     }
-    let open_for = Duration::from_secs(60) * minutes * RAGE_PERCENT / 100;
-    let (to, notes) = mpsc::channel();
-    tasks.spawn(scene.clone().listen(notes));
+    let open_for = Duration::from_secs(60) * minutes * FAULTS_PERCENT / 100;
+    let (to, observations) = mpsc::channel();
+    tasks.spawn(scene.clone().observe(observations));
     let config = city::config(&scene, seed, open_for, &mut dice, to);
     scene.log().remark(&format!("{config:?}"));
-    let torment = async {
+    let faults = async {
         let mix = Mix::of(&mut dice);
         scene.log().remark(&format!("{mix:?}"));
         sleep(SIGN_IN).await;
-        let rage = nemesis::rage(scene.clone(), mix, Dice::new(dice.roll()));
-        drop(timeout(open_for - SIGN_IN, rage).await);
+        let injection = nemesis::inject(scene.clone(), mix, Dice::new(dice.roll()));
+        drop(timeout(open_for - SIGN_IN, injection).await);
         nemesis::heal(&scene);
         Instant::now()
     };
-    let (summary, healed) = join(simulator::run(config), torment).await;
+    let (summary, healed) = join(simulator::run(config), faults).await;
     scene.log().day_is_over(&summary.unwrap());
     let mut rest = Duration::ZERO;
     if come_to_rest(&scene, healed, "after healing").await {
         rest = healed.elapsed();
-        let wrong = handled::requeue(&scene).await;
-        wrong.into_iter().for_each(|what| scene.log().wrong(what));
-        let here = city::roll_call(&scene, seed).await;
+        let wrong = inbox::requeue(&scene).await;
+        wrong.into_iter().for_each(|what| scene.log().violation(what));
+        let present = city::roll_call(&scene, seed).await;
         come_to_rest(&scene, Instant::now(), "after the roll call").await;
         let rides = rides_of(&scene).await;
         let wrong = checks::all(&scene, &rides).await;
         let mut log = scene.log();
-        wrong.into_iter().for_each(|what| log.wrong(what));
-        drop(here);
+        wrong.into_iter().for_each(|what| log.violation(what));
+        drop(present);
     }
-    // Nobody does anything any more.
     tasks.abort_all();
     let mut log = scene.log();
-    let mut faults: BTreeMap<String, u64> = log.made.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
-    faults.extend(scene.faults.struck().into_iter().map(|(fault, n)| (format!("{fault:?}"), n)));
+    let mut faults: BTreeMap<String, u64> = log.injected.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
+    faults.extend(scene.faults.counts().into_iter().map(|(fault, n)| (format!("{fault:?}"), n)));
     Ran {
         hash: log.hash(),
         violations: std::mem::take(&mut log.violations),
@@ -139,42 +140,36 @@ async fn simulate(seed: u64, minutes: u32, with_lines: bool) -> Ran {
 
 async fn come_to_rest(scene: &Scene, since: Instant, when: &str) -> bool {
     let until = since + REST_MAX;
-    let mut still_since = None;
+    let mut at_rest_since = None;
     loop {
         let unrest = checks::unrest(scene).await;
         let now = Instant::now();
         if unrest.is_empty() {
-            if now >= *still_since.get_or_insert(now) + STILL {
+            if now >= *at_rest_since.get_or_insert(now) + REST_FOR {
                 return true;
             }
         } else if now >= until {
             let mut log = scene.log();
-            unrest.into_iter().for_each(|what| log.wrong(format!("not at rest {when}: {what}")));
+            unrest.into_iter().for_each(|what| log.violation(format!("not at rest {when}: {what}")));
             return false;
         } else {
-            still_since = None;
+            at_rest_since = None;
         }
         sleep(nemesis::LOOK_EVERY).await;
     }
 }
 
-/// The service, to ask for payments and balances.
+/// The service of rides, to read payments and balances.
 async fn rides_of(scene: &Scene) -> Rides {
-    let platform = platform::Platform {
-        world: scene.world.clone(),
-        bus: streams::Bus::Memory(scene.bus.clone()),
-        topology: Arc::new(streams::topology::Topology::rideshare()),
-        metrics: Arc::new(platform::Metrics::new()),
-        health: Arc::new(platform::Health::default()),
-        shutdown: platform::CancellationToken::new(),
-        pod: "checks".into(),
-    };
+    let bus = streams::Bus::Memory(scene.bus.clone());
+    let platform = platform::Platform::new(scene.world.clone(), bus, "checks");
     Rides::start(&platform, &scene.stores.rides, scene.tokens.clone(), rides::Config::default()).await.unwrap()
 }
 
-/// Sums of many simulations.
-#[derive(Debug, Default)]
+/// Sums of many simulations; each must be judged.
+#[derive(Debug)]
 struct Sums {
+    judged: MustEnd,
     seeds: u64,
     simulated: Duration,
     rest_max: Duration,
@@ -188,6 +183,22 @@ struct Sums {
 }
 
 impl Sums {
+    fn new() -> Self {
+        Self {
+            judged: MustEnd::new("Sums::judge"),
+            seeds: 0,
+            simulated: Duration::ZERO,
+            rest_max: Duration::ZERO,
+            faults: BTreeMap::new(),
+            events: 0,
+            repeats: 0,
+            rides: 0,
+            letters: 0,
+            hashes: BTreeMap::new(),
+            failed: BTreeMap::new(),
+        }
+    }
+
     fn add(&mut self, seed: u64, ran: Ran) {
         self.seeds += 1;
         self.simulated += ran.simulated;
@@ -207,8 +218,9 @@ impl Sums {
 }
 
 impl Sums {
-    /// Fails if anything was wrong, or if there was too little to go wrong.
-    fn judge(&self) {
+    /// Fails if anything was wrong, or if too little happened.
+    fn judge(mut self) {
+        self.judged.reached();
         for (seed, wrong) in &self.failed {
             println!("seed {seed} (scripts/simulate-faults --show --seed {seed}):");
             wrong.iter().take(12).for_each(|what| println!("    {what}"));
@@ -218,7 +230,7 @@ impl Sums {
     }
 }
 
-/// Runs `seed` twice; what is wrong, also that the two differ.
+/// Runs `seed` twice; that the two runs differ is a violation, too.
 fn run_twice(seed: u64, minutes: u32) -> Ran {
     let mut one = run(seed, minutes, Sabotage::default(), false);
     let two = run(seed, minutes, Sabotage::default(), false);
@@ -235,7 +247,7 @@ fn run_twice(seed: u64, minutes: u32) -> Ran {
 fn many(first: u64, seeds: u64, minutes: u32) -> Sums {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let next = AtomicU64::new(first);
-    let mut sums = Sums::default();
+    let mut sums = Sums::new();
     std::thread::scope(|scope| {
         let work = || {
             let mut done = Vec::new();
@@ -261,7 +273,7 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}: `{text}` is no number")))
 }
 
-/// What `scripts/simulate-faults` runs; without its settings, two short ones.
+/// What `scripts/simulate-faults` runs; without its settings, two short runs.
 #[test]
 fn simulate_faults() {
     let (seeds, first) = (setting("SIMULATION_SEEDS", 2), setting("SIMULATION_SEED", 100_001));
@@ -277,7 +289,7 @@ fn simulate_faults() {
         hours / wall_minutes
     );
     println!("{} rides, {} events, {} repeats of them", sums.rides, sums.events, sums.repeats);
-    println!("{} messages given up, swept up and requeued", sums.letters);
+    println!("{} messages dead-lettered by the sweeper and requeued", sums.letters);
     println!("at rest at most {:.0} s after the last fault", sums.rest_max.as_secs_f64());
     println!("faults: {:?}", sums.faults);
     // Equal before and after a change that moves or renames code.
@@ -290,7 +302,7 @@ macro_rules! seeds {
     ($($name:ident: $first:literal),+ $(,)?) => {
         $(#[test]
         fn $name() {
-            let mut sums = Sums::default();
+            let mut sums = Sums::new();
             for seed in $first..$first + 5 {
                 sums.add(seed, run_twice(seed, 10));
             }
@@ -348,7 +360,7 @@ fn wall() -> u128 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis()
 }
 
-/// One seed with every line, for who looks for a fault: `scripts/simulate-faults --show`.
+/// One seed with every line, to find a fault: `scripts/simulate-faults --show`.
 #[test]
 fn a_seed_in_full() {
     let seed = setting("SIMULATION_SEED", 1);
@@ -359,21 +371,22 @@ fn a_seed_in_full() {
     assert_eq!(ran.violations, Vec::<String>::new());
 }
 
-/// Only the sweeper brings to the dead letters what nobody else could.
+/// A message that every process dies of or hangs with is dead-lettered by the sweeper alone.
 #[test]
-fn what_everybody_dies_or_hangs_with_is_swept_up() {
-    let swept = (1..=20).map(|seed| (seed, run(seed, 10, Sabotage::default(), false))).find(|(_, ran)| ran.letters > 0);
-    let (seed, ran) = swept.expect("in 20 seeds nothing was given up");
+fn a_message_that_every_process_dies_of_or_hangs_with_is_dead_lettered() {
+    let dead_lettered =
+        (1..=20).map(|seed| (seed, run(seed, 10, Sabotage::default(), false))).find(|(_, ran)| ran.letters > 0);
+    let (seed, ran) = dead_lettered.expect("in 20 seeds no message used up its deliveries");
     assert_eq!(ran.violations, Vec::<String>::new(), "seed {seed}");
 }
 
-/// The first of 200 seeds that goes red with `sabotage`, and why.
+/// Prints the first of 200 seeds that finds `sabotage`; fails if none does.
 fn first_red(sabotage: Sabotage, expected: &[&str]) {
     for seed in 1..=200 {
         let ran = run(seed, 10, sabotage, false);
-        let told = ran.violations.iter().find(|what| expected.iter().any(|text| what.contains(text)));
-        if let Some(told) = told {
-            println!("{sabotage:?}: seed {seed}: {told}");
+        let violation = ran.violations.iter().find(|what| expected.iter().any(|text| what.contains(text)));
+        if let Some(violation) = violation {
+            println!("{sabotage:?}: seed {seed}: {violation}");
             return;
         }
     }
@@ -381,21 +394,21 @@ fn first_red(sabotage: Sabotage, expected: &[&str]) {
 }
 
 #[test]
-fn without_the_inbox_it_is_seen() {
+fn a_missing_inbox_is_detected() {
     first_red(Sabotage { no_inbox: true, ..Sabotage::default() }, &["dead letter"]);
 }
 
 #[test]
-fn without_the_hold_it_is_seen() {
+fn a_missing_hold_is_detected() {
     first_red(Sabotage { no_hold: true, ..Sabotage::default() }, &["is in two offers"]);
 }
 
 #[test]
-fn without_the_version_check_it_is_seen() {
+fn a_missing_version_check_is_detected() {
     first_red(Sabotage { no_version_check: true, ..Sabotage::default() }, &["not free"]);
 }
 
 #[test]
-fn without_the_unique_live_ride_it_is_seen() {
+fn a_missing_unique_live_ride_is_detected() {
     first_red(Sabotage { no_unique_live_ride: true, ..Sabotage::default() }, &["is in two rides"]);
 }

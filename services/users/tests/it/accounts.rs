@@ -7,6 +7,7 @@ use axum::{Json, Router};
 use chrono::Duration;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use testing::{Backend, on_both_stores};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use users::OtpDelivery;
@@ -16,50 +17,34 @@ use crate::app::App;
 const ANN: &str = "+14155550132";
 const BOB: &str = "+4915112345678";
 
-macro_rules! on_both_stores {
-    ($($case:ident)+) => {
-        mod memory {
-            $(#[tokio::test]
-            async fn $case() {
-                super::$case(crate::app::App::memory().await).await;
-            })+
-        }
-        mod postgres {
-            $(#[tokio::test]
-            async fn $case() {
-                super::$case(crate::app::App::postgres().await).await;
-            })+
-        }
-    };
-}
+on_both_stores!(
+    an_unknown_phone_becomes_a_passenger,
+    a_code_works_once,
+    five_wrong_codes_invalidate_the_right_one,
+    a_new_code_replaces_the_old_one,
+    a_code_lives_five_minutes,
+    a_phone_gets_at_most_five_codes_an_hour,
+    concurrent_requests_are_counted_one_after_another,
+    a_code_presented_twice_concurrently_works_once,
+    a_refresh_token_works_once_and_its_reuse_ends_the_sign_in,
+    a_refresh_token_presented_twice_concurrently_ends_the_sign_in,
+    access_and_refresh_tokens_expire,
+    a_profile_is_read_and_changed,
+    a_role_in_a_request_is_ignored,
+    a_user_cannot_read_or_change_another_profile,
+    a_user_becomes_a_driver,
+    concurrent_repeats_of_a_registration_are_one_registration,
+    of_two_drivers_with_one_plate_the_second_is_refused,
+    a_malformed_request_gets_a_problem,
+    a_code_is_posted_to_the_webhook,
+    a_code_that_cannot_be_delivered_does_not_count,
+);
 
-on_both_stores! {
-    an_unknown_phone_becomes_a_passenger
-    a_code_works_once
-    five_wrong_codes_end_the_right_one
-    a_new_code_replaces_the_old_one
-    a_code_lives_five_minutes
-    five_codes_an_hour
-    requests_at_once_are_counted_one_after_another
-    a_right_code_presented_twice_at_once_works_once
-    a_refresh_token_works_once_and_its_reuse_ends_the_sign_in
-    a_refresh_token_presented_twice_at_once_ends_the_sign_in
-    tokens_expire
-    a_profile_is_read_and_changed
-    a_sign_up_asks_for_role_admin
-    a_user_reads_anothers_profile
-    a_user_becomes_a_driver
-    a_registration_repeated_at_once_is_one
-    two_drivers_want_one_plate
-    a_fault_in_a_request_is_a_problem
-    a_code_goes_by_webhook
-    a_code_that_cannot_be_delivered_does_not_count
-}
-
-async fn an_unknown_phone_becomes_a_passenger(app: App) {
+async fn an_unknown_phone_becomes_a_passenger(backend: Backend) {
+    let app = App::on(backend).await;
     let sent = app.post("/v1/auth/otp", json!({"phone": "+1 (415) 555-0132"})).await.ok(202);
     assert_eq!(sent["expires_in_s"], 300);
-    let answer = app.present(ANN, sent["code"].as_str().unwrap()).await.ok(200);
+    let answer = app.sign_in_with(ANN, sent["code"].as_str().unwrap()).await.ok(200);
     assert_eq!((&answer["token_type"], &answer["expires_in_s"]), (&json!("Bearer"), &json!(900)));
     let user = &answer["user"];
     let expected = json!({"id": user["id"], "phone": ANN, "name": null, "roles": ["passenger"], "driver": null});
@@ -71,43 +56,48 @@ async fn an_unknown_phone_becomes_a_passenger(app: App) {
     assert_ne!(app.signed_in(BOB).await["user"]["id"], user["id"]);
 }
 
-async fn a_code_works_once(app: App) {
+async fn a_code_works_once(backend: Backend) {
+    let app = App::on(backend).await;
     let code = app.code(ANN).await;
-    app.present(ANN, &code).await.ok(200);
-    assert_eq!(app.present(ANN, &code).await.problem(), "401 invalid_code -");
-    assert_eq!(app.present(BOB, &code).await.problem(), "401 invalid_code -");
+    app.sign_in_with(ANN, &code).await.ok(200);
+    assert_eq!(app.sign_in_with(ANN, &code).await.problem(), "401 invalid_code -");
+    assert_eq!(app.sign_in_with(BOB, &code).await.problem(), "401 invalid_code -");
 }
 
-async fn five_wrong_codes_end_the_right_one(app: App) {
+async fn five_wrong_codes_invalidate_the_right_one(backend: Backend) {
+    let app = App::on(backend).await;
     let (code, other) = (app.code(ANN).await, app.code(BOB).await);
     let wrong = if code == "000000" { "000001" } else { "000000" };
     for _ in 0..5 {
-        assert_eq!(app.present(ANN, wrong).await.problem(), "401 invalid_code -");
+        assert_eq!(app.sign_in_with(ANN, wrong).await.problem(), "401 invalid_code -");
     }
-    assert_eq!(app.present(ANN, &code).await.problem(), "401 invalid_code -");
-    app.present(BOB, &other).await.ok(200);
-    // Four do not, and a new code has all its tries again.
+    assert_eq!(app.sign_in_with(ANN, &code).await.problem(), "401 invalid_code -");
+    app.sign_in_with(BOB, &other).await.ok(200);
+    // Four do not, and a new code has all its tries.
     let code = app.code(ANN).await;
     for wrong in ["", "x", "12345", "１２３４５６"] {
-        assert_eq!(app.present(ANN, wrong).await.problem(), "401 invalid_code -");
+        assert_eq!(app.sign_in_with(ANN, wrong).await.problem(), "401 invalid_code -");
     }
-    app.present(ANN, &code).await.ok(200);
+    app.sign_in_with(ANN, &code).await.ok(200);
 }
 
-async fn a_new_code_replaces_the_old_one(app: App) {
+async fn a_new_code_replaces_the_old_one(backend: Backend) {
+    let app = App::on(backend).await;
     let (old, new) = (app.code(ANN).await, app.code(ANN).await);
-    assert_ne!(old, new, "another seed, please");
-    assert_eq!(app.present(ANN, &old).await.problem(), "401 invalid_code -");
-    app.present(ANN, &new).await.ok(200);
+    assert_ne!(old, new, "this seed gives two equal codes: take another");
+    assert_eq!(app.sign_in_with(ANN, &old).await.problem(), "401 invalid_code -");
+    app.sign_in_with(ANN, &new).await.ok(200);
 }
 
-async fn a_code_lives_five_minutes(app: App) {
+async fn a_code_lives_five_minutes(backend: Backend) {
+    let app = App::on(backend).await;
     let (code, other) = (app.code(ANN).await, app.code(BOB).await);
-    app.later(Duration::seconds(290)).await.present(ANN, &code).await.ok(200);
-    assert_eq!(app.later(Duration::seconds(310)).await.present(BOB, &other).await.problem(), "401 invalid_code -");
+    app.later(Duration::seconds(290)).await.sign_in_with(ANN, &code).await.ok(200);
+    assert_eq!(app.later(Duration::seconds(310)).await.sign_in_with(BOB, &other).await.problem(), "401 invalid_code -");
 }
 
-async fn five_codes_an_hour(app: App) {
+async fn a_phone_gets_at_most_five_codes_an_hour(backend: Backend) {
+    let app = App::on(backend).await;
     for _ in 0..4 {
         app.code(ANN).await;
     }
@@ -117,28 +107,31 @@ async fn five_codes_an_hour(app: App) {
     let wait_s: i64 = refused.headers[header::RETRY_AFTER].to_str().unwrap().parse().unwrap();
     assert!((3_500..=3_600).contains(&wait_s), "{wait_s}");
     app.code(BOB).await;
-    app.present(ANN, &last).await.ok(200);
+    app.sign_in_with(ANN, &last).await.ok(200);
     let nearly = app.later(Duration::seconds(3_500)).await;
     assert_eq!(nearly.post("/v1/auth/otp", json!({"phone": ANN})).await.problem(), "429 too_many_requests -");
     app.later(Duration::seconds(3_700)).await.code(ANN).await;
 }
 
-async fn requests_at_once_are_counted_one_after_another(app: App) {
-    let asked = (0..8).map(|_| app.post("/v1/auth/otp", json!({"phone": ANN})));
-    let answers = join_all(asked).await;
+async fn concurrent_requests_are_counted_one_after_another(backend: Backend) {
+    let app = App::on(backend).await;
+    let requests = (0..8).map(|_| app.post("/v1/auth/otp", json!({"phone": ANN})));
+    let answers = join_all(requests).await;
     let taken = answers.iter().filter(|a| a.status == StatusCode::ACCEPTED).count();
     assert_eq!(taken, 5, "{answers:?}");
 }
 
-async fn a_right_code_presented_twice_at_once_works_once(app: App) {
+async fn a_code_presented_twice_concurrently_works_once(backend: Backend) {
+    let app = App::on(backend).await;
     let code = app.code(ANN).await;
-    let (one, two) = tokio::join!(app.present(ANN, &code), app.present(ANN, &code));
+    let (one, two) = tokio::join!(app.sign_in_with(ANN, &code), app.sign_in_with(ANN, &code));
     let mut statuses = [one.status.as_u16(), two.status.as_u16()];
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 401]);
 }
 
-async fn a_refresh_token_works_once_and_its_reuse_ends_the_sign_in(app: App) {
+async fn a_refresh_token_works_once_and_its_reuse_ends_the_sign_in(backend: Backend) {
+    let app = App::on(backend).await;
     let (first, elsewhere) = (app.signed_in(ANN).await, app.signed_in(ANN).await);
     let second = app.refresh(&first["refresh_token"]).await.ok(200);
     assert_eq!((&second["user"], &second["token_type"]), (&first["user"], &json!("Bearer")));
@@ -156,10 +149,11 @@ async fn a_refresh_token_works_once_and_its_reuse_ends_the_sign_in(app: App) {
     assert!(app.me(first["refresh_token"].as_str().unwrap()).await.problem().starts_with("401 unauthorized"));
 }
 
-async fn a_refresh_token_presented_twice_at_once_ends_the_sign_in(app: App) {
+async fn a_refresh_token_presented_twice_concurrently_ends_the_sign_in(backend: Backend) {
+    let app = App::on(backend).await;
     let first = app.signed_in(ANN).await;
     let access = first["access_token"].as_str().unwrap();
-    // Connections that are open already make it a race.
+    // Open connections first, so that the requests below race.
     join_all((0..4).map(|_| app.me(access))).await;
     let answers = join_all((0..4).map(|_| app.refresh(&first["refresh_token"]))).await;
     let (won, lost): (Vec<_>, Vec<_>) = answers.into_iter().partition(|a| a.status.is_success());
@@ -170,7 +164,8 @@ async fn a_refresh_token_presented_twice_at_once_ends_the_sign_in(app: App) {
     assert_eq!(app.refresh(&won[0].body["refresh_token"]).await.problem(), "401 invalid_token -");
 }
 
-async fn tokens_expire(app: App) {
+async fn access_and_refresh_tokens_expire(backend: Backend) {
+    let app = App::on(backend).await;
     let first = app.signed_in(ANN).await;
     let soon = app.later(Duration::seconds(890)).await;
     let access = first["access_token"].as_str().unwrap();
@@ -183,7 +178,8 @@ async fn tokens_expire(app: App) {
     assert_eq!(much_later.refresh(&second["refresh_token"]).await.problem(), "401 invalid_token -");
 }
 
-async fn a_profile_is_read_and_changed(app: App) {
+async fn a_profile_is_read_and_changed(backend: Backend) {
+    let app = App::on(backend).await;
     let ann = app.signed_in(ANN).await;
     let token = ann["access_token"].as_str().unwrap();
     let change = async |body: Value| app.call("PATCH", "/v1/me", Some(token), body).await;
@@ -197,7 +193,8 @@ async fn a_profile_is_read_and_changed(app: App) {
     assert_eq!(change(json!({"name": null})).await.ok(200)["name"], Value::Null);
 }
 
-async fn a_sign_up_asks_for_role_admin(app: App) {
+async fn a_role_in_a_request_is_ignored(backend: Backend) {
+    let app = App::on(backend).await;
     let wishes =
         json!({"role": "admin", "roles": ["admin"], "admin": true, "is_admin": true, "driver": {"plate": "X"}});
     let with = |mut body: Value| {
@@ -217,7 +214,8 @@ async fn a_sign_up_asks_for_role_admin(app: App) {
     assert_eq!(refreshed["user"]["roles"], json!(["passenger", "driver"]));
 }
 
-async fn a_user_reads_anothers_profile(app: App) {
+async fn a_user_cannot_read_or_change_another_profile(backend: Backend) {
+    let app = App::on(backend).await;
     let (ann, bob) = (app.signed_in(ANN).await, app.signed_in(BOB).await);
     let token = ann["access_token"].as_str().unwrap();
     let id = bob["user"]["id"].as_str().unwrap();
@@ -243,7 +241,8 @@ async fn a_user_reads_anothers_profile(app: App) {
     }
 }
 
-async fn a_user_becomes_a_driver(app: App) {
+async fn a_user_becomes_a_driver(backend: Backend) {
+    let app = App::on(backend).await;
     let ann = app.signed_in(ANN).await;
     let token = ann["access_token"].as_str().unwrap();
     let register = async |body: Value| app.call("POST", "/v1/drivers", Some(token), body).await;
@@ -271,11 +270,12 @@ async fn a_user_becomes_a_driver(app: App) {
     assert_eq!(unsigned.problem(), "401 unauthorized -");
 }
 
-async fn a_registration_repeated_at_once_is_one(app: App) {
+async fn concurrent_repeats_of_a_registration_are_one_registration(backend: Backend) {
+    let app = App::on(backend).await;
     for round in 0..5 {
         let user = app.signed_in(&format!("+1415555014{round}")).await;
         let token = user["access_token"].as_str().unwrap();
-        // Connections that are open already make it a race.
+        // Open connections first, so that the requests below race.
         join_all((0..4).map(|_| app.me(token))).await;
         let body = json!({"vehicle_type": "car", "plate": format!("AB {round}")});
         for answer in join_all((0..4).map(|_| app.call("POST", "/v1/drivers", Some(token), body.clone()))).await {
@@ -284,7 +284,8 @@ async fn a_registration_repeated_at_once_is_one(app: App) {
     }
 }
 
-async fn two_drivers_want_one_plate(app: App) {
+async fn of_two_drivers_with_one_plate_the_second_is_refused(backend: Backend) {
+    let app = App::on(backend).await;
     let (ann, bob) = (app.signed_in(ANN).await, app.signed_in(BOB).await);
     let register = async |user: &Value, plate: &str| {
         let body = json!({"vehicle_type": "car", "plate": plate});
@@ -294,11 +295,16 @@ async fn two_drivers_want_one_plate(app: App) {
     let (won, lost, loser) = if one.status.is_success() { (one, two, &bob) } else { (two, one, &ann) };
     won.ok(201);
     assert_eq!(lost.problem(), "409 plate_taken -");
-    assert_eq!(app.me(loser["access_token"].as_str().unwrap()).await.ok(200), loser["user"], "nothing remains of it");
+    assert_eq!(
+        app.me(loser["access_token"].as_str().unwrap()).await.ok(200),
+        loser["user"],
+        "the rollback left nothing"
+    );
     register(loser, "AB 124").await.ok(201);
 }
 
-async fn a_fault_in_a_request_is_a_problem(app: App) {
+async fn a_malformed_request_gets_a_problem(backend: Backend) {
+    let app = App::on(backend).await;
     let send = async |method: &str, path: &str, kind: &str, body: String| {
         let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, kind);
         app.send(request.body(Body::from(body)).unwrap()).await
@@ -311,7 +317,7 @@ async fn a_fault_in_a_request_is_a_problem(app: App) {
     assert_eq!(otp("{\"phone\": 4}").await, "422 invalid_field phone");
     assert_eq!(otp("{\"phone\": null}").await, "422 invalid_field phone");
     assert_eq!(otp("{\"phone\": \"4155550132\"}").await, "422 invalid_field phone");
-    assert_eq!(app.present("x", "123456").await.problem(), "422 invalid_field phone");
+    assert_eq!(app.sign_in_with("x", "123456").await.problem(), "422 invalid_field phone");
     assert_eq!(app.post("/v1/auth/token", json!({"phone": ANN})).await.problem(), "422 invalid_field code");
     assert_eq!(app.post("/v1/auth/refresh", json!({})).await.problem(), "422 invalid_field refresh_token");
 
@@ -325,7 +331,14 @@ async fn a_fault_in_a_request_is_a_problem(app: App) {
     assert_eq!(method.headers[header::ALLOW], "GET,HEAD,PATCH");
 }
 
-/// Somebody who takes codes and answers with this status; returns the address and what arrives.
+/// A webhook is a real socket, and would time out in paused time.
+fn real_time(backend: Backend) {
+    if backend == Backend::Memory {
+        tokio::time::resume();
+    }
+}
+
+/// A webhook that answers with this status; returns its address and the bodies that it receives.
 async fn webhook(status: StatusCode) -> (OtpDelivery, mpsc::Receiver<Value>) {
     let (to, from) = mpsc::channel(16);
     let take = async move |Json(body): Json<Value>| {
@@ -339,33 +352,110 @@ async fn webhook(status: StatusCode) -> (OtpDelivery, mpsc::Receiver<Value>) {
     (format!("webhook:http://{address}/send?key=1").parse().unwrap(), from)
 }
 
-async fn a_code_goes_by_webhook(app: App) {
-    let (delivery, mut taken) = webhook(StatusCode::NO_CONTENT).await;
+async fn a_code_is_posted_to_the_webhook(backend: Backend) {
+    real_time(backend);
+    let app = App::on(backend).await;
+    let (delivery, mut received) = webhook(StatusCode::NO_CONTENT).await;
     let app = app.delivering(delivery).await;
     let sent = app.post("/v1/auth/otp", json!({"phone": ANN})).await.ok(202);
     assert_eq!(sent, json!({"expires_in_s": 300}), "the answer has no code");
-    let message = taken.recv().await.unwrap();
+    let message = received.recv().await.unwrap();
     assert_eq!((&message["phone"], &message["expires_in_s"]), (&json!(ANN), &json!(300)));
-    app.present(ANN, message["code"].as_str().unwrap()).await.ok(200);
+    app.sign_in_with(ANN, message["code"].as_str().unwrap()).await.ok(200);
 
     let logged = app.delivering(OtpDelivery::Log).await.post("/v1/auth/otp", json!({"phone": ANN})).await.ok(202);
     assert_eq!(logged, json!({"expires_in_s": 300}));
 }
 
-async fn a_code_that_cannot_be_delivered_does_not_count(app: App) {
-    let (failing, mut taken) = webhook(StatusCode::INTERNAL_SERVER_ERROR).await;
+async fn a_code_that_cannot_be_delivered_does_not_count(backend: Backend) {
+    real_time(backend);
+    let app = App::on(backend).await;
+    let (failing, mut received) = webhook(StatusCode::INTERNAL_SERVER_ERROR).await;
     let failing = app.delivering(failing).await;
     for _ in 0..6 {
         let answer = failing.post("/v1/auth/otp", json!({"phone": ANN})).await;
         assert_eq!(answer.problem(), "503 unavailable -");
-        let code = taken.recv().await.unwrap()["code"].as_str().unwrap().to_owned();
-        assert_eq!(app.present(ANN, &code).await.problem(), "401 invalid_code -");
+        let code = received.recv().await.unwrap()["code"].as_str().unwrap().to_owned();
+        assert_eq!(app.sign_in_with(ANN, &code).await.problem(), "401 invalid_code -");
     }
-    // A port where nobody listens any more.
+    // A port on which nothing listens any more.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let away = format!("webhook:http://{}", listener.local_addr().unwrap()).parse().unwrap();
     drop(listener);
     let answer = app.delivering(away).await.post("/v1/auth/otp", json!({"phone": ANN})).await;
     assert_eq!(answer.problem(), "503 unavailable -");
     app.signed_in(ANN).await;
+}
+
+/// The body of each kind of problem, as a client gets it.
+#[tokio::test(start_paused = true)]
+async fn problems_have_these_bodies() {
+    let app = App::on(Backend::Memory).await;
+    let user = app.signed_in(ANN).await;
+    let token = user["access_token"].as_str();
+    let problem = |response: crate::app::Response| {
+        assert_eq!(response.headers[header::CONTENT_TYPE], "application/problem+json");
+        serde_json::to_string_pretty(&response.body).unwrap()
+    };
+    let json = "application/json";
+    let request = Request::post("/v1/auth/otp").header(header::CONTENT_TYPE, json).body(Body::from("{")).unwrap();
+    insta::assert_snapshot!(problem(app.send(request).await), @r#"
+    {
+      "code": "invalid_json",
+      "detail": "the body is not JSON: EOF while parsing an object at line 1 column 1",
+      "status": 400,
+      "title": "Bad Request",
+      "type": "about:blank"
+    }
+    "#);
+    insta::assert_snapshot!(problem(app.post("/v1/auth/otp", json!({"phone": "4155550132"})).await), @r#"
+    {
+      "code": "invalid_field",
+      "detail": "a phone number in E.164 is needed, such as +14155550132",
+      "field": "phone",
+      "status": 422,
+      "title": "Unprocessable Entity",
+      "type": "about:blank"
+    }
+    "#);
+    insta::assert_snapshot!(problem(app.sign_in_with(ANN, "000000").await), @r#"
+    {
+      "code": "invalid_code",
+      "detail": "the code is wrong, used or expired; after five wrong ones only a new code helps",
+      "status": 401,
+      "title": "Unauthorized",
+      "type": "about:blank"
+    }
+    "#);
+    insta::assert_snapshot!(problem(app.call("GET", "/v1/me", None, Value::Null).await), @r#"
+    {
+      "code": "unauthorized",
+      "detail": "the header `Authorization: Bearer <access token>` is missing",
+      "status": 401,
+      "title": "Unauthorized",
+      "type": "about:blank"
+    }
+    "#);
+    let car = json!({"vehicle_type": "car", "plate": "AB 1"});
+    app.call("POST", "/v1/drivers", token, car).await.ok(201);
+    let van = json!({"vehicle_type": "van", "plate": "AB 1"});
+    insta::assert_snapshot!(problem(app.call("POST", "/v1/drivers", token, van).await), @r#"
+    {
+      "code": "already_driver",
+      "detail": "you are a driver already, with car AB 1",
+      "status": 409,
+      "title": "Conflict",
+      "type": "about:blank"
+    }
+    "#);
+    while app.post("/v1/auth/otp", json!({"phone": ANN})).await.status == StatusCode::ACCEPTED {}
+    insta::assert_snapshot!(problem(app.post("/v1/auth/otp", json!({"phone": ANN})).await), @r#"
+    {
+      "code": "too_many_requests",
+      "detail": "too many codes for this phone: use the last one, or wait",
+      "status": 429,
+      "title": "Too Many Requests",
+      "type": "about:blank"
+    }
+    "#);
 }

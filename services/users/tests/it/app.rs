@@ -1,21 +1,19 @@
-//! The service as its clients see it: requests in, statuses and JSON out, on either store.
-
-use std::sync::Arc;
+//! The service as its HTTP clients see it: requests in, statuses and JSON out, on either store.
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use chrono::{DateTime, Duration, Utc};
 use http_body_util::BodyExt;
-use platform::{CancellationToken, Health, Metrics, Platform, Store, Tokens, World};
+use platform::{Platform, Store, Tokens, World};
 use serde_json::{Value, json};
 use streams::memory::MemoryBus;
-use streams::topology::Topology;
 use streams::{Bus, UserId};
+use testing::Backend;
 use tower::ServiceExt;
 use users::{Config, MIGRATIONS, OtpDelivery, Tables, Users};
 
-/// The secret of every process of a test.
+/// The key of every process of a test.
 const SECRET: [u8; 32] = [7; 32];
 
 /// One process of the service.
@@ -28,16 +26,15 @@ pub(crate) struct App {
     router: Router,
 }
 
-/// What came back.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Value,
 }
 
-impl Answer {
-    /// Status, code and field of a problem, after a look at its form.
+impl Response {
+    /// Status, code and field of a problem, whose form is checked.
     #[track_caller]
     pub(crate) fn problem(&self) -> String {
         assert_eq!(self.headers[header::CONTENT_TYPE], "application/problem+json", "{self:?}");
@@ -47,7 +44,7 @@ impl Answer {
         format!("{} {} {field}", self.status.as_u16(), self.body["code"].as_str().unwrap_or("-"))
     }
 
-    /// The body of an answer that must have this status.
+    /// The body of a response that must have this status.
     #[track_caller]
     pub(crate) fn ok(self, status: u16) -> Value {
         assert_eq!(self.status.as_u16(), status, "{self:?}");
@@ -56,30 +53,16 @@ impl Answer {
 }
 
 impl App {
-    pub(crate) async fn memory() -> Self {
-        let (started_at, seed) = beginning();
-        let store = Store::memory(&World::seeded(started_at, seed), &"test".into());
-        Self::process(started_at, seed, store, OtpDelivery::Response).await
-    }
-
-    pub(crate) async fn postgres() -> Self {
-        let (started_at, seed) = beginning();
-        let (world, url) = (World::seeded(started_at, seed), testing::database::fresh().await);
-        let store = Store::postgres(&world, &"test".into(), &url, "users", &MIGRATIONS, 4).await.unwrap();
+    pub(crate) async fn on(backend: Backend) -> Self {
+        let (started_at, seed) = ("2026-01-01T00:00:00Z".parse().unwrap(), 1);
+        let store = backend.store(&World::seeded(started_at, seed), "test", "users", &MIGRATIONS).await;
         Self::process(started_at, seed, store, OtpDelivery::Response).await
     }
 
     async fn process(started_at: DateTime<Utc>, seed: u64, store: Store<Tables>, delivery: OtpDelivery) -> Self {
         let world = World::seeded(started_at, seed);
-        let platform = Platform {
-            world: world.clone(),
-            bus: Bus::Memory(MemoryBus::new(world.now(), 1_000)),
-            topology: Arc::new(Topology::rideshare()),
-            metrics: Arc::new(Metrics::new()),
-            health: Arc::new(Health::default()),
-            shutdown: CancellationToken::new(),
-            pod: "test".into(),
-        };
+        let bus = Bus::Memory(MemoryBus::new(world.now(), 1_000));
+        let platform = Platform::new(world.clone(), bus, "test");
         let tokens = Tokens::new(&world, &SECRET).unwrap();
         let config = Config { otp_delivery: delivery.clone(), ..Config::default() };
         let users = Users::start(&platform, &store, tokens.clone(), config).await.unwrap();
@@ -87,29 +70,28 @@ impl App {
         Self { started_at, seed, store, delivery, router }
     }
 
-    /// Another process on the same store, started so much later (another time each, for its own randomness).
+    /// Another process on the same store, whose clock is this much later. Each needs another time: it seeds its randomness.
     pub(crate) async fn later(&self, by: Duration) -> Self {
         let seed = self.seed + by.num_seconds().unsigned_abs();
         Self::process(self.started_at + by, seed, self.store.clone(), self.delivery.clone()).await
     }
 
-    /// Another process on the same store that delivers codes this way.
+    /// Another process on the same store that delivers codes in this way.
     pub(crate) async fn delivering(&self, delivery: OtpDelivery) -> Self {
-        // Each way to deliver has a seed of its own: equal ones would make equal tokens.
+        // Each way has a seed of its own: equal seeds would give equal tokens.
         let seed = format!("{delivery:?}").bytes().fold(self.seed, |seed, b| seed.wrapping_mul(31) + u64::from(b));
         Self::process(self.started_at, seed, self.store.clone(), delivery).await
     }
 
-    /// Any request.
-    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+    pub(crate) async fn send(&self, request: Request<Body>) -> Response {
         let (parts, body) = self.router.clone().oneshot(request).await.unwrap().into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        Answer { status: parts.status, headers: parts.headers, body }
+        Response { status: parts.status, headers: parts.headers, body }
     }
 
     /// A request with a JSON body, signed in if there is a token.
-    pub(crate) async fn call(&self, method: &str, path: &str, token: Option<&str>, body: Value) -> Answer {
+    pub(crate) async fn call(&self, method: &str, path: &str, token: Option<&str>, body: Value) -> Response {
         let mut request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json");
         if let Some(token) = token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
@@ -117,37 +99,33 @@ impl App {
         self.send(request.body(Body::from(body.to_string())).unwrap()).await
     }
 
-    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Response {
         self.call("POST", path, None, body).await
     }
 
-    pub(crate) async fn me(&self, token: &str) -> Answer {
+    pub(crate) async fn me(&self, token: &str) -> Response {
         self.call("GET", "/v1/me", Some(token), Value::Null).await
     }
 
-    /// The code that a phone is sent.
+    /// Requests a code for `phone`.
     pub(crate) async fn code(&self, phone: &str) -> String {
         let sent = self.post("/v1/auth/otp", json!({"phone": phone})).await.ok(202);
-        sent["code"].as_str().expect("the answer has the code").to_owned()
+        sent["code"].as_str().expect("the response has the code").to_owned()
     }
 
-    pub(crate) async fn present(&self, phone: &str, code: &str) -> Answer {
+    pub(crate) async fn sign_in_with(&self, phone: &str, code: &str) -> Response {
         self.post("/v1/auth/token", json!({"phone": phone, "code": code})).await
     }
 
-    /// A whole sign-in: the answer's body.
+    /// A whole sign-in: the body of the token response.
     pub(crate) async fn signed_in(&self, phone: &str) -> Value {
         let code = self.code(phone).await;
-        self.present(phone, &code).await.ok(200)
+        self.sign_in_with(phone, &code).await.ok(200)
     }
 
-    pub(crate) async fn refresh(&self, token: &Value) -> Answer {
+    pub(crate) async fn refresh(&self, token: &Value) -> Response {
         self.post("/v1/auth/refresh", json!({"refresh_token": token})).await
     }
-}
-
-fn beginning() -> (DateTime<Utc>, u64) {
-    ("2026-01-01T00:00:00Z".parse().unwrap(), 1)
 }
 
 /// A whole sign-in at a running service: the user and the access token.
@@ -158,7 +136,7 @@ pub(crate) async fn sign_in_directly(users: &Users, phone: &str) -> (UserId, Str
     (user, given["access_token"].as_str().unwrap().to_owned())
 }
 
-/// Makes the user of this token a driver of a car.
+/// Registers the user of this token as the driver of a car.
 pub(crate) async fn register_directly(users: &Users, token: &str, plate: &str) {
     call(users, "/v1/drivers", Some(token), json!({"vehicle_type": "car", "plate": plate})).await;
 }

@@ -1,4 +1,4 @@
-//! Commands: each done once, however often it is asked, and only by whom it belongs to.
+//! Commands: each takes effect once, however often it is repeated, and only for the user it belongs to.
 
 use std::time::Duration;
 
@@ -6,16 +6,20 @@ use serde_json::{Value, json};
 use streams::event::{LocationUpdate, RejectReason, UserFinder};
 use streams::ride_command::{RIDE_COMMANDS, RideAction, RideCommand, RideReply};
 use streams::{Event, RideId, RideStatus, Service, Subject, UserId};
+use testing::{Backend, on_both_stores};
 
-use crate::pods::{City, Client, HERE, On, Pod, THERE, accepted_of, body, id_of, match_id, trip};
+use crate::client::{Client, accepted_of, body, id_of, match_id, trip};
+use crate::pods::{Cluster, HERE, Pod, THERE};
 
-async fn a_search_is_one_however_often_it_is_asked(on: On) {
-    let city = City::on(on).await;
-    let mut pod = city.pod("one").await;
+on_both_stores!(a_repeated_search_is_one_search, only_its_driver_answers_an_offer_and_only_once,);
+
+async fn a_repeated_search_is_one_search(backend: Backend) {
+    let cluster = Cluster::on(backend).await;
+    let mut pod = cluster.pod("one").await;
     let passenger = pod.passenger("+12125550201").await;
     let mut client = pod.connect(passenger, None).await;
     let first = client.ack("finder.update", trip(THERE)).await;
-    // From another socket too.
+    // A repeat may come over another socket.
     let mut second_socket = pod.connect(passenger, None).await;
     assert_eq!(second_socket.ack("finder.update", trip(THERE)).await, first);
     assert_eq!(client.ack("finder.update", trip(THERE)).await, first);
@@ -23,53 +27,43 @@ async fn a_search_is_one_however_often_it_is_asked(on: On) {
     assert_ne!(first, second, "another trip is another search");
     assert_eq!(client.ack("finder.update", json!({"active": false})).await, second);
     assert_eq!(client.ack("finder.update", json!({"active": false})).await, json!({"request_id": null}));
-    let told: Vec<(bool, Value)> = told_of_searches(&mut client, 4).await;
+    let events: Vec<(bool, Value)> = search_events(&mut client, 4).await;
     let (first, second) = (first["request_id"].clone(), second["request_id"].clone());
-    assert_eq!(told, [(true, first.clone()), (false, first), (true, second.clone()), (false, second)]);
-    // Both ask at once: one search.
+    assert_eq!(events, [(true, first.clone()), (false, first), (true, second.clone()), (false, second)]);
+    // Two concurrent commands are one search.
     let (one, two) =
         tokio::join!(client.ack("finder.update", trip(THERE)), second_socket.ack("finder.update", trip(THERE)));
     assert_eq!(one, two);
     client.ack("finder.update", json!({"active": false})).await;
-    assert_eq!(told_of_searches(&mut client, 2).await.len(), 2);
+    assert_eq!(search_events(&mut client, 2).await.len(), 2);
     pod.stop().await;
 }
 
-async fn told_of_searches(client: &mut Client, count: usize) -> Vec<(bool, Value)> {
-    let mut told = Vec::new();
+async fn search_events(client: &mut Client, count: usize) -> Vec<(bool, Value)> {
+    let mut events = Vec::new();
     for _ in 0..count {
         let event = client.event().await;
         let finder: UserFinder = body(&event);
-        told.push((finder.active, json!(finder.request_id)));
+        events.push((finder.active, json!(finder.request_id)));
     }
-    told
+    events
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_search_is_one_in_memory() {
-    a_search_is_one_however_often_it_is_asked(On::Memory).await;
-}
-
-#[tokio::test]
-async fn a_search_is_one_in_postgres() {
-    a_search_is_one_however_often_it_is_asked(On::Postgres).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_search_ends_by_itself_after_its_time() {
-    let city = City::on(On::Memory).await;
-    let mut pod = city.pod("one").await;
+async fn a_search_expires_after_its_time() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.pod("one").await;
     let passenger = pod.passenger("+12125550202").await;
     let mut client = pod.connect(passenger, None).await;
     let request = client.ack("finder.update", trip(THERE)).await;
-    assert!(told_of_searches(&mut client, 1).await[0].0);
+    assert!(search_events(&mut client, 1).await[0].0);
     client.quiet(Duration::from_secs(299)).await;
-    assert_eq!(told_of_searches(&mut client, 1).await, [(false, request["request_id"].clone())]);
+    assert_eq!(search_events(&mut client, 1).await, [(false, request["request_id"].clone())]);
     assert_ne!(client.ack("finder.update", trip(THERE)).await, request);
     pod.stop().await;
 }
 
-/// A driver and a passenger with an offer between them that both have seen.
+/// A driver and a passenger who have both received an offer.
 struct Pair {
     driver: UserId,
     passenger: UserId,
@@ -79,25 +73,24 @@ struct Pair {
 }
 
 impl Pair {
-    async fn offered(city: &City, pod: &Pod, number: u32, ttl_s: i64) -> Self {
+    async fn offered(cluster: &Cluster, pod: &Pod, number: u32, ttl_s: i64) -> Self {
         let driver = pod.driver(&format!("+1212556{number:04}")).await;
         let passenger = pod.passenger(&format!("+1212557{number:04}")).await;
         let (mut d, mut p) = (pod.connect(driver, None).await, pod.connect(passenger, None).await);
         let request = p.ack("finder.update", trip(THERE)).await;
         let request = streams::RequestId(id_of(&request, "request_id"));
-        let found = city.found(driver, passenger, request, ttl_s);
-        city.publish(&Event::MatchFound(found.clone())).await;
+        let found = cluster.found(driver, passenger, request, ttl_s);
+        cluster.publish(&Event::MatchFound(found.clone())).await;
         d.event_of("match.found").await;
         p.event_of("match.found").await;
         Self { driver, passenger, d, p, found }
     }
 }
 
-/// Named failure: a stranger accepts or rejects others' rides. And: a repeat has no second effect.
-async fn an_offer_is_answered_once_and_by_its_driver(on: On) {
-    let city = City::on(on).await;
-    let mut pod = city.pod("one").await;
-    let mut pair = Pair::offered(&city, &pod, 1, 60).await;
+async fn only_its_driver_answers_an_offer_and_only_once(backend: Backend) {
+    let cluster = Cluster::on(backend).await;
+    let mut pod = cluster.pod("one").await;
+    let mut pair = Pair::offered(&cluster, &pod, 1, 60).await;
     let stranger = pod.driver("+12125550203").await;
     let mut s = pod.connect(stranger, None).await;
     let offer = match_id(&pair.found);
@@ -114,11 +107,11 @@ async fn an_offer_is_answered_once_and_by_its_driver(on: On) {
     assert_eq!((accepted.match_id, accepted.driver_id), (pair.found.match_id, pair.driver));
     assert_eq!((accepted.passenger_id, accepted.request_id), (pair.passenger, pair.found.request_id));
     pair.p.event_of("match.accepted").await;
-    // Only once: what comes next is next.
-    city.searches(pair.driver, 1).await;
+    // The repeats published nothing: the next event is the search.
+    cluster.publish_searches(pair.driver, 1).await;
     assert_eq!(pair.d.event().await["type"], "user.finder");
-    // The other way to end.
-    let mut pair = Pair::offered(&city, &pod, 2, 60).await;
+    // The same for a rejection.
+    let mut pair = Pair::offered(&cluster, &pod, 2, 60).await;
     let offer = match_id(&pair.found);
     for _ in 0..2 {
         let mut answer = offer.clone();
@@ -131,27 +124,17 @@ async fn an_offer_is_answered_once_and_by_its_driver(on: On) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_offer_is_answered_once_in_memory() {
-    an_offer_is_answered_once_and_by_its_driver(On::Memory).await;
-}
-
-#[tokio::test]
-async fn an_offer_is_answered_once_in_postgres() {
-    an_offer_is_answered_once_and_by_its_driver(On::Postgres).await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn an_offer_that_ended_cannot_be_accepted() {
-    let city = City::on(On::Memory).await;
-    let mut pod = city.pod("one").await;
-    let mut late = Pair::offered(&city, &pod, 3, 15).await;
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.pod("one").await;
+    let mut late = Pair::offered(&cluster, &pod, 3, 15).await;
     tokio::time::sleep(Duration::from_secs(15)).await;
     assert_eq!(late.d.refused("match.accept", match_id(&late.found)).await, "offer_expired -");
     for (n, reason) in
         [RejectReason::Expired, RejectReason::Cancelled, RejectReason::Superseded].into_iter().enumerate()
     {
-        let mut pair = Pair::offered(&city, &pod, 4 + u32::try_from(n).unwrap(), 60).await;
-        city.publish(&city.rejected(&pair.found, reason)).await;
+        let mut pair = Pair::offered(&cluster, &pod, 4 + u32::try_from(n).unwrap(), 60).await;
+        cluster.publish(&cluster.rejected(&pair.found, reason)).await;
         pair.d.event_of("match.rejected").await;
         assert_eq!(pair.d.refused("match.accept", match_id(&pair.found)).await, "offer_closed -", "{reason:?}");
     }
@@ -159,40 +142,40 @@ async fn an_offer_that_ended_cannot_be_accepted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ride_ends_its_search_and_forbids_another() {
-    let city = City::on(On::Memory).await;
-    let mut pod = city.pod("one").await;
-    let Pair { mut p, mut d, found, .. } = Pair::offered(&city, &pod, 10, 60).await;
-    let ride: RideId = city.world.id();
-    city.publish(&city.ride(ride, &found, 1, RideStatus::Pickup)).await;
+async fn a_ride_ends_its_search_and_forbids_another_until_its_end() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.pod("one").await;
+    let Pair { mut p, mut d, found, .. } = Pair::offered(&cluster, &pod, 10, 60).await;
+    let ride: RideId = cluster.world.id();
+    cluster.publish(&cluster.ride(ride, &found, 1, RideStatus::Pickup)).await;
     p.event_of("ride.pickup").await;
-    // The search became the ride: no other, and nothing to end.
+    // The search became the ride: the passenger can neither begin another nor end this one.
     assert_eq!(p.refused("finder.update", trip(THERE)).await, "ride_live -");
     assert_eq!(p.ack("finder.update", json!({"active": false})).await, json!({"request_id": null}));
-    // Versions out of order: the ride is over, and stays so.
-    city.publish(&city.ride(ride, &found, 3, RideStatus::Cancelled)).await;
+    // An older version that comes after the end does not make the ride live again.
+    cluster.publish(&cluster.ride(ride, &found, 3, RideStatus::Cancelled)).await;
     p.event_of("ride.cancelled").await;
-    city.publish(&city.ride(ride, &found, 2, RideStatus::Started)).await;
+    cluster.publish(&cluster.ride(ride, &found, 2, RideStatus::Started)).await;
     p.event_of("ride.started").await;
     let next = p.ack("finder.update", trip(THERE)).await;
     // A late ride.pickup of another offer of the old search does not end the new one.
-    let mut old = city.found(found.driver_id, found.passenger_id, found.request_id, 60);
+    let mut old = cluster.found(found.driver_id, found.passenger_id, found.request_id, 60);
     old.pickup = HERE;
-    city.publish(&Event::MatchFound(old.clone())).await;
+    cluster.publish(&Event::MatchFound(old.clone())).await;
     d.event_of("match.found").await;
-    let other: RideId = city.world.id();
-    city.publish(&city.ride(other, &old, 2, RideStatus::Cancelled)).await;
-    city.publish(&city.ride(other, &old, 1, RideStatus::Pickup)).await;
+    let other: RideId = cluster.world.id();
+    cluster.publish(&cluster.ride(other, &old, 2, RideStatus::Cancelled)).await;
+    cluster.publish(&cluster.ride(other, &old, 1, RideStatus::Pickup)).await;
     p.event_of("ride.pickup").await;
     assert_eq!(p.ack("finder.update", trip(THERE)).await, next);
     pod.stop().await;
 }
 
-/// What users published of positions, from the stream itself.
-async fn published(city: &City, count: usize) -> Vec<LocationUpdate> {
+/// The next `count` positions on the stream.
+async fn published(cluster: &Cluster, count: usize) -> Vec<LocationUpdate> {
     let topology = streams::topology::Topology::rideshare();
     let consumer = topology.consumer(Subject::LocationUpdate, Service::Location);
-    let mut puller = city.bus.pull(consumer).await.unwrap();
+    let mut puller = cluster.bus.pull(consumer).await.unwrap();
     let mut updates = Vec::new();
     while updates.len() < count {
         for delivery in puller.fetch(1_000, Duration::from_secs(5)).await.unwrap() {
@@ -211,41 +194,41 @@ async fn published(city: &City, count: usize) -> Vec<LocationUpdate> {
 
 #[tokio::test(start_paused = true)]
 async fn positions_go_to_the_stream_with_the_drivers_ride() {
-    let city = City::on(On::Memory).await;
-    let mut pod = city.pod("one").await;
-    let Pair { driver, passenger, mut d, mut p, found } = Pair::offered(&city, &pod, 20, 60).await;
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.pod("one").await;
+    let Pair { driver, passenger, mut d, mut p, found } = Pair::offered(&cluster, &pod, 20, 60).await;
     let mut seconds = 0;
     let mut point = || {
         seconds += 1;
-        let at = city.world.now() - chrono::Duration::seconds(100 - seconds);
+        let at = cluster.world.now() - chrono::Duration::seconds(100 - seconds);
         json!({"location": HERE, "accuracy_m": 5, "speed_mps": null, "recorded_at": at})
     };
     let silent = |data: Value| json!({"type": "location.update", "data": data}).to_string();
-    // Without an id nothing is said; with one, the stream has it.
+    // Positions without an id are not acknowledged.
     d.text(silent(point())).await;
     assert_eq!(d.ack("location.update", point()).await, json!({"points": 1}));
     assert_eq!(d.ack("location.update", json!({"points": [point(), point()]})).await, json!({"points": 2}));
-    let updates = published(&city, 4).await;
+    let updates = published(&cluster, 4).await;
     assert!(updates.iter().all(|u| u.user_id == driver && u.ride_id.is_none() && u.accuracy_m == Some(5.0)));
-    // From ride.pickup to the end they belong to the ride.
-    let ride: RideId = city.world.id();
-    city.publish(&city.ride(ride, &found, 1, RideStatus::Pickup)).await;
+    // From ride.pickup to the end of the ride they belong to the ride.
+    let ride: RideId = cluster.world.id();
+    cluster.publish(&cluster.ride(ride, &found, 1, RideStatus::Pickup)).await;
     d.event_of("ride.pickup").await;
     d.ack("location.update", point()).await;
-    // Also on a new socket, and after a resume from before the ride.
+    // The same on a new socket that resumes from before the ride.
     d.close().await;
     let mut d = pod.connect(driver, Some(0)).await;
     d.ack("location.update", point()).await;
-    city.publish(&city.ride(ride, &found, 2, RideStatus::Cancelled)).await;
+    cluster.publish(&cluster.ride(ride, &found, 2, RideStatus::Cancelled)).await;
     d.event_of("ride.cancelled").await;
     d.ack("location.update", point()).await;
     d.close().await;
     let mut d = pod.connect(driver, Some(0)).await;
     d.event_of("ride.cancelled").await;
     d.ack("location.update", point()).await;
-    let rides: Vec<_> = published(&city, 4).await.iter().map(|u| u.ride_id).collect();
+    let rides: Vec<_> = published(&cluster, 4).await.iter().map(|u| u.ride_id).collect();
     assert_eq!(rides, [Some(ride), Some(ride), None, None]);
-    // A passenger's are refused, whether or not the frame has an id.
+    // Positions of a passenger are refused, whether or not the frame has an id.
     assert_eq!(p.refused("location.update", point()).await, "not_driver -");
     p.text(silent(point())).await;
     assert_eq!(p.event_of_error().await, "not_driver");
@@ -262,17 +245,17 @@ impl Client {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ride_command_is_asked_of_rides_with_a_deadline() {
-    let city = City::on(On::Memory).await;
-    let mut pod = city.pod("one").await;
+async fn a_ride_command_is_a_request_to_rides_with_a_deadline() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.pod("one").await;
     let passenger = pod.passenger("+12125550205").await;
     let mut client = pod.connect(passenger, None).await;
-    let ride: RideId = city.world.id();
+    let ride: RideId = cluster.world.id();
     let cancel = json!({"ride_id": ride, "reason": "no \"time\""});
-    assert_eq!(client.refused("ride.cancel", cancel.clone()).await, "unavailable -", "nobody is there");
+    assert_eq!(client.refused("ride.cancel", cancel.clone()).await, "unavailable -", "no responder");
 
-    let mut asked = city.bus.subscribe(RIDE_COMMANDS, Some(RIDE_COMMANDS)).await.unwrap();
-    let bus = city.bus.clone();
+    let mut requests = cluster.bus.subscribe(RIDE_COMMANDS, Some(RIDE_COMMANDS)).await.unwrap();
+    let bus = cluster.bus.clone();
     let rides = tokio::spawn(async move {
         let mut commands = Vec::new();
         for reply in [
@@ -284,7 +267,7 @@ async fn a_ride_command_is_asked_of_rides_with_a_deadline() {
             }),
             None,
         ] {
-            let message = asked.next().await.unwrap();
+            let message = requests.next().await.unwrap();
             commands.push(serde_json::from_slice::<RideCommand>(&message.payload).unwrap());
             if let Some(reply) = reply {
                 bus.publish_core(&message.reply.unwrap(), serde_json::to_vec(&reply).unwrap().into()).await.unwrap();
@@ -294,9 +277,9 @@ async fn a_ride_command_is_asked_of_rides_with_a_deadline() {
     });
     assert_eq!(client.ack("ride.cancel", cancel).await, json!({"status": "cancelled"}));
     assert_eq!(client.refused("ride.start", json!({"ride_id": ride, "pin": "0000"})).await, "wrong_pin pin");
-    // No answer: the client hears of it, and meanwhile of everything else.
+    // Without a reply the client gets `unavailable` at the deadline, and events before it.
     client.text(json!({"id": "late", "type": "ride.arrive", "data": {"ride_id": ride}}).to_string()).await;
-    city.searches(passenger, 1).await;
+    cluster.publish_searches(passenger, 1).await;
     let began = tokio::time::Instant::now();
     assert_eq!(client.event().await["type"], "user.finder");
     assert!(began.elapsed() < Duration::from_secs(1), "events do not wait for a command");
@@ -310,11 +293,10 @@ async fn a_ride_command_is_asked_of_rides_with_a_deadline() {
     pod.stop().await;
 }
 
-/// Commands of one socket are done in their order, also when they are sent without waiting.
 #[tokio::test(start_paused = true)]
-async fn commands_of_one_socket_keep_their_order() {
-    let city = City::on(On::Memory).await;
-    let mut pod = city.pod("one").await;
+async fn commands_of_one_socket_are_executed_in_their_order() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.pod("one").await;
     let passenger = pod.passenger("+12125550206").await;
     let mut client = pod.connect(passenger, None).await;
     for n in 0..60 {

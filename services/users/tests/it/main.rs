@@ -4,7 +4,9 @@
 
 mod accounts;
 mod app;
+mod client;
 mod commands;
+mod logs;
 mod mailboxes;
 mod pods;
 mod sockets;

@@ -1,18 +1,21 @@
-//! Sockets: limits, pings, closes, and what their coming and going means for a driver.
+//! Sockets: limits, pings, closes, and how a driver becomes available and unavailable by them.
 
 use std::time::Duration;
 
 use chrono::TimeDelta;
 use serde_json::json;
+use testing::{Backend, on_both_stores};
 use users::{Config, Incoming, Outgoing};
 
-use crate::pods::{City, HERE, On, THERE, beacon, beacon_of};
+use crate::client::{beacon, beacon_of};
+use crate::pods::{Cluster, HERE, THERE};
 
-/// Named failure: an old socket closing removes the new one.
-async fn an_old_socket_closing_does_not_remove_the_new_one(on: On) {
-    let city = City::on(on).await;
-    let mut pod = city.pod("one").await;
-    let mut other = city.pod("two").await;
+on_both_stores!(an_old_socket_closing_does_not_remove_the_new_one,);
+
+async fn an_old_socket_closing_does_not_remove_the_new_one(backend: Backend) {
+    let cluster = Cluster::on(backend).await;
+    let mut pod = cluster.pod("one").await;
+    let mut other = cluster.pod("two").await;
     let driver = pod.driver("+12125550101").await;
     let mut old = pod.connect(driver, None).await;
     old.ack("beacon.update", beacon(true, HERE)).await;
@@ -20,14 +23,14 @@ async fn an_old_socket_closing_does_not_remove_the_new_one(on: On) {
     let mut new = pod.connect(driver, None).await;
     let mut elsewhere = other.connect(driver, None).await;
     old.close().await;
-    city.searches(driver, 1).await;
-    // Not a word of an offline driver in between.
+    cluster.publish_searches(driver, 1).await;
+    // No beacon of an unavailable driver came in between.
     assert_eq!(new.event().await["type"], "user.finder");
     new.close().await;
-    city.searches(driver, 1).await;
+    cluster.publish_searches(driver, 1).await;
     assert_eq!(elsewhere.event().await["seq"], 2);
     assert_eq!(elsewhere.event().await["seq"], 3);
-    // The last one, wherever it is, takes the driver offline.
+    // When the last socket closes, on whichever pod, the driver becomes unavailable.
     elsewhere.close().await;
     let mut back = pod.connect(driver, Some(3)).await;
     let (off, on) = (beacon_of(&back.event().await), beacon_of(&back.event().await));
@@ -37,45 +40,34 @@ async fn an_old_socket_closing_does_not_remove_the_new_one(on: On) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_old_socket_closing_in_memory() {
-    an_old_socket_closing_does_not_remove_the_new_one(On::Memory).await;
-}
-
-#[tokio::test]
-async fn an_old_socket_closing_in_postgres() {
-    an_old_socket_closing_does_not_remove_the_new_one(On::Postgres).await;
-}
-
-/// Named failure: offline drivers stay offered.
-#[tokio::test(start_paused = true)]
-async fn the_driver_of_a_dead_pod_is_offline() {
-    let city = City::on(On::Memory).await;
-    let mut dying = city.pod("dying").await;
-    let mut other = city.pod("other").await;
+async fn the_driver_of_a_dead_pod_becomes_unavailable() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut dying = cluster.pod("dying").await;
+    let mut other = cluster.pod("other").await;
     let driver = dying.driver("+12125550102").await;
     let mut client = dying.connect(driver, None).await;
     client.ack("beacon.update", beacon(true, HERE)).await;
     client.event().await;
-    // While the pod lives, its sockets do, however long.
+    // The rows of a live pod do not become stale.
     client.quiet(Duration::from_secs(300)).await;
-    // The process is gone: no goodbye.
+    // The process dies without closing its sockets.
     client.session.abort();
     dying.kill();
-    let began = city.world.now();
+    let began = cluster.world.now();
     tokio::time::sleep(Duration::from_secs(100)).await;
     let mut back = other.connect(driver, Some(1)).await;
     let off = beacon_of(&back.event().await);
     assert!(!off.active);
     let after = off.recorded_at - began;
     assert!(after > TimeDelta::seconds(30) && after < TimeDelta::seconds(85), "{after}");
-    assert!(beacon_of(&back.event().await).active, "online again, where they were");
+    assert!(beacon_of(&back.event().await).active, "available again, at the same place");
     other.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_beacon_is_told_when_it_says_something() {
-    let city = City::on(On::Memory).await;
-    let mut pod = city.pod("one").await;
+async fn a_beacon_is_published_only_when_it_changes() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.pod("one").await;
     let driver = pod.driver("+12125550103").await;
     let mut client = pod.connect(driver, None).await;
     assert_eq!(client.ack("beacon.update", json!({"active": false})).await, json!({"active": false}));
@@ -85,13 +77,13 @@ async fn a_beacon_is_told_when_it_says_something() {
     client.ack("beacon.update", beacon(true, THERE)).await;
     client.ack("beacon.update", json!({"active": false})).await;
     client.ack("beacon.update", json!({"active": false})).await;
-    let told: Vec<_> = [client.event().await, client.event().await, client.event().await]
+    let published: Vec<_> = [client.event().await, client.event().await, client.event().await]
         .iter()
         .map(|event| (beacon_of(event).active, beacon_of(event).location))
         .collect();
-    assert_eq!(told, [(true, HERE), (true, THERE), (false, THERE)]);
+    assert_eq!(published, [(true, HERE), (true, THERE), (false, THERE)]);
     client.quiet(Duration::from_secs(5)).await;
-    // A driver who is inactive goes and comes without a word.
+    // An inactive driver who disconnects and connects publishes nothing.
     client.close().await;
     let mut client = pod.connect(driver, Some(3)).await;
     client.quiet(Duration::from_secs(5)).await;
@@ -104,8 +96,8 @@ async fn a_beacon_is_told_when_it_says_something() {
 
 #[tokio::test(start_paused = true)]
 async fn a_bad_frame_gets_an_error_and_not_a_close() {
-    let city = City::on(On::Memory).await;
-    let mut pod = city.pod("one").await;
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.pod("one").await;
     let user = pod.passenger("+12125550105").await;
     let mut client = pod.connect(user, None).await;
     for (frame, code) in [
@@ -123,9 +115,9 @@ async fn a_bad_frame_gets_an_error_and_not_a_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn too_large_a_frame_closes_with_1009() {
-    let city = City::on(On::Memory).await;
-    let mut pod = city.pod("one").await;
+async fn a_frame_that_is_too_large_closes_with_1009() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.pod("one").await;
     let user = pod.passenger("+12125550106").await;
     for frame in [Incoming::Text("x".repeat(64 * 1024 + 1)), Incoming::TooLarge] {
         let mut client = pod.connect(user, None).await;
@@ -139,8 +131,8 @@ async fn too_large_a_frame_closes_with_1009() {
 
 #[tokio::test(start_paused = true)]
 async fn sending_too_fast_closes_with_4009_after_an_error() {
-    let city = City::on(On::Memory).await;
-    let mut pod = city.pod("one").await;
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.pod("one").await;
     let user = pod.passenger("+12125550107").await;
     let mut client = pod.connect(user, None).await;
     for _ in 0..250 {
@@ -161,14 +153,14 @@ async fn sending_too_fast_closes_with_4009_after_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_reader_is_closed_with_4008_and_resumes() {
-    let city = City::on(On::Memory).await;
-    let mut pod = city.pod("one").await;
+async fn a_slow_reader_is_closed_with_4008_and_can_resume() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.pod("one").await;
     let user = pod.passenger("+12125550108").await;
     let mut slow = pod.open(user, None, 8);
     let mut swift = pod.connect(user, None).await;
     tokio::time::sleep(Duration::from_millis(1)).await;
-    city.searches(user, 500).await;
+    cluster.publish_searches(user, 500).await;
     assert_eq!(swift.seqs(500).await.len(), 500, "the other socket does not wait for it");
     // It reads nothing for a while, and then what is there.
     tokio::time::sleep(Duration::from_millis(5_500)).await;
@@ -185,20 +177,20 @@ async fn a_slow_reader_is_closed_with_4008_and_resumes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_never_reads_again_is_given_up() {
-    let city = City::on(On::Memory).await;
-    let mut pod = city.pod("one").await;
+async fn a_session_ends_even_if_its_client_never_reads_again() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.pod("one").await;
     let user = pod.passenger("+12125550109").await;
     let hung = pod.open(user, None, 1);
-    city.searches(user, 100).await;
+    cluster.publish_searches(user, 100).await;
     tokio::time::timeout(Duration::from_secs(15), hung.session).await.expect("it ends by itself").unwrap();
     pod.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn pings_every_20_s_and_silence_of_60_s_closes() {
-    let city = City::on(On::Memory).await;
-    let mut pod = city.pod("one").await;
+async fn a_ping_comes_every_20_s_and_60_s_of_silence_close() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.pod("one").await;
     let user = pod.passenger("+12125550110").await;
     let mut client = pod.connect(user, None).await;
     client.pongs = false;
@@ -219,9 +211,9 @@ async fn pings_every_20_s_and_silence_of_60_s_closes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_user_has_five_sockets_and_a_pod_its_number() {
-    let city = City::on(On::Memory).await;
-    let mut pod = city.idle_pod("one", Config { sockets_max: 6, ..Config::default() }).await;
+async fn sockets_are_limited_by_user_and_by_pod() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.idle_pod("one", Config { sockets_max: 6, ..Config::default() }).await;
     pod.run();
     let (ann, bob) = (pod.passenger("+12125550111").await, pod.passenger("+12125550112").await);
     let mut clients = Vec::new();
@@ -243,9 +235,9 @@ async fn a_user_has_five_sockets_and_a_pod_its_number() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_closes_sockets_with_1001_and_takes_drivers_offline() {
-    let city = City::on(On::Memory).await;
-    let (mut stopping, mut other) = (city.pod("stopping").await, city.pod("other").await);
+async fn a_stop_closes_sockets_with_1001_and_makes_drivers_unavailable() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let (mut stopping, mut other) = (cluster.pod("stopping").await, cluster.pod("other").await);
     let (driver, passenger) = (stopping.driver("+12125550113").await, stopping.passenger("+12125550114").await);
     let mut d = stopping.connect(driver, None).await;
     let mut p = stopping.connect(passenger, None).await;

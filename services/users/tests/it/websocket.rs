@@ -1,14 +1,15 @@
-//! The gateway over real sockets: the ways in, the limits of frames, the codes as a client sees them.
+//! The gateway over real WebSockets: authentication, frame limits, and the codes that a client sees.
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use testing::Backend;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use crate::app::sign_in_directly;
-use crate::pods::{City, On, Pod};
+use crate::pods::{Cluster, Pod};
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -56,9 +57,9 @@ async fn close(socket: &mut Socket) -> (Value, u16) {
 }
 
 #[tokio::test]
-async fn a_token_opens_the_door() {
-    let city = City::on(On::Memory).await;
-    let mut pod = city.pod("one").await;
+async fn a_token_is_accepted_by_header_and_by_subprotocol() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.pod("one").await;
     let url = served(&pod).await;
     let (user, token) = sign_in_directly(&pod.users, "+12125550301").await;
     let (mut socket, chosen) = open(&url, ("authorization", format!("Bearer {token}"))).await.unwrap();
@@ -69,7 +70,7 @@ async fn a_token_opens_the_door() {
     let (mut browser, chosen) = open(&url, ("sec-websocket-protocol", format!("bearer, {token}"))).await.unwrap();
     assert_eq!(chosen.as_deref(), Some("bearer"));
     assert_eq!(text(&mut browser).await["type"], "welcome");
-    city.searches(user, 2).await;
+    cluster.publish_searches(user, 2).await;
     for socket in [&mut socket, &mut browser] {
         assert_eq!((text(socket).await["seq"].as_u64(), text(socket).await["seq"].as_u64()), (Some(1), Some(2)));
     }
@@ -95,9 +96,9 @@ async fn a_token_opens_the_door() {
 }
 
 #[tokio::test]
-async fn a_client_sees_why_it_is_closed() {
-    let city = City::on(On::Memory).await;
-    let mut pod = city.pod("one").await;
+async fn a_client_gets_an_error_frame_and_a_code_before_the_close() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.pod("one").await;
     let url = served(&pod).await;
     let (_, token) = sign_in_directly(&pod.users, "+12125550302").await;
     let header = || ("authorization", format!("Bearer {token}"));

@@ -1,0 +1,163 @@
+//! `rideshare-bench`: the platform measured on this machine, servers included, beside the raw bus in the same run.
+//!
+//! The platform is the program `rideshare` as a child process, on the NATS and PostgreSQL of NATS_URL and DATABASE_URL
+//! (`scripts/bench` starts private ones). So its memory is its own, the load speaks only the contract, and one bench can measure
+//! two builds: `--binary` names the program.
+
+mod audit;
+mod location;
+mod memory;
+mod raw_bus;
+mod ride;
+mod target;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use platform::World;
+use serde_json::json;
+use tokio::time::sleep;
+
+use target::Target;
+
+/// Measures the platform on this machine, beside the raw bus.
+#[derive(Debug, Parser)]
+#[command(name = "rideshare-bench", version, max_term_width = 110)]
+struct Bench {
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Drivers online for the match measurement.
+    #[arg(long, default_value_t = 1_000)]
+    drivers: usize,
+    /// Events of RIDE_STREAM that `--only audit` writes, replays and verifies; it needs servers without rides.
+    #[arg(long, default_value_t = 200_000)]
+    events: usize,
+    /// Only measurements whose name contains this: audit, memory, match, accept, location.
+    #[arg(long)]
+    only: Option<String>,
+    /// The program to measure [default: `rideshare` beside this one].
+    #[arg(long)]
+    binary: Option<PathBuf>,
+    #[command(flatten)]
+    servers: Servers,
+}
+
+/// The servers that the platform and the raw bus use.
+#[derive(Debug, Clone, clap::Args)]
+struct Servers {
+    /// NATS servers, with commas.
+    #[arg(long, env = "NATS_URL", value_delimiter = ',', required = true)]
+    nats_url: Vec<String>,
+    /// PostgreSQL.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    database_url: String,
+}
+
+impl Bench {
+    fn binary(&self) -> Result<PathBuf> {
+        match &self.binary {
+            Some(path) => Ok(path.clone()),
+            None => Ok(std::env::current_exe()?.with_file_name("rideshare")),
+        }
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| name.contains(only))
+    }
+}
+
+/// One line of the table.
+struct Row {
+    name: String,
+    reached: String,
+    mark: &'static str,
+    raw: String,
+}
+
+fn row(name: impl Into<String>, reached: String, mark: &'static str, raw: impl Into<String>) -> Row {
+    Row { name: name.into(), reached, mark, raw: raw.into() }
+}
+
+fn main() -> ExitCode {
+    let bench = Bench::parse();
+    let measured = tokio::runtime::Runtime::new().context("no runtime").and_then(|tokio| tokio.block_on(run(&bench)));
+    match measured {
+        // A missed mark is a result, and no failure.
+        Ok(rows) => {
+            print(&rows);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("rideshare-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(bench: &Bench) -> Result<Vec<Row>> {
+    let (binary, servers) = (bench.binary()?, &bench.servers);
+    let world = World::real();
+    // Only when named in full: it fills RIDE_STREAM with rides that a running platform would not know.
+    if bench.only.as_deref() == Some("audit") {
+        return audit::measure(&binary, servers, &world, bench.events).await;
+    }
+    let length = Duration::from_secs(bench.seconds.max(1));
+    let mut raw_rate = None;
+    if bench.wants("location") {
+        eprintln!("raw bus: publish and consume by two consumers, {} s …", bench.seconds);
+        raw_rate = Some(raw_bus::publish_and_consume(servers, &world, length).await?);
+    }
+    let run_id = u64::try_from(world.now().timestamp_micros()).unwrap_or(0);
+    let target = Target::start(&binary, servers, &world, run_id).await?;
+    let mut rows = Vec::new();
+    if bench.wants("memory") {
+        rows.push(memory::of_idle_sockets(&target).await?);
+    }
+    eprintln!("{} drivers come online …", bench.drivers);
+    let before = target.resident_bytes()?;
+    let (drivers, frames) = target.connect_drivers(bench.drivers).await?;
+    for (n, driver) in drivers.iter().enumerate() {
+        driver.send(Some("b"), "beacon.update", &json!({"active": true, "location": place(n)})).await?;
+    }
+    let inbox = ride::Inbox::new(frames);
+    sleep(Duration::from_secs(2)).await;
+    if bench.wants("memory") {
+        let each = target.resident_bytes()?.saturating_sub(before) / drivers.len().max(1) as u64;
+        rows.push(memory::row("memory for each online driver", each));
+    }
+    if bench.wants("match") || bench.wants("accept") {
+        let (passengers, frames) = target.connect_passengers(bench.drivers).await?;
+        inbox.add(frames);
+        rows.extend(ride::measure(&world, &drivers, &passengers, inbox, length, |name| bench.wants(name)).await?);
+    }
+    if let Some(raw) = raw_rate {
+        for points in [1, location::BATCH] {
+            rows.push(location::measure(&target, &world, &drivers, points, length, raw).await?);
+        }
+    }
+    Ok(rows)
+}
+
+fn print(rows: &[Row]) {
+    let head = row("measurement", "reached".to_owned(), "mark", "ratio to the raw bus");
+    for row in std::iter::once(&head).chain(rows) {
+        println!("{:<62} {:>34}   {:<26} {}", row.name, row.reached, row.mark, row.raw);
+    }
+}
+
+/// The `n`th corner of a grid of 40 by 25 streets in New York.
+fn place(n: usize) -> serde_json::Value {
+    json!({"lat": 40.70 + 0.002 * (n % 40) as f64, "lng": -74.00 + 0.002 * (n / 40 % 25) as f64})
+}
+
+/// The 50th and the 99th percentile.
+fn percentiles(values: &mut [f64]) -> (f64, f64) {
+    values.sort_by(f64::total_cmp);
+    let at =
+        |part: f64| values.get(((values.len() as f64 * part) as usize).min(values.len().saturating_sub(1))).copied();
+    (at(0.50).unwrap_or(f64::NAN), at(0.99).unwrap_or(f64::NAN))
+}

@@ -1,0 +1,125 @@
+//! The platform under measurement: all services in one child process, and the clients connected to it.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use platform::World;
+use serde_json::Value;
+use simulator::load::{self, Person, Receiver, Sender};
+use tokio::sync::Mutex;
+use tokio::time::sleep;
+
+use crate::Servers;
+
+/// The first phone number of each kind of client; so many of one kind fit before the next.
+const IDLE: usize = 0;
+const DRIVERS: usize = 10_000;
+const PASSENGERS: usize = 100_000;
+
+/// Who receives frames, and where they come from.
+pub(crate) type Frames = Vec<(String, Receiver)>;
+
+/// A running platform; killed on drop.
+pub(crate) struct Target {
+    child: Child,
+    url: String,
+    run_id: u64,
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A connected client, as its sending half.
+pub(crate) struct Client {
+    pub(crate) id: String,
+    sender: Arc<Mutex<Sender>>,
+}
+
+impl Client {
+    /// Sends a command; with an `id` the platform acknowledges it.
+    pub(crate) async fn send(&self, id: Option<&str>, kind: &str, data: &Value) -> Result<()> {
+        self.sender.lock().await.send(id, kind, data).await
+    }
+
+    /// The sending half, for a task of its own.
+    pub(crate) fn sender(&self) -> Arc<Mutex<Sender>> {
+        self.sender.clone()
+    }
+}
+
+impl Target {
+    /// Starts `binary` and waits until it is ready. `run_id` gives this run phone numbers of its own.
+    pub(crate) async fn start(binary: &Path, servers: &Servers, world: &World, run_id: u64) -> Result<Self> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let secret = hex::encode(world.bytes::<32>());
+        let child = Command::new(binary)
+            .args(["run", "--http-addr", &format!("127.0.0.1:{port}"), "--otp-delivery", "response", "--log", "error"])
+            .args(["--socket-frames-per-s", "1000000", "--match-radius-m", "20000", "--queue-type", "nats"])
+            .args(["--nats-url", &servers.nats_url.join(","), "--database-url", &servers.database_url])
+            .args(["--jwt-secret", &secret])
+            .stdout(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot start {}", binary.display()))?;
+        let target = Self { child, url: format!("http://127.0.0.1:{port}"), run_id };
+        for _ in 0..300 {
+            if matches!(load::get(&target.url, "/health/ready").await, Ok((200, _))) {
+                return Ok(target);
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        anyhow::bail!("the platform was not ready in 30 s")
+    }
+
+    /// Its resident memory.
+    pub(crate) fn resident_bytes(&self) -> Result<u64> {
+        memory_of(self.child.id(), "VmRSS:").context("no VmRSS in /proc")
+    }
+
+    /// Statistics of its consumers, as `/stats` has them.
+    pub(crate) async fn consumers(&self) -> Result<Vec<Value>> {
+        let (_, mut stats) = load::get(&self.url, "/stats").await?;
+        match stats["consumers"].take() {
+            Value::Array(consumers) => Ok(consumers),
+            other => anyhow::bail!("/stats has no consumers: {other}"),
+        }
+    }
+
+    /// Signs in people who only hold sockets open.
+    pub(crate) async fn idle_people(&self, count: usize) -> Result<Vec<Person>> {
+        load::people(&self.url, self.run_id, IDLE, count, None).await
+    }
+
+    /// Registers and connects drivers.
+    pub(crate) async fn connect_drivers(&self, count: usize) -> Result<(Vec<Client>, Frames)> {
+        connect(load::people(&self.url, self.run_id, DRIVERS, count, Some("B")).await?).await
+    }
+
+    /// Signs in and connects passengers.
+    pub(crate) async fn connect_passengers(&self, count: usize) -> Result<(Vec<Client>, Frames)> {
+        connect(load::people(&self.url, self.run_id, PASSENGERS, count, None).await?).await
+    }
+}
+
+async fn connect(people: Vec<Person>) -> Result<(Vec<Client>, Frames)> {
+    let (mut clients, mut frames) = (Vec::new(), Vec::new());
+    for person in people {
+        let (sender, receiver) = person.connect().await?;
+        frames.push((person.id.clone(), receiver));
+        clients.push(Client { id: person.id, sender: Arc::new(Mutex::new(sender)) });
+    }
+    Ok((clients, frames))
+}
+
+/// A line of `/proc/<process>/status` in bytes; `VmRSS:` is the resident memory, `VmHWM:` the most that it ever was.
+pub(crate) fn memory_of(process: u32, line: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let value = status.lines().find_map(|l| l.strip_prefix(line))?;
+    value.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1_024)
+}

@@ -1,0 +1,121 @@
+//! The transactional consumer: the one mechanism that all handlers share.
+//!
+//! A worker pulls a batch and opens one transaction. In it, it records the messages in the inbox (those that are recorded
+//! already are left out), and the handler changes rows and puts events into the outbox. Then the worker commits, and then it
+//! acknowledges. A batch that fails is tried again one message at a time, so that a poison message delays no other. A failed
+//! message is redelivered after a growing delay. After the last attempt, or at once if it can never succeed, it becomes a
+//! dead letter. While the database is away, the worker pulls nothing, reports what it holds as in progress, and counts no
+//! attempt: the message is not at fault.
+
+mod attempt;
+mod pull;
+mod requeue;
+mod worker;
+
+use chrono::{DateTime, Utc};
+use streams::{Delivery, Event, EventError};
+
+use crate::dead_letters;
+use crate::store::{StoreError, Tables, Transaction, TransactionError};
+use crate::world::{Trace, World};
+// The former path, until every crate uses the new one.
+#[doc(hidden)]
+pub use crate::dead_letters::sweeper;
+pub(crate) use pull::{Pulling, health_part, put_back};
+pub use worker::{Ended, Worker};
+
+/// An event as a handler gets it.
+#[derive(Debug, Clone)]
+pub struct Received {
+    pub event: Event,
+    /// The message id: the same for each redelivery.
+    pub id: String,
+    /// What the inbox records, see [`dead_letters::inbox_key`].
+    inbox_key: String,
+    /// The next span of the message's trace, for what follows from it.
+    pub trace: Trace,
+    /// The durable consumer that delivered it.
+    pub consumer: String,
+    /// When the stream stored it.
+    pub stored_at: DateTime<Utc>,
+    /// How often it was delivered, this time included.
+    pub deliveries: u64,
+}
+
+impl Received {
+    fn new(delivery: &Delivery, world: &World) -> Result<Self, EventError> {
+        let message = &delivery.message;
+        let event = Event::parse(&message.subject, &message.payload)?;
+        let id = dead_letters::message_id(&delivery.stream, message);
+        Ok(Self {
+            event,
+            inbox_key: dead_letters::inbox_key(&id, &delivery.stream, message.sequence, message.stored_at),
+            id,
+            trace: Trace::follow(message.headers.find("traceparent"), world),
+            consumer: delivery.consumer.clone(),
+            stored_at: message.stored_at,
+            deliveries: delivery.deliveries,
+        })
+    }
+}
+
+/// Why a handler failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// May succeed later: redelivered after a delay.
+    #[error("{0}")]
+    Transient(String),
+    /// Can never succeed: dead-lettered at once.
+    #[error("{0}")]
+    Permanent(String),
+    /// Another process has taken over this one's part: the worker stops, and what it holds is redelivered.
+    #[error("another process has taken over")]
+    Fenced,
+    /// The store failed; its error says which of these it is.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl TransactionError for Failure {
+    fn store_error(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error) => Some(error),
+            Self::Transient(_) | Self::Permanent(_) | Self::Fenced => None,
+        }
+    }
+}
+
+/// What a service does with events. One task runs all the work of a handler, one transaction at a time.
+pub trait Handler: Send + 'static {
+    /// The service's own tables in memory.
+    type Tables: Tables;
+
+    /// Whether the inbox recognises redeliveries. False only where the handler's own rows do.
+    const INBOX: bool = true;
+
+    /// Whether this batch changes rows at all. If not, `committed` is called at once, without a transaction.
+    fn writes(&self, _batch: &[&Received]) -> bool {
+        true
+    }
+
+    /// Changes rows and publishes, through `tx` only, for a batch without duplicates. The batch is empty when the time of
+    /// [`wake_at`](Self::wake_at) has come. After a rollback the same batch may come again.
+    fn handle(
+        &mut self,
+        tx: &mut Transaction<Self::Tables>,
+        batch: &[&Received],
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// The transaction of `handle` is committed: the handler may change what it caches in memory, and notify others.
+    fn committed(&mut self, _batch: &[&Received]) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+
+    /// The transaction of `handle` was rolled back, or its outcome is unknown: the handler discards what it prepared.
+    fn rolled_back(&mut self) {}
+
+    /// When `handle` is to be called although nothing has arrived.
+    fn wake_at(&self) -> Option<DateTime<Utc>> {
+        None
+    }
+}

@@ -1,0 +1,144 @@
+//! Requests to a worker about the messages of its consumers: to handle a dead-lettered one again, and whether one was
+//! processed. The reply is sent after the commit, never before.
+
+use streams::Event;
+use streams::topology::{Consumer, DEAD_LETTER_STREAM};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+use tracing::Instrument;
+
+use super::attempt::Executor;
+use super::{Ended, Failure, Handler, Received};
+use crate::dead_letters::{DeadLetter, REQUEUE_WAIT, WorkerReply, WorkerRequest, inbox_key, worker_subject};
+use crate::store::{Retries, Retry, Store};
+use crate::world::{Trace, World};
+use crate::{Platform, retry};
+
+/// Requeue requests that wait for a worker; more wait on the bus.
+pub(super) const REQUESTS_MAX: usize = 16;
+
+/// A request to handle the message of a dead letter.
+#[derive(Debug)]
+pub(super) struct RequeueRequest {
+    consumer: String,
+    /// Of the letter in DEAD_LETTER_STREAM.
+    sequence: u64,
+    /// Of the letter.
+    id: String,
+    reply_to: String,
+    /// The requester waits no longer than that.
+    deadline: Instant,
+}
+
+/// Answers the requests about one consumer, and hands requeue requests to its worker.
+pub(super) async fn listen<H: Handler>(
+    platform: Platform,
+    store: Store<H::Tables>,
+    consumer: Consumer,
+    to: mpsc::Sender<RequeueRequest>,
+) {
+    let durable = consumer.durable;
+    let mut delays = retry::dependency();
+    loop {
+        match platform.bus.subscribe(&worker_subject(&durable), Some(&durable)).await {
+            Ok(mut requests) => {
+                delays.reset();
+                while let Some(request) = requests.next().await {
+                    let Some(reply_to) = request.reply else { continue };
+                    let reply = match serde_json::from_slice(&request.payload) {
+                        Ok(WorkerRequest::Requeue { sequence, id }) => {
+                            let (consumer, deadline) = (durable.clone(), Instant::now() + REQUEUE_WAIT);
+                            let request = RequeueRequest { consumer, sequence, id, reply_to, deadline };
+                            if to.send(request).await.is_err() {
+                                return;
+                            }
+                            continue;
+                        }
+                        Ok(WorkerRequest::IsProcessed { inbox_key }) => {
+                            is_processed::<H>(&store, &durable, &inbox_key).await
+                        }
+                        Err(error) => WorkerReply::Failed { why: format!("the request cannot be read: {error}") },
+                    };
+                    send(&platform, &reply_to, &reply).await;
+                }
+            }
+            Err(error) => tracing::warn!(%error, consumer = durable, "requests about dead letters are not answered"),
+        }
+        sleep(delays.next_delay()).await;
+    }
+}
+
+async fn is_processed<H: Handler>(store: &Store<H::Tables>, consumer: &str, inbox_key: &str) -> WorkerReply {
+    if !H::INBOX {
+        return WorkerReply::NotDone;
+    }
+    let is_processed = async { store.begin().await?.is_processed(consumer, inbox_key).await };
+    match is_processed.await {
+        Ok(true) => WorkerReply::DoneBefore,
+        Ok(false) => WorkerReply::NotDone,
+        Err(error) => WorkerReply::Failed { why: error.to_string() },
+    }
+}
+
+async fn send(platform: &Platform, reply_to: &str, reply: &WorkerReply) {
+    let body = serde_json::to_vec(reply).expect("replies have string keys");
+    if let Err(error) = platform.bus.publish_core(reply_to, body.into()).await {
+        tracing::warn!(%error, "a reply about a dead letter was not sent; the requester asks again");
+    }
+}
+
+/// Handles the message of a dead letter and replies. Returns why the worker must end, if it must.
+pub(super) async fn requeue<H: Handler>(executor: &mut Executor<H>, request: RequeueRequest) -> Option<Ended> {
+    if Instant::now() >= request.deadline {
+        return None;
+    }
+    let span = tracing::info_span!("requeue", consumer = request.consumer, letter = request.sequence);
+    async {
+        let (reply, ended) = match handle(executor, &request).await {
+            Ok(true) => (WorkerReply::Done, None),
+            Ok(false) => (WorkerReply::DoneBefore, None),
+            Err(failure) => {
+                let ended = matches!(failure, Failure::Fenced).then_some(Ended::Fenced);
+                (WorkerReply::Failed { why: failure.to_string() }, ended)
+            }
+        };
+        tracing::info!(?reply, "dead letter requeued");
+        send(&executor.platform, &request.reply_to, &reply).await;
+        ended
+    }
+    .instrument(span)
+    .await
+}
+
+/// One transaction, as for any delivery; false if the message was processed before.
+async fn handle<H: Handler>(executor: &mut Executor<H>, request: &RequeueRequest) -> Result<bool, Failure> {
+    let stored = executor.platform.bus.get_message(DEAD_LETTER_STREAM, request.sequence).await;
+    let letter = DeadLetter::parse(stored.map_err(|e| Failure::Transient(e.to_string()))?);
+    if (&letter.consumer, &letter.id) != (&request.consumer, &request.id) {
+        return Err(Failure::Transient("another letter stands there now: list them again".to_owned()));
+    }
+    let received = received(&letter, &executor.platform.world)?;
+    let span = tracing::info_span!("message", message_id = received.id, trace_id = received.trace.trace_id());
+    let mut retries = Retries::new(Retry::Serialization);
+    let new = executor.execute(&[&received], &mut retries).instrument(span).await?;
+    executor.platform.metrics.handled.with_label_values(&[&letter.consumer]).inc_by(new.len() as u64);
+    Ok(!new.is_empty())
+}
+
+/// The message of a letter, as its consumer received it.
+fn received(letter: &DeadLetter, world: &World) -> Result<Received, Failure> {
+    let DeadLetter { consumer, stream, stream_sequence, subject, message_id, .. } = letter;
+    let event = Event::parse(subject, &letter.payload).map_err(|e| Failure::Permanent(e.to_string()))?;
+    let stored_at = letter.message_stored_at().filter(|_| !message_id.is_empty()).ok_or_else(|| {
+        Failure::Permanent("it is no dead letter of this system: its headers do not name the message".to_owned())
+    })?;
+    Ok(Received {
+        event,
+        inbox_key: inbox_key(message_id, stream, *stream_sequence, stored_at),
+        id: message_id.clone(),
+        trace: Trace::follow(letter.headers.find("traceparent"), world),
+        consumer: consumer.clone(),
+        stored_at,
+        deliveries: letter.deliveries + 1,
+    })
+}

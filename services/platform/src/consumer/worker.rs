@@ -1,0 +1,335 @@
+//! The worker: brings every message that it pulls to its end, acknowledged, redelivered later, or dead-lettered.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use streams::topology::{Consumer, MAX_DELIVER, TRIES};
+use streams::{BusError, Delivery, Service};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tracing::{Instrument, Span};
+
+use super::attempt::Executor;
+use super::pull::{Pulling, health_part, put_back};
+use super::requeue::{self, RequeueRequest};
+use super::{Failure, Handler, Received};
+use crate::dead_letters::{self, FULL_STREAM_WAIT, FailedMessage};
+use crate::store::{Retries, Retry, Store, StoreError};
+use crate::{CancellationToken, Platform, kill_point, retry};
+
+/// Messages whose failed attempts are counted. Beyond that the count of the one with the lowest sequence is forgotten and
+/// begins again; the server's own count of deliveries still ends it.
+const FAILED_ATTEMPTS_MAX: usize = 10_000;
+
+/// Why a worker returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Its `stop` has begun.
+    Stopped,
+    /// Its handler said that another process has taken over.
+    Fenced,
+}
+
+/// A handler with the consumers that feed it.
+pub struct Worker<H: Handler> {
+    executor: Executor<H>,
+    consumers: Vec<Consumer>,
+    batch_max: usize,
+    /// Failed attempts of messages that will be redelivered, by consumer and sequence.
+    failed_attempts: BTreeMap<(String, u64), u64>,
+}
+
+struct Item {
+    delivery: Delivery,
+    received: Received,
+}
+
+/// How it went with a group of messages.
+enum Settled {
+    Done,
+    /// It failed as a group: its messages must be handled one by one.
+    Apart,
+    Ended(Ended),
+}
+
+impl<H: Handler> Worker<H> {
+    /// A worker of `service` that hands batches of at most `batch_max` messages from `consumers` to `handler`.
+    pub fn new(
+        platform: &Platform,
+        service: Service,
+        store: &Store<H::Tables>,
+        consumers: Vec<Consumer>,
+        batch_max: usize,
+        handler: H,
+    ) -> Self {
+        let executor = Executor { platform: platform.clone(), service, store: store.clone(), handler };
+        Self { executor, consumers, batch_max, failed_attempts: BTreeMap::new() }
+    }
+
+    fn platform(&self) -> &Platform {
+        &self.executor.platform
+    }
+
+    fn service(&self) -> &'static str {
+        self.executor.service.name()
+    }
+
+    /// Works until `stop` has begun; then finishes the batch in hand and puts back the rest.
+    pub async fn run(mut self, stop: CancellationToken) -> Ended {
+        let (to, mut from) = mpsc::channel::<Vec<Delivery>>(self.consumers.len().max(1));
+        let mut pullers = JoinSet::new();
+        for consumer in &self.consumers {
+            let (platform, consumer) = (self.platform().clone(), consumer.clone());
+            let pulling = Pulling { platform, consumer, batch_max: self.batch_max };
+            pullers.spawn(pulling.run(to.clone(), stop.clone()));
+        }
+        drop(to);
+        let (to, mut requests) = mpsc::channel(requeue::REQUESTS_MAX);
+        // Dropped, and so aborted, when this returns.
+        let mut listeners = JoinSet::new();
+        for consumer in &self.consumers {
+            let (platform, store) = (self.platform().clone(), self.executor.store.clone());
+            listeners.spawn(requeue::listen::<H>(platform, store, consumer.clone(), to.clone()));
+        }
+        drop(to);
+        let ended = self.work(&mut from, &mut requests, &mut pullers, &stop).await;
+        from.close();
+        while let Some(deliveries) = from.recv().await {
+            put_back(&deliveries).await;
+        }
+        while let Some(puller) = pullers.join_next().await {
+            if let Err(error) = puller
+                && error.is_panic()
+            {
+                // Nothing would pull this consumer any more: the panic goes on, so that the process can end for it.
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
+        for consumer in &self.consumers {
+            self.platform().health.remove(&health_part(consumer));
+        }
+        ended
+    }
+
+    async fn work(
+        &mut self,
+        from: &mut mpsc::Receiver<Vec<Delivery>>,
+        requests: &mut mpsc::Receiver<RequeueRequest>,
+        pullers: &mut JoinSet<()>,
+        stop: &CancellationToken,
+    ) -> Ended {
+        loop {
+            let wake_at = self.executor.handler.wake_at().map(|at| self.platform().world.instant(at));
+            let mut deliveries = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ended::Stopped,
+                Some(Err(error)) = pullers.join_next() => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => return Ended::Stopped,
+                },
+                // Polled before the messages, so that a steady flow of them cannot starve the timer.
+                () = sleep_until(wake_at) => Vec::new(),
+                Some(request) = requests.recv() => match requeue::requeue(&mut self.executor, request).await {
+                    Some(ended) => return ended,
+                    None => continue,
+                },
+                next = from.recv() => match next {
+                    Some(deliveries) => deliveries,
+                    None => return Ended::Stopped,
+                },
+            };
+            while deliveries.len() < self.batch_max
+                && let Ok(more) = from.try_recv()
+            {
+                deliveries.extend(more);
+            }
+            if let Some(ended) = self.process(deliveries, stop).await {
+                return ended;
+            }
+        }
+    }
+
+    /// Brings a batch to its end. An empty batch is the handler's timer.
+    async fn process(&mut self, deliveries: Vec<Delivery>, stop: &CancellationToken) -> Option<Ended> {
+        let is_timer = deliveries.is_empty();
+        let mut items = Vec::with_capacity(deliveries.len());
+        for delivery in deliveries {
+            let metrics = &self.platform().metrics;
+            if delivery.deliveries > 1 {
+                metrics.redelivered.with_label_values(&[&delivery.consumer]).inc();
+            }
+            match Received::new(&delivery, &self.platform().world) {
+                Ok(received) => items.push(Item { delivery, received }),
+                Err(error) => {
+                    metrics.failed.with_label_values(&[&delivery.consumer]).inc();
+                    self.dead_letter(&delivery, &error.to_string(), stop).await;
+                }
+            }
+        }
+        if items.is_empty() && !is_timer {
+            return None;
+        }
+        // All workers lock rows in the order of ids, so that no two can deadlock.
+        items.sort_by_key(|item| item.received.event.entity_id());
+        let mut groups = VecDeque::from([items]);
+        while let Some(group) = groups.pop_front() {
+            let span = self.span(&group);
+            match self.settle(&group, &groups, stop).instrument(span).await {
+                Settled::Done => {}
+                Settled::Apart => groups.extend(group.into_iter().map(|item| vec![item])),
+                Settled::Ended(ended) => {
+                    for group in std::iter::once(group).chain(groups) {
+                        for item in group {
+                            let _ = item.delivery.retry(Duration::ZERO).await;
+                        }
+                    }
+                    return Some(ended);
+                }
+            }
+        }
+        None
+    }
+
+    /// The span of all log lines about `group`, the handler's included.
+    fn span(&self, group: &[Item]) -> Span {
+        match group {
+            [] => tracing::info_span!("timer", service = self.service()),
+            [Item { received, .. }] => tracing::info_span!(
+                "message",
+                consumer = received.consumer,
+                message_id = received.id,
+                trace_id = received.trace.trace_id()
+            ),
+            _ => {
+                let mut consumers: Vec<&str> = group.iter().map(|item| item.received.consumer.as_str()).collect();
+                consumers.sort_unstable();
+                consumers.dedup();
+                tracing::info_span!("batch", service = self.service(), ?consumers, size = group.len())
+            }
+        }
+    }
+
+    /// Brings `group` to its end, and meanwhile reports `rest`, which waits behind it, as in progress.
+    async fn settle(&mut self, group: &[Item], rest: &VecDeque<Vec<Item>>, stop: &CancellationToken) -> Settled {
+        let mut hold_delays = retry::dependency();
+        let mut retries = Retries::new(Retry::Serialization);
+        let batch: Vec<&Received> = group.iter().map(|item| &item.received).collect();
+        loop {
+            let failure = match self.executor.execute(&batch, &mut retries).await {
+                Ok(_) => {
+                    self.acknowledge(group).await;
+                    return Settled::Done;
+                }
+                Err(failure) => failure,
+            };
+            match (failure, group) {
+                (Failure::Fenced, _) => return Settled::Ended(Ended::Fenced),
+                (Failure::Store(StoreError::Unavailable(why)), _) => {
+                    // The messages are not at fault: they stay in hand, nothing more is pulled, and no attempt is counted.
+                    let part = format!("database {}", self.service());
+                    self.platform().health.set_unhealthy(&part, &why);
+                    tracing::warn!(service = self.service(), why, "the database is away; messages are held");
+                    for item in group.iter().chain(rest.iter().flatten()) {
+                        let _ = item.delivery.in_progress().await;
+                    }
+                    tokio::select! {
+                        biased;
+                        () = stop.cancelled() => return Settled::Ended(Ended::Stopped),
+                        () = sleep(hold_delays.next_delay()) => {}
+                    }
+                }
+                (failure, []) => {
+                    tracing::error!(service = self.service(), %failure, "the timer of the handler failed");
+                    sleep(Duration::from_secs(1)).await;
+                    return Settled::Done;
+                }
+                (failure, [item]) => {
+                    self.fail(item, &failure, stop).await;
+                    return Settled::Done;
+                }
+                (_, _) => return Settled::Apart,
+            }
+        }
+    }
+
+    async fn acknowledge(&self, group: &[Item]) {
+        for item in group {
+            if let Err(error) = item.delivery.ack().await {
+                tracing::warn!(%error, consumer = item.delivery.consumer, "an acknowledgement was not sent; the message will be redelivered");
+            }
+        }
+        for consumer in &self.consumers {
+            let count = group.iter().filter(|item| item.delivery.consumer == consumer.durable).count();
+            self.platform().metrics.handled.with_label_values(&[&consumer.durable]).inc_by(count as u64);
+        }
+    }
+
+    /// Has a failed message redelivered, or dead-letters it.
+    async fn fail(&mut self, item: &Item, failure: &Failure, stop: &CancellationToken) {
+        let (delivery, consumer) = (&item.delivery, &item.delivery.consumer);
+        self.platform().metrics.failed.with_label_values(&[consumer]).inc();
+        // A delivery that was put back, or lost with its process, is no attempt. The server counts it all the same, so its
+        // count is only the last resort.
+        let key = (consumer.clone(), delivery.message.sequence);
+        let attempts = self.failed_attempts.get(&key).copied().unwrap_or(0) + 1;
+        let is_last = attempts >= TRIES || delivery.deliveries >= MAX_DELIVER.unsigned_abs() - 1;
+        if is_last || matches!(failure, Failure::Permanent(_)) {
+            self.failed_attempts.remove(&key);
+            self.dead_letter(delivery, &failure.to_string(), stop).await;
+            return;
+        }
+        if self.failed_attempts.len() >= FAILED_ATTEMPTS_MAX {
+            self.failed_attempts.pop_first();
+        }
+        self.failed_attempts.insert(key, attempts);
+        let delay = retry::redelivery(attempts);
+        tracing::warn!(consumer, %failure, attempts, deliveries = delivery.deliveries, ?delay, "the message will be redelivered");
+        let _ = delivery.retry(delay).await;
+    }
+
+    /// Stores the dead letter of a message, and then terminates the message.
+    async fn dead_letter(&self, delivery: &Delivery, reason: &str, stop: &CancellationToken) {
+        let consumer = &delivery.consumer;
+        let (stream, message, deliveries) = (&delivery.stream, &delivery.message, delivery.deliveries);
+        let failed = FailedMessage { stream, consumer, message, deliveries, reason };
+        let mut letter = failed.dead_letter(self.platform().world.now());
+        let mut delays = retry::dependency();
+        kill_point::reached("consumer.before_letter");
+        let is_new = loop {
+            match dead_letters::store_once(self.platform(), &mut letter, message.stored_at).await {
+                Ok(is_new) => break is_new,
+                Err(BusError::Full(why)) => {
+                    tracing::error!(consumer, why, "no room for a dead letter: empty DEAD_LETTER_STREAM");
+                    let _ = delivery.retry(FULL_STREAM_WAIT).await;
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, consumer, "a dead letter could not be stored yet");
+                    let _ = delivery.in_progress().await;
+                }
+            }
+            tokio::select! {
+                biased;
+                // Not terminated, so the server redelivers it, to this process or to another.
+                () = stop.cancelled() => return,
+                () = sleep(delays.next_delay()) => {}
+            }
+        };
+        kill_point::reached("consumer.before_term");
+        if let Err(error) = delivery.terminate().await {
+            tracing::warn!(%error, consumer, "a dead-lettered message was not terminated; its redelivery makes no second letter");
+        }
+        if is_new {
+            self.platform().metrics.dead_lettered.with_label_values(&[consumer]).inc();
+            tracing::error!(consumer, reason, sequence = message.sequence, deliveries, "dead letter");
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

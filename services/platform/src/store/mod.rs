@@ -1,0 +1,347 @@
+//! The store of one service: PostgreSQL or memory, behind one [`Transaction`].
+//!
+//! Each operation of a service is written once, in the file of its noun, with two arms side by side: the SQL, and the same
+//! on persistent maps. This module owns connections, transactions and the kinds of error. The only tables that it knows are
+//! those of every service: `inbox` and `outbox`.
+
+mod inbox;
+mod migrate;
+mod outbox;
+pub mod rows;
+mod transaction;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use imbl::OrdMap;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use streams::simulation::{Fault, Faults};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use crate::relay::row::{OutboxRow, RelayQueue};
+use crate::world::World;
+pub(crate) use outbox::relay_statement;
+pub(crate) use transaction::Retries;
+use transaction::{Draft, Work};
+pub use transaction::{On, Retry, Transaction, TransactionError};
+
+/// Limit of the wait for a connection, or, in memory, for the transaction before.
+const BEGIN_WAIT: Duration = Duration::from_secs(5);
+/// Rows of a table that one transaction purges.
+const PURGE_PAGE: i64 = 10_000;
+
+/// Why the store did not do what it was asked; nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No connection, or no answer within the time limit: the same statement may succeed later. After a commit, the outcome
+    /// is unknown.
+    #[error("the database is not available: {0}")]
+    Unavailable(String),
+    /// A serialization failure, a deadlock or a lock timeout: the same transaction will succeed when it is retried.
+    #[error("the transaction conflicts with a concurrent one: {0}")]
+    Serialization(String),
+    /// A constraint refuses the change, and will refuse it again.
+    #[error("constraint {constraint} refuses it")]
+    Conflict {
+        /// The constraint's name, as in the migrations.
+        constraint: String,
+    },
+    /// A fault in the program or the schema.
+    #[error("database: {0}")]
+    Other(String),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        let text = error.to_string();
+        match &error {
+            sqlx::Error::Database(db) => {
+                let code = db.code().unwrap_or_default();
+                match (code.get(..2), code.as_ref()) {
+                    // serialization_failure, deadlock_detected, lock_not_available.
+                    (_, "40001" | "40P01" | "55P03") => Self::Serialization(text),
+                    // query_canceled by statement_timeout, in_failed_sql_transaction: a retry fails in the same way.
+                    (_, "57014" | "25P02") => Self::Other(text),
+                    // Connection exceptions, lack of resources, operator intervention, an ended transaction.
+                    (Some("08" | "53" | "57" | "25"), _) => Self::Unavailable(text),
+                    // Integrity constraint violation.
+                    (Some("23"), _) => Self::Conflict { constraint: db.constraint().unwrap_or_default().to_owned() },
+                    _ => Self::Other(text),
+                }
+            }
+            // A server that stops in the middle of a reply leaves bytes that the protocol cannot parse.
+            sqlx::Error::Protocol(_)
+            | sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => Self::Unavailable(text),
+            _ => Self::Other(text),
+        }
+    }
+}
+
+/// The tables of one service in memory. A transaction works on a copy, so cloning them must be cheap.
+pub trait Tables: Clone + Default + Send + Sync + 'static {}
+
+impl<T: Clone + Default + Send + Sync + 'static> Tables for T {}
+
+/// The store of one service; clones share it. `T` is the service's own tables in memory.
+pub struct Store<T> {
+    backend: Backend<T>,
+    world: World,
+    pod: Arc<str>,
+    relay_queue: RelayQueue,
+    /// What a simulation makes fail for this process.
+    faults: Faults,
+}
+
+enum Backend<T> {
+    Postgres { pool: PgPool, relay_pool: PgPool },
+    Memory(Arc<Mutex<Committed<T>>>),
+}
+
+/// The committed state of the memory store. One transaction at a time holds its lock.
+#[derive(Clone, Default)]
+pub(crate) struct Committed<T> {
+    tables: T,
+    inbox: OrdMap<(String, String), DateTime<Utc>>,
+    /// Unpublished rows only: after a crash this memory is gone, so a published row could never be published again.
+    outbox: OrdMap<i64, OutboxRow>,
+    last_seq: i64,
+}
+
+impl<T> Clone for Backend<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Postgres { pool, relay_pool } => {
+                Self::Postgres { pool: pool.clone(), relay_pool: relay_pool.clone() }
+            }
+            Self::Memory(shared) => Self::Memory(shared.clone()),
+        }
+    }
+}
+
+impl<T> Clone for Store<T> {
+    fn clone(&self) -> Self {
+        Self {
+            backend: self.backend.clone(),
+            world: self.world.clone(),
+            pod: self.pod.clone(),
+            relay_queue: self.relay_queue.clone(),
+            faults: self.faults.clone(),
+        }
+    }
+}
+
+impl<T> fmt::Debug for Store<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.backend {
+            Backend::Postgres { .. } => "Postgres",
+            Backend::Memory(_) => "Memory",
+        };
+        f.debug_tuple("Store").field(&kind).finish()
+    }
+}
+
+impl<T: Tables> Store<T> {
+    /// Empty tables in this process, gone when it ends.
+    pub fn memory(world: &World, pod: &Arc<str>) -> Self {
+        Self::new(Backend::Memory(Arc::new(Mutex::new(Committed::default()))), world, pod)
+    }
+
+    fn new(backend: Backend<T>, world: &World, pod: &Arc<str>) -> Self {
+        let (world, pod) = (world.clone(), pod.clone());
+        Self { backend, world, pod, relay_queue: RelayQueue::default(), faults: Faults::default() }
+    }
+
+    /// The same tables as another process of a simulation sees them.
+    pub fn with_faults(&self, pod: &Arc<str>, faults: &Faults) -> Self {
+        Self { faults: faults.clone(), ..Self::new(self.backend.clone(), &self.world, pod) }
+    }
+
+    /// The consumer and inbox key of every processed message in memory, so that a simulation can compare them with what was
+    /// published.
+    pub async fn all_processed(&self) -> Vec<(String, String)> {
+        match &self.backend {
+            Backend::Postgres { .. } => Vec::new(),
+            Backend::Memory(shared) => shared.lock().await.inbox.keys().cloned().collect(),
+        }
+    }
+
+    /// The number of unpublished outbox rows, so that a simulation can wait until there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn waiting(&self) -> Result<usize, StoreError> {
+        match &self.backend {
+            Backend::Postgres { .. } => Ok(self.unpublished(Some(Duration::ZERO), i64::MIN).await?.len()),
+            Backend::Memory(shared) => Ok(shared.lock().await.outbox.len()),
+        }
+    }
+
+    /// The schema `schema` of a PostgreSQL database, created and migrated if need be, on at most `connections` connections
+    /// (at least 2) plus 2 for the relay.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the server does not answer or a migration fails; its text says which.
+    pub async fn postgres(
+        world: &World,
+        pod: &Arc<str>,
+        url: &str,
+        schema: &'static str,
+        migrations: &Migrator,
+        connections: u32,
+    ) -> Result<Self, StoreError> {
+        let options = PgConnectOptions::from_str(url)
+            .map_err(|e| StoreError::Other(format!("DATABASE_URL: {e}; for example postgres://user@host/database")))?
+            .application_name(&format!("rideshare {schema}"))
+            .options([("search_path", schema)]);
+        migrate::run(&options, schema, migrations).await.map_err(|error| match error {
+            StoreError::Other(why) => StoreError::Other(format!("migration of schema {schema}: {why}")),
+            error => error,
+        })?;
+        // Every wait has a limit, also that for a process that was stopped in the middle of a transaction.
+        let options = options.options([
+            ("statement_timeout", "10s"),
+            ("lock_timeout", "5s"),
+            ("idle_in_transaction_session_timeout", "15s"),
+            // Every statement finds its rows by an index. A plan that was cached while a table was empty would scan it.
+            ("enable_seqscan", "off"),
+            // The line above inflates cost estimates, and the planner would compile cheap statements because of them.
+            ("jit", "off"),
+        ]);
+        let pool =
+            |n, options| PgPoolOptions::new().max_connections(n).acquire_timeout(BEGIN_WAIT).connect_lazy_with(options);
+        let main = pool(connections.max(2), options.clone());
+        // Should a crash of the server lose a `published_at`, the relay publishes that row again under the same message id.
+        let relay_pool = pool(2, options.options([("synchronous_commit", "off")]));
+        Ok(Self::new(Backend::Postgres { pool: main, relay_pool }, world, pod))
+    }
+
+    /// Begins a transaction; dropping it rolls it back. Hold it only around operations on the store.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] without a connection in 5 s.
+    pub async fn begin(&self) -> Result<Transaction<T>, StoreError> {
+        self.reach(Fault::BeginRefused).await?;
+        let work = match &self.backend {
+            Backend::Postgres { pool, .. } => Work::Postgres(Box::new(pool.begin().await?)),
+            Backend::Memory(shared) => {
+                let committed = timeout(BEGIN_WAIT, shared.clone().lock_owned())
+                    .await
+                    .map_err(|_| StoreError::Unavailable(format!("no transaction in {BEGIN_WAIT:?}")))?;
+                Work::Memory(Box::new(Draft { draft: committed.clone(), committed }))
+            }
+        };
+        Ok(Transaction::new(work, self.clone()))
+    }
+
+    /// Begins a transaction and gives it to `work`, which commits it or drops it; and again, as `retry` says, if the
+    /// transaction failed because of a concurrent one. `work` must have no effect but on the store.
+    ///
+    /// # Errors
+    /// What `work` returned last.
+    pub async fn transact<R, E, W>(&self, retry: Retry, mut work: impl FnMut(Transaction<T>) -> W) -> Result<R, E>
+    where
+        E: TransactionError,
+        W: Future<Output = Result<R, E>>,
+    {
+        let mut retries = Retries::new(retry);
+        loop {
+            let outcome = match self.begin().await {
+                Ok(tx) => work(tx).await,
+                Err(error) => Err(error.into()),
+            };
+            match outcome {
+                Err(error) if retries.wait_for_next(error.store_error(), &self.world).await => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// In a simulation, a point on the way to the database where the process may die, or `fault` may strike.
+    async fn reach(&self, fault: Fault) -> Result<(), StoreError> {
+        self.faults.reach_store().await.map_err(StoreError::Unavailable)?;
+        if self.faults.occurs(fault) {
+            return Err(StoreError::Unavailable("simulated: no connection".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Whether the store answers.
+    ///
+    /// # Errors
+    /// [`StoreError`] says why not.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        self.reach(Fault::BeginRefused).await?;
+        match &self.backend {
+            Backend::Postgres { pool, .. } => {
+                timeout(BEGIN_WAIT, sqlx::query("select 1").execute(pool))
+                    .await
+                    .map_err(|_| StoreError::Unavailable("no answer in 5 s".to_owned()))??;
+            }
+            Backend::Memory(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Deletes inbox rows older than 8 days (no stream delivers anything older) and outbox rows published more than a day
+    /// ago (until then the relay may have to publish them again to a recreated stream).
+    ///
+    /// # Errors
+    /// [`StoreError`]; the next purge deletes what remains.
+    pub async fn purge(&self) -> Result<(), StoreError> {
+        let now = self.world.now();
+        let (processed_before, published_before) = (now - chrono::Duration::days(8), now - chrono::Duration::days(1));
+        loop {
+            let mut tx = self.begin().await?;
+            let is_done = tx.purge_page(processed_before, published_before).await?;
+            tx.commit().await?;
+            if is_done {
+                return Ok(());
+            }
+        }
+    }
+
+    pub(crate) fn relay_queue(&self) -> &RelayQueue {
+        &self.relay_queue
+    }
+
+    /// The relay's own connections; none in memory.
+    pub(crate) fn relay_pool(&self) -> Option<&PgPool> {
+        match &self.backend {
+            Backend::Postgres { relay_pool, .. } => Some(relay_pool),
+            Backend::Memory(_) => None,
+        }
+    }
+
+    /// A page of unpublished rows after `after`, in order: those of the keys of which this pod wrote a row, or, with
+    /// `older_than`, of the keys of which any row is older than that. It always holds all rows of a key, so that none is
+    /// overtaken.
+    pub(crate) async fn unpublished(
+        &self,
+        older_than: Option<Duration>,
+        after: i64,
+    ) -> Result<Vec<OutboxRow>, StoreError> {
+        self.reach(Fault::RelayRefused).await?;
+        let created_before = older_than.map(|d| self.world.now() - chrono::Duration::from_std(d).unwrap_or_default());
+        outbox::unpublished(&self.backend, &self.pod, created_before, after).await
+    }
+
+    pub(crate) async fn mark_published(&self, rows: &[i64]) -> Result<(), StoreError> {
+        self.reach(Fault::RelayRefused).await?;
+        outbox::mark_published(&self.backend, rows, self.world.now()).await
+    }
+
+    /// When the oldest unpublished row was written.
+    pub(crate) async fn oldest_unpublished(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
+        self.reach(Fault::RelayRefused).await?;
+        outbox::oldest_unpublished(&self.backend).await
+    }
+}

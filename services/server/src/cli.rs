@@ -1,0 +1,91 @@
+//! The command line: every command and the settings, and which function does it.
+
+use std::process::ExitCode;
+
+use ::streams::Service;
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::app;
+use crate::commands::audit::AuditAction;
+use crate::commands::dead_letters::DeadLettersAction;
+use crate::commands::simulate::City;
+use crate::commands::streams::StreamsAction;
+use crate::commands::{audit, dead_letters, run, simulate, streams};
+use crate::settings::Settings;
+
+/// An event-driven ride-sharing backend: users, match, rides and location over NATS JetStream.
+///
+/// Without a command it runs all services in this process, embedded: memory bus, state in memory, nothing to install.
+#[derive(Debug, Parser)]
+#[command(name = "rideshare", version, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run all services, or those named.
+    Run {
+        /// Some of users, match, rides, location; with commas.
+        #[arg(value_delimiter = ',', value_parser = run::service)]
+        services: Vec<Service>,
+    },
+    /// Run everything embedded, with simulated drivers and passengers taking rides over real WebSockets.
+    Demo(City),
+    /// Run the same simulated city against a platform that runs elsewhere.
+    Simulate {
+        /// Where users answers: `http://host:port`; several with commas.
+        #[arg(long, value_delimiter = ',', default_value = "http://127.0.0.1:8080")]
+        url: Vec<String>,
+        /// Where rides answers, if elsewhere.
+        #[arg(long)]
+        rides_url: Option<String>,
+        #[command(flatten)]
+        city: City,
+    },
+    /// The topology: compare it with the server's, apply it to the server, or write it as JSON.
+    Streams {
+        #[command(subcommand)]
+        action: StreamsAction,
+    },
+    /// The audit trail, which is RIDE_STREAM: read it, verify it, repair it, rebuild the tables of rides from it.
+    Audit {
+        #[command(subcommand)]
+        action: AuditAction,
+    },
+    /// Dead letters, on the NATS server of NATS_URL: list, show, requeue, remove.
+    DeadLetters {
+        #[command(subcommand)]
+        action: DeadLettersAction,
+    },
+    /// Apply the database migrations and end. (`run` does so too.)
+    Migrate,
+}
+
+impl Cli {
+    /// Does what the command line says.
+    ///
+    /// # Errors
+    /// A sentence for the person who typed it.
+    pub async fn run(self) -> Result<ExitCode> {
+        let settings = self.settings;
+        match self.command {
+            None => run::run(&settings, &[]).await,
+            Some(Command::Run { services }) => run::run(&settings, &services).await,
+            Some(Command::Demo(city)) => simulate::demo(settings, &city).await,
+            Some(Command::Simulate { url, rides_url, city }) => simulate::run(url, rides_url, &city).await,
+            Some(Command::Streams { action }) => streams::run(&settings, action).await,
+            Some(Command::Audit { action }) => audit::run(&settings, &action).await,
+            Some(Command::DeadLetters { action }) => dead_letters::run(&settings, &action).await,
+            Some(Command::Migrate) => {
+                app::migrate(&settings).await?;
+                println!("all schemas are up to date");
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}

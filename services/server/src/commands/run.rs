@@ -1,0 +1,64 @@
+//! `rideshare run`: services in this process, until a signal ends it.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use platform::World;
+use streams::Service;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::app::App;
+use crate::settings::{QueueType, Settings};
+
+/// The service with this name.
+pub(crate) fn service(name: &str) -> Result<Service, String> {
+    Service::ALL
+        .into_iter()
+        .find(|service| service.name() == name)
+        .ok_or_else(|| format!("unknown service `{name}`: use users, match, rides, location"))
+}
+
+/// Runs `services`, or all if none is named.
+///
+/// # Errors
+/// If they cannot be started.
+pub async fn run(settings: &Settings, services: &[Service]) -> Result<ExitCode> {
+    let services = if services.is_empty() { &Service::ALL[..] } else { services };
+    let names = services.iter().map(|s| s.name()).collect::<Vec<_>>().join(", ");
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut app = tokio::select! {
+        biased;
+        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+        app = App::start(settings, services, World::real()) => app?,
+    };
+    if settings.database_url.is_none() {
+        tracing::warn!("state is in memory and gone at exit: set DATABASE_URL to keep it");
+    } else if settings.queue_type == QueueType::Memory {
+        tracing::warn!("the bus is in memory: events under way are gone at exit, although the database stays");
+    }
+    tracing::info!(pod = %app.platform.pod, "{names}: http://{}", app.addr);
+    let code = tokio::select! {
+        biased;
+        _ = interrupt.recv() => ExitCode::SUCCESS,
+        _ = terminate.recv() => ExitCode::SUCCESS,
+        why = app.broken() => {
+            tracing::error!("{why}");
+            ExitCode::FAILURE
+        }
+    };
+    tracing::info!("stopping");
+    let drained = tokio::select! {
+        biased;
+        drained = app.stop() => drained,
+        // A second Ctrl-C: the person does not want to wait for the drain.
+        _ = interrupt.recv() => false,
+    };
+    if !drained {
+        tracing::warn!(
+            "stopped before all work was finished; acknowledged events are stored, and handled at the next start"
+        );
+    }
+    Ok(code)
+}

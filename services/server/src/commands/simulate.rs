@@ -1,0 +1,94 @@
+//! `rideshare simulate` and `rideshare demo`: a simulated city, against a running platform or an embedded one.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use platform::World;
+use streams::Service;
+
+use crate::app::App;
+use crate::settings::Settings;
+
+/// A simulated city.
+#[derive(Debug, Clone, Args)]
+pub struct City {
+    /// Drivers.
+    #[arg(long, default_value_t = 12)]
+    pub drivers: usize,
+    /// Passengers at once.
+    #[arg(long, default_value_t = 12)]
+    pub passengers: usize,
+    /// End after so many completed rides.
+    #[arg(long, default_value_t = 30)]
+    pub rides: usize,
+    /// The randomness of everybody's behaviour.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// How much faster than life.
+    #[arg(long, default_value_t = 60.0)]
+    pub speed: f64,
+    /// End after so many seconds, whatever happened.
+    #[arg(long, default_value_t = 240)]
+    pub max_s: u64,
+    /// A CSV of real trips (columns pickup_time, dropoff_time, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, …).
+    #[arg(long)]
+    pub requests: Option<PathBuf>,
+    /// No declines, cancellations or lost connections.
+    #[arg(long)]
+    pub calm: bool,
+}
+
+impl City {
+    fn config(&self, urls: Vec<String>, rides_url: Option<String>) -> Result<simulator::Config> {
+        let mut config = simulator::Config {
+            urls,
+            rides_url,
+            drivers: self.drivers,
+            passengers: self.passengers,
+            rides: self.rides,
+            time_limit: Duration::from_secs(self.max_s),
+            seed: self.seed,
+            speed: self.speed,
+            progress: true,
+            ..simulator::Config::default()
+        };
+        if self.calm {
+            config.faults = simulator::Faults::none();
+        }
+        if let Some(path) = &self.requests {
+            config.requests = Some(simulator::read_requests(path, None)?);
+        }
+        Ok(config)
+    }
+}
+
+/// Runs the city against the platform at `urls`. Status 1 if a client saw a violation, or if no ride was completed.
+///
+/// # Errors
+/// If the platform cannot be reached, or the CSV cannot be read.
+pub async fn run(urls: Vec<String>, rides_url: Option<String>, city: &City) -> Result<ExitCode> {
+    let summary = simulator::run(city.config(urls, rides_url)?).await?;
+    println!("{summary}");
+    Ok(if summary.violations.is_empty() && summary.completed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Starts an embedded platform on a free port and runs the city against it.
+///
+/// # Errors
+/// With settings that are not embedded, or if the platform does not start or stop.
+pub async fn demo(mut settings: Settings, city: &City) -> Result<ExitCode> {
+    ensure!(settings.embedded(), "demo runs embedded: unset QUEUE_TYPE and DATABASE_URL, or use simulate");
+    settings.http_addr = ([127, 0, 0, 1], 0).into();
+    settings.otp_delivery = Some("response".to_owned());
+    // Simulated drivers move faster than real ones: without a higher limit their points would count as GPS jumps.
+    settings.track_max_speed_mps = settings.track_max_speed_mps.max(70.0 * city.speed.max(1.0));
+    let app = App::start(&settings, &Service::ALL, World::real()).await?;
+    eprintln!("the platform runs embedded at http://{}: memory bus, state in memory", app.addr);
+    let result = run(vec![format!("http://{}", app.addr)], None, city).await;
+    let drained = app.stop().await;
+    ensure!(drained, "the platform did not stop in time");
+    result
+}

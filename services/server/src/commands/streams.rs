@@ -1,0 +1,94 @@
+//! `rideshare streams`: the topology of this program against that of a NATS server.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::Subcommand;
+use platform::World;
+use streams::Bus;
+use streams::topology::Topology;
+
+use crate::app;
+use crate::settings::{QueueType, Settings};
+
+#[derive(Debug, Subcommand)]
+pub enum StreamsAction {
+    /// Show streams and consumers and what differs on the server; status 1 if something does.
+    Show,
+    /// Create or update what differs.
+    Apply,
+    /// Write a file for each stream and consumer, as `nats stream add --config` and `nats consumer add --config` take it.
+    Export {
+        /// The directory.
+        #[arg(default_value = "streams")]
+        directory: PathBuf,
+    },
+}
+
+/// Does what the command line says.
+///
+/// # Errors
+/// If the topology is not sound, the server cannot be reached, or a file cannot be written.
+pub async fn run(settings: &Settings, action: StreamsAction) -> Result<ExitCode> {
+    let topology = Topology::rideshare();
+    streams::topology::prove(&topology)
+        .map_err(|faults| anyhow!("the topology is not sound: {}", faults.join("; ")))?;
+    if let StreamsAction::Export { directory } = action {
+        return export(&topology, &directory, settings.nats_replicas);
+    }
+    ensure!(settings.queue_type == QueueType::Nats, "a memory bus has no server: set QUEUE_TYPE=nats and NATS_URL");
+    let bus = app::bus(settings, &World::real(), "streams").await?;
+    let topology = topology.with_sweeper();
+    if matches!(action, StreamsAction::Apply) {
+        for change in bus.apply(&topology).await? {
+            println!("{change}");
+        }
+        println!("{} streams and {} consumers are as they must be", topology.streams.len(), topology.consumers.len());
+        return Ok(ExitCode::SUCCESS);
+    }
+    show(&bus, &topology).await
+}
+
+async fn show(bus: &Bus, topology: &Topology) -> Result<ExitCode> {
+    println!("{:<20} {:<34} {:>9} {:>12} {:>9} {:>9}", "stream", "consumer", "messages", "bytes", "pending", "unacked");
+    for stream in &topology.streams {
+        match bus.stream_info(&stream.name).await {
+            Ok(info) => println!("{:<20} {:<34} {:>9} {:>12}", stream.name, "", info.messages, info.bytes),
+            Err(error) => println!("{:<20} {error}", stream.name),
+        }
+        for consumer in topology.consumers.iter().filter(|c| c.stream == stream.name) {
+            match bus.consumer_info(&stream.name, &consumer.durable).await {
+                Ok(info) => {
+                    println!(
+                        "{:<20} {:<34} {:>9} {:>12} {:>9} {:>9}",
+                        "", consumer.durable, "", "", info.pending, info.ack_pending
+                    );
+                }
+                Err(error) => println!("{:<20} {:<34} {error}", "", consumer.durable),
+            }
+        }
+    }
+    let differences = bus.compare(topology).await?;
+    for difference in &differences {
+        println!("differs: {difference}");
+    }
+    Ok(if differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn export(topology: &Topology, directory: &Path, replicas: usize) -> Result<ExitCode> {
+    let consumers = directory.join("consumers");
+    std::fs::create_dir_all(&consumers).with_context(|| format!("cannot create {}", consumers.display()))?;
+    let write = |path: PathBuf, config: serde_json::Value| -> Result<()> {
+        let text = serde_json::to_string_pretty(&config)? + "\n";
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    for stream in &topology.streams {
+        write(directory.join(format!("{}.json", stream.name)), stream.to_json(replicas))?;
+    }
+    for consumer in &topology.consumers {
+        write(consumers.join(format!("{}.json", consumer.durable)), consumer.to_json())?;
+    }
+    println!("{}: {} streams, {} consumers", directory.display(), topology.streams.len(), topology.consumers.len());
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,91 @@
+//! The platform in every shape in which it is run: embedded; one process on NATS and PostgreSQL; five of them.
+
+use std::net::SocketAddr;
+
+use clap::Parser;
+use platform::World;
+use server::app::App;
+use server::cli::Cli;
+use server::settings::Settings;
+use streams::Service;
+
+use testing::nats::Server;
+use testing::{MustEnd, database};
+
+/// How a platform is run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Shape {
+    /// One process, memory bus, memory state.
+    Embedded,
+    /// One process on NATS and PostgreSQL.
+    Nats,
+}
+
+pub(crate) fn settings(more: &[&str]) -> Settings {
+    let args = ["rideshare", "--http-addr", "127.0.0.1:0", "--log", "warn"];
+    Cli::try_parse_from(args.into_iter().chain(more.iter().copied())).unwrap().settings
+}
+
+/// Settings for processes that share `nats` and a new database.
+pub(crate) async fn shared(nats: &Server, more: &[&str]) -> Settings {
+    let (nats, database) = (nats.url.clone(), database::fresh().await);
+    let secret = "a secret of thirty-two bytes or more";
+    let mut args = vec!["--queue-type", "nats", "--nats-url", &nats, "--database-url", &database];
+    args.extend(["--jwt-secret", secret, "--otp-delivery", "response", "--database-connections", "6"]);
+    args.extend(more);
+    settings(&args)
+}
+
+/// A running platform. A test that drops it without [`Running::stop`] fails.
+pub(crate) struct Running {
+    pub(crate) apps: Vec<App>,
+    pub(crate) nats: Option<Server>,
+    pub(crate) settings: Settings,
+    end: MustEnd,
+}
+
+impl Running {
+    /// Processes that a test started itself.
+    pub(crate) fn of(apps: Vec<App>, nats: Option<Server>, settings: Settings) -> Self {
+        Self { apps, nats, settings, end: MustEnd::new("Running::stop") }
+    }
+
+    pub(crate) async fn start(shape: Shape, more: &[&str]) -> Self {
+        let (nats, settings) = match shape {
+            Shape::Embedded => (None, settings(more)),
+            Shape::Nats => {
+                let nats = Server::new().unwrap();
+                let settings = shared(&nats, more).await;
+                (Some(nats), settings)
+            }
+        };
+        let app = App::start(&settings, &Service::ALL, World::real()).await.unwrap();
+        Self::of(vec![app], nats, settings)
+    }
+
+    /// Two processes of users, one of each other, all in this test's process but each with its own connections.
+    pub(crate) async fn split(more: &[&str]) -> Self {
+        let nats = Server::new().unwrap();
+        let mut settings = shared(&nats, more).await;
+        let mut apps = Vec::new();
+        for (n, service) in
+            [Service::Users, Service::Match, Service::Rides, Service::Location, Service::Users].into_iter().enumerate()
+        {
+            settings.pod_id = Some(format!("pod-{n}"));
+            apps.push(App::start(&settings, &[service], World::real()).await.unwrap());
+        }
+        Self::of(apps, Some(nats), settings)
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.apps[0].addr
+    }
+
+    /// Ends every process, each of which must finish what it has begun.
+    pub(crate) async fn stop(mut self) {
+        for app in self.apps {
+            assert!(app.stop().await, "everything ends in time");
+        }
+        self.end.reached();
+    }
+}

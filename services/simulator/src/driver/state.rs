@@ -1,0 +1,78 @@
+//! Where a driver stands: free, deciding on an offer, or in a ride.
+
+use tokio::time::Instant;
+
+use crate::position::Position;
+
+#[derive(Debug)]
+pub(super) enum State {
+    Free,
+    Deciding {
+        offer: Offer,
+        at: Instant,
+    },
+    /// The offer was accepted, declined or ignored; its outcome is awaited, at most until `until`.
+    Answered {
+        match_id: String,
+        until: Instant,
+    },
+    Riding {
+        trip: Box<Trip>,
+        leg: Leg,
+    },
+}
+
+impl State {
+    /// The match that the driver decides on, or whose outcome is awaited.
+    pub(super) fn match_id(&self) -> Option<&str> {
+        match self {
+            Self::Deciding { offer, .. } => Some(&offer.match_id),
+            Self::Answered { match_id, .. } => Some(match_id),
+            Self::Free | Self::Riding { .. } => None,
+        }
+    }
+
+    /// Trip and leg, if the driver is in this ride.
+    pub(super) fn ride(&mut self, ride_id: &str) -> Option<(&mut Trip, &mut Leg)> {
+        match self {
+            Self::Riding { trip, leg } if trip.ride_id == ride_id => Some((trip, leg)),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Offer {
+    pub(super) match_id: String,
+    pub(super) expires_at: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Trip {
+    pub(super) ride_id: String,
+    pub(super) dropoff: Position,
+    /// With the passenger.
+    pub(super) driven_m: f64,
+    /// The next PIN is to be wrong.
+    pub(super) give_wrong_pin: bool,
+    /// The platform accepts no PIN before this.
+    pub(super) pin_locked_until: Option<Instant>,
+    pub(super) cancel_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) enum Leg {
+    ToPickup,
+    AtPickup {
+        since: Instant,
+        /// The id of the `ride.start` without an answer.
+        start_id: Option<String>,
+    },
+    ToDropoff,
+    /// The last position was sent with this command id, and is not acked yet.
+    AtDropoff {
+        position_id: String,
+    },
+    /// `ride.arrive` was sent; the platform does the rest.
+    Arrived,
+}

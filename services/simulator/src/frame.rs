@@ -1,0 +1,156 @@
+//! The JSON frames of the contract's section 5, read and written as a client does. No socket.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// A frame from the server.
+#[derive(Debug)]
+pub(crate) enum Frame {
+    Welcome {
+        user_id: String,
+        last_seq: u64,
+    },
+    Ack {
+        id: String,
+        data: Value,
+    },
+    /// Without an `id`, the server could not read the frame that it refuses.
+    Error {
+        id: Option<String>,
+        code: String,
+        message: String,
+    },
+    Event(Event),
+}
+
+/// An event of this user's mailbox.
+#[derive(Debug, Clone)]
+pub(crate) struct Event {
+    /// The subject; the frame's `type`.
+    pub(crate) kind: String,
+    pub(crate) seq: u64,
+    pub(crate) event_id: String,
+    pub(crate) data: Value,
+}
+
+impl Event {
+    /// See [`text`].
+    pub(crate) fn text(&self, field: &str) -> &str {
+        text(&self.data, field)
+    }
+}
+
+/// A text field of a JSON object; empty if it is missing.
+pub(crate) fn text<'a>(data: &'a Value, field: &str) -> &'a str {
+    data.get(field).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A time field of a JSON object.
+pub(crate) fn time(data: &Value, field: &str) -> Option<DateTime<Utc>> {
+    text(data, field).parse().ok()
+}
+
+#[derive(Deserialize)]
+struct RawFrame {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    id: Option<String>,
+    #[serde(default)]
+    seq: Option<u64>,
+    #[serde(default)]
+    event_id: Option<String>,
+    #[serde(default)]
+    time: Option<String>,
+    #[serde(default)]
+    data: Value,
+    #[serde(default)]
+    error: Option<ErrorBody>,
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// # Errors
+/// Names what the contract requires of such a frame and what this one lacks.
+pub(crate) fn parse(frame: &str) -> Result<Frame, String> {
+    let raw: RawFrame = serde_json::from_str(frame).map_err(|error| error.to_string())?;
+    let missing = |field: &str| format!("`{}` without `{field}`", raw.kind);
+    match raw.kind.as_str() {
+        "welcome" => {
+            let user_id = text(&raw.data, "user_id").to_owned();
+            if user_id.is_empty() {
+                return Err(missing("data.user_id"));
+            }
+            let last_seq = raw.data.get("last_seq").and_then(Value::as_u64).ok_or(missing("data.last_seq"))?;
+            Ok(Frame::Welcome { user_id, last_seq })
+        }
+        "ack" => {
+            let Some(id) = raw.id else { return Err("`ack` without `id`".to_owned()) };
+            Ok(Frame::Ack { id, data: raw.data })
+        }
+        "error" => {
+            let error = raw.error.ok_or(missing("error"))?;
+            Ok(Frame::Error { id: raw.id, code: error.code, message: error.message })
+        }
+        _ => {
+            let seq = raw.seq.ok_or(missing("seq"))?;
+            let event_id = raw.event_id.clone().ok_or(missing("event_id"))?;
+            let time = raw.time.as_deref().ok_or(missing("time"))?;
+            time.parse::<DateTime<Utc>>().map_err(|_| format!("`{}`: `{time}` is no time", raw.kind))?;
+            if !raw.data.is_object() {
+                return Err(missing("data"));
+            }
+            Ok(Frame::Event(Event { kind: raw.kind, seq, event_id, data: raw.data }))
+        }
+    }
+}
+
+/// The frame of a command. The server answers only a command with an `id`.
+pub(crate) fn command(id: Option<&str>, kind: &str, data: &Value) -> String {
+    match id {
+        Some(id) => json!({"id": id, "type": kind, "data": data}).to_string(),
+        None => json!({"type": kind, "data": data}).to_string(),
+    }
+}
+
+/// RFC 3339 in UTC, with microseconds.
+pub(crate) fn rfc3339(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_type_of_a_frame_decides_how_it_is_read() {
+        let welcome = r#"{"type":"welcome","data":{"user_id":"u","session_id":"s","last_seq":4}}"#;
+        assert!(matches!(parse(welcome), Ok(Frame::Welcome { last_seq: 4, .. })));
+        let ack = r#"{"type":"ack","id":"7","data":{"ride_id":"r"}}"#;
+        assert!(matches!(parse(ack), Ok(Frame::Ack { id, .. }) if id == "7"));
+        let error = r#"{"type":"error","id":null,"error":{"code":"bad_frame","message":"m","field":null}}"#;
+        assert!(matches!(parse(error), Ok(Frame::Error { id: None, code, .. }) if code == "bad_frame"));
+        let event = r#"{"type":"ride.pickup","seq":3,"event_id":"e","time":"2026-01-01T00:00:00.000Z","data":{}}"#;
+        assert!(matches!(parse(event), Ok(Frame::Event(event)) if event.seq == 3));
+    }
+
+    #[test]
+    fn an_error_names_the_missing_or_malformed_field() {
+        let cases = [
+            (r#"{"type":"welcome","data":{"user_id":"u"}}"#, "last_seq"),
+            (r#"{"type":"ack"}"#, "id"),
+            (r#"{"type":"ride.pickup","event_id":"e","time":"2026-01-01T00:00:00Z","data":{}}"#, "seq"),
+            (r#"{"type":"ride.pickup","seq":1,"event_id":"e","time":"noon","data":{}}"#, "noon"),
+        ];
+        for (frame, named) in cases {
+            let problem = parse(frame).unwrap_err();
+            assert!(problem.contains(named), "{problem}");
+        }
+    }
+}

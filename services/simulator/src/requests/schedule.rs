@@ -1,0 +1,138 @@
+//! When which request is made: trips of a file, or seeded ones, handed out in order. Pure: the time comes from outside.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::time::Instant;
+
+use super::{Request, Trips};
+use crate::position::Position;
+
+/// The longest real time between two requests, whatever the gaps in the file, so that the passengers have something to do.
+const GAP_MAX: Duration = Duration::from_millis(200);
+/// The mean gap between two seeded requests, simulated seconds.
+const SEEDED_GAP_S: f64 = 2.0;
+/// An idle driver waits near one of so many coming pickups.
+const PICKUPS_AHEAD: usize = 200;
+
+#[derive(Debug, Clone)]
+pub(crate) struct ScheduledRequest {
+    pub(crate) not_before: Instant,
+    pub(crate) request: Request,
+}
+
+/// Gaps between requests are those of the record, divided by the city's speed, and at most [`GAP_MAX`].
+#[derive(Debug)]
+pub(crate) struct RequestSchedule {
+    source: Source,
+    speed: f64,
+    next_at: Instant,
+    previous_pickup_time: Option<DateTime<Utc>>,
+    rng: StdRng,
+}
+
+#[derive(Debug)]
+enum Source {
+    File { trips: Trips, next: usize },
+    Seeded { centre: Position, clock: DateTime<Utc> },
+}
+
+impl RequestSchedule {
+    pub(crate) fn new(trips: Option<Trips>, centre: Position, speed: f64, seed: u64, start: Instant) -> Self {
+        let source = match trips {
+            Some(trips) => Source::File { trips, next: 0 },
+            None => Source::Seeded { centre, clock: DateTime::UNIX_EPOCH },
+        };
+        let rng = StdRng::seed_from_u64(seed ^ 0x0dea_1dea);
+        Self { source, speed, next_at: start, previous_pickup_time: None, rng }
+    }
+
+    /// The next request; `None` at the end of the file.
+    pub(crate) fn next(&mut self, now: Instant) -> Option<ScheduledRequest> {
+        let request = match &mut self.source {
+            Source::File { trips, next } => {
+                let request = trips.requests.get(*next)?.clone();
+                *next += 1;
+                request
+            }
+            Source::Seeded { centre, clock } => {
+                // Independent passengers: the gaps are exponentially distributed.
+                let gap_s = -SEEDED_GAP_S * (1.0 - self.rng.random::<f64>()).ln();
+                *clock += chrono::Duration::milliseconds((gap_s * 1000.0) as i64);
+                seeded(*centre, *clock, &mut self.rng)
+            }
+        };
+        let gap = self.previous_pickup_time.map_or(Duration::ZERO, |previous| {
+            let gap = (request.pickup_time - previous).to_std().unwrap_or(Duration::ZERO);
+            Duration::try_from_secs_f64(gap.as_secs_f64() / self.speed).unwrap_or(GAP_MAX).min(GAP_MAX)
+        });
+        self.previous_pickup_time = Some(request.pickup_time);
+        // While every passenger was busy, no requests piled up.
+        self.next_at = (self.next_at + gap).max(now);
+        Some(ScheduledRequest { not_before: self.next_at, request })
+    }
+
+    /// Where an idle driver goes: near a coming pickup.
+    pub(crate) fn idle_position(&mut self) -> Position {
+        let pickup = match &self.source {
+            Source::File { trips, next } => {
+                let left = trips.requests.len().saturating_sub(*next);
+                let (from, count) = if left > 0 { (*next, left) } else { (0, trips.requests.len()) };
+                let index = from + self.rng.random_range(0..count.clamp(1, PICKUPS_AHEAD));
+                trips.requests.get(index).map(|request| request.pickup)
+            }
+            Source::Seeded { centre, clock } => Some(seeded(*centre, *clock, &mut self.rng).pickup),
+        };
+        let pickup = pickup.unwrap_or(Position { lat: 40.7484, lng: -73.9857 });
+        pickup.offset(self.rng.random_range(-300.0..300.0), self.rng.random_range(-300.0..300.0))
+    }
+}
+
+/// A trip of 0.8 to 3 km whose pickup is within 1.5 km of the centre.
+fn seeded(centre: Position, pickup_time: DateTime<Utc>, rng: &mut StdRng) -> Request {
+    let mut around = |from: Position, min_m: f64, max_m: f64| {
+        let angle = rng.random_range(0.0..std::f64::consts::TAU);
+        let length_m = rng.random_range(min_m..max_m);
+        from.offset(length_m * angle.sin(), length_m * angle.cos())
+    };
+    let pickup = around(centre, 0.0, 1_500.0);
+    let dropoff = around(pickup, 800.0, 3_000.0);
+    Request { pickup_time, pickup, dropoff }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::requests::TRIP_MIN_M;
+
+    #[tokio::test]
+    async fn gaps_are_divided_by_the_speed_and_bounded() {
+        let at = |seconds: i64| Request {
+            pickup_time: DateTime::from_timestamp(seconds, 0).unwrap(),
+            pickup: Position { lat: 40.7, lng: -73.9 },
+            dropoff: Position { lat: 40.8, lng: -73.9 },
+        };
+        let trips = Trips { requests: vec![at(0), at(1), at(100_000)], skipped: 0 };
+        let start = clock::now();
+        let mut schedule = RequestSchedule::new(Some(trips), Position { lat: 1.0, lng: 1.0 }, 10.0, 1, start);
+        assert_eq!(schedule.next(start).unwrap().not_before, start);
+        assert_eq!(schedule.next(start).unwrap().not_before, start + Duration::from_millis(100));
+        assert_eq!(schedule.next(start).unwrap().not_before, start + Duration::from_millis(300));
+        assert!(schedule.next(start).is_none());
+    }
+
+    #[tokio::test]
+    async fn the_same_seed_gives_the_same_trips() {
+        let start = clock::now();
+        let trips = |seed| {
+            let mut schedule = RequestSchedule::new(None, Position { lat: 40.7, lng: -73.9 }, 10.0, seed, start);
+            (0..20).map(|_| schedule.next(start).unwrap().request).collect::<Vec<_>>()
+        };
+        assert_eq!(trips(7), trips(7));
+        assert_ne!(trips(7), trips(8));
+        assert!(trips(7).iter().all(|request| request.pickup.distance_m(&request.dropoff) > TRIP_MIN_M));
+    }
+}

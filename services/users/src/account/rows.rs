@@ -1,0 +1,162 @@
+//! The rows of `users` and `drivers`.
+
+use chrono::{DateTime, Utc};
+use platform::{On, StoreError, Transaction};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use streams::UserId;
+
+use super::{Driver, Profile};
+use crate::sign_in::phone::Phone;
+use crate::tables::{Tables, UserRow};
+
+/// The constraint that gives a plate to one driver only.
+pub(crate) const PLATE_KEY: &str = "drivers_plate_key";
+
+/// Reads the columns of `drivers`, which a left join may have left null.
+fn read_driver(row: &PgRow) -> Result<Option<Driver>, StoreError> {
+    let Some(vehicle_type) = row.try_get::<Option<&str>, _>("vehicle_type")? else { return Ok(None) };
+    let vehicle_type = vehicle_type.parse().map_err(StoreError::Other)?;
+    Ok(Some(Driver { vehicle_type, plate: row.try_get("plate")? }))
+}
+
+/// `None` if there is no such user.
+pub(crate) async fn profile_of(tx: &mut Transaction<Tables>, user: UserId) -> Result<Option<Profile>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let row = sqlx::query(
+                "select phone, name, vehicle_type, plate from users left join drivers using (user_id) where user_id = $1",
+            )
+            .bind(user.0)
+            .fetch_optional(&mut *pg)
+            .await?;
+            let Some(row) = row else { return Ok(None) };
+            let driver = read_driver(&row)?;
+            Ok(Some(Profile::new(user, row.try_get("phone")?, row.try_get("name")?, driver)))
+        }
+        On::Memory(tables) => {
+            let rows = &tables.accounts;
+            let driver = rows.drivers.get(&user).cloned();
+            let profile = |row: &UserRow| Profile::new(user, row.phone.as_str().to_owned(), row.name.clone(), driver);
+            Ok(rows.users.get(&user).map(profile))
+        }
+    }
+}
+
+/// `None` if the user is not a driver.
+pub(crate) async fn driver_of(tx: &mut Transaction<Tables>, user: UserId) -> Result<Option<Driver>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let row = sqlx::query("select vehicle_type, plate from drivers where user_id = $1")
+                .bind(user.0)
+                .fetch_optional(&mut *pg)
+                .await?;
+            row.map_or(Ok(None), |row| read_driver(&row))
+        }
+        On::Memory(tables) => Ok(tables.accounts.drivers.get(&user).cloned()),
+    }
+}
+
+/// The user who has `phone`, or else a new passenger with the id `new_id`.
+pub(crate) async fn get_or_insert(
+    tx: &mut Transaction<Tables>,
+    phone: &Phone,
+    new_id: UserId,
+    now: DateTime<Utc>,
+) -> Result<UserId, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            // The update changes nothing. Without it `returning` would not return the row that exists.
+            let row = sqlx::query(
+                "insert into users (user_id, phone, created_at) values ($1, $2, $3) \
+                 on conflict on constraint users_phone_key do update set phone = excluded.phone returning user_id",
+            )
+            .bind(new_id.0)
+            .bind(phone.as_str())
+            .bind(now)
+            .fetch_one(&mut *pg)
+            .await?;
+            Ok(UserId(row.try_get("user_id")?))
+        }
+        On::Memory(tables) => {
+            let rows = &mut tables.accounts;
+            if let Some(user) = rows.phones.get(phone) {
+                return Ok(*user);
+            }
+            rows.phones.insert(phone.clone(), new_id);
+            rows.users.insert(new_id, UserRow { phone: phone.clone(), name: None });
+            Ok(new_id)
+        }
+    }
+}
+
+/// Locks the user's row until the transaction ends; false if there is none.
+pub(crate) async fn lock(tx: &mut Transaction<Tables>, user: UserId) -> Result<bool, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let row = sqlx::query("select from users where user_id = $1 for update")
+                .bind(user.0)
+                .fetch_optional(&mut *pg)
+                .await?;
+            Ok(row.is_some())
+        }
+        On::Memory(tables) => Ok(tables.accounts.users.contains_key(&user)),
+    }
+}
+
+pub(crate) async fn set_name(tx: &mut Transaction<Tables>, user: UserId, name: Option<&str>) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query("update users set name = $2 where user_id = $1")
+                .bind(user.0)
+                .bind(name)
+                .execute(&mut *pg)
+                .await?;
+        }
+        On::Memory(tables) => {
+            if let Some(row) = tables.accounts.users.get_mut(&user) {
+                row.name = name.map(str::to_owned);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes `user` a driver.
+///
+/// # Errors
+/// A conflict with [`PLATE_KEY`] if another driver has the plate.
+pub(crate) async fn insert_driver(
+    tx: &mut Transaction<Tables>,
+    user: UserId,
+    driver: &Driver,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query("insert into drivers (user_id, vehicle_type, plate, registered_at) values ($1, $2, $3, $4)")
+                .bind(user.0)
+                .bind(driver.vehicle_type.as_str())
+                .bind(&driver.plate)
+                .bind(now)
+                .execute(&mut *pg)
+                .await?;
+        }
+        On::Memory(tables) => {
+            let rows = &mut tables.accounts;
+            let conflict = |constraint: &str| Err(StoreError::Conflict { constraint: constraint.to_owned() });
+            if rows.drivers.contains_key(&user) {
+                return conflict("drivers_pkey");
+            }
+            if !rows.users.contains_key(&user) {
+                return conflict("drivers_user_fkey");
+            }
+            if rows.plates.contains_key(&driver.plate) {
+                return conflict(PLATE_KEY);
+            }
+            rows.plates.insert(driver.plate.clone(), user);
+            rows.drivers.insert(user, driver.clone());
+        }
+    }
+    Ok(())
+}

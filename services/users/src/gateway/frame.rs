@@ -1,0 +1,372 @@
+//! The frames of the WebSocket protocol: a client's text in, a checked command out; and the server's frames as text.
+//!
+//! Pure: the caller passes the time. Every text that a client sends becomes a [`Command`], or a [`RefusedFrame`] that names
+//! the field at fault. Every frame that the server sends is written by `serde_json`.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+use chrono::{DateTime, Duration, Utc};
+use platform::problem::read_json;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use streams::event::rfc3339;
+use streams::ride_command::RideAction;
+use streams::{MatchId, Position, RideId, UserId, VehicleType};
+use uuid::Uuid;
+
+use crate::commands::command::{Command, Point, Refusal, RowCommand};
+use crate::offer::DriverAnswer;
+use crate::presence::BeaconUpdate;
+use crate::trip::Trip;
+
+/// The most bytes of a frame.
+pub(crate) const FRAME_MAX: usize = 64 * 1024;
+/// The most bytes of an `id` that is a string, and of any other `id`.
+const ID_STRING_MAX: usize = 128;
+const ID_MAX: usize = 1_024;
+/// The most bytes of a reason.
+const REASON_MAX: usize = 500;
+/// The most bytes of a PIN; a right one has four digits.
+const PIN_MAX: usize = 16;
+/// The most points of one `location.update`.
+const POINTS_MAX: usize = 100;
+/// How far a `recorded_at` may be ahead of the server's clock, and behind it.
+const AHEAD_MAX: Duration = Duration::seconds(60);
+const BEHIND_MAX: Duration = Duration::hours(24);
+
+/// An `id` exactly as the client wrote it; any JSON is allowed.
+pub(crate) type Id = Box<RawValue>;
+
+/// A frame with a command that may be executed.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    pub(crate) id: Option<Id>,
+    pub(crate) command: Command,
+}
+
+#[derive(Debug)]
+pub(crate) struct RefusedFrame {
+    /// `None` if the frame has none, or if it could not be read.
+    pub(crate) id: Option<Id>,
+    pub(crate) refusal: Refusal,
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow, default)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow, default, rename = "type")]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+}
+
+/// Parses a client's frame.
+///
+/// # Errors
+/// [`RefusedFrame`] says what is wrong.
+pub(crate) fn parse(text: &str, now: DateTime<Utc>) -> Result<Frame, Box<RefusedFrame>> {
+    let refused = |id: Option<Id>, refusal| Box::new(RefusedFrame { id, refusal });
+    if text.len() > FRAME_MAX {
+        let message = format!("the frame has {} bytes: at most {FRAME_MAX} are allowed", text.len());
+        return Err(refused(None, Refusal::new("frame_too_large", message)));
+    }
+    let envelope: Envelope<'_> = match serde_json::from_str(text) {
+        Ok(envelope) if text.trim_start().starts_with('{') => envelope,
+        Err(error) if !error.is_data() => {
+            return Err(refused(None, Refusal::new("invalid_json", format!("the frame is not JSON: {error}"))));
+        }
+        _ => {
+            let message = "a frame is an object with `id`, `type` and `data`, each once";
+            return Err(refused(None, Refusal::new("invalid_frame", message)));
+        }
+    };
+    let id = match envelope.id.map(check_id).transpose() {
+        Ok(id) => id,
+        Err(refusal) => return Err(refused(None, refusal)),
+    };
+    match command(envelope.kind, envelope.data, now) {
+        Ok(command) => Ok(Frame { id, command }),
+        Err(refusal) => Err(refused(id, refusal)),
+    }
+}
+
+fn check_id(raw: &RawValue) -> Result<Id, Refusal> {
+    let text = raw.get();
+    let too_long = if text.starts_with('"') {
+        serde_json::from_str::<String>(text).map_or(true, |id| id.len() > ID_STRING_MAX)
+    } else {
+        text.len() > ID_MAX
+    };
+    if too_long { Err(Refusal::field("id", format!("at most {ID_STRING_MAX} bytes"))) } else { Ok(raw.to_owned()) }
+}
+
+fn command(kind: Option<&RawValue>, data: Option<&RawValue>, now: DateTime<Utc>) -> Result<Command, Refusal> {
+    let kind = kind.ok_or_else(|| Refusal::field("type", "is missing"))?;
+    let kind: String = serde_json::from_str(kind.get())
+        .map_err(|_| Refusal::field("type", "must be a string, such as `beacon.update`"))?;
+    let data = data.map_or("{}", RawValue::get);
+    if !data.starts_with('{') {
+        return Err(Refusal::field("data", "must be an object"));
+    }
+    match kind.as_str() {
+        "location.update" => positions(read(data)?, now),
+        "beacon.update" => beacon(read(data)?),
+        "finder.update" => finder(read(data)?),
+        "match.accept" => {
+            let id = read::<MatchAnswer>(data)?.match_id;
+            Ok(Command::Rows(RowCommand::Answer(id, DriverAnswer::Accept)))
+        }
+        "match.reject" => {
+            let MatchAnswer { match_id, reason } = read(data)?;
+            bounded("reason", reason.as_deref().unwrap_or_default(), REASON_MAX)?;
+            Ok(Command::Rows(RowCommand::Answer(match_id, DriverAnswer::Reject)))
+        }
+        "ride.start" => {
+            let RideStart { ride_id, pin } = read(data)?;
+            bounded("pin", &pin, PIN_MAX)?;
+            Ok(Command::Ride(ride_id, RideAction::Start { pin }))
+        }
+        "ride.arrive" => Ok(Command::Ride(read::<RideArrive>(data)?.ride_id, RideAction::Arrive)),
+        "ride.cancel" => {
+            let RideCancel { ride_id, reason } = read(data)?;
+            bounded("reason", &reason, REASON_MAX)?;
+            Ok(Command::Ride(ride_id, RideAction::Cancel { reason }))
+        }
+        "mailbox.ack" => Ok(Command::Rows(RowCommand::MailboxAck(read::<MailboxAck>(data)?.seq))),
+        other => {
+            let other: String = other.chars().take(64).collect();
+            let mut refusal = Refusal::new("unknown_type", format!("there is no command `{other}`"));
+            refusal.field = Some("type".to_owned());
+            Err(refusal)
+        }
+    }
+}
+
+/// Reads `data`. If it is wrong, a second, slower pass finds the path of the field at fault.
+fn read<T: serde::de::DeserializeOwned>(data: &str) -> Result<T, Refusal> {
+    serde_json::from_str(data).or_else(|_| {
+        read_json(data.as_bytes()).map_err(|problem| {
+            let mut refusal = Refusal::from(problem);
+            // The frame was valid JSON, so that the fault is in a value, such as a number that is too large.
+            refusal.code = Cow::Borrowed("invalid_field");
+            refusal.field.get_or_insert_with(|| "data".to_owned());
+            refusal
+        })
+    })
+}
+
+/// A JSON object. A derived struct alone would also accept a list of its values.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Map<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Map<T> {
+            type Value = Object<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        from.deserialize_map(Map(PhantomData))
+    }
+}
+
+type PositionObject = Object<Position>;
+
+#[derive(Deserialize)]
+struct BeaconData {
+    active: bool,
+    location: Option<PositionObject>,
+}
+
+#[derive(Deserialize)]
+struct FinderData {
+    active: bool,
+    pickup: Option<PositionObject>,
+    dropoff: Option<PositionObject>,
+    vehicle_type: Option<VehicleType>,
+}
+
+#[derive(Deserialize)]
+struct LocationData {
+    location: Option<PositionObject>,
+    accuracy_m: Option<f64>,
+    speed_mps: Option<f64>,
+    heading_deg: Option<f64>,
+    recorded_at: Option<DateTime<Utc>>,
+    points: Option<Vec<Object<LocationData>>>,
+}
+
+#[derive(Deserialize)]
+struct MatchAnswer {
+    match_id: MatchId,
+    reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RideStart {
+    ride_id: RideId,
+    pin: String,
+}
+
+#[derive(Deserialize)]
+struct RideArrive {
+    ride_id: RideId,
+}
+
+#[derive(Deserialize)]
+struct RideCancel {
+    ride_id: RideId,
+    reason: String,
+}
+
+#[derive(Deserialize)]
+struct MailboxAck {
+    seq: u64,
+}
+
+fn beacon(data: BeaconData) -> Result<Command, Refusal> {
+    let location = data.location.map(|p| position("location", p)).transpose()?;
+    let update = if data.active {
+        BeaconUpdate::Active(location.ok_or_else(|| missing("location"))?)
+    } else {
+        BeaconUpdate::Inactive(location)
+    };
+    Ok(Command::Rows(RowCommand::Beacon(update)))
+}
+
+fn finder(data: FinderData) -> Result<Command, Refusal> {
+    let pickup = data.pickup.map(|p| position("pickup", p)).transpose()?;
+    let dropoff = data.dropoff.map(|p| position("dropoff", p)).transpose()?;
+    if !data.active {
+        return Ok(Command::Rows(RowCommand::EndSearch));
+    }
+    Ok(Command::Rows(RowCommand::Search(Trip {
+        pickup: pickup.ok_or_else(|| missing("pickup"))?,
+        dropoff: dropoff.ok_or_else(|| missing("dropoff"))?,
+        vehicle_type: data.vehicle_type.ok_or_else(|| missing("vehicle_type"))?,
+    })))
+}
+
+fn positions(data: LocationData, now: DateTime<Utc>) -> Result<Command, Refusal> {
+    let Some(points) = data.points else {
+        return Ok(Command::Positions(vec![point(String::new(), data, now)?]));
+    };
+    if points.is_empty() || points.len() > POINTS_MAX {
+        return Err(Refusal::field("points", format!("1 to {POINTS_MAX} points, not {}", points.len())));
+    }
+    let points = points.into_iter().enumerate().map(|(i, p)| point(format!("points[{i}]."), p.0, now));
+    Ok(Command::Positions(points.collect::<Result<_, _>>()?))
+}
+
+fn point(path: String, data: LocationData, now: DateTime<Utc>) -> Result<Point, Refusal> {
+    let at = |field: &str| format!("{path}{field}");
+    let location = position(&at("location"), data.location.ok_or_else(|| missing(&at("location")))?)?;
+    let measures = [
+        ("accuracy_m", data.accuracy_m, f64::MAX),
+        ("speed_mps", data.speed_mps, f64::MAX),
+        ("heading_deg", data.heading_deg, 360.0),
+    ];
+    for (field, value, most) in measures {
+        if value.is_some_and(|v| !(0.0..=most).contains(&v)) {
+            let message = if most < f64::MAX { "must be from 0 to 360" } else { "must be 0 or more" };
+            return Err(Refusal::field(at(field), message));
+        }
+    }
+    let recorded_at = data.recorded_at.ok_or_else(|| missing(&at("recorded_at")))?;
+    if recorded_at > now + AHEAD_MAX || recorded_at < now - BEHIND_MAX {
+        let message = "must be at most 60 s ahead of the server's clock and at most 24 h behind it";
+        return Err(Refusal::field(at("recorded_at"), message));
+    }
+    let LocationData { accuracy_m, speed_mps, heading_deg, .. } = data;
+    Ok(Point { location, accuracy_m, speed_mps, heading_deg, recorded_at })
+}
+
+fn position(field: &str, Object(position): PositionObject) -> Result<Position, Refusal> {
+    if !(-90.0..=90.0).contains(&position.lat) {
+        return Err(Refusal::field(format!("{field}.lat"), "latitude must be from -90 to 90 degrees"));
+    }
+    if !(-180.0..=180.0).contains(&position.lng) {
+        return Err(Refusal::field(format!("{field}.lng"), "longitude must be from -180 to 180 degrees"));
+    }
+    Ok(position)
+}
+
+fn missing(field: &str) -> Refusal {
+    Refusal::field(field, format!("missing field `{field}`"))
+}
+
+fn bounded(field: &'static str, text: &str, most: usize) -> Result<(), Refusal> {
+    if text.len() > most {
+        return Err(Refusal::field(field, format!("has {} bytes: at most {most} are allowed", text.len())));
+    }
+    Ok(())
+}
+
+fn to_text<T: Serialize>(frame: &T) -> String {
+    serde_json::to_string(frame).expect("frames have string keys and no failing serializer")
+}
+
+/// The first frame of a session. `last_seq` is the newest `seq` of the mailbox.
+pub(crate) fn welcome(user: UserId, session: Uuid, last_seq: u64) -> String {
+    to_text(&serde_json::json!({
+        "type": "welcome",
+        "data": {"user_id": user, "session_id": session, "last_seq": last_seq},
+    }))
+}
+
+pub(crate) fn ack(id: Option<&RawValue>, data: &Value) -> String {
+    #[derive(Serialize)]
+    struct Ack<'a> {
+        r#type: &'static str,
+        id: Option<&'a RawValue>,
+        data: &'a Value,
+    }
+    to_text(&Ack { r#type: "ack", id, data })
+}
+
+pub(crate) fn error(id: Option<&RawValue>, refusal: &Refusal) -> String {
+    #[derive(Serialize)]
+    struct Error<'a> {
+        r#type: &'static str,
+        id: Option<&'a RawValue>,
+        error: &'a Refusal,
+    }
+    to_text(&Error { r#type: "error", id, error: refusal })
+}
+
+/// An entry of the user's mailbox. `body` is the event's JSON and is sent byte for byte.
+pub(crate) fn event(subject: &str, seq: u64, event_id: &str, time: DateTime<Utc>, body: &str) -> String {
+    #[derive(Serialize)]
+    struct Event<'a> {
+        r#type: &'a str,
+        seq: u64,
+        event_id: &'a str,
+        time: String,
+        data: Option<&'a RawValue>,
+    }
+    let data = serde_json::from_str(body).ok();
+    to_text(&Event { r#type: subject, seq, event_id, time: rfc3339::text(&time), data })
+}
+
+/// What a session reads of an event frame that another process wrote before it forwards the frame.
+#[derive(Debug, Deserialize)]
+pub(crate) struct EventFrame<'a> {
+    pub(crate) seq: u64,
+    #[serde(borrow, rename = "type")]
+    pub(crate) subject: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) data: &'a RawValue,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! The rows of `live_rides`.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use platform::store::rows::column;
+use platform::{On, StoreError, Transaction};
+use sqlx::Row;
+use streams::event::RideEvent;
+use streams::{RideId, UserId};
+
+use super::{LiveRide, RETENTION, newest};
+use crate::tables::Tables;
+
+/// Stores the newest of `events` of each ride; a version older than the stored one is dropped.
+pub(crate) async fn apply(
+    tx: &mut Transaction<Tables>,
+    events: &[&RideEvent],
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let newest = newest(events);
+    if newest.is_empty() {
+        return Ok(());
+    }
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query(
+                "insert into live_rides as l (ride_id, driver_id, passenger_id, version, status, changed_at) \
+                 select r, d, p, v, s, $6 from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::text[]) \
+                 as e (r, d, p, v, s) order by r on conflict on constraint live_rides_pkey do update \
+                 set version = excluded.version, status = excluded.status, changed_at = excluded.changed_at \
+                 where l.version < excluded.version",
+            )
+            .bind(column(newest.values(), |e| e.ride_id.0))
+            .bind(column(newest.values(), |e| e.driver_id.0))
+            .bind(column(newest.values(), |e| e.passenger_id.0))
+            .bind(column(newest.values(), |e| i32::try_from(e.version).unwrap_or(i32::MAX)))
+            .bind(column(newest.values(), |e| e.status.as_str()))
+            .bind(now)
+            .execute(&mut *pg)
+            .await?;
+        }
+        On::Memory(tables) => {
+            let rows = &mut tables.live_rides;
+            for (id, event) in newest {
+                let is_old = rows.get(&id).is_some_and(|known| known.version >= event.version);
+                if is_old && !streams::simulation::sabotage().no_version_check {
+                    continue;
+                }
+                let RideEvent { driver_id, passenger_id, version, status, .. } = *event;
+                rows.insert(id, LiveRide { driver_id, passenger_id, version, status, changed_at: now });
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn of_driver(tx: &mut Transaction<Tables>, driver: UserId) -> Result<Option<RideId>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let row = sqlx::query(
+                "select ride_id from live_rides where driver_id = $1 and status in ('pickup', 'started', 'arrived') \
+                 order by changed_at desc limit 1",
+            )
+            .bind(driver.0)
+            .fetch_optional(&mut *pg)
+            .await?;
+            Ok(row.map(|row| row.try_get("ride_id")).transpose()?.map(RideId))
+        }
+        On::Memory(tables) => {
+            let live = tables.live_rides.iter().filter(|(_, r)| r.driver_id == driver && !r.status.is_final());
+            Ok(live.max_by_key(|(_, ride)| ride.changed_at).map(|(id, _)| *id))
+        }
+    }
+}
+
+pub(crate) async fn of_passenger(
+    tx: &mut Transaction<Tables>,
+    passenger: UserId,
+) -> Result<Option<RideId>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let row = sqlx::query(
+                "select ride_id from live_rides where passenger_id = $1 and status in ('pickup', 'started', 'arrived') \
+                 limit 1",
+            )
+            .bind(passenger.0)
+            .fetch_optional(&mut *pg)
+            .await?;
+            Ok(row.map(|row| row.try_get("ride_id")).transpose()?.map(RideId))
+        }
+        On::Memory(tables) => {
+            let mut rides = tables.live_rides.iter();
+            Ok(rides.find(|(_, r)| r.passenger_id == passenger && !r.status.is_final()).map(|(id, _)| *id))
+        }
+    }
+}
+
+/// The passengers of `rides`, as far as the rides have rows.
+pub(crate) async fn passengers(
+    tx: &mut Transaction<Tables>,
+    rides: &[RideId],
+) -> Result<BTreeMap<RideId, UserId>, StoreError> {
+    if rides.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query("select ride_id, passenger_id from live_rides where ride_id = any($1)")
+                .bind(column(rides, |r| r.0))
+                .fetch_all(&mut *pg)
+                .await?;
+            rows.iter().map(|row| Ok((RideId(row.try_get("ride_id")?), UserId(row.try_get("passenger_id")?)))).collect()
+        }
+        On::Memory(tables) => {
+            let rows = &tables.live_rides;
+            Ok(rides.iter().filter_map(|id| Some((*id, rows.get(id)?.passenger_id))).collect())
+        }
+    }
+}
+
+/// Deletes rides that ended longer than [`RETENTION`] ago.
+pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<(), StoreError> {
+    let before = now - RETENTION;
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query("delete from live_rides where status in ('completed', 'cancelled') and changed_at < $1")
+                .bind(before)
+                .execute(&mut *pg)
+                .await?;
+        }
+        On::Memory(tables) => {
+            let rows = &mut tables.live_rides;
+            let left = rows.iter().filter(|(_, r)| !r.status.is_final() || r.changed_at >= before);
+            *rows = left.map(|(id, r)| (*id, *r)).collect();
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,134 @@
+//! Offers to drivers, and what a driver's answer does to one. To whom an offer goes is decided by match.
+//!
+//! The row is written in the transaction that appends `match.found` to the driver's mailbox, so that every driver who has
+//! received an offer's id finds the row.
+
+pub(crate) mod rows;
+#[cfg(test)]
+mod tests;
+
+use chrono::{DateTime, Duration, Utc};
+use platform::Problem;
+use streams::event::{MatchAccepted, MatchFound, MatchRejected, RejectReason};
+use streams::{Event, MatchId, RequestId, Service, UserId};
+
+use crate::trip::Trip;
+
+/// How long an offer is stored after its expiry, so that a repeated answer gets the same result.
+const RETENTION: Duration = Duration::hours(24);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OfferState {
+    /// The driver may still answer, until it expires.
+    Open,
+    Accepted,
+    Declined,
+    /// It ended without an answer of the driver, or its acceptance was superseded.
+    Closed,
+}
+
+impl OfferState {
+    const ALL: [Self; 4] = [Self::Open, Self::Accepted, Self::Declined, Self::Closed];
+
+    /// The name in the database.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Accepted => "accepted",
+            Self::Declined => "declined",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DriverAnswer {
+    Accept,
+    Reject,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Offer {
+    pub(crate) match_id: MatchId,
+    pub(crate) request_id: RequestId,
+    pub(crate) driver_id: UserId,
+    pub(crate) passenger_id: UserId,
+    pub(crate) trip: Trip,
+    pub(crate) expires_at: DateTime<Utc>,
+    pub(crate) state: OfferState,
+}
+
+impl Offer {
+    pub(crate) fn from_found(found: &MatchFound) -> Self {
+        let MatchFound { pickup, dropoff, vehicle_type, .. } = *found;
+        Self {
+            match_id: found.match_id,
+            request_id: found.request_id,
+            driver_id: found.driver_id,
+            passenger_id: found.passenger_id,
+            trip: Trip { pickup, dropoff, vehicle_type },
+            expires_at: found.expires_at,
+            state: OfferState::Open,
+        }
+    }
+
+    /// The new state with its event after the driver's answer; `None` for the repeat of an answer.
+    ///
+    /// # Errors
+    /// `offer_closed` if the offer has ended, `offer_expired` if its time is over.
+    pub(crate) fn answered(
+        &self,
+        answer: DriverAnswer,
+        now: DateTime<Utc>,
+    ) -> Result<Option<(OfferState, Event)>, Problem> {
+        match (self.state, answer) {
+            (OfferState::Accepted, DriverAnswer::Accept) | (OfferState::Declined, DriverAnswer::Reject) => Ok(None),
+            (OfferState::Open, _) if now >= self.expires_at => {
+                Err(Problem::conflict("offer_expired", "the time to answer this offer is over"))
+            }
+            (OfferState::Open, DriverAnswer::Accept) => Ok(Some((OfferState::Accepted, self.accepted(now)))),
+            (OfferState::Open, DriverAnswer::Reject) => Ok(Some((OfferState::Declined, self.declined(now)))),
+            (OfferState::Accepted, DriverAnswer::Reject) => {
+                Err(Problem::conflict("offer_closed", "you accepted this offer: cancel the ride instead"))
+            }
+            (OfferState::Declined, DriverAnswer::Accept) => {
+                Err(Problem::conflict("offer_closed", "you declined this offer"))
+            }
+            (OfferState::Closed, _) => Err(Problem::conflict("offer_closed", "this offer has ended")),
+        }
+    }
+
+    fn accepted(&self, now: DateTime<Utc>) -> Event {
+        Event::MatchAccepted(MatchAccepted {
+            match_id: self.match_id,
+            request_id: self.request_id,
+            driver_id: self.driver_id,
+            passenger_id: self.passenger_id,
+            pickup: self.trip.pickup,
+            dropoff: self.trip.dropoff,
+            vehicle_type: self.trip.vehicle_type,
+            accepted_at: now,
+        })
+    }
+
+    fn declined(&self, now: DateTime<Utc>) -> Event {
+        Event::MatchRejected(MatchRejected {
+            match_id: self.match_id,
+            request_id: self.request_id,
+            driver_id: self.driver_id,
+            passenger_id: self.passenger_id,
+            reason: RejectReason::Declined,
+            rejected_at: MatchRejected::time(Service::Users, now),
+        })
+    }
+}
+
+/// The state of an offer after `match.rejected`. An accepted offer changes only by `superseded`: after every other reason
+/// its ride still follows.
+fn rejected(state: OfferState, reason: RejectReason) -> OfferState {
+    match (state, reason) {
+        (OfferState::Open, RejectReason::Declined) => OfferState::Declined,
+        (OfferState::Open, _) | (OfferState::Accepted, RejectReason::Superseded) => OfferState::Closed,
+        (state, _) => state,
+    }
+}

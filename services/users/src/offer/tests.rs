@@ -1,0 +1,90 @@
+//! Offers: every state against every answer, and the rows on both stores.
+
+use platform::World;
+use streams::{Position, VehicleType};
+use testing::{Backend, on_both_stores};
+use uuid::Uuid;
+
+use super::rows::{insert, lock_of_driver, purge, reject, set_state};
+use super::*;
+use crate::tables::Tables;
+
+fn at(seconds: i64) -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + Duration::seconds(seconds)
+}
+
+fn offer(n: u128, state: OfferState) -> Offer {
+    let here = Position { lat: 1.5, lng: -2.5 };
+    Offer {
+        match_id: MatchId(Uuid::from_u128(n)),
+        request_id: RequestId(Uuid::from_u128(n + 100)),
+        driver_id: UserId(Uuid::from_u128(n + 200)),
+        passenger_id: UserId(Uuid::from_u128(n + 300)),
+        trip: Trip { pickup: here, dropoff: here, vehicle_type: VehicleType::Van },
+        expires_at: at(15),
+        state,
+    }
+}
+
+#[test]
+fn an_answer_counts_once_and_in_time() {
+    let outcome = |state, answer, now| match offer(1, state).answered(answer, at(now)) {
+        Ok(None) => "repeat".to_owned(),
+        Ok(Some((next, event))) => format!("{} {}", next.as_str(), event.subject()),
+        Err(problem) => problem.code.to_owned(),
+    };
+    use DriverAnswer::{Accept, Reject};
+    use OfferState::{Accepted, Closed, Declined, Open};
+    for (state, answer, now, expected) in [
+        (Open, Accept, 14, "accepted match.accepted"),
+        (Open, Reject, 14, "declined match.rejected"),
+        (Open, Accept, 15, "offer_expired"),
+        (Open, Reject, 15, "offer_expired"),
+        (Accepted, Accept, 14, "repeat"),
+        // The ack was lost, and the repeat comes after the expiry.
+        (Accepted, Accept, 99, "repeat"),
+        (Declined, Reject, 99, "repeat"),
+        (Accepted, Reject, 14, "offer_closed"),
+        (Declined, Accept, 14, "offer_closed"),
+        (Closed, Accept, 14, "offer_closed"),
+        (Closed, Reject, 14, "offer_closed"),
+    ] {
+        assert_eq!(outcome(state, answer, now), expected, "{state:?} {answer:?} at {now}");
+    }
+}
+
+const REASONS: [RejectReason; 4] =
+    [RejectReason::Declined, RejectReason::Expired, RejectReason::Cancelled, RejectReason::Superseded];
+
+on_both_stores!(rejections_change_rows_as_the_rule_says);
+
+async fn rejections_change_rows_as_the_rule_says(backend: Backend) {
+    let store = backend.store::<Tables>(&World::seeded(at(0), 1), "test", "users", &crate::MIGRATIONS).await;
+    let mut n = 0;
+    for state in OfferState::ALL {
+        for reason in REASONS {
+            n += 1;
+            let (mine, other) = (offer(n, OfferState::Open), offer(n + 50, OfferState::Open));
+            let mut tx = store.begin().await.unwrap();
+            insert(&mut tx, &[mine, other]).await.unwrap();
+            set_state(&mut tx, mine.match_id, state).await.unwrap();
+            let unknown = MatchId(Uuid::from_u128(999));
+            reject(&mut tx, &[(unknown, reason), (mine.match_id, reason)]).await.unwrap();
+            // A repeat of match.found changes nothing.
+            insert(&mut tx, &[mine]).await.unwrap();
+            tx.commit().await.unwrap();
+            let mut tx = store.begin().await.unwrap();
+            let found = lock_of_driver(&mut tx, mine.match_id, mine.driver_id).await.unwrap();
+            assert_eq!(found, Some(Offer { state: rejected(state, reason), ..mine }), "{state:?} {reason:?}");
+            assert_eq!(lock_of_driver(&mut tx, other.match_id, other.driver_id).await.unwrap(), Some(other));
+            let stranger = lock_of_driver(&mut tx, mine.match_id, other.driver_id).await.unwrap();
+            assert_eq!(stranger, None, "a stranger's offer does not exist");
+        }
+    }
+    let first = offer(1, OfferState::Open);
+    let mut tx = store.begin().await.unwrap();
+    purge(&mut tx, at(15) + RETENTION).await.unwrap();
+    assert!(lock_of_driver(&mut tx, first.match_id, first.driver_id).await.unwrap().is_some());
+    purge(&mut tx, at(16) + RETENTION).await.unwrap();
+    assert!(lock_of_driver(&mut tx, first.match_id, first.driver_id).await.unwrap().is_none());
+}

@@ -1,0 +1,207 @@
+//! The rows of `beacons` and `sockets`.
+
+use chrono::{DateTime, Utc};
+use platform::store::rows::column;
+use platform::{On, StoreError, Transaction};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use streams::{Position, UserId};
+use uuid::Uuid;
+
+use super::{Beacon, STALE_AFTER};
+use crate::tables::Tables;
+
+/// The most users that one sweep of stale sockets takes.
+pub(crate) const SWEEP_MAX: usize = 500;
+
+fn read_beacon(row: &PgRow) -> Result<Beacon, StoreError> {
+    let vehicle_type: &str = row.try_get("vehicle_type")?;
+    Ok(Beacon {
+        user_id: read_user(row)?,
+        active: row.try_get("active")?,
+        connected: row.try_get("connected")?,
+        vehicle_type: vehicle_type.parse().map_err(StoreError::Other)?,
+        location: Position { lat: row.try_get("lat")?, lng: row.try_get("lng")? },
+        published_at: row.try_get("published_at")?,
+    })
+}
+
+fn read_user(row: &PgRow) -> Result<UserId, StoreError> {
+    Ok(UserId(row.try_get("user_id")?))
+}
+
+/// The beacons of `users`, in the order of user ids. Their rows stay locked until the transaction ends.
+pub(crate) async fn lock_beacons(tx: &mut Transaction<Tables>, users: &[UserId]) -> Result<Vec<Beacon>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select user_id, active, connected, vehicle_type, lat, lng, published_at from beacons \
+                 where user_id = any($1) order by user_id for update",
+            )
+            .bind(column(users, |user| user.0))
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(read_beacon).collect()
+        }
+        On::Memory(tables) => {
+            let rows = &tables.presence.beacons;
+            let mut found: Vec<Beacon> = users.iter().filter_map(|user| rows.get(user).copied()).collect();
+            found.sort_by_key(|b| b.user_id);
+            found.dedup_by_key(|b| b.user_id);
+            Ok(found)
+        }
+    }
+}
+
+pub(crate) async fn put_beacon(tx: &mut Transaction<Tables>, beacon: &Beacon) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query(
+                "insert into beacons (user_id, active, connected, vehicle_type, lat, lng, published_at) \
+                 values ($1, $2, $3, $4, $5, $6, $7) on conflict on constraint beacons_pkey do update \
+                 set active = excluded.active, connected = excluded.connected, vehicle_type = excluded.vehicle_type, \
+                 lat = excluded.lat, lng = excluded.lng, published_at = excluded.published_at",
+            )
+            .bind(beacon.user_id.0)
+            .bind(beacon.active)
+            .bind(beacon.connected)
+            .bind(beacon.vehicle_type.as_str())
+            .bind(beacon.location.lat)
+            .bind(beacon.location.lng)
+            .bind(beacon.published_at)
+            .execute(&mut *pg)
+            .await?;
+        }
+        On::Memory(tables) => {
+            tables.presence.beacons.insert(beacon.user_id, *beacon);
+        }
+    }
+    Ok(())
+}
+
+/// Inserts an open socket, or touches its row if there is one.
+pub(crate) async fn insert_socket(
+    tx: &mut Transaction<Tables>,
+    session: Uuid,
+    user: UserId,
+    pod: &str,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query(
+                "insert into sockets (session_id, user_id, pod, seen_at) values ($1, $2, $3, $4) \
+                 on conflict on constraint sockets_pkey do update set seen_at = excluded.seen_at",
+            )
+            .bind(session)
+            .bind(user.0)
+            .bind(pod)
+            .bind(now)
+            .execute(&mut *pg)
+            .await?;
+        }
+        On::Memory(tables) => {
+            tables.presence.sockets.insert((user, session), now);
+        }
+    }
+    Ok(())
+}
+
+/// Deletes, of the sockets of `users`, the one called `session` and all stale ones. Returns those of `users` who still have
+/// a socket.
+pub(crate) async fn delete_sockets(
+    tx: &mut Transaction<Tables>,
+    users: &[UserId],
+    session: Option<Uuid>,
+    now: DateTime<Utc>,
+) -> Result<Vec<UserId>, StoreError> {
+    let stale_before = now - STALE_AFTER;
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query("delete from sockets where user_id = any($1) and (session_id = $2 or seen_at < $3)")
+                .bind(column(users, |user| user.0))
+                .bind(session)
+                .bind(stale_before)
+                .execute(&mut *pg)
+                .await?;
+            let rows = sqlx::query("select distinct user_id from sockets where user_id = any($1)")
+                .bind(column(users, |user| user.0))
+                .fetch_all(&mut *pg)
+                .await?;
+            rows.iter().map(read_user).collect()
+        }
+        On::Memory(tables) => {
+            let rows = &mut tables.presence.sockets;
+            let mut connected = Vec::new();
+            for user in users {
+                let theirs = rows.range((*user, Uuid::nil())..=(*user, Uuid::max()));
+                let (deleted, open): (Vec<_>, Vec<_>) = theirs
+                    .map(|(key, seen_at)| (*key, *seen_at))
+                    .partition(|((_, id), seen_at)| Some(*id) == session || *seen_at < stale_before);
+                for (key, _) in &deleted {
+                    rows.remove(key);
+                }
+                connected.extend((!open.is_empty()).then_some(*user));
+            }
+            Ok(connected)
+        }
+    }
+}
+
+/// Records that these sockets are still open. Returns the sessions that have a row.
+pub(crate) async fn touch_sockets(
+    tx: &mut Transaction<Tables>,
+    sockets: &[(UserId, Uuid)],
+    now: DateTime<Utc>,
+) -> Result<Vec<Uuid>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "with mine as (select session_id from sockets where session_id = any($1) order by session_id for update) \
+                 update sockets set seen_at = $2 from mine where sockets.session_id = mine.session_id \
+                 returning sockets.session_id",
+            )
+            .bind(column(sockets, |(_, session)| *session))
+            .bind(now)
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(|row| row.try_get("session_id").map_err(StoreError::from)).collect()
+        }
+        On::Memory(tables) => {
+            let rows = &mut tables.presence.sockets;
+            let mut touched = Vec::new();
+            for key in sockets {
+                if let Some(seen_at) = rows.get_mut(key) {
+                    *seen_at = now;
+                    touched.push(key.1);
+                }
+            }
+            Ok(touched)
+        }
+    }
+}
+
+/// At most [`SWEEP_MAX`] users who have stale sockets, in the order of their ids.
+pub(crate) async fn users_with_stale_sockets(
+    tx: &mut Transaction<Tables>,
+    now: DateTime<Utc>,
+) -> Result<Vec<UserId>, StoreError> {
+    let stale_before = now - STALE_AFTER;
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query("select distinct user_id from sockets where seen_at < $1 order by user_id limit $2")
+                .bind(stale_before)
+                .bind(SWEEP_MAX as i64)
+                .fetch_all(&mut *pg)
+                .await?;
+            rows.iter().map(read_user).collect()
+        }
+        On::Memory(tables) => {
+            let stale = tables.presence.sockets.iter().filter(|(_, seen_at)| **seen_at < stale_before);
+            let mut users: Vec<UserId> = stale.map(|((user, _), _)| *user).collect();
+            users.dedup();
+            users.truncate(SWEEP_MAX);
+            Ok(users)
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Passengers' searches that are open, at most one each. It offers nothing: match receives a search as an event.
+
+pub(crate) mod rows;
+
+use chrono::{DateTime, Duration, Utc};
+use streams::event::UserFinder;
+use streams::{Event, RequestId, UserId};
+
+use crate::trip::Trip;
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Search {
+    pub(crate) request_id: RequestId,
+    pub(crate) user_id: UserId,
+    pub(crate) trip: Trip,
+    pub(crate) began_at: DateTime<Utc>,
+    pub(crate) expires_at: DateTime<Utc>,
+}
+
+impl Search {
+    pub(crate) fn began(&self) -> Event {
+        Event::UserFinder(self.finder(self.began_at))
+    }
+
+    /// The event of its end. Its time is later than that of its beginning, also within one step of the clock: message ids
+    /// contain the time.
+    pub(crate) fn ended(&self, now: DateTime<Utc>) -> Event {
+        let ended_at = now.max(self.began_at + Duration::microseconds(1));
+        Event::UserFinder(UserFinder { active: false, ..self.finder(ended_at) })
+    }
+
+    fn finder(&self, recorded_at: DateTime<Utc>) -> UserFinder {
+        let Trip { pickup, dropoff, vehicle_type } = self.trip;
+        let Self { request_id, user_id, .. } = *self;
+        UserFinder { request_id, user_id, active: true, pickup, dropoff, vehicle_type, recorded_at }
+    }
+}

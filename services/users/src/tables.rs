@@ -1,0 +1,93 @@
+//! The service's tables in memory: the same tables and unique constraints as `migrations/users`. The operations on them
+//! are in each noun's `rows.rs`, beside their SQL.
+//!
+//! All maps are persistent, because a transaction works on a copy.
+
+use chrono::{DateTime, Utc};
+use imbl::{OrdMap, OrdSet};
+use streams::{MatchId, RideId, UserId};
+use uuid::Uuid;
+
+use crate::account::Driver;
+use crate::live_ride::LiveRide;
+use crate::mailbox::{Entry, MailboxCursor};
+use crate::offer::Offer;
+use crate::presence::Beacon;
+use crate::search::Search;
+use crate::sign_in::otp::Otp;
+use crate::sign_in::phone::Phone;
+
+#[derive(Debug, Clone, Default)]
+pub struct Tables {
+    pub(crate) accounts: AccountRows,
+    pub(crate) otps: OtpRows,
+    pub(crate) sign_ins: SignInRows,
+    pub(crate) mailboxes: MailboxRows,
+    pub(crate) presence: PresenceRows,
+    /// Open searches, by passenger: at most one each.
+    pub(crate) searches: OrdMap<UserId, Search>,
+    pub(crate) offers: OrdMap<MatchId, Offer>,
+    pub(crate) live_rides: OrdMap<RideId, LiveRide>,
+}
+
+/// Users and drivers, with an index for each unique constraint.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct AccountRows {
+    pub(crate) users: OrdMap<UserId, UserRow>,
+    pub(crate) phones: OrdMap<Phone, UserId>,
+    pub(crate) drivers: OrdMap<UserId, Driver>,
+    pub(crate) plates: OrdMap<String, UserId>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct UserRow {
+    pub(crate) phone: Phone,
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OtpRows {
+    pub(crate) live: OrdMap<Phone, Otp>,
+    pub(crate) requests: OrdSet<(Phone, DateTime<Utc>, Uuid)>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SignInRows {
+    pub(crate) sign_ins: OrdMap<Uuid, SignInRow>,
+    /// By the token's keyed hash.
+    pub(crate) refresh_tokens: OrdMap<[u8; 32], RefreshTokenRow>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct SignInRow {
+    pub(crate) user: UserId,
+    pub(crate) revoked: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct RefreshTokenRow {
+    pub(crate) sign_in: Uuid,
+    pub(crate) expires_at: DateTime<Utc>,
+    pub(crate) used: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct MailboxRows {
+    pub(crate) cursors: OrdMap<UserId, MailboxCursor>,
+    pub(crate) entries: OrdMap<(UserId, u64), EntryRow>,
+    /// The unique constraint on user and event id.
+    pub(crate) event_ids: OrdSet<(UserId, String)>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct EntryRow {
+    pub(crate) entry: Entry,
+    pub(crate) posted_at: DateTime<Utc>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PresenceRows {
+    pub(crate) beacons: OrdMap<UserId, Beacon>,
+    /// When its pod last touched each socket, by user and session.
+    pub(crate) sockets: OrdMap<(UserId, Uuid), DateTime<Utc>>,
+}

@@ -1,0 +1,98 @@
+//! The periodic work of the service: it ends searches that have expired, polls mailboxes for events whose notification was
+//! lost, touches the rows of open sockets, sweeps those of dead pods, and deletes old rows.
+
+use std::time::Duration;
+
+use platform::{CancellationToken, StoreError};
+use streams::UserId;
+use tokio::time::{Instant, sleep};
+
+use crate::context::Context;
+use crate::gateway::connection;
+use crate::{live_ride, mailbox, offer, search, sign_in};
+
+const EXPIRE_INTERVAL: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(10);
+const TOUCH_INTERVAL: Duration = Duration::from_secs(20);
+/// The most users whose cursors one statement reads.
+const POLL_MAX: usize = 1_000;
+
+pub(crate) async fn run(context: Context, stop: CancellationToken) {
+    let start = Instant::now();
+    let (mut next_poll, mut next_touch) = (start + POLL_INTERVAL, start + TOUCH_INTERVAL);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = sleep(EXPIRE_INTERVAL) => {}
+        }
+        let now = Instant::now();
+        log_failure("expire searches", expire_searches(&context).await);
+        if now >= next_poll {
+            next_poll = now + POLL_INTERVAL;
+            log_failure("poll mailboxes", poll_mailboxes(&context).await);
+        }
+        if now >= next_touch {
+            next_touch = now + TOUCH_INTERVAL;
+            log_failure("touch sockets", connection::touch_all(&context).await);
+            log_failure("sweep stale sockets", connection::sweep_stale(&context).await);
+        }
+    }
+}
+
+fn log_failure(task: &str, result: Result<(), StoreError>) {
+    if let Err(error) = result {
+        tracing::warn!(%error, task, "a periodic task of users failed; it runs again after its interval");
+    }
+}
+
+async fn expire_searches(context: &Context) -> Result<(), StoreError> {
+    loop {
+        let now = context.platform.world.now();
+        let mut tx = context.store.begin().await?;
+        let expired = search::rows::expire(&mut tx, now).await?;
+        for search in &expired {
+            context.publish(&mut tx, &search.ended(now));
+        }
+        if !expired.is_empty() {
+            tx.commit().await?;
+        }
+        if expired.len() < search::rows::EXPIRE_MAX {
+            return Ok(());
+        }
+    }
+}
+
+/// Reads the cursors of all users with a socket on this pod and passes them to the sessions.
+async fn poll_mailboxes(context: &Context) -> Result<(), StoreError> {
+    let mut users: Vec<UserId> = context.sockets.all().into_iter().map(|(user, _)| user).collect();
+    users.dedup();
+    for chunk in users.chunks(POLL_MAX) {
+        let mut tx = context.store.begin().await?;
+        let cursors = mailbox::rows::cursors(&mut tx, chunk).await?;
+        drop(tx);
+        context.sockets.send_cursors(&cursors);
+    }
+    Ok(())
+}
+
+/// Deletes old rows.
+pub(crate) async fn purge(context: Context) -> Result<(), StoreError> {
+    let now = context.platform.world.now();
+    let mut tx = context.store.begin().await?;
+    sign_in::otp::rows::purge(&mut tx, now).await?;
+    sign_in::rows::purge(&mut tx, now).await?;
+    tx.commit().await?;
+    loop {
+        let mut tx = context.store.begin().await?;
+        let deleted = mailbox::rows::purge(&mut tx, now).await?;
+        tx.commit().await?;
+        if deleted < mailbox::rows::PURGE_MAX {
+            break;
+        }
+    }
+    let mut tx = context.store.begin().await?;
+    offer::rows::purge(&mut tx, now).await?;
+    live_ride::rows::purge(&mut tx, now).await?;
+    tx.commit().await
+}

@@ -1,0 +1,232 @@
+//! The values that go over a bus: messages, deliveries, errors, and how streams and consumers are doing. Both buses and the
+//! simulation use them; nothing here knows a bus.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+
+/// The header by which a stream recognises a duplicate.
+pub const MESSAGE_ID: &str = "Nats-Msg-Id";
+
+/// The headers of a message; names are compared without case.
+#[derive(Clone, Default)]
+pub struct Headers {
+    own: Vec<Header>,
+    /// The NATS client's map, converted only when somebody lists or changes the headers: a consumer reads two of nine.
+    received: Option<Box<(async_nats::HeaderMap, OnceLock<Vec<Header>>)>>,
+}
+
+/// Name and value.
+type Header = (Cow<'static, str>, String);
+
+impl Headers {
+    pub(crate) fn from_nats(map: async_nats::HeaderMap) -> Self {
+        Self { own: Vec::new(), received: Some(Box::new((map, OnceLock::new()))) }
+    }
+
+    fn list(&self) -> &[Header] {
+        match &self.received {
+            // The client's map has no order. Sorted by name, both buses hand headers out in the same order.
+            Some(received) => received.1.get_or_init(|| {
+                let all = received.0.iter();
+                let all =
+                    all.flat_map(|(name, values)| values.iter().map(|v| (name.to_string(), v.as_str().to_owned())));
+                let mut list: Vec<Header> = all.map(|(name, value)| (name.into(), value)).collect();
+                list.sort();
+                list
+            }),
+            None => &self.own,
+        }
+    }
+
+    fn own(&mut self) -> &mut Vec<Header> {
+        if self.received.is_some() {
+            self.own = self.list().to_vec();
+            self.received = None;
+        }
+        &mut self.own
+    }
+
+    /// The first value of `name`.
+    pub fn find(&self, name: &str) -> Option<&str> {
+        if let Some(received) = &self.received
+            && let Some(value) = received.0.get(name)
+        {
+            return Some(value.as_str());
+        }
+        self.list().iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+    }
+
+    /// Sets `name` to this one value.
+    pub fn set(&mut self, name: &'static str, value: impl Into<String>) {
+        let own = self.own();
+        own.retain(|(n, _)| !n.eq_ignore_ascii_case(name));
+        own.push((Cow::Borrowed(name), value.into()));
+    }
+
+    /// Adds a value of `name` to those that it has.
+    pub fn add(&mut self, name: &str, value: impl Into<String>) {
+        self.own().push((Cow::Owned(name.to_owned()), value.into()));
+    }
+
+    /// All names and values: sorted if they came from a bus, else in the order in which they were set.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.list().iter().map(|(n, v)| (n.as_ref(), v.as_str()))
+    }
+
+    pub(crate) fn into_list(mut self) -> Vec<Header> {
+        std::mem::take(self.own())
+    }
+
+    /// Sorts by name, as both buses hand headers out.
+    pub(crate) fn sort(&mut self) {
+        self.own().sort();
+    }
+
+    /// Whether there is no header.
+    pub fn is_empty(&self) -> bool {
+        self.list().is_empty()
+    }
+}
+
+impl PartialEq for Headers {
+    fn eq(&self, other: &Self) -> bool {
+        self.list() == other.list()
+    }
+}
+
+impl Eq for Headers {}
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Headers").field(&self.list()).finish()
+    }
+}
+
+/// A message to be published to a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Without wildcards; the stream that captures it stores the message.
+    pub subject: String,
+    /// With [`MESSAGE_ID`], a republish within the duplicate window is not stored again.
+    pub headers: Headers,
+    /// The event's JSON.
+    pub payload: Bytes,
+}
+
+/// A stream acknowledges a publish: it has the message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// The stream that captures the subject.
+    pub stream: String,
+    /// The message's sequence in the stream; for a duplicate, that of the first publish.
+    pub sequence: u64,
+    /// Whether the stream had this message id already, and stored nothing.
+    pub duplicate: bool,
+}
+
+/// Why the bus did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    /// No answer, no connection, no leader. The outcome is unknown: try again later, with the same message id.
+    #[error("the bus is not available: {0}")]
+    Unavailable(String),
+    /// The stream is at its limit and refuses new messages; nothing was stored.
+    #[error("stream is full: {0}")]
+    Full(String),
+    /// The stream, consumer or message does not exist, or not any more.
+    #[error("not found on the bus: {0}")]
+    NotFound(String),
+    /// No subscriber on the subject of a request.
+    #[error("nobody answers on {0}")]
+    NoResponders(String),
+    /// The server refuses it, and will refuse it again.
+    #[error("the bus refused: {0}")]
+    Refused(String),
+}
+
+/// The state of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamInfo {
+    /// Messages stored.
+    pub messages: u64,
+    /// Bytes stored, headers and the server's overhead included.
+    pub bytes: u64,
+    /// The oldest sequence stored; `last_sequence` + 1 if there is none.
+    pub first_sequence: u64,
+    /// The newest sequence ever given; 0 before the first.
+    pub last_sequence: u64,
+    /// Durable and ephemeral consumers.
+    pub consumers: u64,
+}
+
+/// The state of a consumer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerInfo {
+    /// Messages never delivered yet.
+    pub pending: u64,
+    /// Messages delivered, and neither acknowledged nor given up.
+    pub ack_pending: u64,
+    /// Of those, the ones delivered more than once.
+    pub redelivered: u64,
+    /// The stream sequence up to which every message is acknowledged or given up.
+    pub ack_floor: u64,
+    /// The highest stream sequence delivered.
+    pub delivered: u64,
+}
+
+/// Where a replay begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplayStart {
+    /// At this stream sequence or the next one stored; 0 and 1 are the beginning.
+    Sequence(u64),
+    /// At the first message stored at this time or later.
+    Time(DateTime<Utc>),
+}
+
+/// A message that a stream stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredMessage {
+    /// As published.
+    pub subject: String,
+    /// As published, sorted by name.
+    pub headers: Headers,
+    /// As published.
+    pub payload: Bytes,
+    /// Unique in the stream; rises by one for each message stored.
+    pub sequence: u64,
+    /// When the stream stored the message, by the server's clock.
+    pub stored_at: DateTime<Utc>,
+}
+
+/// A message delivered by a consumer, with the bus's handle to acknowledge it.
+#[derive(Debug)]
+pub struct Delivered<H> {
+    /// The message as the stream stored it.
+    pub message: StoredMessage,
+    /// The stream that stored it.
+    pub stream: String,
+    /// The durable consumer that delivered it.
+    pub consumer: String,
+    /// Deliveries of this message by this consumer, this one included: 1, 2, 3 …
+    pub deliveries: u64,
+    /// Messages after this one that the consumer never delivered yet.
+    pub pending: u64,
+    pub(crate) ack_handle: H,
+}
+
+/// A core message: delivered at most once, to the subscribers of that moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CoreMessage {
+    /// The subject to which it was sent, without wildcards.
+    pub subject: String,
+    /// Empty unless it is a copy of a message published to a stream.
+    pub headers: Headers,
+    /// As sent.
+    pub payload: Bytes,
+    /// Where the sender waits for a reply. Never reply to a copy of a stream's message: there it is the publisher's inbox.
+    pub reply: Option<String>,
+}

@@ -1,0 +1,78 @@
+//! Positions of drivers and the distance of a ride: `location.update` and `location.aggregate`.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::ids::{RideId, UserId};
+use super::position::Position;
+use super::rfc3339;
+use super::validation::{EventError, Fields};
+
+/// One position of a driver. A field that may be null must still be present: a missing field is malformed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LocationUpdate {
+    /// The driver; the entity of the message id.
+    pub user_id: UserId,
+    /// The driver's live ride; null between rides.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub ride_id: Option<RideId>,
+    /// The position that the device measured.
+    pub location: Position,
+    /// Radius of the position's uncertainty, metres.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub accuracy_m: Option<f64>,
+    /// Speed over ground, metres a second.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub speed_mps: Option<f64>,
+    /// Course over ground, degrees from true north, 0 to 360.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub heading_deg: Option<f64>,
+    /// When the device measured it; may be up to 24 h old and out of order.
+    #[serde(with = "rfc3339")]
+    pub recorded_at: DateTime<Utc>,
+}
+
+impl LocationUpdate {
+    pub(super) fn validate(&self, fields: &Fields) -> Result<(), EventError> {
+        fields.position("location", &self.location)?;
+        fields.measure("accuracy_m", self.accuracy_m)?;
+        fields.measure("speed_mps", self.speed_mps)?;
+        fields.measure("heading_deg", self.heading_deg)
+    }
+}
+
+/// A point of a track.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TrackPoint {
+    /// The position that the device measured.
+    pub location: Position,
+    /// When the device measured it.
+    #[serde(with = "rfc3339")]
+    pub recorded_at: DateTime<Utc>,
+}
+
+/// The distance of a ride so far.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LocationAggregate {
+    /// The entity of the message id.
+    pub ride_id: RideId,
+    /// The driver whose positions make the track.
+    pub driver_id: UserId,
+    /// Since the ride started, cumulative, metres.
+    pub distance_m: f64,
+    /// Points on which the distance rests; GPS jumps do not count.
+    pub points: u64,
+    /// The newest of them; null if there is none.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub last: Option<TrackPoint>,
+    /// True for the one after the ride arrived; none follows it.
+    #[serde(rename = "final")]
+    pub is_final: bool,
+}
+
+impl LocationAggregate {
+    pub(super) fn validate(&self, fields: &Fields) -> Result<(), EventError> {
+        fields.measure("distance_m", Some(self.distance_m))?;
+        self.last.map_or(Ok(()), |last| fields.position("last.location", &last.location))
+    }
+}

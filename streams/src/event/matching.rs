@@ -1,0 +1,132 @@
+//! Offers of a driver to a passenger: `match.found`, `match.accepted` and `match.rejected`.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::ids::{MatchId, RequestId, UserId};
+use super::money::Money;
+use super::position::Position;
+use super::rfc3339;
+use super::subject::Service;
+use super::user::VehicleType;
+use super::validation::{EventError, Fields};
+
+/// A driver is proposed to a passenger, and has until `expires_at` to answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MatchFound {
+    /// The offer; the entity of the message id.
+    pub match_id: MatchId,
+    /// The search for which match chose the driver.
+    pub request_id: RequestId,
+    /// The driver, held until the offer ends.
+    pub driver_id: UserId,
+    /// The passenger, held until the offer ends.
+    pub passenger_id: UserId,
+    /// The driver's newest position that match knew.
+    pub driver_location: Position,
+    /// Where the ride begins.
+    pub pickup: Position,
+    /// Where the ride ends.
+    pub dropoff: Position,
+    /// The type that the passenger asked for and the driver drives.
+    pub vehicle_type: VehicleType,
+    /// From the driver to the pickup, metres.
+    pub pickup_distance_m: f64,
+    /// From the driver to the pickup, seconds.
+    pub pickup_eta_s: f64,
+    /// The estimated fare; the bill follows the distance driven.
+    pub fare_estimate: Money,
+    /// When match chose the driver.
+    #[serde(with = "rfc3339")]
+    pub found_at: DateTime<Utc>,
+    /// The last moment for an answer.
+    #[serde(with = "rfc3339")]
+    pub expires_at: DateTime<Utc>,
+}
+
+impl MatchFound {
+    pub(super) fn validate(&self, fields: &Fields) -> Result<(), EventError> {
+        fields.position("driver_location", &self.driver_location)?;
+        fields.position("pickup", &self.pickup)?;
+        fields.position("dropoff", &self.dropoff)?;
+        fields.measure("pickup_distance_m", Some(self.pickup_distance_m))?;
+        fields.measure("pickup_eta_s", Some(self.pickup_eta_s))
+    }
+}
+
+/// The driver accepted the offer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MatchAccepted {
+    /// The offer; the entity of the message id. At most one ride comes from it.
+    pub match_id: MatchId,
+    /// The search that is fulfilled.
+    pub request_id: RequestId,
+    /// The driver of the ride to be.
+    pub driver_id: UserId,
+    /// The passenger of the ride to be.
+    pub passenger_id: UserId,
+    /// Where the ride begins.
+    pub pickup: Position,
+    /// Where the ride ends.
+    pub dropoff: Position,
+    /// The type that the passenger asked for and the driver drives.
+    pub vehicle_type: VehicleType,
+    /// When users committed the driver's answer.
+    #[serde(with = "rfc3339")]
+    pub accepted_at: DateTime<Utc>,
+}
+
+impl MatchAccepted {
+    pub(super) fn validate(&self, fields: &Fields) -> Result<(), EventError> {
+        fields.position("pickup", &self.pickup)?;
+        fields.position("dropoff", &self.dropoff)
+    }
+}
+
+/// Why an offer ended without a ride.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RejectReason {
+    /// The driver said no.
+    Declined,
+    /// The driver did not answer until `expires_at`.
+    Expired,
+    /// The passenger ended the search.
+    Cancelled,
+    /// Driver or passenger is in another ride already.
+    Superseded,
+}
+
+/// An offer ended without a ride. Both parties are free again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MatchRejected {
+    /// The offer; the entity of the message id.
+    pub match_id: MatchId,
+    /// The search, which goes on unless the passenger ended it.
+    pub request_id: RequestId,
+    /// The driver, no longer held.
+    pub driver_id: UserId,
+    /// The passenger, no longer held.
+    pub passenger_id: UserId,
+    /// `superseded` comes from rides, `declined` from users, the others from match.
+    pub reason: RejectReason,
+    /// From [`MatchRejected::time`], so that two services never publish the same message id.
+    #[serde(with = "rfc3339")]
+    pub rejected_at: DateTime<Utc>,
+}
+
+impl MatchRejected {
+    /// The `rejected_at` of an offer that `writer` ends at `now`: `now`, or up to 2 µs before it.
+    ///
+    /// The message id consists of the offer and this time, and two services may end one offer in the same microsecond (the
+    /// driver declines while the passenger cancels the search). Each service therefore uses microseconds of its own;
+    /// otherwise the stream would treat the second event as a duplicate.
+    pub fn time(writer: Service, now: DateTime<Utc>) -> DateTime<Utc> {
+        let remainder = match writer {
+            Service::Users | Service::Location => 0,
+            Service::Match => 1,
+            Service::Rides => 2,
+        };
+        now - chrono::Duration::microseconds((now.timestamp_micros() - remainder).rem_euclid(3))
+    }
+}

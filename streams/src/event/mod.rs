@@ -1,0 +1,170 @@
+//! The events of the system: one closed enum, parsed and validated in one place, with a file for each noun.
+//!
+//! Bodies are exactly those of the contract, section 2. Unknown fields are ignored; a missing or malformed field is an
+//! [`EventError`], and no retry can repair it. Nothing here knows a stream or a bus.
+
+pub mod ids;
+mod location;
+mod matching;
+mod money;
+mod payment;
+mod position;
+mod ride;
+mod subject;
+mod user;
+mod validation;
+
+pub mod rfc3339;
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+
+pub use location::{LocationAggregate, LocationUpdate, TrackPoint};
+pub use matching::{MatchAccepted, MatchFound, MatchRejected, RejectReason};
+pub use money::{Currency, Fare, FareLine, Money};
+pub use payment::PaymentCapture;
+pub use position::Position;
+pub use ride::{Party, RideEvent, RideStatus};
+pub use subject::{Service, Subject, UnknownSubject};
+pub use user::{UserBeacon, UserFinder, VehicleType};
+pub use validation::EventError;
+
+use validation::Fields;
+
+/// Anything that happens in the system.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// `user.beacon`
+    UserBeacon(UserBeacon),
+    /// `user.finder`
+    UserFinder(UserFinder),
+    /// `match.found`
+    MatchFound(MatchFound),
+    /// `match.rejected`
+    MatchRejected(MatchRejected),
+    /// `match.accepted`
+    MatchAccepted(MatchAccepted),
+    /// `ride.*`; the body's status says which.
+    Ride(Box<RideEvent>),
+    /// `location.update`
+    LocationUpdate(LocationUpdate),
+    /// `location.aggregate`
+    LocationAggregate(LocationAggregate),
+    /// `payment.capture`
+    PaymentCapture(PaymentCapture),
+}
+
+impl Event {
+    /// The subject on which it is published.
+    pub fn subject(&self) -> Subject {
+        match self {
+            Self::UserBeacon(_) => Subject::UserBeacon,
+            Self::UserFinder(_) => Subject::UserFinder,
+            Self::MatchFound(_) => Subject::MatchFound,
+            Self::MatchRejected(_) => Subject::MatchRejected,
+            Self::MatchAccepted(_) => Subject::MatchAccepted,
+            Self::Ride(ride) => ride.status.subject(),
+            Self::LocationUpdate(_) => Subject::LocationUpdate,
+            Self::LocationAggregate(_) => Subject::LocationAggregate,
+            Self::PaymentCapture(_) => Subject::PaymentCapture,
+        }
+    }
+
+    /// The id of the entity that the event is about: the user of a beacon or position, the request of a search, the match,
+    /// the ride, the payment.
+    pub fn entity_id(&self) -> uuid::Uuid {
+        match self {
+            Self::UserBeacon(e) => e.user_id.0,
+            Self::UserFinder(e) => e.request_id.0,
+            Self::MatchFound(e) => e.match_id.0,
+            Self::MatchRejected(e) => e.match_id.0,
+            Self::MatchAccepted(e) => e.match_id.0,
+            Self::Ride(e) => e.ride_id.0,
+            Self::LocationUpdate(e) => e.user_id.0,
+            Self::LocationAggregate(e) => e.ride_id.0,
+            Self::PaymentCapture(e) => e.payment_id.0,
+        }
+    }
+
+    /// The time in the body; `None` for an aggregate and a capture, which have none.
+    pub fn occurred_at(&self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::UserBeacon(e) => Some(e.recorded_at),
+            Self::UserFinder(e) => Some(e.recorded_at),
+            Self::MatchFound(e) => Some(e.found_at),
+            Self::MatchRejected(e) => Some(e.rejected_at),
+            Self::MatchAccepted(e) => Some(e.accepted_at),
+            Self::Ride(e) => Some(e.occurred_at),
+            Self::LocationUpdate(e) => Some(e.recorded_at),
+            Self::LocationAggregate(_) | Self::PaymentCapture(_) => None,
+        }
+    }
+
+    /// The message id: `{subject}-{entity id}-{occurred_at in microseconds}`, the same on every retry of this event.
+    /// `at` is used if the body has no time of its own.
+    pub fn message_id(&self, at: DateTime<Utc>) -> String {
+        let at = self.occurred_at().unwrap_or(at);
+        format!("{}-{}-{}", self.subject(), self.entity_id(), at.timestamp_micros())
+    }
+
+    /// The body as JSON.
+    pub fn body(&self) -> Vec<u8> {
+        let body = match self {
+            Self::UserBeacon(e) => serde_json::to_vec(e),
+            Self::UserFinder(e) => serde_json::to_vec(e),
+            Self::MatchFound(e) => serde_json::to_vec(e),
+            Self::MatchRejected(e) => serde_json::to_vec(e),
+            Self::MatchAccepted(e) => serde_json::to_vec(e),
+            Self::Ride(e) => serde_json::to_vec(e),
+            Self::LocationUpdate(e) => serde_json::to_vec(e),
+            Self::LocationAggregate(e) => serde_json::to_vec(e),
+            Self::PaymentCapture(e) => serde_json::to_vec(e),
+        };
+        body.expect("events have string keys and no failing serializer")
+    }
+
+    /// Reads and validates the body of a message on `subject`.
+    ///
+    /// # Errors
+    /// [`EventError`] names the field and what is wrong with it; the same bytes will always fail.
+    pub fn parse(subject: &str, body: &[u8]) -> Result<Self, EventError> {
+        let subject: Subject = subject.parse()?;
+        fn read<'a, T: Deserialize<'a>>(subject: Subject, body: &'a [u8]) -> Result<T, EventError> {
+            serde_json::from_slice(body).map_err(|source| EventError::Body { subject, source })
+        }
+        let event = match subject {
+            Subject::UserBeacon => Self::UserBeacon(read(subject, body)?),
+            Subject::UserFinder => Self::UserFinder(read(subject, body)?),
+            Subject::MatchFound => Self::MatchFound(read(subject, body)?),
+            Subject::MatchRejected => Self::MatchRejected(read(subject, body)?),
+            Subject::MatchAccepted => Self::MatchAccepted(read(subject, body)?),
+            Subject::RidePickup
+            | Subject::RideStarted
+            | Subject::RideArrived
+            | Subject::RideCompleted
+            | Subject::RideCancelled => Self::Ride(read(subject, body)?),
+            Subject::LocationUpdate => Self::LocationUpdate(read(subject, body)?),
+            Subject::LocationAggregate => Self::LocationAggregate(read(subject, body)?),
+            Subject::PaymentCapture => Self::PaymentCapture(read(subject, body)?),
+        };
+        event.validate(&Fields(subject))?;
+        Ok(event)
+    }
+
+    fn validate(&self, fields: &Fields) -> Result<(), EventError> {
+        match self {
+            Self::UserBeacon(e) => e.validate(fields),
+            Self::UserFinder(e) => e.validate(fields),
+            Self::MatchFound(e) => e.validate(fields),
+            Self::MatchAccepted(e) => e.validate(fields),
+            Self::MatchRejected(_) => Ok(()),
+            Self::Ride(e) => e.validate(fields),
+            Self::LocationUpdate(e) => e.validate(fields),
+            Self::LocationAggregate(e) => e.validate(fields),
+            Self::PaymentCapture(e) => e.validate(fields),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,31 @@
+//! Money to be captured: `payment.capture`.
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{PaymentId, RideId, UserId};
+use super::money::Money;
+use super::validation::{EventError, Fields};
+
+/// Money to be captured from a passenger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaymentCapture {
+    /// The capture, the same on every try; the entity of the message id.
+    pub payment_id: PaymentId,
+    /// The ride whose fare or fee this pays.
+    pub ride_id: RideId,
+    /// Who pays.
+    pub passenger_id: UserId,
+    /// Who is paid.
+    pub driver_id: UserId,
+    /// 0 or more.
+    pub amount: Money,
+}
+
+impl PaymentCapture {
+    pub(super) fn validate(&self, fields: &Fields) -> Result<(), EventError> {
+        if self.amount.amount < 0 {
+            return Err(fields.error("amount.amount", "must be 0 or more"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,170 @@
+//! The steps of a ride: `ride.pickup`, `ride.started`, `ride.arrived`, `ride.completed` and `ride.cancelled`.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::ids::{MatchId, RideId, UserId};
+use super::money::{Fare, Money};
+use super::position::Position;
+use super::rfc3339;
+use super::subject::Subject;
+use super::user::VehicleType;
+use super::validation::{EventError, Fields};
+
+/// The state of a ride; also the last part of its event's subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RideStatus {
+    /// The driver is on the way to the pickup.
+    Pickup,
+    /// The passenger is in the vehicle.
+    Started,
+    /// At the dropoff; rides waits for the final distance to bill it.
+    Arrived,
+    /// Final: paid, or a debt.
+    Completed,
+    /// Final: ended early.
+    Cancelled,
+}
+
+impl RideStatus {
+    /// All five, in legal order.
+    pub const ALL: [Self; 5] = [Self::Pickup, Self::Started, Self::Arrived, Self::Completed, Self::Cancelled];
+
+    /// The subject of the event that leads to this status.
+    pub const fn subject(self) -> Subject {
+        match self {
+            Self::Pickup => Subject::RidePickup,
+            Self::Started => Subject::RideStarted,
+            Self::Arrived => Subject::RideArrived,
+            Self::Completed => Subject::RideCompleted,
+            Self::Cancelled => Subject::RideCancelled,
+        }
+    }
+
+    /// The name on the wire and in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pickup => "pickup",
+            Self::Started => "started",
+            Self::Arrived => "arrived",
+            Self::Completed => "completed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether no event can follow.
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Completed | Self::Cancelled)
+    }
+}
+
+impl std::str::FromStr for RideStatus {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|s| s.as_str() == text).ok_or_else(|| format!("unknown ride status `{text}`"))
+    }
+}
+
+/// Who ended a ride.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Party {
+    /// The ride's driver.
+    Driver,
+    /// The ride's passenger.
+    Passenger,
+    /// The platform, for example after the driver was offline for too long.
+    System,
+}
+
+/// One step of a ride. `by`, `reason` and `fee` are required in `ride.cancelled`, and `distance_m` to `driver_payout` in
+/// `ride.completed`; elsewhere they are left out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RideEvent {
+    /// The entity of the message id; events of one ride are published in the order of `version`.
+    pub ride_id: RideId,
+    /// The accepted offer that became this ride.
+    pub match_id: MatchId,
+    /// Who drives; the same in every event of the ride.
+    pub driver_id: UserId,
+    /// Who rides; the same in every event of the ride.
+    pub passenger_id: UserId,
+    /// 1, 2, 3 … for each ride, without gaps.
+    pub version: u32,
+    /// The status after this event.
+    pub status: RideStatus,
+    /// Where the ride begins.
+    pub pickup: Position,
+    /// Where the ride ends.
+    pub dropoff: Position,
+    /// The type that the passenger asked for; it decides the tariff.
+    pub vehicle_type: VehicleType,
+    /// When rides committed this step.
+    #[serde(with = "rfc3339")]
+    pub occurred_at: DateTime<Utc>,
+    /// `hash` of the version before; 64 zeros for version 1.
+    pub previous_hash: String,
+    /// SHA-256, lower-case hex, of the RFC 8785 form of this body without `hash`.
+    pub hash: String,
+    /// Cancelled: who ended the ride.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Party>,
+    /// Cancelled: why, in the canceller's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Cancelled: what the passenger pays for it; may be 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fee: Option<Money>,
+    /// Completed: driven from start to arrival, metres.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distance_m: Option<f64>,
+    /// Completed: from start to arrival, seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_s: Option<f64>,
+    /// Completed: what the passenger pays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fare: Option<Fare>,
+    /// Completed, or cancelled with a fee: the platform's part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform_fee: Option<Money>,
+    /// Completed, or cancelled with a fee: the driver's part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver_payout: Option<Money>,
+}
+
+impl RideEvent {
+    pub(super) fn validate(&self, fields: &Fields) -> Result<(), EventError> {
+        fields.position("pickup", &self.pickup)?;
+        fields.position("dropoff", &self.dropoff)?;
+        let subject = fields.0;
+        if self.status.subject() != subject {
+            return Err(fields.error("status", &format!("`{}` does not belong to {subject}", self.status.as_str())));
+        }
+        if self.version == 0 {
+            return Err(fields.error("version", "counts from 1"));
+        }
+        for (field, value) in [("previous_hash", &self.previous_hash), ("hash", &self.hash)] {
+            if value.len() != 64 || !value.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+                return Err(fields.error(field, "must be 64 lower-case hexadecimal digits"));
+            }
+        }
+        match self.status {
+            RideStatus::Cancelled => {
+                fields.required("by", self.by.as_ref())?;
+                fields.required("reason", self.reason.as_ref())?;
+                fields.required("fee", self.fee.as_ref())
+            }
+            RideStatus::Completed => {
+                fields.required("distance_m", self.distance_m.as_ref())?;
+                fields.required("duration_s", self.duration_s.as_ref())?;
+                fields.required("fare", self.fare.as_ref())?;
+                fields.required("platform_fee", self.platform_fee.as_ref())?;
+                fields.required("driver_payout", self.driver_payout.as_ref())?;
+                fields.measure("distance_m", self.distance_m)?;
+                fields.measure("duration_s", self.duration_s)
+            }
+            RideStatus::Pickup | RideStatus::Started | RideStatus::Arrived => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What users publishes about drivers and passengers: `user.beacon` and `user.finder`.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::ids::{RequestId, UserId};
+use super::position::Position;
+use super::rfc3339;
+use super::validation::{EventError, Fields};
+
+/// What a driver drives and a passenger asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VehicleType {
+    /// Up to four passengers.
+    Car,
+    /// One passenger.
+    Motorcycle,
+    /// Up to seven passengers.
+    Van,
+}
+
+impl VehicleType {
+    /// All three, in the order of the contract.
+    pub const ALL: [Self; 3] = [Self::Car, Self::Motorcycle, Self::Van];
+
+    /// The name on the wire and in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Car => "car",
+            Self::Motorcycle => "motorcycle",
+            Self::Van => "van",
+        }
+    }
+}
+
+impl std::str::FromStr for VehicleType {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|v| v.as_str() == text)
+            .ok_or_else(|| format!("unknown vehicle type `{text}`: use car, motorcycle or van"))
+    }
+}
+
+/// A driver went online or offline, or moved while waiting.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UserBeacon {
+    /// The driver; the entity of the message id.
+    pub user_id: UserId,
+    /// Whether match may offer rides to the driver.
+    pub active: bool,
+    /// Match offers only requests for this type.
+    pub vehicle_type: VehicleType,
+    /// The driver's position at `recorded_at`.
+    pub location: Position,
+    /// When users received the driver's command.
+    #[serde(with = "rfc3339")]
+    pub recorded_at: DateTime<Utc>,
+}
+
+impl UserBeacon {
+    pub(super) fn validate(&self, fields: &Fields) -> Result<(), EventError> {
+        fields.position("location", &self.location)
+    }
+}
+
+/// A passenger began or ended a search.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UserFinder {
+    /// The search; the entity of the message id.
+    pub request_id: RequestId,
+    /// The passenger, who has at most one search at a time.
+    pub user_id: UserId,
+    /// True at the search's beginning, false at its end.
+    pub active: bool,
+    /// Where the ride begins.
+    pub pickup: Position,
+    /// Where the ride ends.
+    pub dropoff: Position,
+    /// Only drivers of this type are proposed.
+    pub vehicle_type: VehicleType,
+    /// When the search began or ended.
+    #[serde(with = "rfc3339")]
+    pub recorded_at: DateTime<Utc>,
+}
+
+impl UserFinder {
+    pub(super) fn validate(&self, fields: &Fields) -> Result<(), EventError> {
+        fields.position("pickup", &self.pickup)?;
+        fields.position("dropoff", &self.dropoff)
+    }
+}

@@ -1,0 +1,404 @@
+//! The connection to a NATS server: publish, core messages, requests, and JetStream's API for streams and consumers.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::client::RequestErrorKind;
+use async_nats::connection::State;
+use async_nats::jetstream::{self, response::Response};
+use async_nats::{Client, ConnectOptions, HeaderMap, HeaderName, ServerInfo};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures_util::{StreamExt, stream};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+use crate::bus::message::{BusError, ConsumerInfo, CoreMessage, Headers, Message, Published, StreamInfo};
+use crate::topology::{self, Consumer, MINIMUM_SERVER, Mode, Topology};
+
+/// Publishes of this process without an acknowledgement yet. 1,000 keep a server busy; with 25,000 its consumers starve.
+const PUBLISHES_IN_FLIGHT: usize = 1_000;
+/// Wait for one reply of the server, and for the client to take one command.
+pub(super) const REPLY_WAIT: Duration = Duration::from_secs(5);
+/// Wait for a server that is not up yet.
+const CONNECT_WAIT: Duration = Duration::from_secs(60);
+
+/// How to reach the server.
+#[derive(Debug, Clone)]
+pub struct NatsSettings {
+    /// One or more `nats://` or `tls://` addresses of servers of one cluster.
+    pub urls: Vec<String>,
+    /// A credentials file, as `nsc` writes it.
+    pub creds: Option<PathBuf>,
+    /// Root certificates in PEM.
+    pub ca: Option<PathBuf>,
+    /// Copies of each stream, 1 to 5; more than one needs a cluster.
+    pub replicas: usize,
+    /// The name that the server shows for this connection.
+    pub name: String,
+}
+
+/// A connection to a NATS server; clones share it.
+#[derive(Debug, Clone)]
+pub struct NatsBus {
+    pub(super) client: Client,
+    pub(super) jetstream: jetstream::Context,
+    replicas: usize,
+    in_flight: Arc<Semaphore>,
+    pub(super) reconnects: Arc<AtomicU64>,
+    dropped: Arc<AtomicU64>,
+    pub(super) closed: Arc<AtomicBool>,
+}
+
+/// Bounds the wait for the client itself: while it reconnects and its queue of commands is full, it takes no more.
+pub(super) async fn send_in_time<T, E: fmt::Display>(
+    what: &str,
+    command: impl Future<Output = Result<T, E>>,
+) -> Result<T, BusError> {
+    match timeout(REPLY_WAIT, command).await {
+        Ok(Ok(sent)) => Ok(sent),
+        Ok(Err(e)) => Err(BusError::Unavailable(format!("{what}: {e}"))),
+        Err(_) => Err(BusError::Unavailable(format!("{what}: not sent in {REPLY_WAIT:?}"))),
+    }
+}
+
+/// A subscription to core messages.
+#[derive(Debug)]
+pub struct Subscription(async_nats::Subscriber);
+
+impl Subscription {
+    pub(crate) async fn next(&mut self) -> Option<CoreMessage> {
+        let message = self.0.next().await?;
+        Some(CoreMessage {
+            subject: message.subject.into_string(),
+            headers: from_nats(message.headers),
+            payload: message.payload,
+            reply: message.reply.map(async_nats::Subject::into_string),
+        })
+    }
+}
+
+pub(super) fn from_nats(headers: Option<HeaderMap>) -> Headers {
+    headers.map_or_else(Headers::default, Headers::from_nats)
+}
+
+fn to_nats(headers: Headers) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers.into_list() {
+        match name {
+            Cow::Borrowed(name) => map.append(HeaderName::from_static(name), value),
+            Cow::Owned(name) => map.append(name, value),
+        }
+    }
+    map
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum PublishReply {
+    Error {
+        error: jetstream::Error,
+    },
+    Stored {
+        stream: String,
+        seq: u64,
+        #[serde(default)]
+        duplicate: bool,
+    },
+}
+
+/// The client's options; it counts connections and dropped core messages.
+fn connect_options(
+    settings: &NatsSettings,
+    reconnects: Arc<AtomicU64>,
+    dropped: Arc<AtomicU64>,
+) -> Result<ConnectOptions, BusError> {
+    let mut options = ConnectOptions::new()
+        .name(&settings.name)
+        .ping_interval(Duration::from_secs(5))
+        .connection_timeout(REPLY_WAIT)
+        .request_timeout(Some(REPLY_WAIT))
+        .retry_on_initial_connect()
+        .max_reconnects(None)
+        .event_callback(move |event| {
+            match &event {
+                async_nats::Event::Connected => {
+                    reconnects.fetch_add(1, Ordering::Relaxed);
+                    tracing::info!("connected to NATS");
+                }
+                async_nats::Event::SlowConsumer(_) => {
+                    dropped.fetch_add(1, Ordering::Relaxed);
+                }
+                other => tracing::warn!("NATS connection: {other}"),
+            }
+            std::future::ready(())
+        });
+    if let Some(creds) = &settings.creds {
+        let text = std::fs::read_to_string(creds)
+            .map_err(|e| BusError::Refused(format!("NATS_CREDS {}: {e}", creds.display())))?;
+        options = options
+            .credentials(&text)
+            .map_err(|e| BusError::Refused(format!("NATS_CREDS {}: {e}", creds.display())))?;
+    }
+    if let Some(ca) = &settings.ca {
+        options = options.add_root_certificates(ca.clone());
+    }
+    Ok(options)
+}
+
+/// Waits until the client is connected and has the server's description.
+async fn server_info(client: &Client, settings: &NatsSettings) -> Result<ServerInfo, BusError> {
+    let until = Instant::now() + CONNECT_WAIT;
+    loop {
+        let connected = client.connection_state() == State::Connected;
+        if let Some(info) = client.try_server_info().filter(|i| connected && !i.version.is_empty()) {
+            return Ok(info);
+        }
+        if Instant::now() >= until {
+            return Err(BusError::Unavailable(format!("no NATS server at {} in 60 s", settings.urls.join(","))));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn api_error(what: &str, error: &jetstream::Error) -> BusError {
+    use jetstream::ErrorCode;
+    let text = format!("{what}: {error}");
+    match error.error_code() {
+        ErrorCode::STREAM_NOT_FOUND | ErrorCode::CONSUMER_NOT_FOUND | ErrorCode::NO_MESSAGE_FOUND => {
+            BusError::NotFound(text)
+        }
+        ErrorCode::STREAM_STORE_FAILED | ErrorCode::STORAGE_RESOURCES_EXCEEDED => BusError::Full(text),
+        // The cluster is still forming.
+        ErrorCode::CLUSTER_NO_PEERS | ErrorCode::INSUFFICIENT_RESOURCES => BusError::Unavailable(text),
+        _ if error.code() == 503 => BusError::Unavailable(text),
+        _ if error.code() == 404 => BusError::NotFound(text),
+        _ => BusError::Refused(text),
+    }
+}
+
+impl NatsBus {
+    /// Connects, waiting up to a minute for a server that is not up yet. From then on the client reconnects by itself, without
+    /// a limit of attempts.
+    ///
+    /// # Errors
+    /// [`BusError::Unavailable`] without a server in a minute; [`BusError::Refused`] for a server older than 2.10 or without
+    /// JetStream, or for credentials that cannot be read.
+    pub async fn connect(settings: &NatsSettings) -> Result<Self, BusError> {
+        let reconnects = Arc::new(AtomicU64::new(0));
+        let dropped = Arc::new(AtomicU64::new(0));
+        let client = connect_options(settings, reconnects.clone(), dropped.clone())?
+            .connect(settings.urls.clone())
+            .await
+            .map_err(|e| BusError::Unavailable(format!("{}: {e}", settings.urls.join(","))))?;
+        let info = server_info(&client, settings).await?;
+        let mut parts = info.version.split(['.', '-']).map(|p| p.parse::<u64>().unwrap_or(0));
+        let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+        if version < MINIMUM_SERVER {
+            let (major, minor) = MINIMUM_SERVER;
+            let text = format!("nats-server {} is too old: {major}.{minor} or newer is needed", info.version);
+            return Err(BusError::Refused(text));
+        }
+        if !info.jetstream {
+            return Err(BusError::Refused("the NATS server runs without JetStream: start it with -js".to_owned()));
+        }
+        let jetstream = jetstream::new(client.clone());
+        let in_flight = Arc::new(Semaphore::new(PUBLISHES_IN_FLIGHT));
+        let closed = Arc::new(AtomicBool::new(false));
+        Ok(Self { client, jetstream, replicas: settings.replicas, in_flight, reconnects, dropped, closed })
+    }
+
+    /// Sends a request to JetStream's API.
+    pub(super) async fn api<T: serde::de::DeserializeOwned>(&self, subject: &str, body: &Value) -> Result<T, BusError> {
+        match timeout(2 * REPLY_WAIT, self.jetstream.request::<_, _, Response<T>>(subject.to_owned(), body)).await {
+            Ok(Ok(Response::Ok(reply))) => Ok(reply),
+            Ok(Ok(Response::Err { error })) => Err(api_error(subject, &error)),
+            Ok(Err(e)) => Err(BusError::Unavailable(format!("{subject}: {e}"))),
+            Err(_) => Err(BusError::Unavailable(format!("{subject}: not sent"))),
+        }
+    }
+
+    pub(crate) async fn apply(&self, topology: &Topology) -> Result<Vec<String>, BusError> {
+        self.reconcile(topology, Mode::Apply).await
+    }
+
+    pub(crate) async fn compare(&self, topology: &Topology) -> Result<Vec<String>, BusError> {
+        self.reconcile(topology, Mode::Compare).await
+    }
+
+    async fn reconcile(&self, topology: &Topology, mode: Mode) -> Result<Vec<String>, BusError> {
+        let mut changes = Vec::new();
+        for stream in &topology.streams {
+            let name = &stream.name;
+            let wanted = stream.to_json(self.replicas);
+            let what = format!("stream {name}");
+            let found = self.config(&format!("STREAM.INFO.{name}")).await?;
+            let change = if found.is_some() { "UPDATE" } else { "CREATE" };
+            if let Some(config) = topology::difference(&what, found, &wanted, &mut changes)
+                && mode == Mode::Apply
+            {
+                self.api::<Value>(&format!("STREAM.{change}.{name}"), &config).await?;
+            }
+        }
+        for consumer in &topology.consumers {
+            let Consumer { stream, durable, filter, .. } = consumer;
+            let what = format!("consumer {durable} on {stream}");
+            let found = match self.config(&format!("CONSUMER.INFO.{stream}.{durable}")).await {
+                // If its stream is missing, which a comparison does not create, so is the consumer.
+                Err(BusError::NotFound(_)) => None,
+                found => found?,
+            };
+            if let Some(config) = topology::difference(&what, found, &consumer.to_json(), &mut changes)
+                && mode == Mode::Apply
+            {
+                let mut subject = format!("CONSUMER.CREATE.{stream}.{durable}");
+                if !filter.is_empty() {
+                    subject = format!("{subject}.{filter}");
+                }
+                self.api::<Value>(&subject, &json!({"stream_name": stream, "config": config})).await?;
+            }
+        }
+        Ok(changes)
+    }
+
+    /// The configuration that the server has, or `None`.
+    async fn config(&self, subject: &str) -> Result<Option<Value>, BusError> {
+        match self.api::<Value>(subject, &json!({})).await {
+            Ok(mut info) => Ok(Some(info["config"].take())),
+            Err(BusError::NotFound(_)) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    pub(crate) async fn publish(&self, message: Message) -> Result<Published, BusError> {
+        let _permit = send_in_time("a publish", self.in_flight.acquire()).await?;
+        let subject = message.subject;
+        let request = self.client.request_with_headers(subject.clone(), to_nats(message.headers), message.payload);
+        let reply = timeout(2 * REPLY_WAIT, request)
+            .await
+            .map_err(|_| BusError::Unavailable(format!("publish to {subject}: not sent")))?
+            .map_err(|e| match e.kind() {
+                RequestErrorKind::NoResponders => BusError::NotFound(format!("no stream captures {subject}")),
+                RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
+                    BusError::Refused(format!("{subject}: {e}"))
+                }
+                RequestErrorKind::TimedOut | RequestErrorKind::Other => {
+                    BusError::Unavailable(format!("publish to {subject}: {e}"))
+                }
+            })?;
+        match serde_json::from_slice(&reply.payload) {
+            Ok(PublishReply::Stored { stream, seq, duplicate }) => Ok(Published { stream, sequence: seq, duplicate }),
+            Ok(PublishReply::Error { error }) => Err(api_error(&subject, &error)),
+            Err(e) => Err(BusError::Unavailable(format!("publish to {subject}: the reply is no acknowledgement: {e}"))),
+        }
+    }
+
+    pub(crate) async fn publish_all(&self, messages: Vec<Message>) -> Vec<Result<Published, BusError>> {
+        let all =
+            stream::iter(messages.into_iter().map(|m| self.publish(m))).buffered(PUBLISHES_IN_FLIGHT / 2).collect();
+        // Without tokio's cooperative budget: when it runs out, later publishes are polled first and overtake earlier ones.
+        tokio::task::unconstrained(all).await
+    }
+
+    pub(crate) async fn stream_info(&self, stream: &str) -> Result<StreamInfo, BusError> {
+        let info: jetstream::stream::Info = self.api(&format!("STREAM.INFO.{stream}"), &json!({})).await?;
+        Ok(StreamInfo {
+            messages: info.state.messages,
+            bytes: info.state.bytes,
+            // 0 for a stream that never held a message.
+            first_sequence: info.state.first_sequence.max(1),
+            last_sequence: info.state.last_sequence,
+            consumers: info.state.consumer_count as u64,
+        })
+    }
+
+    pub(crate) async fn consumer_info(&self, stream: &str, durable: &str) -> Result<ConsumerInfo, BusError> {
+        let info: jetstream::consumer::Info =
+            self.api(&format!("CONSUMER.INFO.{stream}.{durable}"), &json!({})).await?;
+        Ok(ConsumerInfo {
+            pending: info.num_pending,
+            ack_pending: info.num_ack_pending as u64,
+            redelivered: info.num_redelivered as u64,
+            ack_floor: info.ack_floor.stream_sequence,
+            delivered: info.delivered.stream_sequence,
+        })
+    }
+
+    pub(crate) async fn created_at(&self, stream: &str, durables: &[&str]) -> Result<DateTime<Utc>, BusError> {
+        let info: jetstream::stream::Info = self.api(&format!("STREAM.INFO.{stream}"), &json!({})).await?;
+        let mut created_at = info.created;
+        for durable in durables {
+            let subject = format!("CONSUMER.INFO.{stream}.{durable}");
+            let info: jetstream::consumer::Info = self.api(&subject, &json!({})).await?;
+            created_at = created_at.max(info.created);
+        }
+        Ok(created_at)
+    }
+
+    pub(crate) async fn delete_stream(&self, stream: &str) -> Result<(), BusError> {
+        self.api::<Value>(&format!("STREAM.DELETE.{stream}"), &json!({})).await.map(|_| ())
+    }
+
+    pub(crate) async fn delete_consumer(&self, stream: &str, durable: &str) -> Result<(), BusError> {
+        self.api::<Value>(&format!("CONSUMER.DELETE.{stream}.{durable}"), &json!({})).await.map(|_| ())
+    }
+
+    pub(crate) async fn publish_core(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
+        send_in_time(subject, self.client.publish(subject.to_owned(), payload)).await
+    }
+
+    pub(crate) async fn subscribe(&self, subject: &str, queue: Option<&str>) -> Result<Subscription, BusError> {
+        let unavailable = |e: &dyn std::fmt::Display| BusError::Unavailable(format!("subscribe to {subject}: {e}"));
+        let subscriber = match queue {
+            None => send_in_time(subject, self.client.subscribe(subject.to_owned())).await?,
+            Some(queue) => {
+                send_in_time(subject, self.client.queue_subscribe(subject.to_owned(), queue.to_owned())).await?
+            }
+        };
+        // A round trip, so that the server has the subscription before this returns. (The client's `flush` only empties its own
+        // buffer.) The request goes to an inbox without a subscriber, which the server answers at once.
+        match timeout(REPLY_WAIT, self.client.request(self.client.new_inbox(), Bytes::new())).await {
+            Ok(Err(e)) if e.kind() != RequestErrorKind::NoResponders => Err(unavailable(&e)),
+            Err(e) => Err(unavailable(&e)),
+            _ => Ok(Subscription(subscriber)),
+        }
+    }
+
+    pub(crate) async fn request(&self, subject: &str, payload: Bytes, wait: Duration) -> Result<Bytes, BusError> {
+        let request = async_nats::Request::new().payload(payload).timeout(Some(wait));
+        match timeout(wait, self.client.send_request(subject.to_owned(), request)).await {
+            Ok(Ok(message)) => Ok(message.payload),
+            Ok(Err(e)) if e.kind() == RequestErrorKind::NoResponders => Err(BusError::NoResponders(subject.to_owned())),
+            Ok(Err(e)) => Err(BusError::Unavailable(format!("request to {subject}: {e}"))),
+            Err(_) => Err(BusError::Unavailable(format!("request to {subject}: no answer in {wait:?}"))),
+        }
+    }
+
+    pub(crate) async fn check(&self) -> Result<(), BusError> {
+        if self.client.connection_state() != State::Connected {
+            return Err(BusError::Unavailable("not connected to NATS".to_owned()));
+        }
+        timeout(REPLY_WAIT, self.api::<Value>("INFO", &json!({})))
+            .await
+            .map_err(|_| BusError::Unavailable("JetStream does not answer".to_owned()))?
+            .map(|_| ())
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn reconnects(&self) -> u64 {
+        self.reconnects.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}

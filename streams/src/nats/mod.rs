@@ -1,0 +1,13 @@
+//! The bus on a NATS server or cluster.
+//!
+//! It uses async-nats' core client, and speaks JetStream's protocol itself where the client library would prefetch too much,
+//! hide that a consumer was deleted, or silently keep an old configuration.
+
+mod client;
+pub(crate) mod message_api;
+mod pull;
+mod replay;
+
+pub use client::{NatsBus, NatsSettings, Subscription};
+pub use pull::{AckHandle, Puller};
+pub use replay::Replay;

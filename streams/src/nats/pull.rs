@@ -1,0 +1,275 @@
+//! Pull requests to a durable consumer, and the acknowledgement of what they deliver.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::client::RequestErrorKind;
+use async_nats::connection::State;
+use async_nats::{Client, StatusCode, jetstream};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use serde_json::json;
+use tokio::time::{Instant, timeout};
+
+use super::client::{NatsBus, REPLY_WAIT, from_nats, send_in_time};
+use crate::bus::message::{BusError, Delivered, StoredMessage};
+use crate::topology::Consumer;
+
+/// The server refuses a pull request that expires sooner.
+const SHORTEST_PULL: Duration = Duration::from_millis(50);
+/// How long after its expiry a pull request may still be answered.
+const EXPIRY_GRACE: Duration = Duration::from_secs(1);
+
+/// Acknowledges one delivery.
+#[derive(Debug)]
+pub struct AckHandle {
+    client: Client,
+    reply: async_nats::Subject,
+    reconnects: Arc<AtomicU64>,
+    /// The value of `reconnects` when the message was pulled.
+    connection: u64,
+}
+
+impl AckHandle {
+    /// Fails unless this is still the connection that delivered the message.
+    ///
+    /// An acknowledgement names only the stream, the consumer and the sequence. If the stream was lost with its server and
+    /// recreated, the acknowledgement of an old message would release the new message with that sequence, which nobody has
+    /// handled. An unacknowledged message is redelivered, so nothing is lost by not sending.
+    fn check_connection(&self) -> Result<(), BusError> {
+        let connected = self.client.connection_state() == State::Connected;
+        if connected && self.reconnects.load(Ordering::Relaxed) == self.connection {
+            return Ok(());
+        }
+        Err(BusError::Unavailable("the connection by which the message came is gone; it comes again".to_owned()))
+    }
+
+    async fn send(&self, payload: Bytes) -> Result<(), BusError> {
+        self.check_connection()?;
+        send_in_time("an acknowledgement", self.client.publish(self.reply.clone(), payload)).await
+    }
+
+    async fn send_confirmed(&self, payload: &'static str) -> Result<(), BusError> {
+        self.check_connection()?;
+        let request = self.client.request(self.reply.clone(), payload.into());
+        match timeout(REPLY_WAIT, request).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(e)) if e.kind() == RequestErrorKind::NoResponders => {
+                Err(BusError::NotFound(format!("the consumer of {}", self.reply)))
+            }
+            Ok(Err(e)) => Err(BusError::Unavailable(e.to_string())),
+            Err(_) => Err(BusError::Unavailable(format!("no confirmation of {payload} in {REPLY_WAIT:?}"))),
+        }
+    }
+
+    pub(crate) async fn ack(&self) -> Result<(), BusError> {
+        self.send(Bytes::from_static(b"+ACK")).await
+    }
+
+    pub(crate) async fn ack_confirmed(&self) -> Result<(), BusError> {
+        self.send_confirmed("+ACK").await
+    }
+
+    pub(crate) async fn retry(&self, delay: Duration) -> Result<(), BusError> {
+        if delay.is_zero() {
+            return self.send(Bytes::from_static(b"-NAK")).await;
+        }
+        self.send(format!("-NAK {{\"delay\": {}}}", delay.as_nanos()).into()).await
+    }
+
+    pub(crate) async fn terminate(&self) -> Result<(), BusError> {
+        self.send_confirmed("+TERM").await
+    }
+
+    pub(crate) async fn in_progress(&self) -> Result<(), BusError> {
+        self.send(Bytes::from_static(b"+WPI")).await
+    }
+}
+
+/// Sends pull requests to one durable consumer. A pull request outlives the fetch that sent it, so an idle consumer costs one
+/// request in `wait`, and a busy one a request for each half batch.
+#[derive(Debug)]
+pub struct Puller {
+    client: Client,
+    jetstream: jetstream::Context,
+    stream: String,
+    durable: String,
+    inbox: String,
+    messages: async_nats::Subscriber,
+    /// Messages that the open pull request may still deliver.
+    requested: usize,
+    /// When the open pull request has certainly expired.
+    request_deadline: Instant,
+    reconnects: Arc<AtomicU64>,
+    /// The value of `reconnects` at the last pull request.
+    connection: u64,
+    ready: VecDeque<async_nats::Message>,
+    closed: Arc<AtomicBool>,
+}
+
+impl Puller {
+    pub(crate) async fn open(bus: &NatsBus, consumer: &Consumer) -> Result<Self, BusError> {
+        let inbox = bus.client.new_inbox();
+        let messages = send_in_time("subscribe", bus.client.subscribe(inbox.clone())).await?;
+        Ok(Self {
+            client: bus.client.clone(),
+            jetstream: bus.jetstream.clone(),
+            stream: consumer.stream.clone(),
+            durable: consumer.durable.clone(),
+            inbox,
+            messages,
+            requested: 0,
+            request_deadline: Instant::now(),
+            reconnects: bus.reconnects.clone(),
+            connection: 0,
+            ready: VecDeque::new(),
+            closed: bus.closed.clone(),
+        })
+    }
+
+    async fn send_request(&mut self, batch: usize, wait: Duration) -> Result<(), BusError> {
+        let expires = wait.max(SHORTEST_PULL);
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, self.durable);
+        let body = json!({"batch": batch, "expires": expires.as_nanos() as u64}).to_string();
+        self.connection = self.reconnects.load(Ordering::Relaxed);
+        send_in_time("a pull", self.client.publish_with_reply(subject, self.inbox.clone(), body.into())).await?;
+        self.requested = batch;
+        self.request_deadline = Instant::now() + expires + EXPIRY_GRACE;
+        Ok(())
+    }
+
+    /// Handles a status message of the server about the open pull request; an error ends the fetch.
+    fn on_status(&mut self, code: StatusCode, message: &async_nats::Message) -> Result<(), BusError> {
+        let unfulfilled = message
+            .headers
+            .as_ref()
+            .and_then(|h| h.get("Nats-Pending-Messages"))
+            .and_then(|v| v.as_str().parse::<usize>().ok());
+        match code {
+            StatusCode::IDLE_HEARTBEAT => Ok(()),
+            StatusCode::TIMEOUT | StatusCode::NOT_FOUND => {
+                self.requested = self.requested.saturating_sub(unfulfilled.unwrap_or(self.requested));
+                Ok(())
+            }
+            StatusCode::NO_RESPONDERS => {
+                self.requested = 0;
+                Err(BusError::NotFound(format!("consumer {} on {}, or its server", self.durable, self.stream)))
+            }
+            StatusCode::REQUEST_TERMINATED => {
+                self.requested = 0;
+                let why = message.description.as_deref().unwrap_or("the pull request was ended");
+                if why.eq_ignore_ascii_case("consumer deleted") {
+                    Err(BusError::NotFound(format!("consumer {} on {}: {why}", self.durable, self.stream)))
+                } else {
+                    Err(BusError::Unavailable(format!("consumer {}: {why}", self.durable)))
+                }
+            }
+            other => {
+                self.requested = 0;
+                Err(BusError::Unavailable(format!("consumer {}: status {other}", self.durable)))
+            }
+        }
+    }
+
+    fn delivery(&mut self, message: async_nats::Message) -> Result<Delivered<AckHandle>, BusError> {
+        self.requested = self.requested.saturating_sub(1);
+        let message = jetstream::Message { message, context: self.jetstream.clone() };
+        let info = message.info().map_err(|e| BusError::Refused(format!("a delivery without its data: {e}")))?;
+        let (sequence, stored_at) = (info.stream_sequence, info.published);
+        let (deliveries, pending) = (info.delivered.unsigned_abs(), info.pending);
+        // Not by the library's `split`, which drops the reply subject.
+        let message = message.message;
+        let reply = message.reply.clone().ok_or_else(|| BusError::Refused("a delivery without a reply".to_owned()))?;
+        Ok(Delivered {
+            message: StoredMessage {
+                subject: message.subject.into_string(),
+                headers: from_nats(message.headers),
+                payload: message.payload,
+                sequence,
+                stored_at,
+            },
+            stream: self.stream.clone(),
+            consumer: self.durable.clone(),
+            deliveries,
+            pending,
+            ack_handle: AckHandle {
+                client: self.client.clone(),
+                reply,
+                reconnects: self.reconnects.clone(),
+                connection: self.connection,
+            },
+        })
+    }
+
+    pub(crate) async fn fetch(&mut self, max: usize, wait: Duration) -> Result<Vec<Delivered<AckHandle>>, BusError> {
+        let until = Instant::now() + wait;
+        let mut batch = Vec::new();
+        loop {
+            while batch.len() < max {
+                let Some(message) = self.ready.pop_front().or_else(|| self.messages.next().now_or_never().flatten())
+                else {
+                    break;
+                };
+                match message.status {
+                    None | Some(StatusCode::OK) => match self.delivery(message) {
+                        Ok(delivery) => batch.push(delivery),
+                        Err(error) => tracing::warn!(%error, consumer = self.durable, "passed over"),
+                    },
+                    Some(code) => {
+                        if let Err(error) = self.on_status(code, &message) {
+                            // Messages that have arrived go first; the error comes again at the next fetch.
+                            return if batch.is_empty() { Err(error) } else { Ok(batch) };
+                        }
+                    }
+                }
+            }
+            let now = Instant::now();
+            if !batch.is_empty() {
+                return Ok(batch);
+            }
+            if self.requested > 0 && now >= self.request_deadline {
+                // The server did not even report the expiry: there is no leader, or no server.
+                self.requested = 0;
+                return Err(BusError::Unavailable(format!("consumer {} does not answer", self.durable)));
+            }
+            if now >= until {
+                return Ok(batch);
+            }
+            // Only when the last request is used up, so that at most one batch is ever on its way.
+            if self.requested == 0 {
+                self.send_request(max, wait).await?;
+            }
+            match timeout(until - now, self.messages.next()).await {
+                Ok(Some(message)) => self.ready.push_back(message),
+                Ok(None) => {
+                    self.closed.store(true, Ordering::Relaxed);
+                    return Err(BusError::Unavailable("the connection is closed for good".to_owned()));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    pub(crate) async fn close(mut self) {
+        // Messages that the server has already sent are read and put back. Otherwise they would wait for the ack wait.
+        let _ = self.messages.unsubscribe().await;
+        let _ = timeout(Duration::from_secs(1), self.client.flush()).await;
+        let until = Instant::now() + Duration::from_secs(1);
+        loop {
+            let message = match self.ready.pop_front() {
+                Some(message) => message,
+                None => match tokio::time::timeout_at(until, self.messages.next()).await {
+                    Ok(Some(message)) => message,
+                    Ok(None) | Err(_) => break,
+                },
+            };
+            if message.status.is_none_or(|s| s == StatusCode::OK)
+                && let Ok(delivery) = self.delivery(message)
+            {
+                let _ = delivery.ack_handle.retry(Duration::ZERO).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The configuration of one stream or consumer: its fields, its JSON for the server, and how it differs from what the server has.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// When a stream removes a message, apart from its limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    /// Never: only a limit removes it.
+    Limits,
+    /// As soon as every consumer whose filter matched when the message came has acknowledged it.
+    Interest,
+    /// As soon as the one consumer of its subject has acknowledged it.
+    WorkQueue,
+}
+
+/// Where a stream stores its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// On disk.
+    File,
+    /// In the server's memory; stream and consumers are gone after a restart.
+    Memory,
+}
+
+/// What a stream at its limit of bytes does with a publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discard {
+    /// Refuses it; the publisher gets an error.
+    New,
+    /// Stores it and removes the oldest messages.
+    Old,
+}
+
+/// A stream's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stream {
+    /// Unique on a server; without dots, wildcards and white space.
+    pub name: String,
+    /// The subjects that it captures, with NATS wildcards; no two streams may overlap.
+    pub subjects: Vec<String>,
+    /// When an acknowledgement removes a message.
+    pub retention: Retention,
+    /// Cannot be changed later.
+    pub storage: Storage,
+    /// What happens to a publish when the stream is full.
+    pub discard: Discard,
+    /// A message older than this is removed; zero for no limit.
+    pub max_age: Duration,
+    /// The most bytes that it stores; −1 for no bound.
+    pub max_bytes: i64,
+    /// For how long a message with a `Nats-Msg-Id` that the stream has seen is a duplicate.
+    pub duplicate_window: Duration,
+}
+
+/// The configuration of a durable pull consumer with explicit acknowledgement, from the stream's beginning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Consumer {
+    /// The stream that it reads.
+    pub stream: String,
+    /// Its name: `<subject with dots as underscores>_<service>`.
+    pub durable: String,
+    /// The subject that it reads, with NATS wildcards; empty for all.
+    pub filter: String,
+    /// After so long without an acknowledgement the message is redelivered.
+    pub ack_wait: Duration,
+    /// Deliveries of one message before the server gives it up; −1 for no bound.
+    pub max_deliver: i64,
+    /// Messages delivered and not acknowledged before the server pauses.
+    pub max_ack_pending: i64,
+    /// Ack waits by delivery, the last one for all after it; empty: always `ack_wait`. They do not delay a `nak`.
+    pub backoff: Vec<Duration>,
+}
+
+/// The stream of dead letters.
+pub const DEAD_LETTER_STREAM: &str = "DEAD_LETTER_STREAM";
+
+/// Major and minor version of the oldest server that keeps the promises this system needs: 2.9 loses a dead letter on interest
+/// streams.
+pub const MINIMUM_SERVER: (u64, u64) = (2, 10);
+
+/// The most bytes that a message may have, headers included; the largest event has a few hundred.
+pub const MESSAGE_MAX: i32 = 256 * 1024;
+
+/// The most bytes of one message on `stream`, headers included; −1 for no bound but the server's.
+pub(crate) fn message_max(stream: &str) -> i32 {
+    // A dead letter is a message plus headers that say what happened to it, so its stream takes more than the others.
+    if stream == DEAD_LETTER_STREAM { -1 } else { MESSAGE_MAX }
+}
+
+/// Whether `pattern` matches `subject`, with the wildcards `*` (one token) and `>` (one or more at the end).
+pub fn subject_matches(pattern: &str, subject: &str) -> bool {
+    let mut pattern = pattern.split('.');
+    let mut subject = subject.split('.');
+    loop {
+        match (pattern.next(), subject.next()) {
+            (Some(">"), Some(_)) | (None, None) => return true,
+            (Some("*"), Some(_)) => {}
+            (Some(a), Some(b)) if a == b => {}
+            _ => return false,
+        }
+    }
+}
+
+impl Stream {
+    /// The configuration in NATS's JSON form, with `replicas` copies.
+    pub fn to_json(&self, replicas: usize) -> Value {
+        json!({
+            "name": self.name,
+            "subjects": self.subjects,
+            "retention": match self.retention {
+                Retention::Limits => "limits", Retention::Interest => "interest", Retention::WorkQueue => "workqueue",
+            },
+            "storage": match self.storage { Storage::File => "file", Storage::Memory => "memory" },
+            "discard": match self.discard { Discard::New => "new", Discard::Old => "old" },
+            "max_age": nanos(self.max_age),
+            "max_bytes": self.max_bytes,
+            "max_msgs": -1,
+            "max_msgs_per_subject": -1,
+            "max_msg_size": message_max(&self.name),
+            "max_consumers": -1,
+            "duplicate_window": nanos(self.duplicate_window),
+            "num_replicas": replicas,
+            "allow_direct": true,
+        })
+    }
+}
+
+impl Consumer {
+    /// The configuration in NATS's JSON form.
+    pub fn to_json(&self) -> Value {
+        let mut config = json!({
+            "durable_name": self.durable,
+            "name": self.durable,
+            "filter_subject": self.filter,
+            "ack_policy": "explicit",
+            "ack_wait": nanos(self.ack_wait),
+            "deliver_policy": "all",
+            "replay_policy": "instant",
+            "max_deliver": self.max_deliver,
+            "max_ack_pending": self.max_ack_pending,
+        });
+        if !self.backoff.is_empty() {
+            config["backoff"] = self.backoff.iter().map(|&d| nanos(d)).collect();
+        }
+        config
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Whether a comparison with the server also changes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Apply,
+    Compare,
+}
+
+/// The configuration to send so that `found` becomes as `wanted`; `None` if it already is. Settings that `wanted` does not name
+/// stay as they are. Pushes a sentence about each difference onto `changes`.
+pub(crate) fn difference(what: &str, found: Option<Value>, wanted: &Value, changes: &mut Vec<String>) -> Option<Value> {
+    let Some(mut config) = found else {
+        changes.push(format!("{what}: missing, created"));
+        return Some(wanted.clone());
+    };
+    let mut differs = false;
+    for (key, want) in wanted.as_object().into_iter().flatten() {
+        // The server leaves out an empty string.
+        let have = match &config[key] {
+            Value::Null if want.is_string() => &json!(""),
+            have => have,
+        };
+        if have != want {
+            changes.push(format!("{what}: {key} was {have}, becomes {want}"));
+            config[key] = want.clone();
+            differs = true;
+        }
+    }
+    differs.then_some(config)
+}
