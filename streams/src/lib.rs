@@ -2,10 +2,11 @@
 //! users passes on to rides, and the bus that carries them. It knows no service, no database and no HTTP.
 
 #![warn(missing_docs)]
-#![warn(missing_docs)]
 
 pub mod bus;
 pub mod event;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod memory;
 pub mod nats;
 pub mod ride_command;

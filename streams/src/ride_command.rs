@@ -1,5 +1,5 @@
-//! The one thing that is asked and not told: a command on a ride, which users passes on to rides as a NATS request with a
-//! deadline, because the client waits for the answer of the noun's owner.
+//! A command on a ride. users passes it on to rides as a NATS request with a deadline, because the client waits for the answer of
+//! the ride's owner. It is the only call between two services; everything else is an event.
 
 use std::time::Duration;
 
@@ -8,30 +8,30 @@ use serde_json::Value;
 
 use crate::event::ids::{RideId, UserId};
 
-/// The subject; rides answers in the queue group of the same name.
+/// The subject of the request; rides subscribes in the queue group of the same name.
 pub const RIDE_COMMANDS: &str = "rides.command";
-/// The wait for an answer; then the client hears `unavailable` and repeats.
+/// How long users waits for the reply. Without one the client gets the error `unavailable`, and repeats the command.
 pub const RIDE_COMMAND_WAIT: Duration = Duration::from_secs(5);
 
-/// Who wants what of which ride.
+/// The request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RideCommand {
-    /// The caller, whom users has authenticated; rides checks that the ride is theirs.
+    /// The caller, authenticated by users; rides checks that it is the ride's driver or passenger.
     pub user_id: UserId,
-    /// The ride.
+    /// The ride to change.
     pub ride_id: RideId,
-    /// What.
+    /// In JSON the fields `type`, and `pin` or `reason`.
     #[serde(flatten)]
     pub action: RideAction,
-    /// W3C trace context.
+    /// W3C trace context of the client's command.
     pub traceparent: String,
 }
 
-/// What can be wanted of a ride.
+/// The change.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type")]
 pub enum RideAction {
-    /// The passenger is in; the driver gives the passenger's PIN.
+    /// The passenger is in the vehicle, which the driver proves by the passenger's PIN.
     #[serde(rename = "ride.start")]
     Start {
         /// Four digits.
@@ -40,15 +40,15 @@ pub enum RideAction {
     /// The vehicle is at the dropoff.
     #[serde(rename = "ride.arrive")]
     Arrive,
-    /// One of the two ends it.
+    /// Driver or passenger ends the ride.
     #[serde(rename = "ride.cancel")]
     Cancel {
-        /// In the caller's words.
+        /// Free text of the caller; becomes the event's `reason`.
         reason: String,
     },
 }
 
-/// The answer: done (and durable), or why not.
+/// The reply. `Ok` is sent after the commit, so the change is durable.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RideReply {
@@ -56,11 +56,11 @@ pub enum RideReply {
     Ok(Value),
     /// The client's `error`.
     Error {
-        /// Stable.
+        /// Stable, for programs.
         code: String,
         /// For people.
         message: String,
-        /// The field at fault.
+        /// The field of the client's command that is wrong, if it is one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         field: Option<String>,
     },

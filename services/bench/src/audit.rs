@@ -9,10 +9,10 @@ use anyhow::{Context, Result, bail, ensure};
 use async_nats::jetstream::{self, consumer::pull};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use platform::{World, outbox};
+use platform::{World, relay};
 use pricing::Tariffs;
 use rides::audit::STREAM;
-use rides::ride::{Distance, Order, Outcome, PinTries, Ride, decide};
+use rides::ride::{CommandInput, Distance, Outcome, PinTries, Ride, decide};
 use streams::event::{MatchAccepted, Party, RideEvent};
 use streams::nats::{NatsBus, NatsSettings};
 use streams::topology::Topology;
@@ -21,8 +21,8 @@ use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tokio::time::{Instant, interval};
 
-use crate::target::memory_of;
-use crate::{Row, Servers, row};
+use crate::table::{Row, row};
+use crate::target::{Servers, memory_of};
 
 /// Rides under way at once; their events are interleaved.
 const AT_ONCE: usize = 500;
@@ -172,9 +172,9 @@ fn accepted(world: &World) -> MatchAccepted {
 
 fn advanced(world: &World, ride: &Ride, step: usize) -> Result<(Ride, RideEvent)> {
     let (by, order) = match step {
-        1 => (Party::Driver, Order::Start { pin: "1", right: "1", tries: PinTries::default() }),
-        2 => (Party::Driver, Order::Arrive),
-        _ => (Party::System, Order::Complete(Distance::Measured(1_000.0 + f64::from(world.below(9_000))))),
+        1 => (Party::Driver, CommandInput::Start { pin: "1", right: "1", tries: PinTries::default() }),
+        2 => (Party::Driver, CommandInput::Arrive),
+        _ => (Party::System, CommandInput::Complete(Distance::Measured(1_000.0 + f64::from(world.below(9_000))))),
     };
     match decide(ride, by, &order, &Tariffs::default(), world.now())? {
         Outcome::Changed(change) => Ok((change.ride, change.event)),
@@ -186,7 +186,7 @@ fn message(world: &World, event: RideEvent) -> Message {
     let (at, ride) = (event.occurred_at, event.ride_id.to_string());
     let event = Event::Ride(Box::new(event));
     let (id, body) = (event.message_id(at), Bytes::from(event.body()));
-    outbox::message(event.subject().as_str(), &id, &ride, at, world.trace().as_str(), Service::Rides, body)
+    relay::message(event.subject().as_str(), &id, &ride, at, world.trace().as_str(), Service::Rides, body)
 }
 
 /// Events a second of the client library's ordered consumer, with nothing done to what it reads.

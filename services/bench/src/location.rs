@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::target::{Client, Target};
-use crate::{Row, place, row};
+use crate::table::{Row, row};
+use crate::target::{Client, Target, place};
 
 /// Sockets that send.
 const SENDERS: usize = 64;

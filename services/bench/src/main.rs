@@ -9,6 +9,7 @@ mod location;
 mod memory;
 mod raw_bus;
 mod ride;
+mod table;
 mod target;
 
 use std::path::PathBuf;
@@ -21,7 +22,8 @@ use platform::World;
 use serde_json::json;
 use tokio::time::sleep;
 
-use target::Target;
+use table::Row;
+use target::{Servers, Target, place};
 
 /// Measures the platform on this machine, beside the raw bus.
 #[derive(Debug, Parser)]
@@ -46,17 +48,6 @@ struct Bench {
     servers: Servers,
 }
 
-/// The servers that the platform and the raw bus use.
-#[derive(Debug, Clone, clap::Args)]
-struct Servers {
-    /// NATS servers, with commas.
-    #[arg(long, env = "NATS_URL", value_delimiter = ',', required = true)]
-    nats_url: Vec<String>,
-    /// PostgreSQL.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    database_url: String,
-}
-
 impl Bench {
     fn binary(&self) -> Result<PathBuf> {
         match &self.binary {
@@ -70,25 +61,13 @@ impl Bench {
     }
 }
 
-/// One line of the table.
-struct Row {
-    name: String,
-    reached: String,
-    mark: &'static str,
-    raw: String,
-}
-
-fn row(name: impl Into<String>, reached: String, mark: &'static str, raw: impl Into<String>) -> Row {
-    Row { name: name.into(), reached, mark, raw: raw.into() }
-}
-
 fn main() -> ExitCode {
     let bench = Bench::parse();
     let measured = tokio::runtime::Runtime::new().context("no runtime").and_then(|tokio| tokio.block_on(run(&bench)));
     match measured {
         // A missed mark is a result, and no failure.
         Ok(rows) => {
-            print(&rows);
+            table::print(&rows);
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -140,24 +119,4 @@ async fn run(bench: &Bench) -> Result<Vec<Row>> {
         }
     }
     Ok(rows)
-}
-
-fn print(rows: &[Row]) {
-    let head = row("measurement", "reached".to_owned(), "mark", "ratio to the raw bus");
-    for row in std::iter::once(&head).chain(rows) {
-        println!("{:<62} {:>34}   {:<26} {}", row.name, row.reached, row.mark, row.raw);
-    }
-}
-
-/// The `n`th corner of a grid of 40 by 25 streets in New York.
-fn place(n: usize) -> serde_json::Value {
-    json!({"lat": 40.70 + 0.002 * (n % 40) as f64, "lng": -74.00 + 0.002 * (n / 40 % 25) as f64})
-}
-
-/// The 50th and the 99th percentile.
-fn percentiles(values: &mut [f64]) -> (f64, f64) {
-    values.sort_by(f64::total_cmp);
-    let at =
-        |part: f64| values.get(((values.len() as f64 * part) as usize).min(values.len().saturating_sub(1))).copied();
-    (at(0.50).unwrap_or(f64::NAN), at(0.99).unwrap_or(f64::NAN))
 }

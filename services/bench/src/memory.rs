@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::time::sleep;
 
-use crate::Row;
+use crate::table::{self, Row};
 use crate::target::Target;
 
 /// Idle sockets that are opened; four for each person.
@@ -15,7 +15,7 @@ const SOCKETS_EACH: usize = 4;
 const SETTLE: Duration = Duration::from_secs(2);
 
 pub(crate) fn row(name: &str, bytes_each: u64) -> Row {
-    crate::row(name, format!("{:.1} KiB", bytes_each as f64 / 1024.0), "–", "–")
+    table::row(name, format!("{:.1} KiB", bytes_each as f64 / 1024.0), "–", "–")
 }
 
 pub(crate) async fn of_idle_sockets(target: &Target) -> Result<Row> {

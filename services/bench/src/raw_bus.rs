@@ -14,7 +14,7 @@ use streams::{Event, Position};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::Servers;
+use crate::target::Servers;
 
 /// Publishers, and publishes in flight of all together: the most, as measured, that does not starve the consumers.
 const PUBLISHERS: usize = 4;

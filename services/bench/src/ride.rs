@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::target::{Client, Frames};
-use crate::{Row, percentiles, place, row};
+use crate::table::{Row, percentiles, row};
+use crate::target::{Client, Frames, place};
 
 /// Frames that wait to be read.
 const FRAMES_MAX: usize = 65_536;

@@ -7,12 +7,21 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use platform::World;
-use serde_json::Value;
+use serde_json::{Value, json};
 use simulator::load::{self, Person, Receiver, Sender};
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
-use crate::Servers;
+/// The servers that the platform and the raw bus use.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Servers {
+    /// NATS servers, with commas.
+    #[arg(long, env = "NATS_URL", value_delimiter = ',', required = true)]
+    pub(crate) nats_url: Vec<String>,
+    /// PostgreSQL.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub(crate) database_url: String,
+}
 
 /// The first phone number of each kind of client; so many of one kind fit before the next.
 const IDLE: usize = 0;
@@ -122,4 +131,9 @@ pub(crate) fn memory_of(process: u32, line: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let value = status.lines().find_map(|l| l.strip_prefix(line))?;
     value.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1_024)
+}
+
+/// The `n`th corner of a grid of 40 by 25 streets in New York.
+pub(crate) fn place(n: usize) -> Value {
+    json!({"lat": 40.70 + 0.002 * (n % 40) as f64, "lng": -74.00 + 0.002 * (n / 40 % 25) as f64})
 }

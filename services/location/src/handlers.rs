@@ -1,38 +1,41 @@
-//! What location does with events: points become rows and newest positions; a ride's course (start, arrival, end) becomes
-//! its track's row; and, by the timer, tracks become aggregates. Nothing here decides which points count (`track.rs`).
+//! What location does with events. [`LocationUpdates`] stores the points of rides and records newest positions.
+//! [`RideTracks`] writes a ride's start, arrival and end to its track's row, and publishes aggregates of tracks by a timer.
+//! Neither decides which points count (`track/mod.rs`).
 //!
-//! A point of a ride is acknowledged once it is a row, not only once an aggregate holds it: every later aggregate, of
-//! whichever process, is made of the rows. That is stronger, and several processes can share one ride.
+//! A point is acknowledged once it is a row, before any aggregate includes it. Every process computes aggregates from the rows,
+//! so nothing is lost and several processes can share one ride.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use chrono::{DateTime, Duration, SubsecRound, Utc};
-use platform::{Failure, Handler, Received, StoreError, Transaction};
-use streams::bus::ConsumerInfo;
+use platform::{Failure, Handler, Platform, Received, StoreError};
 use streams::event::{LocationAggregate, LocationUpdate, RideEvent};
 use streams::{Event, RideId, RideStatus};
 
-use crate::Location;
-use crate::position_broadcast::Share;
-use crate::track::rows::{self, Needless, Point, Tables, TrackRow, Wanted};
-use crate::track::{Fix, Summary, Track};
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::position_broadcast::PositionBroadcast;
+use crate::tables::{PointRow, Tables, TrackRow, Tx};
+use crate::track::rows::{self, PointQuery, PointsToDelete};
+use crate::track::{Fix, Track, TrackSummary};
 
-/// Tracks in one transaction of the timer; if more are due, the next one follows at once.
+/// The most aggregates in one transaction of the timer. If more are due, the next transaction follows at once.
 const DUE_MAX: usize = 200;
-/// How often the timer looks, and how often also at what other processes did.
-const LOOK_EVERY: Duration = Duration::milliseconds(500);
-const OTHERS_EVERY: Duration = Duration::seconds(5);
-const PRUNE_EVERY: Duration = Duration::seconds(60);
+const AGGREGATE_INTERVAL: Duration = Duration::milliseconds(500);
+/// How often the timer also reads what other processes have written.
+const RELOAD_INTERVAL: Duration = Duration::seconds(5);
+const PRUNE_INTERVAL: Duration = Duration::seconds(60);
 
-/// location.update → rows for points of rides, and newest positions.
-pub(crate) struct Updates {
-    location: Location,
-    share: Share,
+pub(crate) struct LocationUpdates {
+    platform: Platform,
+    cache: Arc<Cache>,
+    broadcast: PositionBroadcast,
 }
 
-impl Updates {
-    pub(crate) fn new(location: &Location) -> Self {
-        Self { location: location.clone(), share: Share::new(&location.platform) }
+impl LocationUpdates {
+    pub(crate) fn new(platform: &Platform, cache: &Arc<Cache>) -> Self {
+        Self { platform: platform.clone(), cache: cache.clone(), broadcast: PositionBroadcast::new(platform) }
     }
 }
 
@@ -43,19 +46,19 @@ fn update(received: &Received) -> Option<&LocationUpdate> {
     }
 }
 
-impl Handler for Updates {
+impl Handler for LocationUpdates {
     type Tables = Tables;
 
-    /// The key of a point tells its repeats.
+    /// The primary key of points finds repeats.
     const INBOX: bool = false;
 
-    /// Most drivers wait: their points cost no transaction.
+    /// Most drivers have no ride: their points cost no transaction.
     fn writes(&self, batch: &[&Received]) -> bool {
         batch.iter().any(|r| update(r).is_some_and(|u| u.ride_id.is_some()))
     }
 
-    async fn handle(&mut self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
-        let now = self.location.platform.world.now();
+    async fn handle(&mut self, tx: &mut Tx, batch: &[&Received]) -> Result<(), Failure> {
+        let now = self.platform.world.now();
         let of_rides: Vec<(RideId, &LocationUpdate)> =
             batch.iter().filter_map(|r| update(r)).filter_map(|u| Some((u.ride_id?, u))).collect();
         let rides: BTreeSet<RideId> = of_rides.iter().map(|(ride, _)| *ride).collect();
@@ -63,12 +66,12 @@ impl Handler for Updates {
         let mut points = Vec::with_capacity(of_rides.len());
         for (ride_id, update) in of_rides {
             let Some(track) = tracks.get(&ride_id) else { continue };
-            // To the microsecond, as PostgreSQL keeps it: the key must be the same in both stores.
+            // Cut to PostgreSQL's precision, so that the primary key is the same in memory.
             let recorded_at = update.recorded_at.trunc_subsecs(6);
-            if track.takes(update.user_id, recorded_at) {
+            if track.accepts(update.user_id, recorded_at) {
                 let (position, accuracy_m) = (update.location, update.accuracy_m);
                 let fix = Fix { recorded_at, position, accuracy_m };
-                points.push(Point { ride_id, user_id: update.user_id, fix, version: track.version + 1 });
+                points.push(PointRow { ride_id, user_id: update.user_id, fix, version: track.version + 1 });
             }
         }
         if !points.is_empty() {
@@ -79,100 +82,103 @@ impl Handler for Updates {
 
     async fn committed(&mut self, batch: &[&Received]) {
         {
-            let mut positions = self.location.positions();
+            let mut positions = self.cache.positions();
             for received in batch {
                 if let Some(update) = update(received) {
-                    positions.hear_update(update, received.stored_at);
+                    positions.record_update(update, received.stored_at);
                 }
             }
         }
-        self.share.send(batch).await;
+        self.broadcast.send(batch).await;
     }
 }
 
-/// ride.* and user.beacon → courses; and the timer that makes aggregates.
-pub(crate) struct Courses {
-    location: Location,
-    share: Share,
-    /// Tracks with the version of their rows up to which they hold the points.
-    cache: BTreeMap<RideId, (i64, Track)>,
-    next_look: DateTime<Utc>,
-    next_others: DateTime<Utc>,
+pub(crate) struct RideTracks {
+    platform: Platform,
+    config: Arc<Config>,
+    cache: Arc<Cache>,
+    broadcast: PositionBroadcast,
+    /// Tracks in memory, each with the version of its row up to which it has the points.
+    tracks: BTreeMap<RideId, (i64, Track)>,
+    next_aggregates: DateTime<Utc>,
+    next_reload: DateTime<Utc>,
     next_prune: DateTime<Utc>,
-    /// Final aggregates of the transaction in hand.
-    finalised: Vec<RideId>,
+    /// Rides whose final aggregate is in the transaction under way.
+    uncommitted_finals: Vec<RideId>,
 }
 
-impl Courses {
-    pub(crate) fn new(location: &Location) -> Self {
-        let now = location.platform.world.now();
+impl RideTracks {
+    pub(crate) fn new(platform: &Platform, config: &Arc<Config>, cache: &Arc<Cache>) -> Self {
+        let now = platform.world.now();
         Self {
-            location: location.clone(),
-            share: Share::new(&location.platform),
-            cache: BTreeMap::new(),
-            next_look: now + LOOK_EVERY,
-            next_others: now + OTHERS_EVERY,
-            next_prune: now + PRUNE_EVERY,
-            finalised: Vec::new(),
+            platform: platform.clone(),
+            config: config.clone(),
+            cache: cache.clone(),
+            broadcast: PositionBroadcast::new(platform),
+            tracks: BTreeMap::new(),
+            next_aggregates: now + AGGREGATE_INTERVAL,
+            next_reload: now + RELOAD_INTERVAL,
+            next_prune: now + PRUNE_INTERVAL,
+            uncommitted_finals: Vec::new(),
         }
     }
 
-    async fn look(&mut self, tx: &mut Transaction<Tables>) -> Result<(), Failure> {
-        let now = self.location.platform.world.now();
-        self.next_look = now + LOOK_EVERY;
-        if now >= self.next_others {
-            self.next_others = now + OTHERS_EVERY;
-            self.learn_from_rows(tx, now).await?;
+    async fn on_timer(&mut self, tx: &mut Tx) -> Result<(), Failure> {
+        let now = self.platform.world.now();
+        self.next_aggregates = now + AGGREGATE_INTERVAL;
+        if now >= self.next_reload {
+            self.next_reload = now + RELOAD_INTERVAL;
+            self.reload(tx, now).await?;
         }
         if now >= self.next_prune {
-            self.next_prune = now + PRUNE_EVERY;
-            let mut positions = self.location.positions();
+            self.next_prune = now + PRUNE_INTERVAL;
+            let mut positions = self.cache.positions();
             positions.prune(now);
             tracing::debug!(drivers = positions.len(), "newest positions");
         }
-        let until = now - self.location.config.aggregate_every;
-        let settled = self.location.arrivals().settled(now);
-        let tracks = rows::due_tracks(tx, until, &settled, DUE_MAX).await?;
-        if tracks.len() == DUE_MAX {
-            self.next_look = now;
+        let reported_until = now - self.config.aggregate_every;
+        let complete = self.cache.arrived_rides().complete(now);
+        let due = rows::lock_due_tracks(tx, reported_until, &complete, DUE_MAX).await?;
+        if due.len() == DUE_MAX {
+            self.next_aggregates = now;
         }
-        if !tracks.is_empty() {
-            self.report(tx, tracks, now).await?;
+        if !due.is_empty() {
+            self.publish_aggregates(tx, due, now).await?;
         }
         Ok(())
     }
 
-    /// What another process heard, which only rows tell here.
-    async fn learn_from_rows(&mut self, tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<(), StoreError> {
+    /// Reads from rows what another process has handled: each ride event is delivered to one process only.
+    async fn reload(&mut self, tx: &mut Tx, now: DateTime<Utc>) -> Result<(), StoreError> {
         let live = rows::live_tracks(tx).await?;
-        let busy = self.location.positions().busy_rides();
+        let busy = self.cache.positions().busy_rides();
         let ended = rows::ended_rides(tx, &busy).await?;
-        self.location.learn(&live, &ended, now);
+        self.cache.load_from_rows(&live, &ended, now);
         let live: BTreeSet<RideId> = live.iter().map(|track| track.ride_id).collect();
-        self.cache.retain(|ride, _| live.contains(ride));
+        self.tracks.retain(|ride, _| live.contains(ride));
         Ok(())
     }
 
-    async fn report(
+    async fn publish_aggregates(
         &mut self,
-        tx: &mut Transaction<Tables>,
-        mut tracks: Vec<TrackRow>,
+        tx: &mut Tx,
+        mut due: Vec<TrackRow>,
         now: DateTime<Utc>,
     ) -> Result<(), StoreError> {
-        let wanted: Vec<Wanted> = tracks.iter().filter_map(|track| self.wanted(track)).collect();
-        let mut points: BTreeMap<RideId, Vec<Point>> = BTreeMap::new();
-        for point in rows::points(tx, &wanted).await? {
+        let queries: Vec<PointQuery> = due.iter().filter_map(|track| self.missing_points(track)).collect();
+        let mut points: BTreeMap<RideId, Vec<PointRow>> = BTreeMap::new();
+        for point in rows::points(tx, &queries).await? {
             points.entry(point.ride_id).or_default().push(point);
         }
-        for track in &mut tracks {
+        for track in &mut due {
             let Some(driver_id) = track.driver_id else { continue };
-            let summary = self.summary(track, points.remove(&track.ride_id).unwrap_or_default());
+            let summary = self.summarise(track, points.remove(&track.ride_id).unwrap_or_default());
             track.finalised = track.arrived_at.is_some();
             track.reported_version = track.version;
             track.reported_at = Some(now);
             track.reported = summary;
             if track.finalised {
-                self.finalised.push(track.ride_id);
+                self.uncommitted_finals.push(track.ride_id);
             }
             let aggregate = LocationAggregate {
                 ride_id: track.ride_id,
@@ -182,24 +188,24 @@ impl Courses {
                 last: summary.last,
                 is_final: track.finalised,
             };
-            tx.publish(&Event::LocationAggregate(aggregate), &self.location.platform.world.trace());
+            tx.publish(&Event::LocationAggregate(aggregate), &self.platform.world.trace());
         }
-        rows::save_reports(tx, &tracks).await
+        rows::save_reported(tx, &due).await
     }
 
-    /// Points that are not in the cache; all, for the final word.
-    fn wanted(&mut self, track: &TrackRow) -> Option<Wanted> {
+    /// The points that the track in memory does not have. For the final aggregate all points are read again.
+    fn missing_points(&mut self, track: &TrackRow) -> Option<PointQuery> {
         let driver_id = track.driver_id?;
         if track.arrived_at.is_some() {
-            self.cache.remove(&track.ride_id);
+            self.tracks.remove(&track.ride_id);
         }
-        let after_version = self.cache.get(&track.ride_id).map_or(0, |(version, _)| *version);
-        Some(Wanted { ride_id: track.ride_id, driver_id, after_version })
+        let after_version = self.tracks.get(&track.ride_id).map_or(0, |(version, _)| *version);
+        Some(PointQuery { ride_id: track.ride_id, driver_id, after_version })
     }
 
-    fn summary(&mut self, row: &TrackRow, points: Vec<Point>) -> Summary {
-        let max_speed_mps = self.location.config.max_speed_mps;
-        let (version, track) = self.cache.entry(row.ride_id).or_insert_with(|| (0, Track::new(max_speed_mps)));
+    fn summarise(&mut self, row: &TrackRow, points: Vec<PointRow>) -> TrackSummary {
+        let max_speed_mps = self.config.max_speed_mps;
+        let (version, track) = self.tracks.entry(row.ride_id).or_insert_with(|| (0, Track::new(max_speed_mps)));
         for point in points {
             let at = point.fix.recorded_at;
             if row.started_at.is_some_and(|from| from <= at) && row.arrived_at.is_none_or(|to| at <= to) {
@@ -210,39 +216,12 @@ impl Courses {
         track.summary()
     }
 
-    /// What is committed, into what memory holds.
-    fn take_in(&mut self, batch: &[&Received]) {
-        let now = self.location.platform.world.now();
-        let mut positions = self.location.positions();
-        let mut arrivals = self.location.arrivals();
-        for ride_id in self.finalised.drain(..) {
-            arrivals.forget(ride_id);
-            self.cache.remove(&ride_id);
-        }
-        for received in batch {
-            match &received.event {
-                Event::UserBeacon(beacon) => positions.hear_beacon(beacon, received.stored_at),
-                Event::Ride(ride) if ride.status.is_final() => {
-                    positions.ride_ended(ride.ride_id, now);
-                    arrivals.forget(ride.ride_id);
-                    self.cache.remove(&ride.ride_id);
-                }
-                Event::Ride(ride) => {
-                    positions.ride_live(ride.ride_id, ride.driver_id);
-                    if ride.status == RideStatus::Arrived {
-                        arrivals.wait(ride.ride_id, now);
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-
-    async fn follow(&mut self, tx: &mut Transaction<Tables>, rides: &[&RideEvent]) -> Result<(), StoreError> {
-        let now = self.location.platform.world.now();
+    /// Writes the start, arrival and end of rides to their tracks' rows, and deletes points that no aggregate needs any more.
+    async fn write_ride_events(&mut self, tx: &mut Tx, rides: &[&RideEvent]) -> Result<(), StoreError> {
+        let now = self.platform.world.now();
         let ids: BTreeSet<RideId> = rides.iter().map(|ride| ride.ride_id).collect();
         let mut tracks = rows::lock_tracks(tx, &ids, now).await?;
-        let mut needless = Vec::new();
+        let mut to_delete = Vec::new();
         for ride in rides {
             let Some(track) = tracks.get_mut(&ride.ride_id) else { continue };
             track.driver_id = Some(ride.driver_id);
@@ -250,7 +229,8 @@ impl Courses {
             match ride.status {
                 RideStatus::Started if track.started_at.is_none() => {
                     track.started_at = Some(ride.occurred_at);
-                    needless.push(Needless { ride_id: ride.ride_id, driver_id, before: Some(ride.occurred_at) });
+                    let before = Some(ride.occurred_at);
+                    to_delete.push(PointsToDelete { ride_id: ride.ride_id, driver_id, before });
                 }
                 RideStatus::Arrived if track.arrived_at.is_none() => {
                     track.arrived_at = Some(ride.occurred_at);
@@ -258,17 +238,44 @@ impl Courses {
                 }
                 RideStatus::Completed | RideStatus::Cancelled => {
                     track.closed_at = Some(track.closed_at.unwrap_or(now));
-                    needless.push(Needless { ride_id: ride.ride_id, driver_id, before: None });
+                    to_delete.push(PointsToDelete { ride_id: ride.ride_id, driver_id, before: None });
                 }
                 RideStatus::Pickup | RideStatus::Started | RideStatus::Arrived => {}
             }
         }
         let tracks: Vec<TrackRow> = tracks.into_values().collect();
-        rows::save_courses(tx, &tracks).await?;
-        if !needless.is_empty() {
-            rows::forget_points(tx, &needless).await?;
+        rows::save_ride_times(tx, &tracks).await?;
+        if !to_delete.is_empty() {
+            rows::delete_points(tx, &to_delete).await?;
         }
         Ok(())
+    }
+
+    fn apply_committed(&mut self, batch: &[&Received]) {
+        let now = self.platform.world.now();
+        let mut positions = self.cache.positions();
+        let mut arrived_rides = self.cache.arrived_rides();
+        for ride_id in self.uncommitted_finals.drain(..) {
+            arrived_rides.remove(ride_id);
+            self.tracks.remove(&ride_id);
+        }
+        for received in batch {
+            match &received.event {
+                Event::UserBeacon(beacon) => positions.record_beacon(beacon, received.stored_at),
+                Event::Ride(ride) if ride.status.is_final() => {
+                    positions.ride_ended(ride.ride_id, now);
+                    arrived_rides.remove(ride.ride_id);
+                    self.tracks.remove(&ride.ride_id);
+                }
+                Event::Ride(ride) => {
+                    positions.ride_live(ride.ride_id, ride.driver_id);
+                    if ride.status == RideStatus::Arrived {
+                        arrived_rides.add(ride.ride_id, now);
+                    }
+                }
+                _ => {}
+            }
+        }
     }
 }
 
@@ -279,7 +286,7 @@ fn ride<'a>(received: &&'a Received) -> Option<&'a RideEvent> {
     }
 }
 
-impl Handler for Courses {
+impl Handler for RideTracks {
     type Tables = Tables;
 
     /// Beacons change no row.
@@ -287,154 +294,26 @@ impl Handler for Courses {
         batch.iter().any(|received| ride(received).is_some())
     }
 
-    async fn handle(&mut self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
-        self.finalised.clear();
+    async fn handle(&mut self, tx: &mut Tx, batch: &[&Received]) -> Result<(), Failure> {
+        self.uncommitted_finals.clear();
         if batch.is_empty() {
-            return self.look(tx).await;
+            return self.on_timer(tx).await;
         }
         let rides: Vec<&RideEvent> = batch.iter().filter_map(ride).collect();
-        Ok(self.follow(tx, &rides).await?)
+        Ok(self.write_ride_events(tx, &rides).await?)
     }
 
     async fn committed(&mut self, batch: &[&Received]) {
-        self.take_in(batch);
-        self.share.send(batch).await;
+        self.apply_committed(batch);
+        self.broadcast.send(batch).await;
     }
 
     fn rolled_back(&mut self) {
-        self.finalised.clear();
-        self.cache.clear();
+        self.uncommitted_finals.clear();
+        self.tracks.clear();
     }
 
     fn wake_at(&self) -> Option<DateTime<Utc>> {
-        Some(self.next_look)
-    }
-}
-
-/// Rides that have arrived and wait for their last points.
-#[derive(Debug, Default)]
-pub(crate) struct Arrivals {
-    waiting: BTreeMap<RideId, Waiting>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Waiting {
-    since: DateTime<Utc>,
-    /// The last message on the stream once the points had time to get there.
-    mark: Option<u64>,
-    /// Every point up to the mark is a row by now.
-    caught_up: bool,
-}
-
-impl Arrivals {
-    /// A point may be so long on its way from the socket to the stream.
-    const SETTLE: Duration = Duration::seconds(1);
-    /// The longest wait for the points to catch up.
-    const GIVE_UP: Duration = Duration::seconds(20);
-
-    pub(crate) fn wait(&mut self, ride: RideId, since: DateTime<Utc>) {
-        self.waiting.entry(ride).or_insert(Waiting { since, mark: None, caught_up: false });
-    }
-
-    fn forget(&mut self, ride: RideId) {
-        self.waiting.remove(&ride);
-    }
-
-    /// Whether the stream must be asked about somebody's last points.
-    pub(crate) fn is_waited_for(&self, now: DateTime<Utc>) -> bool {
-        self.waiting.values().any(|w| !w.caught_up && w.since + Self::SETTLE <= now)
-    }
-
-    /// At `at` the stream's last message had this sequence: whoever has settled waits for the consumer to get there.
-    pub(crate) fn mark(&mut self, at: DateTime<Utc>, last_sequence: u64) {
-        for waiting in self.waiting.values_mut().filter(|w| w.mark.is_none() && w.since + Self::SETTLE <= at) {
-            waiting.mark = Some(last_sequence);
-        }
-    }
-
-    /// How the consumer of points stood after the marks were made. Under steady load it never has nothing left, so getting
-    /// past the mark is enough.
-    pub(crate) fn consumer_stands(&mut self, info: &ConsumerInfo) {
-        let idle = info.pending == 0 && info.ack_pending == 0;
-        for waiting in self.waiting.values_mut() {
-            waiting.caught_up |= waiting.mark.is_some_and(|mark| idle || info.ack_floor >= mark);
-        }
-    }
-
-    fn settled(&self, now: DateTime<Utc>) -> BTreeSet<RideId> {
-        let settled = self.waiting.iter().filter(|(_, w)| w.caught_up || w.since + Self::GIVE_UP <= now);
-        settled.map(|(ride, _)| *ride).collect()
-    }
-}
-
-impl Location {
-    /// Takes over what rows tell: live rides make their drivers busy, ended ones free, arrived ones are waited for.
-    pub(crate) fn learn(&self, live: &[TrackRow], ended: &[RideId], now: DateTime<Utc>) {
-        let mut positions = self.positions();
-        let mut arrivals = self.arrivals();
-        for track in live {
-            if let Some(driver) = track.driver_id {
-                positions.ride_live(track.ride_id, driver);
-            }
-            match track.arrived_at {
-                Some(_) if track.finalised => arrivals.forget(track.ride_id),
-                Some(_) => arrivals.wait(track.ride_id, track.arrived_seen_at.unwrap_or(now)),
-                None => {}
-            }
-        }
-        for ride in ended {
-            positions.ride_ended(*ride, now);
-            arrivals.forget(*ride);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use uuid::Uuid;
-
-    fn at(second: i64) -> DateTime<Utc> {
-        DateTime::UNIX_EPOCH + Duration::seconds(second)
-    }
-
-    fn busy(ack_floor: u64) -> ConsumerInfo {
-        ConsumerInfo { pending: 9_000, ack_pending: 1_000, redelivered: 0, ack_floor, delivered: ack_floor + 1_000 }
-    }
-
-    #[test]
-    fn under_steady_load_a_ride_waits_for_its_own_points_only() {
-        let ride = RideId(Uuid::from_u128(1));
-        let settled = |arrivals: &Arrivals, second| arrivals.settled(at(second)).contains(&ride);
-        let mut arrivals = Arrivals::default();
-        arrivals.wait(ride, at(10));
-        assert!(!arrivals.is_waited_for(at(10)), "its points may still be on their way to the stream");
-        arrivals.mark(at(10), 500);
-        arrivals.consumer_stands(&busy(500));
-        assert!(!settled(&arrivals, 10));
-        assert!(arrivals.is_waited_for(at(11)));
-        arrivals.mark(at(11), 700);
-        arrivals.mark(at(12), 900);
-        arrivals.consumer_stands(&busy(699));
-        assert!(!settled(&arrivals, 12));
-        arrivals.consumer_stands(&busy(700));
-        assert!(settled(&arrivals, 12) && !arrivals.is_waited_for(at(12)));
-        arrivals.forget(ride);
-        assert!(!settled(&arrivals, 12));
-    }
-
-    #[test]
-    fn an_idle_consumer_is_past_every_mark_and_a_stuck_one_is_waited_for_20_s() {
-        let (one, other) = (RideId(Uuid::from_u128(1)), RideId(Uuid::from_u128(2)));
-        let mut arrivals = Arrivals::default();
-        arrivals.wait(one, at(10));
-        arrivals.mark(at(11), 500);
-        // The stream was made anew, and counts from the beginning.
-        arrivals.consumer_stands(&ConsumerInfo { pending: 0, ack_pending: 0, ..busy(3) });
-        arrivals.wait(other, at(11));
-        arrivals.mark(at(12), 4);
-        assert_eq!(arrivals.settled(at(12)), BTreeSet::from([one]));
-        assert_eq!(arrivals.settled(at(30)), BTreeSet::from([one]));
-        assert_eq!(arrivals.settled(at(31)), BTreeSet::from([one, other]));
+        Some(self.next_aggregates)
     }
 }

@@ -1,36 +1,44 @@
-//! GET /v1/drivers/nearby: free drivers, where they are and how far, not who they are.
+//! GET /v1/drivers/nearby: where free drivers are and how far away, but not who they are.
+
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRef, Query, State};
 use axum::routing::get;
-use chrono::{DateTime, Utc};
 use platform::problem::Json;
-use platform::{Problem, SignedIn, Tokens};
+use platform::{Problem, SignedIn, Tokens, World};
 use serde::{Deserialize, Serialize};
-use streams::event::rfc3339;
-use streams::{Position, VehicleType};
+use streams::Position;
 
-use crate::Location;
+use crate::cache::Cache;
+use crate::positions::FreeDriver;
 
 const LIMIT_DEFAULT: usize = 10;
 const LIMIT_MAX: usize = 100;
 const RADIUS_DEFAULT_M: f64 = 2_000.0;
 const RADIUS_MAX_M: f64 = 50_000.0;
 
-impl FromRef<Location> for Tokens {
-    fn from_ref(location: &Location) -> Self {
-        location.tokens.clone()
+#[derive(Clone)]
+pub(crate) struct NearbyState {
+    pub(crate) tokens: Tokens,
+    pub(crate) world: World,
+    pub(crate) cache: Arc<Cache>,
+}
+
+impl FromRef<NearbyState> for Tokens {
+    fn from_ref(state: &NearbyState) -> Self {
+        state.tokens.clone()
     }
 }
 
-pub(crate) fn router(location: Location) -> Router {
-    Router::new().route("/v1/drivers/nearby", get(nearby)).with_state(location)
+pub(crate) fn router(state: NearbyState) -> Router {
+    Router::new().route("/v1/drivers/nearby", get(nearby)).with_state(state)
 }
 
-/// As text, so that an error can name the field.
+/// Parsed from text here and not by serde, so that an error can name the field.
 #[derive(Deserialize)]
-struct Asked {
+struct NearbyQuery {
     lat: Option<String>,
     lng: Option<String>,
     radius_m: Option<String>,
@@ -38,17 +46,8 @@ struct Asked {
 }
 
 #[derive(Serialize)]
-struct Nearby {
-    drivers: Vec<Near>,
-}
-
-#[derive(Serialize)]
-struct Near {
-    position: Position,
-    distance_m: f64,
-    vehicle_type: Option<VehicleType>,
-    #[serde(with = "rfc3339")]
-    recorded_at: DateTime<Utc>,
+struct NearbyResponse {
+    drivers: Vec<FreeDriver>,
 }
 
 fn number(field: &'static str, text: Option<&String>, least: f64, most: f64) -> Result<Option<f64>, Problem> {
@@ -60,26 +59,20 @@ fn number(field: &'static str, text: Option<&String>, least: f64, most: f64) -> 
 }
 
 async fn nearby(
-    State(location): State<Location>,
+    State(state): State<NearbyState>,
     _: SignedIn,
-    asked: Result<Query<Asked>, QueryRejection>,
-) -> Result<Json<Nearby>, Problem> {
-    let Query(asked) = asked.map_err(|why| Problem::field("query", why.body_text()))?;
+    query: Result<Query<NearbyQuery>, QueryRejection>,
+) -> Result<Json<NearbyResponse>, Problem> {
+    let Query(query) = query.map_err(|why| Problem::field("query", why.body_text()))?;
     let required = |field, value: Option<f64>| value.ok_or_else(|| Problem::field(field, "is missing"));
-    let lat = required("lat", number("lat", asked.lat.as_ref(), -90.0, 90.0)?)?;
-    let lng = required("lng", number("lng", asked.lng.as_ref(), -180.0, 180.0)?)?;
-    let radius_m = number("radius_m", asked.radius_m.as_ref(), 1.0, RADIUS_MAX_M)?.unwrap_or(RADIUS_DEFAULT_M);
-    let limit = asked.limit.as_ref().map_or(Ok(LIMIT_DEFAULT), |text| match text.parse::<usize>() {
+    let lat = required("lat", number("lat", query.lat.as_ref(), -90.0, 90.0)?)?;
+    let lng = required("lng", number("lng", query.lng.as_ref(), -180.0, 180.0)?)?;
+    let radius_m = number("radius_m", query.radius_m.as_ref(), 1.0, RADIUS_MAX_M)?.unwrap_or(RADIUS_DEFAULT_M);
+    let limit = query.limit.as_ref().map_or(Ok(LIMIT_DEFAULT), |text| match text.parse::<usize>() {
         Ok(limit) if (1..=LIMIT_MAX).contains(&limit) => Ok(limit),
         _ => Err(Problem::field("limit", format!("must be a whole number from 1 to {LIMIT_MAX}"))),
     })?;
-    let now = location.platform.world.now();
-    let free = location.positions().nearby(&Position { lat, lng }, radius_m, limit, now);
-    let drivers = free.into_iter().map(|driver| Near {
-        position: driver.position,
-        distance_m: driver.distance_m,
-        vehicle_type: driver.vehicle_type,
-        recorded_at: driver.recorded_at,
-    });
-    Ok(Json(Nearby { drivers: drivers.collect() }))
+    let now = state.world.now();
+    let drivers = state.cache.positions().nearby(&Position { lat, lng }, radius_m, limit, now);
+    Ok(Json(NearbyResponse { drivers }))
 }

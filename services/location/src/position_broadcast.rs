@@ -1,8 +1,8 @@
-//! What makes `nearby` the same in every location process: the durables are shared, so each position reaches one process,
-//! and that tells the others on a core subject.
+//! Makes `nearby` the same in every process of location. The consumers are shared, so each position is delivered to one
+//! process; that process forwards it to the others on a core subject.
 //!
-//! A hint, lost without harm: the next point of a driver is seconds away. Tracks never rest on it. On the memory bus there
-//! is one process, and nobody to tell.
+//! A core message may be lost. That does no harm: the driver's next point comes within seconds, and tracks use rows only.
+//! On the memory bus there is one process, and nothing is sent.
 
 use std::sync::Arc;
 
@@ -12,69 +12,69 @@ use serde::{Deserialize, Serialize};
 use streams::event::{LocationUpdate, UserBeacon};
 use streams::{Bus, Event};
 
-use crate::Location;
+use crate::cache::Cache;
 
-/// Core messages only: no stream captures it.
+/// A core subject: no stream captures it.
 const SUBJECT: &str = "location.service.heard";
 
-/// Tells other processes what this one heard.
+/// Sends positions to the other processes.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub(crate) struct PositionBroadcast {
     bus: Bus,
     pod: Arc<str>,
 }
 
 #[derive(Serialize)]
-struct Heard<'a> {
+struct Outgoing<'a> {
     updates: Vec<&'a LocationUpdate>,
     beacons: Vec<&'a UserBeacon>,
 }
 
 #[derive(Deserialize)]
-struct HeardElsewhere {
+struct Incoming {
     updates: Vec<LocationUpdate>,
     beacons: Vec<UserBeacon>,
 }
 
-impl Share {
+impl PositionBroadcast {
     pub(crate) fn new(platform: &Platform) -> Self {
         Self { bus: platform.bus.clone(), pod: platform.pod.clone() }
     }
 
-    /// Tells of a batch; if the bus is away, nobody is told.
+    /// Sends the positions of a batch. A failure is logged and nothing more.
     pub(crate) async fn send(&self, batch: &[&Received]) {
         if matches!(self.bus, Bus::Memory(_)) {
             return;
         }
-        let mut heard = Heard { updates: Vec::new(), beacons: Vec::new() };
+        let mut outgoing = Outgoing { updates: Vec::new(), beacons: Vec::new() };
         for received in batch {
             match &received.event {
-                Event::LocationUpdate(update) => heard.updates.push(update),
-                Event::UserBeacon(beacon) => heard.beacons.push(beacon),
+                Event::LocationUpdate(update) => outgoing.updates.push(update),
+                Event::UserBeacon(beacon) => outgoing.beacons.push(beacon),
                 _ => {}
             }
         }
-        if heard.updates.is_empty() && heard.beacons.is_empty() {
+        if outgoing.updates.is_empty() && outgoing.beacons.is_empty() {
             return;
         }
-        // The pod stands before the JSON, so that this process can pass over its own word without reading it.
+        // The pod comes before the JSON, so that a process skips its own messages without parsing them.
         let mut payload = format!("{}\n", self.pod).into_bytes();
-        serde_json::to_writer(&mut payload, &heard).expect("events have string keys and no failing serializer");
+        serde_json::to_writer(&mut payload, &outgoing).expect("events have string keys and no failing serializer");
         if let Err(error) = self.bus.publish_core(SUBJECT, payload.into()).await {
-            tracing::debug!(%error, "other location processes were not told of positions");
+            tracing::debug!(%error, "positions were not sent to the other location processes");
         }
     }
 }
 
-/// Takes in what other processes heard, until `stop` has begun.
-pub(crate) async fn listen(location: Location, stop: CancellationToken) {
-    if matches!(location.platform.bus, Bus::Memory(_)) {
+/// Applies the positions of other processes to the cache, until `stop`.
+pub(crate) async fn receive(platform: Platform, cache: Arc<Cache>, stop: CancellationToken) {
+    if matches!(platform.bus, Bus::Memory(_)) {
         stop.cancelled().await;
         return;
     }
     let mut delays = retry::dependency();
     loop {
-        match location.platform.bus.subscribe(SUBJECT, None).await {
+        match platform.bus.subscribe(SUBJECT, None).await {
             Ok(mut subscription) => loop {
                 let message = tokio::select! {
                     biased;
@@ -83,9 +83,9 @@ pub(crate) async fn listen(location: Location, stop: CancellationToken) {
                 };
                 let Some(message) = message else { break };
                 delays.reset();
-                take_in(&location, &message.payload, location.platform.world.now());
+                apply(&cache, &platform.pod, &message.payload, platform.world.now());
             },
-            Err(error) => tracing::warn!(%error, "positions of other location processes cannot be heard"),
+            Err(error) => tracing::warn!(%error, "cannot subscribe to the positions of other location processes"),
         }
         tokio::select! {
             biased;
@@ -95,24 +95,24 @@ pub(crate) async fn listen(location: Location, stop: CancellationToken) {
     }
 }
 
-fn take_in(location: &Location, payload: &[u8], now: DateTime<Utc>) {
+fn apply(cache: &Cache, own_pod: &str, payload: &[u8], now: DateTime<Utc>) {
     let Some(end) = payload.iter().position(|byte| *byte == b'\n') else { return };
     let (pod, body) = payload.split_at(end);
-    if pod == location.platform.pod.as_bytes() {
+    if pod == own_pod.as_bytes() {
         return;
     }
-    let heard: HeardElsewhere = match serde_json::from_slice(body) {
-        Ok(heard) => heard,
+    let incoming: Incoming = match serde_json::from_slice(body) {
+        Ok(incoming) => incoming,
         Err(error) => {
-            tracing::debug!(%error, "not a list of positions");
+            tracing::debug!(%error, "a message of another location process is no list of positions");
             return;
         }
     };
-    let mut positions = location.positions();
-    for update in heard.updates.iter().filter(|u| u.location.is_valid()) {
-        positions.hear_update(update, now);
+    let mut positions = cache.positions();
+    for update in incoming.updates.iter().filter(|u| u.location.is_valid()) {
+        positions.record_update(update, now);
     }
-    for beacon in heard.beacons.iter().filter(|b| b.location.is_valid()) {
-        positions.hear_beacon(beacon, now);
+    for beacon in incoming.beacons.iter().filter(|b| b.location.is_valid()) {
+        positions.record_beacon(beacon, now);
     }
 }

@@ -1,69 +1,68 @@
-//! The newest position of every driver, in memory, and who is free nearby.
+//! The newest position of every driver, and who is free nearby. Pure.
 //!
-//! A cache: it is filled by what drivers send, and after a start it is complete again within the time that a position
-//! counts. It never touches rows. Whoever has a live ride is not free; which rides those are, the events and rows tell.
+//! A cache of what drivers send: after a start it is complete again within [`FRESH_FOR`]. A driver is free who is not offline
+//! and has no live ride. Which rides are live comes from events and rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Duration, Utc};
 use geospatial::{Grid, Hashed, Near};
-use streams::event::{LocationUpdate, UserBeacon};
+use serde::Serialize;
+use streams::event::{LocationUpdate, UserBeacon, rfc3339};
 use streams::{Position, RideId, UserId, VehicleType};
 
-/// A driver who was not heard of for longer is not shown.
-pub(crate) const FRESH_FOR: Duration = Duration::seconds(60);
-/// A driver who was not heard of for longer is forgotten, also that he is offline.
+/// A driver of whom nothing was received for longer is not shown.
+const FRESH_FOR: Duration = Duration::seconds(60);
+/// A driver of whom nothing was received for longer is forgotten, and so is that they are offline.
 const KNOWN_FOR: Duration = Duration::minutes(10);
 /// How long an ended ride is remembered, so that a late point does not make its driver busy again.
-const ENDED_FOR: Duration = Duration::hours(1);
-
-/// All drivers.
-#[derive(Debug, Default)]
-pub(crate) struct Positions {
-    drivers: Hashed<UserId, Driver>,
-    /// Where those are that are not offline.
-    grid: Grid,
-    /// Live rides that an event or a row told of.
-    rides: BTreeMap<RideId, UserId>,
-    /// How many of these each driver has.
-    riding: BTreeMap<UserId, u32>,
-    ended: BTreeMap<RideId, DateTime<Utc>>,
-}
+const ENDED_REMEMBERED: Duration = Duration::hours(1);
 
 #[derive(Debug, Clone, Copy)]
-struct Driver {
+struct DriverPosition {
     position: Position,
     recorded_at: DateTime<Utc>,
-    heard_at: DateTime<Utc>,
+    seen_at: DateTime<Utc>,
     vehicle_type: Option<VehicleType>,
-    /// The newest beacon's time, and whether it said active.
+    /// When the newest beacon was recorded, and its `active`.
     beacon: Option<(DateTime<Utc>, bool)>,
-    /// The ride that the newest point belongs to.
+    /// The ride of the newest point.
     ride_id: Option<RideId>,
 }
 
-/// A free driver as others see him: no identity.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Free {
-    pub(crate) position: Position,
-    pub(crate) distance_m: f64,
-    pub(crate) vehicle_type: Option<VehicleType>,
-    pub(crate) recorded_at: DateTime<Utc>,
+#[derive(Debug, Default)]
+pub(crate) struct DriverPositions {
+    drivers: Hashed<UserId, DriverPosition>,
+    /// Drivers who are not offline.
+    grid: Grid,
+    /// Live rides, by events and rows.
+    live_rides: BTreeMap<RideId, UserId>,
+    /// How many live rides each driver has; no entry for none.
+    live_count: BTreeMap<UserId, u32>,
+    ended_rides: BTreeMap<RideId, DateTime<Utc>>,
 }
 
-impl Positions {
-    /// A point of a driver came in.
-    pub(crate) fn hear_update(&mut self, update: &LocationUpdate, now: DateTime<Utc>) {
-        let new = Driver {
+/// A free driver as others see them: no identity.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct FreeDriver {
+    position: Position,
+    distance_m: f64,
+    vehicle_type: Option<VehicleType>,
+    #[serde(with = "rfc3339")]
+    recorded_at: DateTime<Utc>,
+}
+
+impl DriverPositions {
+    pub(crate) fn record_update(&mut self, update: &LocationUpdate, seen_at: DateTime<Utc>) {
+        let driver = self.drivers.entry(update.user_id).or_insert(DriverPosition {
             position: update.location,
             recorded_at: update.recorded_at,
-            heard_at: now,
+            seen_at,
             vehicle_type: None,
             beacon: None,
             ride_id: update.ride_id,
-        };
-        let driver = self.drivers.entry(update.user_id).or_insert(new);
-        driver.heard_at = driver.heard_at.max(now);
+        });
+        driver.seen_at = driver.seen_at.max(seen_at);
         if update.recorded_at < driver.recorded_at {
             return;
         }
@@ -75,18 +74,16 @@ impl Positions {
         }
     }
 
-    /// A driver went online or offline, or moved while waiting.
-    pub(crate) fn hear_beacon(&mut self, beacon: &UserBeacon, now: DateTime<Utc>) {
-        let new = Driver {
+    pub(crate) fn record_beacon(&mut self, beacon: &UserBeacon, seen_at: DateTime<Utc>) {
+        let driver = self.drivers.entry(beacon.user_id).or_insert(DriverPosition {
             position: beacon.location,
             recorded_at: beacon.recorded_at,
-            heard_at: now,
+            seen_at,
             vehicle_type: None,
             beacon: None,
             ride_id: None,
-        };
-        let driver = self.drivers.entry(beacon.user_id).or_insert(new);
-        driver.heard_at = driver.heard_at.max(now);
+        });
+        driver.seen_at = driver.seen_at.max(seen_at);
         if driver.beacon.is_some_and(|(at, _)| beacon.recorded_at < at) {
             return;
         }
@@ -104,64 +101,61 @@ impl Positions {
         }
     }
 
-    /// The driver is in this ride, unless it is known to have ended.
+    /// Makes the driver busy, unless the ride is known to have ended.
     pub(crate) fn ride_live(&mut self, ride: RideId, driver: UserId) {
-        if !self.ended.contains_key(&ride) && self.rides.insert(ride, driver).is_none() {
-            *self.riding.entry(driver).or_default() += 1;
+        if !self.ended_rides.contains_key(&ride) && self.live_rides.insert(ride, driver).is_none() {
+            *self.live_count.entry(driver).or_default() += 1;
         }
     }
 
-    /// The ride is over; its driver is free.
     pub(crate) fn ride_ended(&mut self, ride: RideId, now: DateTime<Utc>) {
-        self.ended.insert(ride, now);
-        if let Some(driver) = self.rides.remove(&ride)
-            && let Some(count) = self.riding.get_mut(&driver)
+        self.ended_rides.insert(ride, now);
+        if let Some(driver) = self.live_rides.remove(&ride)
+            && let Some(count) = self.live_count.get_mut(&driver)
         {
             *count -= 1;
             if *count == 0 {
-                self.riding.remove(&driver);
+                self.live_count.remove(&driver);
             }
         }
     }
 
-    /// Rides that make a driver busy here: asked about in case another process heard their end.
+    /// Rides that make a driver busy here. Another process may have handled their end.
     pub(crate) fn busy_rides(&self) -> BTreeSet<RideId> {
-        let by_points = self.drivers.values().filter_map(|d| d.ride_id).filter(|r| !self.ended.contains_key(r));
-        self.rides.keys().copied().chain(by_points).collect()
+        let of_points = self.drivers.values().filter_map(|d| d.ride_id).filter(|r| !self.ended_rides.contains_key(r));
+        self.live_rides.keys().copied().chain(of_points).collect()
     }
 
     /// The `limit` nearest free drivers within `radius_m`, nearest first.
-    pub(crate) fn nearby(&self, from: &Position, radius_m: f64, limit: usize, now: DateTime<Utc>) -> Vec<Free> {
-        let free = |id: UserId| {
+    pub(crate) fn nearby(&self, from: &Position, radius_m: f64, limit: usize, now: DateTime<Utc>) -> Vec<FreeDriver> {
+        let is_free = |id: UserId| {
             self.drivers.get(&id).is_some_and(|driver| {
-                now - driver.heard_at <= FRESH_FOR
-                    && driver.ride_id.is_none_or(|ride| self.ended.contains_key(&ride))
-                    && !self.riding.contains_key(&id)
+                now - driver.seen_at <= FRESH_FOR
+                    && driver.ride_id.is_none_or(|ride| self.ended_rides.contains_key(&ride))
+                    && !self.live_count.contains_key(&id)
             })
         };
-        let near = self.grid.nearest(from, limit, radius_m, free);
-        let shown = |near: Near| {
-            let driver = self.drivers.get(&near.id)?;
-            let Driver { vehicle_type, recorded_at, .. } = *driver;
-            Some(Free { position: near.position, distance_m: near.distance_m, vehicle_type, recorded_at })
+        let free = |near: Near| {
+            let DriverPosition { vehicle_type, recorded_at, .. } = *self.drivers.get(&near.id)?;
+            Some(FreeDriver { position: near.position, distance_m: near.distance_m, vehicle_type, recorded_at })
         };
-        near.into_iter().filter_map(shown).collect()
+        self.grid.nearest(from, limit, radius_m, is_free).into_iter().filter_map(free).collect()
     }
 
-    /// Forgets drivers and ended rides that were not heard of for long.
+    /// Forgets long silent drivers and rides that ended long ago.
     pub(crate) fn prune(&mut self, now: DateTime<Utc>) {
         let grid = &mut self.grid;
         self.drivers.retain(|id, driver| {
-            let known = now - driver.heard_at <= KNOWN_FOR;
-            if !known {
+            let retained = now - driver.seen_at <= KNOWN_FOR;
+            if !retained {
                 grid.remove(*id);
             }
-            known
+            retained
         });
-        self.ended.retain(|_, at| now - *at <= ENDED_FOR);
+        self.ended_rides.retain(|_, at| now - *at <= ENDED_REMEMBERED);
     }
 
-    /// Drivers known.
+    /// How many drivers are known.
     pub(crate) fn len(&self) -> usize {
         self.drivers.len()
     }

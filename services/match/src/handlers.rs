@@ -1,42 +1,39 @@
-//! The two handlers: the matcher, which brings events to the engine and its rows and events to the store, and the one that
-//! hears positions. They decide nothing about matching.
+//! The two handlers: [`Matcher`] gives events to the engine and writes its output, [`PositionListener`] records positions.
+//! They decide nothing about matching.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Duration, Utc};
 use platform::{Failure, Handler, Metrics, Platform, Received, Trace, Transaction, World, kill_point};
 use streams::event::RejectReason;
 use streams::{Event, RequestId, RideId, RideStatus};
 
-use crate::engine::rows::{self, Tables};
-use crate::engine::rules::{Input, Stepped};
-use crate::engine::{Engine, Rules};
+use crate::engine::{self, Engine, Input, Rules, StepOutput, rows};
 use crate::lease;
-use crate::positions::Positions;
+use crate::positions::DriverPositions;
+use crate::tables::Tables;
 
-/// How often waiting requests are tried again, for drivers move.
-const TICK: Duration = Duration::seconds(1);
-/// How often what is long over is forgotten.
-const HOUSEKEEPING: Duration = Duration::seconds(60);
+/// How often waiting requests are tried again, because drivers move.
+const TICK_INTERVAL: Duration = Duration::seconds(1);
+const HOUSEKEEPING_INTERVAL: Duration = Duration::seconds(60);
 
-/// The engine with what it needs to be one process's handler.
 pub(crate) struct Matcher {
     engine: Engine,
-    positions: Arc<Mutex<Positions>>,
+    positions: Arc<Mutex<DriverPositions>>,
     world: World,
     metrics: Arc<Metrics>,
     epoch: i64,
-    /// The engine is not what the rows say: load it first.
+    /// The engine differs from the rows, and must be loaded before it is used.
     stale: bool,
     next_tick: DateTime<Utc>,
     next_housekeeping: DateTime<Utc>,
-    /// To be counted and told once it is committed.
-    prepared: Stepped,
+    /// The output of the transaction under way; counted and logged once it is committed.
+    uncommitted: StepOutput,
 }
 
 impl Matcher {
-    pub(crate) fn new(platform: &Platform, rules: Rules, positions: Arc<Mutex<Positions>>, epoch: i64) -> Self {
+    pub(crate) fn new(platform: &Platform, rules: Rules, positions: Arc<Mutex<DriverPositions>>, epoch: i64) -> Self {
         let now = platform.world.now();
         Self {
             engine: Engine::new(rules),
@@ -46,13 +43,13 @@ impl Matcher {
             epoch,
             stale: true,
             next_tick: now,
-            next_housekeeping: now + HOUSEKEEPING,
-            prepared: Stepped::default(),
+            next_housekeeping: now + HOUSEKEEPING_INTERVAL,
+            uncommitted: StepOutput::default(),
         }
     }
 
     async fn reload(&mut self, tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<(), Failure> {
-        let rules = self.engine.rules.clone();
+        let rules = self.engine.rules().clone();
         let rows = rows::load(tx, now, rules.request_ttl).await?;
         tracing::info!(
             epoch = self.epoch,
@@ -63,25 +60,24 @@ impl Matcher {
             "match engine loaded"
         );
         self.engine = Engine::from_rows(rules, rows);
-        self.engine.show_in(&mut self.positions.lock().unwrap_or_else(PoisonError::into_inner));
+        self.engine.load_positions(&mut lock(&self.positions));
         self.next_tick = now;
         self.stale = false;
         kill_point::reached("match.after_load");
         Ok(())
     }
 
-    fn step(&mut self, mut inputs: Vec<Input<'_>>, now: DateTime<Utc>) -> Stepped {
+    fn step(&mut self, mut inputs: Vec<Input<'_>>, now: DateTime<Utc>) -> StepOutput {
         if now >= self.next_tick {
             inputs.push(Input::Tick);
-            self.next_tick = now + TICK;
+            self.next_tick = now + TICK_INTERVAL;
         }
         if now >= self.next_housekeeping {
             inputs.push(Input::Housekeeping);
-            self.next_housekeeping = now + HOUSEKEEPING;
+            self.next_housekeeping = now + HOUSEKEEPING_INTERVAL;
         }
-        let mut positions = self.positions.lock().unwrap_or_else(PoisonError::into_inner);
-        let world = self.world.clone();
-        self.engine.step(&inputs, &mut positions, now, &mut || world.id())
+        let world = &self.world;
+        engine::step(&mut self.engine, &inputs, &mut lock(&self.positions), now, &mut || world.id())
     }
 }
 
@@ -114,7 +110,7 @@ impl Handler for Matcher {
                     inputs.push(Input::Rejected(e));
                 }
                 Event::Ride(e) if e.status == RideStatus::Pickup && ended.contains(&e.ride_id) => {
-                    tracing::debug!(ride_id = %e.ride_id, "ride.pickup came after the ride's end");
+                    tracing::debug!(ride_id = %e.ride_id, "ride.pickup ignored: the ride has ended");
                 }
                 Event::Ride(e) => inputs.push(Input::Ride(e)),
                 Event::MatchFound(_)
@@ -123,9 +119,9 @@ impl Handler for Matcher {
                 | Event::PaymentCapture(_) => {}
             }
         }
-        // From here on the engine is ahead of the rows, until the commit.
-        let stepped = self.step(inputs, now);
-        for event in &stepped.events {
+        // From here until the commit the engine is ahead of the rows. `rolled_back` makes it load them again.
+        let output = self.step(inputs, now);
+        for event in &output.events {
             let request = match event {
                 Event::MatchFound(e) => Some(e.request_id),
                 Event::MatchRejected(e) => Some(e.request_id),
@@ -136,21 +132,21 @@ impl Handler for Matcher {
                 None => tx.publish(event, &self.world.trace()),
             }
         }
-        rows::write(tx, &stepped.rows).await?;
-        self.prepared = stepped;
+        rows::write(tx, &output.rows).await?;
+        self.uncommitted = output;
         Ok(())
     }
 
     async fn committed(&mut self, batch: &[&Received]) {
-        let done = std::mem::take(&mut self.prepared);
+        let output = std::mem::take(&mut self.uncommitted);
         let count = |outcome: &str| self.metrics.matches.with_label_values(&[outcome]).inc();
-        for event in &done.events {
+        for event in &output.events {
             match event {
                 Event::MatchFound(e) => {
                     count("found");
                     tracing::debug!(match_id = %e.match_id, request_id = %e.request_id, driver_id = %e.driver_id, "match found");
                 }
-                Event::MatchRejected(e) => count(reason(e.reason)),
+                Event::MatchRejected(e) => count(label(e.reason)),
                 _ => {}
             }
         }
@@ -161,17 +157,17 @@ impl Handler for Matcher {
                 _ => {}
             }
         }
-        for match_id in &done.overdue {
-            tracing::warn!(%match_id, "accepted a minute ago or more, and rides has neither made a ride of it nor refused it");
+        for match_id in &output.overdue {
+            tracing::warn!(%match_id, "accepted more than a minute ago, but rides has neither made a ride of it nor refused it");
         }
-        for match_id in &done.released {
-            tracing::warn!(%match_id, "accepted long ago, rides never answered: driver and passenger are free again");
+        for match_id in &output.released {
+            tracing::warn!(%match_id, "rides never answered an accepted offer: driver and passenger are released");
         }
     }
 
     fn rolled_back(&mut self) {
         self.stale = true;
-        self.prepared = Stepped::default();
+        self.uncommitted = StepOutput::default();
     }
 
     fn wake_at(&self) -> Option<DateTime<Utc>> {
@@ -190,7 +186,8 @@ fn pickup(event: &Event) -> Option<RideId> {
     }
 }
 
-const fn reason(reason: RejectReason) -> &'static str {
+/// The label of the metric.
+const fn label(reason: RejectReason) -> &'static str {
     match reason {
         RejectReason::Declined => "declined",
         RejectReason::Expired => "expired",
@@ -199,13 +196,23 @@ const fn reason(reason: RejectReason) -> &'static str {
     }
 }
 
-/// Hears location.update. It changes no rows: the newest position is all that counts, and the next one comes soon.
-pub(crate) struct Listener {
-    pub(crate) positions: Arc<Mutex<Positions>>,
-    pub(crate) world: World,
+fn lock(positions: &Mutex<DriverPositions>) -> MutexGuard<'_, DriverPositions> {
+    positions.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Handler for Listener {
+/// Records the positions of location.update. It writes no rows: a driver's next point, which comes soon, replaces this one.
+pub(crate) struct PositionListener {
+    positions: Arc<Mutex<DriverPositions>>,
+    world: World,
+}
+
+impl PositionListener {
+    pub(crate) fn new(platform: &Platform, positions: Arc<Mutex<DriverPositions>>) -> Self {
+        Self { positions, world: platform.world.clone() }
+    }
+}
+
+impl Handler for PositionListener {
     type Tables = Tables;
     const INBOX: bool = false;
 
@@ -219,10 +226,10 @@ impl Handler for Listener {
 
     async fn committed(&mut self, batch: &[&Received]) {
         let now = self.world.now();
-        let mut positions = self.positions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut positions = lock(&self.positions);
         for received in batch {
             if let Event::LocationUpdate(e) = &received.event {
-                positions.heard(e.user_id, e.location, e.recorded_at, received.stored_at.min(now));
+                positions.record(e.user_id, e.location, e.recorded_at, received.stored_at.min(now));
             }
         }
     }

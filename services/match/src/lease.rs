@@ -1,36 +1,31 @@
-//! Which process matches: one is active, the others are warm standbys. This file owns the lease and nothing of matching.
+//! The lease that says which process matches: one is active, the others are warm standbys. This file knows nothing of
+//! matching.
 //!
-//! A PostgreSQL advisory lock was thought of and left: it lives with one connection, so a process whose connection was
-//! lost believes that it leads while another does, and nothing ties the writes of one to the lock of the other. Instead a
-//! row: (name, epoch, holder, expires_at), by the database's clock. The active process renews it every second for 5 s; a
-//! standby looks every half second and takes over once it has expired, with the next epoch. Every transaction of the
-//! engine reads the row `for key share` and demands its own epoch: a take-over waits for a transaction that runs, and a
-//! transaction that begins later finds itself fenced. So it does not matter whose clock is right, nor how long a process
-//! was stopped: two never write. (The epoch is part of a unique constraint, hence a renewal, which changes no key, does not
-//! wait for engine transactions.) In memory the same, with the world's clock.
+//! The lease is a row: (name, epoch, holder, expires_at), by the database's clock. The active process renews it every second
+//! for 5 s. A standby looks every half second, and takes the lease once it has expired, with the next epoch.
+//!
+//! Every transaction of the engine reads the row `for key share` and checks that the epoch is still its own. So a standby
+//! that takes the lease waits until a running engine transaction has ended, and an engine transaction that begins later sees
+//! the new epoch and is fenced. Two processes never write, whatever their clocks say and however long one was stopped.
+//! A renewal does not wait for engine transactions: it changes no key column, and only a change of a key column conflicts
+//! with `for key share`. A take-over does change one, because `epoch` is part of a unique constraint.
+//!
+//! Why not a PostgreSQL advisory lock: it belongs to one connection. A process that lost that connection would still believe
+//! that it is active while another one is, and nothing would tie its writes to the lock.
+//!
+//! In memory the rules are the same, by the world's clock.
 
 use chrono::{DateTime, Duration, Utc};
 use platform::{Failure, On, StoreError};
 use sqlx::Row;
 
-use crate::engine::rows::Tx;
+use crate::tables::{LeaseRow, Tx};
 
-/// The lease's row in memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lease {
-    epoch: i64,
-    holder: String,
-    expires_at: DateTime<Utc>,
-}
-
-/// Takes the lease for `ttl` if nobody has it or it has expired; the epoch if so. `now` counts only in memory.
-///
-/// # Errors
-/// [`StoreError`].
+/// Takes the lease for `ttl` if it is free or has expired, and returns its new epoch. `now` is used in memory only.
 pub async fn take(tx: &mut Tx, holder: &str, ttl: Duration, now: DateTime<Utc>) -> Result<Option<i64>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            // A look first: the insert below would lock the row against the engine even where it changes nothing.
+            // Read first: the insert below locks the row, and blocks engine transactions, even when it changes nothing.
             let held = sqlx::query("select 1 from lease where name = 'match' and expires_at >= now()")
                 .fetch_optional(&mut *pg)
                 .await?;
@@ -48,22 +43,19 @@ pub async fn take(tx: &mut Tx, holder: &str, ttl: Duration, now: DateTime<Utc>) 
             .await?;
             Ok(row.map(|r| r.try_get(0)).transpose()?)
         }
-        On::Memory(m) => {
-            let lease = &mut m.lease;
+        On::Memory(tables) => {
+            let lease = &mut tables.lease;
             if lease.as_ref().is_some_and(|l| l.expires_at >= now) {
                 return Ok(None);
             }
             let epoch = lease.as_ref().map_or(1, |l| l.epoch + 1);
-            *lease = Some(Lease { epoch, holder: holder.to_owned(), expires_at: now + ttl });
+            *lease = Some(LeaseRow { epoch, holder: holder.to_owned(), expires_at: now + ttl });
             Ok(Some(epoch))
         }
     }
 }
 
-/// Renews the lease for `ttl`, or, with a `ttl` below zero, gives it back. False if another has taken it.
-///
-/// # Errors
-/// [`StoreError`].
+/// Renews the lease for `ttl`. False if another process has taken it.
 pub async fn renew(tx: &mut Tx, epoch: i64, ttl: Duration, now: DateTime<Utc>) -> Result<bool, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
@@ -74,7 +66,7 @@ pub async fn renew(tx: &mut Tx, epoch: i64, ttl: Duration, now: DateTime<Utc>) -
                 .await?;
             Ok(done.rows_affected() == 1)
         }
-        On::Memory(m) => match &mut m.lease {
+        On::Memory(tables) => match &mut tables.lease {
             Some(lease) if lease.epoch == epoch => {
                 lease.expires_at = now + ttl;
                 Ok(true)
@@ -84,19 +76,24 @@ pub async fn renew(tx: &mut Tx, epoch: i64, ttl: Duration, now: DateTime<Utc>) -
     }
 }
 
-/// Keeps the lease from being taken before the end of this transaction.
+/// Lets the lease expire now, so that a standby can take it at once. False if another process has taken it already.
+pub async fn release(tx: &mut Tx, epoch: i64, now: DateTime<Utc>) -> Result<bool, StoreError> {
+    renew(tx, epoch, Duration::milliseconds(-1), now).await
+}
+
+/// Checks that the lease still has this epoch, and blocks any other process from taking it until this transaction ends.
 ///
 /// # Errors
-/// [`Failure::Fenced`] if another has taken it.
+/// [`Failure::Fenced`] if another process has taken it.
 pub async fn guard(tx: &mut Tx, epoch: i64) -> Result<(), Failure> {
-    let mine = match tx.on() {
+    let held = match tx.on() {
         On::Postgres(pg) => sqlx::query("select 1 from lease where name = 'match' and epoch = $1 for key share")
             .bind(epoch)
             .fetch_optional(&mut *pg)
             .await
             .map_err(StoreError::from)?
             .is_some(),
-        On::Memory(m) => m.lease.as_ref().is_some_and(|l| l.epoch == epoch),
+        On::Memory(tables) => tables.lease.as_ref().is_some_and(|l| l.epoch == epoch),
     };
-    if mine { Ok(()) } else { Err(Failure::Fenced) }
+    if held { Ok(()) } else { Err(Failure::Fenced) }
 }

@@ -1,91 +1,91 @@
-//! Where drivers are and when they were last heard of; shared by the engine, which says who is available, and the worker
-//! of location.update, which moves them. Not persisted: a take-over begins with the beacons' rows, and the next points
-//! bring the rest.
+//! The newest position of every driver, and grids of those who are available. Pure.
+//!
+//! The engine says who is available; the listener of location.update moves drivers. Nothing here is persisted: a new active
+//! process begins with the positions in the beacons' rows, and each driver's next point brings a newer one.
 
 use chrono::{DateTime, Duration, Utc};
+use geospatial::{Grid, Hashed, Near};
 use streams::{Position, UserId, VehicleType};
 
-use geospatial::{Grid, Hashed, Near};
-
-/// A driver who was silent longer is offered nothing.
-pub const SILENCE: Duration = Duration::seconds(60);
+/// A driver of whom nothing was received for longer is offered no ride.
+pub const FRESH_FOR: Duration = Duration::seconds(60);
+/// A driver who is not available and of whom nothing was received for longer is forgotten.
+const KNOWN_FOR: Duration = Duration::minutes(5);
 
 #[derive(Debug, Clone)]
-struct Fix {
+struct DriverPosition {
     position: Position,
     recorded_at: DateTime<Utc>,
     seen_at: DateTime<Utc>,
     available: Option<VehicleType>,
 }
 
-/// The newest position of each driver, and grids of those who are available.
 #[derive(Debug, Default)]
-pub struct Positions {
-    fixes: Hashed<UserId, Fix>,
+pub struct DriverPositions {
+    drivers: Hashed<UserId, DriverPosition>,
     grids: [Grid; 3],
 }
 
-impl Positions {
-    /// Notes a position: `recorded_at` by the sender's clock decides which is the newest, `seen_at` is when the stream
-    /// had it. True if the driver had been silent, or unknown.
-    pub fn heard(
+impl DriverPositions {
+    /// Records a position. `recorded_at` is by the sender's clock and decides which position is the newest; `seen_at` is when
+    /// the stream stored it. True if the driver was unknown, or silent for longer than [`FRESH_FOR`].
+    pub fn record(
         &mut self,
         id: UserId,
         position: Position,
         recorded_at: DateTime<Utc>,
         seen_at: DateTime<Utc>,
     ) -> bool {
-        let Some(fix) = self.fixes.get_mut(&id) else {
-            self.fixes.insert(id, Fix { position, recorded_at, seen_at, available: None });
+        let Some(driver) = self.drivers.get_mut(&id) else {
+            self.drivers.insert(id, DriverPosition { position, recorded_at, seen_at, available: None });
             return true;
         };
-        let silent = seen_at - fix.seen_at > SILENCE;
-        fix.seen_at = fix.seen_at.max(seen_at);
-        if recorded_at >= fix.recorded_at {
-            fix.recorded_at = recorded_at;
-            fix.position = position;
-            if let Some(vehicle) = fix.available {
+        let was_silent = seen_at - driver.seen_at > FRESH_FOR;
+        driver.seen_at = driver.seen_at.max(seen_at);
+        if recorded_at >= driver.recorded_at {
+            driver.recorded_at = recorded_at;
+            driver.position = position;
+            if let Some(vehicle) = driver.available {
                 self.grids[index(vehicle)].place(id, position);
             }
         }
-        silent
+        was_silent
     }
 
-    /// Says in which vehicle a driver can be offered rides now, if at all. True if they could not before.
+    /// Sets in which vehicle a driver can be offered rides, or that they cannot. True if they have become available.
     pub fn set_available(&mut self, id: UserId, vehicle: Option<VehicleType>) -> bool {
-        let Some(fix) = self.fixes.get_mut(&id) else { return false };
-        if fix.available == vehicle {
+        let Some(driver) = self.drivers.get_mut(&id) else { return false };
+        if driver.available == vehicle {
             return false;
         }
-        if let Some(before) = fix.available {
+        if let Some(before) = driver.available {
             self.grids[index(before)].remove(id);
         }
         if let Some(now) = vehicle {
-            self.grids[index(now)].place(id, fix.position);
+            self.grids[index(now)].place(id, driver.position);
         }
-        fix.available = vehicle;
+        driver.available = vehicle;
         vehicle.is_some()
     }
 
-    /// Nobody is available any more; positions stay.
-    pub fn withdraw_all(&mut self) {
+    /// Makes nobody available; positions stay.
+    pub fn clear_availability(&mut self) {
         self.grids = Default::default();
-        for fix in self.fixes.values_mut() {
-            fix.available = None;
+        for driver in self.drivers.values_mut() {
+            driver.available = None;
         }
     }
 
-    /// The newest position of a driver.
     pub fn newest(&self, id: UserId) -> Option<Position> {
-        self.fixes.get(&id).map(|fix| fix.position)
+        self.drivers.get(&id).map(|driver| driver.position)
     }
 
-    /// Whether a driver was heard of in the last [`SILENCE`] before `now`.
-    pub fn is_heard(&self, id: UserId, now: DateTime<Utc>) -> bool {
-        self.fixes.get(&id).is_some_and(|fix| now - fix.seen_at <= SILENCE)
+    /// Whether something was received of a driver in the last [`FRESH_FOR`].
+    pub fn is_fresh(&self, id: UserId, now: DateTime<Utc>) -> bool {
+        self.drivers.get(&id).is_some_and(|driver| now - driver.seen_at <= FRESH_FOR)
     }
 
-    /// The `k` nearest available drivers who were heard of lately and whom `keep` lets pass.
+    /// The `k` nearest available and fresh drivers that pass `filter`, nearest first.
     pub fn nearest(
         &self,
         vehicle: VehicleType,
@@ -93,14 +93,14 @@ impl Positions {
         k: usize,
         radius_m: f64,
         now: DateTime<Utc>,
-        mut keep: impl FnMut(UserId) -> bool,
+        mut filter: impl FnMut(UserId) -> bool,
     ) -> Vec<Near> {
-        self.grids[index(vehicle)].nearest(from, k, radius_m, |id| keep(id) && self.is_heard(id, now))
+        self.grids[index(vehicle)].nearest(from, k, radius_m, |id| filter(id) && self.is_fresh(id, now))
     }
 
-    /// Forgets who is not available and was not heard of since `before`.
-    pub fn forget(&mut self, before: DateTime<Utc>) {
-        self.fixes.retain(|_, fix| fix.available.is_some() || fix.seen_at >= before);
+    /// Forgets drivers who are not available and long silent.
+    pub fn prune(&mut self, now: DateTime<Utc>) {
+        self.drivers.retain(|_, driver| driver.available.is_some() || now - driver.seen_at <= KNOWN_FOR);
     }
 }
 

@@ -1,5 +1,5 @@
-//! What every service stands on: the store, the transactional consumer, the outbox, the world's clock and randomness,
-//! tokens, problems, telemetry. It knows no service and decides nothing about rides.
+//! What every service is built on: the store, the transactional consumer, the relay of the outbox, dead letters, the clock and
+//! the source of randomness, tokens, problems, telemetry. It knows no service, and decides nothing about rides.
 
 pub mod background;
 pub mod consumer;
@@ -17,51 +17,56 @@ pub mod world;
 
 use std::sync::Arc;
 
-use streams::Bus;
+use background::{Observation, TopologyWatch};
 use streams::topology::Topology;
+use streams::{Bus, BusError};
+use tokio::time::Instant;
 
 pub use consumer::{Failure, Handler, Received, Worker};
 pub use problem::Problem;
 pub use service::ServiceTasks;
-// The former path, until every crate uses the new one.
-#[doc(hidden)]
-pub use relay as outbox;
 pub use store::{On, Retry, Store, StoreError, Tables, Transaction};
 pub use telemetry::{Health, Metrics};
 pub use token::{SignedIn, Tokens};
 pub use tokio_util::sync::CancellationToken;
 pub use world::{Trace, World};
 
-/// What a service is given at start; clones are one.
+/// What a process gives to each of its services; clones share it.
 #[derive(Clone, Debug)]
 pub struct Platform {
-    /// Clock and randomness.
     pub world: World,
-    /// The bus.
     pub bus: Bus,
-    /// Streams and consumers.
     pub topology: Arc<Topology>,
-    /// Counters.
+    /// What the server has of the topology, observed once for the whole process.
+    pub topology_watch: Arc<TopologyWatch>,
     pub metrics: Arc<Metrics>,
-    /// What works and what does not.
     pub health: Arc<Health>,
-    /// When to stop.
+    /// Cancelled when the process is to stop.
     pub shutdown: CancellationToken,
-    /// This process among others.
+    /// The id of this process.
     pub pod: Arc<str>,
 }
 
 impl Platform {
-    /// The project's topology on `bus`, with new metrics and health.
+    /// With the project's topology, and new metrics and health.
     pub fn new(world: World, bus: Bus, pod: impl Into<Arc<str>>) -> Self {
         Self {
             world,
             bus,
             topology: Arc::new(Topology::rideshare()),
+            topology_watch: Arc::default(),
             metrics: Arc::new(Metrics::new()),
             health: Arc::new(Health::default()),
             shutdown: CancellationToken::new(),
             pod: pod.into(),
         }
+    }
+
+    /// What the server has of the topology, at `since` or later.
+    ///
+    /// # Errors
+    /// [`BusError::Unavailable`].
+    pub async fn observed_since(&self, since: Instant) -> Result<Arc<Observation>, BusError> {
+        self.topology_watch.observed_since(&self.bus, &self.topology, since).await
     }
 }

@@ -1,5 +1,5 @@
-//! What went wrong, for people and programs: RFC 9457 over HTTP, an error frame over WebSocket, with the same codes. Also
-//! the one way that JSON comes in and goes out over HTTP, so that a body that cannot be read is a problem like others.
+//! Errors that clients see, with the same stable codes in both protocols: RFC 9457 over HTTP, an error frame over WebSocket.
+//! Also the JSON extractor of all routes, so that a body that cannot be read becomes a problem like any other.
 
 use std::time::Duration;
 
@@ -15,10 +15,9 @@ use tokio::time::timeout;
 
 use crate::store::StoreError;
 
-/// An error that a client is told.
+/// An error that a client sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The HTTP status.
     pub status: StatusCode,
     /// Stable, for programs: `invalid_field`, `not_found` …
     pub code: &'static str,
@@ -26,49 +25,49 @@ pub struct Problem {
     pub message: String,
     /// The field at fault, if it is one.
     pub field: Option<String>,
-    /// When the same request may work, seconds from now, if that is known.
+    /// Seconds after which the same request may succeed, if known.
     pub retry_after_s: Option<u64>,
 }
 
 impl Problem {
-    /// Any problem without a field.
+    /// A problem without a field.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into(), field: None, retry_after_s: None }
     }
 
-    /// A field is missing, malformed or out of range.
+    /// 422: a field is missing, malformed or out of range.
     pub fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
         let (status, field) = (StatusCode::UNPROCESSABLE_ENTITY, Some(field.into()));
         Self { status, code: "invalid_field", message: message.into(), field, retry_after_s: None }
     }
 
-    /// No such thing, or not yours.
+    /// 404: there is none, or it belongs to another user. The client cannot tell which.
     pub fn not_found(what: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", format!("no such {what} of yours"))
     }
 
-    /// Who are you?
+    /// 401.
     pub fn unauthorized(message: &str) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
     }
 
-    /// Not yours to do.
+    /// 403.
     pub fn forbidden(message: &str) -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", message)
     }
 
-    /// It does not fit what is; `code` says how.
+    /// 409: the current state forbids it; `code` says how.
     pub fn conflict(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, code, message)
     }
 
-    /// Too often; the same request may work after `retry_after_s` seconds.
+    /// 429: the same request may succeed after `retry_after_s` seconds.
     pub fn too_many_requests(message: impl Into<String>, retry_after_s: u64) -> Self {
         let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message);
         Self { retry_after_s: Some(retry_after_s), ..problem }
     }
 
-    /// Something that this needs is away; the same request may work later.
+    /// 503: a dependency does not answer; the same request may succeed later.
     pub fn unavailable() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "not possible at the moment: try the same again")
     }
@@ -76,7 +75,7 @@ impl Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        tracing::warn!(%error, "store");
+        tracing::warn!(%error, "the store failed; the client gets `unavailable`");
         Self::unavailable()
     }
 }
@@ -104,12 +103,12 @@ impl IntoResponse for Problem {
     }
 }
 
-/// The most bytes of a request's body.
+/// Limit of a request's body, bytes.
 pub const BODY_MAX: usize = 16 * 1024;
-/// The wait for a whole body.
+/// Limit of the wait for a whole body.
 const BODY_WAIT: Duration = Duration::from_secs(10);
 
-/// A JSON body: as an argument it is read and every fault is a [`Problem`]; as an answer it is written.
+/// A JSON body. As an extractor it reads the request's, and rejects with a [`Problem`]; as a response it writes one.
 #[derive(Debug, Clone, Copy)]
 pub struct Json<T>(pub T);
 
@@ -143,14 +142,14 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-/// Whether the content type is `application/json` or `application/<anything>+json`, with any parameters.
+/// Whether the content type is `application/json` or `application/*+json`, with any parameters.
 fn is_json(headers: &HeaderMap) -> bool {
     let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let kind = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     kind.strip_prefix("application/").is_some_and(|sub| sub == "json" || sub.ends_with("+json"))
 }
 
-/// Reads JSON that a client sent.
+/// Parses JSON from a client.
 ///
 /// # Errors
 /// `invalid_json` if it is not JSON; `invalid_field` with the path of the field (`points[3].lat`) if one is missing or
@@ -176,7 +175,7 @@ pub fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
-/// The field at fault; none if it is the body as a whole. serde tells a missing field by its text alone.
+/// The field at fault; none if it is the whole body. serde names a missing field only in the error's text.
 fn field_of(path: &str, message: &str) -> Option<String> {
     let parent = (path != ".").then_some(path);
     let missing = message.strip_prefix("missing field `").and_then(|rest| rest.split_once('`')).map(|(name, _)| name);
@@ -186,8 +185,8 @@ fn field_of(path: &str, message: &str) -> Option<String> {
     }
 }
 
-/// The routes with an answer to whatever is none of them: 404 `no_such_route`, 405 `method_not_allowed`. To be called
-/// once, on all routes of the process.
+/// Adds fallbacks to the routes: 404 `no_such_route` and 405 `method_not_allowed`. To be called once, on all routes of the
+/// process.
 pub fn with_fallbacks(routes: Router) -> Router {
     routes.fallback(no_such_route).method_not_allowed_fallback(method_not_allowed)
 }
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_in_a_body_names_its_field() {
+    fn an_error_in_a_body_names_its_field() {
         let cases = [
             ("", "400 invalid_json -"),
             ("{", "400 invalid_json -"),
@@ -241,11 +240,17 @@ mod tests {
     }
 
     #[test]
-    fn json_is_told_by_its_content_type() {
-        let told = |value: &str| is_json(&[(header::CONTENT_TYPE, value.parse().unwrap())].into_iter().collect());
+    fn json_is_recognised_by_its_content_type() {
+        let recognised = |value: &str| is_json(&[(header::CONTENT_TYPE, value.parse().unwrap())].into_iter().collect());
         assert!(
-            told("application/json") && told("Application/JSON; charset=utf-8") && told("application/merge-patch+json")
+            recognised("application/json")
+                && recognised("Application/JSON; charset=utf-8")
+                && recognised("application/merge-patch+json")
         );
-        assert!(!told("text/plain") && !told("application/x-www-form-urlencoded") && !is_json(&HeaderMap::new()));
+        assert!(
+            !recognised("text/plain")
+                && !recognised("application/x-www-form-urlencoded")
+                && !is_json(&HeaderMap::new())
+        );
     }
 }

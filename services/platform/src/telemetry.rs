@@ -1,4 +1,4 @@
-//! What operators see: counters and histograms in Prometheus' text form, and what works and what does not.
+//! What operators see: metrics in Prometheus' text format, and the health of each part of the process.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -7,39 +7,38 @@ use prometheus::{
     Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-/// The counters of one process.
+/// The metrics of one process. A label is named after what it counts by.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// Events published to streams, by service.
+    /// By service.
     pub published: IntCounterVec,
     /// Events published again because their stream was lost, by service.
     pub published_again: IntCounterVec,
-    /// Messages handled and acknowledged, by consumer.
+    /// Messages processed and acknowledged, by consumer.
     pub handled: IntCounterVec,
-    /// Tries that failed, by consumer.
+    /// Failed attempts, by consumer.
     pub failed: IntCounterVec,
-    /// Messages that came a second time or more, by consumer.
+    /// Deliveries after the first, by consumer.
     pub redelivered: IntCounterVec,
-    /// Messages dead-lettered, by consumer.
+    /// By consumer.
     pub dead_lettered: IntCounterVec,
     /// Seconds for one batch, from the begin of its transaction to its commit, by service.
     pub handler_seconds: HistogramVec,
-    /// Messages not delivered yet, by consumer, as the bus tells.
+    /// Messages not delivered yet, by consumer, as the server reports it.
     pub pending: IntGaugeVec,
-    /// Messages delivered and not acknowledged, by consumer, as the bus tells.
+    /// Messages delivered and not acknowledged, by consumer, as the server reports it.
     pub ack_pending: IntGaugeVec,
     /// Age of the oldest event not yet published, seconds, by service.
     pub outbox_age: GaugeVec,
-    /// Open WebSockets.
     pub sockets: Gauge,
-    /// Frames in and out, by direction.
+    /// By direction: in, out.
     pub frames: IntCounterVec,
-    /// Matches, by outcome: found, accepted, declined, expired, cancelled, superseded.
+    /// By outcome: found, accepted, declined, expired, cancelled, superseded.
     pub matches: IntCounterVec,
-    /// Rides, by status reached.
+    /// By status reached.
     pub rides: IntCounterVec,
-    /// Core messages dropped because a subscription was full.
+    /// Core messages dropped because a subscription's buffer was full.
     pub core_dropped: Gauge,
     /// 1 while a message is stored in an interest or work-queue stream although every consumer's lag is 0, by stream.
     pub stuck: IntGaugeVec,
@@ -52,24 +51,23 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All at zero.
     pub fn new() -> Self {
         let registry = Registry::new();
-        fn kept<M: prometheus::core::Collector + Clone + 'static>(
+        fn registered<M: prometheus::core::Collector + Clone + 'static>(
             registry: &Registry,
-            made: prometheus::Result<M>,
+            metric: prometheus::Result<M>,
         ) -> M {
-            let metric = made.expect("metric names are valid");
+            let metric = metric.expect("metric names are valid");
             registry.register(Box::new(metric.clone())).expect("metric names are distinct");
             metric
         }
         let counter = |name: &str, help: &str, label: &str| {
-            kept(&registry, IntCounterVec::new(Opts::new(format!("rideshare_{name}"), help), &[label]))
+            registered(&registry, IntCounterVec::new(Opts::new(format!("rideshare_{name}"), help), &[label]))
         };
         let gauges = |name: &str, help: &str, label: &str| {
-            kept(&registry, IntGaugeVec::new(Opts::new(format!("rideshare_{name}"), help), &[label]))
+            registered(&registry, IntGaugeVec::new(Opts::new(format!("rideshare_{name}"), help), &[label]))
         };
-        let gauge = |name: &str, help: &str| kept(&registry, Gauge::new(format!("rideshare_{name}"), help));
+        let gauge = |name: &str, help: &str| registered(&registry, Gauge::new(format!("rideshare_{name}"), help));
         Self {
             published: counter("events_published_total", "Events published to streams.", "service"),
             published_again: counter(
@@ -81,7 +79,7 @@ impl Metrics {
             failed: counter("message_failures_total", "Tries that failed.", "consumer"),
             redelivered: counter("messages_redelivered_total", "Messages that came again.", "consumer"),
             dead_lettered: counter("dead_letters_total", "Messages dead-lettered.", "consumer"),
-            handler_seconds: kept(
+            handler_seconds: registered(
                 &registry,
                 HistogramVec::new(
                     HistogramOpts::new("rideshare_handler_seconds", "One batch, from begin to commit.")
@@ -91,7 +89,7 @@ impl Metrics {
             ),
             pending: gauges("consumer_pending", "Messages not delivered yet.", "consumer"),
             ack_pending: gauges("consumer_ack_pending", "Messages delivered and not acknowledged.", "consumer"),
-            outbox_age: kept(
+            outbox_age: registered(
                 &registry,
                 GaugeVec::new(
                     Opts::new("rideshare_outbox_oldest_seconds", "Age of the oldest event not yet published."),
@@ -108,30 +106,28 @@ impl Metrics {
         }
     }
 
-    /// Prometheus' text form.
+    /// In Prometheus' text format.
     pub fn text(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 }
 
-/// The parts of this process that can be broken, and what is wrong with each.
+/// The parts of this process that can fail, and what is wrong with each.
 #[derive(Debug, Default)]
 pub struct Health {
     parts: Mutex<BTreeMap<String, Option<String>>>,
 }
 
 impl Health {
-    /// The part works.
     pub fn set_healthy(&self, part: &str) {
         self.set(part, None);
     }
 
-    /// The part does not work, and why.
     pub fn set_unhealthy(&self, part: &str, why: impl Into<String>) {
         self.set(part, Some(why.into()));
     }
 
-    /// The part is no more.
+    /// Forgets a part that has ended.
     pub fn remove(&self, part: &str) {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).remove(part);
     }
@@ -146,7 +142,7 @@ impl Health {
         }
     }
 
-    /// What does not work: part and reason.
+    /// The unhealthy parts, each with the reason.
     pub fn faults(&self) -> Vec<(String, String)> {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         parts.iter().filter_map(|(part, state)| Some((part.clone(), state.clone()?))).collect()

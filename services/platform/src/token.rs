@@ -1,4 +1,4 @@
-//! Access tokens (JWT, HS256) and the keys made of the one secret; who is signed in is an argument type.
+//! Access tokens (JWT, HS256), the keys derived from the one secret, and the extractor for the signed-in user.
 
 use std::fmt;
 
@@ -14,10 +14,10 @@ use streams::{RideId, UserId};
 use crate::problem::Problem;
 use crate::world::World;
 
-/// The life of an access token.
+/// How long an access token is valid.
 pub const ACCESS_TOKEN_S: i64 = 900;
 
-/// Makes and verifies tokens, and derives what two services must both know.
+/// Issues and verifies tokens, and derives what two services must both know.
 #[derive(Clone)]
 pub struct Tokens {
     world: World,
@@ -40,7 +40,7 @@ struct Claims {
 }
 
 impl Tokens {
-    /// With the secret of `JWT_SECRET`, the same in every process.
+    /// With the secret of `JWT_SECRET`, which is the same in every process.
     ///
     /// # Errors
     /// A sentence if it is shorter than 32 bytes.
@@ -56,7 +56,7 @@ impl Tokens {
         })
     }
 
-    /// An access token for `user`, good for [`ACCESS_TOKEN_S`].
+    /// An access token for `user`, valid for [`ACCESS_TOKEN_S`].
     pub fn access(&self, user: UserId) -> String {
         let now = self.world.now();
         let claims =
@@ -64,7 +64,7 @@ impl Tokens {
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.encoding).expect("claims are plain JSON")
     }
 
-    /// Whose token it is.
+    /// The user of a token.
     ///
     /// # Errors
     /// A 401 problem if it is malformed, forged or expired.
@@ -81,7 +81,7 @@ impl Tokens {
         Ok(claims.sub)
     }
 
-    /// A keyed hash of `value` for one `purpose`: what is stored instead of codes and refresh tokens.
+    /// A keyed hash of `value` for one `purpose`. Codes and refresh tokens are stored only as such hashes.
     pub fn keyed_hash(&self, purpose: &str, value: &str) -> [u8; 32] {
         let mut context = hmac::Context::with_key(&self.key);
         context.update(purpose.as_bytes());
@@ -92,8 +92,8 @@ impl Tokens {
         out
     }
 
-    /// The four digits that a passenger tells the driver. Both users (who shows them) and rides (who asks for them) can
-    /// make them; no event carries them.
+    /// The four digits that a passenger tells the driver. users, which shows them, and rides, which checks them, both derive them
+    /// from the ride's id; no event carries them.
     pub fn ride_pin(&self, ride: RideId) -> String {
         let hash = self.keyed_hash("ride-pin", &ride.to_string());
         let number = u64::from_be_bytes([hash[0], hash[1], hash[2], hash[3], hash[4], hash[5], hash[6], hash[7]]);
@@ -101,8 +101,8 @@ impl Tokens {
     }
 }
 
-/// The caller of an HTTP route, proved by `Authorization: Bearer`. Needs an `Extension`-free state: the router's state
-/// must yield [`Tokens`].
+/// The caller of an HTTP route, by the access token in `Authorization: Bearer`. The router's state must yield [`Tokens`] by
+/// `FromRef`.
 #[derive(Debug, Clone, Copy)]
 pub struct SignedIn(pub UserId);
 
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_token_is_good_until_it_expires_and_for_one_secret_only() {
+    async fn a_token_is_valid_until_it_expires_and_for_its_secret_only() {
         let world = World::seeded("2026-01-01T00:00:00Z".parse().unwrap(), 1);
         let tokens = Tokens::new(&world, &[7; 32]).unwrap();
         let user: UserId = world.id();

@@ -1,8 +1,8 @@
 //! The world: the one clock and the one source of randomness of the whole program.
 //!
-//! In a seeded world wall time is that of the start plus tokio's clock, so that a test which pauses tokio's clock holds all
-//! time, and the same seed gives the same ids and codes on every run. The real one asks the system each time, for a machine
-//! that slept has a tokio clock that stood still. Nothing else may ask for time or randomness (`clippy.toml` holds that).
+//! In a seeded world, wall time is the start time plus tokio's clock. So a test that pauses tokio's clock pauses all time, and
+//! the same seed gives the same ids and codes in every run. The real world reads the system's clock each time, because tokio's
+//! clock stands still while a machine sleeps. Nothing else may read time or randomness; `clippy.toml` enforces that.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,6 @@ use rand::{Rng, RngExt, SeedableRng};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// Clock and randomness; clones share both.
 #[derive(Clone)]
 pub struct World {
     real: bool,
@@ -30,13 +29,13 @@ impl fmt::Debug for World {
 }
 
 impl World {
-    /// The real one: the system's clock at this moment, the system's randomness.
+    /// The system's clock, and the system's randomness.
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn real() -> Self {
         Self { real: true, ..Self::with(Utc::now(), StdRng::from_rng(&mut rand::rng())) }
     }
 
-    /// One that begins at `started_at` and is the same for the same `seed`. Keys must never come from it in production.
+    /// A world that begins at `started_at` and is the same for the same `seed`. Production must never take keys from it.
     pub fn seeded(started_at: DateTime<Utc>, seed: u64) -> Self {
         Self::with(started_at, StdRng::seed_from_u64(seed))
     }
@@ -45,7 +44,7 @@ impl World {
         Self { real: false, started_at, started: Instant::now(), random: Arc::new(Mutex::new(random)) }
     }
 
-    /// Now, to the microsecond, as the database and the messages keep it.
+    /// To the microsecond, the precision of the database and of the messages.
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn now(&self) -> DateTime<Utc> {
         if self.real {
@@ -55,12 +54,11 @@ impl World {
         (self.started_at + passed).trunc_subsecs(6)
     }
 
-    /// When the world began.
     pub fn started_at(&self) -> DateTime<Utc> {
         self.started_at
     }
 
-    /// Tokio's instant of a wall time, for sleeping until then.
+    /// Tokio's instant of a wall time, to sleep until then.
     pub fn instant(&self, at: DateTime<Utc>) -> Instant {
         if self.real {
             return Instant::now() + (at - self.now()).to_std().unwrap_or(Duration::ZERO);
@@ -68,14 +66,14 @@ impl World {
         self.started + (at - self.started_at).to_std().unwrap_or(Duration::ZERO)
     }
 
-    /// A new UUIDv7 of any id type.
+    /// A new UUIDv7, as any id type.
     pub fn id<T: From<Uuid>>(&self) -> T {
         let millis = u64::try_from(self.now().timestamp_millis()).unwrap_or(0);
         let bytes: [u8; 10] = self.bytes();
         T::from(uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid())
     }
 
-    /// Random bytes, fit for keys in a real world.
+    /// Random bytes; in the real world fit for keys.
     pub fn bytes<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];
         self.random.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(&mut bytes);
@@ -87,14 +85,14 @@ impl World {
         self.random.lock().unwrap_or_else(PoisonError::into_inner).random_range(0..below.max(1))
     }
 
-    /// The beginning of a new trace.
+    /// The first span of a new trace.
     pub fn trace(&self) -> Trace {
         let id: [u8; 16] = self.bytes();
         Trace::of(&hex::encode(id), &hex::encode(self.bytes::<8>()))
     }
 }
 
-/// W3C trace context: `00-<trace>-<span>-01`.
+/// A W3C trace context: `00-<trace>-<span>-01`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trace(String);
 
@@ -112,7 +110,7 @@ impl Trace {
         self.0.split('-').nth(1).unwrap_or_default()
     }
 
-    /// The next span of the trace in a received `traceparent`; a new trace if there is none or it is malformed.
+    /// The next span of the trace in a received `traceparent`; a new trace if the header is missing or malformed.
     pub fn follow(received: Option<&str>, world: &World) -> Self {
         let trace = received.and_then(|text| {
             let mut parts = text.split('-');

@@ -1,13 +1,13 @@
-//! Answers what is asked of a ride: ride.start, ride.arrive and ride.cancel, as requests with a deadline.
+//! The ride commands ride.start, ride.arrive and ride.cancel: NATS requests with a deadline.
 //!
-//! Of all processes one gets each request. An answer is sent after the commit, never before; no answer means that the
-//! outcome is not known, and the client repeats, which has no second effect.
+//! One process of the queue group gets each request. It replies after the commit, never before. Without a reply the outcome is
+//! unknown: the client repeats the command, which has no second effect.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use platform::{CancellationToken, StoreError, Trace, kill_point, retry};
+use platform::store::Retry;
+use platform::{CancellationToken, Platform, Store, StoreError, Tokens, Trace, Transaction, kill_point, retry};
 use serde_json::json;
 use streams::RideStatus;
 use streams::bus::CoreMessage;
@@ -16,161 +16,172 @@ use streams::ride_command::{RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAction, RideCo
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
+use tracing::Instrument;
 
-use crate::Rides;
-use crate::handlers::{Written, write};
-use crate::ride::rows;
-use crate::ride::{Order, Outcome, PinTries, Ride, decide};
+use crate::config::Config;
+use crate::ride::lifecycle::Refusal;
+use crate::ride::update::{RideUpdate, count, write_updates};
+use crate::ride::{CommandInput, Outcome, PinTries, Ride, decide, rows};
+use crate::tables::Tables;
 
 /// The queue group of all rides processes.
-const QUEUE: &str = "rides";
-/// Commands worked on at once; each holds a connection to the database.
-const AT_ONCE: usize = 64;
-/// Commands that may wait for that; beyond it they wait on the bus.
-const WAITING_MAX: usize = 1_024;
-/// Tries of a command that meets another transaction.
-const MEETINGS: u32 = 5;
+const QUEUE_GROUP: &str = "rides";
+/// Commands that are worked on at once; each holds a connection to the database.
+const CONCURRENCY: usize = 64;
+/// Commands that this process takes from the bus at most, worked on or waiting.
+const ACCEPTED_MAX: usize = 1_024;
 
+/// The name of this part in the health report.
 const PART: &str = "ride commands";
 
-/// Serves until `stop` has begun, and finishes what is in hand.
-pub(crate) async fn serve(rides: Rides, stop: CancellationToken) {
-    let mut delays = retry::dependency();
-    let at_once = Arc::new(Semaphore::new(AT_ONCE));
-    let mut tasks = JoinSet::new();
-    while !stop.is_cancelled() {
-        let subscribed = rides.platform.bus.subscribe(RIDE_COMMANDS, Some(QUEUE)).await;
-        let why = match subscribed {
-            Ok(mut requests) => {
-                rides.platform.health.set_healthy(PART);
-                delays.reset();
-                loop {
-                    tokio::select! {
-                        biased;
-                        () = stop.cancelled() => break,
-                        Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
-                        next = requests.next(), if tasks.len() < WAITING_MAX => match next {
-                            Some(request) => {
-                                let deadline = Instant::now() + RIDE_COMMAND_WAIT;
-                                tasks.spawn(answer(rides.clone(), at_once.clone(), request, deadline));
+/// Executes ride commands; clones share its state.
+#[derive(Clone)]
+pub(crate) struct RideCommands {
+    platform: Platform,
+    store: Store<Tables>,
+    tokens: Tokens,
+    config: Arc<Config>,
+}
+
+impl RideCommands {
+    pub(crate) fn new(platform: &Platform, store: &Store<Tables>, tokens: Tokens, config: &Arc<Config>) -> Self {
+        Self { platform: platform.clone(), store: store.clone(), tokens, config: config.clone() }
+    }
+
+    /// Serves until `stop`, then finishes the commands in hand.
+    pub(crate) async fn serve(self, stop: CancellationToken) {
+        let mut delays = retry::dependency();
+        let permits = Arc::new(Semaphore::new(CONCURRENCY));
+        let mut tasks = JoinSet::new();
+        while !stop.is_cancelled() {
+            let subscribed = self.platform.bus.subscribe(RIDE_COMMANDS, Some(QUEUE_GROUP)).await;
+            let why = match subscribed {
+                Ok(mut requests) => {
+                    self.platform.health.set_healthy(PART);
+                    delays.reset();
+                    loop {
+                        tokio::select! {
+                            biased;
+                            () = stop.cancelled() => break,
+                            Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+                            next = requests.next(), if tasks.len() < ACCEPTED_MAX => match next {
+                                Some(request) => {
+                                    let deadline = Instant::now() + RIDE_COMMAND_WAIT;
+                                    tasks.spawn(self.clone().reply(permits.clone(), request, deadline));
+                                }
+                                None => break,
                             }
-                            None => break,
                         }
                     }
+                    "the subscription ended".to_owned()
                 }
-                "the subscription ended".to_owned()
+                Err(error) => error.to_string(),
+            };
+            if stop.is_cancelled() {
+                break;
             }
-            Err(error) => error.to_string(),
+            self.platform.health.set_unhealthy(PART, why);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = sleep(delays.next_delay()) => {}
+            }
+        }
+        while tasks.join_next().await.is_some() {}
+        self.platform.health.remove(PART);
+    }
+
+    async fn reply(self, permits: Arc<Semaphore>, request: CoreMessage, deadline: Instant) {
+        let Some(to) = request.reply.clone() else { return };
+        let work = async {
+            let _permit = permits.acquire().await.ok()?;
+            Some(self.execute(&request.payload).await)
         };
-        if stop.is_cancelled() {
-            break;
-        }
-        rides.platform.health.set_unhealthy(PART, why);
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = sleep(delays.next_delay()) => {}
+        // After the deadline nobody waits for the reply.
+        let Ok(Some(reply)) = timeout_at(deadline, work).await else {
+            tracing::warn!("a ride command was not done before its deadline; the client repeats it");
+            return;
+        };
+        let body = serde_json::to_vec(&reply).expect("replies have string keys");
+        if let Err(error) = self.platform.bus.publish_core(&to, Bytes::from(body)).await {
+            tracing::warn!(%error, "the reply to a ride command was not sent; the client repeats the command");
         }
     }
-    while tasks.join_next().await.is_some() {}
-    rides.platform.health.remove(PART);
-}
 
-async fn answer(rides: Rides, at_once: Arc<Semaphore>, request: CoreMessage, deadline: Instant) {
-    let Some(to) = request.reply.clone() else { return };
-    let work = async {
-        let _permit = at_once.acquire().await.ok()?;
-        Some(rides.execute(&request.payload).await)
-    };
-    // Past the deadline nobody listens any more.
-    let Ok(Some(reply)) = timeout_at(deadline, work).await else {
-        tracing::warn!("a ride command found no time before its deadline; the client repeats it");
-        return;
-    };
-    let body = serde_json::to_vec(&reply).expect("replies have string keys");
-    if let Err(error) = rides.platform.bus.publish_core(&to, Bytes::from(body)).await {
-        tracing::warn!(%error, "the answer to a ride command was not sent; the client repeats it");
-    }
-}
-
-fn error(code: &str, message: impl Into<String>, field: Option<&str>) -> RideReply {
-    RideReply::Error { code: code.to_owned(), message: message.into(), field: field.map(str::to_owned) }
-}
-
-fn done(ride: &Ride) -> RideReply {
-    RideReply::Ok(json!({"ride_id": ride.ride_id, "status": ride.status, "version": ride.version}))
-}
-
-impl Rides {
     async fn execute(&self, body: &[u8]) -> RideReply {
         let command: RideCommand = match serde_json::from_slice(body) {
             Ok(command) => command,
             Err(why) => return error("invalid_field", format!("the command cannot be read: {why}"), None),
         };
-        let mut meetings = 0;
-        loop {
-            match self.command(&command).await {
-                Ok(reply) => return reply,
-                Err(StoreError::Serialization(_)) if meetings < MEETINGS => {
-                    meetings += 1;
-                    sleep(Duration::from_millis(u64::from(5 + self.platform.world.below(20)))).await;
-                }
-                Err(failure) => {
-                    tracing::warn!(%failure, ride_id = %command.ride_id, "a ride command failed");
-                    return error("unavailable", "not possible at the moment: try the same again", None);
-                }
-            }
-        }
+        // The second field of a W3C traceparent.
+        let trace_id = command.traceparent.get(3..35);
+        let span = tracing::info_span!("ride_command", ride_id = %command.ride_id, trace_id);
+        let work = async {
+            let done = self.store.transact(Retry::Serialization, |tx| self.execute_in(tx, &command)).await;
+            done.unwrap_or_else(|failure: StoreError| {
+                tracing::warn!(%failure, "a ride command failed");
+                error("unavailable", "not possible at the moment: try the same again", None)
+            })
+        };
+        work.instrument(span).await
     }
 
-    /// Does a command, in one transaction; the reply holds once this returns.
+    /// Executes a command in one transaction. What the reply says is committed.
     ///
     /// # Errors
-    /// [`StoreError`]: nothing is known to have been done, and the same may be tried again.
-    pub async fn command(&self, command: &RideCommand) -> Result<RideReply, StoreError> {
+    /// [`StoreError`]: the outcome is unknown, and the same command may be tried again.
+    async fn execute_in(&self, mut tx: Transaction<Tables>, command: &RideCommand) -> Result<RideReply, StoreError> {
         let world = &self.platform.world;
-        let mut tx = self.store.begin().await?;
-        // Another's ride is not found: not even that it exists is told.
+        // Another user's ride is not found: not even its existence is disclosed.
         let found = rows::lock_ride_of(&mut tx, command.ride_id, command.user_id).await?;
         let Some((ride, by)) = found.and_then(|ride| ride.party(command.user_id).map(|by| (ride, by))) else {
             return Ok(error("not_found", "no such ride of yours", Some("ride_id")));
         };
         let right = self.tokens.ride_pin(ride.ride_id);
-        let mut tried = ride.status == RideStatus::Pickup;
-        let order = match &command.action {
+        let mut forget_tries = ride.status == RideStatus::Pickup;
+        let input = match &command.action {
             RideAction::Start { pin } => {
                 let tries = rows::pin_tries(&mut tx, ride.ride_id).await?;
-                tried &= tries.failures > 0;
-                Order::Start { pin, right: &right, tries }
+                forget_tries &= tries.failures > 0;
+                CommandInput::Start { pin, right: &right, tries }
             }
-            RideAction::Arrive => Order::Arrive,
-            RideAction::Cancel { reason } => Order::Cancel { reason },
+            RideAction::Arrive => CommandInput::Arrive,
+            RideAction::Cancel { reason } => CommandInput::Cancel { reason },
         };
         debug_assert!(by != Party::System);
-        match decide(&ride, by, &order, &self.config.tariffs, world.now()) {
+        match decide(&ride, by, &input, &self.config.tariffs, world.now()) {
             Ok(Outcome::Changed(change)) => {
                 let trace = Trace::follow(Some(&command.traceparent), world);
-                let (now, reply) = (change.ride.status, done(&change.ride));
-                if tried {
-                    rows::keep_pin_tries(&mut tx, ride.ride_id, &PinTries::default()).await?;
+                let (status, reply) = (change.ride.status, ok(&change.ride));
+                if forget_tries {
+                    rows::store_pin_tries(&mut tx, ride.ride_id, &PinTries::default()).await?;
                 }
-                write(&mut tx, vec![Written { was: ride.version, change: *change, trace }]).await?;
+                let update = RideUpdate { expected_version: ride.version, change: *change, trace };
+                write_updates(&mut tx, vec![update]).await?;
                 tx.commit().await?;
                 kill_point::reached("ride_command.before_reply");
-                self.count(now, 1);
+                count(&self.platform.metrics, status, 1);
                 Ok(reply)
             }
-            Ok(Outcome::Again) => Ok(done(&ride)),
+            Ok(Outcome::AlreadyDone) => Ok(ok(&ride)),
             Ok(Outcome::WrongPin(counted)) => {
-                rows::keep_pin_tries(&mut tx, ride.ride_id, &counted).await?;
+                rows::store_pin_tries(&mut tx, ride.ride_id, &counted).await?;
                 tx.commit().await?;
-                Ok(refused(crate::ride::lifecycle::Refusal::WrongPin))
+                Ok(refused(Refusal::WrongPin))
             }
             Err(refusal) => Ok(refused(refusal)),
         }
     }
 }
 
-fn refused(refusal: crate::ride::lifecycle::Refusal) -> RideReply {
+fn ok(ride: &Ride) -> RideReply {
+    RideReply::Ok(json!({"ride_id": ride.ride_id, "status": ride.status, "version": ride.version}))
+}
+
+fn refused(refusal: Refusal) -> RideReply {
     error(refusal.code(), refusal.to_string(), refusal.field())
+}
+
+fn error(code: &str, message: impl Into<String>, field: Option<&str>) -> RideReply {
+    RideReply::Error { code: code.to_owned(), message: message.into(), field: field.map(str::to_owned) }
 }

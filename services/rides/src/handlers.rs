@@ -1,83 +1,48 @@
-//! What rides does with events: an accepted match becomes a ride, the final distance of a ride its fare, a capture money
-//! or a debt; and the timer that bills a ride whose final distance does not come.
+//! What rides does with events: an accepted match becomes a ride, the final distance of a ride its fare, a capture money or a
+//! debt. A timer bills rides whose final distance does not come.
 //!
-//! Decisions are those of `ride.rs`; here they are fetched, asked for and written, a batch in a handful of statements.
+//! `ride::decide` decides. The handlers read and write, each batch in a handful of statements.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
-use platform::{Failure, Handler, Received, StoreError, Trace, Transaction};
+use platform::{Failure, Handler, Platform, Received, Trace, Transaction};
 use streams::event::{Event, LocationAggregate, MatchAccepted, MatchRejected, Party, PaymentCapture, RejectReason};
 use streams::{RideId, RideStatus, Service};
 
-use crate::event_log::{self, KeptEvent};
+use crate::config::Config;
+use crate::event_log::{self, EventRow};
+use crate::ledger;
 use crate::payment::{self, CaptureError, Payment, PaymentStatus};
-use crate::ride::rows;
-use crate::ride::{Change, Distance, Order, Outcome, Ride, decide};
+use crate::ride::update::{RideUpdate, count, write_updates};
+use crate::ride::{Change, CommandInput, Distance, Outcome, Ride, decide, rows};
 use crate::tables::Tables;
-use crate::{Rides, ledger};
 
 /// Rides that the timer bills in one transaction.
-const OVERDUE_MAX: u32 = 100;
-/// How often the timer looks.
-const LOOK_EVERY_S: i64 = 1;
+const OVERDUE_PAGE: u32 = 100;
+const OVERDUE_INTERVAL_S: i64 = 1;
 
-/// A change to a ride that is in the store with version `was`.
-#[derive(Debug)]
-pub(crate) struct Written {
-    pub(crate) was: u32,
-    pub(crate) change: Change,
-    pub(crate) trace: Trace,
-}
-
-/// Writes changes and all that follows from them: the rows, the events, what is owed, and the captures.
-pub(crate) async fn write(tx: &mut Transaction<Tables>, written: Vec<Written>) -> Result<(), StoreError> {
-    if written.is_empty() {
-        return Ok(());
-    }
-    let updated: Vec<(u32, Ride)> = written.iter().map(|w| (w.was, w.change.ride.clone())).collect();
-    rows::update_rides(tx, &updated).await?;
-    let (mut movements, mut payments, mut events) = (Vec::new(), Vec::new(), Vec::new());
-    for Written { change, trace, .. } in written {
-        tx.publish(&Event::Ride(Box::new(change.event.clone())), &trace);
-        if let Some(bill) = &change.bill {
-            let ride = &change.ride;
-            let due = ledger::owed(ride, bill).map_err(|e| StoreError::Other(format!("ride {}: {e}", ride.ride_id)))?;
-            movements.push(due);
-            let payment = Payment::due(ride, bill.total);
-            tx.publish(&Event::PaymentCapture(payment.capture()), &trace);
-            payments.push(payment);
-        }
-        events.push(KeptEvent::of(&change.event, trace.as_str()));
-    }
-    event_log::keep_events(tx, events).await?;
-    if !payments.is_empty() {
-        payment::rows::insert_payments(tx, &payments).await?;
-        ledger::rows::post(tx, &movements).await?;
-    }
-    Ok(())
-}
-
-/// match.accepted → a ride, or match.rejected for the loser of a race.
-pub(crate) struct Accepted {
-    rides: Rides,
+/// match.accepted → a ride, or match.rejected (superseded) if the match cannot become one.
+pub(crate) struct AcceptedMatches {
+    platform: Platform,
     created: u64,
 }
 
-impl Accepted {
-    pub(crate) fn new(rides: &Rides) -> Self {
-        Self { rides: rides.clone(), created: 0 }
+impl AcceptedMatches {
+    pub(crate) fn new(platform: &Platform) -> Self {
+        Self { platform: platform.clone(), created: 0 }
     }
 }
 
-impl Handler for Accepted {
+impl Handler for AcceptedMatches {
     type Tables = Tables;
 
     async fn handle(&mut self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
         self.created = 0;
-        let world = &self.rides.platform.world;
+        let world = &self.platform.world;
         let now = world.now();
-        // A match that stands twice in the batch is one match; the driver's first word counts.
+        // A match may be in the batch twice: the first acceptance counts.
         let mut matches: BTreeMap<_, (&MatchAccepted, &Trace)> = BTreeMap::new();
         for received in batch {
             if let Event::MatchAccepted(accepted) = &received.event {
@@ -97,17 +62,17 @@ impl Handler for Accepted {
         for change in &changes {
             if let Some((_, trace)) = matches.remove(&change.ride.match_id) {
                 tx.publish(&Event::Ride(Box::new(change.event.clone())), trace);
-                events.push(KeptEvent::of(&change.event, trace.as_str()));
+                events.push(EventRow::new(&change.event, trace.as_str()));
             }
         }
         if !events.is_empty() {
-            event_log::keep_events(tx, events).await?;
+            event_log::rows::append_events(tx, events).await?;
         }
         self.created = changes.len() as u64;
         if matches.is_empty() {
             return Ok(());
         }
-        // What remains has its ride from before, or lost it to another one.
+        // Each of the others has a ride already, or lost the race for one.
         let others: Vec<_> = matches.keys().copied().collect();
         let lost = rows::supersede(tx, &others, now).await?;
         for (accepted, trace) in matches.values().filter(|(accepted, _)| lost.contains(&accepted.match_id)) {
@@ -119,14 +84,14 @@ impl Handler for Accepted {
                 reason: RejectReason::Superseded,
                 rejected_at: MatchRejected::time(Service::Rides, now),
             };
-            tracing::info!(match_id = %accepted.match_id, "a match is superseded: its request had a ride, or one of the two has a live one");
+            tracing::info!(match_id = %accepted.match_id, "match superseded: its request has become a ride, or its driver or passenger has a live ride");
             tx.publish(&Event::MatchRejected(rejected), trace);
         }
         Ok(())
     }
 
     async fn committed(&mut self, _batch: &[&Received]) {
-        self.rides.count(RideStatus::Pickup, std::mem::take(&mut self.created));
+        count(&self.platform.metrics, RideStatus::Pickup, std::mem::take(&mut self.created));
     }
 
     fn rolled_back(&mut self) {
@@ -134,35 +99,40 @@ impl Handler for Accepted {
     }
 }
 
-/// location.aggregate, the final ones only → ride.completed; and, by the timer, the same without one.
-pub(crate) struct Completion {
-    rides: Rides,
-    next_look: DateTime<Utc>,
+/// A final location.aggregate → ride.completed. The timer completes a ride without one.
+pub(crate) struct Completions {
+    platform: Platform,
+    config: Arc<Config>,
+    next_check: DateTime<Utc>,
     completed: u64,
 }
 
-impl Completion {
-    pub(crate) fn new(rides: &Rides) -> Self {
-        let next_look = rides.platform.world.now() + Duration::seconds(LOOK_EVERY_S);
-        Self { rides: rides.clone(), next_look, completed: 0 }
+impl Completions {
+    pub(crate) fn new(platform: &Platform, config: &Arc<Config>) -> Self {
+        let next_check = platform.world.now() + Duration::seconds(OVERDUE_INTERVAL_S);
+        Self { platform: platform.clone(), config: config.clone(), next_check, completed: 0 }
     }
 
-    fn complete(&self, ride: &Ride, distance: Distance, trace: &Trace) -> Result<Option<Written>, Failure> {
-        let now = self.rides.platform.world.now();
-        let order = Order::Complete(distance);
-        match decide(ride, Party::System, &order, &self.rides.config.tariffs, now) {
+    fn complete(&self, ride: &Ride, distance: Distance, trace: &Trace) -> Result<Option<RideUpdate>, Failure> {
+        let now = self.platform.world.now();
+        let input = CommandInput::Complete(distance);
+        match decide(ride, Party::System, &input, &self.config.tariffs, now) {
             Ok(Outcome::Changed(change)) => {
-                Ok(Some(Written { was: ride.version, change: *change, trace: trace.clone() }))
+                Ok(Some(RideUpdate { expected_version: ride.version, change: *change, trace: trace.clone() }))
             }
-            // Completed before, by the timer or an earlier one.
-            Ok(Outcome::Again | Outcome::WrongPin(_)) => Ok(None),
+            // Completed before, by the timer or by an earlier aggregate.
+            Ok(Outcome::AlreadyDone | Outcome::WrongPin(_)) => Ok(None),
             Err(_) if ride.status.is_final() => Ok(None),
             Err(refusal) => Err(Failure::Transient(format!("ride {}: {refusal}", ride.ride_id))),
         }
     }
 
-    async fn finals(&self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<Vec<Written>, Failure> {
-        let finals: Vec<(&LocationAggregate, &Trace)> = batch.iter().filter_map(|r| final_of(r)).collect();
+    async fn complete_final(
+        &self,
+        tx: &mut Transaction<Tables>,
+        batch: &[&Received],
+    ) -> Result<Vec<RideUpdate>, Failure> {
+        let finals: Vec<(&LocationAggregate, &Trace)> = batch.iter().filter_map(|r| final_aggregate(r)).collect();
         let ids: BTreeSet<RideId> = finals.iter().map(|(aggregate, _)| aggregate.ride_id).collect();
         let ids: Vec<RideId> = ids.into_iter().collect();
         if ids.is_empty() {
@@ -170,66 +140,66 @@ impl Completion {
         }
         let rides = rows::lock_rides(tx, &ids).await?;
         let mut rides: BTreeMap<RideId, Ride> = rides.into_iter().map(|ride| (ride.ride_id, ride)).collect();
-        let mut written = Vec::new();
+        let mut updates = Vec::new();
         for (aggregate, trace) in finals {
             let id = aggregate.ride_id;
             let ride = rides.get_mut(&id).ok_or_else(|| Failure::Permanent(format!("there is no ride {id}")))?;
             if aggregate.driver_id != ride.driver_id {
                 return Err(Failure::Permanent(format!("driver_id {} does not drive ride {id}", aggregate.driver_id)));
             }
-            if let Some(change) = self.complete(ride, Distance::Measured(aggregate.distance_m), trace)? {
-                *ride = change.change.ride.clone();
-                written.push(change);
+            if let Some(update) = self.complete(ride, Distance::Measured(aggregate.distance_m), trace)? {
+                *ride = update.change.ride.clone();
+                updates.push(update);
             }
         }
-        Ok(written)
+        Ok(updates)
     }
 
-    async fn overdue(&self, tx: &mut Transaction<Tables>) -> Result<Vec<Written>, Failure> {
-        let world = &self.rides.platform.world;
-        let before = world.now() - Duration::seconds(self.rides.config.completion_wait_s);
-        let mut written = Vec::new();
-        for ride in rows::lock_arrived(tx, before, OVERDUE_MAX).await? {
-            tracing::warn!(ride_id = %ride.ride_id, "no final distance came: billed by the estimate");
-            written.extend(self.complete(&ride, Distance::Estimated, &world.trace())?);
+    async fn complete_overdue(&self, tx: &mut Transaction<Tables>) -> Result<Vec<RideUpdate>, Failure> {
+        let world = &self.platform.world;
+        let before = world.now() - Duration::seconds(self.config.completion_wait_s);
+        let mut updates = Vec::new();
+        for ride in rows::lock_arrived(tx, before, OVERDUE_PAGE).await? {
+            tracing::warn!(ride_id = %ride.ride_id, "no final distance came in time: billed by the estimate");
+            updates.extend(self.complete(&ride, Distance::Estimated, &world.trace())?);
         }
-        Ok(written)
+        Ok(updates)
     }
 }
 
-fn final_of(received: &Received) -> Option<(&LocationAggregate, &Trace)> {
+fn final_aggregate(received: &Received) -> Option<(&LocationAggregate, &Trace)> {
     match &received.event {
         Event::LocationAggregate(aggregate) if aggregate.is_final => Some((aggregate, &received.trace)),
         _ => None,
     }
 }
 
-impl Handler for Completion {
+impl Handler for Completions {
     type Tables = Tables;
 
-    /// Most aggregates tell of rides under way: they cost no transaction.
+    /// Most aggregates are of rides under way: they need no transaction.
     fn writes(&self, batch: &[&Received]) -> bool {
-        batch.iter().any(|received| final_of(received).is_some())
+        batch.iter().any(|received| final_aggregate(received).is_some())
     }
 
     async fn handle(&mut self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
         self.completed = 0;
-        let written = if batch.is_empty() {
-            let written = self.overdue(tx).await?;
-            // A full page means that more may wait.
-            let pause = if written.len() < OVERDUE_MAX as usize { LOOK_EVERY_S } else { 0 };
-            self.next_look = self.rides.platform.world.now() + Duration::seconds(pause);
-            written
+        let updates = if batch.is_empty() {
+            let updates = self.complete_overdue(tx).await?;
+            // After a full page there may be more.
+            let pause = if updates.len() < OVERDUE_PAGE as usize { OVERDUE_INTERVAL_S } else { 0 };
+            self.next_check = self.platform.world.now() + Duration::seconds(pause);
+            updates
         } else {
-            self.finals(tx, batch).await?
+            self.complete_final(tx, batch).await?
         };
-        self.completed = written.len() as u64;
-        write(tx, written).await?;
+        self.completed = updates.len() as u64;
+        write_updates(tx, updates).await?;
         Ok(())
     }
 
     async fn committed(&mut self, _batch: &[&Received]) {
-        self.rides.count(RideStatus::Completed, std::mem::take(&mut self.completed));
+        count(&self.platform.metrics, RideStatus::Completed, std::mem::take(&mut self.completed));
     }
 
     fn rolled_back(&mut self) {
@@ -237,18 +207,19 @@ impl Handler for Completion {
     }
 
     fn wake_at(&self) -> Option<DateTime<Utc>> {
-        Some(self.next_look)
+        Some(self.next_check)
     }
 }
 
 /// payment.capture → money, or a debt.
 pub(crate) struct Captures {
-    rides: Rides,
+    platform: Platform,
+    config: Arc<Config>,
 }
 
 impl Captures {
-    pub(crate) fn new(rides: &Rides) -> Self {
-        Self { rides: rides.clone() }
+    pub(crate) fn new(platform: &Platform, config: &Arc<Config>) -> Self {
+        Self { platform: platform.clone(), config: config.clone() }
     }
 }
 
@@ -256,20 +227,20 @@ impl Handler for Captures {
     type Tables = Tables;
 
     async fn handle(&mut self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
-        let wanted: BTreeMap<_, &PaymentCapture> = batch
+        let captures: BTreeMap<_, &PaymentCapture> = batch
             .iter()
             .filter_map(|received| match &received.event {
                 Event::PaymentCapture(capture) => Some((capture.payment_id, capture)),
                 _ => None,
             })
             .collect();
-        let ids: Vec<_> = wanted.keys().copied().collect();
+        let ids: Vec<_> = captures.keys().copied().collect();
         let payments = payment::rows::lock_payments(tx, &ids).await?;
         let payments: BTreeMap<_, Payment> = payments.into_iter().map(|p| (p.payment_id, p)).collect();
-        let (world, provider) = (&self.rides.platform.world, self.rides.config.provider);
+        let (world, provider) = (&self.platform.world, self.config.provider);
         let (mut settled, mut movements) = (Vec::new(), Vec::new());
-        for (id, capture) in wanted {
-            // Only what rides itself has billed is ever taken.
+        for (id, capture) in captures {
+            // Only what rides itself has billed is captured.
             let known = payments.get(&id).filter(|payment| payment.is_for(capture));
             let Some(payment) = known else {
                 return Err(Failure::Permanent(format!("payment {id} was not billed like this")));
@@ -284,7 +255,7 @@ impl Handler for Captures {
                     (PaymentStatus::Captured, Some(reference))
                 }
                 Err(CaptureError::Refused) => {
-                    tracing::warn!(ride_id = %payment.ride_id, payment_id = %id, "payment refused: it is a debt now");
+                    tracing::warn!(ride_id = %payment.ride_id, payment_id = %id, "payment refused: the amount becomes a debt");
                     (PaymentStatus::Refused, None)
                 }
                 Err(error @ CaptureError::Unavailable) => {

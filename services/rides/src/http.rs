@@ -1,60 +1,70 @@
-//! The routes of rides: one's own rides, and what a ride would cost.
+//! The routes of rides: a user's own rides, and estimates.
 //!
-//! They read and never write. A ride of somebody else's does not exist here.
+//! They only read. Another user's ride is not found.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRef, Path, Query, State};
 use axum::routing::get;
 use chrono::DateTime;
 use platform::problem::Json;
-use platform::{Problem, SignedIn, Tokens};
+use platform::{Problem, SignedIn, Store, Tokens};
 use serde_json::{Value, json};
 use streams::event::rfc3339;
 use streams::{Position, RideId, RideStatus, UserId, VehicleType};
 use uuid::Uuid;
 
-use crate::Rides;
+use crate::config::Config;
 use crate::payment::{self, Payment};
 use crate::ride::Ride;
 use crate::ride::rows::{self, After};
+use crate::tables::Tables;
 
 const LIMIT_DEFAULT: u32 = 20;
 const LIMIT_MAX: u32 = 100;
 
-type Asked = Result<Query<BTreeMap<String, String>>, QueryRejection>;
+type RawQuery = Result<Query<BTreeMap<String, String>>, QueryRejection>;
 
-impl FromRef<Rides> for Tokens {
-    fn from_ref(rides: &Rides) -> Self {
-        rides.tokens.clone()
+#[derive(Clone)]
+struct Api {
+    store: Store<Tables>,
+    tokens: Tokens,
+    config: Arc<Config>,
+}
+
+impl FromRef<Api> for Tokens {
+    fn from_ref(api: &Api) -> Self {
+        api.tokens.clone()
     }
 }
 
-pub(crate) fn router(rides: Rides) -> axum::Router {
+pub(crate) fn router(store: &Store<Tables>, tokens: &Tokens, config: &Arc<Config>) -> axum::Router {
+    let api = Api { store: store.clone(), tokens: tokens.clone(), config: config.clone() };
     axum::Router::new()
         .route("/v1/rides", get(list))
         .route("/v1/rides/{id}", get(one))
         .route("/v1/estimates", get(estimate))
-        .with_state(rides)
+        .with_state(api)
 }
 
 async fn one(
-    State(rides): State<Rides>,
+    State(api): State<Api>,
     SignedIn(user): SignedIn,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, Problem> {
     let id: RideId = id.ok().and_then(|Path(id)| id.parse().ok()).ok_or_else(|| Problem::not_found("ride"))?;
-    let mut tx = rides.store.begin().await?;
+    let mut tx = api.store.begin().await?;
     let ride = rows::ride_of(&mut tx, id, user).await?.ok_or_else(|| Problem::not_found("ride"))?;
     let payments = payment::rows::payments_of(&mut tx, &[id]).await?;
     drop(tx);
-    Ok(Json(rides.view(&ride, user, payments.first())))
+    Ok(Json(api.view(&ride, user, payments.first())))
 }
 
-async fn list(State(rides): State<Rides>, SignedIn(user): SignedIn, asked: Asked) -> Result<Json<Value>, Problem> {
-    let asked = fields(asked)?;
-    let limit = match asked.get("limit") {
+async fn list(State(api): State<Api>, SignedIn(user): SignedIn, query: RawQuery) -> Result<Json<Value>, Problem> {
+    let query = fields(query)?;
+    let limit = match query.get("limit") {
         None => LIMIT_DEFAULT,
         Some(text) => text
             .parse()
@@ -62,13 +72,13 @@ async fn list(State(rides): State<Rides>, SignedIn(user): SignedIn, asked: Asked
             .filter(|n| (1..=LIMIT_MAX).contains(n))
             .ok_or_else(|| Problem::field("limit", format!("must be a number from 1 to {LIMIT_MAX}")))?,
     };
-    let after = match asked.get("cursor") {
+    let after = match query.get("cursor") {
         None => After::NEWEST,
         Some(text) => read_cursor(text)
             .ok_or_else(|| Problem::field("cursor", "must be the `next_cursor` of an earlier answer"))?,
     };
-    let mut tx = rides.store.begin().await?;
-    // One more than asked for tells whether there is a next page.
+    let mut tx = api.store.begin().await?;
+    // One more than `limit`, to know whether there is a next page.
     let mut found = rows::rides_of(&mut tx, user, after, limit + 1).await?;
     let more = found.len() > limit as usize;
     found.truncate(limit as usize);
@@ -77,39 +87,39 @@ async fn list(State(rides): State<Rides>, SignedIn(user): SignedIn, asked: Asked
     drop(tx);
     let payments: BTreeMap<RideId, Payment> = payments.into_iter().map(|p| (p.ride_id, p)).collect();
     let next = found.last().filter(|_| more).map(cursor);
-    let views: Vec<Value> = found.iter().map(|ride| rides.view(ride, user, payments.get(&ride.ride_id))).collect();
+    let views: Vec<Value> = found.iter().map(|ride| api.view(ride, user, payments.get(&ride.ride_id))).collect();
     Ok(Json(json!({"rides": views, "next_cursor": next})))
 }
 
-/// Needs no sign-in: it tells nothing about anybody.
-async fn estimate(State(rides): State<Rides>, asked: Asked) -> Result<Json<Value>, Problem> {
-    let asked = fields(asked)?;
-    let (pickup, dropoff) = (position(&asked, "pickup")?, position(&asked, "dropoff")?);
-    let vehicle: VehicleType = asked
+/// Needs no sign-in: an estimate reveals nothing about anybody.
+async fn estimate(State(api): State<Api>, query: RawQuery) -> Result<Json<Value>, Problem> {
+    let query = fields(query)?;
+    let (pickup, dropoff) = (position(&query, "pickup")?, position(&query, "dropoff")?);
+    let vehicle: VehicleType = query
         .get("vehicle_type")
         .ok_or_else(|| Problem::field("vehicle_type", "is missing: use car, motorcycle or van"))?
         .parse()
         .map_err(|why: String| Problem::field("vehicle_type", why))?;
     let (distance_m, duration_s) = pricing::estimate(&pickup, &dropoff);
-    let priced = pricing::price(rides.config.tariffs.of(vehicle), distance_m, duration_s);
+    let priced = pricing::price(api.config.tariffs.of(vehicle), distance_m, duration_s);
     Ok(Json(json!({
         "distance_m": distance_m, "duration_s": duration_s, "fare": priced.fare, "vehicle_type": vehicle,
     })))
 }
 
-fn fields(asked: Asked) -> Result<BTreeMap<String, String>, Problem> {
-    asked.map(|Query(fields)| fields).map_err(|why| Problem::field("query", why.body_text()))
+fn fields(query: RawQuery) -> Result<BTreeMap<String, String>, Problem> {
+    query.map(|Query(fields)| fields).map_err(|why| Problem::field("query", why.body_text()))
 }
 
-fn position(asked: &BTreeMap<String, String>, field: &str) -> Result<Position, Problem> {
+fn position(query: &BTreeMap<String, String>, field: &str) -> Result<Position, Problem> {
     let wrong = || Problem::field(field, "must be `lat,lng` in degrees, for example 40.7128,-74.0060");
-    let (lat, lng) = asked.get(field).and_then(|text| text.split_once(',')).ok_or_else(wrong)?;
+    let (lat, lng) = query.get(field).and_then(|text| text.split_once(',')).ok_or_else(wrong)?;
     let degrees = |text: &str| text.trim().parse::<f64>().map_err(|_| wrong());
     let position = Position { lat: degrees(lat)?, lng: degrees(lng)? };
     if position.is_valid() { Ok(position) } else { Err(wrong()) }
 }
 
-/// Opaque to clients: creation time in microseconds and id, in hexadecimal.
+/// Opaque to clients: creation time in microseconds, and id, in hexadecimal.
 fn cursor(ride: &Ride) -> String {
     let mut bytes = ride.created_at.timestamp_micros().to_be_bytes().to_vec();
     bytes.extend_from_slice(ride.ride_id.0.as_bytes());
@@ -124,12 +134,12 @@ fn read_cursor(text: &str) -> Option<After> {
     let micros = i64::from_str_radix(time, 16).ok()?;
     let id = u128::from_str_radix(id, 16).ok()?;
     let created_at = DateTime::from_timestamp_micros(micros)?;
-    // What a database can hold; nothing newer was ever written here.
+    // PostgreSQL refuses times beyond its range; no ride is newer than this.
     (created_at <= After::NEWEST.created_at).then_some(After { created_at, ride_id: RideId(Uuid::from_u128(id)) })
 }
 
-impl Rides {
-    /// A ride as one of its two people sees it; only the passenger is shown the PIN.
+impl Api {
+    /// A ride as its driver or its passenger sees it; only the passenger sees the PIN.
     fn view(&self, ride: &Ride, viewer: UserId, payment: Option<&Payment>) -> Value {
         let receipt = ride.receipt.as_ref();
         let mut view = json!({
@@ -151,7 +161,7 @@ impl Rides {
             "fare": receipt.map(|r| &r.fare),
             "platform_fee": receipt.map(|r| r.platform_fee),
             "driver_payout": receipt.map(|r| r.driver_payout),
-            "cancelled": ride.cancelled.as_ref().map(|c| json!({"by": c.by, "reason": c.reason, "fee": c.fee})),
+            "cancelled": ride.cancellation.as_ref().map(|c| json!({"by": c.by, "reason": c.reason, "fee": c.fee})),
             "payment": payment.map(|p| json!({"status": p.status.as_str()})),
         });
         if viewer == ride.passenger_id && ride.status == RideStatus::Pickup {
@@ -167,7 +177,7 @@ mod tests {
     use crate::ride::tests::{accepted, at};
 
     #[test]
-    fn a_cursor_is_read_as_it_was_written_and_nothing_else() {
+    fn only_a_cursor_that_was_given_out_is_read() {
         let ride = Ride::create(&accepted(), RideId(Uuid::from_u128(9)), at(0)).ride;
         let text = cursor(&ride);
         assert_eq!(read_cursor(&text), Some(After { created_at: ride.created_at, ride_id: ride.ride_id }));

@@ -1,14 +1,14 @@
-//! A ride told again by its events: the row that they make, and what is owed for it; pure.
+//! A ride replayed from its events: the row that they lead to, and the bill; pure.
 //!
-//! This is the way back from `ride.rs`, which makes events of decisions. Between the two every column of a ride's row, of its
-//! ledger entries and of its payment follows from the events alone. Nothing here reads a store or a stream.
+//! This is the inverse of `ride::decide`, which turns decisions into events. Every column of a ride's row, of its ledger entries
+//! and of its payment is computed from the events alone. Nothing here reads a store or a stream.
 
 use streams::Money;
 use streams::RideStatus;
 use streams::event::RideEvent;
 
-use crate::hash_chain::{self, Broken, Link};
-use crate::ride::{Bill, Cancelled, Cause, Receipt, Ride};
+use crate::hash_chain::{self, ChainError, Link};
+use crate::ride::{Bill, BillReason, Cancellation, Receipt, Ride};
 
 impl<'a> From<&'a Ride> for Link<'a> {
     fn from(ride: &'a Ride) -> Self {
@@ -16,13 +16,13 @@ impl<'a> From<&'a Ride> for Link<'a> {
     }
 }
 
-/// Whether `event` may come after what made `before` (`None`: as a ride's first): link, order, what all events of a ride
-/// have in common, and money that adds up. Its own hash is [`hash_chain::verify_body`]'s.
+/// Whether `event` may follow the ride `before` (`None`: may be a ride's first event): link, order, the fields that all events of
+/// a ride share, times in order, and amounts that add up. [`hash_chain::verify_body`] checks its own hash.
 ///
 /// # Errors
-/// The first thing that is [`Broken`].
-pub(crate) fn check(before: Option<&Ride>, event: &RideEvent) -> Result<(), Broken> {
-    hash_chain::fits(before.map(Link::from), event)?;
+/// The first [`ChainError`].
+pub(crate) fn validate(before: Option<&Ride>, event: &RideEvent) -> Result<(), ChainError> {
+    hash_chain::check_link(before.map(Link::from), event)?;
     let (ride_id, version) = (event.ride_id, event.version);
     if let Some(b) = before {
         for (field, same) in [
@@ -34,17 +34,17 @@ pub(crate) fn check(before: Option<&Ride>, event: &RideEvent) -> Result<(), Brok
             ("vehicle_type", b.vehicle_type == event.vehicle_type),
         ] {
             if !same {
-                return Err(Broken::Differs { ride_id, version, field });
+                return Err(ChainError::FieldChanged { ride_id, version, field });
             }
         }
         if event.occurred_at < b.updated_at {
-            return Err(Broken::Backwards { ride_id, version });
+            return Err(ChainError::TimeReversed { ride_id, version });
         }
     }
-    money(event).map_err(|what| Broken::Money { ride_id, version, what })
+    check_sums(event).map_err(|reason| ChainError::WrongSum { ride_id, version, reason })
 }
 
-fn money(event: &RideEvent) -> Result<(), String> {
+fn check_sums(event: &RideEvent) -> Result<(), String> {
     let parts = match (event.platform_fee, event.driver_payout) {
         (Some(fee), Some(payout)) => Some((fee.amount, payout.amount)),
         _ => None,
@@ -71,31 +71,17 @@ fn money(event: &RideEvent) -> Result<(), String> {
     }
 }
 
-/// The ride after `event`, and what is owed for it. What of `event` does not follow is [`check`]'s; here it is taken as it
-/// is, so that one fault is told once.
-pub(crate) fn after(before: Option<&Ride>, event: &RideEvent) -> (Ride, Option<Bill>) {
+/// The ride after `event`, and the bill if the event causes one. It believes the event in everything: [`validate`] reports what is
+/// wrong with it, and a wrong field is then reported once and not again for each later event.
+pub(crate) fn apply(before: Option<&Ride>, event: &RideEvent) -> (Ride, Option<Bill>) {
     let at = event.occurred_at;
-    let mut ride = Ride {
-        ride_id: event.ride_id,
-        match_id: event.match_id,
-        driver_id: event.driver_id,
-        passenger_id: event.passenger_id,
-        version: event.version,
-        status: event.status,
-        pickup: event.pickup,
-        dropoff: event.dropoff,
-        vehicle_type: event.vehicle_type,
-        created_at: before.map_or(at, |b| b.created_at),
-        updated_at: at,
-        started_at: before.and_then(|b| b.started_at),
-        arrived_at: before.and_then(|b| b.arrived_at),
-        last_hash: event.hash.clone(),
-        receipt: None,
-        cancelled: None,
-    };
+    let mut ride = Ride::from_event(event);
+    if let Some(before) = before {
+        (ride.created_at, ride.started_at, ride.arrived_at) = (before.created_at, before.started_at, before.arrived_at);
+    }
     let zero = Money::usd(0);
     let (platform_fee, driver_payout) = (event.platform_fee.unwrap_or(zero), event.driver_payout.unwrap_or(zero));
-    let mut owed = None;
+    let mut billed = None;
     match event.status {
         RideStatus::Pickup => {}
         RideStatus::Started => ride.started_at = Some(at),
@@ -103,20 +89,20 @@ pub(crate) fn after(before: Option<&Ride>, event: &RideEvent) -> (Ride, Option<B
         RideStatus::Completed => {
             if let (Some(distance_m), Some(duration_s), Some(fare)) = (event.distance_m, event.duration_s, &event.fare)
             {
-                owed = Some((Cause::Fare, fare.total));
+                billed = Some((BillReason::Fare, fare.total));
                 ride.receipt =
                     Some(Receipt { distance_m, duration_s, fare: fare.clone(), platform_fee, driver_payout });
             }
         }
         RideStatus::Cancelled => {
             if let (Some(by), Some(reason), Some(fee)) = (event.by, event.reason.clone(), event.fee) {
-                owed = Some((Cause::Cancellation, fee));
-                ride.cancelled = Some(Cancelled { by, reason, fee, platform_fee, driver_payout });
+                billed = Some((BillReason::Cancellation, fee));
+                ride.cancellation = Some(Cancellation { by, reason, fee, platform_fee, driver_payout });
             }
         }
     }
-    let owed = owed.filter(|(_, total)| total.amount > 0);
-    (ride, owed.map(|(cause, total)| Bill { cause, total, platform_fee, driver_payout }))
+    let billed = billed.filter(|(_, total)| total.amount > 0);
+    (ride, billed.map(|(reason, total)| Bill { reason, total, platform_fee, driver_payout }))
 }
 
 #[cfg(test)]
@@ -126,49 +112,50 @@ mod tests {
 
     use super::*;
     use crate::ride::tests::{accepted, at, whole_ride};
-    use crate::ride::{Distance, Order, Outcome, PinTries, decide};
+    use crate::ride::{CommandInput, Distance, Outcome, PinTries, decide};
     use streams::RideId;
 
     #[test]
-    fn the_events_of_every_way_through_a_ride_tell_its_row_and_its_bill() {
-        let start = Order::Start { pin: "1", right: "1", tries: PinTries::default() };
-        let cancel = Order::Cancel { reason: "rain" };
-        let complete = |distance| (Party::System, Order::Complete(distance), 2_000);
-        let (begin, arrive) = ((Party::Driver, start, 60), (Party::Driver, Order::Arrive, 960));
-        let ways: [&[(Party, Order<'_>, i64)]; 6] = [
+    fn replaying_the_events_of_a_ride_gives_its_row_and_its_bill() {
+        let start = CommandInput::Start { pin: "1", right: "1", tries: PinTries::default() };
+        let cancel = CommandInput::Cancel { reason: "rain" };
+        let complete = |distance| (Party::System, CommandInput::Complete(distance), 2_000);
+        let (begin, arrive) = ((Party::Driver, start, 60), (Party::Driver, CommandInput::Arrive, 960));
+        let ways: [&[(Party, CommandInput<'_>, i64)]; 6] = [
             &[begin, arrive, complete(Distance::Measured(1_234.567))],
             &[begin, arrive, complete(Distance::Estimated)],
             &[begin, (Party::Passenger, cancel, 70)],
             &[(Party::Passenger, cancel, 1_000)],
             &[(Party::Driver, cancel, 10)],
-            &[begin, (Party::Driver, Order::Arrive, -500)],
+            &[begin, (Party::Driver, CommandInput::Arrive, -500)],
         ];
         for way in ways {
-            let mut made = Ride::create(&accepted(), RideId(uuid::Uuid::from_u128(9)), at(0));
-            let mut told = after(None, &made.event);
-            assert_eq!((check(None, &made.event), &told.0), (Ok(()), &made.ride));
-            for (by, order, now) in way {
-                let Ok(Outcome::Changed(next)) = decide(&made.ride, *by, order, &Tariffs::default(), at(*now)) else {
-                    panic!("{order:?}")
+            let mut decided = Ride::create(&accepted(), RideId(uuid::Uuid::from_u128(9)), at(0));
+            let mut replayed = apply(None, &decided.event);
+            assert_eq!((validate(None, &decided.event), &replayed.0), (Ok(()), &decided.ride));
+            for (by, input, now) in way {
+                let Ok(Outcome::Changed(next)) = decide(&decided.ride, *by, input, &Tariffs::default(), at(*now))
+                else {
+                    panic!("{input:?}")
                 };
-                assert_eq!(check(Some(&told.0), &next.event), Ok(()), "{order:?}");
-                told = after(Some(&told.0), &next.event);
-                assert_eq!((&told.0, &told.1), (&next.ride, &next.bill), "{order:?}");
-                made = *next;
+                assert_eq!(validate(Some(&replayed.0), &next.event), Ok(()), "{input:?}");
+                replayed = apply(Some(&replayed.0), &next.event);
+                assert_eq!((&replayed.0, &replayed.1), (&next.ride, &next.bill), "{input:?}");
+                decided = *next;
             }
         }
     }
 
     #[test]
-    fn what_does_not_fit_is_named() {
+    fn an_event_that_does_not_fit_is_refused_with_the_reason() {
         let events = whole_ride();
-        let before = events[..3].iter().fold(None, |ride: Option<Ride>, event| Some(after(ride.as_ref(), event).0));
+        let before = events[..3].iter().fold(None, |ride: Option<Ride>, event| Some(apply(ride.as_ref(), event).0));
         let wrong = |change: fn(&mut RideEvent)| {
             let mut event = events[3].clone();
             change(&mut event);
-            check(before.as_ref(), &event).unwrap_err().to_string()
+            validate(before.as_ref(), &event).unwrap_err().to_string()
         };
-        for (change, told) in [
+        for (change, reason) in [
             ((|e| e.driver_id = e.passenger_id) as fn(&mut RideEvent), "driver_id is not that"),
             (|e| e.pickup.lat += 1e-9, "pickup is not that"),
             (|e| e.occurred_at -= chrono::Duration::days(1), "occurred_at is before"),
@@ -178,7 +165,7 @@ mod tests {
             (|e| e.version = 5, "version 5 stands where version 4 belongs"),
         ] {
             let text = wrong(change);
-            assert!(text.contains(told), "{told}: {text}");
+            assert!(text.contains(reason), "{reason}: {text}");
         }
     }
 }

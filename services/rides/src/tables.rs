@@ -1,15 +1,15 @@
-//! The tables of rides in memory; those in PostgreSQL are in `migrations/rides`.
+//! The tables of rides in memory. Those in PostgreSQL are in `migrations/rides`.
 
 use chrono::{DateTime, Utc};
 use imbl::{OrdMap, OrdSet};
-use streams::{MatchId, PaymentId, RequestId, RideId, UserId};
+use streams::{MatchId, PaymentId, RequestId, RideId, RideStatus, UserId};
 
-use crate::event_log::KeptEvent;
+use crate::event_log::EventRow;
 use crate::ledger::Entry;
 use crate::payment::{Debt, Payment};
 use crate::ride::{PinTries, Ride};
 
-/// The tables in memory.
+/// The tables, with the indexes and constraints that their operations rely on.
 #[derive(Debug, Clone, Default)]
 pub struct Tables {
     pub(crate) rides: OrdMap<RideId, Ride>,
@@ -18,14 +18,39 @@ pub struct Tables {
     pub(crate) live_passenger: OrdMap<UserId, RideId>,
     pub(crate) of_user: OrdSet<(UserId, DateTime<Utc>, RideId)>,
     pub(crate) arrived: OrdSet<(DateTime<Utc>, RideId)>,
-    pub(crate) served: OrdSet<RequestId>,
+    /// The table `served`.
+    pub(crate) fulfilled_requests: OrdSet<RequestId>,
     pub(crate) superseded: OrdSet<MatchId>,
-    pub(crate) events: OrdMap<(RideId, u32), KeptEvent>,
+    pub(crate) events: OrdMap<(RideId, u32), EventRow>,
     pub(crate) pin_tries: OrdMap<RideId, PinTries>,
     pub(crate) entries: OrdMap<(RideId, &'static str, String), Entry>,
     pub(crate) payments: OrdMap<PaymentId, Payment>,
     pub(crate) payment_of: OrdMap<RideId, PaymentId>,
     pub(crate) debts: OrdMap<PaymentId, Debt>,
+}
+
+impl Tables {
+    /// Writes the row of a ride and its entries in every index.
+    pub(crate) fn put_ride(&mut self, ride: &Ride) {
+        let id = ride.ride_id;
+        self.by_match.insert(ride.match_id, id);
+        for (live, user) in [(&mut self.live_driver, ride.driver_id), (&mut self.live_passenger, ride.passenger_id)] {
+            if !ride.status.is_final() {
+                live.insert(user, id);
+            } else if live.get(&user) == Some(&id) {
+                live.remove(&user);
+            }
+            self.of_user.insert((user, ride.created_at, id));
+        }
+        if let Some(at) = ride.arrived_at {
+            if ride.status == RideStatus::Arrived {
+                self.arrived.insert((at, id));
+            } else {
+                self.arrived.remove(&(at, id));
+            }
+        }
+        self.rides.insert(id, ride.clone());
+    }
 }
 
 #[cfg(test)]

@@ -8,13 +8,12 @@ use anyhow::{Context, Result};
 use axum::Router;
 use location::Location;
 use matching::Matching;
-use platform::consumer::sweeper;
-use platform::{CancellationToken, Health, Metrics, Platform, Store, StoreError, Tokens, World, background};
+use platform::dead_letters::sweeper;
+use platform::{Platform, Store, StoreError, Tokens, World, background};
 use rides::Rides;
 use sqlx::migrate::Migrator;
 use streams::memory::MemoryBus;
 use streams::nats::{NatsBus, NatsSettings};
-use streams::topology::Topology;
 use streams::{Bus, Service};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -24,19 +23,18 @@ use crate::http;
 use crate::monitor::{self, Check};
 use crate::settings::{QueueType, Settings};
 
-/// The wait for everything in hand at shutdown.
+/// Limit of a graceful shutdown.
 const STOP_WAIT: Duration = Duration::from_secs(30);
 
 /// A running process.
 #[derive(Debug)]
 pub struct App {
-    /// Where HTTP is served.
+    /// The address of the HTTP listener.
     pub addr: SocketAddr,
-    /// What its services stand on.
     pub platform: Platform,
-    /// The users service, if it runs here: a test serves sessions over in-memory pipes with it.
+    /// The users service, if it runs here: a test serves sessions over in-memory pipes by it.
     pub users: Option<Users>,
-    /// All routes.
+    /// The routes of all services.
     pub router: Router,
     tasks: JoinSet<()>,
 }
@@ -44,7 +42,7 @@ pub struct App {
 /// The bus that the settings name.
 ///
 /// # Errors
-/// If it cannot be reached in a minute or is too old.
+/// If the server does not answer within a minute, or is too old.
 pub async fn bus(settings: &Settings, world: &World, pod: &str) -> Result<Bus> {
     Ok(match settings.queue_type {
         QueueType::Memory => Bus::Memory(MemoryBus::new(world.started_at(), settings.queue_size)),
@@ -61,7 +59,7 @@ pub async fn bus(settings: &Settings, world: &World, pod: &str) -> Result<Bus> {
     })
 }
 
-/// This process among others: POD_ID, or host name and process id.
+/// The id of this process: POD_ID, or host name and process id.
 pub fn pod(settings: &Settings) -> Arc<str> {
     match &settings.pod_id {
         Some(pod) => pod.as_str().into(),
@@ -72,7 +70,7 @@ pub fn pod(settings: &Settings) -> Arc<str> {
     }
 }
 
-/// What is needed to open the stores.
+/// Opens the stores, and collects their checks for the monitor.
 struct Opening<'a> {
     settings: &'a Settings,
     platform: &'a Platform,
@@ -108,29 +106,18 @@ impl Opening<'_> {
 /// Creates and migrates all schemas.
 ///
 /// # Errors
-/// Without a DATABASE_URL, or with what the database said.
+/// Without a DATABASE_URL, or if the database refuses.
 pub async fn migrate(settings: &Settings) -> Result<()> {
     anyhow::ensure!(settings.database_url.is_some(), "migrate needs DATABASE_URL: state in memory has no migrations");
     let world = World::real();
-    let platform = platform(&world, Bus::Memory(MemoryBus::new(world.started_at(), 1)), pod(settings));
+    let bus = Bus::Memory(MemoryBus::new(world.started_at(), 1));
+    let platform = Platform::new(world, bus, pod(settings));
     let mut opening = Opening { settings, platform: &platform, checks: Vec::new() };
     opening.store::<users::Tables>(Service::Users, "users", &users::MIGRATIONS).await?;
     opening.store::<matching::Tables>(Service::Match, "matching", &matching::MIGRATIONS).await?;
     opening.store::<rides::Tables>(Service::Rides, "rides", &rides::MIGRATIONS).await?;
     opening.store::<location::Tables>(Service::Location, "location", &location::MIGRATIONS).await?;
     Ok(())
-}
-
-fn platform(world: &World, bus: Bus, pod: Arc<str>) -> Platform {
-    Platform {
-        world: world.clone(),
-        bus,
-        topology: Arc::new(Topology::rideshare()),
-        metrics: Arc::new(Metrics::new()),
-        health: Arc::new(Health::default()),
-        shutdown: CancellationToken::new(),
-        pod,
-    }
 }
 
 impl App {
@@ -157,7 +144,7 @@ impl App {
         let tariffs = settings.tariffs()?;
         let pod = pod(settings);
         let bus = bus(settings, &world, &pod).await?;
-        let platform = platform(&world, bus, pod);
+        let platform = Platform::new(world.clone(), bus, pod);
         background::apply_topology(&platform).await.map_err(anyhow::Error::msg)?;
         let secret = match &settings.jwt_secret {
             Some(secret) => secret.as_bytes().to_vec(),
@@ -169,7 +156,7 @@ impl App {
         let mut tasks = JoinSet::new();
         let mut routes = Vec::new();
         let mut serving_users = None;
-        // The order in which a ride meets them, backwards: who listens starts before who speaks.
+        // Against the flow of a ride: a service that reads events starts before the one that publishes them.
         if services.contains(&Service::Location) {
             let store = opening.store(Service::Location, "location", &location::MIGRATIONS).await?;
             let config = location::Config { max_speed_mps: settings.track_max_speed_mps, ..Default::default() };
@@ -219,8 +206,8 @@ impl App {
         Ok(Self { addr: settings.http_addr, platform, users: serving_users, router, tasks })
     }
 
-    /// Stops accepting, finishes or puts back what is in hand, drains the outboxes, closes the sockets. False if something
-    /// was not done in 30 s.
+    /// Stops accepting connections, finishes or puts back messages in hand, closes the sockets, drains the outboxes. False if
+    /// that took longer than 30 s.
     pub async fn stop(mut self) -> bool {
         self.platform.shutdown.cancel();
         let all = async {
@@ -233,7 +220,7 @@ impl App {
         tokio::time::timeout(STOP_WAIT, all).await.is_ok()
     }
 
-    /// Returns if a task ends although nobody asked it to: the process cannot do its work any more.
+    /// Returns, with the reason, if a task ends before shutdown: the process is not whole any more, and must end.
     pub async fn broken(&mut self) -> String {
         loop {
             match self.tasks.join_next().await {

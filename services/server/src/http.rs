@@ -1,4 +1,4 @@
-//! HTTP for all: the routes of the services that run here, health, metrics and stats; limits on headers and connections.
+//! The HTTP server of a process: the routes of its services, health, metrics and stats; limits on headers and connections.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -20,15 +20,15 @@ use streams::BusError;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-/// Time for a client to send its request's head, and for connections to end at shutdown.
+/// The wait for a request's head, and for connections to end at shutdown.
 const HEAD_WAIT: Duration = Duration::from_secs(10);
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
-/// Time for a request to be answered.
+/// The wait for the answer to a request.
 const REQUEST_WAIT: Duration = Duration::from_secs(20);
-/// Connections at once; more wait in the kernel's queue.
+/// Open connections; more wait in the kernel's accept queue.
 const CONNECTIONS_MAX: usize = 65_536;
 
-/// The operators' routes beside the services' `routes`.
+/// The operators' routes and those of the services.
 pub fn router(platform: &Platform, routes: Vec<Router>) -> Router {
     let operators = Router::new()
         .route("/health/live", get(async || axum::Json(json!({"status": "live"}))))
@@ -39,7 +39,7 @@ pub fn router(platform: &Platform, routes: Vec<Router>) -> Router {
     problem::with_fallbacks(routes.into_iter().fold(operators, Router::merge)).layer(middleware::from_fn(in_time))
 }
 
-/// Bounds every request; a socket's upgrade is answered at once, and bounds itself from then on.
+/// Limits the time of every request. A WebSocket's upgrade is answered at once, and its session has limits of its own.
 async fn in_time(request: Request, next: Next) -> Response {
     match tokio::time::timeout(REQUEST_WAIT, next.run(request)).await {
         Ok(response) => response,
@@ -83,7 +83,7 @@ async fn stats(State(platform): State<Platform>) -> Response {
                     "redelivered": info.redelivered, "dead_lettered": dead_lettered,
                 }));
             }
-            // Deleted, and made again by the keeper within seconds.
+            // Deleted by somebody; the topology reconciler creates it again within seconds.
             Err(BusError::NotFound(_)) => {}
             Err(error) => {
                 tracing::warn!(%error, consumer = name, "no statistics");
@@ -104,7 +104,7 @@ async fn stats(State(platform): State<Platform>) -> Response {
     .into_response()
 }
 
-/// Serves until shutdown has begun; then lets requests in hand finish.
+/// Serves until shutdown begins; then requests in progress may finish, within a limit.
 pub async fn serve(listener: TcpListener, router: Router, platform: Platform) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut builder = http1::Builder::new();
@@ -124,7 +124,7 @@ pub async fn serve(listener: TcpListener, router: Router, platform: Platform) {
         let (socket, _) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of file descriptors, most likely: others must end first.
+                // Most likely the process is out of file descriptors: other connections must end first.
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;

@@ -1,38 +1,37 @@
-//! Looks at bus, stores and consumers while the program runs, so that health and metrics tell the truth of this second.
+//! Watches the bus, the stores and the consumers while the process runs, for health and metrics.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::time::Duration;
 
+use platform::background::OBSERVE_INTERVAL;
 use platform::{Platform, StoreError};
 use streams::bus::{ConsumerInfo, StreamInfo};
-use streams::topology::Retention;
+use streams::topology::{Retention, TopologyState};
 use tokio::time::{Instant, sleep, timeout};
 
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Consumers are asked less often: it is a request for each.
-const CONSUMERS_EVERY: Duration = Duration::from_secs(5);
-/// How long a message is stored that nobody waits for, before that is an alarm: the sweeper, which may still bring it to the
-/// dead letters, waits one ack wait for somebody slow, and tries again when something is away.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a message stays that no consumer will be delivered, before that is an alarm. The sweeper may still dead-letter it:
+/// it waits one ack wait for a slow worker, and tries again while something does not answer.
 const STUCK_AFTER: Duration = Duration::from_secs(120);
 
 /// Asks one store whether it answers.
 pub type Check = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>> + Send + Sync>;
 
-/// Looks until shutdown, or until the bus is closed for good: then the process must end.
+/// Watches until shutdown, or until the connection to the bus is closed for good: then the process must end.
 pub async fn watch(platform: Platform, stores: Vec<(&'static str, Check)>) {
-    // Side by side: while one waits for a server that is gone, the others go on telling the truth.
+    // Concurrently: while one of them waits for a server that does not answer, the others stay up to date.
     tokio::select! {
         biased;
         () = platform.shutdown.cancelled() => {}
-        () = look_at_bus(&platform) => {}
-        () = look_at_stores(&platform, &stores) => {}
-        () = look_at_consumers(&platform) => {}
+        () = watch_bus(&platform) => {}
+        () = watch_stores(&platform, &stores) => {}
+        () = watch_topology(&platform) => {}
     }
 }
 
-/// Returns once the bus is closed for good.
-async fn look_at_bus(platform: &Platform) {
+/// Returns once the connection is closed for good.
+async fn watch_bus(platform: &Platform) {
     loop {
         match timeout(Duration::from_secs(5), platform.bus.check()).await {
             Ok(Ok(())) => platform.health.set_healthy("bus"),
@@ -45,11 +44,11 @@ async fn look_at_bus(platform: &Platform) {
             tracing::error!("the connection to NATS is closed for good");
             return;
         }
-        sleep(LOOK_EVERY).await;
+        sleep(CHECK_INTERVAL).await;
     }
 }
 
-async fn look_at_stores(platform: &Platform, stores: &[(&'static str, Check)]) {
+async fn watch_stores(platform: &Platform, stores: &[(&'static str, Check)]) {
     loop {
         for (name, check) in stores {
             match check().await {
@@ -57,39 +56,45 @@ async fn look_at_stores(platform: &Platform, stores: &[(&'static str, Check)]) {
                 Err(error) => platform.health.set_unhealthy(&format!("database {name}"), error.to_string()),
             }
         }
-        sleep(LOOK_EVERY).await;
+        sleep(CHECK_INTERVAL).await;
     }
 }
 
-async fn look_at_consumers(platform: &Platform) {
-    let mut suspects = Suspects::default();
+/// Reports lags and stuck streams. It takes the observation of the topology reconciler, and makes one only if there is none.
+async fn watch_topology(platform: &Platform) {
+    let mut candidates = StuckCandidates::default();
     loop {
-        consumers(platform, &mut suspects).await;
-        sleep(CONSUMERS_EVERY).await;
+        let now = Instant::now();
+        let since = now.checked_sub(OBSERVE_INTERVAL).unwrap_or(now);
+        // If the server does not answer, the reconciler says so in health, and the metrics keep their last values.
+        if let Ok(observation) = platform.observed_since(since).await {
+            report(platform, &observation.state, &mut candidates);
+        }
+        sleep(OBSERVE_INTERVAL).await;
     }
 }
 
-/// Sees for each stream whether it is stuck. It only tells: who is to blame, and what is to become of the message, is for a
-/// person to say (the sweeper has done what a program can).
-async fn consumers(platform: &Platform, suspects: &mut Suspects) {
+/// Sets the metrics of consumers and streams. A stuck stream is only reported: the sweeper has done what a program can, and a
+/// person must decide what becomes of the message.
+fn report(platform: &Platform, state: &TopologyState, candidates: &mut StuckCandidates) {
     let topology = platform.topology.with_sweeper();
     for stream in &topology.streams {
-        // The stream first: its consumers then stand where it stood, or further on.
-        let Ok(info) = platform.bus.stream_info(&stream.name).await else { continue };
-        let mut stands = Vec::new();
-        for consumer in topology.consumers.iter().filter(|c| c.stream == stream.name) {
-            let Ok(info) = platform.bus.consumer_info(&consumer.stream, &consumer.durable).await else { continue };
+        let Ok(info) = state.stream(&stream.name).map(|stream| &stream.info) else { continue };
+        let consumers = || topology.consumers.iter().filter(|c| c.stream == stream.name);
+        let mut infos = Vec::new();
+        for consumer in consumers() {
+            let Ok(found) = state.consumer(&consumer.stream, &consumer.durable) else { continue };
             let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-            platform.metrics.pending.with_label_values(&[&consumer.durable]).set(gauge(info.pending));
-            platform.metrics.ack_pending.with_label_values(&[&consumer.durable]).set(gauge(info.ack_pending));
-            stands.push(info);
+            platform.metrics.pending.with_label_values(&[&consumer.durable]).set(gauge(found.info.pending));
+            platform.metrics.ack_pending.with_label_values(&[&consumer.durable]).set(gauge(found.info.ack_pending));
+            infos.push(&found.info);
         }
-        let asked = topology.consumers.iter().filter(|c| c.stream == stream.name).count();
-        // Without a word from all of them nothing is known; on a limits stream messages stay by design.
-        if stream.retention == Retention::Limits || stands.len() < asked {
+        // A missing consumer may still be delivered the message, and a limits stream holds messages by design.
+        if stream.retention == Retention::Limits || infos.len() < consumers().count() {
             continue;
         }
-        let stuck = suspects.look(&stream.name, is_left(&info, &stands).then_some(info.first_sequence), Instant::now());
+        let oldest = is_oldest_abandoned(info, &infos).then_some(info.first_sequence);
+        let stuck = candidates.is_stuck(&stream.name, oldest, Instant::now());
         let gauge = platform.metrics.stuck.with_label_values(&[&stream.name]);
         if stuck && gauge.get() == 0 {
             tracing::error!(
@@ -105,30 +110,31 @@ async fn consumers(platform: &Platform, suspects: &mut Suspects) {
     }
 }
 
-/// Whether the oldest message of a stream is one that no consumer waits for any more: each has nothing left, or has got past
-/// it. (A consumer that others made holds messages as well: that is theirs to know.)
-fn is_left(stream: &StreamInfo, consumers: &[ConsumerInfo]) -> bool {
-    let is_past = |c: &ConsumerInfo| (c.pending == 0 && c.ack_pending == 0) || stream.first_sequence <= c.ack_floor;
+/// Whether no consumer will be delivered the oldest message of a stream: each has nothing left, or its ack floor is at that
+/// message or beyond. The stream was observed before its consumers, so none can be behind it. (A consumer of another system
+/// holds messages as well; this one cannot know.)
+fn is_oldest_abandoned(stream: &StreamInfo, consumers: &[&ConsumerInfo]) -> bool {
+    let is_past = |c: &&ConsumerInfo| (c.pending == 0 && c.ack_pending == 0) || stream.first_sequence <= c.ack_floor;
     stream.messages > 0 && consumers.iter().all(is_past)
 }
 
-/// Streams whose oldest message nobody waits for, with that message and since when.
+/// Streams whose oldest message is abandoned: its sequence, and since when.
 #[derive(Debug, Default)]
-struct Suspects(BTreeMap<String, (u64, Instant)>);
+struct StuckCandidates(BTreeMap<String, (u64, Instant)>);
 
-impl Suspects {
-    /// Whether the stream is stuck: the same message has been `left` for longer than messages on their way look so, and
-    /// longer than the sweeper takes.
-    fn look(&mut self, stream: &str, left: Option<u64>, now: Instant) -> bool {
-        let Some(sequence) = left else {
+impl StuckCandidates {
+    /// Whether the same message has been `abandoned` for longer than a message that is only on its way, and for longer than
+    /// the sweeper needs.
+    fn is_stuck(&mut self, stream: &str, abandoned: Option<u64>, now: Instant) -> bool {
+        let Some(sequence) = abandoned else {
             self.0.remove(stream);
             return false;
         };
-        let suspect = self.0.entry(stream.to_owned()).or_insert((sequence, now));
-        if suspect.0 != sequence {
-            *suspect = (sequence, now);
+        let candidate = self.0.entry(stream.to_owned()).or_insert((sequence, now));
+        if candidate.0 != sequence {
+            *candidate = (sequence, now);
         }
-        now - suspect.1 >= STUCK_AFTER
+        now - candidate.1 >= STUCK_AFTER
     }
 }
 
@@ -137,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_left_when_everybody_is_past_it() {
+    fn the_oldest_message_is_abandoned_when_all_consumers_are_past_it() {
         let stream = |messages, first_sequence| StreamInfo {
             messages,
             bytes: 0,
@@ -147,7 +153,7 @@ mod tests {
         };
         let idle = ConsumerInfo { pending: 0, ack_pending: 0, redelivered: 0, ack_floor: 0, delivered: 0 };
         let at = |ack_floor| ConsumerInfo { pending: 1, ack_floor, ..idle.clone() };
-        for (messages, consumers, left) in [
+        for (messages, consumers, abandoned) in [
             (0, vec![idle.clone()], false),
             (1, vec![idle.clone(), idle.clone()], true),
             (1, vec![idle.clone(), ConsumerInfo { ack_pending: 1, ..idle.clone() }], false),
@@ -156,21 +162,22 @@ mod tests {
             (2, vec![at(9), at(5)], true),
             (2, vec![at(9), at(4)], false),
         ] {
-            assert_eq!(is_left(&stream(messages, 5), &consumers), left, "{messages} {consumers:?}");
+            let consumers: Vec<&ConsumerInfo> = consumers.iter().collect();
+            assert_eq!(is_oldest_abandoned(&stream(messages, 5), &consumers), abandoned, "{messages} {consumers:?}");
         }
     }
 
     #[test]
-    fn a_stream_is_stuck_once_one_message_was_left_for_long() {
+    fn a_stream_is_stuck_once_one_message_is_abandoned_for_long_enough() {
         let start = Instant::now();
-        let mut suspects = Suspects::default();
-        let mut look = |left, after| suspects.look("S", left, start + STUCK_AFTER.mul_f64(after));
+        let mut candidates = StuckCandidates::default();
+        let mut look = |abandoned, after| candidates.is_stuck("S", abandoned, start + STUCK_AFTER.mul_f64(after));
         assert!(!look(Some(1), 0.0));
         assert!(!look(Some(1), 0.9));
         assert!(look(Some(1), 1.0));
         assert!(!look(Some(2), 1.1), "another message: the first one went");
         assert!(!look(None, 1.5));
-        assert!(!look(Some(2), 2.2), "it was not left in between");
+        assert!(!look(Some(2), 2.2), "it was not abandoned in between");
         assert!(look(Some(2), 3.2));
         assert!(!look(None, 3.3));
     }

@@ -55,15 +55,13 @@ pub(crate) struct City {
     pub(crate) busy: Gauge,
     /// Passengers in a ride.
     pub(crate) riding: Gauge,
-    /// Drivers who take part.
-    pub(crate) online: Gauge,
     /// Passengers for whom the file held no more requests.
     pub(crate) without_request: Gauge,
     sign_ins: Semaphore,
     checker: Mutex<Checker>,
     statistics: Mutex<Statistics>,
     schedule: Mutex<RequestSchedule>,
-    /// PINs that passengers have told their drivers, by ride.
+    /// PINs that passengers have shared with their drivers, by ride.
     pins: Mutex<HashMap<String, String>>,
     accounts: Mutex<BTreeMap<String, Arc<Account>>>,
 }
@@ -92,7 +90,6 @@ impl City {
             phase,
             busy: Gauge::default(),
             riding: Gauge::default(),
-            online: Gauge::default(),
             without_request: Gauge::default(),
             sign_ins: Semaphore::new(CONCURRENT_SIGN_INS),
             checker: Mutex::new(checker),
@@ -119,7 +116,7 @@ impl City {
         lock(&self.schedule)
     }
 
-    /// The passenger tells the driver the PIN of a ride.
+    /// The passenger shares the PIN of a ride with its driver.
     pub(crate) fn share_pin(&self, ride_id: &str, pin: &str) {
         lock(&self.pins).insert(ride_id.to_owned(), pin.to_owned());
     }

@@ -268,7 +268,7 @@ impl Passenger {
         }
     }
 
-    /// Records the time since the search began, unless the connection was lost meanwhile.
+    /// Records the time since the search began, unless the connection was lost since.
     fn record_wait(&self, name: &'static str, began_at: Instant, now: Instant) {
         if self.client.connected_since().is_some_and(|since| since <= began_at) {
             self.city.statistics().latency(name, now.duration_since(began_at));

@@ -1,5 +1,6 @@
 //! Positions and straight lines between them: the simulated city has no roads. Pure.
 
+use geo::{Bearing, Distance, Haversine, Point};
 use serde::{Deserialize, Serialize};
 
 /// Mean radius of the earth (IUGG R1), metres.
@@ -20,23 +21,18 @@ impl Position {
             && (self.lat.abs() > 1e-6 || self.lng.abs() > 1e-6)
     }
 
-    /// Great-circle distance in metres (haversine).
+    /// Great-circle distance in metres.
     pub(crate) fn distance_m(&self, other: &Self) -> f64 {
-        let (lat1, lat2) = (self.lat.to_radians(), other.lat.to_radians());
-        let half_lat = (lat2 - lat1) / 2.0;
-        let half_lng = (other.lng - self.lng).to_radians() / 2.0;
-        let h = half_lat.sin().powi(2) + lat1.cos() * lat2.cos() * half_lng.sin().powi(2);
-        2.0 * EARTH_RADIUS_M * h.sqrt().min(1.0).asin()
+        Haversine.distance(self.point(), other.point())
     }
 
     /// Initial bearing of the great circle to `other`: degrees from true north, 0 to below 360.
     pub(crate) fn heading_deg(&self, other: &Self) -> f64 {
-        let (lat1, lat2) = (self.lat.to_radians(), other.lat.to_radians());
-        let lng = (other.lng - self.lng).to_radians();
-        let y = lng.sin() * lat2.cos();
-        let x = lat1.cos() * lat2.sin() - lat1.sin() * lat2.cos() * lng.cos();
-        let heading = y.atan2(x).to_degrees().rem_euclid(360.0);
-        if heading >= 360.0 { 0.0 } else { heading }
+        Haversine.bearing(self.point(), other.point())
+    }
+
+    fn point(&self) -> Point {
+        Point::new(self.lng, self.lat)
     }
 
     /// The point `step_m` from here on the straight line to `target`, or `target` if it is nearer.

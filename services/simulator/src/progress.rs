@@ -18,9 +18,8 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// `None` if no progress is wanted.
-    pub(crate) fn new(wanted: bool, start: Instant) -> Option<Self> {
-        wanted.then(|| Self { terminal: std::io::stderr().is_terminal(), start, next_line_at: start })
+    pub(crate) fn new(start: Instant) -> Self {
+        Self { terminal: std::io::stderr().is_terminal(), start, next_line_at: start }
     }
 
     pub(crate) fn show(&mut self, city: &City, now: Instant) {
@@ -54,18 +53,17 @@ impl Progress {
         };
         let violations = city.checker().violation_count();
         let statistics = city.statistics();
+        // Short enough for most terminals: a line that wraps cannot be rewritten.
         format!(
-            "{:>4} s | rides completed {:>3}/{}, live {:>2}, cancelled {:>2} | searching {:>2} | drivers online {} | events \
-             {:>4} | reconnects {:>2} | violations {violations}{phase}",
+            "{:>4} s | rides: {:>3} completed (goal {}), {:>2} live, {:>2} cancelled | {:>2} searching | {:>5} events | \
+             {violations} violations{phase}",
             now.duration_since(self.start).as_secs(),
             statistics.count(Counter::RidesCompleted),
             city.config.rides,
             city.riding.value(),
             statistics.count(Counter::RidesCancelled),
             city.busy.value() - city.riding.value(),
-            city.online.value(),
             statistics.count(Counter::EventsReceived),
-            statistics.count(Counter::Reconnects),
         )
     }
 }

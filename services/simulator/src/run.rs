@@ -41,7 +41,7 @@ pub async fn run(config: Config) -> Result<Summary> {
     let skipped_trips = config.requests.as_ref().map_or(0, |trips| trips.skipped as u64);
     let (phase, phases) = watch::channel(Phase::Open);
     let city = Arc::new(City::new(config, phases, start)?);
-    let mut progress = Progress::new(city.config.progress, start);
+    let mut progress = city.config.progress.then(|| Progress::new(start));
     let mut people = JoinSet::new();
     for index in 0..city.config.drivers {
         people.spawn(Driver::run(Arc::clone(&city), index));
@@ -89,7 +89,7 @@ async fn run_phases(
         }
         let next = rule.phase(city, now);
         if next != city.phase() {
-            tracing::info!(phase = ?next, "the city enters a new phase");
+            tracing::debug!(phase = ?next, "the city enters a new phase");
             phase.send_replace(next);
         }
         if next == Phase::Over {

@@ -33,7 +33,8 @@ pub struct Summary {
     pub superseded: u64,
     /// `pickup_eta_s` of the offers that became rides, seconds.
     pub pickup_eta_s: Option<Distribution>,
-    /// Billed over driven distance of completed rides. Near 1 if `TRACK_MAX_SPEED_MPS` suits the speed.
+    /// Billed over driven distance of completed rides. Below 1 at a high speed, since the way to a ride's first position is not
+    /// measured; far below 1, `TRACK_MAX_SPEED_MPS` is too low for the speed.
     pub billed_share: Option<Distribution>,
     /// Milliseconds: from each command that was sent once to its ack, and the waits for `match.found` and `ride.pickup`.
     pub latencies_ms: BTreeMap<&'static str, Distribution>,
@@ -53,7 +54,7 @@ pub struct Summary {
     pub points: u64,
     /// Wrong PINs given on purpose.
     pub wrong_pins: u64,
-    /// Commands sent although only somebody else may send them.
+    /// Commands that the platform had to refuse: only somebody else may send them.
     pub forbidden_commands: u64,
     /// Refused commands by type and code. Most are races that the contract allows.
     pub refusals: BTreeMap<String, u64>,

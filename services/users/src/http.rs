@@ -19,7 +19,7 @@ use crate::context::Context;
 use crate::sign_in::delivery::OtpDelivery;
 use crate::sign_in::otp::{self, CodeMatch, Otp};
 use crate::sign_in::phone::Phone;
-use crate::sign_in::{self, Presented, refresh_token_hash};
+use crate::sign_in::{self, TokenStatus, refresh_token_hash};
 
 pub(crate) fn router() -> Router<Context> {
     Router::new()
@@ -141,15 +141,15 @@ async fn refresh(
 
     let mut tx = context.store.begin().await?;
     let presented = sign_in::rows::refresh_token(&mut tx, &hash).await?.ok_or_else(invalid_refresh_token)?;
-    match presented.present(now) {
-        Presented::Invalid => return Err(invalid_refresh_token()),
-        Presented::Reused => {
+    match presented.status(now) {
+        TokenStatus::Invalid => return Err(invalid_refresh_token()),
+        TokenStatus::Reused => {
             sign_in::rows::revoke(&mut tx, presented.sign_in, now).await?;
             tx.commit().await?;
             tracing::warn!(user_id = %presented.user, "a refresh token was used twice: its sign-in has ended");
             return Err(Problem::new(StatusCode::UNAUTHORIZED, "token_reused", "used before: sign in again"));
         }
-        Presented::Valid => {}
+        TokenStatus::Valid => {}
     }
     sign_in::rows::set_used(&mut tx, &hash, now).await?;
     let token = sign_in::new_refresh_token(world);

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::ids::{MatchId, RideId, UserId};
+use super::ids::{MatchId, RequestId, RideId, UserId};
 use super::money::{Fare, Money};
 use super::position::Position;
 use super::rfc3339;
@@ -131,6 +131,9 @@ pub struct RideEvent {
     /// Completed, or cancelled with a fee: the driver's part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver_payout: Option<Money>,
+    /// Pickup: the search that became this ride. Older events do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<RequestId>,
 }
 
 impl RideEvent {

@@ -4,7 +4,7 @@ use super::*;
 
 const HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// A body for every subject, exactly as the contract has it, with the moment of its message id.
+/// A body for every subject, exactly as in the contract.
 fn bodies() -> Vec<(Subject, Value)> {
     let id = |n: u8| format!("01890a5d-ac96-774b-bcce-b302099a80{n:02}");
     let (here, there) = (json!({"lat": 40.75, "lng": -73.98}), json!({"lat": 40.64, "lng": -73.78}));
@@ -90,7 +90,7 @@ fn parse(subject: Subject, body: &Value) -> Result<Event, EventError> {
 }
 
 /// The body of `subject` with the field at `path` (dots for nesting) set, or removed for `None`.
-fn spoiled(subject: Subject, path: &str, value: Option<Value>) -> Value {
+fn body_with(subject: Subject, path: &str, value: Option<Value>) -> Value {
     let (_, mut body) = bodies().into_iter().find(|(s, _)| *s == subject).unwrap();
     let (parents, field) = path.rsplit_once('.').unwrap_or(("", path));
     let parent = parents.split('.').filter(|p| !p.is_empty()).fold(&mut body, |at, name| &mut at[name]);
@@ -102,7 +102,7 @@ fn spoiled(subject: Subject, path: &str, value: Option<Value>) -> Value {
 }
 
 #[test]
-fn every_subject_goes_out_as_it_came_in() {
+fn every_event_serializes_to_the_body_it_was_parsed_from() {
     assert_eq!(bodies().iter().map(|(s, _)| *s).collect::<Vec<_>>(), Subject::ALL);
     for (subject, body) in bodies() {
         let event = parse(subject, &body).unwrap_or_else(|e| panic!("{e}"));
@@ -114,10 +114,10 @@ fn every_subject_goes_out_as_it_came_in() {
 }
 
 #[test]
-fn every_field_must_be_there() {
+fn every_field_is_required() {
     for (subject, body) in bodies() {
         for field in body.as_object().unwrap().keys() {
-            let missing = parse(subject, &spoiled(subject, field, None));
+            let missing = parse(subject, &body_with(subject, field, None));
             let text = missing.expect_err(&format!("{subject} without {field}")).to_string();
             assert!(text.contains(field.as_str()) && text.contains("missing"), "{subject} without {field}: {text}");
         }
@@ -129,7 +129,7 @@ fn no_field_may_have_another_type() {
     for (subject, body) in bodies() {
         for field in body.as_object().unwrap().keys() {
             for wrong in [json!([]), json!({"no": "such"})] {
-                let parsed = parse(subject, &spoiled(subject, field, Some(wrong.clone())));
+                let parsed = parse(subject, &body_with(subject, field, Some(wrong.clone())));
                 assert!(matches!(parsed, Err(EventError::Body { .. })), "{subject}.{field} = {wrong}: {parsed:?}");
             }
         }
@@ -139,13 +139,13 @@ fn no_field_may_have_another_type() {
 #[test]
 fn unknown_fields_are_ignored() {
     for (subject, body) in bodies() {
-        let more = spoiled(subject, "added_later", Some(json!({"x": [1, null]})));
+        let more = body_with(subject, "added_later", Some(json!({"x": [1, null]})));
         assert_eq!(parse(subject, &more).unwrap(), parse(subject, &body).unwrap(), "{subject}");
     }
 }
 
 #[test]
-fn malformed_values_name_their_field() {
+fn value_out_of_range_is_an_error_that_names_its_field() {
     use Subject::*;
     for (subject, field, value) in [
         (UserBeacon, "location.lat", json!(90.001)),
@@ -172,17 +172,17 @@ fn malformed_values_name_their_field() {
         (LocationAggregate, "last.location.lat", json!(95)),
         (PaymentCapture, "amount.amount", json!(-1)),
     ] {
-        let parsed = parse(subject, &spoiled(subject, field, Some(value.clone())));
+        let parsed = parse(subject, &body_with(subject, field, Some(value.clone())));
         let Err(EventError::Field { subject: of, field: named, .. }) = &parsed else {
             panic!("{subject}.{field} = {value}: {parsed:?}")
         };
         assert_eq!(*of, subject);
-        assert!(field.starts_with(named), "{subject}.{field} = {value} is blamed on {named}");
+        assert!(field.starts_with(named), "{subject}.{field} = {value} names {named}");
     }
 }
 
 #[test]
-fn values_that_no_type_has_are_refused() {
+fn value_of_another_type_is_refused() {
     use Subject::*;
     for (subject, field, value) in [
         (UserBeacon, "user_id", json!("not an id")),
@@ -200,16 +200,16 @@ fn values_that_no_type_has_are_refused() {
         (RideCancelled, "by", json!("stranger")),
         (LocationAggregate, "points", json!(1.5)),
     ] {
-        let parsed = parse(subject, &spoiled(subject, field, Some(value.clone())));
+        let parsed = parse(subject, &body_with(subject, field, Some(value.clone())));
         assert!(matches!(parsed, Err(EventError::Body { .. })), "{subject}.{field} = {value}: {parsed:?}");
     }
 }
 
 #[test]
-fn edges_of_ranges_are_inside() {
+fn bounds_of_ranges_are_valid() {
     for (lat, lng) in [(90.0, 180.0), (-90.0, -180.0), (0.0, 0.0)] {
         assert!(Position { lat, lng }.is_valid());
-        let beacon = spoiled(Subject::UserBeacon, "location", Some(json!({"lat": lat, "lng": lng})));
+        let beacon = body_with(Subject::UserBeacon, "location", Some(json!({"lat": lat, "lng": lng})));
         parse(Subject::UserBeacon, &beacon).unwrap();
     }
     for (lat, lng) in [(f64::NAN, 0.0), (0.0, f64::INFINITY), (90.000_001, 0.0)] {
@@ -218,7 +218,7 @@ fn edges_of_ranges_are_inside() {
 }
 
 #[test]
-fn what_is_no_json_or_no_subject_is_refused() {
+fn invalid_json_and_unknown_subjects_are_refused() {
     for body in [&b""[..], b"{", b"[]", b"null", b"\xff\xfe", b"{\"user_id\": }", b"{} {}"] {
         for subject in Subject::ALL {
             let parsed = Event::parse(subject.as_str(), body);
@@ -254,21 +254,21 @@ fn message_id_is_subject_entity_and_microseconds() {
 }
 
 #[test]
-fn times_are_turned_to_utc_microseconds() {
+fn times_are_converted_to_utc_microseconds() {
     for (given, expected) in [
         ("2026-11-21T06:05:06.5+02:00", "2026-11-21T04:05:06.500000Z"),
         ("2026-11-21T04:05:06Z", "2026-11-21T04:05:06.000000Z"),
         ("2026-11-21T04:05:06.123456789Z", "2026-11-21T04:05:06.123456Z"),
     ] {
         let event =
-            parse(Subject::UserBeacon, &spoiled(Subject::UserBeacon, "recorded_at", Some(json!(given)))).unwrap();
+            parse(Subject::UserBeacon, &body_with(Subject::UserBeacon, "recorded_at", Some(json!(given)))).unwrap();
         let body: Value = serde_json::from_slice(&event.body()).unwrap();
         assert_eq!(body["recorded_at"], expected);
     }
 }
 
 #[test]
-fn distances_are_those_of_the_earth() {
+fn distance_is_the_great_circle_distance() {
     let (jfk, lhr) = (Position { lat: 40.6413, lng: -73.7781 }, Position { lat: 51.4700, lng: -0.4543 });
     let distance_m = jfk.distance_m(&lhr);
     assert!((5_538_000.0..5_542_000.0).contains(&distance_m), "{distance_m}");
@@ -276,7 +276,7 @@ fn distances_are_those_of_the_earth() {
 }
 
 #[test]
-fn two_services_that_end_an_offer_in_one_microsecond_make_two_events() {
+fn two_services_ending_an_offer_in_one_microsecond_use_two_message_ids() {
     let body = &bodies().into_iter().find(|(subject, _)| *subject == Subject::MatchRejected).unwrap().1;
     for micros in 0..6 {
         let now = DateTime::from_timestamp_micros(1_790_000_000_000_000 + micros).unwrap();

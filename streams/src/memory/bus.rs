@@ -14,7 +14,7 @@ use super::server::{SendResult, Server};
 use super::stream::{NotStored, Stream};
 use crate::bus::message::{BusError, ConsumerInfo, CoreMessage, Message, Published, StoredMessage, StreamInfo};
 use crate::simulation::{Fault, Faults};
-use crate::topology::{Mode, Topology};
+use crate::topology::{self, Consumer, ConsumerState, Mode, StreamState, Topology, TopologyState};
 
 /// How long a publisher waits for room in a stream.
 const ROOM_WAIT: Duration = Duration::from_secs(5);
@@ -126,6 +126,26 @@ impl MemoryBus {
 
     pub(crate) fn compare(&self, topology: &Topology) -> Result<Vec<String>, BusError> {
         self.with(|server, now| server.reconcile(topology, Mode::Compare, now))
+    }
+
+    pub(crate) fn observe(&self, topology: &Topology) -> Result<TopologyState, BusError> {
+        self.with(|server, now| {
+            let mut state = TopologyState::default();
+            state.differences = server.reconcile(topology, Mode::Compare, now)?;
+            for topology::Stream { name, .. } in &topology.streams {
+                if let Ok(found) = server.stream(name) {
+                    let created_at = server.wall_time(found.created_at);
+                    state.set_stream(name, Ok(StreamState { created_at, info: found.info() }));
+                }
+            }
+            for Consumer { stream, durable, .. } in &topology.consumers {
+                if let Ok(found) = server.consumer(stream, durable) {
+                    let created_at = server.wall_time(found.created_at);
+                    state.set_consumer(stream, durable, Ok(ConsumerState { created_at, info: found.info() }));
+                }
+            }
+            Ok(state)
+        })
     }
 
     pub(crate) async fn publish(&self, message: Message) -> Result<Published, BusError> {

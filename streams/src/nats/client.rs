@@ -236,7 +236,7 @@ impl NatsBus {
         let mut changes = Vec::new();
         for stream in &topology.streams {
             let name = &stream.name;
-            let wanted = stream.to_json(self.replicas);
+            let wanted = self.config_of(stream);
             let what = format!("stream {name}");
             let found = self.config(&format!("STREAM.INFO.{name}")).await?;
             let change = if found.is_some() { "UPDATE" } else { "CREATE" };
@@ -265,6 +265,11 @@ impl NatsBus {
             }
         }
         Ok(changes)
+    }
+
+    /// The configuration that the server should have.
+    pub(super) fn config_of(&self, stream: &topology::Stream) -> Value {
+        stream.to_json(self.replicas)
     }
 
     /// The configuration that the server has, or `None`.
@@ -307,27 +312,11 @@ impl NatsBus {
     }
 
     pub(crate) async fn stream_info(&self, stream: &str) -> Result<StreamInfo, BusError> {
-        let info: jetstream::stream::Info = self.api(&format!("STREAM.INFO.{stream}"), &json!({})).await?;
-        Ok(StreamInfo {
-            messages: info.state.messages,
-            bytes: info.state.bytes,
-            // 0 for a stream that never held a message.
-            first_sequence: info.state.first_sequence.max(1),
-            last_sequence: info.state.last_sequence,
-            consumers: info.state.consumer_count as u64,
-        })
+        Ok(stream_info(&self.api(&format!("STREAM.INFO.{stream}"), &json!({})).await?))
     }
 
     pub(crate) async fn consumer_info(&self, stream: &str, durable: &str) -> Result<ConsumerInfo, BusError> {
-        let info: jetstream::consumer::Info =
-            self.api(&format!("CONSUMER.INFO.{stream}.{durable}"), &json!({})).await?;
-        Ok(ConsumerInfo {
-            pending: info.num_pending,
-            ack_pending: info.num_ack_pending as u64,
-            redelivered: info.num_redelivered as u64,
-            ack_floor: info.ack_floor.stream_sequence,
-            delivered: info.delivered.stream_sequence,
-        })
+        Ok(consumer_info(&self.api(&format!("CONSUMER.INFO.{stream}.{durable}"), &json!({})).await?))
     }
 
     pub(crate) async fn created_at(&self, stream: &str, durables: &[&str]) -> Result<DateTime<Utc>, BusError> {
@@ -400,5 +389,26 @@ impl NatsBus {
 
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+pub(super) fn stream_info(info: &jetstream::stream::Info) -> StreamInfo {
+    StreamInfo {
+        messages: info.state.messages,
+        bytes: info.state.bytes,
+        // 0 for a stream that never held a message.
+        first_sequence: info.state.first_sequence.max(1),
+        last_sequence: info.state.last_sequence,
+        consumers: info.state.consumer_count as u64,
+    }
+}
+
+pub(super) fn consumer_info(info: &jetstream::consumer::Info) -> ConsumerInfo {
+    ConsumerInfo {
+        pending: info.num_pending,
+        ack_pending: info.num_ack_pending as u64,
+        redelivered: info.num_redelivered as u64,
+        ack_floor: info.ack_floor.stream_sequence,
+        delivered: info.delivered.stream_sequence,
     }
 }

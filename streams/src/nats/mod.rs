@@ -5,6 +5,7 @@
 
 mod client;
 pub(crate) mod message_api;
+mod observe;
 mod pull;
 mod replay;
 

@@ -13,7 +13,7 @@ pub const fn sabotage() -> Sabotage {
 
 /// No faults; zero-sized.
 #[derive(Debug, Clone, Default)]
-pub struct Faults;
+pub struct Faults(());
 
 impl Faults {
     /// Returns at once.
@@ -73,3 +73,5 @@ impl Faults {
         request.await
     }
 }
+
+const _: () = assert!(size_of::<Faults>() == 0, "a build without the simulation has no faults");

@@ -426,3 +426,40 @@ impl Process {
 fn lost(what: &str) -> BusError {
     BusError::Unavailable(format!("simulated: {what} is lost"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::timeout;
+
+    #[test]
+    fn no_fault_occurs_by_default() {
+        let faults = Faults::default();
+        assert!(Fault::ALL.into_iter().all(|fault| !faults.occurs(fault)));
+        assert_eq!(sabotage(), Sabotage::NONE);
+    }
+
+    #[test]
+    fn same_seed_gives_the_same_faults() {
+        let run = |seed| {
+            let faults = Faults::new(seed);
+            faults.set_rate(Fault::AckLost, OPPORTUNITIES / 2);
+            (0..64).map(|_| faults.occurs(Fault::AckLost)).collect::<Vec<_>>()
+        };
+        assert_eq!(run(1), run(1));
+        assert_ne!(run(1), run(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn process_dies_after_its_crash_points_and_another_one_lives() {
+        let faults = Faults::new(1);
+        let other = faults.for_another_process();
+        faults.die_after(2);
+        let hour = Duration::from_secs(3_600);
+        for passes in [true, true, false, false] {
+            assert_eq!(timeout(hour, faults.crash_point()).await.is_ok(), passes);
+        }
+        faults.died().notified().await;
+        assert!(timeout(hour, other.crash_point()).await.is_ok());
+    }
+}

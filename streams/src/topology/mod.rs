@@ -6,6 +6,7 @@
 
 mod config;
 mod proof;
+mod state;
 mod table;
 
 pub use config::{
@@ -13,6 +14,7 @@ pub use config::{
 };
 pub(crate) use config::{Mode, difference, message_max};
 pub use proof::prove;
+pub use state::{ConsumerState, StreamState, TopologyState};
 pub use table::{GIVEN_UP_STREAM, MAX_DELIVER, Row, SWEEPER, TABLE, TRIES, Topology, durable};
 
 #[cfg(test)]

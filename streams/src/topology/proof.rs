@@ -16,7 +16,7 @@ pub fn prove(topology: &Topology) -> Result<(), Vec<String>> {
     let mut names = BTreeSet::new();
     for consumer in &topology.consumers {
         if !names.insert(&consumer.durable) {
-            faults.push(format!("consumer {} stands twice", consumer.durable));
+            faults.push(format!("consumer {} is listed twice", consumer.durable));
         }
         prove_consumer(topology, consumer, &mut faults);
     }

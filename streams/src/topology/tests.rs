@@ -7,7 +7,7 @@ use crate::event::{Service, Subject};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Every file that says what the table says, with its text.
+/// The path and the text of every JSON file.
 fn files() -> BTreeMap<PathBuf, String> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let topology = Topology::rideshare();
@@ -17,9 +17,9 @@ fn files() -> BTreeMap<PathBuf, String> {
     streams.chain(consumers).map(|(path, json)| (path, format!("{json:#}\n"))).collect()
 }
 
-/// `UPDATE_TOPOLOGY=1 cargo test -p streams topology` writes the files anew.
+/// `UPDATE_TOPOLOGY=1 cargo test -p streams topology` writes the files.
 #[test]
-fn json_files_are_the_table() {
+fn json_files_equal_the_table() {
     let wanted = files();
     let update = std::env::var_os("UPDATE_TOPOLOGY").is_some();
     let directories =
@@ -29,11 +29,7 @@ fn json_files_are_the_table() {
         for entry in std::fs::read_dir(&directory).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|e| e == "json") && !wanted.contains_key(&path) {
-                assert!(
-                    update,
-                    "{} stands for nothing in the table: set UPDATE_TOPOLOGY=1 to remove it",
-                    path.display()
-                );
+                assert!(update, "{} is not in the table: set UPDATE_TOPOLOGY=1 to remove it", path.display());
                 std::fs::remove_file(&path).unwrap();
             }
         }
@@ -48,11 +44,11 @@ fn json_files_are_the_table() {
 }
 
 #[test]
-fn the_table_is_the_contracts() {
+fn table_equals_the_contract() {
     let topology = Topology::rideshare();
     let mut names: Vec<&str> = topology.consumers.iter().map(|c| c.durable.as_str()).collect();
     names.sort_unstable();
-    // The contract's list; `user_beacon_location` was added because only a beacon tells that a driver went offline.
+    // The contract's list, plus `user_beacon_location`: only a beacon says that a driver went offline.
     let mut contract = vec![
         "user_beacon_users",
         "user_beacon_match",
@@ -125,7 +121,7 @@ fn the_table_is_the_contracts() {
 }
 
 #[test]
-fn every_subject_stands_in_the_table_once() {
+fn every_subject_has_one_row() {
     for subject in Subject::ALL {
         assert_eq!(TABLE.iter().filter(|row| row.subject == *subject).count(), 1, "{subject}");
     }
@@ -140,30 +136,37 @@ fn every_subject_stands_in_the_table_once() {
 }
 
 #[test]
-fn the_systems_topology_is_sound() {
+fn rideshare_topology_is_sound() {
     assert_eq!(prove(&Topology::rideshare()), Ok(()));
 }
 
 #[test]
-fn the_sweeper_stands_beside_the_table() {
+fn sweeper_is_added_to_the_topology_of_the_table() {
     let (table, whole) = (Topology::rideshare(), Topology::rideshare().with_sweeper());
     assert_eq!((&whole.streams[1..], &whole.consumers[1..]), (&table.streams[..], &table.consumers[..]));
     let (stream, consumer) = (&whole.streams[0], &whole.consumers[0]);
     assert!(stream.max_bytes > 0 && stream.duplicate_window <= stream.max_age);
     assert!(table.streams.iter().filter(|s| s.name != DEAD_LETTER_STREAM).all(|s| s.max_age <= stream.max_age));
-    assert_eq!((&consumer.stream, consumer.max_deliver), (&stream.name, -1), "nobody sweeps up after it");
+    assert_eq!(
+        (&consumer.stream, consumer.max_deliver),
+        (&stream.name, -1),
+        "no other consumer handles what it gives up"
+    );
     for reader in &table.consumers {
-        let told = format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{}.{}", reader.stream, reader.durable);
-        assert!(subject_matches(&stream.subjects[0], &told) && subject_matches(&consumer.filter, &told), "{told}");
+        let advisory = format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{}.{}", reader.stream, reader.durable);
+        assert!(
+            subject_matches(&stream.subjects[0], &advisory) && subject_matches(&consumer.filter, &advisory),
+            "{advisory}"
+        );
     }
 }
 
-/// Breaks the topology in one way, and expects one fault that says so.
-fn fault(what: &str, spoil: impl FnOnce(&mut Topology), said: &str) {
+/// Breaks the topology in one way, and expects this fault.
+fn fault(what: &str, break_it: impl FnOnce(&mut Topology), expected: &str) {
     let mut topology = Topology::rideshare();
-    spoil(&mut topology);
+    break_it(&mut topology);
     let faults = prove(&topology).expect_err(what);
-    assert!(faults.iter().any(|f| f == said), "{what}: wanted `{said}` among {faults:#?}");
+    assert!(faults.iter().any(|f| f == expected), "{what}: expected `{expected}` among {faults:#?}");
 }
 
 fn stream_of<'t>(topology: &'t mut Topology, name: &str) -> &'t mut Stream {
@@ -175,19 +178,19 @@ fn consumer_of<'t>(topology: &'t mut Topology, name: &str) -> &'t mut Consumer {
 }
 
 #[test]
-fn each_fault_is_told() {
+fn each_fault_is_reported() {
     fault(
-        "a subject that nobody reads",
+        "a subject without a consumer",
         |t| t.consumers.retain(|c| c.durable != "match_found_users"),
         "match.found on MATCH_STREAM has no consumer: what is published there would be lost",
     );
     fault(
-        "a queue that nobody reads",
+        "a work queue without a consumer",
         |t| t.consumers.retain(|c| c.durable != "payment_capture_rides"),
         "payment.capture on PAYMENT_STREAM needs exactly one consumer and has 0",
     );
     fault(
-        "a queue that two read",
+        "a work queue with two consumers",
         |t| {
             let mut second = consumer_of(t, "payment_capture_rides").clone();
             second.durable = "payment_capture_users".to_owned();
@@ -195,14 +198,14 @@ fn each_fault_is_told() {
         },
         "payment.capture on PAYMENT_STREAM needs exactly one consumer and has 2",
     );
-    fault("a name twice", |t| t.consumers.push(t.consumers[0].clone()), "consumer user_beacon_users stands twice");
+    fault("a name twice", |t| t.consumers.push(t.consumers[0].clone()), "consumer user_beacon_users is listed twice");
     fault(
         "a name against the rule",
         |t| consumer_of(t, "match_found_users").durable = "found".to_owned(),
         "consumer found: the name must be <subject with _>_<service> for the subject match.found",
     );
     fault(
-        "a consumer of no stream",
+        "a consumer of a missing stream",
         |t| consumer_of(t, "match_found_users").stream = "NO_STREAM".to_owned(),
         "consumer match_found_users reads NO_STREAM, which is no stream",
     );
@@ -213,7 +216,7 @@ fn each_fault_is_told() {
     );
     let bounds = "consumer match_found_users: ack wait and max ack pending must be set, and max deliver above 3";
     fault("no ack wait", |t| consumer_of(t, "match_found_users").ack_wait = Duration::ZERO, bounds);
-    fault("no bound of what is out", |t| consumer_of(t, "match_found_users").max_ack_pending = -1, bounds);
+    fault("no bound of pending messages", |t| consumer_of(t, "match_found_users").max_ack_pending = -1, bounds);
     fault("no delivery left after the tries", |t| consumer_of(t, "match_found_users").max_deliver = 3, bounds);
     fault(
         "a window longer than the age",
@@ -228,8 +231,8 @@ fn each_fault_is_told() {
 }
 
 #[test]
-fn patterns_cover_subjects() {
-    for (pattern, subject, covers) in [
+fn wildcards_match_subjects() {
+    for (pattern, subject, matches) in [
         ("a.b", "a.b", true),
         ("a.b", "a.c", false),
         ("a.b", "a", false),
@@ -247,6 +250,6 @@ fn patterns_cover_subjects() {
         ("a.*", "a.*", true),
         ("a.>", "a.*", true),
     ] {
-        assert_eq!(subject_matches(pattern, subject), covers, "{pattern} {subject}");
+        assert_eq!(subject_matches(pattern, subject), matches, "{pattern} {subject}");
     }
 }

@@ -1,31 +1,33 @@
-//! Random sequences of operations on a memory bus and on a real server: both must show the same, step by step.
+//! Random sequences of operations on a memory bus and on a real server: both must give the same trace, step by step.
 //!
-//! A sequence comes from its seed by a generator that knows no bus. Each operation has a tick of its own, and whatever falls
-//! due does so half-way between two, so that what a busy machine delays is seen in the right order all the same. A run on
-//! the server in which an operation took too long for that is thrown away and done again. Where even the memory bus shows
-//! something else when operations are some tens of milliseconds late, the order of things hangs on the clock, and the
-//! sequence ends before that step. A difference counts if it comes again twice; then it is made as short as it can be and
-//! printed with its seed.
+//! A generator that knows no bus makes each sequence from a seed. Operations run at whole ticks, and everything falls due half-way
+//! between two ticks, so a busy machine may delay an operation by less than half a tick without a change of order.
+//!
+//! - A run on the server in which an operation took longer is discarded and repeated.
+//! - The memory bus also runs with random delays. If a step then differs, its order depends on the clock, and the sequence ends
+//!   before that step.
+//! - A difference counts if it appears three times in a row. Then the sequence is shortened as far as possible and printed with
+//!   its seed.
 //!
 //!     DIFFERENTIAL_FROM=1000 DIFFERENTIAL_COUNT=300 scripts/test -p streams differential
 //!
-//! # What differs by nature, and is not compared
+//! # Known differences, and how they are left out of the comparison
 //!
-//! | what | why | how it is kept out |
+//! | what | why | how it is left out |
 //! |---|---|---|
-//! | texts of errors | the server's words are its own | only which [`BusError`](streams::BusError) it is |
-//! | `stored_at`, the pace of time | memory's clock is tokio's | times are used (a replay from one), not compared |
-//! | `StreamInfo::consumers` after a replay | the server's reader is an ephemeral consumer, which lingers | not compared; each consumer's own state is |
-//! | a replay of an interest or work-queue stream | that ephemeral consumer has an interest of its own, and a work queue refuses it | replayed are streams that only ever were limits streams |
-//! | bodies of advisories but for stream, consumer, sequence and deliveries | ids and times | those are not read |
-//! | the id of a message that an interest stream did not store, for nobody wanted it | the server remembers it until it next looks for old ones, and not for the window | interest streams have a window that no sequence outlasts, or no ids |
-//! | a replay from a time that several messages have | memory's clock stands still between two operations | those before the one meant are passed over |
-//! | a filter that is changed or taken away | what is in flight under the old one memory forgets as soon as nobody wants it, the server when the ack wait is over; a filter that was taken away the server goes on counting by | a consumer keeps its filter while it lives; another comes with a new consumer of that name |
-//! | what a consumer gave up before it was deleted | memory lets it go with the consumer; the server looks above the ack floor only, and keeps it | on interest streams either consumers give up or they are deleted |
-//! | a limits stream that becomes an interest stream | the server releases what is below the ack floor, memory what everybody has acknowledged | retention does not change |
-//! | a short maximum age of a stream in files | the server looks for old messages when it sees fit, a second or more apart | short ages in memory streams only |
-//! | `ack_floor` once a message was given up | the server keeps such a message in its file as pending | not compared from then on |
-//! | the order of what comes due in the same moment | the server's timer takes back in one go what is due within about a millisecond | one timed answer a step |
+//! | texts of errors | the server has its own texts | only the kind of [`BusError`](streams::BusError) is compared |
+//! | `stored_at` | the memory bus has tokio's clock | times are used (as a replay's start), not compared |
+//! | `StreamInfo::consumers` after a replay | the server's replay is an ephemeral consumer that lingers | the state of each durable consumer is compared instead |
+//! | a replay of an interest or work-queue stream | that ephemeral consumer has an interest of its own, and a work queue refuses it | only streams that never were anything but limits streams are replayed |
+//! | bodies of advisories | they have ids and times | only consumer, sequence and deliveries are compared |
+//! | the id of a message that an interest stream did not store, because no consumer matched | the server removes it at its next cleanup, and not at the end of the duplicate window | interest streams have a window longer than any sequence, or no ids |
+//! | a replay from a time that several messages have | the memory bus's clock stands still between two operations | messages before the intended one are skipped |
+//! | a changed or removed filter | the memory bus drops a pending message of the old filter as soon as no consumer needs it, the server at the end of the ack wait; after a filter is removed, the server goes on counting by it | an existing consumer's filter never changes; a recreated consumer may have another |
+//! | messages that a consumer gave up before it was deleted | the memory bus removes them with the consumer; the server looks only above the ack floor, and retains them | on an interest stream, consumers either give up or are deleted |
+//! | a limits stream that becomes an interest stream | the server removes what is below the ack floor, the memory bus what every consumer has acknowledged | retention does not change |
+//! | a short maximum age of a file stream | the server removes old messages at intervals of a second or more | only memory streams have short ages |
+//! | `ack_floor` once a message was given up | the server still counts such a message as pending in its file | not compared from then on |
+//! | the order of messages that are due in the same moment | the server's timer handles together what is due within about a millisecond | a step has at most one acknowledgement that sets a time |
 
 mod drive;
 mod sequence;
@@ -47,27 +49,27 @@ use testing::nats::Server;
 
 /// Operations of a sequence.
 const LENGTH: usize = 40;
-/// Runs on memory with operations late by chance, to find where a sequence hangs on the clock.
+/// Runs on the memory bus with random delays, to find the step whose order depends on the clock.
 const JITTERED_RUNS: u64 = 6;
-/// Runs on the server until one is undisturbed.
+/// Attempts to run on the server without a delay that is too long.
 const TRIES: u32 = 8;
-/// Kinds of differences of which one is made short and shown.
+/// Kinds of differences of which one example is shortened and shown.
 const SHOWN: usize = 6;
 
-/// Connections to the server, and names that were not used yet.
-pub(crate) struct Field {
+/// A server and connections to it.
+pub(crate) struct Rig {
     buses: Vec<Bus>,
     _server: Server,
 }
 
-/// How a sequence fared.
+/// The result of a sequence.
 #[derive(Debug)]
-enum Verdict {
-    /// So many steps were the same on both.
+enum Comparison {
+    /// All steps were the same; this many.
     Same(usize),
     Differs(Difference),
-    /// The machine was too busy each time.
-    Disturbed(Duration),
+    /// In every attempt an operation took too long: this long at least.
+    TooBusy(Duration),
 }
 
 /// The first step that differs.
@@ -78,7 +80,7 @@ pub(crate) struct Difference {
     server: Vec<String>,
 }
 
-impl Field {
+impl Rig {
     async fn new() -> Result<Self> {
         let server = Server::new()?;
         let mut buses = Vec::new();
@@ -91,9 +93,9 @@ impl Field {
     }
 
     /// Runs a sequence on both buses.
-    async fn compare(&self, operations: &[Operation], name: &str) -> Verdict {
+    async fn compare(&self, operations: &[Operation], name: &str) -> Comparison {
         let mut operations = operations.to_vec();
-        // (Names count as bytes of the stream: theirs are of one length.)
+        // Both names have the same length, because subjects count as bytes of the stream.
         let memory = memory_trace(&mut operations, &format!("{name}_0")).await;
         let mut latest = Duration::MAX;
         for attempt in 0..TRIES {
@@ -102,20 +104,20 @@ impl Field {
             let server = drive::on_server(bus, &operations, &prefix).await;
             if server.latest > LATEST {
                 latest = latest.min(server.latest);
-                // Not all of them again at once.
+                // Sequences that failed together are not repeated together.
                 tokio::time::sleep(Duration::from_secs(u64::from(attempt))).await;
                 continue;
             }
             return match first_difference(&memory, &server) {
-                None => Verdict::Same(memory.steps.len()),
-                Some(difference) => Verdict::Differs(difference),
+                None => Comparison::Same(memory.steps.len()),
+                Some(difference) => Comparison::Differs(difference),
             };
         }
-        Verdict::Disturbed(latest)
+        Comparison::TooBusy(latest)
     }
 }
 
-/// What memory shows, up to where it hangs on the clock; `operations` end there too.
+/// The trace of the memory bus, up to the step whose order depends on the clock; `operations` are cut there too.
 async fn memory_trace(operations: &mut Vec<Operation>, name: &str) -> Run {
     let (all, name) = (operations.clone(), name.to_owned());
     let run = tokio::task::spawn_blocking(move || {
@@ -124,7 +126,7 @@ async fn memory_trace(operations: &mut Vec<Operation>, name: &str) -> Run {
             .filter_map(|jitter| first_difference(&base, &drive::on_memory(&all, &name, Some(jitter))))
             .map(|difference| difference.step)
             .min();
-        // The last step shows the advisories too, so what is cut is run again.
+        // The last step also has the advisories, so a shortened sequence runs again.
         sure.map_or_else(|| (None, base), |sure| (Some(sure), drive::on_memory(&all[..sure], &name, None)))
     });
     let (sure, run) = run.await.expect("the memory bus does not panic");
@@ -140,7 +142,7 @@ impl Difference {
         (self.memory.get(n).map_or("nothing", String::as_str), self.server.get(n).map_or("nothing", String::as_str))
     }
 
-    /// What kind of difference it is: the same lines but for numbers.
+    /// The lines without their numbers: two differences of the same kind have the same cause.
     fn kind(&self) -> (String, String) {
         let (memory, server) = self.lines();
         let without_numbers = |line: &str| line.replace(|c: char| c.is_ascii_digit(), "");
@@ -163,33 +165,33 @@ fn setting(name: &str, default: u64) -> Result<u64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_sequences_give_the_same_trace_on_both_buses() -> Result<()> {
     let (from, count) = (setting("DIFFERENTIAL_FROM", 1)?, setting("DIFFERENTIAL_COUNT", 300)?);
-    let field = Arc::new(Field::new().await?);
+    let rig = Arc::new(Rig::new().await?);
     let mut runs = JoinSet::new();
     for seed in from..from + count {
-        let field = field.clone();
+        let rig = rig.clone();
         runs.spawn(async move {
-            // Spread over a tick, so that the server's work is even.
+            // Starts are spread over a tick, so that the server's load is even.
             tokio::time::sleep(Duration::from_millis((seed - from) * 600 / count)).await;
             let operations = sequence::generate(seed, LENGTH);
             let name = format!("d{seed}");
-            let mut verdict = field.compare(&operations, &name).await;
+            let mut comparison = rig.compare(&operations, &name).await;
             for again in ["a", "b"] {
-                if matches!(verdict, Verdict::Differs(_)) {
-                    verdict = field.compare(&operations, &format!("{name}{again}")).await;
+                if matches!(comparison, Comparison::Differs(_)) {
+                    comparison = rig.compare(&operations, &format!("{name}{again}")).await;
                 }
             }
-            (seed, operations, verdict)
+            (seed, operations, comparison)
         });
     }
-    let (mut steps, mut disturbed, mut differing) = (0, Vec::new(), Vec::new());
+    let (mut steps, mut too_busy, mut differing) = (0, Vec::new(), Vec::new());
     while let Some(run) = runs.join_next().await {
         match run? {
-            (_, _, Verdict::Same(n)) => steps += n,
-            (seed, _, Verdict::Disturbed(by)) => disturbed.push((seed, by)),
-            (seed, operations, Verdict::Differs(difference)) => differing.push((seed, operations, difference)),
+            (_, _, Comparison::Same(n)) => steps += n,
+            (seed, _, Comparison::TooBusy(by)) => too_busy.push((seed, by)),
+            (seed, operations, Comparison::Differs(difference)) => differing.push((seed, operations, difference)),
         }
     }
-    println!("{count} sequences, {steps} steps compared, {} disturbed, {} differ", disturbed.len(), differing.len());
+    println!("{count} sequences, {steps} steps compared, {} too busy, {} differ", too_busy.len(), differing.len());
     differing.sort_by_key(|(_, _, difference)| difference.step);
     let mut report = String::new();
     let mut kinds = BTreeMap::new();
@@ -199,16 +201,16 @@ async fn random_sequences_give_the_same_trace_on_both_buses() -> Result<()> {
         report.push_str(&format!("seed {seed}, {operation:?}:\n  memory: {memory}\n  server: {server}\n"));
         kinds.entry(difference.kind()).or_insert((*seed, operations, difference));
     }
-    // At once, for it takes a while to make them short.
+    // Printed before they are shortened, which takes a while.
     print!("{report}");
     let shown = kinds.values().take(SHOWN).map(|(seed, operations, difference)| {
-        let field = &field;
-        async move { format!("seed {seed}, {}", shrink::report(field, operations, difference).await) }
+        let rig = &rig;
+        async move { format!("seed {seed}, {}", shrink::report(rig, operations, difference).await) }
     });
     report = join_all(shown).await.concat();
     assert!(differing.is_empty(), "{report}");
-    // On a machine of its own it is nearly all; on a busy one it sees less, and is not wrong.
+    // On an idle machine nearly all steps are compared. A busy one compares fewer, which is no failure.
     let enough = steps as u64 * 20 >= count * LENGTH as u64;
-    assert!(enough, "only {steps} steps could be compared, the machine was too busy: {disturbed:?}");
+    assert!(enough, "only {steps} steps could be compared, the machine was too busy: {too_busy:?}");
     Ok(())
 }

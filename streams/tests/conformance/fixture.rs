@@ -1,4 +1,4 @@
-//! What a case gets: a bus, names of its own, and short words for what cases do all the time.
+//! What a case gets: a bus, unique names of streams and subjects, and helpers for what most cases do.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -16,13 +16,14 @@ use tokio::time::Instant;
 
 use testing::nats::Server;
 
-/// What must come, comes within this.
+/// The limit of every wait for something that must happen.
 const SOON: Duration = Duration::from_secs(20);
 
 pub(crate) struct Fixture {
     pub(crate) bus: Bus,
     prefix: String,
-    made: Mutex<BTreeSet<String>>,
+    /// Names of the streams that the case may have created.
+    streams: Mutex<BTreeSet<String>>,
     server: Mutex<Option<Server>>,
 }
 
@@ -34,7 +35,7 @@ pub(crate) async fn on_memory<F: Future<Output = Result<()>>>(
     case(Fixture::memory(name)).await
 }
 
-/// Runs a case on the server of `TEST_NATS_URL`, and removes its streams.
+/// Runs a case on the server of `TEST_NATS_URL`, and deletes its streams.
 pub(crate) async fn on_nats<F: Future<Output = Result<()>>>(
     name: &str,
     case: impl FnOnce(&'static Fixture) -> F,
@@ -43,8 +44,8 @@ pub(crate) async fn on_nats<F: Future<Output = Result<()>>>(
         .context("TEST_NATS_URL is not set: run the tests by scripts/test, which starts a nats-server for them")?;
     let fixture = Fixture::nats(name, &url).await?;
     let result = case(fixture).await;
-    let made = fixture.made.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    for stream in made {
+    let streams = fixture.streams.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    for stream in streams {
         let _ = fixture.bus.delete_stream(&stream).await;
     }
     result
@@ -53,8 +54,8 @@ pub(crate) async fn on_nats<F: Future<Output = Result<()>>>(
 impl Fixture {
     fn new(name: &str, bus: Bus) -> &'static Self {
         let prefix = format!("{name}_{}", std::process::id());
-        // Leaked: a case may hand it to its tasks, and the process ends soon.
-        Box::leak(Box::new(Self { bus, prefix, made: Mutex::default(), server: Mutex::default() }))
+        // Leaked, so that tasks of the case may borrow it; the process ends soon.
+        Box::leak(Box::new(Self { bus, prefix, streams: Mutex::default(), server: Mutex::default() }))
     }
 
     fn memory(name: &str) -> &'static Self {
@@ -67,19 +68,19 @@ impl Fixture {
         Ok(Self::new(name, Bus::Nats(NatsBus::connect(&settings).await?)))
     }
 
-    /// The same on a server (or a memory bus) that no other case uses.
-    pub(crate) async fn alone(&self) -> Result<&'static Self> {
+    /// The same on a server (or a memory bus) that no other case uses. End it by [`stop_server`](Self::stop_server).
+    pub(crate) async fn on_own_server(&self) -> Result<&'static Self> {
         if self.is_memory() {
             return Ok(Self::memory(&self.prefix));
         }
         let server = Server::new()?;
-        let alone = Self::nats(&self.prefix, &server.url).await?;
-        *alone.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
-        Ok(alone)
+        let fixture = Self::nats(&self.prefix, &server.url).await?;
+        *fixture.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(server);
+        Ok(fixture)
     }
 
-    /// Ends the server of [`alone`](Self::alone); a leaked fixture would leave it running.
-    pub(crate) fn end(&self) {
+    /// Stops the server of [`on_own_server`](Self::on_own_server), which the leaked fixture would leave running.
+    pub(crate) fn stop_server(&self) {
         self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
@@ -87,11 +88,11 @@ impl Fixture {
         matches!(self.bus, Bus::Memory(_))
     }
 
-    /// A crash and a new start. Memory has no files: all its streams are gone.
+    /// Kills and restarts the server. The memory bus has no files: all its streams are gone.
     pub(crate) async fn restart(&self) -> Result<()> {
         if self.is_memory() {
-            let made = self.made.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            for stream in made {
+            let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            for stream in streams {
                 self.bus.delete_stream(&stream).await?;
             }
             return Ok(());
@@ -99,7 +100,7 @@ impl Fixture {
         let before = self.bus.reconnects();
         {
             let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
-            let server = server.as_mut().context("only a server of one's own is restarted")?;
+            let server = server.as_mut().context("only a case on its own server restarts it")?;
             server.kill();
             server.start()?;
         }
@@ -107,22 +108,22 @@ impl Fixture {
             .await
     }
 
-    /// A time that is long against what a consumer normally does: 8 s where time costs nothing.
+    /// Much longer than a consumer normally takes; 8 s on the memory bus, where time costs nothing.
     pub(crate) fn long(&self) -> Duration {
         if self.is_memory() { Duration::from_secs(8) } else { Duration::from_secs(1) }
     }
 
-    /// A name of the case's own.
+    /// A name that no other case uses.
     pub(crate) fn name(&self, name: &str) -> String {
         format!("{}_{name}", self.prefix)
     }
 
-    /// A subject of the case's own.
+    /// A subject that no other case uses.
     pub(crate) fn subject(&self, subject: &str) -> String {
         format!("{}.{subject}", self.prefix)
     }
 
-    /// A stream over these subjects, in memory, refusing when full, with generous bounds.
+    /// A memory stream of these subjects that discards the new, with generous limits.
     pub(crate) fn stream(&self, name: &str, subjects: &[&str], retention: Retention) -> Stream {
         let stream = Stream {
             name: self.name(name),
@@ -134,11 +135,11 @@ impl Fixture {
             max_bytes: 64 << 20,
             duplicate_window: Duration::from_secs(120),
         };
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).insert(stream.name.clone());
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).insert(stream.name.clone());
         stream
     }
 
-    /// A consumer of one subject (all, if it is empty), patient and without a limit of deliveries.
+    /// A consumer of one subject (empty: all), with a long ack wait and without a limit of deliveries.
     pub(crate) fn consumer(&self, stream: &Stream, name: &str, filter: &str) -> Consumer {
         Consumer {
             stream: stream.name.clone(),
@@ -151,7 +152,7 @@ impl Fixture {
         }
     }
 
-    /// Makes them; returns what was changed.
+    /// Applies them; returns the changes.
     pub(crate) async fn apply(&self, streams: &[&Stream], consumers: &[&Consumer]) -> Result<Vec<String>> {
         Ok(self.bus.apply(&topology(streams, consumers)).await?)
     }
@@ -183,17 +184,17 @@ impl Fixture {
         Ok(self.bus.pull(consumer).await?)
     }
 
-    /// Messages that the stream holds.
-    pub(crate) async fn held(&self, stream: &Stream) -> Result<u64> {
+    /// The number of messages in the stream.
+    pub(crate) async fn stored(&self, stream: &Stream) -> Result<u64> {
         Ok(self.bus.stream_info(&stream.name).await?.messages)
     }
 
-    /// Waits until the stream holds so many, for what is removed after an acknowledgement is removed soon, not at once.
-    pub(crate) async fn until_held(&self, stream: &Stream, count: u64) -> Result<()> {
-        eventually(&format!("{count} messages held"), || async { Ok(self.held(stream).await? == count) }).await
+    /// Waits until the stream has `count` messages: a server removes an acknowledged message soon, not at once.
+    pub(crate) async fn until_stored(&self, stream: &Stream, count: u64) -> Result<()> {
+        eventually(&format!("{count} messages stored"), || async { Ok(self.stored(stream).await? == count) }).await
     }
 
-    /// Pending and ack pending of a consumer.
+    /// A consumer's pending and ack pending.
     pub(crate) async fn lag(&self, consumer: &Consumer) -> Result<(u64, u64)> {
         let info = self.bus.consumer_info(&consumer.stream, &consumer.durable).await?;
         Ok((info.pending, info.ack_pending))
@@ -205,7 +206,7 @@ impl Fixture {
     }
 }
 
-/// The wall time at which memory buses start.
+/// The wall time at the start of every memory bus.
 pub(crate) fn started_at() -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000, 0).expect("a time in range")
 }
@@ -221,43 +222,43 @@ pub(crate) fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// Lets time pass: at once on a paused clock, really on a server.
-pub(crate) async fn pass(time: Duration) {
+/// Sleeps: not at all on the paused clock of the memory bus.
+pub(crate) async fn sleep(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
-/// Exactly `count` deliveries, as soon as they come.
-pub(crate) async fn take(puller: &mut Puller, count: usize) -> Result<Vec<Delivery>> {
+/// Fetches until it has exactly `count` deliveries.
+pub(crate) async fn receive(puller: &mut Puller, count: usize) -> Result<Vec<Delivery>> {
     let until = Instant::now() + SOON;
-    let mut taken = Vec::new();
-    while taken.len() < count {
-        ensure!(Instant::now() < until, "only {} of {count} messages came", taken.len());
-        taken.extend(puller.fetch(count - taken.len(), Duration::from_secs(2)).await?);
+    let mut deliveries = Vec::new();
+    while deliveries.len() < count {
+        ensure!(Instant::now() < until, "only {} of {count} messages were delivered", deliveries.len());
+        deliveries.extend(puller.fetch(count - deliveries.len(), Duration::from_secs(2)).await?);
     }
-    Ok(taken)
+    Ok(deliveries)
 }
 
-pub(crate) async fn take_one(puller: &mut Puller) -> Result<Delivery> {
-    take(puller, 1).await?.pop().context("one was taken")
+pub(crate) async fn receive_one(puller: &mut Puller) -> Result<Delivery> {
+    receive(puller, 1).await?.pop().context("one delivery")
 }
 
-/// Takes `count` and acknowledges them.
-pub(crate) async fn take_and_ack(puller: &mut Puller, count: usize) -> Result<Vec<Delivery>> {
-    let taken = take(puller, count).await?;
-    for delivery in &taken {
+/// Fetches `count` deliveries and acknowledges them.
+pub(crate) async fn receive_and_ack(puller: &mut Puller, count: usize) -> Result<Vec<Delivery>> {
+    let deliveries = receive(puller, count).await?;
+    for delivery in &deliveries {
         delivery.ack_confirmed().await?;
     }
-    Ok(taken)
+    Ok(deliveries)
 }
 
-/// Nothing comes for so long.
-pub(crate) async fn nothing(puller: &mut Puller, wait: Duration) -> Result<()> {
-    let came = puller.fetch(1, wait).await?;
-    ensure!(came.is_empty(), "nothing should have come: {:?}", came[0].message);
+/// Fails if a message is delivered within `wait`.
+pub(crate) async fn receive_nothing(puller: &mut Puller, wait: Duration) -> Result<()> {
+    let deliveries = puller.fetch(1, wait).await?;
+    ensure!(deliveries.is_empty(), "nothing should have been delivered: {:?}", deliveries[0].message);
     Ok(())
 }
 
-/// Asks until it is so.
+/// Repeats the check until it holds.
 pub(crate) async fn eventually<F: Future<Output = Result<bool>>>(
     what: &str,
     mut holds: impl FnMut() -> F,
@@ -265,7 +266,7 @@ pub(crate) async fn eventually<F: Future<Output = Result<bool>>>(
     let until = Instant::now() + SOON;
     while !holds().await? {
         ensure!(Instant::now() < until, "{what}: not in {SOON:?}");
-        pass(millis(20)).await;
+        sleep(millis(20)).await;
     }
     Ok(())
 }

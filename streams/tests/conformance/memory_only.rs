@@ -1,4 +1,4 @@
-//! What only the memory bus has: its clock, its bound of messages, its order of things.
+//! What only the memory bus promises: its clock, its bound of messages, its determinism.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use streams::topology::{Consumer, Discard, Retention, Storage, Stream};
 use streams::{Bus, BusError, Headers, Message};
 use tokio::time::Instant;
 
-use crate::fixture::{nothing, pass, started_at, take, take_one, text, texts, topology};
+use crate::fixture::{receive, receive_nothing, receive_one, sleep, started_at, text, texts, topology};
 
 fn bus(queue_size: usize) -> Bus {
     Bus::Memory(MemoryBus::new(started_at(), queue_size))
@@ -71,9 +71,9 @@ async fn publisher_waits_for_room_and_gets_it() -> Result<()> {
             (results, since.elapsed())
         })
     };
-    pass(Duration::from_secs(2)).await;
+    sleep(Duration::from_secs(2)).await;
     assert_eq!(bus.stream_info("S").await?.messages, 2);
-    take_one(&mut bus.pull(&consumer("C")).await?).await?.ack().await?;
+    receive_one(&mut bus.pull(&consumer("C")).await?).await?.ack().await?;
     let (results, waited) = publisher.await?;
     assert!(results.into_iter().all(|r| r.is_ok()));
     assert_eq!(waited, Duration::from_secs(2));
@@ -94,26 +94,26 @@ async fn publisher_is_refused_when_no_room_comes() -> Result<()> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stream_that_drops_the_old_does_so_at_the_bound() -> Result<()> {
+async fn stream_with_discard_old_removes_the_oldest_at_the_queue_size() -> Result<()> {
     let bus = bus(3);
     let old = Stream { discard: Discard::Old, ..stream(Retention::Limits) };
     bus.apply(&topology(&[&old], &[&consumer("C")])).await?;
     for n in 0..5 {
         bus.publish(message(n.to_string())).await?;
     }
-    assert_eq!(texts(&take(&mut bus.pull(&consumer("C")).await?, 3).await?), ["2", "3", "4"]);
+    assert_eq!(texts(&receive(&mut bus.pull(&consumer("C")).await?, 3).await?), ["2", "3", "4"]);
     Ok(())
 }
 
 #[tokio::test(start_paused = true)]
 async fn full_subscription_drops_and_counts() -> Result<()> {
     let bus = bus(10);
-    let mut slow = bus.subscribe("notice", None).await?;
+    let mut slow = bus.subscribe("event", None).await?;
     for n in 0..65_540_u32 {
-        bus.publish_core("notice", Bytes::from(n.to_string())).await?;
+        bus.publish_core("event", Bytes::from(n.to_string())).await?;
     }
     assert_eq!(bus.dropped(), 4);
-    assert_eq!(slow.next().await.context("the first")?.payload, "0", "what came first is kept");
+    assert_eq!(slow.next().await.context("the first")?.payload, "0", "the newest are dropped");
     Ok(())
 }
 
@@ -124,9 +124,9 @@ async fn each_ack_wait_ends_on_its_own() -> Result<()> {
     bus.publish_all(vec![message("0"), message("1")]).await;
     let mut puller = bus.pull(&consumer("C")).await?;
     let since = Instant::now();
-    take_one(&mut puller).await?;
-    pass(Duration::from_secs(10)).await;
-    take_one(&mut puller).await?;
+    receive_one(&mut puller).await?;
+    sleep(Duration::from_secs(10)).await;
+    receive_one(&mut puller).await?;
     for (payload, seconds) in [("0", 30), ("1", 40)] {
         let again = puller.fetch(1, Duration::from_secs(100)).await?;
         assert_eq!((texts(&again), since.elapsed().as_secs()), (vec![payload], seconds));
@@ -135,7 +135,7 @@ async fn each_ack_wait_ends_on_its_own() -> Result<()> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn queue_group_takes_turns() -> Result<()> {
+async fn queue_group_members_take_turns() -> Result<()> {
     let bus = bus(10);
     let mut members = Vec::new();
     for _ in 0..3 {
@@ -167,13 +167,13 @@ async fn replay_ends_with_its_stream() -> Result<()> {
     bus.publish(message("another 1")).await?;
     assert!(
         matches!(replay.next(Duration::ZERO).await, Err(BusError::NotFound(_))),
-        "its sequences mean other messages"
+        "in the recreated stream, the same sequences are other messages"
     );
     Ok(())
 }
 
 #[tokio::test(start_paused = true)]
-async fn advisory_comes_without_anybody_asking() -> Result<()> {
+async fn advisory_is_sent_without_an_operation() -> Result<()> {
     let bus = bus(10);
     let given_up = Consumer { max_deliver: 1, ..consumer("C") };
     let advisories =
@@ -182,43 +182,43 @@ async fn advisory_comes_without_anybody_asking() -> Result<()> {
     bus.apply(&topology(&[&stream(Retention::Interest), &advisories], &[&given_up, &sweeper])).await?;
     bus.publish(message("poison")).await?;
     let mut sweep = bus.pull(&sweeper).await?;
-    nothing(&mut sweep, Duration::from_secs(60)).await?;
+    receive_nothing(&mut sweep, Duration::from_secs(60)).await?;
     let since = Instant::now();
-    take_one(&mut bus.pull(&given_up).await?).await?;
-    // Only the sweeper pulls now, and it began to wait before anything was due.
-    let told = sweep.fetch(1, Duration::from_secs(3_600)).await?;
-    assert_eq!(told.len(), 1);
+    receive_one(&mut bus.pull(&given_up).await?).await?;
+    // Only the sweeper pulls now, and its fetch began to wait before anything was due.
+    let advisories = sweep.fetch(1, Duration::from_secs(3_600)).await?;
+    assert_eq!(advisories.len(), 1);
     assert_eq!(since.elapsed().as_secs(), 30, "as soon as the ack wait is over");
     Ok(())
 }
 
 #[tokio::test(start_paused = true)]
-async fn late_advisory_wakes_who_waits_already() -> Result<()> {
+async fn advisory_wakes_a_waiting_subscription() -> Result<()> {
     let bus = bus(10);
     let quick = Consumer { max_deliver: 1, ack_wait: Duration::from_secs(1), ..consumer("C") };
     bus.apply(&topology(&[&stream(Retention::Interest)], &[&quick])).await?;
     let mut advisories = bus.subscribe("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.S.C", None).await?;
     let since = Instant::now();
     let waiter = tokio::spawn(async move { (advisories.next().await, Instant::now()) });
-    pass(Duration::from_secs(10)).await;
+    sleep(Duration::from_secs(10)).await;
     bus.publish(message("poison")).await?;
-    take_one(&mut bus.pull(&quick).await?).await?;
-    let (told, at) = waiter.await?;
-    assert!(told.is_some());
+    receive_one(&mut bus.pull(&quick).await?).await?;
+    let (advisory, at) = waiter.await?;
+    assert!(advisory.is_some());
     assert_eq!((at - since).as_secs(), 11);
     Ok(())
 }
 
-/// Everything at once: two consumers, one of which fails now and then, time that passes, a queue group.
+/// Two consumers with two workers each, of which some retry or do not answer, while time passes.
 async fn transcript() -> Result<Vec<String>> {
     let bus = bus(1_000);
     let (one, two) = (consumer("C1"), Consumer { ack_wait: Duration::from_secs(3), ..consumer("C2") });
     bus.apply(&topology(&[&stream(Retention::Interest)], &[&one, &two])).await?;
-    let (told, mut lines) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut lines) = tokio::sync::mpsc::unbounded_channel();
     let mut tasks = tokio::task::JoinSet::new();
     for consumer in [one, two] {
         for worker in 0..2 {
-            let (mut puller, told) = (bus.pull(&consumer).await?, told.clone());
+            let (mut puller, sender) = (bus.pull(&consumer).await?, sender.clone());
             tasks.spawn(async move {
                 while let Ok(deliveries) = puller.fetch(3, Duration::from_secs(20)).await {
                     if deliveries.is_empty() {
@@ -226,8 +226,8 @@ async fn transcript() -> Result<Vec<String>> {
                     }
                     for d in deliveries {
                         let (sequence, deliveries) = (d.message.sequence, d.deliveries);
-                        let _ = told.send(format!("{} {worker} {sequence} {deliveries}", d.consumer));
-                        pass(Duration::from_millis(70 * (sequence % 3))).await;
+                        let _ = sender.send(format!("{} {worker} {sequence} {deliveries}", d.consumer));
+                        sleep(Duration::from_millis(70 * (sequence % 3))).await;
                         let _ = match (sequence + deliveries) % 5 {
                             0 => d.retry(Duration::from_millis(sequence * 10)).await,
                             1 if d.consumer == "C2" => Ok(()),
@@ -240,10 +240,10 @@ async fn transcript() -> Result<Vec<String>> {
     }
     for n in 0..40 {
         bus.publish(message(n.to_string())).await?;
-        pass(Duration::from_millis(25)).await;
+        sleep(Duration::from_millis(25)).await;
     }
     while tasks.join_next().await.is_some() {}
-    drop(told);
+    drop(sender);
     let mut all = Vec::new();
     while let Some(line) = lines.recv().await {
         all.push(line);
@@ -253,7 +253,7 @@ async fn transcript() -> Result<Vec<String>> {
 }
 
 #[test]
-fn same_run_twice_is_the_same() -> Result<()> {
+fn same_run_twice_gives_the_same_transcript() -> Result<()> {
     let run = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
         runtime.block_on(transcript())

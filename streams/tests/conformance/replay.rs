@@ -1,4 +1,4 @@
-//! Reading a stream without a consumer.
+//! Replays, and single messages by sequence or subject.
 
 use anyhow::{Context, Result};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::fixture::*;
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// A limits stream over `a` and `b` with `0` … `9`, even ones on `a`.
+/// Creates a limits stream with the messages `0` … `9`, even ones on `a` and odd ones on `b`.
 async fn ten(f: &Fixture) -> Result<Stream> {
     let stream = f.stream("S", &["a", "b"], Retention::Limits);
     f.apply(&[&stream], &[]).await?;
@@ -21,7 +21,7 @@ async fn ten(f: &Fixture) -> Result<Stream> {
 }
 
 async fn next(replay: &mut Replay) -> Result<StoredMessage> {
-    replay.next(SOON).await?.context("a message should have come")
+    replay.next(SOON).await?.context("the next message")
 }
 
 async fn read(replay: &mut Replay, count: usize) -> Result<Vec<String>> {
@@ -44,7 +44,7 @@ pub(crate) async fn replay_begins_at_a_sequence(f: &Fixture) -> Result<()> {
 
 pub(crate) async fn replay_begins_at_a_time(f: &Fixture) -> Result<()> {
     let stream = ten(f).await?;
-    pass(millis(50)).await;
+    sleep(millis(50)).await;
     f.publish("a", "later").await?;
     let at = f.bus.get_message(&stream.name, 11).await?.stored_at;
     let mut replay = f.bus.replay(&stream.name, None, ReplayStart::Time(at)).await?;
@@ -65,7 +65,7 @@ pub(crate) async fn replay_from_the_far_future_is_empty(f: &Fixture) -> Result<(
     Ok(())
 }
 
-pub(crate) async fn replay_reads_what_its_filter_covers(f: &Fixture) -> Result<()> {
+pub(crate) async fn replay_reads_what_its_filter_matches(f: &Fixture) -> Result<()> {
     let stream = ten(f).await?;
     let (only, pattern) = (f.subject("b"), f.subject("*"));
     let mut replay = f.bus.replay(&stream.name, Some(&only), ReplayStart::Sequence(3)).await?;
@@ -75,14 +75,14 @@ pub(crate) async fn replay_reads_what_its_filter_covers(f: &Fixture) -> Result<(
     Ok(())
 }
 
-pub(crate) async fn replay_follows_what_is_new(f: &Fixture) -> Result<()> {
+pub(crate) async fn replay_follows_new_messages(f: &Fixture) -> Result<()> {
     let stream = ten(f).await?;
     let filter = f.subject("a");
     let mut replay = f.bus.replay(&stream.name, Some(&filter), ReplayStart::Sequence(9)).await?;
     assert_eq!(read(&mut replay, 1).await?, ["8"]);
     assert!(replay.next(millis(200)).await?.is_none());
     let follower = tokio::spawn(async move { read(&mut replay, 2).await });
-    pass(millis(100)).await;
+    sleep(millis(100)).await;
     f.publish("b", "not this").await?;
     f.publish("a", "10").await?;
     f.publish("a", "11").await?;
@@ -90,7 +90,7 @@ pub(crate) async fn replay_follows_what_is_new(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn replay_from_beyond_the_end_reads_what_is_new(f: &Fixture) -> Result<()> {
+pub(crate) async fn replay_from_beyond_the_end_reads_new_messages(f: &Fixture) -> Result<()> {
     let stream = ten(f).await?;
     let mut replay = f.bus.replay(&stream.name, None, ReplayStart::Sequence(1_000)).await?;
     f.publish("a", "new").await?;
@@ -99,15 +99,15 @@ pub(crate) async fn replay_from_beyond_the_end_reads_what_is_new(f: &Fixture) ->
     Ok(())
 }
 
-pub(crate) async fn replay_leaves_consumers_as_they_are(f: &Fixture) -> Result<()> {
+pub(crate) async fn replay_does_not_touch_consumers(f: &Fixture) -> Result<()> {
     let stream = ten(f).await?;
     let consumer = f.consumer(&stream, "C", "a");
     f.apply(&[&stream], &[&consumer]).await?;
     let mut puller = f.pull(&consumer).await?;
-    take_and_ack(&mut puller, 2).await?;
-    let held = take_one(&mut puller).await?;
+    receive_and_ack(&mut puller, 2).await?;
+    let held = receive_one(&mut puller).await?;
     puller.close().await;
-    pass(millis(100)).await;
+    sleep(millis(100)).await;
     let before = f.bus.consumer_info(&stream.name, &consumer.durable).await?;
     let mut replay = f.bus.replay(&stream.name, None, ReplayStart::Sequence(1)).await?;
     assert_eq!(read(&mut replay, 10).await?, numbers(0..10));
@@ -128,13 +128,13 @@ pub(crate) async fn replay_of_a_thousand_is_in_order(f: &Fixture) -> Result<()> 
     Ok(())
 }
 
-pub(crate) async fn replay_of_no_stream_is_not_found(f: &Fixture) -> Result<()> {
+pub(crate) async fn replay_of_a_missing_stream_is_not_found(f: &Fixture) -> Result<()> {
     let replay = f.bus.replay(&f.name("none"), None, ReplayStart::Sequence(1)).await;
     assert!(matches!(replay, Err(BusError::NotFound(_))), "{:?}", replay.map(drop));
     Ok(())
 }
 
-pub(crate) async fn stored_message_is_as_it_was_published(f: &Fixture) -> Result<()> {
+pub(crate) async fn stored_message_is_as_published(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     f.apply(&[&stream], &[]).await?;
     let mut message = f.message("a", vec![0_u8, 159, 146, 150]);
@@ -142,12 +142,12 @@ pub(crate) async fn stored_message_is_as_it_was_published(f: &Fixture) -> Result
     let sequence = f.bus.publish(message.clone()).await?.sequence;
     let stored = f.bus.get_message(&stream.name, sequence).await?;
     let mut replay = f.bus.replay(&stream.name, None, ReplayStart::Sequence(1)).await?;
-    assert_eq!(next(&mut replay).await?, stored, "however it is read");
+    assert_eq!(next(&mut replay).await?, stored, "a replay reads the same");
     assert_eq!((stored.subject, stored.headers, stored.payload), (message.subject, message.headers, message.payload));
     Ok(())
 }
 
-pub(crate) async fn replay_in_batches_knows_its_end(f: &Fixture) -> Result<()> {
+pub(crate) async fn replay_in_batches_reports_its_end(f: &Fixture) -> Result<()> {
     let stream = ten(f).await?;
     for (filter, wanted) in [(None, 0..10), (Some(f.subject("c")), 0..0)] {
         let mut replay = f.bus.replay(&stream.name, filter.as_deref(), ReplayStart::Sequence(1)).await?;
@@ -163,7 +163,7 @@ pub(crate) async fn replay_in_batches_knows_its_end(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn a_deleted_message_is_gone_for_everybody(f: &Fixture) -> Result<()> {
+pub(crate) async fn deleted_message_is_gone_for_every_reader(f: &Fixture) -> Result<()> {
     let stream = ten(f).await?;
     let consumer = f.consumer(&stream, "C", "a");
     f.apply(&[&stream], &[&consumer]).await?;
@@ -176,7 +176,7 @@ pub(crate) async fn a_deleted_message_is_gone_for_everybody(f: &Fixture) -> Resu
     assert_eq!(read(&mut replay, 8).await?, ["0", "1", "3", "4", "5", "6", "7", "8"]);
     assert!(replay.is_at_end());
     let mut puller = f.pull(&consumer).await?;
-    take_and_ack(&mut puller, 4).await?;
+    receive_and_ack(&mut puller, 4).await?;
     let info = f.bus.stream_info(&stream.name).await?;
     assert_eq!((info.messages, info.last_sequence), (8, 10));
     assert_eq!(f.publish("a", "new").await?.sequence, 11, "no sequence is given twice");
@@ -198,13 +198,13 @@ pub(crate) async fn newest_message_of_a_subject_is_found(f: &Fixture) -> Result<
     Ok(())
 }
 
-pub(crate) async fn a_deleted_message_is_nobodys_any_more(f: &Fixture) -> Result<()> {
+pub(crate) async fn deleting_a_message_ends_all_interest_in_it(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Interest);
     let consumer = f.consumer(&stream, "C", "a");
     f.apply(&[&stream], &[&consumer]).await?;
     f.publish_numbers("a", 3).await?;
     let mut puller = f.pull(&consumer).await?;
-    let held = take_one(&mut puller).await?;
+    let held = receive_one(&mut puller).await?;
     f.bus.delete_message(&stream.name, 1).await?;
     f.bus.delete_message(&stream.name, 2).await?;
     let again = f.bus.delete_message(&stream.name, 2).await;
@@ -212,11 +212,11 @@ pub(crate) async fn a_deleted_message_is_nobodys_any_more(f: &Fixture) -> Result
     let gone = f.bus.get_message(&stream.name, 2).await;
     assert!(matches!(gone, Err(BusError::NotFound(_))), "{gone:?}");
     held.ack().await?;
-    assert_eq!(texts(&take_and_ack(&mut puller, 1).await?), ["2"]);
-    f.until_held(&stream, 0).await
+    assert_eq!(texts(&receive_and_ack(&mut puller, 1).await?), ["2"]);
+    f.until_stored(&stream, 0).await
 }
 
-pub(crate) async fn the_streams_clock_is_that_of_what_it_stores(f: &Fixture) -> Result<()> {
+pub(crate) async fn server_time_is_the_clock_of_stored_at(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     f.apply(&[&stream], &[]).await?;
     let before = f.bus.server_time(&stream.name).await?;

@@ -1,4 +1,4 @@
-//! Making, comparing, changing and deleting streams and consumers.
+//! Creating, comparing, updating and deleting streams and consumers.
 
 use anyhow::Result;
 use std::time::Duration;
@@ -7,12 +7,12 @@ use streams::topology::{Retention, Storage, Topology};
 
 use crate::fixture::*;
 
-pub(crate) async fn apply_says_what_it_made_and_is_quiet_when_repeated(f: &Fixture) -> Result<()> {
+pub(crate) async fn apply_reports_what_it_created_and_nothing_when_repeated(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Interest);
     let consumer = f.consumer(&stream, "C", "a");
-    let made = f.apply(&[&stream], &[&consumer]).await?;
+    let changes = f.apply(&[&stream], &[&consumer]).await?;
     assert_eq!(
-        made,
+        changes,
         [
             format!("stream {}: missing, created", stream.name),
             format!("consumer {} on {}: missing, created", consumer.durable, stream.name),
@@ -35,7 +35,7 @@ pub(crate) async fn compare_changes_nothing(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn differences_are_told_and_made_right(f: &Fixture) -> Result<()> {
+pub(crate) async fn apply_reports_and_corrects_differences(f: &Fixture) -> Result<()> {
     let mut stream = f.stream("S", &["a", "b"], Retention::Interest);
     let mut consumer = f.consumer(&stream, "C", "a");
     f.apply(&[&stream], &[&consumer]).await?;
@@ -43,26 +43,26 @@ pub(crate) async fn differences_are_told_and_made_right(f: &Fixture) -> Result<(
     stream.subjects.push(f.subject("c"));
     consumer.ack_wait = Duration::from_secs(7);
     consumer.max_ack_pending = 9;
-    let mut told = f.bus.compare(&topology(&[&stream], &[&consumer])).await?;
-    assert_eq!(f.apply(&[&stream], &[&consumer]).await?, told);
-    told.sort();
+    let mut changes = f.bus.compare(&topology(&[&stream], &[&consumer])).await?;
+    assert_eq!(f.apply(&[&stream], &[&consumer]).await?, changes);
+    changes.sort();
     let of_consumer = format!("consumer {} on {}", consumer.durable, stream.name);
     assert_eq!(
-        told[..3],
+        changes[..3],
         [
             format!("{of_consumer}: ack_wait was 30000000000, becomes 7000000000"),
             format!("{of_consumer}: max_ack_pending was 1000, becomes 9"),
             format!("stream {}: max_bytes was 67108864, becomes 1048576", stream.name),
         ]
     );
-    assert!(told[3].starts_with(&format!("stream {}: subjects was [", stream.name)), "{}", told[3]);
-    assert_eq!(told.len(), 4);
+    assert!(changes[3].starts_with(&format!("stream {}: subjects was [", stream.name)), "{}", changes[3]);
+    assert_eq!(changes.len(), 4);
     assert_eq!(f.apply(&[&stream], &[&consumer]).await?, Vec::<String>::new());
     f.publish("c", "captured now").await?;
     Ok(())
 }
 
-pub(crate) async fn setting_that_is_not_named_stays(f: &Fixture) -> Result<()> {
+pub(crate) async fn unnamed_setting_stays(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     let mut consumer = f.consumer(&stream, "C", "a");
     consumer.backoff = vec![Duration::from_secs(1), Duration::from_secs(2)];
@@ -77,25 +77,25 @@ pub(crate) async fn setting_that_is_not_named_stays(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn cursor_survives_an_update(f: &Fixture) -> Result<()> {
+pub(crate) async fn update_preserves_the_cursor(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     let mut consumer = f.consumer(&stream, "C", "a");
     f.apply(&[&stream], &[&consumer]).await?;
     f.publish_numbers("a", 4).await?;
     let mut puller = f.pull(&consumer).await?;
-    take_and_ack(&mut puller, 1).await?;
-    let held = take_one(&mut puller).await?;
+    receive_and_ack(&mut puller, 1).await?;
+    let held = receive_one(&mut puller).await?;
     puller.close().await;
     consumer.max_ack_pending = 77;
     assert_eq!(f.apply(&[&stream], &[&consumer]).await?.len(), 1);
     held.ack_confirmed().await?;
-    let mut rest = take_and_ack(&mut f.pull(&consumer).await?, 2).await?;
+    let mut rest = receive_and_ack(&mut f.pull(&consumer).await?, 2).await?;
     rest.sort_by_key(|d| d.message.sequence);
     assert_eq!(texts(&rest), ["2", "3"]);
     f.until_lag(&consumer, (0, 0)).await
 }
 
-pub(crate) async fn changed_filter_reads_on_from_the_cursor(f: &Fixture) -> Result<()> {
+pub(crate) async fn changed_filter_continues_at_the_cursor(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a", "b"], Retention::Limits);
     let mut consumer = f.consumer(&stream, "C", "a");
     f.apply(&[&stream], &[&consumer]).await?;
@@ -110,20 +110,20 @@ pub(crate) async fn changed_filter_reads_on_from_the_cursor(f: &Fixture) -> Resu
     consumer.filter = f.subject("b");
     assert_eq!(f.apply(&[&stream], &[&consumer]).await?.len(), 1);
     let info = f.bus.consumer_info(&stream.name, &consumer.durable).await?;
-    // The first puller may have had the second message of `a` on its way and put it back.
+    // The closed puller may have had the second message of `a` on its way and returned it.
     if info.delivered == 2 {
-        assert_eq!(texts(&take_and_ack(&mut f.pull(&consumer).await?, 1).await?), ["2"]);
+        assert_eq!(texts(&receive_and_ack(&mut f.pull(&consumer).await?, 1).await?), ["2"]);
     }
     f.publish("b", "4").await?;
     let mut puller = f.pull(&consumer).await?;
     loop {
-        if texts(&take_and_ack(&mut puller, 1).await?) == ["4"] {
+        if texts(&receive_and_ack(&mut puller, 1).await?) == ["4"] {
             return Ok(());
         }
     }
 }
 
-pub(crate) async fn delivered_is_what_was_handed_out(f: &Fixture) -> Result<()> {
+pub(crate) async fn delivered_is_the_last_sequence_delivered(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a", "b"], Retention::Limits);
     let consumer = f.consumer(&stream, "C", "a");
     f.apply(&[&stream], &[&consumer]).await?;
@@ -131,8 +131,8 @@ pub(crate) async fn delivered_is_what_was_handed_out(f: &Fixture) -> Result<()> 
         f.publish(subject, "x").await?;
     }
     let mut puller = f.pull(&consumer).await?;
-    take_and_ack(&mut puller, 1).await?;
-    nothing(&mut puller, millis(300)).await?;
+    receive_and_ack(&mut puller, 1).await?;
+    receive_nothing(&mut puller, millis(300)).await?;
     let info = f.bus.consumer_info(&stream.name, &consumer.durable).await?;
     assert_eq!((info.delivered, info.ack_floor), (1, 1), "although it looked farther");
     Ok(())
@@ -144,15 +144,15 @@ pub(crate) async fn filter_may_be_empty(f: &Fixture) -> Result<()> {
     f.apply(&[&stream], &[&consumer]).await?;
     assert_eq!(f.apply(&[&stream], &[&consumer]).await?, Vec::<String>::new());
     consumer.filter = f.subject("a");
-    let told = format!(
+    let change = format!(
         "consumer {} on {}: filter_subject was \"\", becomes \"{}\"",
         consumer.durable, stream.name, consumer.filter
     );
-    assert_eq!(f.apply(&[&stream], &[&consumer]).await?, [told]);
+    assert_eq!(f.apply(&[&stream], &[&consumer]).await?, [change]);
     Ok(())
 }
 
-pub(crate) async fn impossible_topologies_are_refused(f: &Fixture) -> Result<()> {
+pub(crate) async fn invalid_topologies_are_refused(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a.*"], Retention::Limits);
     f.apply(&[&stream], &[]).await?;
     let refused = async |what: &str, topology: Topology| {
@@ -184,42 +184,42 @@ pub(crate) async fn impossible_topologies_are_refused(f: &Fixture) -> Result<()>
 pub(crate) async fn consumer_without_its_stream_is_not_found(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     let consumer = f.consumer(&stream, "C", "a");
-    // Nor is one that could not be made anywhere.
+    // The second one would be refused on any stream: a missing stream is found first.
     let mut impossible = consumer.clone();
     (impossible.max_deliver, impossible.backoff) = (1, vec![millis(100), millis(200)]);
     for consumer in [&consumer, &impossible] {
-        let made = f.bus.apply(&topology(&[], &[consumer])).await;
-        assert!(matches!(made, Err(BusError::NotFound(_))), "{made:?}");
+        let applied = f.bus.apply(&topology(&[], &[consumer])).await;
+        assert!(matches!(applied, Err(BusError::NotFound(_))), "{applied:?}");
     }
     Ok(())
 }
 
-pub(crate) async fn deleted_consumer_is_not_found_and_can_be_made_anew(f: &Fixture) -> Result<()> {
+pub(crate) async fn deleted_consumer_is_not_found_and_can_be_recreated(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Interest);
     let (consumer, other) = (f.consumer(&stream, "C", "a"), f.consumer(&stream, "other", "a"));
     f.apply(&[&stream], &[&consumer, &other]).await?;
     let mut puller = f.pull(&consumer).await?;
     f.publish_numbers("a", 1).await?;
-    let held = take_one(&mut puller).await?;
+    let held = receive_one(&mut puller).await?;
     f.bus.delete_consumer(&stream.name, &consumer.durable).await?;
     eventually("not found", || async { Ok(f.lag(&consumer).await.is_err()) }).await?;
     assert!(matches!(held.ack_confirmed().await, Err(BusError::NotFound(_))));
     let mut fetched = puller.fetch(1, millis(500)).await;
     if fetched.is_ok() {
-        // The end of the request that was open may have been on its way.
+        // The server's word that the open pull request has ended may still have been on its way.
         fetched = puller.fetch(1, millis(500)).await;
     }
     assert!(matches!(fetched, Err(BusError::NotFound(_))), "{fetched:?}");
-    let made = f.apply(&[&stream], &[&consumer, &other]).await?;
-    assert_eq!(made, [format!("consumer {} on {}: missing, created", consumer.durable, stream.name)]);
+    let changes = f.apply(&[&stream], &[&consumer, &other]).await?;
+    assert_eq!(changes, [format!("consumer {} on {}: missing, created", consumer.durable, stream.name)]);
     f.publish("a", "1").await?;
-    let seen = eventually_taken(&mut puller, 2).await?;
-    assert_eq!(seen, ["0", "1"], "what the other one keeps stored, and what is new");
+    let seen = eventually_received(&mut puller, 2).await?;
+    assert_eq!(seen, ["0", "1"], "the message that the other consumer retains, and the new one");
     Ok(())
 }
 
-/// Takes through the errors of a consumer that was just away, as a supervised loop does.
-async fn eventually_taken(puller: &mut streams::bus::Puller, count: usize) -> Result<Vec<String>> {
+/// Receives and acknowledges, past the errors of a consumer that was just missing, as a supervised loop does.
+async fn eventually_received(puller: &mut streams::bus::Puller, count: usize) -> Result<Vec<String>> {
     let mut seen = Vec::new();
     for _ in 0..100 {
         match puller.fetch(count - seen.len(), millis(300)).await {
@@ -229,16 +229,16 @@ async fn eventually_taken(puller: &mut streams::bus::Puller, count: usize) -> Re
                     seen.push(text(&delivery.message).to_owned());
                 }
             }
-            Err(_) => pass(millis(50)).await,
+            Err(_) => sleep(millis(50)).await,
         }
         if seen.len() == count {
             return Ok(seen);
         }
     }
-    anyhow::bail!("only {seen:?} came")
+    anyhow::bail!("only {seen:?} were delivered")
 }
 
-pub(crate) async fn waiting_fetch_hears_that_its_consumer_is_deleted(f: &Fixture) -> Result<()> {
+pub(crate) async fn waiting_fetch_fails_when_its_consumer_is_deleted(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     let consumer = f.consumer(&stream, "C", "a");
     f.apply(&[&stream], &[&consumer]).await?;
@@ -247,15 +247,15 @@ pub(crate) async fn waiting_fetch_hears_that_its_consumer_is_deleted(f: &Fixture
         let since = tokio::time::Instant::now();
         (puller.fetch(1, Duration::from_secs(60)).await, since.elapsed())
     });
-    pass(millis(300)).await;
+    sleep(millis(300)).await;
     f.bus.delete_consumer(&stream.name, &consumer.durable).await?;
     let (fetched, waited) = fetch.await?;
     assert!(matches!(fetched, Err(BusError::NotFound(_))), "{fetched:?}");
-    assert!(waited < Duration::from_secs(30), "it heard after {waited:?}");
+    assert!(waited < Duration::from_secs(30), "the fetch failed after {waited:?}");
     Ok(())
 }
 
-pub(crate) async fn deleted_stream_is_not_found_and_can_be_made_anew(f: &Fixture) -> Result<()> {
+pub(crate) async fn deleted_stream_is_not_found_and_can_be_recreated(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     let consumer = f.consumer(&stream, "C", "a");
     let wanted = topology(&[&stream], &[&consumer]);
@@ -267,12 +267,12 @@ pub(crate) async fn deleted_stream_is_not_found_and_can_be_made_anew(f: &Fixture
     assert!(matches!(f.bus.stream_info(&stream.name).await, Err(BusError::NotFound(_))));
     assert!(matches!(f.bus.consumer_info(&stream.name, &consumer.durable).await, Err(BusError::NotFound(_))));
     assert_eq!(f.bus.apply(&wanted).await?.len(), 2);
-    assert_eq!(f.publish("a", "anew").await?.sequence, 1);
-    assert_eq!(texts(&take_and_ack(&mut f.pull(&consumer).await?, 1).await?), ["anew"]);
+    assert_eq!(f.publish("a", "new").await?.sequence, 1);
+    assert_eq!(texts(&receive_and_ack(&mut f.pull(&consumer).await?, 1).await?), ["new"]);
     Ok(())
 }
 
-pub(crate) async fn what_does_not_exist_is_not_found(f: &Fixture) -> Result<()> {
+pub(crate) async fn operations_on_missing_things_are_not_found(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     f.apply(&[&stream], &[]).await?;
     let published = f.bus.publish(f.message("nowhere", "x")).await;
@@ -291,21 +291,21 @@ pub(crate) async fn what_does_not_exist_is_not_found(f: &Fixture) -> Result<()> 
 }
 
 pub(crate) async fn the_systems_topology_can_be_applied(f: &Fixture) -> Result<()> {
-    let alone = f.alone().await?;
+    let alone = f.on_own_server().await?;
     let topology = Topology::rideshare().with_sweeper();
     let result = async {
-        let made = alone.bus.apply(&topology).await?;
-        assert_eq!(made.len(), topology.streams.len() + topology.consumers.len(), "{made:?}");
+        let changes = alone.bus.apply(&topology).await?;
+        assert_eq!(changes.len(), topology.streams.len() + topology.consumers.len(), "{changes:?}");
         assert_eq!(alone.bus.apply(&topology).await?, Vec::<String>::new());
         assert_eq!(alone.bus.compare(&topology).await?, Vec::<String>::new());
         Ok(())
     };
     let result = result.await;
-    alone.end();
+    alone.stop_server();
     result
 }
 
-pub(crate) async fn many_processes_apply_at_once(f: &Fixture) -> Result<()> {
+pub(crate) async fn many_processes_may_apply_at_once(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Interest);
     let consumer = f.consumer(&stream, "C", "a");
     let mut processes = tokio::task::JoinSet::new();
@@ -320,102 +320,105 @@ pub(crate) async fn many_processes_apply_at_once(f: &Fixture) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn restart_is_healed_by_applying_again(f: &Fixture) -> Result<()> {
-    let alone = f.alone().await?;
-    let result = heal_a_restart(alone).await;
-    alone.end();
+pub(crate) async fn apply_after_a_restart_recreates_memory_streams(f: &Fixture) -> Result<()> {
+    let alone = f.on_own_server().await?;
+    let result = apply_after_a_restart(alone).await;
+    alone.stop_server();
     result
 }
 
-async fn heal_a_restart(f: &Fixture) -> Result<()> {
-    let forgetful = f.stream("FORGETFUL", &["forgetful"], Retention::Interest);
-    let mut lasting = f.stream("LASTING", &["lasting"], Retention::Interest);
-    lasting.storage = Storage::File;
-    let of_forgetful = f.consumer(&forgetful, "of_forgetful", "forgetful");
-    let of_lasting = f.consumer(&lasting, "of_lasting", "lasting");
-    let wanted = topology(&[&forgetful, &lasting], &[&of_forgetful, &of_lasting]);
+async fn apply_after_a_restart(f: &Fixture) -> Result<()> {
+    let in_memory = f.stream("IN_MEMORY", &["in_memory"], Retention::Interest);
+    let mut on_disk = f.stream("ON_DISK", &["on_disk"], Retention::Interest);
+    on_disk.storage = Storage::File;
+    let of_memory = f.consumer(&in_memory, "of_memory", "in_memory");
+    let of_file = f.consumer(&on_disk, "of_file", "on_disk");
+    let wanted = topology(&[&in_memory, &on_disk], &[&of_memory, &of_file]);
     f.bus.apply(&wanted).await?;
-    let (mut first, mut second) = (f.pull(&of_forgetful).await?, f.pull(&of_lasting).await?);
-    f.publish_numbers("forgetful", 2).await?;
-    f.publish_numbers("lasting", 3).await?;
-    take_and_ack(&mut second, 1).await?;
+    let (mut first, mut second) = (f.pull(&of_memory).await?, f.pull(&of_file).await?);
+    f.publish_numbers("in_memory", 2).await?;
+    f.publish_numbers("on_disk", 3).await?;
+    receive_and_ack(&mut second, 1).await?;
     f.restart().await?;
-    let published = f.bus.publish(f.message("forgetful", "x")).await;
+    let published = f.bus.publish(f.message("in_memory", "x")).await;
     assert!(matches!(published, Err(BusError::NotFound(_))), "{published:?}");
-    let made = f.bus.apply(&wanted).await?;
+    let changes = f.bus.apply(&wanted).await?;
     let missing = if f.is_memory() { 4 } else { 2 };
-    assert_eq!(made.len(), missing, "{made:?}");
-    assert!(made[0].contains(&forgetful.name) && made[0].ends_with("missing, created"), "{}", made[0]);
+    assert_eq!(changes.len(), missing, "{changes:?}");
+    assert!(changes[0].contains(&in_memory.name) && changes[0].ends_with("missing, created"), "{}", changes[0]);
     assert_eq!(f.bus.apply(&wanted).await?, Vec::<String>::new());
-    f.publish("forgetful", "anew").await?;
-    assert_eq!(eventually_taken(&mut first, 1).await?, ["anew"], "the puller from before goes on");
+    f.publish("in_memory", "new").await?;
+    assert_eq!(eventually_received(&mut first, 1).await?, ["new"], "the puller opened before the restart works");
     if f.is_memory() {
-        f.publish("lasting", "anew").await?;
-        assert_eq!(eventually_taken(&mut second, 1).await?, ["anew"]);
+        f.publish("on_disk", "new").await?;
+        assert_eq!(eventually_received(&mut second, 1).await?, ["new"]);
     } else {
-        let mut rest = eventually_taken(&mut f.pull(&of_lasting).await?, 2).await?;
+        let mut rest = eventually_received(&mut f.pull(&of_file).await?, 2).await?;
         rest.sort();
-        assert_eq!(rest, ["1", "2"], "files keep the messages and the consumer's place");
+        assert_eq!(rest, ["1", "2"], "a file stream retains its messages and its consumers");
     }
     Ok(())
 }
 
-pub(crate) async fn late_answer_takes_nothing_from_a_stream_that_was_made_anew(f: &Fixture) -> Result<()> {
+pub(crate) async fn ack_of_a_lost_stream_removes_nothing_from_the_recreated_one(f: &Fixture) -> Result<()> {
     if f.is_memory() {
-        // Lost with its server, and so with everybody who could answer.
+        // The memory bus is lost only together with its process, and so with every delivery.
         return Ok(());
     }
-    let alone = f.alone().await?;
-    let result = answer_over_a_restart(alone).await;
-    alone.end();
+    let alone = f.on_own_server().await?;
+    let result = ack_over_a_restart(alone).await;
+    alone.stop_server();
     result
 }
 
-async fn answer_over_a_restart(f: &Fixture) -> Result<()> {
+async fn ack_over_a_restart(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Interest);
     let consumer = f.consumer(&stream, "C", "a");
     f.apply(&[&stream], &[&consumer]).await?;
     f.publish_numbers("a", 3).await?;
-    let old = take(&mut f.pull(&consumer).await?, 3).await?;
+    let old = receive(&mut f.pull(&consumer).await?, 3).await?;
     f.restart().await?;
     f.apply(&[&stream], &[&consumer]).await?;
     f.publish_numbers("a", 3).await?;
-    let new = take(&mut f.pull(&consumer).await?, 3).await?;
-    let places = |all: &[streams::Delivery]| all.iter().map(|d| d.message.sequence).collect::<Vec<_>>();
-    assert_eq!(places(&old), places(&new));
+    let new = receive(&mut f.pull(&consumer).await?, 3).await?;
+    let sequences = |all: &[streams::Delivery]| all.iter().map(|d| d.message.sequence).collect::<Vec<_>>();
+    assert_eq!(sequences(&old), sequences(&new));
     assert!(matches!(old[0].ack().await, Err(BusError::Unavailable(_))));
     assert!(matches!(old[1].terminate().await, Err(BusError::Unavailable(_))));
     assert!(matches!(old[2].retry(Duration::ZERO).await, Err(BusError::Unavailable(_))));
     new[0].ack_confirmed().await?;
     let info = f.bus.consumer_info(&stream.name, &consumer.durable).await?;
-    assert_eq!((info.ack_pending, info.pending), (2, 0), "the other two are with whoever has them now");
+    assert_eq!((info.ack_pending, info.pending), (2, 0), "the other two stay pending for the new deliveries");
     Ok(())
 }
 
-pub(crate) async fn what_was_made_anew_has_a_later_time(f: &Fixture) -> Result<()> {
+pub(crate) async fn recreated_stream_or_consumer_has_a_later_creation_time(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a", "b"], Retention::Interest);
     let (first, second) = (f.consumer(&stream, "C", "a"), f.consumer(&stream, "D", "b"));
-    let missing = |made| matches!(made, Err(BusError::NotFound(_)));
-    assert!(missing(f.bus.created_at(&stream.name, &[]).await));
+    let is_missing = |created| matches!(created, Err(BusError::NotFound(_)));
+    assert!(is_missing(f.bus.created_at(&stream.name, &[]).await));
     f.apply(&[&stream], &[&first]).await?;
-    let made = async |durables: &[&str]| f.bus.created_at(&stream.name, durables).await;
-    assert!(missing(made(&[&first.durable, &second.durable]).await));
+    let created_at = async |durables: &[&str]| f.bus.created_at(&stream.name, durables).await;
+    assert!(is_missing(created_at(&[&first.durable, &second.durable]).await));
     tokio::time::sleep(Duration::from_millis(5)).await;
     f.apply(&[&stream], &[&first, &second]).await?;
-    let (alone, one, both) =
-        (made(&[]).await?, made(&[&first.durable]).await?, made(&[&first.durable, &second.durable]).await?);
+    let (alone, one, both) = (
+        created_at(&[]).await?,
+        created_at(&[&first.durable]).await?,
+        created_at(&[&first.durable, &second.durable]).await?,
+    );
     assert!(alone <= one && one < both, "{alone} {one} {both}");
     f.publish("a", "1").await?;
-    assert_eq!(made(&[&first.durable, &second.durable]).await?, both, "use changes nothing");
+    assert_eq!(created_at(&[&first.durable, &second.durable]).await?, both, "use changes nothing");
     f.bus.delete_consumer(&stream.name, &first.durable).await?;
-    assert!(missing(made(&[&first.durable]).await));
+    assert!(is_missing(created_at(&[&first.durable]).await));
     tokio::time::sleep(Duration::from_millis(5)).await;
     f.apply(&[&stream], &[&first, &second]).await?;
-    let again = made(&[&first.durable, &second.durable]).await?;
-    assert!(both < again && made(&[&second.durable]).await? == both && made(&[]).await? == alone);
+    let again = created_at(&[&first.durable, &second.durable]).await?;
+    assert!(both < again && created_at(&[&second.durable]).await? == both && created_at(&[]).await? == alone);
     f.bus.delete_stream(&stream.name).await?;
     tokio::time::sleep(Duration::from_millis(5)).await;
     f.apply(&[&stream], &[&first, &second]).await?;
-    assert!(again < made(&[]).await?);
+    assert!(again < created_at(&[]).await?);
     Ok(())
 }

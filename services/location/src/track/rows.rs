@@ -1,206 +1,99 @@
-//! The rows of tracks and their points: every statement of this service, each beside the same thing in memory.
+//! The rows of tracks and points: every statement of this service, with the same operation in memory beside it.
 //!
-//! A track's row is the lock of its ride: points are added, rides are ended and aggregates are made under it. Rows are
-//! always locked in the order of their ids. Nothing here decides which points count or when an aggregate is due.
+//! The row of a track is the lock of its ride: points, ends and aggregates are written while it is locked. Statements that wait
+//! for locks take them in the order of ids, so transactions do not deadlock. Nothing here decides which points count.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Duration, Utc};
-use imbl::OrdMap;
-use platform::{On, StoreError, Transaction};
+use platform::store::rows::column;
+use platform::{On, StoreError};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use streams::event::TrackPoint;
 use streams::{Position, RideId, UserId};
 use uuid::Uuid;
 
-use crate::track::{Fix, Summary};
+use super::{Fix, TrackSummary};
+use crate::tables::{PointRow, Tables, TrackRow, Tx};
 
-/// The service's tables in memory.
-#[derive(Debug, Clone, Default)]
-pub struct Tables {
-    tracks: OrdMap<RideId, TrackRow>,
-    points: OrdMap<(RideId, UserId, DateTime<Utc>), PointRow>,
-}
+/// How long a track is stored: longer than any stream can deliver an event of its ride.
+const TRACKS_STORED: Duration = Duration::days(9);
+/// How long a track is stored whose ride has no event, only points.
+const EMPTY_TRACKS_STORED: Duration = Duration::days(2);
 
-/// One ride's track.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct TrackRow {
-    pub(crate) ride_id: RideId,
-    /// Whose points count; unknown until an event of the ride is heard.
-    pub(crate) driver_id: Option<UserId>,
-    pub(crate) started_at: Option<DateTime<Utc>>,
-    pub(crate) arrived_at: Option<DateTime<Utc>>,
-    pub(crate) arrived_seen_at: Option<DateTime<Utc>>,
-    pub(crate) closed_at: Option<DateTime<Utc>>,
-    /// Grows with each batch that adds points.
-    pub(crate) version: i64,
-    pub(crate) reported_version: i64,
-    pub(crate) reported_at: Option<DateTime<Utc>>,
-    pub(crate) finalised: bool,
-    /// What the last aggregate said.
-    pub(crate) reported: Summary,
-    pub(crate) created_at: DateTime<Utc>,
-}
-
-/// One point to be kept.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Point {
-    pub(crate) ride_id: RideId,
-    pub(crate) user_id: UserId,
-    pub(crate) fix: Fix,
-    /// The version of the track from which on it is there.
-    pub(crate) version: i64,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-struct PointRow {
-    fix: Fix,
-    version: i64,
-}
-
-/// Which points of a ride to read: its driver's, added after a version.
+/// Asks for a driver's points of a ride that were added after a version of the track.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Wanted {
+pub(crate) struct PointQuery {
     pub(crate) ride_id: RideId,
     pub(crate) driver_id: UserId,
     pub(crate) after_version: i64,
 }
 
-/// Which points of a ride nobody needs any more: those before a time, and those of anybody but its driver.
+/// Points of a ride to be deleted: those recorded before a time, and all of users other than its driver.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Needless {
+pub(crate) struct PointsToDelete {
     pub(crate) ride_id: RideId,
     pub(crate) driver_id: UserId,
-    /// `None`: all.
+    /// `None`: all points.
     pub(crate) before: Option<DateTime<Utc>>,
 }
 
-const EMPTY_AFTER: Duration = Duration::days(2);
-const OLD_AFTER: Duration = Duration::days(9);
-
-impl TrackRow {
-    fn new(ride_id: RideId, now: DateTime<Utc>) -> Self {
-        Self {
-            ride_id,
-            driver_id: None,
-            started_at: None,
-            arrived_at: None,
-            arrived_seen_at: None,
-            closed_at: None,
-            version: 0,
-            reported_version: 0,
-            reported_at: None,
-            finalised: false,
-            reported: Summary::default(),
-            created_at: now,
-        }
-    }
-
-    /// Whether a point of `user` at `at` may belong to the ride, as far as is known.
-    pub(crate) fn takes(&self, user: UserId, at: DateTime<Utc>) -> bool {
-        self.closed_at.is_none()
-            && !self.finalised
-            && self.driver_id.is_none_or(|driver| driver == user)
-            && self.started_at.is_none_or(|started| started <= at)
-            && self.arrived_at.is_none_or(|arrived| at <= arrived)
-    }
-
-    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
-        let last = match (row.try_get("last_lat")?, row.try_get("last_lng")?, row.try_get("last_recorded_at")?) {
-            (Some(lat), Some(lng), Some(recorded_at)) => {
-                Some(TrackPoint { location: Position { lat, lng }, recorded_at })
-            }
-            _ => None,
-        };
-        Ok(Self {
-            ride_id: RideId(row.try_get("ride_id")?),
-            driver_id: row.try_get::<Option<Uuid>, _>("driver_id")?.map(UserId),
-            started_at: row.try_get("started_at")?,
-            arrived_at: row.try_get("arrived_at")?,
-            arrived_seen_at: row.try_get("arrived_seen_at")?,
-            closed_at: row.try_get("closed_at")?,
-            version: row.try_get("version")?,
-            reported_version: row.try_get("reported_version")?,
-            reported_at: row.try_get("reported_at")?,
-            finalised: row.try_get("finalised")?,
-            reported: Summary {
-                distance_m: row.try_get("distance_m")?,
-                points: row.try_get::<i64, _>("points")?.unsigned_abs(),
-                last,
-            },
-            created_at: row.try_get("created_at")?,
-        })
-    }
-}
-
-fn uuids(rides: &BTreeSet<RideId>) -> Vec<Uuid> {
-    rides.iter().map(|ride| ride.0).collect()
-}
-
-/// Locks the tracks of `rides`, beginning those that are not there.
+/// Locks the tracks of `rides`, and inserts those that do not exist.
 pub(crate) async fn lock_tracks(
-    tx: &mut Transaction<Tables>,
+    tx: &mut Tx,
     rides: &BTreeSet<RideId>,
     now: DateTime<Utc>,
 ) -> Result<BTreeMap<RideId, TrackRow>, StoreError> {
-    let mut tracks = lock_known(tx, rides).await?;
+    let mut tracks = lock_existing(tx, rides).await?;
     if tracks.len() < rides.len() {
         let missing: BTreeSet<RideId> = rides.iter().copied().filter(|ride| !tracks.contains_key(ride)).collect();
-        begin_tracks(tx, &missing, now).await?;
-        tracks.extend(lock_known(tx, &missing).await?);
+        insert_tracks(tx, &missing, now).await?;
+        tracks.extend(lock_existing(tx, &missing).await?);
     }
     Ok(tracks)
 }
 
-async fn lock_known(
-    tx: &mut Transaction<Tables>,
-    rides: &BTreeSet<RideId>,
-) -> Result<BTreeMap<RideId, TrackRow>, StoreError> {
+async fn lock_existing(tx: &mut Tx, rides: &BTreeSet<RideId>) -> Result<BTreeMap<RideId, TrackRow>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query("select * from tracks where ride_id = any($1) order by ride_id for update")
-                .bind(uuids(rides))
+                .bind(column(rides, |ride| ride.0))
                 .fetch_all(&mut *pg)
                 .await?;
-            rows.iter().map(|r| TrackRow::read(r).map(|t| (t.ride_id, t)).map_err(StoreError::from)).collect()
+            rows.iter().map(|r| read_track(r).map(|t| (t.ride_id, t)).map_err(StoreError::from)).collect()
         }
-        On::Memory(m) => {
-            let tables = m;
+        On::Memory(tables) => {
             Ok(rides.iter().filter_map(|ride| Some((*ride, tables.tracks.get(ride)?.clone()))).collect())
         }
     }
 }
 
-async fn begin_tracks(
-    tx: &mut Transaction<Tables>,
-    rides: &BTreeSet<RideId>,
-    now: DateTime<Utc>,
-) -> Result<(), StoreError> {
+async fn insert_tracks(tx: &mut Tx, rides: &BTreeSet<RideId>, now: DateTime<Utc>) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
                 "insert into tracks (ride_id, created_at) select r, $2 from unnest($1::uuid[]) as r order by r \
                  on conflict do nothing",
             )
-            .bind(uuids(rides))
+            .bind(column(rides, |ride| ride.0))
             .bind(now)
             .execute(&mut *pg)
             .await?;
         }
-        On::Memory(m) => {
+        On::Memory(tables) => {
             for ride in rides {
-                m.tracks.entry(*ride).or_insert_with(|| TrackRow::new(*ride, now));
+                tables.tracks.entry(*ride).or_insert_with(|| TrackRow::new(*ride, now));
             }
         }
     }
     Ok(())
 }
 
-/// Keeps points of locked tracks, and raises the version of each track that got one that it did not have; returns those.
+/// Inserts points of locked tracks. Grows the version of each track that got a new point, and returns those tracks.
 pub(crate) async fn add_points(
-    tx: &mut Transaction<Tables>,
-    points: &[Point],
+    tx: &mut Tx,
+    points: &[PointRow],
     now: DateTime<Utc>,
 ) -> Result<BTreeSet<RideId>, StoreError> {
     match tx.on() {
@@ -213,25 +106,24 @@ pub(crate) async fn add_points(
                  on conflict do nothing returning ride_id) \
                  update tracks set version = version + 1 where ride_id in (select ride_id from added) returning ride_id",
             )
-            .bind(points.iter().map(|p| p.ride_id.0).collect::<Vec<_>>())
-            .bind(points.iter().map(|p| p.user_id.0).collect::<Vec<_>>())
-            .bind(points.iter().map(|p| p.fix.recorded_at).collect::<Vec<_>>())
-            .bind(points.iter().map(|p| p.fix.position.lat).collect::<Vec<_>>())
-            .bind(points.iter().map(|p| p.fix.position.lng).collect::<Vec<_>>())
-            .bind(points.iter().map(|p| p.fix.accuracy_m).collect::<Vec<_>>())
-            .bind(points.iter().map(|p| p.version).collect::<Vec<_>>())
+            .bind(column(points, |p| p.ride_id.0))
+            .bind(column(points, |p| p.user_id.0))
+            .bind(column(points, |p| p.fix.recorded_at))
+            .bind(column(points, |p| p.fix.position.lat))
+            .bind(column(points, |p| p.fix.position.lng))
+            .bind(column(points, |p| p.fix.accuracy_m))
+            .bind(column(points, |p| p.version))
             .bind(now)
             .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(|r| Ok(RideId(r.try_get(0)?))).collect()
         }
-        On::Memory(m) => {
-            let tables = m;
+        On::Memory(tables) => {
             let mut grown = BTreeSet::new();
             for point in points {
                 let key = (point.ride_id, point.user_id, point.fix.recorded_at);
                 if !tables.points.contains_key(&key) {
-                    tables.points.insert(key, PointRow { fix: point.fix, version: point.version });
+                    tables.points.insert(key, point.clone());
                     grown.insert(point.ride_id);
                 }
             }
@@ -245,8 +137,8 @@ pub(crate) async fn add_points(
     }
 }
 
-/// Writes what events said of locked tracks: driver, start, arrival, end.
-pub(crate) async fn save_courses(tx: &mut Transaction<Tables>, tracks: &[TrackRow]) -> Result<(), StoreError> {
+/// Updates driver, start, arrival and end of locked tracks.
+pub(crate) async fn save_ride_times(tx: &mut Tx, tracks: &[TrackRow]) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
@@ -254,18 +146,18 @@ pub(crate) async fn save_courses(tx: &mut Transaction<Tables>, tracks: &[TrackRo
                  closed_at = u.c from unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::timestamptz[], \
                  $5::timestamptz[], $6::timestamptz[]) as u (r, d, s, a, n, c) where ride_id = u.r",
             )
-            .bind(tracks.iter().map(|t| t.ride_id.0).collect::<Vec<_>>())
-            .bind(tracks.iter().map(|t| t.driver_id.map(|d| d.0)).collect::<Vec<_>>())
-            .bind(tracks.iter().map(|t| t.started_at).collect::<Vec<_>>())
-            .bind(tracks.iter().map(|t| t.arrived_at).collect::<Vec<_>>())
-            .bind(tracks.iter().map(|t| t.arrived_seen_at).collect::<Vec<_>>())
-            .bind(tracks.iter().map(|t| t.closed_at).collect::<Vec<_>>())
+            .bind(column(tracks, |t| t.ride_id.0))
+            .bind(column(tracks, |t| t.driver_id.map(|d| d.0)))
+            .bind(column(tracks, |t| t.started_at))
+            .bind(column(tracks, |t| t.arrived_at))
+            .bind(column(tracks, |t| t.arrived_seen_at))
+            .bind(column(tracks, |t| t.closed_at))
             .execute(&mut *pg)
             .await?;
         }
-        On::Memory(m) => {
+        On::Memory(tables) => {
             for track in tracks {
-                if let Some(row) = m.tracks.get_mut(&track.ride_id) {
+                if let Some(row) = tables.tracks.get_mut(&track.ride_id) {
                     row.driver_id = track.driver_id;
                     row.started_at = track.started_at;
                     row.arrived_at = track.arrived_at;
@@ -278,28 +170,27 @@ pub(crate) async fn save_courses(tx: &mut Transaction<Tables>, tracks: &[TrackRo
     Ok(())
 }
 
-/// Deletes points that nobody needs any more.
-pub(crate) async fn forget_points(tx: &mut Transaction<Tables>, needless: &[Needless]) -> Result<(), StoreError> {
+pub(crate) async fn delete_points(tx: &mut Tx, to_delete: &[PointsToDelete]) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
                 "delete from track_points p using unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) as u (r, d, b) \
                  where p.ride_id = u.r and (u.b is null or p.recorded_at < u.b or p.user_id <> u.d)",
             )
-            .bind(needless.iter().map(|n| n.ride_id.0).collect::<Vec<_>>())
-            .bind(needless.iter().map(|n| n.driver_id.0).collect::<Vec<_>>())
-            .bind(needless.iter().map(|n| n.before).collect::<Vec<_>>())
+            .bind(column(to_delete, |d| d.ride_id.0))
+            .bind(column(to_delete, |d| d.driver_id.0))
+            .bind(column(to_delete, |d| d.before))
             .execute(&mut *pg)
             .await?;
         }
-        On::Memory(m) => {
-            for n in needless {
-                let tables = &mut *m;
-                let gone: Vec<_> = of_ride(tables, n.ride_id)
-                    .map(|(key, _)| *key)
-                    .filter(|(_, user, at)| n.before.is_none_or(|before| *at < before) || *user != n.driver_id)
-                    .collect();
-                for key in gone {
+        On::Memory(tables) => {
+            for d in to_delete {
+                let is_deleted = |p: &&PointRow| {
+                    d.before.is_none_or(|before| p.fix.recorded_at < before) || p.user_id != d.driver_id
+                };
+                let deleted = points_of(tables, d.ride_id).filter(is_deleted);
+                let keys = column(deleted, |p| (p.ride_id, p.user_id, p.fix.recorded_at));
+                for key in keys {
                     tables.points.remove(&key);
                 }
             }
@@ -308,21 +199,19 @@ pub(crate) async fn forget_points(tx: &mut Transaction<Tables>, needless: &[Need
     Ok(())
 }
 
-fn of_ride(
-    tables: &Tables,
-    ride: RideId,
-) -> impl Iterator<Item = (&(RideId, UserId, DateTime<Utc>), &PointRow)> + use<'_> {
+/// By user, then `recorded_at`.
+fn points_of(tables: &Tables, ride: RideId) -> impl Iterator<Item = &PointRow> + use<'_> {
     let first = (ride, UserId(Uuid::nil()), DateTime::<Utc>::MIN_UTC);
-    tables.points.range(first..).take_while(move |((r, _, _), _)| *r == ride)
+    tables.points.range(first..).map(|(_, point)| point).take_while(move |point| point.ride_id == ride)
 }
 
-/// Locks tracks that an aggregate is due for, those longest without one first, at most `limit`, passing over those that another process has in hand: rides
-/// under way with new points whose last aggregate is from `reported_until` or before, and of `arrived` those without their
-/// final one.
-pub(crate) async fn due_tracks(
-    tx: &mut Transaction<Tables>,
+/// Locks the tracks of which an aggregate is due, at most `limit`, those longest without one first. Skips tracks that another
+/// process has locked. An aggregate is due of a ride under way that has new points and no aggregate after `reported_until`,
+/// and of each of the `complete` rides that has no final one.
+pub(crate) async fn lock_due_tracks(
+    tx: &mut Tx,
     reported_until: DateTime<Utc>,
-    arrived: &BTreeSet<RideId>,
+    complete: &BTreeSet<RideId>,
     limit: usize,
 ) -> Result<Vec<TrackRow>, StoreError> {
     match tx.on() {
@@ -334,20 +223,20 @@ pub(crate) async fn due_tracks(
                  order by reported_at nulls first, ride_id limit $3 for update skip locked",
             )
             .bind(reported_until)
-            .bind(uuids(arrived))
+            .bind(column(complete, |ride| ride.0))
             .bind(limit as i64)
             .fetch_all(&mut *pg)
             .await?;
-            rows.iter().map(|r| TrackRow::read(r).map_err(StoreError::from)).collect()
+            rows.iter().map(|r| read_track(r).map_err(StoreError::from)).collect()
         }
-        On::Memory(m) => {
-            let under_way = m
+        On::Memory(tables) => {
+            let under_way = tables
                 .tracks
                 .values()
                 .filter(|t| t.closed_at.is_none() && !t.finalised && t.started_at.is_some() && t.driver_id.is_some());
             let due = under_way.filter(|t| match t.arrived_at {
                 None => t.version > t.reported_version && t.reported_at.is_none_or(|at| at <= reported_until),
-                Some(_) => arrived.contains(&t.ride_id),
+                Some(_) => complete.contains(&t.ride_id),
             });
             let mut due: Vec<TrackRow> = due.cloned().collect();
             due.sort_by_key(|t| (t.reported_at, t.ride_id));
@@ -357,81 +246,58 @@ pub(crate) async fn due_tracks(
     }
 }
 
-/// Points of rides, by ride, then `recorded_at`.
-pub(crate) async fn points(tx: &mut Transaction<Tables>, wanted: &[Wanted]) -> Result<Vec<Point>, StoreError> {
+/// By ride, then `recorded_at`.
+pub(crate) async fn points(tx: &mut Tx, queries: &[PointQuery]) -> Result<Vec<PointRow>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select p.* from unnest($1::uuid[], $2::uuid[], $3::bigint[]) as u (r, d, v) join track_points p \
                  on p.ride_id = u.r and p.user_id = u.d and p.version > u.v order by p.ride_id, p.recorded_at",
             )
-            .bind(wanted.iter().map(|w| w.ride_id.0).collect::<Vec<_>>())
-            .bind(wanted.iter().map(|w| w.driver_id.0).collect::<Vec<_>>())
-            .bind(wanted.iter().map(|w| w.after_version).collect::<Vec<_>>())
+            .bind(column(queries, |q| q.ride_id.0))
+            .bind(column(queries, |q| q.driver_id.0))
+            .bind(column(queries, |q| q.after_version))
             .fetch_all(&mut *pg)
             .await?;
-            rows.iter().map(|row| Point::read(row).map_err(StoreError::from)).collect()
+            rows.iter().map(|row| read_point(row).map_err(StoreError::from)).collect()
         }
-        On::Memory(m) => {
-            let tables = m;
-            let mut wanted = wanted.to_vec();
-            wanted.sort_by_key(|w| w.ride_id);
-            let found = wanted.iter().flat_map(|w| {
-                of_ride(tables, w.ride_id)
-                    .filter(move |((_, user, _), row)| *user == w.driver_id && row.version > w.after_version)
-                    .map(|((ride_id, user_id, _), row)| Point {
-                        ride_id: *ride_id,
-                        user_id: *user_id,
-                        fix: row.fix,
-                        version: row.version,
-                    })
+        On::Memory(tables) => {
+            let mut queries = queries.to_vec();
+            queries.sort_by_key(|q| q.ride_id);
+            let found = queries.iter().flat_map(|q| {
+                let is_wanted = |p: &&PointRow| p.user_id == q.driver_id && p.version > q.after_version;
+                points_of(tables, q.ride_id).filter(is_wanted).cloned()
             });
             Ok(found.collect())
         }
     }
 }
 
-impl Point {
-    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
-        Ok(Self {
-            ride_id: RideId(row.try_get("ride_id")?),
-            user_id: UserId(row.try_get("user_id")?),
-            fix: Fix {
-                recorded_at: row.try_get("recorded_at")?,
-                position: Position { lat: row.try_get("lat")?, lng: row.try_get("lng")? },
-                accuracy_m: row.try_get("accuracy_m")?,
-            },
-            version: row.try_get("version")?,
-        })
-    }
-}
-
-/// Writes what the aggregates of locked tracks said.
-pub(crate) async fn save_reports(tx: &mut Transaction<Tables>, tracks: &[TrackRow]) -> Result<(), StoreError> {
+/// Updates the last aggregate of locked tracks.
+pub(crate) async fn save_reported(tx: &mut Tx, tracks: &[TrackRow]) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            let lasts: Vec<Option<TrackPoint>> = tracks.iter().map(|t| t.reported.last).collect();
             sqlx::query(
                 "update tracks set reported_version = u.v, reported_at = u.t, finalised = u.f, distance_m = u.m, \
                  points = u.n, last_lat = u.lat, last_lng = u.lng, last_recorded_at = u.l from unnest($1::uuid[], \
                  $2::bigint[], $3::timestamptz[], $4::bool[], $5::float8[], $6::bigint[], $7::float8[], $8::float8[], \
                  $9::timestamptz[]) as u (r, v, t, f, m, n, lat, lng, l) where ride_id = u.r",
             )
-            .bind(tracks.iter().map(|t| t.ride_id.0).collect::<Vec<_>>())
-            .bind(tracks.iter().map(|t| t.reported_version).collect::<Vec<_>>())
-            .bind(tracks.iter().map(|t| t.reported_at).collect::<Vec<_>>())
-            .bind(tracks.iter().map(|t| t.finalised).collect::<Vec<_>>())
-            .bind(tracks.iter().map(|t| t.reported.distance_m).collect::<Vec<_>>())
-            .bind(tracks.iter().map(|t| i64::try_from(t.reported.points).unwrap_or(i64::MAX)).collect::<Vec<_>>())
-            .bind(lasts.iter().map(|l| l.map(|p| p.location.lat)).collect::<Vec<_>>())
-            .bind(lasts.iter().map(|l| l.map(|p| p.location.lng)).collect::<Vec<_>>())
-            .bind(lasts.iter().map(|l| l.map(|p| p.recorded_at)).collect::<Vec<_>>())
+            .bind(column(tracks, |t| t.ride_id.0))
+            .bind(column(tracks, |t| t.reported_version))
+            .bind(column(tracks, |t| t.reported_at))
+            .bind(column(tracks, |t| t.finalised))
+            .bind(column(tracks, |t| t.reported.distance_m))
+            .bind(column(tracks, |t| i64::try_from(t.reported.points).unwrap_or(i64::MAX)))
+            .bind(column(tracks, |t| t.reported.last.map(|p| p.location.lat)))
+            .bind(column(tracks, |t| t.reported.last.map(|p| p.location.lng)))
+            .bind(column(tracks, |t| t.reported.last.map(|p| p.recorded_at)))
             .execute(&mut *pg)
             .await?;
         }
-        On::Memory(m) => {
+        On::Memory(tables) => {
             for track in tracks {
-                if let Some(row) = m.tracks.get_mut(&track.ride_id) {
+                if let Some(row) = tables.tracks.get_mut(&track.ride_id) {
                     row.reported_version = track.reported_version;
                     row.reported_at = track.reported_at;
                     row.finalised = track.finalised;
@@ -443,49 +309,45 @@ pub(crate) async fn save_reports(tx: &mut Transaction<Tables>, tracks: &[TrackRo
     Ok(())
 }
 
-/// Rides that an event was heard of and that have not ended.
-pub(crate) async fn live_tracks(tx: &mut Transaction<Tables>) -> Result<Vec<TrackRow>, StoreError> {
+/// Tracks of rides that have an event and have not ended.
+pub(crate) async fn live_tracks(tx: &mut Tx) -> Result<Vec<TrackRow>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             let rows =
                 sqlx::query("select * from tracks where closed_at is null and driver_id is not null order by ride_id")
                     .fetch_all(&mut *pg)
                     .await?;
-            rows.iter().map(|r| TrackRow::read(r).map_err(StoreError::from)).collect()
+            rows.iter().map(|r| read_track(r).map_err(StoreError::from)).collect()
         }
-        On::Memory(m) => {
-            let live = m.tracks.values().filter(|t| t.closed_at.is_none() && t.driver_id.is_some());
+        On::Memory(tables) => {
+            let live = tables.tracks.values().filter(|t| t.closed_at.is_none() && t.driver_id.is_some());
             Ok(live.cloned().collect())
         }
     }
 }
 
 /// Those of `rides` that have ended.
-pub(crate) async fn ended_rides(
-    tx: &mut Transaction<Tables>,
-    rides: &BTreeSet<RideId>,
-) -> Result<Vec<RideId>, StoreError> {
+pub(crate) async fn ended_rides(tx: &mut Tx, rides: &BTreeSet<RideId>) -> Result<Vec<RideId>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select ride_id from tracks where ride_id = any($1) and closed_at is not null order by ride_id",
             )
-            .bind(uuids(rides))
+            .bind(column(rides, |ride| ride.0))
             .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(|r| Ok(RideId(r.try_get(0)?))).collect()
         }
-        On::Memory(m) => {
-            let tables = m;
+        On::Memory(tables) => {
             let ended = |ride: &&RideId| tables.tracks.get(*ride).is_some_and(|t| t.closed_at.is_some());
             Ok(rides.iter().filter(ended).copied().collect())
         }
     }
 }
 
-/// Deletes tracks whose events no stream can bring any more, and those that never were rides, with their points.
-pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<(), StoreError> {
-    let (old, empty) = (now - OLD_AFTER, now - EMPTY_AFTER);
+/// Deletes old tracks, and points that never got a ride, after [`TRACKS_STORED`] and [`EMPTY_TRACKS_STORED`].
+pub(crate) async fn purge(tx: &mut Tx, now: DateTime<Utc>) -> Result<(), StoreError> {
+    let (old, empty) = (now - TRACKS_STORED, now - EMPTY_TRACKS_STORED);
     match tx.on() {
         On::Postgres(pg) => {
             sqlx::query("delete from tracks where created_at < $1 or (driver_id is null and created_at < $2)")
@@ -494,16 +356,53 @@ pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> R
                 .execute(&mut *pg)
                 .await?;
         }
-        On::Memory(m) => {
-            let tables = m;
+        On::Memory(tables) => {
             let gone = |t: &TrackRow| t.created_at < old || (t.driver_id.is_none() && t.created_at < empty);
             tables.tracks = tables.tracks.iter().filter(|(_, t)| !gone(t)).map(|(k, t)| (*k, t.clone())).collect();
             let tracks = &tables.tracks;
-            let kept = tables.points.iter().filter(|((ride, _, _), _)| tracks.contains_key(ride));
-            tables.points = kept.map(|(k, p)| (*k, p.clone())).collect();
+            let retained = tables.points.iter().filter(|((ride, _, _), _)| tracks.contains_key(ride));
+            tables.points = retained.map(|(k, p)| (*k, p.clone())).collect();
         }
     }
     Ok(())
+}
+
+fn read_track(row: &PgRow) -> Result<TrackRow, sqlx::Error> {
+    let last = match (row.try_get("last_lat")?, row.try_get("last_lng")?, row.try_get("last_recorded_at")?) {
+        (Some(lat), Some(lng), Some(recorded_at)) => Some(TrackPoint { location: Position { lat, lng }, recorded_at }),
+        _ => None,
+    };
+    Ok(TrackRow {
+        ride_id: RideId(row.try_get("ride_id")?),
+        driver_id: row.try_get::<Option<Uuid>, _>("driver_id")?.map(UserId),
+        started_at: row.try_get("started_at")?,
+        arrived_at: row.try_get("arrived_at")?,
+        arrived_seen_at: row.try_get("arrived_seen_at")?,
+        closed_at: row.try_get("closed_at")?,
+        version: row.try_get("version")?,
+        reported_version: row.try_get("reported_version")?,
+        reported_at: row.try_get("reported_at")?,
+        finalised: row.try_get("finalised")?,
+        reported: TrackSummary {
+            distance_m: row.try_get("distance_m")?,
+            points: row.try_get::<i64, _>("points")?.unsigned_abs(),
+            last,
+        },
+        created_at: row.try_get("created_at")?,
+    })
+}
+
+fn read_point(row: &PgRow) -> Result<PointRow, sqlx::Error> {
+    Ok(PointRow {
+        ride_id: RideId(row.try_get("ride_id")?),
+        user_id: UserId(row.try_get("user_id")?),
+        fix: Fix {
+            recorded_at: row.try_get("recorded_at")?,
+            position: Position { lat: row.try_get("lat")?, lng: row.try_get("lng")? },
+            accuracy_m: row.try_get("accuracy_m")?,
+        },
+        version: row.try_get("version")?,
+    })
 }
 
 #[cfg(test)]

@@ -1,8 +1,13 @@
-//! The match engine. `state.rs` is the state, `rules.rs` how it changes, `assign.rs` who gets whom, `rows.rs` the rows.
+//! The match engine: who is offered to whom, who is held, who is locked.
+//!
+//! `state.rs`, `rules.rs` and `assign.rs` are pure and synchronous. [`Engine`] is a cache of rows with indexes over them;
+//! [`step`] takes events and the time, and returns new events and changed rows; `assign.rs` decides which driver gets which
+//! request. `rows.rs` loads and writes the rows.
 
 pub mod assign;
 pub mod rows;
-pub mod rules;
+mod rules;
 mod state;
 
-pub use state::*;
+pub use rules::{Input, StepOutput, step};
+pub use state::{Driver, Engine, EngineRows, Offer, OfferOutcome, Request, Ride, Rules};

@@ -1,83 +1,35 @@
-//! The engine's rows in the store: read at a take-over, written once a batch, one statement a table. It decides nothing.
+//! The engine's rows in the store: loaded when a process becomes active, written once a batch with one statement a table.
 
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Duration, Utc};
 use imbl::OrdMap;
-use platform::{On, StoreError, Transaction};
+use platform::store::rows::column;
+use platform::{On, StoreError};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
-use streams::{MatchId, Position, RequestId, RideId, UserId};
+use streams::{Position, RideId, UserId, VehicleType};
 use uuid::Uuid;
 
-use crate::engine::{DRIVER_FORGOTTEN, Driver, Offer, Outcome, REMEMBERED, Request, Ride, Rows};
-use crate::lease::Lease;
+use super::state::{
+    Driver, ENDED_REMEMBERED, EngineRows, OFFLINE_REMEMBERED, Offer, OfferOutcome, Request, Ride,
+    requests_remembered_from,
+};
+use crate::tables::Tx;
 
-/// How long rows of what has ended are kept; rides longer than any stream keeps their beginning.
-const ENDED_KEPT: Duration = Duration::days(1);
-const RIDES_KEPT: Duration = Duration::days(8);
+/// How long rows of ended requests and offers are stored.
+const ENDED_STORED: Duration = Duration::days(1);
+/// How long rows of ended rides and of offline drivers are stored: longer than RIDE_STREAM keeps the ride's first event.
+const RIDES_STORED: Duration = Duration::days(8);
 
-/// The tables of match in memory.
-#[derive(Debug, Clone, Default)]
-pub struct Tables {
-    drivers: OrdMap<UserId, Driver>,
-    requests: OrdMap<RequestId, Request>,
-    offers: OrdMap<MatchId, Offer>,
-    rides: OrdMap<RideId, Ride>,
-    /// What the unique indexes on live rows are in the database.
-    live_request_of: OrdMap<UserId, RequestId>,
-    live_offer_of_driver: OrdMap<UserId, MatchId>,
-    live_offer_of_passenger: OrdMap<UserId, MatchId>,
-    pub(crate) lease: Option<Lease>,
-}
-
-/// A transaction on the tables of match.
-pub type Tx = Transaction<Tables>;
-
-fn outcome(text: &str) -> Result<Outcome, StoreError> {
-    Outcome::ALL
-        .into_iter()
-        .find(|o| o.as_str() == text)
-        .ok_or_else(|| StoreError::Other(format!("offers.outcome: `{text}` is none of the known outcomes")))
-}
-
-/// A unique index on live rows, in memory: `id` is the live one of `user`, or, having ended, is so no more.
-fn keep_unique<I: Copy + Eq>(
-    index: &mut OrdMap<UserId, I>,
-    user: UserId,
-    id: I,
-    is_live: bool,
-    constraint: &str,
-) -> Result<(), StoreError> {
-    #[cfg(debug_assertions)]
-    if streams::simulation::sabotage().no_hold {
-        return Ok(());
-    }
-    match index.get(&user).copied() {
-        Some(other) if other != id && is_live => Err(StoreError::Conflict { constraint: constraint.to_owned() }),
-        Some(other) if other == id && !is_live => {
-            index.remove(&user);
-            Ok(())
-        }
-        None if is_live => {
-            index.insert(user, id);
-            Ok(())
-        }
-        _ => Ok(()),
-    }
-}
-
-/// All rows that the engine needs at `now`: what is live, and what ended so lately that something late may refer to it.
-///
-/// # Errors
-/// [`StoreError`].
-pub async fn load(tx: &mut Tx, now: DateTime<Utc>, request_ttl: Duration) -> Result<Rows, StoreError> {
-    let requests_after = now - request_ttl - Duration::seconds(60);
-    let (after, drivers_after) = (now - REMEMBERED, now - DRIVER_FORGOTTEN);
+/// The rows that the engine needs at `now`: what is live, and what ended so recently that a late event may refer to it.
+pub async fn load(tx: &mut Tx, now: DateTime<Utc>, request_ttl: Duration) -> Result<EngineRows, StoreError> {
+    let requests_from = requests_remembered_from(now, request_ttl);
+    let (ended_from, drivers_from) = (now - ENDED_REMEMBERED, now - OFFLINE_REMEMBERED);
     match tx.on() {
         On::Postgres(pg) => {
             let drivers = sqlx::query("select * from drivers where active or seen_at >= $1 order by user_id")
-                .bind(drivers_after)
+                .bind(drivers_from)
                 .fetch_all(&mut *pg)
                 .await?;
             let requests = sqlx::query(
@@ -85,44 +37,46 @@ pub async fn load(tx: &mut Tx, now: DateTime<Utc>, request_ttl: Duration) -> Res
                  e.request_id = r.request_id) else '{}' end as excluded from requests r \
                  where ended_at is null or ended_at >= $1 order by request_id",
             )
-            .bind(requests_after)
+            .bind(requests_from)
             .fetch_all(&mut *pg)
             .await?;
             let offers = sqlx::query("select * from offers where ended_at is null or ended_at >= $1 order by match_id")
-                .bind(after)
+                .bind(ended_from)
                 .fetch_all(&mut *pg)
                 .await?;
             let rides = sqlx::query("select * from rides where ended_at is null or ended_at >= $1 order by ride_id")
-                .bind(after)
+                .bind(ended_from)
                 .fetch_all(&mut *pg)
                 .await?;
-            Ok(Rows {
+            Ok(EngineRows {
                 drivers: drivers.iter().map(read_driver).collect::<Result<_, _>>()?,
                 requests: requests.iter().map(read_request).collect::<Result<_, _>>()?,
                 offers: offers.iter().map(read_offer).collect::<Result<_, _>>()?,
                 rides: rides.iter().map(read_ride).collect::<Result<_, _>>()?,
             })
         }
-        On::Memory(m) => {
-            let t = m;
-            let lately = |at: &Option<DateTime<Utc>>, after| at.is_none_or(|at| at >= after);
-            let drivers = t.drivers.values().filter(|d| d.active || d.seen_at >= drivers_after);
-            Ok(Rows {
+        On::Memory(tables) => {
+            let is_recent = |ended_at: Option<DateTime<Utc>>, from| ended_at.is_none_or(|at| at >= from);
+            let drivers = tables.drivers.values().filter(|d| d.active || d.seen_at >= drivers_from);
+            let requests = tables.requests.values().filter(|r| is_recent(r.ended_at, requests_from));
+            let offers = tables.offers.values().filter(|o| is_recent(o.ended.map(|e| e.0), ended_from));
+            let rides = tables.rides.values().filter(|r| is_recent(r.ended_at, ended_from));
+            Ok(EngineRows {
                 drivers: drivers.cloned().collect(),
-                requests: t.requests.values().filter(|r| lately(&r.ended_at, requests_after)).cloned().collect(),
-                offers: t.offers.values().filter(|o| lately(&o.ended.map(|e| e.0), after)).cloned().collect(),
-                rides: t.rides.values().filter(|r| lately(&r.ended_at, after)).cloned().collect(),
+                requests: requests.cloned().collect(),
+                offers: offers.cloned().collect(),
+                rides: rides.cloned().collect(),
             })
         }
     }
 }
 
-/// Inserts or replaces rows. The database itself refuses a second live request of a passenger and a second live offer of
-/// a driver or a passenger.
+/// Inserts or replaces rows. Unique indexes refuse a second live request of a passenger and a second live offer of a driver
+/// or a passenger.
 ///
 /// # Errors
-/// [`StoreError::Conflict`] for these, which would be a fault of the engine.
-pub async fn write(tx: &mut Tx, rows: &Rows) -> Result<(), StoreError> {
+/// [`StoreError::Conflict`] for these; it means that the engine has a bug.
+pub async fn write(tx: &mut Tx, rows: &EngineRows) -> Result<(), StoreError> {
     if !rows.drivers.is_empty() {
         write_drivers(tx, &rows.drivers).await?;
     }
@@ -149,17 +103,17 @@ async fn write_drivers(tx: &mut Tx, rows: &[Driver]) -> Result<(), StoreError> {
                  vehicle_type = excluded.vehicle_type, lat = excluded.lat, lng = excluded.lng, \
                  recorded_at = excluded.recorded_at, seen_at = excluded.seen_at",
             )
-            .bind(list(rows, |d| d.user_id.0))
-            .bind(list(rows, |d| d.active))
-            .bind(list(rows, |d| d.vehicle_type.as_str()))
-            .bind(list(rows, |d| d.location.lat))
-            .bind(list(rows, |d| d.location.lng))
-            .bind(list(rows, |d| d.recorded_at))
-            .bind(list(rows, |d| d.seen_at))
+            .bind(column(rows, |d| d.user_id.0))
+            .bind(column(rows, |d| d.active))
+            .bind(column(rows, |d| d.vehicle_type.as_str()))
+            .bind(column(rows, |d| d.location.lat))
+            .bind(column(rows, |d| d.location.lng))
+            .bind(column(rows, |d| d.recorded_at))
+            .bind(column(rows, |d| d.seen_at))
             .execute(&mut *pg)
             .await?;
         }
-        On::Memory(m) => m.drivers.extend(rows.iter().map(|d| (d.user_id, d.clone()))),
+        On::Memory(tables) => tables.drivers.extend(rows.iter().map(|d| (d.user_id, d.clone()))),
     }
     Ok(())
 }
@@ -167,7 +121,7 @@ async fn write_drivers(tx: &mut Tx, rows: &[Driver]) -> Result<(), StoreError> {
 async fn write_requests(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            // Ended ones first: each makes room for the live one of the same passenger.
+            // Ended rows first: each frees the unique index for the live row of the same passenger.
             sqlx::query(
                 "insert into requests (request_id, passenger_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, \
                  vehicle_type, opened_at, changed_at, ended_at) select * from unnest($1::uuid[], $2::uuid[], \
@@ -178,33 +132,35 @@ async fn write_requests(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreError>
                  dropoff_lat = excluded.dropoff_lat, dropoff_lng = excluded.dropoff_lng, \
                  vehicle_type = excluded.vehicle_type, changed_at = excluded.changed_at, ended_at = excluded.ended_at",
             )
-            .bind(list(rows, |r| r.request_id.0))
-            .bind(list(rows, |r| r.passenger_id.0))
-            .bind(list(rows, |r| r.pickup.lat))
-            .bind(list(rows, |r| r.pickup.lng))
-            .bind(list(rows, |r| r.dropoff.lat))
-            .bind(list(rows, |r| r.dropoff.lng))
-            .bind(list(rows, |r| r.vehicle_type.as_str()))
-            .bind(list(rows, |r| r.opened_at))
-            .bind(list(rows, |r| r.changed_at))
-            .bind(list(rows, |r| r.ended_at))
+            .bind(column(rows, |r| r.request_id.0))
+            .bind(column(rows, |r| r.passenger_id.0))
+            .bind(column(rows, |r| r.pickup.lat))
+            .bind(column(rows, |r| r.pickup.lng))
+            .bind(column(rows, |r| r.dropoff.lat))
+            .bind(column(rows, |r| r.dropoff.lng))
+            .bind(column(rows, |r| r.vehicle_type.as_str()))
+            .bind(column(rows, |r| r.opened_at))
+            .bind(column(rows, |r| r.changed_at))
+            .bind(column(rows, |r| r.ended_at))
             .execute(&mut *pg)
             .await?;
         }
-        On::Memory(m) => {
-            let t = m;
-            let ended_first = |live| rows.iter().filter(move |r| r.ended_at.is_none() == live);
-            for r in ended_first(false).chain(ended_first(true)) {
-                let (live, index) = (r.ended_at.is_none(), &mut t.live_request_of);
-                keep_unique(index, r.passenger_id, r.request_id, live, "requests_one_live_a_passenger")?;
-                t.requests.insert(r.request_id, r.clone());
+        On::Memory(tables) => {
+            for r in rows.iter().filter(|r| r.ended_at.is_some()) {
+                release(&mut tables.live_request_of, r.passenger_id, r.request_id);
+                tables.requests.insert(r.request_id, r.clone());
+            }
+            for r in rows.iter().filter(|r| r.ended_at.is_none()) {
+                let index = &mut tables.live_request_of;
+                claim(index, r.passenger_id, r.request_id, "requests_one_live_a_passenger")?;
+                tables.requests.insert(r.request_id, r.clone());
             }
         }
     }
     Ok(())
 }
 
-/// In memory the exclusions stand in the request's row.
+/// In memory the exclusions are part of the request.
 async fn write_exclusions(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreError> {
     let pairs: Vec<_> = rows.iter().flat_map(|r| r.excluded.iter().map(|d| (r.request_id.0, d.0))).collect();
     match tx.on() {
@@ -213,8 +169,8 @@ async fn write_exclusions(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreErro
                 "insert into exclusions (request_id, driver_id) select * from unnest($1::uuid[], $2::uuid[]) \
                  on conflict do nothing",
             )
-            .bind(list(&pairs, |p| p.0))
-            .bind(list(&pairs, |p| p.1))
+            .bind(column(&pairs, |p| p.0))
+            .bind(column(&pairs, |p| p.1))
             .execute(&mut *pg)
             .await?;
         }
@@ -226,7 +182,7 @@ async fn write_exclusions(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreErro
 async fn write_offers(tx: &mut Tx, rows: &[Offer]) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            // Ended ones first: each makes room for the live one of the same driver or passenger.
+            // Ended rows first: each frees the unique indexes for the live row of the same driver or passenger.
             sqlx::query(
                 "insert into offers (match_id, request_id, driver_id, passenger_id, found_at, expires_at, accepted_at, \
                  ended_at, outcome) select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], \
@@ -234,31 +190,52 @@ async fn write_offers(tx: &mut Tx, rows: &[Offer]) -> Result<(), StoreError> {
                  as u (id, r, d, p, f, e, a, ended, o) order by ended nulls last, id on conflict (match_id) do update \
                  set accepted_at = excluded.accepted_at, ended_at = excluded.ended_at, outcome = excluded.outcome",
             )
-            .bind(list(rows, |o| o.match_id.0))
-            .bind(list(rows, |o| o.request_id.0))
-            .bind(list(rows, |o| o.driver_id.0))
-            .bind(list(rows, |o| o.passenger_id.0))
-            .bind(list(rows, |o| o.found_at))
-            .bind(list(rows, |o| o.expires_at))
-            .bind(list(rows, |o| o.accepted_at))
-            .bind(list(rows, |o| o.ended.map(|e| e.0)))
-            .bind(list(rows, |o| o.ended.map(|e| e.1.as_str())))
+            .bind(column(rows, |o| o.match_id.0))
+            .bind(column(rows, |o| o.request_id.0))
+            .bind(column(rows, |o| o.driver_id.0))
+            .bind(column(rows, |o| o.passenger_id.0))
+            .bind(column(rows, |o| o.found_at))
+            .bind(column(rows, |o| o.expires_at))
+            .bind(column(rows, |o| o.accepted_at))
+            .bind(column(rows, |o| o.ended.map(|e| e.0)))
+            .bind(column(rows, |o| o.ended.map(|e| e.1.as_str())))
             .execute(&mut *pg)
             .await?;
         }
-        On::Memory(m) => {
-            let t = m;
-            let ended_first = |live| rows.iter().filter(move |o| o.ended.is_none() == live);
-            for o in ended_first(false).chain(ended_first(true)) {
-                let (live, by_driver, by_passenger) =
-                    (o.ended.is_none(), &mut t.live_offer_of_driver, &mut t.live_offer_of_passenger);
-                keep_unique(by_driver, o.driver_id, o.match_id, live, "offers_one_live_a_driver")?;
-                keep_unique(by_passenger, o.passenger_id, o.match_id, live, "offers_one_live_a_passenger")?;
-                t.offers.insert(o.match_id, o.clone());
+        On::Memory(tables) => {
+            for o in rows.iter().filter(|o| o.ended.is_some()) {
+                release(&mut tables.live_offer_of_driver, o.driver_id, o.match_id);
+                release(&mut tables.live_offer_of_passenger, o.passenger_id, o.match_id);
+                tables.offers.insert(o.match_id, o.clone());
+            }
+            for o in rows.iter().filter(|o| o.ended.is_none()) {
+                let (by_driver, by_passenger) = (&mut tables.live_offer_of_driver, &mut tables.live_offer_of_passenger);
+                claim(by_driver, o.driver_id, o.match_id, "offers_one_live_a_driver")?;
+                claim(by_passenger, o.passenger_id, o.match_id, "offers_one_live_a_passenger")?;
+                tables.offers.insert(o.match_id, o.clone());
             }
         }
     }
     Ok(())
+}
+
+/// Makes `id` the live row of `user`, as a partial unique index does in PostgreSQL.
+fn claim<I: Copy + Eq>(index: &mut OrdMap<UserId, I>, user: UserId, id: I, constraint: &str) -> Result<(), StoreError> {
+    if streams::simulation::sabotage().no_hold {
+        return Ok(());
+    }
+    if index.get(&user).is_some_and(|live| *live != id) {
+        return Err(StoreError::Conflict { constraint: constraint.to_owned() });
+    }
+    index.insert(user, id);
+    Ok(())
+}
+
+/// `id` is not a live row any more.
+fn release<I: Copy + Eq>(index: &mut OrdMap<UserId, I>, user: UserId, id: I) {
+    if index.get(&user) == Some(&id) {
+        index.remove(&user);
+    }
 }
 
 async fn write_rides(tx: &mut Tx, rows: &[Ride]) -> Result<(), StoreError> {
@@ -269,71 +246,62 @@ async fn write_rides(tx: &mut Tx, rows: &[Ride]) -> Result<(), StoreError> {
                  unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::timestamptz[], $6::timestamptz[]) \
                  on conflict (ride_id) do update set ended_at = excluded.ended_at",
             )
-            .bind(list(rows, |r| r.ride_id.0))
-            .bind(list(rows, |r| r.match_id.0))
-            .bind(list(rows, |r| r.driver_id.0))
-            .bind(list(rows, |r| r.passenger_id.0))
-            .bind(list(rows, |r| r.began_at))
-            .bind(list(rows, |r| r.ended_at))
+            .bind(column(rows, |r| r.ride_id.0))
+            .bind(column(rows, |r| r.match_id.0))
+            .bind(column(rows, |r| r.driver_id.0))
+            .bind(column(rows, |r| r.passenger_id.0))
+            .bind(column(rows, |r| r.began_at))
+            .bind(column(rows, |r| r.ended_at))
             .execute(&mut *pg)
             .await?;
         }
-        On::Memory(m) => m.rides.extend(rows.iter().map(|r| (r.ride_id, r.clone()))),
+        On::Memory(tables) => tables.rides.extend(rows.iter().map(|r| (r.ride_id, r.clone()))),
     }
     Ok(())
 }
 
-/// Those of `rides` that have ended, however long ago: the engine forgets them after minutes.
-///
-/// # Errors
-/// [`StoreError`].
+/// Those of `rides` that have ended, including those that the engine has forgotten.
 pub async fn ended_rides(tx: &mut Tx, rides: &[RideId]) -> Result<BTreeSet<RideId>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query("select ride_id from rides where ride_id = any($1) and ended_at is not null")
-                .bind(list(rides, |r| r.0))
+                .bind(column(rides, |r| r.0))
                 .fetch_all(&mut *pg)
                 .await?;
             rows.iter().map(|row| Ok(RideId(row.try_get(0)?))).collect()
         }
-        On::Memory(m) => {
-            let t = m;
-            let ended = |id: &&RideId| t.rides.get(*id).is_some_and(|r| r.ended_at.is_some());
-            Ok(rides.iter().filter(ended).copied().collect())
+        On::Memory(tables) => {
+            let has_ended = |id: &&RideId| tables.rides.get(*id).is_some_and(|r| r.ended_at.is_some());
+            Ok(rides.iter().filter(has_ended).copied().collect())
         }
     }
 }
 
-/// Deletes rows of what ended long ago: requests and offers after a day, rides and offline drivers after 8 days.
-///
-/// # Errors
-/// [`StoreError`]; what remains goes next time.
+/// Deletes ended requests and offers after a day, ended rides and offline drivers after 8 days.
 pub async fn purge(tx: &mut Tx, now: DateTime<Utc>) -> Result<(), StoreError> {
-    let (ended, rides) = (now - ENDED_KEPT, now - RIDES_KEPT);
+    let (ended_from, rides_from) = (now - ENDED_STORED, now - RIDES_STORED);
     match tx.on() {
         On::Postgres(pg) => {
-            sqlx::query("delete from requests where ended_at < $1").bind(ended).execute(&mut *pg).await?;
-            sqlx::query("delete from offers where ended_at < $1").bind(ended).execute(&mut *pg).await?;
-            sqlx::query("delete from rides where ended_at < $1").bind(rides).execute(&mut *pg).await?;
-            sqlx::query("delete from drivers where not active and seen_at < $1").bind(rides).execute(&mut *pg).await?;
+            sqlx::query("delete from requests where ended_at < $1").bind(ended_from).execute(&mut *pg).await?;
+            sqlx::query("delete from offers where ended_at < $1").bind(ended_from).execute(&mut *pg).await?;
+            sqlx::query("delete from rides where ended_at < $1").bind(rides_from).execute(&mut *pg).await?;
+            sqlx::query("delete from drivers where not active and seen_at < $1")
+                .bind(rides_from)
+                .execute(&mut *pg)
+                .await?;
         }
-        On::Memory(m) => {
-            fn keep<K: Ord + Clone, V: Clone>(map: &mut OrdMap<K, V>, wanted: impl Fn(&V) -> bool) {
-                let kept = map.iter().filter(|(_, v)| wanted(v));
-                *map = kept.map(|(k, v)| (k.clone(), v.clone())).collect();
+        On::Memory(tables) => {
+            fn retain<K: Ord + Clone, V: Clone>(map: &mut OrdMap<K, V>, wanted: impl Fn(&V) -> bool) {
+                let retained = map.iter().filter(|(_, v)| wanted(v));
+                *map = retained.map(|(k, v)| (k.clone(), v.clone())).collect();
             }
-            let t = m;
-            keep(&mut t.requests, |r| r.ended_at.is_none_or(|at| at >= ended));
-            keep(&mut t.offers, |o| o.ended.is_none_or(|(at, _)| at >= ended));
-            keep(&mut t.rides, |r| r.ended_at.is_none_or(|at| at >= rides));
-            keep(&mut t.drivers, |d| d.active || d.seen_at >= rides);
+            retain(&mut tables.requests, |r| r.ended_at.is_none_or(|at| at >= ended_from));
+            retain(&mut tables.offers, |o| o.ended.is_none_or(|(at, _)| at >= ended_from));
+            retain(&mut tables.rides, |r| r.ended_at.is_none_or(|at| at >= rides_from));
+            retain(&mut tables.drivers, |d| d.active || d.seen_at >= rides_from);
         }
     }
     Ok(())
-}
-
-fn list<R, V>(rows: &[R], field: impl Fn(&R) -> V) -> Vec<V> {
-    rows.iter().map(field).collect()
 }
 
 fn position(row: &PgRow, lat: &str, lng: &str) -> Result<Position, StoreError> {
@@ -344,8 +312,15 @@ fn id<T: From<Uuid>>(row: &PgRow, column: &str) -> Result<T, StoreError> {
     Ok(T::from(row.try_get::<Uuid, _>(column)?))
 }
 
-fn vehicle(row: &PgRow) -> Result<streams::VehicleType, StoreError> {
+fn vehicle(row: &PgRow) -> Result<VehicleType, StoreError> {
     row.try_get::<&str, _>("vehicle_type")?.parse().map_err(StoreError::Other)
+}
+
+fn outcome(text: &str) -> Result<OfferOutcome, StoreError> {
+    OfferOutcome::ALL.into_iter().find(|o| o.as_str() == text).ok_or_else(|| {
+        let known = OfferOutcome::ALL.map(OfferOutcome::as_str).join(", ");
+        StoreError::Other(format!("offers.outcome is `{text}`, which is none of {known}"))
+    })
 }
 
 fn read_driver(row: &PgRow) -> Result<Driver, StoreError> {
@@ -375,7 +350,7 @@ fn read_request(row: &PgRow) -> Result<Request, StoreError> {
 
 fn read_offer(row: &PgRow) -> Result<Offer, StoreError> {
     let ended_at: Option<DateTime<Utc>> = row.try_get("ended_at")?;
-    let how: Option<&str> = row.try_get("outcome")?;
+    let ended_as: Option<&str> = row.try_get("outcome")?;
     Ok(Offer {
         match_id: id(row, "match_id")?,
         request_id: id(row, "request_id")?,
@@ -384,7 +359,7 @@ fn read_offer(row: &PgRow) -> Result<Offer, StoreError> {
         found_at: row.try_get("found_at")?,
         expires_at: row.try_get("expires_at")?,
         accepted_at: row.try_get("accepted_at")?,
-        ended: ended_at.zip(how.map(outcome).transpose()?),
+        ended: ended_at.zip(ended_as.map(outcome).transpose()?),
     })
 }
 

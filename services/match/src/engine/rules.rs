@@ -1,121 +1,113 @@
-//! What the engine does with each event and with time: the rules of matching. Pure: `now` comes in, ids come from the
-//! caller, events and changed rows go out. Nothing here knows a database, a stream or a clock.
+//! What the engine does with each event and as time passes: the rules of matching. Pure: the time and new ids come in as
+//! arguments, events and changed rows go out. Nothing here knows a database, a stream or a clock.
 
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Duration, SubsecRound, Utc};
-use pricing;
 use streams::event::{MatchAccepted, MatchFound, MatchRejected, RejectReason, RideEvent, UserBeacon, UserFinder};
-use streams::{Event, MatchId, RequestId, RideStatus, UserId};
+use streams::{Event, MatchId, Position, RequestId, RideStatus, UserId, VehicleType};
 
-use crate::engine::assign::{Pair, Waiting};
-use crate::engine::{Changed, Driver, Engine, Offer, Outcome, Request, Ride, Rows};
-use crate::positions::Positions;
+use super::assign::{Assignment, WaitingRequest};
+use super::state::{ChangedIds, Driver, Engine, EngineRows, Offer, OfferOutcome, Request, Ride};
+use crate::positions::DriverPositions;
 
-/// An accepted offer of which rides said nothing for so long is told to operators.
-const OVERDUE: Duration = Duration::seconds(60);
-/// Positions of people who are not available are forgotten after so long a silence.
-const POSITION_FORGOTTEN: Duration = Duration::minutes(5);
+/// After this long without an answer of rides, an accepted offer is reported to operators.
+const OVERDUE_AFTER: Duration = Duration::seconds(60);
 
-/// What reaches the engine.
 #[derive(Debug, Clone, Copy)]
 pub enum Input<'a> {
-    /// With the time at which the stream had it.
+    /// With the time at which the stream stored it.
     Beacon(&'a UserBeacon, DateTime<Utc>),
-    /// A search began, changed or ended.
     Finder(&'a UserFinder),
-    /// A driver's yes.
     Accepted(&'a MatchAccepted),
-    /// A driver's no, or rides' superseded; the engine's own are passed over.
+    /// declined and superseded; the engine ignores its own expired and cancelled.
     Rejected(&'a MatchRejected),
-    /// ride.pickup, ride.completed, ride.cancelled; others are passed over.
+    /// ride.pickup, ride.completed and ride.cancelled; others are ignored.
     Ride(&'a RideEvent),
-    /// A second has passed: drivers may have moved, requests may be over.
+    /// About every second: drivers may have moved, requests may have waited too long.
     Tick,
-    /// A minute has passed: forget what is long over.
+    /// About every minute: forget what ended long ago.
     Housekeeping,
 }
 
-/// What came of a step.
 #[derive(Debug, Default)]
-pub struct Stepped {
-    /// match.found and match.rejected, in order.
+pub struct StepOutput {
+    /// match.found and match.rejected, in the order in which they are to be published.
     pub events: Vec<Event>,
-    /// Rows to be written.
-    pub rows: Rows,
-    /// Accepted offers of which rides has said nothing for a minute or more; told at housekeeping.
+    /// The rows that changed.
+    pub rows: EngineRows,
+    /// Accepted offers that rides has left without an answer for a minute or more. Set at housekeeping only.
     pub overdue: Vec<MatchId>,
-    /// Accepted offers given up because rides never said anything.
+    /// Accepted offers that the engine gave up because rides never answered.
     pub released: Vec<MatchId>,
 }
 
-impl Engine {
-    /// Takes `inputs` in order, then does what is due at `now`, then matches. `new_id` makes ids of matches.
-    pub fn step(
-        &mut self,
-        inputs: &[Input<'_>],
-        positions: &mut Positions,
-        now: DateTime<Utc>,
-        new_id: &mut dyn FnMut() -> MatchId,
-    ) -> Stepped {
-        let mut step = Step {
-            engine: self,
-            positions,
-            now,
-            changed: Changed::default(),
-            touched: BTreeSet::new(),
-            retry: BTreeSet::new(),
-            back: BTreeSet::new(),
-            out: Stepped::default(),
-        };
-        let mut ticked = false;
-        for input in inputs {
-            match *input {
-                Input::Beacon(e, stored_at) => step.beacon(e, stored_at),
-                Input::Finder(e) => step.finder(e),
-                Input::Accepted(e) => step.accepted(e),
-                Input::Rejected(e) => step.rejected(e),
-                Input::Ride(e) => step.ride(e),
-                Input::Tick => ticked = true,
-                Input::Housekeeping => step.housekeeping(),
-            }
-        }
-        step.expire_offers();
-        if ticked {
-            step.end_old_requests();
-        }
-        step.settle_touched();
-        step.make_matches(ticked, new_id);
-        let Step { changed, mut out, .. } = step;
-        out.rows = self.rows_of(&changed);
-        out
-    }
-
-    /// Fills `positions` from the drivers' rows, and says who is available.
-    pub fn show_in(&self, positions: &mut Positions) {
-        positions.withdraw_all();
-        for driver in self.drivers.values() {
-            positions.heard(driver.user_id, driver.location, driver.recorded_at, driver.seen_at);
-            positions.set_available(driver.user_id, self.availability(driver.user_id));
+/// Handles `inputs` in order, then ends what is over at `now`, then looks for matches.
+pub fn step(
+    engine: &mut Engine,
+    inputs: &[Input<'_>],
+    positions: &mut DriverPositions,
+    now: DateTime<Utc>,
+    new_match_id: &mut dyn FnMut() -> MatchId,
+) -> StepOutput {
+    let mut step = Step {
+        engine,
+        positions,
+        now,
+        changed: ChangedIds::default(),
+        touched: BTreeSet::new(),
+        unmatched: BTreeSet::new(),
+        returned: BTreeSet::new(),
+        output: StepOutput::default(),
+    };
+    let mut scope = MatchScope::Affected;
+    for input in inputs {
+        match *input {
+            Input::Beacon(e, stored_at) => step.beacon(e, stored_at),
+            Input::Finder(e) => step.finder(e),
+            Input::Accepted(e) => step.accepted(e),
+            Input::Rejected(e) => step.rejected(e),
+            Input::Ride(e) => step.ride(e),
+            Input::Tick => scope = MatchScope::AllWaiting,
+            Input::Housekeeping => step.housekeeping(),
         }
     }
+    step.expire_offers();
+    if scope == MatchScope::AllWaiting {
+        step.end_old_requests();
+    }
+    step.update_availability();
+    step.make_matches(scope, new_match_id);
+    let Step { engine, changed, mut output, .. } = step;
+    output.rows = engine.rows_of(&changed);
+    output
 }
 
+/// Which waiting requests a step looks for drivers for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MatchScope {
+    /// At a tick: any driver may have moved closer.
+    AllWaiting,
+    /// Requests that are new or free again, and those within the radius of a driver who has become available.
+    Affected,
+}
+
+/// One step under way.
 struct Step<'a> {
     engine: &'a mut Engine,
-    positions: &'a mut Positions,
+    positions: &'a mut DriverPositions,
     now: DateTime<Utc>,
-    changed: Changed,
-    /// People whose availability may have changed.
+    changed: ChangedIds,
+    /// Users whose availability may have changed.
     touched: BTreeSet<UserId>,
-    /// Requests to look for a driver for.
-    retry: BTreeSet<RequestId>,
-    /// Drivers who have become available, or were heard of again.
-    back: BTreeSet<UserId>,
-    out: Stepped,
+    /// Requests that are new or free again.
+    unmatched: BTreeSet<RequestId>,
+    /// Drivers who have become available, or fresh after a silence.
+    returned: BTreeSet<UserId>,
+    output: StepOutput,
 }
 
-/// The precision of the database.
+/// Cuts to microseconds, the precision of PostgreSQL.
 fn micros(at: DateTime<Utc>) -> DateTime<Utc> {
     at.trunc_subsecs(6)
 }
@@ -141,7 +133,7 @@ impl Step<'_> {
 
     fn beacon(&mut self, e: &UserBeacon, stored_at: DateTime<Utc>) {
         let recorded_at = micros(e.recorded_at);
-        if self.engine.drivers.get(&e.user_id).is_some_and(|d| d.recorded_at > recorded_at) {
+        if self.engine.drivers().get(&e.user_id).is_some_and(|d| d.recorded_at > recorded_at) {
             return;
         }
         let seen_at = micros(stored_at).min(self.now);
@@ -153,8 +145,8 @@ impl Step<'_> {
             recorded_at,
             seen_at,
         };
-        if self.positions.heard(e.user_id, e.location, recorded_at, seen_at) {
-            self.back.insert(e.user_id);
+        if self.positions.record(e.user_id, e.location, recorded_at, seen_at) {
+            self.returned.insert(e.user_id);
         }
         self.changed.drivers.insert(e.user_id);
         self.touched.insert(e.user_id);
@@ -163,17 +155,16 @@ impl Step<'_> {
 
     fn finder(&mut self, e: &UserFinder) {
         let changed_at = micros(e.recorded_at);
-        let known = self.engine.requests.get(&e.request_id).cloned();
+        let known = self.engine.requests().get(&e.request_id).cloned();
+        let is_new = known.is_none();
         let request = match known {
-            // Ended is ended; and a request stays its passenger's.
+            // A request that ended stays ended, one passenger cannot change another's, and an older change is ignored.
             Some(r) if r.ended_at.is_some() || r.passenger_id != e.user_id || changed_at < r.changed_at => return,
             Some(r) => r,
             None => {
-                let too_old = changed_at + self.engine.rules.request_ttl <= self.now;
-                let of_passenger = self.engine.requests_of.get(&e.user_id).into_iter().flatten();
-                let newer =
-                    of_passenger.filter_map(|id| self.engine.requests.get(id)).any(|r| r.opened_at > changed_at);
-                if e.active && (too_old || newer) {
+                let too_old = changed_at + self.engine.rules().request_ttl <= self.now;
+                let has_newer = self.engine.requests_of(e.user_id).any(|r| r.opened_at > changed_at);
+                if e.active && (too_old || has_newer) {
                     return;
                 }
                 Request {
@@ -184,13 +175,12 @@ impl Step<'_> {
                     vehicle_type: e.vehicle_type,
                     opened_at: changed_at,
                     changed_at,
-                    // Of one that is not known the end is kept, for its beginning may come late.
+                    // The end of an unknown request is stored: its beginning may arrive later, and must not open it.
                     ended_at: (!e.active).then_some(self.now),
                     excluded: BTreeSet::new(),
                 }
             }
         };
-        let is_new = !self.engine.requests.contains_key(&e.request_id);
         if !e.active {
             if is_new {
                 self.put_request(request);
@@ -203,7 +193,7 @@ impl Step<'_> {
         (changed.pickup, changed.dropoff, changed.vehicle_type) = (e.pickup, e.dropoff, e.vehicle_type);
         changed.changed_at = changed_at;
         if is_new {
-            // One open request a passenger: the newer one replaces the older.
+            // A passenger has at most one live request: the newer one replaces the older.
             if let Some(older) = self.engine.live_request(e.user_id).map(|r| r.request_id) {
                 self.end_request(older, None);
             }
@@ -217,52 +207,53 @@ impl Step<'_> {
         if self.engine.is_ridden(e.match_id) {
             return;
         }
-        let found = self.engine.offers.get(&e.match_id).cloned();
-        let offer = match found {
-            Some(offer) => offer,
-            None => Offer {
-                match_id: e.match_id,
-                request_id: e.request_id,
-                driver_id: e.driver_id,
-                passenger_id: e.passenger_id,
-                found_at: micros(e.accepted_at),
-                expires_at: micros(e.accepted_at),
-                accepted_at: None,
-                ended: Some((self.now, Outcome::Expired)),
-            },
-        };
+        let known = self.engine.offers().get(&e.match_id).cloned();
+        // An unknown offer is one that the engine has forgotten: treated as expired.
+        let offer = known.unwrap_or_else(|| Offer {
+            match_id: e.match_id,
+            request_id: e.request_id,
+            driver_id: e.driver_id,
+            passenger_id: e.passenger_id,
+            found_at: micros(e.accepted_at),
+            expires_at: micros(e.accepted_at),
+            accepted_at: None,
+            ended: Some((self.now, OfferOutcome::Expired)),
+        });
         match offer.ended {
             None if offer.accepted_at.is_some() => {}
             None => self.put_offer(Offer { accepted_at: Some(self.now), ..offer }),
-            // Users took it although it is over here; rides will make a ride of it, so hold both, unless either is taken
-            // for good: then rides refuses it.
-            Some((_, Outcome::Expired | Outcome::Cancelled)) => {
+            // users took the acceptance although the offer had ended here. rides will make a ride of it, so it holds both
+            // again, unless one of them is locked or held by an accepted offer: then rides will refuse it.
+            Some((_, OfferOutcome::Expired | OfferOutcome::Cancelled)) => {
                 let people = [offer.driver_id, offer.passenger_id];
-                let taken =
+                let is_taken =
                     |u: UserId| self.engine.is_locked(u) || self.engine.held_by(u).is_some_and(Offer::is_accepted);
-                if people.into_iter().any(taken) {
+                if people.into_iter().any(is_taken) {
                     return;
                 }
                 for person in people {
-                    if let Some(other) = self.engine.held.get(&person).copied() {
+                    if let Some(other) = self.engine.held_by(person).map(|o| o.match_id) {
                         self.withdraw(other, RejectReason::Cancelled);
                     }
                 }
                 self.put_offer(Offer { accepted_at: Some(self.now), ended: None, ..offer });
             }
-            Some((_, Outcome::Declined | Outcome::Superseded | Outcome::Ridden | Outcome::Released)) => {}
+            Some((
+                _,
+                OfferOutcome::Declined | OfferOutcome::Superseded | OfferOutcome::Ridden | OfferOutcome::Released,
+            )) => {}
         }
     }
 
     fn rejected(&mut self, e: &MatchRejected) {
         let outcome = match e.reason {
-            RejectReason::Declined => Outcome::Declined,
-            RejectReason::Superseded => Outcome::Superseded,
-            // Only the engine itself says so, and it has done it.
+            RejectReason::Declined => OfferOutcome::Declined,
+            RejectReason::Superseded => OfferOutcome::Superseded,
+            // The engine published it itself, when it ended the offer.
             RejectReason::Expired | RejectReason::Cancelled => return,
         };
-        let offer = match self.engine.offers.get(&e.match_id).cloned() {
-            // Remembered, for its acceptance may come later.
+        let offer = match self.engine.offers().get(&e.match_id).cloned() {
+            // Stored although unknown: the acceptance of the same offer may arrive later, and must not hold anybody.
             None => Offer {
                 match_id: e.match_id,
                 request_id: e.request_id,
@@ -273,11 +264,13 @@ impl Step<'_> {
                 accepted_at: None,
                 ended: Some((self.now, outcome)),
             },
-            Some(offer) if outcome == Outcome::Declined && offer.is_accepted() => return,
+            Some(offer) if outcome == OfferOutcome::Declined && offer.is_accepted() => return,
             Some(offer) => match offer.ended {
                 None => Offer { ended: Some((self.now, outcome)), ..offer },
-                // A no is final, also to an offer that had expired.
-                Some((at, Outcome::Expired | Outcome::Cancelled)) => Offer { ended: Some((at, outcome)), ..offer },
+                // A rejection is final, also of an offer that had expired or been cancelled.
+                Some((at, OfferOutcome::Expired | OfferOutcome::Cancelled)) => {
+                    Offer { ended: Some((at, outcome)), ..offer }
+                }
                 Some(_) => {
                     self.exclude(offer.request_id, offer.driver_id);
                     return;
@@ -287,13 +280,13 @@ impl Step<'_> {
         let (request, driver, passenger) = (offer.request_id, offer.driver_id, offer.passenger_id);
         self.put_offer(offer);
         self.exclude(request, driver);
-        if outcome == Outcome::Superseded && self.engine.is_locked(passenger) {
+        if outcome == OfferOutcome::Superseded && self.engine.is_locked(passenger) {
             self.end_request(request, None);
         }
     }
 
     fn ride(&mut self, e: &RideEvent) {
-        let known = self.engine.rides.get(&e.ride_id).cloned();
+        let known = self.engine.rides().get(&e.ride_id).cloned();
         let ride = Ride {
             ride_id: e.ride_id,
             match_id: e.match_id,
@@ -307,10 +300,10 @@ impl Step<'_> {
             RideStatus::Completed | RideStatus::Cancelled if known.as_ref().is_none_or(|r| r.ended_at.is_none()) => {}
             _ => return,
         }
-        // The hold becomes the lock.
-        if let Some(offer) = self.engine.offers.get(&e.match_id).cloned() {
+        // The offer's hold ends; the ride's lock begins.
+        if let Some(offer) = self.engine.offers().get(&e.match_id).cloned() {
             let request = offer.request_id;
-            self.put_offer(Offer { ended: Some((self.now, Outcome::Ridden)), ..offer });
+            self.put_offer(Offer { ended: Some((self.now, OfferOutcome::Ridden)), ..offer });
             self.end_request(request, None);
         }
         if e.status == RideStatus::Pickup {
@@ -319,17 +312,17 @@ impl Step<'_> {
         self.put_ride(ride);
     }
 
-    /// Whatever else holds the two of a ride that has begun gives way, and so does the passenger's search.
+    /// Ends the other offers that hold the two of a new ride, and the passenger's search.
     fn clear_for_ride(&mut self, e: &RideEvent) {
         for person in [e.driver_id, e.passenger_id] {
             let Some(other) = self.engine.held_by(person).cloned() else { continue };
             if other.is_outstanding() {
-                // Not superseded, which is rides' word that there will be no ride of it: a yes may be on its way, and if
-                // this ride ends before it arrives, it becomes one.
+                // cancelled, not superseded: superseded is final, and only rides may say it. The driver's acceptance may
+                // be on its way, and becomes a ride if this ride ends before it arrives.
                 self.withdraw(other.match_id, RejectReason::Cancelled);
             } else {
-                // Rides itself tells of it.
-                self.put_offer(Offer { ended: Some((self.now, Outcome::Superseded)), ..other });
+                // No event: rides itself publishes match.rejected (superseded) for an accepted offer.
+                self.put_offer(Offer { ended: Some((self.now, OfferOutcome::Superseded)), ..other });
                 self.exclude(other.request_id, other.driver_id);
             }
         }
@@ -340,117 +333,115 @@ impl Step<'_> {
         }
     }
 
-    /// Ends a request, if it is live, and withdraws its outstanding offer; an accepted one stays, for rides will answer.
+    /// Ends a live request and withdraws its outstanding offer. An accepted offer stays, because rides will answer it.
     fn end_request(&mut self, id: RequestId, changed_at: Option<DateTime<Utc>>) {
-        let Some(request) = self.engine.requests.get(&id).filter(|r| r.ended_at.is_none()).cloned() else { return };
+        let Some(request) = self.engine.requests().get(&id).filter(|r| r.ended_at.is_none()).cloned() else { return };
         self.withdraw_outstanding_of(id, RejectReason::Cancelled);
         let changed_at = changed_at.unwrap_or(request.changed_at);
         self.put_request(Request { ended_at: Some(self.now), changed_at, excluded: BTreeSet::new(), ..request });
     }
 
     fn withdraw_outstanding_of(&mut self, id: RequestId, reason: RejectReason) {
-        let Some(passenger) = self.engine.requests.get(&id).map(|r| r.passenger_id) else { return };
+        let Some(passenger) = self.engine.requests().get(&id).map(|r| r.passenger_id) else { return };
         let offer = self.engine.held_by(passenger).filter(|o| o.request_id == id && o.is_outstanding());
         if let Some(offer) = offer.map(|o| o.match_id) {
             self.withdraw(offer, reason);
         }
     }
 
-    /// Ends a live offer and tells both.
+    /// Ends a live offer and publishes match.rejected, which reaches both parties.
     fn withdraw(&mut self, id: MatchId, reason: RejectReason) {
-        let Some(offer) = self.engine.offers.get(&id).filter(|o| o.ended.is_none()).cloned() else { return };
+        let Some(offer) = self.engine.offers().get(&id).filter(|o| o.ended.is_none()).cloned() else { return };
         let outcome = match reason {
-            RejectReason::Declined => Outcome::Declined,
-            RejectReason::Expired => Outcome::Expired,
-            RejectReason::Cancelled => Outcome::Cancelled,
-            RejectReason::Superseded => Outcome::Superseded,
+            RejectReason::Declined => OfferOutcome::Declined,
+            RejectReason::Expired => OfferOutcome::Expired,
+            RejectReason::Cancelled => OfferOutcome::Cancelled,
+            RejectReason::Superseded => OfferOutcome::Superseded,
         };
-        self.out.events.push(Event::MatchRejected(offer.rejected(reason, self.now)));
+        self.output.events.push(Event::MatchRejected(offer.rejected(reason, self.now)));
         self.put_offer(Offer { ended: Some((self.now, outcome)), ..offer });
     }
 
-    /// This driver is not offered to this request again.
+    /// Does not offer this driver to this request again.
     fn exclude(&mut self, id: RequestId, driver: UserId) {
-        let Some(mut request) = self.engine.requests.get(&id).filter(|r| r.ended_at.is_none()).cloned() else { return };
+        let live = self.engine.requests().get(&id).filter(|r| r.ended_at.is_none());
+        let Some(mut request) = live.cloned() else { return };
         if request.excluded.insert(driver) {
             self.put_request(request);
         }
     }
 
     fn expire_offers(&mut self) {
-        while let Some(&(deadline, id)) = self.engine.deadlines.first()
-            && deadline <= self.now
-        {
-            let Some(offer) = self.engine.offers.get(&id).cloned() else { return };
+        while let Some(offer) = self.engine.due_offer(self.now).cloned() {
             if offer.is_accepted() {
-                self.out.released.push(id);
-                self.put_offer(Offer { ended: Some((self.now, Outcome::Released)), ..offer });
+                self.output.released.push(offer.match_id);
+                self.put_offer(Offer { ended: Some((self.now, OfferOutcome::Released)), ..offer });
             } else {
-                self.withdraw(id, RejectReason::Expired);
+                self.withdraw(offer.match_id, RejectReason::Expired);
                 self.exclude(offer.request_id, offer.driver_id);
             }
         }
     }
 
-    /// Users tells the passenger; here the request only ends. One with a live offer may see that through.
+    /// Ends requests that have waited too long, without an event: users notifies the passenger. A request with a live offer goes
+    /// on until that offer has ended.
     fn end_old_requests(&mut self) {
-        let before = self.now - self.engine.rules.request_ttl;
-        let old: Vec<RequestId> =
-            self.engine.queue.iter().take_while(|(opened_at, _)| *opened_at <= before).map(|(_, id)| *id).collect();
+        let opened_until = self.now - self.engine.rules().request_ttl;
+        let is_held = |r: &Request| self.engine.held_by(r.passenger_id).is_some_and(|o| o.request_id == r.request_id);
+        let old: Vec<RequestId> = self
+            .engine
+            .live_requests()
+            .take_while(|r| r.opened_at <= opened_until)
+            .filter(|r| !is_held(r))
+            .map(|r| r.request_id)
+            .collect();
         for id in old {
-            let passenger = self.engine.requests.get(&id).map(|r| r.passenger_id);
-            let offer = passenger.and_then(|p| self.engine.held_by(p));
-            if offer.is_none_or(|o| o.request_id != id) {
-                self.end_request(id, None);
-            }
+            self.end_request(id, None);
         }
     }
 
     fn housekeeping(&mut self) {
-        self.engine.forget(self.now);
-        self.positions.forget(self.now - POSITION_FORGOTTEN);
-        let overdue = self.now - OVERDUE;
-        let accepted = self.engine.deadlines.iter().filter_map(|(_, id)| self.engine.offers.get(id));
-        self.out.overdue =
-            accepted.filter(|o| o.accepted_at.is_some_and(|at| at <= overdue)).map(|o| o.match_id).collect();
+        self.engine.prune(self.now);
+        self.positions.prune(self.now);
+        let accepted_until = self.now - OVERDUE_AFTER;
+        let overdue = self.engine.live_offers().filter(|o| o.accepted_at.is_some_and(|at| at <= accepted_until));
+        self.output.overdue = overdue.map(|o| o.match_id).collect();
     }
 
-    /// Brings the grid to what the rows say, and notes whom that concerns.
-    fn settle_touched(&mut self) {
+    /// Brings `positions` in line with the rows, and collects whom that concerns.
+    fn update_availability(&mut self) {
         for user in std::mem::take(&mut self.touched) {
             if self.positions.set_available(user, self.engine.availability(user)) {
-                self.back.insert(user);
+                self.returned.insert(user);
             }
             if !self.engine.is_engaged(user)
                 && let Some(request) = self.engine.live_request(user)
             {
-                self.retry.insert(request.request_id);
+                self.unmatched.insert(request.request_id);
             }
         }
     }
 
-    /// Looks for drivers for every waiting request if `ticked`, else for those that are new or free again and those in
-    /// reach of a driver who is.
-    fn make_matches(&mut self, ticked: bool, new_id: &mut dyn FnMut() -> MatchId) {
-        let radius_m = self.engine.rules.radius_m;
-        let back: Vec<_> = std::mem::take(&mut self.back)
+    fn make_matches(&mut self, scope: MatchScope, new_match_id: &mut dyn FnMut() -> MatchId) {
+        let radius_m = self.engine.rules().radius_m;
+        let returned: Vec<(VehicleType, Position)> = std::mem::take(&mut self.returned)
             .into_iter()
             .filter_map(|id| Some((self.engine.availability(id)?, self.positions.newest(id)?)))
             .collect();
-        if !ticked && back.is_empty() && self.retry.is_empty() {
+        if scope == MatchScope::Affected && returned.is_empty() && self.unmatched.is_empty() {
             return;
         }
-        let due = |r: &&Request| {
-            let reached = |&(vehicle, at): &(_, streams::Position)| {
+        let in_scope = |r: &&Request| {
+            let in_reach = |&(vehicle, at): &(VehicleType, Position)| {
                 vehicle == r.vehicle_type && at.distance_m(&r.pickup) <= radius_m
             };
-            ticked || self.retry.contains(&r.request_id) || back.iter().any(reached)
+            scope == MatchScope::AllWaiting || self.unmatched.contains(&r.request_id) || returned.iter().any(in_reach)
         };
-        let waiting: Vec<Waiting> = self
+        let waiting: Vec<WaitingRequest> = self
             .engine
             .waiting()
-            .filter(due)
-            .map(|r| Waiting {
+            .filter(in_scope)
+            .map(|r| WaitingRequest {
                 request_id: r.request_id,
                 passenger_id: r.passenger_id,
                 pickup: r.pickup,
@@ -459,33 +450,35 @@ impl Step<'_> {
             })
             .collect();
         let (engine, positions, now) = (&*self.engine, &*self.positions, self.now);
-        let pairs = engine.rules.policy.assign(&waiting, &mut |w, k, taken| {
-            let excluded = engine.requests.get(&w.request_id).map(|r| &r.excluded);
-            positions.nearest(w.vehicle_type, &w.pickup, k, radius_m, now, |driver| {
-                driver != w.passenger_id && !taken.contains(&driver) && excluded.is_none_or(|e| !e.contains(&driver))
+        let assignments = engine.rules().policy.assign(&waiting, &mut |request, k, assigned| {
+            let excluded = engine.requests().get(&request.request_id).map(|r| &r.excluded);
+            positions.nearest(request.vehicle_type, &request.pickup, k, radius_m, now, |driver| {
+                driver != request.passenger_id
+                    && !assigned.contains(&driver)
+                    && excluded.is_none_or(|e| !e.contains(&driver))
             })
         });
-        for pair in pairs {
-            self.offer(&pair, new_id());
+        for assignment in assignments {
+            self.offer(&assignment, new_match_id());
         }
-        self.settle_touched();
+        self.update_availability();
     }
 
-    fn offer(&mut self, pair: &Pair, match_id: MatchId) {
-        let Some(request) = self.engine.requests.get(&pair.request_id) else { return };
-        let (driver_id, passenger_id) = (pair.driver.id, request.passenger_id);
-        if self.engine.is_engaged(driver_id) || self.engine.is_engaged(passenger_id) {
+    fn offer(&mut self, assignment: &Assignment, match_id: MatchId) {
+        let Some(request) = self.engine.requests().get(&assignment.request_id) else { return };
+        let (driver, passenger_id) = (assignment.driver, request.passenger_id);
+        if self.engine.is_engaged(driver.id) || self.engine.is_engaged(passenger_id) {
             return;
         }
-        let rules = &self.engine.rules;
-        let (pickup_distance_m, pickup_eta_s) = pricing::estimate(&pair.driver.position, &request.pickup);
+        let rules = self.engine.rules();
+        let (pickup_distance_m, pickup_eta_s) = pricing::estimate(&driver.position, &request.pickup);
         let (distance_m, duration_s) = pricing::estimate(&request.pickup, &request.dropoff);
         let found = MatchFound {
             match_id,
             request_id: request.request_id,
-            driver_id,
+            driver_id: driver.id,
             passenger_id,
-            driver_location: pair.driver.position,
+            driver_location: driver.position,
             pickup: request.pickup,
             dropoff: request.dropoff,
             vehicle_type: request.vehicle_type,
@@ -498,13 +491,13 @@ impl Step<'_> {
         self.put_offer(Offer {
             match_id,
             request_id: found.request_id,
-            driver_id,
+            driver_id: driver.id,
             passenger_id,
             found_at: found.found_at,
             expires_at: found.expires_at,
             accepted_at: None,
             ended: None,
         });
-        self.out.events.push(Event::MatchFound(found));
+        self.output.events.push(Event::MatchFound(found));
     }
 }

@@ -1,6 +1,8 @@
-//! The match engine's state: drivers, requests, offers and rides, which are rows, and the indexes over them, which are
-//! derived. Pure and synchronous; `rules.rs` says how it changes, `store.rs` where the rows are kept. Every change goes
-//! through one of the four `put_` functions, so that the indexes always say what the rows say.
+//! The state of the match engine: drivers, requests, offers and rides, which are rows, and the indexes over them, which are
+//! derived. Pure; `rules.rs` says how the state changes, `rows.rs` where the rows are stored.
+//!
+//! Every change goes through one of the four `put_` functions, so the indexes always agree with the rows. All fields of
+//! [`Engine`] are private to this file for that reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,95 +11,91 @@ use pricing::Tariffs;
 use streams::event::{MatchRejected, RejectReason};
 use streams::{MatchId, Position, RequestId, RideId, Service, UserId, VehicleType};
 
-use crate::engine::assign::Policy;
+use super::assign::Policy;
+use crate::positions::DriverPositions;
 
-/// An offer is ended so long after its `expires_at`: users refuses later answers, and an answer in time arrives first.
-pub const EXPIRY_GRACE: Duration = Duration::seconds(2);
-/// An accepted offer of which rides says nothing holds both so long.
-pub const ACCEPTED_LIMIT: Duration = Duration::minutes(5);
-/// How long ended offers and rides are remembered here; ended rides are looked up in their rows after that.
-pub const REMEMBERED: Duration = Duration::minutes(10);
-/// An offline driver of whom nothing was heard so long is forgotten.
-pub const DRIVER_FORGOTTEN: Duration = Duration::hours(24);
+/// An offer ends this long after its `expires_at`. users refuses answers after `expires_at`; the grace lets an answer that was
+/// in time reach the engine.
+const EXPIRY_GRACE: Duration = Duration::seconds(2);
+/// An accepted offer holds both for this long if rides neither makes a ride of it nor refuses it.
+const ACCEPTED_LIMIT: Duration = Duration::minutes(5);
+/// How long ended requests are remembered beyond the time that a request may wait.
+const REQUESTS_REMEMBERED: Duration = Duration::seconds(60);
+/// How long ended offers and rides are remembered. Whether an older ride has ended is looked up in its row.
+pub(crate) const ENDED_REMEMBERED: Duration = Duration::minutes(10);
+/// How long an offline driver is remembered after their newest beacon.
+pub(crate) const OFFLINE_REMEMBERED: Duration = Duration::hours(24);
 
-/// What the engine goes by.
+/// Requests that ended before this are forgotten.
+pub(crate) fn requests_remembered_from(now: DateTime<Utc>, request_ttl: Duration) -> DateTime<Utc> {
+    now - request_ttl - REQUESTS_REMEMBERED
+}
+
+/// What the engine is configured with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rules {
-    /// How long a driver has for an answer.
+    /// How long a driver has to answer an offer.
     pub offer_ttl: Duration,
     /// How long a request waits for a driver.
     pub request_ttl: Duration,
-    /// The farthest driver that is offered, great circle, metres.
+    /// The farthest driver to whom a request is offered, great circle.
     pub radius_m: f64,
     /// For the fare estimate.
     pub tariffs: Tariffs,
-    /// How pairs are made.
     pub policy: Policy,
 }
 
-/// The newest beacon of a driver.
+/// A driver, as their newest beacon says.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Driver {
-    /// Who.
     pub user_id: UserId,
-    /// Whether rides may be offered.
     pub active: bool,
-    /// In what.
     pub vehicle_type: VehicleType,
-    /// Where the beacon was.
     pub location: Position,
-    /// When it was.
+    /// By the sender's clock.
     pub recorded_at: DateTime<Utc>,
-    /// When the stream had it.
+    /// When the stream stored the beacon.
     pub seen_at: DateTime<Utc>,
 }
 
 /// A passenger's search.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
-    /// The search.
     pub request_id: RequestId,
-    /// Whose.
     pub passenger_id: UserId,
-    /// From where.
     pub pickup: Position,
-    /// To where.
     pub dropoff: Position,
-    /// In what.
     pub vehicle_type: VehicleType,
-    /// When it began.
     pub opened_at: DateTime<Utc>,
-    /// When its newest change was.
+    /// The `recorded_at` of the newest user.finder.
     pub changed_at: DateTime<Utc>,
-    /// When it ended; `None` while it is live.
+    /// `None` while it is live.
     pub ended_at: Option<DateTime<Utc>>,
-    /// Drivers who declined it or did not answer; empty once it has ended.
+    /// Drivers who declined it or let its offer expire. Empty once it has ended.
     pub excluded: BTreeSet<UserId>,
 }
 
-/// How an offer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// The driver said no.
+pub enum OfferOutcome {
+    /// By the driver.
     Declined,
-    /// Nobody answered in time.
+    /// The driver did not answer in time.
     Expired,
-    /// The search ended, or another answer came first.
+    /// The search ended or changed, or another offer's acceptance came first.
     Cancelled,
-    /// One of the two is in another ride.
+    /// Driver or passenger is in another ride.
     Superseded,
     /// It became a ride.
     Ridden,
-    /// Accepted, but rides never said what became of it.
+    /// Accepted, but rides neither made a ride of it nor refused it.
     Released,
 }
 
-impl Outcome {
-    /// All.
+impl OfferOutcome {
     pub const ALL: [Self; 6] =
         [Self::Declined, Self::Expired, Self::Cancelled, Self::Superseded, Self::Ridden, Self::Released];
 
-    /// The name in the database.
+    /// The name in `offers.outcome`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Declined => "declined",
@@ -110,39 +108,34 @@ impl Outcome {
     }
 }
 
-/// One driver proposed to one passenger; live, it holds both.
+/// One driver proposed to one passenger. While it is live, it holds both.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Offer {
-    /// The offer.
     pub match_id: MatchId,
-    /// The search that it answers.
     pub request_id: RequestId,
-    /// To whom.
     pub driver_id: UserId,
-    /// For whom.
     pub passenger_id: UserId,
-    /// When it was made.
     pub found_at: DateTime<Utc>,
-    /// The last moment for an answer.
+    /// The last moment for the driver's answer.
     pub expires_at: DateTime<Utc>,
-    /// When the driver's yes was handled here.
+    /// When the engine handled the driver's acceptance.
     pub accepted_at: Option<DateTime<Utc>>,
-    /// When and how it ended; `None` while it is live.
-    pub ended: Option<(DateTime<Utc>, Outcome)>,
+    /// `None` while it is live.
+    pub ended: Option<(DateTime<Utc>, OfferOutcome)>,
 }
 
 impl Offer {
-    /// Waits for the driver's answer.
+    /// Live, and the driver has not answered.
     pub fn is_outstanding(&self) -> bool {
         self.ended.is_none() && self.accepted_at.is_none()
     }
 
-    /// Accepted, and rides has not answered yet.
+    /// Live and accepted: rides has not yet made a ride of it or refused it.
     pub fn is_accepted(&self) -> bool {
         self.ended.is_none() && self.accepted_at.is_some()
     }
 
-    /// When the engine ends it by itself.
+    /// When the engine ends it without an event.
     pub fn deadline(&self) -> DateTime<Utc> {
         match self.accepted_at {
             Some(at) => at + ACCEPTED_LIMIT,
@@ -150,84 +143,65 @@ impl Offer {
         }
     }
 
-    /// The event that tells its end.
-    pub fn rejected(&self, reason: RejectReason, now: DateTime<Utc>) -> MatchRejected {
+    pub(super) fn rejected(&self, reason: RejectReason, now: DateTime<Utc>) -> MatchRejected {
         let rejected_at = MatchRejected::time(Service::Match, now);
         let Self { match_id, request_id, driver_id, passenger_id, .. } = *self;
         MatchRejected { match_id, request_id, driver_id, passenger_id, reason, rejected_at }
     }
 }
 
-/// A ride; live, it locks both.
+/// A ride. While it is live, it locks driver and passenger.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ride {
-    /// The ride.
     pub ride_id: RideId,
-    /// The offer that it came from.
     pub match_id: MatchId,
-    /// Its driver.
     pub driver_id: UserId,
-    /// Its passenger.
     pub passenger_id: UserId,
-    /// When it began, or was first heard of.
+    /// The `occurred_at` of the first event that the engine received of it.
     pub began_at: DateTime<Utc>,
-    /// When its end was handled here; `None` while it is live.
+    /// When the engine handled its end; `None` while it is live.
     pub ended_at: Option<DateTime<Utc>>,
 }
 
-/// Rows: all of them, or those that changed.
+/// Rows of the engine, each list by id: all of them, or those that a step changed.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Rows {
-    /// By id.
+pub struct EngineRows {
     pub drivers: Vec<Driver>,
-    /// By id.
     pub requests: Vec<Request>,
-    /// By id.
     pub offers: Vec<Offer>,
-    /// By id.
     pub rides: Vec<Ride>,
 }
 
-impl Rows {
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.drivers.is_empty() && self.requests.is_empty() && self.offers.is_empty() && self.rides.is_empty()
-    }
-}
-
-/// Ids of what changed.
+/// Ids of the rows that a step changed.
 #[derive(Debug, Default)]
-pub(crate) struct Changed {
-    pub(crate) drivers: BTreeSet<UserId>,
-    pub(crate) requests: BTreeSet<RequestId>,
-    pub(crate) offers: BTreeSet<MatchId>,
-    pub(crate) rides: BTreeSet<RideId>,
+pub(super) struct ChangedIds {
+    pub(super) drivers: BTreeSet<UserId>,
+    pub(super) requests: BTreeSet<RequestId>,
+    pub(super) offers: BTreeSet<MatchId>,
+    pub(super) rides: BTreeSet<RideId>,
 }
 
-/// The state.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Engine {
-    pub(crate) rules: Rules,
-    pub(crate) drivers: BTreeMap<UserId, Driver>,
-    pub(crate) requests: BTreeMap<RequestId, Request>,
-    pub(crate) offers: BTreeMap<MatchId, Offer>,
-    pub(crate) rides: BTreeMap<RideId, Ride>,
+    rules: Rules,
+    drivers: BTreeMap<UserId, Driver>,
+    requests: BTreeMap<RequestId, Request>,
+    offers: BTreeMap<MatchId, Offer>,
+    rides: BTreeMap<RideId, Ride>,
     /// Live requests, the longest waiting first.
-    pub(crate) queue: BTreeSet<(DateTime<Utc>, RequestId)>,
+    queue: BTreeSet<(DateTime<Utc>, RequestId)>,
     /// Requests by passenger, ended ones too.
-    pub(crate) requests_of: BTreeMap<UserId, BTreeSet<RequestId>>,
+    requests_of: BTreeMap<UserId, BTreeSet<RequestId>>,
     /// The live offer of a driver or passenger.
-    pub(crate) held: BTreeMap<UserId, MatchId>,
-    /// The live rides of a driver or passenger; more than one only while the end of the first is late.
-    pub(crate) locked: BTreeMap<UserId, BTreeSet<RideId>>,
-    /// Rides by match.
-    pub(crate) ridden: BTreeSet<(MatchId, RideId)>,
+    held: BTreeMap<UserId, MatchId>,
+    /// The live rides of a driver or passenger. More than one only while the event of the first one's end is late.
+    locked: BTreeMap<UserId, BTreeSet<RideId>>,
+    rides_of_match: BTreeSet<(MatchId, RideId)>,
     /// Live offers by deadline.
-    pub(crate) deadlines: BTreeSet<(DateTime<Utc>, MatchId)>,
+    deadlines: BTreeSet<(DateTime<Utc>, MatchId)>,
 }
 
 impl Engine {
-    /// Knows nobody.
     pub fn new(rules: Rules) -> Self {
         Self {
             rules,
@@ -239,13 +213,12 @@ impl Engine {
             requests_of: BTreeMap::new(),
             held: BTreeMap::new(),
             locked: BTreeMap::new(),
-            ridden: BTreeSet::new(),
+            rides_of_match: BTreeSet::new(),
             deadlines: BTreeSet::new(),
         }
     }
 
-    /// What these rows say.
-    pub fn from_rows(rules: Rules, rows: Rows) -> Self {
+    pub fn from_rows(rules: Rules, rows: EngineRows) -> Self {
         let mut engine = Self::new(rules);
         rows.drivers.into_iter().for_each(|d| engine.put_driver(d));
         rows.requests.into_iter().for_each(|r| engine.put_request(r));
@@ -254,21 +227,31 @@ impl Engine {
         engine
     }
 
-    /// All rows, by id.
-    pub fn rows(&self) -> Rows {
-        Rows {
-            drivers: self.drivers.values().cloned().collect(),
-            requests: self.requests.values().cloned().collect(),
-            offers: self.offers.values().cloned().collect(),
-            rides: self.rides.values().cloned().collect(),
-        }
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 
-    pub(crate) fn rows_of(&self, changed: &Changed) -> Rows {
+    pub fn drivers(&self) -> &BTreeMap<UserId, Driver> {
+        &self.drivers
+    }
+
+    pub fn requests(&self) -> &BTreeMap<RequestId, Request> {
+        &self.requests
+    }
+
+    pub fn offers(&self) -> &BTreeMap<MatchId, Offer> {
+        &self.offers
+    }
+
+    pub fn rides(&self) -> &BTreeMap<RideId, Ride> {
+        &self.rides
+    }
+
+    pub(super) fn rows_of(&self, changed: &ChangedIds) -> EngineRows {
         fn pick<K: Ord, V: Clone>(from: &BTreeMap<K, V>, ids: &BTreeSet<K>) -> Vec<V> {
             ids.iter().filter_map(|id| from.get(id).cloned()).collect()
         }
-        Rows {
+        EngineRows {
             drivers: pick(&self.drivers, &changed.drivers),
             requests: pick(&self.requests, &changed.requests),
             offers: pick(&self.offers, &changed.offers),
@@ -276,9 +259,8 @@ impl Engine {
         }
     }
 
-    /// Whether somebody is held by an offer or locked by a ride, as driver or as passenger.
+    /// Whether an offer holds or a ride locks a user, as driver or as passenger.
     pub fn is_engaged(&self, user: UserId) -> bool {
-        #[cfg(debug_assertions)]
         if streams::simulation::sabotage().no_hold {
             return self.locked.contains_key(&user);
         }
@@ -288,51 +270,78 @@ impl Engine {
     /// Whether a match became a ride.
     pub fn is_ridden(&self, id: MatchId) -> bool {
         let of_match = (id, RideId(uuid::Uuid::nil()))..=(id, RideId(uuid::Uuid::max()));
-        self.ridden.range(of_match).next().is_some()
+        self.rides_of_match.range(of_match).next().is_some()
     }
 
-    /// Whether a ride locks somebody.
+    /// Whether a ride locks a user.
     pub fn is_locked(&self, user: UserId) -> bool {
         self.locked.contains_key(&user)
     }
 
-    /// The live offer that holds somebody.
+    /// The live offer that holds a user.
     pub fn held_by(&self, user: UserId) -> Option<&Offer> {
         self.offers.get(self.held.get(&user)?)
     }
 
-    /// The live request of a passenger.
+    /// Requests of a passenger, ended ones too.
+    pub(super) fn requests_of(&self, passenger: UserId) -> impl Iterator<Item = &Request> {
+        self.requests_of.get(&passenger).into_iter().flatten().filter_map(|id| self.requests.get(id))
+    }
+
     pub fn live_request(&self, passenger: UserId) -> Option<&Request> {
-        let ids = self.requests_of.get(&passenger)?;
-        ids.iter().filter_map(|id| self.requests.get(id)).find(|r| r.ended_at.is_none())
+        self.requests_of(passenger).find(|r| r.ended_at.is_none())
+    }
+
+    /// The longest waiting first.
+    pub(super) fn live_requests(&self) -> impl Iterator<Item = &Request> {
+        self.queue.iter().filter_map(|(_, id)| self.requests.get(id))
     }
 
     /// Live requests whose passenger has no driver, the longest waiting first.
     pub fn waiting(&self) -> impl Iterator<Item = &Request> {
-        self.queue.iter().filter_map(|(_, id)| self.requests.get(id)).filter(|r| !self.is_engaged(r.passenger_id))
+        self.live_requests().filter(|r| !self.is_engaged(r.passenger_id))
     }
 
-    /// In which vehicle a driver may be offered rides, if heard of lately.
+    /// In which vehicle a driver may be offered rides. Whether they are fresh is up to [`DriverPositions`].
     pub fn availability(&self, user: UserId) -> Option<VehicleType> {
         let driver = self.drivers.get(&user)?;
         (driver.active && !self.is_engaged(user)).then_some(driver.vehicle_type)
     }
 
-    /// When the next offer ends by itself.
+    /// Live offers by deadline.
+    pub(super) fn live_offers(&self) -> impl Iterator<Item = &Offer> {
+        self.deadlines.iter().filter_map(|(_, id)| self.offers.get(id))
+    }
+
+    /// A live offer whose deadline has passed, the earliest first.
+    pub(super) fn due_offer(&self, now: DateTime<Utc>) -> Option<&Offer> {
+        self.live_offers().next().filter(|o| o.deadline() <= now)
+    }
+
+    /// When the next offer ends without an event.
     pub fn next_deadline(&self) -> Option<DateTime<Utc>> {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Whether any request is live, so that time alone can bring a match.
+    /// Whether any request is live, so that a match can come of time alone.
     pub fn has_live_requests(&self) -> bool {
         !self.queue.is_empty()
     }
 
-    pub(crate) fn put_driver(&mut self, driver: Driver) {
+    /// Records every driver's beacon in `positions`, and makes exactly the available drivers available there.
+    pub fn load_positions(&self, positions: &mut DriverPositions) {
+        positions.clear_availability();
+        for driver in self.drivers.values() {
+            positions.record(driver.user_id, driver.location, driver.recorded_at, driver.seen_at);
+            positions.set_available(driver.user_id, self.availability(driver.user_id));
+        }
+    }
+
+    pub(super) fn put_driver(&mut self, driver: Driver) {
         self.drivers.insert(driver.user_id, driver);
     }
 
-    pub(crate) fn put_request(&mut self, mut request: Request) {
+    pub(super) fn put_request(&mut self, mut request: Request) {
         let (id, entry) = (request.request_id, (request.opened_at, request.request_id));
         if request.ended_at.is_none() {
             self.queue.insert(entry);
@@ -344,13 +353,12 @@ impl Engine {
         self.requests.insert(id, request);
     }
 
-    pub(crate) fn put_offer(&mut self, offer: Offer) {
+    pub(super) fn put_offer(&mut self, offer: Offer) {
         let id = offer.match_id;
-        let people = [offer.driver_id, offer.passenger_id];
         if let Some(before) = self.offers.get(&id) {
             self.deadlines.remove(&(before.deadline(), id));
         }
-        for person in people {
+        for person in [offer.driver_id, offer.passenger_id] {
             if offer.ended.is_none() {
                 self.held.insert(person, id);
             } else if self.held.get(&person) == Some(&id) {
@@ -363,7 +371,7 @@ impl Engine {
         self.offers.insert(id, offer);
     }
 
-    pub(crate) fn put_ride(&mut self, ride: Ride) {
+    pub(super) fn put_ride(&mut self, ride: Ride) {
         for person in [ride.driver_id, ride.passenger_id] {
             if ride.ended_at.is_none() {
                 self.locked.entry(person).or_default().insert(ride.ride_id);
@@ -374,34 +382,34 @@ impl Engine {
                 }
             }
         }
-        self.ridden.insert((ride.match_id, ride.ride_id));
+        self.rides_of_match.insert((ride.match_id, ride.ride_id));
         self.rides.insert(ride.ride_id, ride);
     }
 
-    /// Forgets what ended long ago; the rows stay until they are purged.
-    pub(crate) fn forget(&mut self, now: DateTime<Utc>) {
-        let requests_before = now - self.rules.request_ttl - Duration::seconds(60);
-        let before = now - REMEMBERED;
+    /// Forgets what ended long ago. The rows stay until they are purged.
+    pub(super) fn prune(&mut self, now: DateTime<Utc>) {
+        let requests_from = requests_remembered_from(now, self.rules.request_ttl);
+        let ended_from = now - ENDED_REMEMBERED;
         let requests_of = &mut self.requests_of;
         self.requests.retain(|id, request| {
-            let kept = request.ended_at.is_none_or(|at| at >= requests_before);
-            if !kept && let Some(ids) = requests_of.get_mut(&request.passenger_id) {
+            let retained = request.ended_at.is_none_or(|at| at >= requests_from);
+            if !retained && let Some(ids) = requests_of.get_mut(&request.passenger_id) {
                 ids.remove(id);
                 if ids.is_empty() {
                     requests_of.remove(&request.passenger_id);
                 }
             }
-            kept
+            retained
         });
-        self.offers.retain(|_, offer| offer.ended.is_none_or(|(at, _)| at >= before));
-        let ridden = &mut self.ridden;
+        self.offers.retain(|_, offer| offer.ended.is_none_or(|(at, _)| at >= ended_from));
+        let rides_of_match = &mut self.rides_of_match;
         self.rides.retain(|_, ride| {
-            let kept = ride.ended_at.is_none_or(|at| at >= before);
-            if !kept {
-                ridden.remove(&(ride.match_id, ride.ride_id));
+            let retained = ride.ended_at.is_none_or(|at| at >= ended_from);
+            if !retained {
+                rides_of_match.remove(&(ride.match_id, ride.ride_id));
             }
-            kept
+            retained
         });
-        self.drivers.retain(|_, driver| driver.active || driver.seen_at >= now - DRIVER_FORGOTTEN);
+        self.drivers.retain(|_, driver| driver.active || driver.seen_at >= now - OFFLINE_REMEMBERED);
     }
 }

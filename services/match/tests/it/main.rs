@@ -1,9 +1,10 @@
-//! Tests of match: its rules as tables, its invariants under random events, its rows in both stores, and the whole service
-//! on the memory bus.
+//! Tests of match: its rules as tables, its invariants under random events, its rows and its lease on both stores, and the
+//! whole service on the memory bus.
 #![allow(clippy::unwrap_used)]
 
-mod city;
+mod engine_harness;
 mod flow;
-mod random;
+mod lease;
+mod random_walk;
+mod rows;
 mod rules;
-mod store;

@@ -1,19 +1,19 @@
 //! Each rule of matching as a table: what comes in, what is published.
 
-use matching::engine::Outcome;
-use streams::{Event, MatchId, RequestId, UserId};
+use matching::engine::{Input, OfferOutcome};
+use streams::{Event, MatchId, RequestId};
 
-use crate::city::{City, km, uuid};
+use crate::engine_harness::{EngineHarness, km, user, uuid};
 
-fn play(lines: &[(&str, &str)]) -> City {
-    let mut city = City::new();
-    city.play(lines);
-    city
+fn play(lines: &[(&str, &str)]) -> EngineHarness {
+    let mut harness = EngineHarness::new();
+    harness.play(lines);
+    harness
 }
 
 #[test]
 fn the_nearest_free_driver_of_the_type_gets_the_offer() {
-    let city = play(&[
+    let harness = play(&[
         ("d1 on 3", ""),
         ("d2 on -2", ""),
         ("d3 on 1 van", ""),
@@ -23,7 +23,7 @@ fn the_nearest_free_driver_of_the_type_gets_the_offer() {
         ("r2 p2 find 0", "m2 d1 to r2"),
         ("r3 p3 find 0", ""),
     ]);
-    let found = &city.found[&MatchId(uuid("m1"))];
+    let found = &harness.found[&MatchId(uuid("m1"))];
     let meters = km(0.0).distance_m(&km(-2.0));
     assert_eq!(found.pickup_distance_m, meters * 1.3);
     assert_eq!(found.pickup_eta_s, meters * 1.3 / 7.0);
@@ -35,32 +35,32 @@ fn the_nearest_free_driver_of_the_type_gets_the_offer() {
 }
 
 #[test]
-fn nobody_farther_than_the_radius_and_never_the_passenger() {
+fn a_driver_beyond_the_radius_or_the_passenger_is_not_offered() {
     play(&[
         ("d1 on 5.1", ""),
         ("d2 on 0", ""),
-        // d2 looks for a ride: not with d2.
+        // d2 searches for a ride as a passenger.
         ("r1 d2 find 0", ""),
         ("d1 on 4.9", ""),
         ("1 s", "m1 d1 to r1"),
-        // A passenger who is offered a ride is no free driver.
+        // d2 is held as a passenger, and is no free driver.
         ("r2 p2 find 0", ""),
     ]);
 }
 
 #[test]
-fn equally_near_drivers_go_by_their_ids() {
+fn of_equally_near_drivers_the_lower_id_is_offered() {
     play(&[("d2 on 1", ""), ("d1 on 1", ""), ("r1 p1 find 0", "m1 d1 to r1")]);
 }
 
 #[test]
-fn offline_drivers_stay_offered_no_more() {
+fn an_offline_driver_is_not_offered() {
     play(&[
         ("d1 on 0", ""),
         ("d1 off", ""),
         ("r1 p1 find 0", ""),
         ("d1 on 0", "m1 d1 to r1"),
-        // Going offline leaves the offer to its answer or its end; then nobody is there.
+        // Going offline does not end an offer; the driver may answer it or let it expire.
         ("d1 off", ""),
         ("17 s", "m1 expired"),
         ("r2 p2 find 0", ""),
@@ -68,7 +68,7 @@ fn offline_drivers_stay_offered_no_more() {
 }
 
 #[test]
-fn a_driver_silent_for_a_minute_is_offered_nothing_until_heard_of() {
+fn a_driver_silent_for_a_minute_is_not_offered_until_a_new_position() {
     play(&[
         ("d1 on 0", ""),
         ("d2 on 1", ""),
@@ -89,7 +89,7 @@ fn a_driver_silent_for_a_minute_is_offered_nothing_until_heard_of() {
 }
 
 #[test]
-fn a_waiting_passenger_is_matched_when_a_driver_comes_later() {
+fn a_waiting_request_is_matched_when_a_driver_becomes_available() {
     play(&[
         ("r1 p1 find 0", ""),
         ("r2 p2 find 0", ""),
@@ -106,13 +106,13 @@ fn a_waiting_passenger_is_matched_when_a_driver_comes_later() {
 }
 
 #[test]
-fn the_longest_waiting_passenger_is_first() {
+fn the_longest_waiting_request_is_matched_first() {
     play(&[("r2 p2 find 0", ""), ("1 s", ""), ("r1 p1 find 0", ""), ("1 s", ""), ("d1 on 0", "m1 d1 to r2")]);
 }
 
 #[test]
-fn a_driver_gets_no_second_hold_and_neither_does_a_passenger() {
-    let city = play(&[
+fn a_held_driver_or_passenger_gets_no_second_offer() {
+    let harness = play(&[
         ("d1 on 0", ""),
         ("r1 p1 find 0", "m1 d1 to r1"),
         ("r2 p2 find 0", ""),
@@ -128,30 +128,30 @@ fn a_driver_gets_no_second_hold_and_neither_does_a_passenger() {
         ("r4 p4 find 0", ""),
         ("20 s", "m3 expired, m4 d3 to r4"),
     ]);
-    assert!(city.locked("d1") && city.locked("p1") && !city.locked("d2"));
-    assert_eq!(city.held("d2").as_deref(), Some("m2"));
+    assert!(harness.is_locked("d1") && harness.is_locked("p1") && !harness.is_locked("d2"));
+    assert_eq!(harness.held_by("d2").as_deref(), Some("m2"));
 }
 
 #[test]
-fn an_offer_expires_after_a_grace_and_the_next_driver_is_asked() {
+fn an_offer_expires_after_the_grace_and_the_next_driver_is_offered() {
     play(&[
         ("d1 on 0", ""),
         ("d2 on 1", ""),
         ("r1 p1 find 0", "m1 d1 to r1"),
         ("16 s", ""),
         ("1 s", "m1 expired, m2 d2 to r1"),
-        // Free, but never again for that request.
+        // Both are free, but never again offered to that request.
         ("17 s", "m2 expired"),
         ("5 s", ""),
         ("r2 p2 find 0", "m3 d1 to r2"),
-        // What the engine said comes back to it.
+        // The engine receives its own match.rejected.
         ("m1 expired", ""),
     ]);
 }
 
 #[test]
-fn a_declined_offer_goes_to_the_next_driver_at_once_and_not_back() {
-    let city = play(&[
+fn after_a_decline_the_next_driver_is_offered_at_once_and_the_first_never_again() {
+    let harness = play(&[
         ("d1 on 0", ""),
         ("d2 on 1", ""),
         ("r1 p1 find 0", "m1 d1 to r1"),
@@ -162,12 +162,12 @@ fn a_declined_offer_goes_to_the_next_driver_at_once_and_not_back() {
         ("r1 p1 end", ""),
         ("r2 p1 find 0", "m3 d1 to r2"),
     ]);
-    assert_eq!(city.outcome("m1"), Some(Outcome::Declined));
+    assert_eq!(harness.outcome("m1"), Some(OfferOutcome::Declined));
 }
 
 #[test]
-fn an_answer_within_the_grace_counts() {
-    let city = play(&[
+fn an_acceptance_within_the_grace_counts() {
+    let harness = play(&[
         ("d1 on 0", ""),
         ("r1 p1 find 0", "m1 d1 to r1"),
         ("16 s", ""),
@@ -175,11 +175,11 @@ fn an_answer_within_the_grace_counts() {
         ("10 s", ""),
         ("k1 pickup m1", ""),
     ]);
-    assert_eq!(city.outcome("m1"), Some(Outcome::Ridden));
+    assert_eq!(harness.outcome("m1"), Some(OfferOutcome::Ridden));
 }
 
 #[test]
-fn a_search_that_ends_withdraws_its_offer_and_stays_ended() {
+fn the_end_of_a_request_withdraws_its_offer_and_is_final() {
     play(&[
         ("d1 on 0", ""),
         ("r1 p1 find 0", "m1 d1 to r1"),
@@ -188,7 +188,7 @@ fn a_search_that_ends_withdraws_its_offer_and_stays_ended() {
         ("r1 p1 find 0 @-1", ""),
         ("r1 p1 find 0", ""),
         ("r1 p1 end", ""),
-        // The end of one that is not known yet.
+        // The end of an unknown request.
         ("r2 p1 end", ""),
         ("r2 p1 find 0 @-1", ""),
         ("r3 p2 find 0", "m2 d1 to r3"),
@@ -196,7 +196,7 @@ fn a_search_that_ends_withdraws_its_offer_and_stays_ended() {
 }
 
 #[test]
-fn a_newer_search_replaces_the_older_and_an_older_one_nothing() {
+fn a_newer_request_replaces_the_older_and_an_older_one_is_ignored() {
     play(&[
         ("d1 on 0", ""),
         ("d2 on 1", ""),
@@ -207,14 +207,14 @@ fn a_newer_search_replaces_the_older_and_an_older_one_nothing() {
         ("r2 p1 find 1 @-1", ""),
         ("r2 p1 end @-1", ""),
         ("1 s", ""),
-        // The same again changes nothing; another place is asked for anew.
+        // A repeat changes nothing; another pickup needs a new offer.
         ("r2 p1 find 1", ""),
         ("r2 p1 find 0", "m2 cancelled, m3 d1 to r2"),
     ]);
 }
 
 #[test]
-fn an_older_beacon_changes_nothing() {
+fn an_older_beacon_or_position_changes_nothing() {
     play(&[
         ("d1 on 0", ""),
         ("2 s", ""),
@@ -223,15 +223,15 @@ fn an_older_beacon_changes_nothing() {
         ("r1 p1 find 0", ""),
         ("d1 on 0", "m1 d1 to r1"),
         ("m1 decline", ""),
-        // An older place neither.
+        // And an older position.
         ("d1 at 9 @-1", ""),
         ("r2 p2 find 0", "m2 d1 to r2"),
     ]);
 }
 
 #[test]
-fn a_request_is_over_after_its_time_and_publishes_nothing() {
-    let city = play(&[
+fn a_request_ends_after_its_ttl_without_an_event() {
+    let harness = play(&[
         ("r1 p1 find 0", ""),
         ("299 s", ""),
         ("d1 on 9", ""),
@@ -240,19 +240,19 @@ fn a_request_is_over_after_its_time_and_publishes_nothing() {
         // Too old when it comes.
         ("r2 p2 find 0 @-300", ""),
         ("r3 p3 find 0 @-299", "m1 d1 to r3"),
-        // An offer that is out may be answered.
+        // The outstanding offer may still be answered.
         ("5 s", ""),
         ("m1 accept", ""),
         ("20 s", ""),
         ("k1 pickup m1", ""),
     ]);
-    assert!(city.engine.live_request(UserId(uuid("p1"))).is_none());
-    assert!(city.locked("p3"));
+    assert!(harness.engine.live_request(user("p1")).is_none());
+    assert!(harness.is_locked("p3"));
 }
 
 #[test]
-fn a_ride_locks_both_and_its_end_frees_both() {
-    let city = play(&[
+fn a_ride_locks_both_and_its_end_releases_both() {
+    let harness = play(&[
         ("d1 on 0", ""),
         ("r1 p1 find 0", "m1 d1 to r1"),
         ("m1 accept", ""),
@@ -263,18 +263,18 @@ fn a_ride_locks_both_and_its_end_frees_both() {
         ("100 s", ""),
         ("d1 on 0", ""),
         ("k1 cancelled m1", "m2 d1 to r2"),
-        // Late or again: of no effect.
+        // Late or repeated events have no effect.
         ("k1 pickup m1", ""),
         ("k1 completed m1", ""),
         ("m1 accept", ""),
         ("m2 decline", ""),
     ]);
-    assert!(!city.locked("d1") && !city.locked("p1"));
-    assert!(city.engine.live_request(UserId(uuid("p1"))).is_some());
+    assert!(!harness.is_locked("d1") && !harness.is_locked("p1"));
+    assert!(harness.engine.live_request(user("p1")).is_some());
 }
 
 #[test]
-fn a_driver_is_free_where_the_ride_took_them() {
+fn after_a_ride_a_driver_is_available_where_it_ended() {
     play(&[
         ("d1 on 0", ""),
         ("r1 p1 find 0", "m1 d1 to r1"),
@@ -289,8 +289,8 @@ fn a_driver_is_free_where_the_ride_took_them() {
 }
 
 #[test]
-fn the_end_of_a_ride_may_come_before_its_beginning() {
-    let city = play(&[
+fn the_end_of_a_ride_may_arrive_before_its_pickup() {
+    let harness = play(&[
         ("d1 on 0", ""),
         ("r1 p1 find 0", "m1 d1 to r1"),
         ("k1 cancelled m1", ""),
@@ -298,12 +298,12 @@ fn the_end_of_a_ride_may_come_before_its_beginning() {
         ("m1 accept", ""),
         ("r2 p2 find 0", "m2 d1 to r2"),
     ]);
-    assert!(!city.locked("p1"));
+    assert!(!harness.is_locked("p1"));
 }
 
 #[test]
-fn the_ride_may_come_before_the_answer_that_it_rests_on() {
-    let city = play(&[
+fn ride_pickup_may_arrive_before_the_acceptance() {
+    let harness = play(&[
         ("d1 on 0", ""),
         ("r1 p1 find 0", "m1 d1 to r1"),
         ("k1 pickup m1", ""),
@@ -311,55 +311,55 @@ fn the_ride_may_come_before_the_answer_that_it_rests_on() {
         ("30 s", ""),
         ("k1 completed m1", ""),
     ]);
-    assert_eq!(city.held("d1"), None);
-    assert_eq!(city.outcome("m1"), Some(Outcome::Ridden));
+    assert_eq!(harness.held_by("d1"), None);
+    assert_eq!(harness.outcome("m1"), Some(OfferOutcome::Ridden));
 }
 
 #[test]
-fn a_ride_of_a_match_nobody_knows_takes_both_from_their_offers() {
-    let mut other = City::new();
+fn a_ride_of_an_unknown_match_ends_the_other_offers_of_both() {
+    let mut other = EngineHarness::new();
     other.play(&[("d1 on 0", ""), ("r9 p2 find 0", "m1 d1 to r9")]);
     let mut found = other.found[&MatchId(uuid("m1"))].clone();
     (found.match_id, found.request_id) = (MatchId(uuid("m77")), RequestId(uuid("r77")));
-    let mut city =
+    let mut harness =
         play(&[("d1 on 0", ""), ("r1 p1 find 0", "m1 d1 to r1"), ("d2 on 0", ""), ("r2 p2 find 0", "m2 d2 to r2")]);
-    city.found.insert(found.match_id, found);
-    // d1 with p2: p1 is given the driver that p2 had, and p2's search is over.
-    city.play(&[("k1 pickup m77", "m1 cancelled, m2 cancelled, m3 d2 to r1"), ("m77 accept", "")]);
-    assert!(city.locked("d1") && city.locked("p2"));
-    assert!(city.engine.live_request(UserId(uuid("p2"))).is_none());
+    harness.found.insert(found.match_id, found);
+    // The ride is of d1 and p2. So p1 is offered d2, whom p2 had, and p2's search is over.
+    harness.play(&[("k1 pickup m77", "m1 cancelled, m2 cancelled, m3 d2 to r1"), ("m77 accept", "")]);
+    assert!(harness.is_locked("d1") && harness.is_locked("p2"));
+    assert!(harness.engine.live_request(user("p2")).is_none());
 }
 
 #[test]
-fn an_answer_under_way_while_another_ride_of_the_passenger_begins_and_ends_stands() {
-    let mut city =
+fn an_acceptance_that_arrives_after_another_ride_of_the_passenger_has_ended_counts() {
+    let mut harness =
         play(&[("d1 on 0", ""), ("r1 p1 find 0", "m1 d1 to r1"), ("17 s", "m1 expired"), ("d2 on 1", "m2 d2 to r1")]);
-    // d1 had accepted in time, which is told late; users has taken d2's yes too, and rides makes rides of both in turn.
-    city.play(&[("k1 pickup m1", "m2 cancelled"), ("k1 cancelled m1", "")]);
-    city.play(&[("m2 accept", ""), ("k2 pickup m2", "")]);
-    assert!(city.locked("d2") && city.locked("p1") && !city.locked("d1"));
+    // d1 had accepted in time, but the event is late. users has taken d2's acceptance too, and rides makes a ride of each.
+    harness.play(&[("k1 pickup m1", "m2 cancelled"), ("k1 cancelled m1", "")]);
+    harness.play(&[("m2 accept", ""), ("k2 pickup m2", "")]);
+    assert!(harness.is_locked("d2") && harness.is_locked("p1") && !harness.is_locked("d1"));
 }
 
 #[test]
-fn superseded_frees_the_hold_and_asks_another_driver() {
-    let city = play(&[
+fn superseded_ends_the_hold_and_another_driver_is_offered() {
+    let harness = play(&[
         ("d1 on 0", ""),
         ("d2 on 1", ""),
         ("r1 p1 find 0", "m1 d1 to r1"),
         ("m1 accept", ""),
         ("m1 superseded", "m2 d2 to r1"),
-        // Before the acceptance that it answers.
+        // superseded arrives before the acceptance that it answers.
         ("m2 superseded", ""),
         ("m2 accept", ""),
         ("r2 p2 find 0", "m3 d1 to r2"),
     ]);
-    assert_eq!(city.held("p1"), None);
-    assert!(city.engine.live_request(UserId(uuid("p1"))).is_some());
+    assert_eq!(harness.held_by("p1"), None);
+    assert!(harness.engine.live_request(user("p1")).is_some());
 }
 
 #[test]
-fn a_late_yes_wins_over_a_newer_offer_that_is_not_answered() {
-    let city = play(&[
+fn a_late_acceptance_wins_over_a_newer_outstanding_offer() {
+    let harness = play(&[
         ("d1 on 0", ""),
         ("d2 on 1", ""),
         ("r1 p1 find 0", "m1 d1 to r1"),
@@ -368,13 +368,13 @@ fn a_late_yes_wins_over_a_newer_offer_that_is_not_answered() {
         ("r2 p2 find 0", "m3 d2 to r2"),
         ("k1 pickup m1", ""),
     ]);
-    assert!(city.locked("d1") && city.locked("p1"));
-    assert_eq!(city.held("d2").as_deref(), Some("m3"));
+    assert!(harness.is_locked("d1") && harness.is_locked("p1"));
+    assert_eq!(harness.held_by("d2").as_deref(), Some("m3"));
 }
 
 #[test]
-fn a_late_yes_does_not_break_an_accepted_offer() {
-    let city = play(&[
+fn a_late_acceptance_does_not_end_an_accepted_offer() {
+    let harness = play(&[
         ("d1 on 0", ""),
         ("d2 on 1", ""),
         ("r1 p1 find 0", "m1 d1 to r1"),
@@ -383,38 +383,38 @@ fn a_late_yes_does_not_break_an_accepted_offer() {
         ("m1 accept", ""),
         ("m1 superseded", ""),
     ]);
-    assert_eq!(city.held("p1").as_deref(), Some("m2"));
-    assert_eq!(city.held("d1"), None);
+    assert_eq!(harness.held_by("p1").as_deref(), Some("m2"));
+    assert_eq!(harness.held_by("d1"), None);
 }
 
 #[test]
-fn an_accepted_offer_without_a_word_from_rides_is_released_after_minutes() {
-    let mut city = play(&[("d1 on 0", ""), ("r1 p1 find 0", "m1 d1 to r1"), ("m1 accept", ""), ("299 s", "")]);
-    assert_eq!(city.held("d1").as_deref(), Some("m1"));
-    let steps = city.pass(1);
-    assert_eq!(steps[0].released, [MatchId(uuid("m1"))]);
-    assert_eq!(city.held("d1"), None);
+fn an_accepted_offer_is_released_after_5_minutes_without_an_answer_of_rides() {
+    let mut harness = play(&[("d1 on 0", ""), ("r1 p1 find 0", "m1 d1 to r1"), ("m1 accept", ""), ("299 s", "")]);
+    assert_eq!(harness.held_by("d1").as_deref(), Some("m1"));
+    let outputs = harness.pass_time(1);
+    assert_eq!(outputs[0].released, [MatchId(uuid("m1"))]);
+    assert_eq!(harness.held_by("d1"), None);
     // The ride may still come.
-    city.play(&[("k1 pickup m1", "")]);
-    assert!(city.locked("d1"));
+    harness.play(&[("k1 pickup m1", "")]);
+    assert!(harness.is_locked("d1"));
 }
 
 #[test]
-fn operators_hear_of_an_accepted_offer_after_a_minute() {
-    let mut city = play(&[("d1 on 0", ""), ("r1 p1 find 0", "m1 d1 to r1"), ("m1 accept", "")]);
-    let overdue: Vec<MatchId> = city.pass(120).into_iter().flat_map(|s| s.overdue).collect();
+fn an_accepted_offer_without_an_answer_is_overdue_after_a_minute() {
+    let mut harness = play(&[("d1 on 0", ""), ("r1 p1 find 0", "m1 d1 to r1"), ("m1 accept", "")]);
+    let overdue: Vec<MatchId> = harness.pass_time(120).into_iter().flat_map(|s| s.overdue).collect();
     assert_eq!(overdue, [MatchId(uuid("m1"))]);
 }
 
 #[test]
-fn one_step_makes_many_matches_and_no_driver_twice() {
-    let mut city = City::new();
+fn one_step_makes_many_matches_and_offers_no_driver_twice() {
+    let mut harness = EngineHarness::new();
     for n in 1..=50 {
-        city.line(&format!("d{n} on {}", f64::from(n) / 100.0));
+        harness.line(&format!("d{n} on {}", f64::from(n) / 100.0));
     }
-    let finders: Vec<_> = (1..=60).map(|n| city.finder(&format!("r{n}"), &format!("p{n}"), true, 0.0)).collect();
-    let inputs: Vec<_> = finders.iter().map(matching::engine::rules::Input::Finder).collect();
-    let stepped = city.step(&inputs);
-    assert_eq!(stepped.events.iter().filter(|e| matches!(e, Event::MatchFound(_))).count(), 50);
-    assert_eq!(city.engine.waiting().count(), 10);
+    let finders: Vec<_> = (1..=60).map(|n| harness.search(&format!("r{n}"), &format!("p{n}"), 0.0)).collect();
+    let inputs: Vec<_> = finders.iter().map(Input::Finder).collect();
+    let output = harness.step(&inputs);
+    assert_eq!(output.events.iter().filter(|e| matches!(e, Event::MatchFound(_))).count(), 50);
+    assert_eq!(harness.engine.waiting().count(), 10);
 }

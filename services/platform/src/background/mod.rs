@@ -1,5 +1,8 @@
-//! What a process does in the background, beside its services.
+//! What a process repeats in the background, beside its services. The last outcome of each such task is a part of the
+//! process's health.
 
+mod reconciler;
 mod topology;
 
-pub use topology::{apply_topology, reconcile_topology};
+pub use reconciler::{apply_topology, reconcile_topology};
+pub use topology::{OBSERVE_INTERVAL, Observation, TopologyWatch};

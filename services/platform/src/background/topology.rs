@@ -1,93 +1,89 @@
-//! Keeps the topology as it must be: proved and applied before anything is served, and applied again whenever the
-//! connection was made anew, a consumer was found missing, or 10 s have passed.
+//! What the server has of the topology, observed once for all who need it: the reconciler, the relays' recovery, the metrics.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use streams::BusError;
-use tokio::time::{Instant, sleep, timeout};
+use streams::topology::{Topology, TopologyState};
+use streams::{Bus, BusError};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
 
-use crate::{Platform, retry};
+/// How often the topology is observed while nothing gives a reason to.
+pub const OBSERVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Limit of one observation.
+const OBSERVE_WAIT: Duration = Duration::from_secs(30);
 
-/// How long a start waits for a server that cannot create streams yet.
-const START_WAIT: Duration = Duration::from_secs(60);
-const LOOK_EVERY: Duration = Duration::from_secs(10);
-const RECONNECT_LOOK: Duration = Duration::from_millis(500);
+/// The state of the topology, and when it was observed.
+#[derive(Debug)]
+pub struct Observation {
+    /// The observation began then: whatever the server did before, it shows.
+    pub began_at: Instant,
+    pub state: TopologyState,
+}
 
-/// Proves the topology and brings the server to it.
-///
-/// # Errors
-/// A sentence that says what is wrong: the topology is not sound, the server refuses it, or it does not answer in a minute.
-pub async fn apply_topology(platform: &Platform) -> Result<(), String> {
-    streams::topology::prove(&platform.topology)
-        .map_err(|faults| format!("the topology is not sound: {}", faults.join("; ")))?;
-    let topology = platform.topology.with_sweeper();
-    let mut delays = retry::dependency();
-    let until = Instant::now() + START_WAIT;
-    loop {
-        match platform.bus.apply(&topology).await {
-            Ok(changes) => {
-                for change in changes {
-                    tracing::info!("topology: {change}");
-                }
-                return Ok(());
+/// The last observation of a process. It needs no task of its own: a caller who needs a newer observation makes it, and
+/// whoever waits meanwhile shares it.
+#[derive(Debug, Default)]
+pub struct TopologyWatch {
+    last: Mutex<Option<Last>>,
+}
+
+#[derive(Debug, Clone)]
+struct Last {
+    began_at: Instant,
+    /// The observation, or why the server did not answer.
+    outcome: Result<Arc<Observation>, String>,
+}
+
+impl TopologyWatch {
+    /// The state of `topology` at `since` or later.
+    ///
+    /// # Errors
+    /// [`BusError::Unavailable`] if the server did not answer at `since` or later.
+    pub async fn observed_since(
+        &self,
+        bus: &Bus,
+        topology: &Topology,
+        since: Instant,
+    ) -> Result<Arc<Observation>, BusError> {
+        // Locked during the observation, so that those who wait for the lock find it made.
+        let mut last = self.last.lock().await;
+        let outcome = match last.as_ref().filter(|last| last.began_at >= since) {
+            Some(last) => last.outcome.clone(),
+            None => {
+                let began_at = Instant::now();
+                let outcome = match timeout(OBSERVE_WAIT, bus.observe(&topology.with_sweeper())).await {
+                    Ok(Ok(state)) => Ok(Arc::new(Observation { began_at, state })),
+                    Ok(Err(error)) => Err(error.to_string()),
+                    Err(_) => Err(format!("the server did not describe its streams in {OBSERVE_WAIT:?}")),
+                };
+                *last = Some(Last { began_at, outcome: outcome.clone() });
+                outcome
             }
-            Err(error @ (BusError::Refused(_) | BusError::Full(_) | BusError::NoResponders(_))) => {
-                return Err(format!("the server cannot have the topology: {error}"));
-            }
-            Err(error) if Instant::now() >= until => {
-                return Err(format!("the topology could not be applied in {START_WAIT:?}: {error}"));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "topology not applied yet");
-                sleep(delays.next_delay()).await;
-            }
-        }
+        };
+        outcome.map_err(BusError::Unavailable)
     }
 }
 
-/// Looks after the topology until shutdown.
-pub async fn reconcile_topology(platform: Platform) {
-    const PART: &str = "topology";
-    let topology = platform.topology.with_sweeper();
-    let mut delays = retry::dependency();
-    let mut seen = platform.bus.reconnects();
-    let mut next = Instant::now() + LOOK_EVERY;
-    platform.health.set_healthy(PART);
-    loop {
-        let step = next.min(Instant::now() + RECONNECT_LOOK);
-        let missing = platform.health.faults().iter().any(|(part, _)| part.starts_with("consumer "));
-        tokio::select! {
-            biased;
-            () = platform.shutdown.cancelled() => return,
-            () = tokio::time::sleep_until(step) => {}
-        }
-        let reconnects = platform.bus.reconnects();
-        if reconnects == seen && !missing && Instant::now() < next {
-            continue;
-        }
-        let applied = tokio::select! {
-            biased;
-            () = platform.shutdown.cancelled() => return,
-            applied = timeout(Duration::from_secs(30), platform.bus.apply(&topology)) => applied,
-        };
-        match applied {
-            Ok(Ok(changes)) => {
-                for change in changes {
-                    tracing::warn!("topology: {change}; what was published meanwhile may not be stored");
-                }
-                platform.health.set_healthy(PART);
-                delays.reset();
-                seen = reconnects;
-                next = Instant::now() + LOOK_EVERY;
-            }
-            Ok(Err(error)) => {
-                platform.health.set_unhealthy(PART, error.to_string());
-                next = Instant::now() + delays.next_delay();
-            }
-            Err(_) => {
-                platform.health.set_unhealthy(PART, "the server does not answer");
-                next = Instant::now() + delays.next_delay();
-            }
-        }
+#[cfg(test)]
+mod tests {
+    use streams::memory::MemoryBus;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_observation_is_shared_by_those_who_need_none_newer() {
+        let bus = Bus::Memory(MemoryBus::new("2026-01-01T00:00:00Z".parse().unwrap(), 10));
+        let (topology, watch) = (Topology::rideshare(), TopologyWatch::default());
+        let observed = async |since| watch.observed_since(&bus, &topology, since).await.unwrap();
+        let began = Instant::now();
+        let first = observed(began).await;
+        bus.apply(&topology.with_sweeper()).await.unwrap();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let shared = observed(began).await;
+        assert!(Arc::ptr_eq(&first, &shared) && !shared.state.differences.is_empty());
+        let newer = observed(began + Duration::from_millis(1)).await;
+        assert_eq!((newer.began_at, newer.state.differences.len()), (began + Duration::from_secs(1), 0));
+        assert!(Arc::ptr_eq(&newer, &observed(began).await), "an old need is met by a new observation");
     }
 }

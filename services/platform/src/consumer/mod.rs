@@ -18,11 +18,8 @@ use streams::{Delivery, Event, EventError};
 use crate::dead_letters;
 use crate::store::{StoreError, Tables, Transaction, TransactionError};
 use crate::world::{Trace, World};
-// The former path, until every crate uses the new one.
-#[doc(hidden)]
-pub use crate::dead_letters::sweeper;
 pub(crate) use pull::{Pulling, health_part, put_back};
-pub use worker::{Ended, Worker};
+pub use worker::Worker;
 
 /// An event as a handler gets it.
 #[derive(Debug, Clone)]
@@ -83,6 +80,15 @@ impl TransactionError for Failure {
             Self::Transient(_) | Self::Permanent(_) | Self::Fenced => None,
         }
     }
+}
+
+/// Why a worker returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Its `stop` has begun.
+    Stopped,
+    /// Its handler said that another process has taken over.
+    Fenced,
 }
 
 /// What a service does with events. One task runs all the work of a handler, one transaction at a time.

@@ -13,7 +13,7 @@ use tracing::{Instrument, Span};
 use super::attempt::Executor;
 use super::pull::{Pulling, health_part, put_back};
 use super::requeue::{self, RequeueRequest};
-use super::{Failure, Handler, Received};
+use super::{Ended, Failure, Handler, Received};
 use crate::dead_letters::{self, FULL_STREAM_WAIT, FailedMessage};
 use crate::store::{Retries, Retry, Store, StoreError};
 use crate::{CancellationToken, Platform, kill_point, retry};
@@ -21,15 +21,6 @@ use crate::{CancellationToken, Platform, kill_point, retry};
 /// Messages whose failed attempts are counted. Beyond that the count of the one with the lowest sequence is forgotten and
 /// begins again; the server's own count of deliveries still ends it.
 const FAILED_ATTEMPTS_MAX: usize = 10_000;
-
-/// Why a worker returned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// Its `stop` has begun.
-    Stopped,
-    /// Its handler said that another process has taken over.
-    Fenced,
-}
 
 /// A handler with the consumers that feed it.
 pub struct Worker<H: Handler> {
@@ -163,7 +154,11 @@ impl<H: Handler> Worker<H> {
                 Ok(received) => items.push(Item { delivery, received }),
                 Err(error) => {
                     metrics.failed.with_label_values(&[&delivery.consumer]).inc();
-                    self.dead_letter(&delivery, &error.to_string(), stop).await;
+                    let (id, headers) =
+                        (dead_letters::message_id(&delivery.stream, &delivery.message), &delivery.message.headers);
+                    let trace_id = headers.find("traceparent").and_then(|traceparent| traceparent.split('-').nth(1));
+                    let span = tracing::info_span!("message", consumer = delivery.consumer, message_id = id, trace_id);
+                    self.dead_letter(&delivery, &error.to_string(), stop).instrument(span).await;
                 }
             }
         }

@@ -348,7 +348,3 @@ pub async fn requeue(bus: &Bus, letter: &DeadLetter) -> Result<Requeued, Requeue
 pub async fn remove(bus: &Bus, letter: &DeadLetter) -> Result<(), BusError> {
     bus.delete_message(DEAD_LETTER_STREAM, letter.sequence).await
 }
-
-// The former name, until every crate uses the new one.
-#[doc(hidden)]
-pub type Letter = DeadLetter;

@@ -217,20 +217,3 @@ pub async fn mark_recovered<T: Tables>(
         None => Ok(()),
     }
 }
-
-// The former paths, until every crate uses the new ones.
-#[doc(hidden)]
-impl<T: Tables> Store<T> {
-    pub fn relay(
-        self,
-        platform: Platform,
-        service: Service,
-        stop: CancellationToken,
-    ) -> impl Future<Output = ()> + Send {
-        Relay::new(&platform, service, &self).run(stop)
-    }
-
-    pub async fn settle_streams(&self, created_at: &BTreeMap<String, DateTime<Utc>>) -> Result<(), StoreError> {
-        mark_recovered(self, created_at).await
-    }
-}

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
-use streams::topology::{Retention, Stream, TABLE, Topology};
-use streams::{Bus, BusError, Service, Subject};
+use streams::topology::{Retention, Stream, TABLE, Topology, TopologyState};
+use streams::{BusError, Service, Subject};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -23,8 +23,9 @@ use crate::store::rows::column;
 use crate::store::{StoreError, relay_statement};
 use crate::{CancellationToken, Platform, kill_point};
 
-/// How often the streams are checked while all is well.
-const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the streams are checked while all is well. An observation of that age is good enough for such a check, so that
+/// it needs no request of its own in a process whose reconciler observes the topology.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// How often they are checked while one is missing, incomplete or suspected.
 const SUSPECT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -72,9 +73,20 @@ impl RecoveryState {
         self.is_sound &= outcome != RelayOutcome::StreamMissing;
     }
 
-    fn is_check_due(&self, now: Instant, reconnects: u64) -> bool {
-        let interval = if self.is_sound && !self.is_suspect { CHECK_INTERVAL } else { SUSPECT_INTERVAL };
-        self.reconnects != reconnects || self.checked_at.is_none_or(|at| now >= at + interval)
+    /// From when on the topology must have been observed for the check that is due; `None` if none is.
+    ///
+    /// After a reconnect or a failed publish that is now: the streams may have been recreated since the last observation, and
+    /// nothing may be published to a recreated one before it is detected.
+    fn due_since(&self, now: Instant, reconnects: u64) -> Option<Instant> {
+        let Some(checked_at) = self.checked_at else { return Some(now) };
+        let is_calm = self.is_sound && !self.is_suspect;
+        if self.reconnects != reconnects || (!is_calm && now >= checked_at + SUSPECT_INTERVAL) {
+            Some(now)
+        } else if is_calm && now >= checked_at + CHECK_INTERVAL {
+            Some(now.checked_sub(CHECK_INTERVAL).unwrap_or(now))
+        } else {
+            None
+        }
     }
 
     /// Checks the streams if it is time to, and publishes again what a lost one held. If the outcome is not
@@ -90,8 +102,8 @@ impl RecoveryState {
         // The memory store keeps no published rows.
         let Some(pool) = pool else { return RelayOutcome::All };
         let reconnects = platform.bus.reconnects();
-        if self.is_check_due(Instant::now(), reconnects) {
-            let is_sound = match check(pool, platform, service, stop).await {
+        if let Some(since) = self.due_since(Instant::now(), reconnects) {
+            let is_sound = match check(pool, platform, service, since, stop).await {
                 Ok(outcome) => outcome == RelayOutcome::All,
                 Err(why) => {
                     // Logged when it begins, not at every check.
@@ -123,8 +135,12 @@ fn outbox_streams(topology: &Topology, service: Service) -> Vec<(&Stream, Vec<&'
 }
 
 /// The identity of the stream of each subject that `service` publishes by its outbox.
-async fn identities(
-    bus: &Bus,
+///
+/// # Errors
+/// [`BusError::NotFound`] if a stream or a consumer of these subjects was missing, [`BusError::Unavailable`] if one did not
+/// answer. Other streams do not matter.
+fn identities(
+    state: &TopologyState,
     topology: &Topology,
     service: Service,
 ) -> Result<BTreeMap<String, StreamIdentity>, BusError> {
@@ -139,7 +155,7 @@ async fn identities(
                     (readers.map(|c| c.durable.as_str()).collect(), Some(stream.duplicate_window))
                 }
             };
-            let created_at = to_micros(bus.created_at(&stream.name, &readers).await?);
+            let created_at = to_micros(state.created_at(&stream.name, &readers)?);
             all.insert(subject.to_owned(), StreamIdentity { created_at, duplicate_window });
         }
     }
@@ -151,15 +167,30 @@ fn to_micros(at: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(at.timestamp_micros()).unwrap_or(at)
 }
 
-/// Compares the streams with what is stored about them, and publishes again what is missing.
+/// Compares the streams, observed at `since` or later, with what is stored about them, and publishes again what is missing.
 async fn check(
     pool: &PgPool,
     platform: &Platform,
     service: Service,
+    since: Instant,
     stop: &CancellationToken,
 ) -> Result<RelayOutcome, String> {
-    let identities = identities(&platform.bus, &platform.topology, service).await.map_err(|e| e.to_string())?;
-    let backfills = detect_recreated(pool, &identities, platform.world.now()).await.map_err(|e| e.to_string())?;
+    let called_at = Instant::now();
+    let observe = async |since| {
+        let observation = platform.observed_since(since).await?;
+        let identities = identities(&observation.state, &platform.topology, service)?;
+        Ok::<_, BusError>((identities, observation.began_at))
+    };
+    let (mut identities, observed_at) = observe(since).await.map_err(|e| e.to_string())?;
+    let mut stored = Stored::read(pool, &identities).await.map_err(|e| e.to_string())?;
+    if observed_at < called_at && !stored.matches(&identities) {
+        // Another process may have stored what is newer than this observation. Acted upon, an old observation would take the
+        // stream for recreated once more, and publish a day's rows for nothing.
+        (identities, _) = observe(called_at).await.map_err(|e| e.to_string())?;
+        stored = Stored::read(pool, &identities).await.map_err(|e| e.to_string())?;
+    }
+    let now = platform.world.now();
+    let backfills = detect_recreated(pool, &identities, stored, now).await.map_err(|e| e.to_string())?;
     if backfills.is_empty() {
         return Ok(RelayOutcome::All);
     }
@@ -232,18 +263,34 @@ fn runs(rows: Vec<OutboxRow>) -> Vec<Vec<OutboxRow>> {
     runs
 }
 
+/// What the service's schema says about the subjects.
+struct Stored(Vec<Backfill>);
+
+impl Stored {
+    async fn read(pool: &PgPool, identities: &BTreeMap<String, StreamIdentity>) -> Result<Self, StoreError> {
+        let statement = sqlx::query_as(
+            "select subject, made, again_after, again_until, later from outbox_subjects where subject = any($1) order by 1",
+        );
+        let subjects = column(identities.keys(), String::as_str);
+        relay_statement(statement.bind(subjects).fetch_all(pool)).await.map(Self)
+    }
+
+    fn matches(&self, identities: &BTreeMap<String, StreamIdentity>) -> bool {
+        identities.iter().all(|(subject, identity)| {
+            self.0.iter().any(|b| b.subject == *subject && b.created_at == identity.created_at)
+        })
+    }
+}
+
 /// Stores the identities that changed, and returns what has to be published again.
 async fn detect_recreated(
     pool: &PgPool,
     identities: &BTreeMap<String, StreamIdentity>,
+    mut stored: Stored,
     now: DateTime<Utc>,
 ) -> Result<Vec<Backfill>, StoreError> {
     let subjects = column(identities.keys(), String::as_str);
-    let mut all = stored(pool, &subjects).await?;
-    let is_stored = |(subject, identity): (&String, &StreamIdentity)| {
-        all.iter().any(|b| b.subject == *subject && b.created_at == identity.created_at)
-    };
-    if !identities.iter().all(is_stored) {
+    if !stored.matches(identities) {
         // A subject that is seen for the first time has lost nothing: its row begins without a backfill. The second pass
         // waits for two duplicate windows, because the clocks of the database and of the NATS server may differ.
         let statement = sqlx::query(
@@ -259,9 +306,9 @@ async fn detect_recreated(
             identity.duplicate_window.map(|window| identity.created_at + 2 * window)
         });
         relay_statement(statement.bind(&subjects).bind(created_at).bind(second_pass_at).execute(pool)).await?;
-        all = stored(pool, &subjects).await?;
+        stored = Stored::read(pool, identities).await?;
     }
-    if all.iter().any(|b| b.second_pass_at.is_some_and(|at| at <= now)) {
+    if stored.0.iter().any(|b| b.second_pass_at.is_some_and(|at| at <= now)) {
         // The first pass is complete and the stream no longer takes the rows for duplicates: those that were published up
         // to two windows before it was created may be missing in it.
         let statement = sqlx::query(
@@ -270,16 +317,9 @@ async fn detect_recreated(
              where subject = any($1) and later <= $2 and again_after >= again_until",
         );
         relay_statement(statement.bind(&subjects).bind(now).execute(pool)).await?;
-        all = stored(pool, &subjects).await?;
+        stored = Stored::read(pool, identities).await?;
     }
-    Ok(all.into_iter().filter(|b| b.after < b.until).collect())
-}
-
-async fn stored(pool: &PgPool, subjects: &[&str]) -> Result<Vec<Backfill>, StoreError> {
-    let statement = sqlx::query_as(
-        "select subject, made, again_after, again_until, later from outbox_subjects where subject = any($1) order by 1",
-    );
-    relay_statement(statement.bind(subjects).fetch_all(pool)).await
+    Ok(stored.0.into_iter().filter(|b| b.after < b.until).collect())
 }
 
 /// Published rows and unpublished ones: a process that was paused may yet mark a row that it published to the lost stream.
@@ -319,6 +359,9 @@ pub(super) async fn mark_recovered(
 
 #[cfg(test)]
 mod tests {
+    use streams::Bus;
+    use streams::memory::MemoryBus;
+
     use super::*;
 
     #[test]
@@ -353,5 +396,59 @@ mod tests {
         assert_eq!(of(Service::Match), [("MATCH_STREAM", 2)]);
         assert_eq!(of(Service::Rides), [("MATCH_STREAM", 1), ("RIDE_STREAM", 5), ("PAYMENT_STREAM", 1)]);
         assert_eq!(of(Service::Location), [("LOCATION_STREAM", 1)]);
+    }
+
+    #[tokio::test]
+    async fn only_the_streams_that_a_service_publishes_to_hold_its_relay_back() {
+        let topology = Topology::rideshare();
+        let bus = Bus::Memory(MemoryBus::new("2026-01-01T00:00:00Z".parse().unwrap(), 10));
+        bus.apply(&topology).await.unwrap();
+        let whole = bus.observe(&topology).await.unwrap();
+        let answers = |state: &TopologyState| Service::ALL.map(|service| identities(state, &topology, service).is_ok());
+        assert_eq!(answers(&whole), [true; 4]);
+        let silent = |service, stream: &str, durable: Option<&str>| {
+            let mut state = whole.clone();
+            match durable {
+                None => state.set_stream(stream, Err("no answer".to_owned())),
+                Some(durable) => state.set_consumer(stream, durable, Err("no answer".to_owned())),
+            }
+            match identities(&state, &topology, service) {
+                Ok(_) => "publishes",
+                Err(BusError::Unavailable(_)) => "waits",
+                Err(_) => "another error",
+            }
+        };
+        for (service, stream, durable, expected) in [
+            (Service::Rides, "PAYMENT_STREAM", None, "waits"),
+            (Service::Users, "PAYMENT_STREAM", None, "publishes"),
+            (Service::Location, "MATCH_STREAM", None, "publishes"),
+            (Service::Users, "USER_STREAM", Some("user_beacon_match"), "waits"),
+            (Service::Match, "USER_STREAM", Some("user_beacon_match"), "publishes"),
+            // A consumer of another subject, and one of a limits stream.
+            (Service::Location, "LOCATION_STREAM", Some("location_update_match"), "publishes"),
+            (Service::Rides, "RIDE_STREAM", Some("ride_pickup_users"), "publishes"),
+        ] {
+            assert_eq!(silent(service, stream, durable), expected, "{service} {stream} {durable:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_after_a_reconnect_or_a_failed_publish_needs_a_new_observation() {
+        let start = Instant::now() + Duration::from_secs(60);
+        let after = |s: f64| start + Duration::from_secs_f64(s);
+        let checked =
+            |is_sound, is_suspect| RecoveryState { checked_at: Some(start), reconnects: 1, is_sound, is_suspect };
+        assert_eq!(RecoveryState::default().due_since(start, 0), Some(start), "before anything is published");
+        for (state, at, reconnects, since) in [
+            (checked(true, false), 0.1, 1, None),
+            (checked(true, false), 0.1, 2, Some(0.1)),
+            (checked(true, false), 5.0, 1, Some(0.0)),
+            (checked(true, true), 0.9, 1, None),
+            (checked(true, true), 1.0, 1, Some(1.0)),
+            (checked(false, false), 0.9, 1, None),
+            (checked(false, false), 6.0, 1, Some(6.0)),
+        ] {
+            assert_eq!(state.due_since(after(at), reconnects), since.map(after), "{state:?} after {at} s");
+        }
     }
 }

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use sqlx::Row;
 
-use super::transaction::Work;
-use super::{PURGE_PAGE, StoreError};
+use super::backend::{PURGE_PAGE, Work};
+use super::error::StoreError;
 
 pub(super) async fn record_processed<T>(
     work: &mut Work<T>,

@@ -7,7 +7,8 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{BEGIN_WAIT, StoreError};
+use super::backend::BEGIN_WAIT;
+use super::error::StoreError;
 use crate::retry;
 
 /// Limit of the wait for a server at start.

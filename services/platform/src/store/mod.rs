@@ -4,6 +4,8 @@
 //! on persistent maps. This module owns connections, transactions and the kinds of error. The only tables that it knows are
 //! those of every service: `inbox` and `outbox`.
 
+mod backend;
+mod error;
 mod inbox;
 mod migrate;
 mod outbox;
@@ -16,7 +18,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use imbl::OrdMap;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use streams::simulation::{Fault, Faults};
@@ -25,117 +26,22 @@ use tokio::time::timeout;
 
 use crate::relay::row::{OutboxRow, RelayQueue};
 use crate::world::World;
+pub use backend::Tables;
+use backend::{BEGIN_WAIT, Backend, Committed, Context, Draft, Work};
+pub use error::StoreError;
 pub(crate) use outbox::relay_statement;
 pub(crate) use transaction::Retries;
-use transaction::{Draft, Work};
 pub use transaction::{On, Retry, Transaction, TransactionError};
-
-/// Limit of the wait for a connection, or, in memory, for the transaction before.
-const BEGIN_WAIT: Duration = Duration::from_secs(5);
-/// Rows of a table that one transaction purges.
-const PURGE_PAGE: i64 = 10_000;
-
-/// Why the store did not do what it was asked; nothing was changed.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// No connection, or no answer within the time limit: the same statement may succeed later. After a commit, the outcome
-    /// is unknown.
-    #[error("the database is not available: {0}")]
-    Unavailable(String),
-    /// A serialization failure, a deadlock or a lock timeout: the same transaction will succeed when it is retried.
-    #[error("the transaction conflicts with a concurrent one: {0}")]
-    Serialization(String),
-    /// A constraint refuses the change, and will refuse it again.
-    #[error("constraint {constraint} refuses it")]
-    Conflict {
-        /// The constraint's name, as in the migrations.
-        constraint: String,
-    },
-    /// A fault in the program or the schema.
-    #[error("database: {0}")]
-    Other(String),
-}
-
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        let text = error.to_string();
-        match &error {
-            sqlx::Error::Database(db) => {
-                let code = db.code().unwrap_or_default();
-                match (code.get(..2), code.as_ref()) {
-                    // serialization_failure, deadlock_detected, lock_not_available.
-                    (_, "40001" | "40P01" | "55P03") => Self::Serialization(text),
-                    // query_canceled by statement_timeout, in_failed_sql_transaction: a retry fails in the same way.
-                    (_, "57014" | "25P02") => Self::Other(text),
-                    // Connection exceptions, lack of resources, operator intervention, an ended transaction.
-                    (Some("08" | "53" | "57" | "25"), _) => Self::Unavailable(text),
-                    // Integrity constraint violation.
-                    (Some("23"), _) => Self::Conflict { constraint: db.constraint().unwrap_or_default().to_owned() },
-                    _ => Self::Other(text),
-                }
-            }
-            // A server that stops in the middle of a reply leaves bytes that the protocol cannot parse.
-            sqlx::Error::Protocol(_)
-            | sqlx::Error::Io(_)
-            | sqlx::Error::Tls(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed => Self::Unavailable(text),
-            _ => Self::Other(text),
-        }
-    }
-}
-
-/// The tables of one service in memory. A transaction works on a copy, so cloning them must be cheap.
-pub trait Tables: Clone + Default + Send + Sync + 'static {}
-
-impl<T: Clone + Default + Send + Sync + 'static> Tables for T {}
 
 /// The store of one service; clones share it. `T` is the service's own tables in memory.
 pub struct Store<T> {
     backend: Backend<T>,
-    world: World,
-    pod: Arc<str>,
-    relay_queue: RelayQueue,
-    /// What a simulation makes fail for this process.
-    faults: Faults,
-}
-
-enum Backend<T> {
-    Postgres { pool: PgPool, relay_pool: PgPool },
-    Memory(Arc<Mutex<Committed<T>>>),
-}
-
-/// The committed state of the memory store. One transaction at a time holds its lock.
-#[derive(Clone, Default)]
-pub(crate) struct Committed<T> {
-    tables: T,
-    inbox: OrdMap<(String, String), DateTime<Utc>>,
-    /// Unpublished rows only: after a crash this memory is gone, so a published row could never be published again.
-    outbox: OrdMap<i64, OutboxRow>,
-    last_seq: i64,
-}
-
-impl<T> Clone for Backend<T> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Postgres { pool, relay_pool } => {
-                Self::Postgres { pool: pool.clone(), relay_pool: relay_pool.clone() }
-            }
-            Self::Memory(shared) => Self::Memory(shared.clone()),
-        }
-    }
+    context: Context,
 }
 
 impl<T> Clone for Store<T> {
     fn clone(&self) -> Self {
-        Self {
-            backend: self.backend.clone(),
-            world: self.world.clone(),
-            pod: self.pod.clone(),
-            relay_queue: self.relay_queue.clone(),
-            faults: self.faults.clone(),
-        }
+        Self { backend: self.backend.clone(), context: self.context.clone() }
     }
 }
 
@@ -157,12 +63,15 @@ impl<T: Tables> Store<T> {
 
     fn new(backend: Backend<T>, world: &World, pod: &Arc<str>) -> Self {
         let (world, pod) = (world.clone(), pod.clone());
-        Self { backend, world, pod, relay_queue: RelayQueue::default(), faults: Faults::default() }
+        let context = Context { world, pod, relay_queue: RelayQueue::default(), faults: Faults::default() };
+        Self { backend, context }
     }
 
     /// The same tables as another process of a simulation sees them.
     pub fn with_faults(&self, pod: &Arc<str>, faults: &Faults) -> Self {
-        Self { faults: faults.clone(), ..Self::new(self.backend.clone(), &self.world, pod) }
+        let mut store = Self::new(self.backend.clone(), &self.context.world, pod);
+        store.context.faults = faults.clone();
+        store
     }
 
     /// The consumer and inbox key of every processed message in memory, so that a simulation can compare them with what was
@@ -239,7 +148,7 @@ impl<T: Tables> Store<T> {
                 Work::Memory(Box::new(Draft { draft: committed.clone(), committed }))
             }
         };
-        Ok(Transaction::new(work, self.clone()))
+        Ok(Transaction::new(work, self.context.clone()))
     }
 
     /// Begins a transaction and gives it to `work`, which commits it or drops it; and again, as `retry` says, if the
@@ -259,7 +168,7 @@ impl<T: Tables> Store<T> {
                 Err(error) => Err(error.into()),
             };
             match outcome {
-                Err(error) if retries.wait_for_next(error.store_error(), &self.world).await => {}
+                Err(error) if retries.wait_for_next(error.store_error(), &self.context.world).await => {}
                 outcome => return outcome,
             }
         }
@@ -267,8 +176,8 @@ impl<T: Tables> Store<T> {
 
     /// In a simulation, a point on the way to the database where the process may die, or `fault` may strike.
     async fn reach(&self, fault: Fault) -> Result<(), StoreError> {
-        self.faults.reach_store().await.map_err(StoreError::Unavailable)?;
-        if self.faults.occurs(fault) {
+        self.context.faults.reach_store().await.map_err(StoreError::Unavailable)?;
+        if self.context.faults.occurs(fault) {
             return Err(StoreError::Unavailable("simulated: no connection".to_owned()));
         }
         Ok(())
@@ -297,7 +206,7 @@ impl<T: Tables> Store<T> {
     /// # Errors
     /// [`StoreError`]; the next purge deletes what remains.
     pub async fn purge(&self) -> Result<(), StoreError> {
-        let now = self.world.now();
+        let now = self.context.world.now();
         let (processed_before, published_before) = (now - chrono::Duration::days(8), now - chrono::Duration::days(1));
         loop {
             let mut tx = self.begin().await?;
@@ -310,7 +219,7 @@ impl<T: Tables> Store<T> {
     }
 
     pub(crate) fn relay_queue(&self) -> &RelayQueue {
-        &self.relay_queue
+        &self.context.relay_queue
     }
 
     /// The relay's own connections; none in memory.
@@ -330,13 +239,14 @@ impl<T: Tables> Store<T> {
         after: i64,
     ) -> Result<Vec<OutboxRow>, StoreError> {
         self.reach(Fault::RelayRefused).await?;
-        let created_before = older_than.map(|d| self.world.now() - chrono::Duration::from_std(d).unwrap_or_default());
-        outbox::unpublished(&self.backend, &self.pod, created_before, after).await
+        let created_before =
+            older_than.map(|d| self.context.world.now() - chrono::Duration::from_std(d).unwrap_or_default());
+        outbox::unpublished(&self.backend, &self.context.pod, created_before, after).await
     }
 
     pub(crate) async fn mark_published(&self, rows: &[i64]) -> Result<(), StoreError> {
         self.reach(Fault::RelayRefused).await?;
-        outbox::mark_published(&self.backend, rows, self.world.now()).await
+        outbox::mark_published(&self.backend, rows, self.context.world.now()).await
     }
 
     /// When the oldest unpublished row was written.

@@ -7,9 +7,9 @@ use chrono::{DateTime, Utc};
 use sqlx::Row;
 use tokio::time::timeout;
 
+use super::backend::{Backend, PURGE_PAGE, Work};
+use super::error::StoreError;
 use super::rows::column;
-use super::transaction::Work;
-use super::{Backend, PURGE_PAGE, StoreError};
 use crate::relay::row::{Backlog, OutboxRow, PAGE};
 
 /// Limit of a statement of the relay. The server's own limit is shorter, but a server that was paused enforces none.

@@ -8,19 +8,20 @@ use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, Postgres};
+use sqlx::PgConnection;
 use streams::Event;
 use streams::simulation::Fault;
-use tokio::sync::OwnedMutexGuard;
 use tokio::time::sleep;
 
-use super::{Committed, Store, StoreError, Tables, inbox, outbox};
+use super::backend::{Context, Draft, Tables, Work};
+use super::error::StoreError;
+use super::{inbox, outbox};
 use crate::relay::row::{Backlog, OutboxRow};
 use crate::world::{Trace, World};
 
 /// Retries of a transaction after serialization failures.
 const SERIALIZATION_RETRIES: u32 = 5;
-/// Retries of a transaction that is read anew after another one of the same user.
+/// Retries of a transaction that decides again by what a concurrent one left.
 const CONFLICT_RETRIES: u32 = 3;
 
 /// One transaction on the store. Others see nothing of it before [`commit`](Self::commit), and nothing of it remains if it
@@ -28,18 +29,7 @@ const CONFLICT_RETRIES: u32 = 3;
 pub struct Transaction<T> {
     work: Work<T>,
     outgoing: Vec<OutboxRow>,
-    store: Store<T>,
-}
-
-pub(super) enum Work<T> {
-    Postgres(Box<sqlx::Transaction<'static, Postgres>>),
-    Memory(Box<Draft<T>>),
-}
-
-/// A copy of everything, swapped in at commit.
-pub(super) struct Draft<T> {
-    pub(super) draft: Committed<T>,
-    pub(super) committed: OwnedMutexGuard<Committed<T>>,
+    context: Context,
 }
 
 /// Where an operation runs: what [`Transaction::on`] lends to it.
@@ -57,8 +47,8 @@ impl<T> fmt::Debug for Transaction<T> {
 }
 
 impl<T> Transaction<T> {
-    pub(super) fn new(work: Work<T>, store: Store<T>) -> Self {
-        Self { work, outgoing: Vec::new(), store }
+    pub(super) fn new(work: Work<T>, context: Context) -> Self {
+        Self { work, outgoing: Vec::new(), context }
     }
 
     /// Lends the connection, or the tables in memory, to one operation.
@@ -73,7 +63,7 @@ impl<T> Transaction<T> {
 impl<T: Tables> Transaction<T> {
     /// Puts an event into the outbox: the relay publishes it once this transaction is committed, and only then.
     pub fn publish(&mut self, event: &Event, trace: &Trace) {
-        let now = self.store.world.now();
+        let now = self.context.world.now();
         self.outgoing.push(OutboxRow::new(event, trace, now));
     }
 
@@ -85,7 +75,7 @@ impl<T: Tables> Transaction<T> {
         if streams::simulation::sabotage().no_inbox {
             return Ok(keys.iter().map(|key| (*key).to_owned()).collect());
         }
-        let now = self.store.world.now();
+        let now = self.context.world.now();
         inbox::record_processed(&mut self.work, consumer, keys, now).await
     }
 
@@ -122,7 +112,7 @@ impl<T: Tables> Transaction<T> {
     /// [`StoreError`]: nothing was changed, except after [`StoreError::Unavailable`] from PostgreSQL. Then the outcome is
     /// unknown, and the caller must read it.
     pub async fn commit(self) -> Result<(), StoreError> {
-        let faults = self.store.faults.clone();
+        let faults = self.context.faults.clone();
         // In a simulation the process may die or stand still here, and then holds no lock.
         let mut held = Some(self);
         faults.in_transaction(|| held = None).await.map_err(StoreError::Unavailable)?;
@@ -143,7 +133,7 @@ impl<T: Tables> Transaction<T> {
 
     async fn commit_now(mut self) -> Result<(), StoreError> {
         let backlog = self.write_outgoing().await?;
-        let queue = &self.store.relay_queue;
+        let queue = &self.context.relay_queue;
         match self.work {
             Work::Postgres(pg) => {
                 pg.commit().await?;
@@ -163,11 +153,11 @@ impl<T: Tables> Transaction<T> {
         if self.outgoing.is_empty() {
             return Ok(Backlog::None);
         }
-        outbox::insert(&mut self.work, &mut self.outgoing, &self.store.pod).await
+        outbox::insert(&mut self.work, &mut self.outgoing, &self.context.pod).await
     }
 }
 
-/// The error of a caller of [`Store::transact`].
+/// The error of a caller of [`Store::transact`](super::Store::transact).
 pub trait TransactionError: From<StoreError> {
     /// The store's error, if it was the store that failed.
     fn store_error(&self) -> Option<&StoreError>;
@@ -185,7 +175,7 @@ pub enum Retry {
     /// Serialization failures: 5 retries, each after 5 to 24 ms drawn at random, so that two transactions that keep
     /// conflicting drift apart.
     Serialization,
-    /// Serialization failures and refused constraints: 3 retries at once. For a command that decides anew by what the
+    /// Serialization failures and refused constraints: 3 retries at once. For a command that decides again by what the
     /// concurrent transaction left.
     SerializationOrConflict,
 }

@@ -1,106 +1,282 @@
-//! `audit verify`: the stream by itself, the tables by themselves, and the one against the other.
+//! The stream against the event log: for each version of a ride, what one side has and the other has not.
 //!
-//! Both sides are read once. What they say of each other is compared by fingerprints of a fixed size; only rides in whose
-//! buckets these differ are looked at event by event.
+//! The audit joins both sides by ride and version, a page of rides at a time. The platform may run meanwhile, so a difference counts
+//! only if it is still there after a second look ([`Comparison::page`]).
 
 use std::collections::BTreeMap;
 
-use super::database::Books;
-use super::stream::{Old, Trail};
-use super::suspects::{HELD_MAX, digest_of};
-use super::{Audit, AuditError, Finding, Findings, PAGE, Reader, STREAM, rows};
+use aws_lc_rs::digest;
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use streams::RideId;
+use streams::bus::{MESSAGE_ID, StoredMessage};
 
-/// What was verified, and what was found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Messages in the stream.
-    pub messages: u64,
-    /// Rides in the tables.
-    pub rides: u64,
-    /// Of them, those that have not ended.
-    pub live: u64,
-    /// Events in the tables.
-    pub events: u64,
-    /// Entries in the ledger.
-    pub entries: u64,
-    /// Events that were committed and wait in the outbox.
-    pub waiting: u64,
-    /// Whether the oldest events are gone from the stream, as they must be after a week.
-    pub trimmed: bool,
-    /// What is wrong; nothing, if all is well.
-    pub findings: Findings,
+use super::database::RideRecords;
+use super::positions::{Copies, Positions};
+use super::sources::{AuditError, PAGE, STREAM, Sources};
+use super::stream::StreamAudit;
+use crate::event_log::EventRow;
+use crate::event_log::rows::events_at;
+
+/// Copies in the stream that a page has at most; more only if they are of one ride.
+const COPIES_PAGE: usize = 16 * PAGE;
+
+/// SHA-256 of all that makes an event what it is: subject, message id and body.
+pub type Digest = [u8; 32];
+
+fn digest_of(subject: &str, message_id: &str, body: &[u8]) -> Digest {
+    let mut sha = digest::Context::new(&digest::SHA256);
+    for part in [subject.as_bytes(), message_id.as_bytes(), body] {
+        sha.update(&(part.len() as u64).to_be_bytes());
+        sha.update(part);
+    }
+    sha.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
-impl Audit {
-    /// Verifies everything; changes nothing. The platform may run meanwhile.
-    ///
-    /// # Errors
-    /// [`AuditError`] if it could not be read to the end; what is wrong with what was read is in the [`Report`].
-    pub async fn verify(&self) -> Result<Report, AuditError> {
-        let horizon = self.horizon();
-        let info = self.bus.stream_info(STREAM).await?;
-        let mut trail = Trail::new(info.first_sequence <= 1, horizon);
-        let mut reader = Reader::open(&self.bus, 1, info.last_sequence).await?;
-        while let Some(batch) = reader.next(&self.progress).await? {
-            for stored in &batch {
-                trail.message(stored);
-            }
-            if trail.old.len() >= PAGE {
-                self.old(&mut trail).await?;
-            }
-        }
-        self.old(&mut trail).await?;
-        let books = self.books(horizon).await?;
-        let mut report = Report {
-            messages: trail.messages,
-            rides: books.rides,
-            live: books.live,
-            events: books.events,
-            entries: books.entries,
-            trimmed: info.first_sequence > 1,
-            findings: trail.findings,
-            ..Report::default()
-        };
-        report.findings.append(books.findings);
-        for group in trail.prints.differing(&books.prints, &[], HELD_MAX) {
-            let (suspects, waiting) = self.suspects(&group, horizon).await?;
-            report.waiting += waiting;
-            self.accuse(&suspects, &mut report.findings).await?;
-        }
-        Ok(report)
-    }
+/// An event as the stream has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamCopy {
+    pub sequence: u64,
+    pub version: u32,
+    pub digest: Digest,
+}
 
-    /// Reads the tables, a page in one transaction each.
-    pub(super) async fn books(&self, horizon: chrono::DateTime<chrono::Utc>) -> Result<Books, AuditError> {
-        let mut books = Books::new(horizon);
-        let mut after = None;
-        loop {
-            let mut tx = rows::snapshot(&self.store).await?;
-            let (accounts, next) = rows::accounts(&mut tx, after, PAGE).await?;
-            accounts.iter().for_each(|account| books.account(account));
-            self.progress.rides.fetch_add(accounts.len() as u64, std::sync::atomic::Ordering::Relaxed);
-            match next {
-                Some(_) => after = next,
-                None => return Ok(books),
-            }
+impl StreamCopy {
+    /// `None` if the body does not say to which ride and version it belongs. That is a finding of [`StreamAudit`], and the event is
+    /// missing.
+    pub(super) fn of(stored: &StoredMessage) -> Option<(RideId, Self)> {
+        #[derive(Deserialize)]
+        struct Key {
+            ride_id: RideId,
+            version: u32,
+        }
+        let key: Key = serde_json::from_slice(&stored.payload).ok()?;
+        let digest = digest_of(&stored.subject, message_id(stored), &stored.payload);
+        Some((key.ride_id, Self { sequence: stored.sequence, version: key.version, digest }))
+    }
+}
+
+/// An event as the event log has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DatabaseCopy {
+    pub version: u32,
+    pub digest: Digest,
+    pub occurred_at: DateTime<Utc>,
+    /// It is so old that the stream may have deleted it.
+    pub may_be_expired: bool,
+}
+
+impl DatabaseCopy {
+    fn of(event: &EventRow, horizon: DateTime<Utc>) -> Self {
+        Self {
+            version: event.version,
+            digest: digest_of(&event.subject, &event.message_id, event.body.as_bytes()),
+            occurred_at: event.occurred_at,
+            may_be_expired: event.occurred_at < horizon,
         }
     }
+}
 
-    /// Looks up what the stream has longer than it must, for no fingerprint holds it.
-    async fn old(&self, trail: &mut Trail) -> Result<(), AuditError> {
-        let old: Vec<Old> = std::mem::take(&mut trail.old);
-        for part in old.chunks(PAGE) {
-            let keys: Vec<_> = part.iter().map(|o| (o.ride_id, o.version)).collect();
-            let kept: BTreeMap<_, _> = rows::events_at(&mut self.store.begin().await?, &keys).await?;
-            for o in part {
-                let what = match kept.get(&(o.ride_id, o.version)) {
-                    Some(kept) if digest_of(kept) == o.digest => continue,
-                    Some(_) => self.difference(o.ride_id, o.version, o.sequence).await?,
-                    None => "it is in the stream and not in the database".to_owned(),
-                };
-                trail.findings.push(Finding::of_event(o.ride_id, o.version, Some(o.sequence), what));
+/// Both sides of one ride.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RideComparison {
+    /// By sequence.
+    pub stream: Vec<StreamCopy>,
+    /// By version.
+    pub database: Vec<DatabaseCopy>,
+}
+
+/// How the two sides of one version differ. Numbers are sequences of the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Difference {
+    /// Only the database has it.
+    Missing,
+    /// The stream has it more than once.
+    Repeated(Vec<u64>),
+    /// Only the stream has it.
+    Unknown(u64),
+    /// The stream has another event with this version.
+    Another(u64),
+}
+
+impl RideComparison {
+    /// The full join by version: each version that both sides do not have exactly once and alike; pure.
+    pub fn differences(&self) -> Vec<(u32, Difference)> {
+        let mut copies: BTreeMap<u32, Vec<StreamCopy>> = BTreeMap::new();
+        for copy in &self.stream {
+            copies.entry(copy.version).or_default().push(*copy);
+        }
+        let mut differences = Vec::new();
+        for logged in &self.database {
+            let found = copies.remove(&logged.version).unwrap_or_default();
+            if found.is_empty() && !logged.may_be_expired {
+                differences.push((logged.version, Difference::Missing));
+            }
+            let others = found.iter().filter(|c| c.digest != logged.digest);
+            differences.extend(others.map(|c| (logged.version, Difference::Another(c.sequence))));
+            if found.len() > 1 {
+                let sequences = found.iter().map(|c| c.sequence).collect();
+                differences.push((logged.version, Difference::Repeated(sequences)));
             }
         }
+        for (version, found) in copies {
+            differences.extend(found.iter().map(|c| (version, Difference::Unknown(c.sequence))));
+        }
+        differences
+    }
+}
+
+/// Compares pages of rides with what the stream has.
+pub(super) struct Comparison<'a> {
+    sources: &'a Sources,
+    positions: Positions,
+    /// The last sequence whose position is known.
+    read_to: u64,
+    horizon: DateTime<Utc>,
+}
+
+type Comparisons = BTreeMap<RideId, RideComparison>;
+
+impl<'a> Comparison<'a> {
+    /// Reads the stream to its present end. Each message also goes to `audit`, if there is one.
+    pub(super) async fn read(
+        sources: &'a Sources,
+        horizon: DateTime<Utc>,
+        mut audit: Option<&mut StreamAudit>,
+    ) -> Result<Self, AuditError> {
+        let positions = Positions::create(&sources.store).await?;
+        let mut comparison = Self { sources, positions, read_to: 0, horizon };
+        comparison
+            .read_on(|stored| {
+                if let Some(audit) = &mut audit {
+                    audit.message(stored);
+                }
+            })
+            .await?;
+        comparison.positions.index().await?;
+        Ok(comparison)
+    }
+
+    async fn read_on(&mut self, mut each: impl FnMut(&StoredMessage)) -> Result<(), AuditError> {
+        let to = self.sources.bus.stream_info(STREAM).await?.last_sequence;
+        let mut reader = self.sources.read_stream(self.read_to + 1, to).await?;
+        while let Some(batch) = reader.next().await? {
+            batch.iter().for_each(&mut each);
+            let copies: Vec<(RideId, StreamCopy)> = batch.iter().filter_map(StreamCopy::of).collect();
+            self.positions.add(&copies).await?;
+        }
+        self.read_to = self.read_to.max(to);
         Ok(())
     }
+
+    /// Where a page from `first` on must end, so that it has a bounded number of copies, also when the tables lack the rides.
+    pub(super) async fn bound(&mut self, first: RideId) -> Result<Option<RideId>, AuditError> {
+        Ok(self.positions.bound(first, COPIES_PAGE).await?)
+    }
+
+    /// Compares the rides from `first` to `last`, of which the tables have `records`. Also returns how many events are committed and
+    /// not yet published: those are no difference.
+    ///
+    /// The tables were read after the stream. An event that is missing in the stream may wait in the outbox, or may have been
+    /// published since: the outbox is read first, then the rest of the stream, so it is seen in one of the two. An event of that rest
+    /// may be newer than `records`: it is read from the database again.
+    pub(super) async fn page(
+        &mut self,
+        records: &[RideRecords],
+        first: RideId,
+        last: RideId,
+    ) -> Result<(Comparisons, u64), AuditError> {
+        let copies = self.positions.between(first, last).await?;
+        let mut rides = join(records, copies, self.horizon);
+        let missing = versions_that_are(&rides, |difference| *difference == Difference::Missing);
+        let mut waiting = 0;
+        if !missing.is_empty() {
+            let unpublished = self.unpublished(records, &missing).await?;
+            waiting = unpublished.len() as u64;
+            if missing.len() > unpublished.len() {
+                self.read_on(|_| ()).await?;
+                rides = join(records, self.positions.between(first, last).await?, self.horizon);
+            }
+            for (ride, version) in unpublished {
+                if let Some(ride) = rides.get_mut(&ride) {
+                    ride.database.retain(|logged| logged.version != version);
+                    // It may have been published since.
+                    ride.stream.retain(|copy| copy.version != version);
+                }
+            }
+        }
+        let unknown = versions_that_are(&rides, |difference| matches!(difference, Difference::Unknown(_)));
+        for keys in unknown.chunks(PAGE) {
+            for (key, event) in events_at(&mut self.sources.store.begin().await?, keys).await? {
+                if let Some(ride) = rides.get_mut(&key.0)
+                    && ride.database.iter().all(|logged| logged.version != key.1)
+                {
+                    ride.database.push(DatabaseCopy::of(&event, self.horizon));
+                    ride.database.sort_by_key(|logged| logged.version);
+                }
+            }
+        }
+        Ok((rides, waiting))
+    }
+
+    /// Of events, those that the outbox has not published yet.
+    async fn unpublished(
+        &self,
+        records: &[RideRecords],
+        keys: &[(RideId, u32)],
+    ) -> Result<Vec<(RideId, u32)>, AuditError> {
+        let events = records.iter().flat_map(|r| &r.events);
+        let ids: BTreeMap<(RideId, u32), &str> =
+            events.map(|e| ((e.ride_id, e.version), e.message_id.as_str())).collect();
+        let mut unpublished = Vec::new();
+        for keys in keys.chunks(PAGE) {
+            let page: Vec<&str> = keys.iter().filter_map(|key| ids.get(key).copied()).collect();
+            let found = self.sources.store.begin().await?.unpublished_of(&page).await?;
+            unpublished.extend(keys.iter().filter(|key| ids.get(key).is_some_and(|id| found.contains(*id))));
+        }
+        Ok(unpublished)
+    }
+}
+
+fn join(records: &[RideRecords], copies: Copies, horizon: DateTime<Utc>) -> Comparisons {
+    let mut rides = Comparisons::new();
+    for (ride, stream) in copies {
+        rides.entry(ride).or_default().stream = stream;
+    }
+    for event in records.iter().flat_map(|r| &r.events) {
+        rides.entry(event.ride_id).or_default().database.push(DatabaseCopy::of(event, horizon));
+    }
+    rides
+}
+
+fn versions_that_are(rides: &Comparisons, wanted: impl Fn(&Difference) -> bool) -> Vec<(RideId, u32)> {
+    let mut found = Vec::new();
+    for (ride, comparison) in rides {
+        let differences = comparison.differences().into_iter();
+        found.extend(differences.filter(|(_, d)| wanted(d)).map(|(version, _)| (*ride, version)));
+    }
+    found.dedup();
+    found
+}
+
+fn message_id(stored: &StoredMessage) -> &str {
+    stored.headers.find(MESSAGE_ID).unwrap_or_default()
+}
+
+/// The first place in which a message is not what the event log has.
+pub fn describe(stored: &StoredMessage, logged: &EventRow) -> String {
+    if stored.subject != logged.subject {
+        return format!("its subject is {}, in the database {}", stored.subject, logged.subject);
+    }
+    if message_id(stored) != logged.message_id {
+        return format!("its message id is `{}`, in the database `{}`", message_id(stored), logged.message_id);
+    }
+    let (one, two) = (&stored.payload[..], logged.body.as_bytes());
+    let same = one.iter().zip(two).take_while(|(a, b)| a == b).count();
+    // A few bytes around the place, so that a person finds it.
+    let around = |body: &[u8]| {
+        let part = &body[same.saturating_sub(16).min(body.len())..(same + 16).min(body.len())];
+        String::from_utf8_lossy(part).escape_debug().to_string()
+    };
+    format!("its body is not the database's from byte {same} on: `{}`, in the database `{}`", around(one), around(two))
 }

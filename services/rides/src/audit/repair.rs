@@ -1,20 +1,25 @@
-//! `audit repair`: what the database has and the stream has not is published again, with its own id, headers and hash, each
-//! ride's events in their order.
+//! `audit repair`: publishes again what the event log has and the stream lacks, with its own id, headers and hash, the events of each
+//! ride in their order.
 //!
-//! Where an event is missing in the middle of a ride, the ride's later ones are published again after it, and only then their
-//! earlier copies are deleted: dying in between leaves one too many, which the next repair takes away. Nothing is
-//! deleted that is not, byte for byte, in the database and once more in the stream. A ride of which the stream has what the
-//! database has not is left alone: that is for a person.
+//! Where an event is missing in the middle of a ride, repair publishes the missing one and the later ones, and only then deletes the
+//! earlier copies of the later ones. If the process dies in between, the stream has some events twice, and the next repair deletes
+//! the extra copies. Repair deletes nothing that is not, byte for byte, in the database and once more in the stream. If the stream
+//! has an event of a ride that the database lacks, repair leaves the ride alone: a person must decide.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 
+use platform::relay;
 use streams::RideId;
 use streams::topology::TABLE;
+use uuid::Uuid;
 
-use super::database::Books;
-use super::stream::Trail;
-use super::suspects::{Copy, HELD_MAX, Suspect, Verdict, message};
-use super::{Audit, AuditError, Finding, Findings, PAGE, Reader, STREAM, rows};
+use super::compare::{Comparison, Difference, RideComparison, StreamCopy};
+use super::database::DatabaseAudit;
+use super::findings::{Finding, Findings};
+use super::rows;
+use super::sources::{AuditError, PAGE, STREAM, Sources};
+use crate::event_log::rows::events_at;
 use crate::hash_chain;
 
 /// What was repaired.
@@ -22,156 +27,152 @@ use crate::hash_chain;
 pub struct Repaired {
     /// Events published again.
     pub published: u64,
-    /// Of them, those that the stream had after all.
+    /// Of them, those that the stream refused as duplicates.
     pub duplicates: u64,
-    /// Copies deleted because they stood before an event that belongs before them, or a second time.
+    /// Copies deleted because they were in the wrong place or repeated.
     pub deleted: u64,
-    /// Events that wait in the outbox, and are the relay's business.
+    /// Events that wait in the outbox; the relay will publish them.
     pub waiting: u64,
     /// What could not be repaired, and why.
     pub findings: Findings,
 }
 
-/// What to do about one ride.
+/// How to repair one ride.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Versions to publish, in this order.
     pub publish: Vec<u32>,
-    /// Sequences to delete once these are published.
+    /// Sequences to delete after that.
     pub delete: Vec<u64>,
 }
 
-/// What makes the stream's copies of a ride those of the tables, in order and each once; pure. `None` if the stream has what
-/// the tables have not.
-pub fn plan(suspect: &Suspect) -> Option<Plan> {
-    let strange = |(_, verdict): &(u32, Verdict)| matches!(verdict, Verdict::Unknown(_) | Verdict::Another(_));
-    if suspect.verdicts().iter().any(strange) {
+/// The plan after which the stream has every event of the ride once and in order; pure. `None` if the stream has an event that the
+/// database lacks. Events that the stream may have deleted already are neither published nor deleted.
+pub fn plan(ride: &RideComparison) -> Option<Plan> {
+    let foreign = |(_, d): &(u32, Difference)| matches!(d, Difference::Unknown(_) | Difference::Another(_));
+    if ride.differences().iter().any(foreign) {
         return None;
     }
-    let mut wanted = suspect.kept.iter().map(|kept| kept.version).peekable();
+    let expired: BTreeSet<u32> = ride.database.iter().filter(|e| e.may_be_expired).map(|e| e.version).collect();
+    let required = ride.database.iter().map(|e| e.version).filter(|version| !expired.contains(version));
+    let mut required = required.peekable();
     let mut delete = Vec::new();
-    for Copy { sequence, version, .. } in &suspect.stream {
-        if wanted.next_if_eq(version).is_none() {
+    for StreamCopy { sequence, version, .. } in ride.stream.iter().filter(|copy| !expired.contains(&copy.version)) {
+        if required.next_if_eq(version).is_none() {
             delete.push(*sequence);
         }
     }
-    Some(Plan { publish: wanted.collect(), delete })
+    Some(Plan { publish: required.collect(), delete })
 }
 
-impl Audit {
-    /// Repairs the stream; the platform may run meanwhile.
-    ///
-    /// # Errors
-    /// [`AuditError`] if it could not be done to the end. Doing it again goes on.
-    pub async fn repair(&self) -> Result<Repaired, AuditError> {
-        let horizon = self.horizon();
-        let mut repaired = Repaired::default();
-        let made = self.bus.created_at(STREAM, &[]).await?;
-        let info = self.bus.stream_info(STREAM).await?;
-        let mut trail = Trail::new(info.first_sequence <= 1, horizon);
-        let mut reader = Reader::open(&self.bus, 1, info.last_sequence).await?;
-        while let Some(batch) = reader.next(&self.progress).await? {
-            for stored in &batch {
-                trail.message(stored);
-            }
-            trail.old.clear();
-        }
-        let books: Books = self.books(horizon).await?;
-        // Their rides are not told again: what is wrong would be told once more.
-        let broken: Vec<RideId> = books.findings.listed().iter().filter_map(|finding| finding.ride_id).collect();
-        let disordered: Vec<RideId> = trail.disordered.iter().copied().collect();
-        for group in trail.prints.differing(&books.prints, &disordered, HELD_MAX) {
-            let (suspects, waiting) = self.suspects(&group, horizon).await?;
-            repaired.waiting += waiting;
-            let mut plans = BTreeMap::new();
-            for (ride, suspect) in &suspects {
-                match plan(suspect) {
-                    Some(_) if broken.contains(ride) => repaired.findings.push(Finding::of_ride(
-                        *ride,
-                        "left alone: it is not sound in the database, see `audit verify`",
-                    )),
-                    Some(plan) => {
-                        plans.insert(*ride, plan);
-                    }
-                    None => repaired.findings.push(Finding::of_ride(
-                        *ride,
-                        "left alone: the stream has what the database has not, see `audit verify`",
-                    )),
-                }
-            }
-            self.publish_again(&suspects, plans, &mut repaired).await?;
-        }
-        if repaired.findings.count() == 0 {
-            // It has everything now: the relay need not tell again what it still keeps.
-            let subjects = TABLE.iter().filter(|row| row.stream == STREAM).map(|row| row.subject.as_str().to_owned());
-            self.store.settle_streams(&subjects.map(|subject| (subject, made)).collect()).await?;
-        }
-        Ok(repaired)
-    }
+type Comparisons = BTreeMap<RideId, RideComparison>;
+type Plans = BTreeMap<RideId, Plan>;
 
-    /// Publishes what the plans name in the order in which it happened, then deletes what they name.
-    async fn publish_again(
-        &self,
-        suspects: &BTreeMap<RideId, Suspect>,
-        mut plans: BTreeMap<RideId, Plan>,
-        repaired: &mut Repaired,
-    ) -> Result<(), AuditError> {
-        let mut order = Vec::new();
-        for (ride, plan) in &plans {
-            let Some(suspect) = suspects.get(ride) else { continue };
-            let kept = suspect.kept.iter().filter(|kept| plan.publish.contains(&kept.version));
-            order.extend(kept.map(|kept| (kept.occurred_at, *ride, kept.version)));
-        }
-        order.sort();
-        for part in order.chunks(PAGE) {
-            let keys: Vec<_> = part.iter().map(|(_, ride, version)| (*ride, *version)).collect();
-            let events = rows::events_at(&mut self.store.begin().await?, &keys).await?;
-            let mut messages = Vec::with_capacity(keys.len());
-            for key in &keys {
-                let gone =
-                    || AuditError::Refused(format!("ride {} version {}: it is gone from the database", key.0, key.1));
-                let event = events.get(key).ok_or_else(gone)?;
-                hash_chain::verify_body(&event.subject, event.body.as_bytes())
-                    .map_err(|broken| AuditError::Refused(format!("in the database, {broken}")))?;
-                messages.push(message(event));
-            }
-            for (key, result) in keys.iter().zip(self.bus.publish_all(messages).await) {
-                let published = result?;
-                repaired.published += 1;
-                if published.duplicate {
-                    repaired.duplicates += 1;
-                    self.remembered(*key, published.sequence, &mut plans, repaired).await?;
+pub(super) async fn repair(sources: &Sources) -> Result<Repaired, AuditError> {
+    let mut repaired = Repaired::default();
+    let created_at = sources.bus.created_at(STREAM, &[]).await?;
+    let mut comparison = Comparison::read(sources, sources.horizon(), None).await?;
+    let mut database = DatabaseAudit::default();
+    let mut first = Some(RideId(Uuid::nil()));
+    while let Some(from) = first {
+        let bound = comparison.bound(from).await?;
+        let page = rows::records(&mut rows::snapshot(&sources.store).await?, from, bound, PAGE).await?;
+        let unsound = page.records.iter().filter(|records| !database.check(records)).map(|records| records.ride_id);
+        let unsound: BTreeSet<RideId> = unsound.collect();
+        sources.progress.rides.fetch_add(page.records.len() as u64, Ordering::Relaxed);
+        let (rides, waiting) = comparison.page(&page.records, from, page.last).await?;
+        repaired.waiting += waiting;
+        let mut plans = Plans::new();
+        for (ride, comparison) in &rides {
+            match plan(comparison) {
+                Some(plan) if plan == Plan::default() => {}
+                // Publishing its events would copy what is wrong into the stream.
+                Some(_) if unsound.contains(ride) => repaired
+                    .findings
+                    .push(Finding::of_ride(*ride, "left alone: it is not sound in the database, see `audit verify`")),
+                Some(plan) => {
+                    plans.insert(*ride, plan);
                 }
+                None => repaired.findings.push(Finding::of_ride(
+                    *ride,
+                    "left alone: the stream has what the database has not, see `audit verify`",
+                )),
             }
         }
-        for (_, plan) in plans {
-            for sequence in plan.delete {
-                self.bus.delete_message(STREAM, sequence).await?;
-                repaired.deleted += 1;
-            }
-        }
-        Ok(())
+        publish_again(sources, &rides, plans, &mut repaired).await?;
+        first = page.next;
     }
+    if repaired.findings.count() == 0 {
+        // The stream is complete: the relay need not publish again what the outbox still has.
+        let subjects = TABLE.iter().filter(|row| row.stream == STREAM).map(|row| row.subject.as_str().to_owned());
+        let created_at = subjects.map(|subject| (subject, created_at)).collect();
+        relay::mark_recovered(&sources.store, &created_at).await?;
+    }
+    Ok(repaired)
+}
 
-    /// The stream remembers the id of a message: it was published meanwhile, or it was there a short time ago. Then it is not
-    /// stored again, and no other copy of its ride may be deleted for it.
-    async fn remembered(
-        &self,
-        (ride, version): (RideId, u32),
-        sequence: u64,
-        plans: &mut BTreeMap<RideId, Plan>,
-        repaired: &mut Repaired,
-    ) -> Result<(), AuditError> {
-        let disordered = plans.get_mut(&ride).is_some_and(|plan| !std::mem::take(&mut plan.delete).is_empty());
-        let there = match self.bus.get_message(STREAM, sequence).await {
-            Ok(_) => true,
-            Err(streams::BusError::NotFound(_)) => false,
-            Err(error) => return Err(error.into()),
-        };
-        if !there || disordered {
-            let what = "the stream still remembers its id and does not take it again: repair again in 5 minutes";
-            repaired.findings.push(Finding::of_event(ride, version, None, what));
-        }
-        Ok(())
+/// Publishes what the plans name, in the order in which it happened; then deletes what they name.
+async fn publish_again(
+    sources: &Sources,
+    rides: &Comparisons,
+    mut plans: Plans,
+    repaired: &mut Repaired,
+) -> Result<(), AuditError> {
+    let mut order = Vec::new();
+    for (ride, plan) in &plans {
+        let Some(comparison) = rides.get(ride) else { continue };
+        let logged = comparison.database.iter().filter(|logged| plan.publish.contains(&logged.version));
+        order.extend(logged.map(|logged| (logged.occurred_at, *ride, logged.version)));
     }
+    order.sort();
+    for part in order.chunks(PAGE) {
+        let keys: Vec<_> = part.iter().map(|(_, ride, version)| (*ride, *version)).collect();
+        let events = events_at(&mut sources.store.begin().await?, &keys).await?;
+        let mut messages = Vec::with_capacity(keys.len());
+        for key in &keys {
+            let gone =
+                || AuditError::Refused(format!("ride {} version {}: it is gone from the database", key.0, key.1));
+            let event = events.get(key).ok_or_else(gone)?;
+            hash_chain::verify_body(&event.subject, event.body.as_bytes())
+                .map_err(|error| AuditError::Refused(format!("in the database, {error}")))?;
+            messages.push(event.message());
+        }
+        for (key, result) in keys.iter().zip(sources.bus.publish_all(messages).await) {
+            let published = result?;
+            repaired.published += 1;
+            if published.duplicate {
+                repaired.duplicates += 1;
+                refused_as_duplicate(sources, *key, published.sequence, &mut plans, repaired).await?;
+            }
+        }
+    }
+    for (_, plan) in plans {
+        for sequence in plan.delete {
+            sources.bus.delete_message(STREAM, sequence).await?;
+            repaired.deleted += 1;
+        }
+    }
+    Ok(())
+}
+
+/// The stream has published this message id within the duplicate window, so it did not store the message again. Then no other copy
+/// of the ride may be deleted.
+async fn refused_as_duplicate(
+    sources: &Sources,
+    (ride, version): (RideId, u32),
+    sequence: u64,
+    plans: &mut Plans,
+    repaired: &mut Repaired,
+) -> Result<(), AuditError> {
+    let disordered = plans.get_mut(&ride).is_some_and(|plan| !std::mem::take(&mut plan.delete).is_empty());
+    let is_stored = match sources.bus.get_message(STREAM, sequence).await {
+        Ok(_) => true,
+        Err(streams::BusError::NotFound(_)) => false,
+        Err(error) => return Err(error.into()),
+    };
+    if !is_stored || disordered {
+        let what = "the stream still remembers its id and does not take it again: repair again in 5 minutes";
+        repaired.findings.push(Finding::of_event(ride, version, None, what));
+    }
+    Ok(())
 }

@@ -1,31 +1,35 @@
-//! What tampering with a trail shows, by the pure checks alone.
+//! What the pure checks find in a stream and in tables that were tampered with.
 
 use std::fmt::Write;
 
 use chrono::Duration;
-use streams::RideStatus;
+use platform::{Store, World};
 use streams::bus::StoredMessage;
 use streams::event::RideEvent;
+use streams::memory::MemoryBus;
+use streams::{Bus, RideId, RideStatus};
 use uuid::Uuid;
 
-use super::database::{Account, Books};
-use super::prints::Fingerprints;
+use super::compare::{DatabaseCopy, Difference, RideComparison, StreamCopy};
+use super::database::{DatabaseAudit, RideRecords};
 use super::repair::plan;
-use super::stream::Trail;
-use super::suspects::{Copy, Kept, Suspect, Verdict, message};
+use super::stream::StreamAudit;
 use super::*;
-use crate::event_log::KeptEvent;
+use crate::event_log::EventRow;
+use crate::event_log::rows::append_events;
 use crate::hash_chain;
 use crate::ledger;
 use crate::payment::{Payment, PaymentStatus};
 use crate::replay;
+use crate::ride::Ride;
+use crate::ride::rows::{insert_fulfilled_requests, insert_rebuilt_rides};
 use crate::ride::tests::{at, whole_ride};
 
-/// The events of rides 1 to `rides`, one ride after the other, sealed anew.
+/// The events of rides 1 to `rides`, one ride after the other, with their hashes.
 fn rides(rides: u128) -> Vec<RideEvent> {
     (1..=rides)
         .flat_map(|ride| {
-            let mut before = hash_chain::NOTHING_BEFORE.to_owned();
+            let mut before = hash_chain::NO_PREVIOUS_HASH.to_owned();
             let mut events = whole_ride();
             for event in &mut events {
                 event.ride_id = RideId(Uuid::from_u128(ride));
@@ -41,19 +45,23 @@ fn rides(rides: u128) -> Vec<RideEvent> {
 
 fn stored(events: &[RideEvent]) -> Vec<StoredMessage> {
     let of = |(n, event): (usize, &RideEvent)| {
-        let message = message(&KeptEvent::of(event, "00-1-2-01"));
+        let message = EventRow::new(event, "00-1-2-01").message();
         let streams::Message { subject, headers, payload } = message;
         StoredMessage { subject, headers, payload, sequence: n as u64 + 1, stored_at: event.occurred_at }
     };
     events.iter().enumerate().map(of).collect()
 }
 
-fn trail(messages: &[StoredMessage]) -> Trail {
-    let mut trail = Trail::new(true, at(-1_000));
+fn audit_stream(messages: &[StoredMessage]) -> StreamAudit {
+    let mut stream = StreamAudit::new(true);
     for message in messages {
-        trail.message(message);
+        stream.message(message);
     }
-    trail
+    stream
+}
+
+fn digests(messages: &[StoredMessage]) -> Vec<compare::Digest> {
+    messages.iter().filter_map(StreamCopy::of).map(|(_, copy)| copy.digest).collect()
 }
 
 fn text(findings: &Findings) -> String {
@@ -69,7 +77,7 @@ fn edit(message: &mut StoredMessage, from: &str, to: &str) {
     message.payload = body.replacen(from, to, 1).into();
 }
 
-fn seal(events: &mut [RideEvent]) {
+fn rehash(events: &mut [RideEvent]) {
     for n in 0..events.len() {
         if n > 0 && events[n - 1].ride_id == events[n].ride_id {
             events[n].previous_hash = events[n - 1].hash.clone();
@@ -82,9 +90,17 @@ fn seal(events: &mut [RideEvent]) {
 type Tamper = fn(&mut Vec<RideEvent>, &mut Vec<StoredMessage>);
 
 #[test]
-fn a_sound_trail_has_no_finding() {
-    let found = trail(&stored(&rides(3)));
+fn a_sound_stream_has_no_finding() {
+    let found = audit_stream(&stored(&rides(3)));
     assert_eq!((text(&found.findings), found.messages, found.live().count()), (String::new(), 12, 0));
+}
+
+#[test]
+fn a_stream_of_an_older_version_without_request_ids_is_sound() {
+    let mut events = rides(3);
+    events.iter_mut().for_each(|event| event.request_id = None);
+    rehash(&mut events);
+    assert_eq!(text(&audit_stream(&stored(&events)).findings), "");
 }
 
 #[test]
@@ -126,7 +142,7 @@ fn every_tampering_is_named_with_ride_and_version() {
             "version 2 (sequence 9): version 2 stands where version 1",
         ),
         (
-            "a wrong link, sealed",
+            "a wrong link, hash recomputed",
             |e, _| {
                 e[6].previous_hash = e[4].hash.clone();
                 e[6].hash = hash_chain::hash(&e[6]);
@@ -134,34 +150,34 @@ fn every_tampering_is_named_with_ride_and_version() {
             "version 3 (sequence 7): previous_hash is not the hash of the version before",
         ),
         (
-            "a forged event, all sealed anew",
+            "a forged event, all hashes recomputed",
             |e, _| {
                 e[5].status = RideStatus::Arrived;
-                seal(&mut e[4..8]);
+                rehash(&mut e[4..8]);
             },
             "version 2 (sequence 6): arrived may not follow pickup",
         ),
         (
-            "another driver, all sealed anew",
+            "another driver, all hashes recomputed",
             |e, _| {
                 e[6].driver_id = streams::UserId(Uuid::from_u128(77));
-                seal(&mut e[4..8]);
+                rehash(&mut e[4..8]);
             },
             "version 3 (sequence 7): driver_id is not that of the version before",
         ),
         (
-            "a payout that is not the fare's, all sealed anew",
+            "a payout that is not the fare's, all hashes recomputed",
             |e, _| {
                 e[7].driver_payout = Some(streams::Money::usd(1));
-                seal(&mut e[4..8]);
+                rehash(&mut e[4..8]);
             },
             "version 4 (sequence 8): platform_fee 260 and driver_payout 1 do not add up to 1300",
         ),
         (
-            "back in time, all sealed anew",
+            "back in time, all hashes recomputed",
             |e, _| {
                 e[6].occurred_at = e[5].occurred_at - Duration::microseconds(1);
-                seal(&mut e[4..8]);
+                rehash(&mut e[4..8]);
             },
             "version 3 (sequence 7): occurred_at is before that of the version before",
         ),
@@ -176,7 +192,7 @@ fn every_tampering_is_named_with_ride_and_version() {
             "version 2 (sequence 6): the header Nats-Msg-Id is missing",
         ),
     ];
-    for (name, tamper, told) in cases {
+    for (name, tamper, text_of_finding) in cases {
         // It changes the events before they are published, or the messages after that; what it does to the other is dropped.
         let mut events = rides(3);
         let mut unused = stored(&events);
@@ -184,106 +200,93 @@ fn every_tampering_is_named_with_ride_and_version() {
         let mut messages = stored(&events);
         let sound = messages.clone();
         tamper(&mut rides(3), &mut messages);
-        let found = trail(&messages);
+        let found = audit_stream(&messages);
         let first = found.findings.listed().first().map(ToString::to_string).unwrap_or_default();
-        let wanted = match told.strip_prefix("unreadable: ") {
+        let wanted = match text_of_finding.strip_prefix("unreadable: ") {
             Some(what) => format!("{RIDE} (sequence 6): {what}"),
-            None => format!("{RIDE} {told}"),
+            None => format!("{RIDE} {text_of_finding}"),
         };
         assert!(first.starts_with(&wanted), "{name}: {first}");
         assert!(text(&found.findings).lines().all(|line| line.starts_with(RIDE)), "{name}: {}", text(&found.findings));
         if messages != sound {
-            assert_ne!(found.prints, trail(&sound).prints, "{name}: the fingerprints tell it too");
+            assert_ne!(digests(&messages), digests(&sound), "{name}: the comparison sees it too");
         }
     }
 }
 
 #[test]
-fn what_only_a_longer_memory_tells_shows_in_the_fingerprints() {
-    let events = rides(3);
-    let sound = trail(&stored(&events));
-    // A whole ride again: each copy is sound by itself.
-    let mut again = events.clone();
-    again.extend_from_slice(&events[4..8]);
-    let again = trail(&stored(&again));
-    assert_eq!(again.findings.count(), 0);
-    let groups = again.prints.differing(&sound.prints, &[], 1_000);
-    assert_eq!(groups.len(), 1);
-    let has: Vec<bool> = (1..=3).map(|n| groups[0].has(RideId(Uuid::from_u128(n)))).collect();
-    assert_eq!(has, [false, true, false]);
-    // Of a stream that has lost its beginning, a ride may begin anywhere.
-    let mut trimmed = Trail::new(false, at(-1_000));
-    for message in &stored(&events)[2..] {
+fn a_stream_that_has_lost_its_beginning_may_begin_in_the_middle_of_a_ride() {
+    let mut trimmed = StreamAudit::new(false);
+    for message in &stored(&rides(3))[2..] {
         trimmed.message(message);
     }
     assert_eq!(text(&trimmed.findings), "");
-    assert!(sound.prints.differing(&sound.prints, &[], 1_000).is_empty());
 }
 
 #[test]
-fn groups_are_bounded_and_hold_every_difference() {
-    let (mut one, two) = (Fingerprints::default(), Fingerprints::default());
-    let ids: Vec<RideId> = (0..100).map(|n| RideId(Uuid::from_u128(n))).collect();
-    for (n, ride) in ids.iter().enumerate() {
-        for copy in 0..5 {
-            one.add(*ride, (n * 5 + copy) as u128);
-        }
-    }
-    let groups = one.differing(&two, &[RideId(Uuid::from_u128(5_000))], 20);
-    assert_eq!(groups.len(), 25, "four rides of five events each");
-    for ride in &ids {
-        assert_eq!(groups.iter().filter(|group| group.has(*ride)).count(), 1);
-    }
-    assert!(groups.iter().any(|group| group.has(RideId(Uuid::from_u128(5_000)))));
+fn a_whole_ride_that_is_repeated_is_found_by_the_comparison_only() {
+    let mut events = rides(1);
+    events.extend(rides(1));
+    let messages = stored(&events);
+    assert_eq!(audit_stream(&messages).findings.count(), 0);
+    let stream: Vec<StreamCopy> = messages.iter().filter_map(StreamCopy::of).map(|(_, copy)| copy).collect();
+    let database = stream[..4].iter().map(|c| logged(c.version, c.digest)).collect();
+    let found = RideComparison { stream, database }.differences();
+    let repeated = |n: u64| (n as u32, Difference::Repeated(vec![n, n + 4]));
+    assert_eq!(found, (1..=4).map(repeated).collect::<Vec<_>>());
 }
 
-/// The account of ride 1 as the platform would have written it.
-fn account() -> Account {
+/// The records of ride 1 as the platform would have written them.
+fn records() -> RideRecords {
     let events = rides(1);
-    let mut told = None;
+    let mut replayed = None;
     for event in &events {
-        told = Some(replay::after(told.as_ref().map(|(ride, _)| ride), event));
+        replayed = Some(replay::apply(replayed.as_ref().map(|(ride, _)| ride), event));
     }
-    let (ride, bill) = told.unwrap();
+    let (ride, bill) = replayed.unwrap();
     let payment = Payment::due(&ride, bill.unwrap().total);
-    let mut entries = ledger::owed(&ride, &bill.unwrap()).unwrap().entries();
+    let mut entries = ledger::billed(&ride, &bill.unwrap()).unwrap().entries();
     entries.extend(ledger::captured(&payment, "ledger").unwrap().entries());
-    Account {
+    RideRecords {
         ride_id: ride.ride_id,
         row: Some(ride),
-        events: events.iter().map(|event| KeptEvent::of(event, "")).collect(),
+        events: events.iter().map(|event| EventRow::new(event, "")).collect(),
         entries,
         payments: vec![Payment { status: PaymentStatus::Captured, tried_at: Some(at(9_999)), ..payment }],
         debts: Vec::new(),
     }
 }
 
-fn books(account: &Account) -> String {
-    let mut books = Books::new(at(-1_000));
-    books.account(account);
-    text(&books.findings)
+fn audit_database(records: &RideRecords) -> String {
+    let mut database = DatabaseAudit::default();
+    let sound = database.check(records);
+    assert_eq!(sound, database.findings.count() == 0);
+    text(&database.findings)
 }
 
 #[test]
-fn a_sound_account_has_no_finding() {
-    assert_eq!(books(&account()), "");
-    let mut pending = account();
+fn sound_records_have_no_finding() {
+    assert_eq!(audit_database(&records()), "");
+    let mut pending = records();
     pending.entries.truncate(3);
     pending.payments[0].status = PaymentStatus::Pending;
-    assert_eq!(books(&pending), "");
+    assert_eq!(audit_database(&pending), "");
 }
 
 #[test]
 fn every_wrong_row_is_named() {
-    type Wrong = fn(&mut Account);
+    type Wrong = fn(&mut RideRecords);
     let cases: &[(Wrong, &str)] = &[
         (|a| a.row = None, "it has events and no row"),
         (|a| a.events.clear(), "it has a row and no event"),
-        (|a| a.row.as_mut().unwrap().status = RideStatus::Arrived, "has status Arrived, its events tell Completed"),
-        (|a| a.row.as_mut().unwrap().version = 3, "has version 3, its events tell 4"),
-        (|a| a.row.as_mut().unwrap().receipt = None, "has a receipt None"),
-        (|a| a.row.as_mut().unwrap().started_at = None, "has started_at None"),
-        (|a| drop(a.events.pop()), "has status Completed, its events tell Arrived"),
+        (
+            |a| a.row.as_mut().unwrap().status = RideStatus::Arrived,
+            "has status \"arrived\", its events say \"completed\"",
+        ),
+        (|a| a.row.as_mut().unwrap().version = 3, "has version 3, its events say 4"),
+        (|a| a.row.as_mut().unwrap().receipt = None, "has distance_m null, its events say 5000.0"),
+        (|a| a.row.as_mut().unwrap().started_at = None, "has started_at null, its events say"),
+        (|a| drop(a.events.pop()), "has status \"completed\", its events say \"arrived\""),
         (|a| drop(a.events.remove(1)), "version 3: in the database, version 3 stands where version 2 belongs"),
         (
             |a| a.events[1].body = a.events[1].body.replace("40.758", "40.759"),
@@ -316,46 +319,64 @@ fn every_wrong_row_is_named() {
             "its debts are []",
         ),
     ];
-    for (wrong, told) in cases {
-        let mut account = account();
-        wrong(&mut account);
-        let found = books(&account);
-        assert!(found.contains(told), "{told}: {found}");
+    for (wrong, expected) in cases {
+        let mut records = records();
+        wrong(&mut records);
+        let found = audit_database(&records);
+        assert!(found.contains(expected), "{expected}: {found}");
         assert!(found.lines().all(|line| line.starts_with("ride 00000000-0000-0000-0000-000000000001")), "{found}");
     }
 }
 
-/// Versions as they stand in the stream from sequence 1 on (a letter in place of the digit is another event), and the tables
-/// with versions 1 to `kept`.
-fn suspect(stream: &str, kept: u32) -> Suspect {
+fn logged(version: u32, digest: compare::Digest) -> DatabaseCopy {
+    DatabaseCopy { version, digest, occurred_at: at(i64::from(version)), may_be_expired: false }
+}
+
+/// The stream has the versions of `stream`, from sequence 1 on (a letter in place of the digit is another event). The event log has
+/// versions 1 to `database`.
+fn comparison(stream: &str, database: u32) -> RideComparison {
     let version = |c: char| c.to_digit(10).unwrap_or_else(|| c as u32 - 'a' as u32 + 1);
-    let copy = |(n, c): (usize, char)| {
-        let other = u128::from(c.is_alphabetic()) * 1_000;
-        Copy { sequence: n as u64 + 1, version: version(c), digest: u128::from(version(c)) + other }
+    let digest = |version: u32, other: bool| [version as u8 + if other { 100 } else { 0 }; 32];
+    let copy = |(n, c): (usize, char)| StreamCopy {
+        sequence: n as u64 + 1,
+        version: version(c),
+        digest: digest(version(c), c.is_alphabetic()),
     };
-    Suspect {
+    RideComparison {
         stream: stream.chars().enumerate().map(copy).collect(),
-        kept: (1..=kept).map(|v| Kept { version: v, digest: u128::from(v), occurred_at: at(i64::from(v)) }).collect(),
+        database: (1..=database).map(|v| logged(v, digest(v, false))).collect(),
     }
 }
 
 #[test]
-fn suspects_are_judged_version_by_version() {
-    for (stream, kept, wanted) in [
+fn each_version_that_differs_is_reported() {
+    for (stream, database, expected) in [
         ("1234", 4, vec![]),
-        ("134", 4, vec![(2, Verdict::Lost)]),
-        ("12234", 4, vec![(2, Verdict::Repeated(vec![2, 3]))]),
-        ("1b34", 4, vec![(2, Verdict::Another(2))]),
-        ("12345", 4, vec![(5, Verdict::Unknown(5))]),
-        ("", 2, vec![(1, Verdict::Lost), (2, Verdict::Lost)]),
+        ("134", 4, vec![(2, Difference::Missing)]),
+        ("12234", 4, vec![(2, Difference::Repeated(vec![2, 3]))]),
+        ("1b34", 4, vec![(2, Difference::Another(2))]),
+        ("12345", 4, vec![(5, Difference::Unknown(5))]),
+        ("", 2, vec![(1, Difference::Missing), (2, Difference::Missing)]),
     ] {
-        assert_eq!(suspect(stream, kept).verdicts(), wanted, "{stream}");
+        assert_eq!(comparison(stream, database).differences(), expected, "{stream}");
     }
+}
+
+#[test]
+fn an_expired_event_is_neither_missing_nor_repaired() {
+    let mut ride = comparison("34", 4);
+    ride.database[..2].iter_mut().for_each(|event| event.may_be_expired = true);
+    assert_eq!(ride.differences(), []);
+    assert_eq!(plan(&ride), Some(repair::Plan::default()));
+    let mut ride = comparison("24", 4);
+    ride.database[..2].iter_mut().for_each(|event| event.may_be_expired = true);
+    assert_eq!(ride.differences(), [(3, Difference::Missing)]);
+    assert_eq!(plan(&ride), Some(repair::Plan { publish: vec![3, 4], delete: vec![2] }));
 }
 
 #[test]
 fn a_plan_makes_every_stream_whole_and_in_order() {
-    for (stream, kept, publish, delete) in [
+    for (stream, database, publish, delete) in [
         ("1234", 4, "", ""),
         ("", 4, "1234", ""),
         ("12", 4, "34", ""),
@@ -366,16 +387,48 @@ fn a_plan_makes_every_stream_whole_and_in_order() {
         ("134234", 4, "", "23"),
         ("1342", 4, "34", "23"),
     ] {
-        let plan = plan(&suspect(stream, kept)).unwrap();
+        let plan = plan(&comparison(stream, database)).unwrap();
         let written = |numbers: Vec<u64>| numbers.iter().map(u64::to_string).collect::<String>();
         let found = (written(plan.publish.iter().map(|v| u64::from(*v)).collect()), written(plan.delete.clone()));
         assert_eq!(found, (publish.to_owned(), delete.to_owned()), "{stream}");
-        // What it makes of the stream is the tables' order.
-        let kept_back = stream.chars().enumerate().filter(|(n, _)| !plan.delete.contains(&(*n as u64 + 1)));
-        let made: String = kept_back.map(|(_, c)| c).chain(publish.chars()).collect();
-        assert_eq!(made, "1234", "{stream}");
+        // The repaired stream has every version once and in order.
+        let remaining = stream.chars().enumerate().filter(|(n, _)| !plan.delete.contains(&(*n as u64 + 1)));
+        let repaired: String = remaining.map(|(_, c)| c).chain(publish.chars()).collect();
+        assert_eq!(repaired, "1234", "{stream}");
     }
-    for (stream, kept) in [("1b34", 4), ("12345", 4), ("a", 0)] {
-        assert_eq!(plan(&suspect(stream, kept)), None, "{stream} is for a person");
+    for (stream, database) in [("1b34", 4), ("12345", 4), ("a", 0)] {
+        assert_eq!(plan(&comparison(stream, database)), None, "{stream} is for a person");
     }
+}
+
+/// More rides than [`LISTED_MAX`], none of them sound in the database, none of them in the stream.
+#[tokio::test]
+async fn repair_never_publishes_an_unsound_ride_however_many_there_are() {
+    let world = World::seeded(at(2_000), 1);
+    let bus = Bus::Memory(MemoryBus::new(world.started_at(), 100_000));
+    bus.apply(&Topology::rideshare()).await.unwrap();
+    let store: Store<Tables> = Store::memory(&world, &"test".into());
+    let rides_unsound = LISTED_MAX as u128 + 1;
+    let events = rides(rides_unsound);
+    let mut tx = store.begin().await.unwrap();
+    append_events(&mut tx, events.iter().map(|event| EventRow::new(event, "")).collect()).await.unwrap();
+    let rows: Vec<Ride> = events.iter().filter(|e| e.version == 1).map(Ride::from_event).collect();
+    insert_rebuilt_rides(&mut tx, &rows).await.unwrap();
+    tx.commit().await.unwrap();
+    let repaired = Audit::new(&bus, &store, &world).repair().await.unwrap();
+    assert_eq!((repaired.published, repaired.findings.count()), (0, rides_unsound as u64));
+    assert_eq!(bus.stream_info(STREAM).await.unwrap().messages, 0);
+}
+
+#[tokio::test]
+async fn rebuild_refuses_a_database_that_has_only_fulfilled_requests() {
+    let world = World::seeded(at(0), 1);
+    let bus = Bus::Memory(MemoryBus::new(world.started_at(), 1_000));
+    bus.apply(&Topology::rideshare()).await.unwrap();
+    let store: Store<Tables> = Store::memory(&world, &"test".into());
+    let mut tx = store.begin().await.unwrap();
+    insert_fulfilled_requests(&mut tx, &[(world.id(), world.id())]).await.unwrap();
+    tx.commit().await.unwrap();
+    let refused = Audit::new(&bus, &store, &world).rebuild(Provider::Ledger).await;
+    assert!(matches!(&refused, Err(AuditError::Refused(why)) if why.contains("served")), "{refused:?}");
 }

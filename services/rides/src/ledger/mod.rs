@@ -1,10 +1,10 @@
-//! The ledger: double entry. Debit is positive, and the postings of one transaction add up to 0.
+//! The ledger: double entry; pure. Debit is positive, and the postings of one movement add up to 0.
 //!
-//! Postings are made by pure functions and written with the rows that they tell about. Accounts are `passenger:<id>`
-//! (what the passenger owes), `driver:<id>` (what the platform owes the driver, negative), `platform:revenue` (negative)
-//! and `cash:<provider>`. Entries are only ever added.
+//! Accounts are `passenger:<id>` (what the passenger owes), `driver:<id>` (what the platform owes the driver, negative),
+//! `platform:revenue` (negative) and `cash:<provider>`. Entries are only ever added; `rows.rs` writes them, in the transaction of the
+//! ride or the payment that they belong to.
 
-pub(crate) mod rows;
+pub mod rows;
 
 use chrono::{DateTime, Utc};
 use streams::{Currency, Money, PaymentId, RideId, UserId};
@@ -12,31 +12,31 @@ use uuid::Uuid;
 
 use crate::hash_chain;
 use crate::payment::Payment;
-use crate::ride::{Bill, Cause, Ride};
+use crate::ride::{Bill, BillReason, Ride};
 
-/// Before the name of a provider: what it has taken.
+/// The prefix of a provider's account: the money that it has captured.
 pub const CASH: &str = "cash:";
-/// Where the platform's part goes.
+/// The account of the platform's part.
 pub const REVENUE: &str = "platform:revenue";
 
-/// The account of what a passenger owes.
+/// The account of a passenger: what the passenger owes.
 pub fn passenger(id: UserId) -> String {
     format!("passenger:{id}")
 }
 
-/// The account of what the platform owes a driver.
+/// The account of a driver: what the platform owes the driver, negative.
 pub fn driver(id: UserId) -> String {
     format!("driver:{id}")
 }
 
-/// Why money moves. A ride has at most one transaction of each kind.
+/// Why money moves. A ride has at most one movement of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// A completed ride is owed.
+    /// A completed ride is billed.
     Fare,
-    /// A late cancellation is owed.
+    /// A late cancellation is billed.
     Cancellation,
-    /// A provider took the money.
+    /// A provider captured the money.
     Capture,
 }
 
@@ -51,31 +51,28 @@ impl Kind {
     }
 }
 
-/// One line of a transaction.
+/// One line of a movement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Posting {
-    /// The account.
     pub account: String,
     /// Cents; debit positive.
     pub amount: i64,
 }
 
-/// What moves together; adds up to 0.
+/// Postings that belong together; they add up to 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Movement {
-    /// Why.
     pub kind: Kind,
-    /// The ride that it is about.
     pub ride_id: RideId,
-    /// The payment that it is about: the ids of the entries follow from it.
+    /// The ids of the entries are computed from it.
     pub payment_id: PaymentId,
-    /// The day of value: when the event occurred that it follows from.
+    /// The value date: when the event occurred that caused it.
     pub at: DateTime<Utc>,
     /// Two or more, none of 0, each account once.
     pub postings: Vec<Posting>,
 }
 
-/// The postings of a movement do not add up to 0: a fault in the program.
+/// The postings of a movement do not add up to 0: a bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the postings add up to {0} cents and not to 0")]
 pub struct Unbalanced(pub i64);
@@ -95,7 +92,7 @@ impl Movement {
         Ok(Self { kind, ride_id, payment_id, at, postings })
     }
 
-    /// As it is kept. Whoever makes the entries of a movement again makes the same ones.
+    /// The rows of the movement. A rebuild computes the same rows, with the same ids.
     pub fn entries(&self) -> Vec<Entry> {
         let seed = self.payment_id.to_string();
         let id = |purpose: &str| hash_chain::derived_id(self.at, &seed, purpose);
@@ -114,14 +111,14 @@ impl Movement {
     }
 }
 
-/// A bill falls due: the passenger owes it, the driver and the platform have earned it.
+/// A bill: the passenger owes its total, the driver and the platform have earned their parts.
 ///
 /// # Errors
 /// [`Unbalanced`] if the bill's parts are not its total.
-pub fn owed(ride: &Ride, bill: &Bill) -> Result<Movement, Unbalanced> {
-    let kind = match bill.cause {
-        Cause::Fare => Kind::Fare,
-        Cause::Cancellation => Kind::Cancellation,
+pub fn billed(ride: &Ride, bill: &Bill) -> Result<Movement, Unbalanced> {
+    let kind = match bill.reason {
+        BillReason::Fare => Kind::Fare,
+        BillReason::Cancellation => Kind::Cancellation,
     };
     let postings = vec![
         (passenger(ride.passenger_id), bill.total.amount),
@@ -131,32 +128,28 @@ pub fn owed(ride: &Ride, bill: &Bill) -> Result<Movement, Unbalanced> {
     Movement::new(kind, (ride.ride_id, ride.payment_id(), ride.updated_at), postings)
 }
 
-/// A provider took the money: it is cash now, and no longer owed by the passenger.
+/// A provider captured the money: it is cash, and the passenger no longer owes it.
 ///
 /// # Errors
-/// Never [`Unbalanced`] in truth.
+/// None in practice: two postings of one amount are balanced.
 pub fn captured(payment: &Payment, provider: &str) -> Result<Movement, Unbalanced> {
     let cents = payment.amount.amount;
     let postings = vec![(format!("{CASH}{provider}"), cents), (passenger(payment.passenger_id), -cents)];
     Movement::new(Kind::Capture, (payment.ride_id, payment.payment_id, payment.created_at), postings)
 }
 
-/// A posting as it is kept.
+/// A row of `ledger_entries`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The entry.
     pub entry_id: Uuid,
     /// The same for all entries of one movement.
     pub transaction_id: Uuid,
-    /// The ride that it is about.
     pub ride_id: RideId,
-    /// Why.
     pub kind: Kind,
-    /// The account.
     pub account: String,
     /// Debit positive.
     pub amount: Money,
-    /// The day of value.
+    /// The value date.
     pub at: DateTime<Utc>,
 }
 
@@ -171,13 +164,13 @@ mod tests {
     }
 
     #[test]
-    fn every_movement_adds_up_to_0() {
+    fn the_postings_of_a_movement_add_up_to_0() {
         let tariff = Tariffs::default().car;
         for total in [1, 2, 3, 299, 600, 1_301, 999_999] {
             let (platform_fee, driver_payout) = pricing::split(&tariff, total);
-            for cause in [Cause::Fare, Cause::Cancellation] {
-                let bill = Bill { cause, total: Money::usd(total), platform_fee, driver_payout };
-                let due = owed(&ride(), &bill).unwrap();
+            for reason in [BillReason::Fare, BillReason::Cancellation] {
+                let bill = Bill { reason, total: Money::usd(total), platform_fee, driver_payout };
+                let due = billed(&ride(), &bill).unwrap();
                 assert_eq!(due.postings.iter().map(|p| p.amount).sum::<i64>(), 0);
                 assert_eq!(due.postings[0].amount, total);
                 assert!(due.postings.iter().all(|p| p.amount != 0), "{due:?}");
@@ -189,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_movement_makes_the_same_entries_and_another_none_of_them() {
+    fn a_movement_always_has_the_same_entry_ids_and_no_other_movement_has_them() {
         let (first, mut second) = (Payment::due(&ride(), Money::usd(5)), Payment::due(&ride(), Money::usd(5)));
         let ids = |payment: &Payment| {
             let entries = captured(payment, "ledger").unwrap().entries();
@@ -207,7 +200,7 @@ mod tests {
     #[test]
     fn a_bill_whose_parts_are_not_its_total_is_refused() {
         let (total, platform_fee, driver_payout) = (Money::usd(1_000), Money::usd(200), Money::usd(801));
-        let bill = Bill { cause: Cause::Fare, total, platform_fee, driver_payout };
-        assert_eq!(owed(&ride(), &bill), Err(Unbalanced(-1)));
+        let bill = Bill { reason: BillReason::Fare, total, platform_fee, driver_payout };
+        assert_eq!(billed(&ride(), &bill), Err(Unbalanced(-1)));
     }
 }

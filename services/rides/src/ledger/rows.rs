@@ -1,11 +1,16 @@
-//! The ledger in the store, PostgreSQL and memory side by side.
+//! The ledger in the store, PostgreSQL and memory side by side. It owns the table `ledger_entries`.
 
+use platform::store::rows::column;
 use platform::{On, StoreError, Transaction};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use streams::{Currency, Money, RideId};
 
-use crate::ledger::{Entry, Movement};
+use crate::ledger::{Entry, Kind, Movement};
 use crate::tables::Tables;
 
-/// Writes movements. `StoreError::Conflict` (`ledger_entries_once`, or the primary key, for the ids are the same too) if a ride has one of that kind already.
+/// Inserts the entries of movements. `StoreError::Conflict` (`ledger_entries_once`, or `ledger_entries_pkey`, because the ids are
+/// the same too) if a ride has a movement of that kind already.
 pub(crate) async fn post(tx: &mut Transaction<Tables>, movements: &[Movement]) -> Result<(), StoreError> {
     let entries: Vec<Entry> = movements.iter().flat_map(Movement::entries).collect();
     if entries.is_empty() {
@@ -18,32 +23,34 @@ pub(crate) async fn post(tx: &mut Transaction<Tables>, movements: &[Movement]) -
                  select e, t, r, k, a, m, 'USD', d from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], \
                  $5::text[], $6::bigint[], $7::timestamptz[]) as u (e, t, r, k, a, m, d)",
             )
-            .bind(entries.iter().map(|e| e.entry_id).collect::<Vec<_>>())
-            .bind(entries.iter().map(|e| e.transaction_id).collect::<Vec<_>>())
-            .bind(entries.iter().map(|e| e.ride_id.0).collect::<Vec<_>>())
-            .bind(entries.iter().map(|e| e.kind.as_str()).collect::<Vec<_>>())
-            .bind(entries.iter().map(|e| e.account.as_str()).collect::<Vec<_>>())
-            .bind(entries.iter().map(|e| e.amount.amount).collect::<Vec<_>>())
-            .bind(entries.iter().map(|e| e.at).collect::<Vec<_>>())
+            .bind(column(&entries, |e| e.entry_id))
+            .bind(column(&entries, |e| e.transaction_id))
+            .bind(column(&entries, |e| e.ride_id.0))
+            .bind(column(&entries, |e| e.kind.as_str()))
+            .bind(column(&entries, |e| e.account.as_str()))
+            .bind(column(&entries, |e| e.amount.amount))
+            .bind(column(&entries, |e| e.at))
             .execute(&mut *pg)
             .await?;
         }
-        On::Memory(m) => {
-            let t = m;
+        On::Memory(tables) => {
             for entry in entries {
                 let key = (entry.ride_id, entry.kind.as_str(), entry.account.clone());
-                if t.entries.contains_key(&key) {
+                if tables.entries.contains_key(&key) {
                     return Err(StoreError::Conflict { constraint: "ledger_entries_once".to_owned() });
                 }
-                t.entries.insert(key, entry);
+                tables.entries.insert(key, entry);
             }
         }
     }
     Ok(())
 }
 
-/// The balance of an account, cents.
-pub(crate) async fn balance(tx: &mut Transaction<Tables>, account: &str) -> Result<i64, StoreError> {
+/// The balance of an account, cents; debit positive.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn balance(tx: &mut Transaction<Tables>, account: &str) -> Result<i64, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             Ok(sqlx::query_scalar("select coalesce(sum(amount), 0)::bigint from ledger_entries where account = $1")
@@ -51,9 +58,48 @@ pub(crate) async fn balance(tx: &mut Transaction<Tables>, account: &str) -> Resu
                 .fetch_one(&mut *pg)
                 .await?)
         }
-        On::Memory(m) => {
-            let of_account = m.entries.values().filter(|e| e.account == account);
+        On::Memory(tables) => {
+            let of_account = tables.entries.values().filter(|e| e.account == account);
             Ok(of_account.map(|e| e.amount.amount).sum())
         }
     }
+}
+
+/// The entries of the rides from `first` to `last`, both included, by ride.
+pub(crate) async fn entries_between(
+    tx: &mut Transaction<Tables>,
+    first: RideId,
+    last: RideId,
+) -> Result<Vec<Entry>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select entry_id, transaction_id, ride_id, kind, account, amount, at from ledger_entries \
+                 where ride_id >= $1 and ride_id <= $2 order by ride_id, kind, account",
+            )
+            .bind(first.0)
+            .bind(last.0)
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(read).collect()
+        }
+        On::Memory(tables) => {
+            let from = tables.entries.range((first, "", String::new())..);
+            Ok(from.take_while(|((ride, ..), _)| *ride <= last).map(|(_, entry)| entry.clone()).collect())
+        }
+    }
+}
+
+fn read(row: &PgRow) -> Result<Entry, StoreError> {
+    let kind: String = row.try_get("kind")?;
+    let kind = [Kind::Fare, Kind::Cancellation, Kind::Capture].into_iter().find(|k| k.as_str() == kind);
+    Ok(Entry {
+        entry_id: row.try_get("entry_id")?,
+        transaction_id: row.try_get("transaction_id")?,
+        ride_id: RideId(row.try_get("ride_id")?),
+        kind: kind.ok_or_else(|| StoreError::Other("an entry of the ledger has an unknown kind".to_owned()))?,
+        account: row.try_get("account")?,
+        amount: Money { amount: row.try_get("amount")?, currency: Currency::Usd },
+        at: row.try_get("at")?,
+    })
 }

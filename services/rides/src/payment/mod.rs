@@ -1,29 +1,28 @@
-//! Payments: the provider that takes the money, and what came of each capture.
+//! Payments and their providers; pure.
 //!
-//! It owns the tables `payments` and `debts`. A payment is born pending with the ride's last event and settled once, by
-//! the work queue; that the ride is over for both people never waits for it.
+//! A payment is created pending, with the ride's last event, and settled once, by the work queue `payment.capture`. Neither person
+//! waits for it: the ride is over before.
 
-pub(crate) mod rows;
+pub mod rows;
 
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
-use platform::StoreError;
 use streams::event::PaymentCapture;
 use streams::{Money, PaymentId, RideId, UserId};
 
 use crate::ride::Ride;
 
-/// Who takes the money. All are built in and answer at once; one over a network would be asked before the transaction,
-/// by the payment's id as its idempotency key, as its answer may come twice.
+/// Who captures the money. All are built in and answer at once. A provider over a network must be called before the transaction, with
+/// the payment's id as the idempotency key, because a capture may be delivered again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Provider {
-    /// Takes everything: the money stands in the ledger alone.
+    /// Captures everything: the money is only in the ledger.
     #[default]
     Ledger,
-    /// Refuses everything, as a bank may.
+    /// Refuses everything.
     Refusing,
-    /// Never answers, as a bank may too.
+    /// Never answers.
     Away,
 }
 
@@ -39,19 +38,19 @@ impl FromStr for Provider {
     }
 }
 
-/// Why a provider did not take the money.
+/// Why a provider did not capture the money.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CaptureError {
-    /// It will not: the money is owed.
+    /// Final: the amount becomes a debt.
     #[error("the provider refused")]
     Refused,
-    /// It cannot now: ask again, with the same payment.
+    /// The same payment must be tried again.
     #[error("the provider does not answer")]
     Unavailable,
 }
 
 impl Provider {
-    /// The name in the accounts of the ledger.
+    /// The name in the accounts of the ledger and in the settings.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ledger => "ledger",
@@ -60,7 +59,7 @@ impl Provider {
         }
     }
 
-    /// Takes the money; returns the provider's reference. The same payment is taken once, however often it is asked for.
+    /// Captures the money; returns the provider's reference. A provider captures the same payment once, however often this is called.
     ///
     /// # Errors
     /// [`CaptureError`].
@@ -73,14 +72,12 @@ impl Provider {
     }
 }
 
-/// Where a payment stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PaymentStatus {
-    /// Not asked for, or without an answer so far.
+    /// No provider has answered yet.
     Pending,
-    /// Taken.
     Captured,
-    /// Refused: owed.
+    /// The amount is a debt.
     Refused,
 }
 
@@ -93,40 +90,40 @@ impl PaymentStatus {
             Self::Refused => "refused",
         }
     }
+}
 
-    fn read(text: &str) -> Result<Self, StoreError> {
-        [Self::Pending, Self::Captured, Self::Refused]
-            .into_iter()
-            .find(|s| s.as_str() == text)
-            .ok_or_else(|| StoreError::Other(format!("unknown payment status `{text}`")))
+impl TryFrom<String> for PaymentStatus {
+    type Error = UnknownStatus;
+    fn try_from(text: String) -> Result<Self, UnknownStatus> {
+        let all = [Self::Pending, Self::Captured, Self::Refused];
+        all.into_iter().find(|status| status.as_str() == text).ok_or(UnknownStatus(text))
     }
 }
 
-/// Money to be taken from a passenger, and what came of it.
+/// A status in the database that this version does not know.
+#[derive(Debug, thiserror::Error)]
+#[error("unknown payment status `{0}`")]
+pub struct UnknownStatus(String);
+
+/// The capture of what a ride costs, and its result. A ride has at most one payment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Payment {
-    /// The capture.
     pub payment_id: PaymentId,
-    /// The ride that it pays for; a ride has at most one payment.
     pub ride_id: RideId,
-    /// Who pays.
     pub passenger_id: UserId,
-    /// Who is paid.
     pub driver_id: UserId,
-    /// How much.
     pub amount: Money,
-    /// Where it stands.
     pub status: PaymentStatus,
-    /// The provider's, once captured.
+    /// The provider's reference, once captured.
     pub reference: Option<String>,
-    /// When it was born.
+    /// When the event occurred that billed it.
     pub created_at: DateTime<Utc>,
     /// When it was settled.
     pub tried_at: Option<DateTime<Utc>>,
 }
 
 impl Payment {
-    /// What the newest event of `ride` bills, not asked for yet.
+    /// The pending payment of what the newest event of `ride` bills.
     pub fn due(ride: &Ride, amount: Money) -> Self {
         Self {
             payment_id: ride.payment_id(),
@@ -141,7 +138,7 @@ impl Payment {
         }
     }
 
-    /// The message that asks for it.
+    /// The message that requests the capture.
     pub fn capture(&self) -> PaymentCapture {
         PaymentCapture {
             payment_id: self.payment_id,
@@ -152,24 +149,19 @@ impl Payment {
         }
     }
 
-    /// Whether `wanted` is this payment and nothing else. A message that names another amount, ride or person is not what
-    /// was billed.
-    pub fn is_for(&self, wanted: &PaymentCapture) -> bool {
-        self.capture() == *wanted
+    /// Whether `capture` requests exactly this payment. A message with another amount, ride or person was not sent by rides.
+    pub fn is_for(&self, capture: &PaymentCapture) -> bool {
+        self.capture() == *capture
     }
 }
 
 /// What a passenger owes because the provider refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Debt {
-    /// The payment that was refused.
     pub payment_id: PaymentId,
-    /// The ride.
     pub ride_id: RideId,
-    /// Who owes it.
     pub passenger_id: UserId,
-    /// How much.
     pub amount: Money,
-    /// Since when.
+    /// When the provider refused.
     pub at: DateTime<Utc>,
 }

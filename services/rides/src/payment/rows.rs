@@ -1,13 +1,66 @@
-//! Payments and debts in the store, PostgreSQL and memory side by side.
+//! Payments and debts in the store, PostgreSQL and memory side by side. It owns the tables `payments` and `debts`.
 
+use chrono::{DateTime, Utc};
+use platform::store::rows::column;
 use platform::{On, StoreError, Transaction};
-use sqlx::Row;
 use streams::{Money, PaymentId, RideId, UserId};
+use uuid::Uuid;
 
 use crate::payment::{Debt, Payment, PaymentStatus};
 use crate::tables::Tables;
 
-/// Writes new payments, pending.
+#[derive(sqlx::FromRow)]
+struct PaymentRow {
+    payment_id: Uuid,
+    ride_id: Uuid,
+    passenger_id: Uuid,
+    driver_id: Uuid,
+    amount: i64,
+    #[sqlx(try_from = "String")]
+    status: PaymentStatus,
+    reference: Option<String>,
+    created_at: DateTime<Utc>,
+    tried_at: Option<DateTime<Utc>>,
+}
+
+impl From<PaymentRow> for Payment {
+    fn from(row: PaymentRow) -> Self {
+        Self {
+            payment_id: PaymentId(row.payment_id),
+            ride_id: RideId(row.ride_id),
+            passenger_id: UserId(row.passenger_id),
+            driver_id: UserId(row.driver_id),
+            amount: Money::usd(row.amount),
+            status: row.status,
+            reference: row.reference,
+            created_at: row.created_at,
+            tried_at: row.tried_at,
+        }
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct DebtRow {
+    payment_id: Uuid,
+    ride_id: Uuid,
+    passenger_id: Uuid,
+    amount: i64,
+    at: DateTime<Utc>,
+}
+
+impl From<DebtRow> for Debt {
+    fn from(row: DebtRow) -> Self {
+        Self {
+            payment_id: PaymentId(row.payment_id),
+            ride_id: RideId(row.ride_id),
+            passenger_id: UserId(row.passenger_id),
+            amount: Money::usd(row.amount),
+            at: row.at,
+        }
+    }
+}
+
+/// Inserts payments, pending.
 pub(crate) async fn insert_payments(tx: &mut Transaction<Tables>, payments: &[Payment]) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
@@ -16,41 +69,26 @@ pub(crate) async fn insert_payments(tx: &mut Transaction<Tables>, payments: &[Pa
                  select p, r, g, d, a, 'USD', 'pending', c from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], \
                  $5::bigint[], $6::timestamptz[]) as u (p, r, g, d, a, c)",
             )
-            .bind(payments.iter().map(|c| c.payment_id.0).collect::<Vec<_>>())
-            .bind(payments.iter().map(|c| c.ride_id.0).collect::<Vec<_>>())
-            .bind(payments.iter().map(|c| c.passenger_id.0).collect::<Vec<_>>())
-            .bind(payments.iter().map(|c| c.driver_id.0).collect::<Vec<_>>())
-            .bind(payments.iter().map(|c| c.amount.amount).collect::<Vec<_>>())
-            .bind(payments.iter().map(|c| c.created_at).collect::<Vec<_>>())
+            .bind(column(payments, |c| c.payment_id.0))
+            .bind(column(payments, |c| c.ride_id.0))
+            .bind(column(payments, |c| c.passenger_id.0))
+            .bind(column(payments, |c| c.driver_id.0))
+            .bind(column(payments, |c| c.amount.amount))
+            .bind(column(payments, |c| c.created_at))
             .execute(&mut *pg)
             .await?;
         }
-        On::Memory(m) => {
-            let t = m;
+        On::Memory(tables) => {
             for c in payments {
-                if t.payment_of.contains_key(&c.ride_id) {
+                if tables.payment_of.contains_key(&c.ride_id) {
                     return Err(StoreError::Conflict { constraint: "payments_ride".to_owned() });
                 }
-                t.payment_of.insert(c.ride_id, c.payment_id);
-                t.payments.insert(c.payment_id, c.clone());
+                tables.payment_of.insert(c.ride_id, c.payment_id);
+                tables.payments.insert(c.payment_id, c.clone());
             }
         }
     }
     Ok(())
-}
-
-fn read(row: &sqlx::postgres::PgRow) -> Result<Payment, StoreError> {
-    Ok(Payment {
-        payment_id: PaymentId(row.try_get("payment_id")?),
-        ride_id: RideId(row.try_get("ride_id")?),
-        passenger_id: UserId(row.try_get("passenger_id")?),
-        driver_id: UserId(row.try_get("driver_id")?),
-        amount: Money::usd(row.try_get("amount")?),
-        status: PaymentStatus::read(row.try_get("status")?)?,
-        reference: row.try_get("reference")?,
-        created_at: row.try_get("created_at")?,
-        tried_at: row.try_get("tried_at")?,
-    })
 }
 
 /// Payments by id, locked in the order of their ids until the transaction ends.
@@ -60,24 +98,21 @@ pub(crate) async fn lock_payments(
 ) -> Result<Vec<Payment>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            let rows = sqlx::query(
+            let rows = sqlx::query_as::<_, PaymentRow>(
                 "select payment_id, ride_id, passenger_id, driver_id, amount, status, reference, created_at, tried_at \
                  from payments where payment_id = any($1) order by payment_id for update",
             )
-            .bind(payments.iter().map(|p| p.0).collect::<Vec<_>>())
+            .bind(column(payments, |p| p.0))
             .fetch_all(&mut *pg)
             .await?;
-            rows.iter().map(read).collect()
+            Ok(rows.into_iter().map(Payment::from).collect())
         }
-        On::Memory(m) => {
-            let t = m;
-            Ok(payments.iter().filter_map(|id| t.payments.get(id).cloned()).collect())
-        }
+        On::Memory(tables) => Ok(payments.iter().filter_map(|id| tables.payments.get(id).cloned()).collect()),
     }
 }
 
-/// Writes what came of payments that were pending, with a debt for each refused one. `StoreError::Serialization` if one is
-/// pending no longer.
+/// Writes the results of pending payments, and a debt for each refused one. `StoreError::Serialization` if one is no longer
+/// pending.
 pub(crate) async fn settle_payments(tx: &mut Transaction<Tables>, settled: &[Payment]) -> Result<(), StoreError> {
     let written = match tx.on() {
         On::Postgres(pg) => {
@@ -86,10 +121,10 @@ pub(crate) async fn settle_payments(tx: &mut Transaction<Tables>, settled: &[Pay
                  from unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[]) as u (id, status, reference, tried_at) \
                  where payments.payment_id = u.id and payments.status = 'pending'",
             )
-            .bind(settled.iter().map(|p| p.payment_id.0).collect::<Vec<_>>())
-            .bind(settled.iter().map(|p| p.status.as_str()).collect::<Vec<_>>())
-            .bind(settled.iter().map(|p| p.reference.as_deref()).collect::<Vec<_>>())
-            .bind(settled.iter().map(|p| p.tried_at).collect::<Vec<_>>())
+            .bind(column(settled, |p| p.payment_id.0))
+            .bind(column(settled, |p| p.status.as_str()))
+            .bind(column(settled, |p| p.reference.as_deref()))
+            .bind(column(settled, |p| p.tried_at))
             .execute(&mut *pg)
             .await?
             .rows_affected();
@@ -107,18 +142,17 @@ pub(crate) async fn settle_payments(tx: &mut Transaction<Tables>, settled: &[Pay
             }
             written
         }
-        On::Memory(m) => {
-            let t = m;
+        On::Memory(tables) => {
             let mut written = 0;
             for payment in settled {
-                if t.payments.get(&payment.payment_id).is_none_or(|p| p.status != PaymentStatus::Pending) {
+                if tables.payments.get(&payment.payment_id).is_none_or(|p| p.status != PaymentStatus::Pending) {
                     continue;
                 }
                 written += 1;
-                t.payments.insert(payment.payment_id, payment.clone());
+                tables.payments.insert(payment.payment_id, payment.clone());
                 if let (PaymentStatus::Refused, Some(at)) = (payment.status, payment.tried_at) {
                     let Payment { payment_id, ride_id, passenger_id, amount, .. } = *payment;
-                    t.debts.insert(payment_id, Debt { payment_id, ride_id, passenger_id, amount, at });
+                    tables.debts.insert(payment_id, Debt { payment_id, ride_id, passenger_id, amount, at });
                 }
             }
             written
@@ -127,73 +161,67 @@ pub(crate) async fn settle_payments(tx: &mut Transaction<Tables>, settled: &[Pay
     if written == settled.len() as u64 {
         return Ok(());
     }
-    Err(StoreError::Serialization("a payment was settled meanwhile".to_owned()))
+    Err(StoreError::Serialization("a concurrent transaction settled a payment".to_owned()))
 }
 
-/// The payments of rides, by ride. The caller has asked for the rides' owner.
-pub(crate) async fn payments_of(tx: &mut Transaction<Tables>, rides: &[RideId]) -> Result<Vec<Payment>, StoreError> {
+/// The payments of rides. The caller has checked who owns the rides.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn payments_of(tx: &mut Transaction<Tables>, rides: &[RideId]) -> Result<Vec<Payment>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            let rows = sqlx::query(
+            let rows = sqlx::query_as::<_, PaymentRow>(
                 "select payment_id, ride_id, passenger_id, driver_id, amount, status, reference, created_at, tried_at \
                  from payments where ride_id = any($1)",
             )
-            .bind(rides.iter().map(|r| r.0).collect::<Vec<_>>())
+            .bind(column(rides, |r| r.0))
             .fetch_all(&mut *pg)
             .await?;
-            rows.iter().map(read).collect()
+            Ok(rows.into_iter().map(Payment::from).collect())
         }
-        On::Memory(m) => {
-            let t = m;
-            let ids = rides.iter().filter_map(|ride| t.payment_of.get(ride));
-            Ok(ids.filter_map(|id| t.payments.get(id).cloned()).collect())
+        On::Memory(tables) => {
+            let ids = rides.iter().filter_map(|ride| tables.payment_of.get(ride));
+            Ok(ids.filter_map(|id| tables.payments.get(id).cloned()).collect())
         }
     }
 }
 
-/// What a passenger owes.
-pub(crate) async fn debts_of(tx: &mut Transaction<Tables>, passenger: UserId) -> Result<Vec<Debt>, StoreError> {
+/// The debts of a passenger, oldest first.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn debts_of(tx: &mut Transaction<Tables>, passenger: UserId) -> Result<Vec<Debt>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            let rows = sqlx::query(
+            let rows = sqlx::query_as::<_, DebtRow>(
                 "select payment_id, ride_id, passenger_id, amount, at from debts where passenger_id = $1 order by at",
             )
             .bind(passenger.0)
             .fetch_all(&mut *pg)
             .await?;
-            rows.iter().map(debt).collect()
+            Ok(rows.into_iter().map(Debt::from).collect())
         }
-        On::Memory(m) => Ok(m.debts.values().filter(|d| d.passenger_id == passenger).cloned().collect()),
+        On::Memory(tables) => Ok(tables.debts.values().filter(|d| d.passenger_id == passenger).cloned().collect()),
     }
 }
 
-/// What is owed for rides after refused payments.
+/// The debts for rides.
 pub(crate) async fn debts_of_rides(tx: &mut Transaction<Tables>, rides: &[RideId]) -> Result<Vec<Debt>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            let rows = sqlx::query(
+            let rows = sqlx::query_as::<_, DebtRow>(
                 "select d.payment_id, d.ride_id, d.passenger_id, d.amount, d.at from debts d \
                  join payments p on p.payment_id = d.payment_id where p.ride_id = any($1)",
             )
-            .bind(rides.iter().map(|r| r.0).collect::<Vec<_>>())
+            .bind(column(rides, |r| r.0))
             .fetch_all(&mut *pg)
             .await?;
-            rows.iter().map(debt).collect()
+            Ok(rows.into_iter().map(Debt::from).collect())
         }
-        On::Memory(m) => {
-            let t = m;
-            let payments = rides.iter().filter_map(|ride| t.payment_of.get(ride));
-            Ok(payments.filter_map(|id| t.debts.get(id).cloned()).collect())
+        On::Memory(tables) => {
+            let payments = rides.iter().filter_map(|ride| tables.payment_of.get(ride));
+            Ok(payments.filter_map(|id| tables.debts.get(id).cloned()).collect())
         }
     }
-}
-
-fn debt(row: &sqlx::postgres::PgRow) -> Result<Debt, StoreError> {
-    Ok(Debt {
-        payment_id: PaymentId(row.try_get("payment_id")?),
-        ride_id: RideId(row.try_get("ride_id")?),
-        passenger_id: UserId(row.try_get("passenger_id")?),
-        amount: Money::usd(row.try_get("amount")?),
-        at: row.try_get("at")?,
-    })
 }

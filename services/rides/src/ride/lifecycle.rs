@@ -2,68 +2,62 @@
 
 use streams::RideStatus;
 
-use crate::ride::REASON_MAX;
+/// The longest reason of a cancellation, bytes; the shortest has 1.
+pub const REASON_MAX: usize = 500;
 
-/// What can be wanted of a ride.
+/// What can be commanded of a ride.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
-    /// The passenger is in.
+    /// The passenger got in.
     Start,
-    /// The vehicle is at the dropoff.
+    /// The vehicle reached the dropoff.
     Arrive,
-    /// One of the two ends it.
+    /// A party or the platform ends the ride early.
     Cancel,
-    /// The distance is known, or is known not to come.
+    /// Bill the ride: its distance is known, or did not come in time.
     Complete,
 }
 
 impl Command {
-    /// All commands.
     pub const ALL: [Self; 4] = [Self::Start, Self::Arrive, Self::Cancel, Self::Complete];
 }
 
 /// What a command does to a ride in some status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// It goes to this status, with an event.
+    /// The ride goes to this status, with an event.
     To(RideStatus),
-    /// It was done before: answered as then, without a second effect.
-    Again,
-    /// It does not fit.
+    /// The command was done before: the same answer, without a second effect.
+    AlreadyDone,
     Refused(Refusal),
 }
 
-/// Why a command is not done.
+/// Why a command is refused. The texts and codes are answers to clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Only one of the ride's two people, or only the driver, may want this.
     #[error("only the ride's driver may do this")]
     NotYours,
-    /// It must be started first.
     #[error("the ride has not started: `ride.start` with the passenger's PIN comes first")]
     NotStarted,
-    /// It must arrive first.
     #[error("the ride has not arrived: `ride.arrive` comes first")]
     NotArrived,
-    /// It has arrived, and is being billed.
+    /// It is being billed.
     #[error("the ride has arrived at its dropoff and can no longer be cancelled")]
     Arrived,
     /// It is completed or cancelled.
     #[error("the ride has ended")]
     Ended,
-    /// Not the passenger's PIN.
     #[error("this is not the passenger's PIN: ask the passenger for the four digits")]
     WrongPin,
-    /// Too many wrong PINs; not even looked at.
+    /// Seconds until the next try. The PIN was not even compared.
     #[error("too many wrong PINs: try again in {0} s")]
     PinLocked(i64),
-    /// Empty, too long, or with a character that no text may have.
     #[error("the reason must have 1 to {REASON_MAX} bytes, none of them 0")]
     Reason,
 }
 
 impl Refusal {
-    /// The stable code that the client hears.
+    /// The stable `code` of the answer.
     pub const fn code(self) -> &'static str {
         match self {
             Self::NotYours => "forbidden",
@@ -77,7 +71,7 @@ impl Refusal {
         }
     }
 
-    /// The field at fault, if it is one.
+    /// The field of the command that is at fault, if one is.
     pub const fn field(self) -> Option<&'static str> {
         match self {
             Self::WrongPin | Self::PinLocked(_) => Some("pin"),
@@ -87,30 +81,30 @@ impl Refusal {
     }
 }
 
-/// The table: what `command` does to a ride in `status`. Whether the caller may, and the PIN, come on top of it.
+/// The table of the lifecycle: what `command` does to a ride in `status`. `ride::decide` also checks the caller and the PIN.
 pub const fn step(status: RideStatus, command: Command) -> Step {
     use Command::{Arrive, Cancel, Complete, Start};
     use RideStatus::{Arrived, Cancelled, Completed, Pickup, Started};
-    use Step::{Again, Refused, To};
+    use Step::{AlreadyDone, Refused, To};
     match (status, command) {
         (Pickup, Start) => To(Started),
         (Pickup, Arrive) => Refused(Refusal::NotStarted),
         (Pickup, Cancel) => To(Cancelled),
         (Pickup | Started, Complete) => Refused(Refusal::NotArrived),
-        (Started, Start) => Again,
+        (Started, Start) => AlreadyDone,
         (Started, Arrive) => To(Arrived),
         (Started, Cancel) => To(Cancelled),
-        (Arrived, Start | Arrive) => Again,
+        (Arrived, Start | Arrive) => AlreadyDone,
         (Arrived, Cancel) => Refused(Refusal::Arrived),
         (Arrived, Complete) => To(Completed),
-        (Completed, Start | Arrive | Complete) => Again,
+        (Completed, Start | Arrive | Complete) => AlreadyDone,
         (Completed, Cancel) => Refused(Refusal::Ended),
-        (Cancelled, Cancel) => Again,
+        (Cancelled, Cancel) => AlreadyDone,
         (Cancelled, Start | Arrive | Complete) => Refused(Refusal::Ended),
     }
 }
 
-/// Whether an event with status `to` may come after one with status `from` (`None`: as the first).
+/// Whether an event with the status `to` may follow one with the status `from` (`None`: be the first).
 pub fn may_follow(from: Option<RideStatus>, to: RideStatus) -> bool {
     match from {
         None => to == RideStatus::Pickup,

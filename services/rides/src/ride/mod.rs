@@ -1,7 +1,11 @@
-//! The life of a ride: one table of what may follow what, and the decision on each command; pure.
+//! A ride and the decision on each command; pure.
 //!
-//! State, command and time come in; the ride after it, its event and what is to be billed go out. `version` counts the
-//! events, each of which is sealed with the hash of the one before. Nothing here reads a clock, a store or a bus.
+//! Ride, command and time go in; the next ride, its event and the bill come out. `version` counts the events, and each event holds
+//! the hash of the one before. Nothing here reads a clock, a store or a bus.
+
+pub mod lifecycle;
+pub(crate) mod rows;
+pub(crate) mod update;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use chrono::{DateTime, Duration, Utc};
@@ -9,123 +13,94 @@ use pricing::{self, Priced, Tariff, Tariffs};
 use streams::event::{Fare, MatchAccepted, Party, RideEvent};
 use streams::{MatchId, Money, PaymentId, Position, RideId, RideStatus, UserId, VehicleType};
 
-use crate::hash_chain;
-
-pub mod lifecycle;
-pub(crate) mod rows;
-
-use self::lifecycle::{Command, Refusal, Step, step};
+use self::lifecycle::{Command, REASON_MAX, Refusal, Step, step};
+use crate::hash_chain::{self, NO_PREVIOUS_HASH};
 
 /// Wrong PINs before a pause.
 pub const PIN_TRIES: u32 = 5;
-/// The pause between two tries after that.
+/// The pause between two tries after that, seconds.
 pub const PIN_PAUSE_S: i64 = 30;
-/// A passenger who cancels this soon after the ride came to be pays nothing.
+/// A passenger who cancels at most this long after the ride was created pays nothing, seconds.
 pub const FREE_CANCELLATION_S: i64 = 120;
-/// The longest reason of a cancellation, in bytes; the shortest has 1.
-pub const REASON_MAX: usize = 500;
 
-/// A ride as it stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ride {
-    /// The ride.
     pub ride_id: RideId,
-    /// The match that it came from.
     pub match_id: MatchId,
-    /// The driver.
     pub driver_id: UserId,
-    /// The passenger.
     pub passenger_id: UserId,
     /// That of its newest event: 1, 2, 3 …
     pub version: u32,
-    /// Where it stands.
     pub status: RideStatus,
-    /// From where.
     pub pickup: Position,
-    /// To where.
     pub dropoff: Position,
-    /// In what.
     pub vehicle_type: VehicleType,
-    /// When the ride came to be.
+    /// When its first event occurred.
     pub created_at: DateTime<Utc>,
     /// When its newest event occurred.
     pub updated_at: DateTime<Utc>,
-    /// When the passenger got in.
     pub started_at: Option<DateTime<Utc>>,
-    /// When the vehicle was at the dropoff.
     pub arrived_at: Option<DateTime<Utc>>,
     /// `hash` of its newest event.
     pub last_hash: String,
-    /// What it came to, once completed.
+    /// Only once completed.
     pub receipt: Option<Receipt>,
-    /// How it ended early, if it did.
-    pub cancelled: Option<Cancelled>,
+    /// Only once cancelled.
+    pub cancellation: Option<Cancellation>,
 }
 
-/// Wrong PINs given for a ride that has not started: no part of what happened to it, but a guard of the next try.
+/// Wrong PINs given for a ride that has not started. They are not part of the ride's history: they only limit the next tries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PinTries {
-    /// So far.
     pub failures: u32,
-    /// When the last of them was given.
+    /// When the last wrong PIN was given.
     pub failed_at: Option<DateTime<Utc>>,
 }
 
-/// What a completed ride came to.
+/// What a completed ride was billed for. `fare.total` = `platform_fee` + `driver_payout`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Receipt {
     /// From start to arrival, metres.
     pub distance_m: f64,
     /// From start to arrival, seconds.
     pub duration_s: f64,
-    /// What the passenger pays.
     pub fare: Fare,
-    /// The platform's part.
     pub platform_fee: Money,
-    /// The driver's part.
     pub driver_payout: Money,
 }
 
-/// How a ride ended early.
+/// How a ride ended early. `fee` = `platform_fee` + `driver_payout`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cancelled {
-    /// By whom.
+pub struct Cancellation {
     pub by: Party,
     /// In the canceller's words.
     pub reason: String,
     /// What the passenger pays for it.
     pub fee: Money,
-    /// The platform's part of the fee.
     pub platform_fee: Money,
-    /// The driver's part of it.
     pub driver_payout: Money,
 }
 
-/// A command with what is needed to decide on it.
+/// A command with the data that [`decide`] needs.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Order<'a> {
-    /// The PIN that the driver gave, the right one, and how often it was wrong before.
+pub enum CommandInput<'a> {
     Start {
-        /// Given.
+        /// What the driver gave.
         pin: &'a str,
-        /// Right.
+        /// The right PIN.
         right: &'a str,
-        /// Before.
+        /// The wrong PINs so far.
         tries: PinTries,
     },
-    /// At the dropoff.
     Arrive,
-    /// In the caller's words.
     Cancel {
         /// 1 to [`REASON_MAX`] bytes.
         reason: &'a str,
     },
-    /// Bill it.
     Complete(Distance),
 }
 
-impl Order<'_> {
-    /// Which command it is.
+impl CommandInput<'_> {
     pub const fn command(&self) -> Command {
         match self {
             Self::Start { .. } => Command::Start,
@@ -136,96 +111,115 @@ impl Order<'_> {
     }
 }
 
-/// What the distance of a fare rests on.
+/// The distance that a fare is computed from.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Distance {
-    /// The final aggregate: cumulative since the start, metres.
+    /// That of the final aggregate: cumulative since the start, metres.
     Measured(f64),
-    /// None came in time: the estimate from pickup to dropoff.
+    /// No final aggregate came in time: the estimate from pickup to dropoff.
     Estimated,
 }
 
-/// A ride after an event, and the event.
+/// The next version of a ride, the event that leads to it, and the bill.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
-    /// The ride as it is now.
     pub ride: Ride,
-    /// What is to be published and kept.
     pub event: RideEvent,
-    /// What the passenger owes for it, if anything.
     pub bill: Option<Bill>,
 }
 
-/// What a passenger owes; `total` = `platform_fee` + `driver_payout`, and more than 0.
+/// What a passenger owes. `total` = `platform_fee` + `driver_payout`, and more than 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bill {
-    /// For a ride, or for cancelling one.
-    pub cause: Cause,
-    /// What the passenger pays.
+    pub reason: BillReason,
     pub total: Money,
-    /// The platform's part.
     pub platform_fee: Money,
-    /// The driver's part.
     pub driver_payout: Money,
 }
 
-/// For what somebody pays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
+pub enum BillReason {
     /// A completed ride.
     Fare,
     /// A late cancellation.
     Cancellation,
 }
 
-/// What comes of a command.
+/// The decision on a command that is not refused.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// It is done.
     Changed(Box<Change>),
-    /// It was done before.
-    Again,
-    /// The PIN was wrong: the tries with this one counted, to be kept although the command is refused.
+    /// The command was done before: the same answer, without a second effect.
+    AlreadyDone,
+    /// The PIN was wrong. The caller stores the count, although the command is refused.
     WrongPin(PinTries),
 }
 
 impl Ride {
-    /// The ride that an accepted match becomes, with its first event.
+    /// The ride that an accepted match becomes, and its first event.
     pub fn create(accepted: &MatchAccepted, ride_id: RideId, now: DateTime<Utc>) -> Change {
-        let ride = Self {
+        let mut event = RideEvent {
             ride_id,
             match_id: accepted.match_id,
             driver_id: accepted.driver_id,
             passenger_id: accepted.passenger_id,
-            version: 0,
+            version: 1,
             status: RideStatus::Pickup,
             pickup: accepted.pickup,
             dropoff: accepted.dropoff,
             vehicle_type: accepted.vehicle_type,
-            created_at: now,
-            updated_at: now,
-            started_at: None,
-            arrived_at: None,
-            last_hash: hash_chain::NOTHING_BEFORE.to_owned(),
-            receipt: None,
-            cancelled: None,
+            occurred_at: now,
+            previous_hash: NO_PREVIOUS_HASH.to_owned(),
+            hash: String::new(),
+            by: None,
+            reason: None,
+            fee: None,
+            distance_m: None,
+            duration_s: None,
+            fare: None,
+            platform_fee: None,
+            driver_payout: None,
+            request_id: Some(accepted.request_id),
         };
-        ride.advance(RideStatus::Pickup, now, |_| None)
+        event.hash = hash_chain::hash(&event);
+        Change { ride: Self::from_event(&event), event, bill: None }
     }
 
-    /// The id of the payment of what its newest event bills: the same whenever it is asked for.
+    /// The ride as `event` alone describes it: after a first event, all of it.
+    pub(crate) fn from_event(event: &RideEvent) -> Self {
+        Self {
+            ride_id: event.ride_id,
+            match_id: event.match_id,
+            driver_id: event.driver_id,
+            passenger_id: event.passenger_id,
+            version: event.version,
+            status: event.status,
+            pickup: event.pickup,
+            dropoff: event.dropoff,
+            vehicle_type: event.vehicle_type,
+            created_at: event.occurred_at,
+            updated_at: event.occurred_at,
+            started_at: None,
+            arrived_at: None,
+            last_hash: event.hash.clone(),
+            receipt: None,
+            cancellation: None,
+        }
+    }
+
+    /// The id of the payment for its newest event; always the same for the same event.
     pub fn payment_id(&self) -> PaymentId {
         PaymentId(hash_chain::derived_id(self.updated_at, &self.last_hash, "payment"))
     }
 
-    /// The platform's and the driver's part of what the passenger pays; `None` before the end, and of a free cancellation.
+    /// The platform's and the driver's part of what the passenger pays; `None` before the end, and for a free cancellation.
     pub fn parts(&self) -> Option<(Money, Money)> {
         let fare = self.receipt.as_ref().map(|r| (r.platform_fee, r.driver_payout));
-        let fee = || self.cancelled.as_ref().filter(|c| c.fee.amount > 0).map(|c| (c.platform_fee, c.driver_payout));
+        let fee = || self.cancellation.as_ref().filter(|c| c.fee.amount > 0).map(|c| (c.platform_fee, c.driver_payout));
         fare.or_else(fee)
     }
 
-    /// As whom `user` takes part, if at all.
+    /// The part that `user` has in this ride, if any.
     pub fn party(&self, user: UserId) -> Option<Party> {
         if user == self.driver_id {
             Some(Party::Driver)
@@ -236,7 +230,7 @@ impl Ride {
         }
     }
 
-    /// From the start to `now`, or to the arrival if it is over, seconds; 0 before the start.
+    /// From start to arrival, seconds; 0 before the arrival.
     pub fn duration_s(&self) -> f64 {
         match (self.started_at, self.arrived_at) {
             (Some(from), Some(to)) => (to - from).as_seconds_f64().max(0.0),
@@ -244,7 +238,7 @@ impl Ride {
         }
     }
 
-    /// The next version, with its event sealed; `change` sets what is particular to it and says what it costs.
+    /// The next version and its event, with the hash; `change` sets what the command changes, and returns the bill.
     fn advance(
         &self,
         status: RideStatus,
@@ -254,7 +248,7 @@ impl Ride {
         let mut ride = self.clone();
         ride.version += 1;
         ride.status = status;
-        // Clocks of two processes differ; the events of a ride do not go back in time for that.
+        // The clocks of two processes differ; the events of a ride must not go back in time.
         ride.updated_at = now.max(self.updated_at);
         let bill = change(&mut ride).filter(|bill| bill.total.amount > 0);
         let mut event = ride.event();
@@ -264,7 +258,7 @@ impl Ride {
     }
 
     fn event(&self) -> RideEvent {
-        let (receipt, cancelled) = (self.receipt.as_ref(), self.cancelled.as_ref());
+        let (receipt, cancelled) = (self.receipt.as_ref(), self.cancellation.as_ref());
         RideEvent {
             ride_id: self.ride_id,
             match_id: self.match_id,
@@ -286,22 +280,23 @@ impl Ride {
             fare: receipt.map(|r| r.fare.clone()),
             platform_fee: self.parts().map(|(fee, _)| fee),
             driver_payout: self.parts().map(|(_, payout)| payout),
+            request_id: None,
         }
     }
 }
 
-/// Decides on `order` by `by` (who is one of the ride's two people, or the system).
+/// Decides on a command by `by`, who is one of the ride's two people, or the system.
 ///
 /// # Errors
-/// [`Refusal`]: nothing is to be changed.
+/// [`Refusal`]: nothing changes.
 pub fn decide(
     ride: &Ride,
     by: Party,
-    order: &Order<'_>,
+    input: &CommandInput<'_>,
     tariffs: &Tariffs,
     now: DateTime<Utc>,
 ) -> Result<Outcome, Refusal> {
-    let may = match order.command() {
+    let may = match input.command() {
         Command::Start | Command::Arrive => by == Party::Driver,
         Command::Cancel => true,
         Command::Complete => by == Party::System,
@@ -309,37 +304,40 @@ pub fn decide(
     if !may {
         return Err(Refusal::NotYours);
     }
-    let to = match step(ride.status, order.command()) {
+    let to = match step(ride.status, input.command()) {
         Step::Refused(refusal) => return Err(refusal),
-        Step::Again => None,
+        Step::AlreadyDone => None,
         Step::To(status) => Some(status),
     };
     let tariff = tariffs.of(ride.vehicle_type);
-    let change = match (*order, to) {
-        (Order::Start { pin, right, tries }, to) => return start(ride, pin, right, tries, to, now),
-        (Order::Cancel { .. }, None) => {
-            // The same party may repeat it; the other one comes too late.
-            let same = ride.cancelled.as_ref().is_some_and(|c| c.by == by);
-            return if same { Ok(Outcome::Again) } else { Err(Refusal::Ended) };
+    let change = match (*input, to) {
+        (CommandInput::Start { pin, right, tries }, to) => return start(ride, pin, right, tries, to, now),
+        (CommandInput::Cancel { .. }, None) => {
+            // The party that cancelled may repeat the command; for the other one the ride has ended.
+            let same = ride.cancellation.as_ref().is_some_and(|c| c.by == by);
+            return if same { Ok(Outcome::AlreadyDone) } else { Err(Refusal::Ended) };
         }
-        (_, None) => return Ok(Outcome::Again),
-        (Order::Cancel { reason }, Some(to)) => {
-            // PostgreSQL's text has no place for a zero.
+        (_, None) => return Ok(Outcome::AlreadyDone),
+        (CommandInput::Cancel { reason }, Some(to)) => {
+            // PostgreSQL's type text cannot hold a NUL byte.
             if reason.is_empty() || reason.len() > REASON_MAX || reason.contains('\0') {
                 return Err(Refusal::Reason);
             }
             let fee = cancellation_fee(tariff, by, ride.status, now - ride.created_at);
             ride.advance(to, now, |next| {
                 let (platform_fee, driver_payout) = pricing::split(tariff, fee.amount);
-                next.cancelled = Some(Cancelled { by, reason: reason.to_owned(), fee, platform_fee, driver_payout });
-                Some(Bill { cause: Cause::Cancellation, total: fee, platform_fee, driver_payout })
+                next.cancellation =
+                    Some(Cancellation { by, reason: reason.to_owned(), fee, platform_fee, driver_payout });
+                Some(Bill { reason: BillReason::Cancellation, total: fee, platform_fee, driver_payout })
             })
         }
-        (Order::Arrive, Some(to)) => ride.advance(to, now, |next| {
+        (CommandInput::Arrive, Some(to)) => ride.advance(to, now, |next| {
             next.arrived_at = Some(next.updated_at);
             None
         }),
-        (Order::Complete(distance), Some(to)) => ride.advance(to, now, |next| Some(complete(next, tariff, distance))),
+        (CommandInput::Complete(distance), Some(to)) => {
+            ride.advance(to, now, |next| Some(complete(next, tariff, distance)))
+        }
     };
     Ok(Outcome::Changed(Box::new(change)))
 }
@@ -352,10 +350,10 @@ fn start(
     to: Option<RideStatus>,
     now: DateTime<Utc>,
 ) -> Result<Outcome, Refusal> {
-    // The digits are not to be learnt from how long a wrong answer takes.
+    // Compared in constant time, so that the time of an answer does not reveal digits.
     let is_right = verify_slices_are_equal(pin.as_bytes(), right.as_bytes()).is_ok();
     let Some(to) = to else {
-        return if is_right { Ok(Outcome::Again) } else { Err(Refusal::WrongPin) };
+        return if is_right { Ok(Outcome::AlreadyDone) } else { Err(Refusal::WrongPin) };
     };
     if let Some(failed_at) = tries.failed_at.filter(|_| tries.failures >= PIN_TRIES) {
         let until = failed_at + Duration::seconds(PIN_PAUSE_S);
@@ -380,14 +378,14 @@ fn complete(ride: &mut Ride, tariff: &Tariff, distance: Distance) -> Bill {
     };
     let Priced { mut fare, platform_fee, driver_payout } = pricing::price(tariff, distance_m, duration_s);
     fare.estimated = distance == Distance::Estimated;
-    let bill = Bill { cause: Cause::Fare, total: fare.total, platform_fee, driver_payout };
+    let bill = Bill { reason: BillReason::Fare, total: fare.total, platform_fee, driver_payout };
     ride.receipt = Some(Receipt { distance_m, duration_s, fare, platform_fee, driver_payout });
     bill
 }
 
-/// What a passenger pays for a ride that ends early. Nothing if the driver or the platform ends it, whenever that is. A
-/// passenger pays nothing in the first [`FREE_CANCELLATION_S`] after the ride came to be, then the tariff's cancellation
-/// fee, and once in the vehicle the tariff's minimum. It is split like a fare.
+/// What a passenger pays for a ride that ends early: nothing if the driver or the platform ends it. A passenger who ends it pays
+/// nothing in the first [`FREE_CANCELLATION_S`] after the ride was created, then the tariff's cancellation fee, and once in the
+/// vehicle the tariff's minimum. The fee is split like a fare.
 pub fn cancellation_fee(tariff: &Tariff, by: Party, status: RideStatus, since_created: Duration) -> Money {
     let cents = match (by, status) {
         (Party::Driver | Party::System, _) => 0,

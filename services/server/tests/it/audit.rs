@@ -1,4 +1,4 @@
-//! The audit trail of a platform that runs: proved, replayed, lost and told again, copied with an edit, made again as tables.
+//! `rideshare audit` on a running platform: verify, replay, repair of a lost stream, verify of an edited copy, rebuild of tables.
 
 use std::process::Output;
 use std::time::Duration;
@@ -11,18 +11,17 @@ use streams::bus::{ReplayStart, StoredMessage};
 use streams::topology::{DEAD_LETTER_STREAM, Topology};
 use streams::{Bus, Message, Service};
 
-use crate::failures::until;
 use crate::harness::client::{Person, Socket};
+use crate::harness::ride::{drive, online, trip};
 use crate::harness::running::{Running, Shape};
-use crate::program::rideshare;
-use crate::ride::{drive, online, trip};
+use crate::harness::{rideshare, settled, until};
 use testing::database;
 use testing::nats::Server;
 
 const STREAM: &str = "RIDE_STREAM";
 
-/// A platform after one completed ride, one cancelled in the vehicle, and with one under way.
-struct City {
+/// A platform with one completed ride, one that was cancelled after its start, and one live ride.
+struct Rides {
     running: Running,
     people: [Person; 2],
     live: Value,
@@ -30,7 +29,7 @@ struct City {
     passenger: Socket,
 }
 
-impl City {
+impl Rides {
     async fn start() -> Self {
         let running = Running::start(Shape::Nats, &["--track-max-speed-mps", "1000000"]).await;
         let people = [Person::driver(running.addr(), 1).await, Person::passenger(running.addr(), 2).await];
@@ -53,40 +52,24 @@ impl City {
                 passenger.event("ride.cancelled").await;
             }
         }
-        let mut city = Self { running, people, live, driver, passenger };
-        city.settled().await;
-        city
+        settled(&running.apps[0].platform).await;
+        Self { running, people, live, driver, passenger }
     }
 
     fn bus(&self) -> &Bus {
         &self.running.apps[0].platform.bus
     }
 
-    /// Until every consumer has read everything, and every message that is owed to the two has come.
-    async fn settled(&mut self) {
-        let platform = &self.running.apps[0].platform;
-        until("every consumer has run dry", async || {
-            for consumer in &platform.topology.consumers {
-                match platform.bus.consumer_info(&consumer.stream, &consumer.durable).await {
-                    Ok(info) if info.pending + info.ack_pending == 0 => {}
-                    _ => return false,
-                }
-            }
-            true
-        })
-        .await;
-    }
-
-    /// How many letters about rides the mailboxes of the two hold.
-    async fn letters(&self) -> i64 {
+    /// Mailbox entries of both people about rides.
+    async fn ride_events_in_mailboxes(&self) -> i64 {
         let database = self.running.settings.database_url.as_deref().unwrap();
         let mut connection = sqlx::PgConnection::connect(database).await.unwrap();
         let count = "select count(*) from users.mailbox where event_id like 'ride.%'";
         sqlx::query_scalar(count).fetch_one(&mut connection).await.unwrap()
     }
 
-    async fn trail(&self) -> Vec<StoredMessage> {
-        trail(self.bus()).await
+    async fn stored(&self) -> Vec<StoredMessage> {
+        stored(self.bus()).await
     }
 
     fn audit(&self, args: &[&str]) -> (i32, String) {
@@ -95,12 +78,12 @@ impl City {
     }
 }
 
-/// `rideshare audit …`; its status and all that it said.
+/// `rideshare audit …`; its status, and all that it printed.
 fn on(nats: &str, database: &str, args: &[&str]) -> (i32, String) {
     let base = ["--queue-type", "nats", "--nats-url", nats, "--database-url", database, "--log", "error"];
     let Output { status, stdout, stderr } = rideshare(&[&["audit"], args, &base[..]].concat());
-    let said = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
-    (status.code().unwrap(), said)
+    let output = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
+    (status.code().unwrap(), output)
 }
 
 async fn offer(driver: &mut Socket, passenger: &mut Socket) -> Value {
@@ -109,7 +92,7 @@ async fn offer(driver: &mut Socket, passenger: &mut Socket) -> Value {
     driver.event("match.found").await["data"]["match_id"].clone()
 }
 
-async fn trail(bus: &Bus) -> Vec<StoredMessage> {
+async fn stored(bus: &Bus) -> Vec<StoredMessage> {
     let mut replay = bus.replay(STREAM, None, ReplayStart::Sequence(1)).await.unwrap();
     let mut all = Vec::new();
     while !replay.is_at_end() {
@@ -118,19 +101,19 @@ async fn trail(bus: &Bus) -> Vec<StoredMessage> {
     all
 }
 
-fn told(trail: &[StoredMessage]) -> Vec<Message> {
+fn messages(stored: &[StoredMessage]) -> Vec<Message> {
     let of = |m: &StoredMessage| {
         let StoredMessage { subject, headers, payload, .. } = m.clone();
         Message { subject, headers, payload }
     };
-    trail.iter().map(of).collect()
+    stored.iter().map(of).collect()
 }
 
 /// Every row of the tables of rides that follow from events, as text.
 async fn dump(database: &str) -> Vec<(&'static str, Vec<String>)> {
     let mut connection = sqlx::PgConnection::connect(database).await.unwrap();
     let mut dump = Vec::new();
-    // When a provider was asked follows from no event.
+    // The times of attempts at payment follow from no event.
     for (table, rows) in [
         ("rides", "select to_jsonb(t)::text from rides.rides t order by 1"),
         ("events", "select to_jsonb(t)::text from rides.events t order by 1"),
@@ -143,11 +126,11 @@ async fn dump(database: &str) -> Vec<(&'static str, Vec<String>)> {
     dump
 }
 
-impl City {
-    /// Nothing happens twice, no letter in a mailbox, nobody freed or locked: the ride under way goes on.
-    async fn goes_on(mut self) {
-        self.settled().await;
-        assert_eq!(self.letters().await, 2 * 8);
+impl Rides {
+    /// The republished events had no second effect: no further mailbox entry, nobody freed or locked, and the live ride goes on.
+    async fn without_second_effects(mut self) {
+        settled(&self.running.apps[0].platform).await;
+        assert_eq!(self.ride_events_in_mailboxes().await, 2 * 8);
         assert_eq!(self.bus().stream_info(DEAD_LETTER_STREAM).await.unwrap().messages, 0);
         let code = self.passenger.refused("finder.update", trip()).await;
         assert_eq!(code, "ride_live", "the passenger is still in the ride");
@@ -155,85 +138,89 @@ impl City {
         self.driver.ack("ride.arrive", json!({"ride_id": self.live["ride_id"]})).await;
         self.driver.event("ride.arrived").await;
         self.passenger.event("ride.arrived").await;
-        self.settled().await;
-        let (status, said) = self.audit(&["verify"]);
-        assert!(status == 0 && said.contains("10 messages in the stream"), "{said}");
+        settled(&self.running.apps[0].platform).await;
+        let (status, output) = self.audit(&["verify"]);
+        assert!(status == 0 && output.contains("10 messages in the stream"), "{output}");
         drop((self.driver, self.passenger));
         self.running.stop().await;
     }
 
-    fn told_again(&self) -> u64 {
+    fn published_again(&self) -> u64 {
         self.running.apps[0].platform.metrics.published_again.with_label_values(&["rides"]).get()
     }
 }
 
 #[tokio::test]
-async fn the_ride_stream_is_deleted_and_told_again() {
-    let mut city = City::start().await;
-    let before = city.trail().await;
+async fn the_ride_stream_is_deleted_and_published_again() {
+    let mut rides = Rides::start().await;
+    let before = rides.stored().await;
     assert_eq!(before.len(), 4 + 3 + 1);
-    let (status, said) = city.audit(&["verify"]);
+    let (status, output) = rides.audit(&["verify"]);
     assert!(
-        status == 0 && said.contains("8 messages in the stream; 3 rides in the database, 1 of them live"),
-        "{said}"
+        status == 0 && output.contains("8 messages in the stream; 3 rides in the database, 1 of them live"),
+        "{output}"
     );
 
-    // While nobody is there who would notice.
-    let bus = city.bus().clone();
-    assert!(city.running.apps.remove(0).stop().await);
+    // While no process runs that would recover it.
+    let bus = rides.bus().clone();
+    assert!(rides.running.apps.remove(0).stop().await);
     bus.delete_stream(STREAM).await.unwrap();
     bus.apply(&Topology::rideshare()).await.unwrap();
-    let (status, said) = city.audit(&["verify"]);
-    assert!(status == 1 && said.contains("8 differences") && said.contains("not in the stream"), "{said}");
-    let (status, said) = city.audit(&["repair"]);
-    assert!(status == 0 && said.contains("8 events published again (0 of them"), "{said}");
-    assert_eq!(told(&trail(&bus).await), told(&before), "the same but for sequences: subjects, headers, bodies, order");
-    let (status, said) = city.audit(&["verify"]);
-    assert!(status == 0 && said.contains("all of it is sound"), "{said}");
+    let (status, output) = rides.audit(&["verify"]);
+    assert!(status == 1 && output.contains("8 differences") && output.contains("not in the stream"), "{output}");
+    let (status, output) = rides.audit(&["repair"]);
+    assert!(status == 0 && output.contains("8 events published again (0 of them"), "{output}");
+    assert_eq!(
+        messages(&stored(&bus).await),
+        messages(&before),
+        "the same but for sequences: subjects, headers, bodies, order"
+    );
+    let (status, output) = rides.audit(&["verify"]);
+    assert!(status == 0 && output.contains("all of it is sound"), "{output}");
 
-    // Every consumer is handed all of it again.
-    city.running.apps.push(App::start(&city.running.settings, &Service::ALL, World::real()).await.unwrap());
-    for person in &mut city.people {
-        person.addr = city.running.addr();
+    // Every consumer receives all of it again.
+    rides.running.apps.push(App::start(&rides.running.settings, &Service::ALL, World::real()).await.unwrap());
+    for person in &mut rides.people {
+        person.addr = rides.running.addr();
     }
-    city.driver = city.people[0].connect(None).await;
-    city.passenger = city.people[1].connect(None).await;
-    let again = city.running.apps[0].platform.metrics.clone();
-    city.goes_on().await;
+    rides.driver = rides.people[0].connect(None).await;
+    rides.passenger = rides.people[1].connect(None).await;
+    let again = rides.running.apps[0].platform.metrics.clone();
+    rides.without_second_effects().await;
     assert_eq!(again.published_again.with_label_values(&["rides"]).get(), 0, "it was repaired");
 }
 
 #[tokio::test]
-async fn a_ride_stream_that_is_lost_under_a_running_platform_is_told_again_by_it() {
-    let city = City::start().await;
-    let before = city.trail().await;
-    city.bus().delete_stream(STREAM).await.unwrap();
-    until("the platform has told it again", async || {
-        city.bus().stream_info(STREAM).await.is_ok_and(|info| info.messages == 8)
+async fn a_ride_stream_lost_under_a_running_platform_is_published_again_by_it() {
+    let rides = Rides::start().await;
+    let before = rides.stored().await;
+    rides.bus().delete_stream(STREAM).await.unwrap();
+    until("the platform has published it again", async || {
+        rides.bus().stream_info(STREAM).await.is_ok_and(|info| info.messages == 8)
     })
     .await;
     assert_eq!(
-        told(&city.trail().await),
-        told(&before),
+        messages(&rides.stored().await),
+        messages(&before),
         "the same but for sequences: subjects, headers, bodies, order"
     );
-    assert_eq!(city.told_again(), 8);
+    assert_eq!(rides.published_again(), 8);
     for (command, words) in
         [("verify", "all of it is sound"), ("repair", "0 events published again"), ("verify", "sound")]
     {
-        let (status, said) = city.audit(&[command]);
-        assert!(status == 0 && said.contains(words), "{said}");
+        let (status, output) = rides.audit(&[command]);
+        assert!(status == 0 && output.contains(words), "{output}");
     }
-    city.goes_on().await;
+    rides.without_second_effects().await;
 }
 
 #[tokio::test]
-async fn holes_in_the_middle_and_a_second_copy_are_repaired() {
-    let mut city = City::start().await;
-    let (bus, before) = (city.bus().clone(), city.trail().await);
-    assert!(city.running.apps.remove(0).stop().await);
-    // As after five minutes: the stream has forgotten all ids.
-    let nats = &city.running.nats.as_ref().unwrap().url;
+async fn missing_and_duplicated_events_are_repaired() {
+    let mut rides = Rides::start().await;
+    let (bus, before) = (rides.bus().clone(), rides.stored().await);
+    assert!(rides.running.apps.remove(0).stop().await);
+    // As after five minutes: no id is left in the duplicate window.
+    let nats = &rides.running.nats.as_ref().unwrap().url;
     let jetstream = async_nats::jetstream::new(async_nats::connect(nats).await.unwrap());
     let mut config = jetstream.get_stream(STREAM).await.unwrap().cached_info().config.clone();
     config.duplicate_window = Duration::from_millis(100);
@@ -244,31 +231,34 @@ async fn holes_in_the_middle_and_a_second_copy_are_repaired() {
     for sequence in [2, 3, 5] {
         bus.delete_message(STREAM, sequence).await.unwrap();
     }
-    bus.publish(told(&before)[3].clone()).await.unwrap();
-    let (status, said) = city.audit(&["verify"]);
-    assert!(status == 1 && said.contains("not in the stream"), "{said}");
-    let (status, said) = city.audit(&["repair"]);
-    assert!(status == 0 && said.contains("events published again (0 of them"), "{said}");
-    let (status, said) = city.audit(&["verify"]);
-    assert!(status == 0 && said.contains("8 messages in the stream") && said.contains("all of it is sound"), "{said}");
-    let after = trail(&bus).await;
-    let of = |trail: &[StoredMessage], ride: &Value| -> Vec<Message> {
+    bus.publish(messages(&before)[3].clone()).await.unwrap();
+    let (status, output) = rides.audit(&["verify"]);
+    assert!(status == 1 && output.contains("not in the stream"), "{output}");
+    let (status, output) = rides.audit(&["repair"]);
+    assert!(status == 0 && output.contains("events published again (0 of them"), "{output}");
+    let (status, output) = rides.audit(&["verify"]);
+    assert!(
+        status == 0 && output.contains("8 messages in the stream") && output.contains("all of it is sound"),
+        "{output}"
+    );
+    let after = stored(&bus).await;
+    let of = |stored: &[StoredMessage], ride: &Value| -> Vec<Message> {
         let is_of = |m: &Message| serde_json::from_slice::<Value>(&m.payload).unwrap()["ride_id"] == *ride;
-        told(trail).into_iter().filter(is_of).collect()
+        messages(stored).into_iter().filter(is_of).collect()
     };
-    for message in told(&before) {
+    for message in messages(&before) {
         let ride = &serde_json::from_slice::<Value>(&message.payload).unwrap()["ride_id"];
         assert_eq!(of(&after, ride), of(&before, ride));
     }
-    let (status, said) = city.audit(&["repair"]);
-    assert!(status == 0 && said.contains("0 events published again"), "{said}");
-    city.running.stop().await;
+    let (status, output) = rides.audit(&["repair"]);
+    assert!(status == 0 && output.contains("0 events published again"), "{output}");
+    rides.running.stop().await;
 }
 
 #[tokio::test]
-async fn one_byte_edited_in_a_copy_is_named_with_ride_version_and_what() {
-    let city = City::start().await;
-    let original = city.trail().await;
+async fn one_changed_byte_is_reported_with_ride_version_and_reason() {
+    let rides = Rides::start().await;
+    let original = rides.stored().await;
     let copy = Server::new().unwrap();
     let settings = crate::harness::running::settings(&["--queue-type", "nats", "--nats-url", &copy.url]);
     let bus = server::app::bus(&settings, &World::real(), "copy").await.unwrap();
@@ -277,7 +267,7 @@ async fn one_byte_edited_in_a_copy_is_named_with_ride_version_and_what() {
     topology.consumers.clear();
     bus.apply(&topology).await.unwrap();
     let edited: Value = serde_json::from_slice(&original[2].payload).unwrap();
-    for (n, message) in told(&original).into_iter().enumerate() {
+    for (n, message) in messages(&original).into_iter().enumerate() {
         let mut body = message.payload.to_vec();
         if n == 2 {
             // The last digit of the dropoff's latitude.
@@ -286,60 +276,60 @@ async fn one_byte_edited_in_a_copy_is_named_with_ride_version_and_what() {
         }
         bus.publish(Message { payload: body.into(), ..message }).await.unwrap();
     }
-    let database = city.running.settings.database_url.clone().unwrap();
-    let (status, said) = on(&copy.url, &database, &["verify"]);
+    let database = rides.running.settings.database_url.clone().unwrap();
+    let (status, output) = on(&copy.url, &database, &["verify"]);
     let place = format!("ride {} version {} (sequence 3): ", edited["ride_id"].as_str().unwrap(), edited["version"]);
-    assert_eq!(status, 1, "{said}");
-    assert!(said.contains(&format!("{place}the body was changed: its hash is ")), "{said}");
-    assert!(said.contains(&format!("{place}its body is not the database's from byte ")), "{said}");
-    assert!(said.ends_with("2 differences\n"), "{said}");
-    let (status, said) = on(&copy.url, &database::fresh().await, &["rebuild"]);
-    assert!(status == 1 && said.contains("nothing was written"), "{said}");
-    city.running.stop().await;
+    assert_eq!(status, 1, "{output}");
+    assert!(output.contains(&format!("{place}the body was changed: its hash is ")), "{output}");
+    assert!(output.contains(&format!("{place}its body is not the database's from byte ")), "{output}");
+    assert!(output.ends_with("2 differences\n"), "{output}");
+    let (status, output) = on(&copy.url, &database::fresh().await, &["rebuild"]);
+    assert!(status == 1 && output.contains("nothing was written"), "{output}");
+    rides.running.stop().await;
 }
 
 #[tokio::test]
-async fn the_tables_rebuilt_are_the_live_ones_row_for_row() {
-    let city = City::start().await;
-    let live = city.running.settings.database_url.clone().unwrap();
-    let nats = &city.running.nats.as_ref().unwrap().url;
+async fn rebuilt_tables_equal_the_live_ones_row_for_row() {
+    let rides = Rides::start().await;
+    let live = rides.running.settings.database_url.clone().unwrap();
+    let nats = &rides.running.nats.as_ref().unwrap().url;
     let fresh = database::fresh().await;
-    let (status, said) = on(nats, &fresh, &["rebuild"]);
-    assert!(status == 0 && said.contains("of 8 messages: 3 rides, 8 events and 10 ledger entries"), "{said}");
+    let (status, output) = on(nats, &fresh, &["rebuild"]);
+    assert!(status == 0 && output.contains("of 8 messages: 3 rides, 8 events and 10 ledger entries"), "{output}");
     let (rebuilt, running) = (dump(&fresh).await, dump(&live).await);
     assert_eq!(running.iter().map(|(_, rows)| rows.len()).collect::<Vec<_>>(), [3, 8, 10, 2, 0]);
     assert_eq!(rebuilt, running);
-    let (status, said) = on(nats, &fresh, &["verify"]);
-    assert!(status == 0 && said.contains("all of it is sound"), "{said}");
+    let (status, output) = on(nats, &fresh, &["verify"]);
+    assert!(status == 0 && output.contains("all of it is sound"), "{output}");
     for database in [&fresh, &live] {
-        let (status, said) = on(nats, database, &["rebuild"]);
-        assert!(status == 1 && said.contains("the table rides of the schema rides has rows already"), "{said}");
+        let (status, output) = on(nats, database, &["rebuild"]);
+        assert!(status == 1 && output.contains("the table rides of the schema rides has rows already"), "{output}");
     }
-    // A row that somebody changed by hand, on either side.
+    // A ledger entry changed by hand.
     let mut connection = sqlx::PgConnection::connect(&fresh).await.unwrap();
     sqlx::query("update rides.ledger_entries set amount = amount + 1 where account = 'platform:revenue'")
         .execute(&mut connection)
         .await
         .unwrap();
-    let (status, said) = on(nats, &fresh, &["verify"]);
-    assert!(status == 1 && said.contains("add up to 1 cents and not to 0"), "{said}");
+    let (status, output) = on(nats, &fresh, &["verify"]);
+    assert!(status == 1 && output.contains("add up to 1 cents and not to 0"), "{output}");
     assert_eq!(dump(&live).await, running, "the live one was only read");
-    city.running.stop().await;
+    rides.running.stop().await;
 }
 
 #[tokio::test]
-async fn a_replay_shows_what_it_is_asked_for_and_touches_no_consumer() {
-    let city = City::start().await;
-    let trail = city.trail().await;
-    let consumers = async || city.bus().stream_info(STREAM).await.unwrap().consumers;
-    // Not as many as there are now: the reader of the lines above is one of them, for half a minute.
-    let durables = &city.running.apps[0].platform.topology.consumers;
+async fn a_replay_shows_what_matches_and_touches_no_consumer() {
+    let rides = Rides::start().await;
+    let stored = rides.stored().await;
+    let consumers = async || rides.bus().stream_info(STREAM).await.unwrap().consumers;
+    // The stream may count more now: the ordered consumer that read `stored` is deleted after half a minute.
+    let durables = &rides.running.apps[0].platform.topology.consumers;
     let durables = durables.iter().filter(|c| c.stream == STREAM).count() as u64;
-    let (status, said) = city.audit(&["replay", "--format", "json"]);
-    assert_eq!(status, 0, "{said}");
-    let lines: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines.len(), trail.len());
-    for (line, message) in lines.iter().zip(&trail) {
+    let (status, output) = rides.audit(&["replay", "--format", "json"]);
+    assert_eq!(status, 0, "{output}");
+    let lines: Vec<Value> = output.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), stored.len());
+    for (line, message) in lines.iter().zip(&stored) {
         assert_eq!(
             (line["sequence"].as_u64(), line["subject"].as_str()),
             (Some(message.sequence), Some(&*message.subject))
@@ -359,23 +349,23 @@ async fn a_replay_shows_what_it_is_asked_for_and_touches_no_consumer() {
         (&["--since", "2999-01-01T00:00:00Z"], 0),
         (&["--subject", "ride.pickup", "--from-seq", "2", "--ride", ride], 0),
     ] {
-        let (status, said) = city.audit(&[&["replay", "--format", "json"], args].concat());
-        assert_eq!((status, said.lines().count()), (0, count), "{args:?}: {said}");
-        let (_, said) = city.audit(&[&["replay", "--format", "csv"], args].concat());
-        assert_eq!(said.lines().count(), count + 1, "{args:?}: {said}");
+        let (status, output) = rides.audit(&[&["replay", "--format", "json"], args].concat());
+        assert_eq!((status, output.lines().count()), (0, count), "{args:?}: {output}");
+        let (_, output) = rides.audit(&[&["replay", "--format", "csv"], args].concat());
+        assert_eq!(output.lines().count(), count + 1, "{args:?}: {output}");
     }
-    let (_, said) = city.audit(&["replay"]);
-    assert!(said.lines().count() == 9 && said.contains("by passenger, 6.00 USD: a \"long, long\" way"), "{said}");
-    let refused = city.audit(&["replay", "--subject", "match.found"]);
+    let (_, output) = rides.audit(&["replay"]);
+    assert!(output.lines().count() == 9 && output.contains("by passenger, 6.00 USD: a \"long, long\" way"), "{output}");
+    let refused = rides.audit(&["replay", "--subject", "match.found"]);
     assert!(refused.0 == 2 && refused.1.contains("ride.completed"), "{}", refused.1);
     until("the readers are gone", async || consumers().await == durables).await;
-    city.running.stop().await;
+    rides.running.stop().await;
 }
 
 #[tokio::test]
 async fn a_replay_follows_until_it_is_interrupted() {
-    let mut city = City::start().await;
-    let (nats, mut args) = (city.running.nats.as_ref().unwrap().url.clone(), vec!["audit", "replay", "--follow"]);
+    let mut rides = Rides::start().await;
+    let (nats, mut args) = (rides.running.nats.as_ref().unwrap().url.clone(), vec!["audit", "replay", "--follow"]);
     args.extend(["--format", "json", "--queue-type", "nats", "--nats-url", &nats, "--log", "error"]);
     let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_rideshare"))
         .args(args)
@@ -392,19 +382,19 @@ async fn a_replay_follows_until_it_is_interrupted() {
     for sequence in 1..=8 {
         assert_eq!(next().await["sequence"], sequence);
     }
-    city.driver.ack("ride.start", city.live.clone()).await;
+    rides.driver.ack("ride.start", rides.live.clone()).await;
     let line = next().await;
-    assert_eq!((&line["subject"], &line["data"]["ride_id"]), (&json!("ride.started"), &city.live["ride_id"]));
+    assert_eq!((&line["subject"], &line["data"]["ride_id"]), (&json!("ride.started"), &rides.live["ride_id"]));
     let id = child.id().unwrap().to_string();
     assert!(std::process::Command::new("kill").args(["-INT", &id]).status().unwrap().success());
     let status = tokio::time::timeout(crate::harness::client::WAIT, child.wait()).await.unwrap().unwrap();
     assert!(status.success(), "{status}");
-    drop((city.driver, city.passenger));
-    city.running.stop().await;
+    drop((rides.driver, rides.passenger));
+    rides.running.stop().await;
 }
 
 #[test]
-fn what_has_no_trail_is_refused_with_a_reason() {
+fn commands_without_a_stream_are_refused_with_the_reason() {
     for (args, reason) in [
         (&["audit", "verify"][..], "QUEUE_TYPE=nats"),
         (&["audit", "replay"], "inside the process that runs it"),
@@ -413,7 +403,7 @@ fn what_has_no_trail_is_refused_with_a_reason() {
         (&["audit", "replay", "--since", "1h", "--from-seq", "3"], "cannot be used with"),
     ] {
         let output = rideshare(args);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success() && said.contains(reason), "{args:?}: {said}");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && error.contains(reason), "{args:?}: {error}");
     }
 }

@@ -1,27 +1,23 @@
-//! Dead letters for operators: the commands, against a real server and running services; and the alarm about a stuck stream.
+//! `rideshare dead-letters` against a real server and running services.
 
 use std::process::Output;
-use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use platform::{CancellationToken, Health, Metrics, Platform, World};
+use platform::World;
 use serde_json::{Value, json};
 use server::app::App;
-use server::monitor;
-use streams::bus::{MESSAGE_ID, Puller};
-use streams::memory::MemoryBus;
+use streams::bus::MESSAGE_ID;
 use streams::topology::{GIVEN_UP_STREAM, Topology};
-use streams::{Bus, Headers, Message, Service, Subject};
+use streams::{Headers, Message, Service, Subject};
 
-use crate::failures::until;
-use crate::harness::client::{Person, WAIT};
+use crate::harness::client::Person;
+use crate::harness::ride::{online, trip};
 use crate::harness::running::{Running, settings, shared};
-use crate::program::rideshare;
-use crate::ride::{online, trip};
+use crate::harness::{rideshare, until};
+use crate::stuck_stream::exhaust_deliveries;
 use testing::nats::Server;
 
-/// `rideshare dead-letters …` against this server, while the services of the test's own process go on.
+/// `rideshare dead-letters …` against this server, while the services in the test's own process go on.
 async fn command(url: &str, words: &str) -> Output {
     let words = format!("dead-letters {words} --nats-url {url}");
     let run = move || rideshare(&words.split_whitespace().collect::<Vec<_>>());
@@ -43,18 +39,8 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Takes the one message of this consumer as often as it may be delivered, as processes do that die each time.
-async fn exhaust(puller: &mut Puller) {
-    for deliveries in 1..=5 {
-        let taken = puller.fetch(1, WAIT).await.unwrap();
-        assert_eq!(taken.iter().map(|d| d.deliveries).collect::<Vec<_>>(), [deliveries]);
-        taken[0].retry(Duration::ZERO).await.unwrap();
-    }
-    assert!(puller.fetch(1, Duration::from_secs(1)).await.unwrap().is_empty());
-}
-
 #[tokio::test]
-async fn a_requeued_acceptance_reaches_rides_alone_and_the_ride_goes_on() {
+async fn a_requeued_message_is_handled_by_its_own_consumer_alone() {
     let nats = Server::new().unwrap();
     let url = nats.url.clone();
     let settings = shared(&nats, &[]).await;
@@ -70,10 +56,10 @@ async fn a_requeued_acceptance_reaches_rides_alone_and_the_ride_goes_on() {
     let found = driver.event("match.found").await["data"]["match_id"].clone();
     driver.ack("match.accept", json!({"match_id": found})).await;
     passenger.event("match.accepted").await;
-    // The processes of rides die with it, one after another, and are not started again.
+    // As if process after process of rides died while handling it, and none were left.
     let bus = apps[0].platform.bus.clone();
     let consumer = apps[0].platform.topology.consumer(Subject::MatchAccepted, Service::Rides).clone();
-    exhaust(&mut bus.pull(&consumer).await.unwrap()).await;
+    exhaust_deliveries(&mut bus.pull(&consumer).await.unwrap()).await;
     let held = async |stream| bus.stream_info(stream).await.unwrap().messages;
     until("nothing is left on MATCH_STREAM", async || held("MATCH_STREAM").await == 0).await;
     until("nothing is left to sweep", async || held(GIVEN_UP_STREAM).await == 0).await;
@@ -83,7 +69,7 @@ async fn a_requeued_acceptance_reaches_rides_alone_and_the_ride_goes_on() {
     let shown = answer(&url, &format!("show {}", listed[0]["sequence"])).await;
     assert_eq!(shown["body"]["match_id"], found);
 
-    // Rides is still away: nothing is changed, and it is said why.
+    // No process of rides runs: nothing is changed, and the output says why.
     let refused = command(&url, "requeue --consumer match_accepted_rides").await;
     assert!(!refused.status.success());
     assert!(text(&refused.stdout).contains("nobody handles match_accepted_rides"), "{refused:?}");
@@ -91,19 +77,19 @@ async fn a_requeued_acceptance_reaches_rides_alone_and_the_ride_goes_on() {
 
     apps.push(App::start(&settings, &[Service::Rides], World::real()).await.unwrap());
     let requeued = async || command(&url, "requeue --all --format json").await;
-    let mut said = requeued().await;
-    until("rides hears of it", async || {
-        let nobody = text(&said.stdout).contains("nobody handles");
+    let mut output = requeued().await;
+    until("rides answers the request", async || {
+        let nobody = text(&output.stdout).contains("nobody handles");
         if nobody {
-            said = requeued().await;
+            output = requeued().await;
         }
         !nobody
     })
     .await;
-    let said: Value = serde_json::from_slice(&said.stdout).unwrap();
+    let results: Value = serde_json::from_slice(&output.stdout).unwrap();
     let sequence = &listed[0]["sequence"];
-    let wanted = json!([{"sequence": sequence, "consumer": "match_accepted_rides", "outcome": "requeued"}]);
-    assert_eq!(said, wanted);
+    let expected = json!([{"sequence": sequence, "consumer": "match_accepted_rides", "outcome": "requeued"}]);
+    assert_eq!(results, expected);
     assert_eq!(answer(&url, "list").await, json!([]));
     let ride_id = driver.event("ride.pickup").await["data"]["ride_id"].clone();
     let pin = passenger.event("ride.pickup").await["data"]["pin"].clone();
@@ -117,7 +103,7 @@ async fn a_requeued_acceptance_reaches_rides_alone_and_the_ride_goes_on() {
 }
 
 #[tokio::test]
-async fn operators_choose_among_letters() {
+async fn list_show_and_remove_take_the_letters_that_match_every_condition() {
     let nats = Server::new().unwrap();
     let url = nats.url.clone();
     let nothing = command(&url, "list").await;
@@ -172,8 +158,8 @@ async fn operators_choose_among_letters() {
         ("list --older-than soon", "is no age"),
     ] {
         let refused = command(&url, words).await;
-        let said = text(&refused.stderr);
-        assert!(!refused.status.success() && said.to_lowercase().contains(&reason.to_lowercase()), "{words}: {said}");
+        let error = text(&refused.stderr);
+        assert!(!refused.status.success() && error.to_lowercase().contains(&reason.to_lowercase()), "{words}: {error}");
     }
     assert_eq!(sequences(&answer(&url, "list").await), [1, 2, 3], "and nothing was changed");
     assert_eq!(sequences(&answer(&url, "remove 1").await), [1]);
@@ -183,56 +169,4 @@ async fn operators_choose_among_letters() {
     assert_eq!(sequences(&answer(&url, "remove --all").await), [2]);
     assert_eq!(answer(&url, "list").await, json!([]));
     assert_eq!(bus.compare(&Topology::rideshare()).await.unwrap(), Vec::<String>::new(), "all is as it was");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stuck_stream_is_an_alarm_for_as_long_as_it_is_stuck() {
-    let world = World::seeded("2026-01-01T00:00:00Z".parse().unwrap(), 7);
-    let bus = Bus::Memory(MemoryBus::new(world.started_at(), 10_000));
-    let topology = Topology::rideshare();
-    // Without the sweeper's stream: nobody hears that the message was given up.
-    bus.apply(&topology).await.unwrap();
-    let platform = Platform {
-        world,
-        bus: bus.clone(),
-        topology: Arc::new(topology),
-        metrics: Arc::new(Metrics::new()),
-        health: Arc::new(Health::default()),
-        shutdown: CancellationToken::new(),
-        pod: "test".into(),
-    };
-    let watching = tokio::spawn(monitor::watch(platform.clone(), Vec::new()));
-    let stuck = || {
-        let of = |stream: &str| platform.metrics.stuck.with_label_values(&[stream]).get();
-        (of("MATCH_STREAM"), of("USER_STREAM") + of("PAYMENT_STREAM") + of("LOCATION_STREAM"))
-    };
-    let publish = async |payload: &'static str| {
-        let message = Message {
-            subject: "match.found".into(),
-            headers: Headers::default(),
-            payload: Bytes::from_static(payload.as_bytes()),
-        };
-        bus.publish(message).await.unwrap();
-    };
-    let consumer = platform.topology.consumer(Subject::MatchFound, Service::Users).clone();
-    let mut puller = bus.pull(&consumer).await.unwrap();
-    publish("waits").await;
-    tokio::time::sleep(Duration::from_secs(600)).await;
-    assert_eq!(stuck(), (0, 0), "a message that waits for its consumer is not stuck");
-    exhaust(&mut puller).await;
-    assert_eq!(stuck(), (0, 0), "not yet");
-    // Others come and go behind it.
-    for _ in 0..20 {
-        publish("passes").await;
-        tokio::time::sleep(Duration::from_secs(10)).await;
-        puller.fetch(1, WAIT).await.unwrap()[0].ack_confirmed().await.unwrap();
-    }
-    assert_eq!(stuck(), (1, 0));
-    assert!(platform.metrics.text().contains("rideshare_stream_stuck{stream=\"MATCH_STREAM\"} 1"));
-    assert_eq!(bus.stream_info("MATCH_STREAM").await.unwrap().messages, 1, "nothing was healed");
-    bus.release("MATCH_STREAM", &consumer.durable, 1).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(10)).await;
-    assert_eq!(stuck(), (0, 0));
-    platform.shutdown.cancel();
-    watching.await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! What fails around the platform, and what must not be lost by it.
+//! Failures of messages, streams, servers and processes, and what must not be lost by them.
 
 use std::time::Duration;
 
@@ -11,8 +11,9 @@ use streams::topology::DEAD_LETTER_STREAM;
 use streams::{Bus, Headers, Message, Service};
 
 use crate::harness::client::{Person, WAIT, http};
+use crate::harness::ride::{online, trip};
 use crate::harness::running::{Running, Shape};
-use crate::ride::{online, trip};
+use crate::harness::{on_both_shapes, until};
 use testing::database;
 
 async fn letters(bus: &Bus, count: usize) -> Vec<StoredMessage> {
@@ -26,18 +27,9 @@ async fn letters(bus: &Bus, count: usize) -> Vec<StoredMessage> {
     letters
 }
 
-/// Until `holds` does, at most 30 s.
-pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..900 {
-        if holds().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    panic!("not in 90 s: {what}");
-}
+on_both_shapes!(messages_that_cannot_be_parsed_are_dead_lettered_once_for_each_consumer);
 
-async fn broken_messages_are_dead_lettered_once_for_each_consumer(shape: Shape) {
+async fn messages_that_cannot_be_parsed_are_dead_lettered_once_for_each_consumer(shape: Shape) {
     let running = Running::start(shape, &[]).await;
     let bus = &running.apps[0].platform.bus;
     let wrong_type = json!({"match_id": 7}).to_string();
@@ -65,7 +57,7 @@ async fn broken_messages_are_dead_lettered_once_for_each_consumer(shape: Shape) 
     assert_eq!(seen, expected);
     until("nothing is left on MATCH_STREAM", async || bus.stream_info("MATCH_STREAM").await.unwrap().messages == 0)
         .await;
-    // Everything else goes on.
+    // All other messages are handled.
     let mut driver = Person::driver(running.addr(), 1).await.connect(None).await;
     let mut passenger = Person::passenger(running.addr(), 2).await.connect(None).await;
     online(&mut driver, 40.751).await;
@@ -77,17 +69,7 @@ async fn broken_messages_are_dead_lettered_once_for_each_consumer(shape: Shape) 
 }
 
 #[tokio::test]
-async fn broken_messages_embedded() {
-    broken_messages_are_dead_lettered_once_for_each_consumer(Shape::Embedded).await;
-}
-
-#[tokio::test]
-async fn broken_messages_on_nats() {
-    broken_messages_are_dead_lettered_once_for_each_consumer(Shape::Nats).await;
-}
-
-#[tokio::test]
-async fn a_deleted_stream_and_consumer_are_made_again() {
+async fn a_deleted_stream_and_a_deleted_consumer_are_recreated() {
     let running = Running::start(Shape::Nats, &[]).await;
     let platform = &running.apps[0].platform;
     platform.bus.delete_stream("LOCATION_STREAM").await.unwrap();
@@ -107,7 +89,7 @@ async fn a_deleted_stream_and_consumer_are_made_again() {
 }
 
 #[tokio::test]
-async fn nats_restarts_and_location_stream_is_gone_while_health_stays_green() {
+async fn after_a_restart_of_nats_health_is_green_only_with_the_memory_stream_recreated() {
     let mut running = Running::start(Shape::Nats, &[]).await;
     let addr = running.addr();
     let ready = async || http(addr, "GET", "/health/ready", None, None).await.0;
@@ -122,7 +104,8 @@ async fn nats_restarts_and_location_stream_is_gone_while_health_stays_green() {
     assert!(stream.is_ok(), "health is green once the memory stream is back, not before: {stream:?}");
     let now = platform.world.now().to_rfc3339();
     let point = json!({"location": {"lat": 40.751, "lng": -73.98}, "recorded_at": now});
-    until("a position is taken", async || driver.ask("location.update", point.clone()).await["type"] == "ack").await;
+    until("a position is acked", async || driver.command("location.update", point.clone()).await["type"] == "ack")
+        .await;
     let mut passenger = Person::passenger(addr, 2).await.connect(None).await;
     passenger.ack("finder.update", trip()).await;
     driver.event("match.found").await;
@@ -130,7 +113,7 @@ async fn nats_restarts_and_location_stream_is_gone_while_health_stays_green() {
 }
 
 #[tokio::test]
-async fn events_for_a_user_connected_elsewhere_are_acked_and_dropped() {
+async fn a_user_connected_to_two_processes_receives_each_event_on_both_sockets() {
     let running = Running::split(&[]).await;
     let (one, other) = (running.apps[0].addr, running.apps[4].addr);
     let driver = Person::driver(one, 1).await;
@@ -149,7 +132,7 @@ async fn events_for_a_user_connected_elsewhere_are_acked_and_dropped() {
 }
 
 #[tokio::test]
-async fn two_processes_on_two_shapes_of_city_have_no_violation() {
+async fn a_simulated_city_finds_no_violation_in_one_process_or_in_five() {
     for split in [false, true] {
         let more = ["--track-max-speed-mps", "100000", "--match-offer-ttl-s", "4", "--match-radius-m", "20000"];
         let running = if split { Running::split(&more).await } else { Running::start(Shape::Embedded, &more).await };
@@ -179,7 +162,7 @@ async fn two_processes_on_two_shapes_of_city_have_no_violation() {
 }
 
 #[tokio::test]
-async fn stopping_closes_sockets_with_1001_and_starting_again_loses_nothing() {
+async fn a_stop_closes_sockets_with_1001_and_a_restart_loses_nothing() {
     let mut running = Running::start(Shape::Nats, &[]).await;
     let (driver, passenger) = (Person::driver(running.addr(), 1).await, Person::passenger(running.addr(), 2).await);
     let (mut d, mut p) = (driver.connect(None).await, passenger.connect(None).await);
@@ -190,8 +173,7 @@ async fn stopping_closes_sockets_with_1001_and_starting_again_loses_nothing() {
     let seen = d.last_seq;
     assert!(running.apps.remove(0).stop().await);
     assert_eq!((d.closed().await, p.closed().await), (1001, 1001));
-    let app =
-        server::app::App::start(&running.settings, &streams::Service::ALL, platform::World::real()).await.unwrap();
+    let app = App::start(&running.settings, &Service::ALL, World::real()).await.unwrap();
     let mut d = Person { addr: app.addr, ..driver }.connect(Some(seen)).await;
     d.event("ride.pickup").await;
     running.apps.push(app);
@@ -199,7 +181,7 @@ async fn stopping_closes_sockets_with_1001_and_starting_again_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_memory_bus_that_dies_with_its_process_loses_nothing_that_postgres_has() {
+async fn events_lost_with_a_memory_bus_are_published_again_from_postgres() {
     let database = database::fresh().await;
     let more = ["--jwt-secret", "a secret of thirty-two bytes or more", "--otp-delivery", "response"];
     let settings = crate::harness::running::settings(&[&["--database-url", &database], &more[..]].concat());
@@ -215,7 +197,7 @@ async fn a_memory_bus_that_dies_with_its_process_loses_nothing_that_postgres_has
         d.ack("match.accept", json!({"match_id": found})).await;
         seen = [seen[0].max(d.last_seq), seen[1].max(p.last_seq)];
         tokio::time::sleep(Duration::from_millis(millis)).await;
-        // Nothing is finished, nothing put back: somewhere between the ack and the pickup.
+        // As a crash, somewhere between the ack and the pickup: nothing is drained.
         drop(app);
         drop((d, p));
         app = start().await;

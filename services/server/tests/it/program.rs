@@ -1,23 +1,11 @@
-//! The binary itself: its commands, its exit status, its words.
+//! The program itself: its commands, exit statuses and texts.
 
-use std::process::{Command, Output};
-
-use serde_json::{Value, json};
-
-use crate::harness::client::http;
-use crate::harness::running::{Running, Shape};
 use testing::nats::Server;
 
-pub(crate) fn rideshare(args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rideshare"));
-    for name in ["QUEUE_TYPE", "DATABASE_URL", "NATS_URL", "JWT_SECRET", "OTP_DELIVERY", "HTTP_ADDR"] {
-        command.env_remove(name);
-    }
-    command.args(args).output().unwrap()
-}
+use crate::harness::rideshare;
 
 #[test]
-fn what_cannot_work_ends_with_a_reason() {
+fn settings_that_cannot_work_are_refused_with_the_reason() {
     for (args, reason) in [
         (&["run", "users"][..], "run all four services"),
         (&["run", "kitchen"], "unknown service `kitchen`"),
@@ -32,13 +20,42 @@ fn what_cannot_work_ends_with_a_reason() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && said.contains(reason), "{args:?}: {said}");
     }
-    let help = rideshare(&["--help"]);
-    let said = String::from_utf8_lossy(&help.stdout);
-    for name in
-        ["QUEUE_TYPE", "NATS_URL", "DATABASE_URL", "MATCH_OFFER_TTL_S", "TRACK_MAX_SPEED_MPS", "FARE_CAR", "POD_ID"]
-    {
-        assert!(said.contains(name), "--help does not tell {name}");
+}
+
+/// Every command's `--help`, which names every setting with its variable and default.
+#[test]
+fn help() {
+    let mut text = String::new();
+    let commands = [
+        "",
+        "run",
+        "demo",
+        "simulate",
+        "streams",
+        "streams show",
+        "streams apply",
+        "streams export",
+        "audit",
+        "audit replay",
+        "audit verify",
+        "audit rebuild",
+        "audit repair",
+        "dead-letters",
+        "dead-letters list",
+        "dead-letters show",
+        "dead-letters requeue",
+        "dead-letters remove",
+        "migrate",
+    ];
+    let settings = |help: &str| help.find("      --queue-type").map_or(help.len(), |at| at);
+    for command in commands {
+        let args: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
+        let help = String::from_utf8(rideshare(&args).stdout).unwrap();
+        // The settings are the same for every command: once is enough.
+        let part = if command.is_empty() { &help } else { &help[..settings(&help)] };
+        text += &format!("$ rideshare {}\n{}\n\n", args.join(" "), part.trim_end());
     }
+    insta::assert_snapshot!("help", text);
 }
 
 #[test]
@@ -68,44 +85,4 @@ async fn streams_apply_brings_the_server_to_the_topology_and_show_says_so() {
     assert!(run(&["streams", "apply"]).status.success());
     let after = run(&["streams", "show"]);
     assert!(after.status.success(), "{}", String::from_utf8_lossy(&after.stdout));
-}
-
-async fn operators_see(shape: Shape) {
-    let running = Running::start(shape, &[]).await;
-    let get = async |path| http(running.addr(), "GET", path, None, None).await;
-    assert_eq!(get("/health/live").await.0, 200);
-    assert_eq!(get("/health/ready").await, (200, json!({"status": "ready"})));
-    let (status, stats) = get("/stats").await;
-    assert_eq!(status, 200);
-    for (group, fields) in [
-        ("queue", &["total_enqueued", "total_dequeued", "current_size"]),
-        ("pool", &["processed_count", "error_count", "total_duration"]),
-    ] {
-        for field in fields {
-            assert!(stats[group][field].is_number(), "{group}.{field}: {stats}");
-        }
-    }
-    let consumers = stats["consumers"].as_array().unwrap();
-    assert_eq!(consumers.len(), streams::topology::Topology::rideshare().consumers.len());
-    for field in ["pending", "ack_pending", "redelivered", "dead_lettered"] {
-        assert!(consumers.iter().all(|c| c[field].is_u64()), "{field}");
-    }
-    let (status, metrics) = get("/metrics").await;
-    assert_eq!(status, 200);
-    assert!(metrics.as_str().unwrap().contains("# TYPE rideshare_sockets gauge"));
-    let (status, problem) = get("/v1/nothing").await;
-    assert_eq!((status, &problem["code"]), (404, &Value::from("no_such_route")));
-    let (status, problem) = http(running.addr(), "DELETE", "/v1/me", None, None).await;
-    assert_eq!((status, &problem["status"]), (405, &json!(405)));
-    running.stop().await;
-}
-
-#[tokio::test]
-async fn operators_see_embedded() {
-    operators_see(Shape::Embedded).await;
-}
-
-#[tokio::test]
-async fn operators_see_on_nats() {
-    operators_see(Shape::Nats).await;
 }

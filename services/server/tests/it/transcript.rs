@@ -1,4 +1,4 @@
-//! One whole ride through all four services, in one thread, under paused time: the same seed gives the same transcript.
+//! One ride through all four services, in one thread and in simulated time: the same seed gives the same transcript.
 
 use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -18,8 +18,8 @@ use tower::ServiceExt;
 use users::{Incoming, Outgoing, Users};
 
 use crate::harness::client::Socket;
+use crate::harness::ride::{drive, online, trip};
 use crate::harness::running::settings;
-use crate::ride::{drive, online, trip};
 
 async fn post(router: &Router, path: &str, token: Option<&str>, body: Value) -> Value {
     let mut request = Request::post(path).header("content-type", "application/json");
@@ -37,7 +37,7 @@ async fn sign_in(router: &Router, phone: &str) -> (UserId, String) {
     (token["user"]["id"].as_str().unwrap().parse().unwrap(), token["access_token"].as_str().unwrap().to_owned())
 }
 
-/// A session over an in-memory pipe.
+/// A WebSocket session over channels in memory.
 async fn connect(users: &Users, user: UserId) -> Socket {
     let (to, sent) = mpsc::channel::<String>(64);
     let (received, from) = mpsc::channel::<Result<String, u16>>(1_024);
@@ -93,12 +93,9 @@ fn the_same_seed_gives_the_same_transcript() {
         assert_eq!(a, b);
     }
     assert_eq!(one.len(), two.len());
-    assert!(
-        one.iter().filter(|line| line.contains("StoredMessage")).count() == 4,
-        "pickup, started, arrived, completed"
-    );
+    assert!(one.iter().filter(|line| line.starts_with("Stored ")).count() == 4, "pickup, started, arrived, completed");
     assert_ne!(one, run(8), "another seed, another run");
-    // Equal before and after a change that moves or renames code.
+    // To compare by hand before and after a change that only moves or renames code.
     let mut hasher = DefaultHasher::new();
     one.hash(&mut hasher);
     println!("transcript of seed 7: {:016x}", hasher.finish());

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use rides::{Rides, ledger, payment};
+use platform::Store;
+use rides::ledger::rows::balance;
+use rides::payment::rows::payments_of;
+use rides::{Tables, ledger, payment};
 use serde_json::Value;
 use streams::bus::{ReplayStart, StoredMessage};
 use streams::topology::{Retention, Topology};
@@ -56,7 +59,7 @@ fn live_rides(scene: &Scene) -> BTreeSet<String> {
 }
 
 /// All that is wrong once everything is at rest.
-pub(crate) async fn all(scene: &Scene, rides: &Rides) -> Vec<String> {
+pub(crate) async fn all(scene: &Scene) -> Vec<String> {
     let stored = ride_stream(scene).await;
     let (published, acked, received) = {
         let log = scene.log();
@@ -77,7 +80,7 @@ pub(crate) async fn all(scene: &Scene, rides: &Rides) -> Vec<String> {
     wrong.extend(history.one_offer_at_a_time());
     wrong.extend(history.one_winner());
     wrong.extend(history.fares());
-    wrong.extend(money(&history, rides).await);
+    wrong.extend(money(&history, &scene.stores.rides).await);
     let commands = acked.iter().map(|acked| AckedCommand {
         user: &acked.user,
         kind: acked.kind,
@@ -104,7 +107,7 @@ async fn ride_stream(scene: &Scene) -> Vec<(StoredMessage, Value)> {
 }
 
 /// Payments and balances are what the rides come to.
-async fn money(history: &History<'_>, rides: &Rides) -> Vec<String> {
+async fn money(history: &History<'_>, rides: &Store<Tables>) -> Vec<String> {
     let mut wrong = Vec::new();
     let (mut payments, mut turnover) = (BTreeMap::new(), 0);
     let (mut drivers, mut passengers) = (BTreeSet::new(), BTreeSet::new());
@@ -113,22 +116,23 @@ async fn money(history: &History<'_>, rides: &Rides) -> Vec<String> {
         turnover += fee_or_fare(last.body);
         drivers.insert(text(last.body, "driver_id"));
         passengers.insert(text(last.body, "passenger_id"));
-        let payment = rides.payment(ride.parse::<RideId>().unwrap()).await.unwrap();
+        let payment =
+            payments_of(&mut rides.begin().await.unwrap(), &[ride.parse::<RideId>().unwrap()]).await.unwrap().pop();
         let payment = payment.map(|p| (p.amount.amount, p.status == payment::PaymentStatus::Captured));
         payments.insert(*ride, payment.into_iter().collect());
     }
     wrong.extend(history.payments(&payments));
-    let mut earned = rides.balance(ledger::REVENUE).await.unwrap();
+    let mut earned = balance(&mut rides.begin().await.unwrap(), ledger::REVENUE).await.unwrap();
     for driver in drivers {
-        earned += rides.balance(&format!("driver:{driver}")).await.unwrap();
+        earned += balance(&mut rides.begin().await.unwrap(), &format!("driver:{driver}")).await.unwrap();
     }
     for passenger in passengers {
-        let owed = rides.balance(&format!("passenger:{passenger}")).await.unwrap();
+        let owed = balance(&mut rides.begin().await.unwrap(), &format!("passenger:{passenger}")).await.unwrap();
         if owed != 0 {
             wrong.push(format!("{passenger} owes {owed} although all is captured"));
         }
     }
-    let cash = rides.balance("cash:ledger").await.unwrap();
+    let cash = balance(&mut rides.begin().await.unwrap(), "cash:ledger").await.unwrap();
     if cash != turnover || earned != -cash {
         wrong.push(format!("the rides come to {turnover}, the cash to {cash}, what is earned to {}", -earned));
     }

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use location::Location;
 use matching::Matching;
-use platform::consumer::sweeper;
+use platform::dead_letters::sweeper;
 use platform::{Platform, Store, background};
 use rides::Rides;
 use server::http;

@@ -7,7 +7,6 @@ use std::sync::{Arc, Once, mpsc};
 use std::time::Duration;
 
 use futures_util::future::join;
-use rides::Rides;
 use streams::Service;
 use streams::simulation::{Dice, Sabotage, set_sabotage};
 use testing::MustEnd;
@@ -114,8 +113,7 @@ async fn simulate(seed: u64, minutes: u32, with_lines: bool) -> Ran {
         wrong.into_iter().for_each(|what| scene.log().violation(what));
         let present = city::roll_call(&scene, seed).await;
         come_to_rest(&scene, Instant::now(), "after the roll call").await;
-        let rides = rides_of(&scene).await;
-        let wrong = checks::all(&scene, &rides).await;
+        let wrong = checks::all(&scene).await;
         let mut log = scene.log();
         wrong.into_iter().for_each(|what| log.violation(what));
         drop(present);
@@ -157,13 +155,6 @@ async fn come_to_rest(scene: &Scene, since: Instant, when: &str) -> bool {
         }
         sleep(nemesis::LOOK_EVERY).await;
     }
-}
-
-/// The service of rides, to read payments and balances.
-async fn rides_of(scene: &Scene) -> Rides {
-    let bus = streams::Bus::Memory(scene.bus.clone());
-    let platform = platform::Platform::new(scene.world.clone(), bus, "checks");
-    Rides::start(&platform, &scene.stores.rides, scene.tokens.clone(), rides::Config::default()).await.unwrap()
 }
 
 /// Sums of many simulations; each must be judged.

@@ -52,7 +52,7 @@ pub(crate) enum Input {
     Unanswered {
         command: Command,
     },
-    /// The time that the person asked for.
+    /// The deadline of [`Client::next`] has passed.
     Deadline,
 }
 

@@ -51,7 +51,7 @@ impl Socket {
     /// Opens a WebSocket for the events after `last_seq`, or without it for new events only, and reads the welcome.
     ///
     /// # Errors
-    /// No connection, no welcome as the first frame within 10 s, or a refused token; the account is told to refresh it.
+    /// No connection, no welcome as the first frame within 10 s, or a refused token, which the next attempt refreshes.
     pub(crate) async fn open(client: &HttpClient, account: &Account, last_seq: Option<u64>) -> Result<(Self, Welcome)> {
         let token = account.token().await?;
         let opening = async {

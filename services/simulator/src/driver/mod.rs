@@ -95,13 +95,11 @@ impl Driver {
             active_on: 0,
             city,
         };
-        driver.city.online.change(1);
         while driver.city.phase() != Phase::Over {
             let deadline = driver.act(clock::now());
             let input = driver.client.next(deadline).await;
             driver.on_input(input);
         }
-        driver.city.online.change(-1);
         driver.go_offline().await;
         Ok(())
     }
@@ -379,8 +377,8 @@ impl Driver {
         // With a clock that is ahead, by as much as the contract allows, points before the start count as points of the ride.
         let ahead_s = self.vehicle.clock_offset.as_seconds_f64().clamp(0.0, CLOCK_AHEAD_MAX.as_seconds_f64());
         let before_start_m = ahead_s * self.vehicle.speed_mps;
-        // Without enough points the platform may bill the estimate, which follows streets: up to twice is fair. A jump of 100 km
-        // is not.
+        // Without enough points the platform may bill its estimate, which exceeds the straight line: up to twice is fair.
+        // A jump of 100 km is not.
         if billed_m > 2.0 * driven_m + 1_000.0 + before_start_m {
             let text = format!("ride {ride_id}: {billed_m:.0} m billed, {driven_m:.0} m driven");
             self.city.checker().violation(text);
@@ -407,7 +405,7 @@ impl Driver {
             }
             "location.update" => {
                 if self.vehicle.clock_offset > CLOCK_AHEAD_MAX + SEND_DELAY_MAX {
-                    let text = format!("{}: a position of the future was taken", self.client.user_id());
+                    let text = format!("{}: a position from the future was accepted", self.client.user_id());
                     self.city.checker().violation(text);
                 }
                 self.on_position_answered(command);

@@ -17,7 +17,7 @@ const TRIP_MAX_M: f64 = 200_000.0;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
-    /// When it was made, by the record's clock.
+    /// When the passenger asked for it, by the record's clock.
     pub pickup_time: DateTime<Utc>,
     pub pickup: Position,
     pub dropoff: Position,

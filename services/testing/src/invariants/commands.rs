@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{History, text, time};
+use super::history::{History, text, time};
 
 /// A command that was acknowledged.
 #[derive(Debug, Clone, Copy)]

@@ -6,7 +6,7 @@ use serde_json::Value;
 use streams::Service;
 use streams::topology::{TABLE, durable};
 
-use super::{Event, History, text};
+use super::history::{Event, History, text};
 
 /// An event in a user's mailbox, or as a client received it.
 #[derive(Debug, Clone, Copy)]
@@ -25,9 +25,12 @@ pub struct Mailbox<'a> {
     pub entries: Vec<MailboxEntry<'a>>,
 }
 
-/// Whether an id is that of a message that came without one: stream and sequence.
+/// Whether an id was given to a message that came without one: stream and sequence, in an inbox also the time of storing.
 fn is_foreign(id: &str) -> bool {
-    id.split_once('-').is_some_and(|(stream, sequence)| stream.ends_with("_STREAM") && sequence.parse::<u64>().is_ok())
+    id.split_once('-').is_some_and(|(stream, place)| {
+        let sequence = place.split_once('@').map_or(place, |(sequence, _)| sequence);
+        stream.ends_with("_STREAM") && sequence.parse::<u64>().is_ok()
+    })
 }
 
 /// Whether a service handles an event without a row in its inbox, because handling it twice has no second effect: positions,

@@ -6,7 +6,7 @@ use aws_lc_rs::digest;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use super::{Event, History, text, time};
+use super::history::{Event, History, text, time};
 
 /// SHA-256 over the RFC 8785 form of the body without `hash`.
 pub fn hash(body: &Value) -> String {

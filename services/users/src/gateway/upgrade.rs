@@ -89,7 +89,7 @@ async fn upgrade(
 
 async fn serve(context: Context, user: UserId, last_seq: Option<u64>, socket: WebSocket) {
     let (sink, stream) = socket.split();
-    // After an error nothing can be read. If the error was a frame that is too large, the client is told so.
+    // After an error nothing can be read. If a frame was too large, the session sends the client an error first.
     let incoming = stream.scan(false, |ended, read| {
         future::ready(match read {
             _ if *ended => None,

@@ -29,7 +29,7 @@ pub(crate) struct RefreshToken {
 
 /// What becomes of a refresh token that a client presents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Presented {
+pub(crate) enum TokenStatus {
     /// The client gets a new pair of tokens.
     Valid,
     /// The sign-in ends.
@@ -39,11 +39,11 @@ pub(crate) enum Presented {
 }
 
 impl RefreshToken {
-    pub(crate) fn present(&self, now: DateTime<Utc>) -> Presented {
+    pub(crate) fn status(&self, now: DateTime<Utc>) -> TokenStatus {
         match (self.used, self.revoked || self.expires_at <= now) {
-            (true, _) => Presented::Reused,
-            (false, true) => Presented::Invalid,
-            (false, false) => Presented::Valid,
+            (true, _) => TokenStatus::Reused,
+            (false, true) => TokenStatus::Invalid,
+            (false, false) => TokenStatus::Valid,
         }
     }
 }
@@ -67,17 +67,17 @@ mod tests {
         let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
         let (later, before) = (now + Duration::seconds(1), now - Duration::seconds(1));
         let cases = [
-            (false, false, later, Presented::Valid),
-            (false, false, now, Presented::Invalid),
-            (false, false, before, Presented::Invalid),
-            (false, true, later, Presented::Invalid),
-            (true, false, later, Presented::Reused),
-            (true, true, later, Presented::Reused),
-            (true, false, before, Presented::Reused),
+            (false, false, later, TokenStatus::Valid),
+            (false, false, now, TokenStatus::Invalid),
+            (false, false, before, TokenStatus::Invalid),
+            (false, true, later, TokenStatus::Invalid),
+            (true, false, later, TokenStatus::Reused),
+            (true, true, later, TokenStatus::Reused),
+            (true, false, before, TokenStatus::Reused),
         ];
         for (used, revoked, expires_at, expected) in cases {
             let token = RefreshToken { sign_in: Uuid::nil(), user: UserId(Uuid::nil()), expires_at, used, revoked };
-            assert_eq!(token.present(now), expected, "used {used}, revoked {revoked}, expires at {expires_at}");
+            assert_eq!(token.status(now), expected, "used {used}, revoked {revoked}, expires at {expires_at}");
         }
     }
 }

@@ -73,7 +73,7 @@ async fn five_wrong_codes_invalidate_the_right_one(backend: Backend) {
     }
     assert_eq!(app.sign_in_with(ANN, &code).await.problem(), "401 invalid_code -");
     app.sign_in_with(BOB, &other).await.ok(200);
-    // Four do not, and a new code has all its tries.
+    // Four wrong codes do not, and a new code has five tries again.
     let code = app.code(ANN).await;
     for wrong in ["", "x", "12345", "１２３４５６"] {
         assert_eq!(app.sign_in_with(ANN, wrong).await.problem(), "401 invalid_code -");

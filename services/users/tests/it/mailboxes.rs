@@ -36,7 +36,7 @@ async fn a_client_resumes_exactly_after_its_last_event(backend: Backend) {
         assert_eq!(client.seqs(3).await, [251, 252, 253]);
     }
 
-    // The same events, also in their content, live and resumed.
+    // A live socket and a resumed one receive the same frame.
     cluster.publish_searches(user, 1).await;
     let seen = live.event().await;
     let again = {
@@ -49,9 +49,9 @@ async fn a_client_resumes_exactly_after_its_last_event(backend: Backend) {
     assert!(seen["event_id"].as_str().unwrap().starts_with("user.finder-"));
     assert_eq!(seen["data"]["recorded_at"], seen["time"]);
 
-    // Acknowledged means gone; what came later is still there.
+    // Acknowledged entries are deleted; later ones stay.
     assert_eq!(resumed.ack("mailbox.ack", json!({"seq": 250})).await, json!({"seq": 250}));
-    assert_eq!(resumed.ack("mailbox.ack", json!({"seq": 7})).await, json!({"seq": 7}), "an old one is no harm");
+    assert_eq!(resumed.ack("mailbox.ack", json!({"seq": 7})).await, json!({"seq": 7}), "an older seq changes nothing");
     assert_eq!(resumed.refused("mailbox.ack", json!({"seq": 255})).await, "invalid_field seq");
     for client in [fresh, resumed, ahead] {
         client.close().await;
@@ -73,7 +73,7 @@ async fn events_reach_a_user_on_any_pod_and_wait_for_one_on_none(backend: Backen
     cluster.publish_searches(user, 30).await;
     assert_eq!(elsewhere.seqs(30).await, (1..=30).collect::<Vec<_>>());
     assert_eq!(here.seqs(30).await, (1..=30).collect::<Vec<_>>());
-    // Nobody is connected at all: it waits.
+    // While no socket is open, events wait in the mailbox.
     elsewhere.close().await;
     here.close().await;
     cluster.publish_searches(user, 5).await;
@@ -107,7 +107,7 @@ async fn sequences_have_no_gaps_under_concurrent_batches() {
     for n in 10..22 {
         users.push(pods[0].passenger(&format!("+12125550{n}5")).await);
     }
-    // Each event is for two users, in both orders; finders besides, through other workers.
+    // Each match.found is for two users, in both orders. The searches go through another worker at the same time.
     let mut expected = vec![0_u64; users.len()];
     for round in 0..20 {
         for n in 0..users.len() {
@@ -164,7 +164,7 @@ async fn each_event_reaches_the_users_concerned(backend: Backend) {
     without.as_object_mut().unwrap().remove("pin");
     assert_eq!(without, of_driver["data"]);
 
-    // The aggregate of a ride reaches its passenger; also one that comes when the ride is over.
+    // An aggregate reaches the passenger, also after the end of the ride.
     let aggregate = |distance_m| {
         let (ride_id, driver_id) = (ride, driver);
         Event::LocationAggregate(LocationAggregate {
@@ -187,7 +187,7 @@ async fn each_event_reaches_the_users_concerned(backend: Backend) {
     tokio::time::sleep(Duration::from_micros(1)).await;
     cluster.publish(&aggregate(20.0)).await;
     assert_eq!(p.event().await["data"]["distance_m"], 20.0);
-    // Nothing for strangers, nothing twice.
+    // A stranger received none of these events, and nobody received one twice.
     d.close().await;
     p.close().await;
     let d = pod.connect(driver, None).await;

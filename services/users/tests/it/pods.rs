@@ -158,6 +158,7 @@ impl Cluster {
             }),
             platform_fee: completed.then_some(Money::usd(100)),
             driver_payout: completed.then_some(Money::usd(400)),
+            request_id: None,
         }))
     }
 }

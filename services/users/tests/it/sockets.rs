@@ -143,7 +143,7 @@ async fn sending_too_fast_closes_with_4009_after_an_error() {
     assert_eq!(frames.iter().filter(|f| f["type"] == "ack").count(), 200, "what was in time is done");
     assert_eq!(frames.last().unwrap()["error"]["code"], "too_fast");
     client.close().await;
-    // At the allowed rate it goes on for ever.
+    // At the allowed rate the socket stays open.
     let mut client = pod.connect(user, None).await;
     for _ in 0..2_000 {
         client.ack("mailbox.ack", json!({"seq": 0})).await;
@@ -162,7 +162,7 @@ async fn a_slow_reader_is_closed_with_4008_and_can_resume() {
     tokio::time::sleep(Duration::from_millis(1)).await;
     cluster.publish_searches(user, 500).await;
     assert_eq!(swift.seqs(500).await.len(), 500, "the other socket does not wait for it");
-    // It reads nothing for a while, and then what is there.
+    // The client reads nothing for 5.5 s, and then everything that was sent.
     tokio::time::sleep(Duration::from_millis(5_500)).await;
     let (frames, code) = slow.end().await;
     assert_eq!(code, 4008);
@@ -225,7 +225,7 @@ async fn sockets_are_limited_by_user_and_by_pod() {
     assert_eq!((frames[0]["error"]["code"].as_str(), code), (Some("too_many_sockets"), 4010));
     let bobs = pod.connect(bob, None).await;
     assert_eq!(pod.open(bob, None, 8).end().await.1, 1013, "the pod is full");
-    // One that goes makes room.
+    // A socket that closes frees its slot.
     clients.pop().unwrap().close().await;
     clients.push(pod.connect(ann, None).await);
     assert_eq!(pod.platform.metrics.sockets.get(), 6.0);
@@ -246,7 +246,7 @@ async fn a_stop_closes_sockets_with_1001_and_makes_drivers_unavailable() {
     stopping.stop().await;
     assert_eq!((d.end().await.1, p.end().await.1), (1001, 1001));
     assert_eq!(stopping.open(passenger, None, 8).end().await.1, 1001, "no new ones");
-    // Already published, by the pod that stopped.
+    // The pod that stopped has published that the driver is unavailable.
     let mut back = other.connect(driver, Some(1)).await;
     assert!(!beacon_of(&back.event().await).active);
     assert!(beacon_of(&back.event().await).active);

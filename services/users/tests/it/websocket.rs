@@ -66,7 +66,7 @@ async fn a_token_is_accepted_by_header_and_by_subprotocol() {
     assert_eq!(chosen, None);
     let welcome = text(&mut socket).await;
     assert_eq!((&welcome["type"], &welcome["data"]["user_id"]), (&json!("welcome"), &json!(user)));
-    // As a browser does it.
+    // A browser sends the token as a subprotocol.
     let (mut browser, chosen) = open(&url, ("sec-websocket-protocol", format!("bearer, {token}"))).await.unwrap();
     assert_eq!(chosen.as_deref(), Some("bearer"));
     assert_eq!(text(&mut browser).await["type"], "welcome");
@@ -102,7 +102,7 @@ async fn a_client_gets_an_error_frame_and_a_code_before_the_close() {
     let url = served(&pod).await;
     let (_, token) = sign_in_directly(&pod.users, "+12125550302").await;
     let header = || ("authorization", format!("Bearer {token}"));
-    // 64 KiB are a frame, if not a sensible one.
+    // A frame of exactly 64 KiB is read.
     let (mut socket, _) = open(&url, header()).await.unwrap();
     text(&mut socket).await;
     socket.send(Message::text("x".repeat(64 * 1024))).await.unwrap();
@@ -127,7 +127,7 @@ async fn a_client_gets_an_error_frame_and_a_code_before_the_close() {
     let _ = fast.flush().await;
     let (error, code) = close(&mut fast).await;
     assert_eq!((error["error"]["code"].as_str(), code), (Some("too_fast"), 4009));
-    // A binary frame is an error, and the stop a close.
+    // A binary frame gets an error; the stop of the pod closes the socket.
     socket.send(Message::binary(vec![1, 2, 3])).await.unwrap();
     assert_eq!(text(&mut socket).await["error"]["code"], "invalid_frame");
     let (_, (_, code)) = tokio::join!(pod.stop(), close(&mut socket));

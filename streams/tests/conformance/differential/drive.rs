@@ -1,5 +1,5 @@
-//! Carries a sequence out on a bus and writes down what can be seen: the result of each operation, and how the stream and
-//! its consumers stand a tick later. It is the same for both buses; only the clock differs.
+//! Runs a sequence on a bus and records its trace: the result of each operation, and the state of the stream and its consumers a
+//! tick later. The code is the same for both buses; only the clock differs.
 
 use std::time::Duration;
 
@@ -12,26 +12,27 @@ use streams::{Bus, BusError, Delivery, Headers, Message};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::sequence::{
-    Answer, CONSUMERS, ConsumerSettings, Dice, From, HalfTicks, Letter, Operation, Retention, StreamSettings, Verdict,
+    AckKind, Acknowledgement, CONSUMERS, ConsumerSettings, Dice, From, HalfTicks, NewMessage, Operation, Retention,
+    StreamSettings,
 };
 use crate::fixture::started_at;
 
-/// Operations stand so far apart.
+/// Half the time between two operations.
 const HALF_TICK: Duration = Duration::from_millis(300);
-/// How long a fetch waits for more, and a confirmed answer for its confirmation.
+/// How long a fetch waits for messages, and an acknowledgement for its confirmation.
 const WAIT: Duration = Duration::from_millis(120);
-/// An operation that ends later than this after its tick might have met what falls due half-way.
+/// An operation that ends later than this after its tick might overlap with what falls due half-way.
 pub(super) const LATEST: Duration = Duration::from_millis(270);
 
-/// What was seen.
+/// The trace of one run.
 pub(super) struct Run {
-    /// For each operation its result and what followed from it.
+    /// For each operation, its result and the state a tick later.
     pub(super) steps: Vec<Vec<String>>,
     /// The longest that an operation took from its tick on.
     pub(super) latest: Duration,
 }
 
-/// On a memory bus of its own, whose clock is paused. `jitter` makes each operation a little late, as a busy machine would.
+/// Runs on a new memory bus with a paused clock. A seed in `jitter` delays each operation a little, as a busy machine would.
 pub(super) fn on_memory(operations: &[Operation], prefix: &str, jitter: Option<u64>) -> Run {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime needs nothing here").block_on(async {
@@ -40,10 +41,10 @@ pub(super) fn on_memory(operations: &[Operation], prefix: &str, jitter: Option<u
     })
 }
 
-/// On a server, whose clock is the world's. What it made there is removed.
+/// Runs on a server, and deletes the streams afterwards.
 pub(super) async fn on_server(bus: &Bus, operations: &[Operation], prefix: &str) -> Run {
     let run = run(bus, operations, prefix, None).await;
-    for stream in [stream_name(prefix), advisories(prefix)] {
+    for stream in [stream_name(prefix), advisory_stream(prefix)] {
         let _ = bus.delete_stream(&stream).await;
     }
     run
@@ -53,7 +54,7 @@ fn stream_name(prefix: &str) -> String {
     format!("{prefix}_S")
 }
 
-fn advisories(prefix: &str) -> String {
+fn advisory_stream(prefix: &str) -> String {
     format!("{prefix}_ADVISORIES")
 }
 
@@ -66,13 +67,13 @@ async fn run(bus: &Bus, operations: &[Operation], prefix: &str, mut jitter: Opti
         bus,
         prefix,
         stream: stream_name(prefix),
-        held: Vec::new(),
-        letters: 0,
+        deliveries: Vec::new(),
+        published: 0,
         may_replay: retentions.into_iter().all(|r| r == Retention::Limits),
     };
     let mut seen = Run { steps: Vec::new(), latest: Duration::ZERO };
     if driver.listen_for_advisories().await.is_err() {
-        // A server that does not even answer in time.
+        // The server did not even reply in time.
         return Run { latest: Duration::MAX, ..seen };
     }
     let mut tick = Instant::now() + HALF_TICK;
@@ -80,12 +81,12 @@ async fn run(bus: &Bus, operations: &[Operation], prefix: &str, mut jitter: Opti
         let late = jitter.as_mut().map_or(0, |dice| dice.below((LATEST - WAIT).as_millis() as u64));
         sleep_until(tick + Duration::from_millis(late)).await;
         if let Some(step) = seen.steps.last_mut() {
-            step.extend(driver.look().await);
+            step.extend(driver.state().await);
         }
         seen.steps.push(driver.perform(operation).await);
         seen.latest = seen.latest.max(tick.elapsed());
         if jitter.is_none() && seen.latest > LATEST {
-            // It does not count, so the rest need not be waited for.
+            // The run will be discarded, so the rest is not worth the wait.
             return seen;
         }
         let ticks = if let Operation::Pass(ticks) = operation { *ticks } else { 1 };
@@ -93,7 +94,7 @@ async fn run(bus: &Bus, operations: &[Operation], prefix: &str, mut jitter: Opti
     }
     sleep_until(tick).await;
     if let Some(step) = seen.steps.last_mut() {
-        step.extend(driver.look().await);
+        step.extend(driver.state().await);
         step.extend(driver.read_advisories().await);
     }
     seen.latest = seen.latest.max(tick.elapsed());
@@ -104,14 +105,14 @@ struct Driver<'a> {
     bus: &'a Bus,
     prefix: &'a str,
     stream: String,
-    /// Everything that was fetched, answered or not.
-    held: Vec<Delivery>,
-    letters: usize,
+    /// Every delivery fetched so far, acknowledged or not.
+    deliveries: Vec<Delivery>,
+    published: usize,
     may_replay: bool,
 }
 
-/// Which error it is; the texts differ.
-fn class(error: &BusError) -> &'static str {
+/// The kind of error; the texts differ.
+fn kind_of(error: &BusError) -> &'static str {
     match error {
         BusError::Unavailable(_) => "unavailable",
         BusError::Full(_) => "full",
@@ -124,7 +125,7 @@ fn class(error: &BusError) -> &'static str {
 fn outcome<T>(result: Result<T, BusError>, show: impl FnOnce(T) -> String) -> String {
     match result {
         Ok(value) => show(value),
-        Err(error) => class(&error).to_owned(),
+        Err(error) => kind_of(&error).to_owned(),
     }
 }
 
@@ -139,9 +140,9 @@ impl Driver<'_> {
 
     async fn perform(&mut self, operation: &Operation) -> Vec<String> {
         match operation {
-            Operation::Publish(letters) => self.publish(letters).await,
+            Operation::Publish(messages) => self.publish(messages).await,
             Operation::Fetch { consumer, max } => self.fetch(*consumer, *max).await,
-            Operation::Answer(answers) => self.answer(answers).await,
+            Operation::Acknowledge(acknowledgements) => self.acknowledge(acknowledgements).await,
             Operation::Pass(_) => Vec::new(),
             Operation::PutStream(settings) => self.apply(vec![self.stream_config(settings)], Vec::new()).await,
             Operation::DeleteStream => vec![outcome(self.bus.delete_stream(&self.stream).await, |()| "ok".to_owned())],
@@ -170,19 +171,19 @@ impl Driver<'_> {
         shown
     }
 
-    async fn publish(&mut self, letters: &[Letter]) -> Vec<String> {
-        let messages = letters.iter().map(|letter| {
-            self.letters += 1;
+    async fn publish(&mut self, messages: &[NewMessage]) -> Vec<String> {
+        let messages = messages.iter().map(|message| {
+            self.published += 1;
             let mut headers = Headers::default();
-            if let Some(id) = letter.id {
+            if let Some(id) = message.id {
                 headers.set(MESSAGE_ID, format!("id {id}"));
             }
-            if let Some(value) = letter.header {
+            if let Some(value) = message.header {
                 headers.set("Header", value);
             }
-            let mut payload = format!("m{}", self.letters);
-            payload.extend(std::iter::repeat_n('.', letter.bytes));
-            Message { subject: format!("{}.{}", self.prefix, letter.subject), headers, payload: payload.into() }
+            let mut payload = format!("m{}", self.published);
+            payload.extend(std::iter::repeat_n('.', message.bytes));
+            Message { subject: format!("{}.{}", self.prefix, message.subject), headers, payload: payload.into() }
         });
         let results = self.bus.publish_all(messages.collect()).await;
         results
@@ -196,7 +197,7 @@ impl Driver<'_> {
         let config = self.consumer_config(consumer, &ANY);
         let mut puller = match self.bus.pull(&config).await {
             Ok(puller) => puller,
-            Err(error) => return vec![class(&error).to_owned()],
+            Err(error) => return vec![kind_of(&error).to_owned()],
         };
         let mut seen = Vec::new();
         let mut taken = Vec::new();
@@ -204,7 +205,7 @@ impl Driver<'_> {
             match puller.fetch(max - taken.len(), until - Instant::now()).await {
                 Ok(more) => taken.extend(more),
                 Err(error) => {
-                    seen.push(class(&error).to_owned());
+                    seen.push(kind_of(&error).to_owned());
                     break;
                 }
             }
@@ -215,48 +216,48 @@ impl Driver<'_> {
             let shown = self.show(&m.subject, &m.headers, &m.payload);
             let Delivery { deliveries, pending, .. } = &delivery;
             seen.push(format!("{}: {shown}, delivery {deliveries}, {pending} pending", m.sequence));
-            self.held.push(delivery);
+            self.deliveries.push(delivery);
         }
         seen
     }
 
-    async fn answer(&self, answers: &[Answer]) -> Vec<String> {
+    async fn acknowledge(&self, acknowledgements: &[Acknowledgement]) -> Vec<String> {
         let mut seen = Vec::new();
-        for Answer { pick, verdict } in answers {
-            let Some(delivery) = self.held.iter().nth_back(*pick) else {
-                seen.push("nothing is held".to_owned());
+        for Acknowledgement { pick, kind } in acknowledgements {
+            let Some(delivery) = self.deliveries.iter().nth_back(*pick) else {
+                seen.push("no delivery".to_owned());
                 continue;
             };
-            let given = async {
-                match verdict {
-                    Verdict::Ack => delivery.ack().await,
-                    Verdict::AckConfirmed => delivery.ack_confirmed().await,
-                    Verdict::Retry(delay) => delivery.retry(HALF_TICK * *delay).await,
-                    Verdict::Terminate => delivery.terminate().await,
-                    Verdict::InProgress => delivery.in_progress().await,
+            let sent = async {
+                match kind {
+                    AckKind::Ack => delivery.ack().await,
+                    AckKind::AckConfirmed => delivery.ack_confirmed().await,
+                    AckKind::Retry(delay) => delivery.retry(HALF_TICK * *delay).await,
+                    AckKind::Terminate => delivery.terminate().await,
+                    AckKind::InProgress => delivery.in_progress().await,
                 }
             };
-            let given = timeout(WAIT, given).await.unwrap_or(Err(BusError::Unavailable(String::new())));
-            let what = format!("{verdict:?} of {} {}", delivery.message.sequence, self.own(&delivery.consumer));
-            seen.push(format!("{what}: {}", outcome(given, |()| "ok".to_owned())));
+            let sent = timeout(WAIT, sent).await.unwrap_or(Err(BusError::Unavailable(String::new())));
+            let what = format!("{kind:?} of {} {}", delivery.message.sequence, self.without_prefix(&delivery.consumer));
+            seen.push(format!("{what}: {}", outcome(sent, |()| "ok".to_owned())));
         }
         seen
     }
 
-    /// Without the prefix, which is another one in each run.
-    fn own(&self, text: &str) -> String {
+    /// The text without the prefix, which differs in each run.
+    fn without_prefix(&self, text: &str) -> String {
         text.replace(&format!("{}_", self.prefix), "").replace(&format!("{}.", self.prefix), "")
     }
 
     async fn apply(&self, streams: Vec<Stream>, consumers: Vec<Consumer>) -> Vec<String> {
         match self.bus.apply(&Topology { streams, consumers }).await {
-            Ok(changes) => changes.iter().map(|c| self.own(c)).collect(),
-            Err(error) => vec![class(&error).to_owned()],
+            Ok(changes) => changes.iter().map(|c| self.without_prefix(c)).collect(),
+            Err(error) => vec![kind_of(&error).to_owned()],
         }
     }
 
-    /// What `from` on is stored. Only where the stream never was but a limits stream: the server's reader is a consumer like
-    /// any other, with an interest of its own.
+    /// The messages stored from `from` on. Nothing if the stream ever was anything but a limits stream: there the server's replay
+    /// has an interest of its own.
     async fn replay(&self, from: From, filter: &str) -> Vec<String> {
         if !self.may_replay {
             return Vec::new();
@@ -265,31 +266,31 @@ impl Driver<'_> {
             From::Sequence(sequence) => (ReplayStart::Sequence(sequence), sequence),
             From::TimeOf(sequence) => match self.bus.get_message(&self.stream, sequence).await {
                 Ok(message) => (ReplayStart::Time(message.stored_at), sequence),
-                Err(error) => return vec![class(&error).to_owned()],
+                Err(error) => return vec![kind_of(&error).to_owned()],
             },
         };
         let filter = (!filter.is_empty()).then(|| self.subject(filter));
         let mut seen = Vec::new();
         let mut reader = match self.bus.replay(&self.stream, filter.as_deref(), start).await {
             Ok(reader) => reader,
-            Err(error) => return vec![class(&error).to_owned()],
+            Err(error) => return vec![kind_of(&error).to_owned()],
         };
         loop {
             match reader.next(WAIT).await {
-                // (Of the same time, on memory.)
+                // On the memory bus, earlier messages may have the same time.
                 Ok(Some(m)) if m.sequence < first => {}
                 Ok(Some(m)) => seen.push(format!("{}: {}", m.sequence, self.show(&m.subject, &m.headers, &m.payload))),
                 Ok(None) => return seen,
                 Err(error) => {
-                    seen.push(class(&error).to_owned());
+                    seen.push(kind_of(&error).to_owned());
                     return seen;
                 }
             }
         }
     }
 
-    /// How everything stands.
-    async fn look(&self) -> Vec<String> {
+    /// The state of the stream and of every consumer.
+    async fn state(&self) -> Vec<String> {
         let stream = async {
             let info = self.bus.stream_info(&self.stream).await;
             outcome(info, |i| {
@@ -308,24 +309,24 @@ impl Driver<'_> {
                 )
             })
         }));
-        let told = async {
-            let info = self.bus.stream_info(&advisories(self.prefix)).await;
+        let given_up = async {
+            let info = self.bus.stream_info(&advisory_stream(self.prefix)).await;
             outcome(info, |i| format!("{} given up", i.messages))
         };
-        let (stream, mut consumers, told) = tokio::join!(stream, consumers, told);
-        if told != "0 given up" {
+        let (stream, mut consumers, given_up) = tokio::join!(stream, consumers, given_up);
+        if given_up != "0 given up" {
             for line in &mut consumers {
                 *line = line.split(", ").filter(|part| !part.starts_with("floor")).collect::<Vec<_>>().join(", ");
             }
         }
-        // Which consumers there are, their own lines tell.
-        std::iter::once(stream).chain(consumers).filter(|line| line != "not found").chain([told]).collect()
+        // A missing consumer has no line.
+        std::iter::once(stream).chain(consumers).filter(|line| line != "not found").chain([given_up]).collect()
     }
 
     async fn listen_for_advisories(&self) -> Result<(), BusError> {
         let subject = format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{}.>", self.stream);
         let stream = Stream {
-            name: advisories(self.prefix),
+            name: advisory_stream(self.prefix),
             subjects: vec![subject],
             retention: topology::Retention::Limits,
             storage: Storage::Memory,
@@ -338,17 +339,17 @@ impl Driver<'_> {
     }
 
     async fn read_advisories(&self) -> Vec<String> {
-        let mut reader = match self.bus.replay(&advisories(self.prefix), None, ReplayStart::Sequence(1)).await {
+        let mut reader = match self.bus.replay(&advisory_stream(self.prefix), None, ReplayStart::Sequence(1)).await {
             Ok(reader) => reader,
-            Err(error) => return vec![class(&error).to_owned()],
+            Err(error) => return vec![kind_of(&error).to_owned()],
         };
         let mut seen = Vec::new();
         while let Ok(Some(message)) = reader.next(WAIT).await {
             let body: Value = serde_json::from_slice(&message.payload).unwrap_or_default();
-            let consumer = self.own(body["consumer"].as_str().unwrap_or_default());
+            let consumer = self.without_prefix(body["consumer"].as_str().unwrap_or_default());
             seen.push(format!("{consumer} gave {} up after {}", body["stream_seq"], body["deliveries"]));
         }
-        // Those of one moment come in any order.
+        // Advisories of the same moment come in any order.
         seen.sort();
         seen
     }
@@ -384,6 +385,6 @@ impl Driver<'_> {
     }
 }
 
-/// For a puller, which looks at the names only.
+/// For a puller, which reads only the names.
 const ANY: ConsumerSettings =
     ConsumerSettings { filter: "", ack_wait: 1, max_deliver: -1, max_ack_pending: 1, backoff: &[] };

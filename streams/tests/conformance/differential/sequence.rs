@@ -1,9 +1,9 @@
-//! What a run does: operations, and a generator that makes them from a seed. It knows nothing of what they will lead to, so
-//! that it cannot share a mistake with either bus.
+//! The operations of a sequence, and a generator that makes them from a seed. It does not know what the operations lead to, so it
+//! cannot share a mistake with either bus.
 //!
-//! Time is counted in half ticks: operations stand at whole ticks, and whatever falls due does so half-way between.
+//! Time is counted in half ticks: operations run at whole ticks, and everything falls due half-way between two.
 
-/// SplitMix64: enough to choose by, and the same everywhere.
+/// Random numbers from a seed (SplitMix64): the same on every machine.
 pub(super) struct Dice(u64);
 
 impl Dice {
@@ -38,13 +38,13 @@ pub(super) type HalfTicks = u32;
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Operation {
-    Publish(Vec<Letter>),
+    Publish(Vec<NewMessage>),
     Fetch {
         consumer: usize,
         max: usize,
     },
-    Answer(Vec<Answer>),
-    /// Nothing happens for so many ticks.
+    Acknowledge(Vec<Acknowledgement>),
+    /// No operation for so many ticks.
     Pass(u32),
     PutStream(StreamSettings),
     DeleteStream,
@@ -62,22 +62,22 @@ pub(super) enum Operation {
 
 /// A message to publish.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Letter {
+pub(super) struct NewMessage {
     pub(super) subject: &'static str,
     pub(super) id: Option<u64>,
     pub(super) bytes: usize,
     pub(super) header: Option<&'static str>,
 }
 
-/// What is said about the `pick`-th newest delivery.
+/// An acknowledgement of the `pick`-th newest delivery.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Answer {
+pub(super) struct Acknowledgement {
     pub(super) pick: usize,
-    pub(super) verdict: Verdict,
+    pub(super) kind: AckKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Verdict {
+pub(super) enum AckKind {
     Ack,
     AckConfirmed,
     Retry(HalfTicks),
@@ -85,13 +85,13 @@ pub(super) enum Verdict {
     InProgress,
 }
 
-impl Verdict {
-    /// Whether it waits for an answer of the server.
+impl AckKind {
+    /// Whether it waits for a confirmation.
     fn is_confirmed(self) -> bool {
         matches!(self, Self::AckConfirmed | Self::Terminate)
     }
 
-    /// Whether it sets a new moment at which the message comes again.
+    /// Whether it sets a new time of redelivery.
     fn is_timed(self) -> bool {
         matches!(self, Self::InProgress) || matches!(self, Self::Retry(delay) if delay > 0)
     }
@@ -131,7 +131,7 @@ pub(super) struct ConsumerSettings {
     pub(super) backoff: &'static [HalfTicks],
 }
 
-/// Consumers that a sequence knows.
+/// Consumers in a sequence.
 pub(super) const CONSUMERS: usize = 3;
 /// Longer than any sequence lasts.
 const NEVER: HalfTicks = 601;
@@ -142,7 +142,7 @@ const TOO_LARGE: usize = (1 << 20) + 1;
 pub(super) fn generate(seed: u64, length: usize) -> Vec<Operation> {
     let mut dice = Dice::new(seed);
     let mut stream = stream(&mut dice);
-    // (What is kept out here and below, and why, the table in `differential.rs` says.)
+    // The table in `differential.rs` says what is left out here and below, and why.
     let ids = stream.retention != Retention::Interest || stream.duplicate_window == NEVER;
     let mut filters: Vec<_> = (0..CONSUMERS).map(|consumer| filter(&mut dice, consumer)).collect();
     let gives_up = dice.one_in(2);
@@ -160,9 +160,9 @@ pub(super) fn generate(seed: u64, length: usize) -> Vec<Operation> {
     }
     while operations.len() < length {
         let operation = match dice.below(100) {
-            0..30 => Operation::Publish((0..=dice.below(4)).map(|_| letter(&mut dice, ids)).collect()),
+            0..30 => Operation::Publish((0..=dice.below(4)).map(|_| message(&mut dice, ids)).collect()),
             30..58 => Operation::Fetch { consumer: some_consumer(&mut dice), max: dice.of(&[1, 1, 2, 3, 5, 10]) },
-            58..80 => Operation::Answer(answers(&mut dice)),
+            58..80 => Operation::Acknowledge(acknowledgements(&mut dice)),
             80..86 => Operation::Pass(dice.below(3) as u32 + 1),
             86..92 => {
                 let consumer = some_consumer(&mut dice);
@@ -170,13 +170,13 @@ pub(super) fn generate(seed: u64, length: usize) -> Vec<Operation> {
             }
             92..94 if !stay => {
                 let consumer = some_consumer(&mut dice);
-                // If it comes back, it wants something else.
+                // The recreated consumer has another filter.
                 filters[consumer] = filter(&mut dice, consumer);
                 Operation::DeleteConsumer(consumer)
             }
             92..96 => {
                 let becomes = changed(&mut dice, &stream);
-                // (Else it is refused.)
+                // Any other change is refused.
                 if (becomes.retention, becomes.on_disk) == (stream.retention, stream.on_disk) {
                     stream = becomes.clone();
                 }
@@ -198,8 +198,8 @@ fn some_consumer(dice: &mut Dice) -> usize {
     dice.of(&[0, 0, 0, 1, 1, 2])
 }
 
-fn letter(dice: &mut Dice, ids: bool) -> Letter {
-    Letter {
+fn message(dice: &mut Dice, ids: bool) -> NewMessage {
+    NewMessage {
         subject: dice.of(&["a", "a", "a", "b", "b", "c.d"]),
         id: (ids && dice.one_in(3)).then(|| dice.below(4)),
         bytes: if dice.one_in(80) { TOO_LARGE } else { dice.of(&[0, 10, 10, 100]) },
@@ -207,24 +207,24 @@ fn letter(dice: &mut Dice, ids: bool) -> Letter {
     }
 }
 
-fn answers(dice: &mut Dice) -> Vec<Answer> {
-    let mut answers: Vec<Answer> = Vec::new();
+fn acknowledgements(dice: &mut Dice) -> Vec<Acknowledgement> {
+    let mut all: Vec<Acknowledgement> = Vec::new();
     for _ in 0..=dice.below(3) {
-        let verdict = match dice.below(20) {
-            0..6 => Verdict::Ack,
-            6..10 => Verdict::AckConfirmed,
-            10..13 => Verdict::Retry(0),
-            13..16 => Verdict::Retry(dice.of(&[1, 3, 5])),
-            16..18 => Verdict::Terminate,
-            _ => Verdict::InProgress,
+        let kind = match dice.below(20) {
+            0..6 => AckKind::Ack,
+            6..10 => AckKind::AckConfirmed,
+            10..13 => AckKind::Retry(0),
+            13..16 => AckKind::Retry(dice.of(&[1, 3, 5])),
+            16..18 => AckKind::Terminate,
+            _ => AckKind::InProgress,
         };
-        // One at most whose time counts, or their order would hang on microseconds; one at most that may wait in vain.
-        let too_many = |is: fn(Verdict) -> bool| is(verdict) && answers.iter().any(|a| is(a.verdict));
-        if !too_many(Verdict::is_timed) && !too_many(Verdict::is_confirmed) {
-            answers.push(Answer { pick: dice.of(&[0, 0, 0, 1, 1, 2, 3, 5]), verdict });
+        // At most one that sets a time, or the order would depend on microseconds; at most one that may wait in vain.
+        let too_many = |is: fn(AckKind) -> bool| is(kind) && all.iter().any(|a| is(a.kind));
+        if !too_many(AckKind::is_timed) && !too_many(AckKind::is_confirmed) {
+            all.push(Acknowledgement { pick: dice.of(&[0, 0, 0, 1, 1, 2, 3, 5]), kind });
         }
     }
-    answers
+    all
 }
 
 fn stream(dice: &mut Dice) -> StreamSettings {
@@ -246,13 +246,13 @@ fn stream(dice: &mut Dice) -> StreamSettings {
     }
 }
 
-/// A filter of a consumer; the second one has mostly none.
+/// A filter for a consumer; mostly none for the second one.
 fn filter(dice: &mut Dice, consumer: usize) -> &'static str {
     let some = dice.of(&["a", "a", "b", "*", "*", "c.>", ">"]);
     if consumer == 1 && !dice.one_in(4) { "" } else { some }
 }
 
-/// A change of one setting.
+/// The settings with one of them changed.
 fn changed(dice: &mut Dice, was: &StreamSettings) -> StreamSettings {
     let other = stream(dice);
     let mut becomes = was.clone();

@@ -1,39 +1,39 @@
-//! Makes a differing sequence short: what can be left out so that both buses still differ is left out. The candidates of a
-//! round run side by side, for a run costs time and no work.
+//! Shortens a differing sequence: leaves out every operation without which both buses still differ in the same way. The
+//! candidates of a round run concurrently, because a run is mostly waiting.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::future::join_all;
 
 use super::sequence::Operation;
-use super::{Difference, Field, Verdict};
+use super::{Comparison, Difference, Rig};
 
 const ROUNDS: usize = 6;
 
-/// The shortest sequence found, and how it differs.
-pub(super) async fn report(field: &Field, operations: &[Operation], difference: &Difference) -> String {
+/// The shortest sequence found, and its difference.
+pub(super) async fn report(rig: &Rig, operations: &[Operation], difference: &Difference) -> String {
     let mut operations = operations[..=difference.step].to_vec();
     let kind = &difference.kind();
     let mut difference = difference.clone();
     for _ in 0..ROUNDS {
         let singly =
-            join_all((0..operations.len()).map(|index| differs(field, without(&operations, &[index]), kind))).await;
-        let spare: Vec<usize> = (0..operations.len()).filter(|&index| singly[index].is_some()).collect();
-        // All at once, halves, quarters … or just one of what can be spared singly.
+            join_all((0..operations.len()).map(|index| differs(rig, without(&operations, &[index]), kind))).await;
+        let unnecessary: Vec<usize> = (0..operations.len()).filter(|&index| singly[index].is_some()).collect();
+        // Of the operations that are each unnecessary: all, halves, quarters … or one alone.
         let mut sets = Vec::new();
-        let mut size = spare.len();
+        let mut size = unnecessary.len();
         while size > 1 {
-            sets.extend(spare.chunks(size).map(<[usize]>::to_vec));
+            sets.extend(unnecessary.chunks(size).map(<[usize]>::to_vec));
             size = size.div_ceil(2);
         }
-        sets.extend(spare.iter().map(|&index| vec![index]));
-        let tried = join_all(sets.iter().map(|set| differs(field, without(&operations, set), kind))).await;
+        sets.extend(unnecessary.iter().map(|&index| vec![index]));
+        let tried = join_all(sets.iter().map(|set| differs(rig, without(&operations, set), kind))).await;
         let Some((shorter, found)) = tried.into_iter().flatten().min_by_key(|(shorter, _)| shorter.len()) else {
             break;
         };
         (operations, difference) = (shorter, found);
     }
-    let mut text = String::from("as short as it gets:\n");
+    let mut text = String::from("the shortest sequence found:\n");
     for (index, operation) in operations.iter().enumerate() {
         text.push_str(&format!("  {index}: {operation:?}\n"));
     }
@@ -49,23 +49,23 @@ pub(super) async fn report(field: &Field, operations: &[Operation], difference: 
 }
 
 fn without(operations: &[Operation], left_out: &[usize]) -> Vec<Operation> {
-    let kept = operations.iter().enumerate().filter(|(index, _)| !left_out.contains(index));
-    kept.map(|(_, operation)| operation.clone()).collect()
+    let rest = operations.iter().enumerate().filter(|(index, _)| !left_out.contains(index));
+    rest.map(|(_, operation)| operation.clone()).collect()
 }
 
-/// The sequence, up to the step that differs, if that is still a difference of this kind.
+/// The sequence up to the differing step, if it still has a difference of this kind.
 async fn differs(
-    field: &Field,
+    rig: &Rig,
     mut operations: Vec<Operation>,
     kind: &(String, String),
 ) -> Option<(Vec<Operation>, Difference)> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let name = format!("s{}", NEXT.fetch_add(1, Ordering::Relaxed));
-    match field.compare(&operations, &name).await {
-        Verdict::Differs(difference) if difference.kind() == *kind => {
+    match rig.compare(&operations, &name).await {
+        Comparison::Differs(difference) if difference.kind() == *kind => {
             operations.truncate(difference.step + 1);
             Some((operations, difference))
         }
-        Verdict::Differs(_) | Verdict::Same(_) | Verdict::Disturbed(_) => None,
+        Comparison::Differs(_) | Comparison::Same(_) | Comparison::TooBusy(_) => None,
     }
 }

@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 /// The wait for anything that must come.
 pub(crate) const WAIT: Duration = Duration::from_secs(30);
 
-/// One HTTP request; the status and the JSON of the answer.
+/// One HTTP request; the status and the JSON of its response.
 pub(crate) async fn http(
     addr: SocketAddr,
     method: &str,
@@ -25,7 +25,7 @@ pub(crate) async fn http(
     testing::http::request(addr, method, path, token, body).await.unwrap()
 }
 
-/// Somebody who is signed in.
+/// A signed-in user.
 #[derive(Clone, Debug)]
 pub(crate) struct Person {
     pub(crate) addr: SocketAddr,
@@ -119,7 +119,7 @@ impl Socket {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// The code with which the server closed the socket; frames before it are passed over.
+    /// The code with which the server closes the socket; frames before it are skipped.
     pub(crate) async fn closed(&mut self) -> u16 {
         loop {
             match timeout(WAIT, self.from.recv()).await.expect("a close in time") {
@@ -135,7 +135,7 @@ impl Socket {
         self.to.send(text).await.unwrap();
     }
 
-    fn keep(&mut self, frame: Value) {
+    fn store_event(&mut self, frame: Value) {
         if let Some(seq) = frame["seq"].as_u64() {
             assert!(self.last_seq == 0 || seq == self.last_seq + 1, "seq {seq} after {}", self.last_seq);
             self.last_seq = seq;
@@ -143,8 +143,8 @@ impl Socket {
         }
     }
 
-    /// Sends a command and returns its answer: the whole ack or error frame.
-    pub(crate) async fn ask(&mut self, kind: &str, data: Value) -> Value {
+    /// Sends a command and returns its ack or error frame.
+    pub(crate) async fn command(&mut self, kind: &str, data: Value) -> Value {
         self.next_id += 1;
         let id = json!(format!("c{}", self.next_id));
         self.raw(json!({"id": id, "type": kind, "data": data}).to_string()).await;
@@ -153,25 +153,25 @@ impl Socket {
             if frame["id"] == id {
                 return frame;
             }
-            self.keep(frame);
+            self.store_event(frame);
         }
     }
 
-    /// Sends a command that must be acked; its data.
+    /// Sends a command that must be acked; returns the ack's data.
     pub(crate) async fn ack(&mut self, kind: &str, data: Value) -> Value {
-        let frame = self.ask(kind, data).await;
+        let frame = self.command(kind, data).await;
         assert_eq!(frame["type"], "ack", "{frame}");
         frame["data"].clone()
     }
 
-    /// Sends a command that must fail; the error's code.
+    /// Sends a command that must be refused; returns the error's code.
     pub(crate) async fn refused(&mut self, kind: &str, data: Value) -> String {
-        let frame = self.ask(kind, data).await;
+        let frame = self.command(kind, data).await;
         assert_eq!(frame["type"], "error", "{frame}");
         frame["error"]["code"].as_str().unwrap().to_owned()
     }
 
-    /// The next event of this type; others before it are passed over.
+    /// The next event of this type; others before it are skipped.
     pub(crate) async fn event(&mut self, kind: &str) -> Value {
         loop {
             while let Some(event) = self.events.pop_front() {
@@ -180,7 +180,7 @@ impl Socket {
                 }
             }
             let frame = self.frame().await;
-            self.keep(frame);
+            self.store_event(frame);
         }
     }
 }

@@ -1,4 +1,54 @@
-//! What the tests of the whole platform share: platforms that run, and clients that speak only the contract.
+//! What the tests of the whole platform share: platforms that run, clients that speak only the contract, and the steps of a ride.
 
 pub(crate) mod client;
+pub(crate) mod ride;
 pub(crate) mod running;
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use platform::Platform;
+
+/// Two tests of each function, `embedded::NAME` and `nats::NAME`; the function takes a [`Shape`](running::Shape).
+macro_rules! on_both_shapes {
+    ($($name:ident),+ $(,)?) => {
+        mod embedded {
+            $(#[tokio::test] async fn $name() { super::$name(crate::harness::running::Shape::Embedded).await })+
+        }
+        mod nats {
+            $(#[tokio::test] async fn $name() { super::$name(crate::harness::running::Shape::Nats).await })+
+        }
+    };
+}
+
+pub(crate) use on_both_shapes;
+
+/// Runs the program without settings from the environment.
+pub(crate) fn rideshare(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_rideshare")).args(args).env_clear().output().unwrap()
+}
+
+/// Waits until `holds`, at most 90 s.
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..900 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("not in 90 s: {what}");
+}
+
+/// Waits until every consumer has handled and acknowledged all that was published.
+pub(crate) async fn settled(platform: &Platform) {
+    until("every consumer has handled everything", async || {
+        for consumer in &platform.topology.consumers {
+            match platform.bus.consumer_info(&consumer.stream, &consumer.durable).await {
+                Ok(info) if info.pending + info.ack_pending == 0 => {}
+                _ => return false,
+            }
+        }
+        true
+    })
+    .await;
+}

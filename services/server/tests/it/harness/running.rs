@@ -1,4 +1,4 @@
-//! The platform in every shape in which it is run: embedded; one process on NATS and PostgreSQL; five of them.
+//! The platform as it is run: embedded; one process on NATS and PostgreSQL; or five of them.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,6 @@ use streams::Service;
 use testing::nats::Server;
 use testing::{MustEnd, database};
 
-/// How a platform is run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Shape {
     /// One process, memory bus, memory state.

@@ -211,17 +211,11 @@ fn an_event_is_sent_with_its_body_byte_for_byte() {
 }
 
 #[test]
-fn the_servers_frames_have_these_texts() {
-    use streams::event::{
-        LocationAggregate, MatchAccepted, MatchFound, MatchRejected, RejectReason, RideEvent, UserBeacon, UserFinder,
-    };
-    use streams::{Event, Money, RideStatus};
-
+fn welcome_ack_and_error_have_these_texts() {
     let uuid: Uuid = RIDE.parse().unwrap();
-    let (user, here) = (UserId(uuid), Position { lat: 40.75, lng: -73.99 });
     let id = RawValue::from_string(r#"{"n": 1}"#.to_owned()).unwrap();
     let frames = [
-        welcome(user, uuid, 7),
+        welcome(UserId(uuid), uuid, 7),
         ack(Some(&id), &json!({"request_id": RIDE})),
         ack(None, &json!({"seq": 3})),
         error(Some(&id), &Refusal::field("data.x", "missing field `x`")),
@@ -234,88 +228,52 @@ fn the_servers_frames_have_these_texts() {
     {"type":"error","id":{"n": 1},"error":{"code":"invalid_field","message":"missing field `x`","field":"data.x"}}
     {"type":"error","id":null,"error":{"code":"unavailable","message":"not possible at the moment: try the same again","field":null}}
     "#);
+}
 
-    let (match_id, request_id, vehicle_type) = (MatchId(uuid), streams::RequestId(uuid), VehicleType::Van);
-    let (driver_id, passenger_id, pickup, dropoff) = (user, user, here, here);
-    let ride = RideEvent {
-        ride_id: RideId(uuid),
-        match_id,
-        driver_id,
-        passenger_id,
-        version: 1,
-        status: RideStatus::Pickup,
-        pickup,
-        dropoff,
-        vehicle_type,
-        occurred_at: now(),
-        previous_hash: "0".repeat(64),
-        hash: "f".repeat(64),
-        by: None,
-        reason: None,
-        fee: None,
-        distance_m: None,
-        duration_s: None,
-        fare: None,
-        platform_fee: None,
-        driver_payout: None,
+#[test]
+fn events_have_these_texts() {
+    let (id, here, at) = (RIDE, json!({"lat": 40.75, "lng": -73.99}), "2026-01-02T00:00:00Z");
+    let offer = json!({"match_id": id, "request_id": id, "driver_id": id, "passenger_id": id, "pickup": here,
+        "dropoff": here, "vehicle_type": "van"});
+    let with = |body: &Value, more: Value| {
+        let mut body = body.clone();
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
     };
+    let fare = json!({"amount": 1_234, "currency": "USD"});
     let events = [
-        Event::UserBeacon(UserBeacon { user_id: user, active: true, vehicle_type, location: here, recorded_at: now() }),
-        Event::UserFinder(UserFinder {
-            request_id,
-            user_id: user,
-            active: true,
-            pickup,
-            dropoff,
-            vehicle_type,
-            recorded_at: now(),
-        }),
-        Event::MatchFound(MatchFound {
-            match_id,
-            request_id,
-            driver_id,
-            passenger_id,
-            driver_location: here,
-            pickup,
-            dropoff,
-            vehicle_type,
-            pickup_distance_m: 10.5,
-            pickup_eta_s: 2.25,
-            fare_estimate: Money::usd(1_234),
-            found_at: now(),
-            expires_at: now(),
-        }),
-        Event::MatchAccepted(MatchAccepted {
-            match_id,
-            request_id,
-            driver_id,
-            passenger_id,
-            pickup,
-            dropoff,
-            vehicle_type,
-            accepted_at: now(),
-        }),
-        Event::MatchRejected(MatchRejected {
-            match_id,
-            request_id,
-            driver_id,
-            passenger_id,
-            reason: RejectReason::Expired,
-            rejected_at: now(),
-        }),
-        Event::Ride(Box::new(ride)),
-        Event::LocationAggregate(LocationAggregate {
-            ride_id: RideId(uuid),
-            driver_id,
-            distance_m: 7.0,
-            points: 3,
-            last: None,
-            is_final: true,
-        }),
+        (
+            "user.beacon",
+            json!({"user_id": id, "active": true, "vehicle_type": "van", "location": here, "recorded_at": at}),
+        ),
+        ("user.finder", with(&offer, json!({"user_id": id, "active": true, "recorded_at": at}))),
+        (
+            "match.found",
+            with(
+                &offer,
+                json!({"driver_location": here, "pickup_distance_m": 10.5, "pickup_eta_s": 2.25,
+                    "fare_estimate": fare, "found_at": at, "expires_at": at}),
+            ),
+        ),
+        ("match.accepted", with(&offer, json!({"accepted_at": at}))),
+        ("match.rejected", with(&offer, json!({"reason": "expired", "rejected_at": at}))),
+        (
+            "ride.pickup",
+            with(
+                &offer,
+                json!({"ride_id": id, "version": 1, "status": "pickup", "occurred_at": at,
+                    "previous_hash": "0".repeat(64), "hash": "f".repeat(64)}),
+            ),
+        ),
+        (
+            "location.aggregate",
+            json!({"ride_id": id, "driver_id": id, "distance_m": 7.0, "points": 3, "last": null, "final": true}),
+        ),
     ];
-    let frames = events.map(|sent| {
+    let frames = events.map(|(subject, body)| {
+        let sent = streams::Event::parse(subject, body.to_string().as_bytes()).unwrap();
         let body = String::from_utf8(sent.body()).unwrap();
-        event(sent.subject().as_str(), 8, &sent.message_id(now()), now(), &body)
+        event(subject, 8, &sent.message_id(now()), now(), &body)
     });
     insta::assert_snapshot!(frames.join("\n"), @r#"
     {"type":"user.beacon","seq":8,"event_id":"user.beacon-01890000-0000-7000-8000-000000000001-1767312000000000","time":"2026-01-02T00:00:00.000000Z","data":{"user_id":"01890000-0000-7000-8000-000000000001","active":true,"vehicle_type":"van","location":{"lat":40.75,"lng":-73.99},"recorded_at":"2026-01-02T00:00:00.000000Z"}}

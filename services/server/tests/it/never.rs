@@ -1,8 +1,8 @@
-//! What went wrong in the nearest system, by name: each test does what led there, on the whole platform and from outside,
-//! and holds that it does not happen here. A test's name is the failure, not the promise.
+//! Failures of the nearest system that must never happen here. Each test is named for the failure: it does what led to it, on the
+//! whole platform and from outside, and passes if it does not happen.
 //!
-//! Many have a sharper sister where the rule lives, mostly under the same name: `grep -rn 'fn <name>' services streams`.
-//! On NATS only: what is about processes and servers, of which embedded has one and none.
+//! Many have a sharper test beside the rule, mostly under the same name: `grep -rn 'fn <name>' services streams`. Failures of
+//! several processes, or of servers, are tested on NATS only.
 
 use std::time::Duration;
 
@@ -14,16 +14,16 @@ use server::app::App;
 use streams::bus::{MESSAGE_ID, ReplayStart, StoredMessage};
 use streams::{Bus, Headers, Message, Service};
 
-use crate::failures::until;
 use crate::harness::client::{Person, Socket, WAIT, http};
+use crate::harness::ride::{at, online, trip};
 use crate::harness::running::{Running, Shape, shared};
-use crate::ride::{at, both, online, trip};
+use crate::harness::{on_both_shapes, settled, until};
 
-both!(
+on_both_shapes!(
     a_message_id_made_of_now_never_deduplicates,
     redelivery_bills_twice,
     a_driver_gets_two_live_rides,
-    a_passenger_gets_two,
+    a_passenger_gets_two_live_rides,
     a_stranger_accepts_rejects_starts_or_ends_others_rides,
     a_driver_bills_anothers_ride,
     a_user_reads_anothers_profile,
@@ -36,10 +36,10 @@ both!(
     an_error_text_with_quotes_breaks_the_frame,
 );
 
-/// No track is too fast: a test drives in milliseconds.
+/// The test's rides take milliseconds: no point may count as a GPS jump.
 const AT_ANY_SPEED: [&str; 2] = ["--track-max-speed-mps", "1000000"];
 
-/// A running platform with somebody who drives and somebody who wants to go.
+/// A running platform with a driver and a passenger.
 struct Pair {
     running: Running,
     driver: Person,
@@ -64,14 +64,14 @@ impl Pair {
         &self.running.apps[0].platform.bus
     }
 
-    /// Asks for a ride; the offer that both get.
+    /// Searches; returns the offer that both receive.
     async fn offer(&mut self) -> Value {
         self.p.ack("finder.update", trip()).await;
         self.p.event("match.found").await;
         self.d.event("match.found").await["data"].clone()
     }
 
-    /// Takes the offer and starts; the ride's id.
+    /// Searches, accepts and starts; returns the ride's id.
     async fn start_ride(&mut self) -> Value {
         let offer = self.offer().await;
         self.d.ack("match.accept", json!({"match_id": offer["match_id"]})).await;
@@ -82,7 +82,7 @@ impl Pair {
         pickup["ride_id"].clone()
     }
 
-    /// Sends the points, arrives, and waits for the bill.
+    /// Sends the points, arrives, and returns the completed ride.
     async fn bill(&mut self, ride_id: &Value, points: &[(f64, f64)]) -> Value {
         let recorded = World::real().now();
         let points: Vec<Value> = (0i64..)
@@ -95,7 +95,7 @@ impl Pair {
         for some in points.chunks(50) {
             self.d.ack("location.update", json!({"points": some})).await;
         }
-        // The drive takes its time: what is recorded after the arrival does not count.
+        // A point recorded after the arrival does not count.
         tokio::time::sleep(Duration::from_millis(2 * points.len() as u64)).await;
         self.d.ack("ride.arrive", json!({"ride_id": ride_id})).await;
         self.d.event("ride.completed").await;
@@ -129,25 +129,10 @@ async fn stored(bus: &Bus, stream: &str) -> Vec<StoredMessage> {
     all
 }
 
-/// Publishes a body as a foreign producer does: without headers, so that only its meaning can tell a repeat.
+/// Publishes a body as a foreign producer does: without headers, so that only its content shows a duplicate.
 async fn publish(bus: &Bus, subject: &str, body: &[u8]) {
     let payload = Bytes::copy_from_slice(body);
     bus.publish(Message { subject: subject.to_owned(), headers: Headers::default(), payload }).await.unwrap();
-}
-
-/// Until every consumer has done all that was published.
-async fn settled(running: &Running) {
-    let platform = &running.apps[0].platform;
-    until("everything is done", async || {
-        for consumer in &platform.topology.consumers {
-            let info = platform.bus.consumer_info(&consumer.stream, &consumer.durable).await.unwrap();
-            if info.pending + info.ack_pending > 0 {
-                return false;
-            }
-        }
-        true
-    })
-    .await;
 }
 
 #[tokio::test]
@@ -162,7 +147,7 @@ async fn a_consumer_that_is_away_8_s_loses_its_messages() {
     let mut passenger = Person::passenger(app.addr, 2).await.connect(None).await;
     online(&mut driver, 40.751).await;
     passenger.ack("finder.update", trip()).await;
-    // The failure itself: nobody of match is there for so long.
+    // No process of match runs for so long.
     tokio::time::sleep(Duration::from_millis(8_500)).await;
     let second = App::start(&settings, &[Service::Match], World::real()).await.unwrap();
     driver.event("match.found").await;
@@ -180,7 +165,7 @@ async fn a_second_process_of_a_service_kills_the_first_ones_consumers() {
     let platform = &pair.running.apps[0].platform;
     assert_eq!(platform.bus.compare(&platform.topology).await.unwrap(), Vec::<String>::new());
     pair.ride().await;
-    // It goes, and takes nothing of the first one's with it.
+    // It ends, and deletes nothing of the first one's.
     assert!(second.stop().await);
     let platform = &pair.running.apps[0].platform;
     assert_eq!(platform.bus.compare(&platform.topology).await.unwrap(), Vec::<String>::new());
@@ -192,11 +177,11 @@ async fn a_second_process_of_a_service_kills_the_first_ones_consumers() {
 #[tokio::test]
 async fn publish_fails_after_commit_and_the_event_is_never_sent() {
     let mut pair = Pair::start(Shape::Nats).await;
-    settled(&pair.running).await;
+    settled(&pair.running.apps[0].platform).await;
     let addr = pair.running.addr();
     pair.running.nats.as_mut().unwrap().kill();
     until("health is red", async || http(addr, "GET", "/health/ready", None, None).await.0 == 503).await;
-    // Committed, and acknowledged to the client, while nothing can be published.
+    // Committed, and acked to the client, while nothing can be published.
     pair.p.ack("finder.update", trip()).await;
     pair.running.nats.as_mut().unwrap().start().unwrap();
     pair.p.event("match.found").await;
@@ -232,13 +217,13 @@ async fn redelivery_bills_twice(shape: Shape) {
             break aggregate;
         }
     };
-    settled(&pair.running).await;
-    // Both again, under other ids than the inbox knows.
+    settled(&pair.running.apps[0].platform).await;
+    // Both again, without the ids that the inboxes have.
     for _ in 0..2 {
         publish(pair.bus(), "location.aggregate", &last).await;
         publish(pair.bus(), "payment.capture", &capture).await;
     }
-    settled(&pair.running).await;
+    settled(&pair.running.apps[0].platform).await;
     assert_eq!(stored(pair.bus(), "RIDE_STREAM").await.len(), 4, "one completion");
     for _ in 0..2 {
         tokio::time::timeout(WAIT, captures.next()).await.unwrap().unwrap();
@@ -270,7 +255,7 @@ async fn two_live_rides(shape: Shape, shared: &str) {
         }
         publish(pair.bus(), "match.accepted", body.to_string().as_bytes()).await;
     }
-    // One of the two becomes a ride, and the other one's parties hear that it does not.
+    // One becomes a ride; the parties of the other receive match.rejected.
     let both = if shared == "driver_id" { &pair.driver } else { &pair.passenger };
     let mut socket = both.connect(Some(0)).await;
     let pickup = socket.event("ride.pickup").await["data"].clone();
@@ -278,7 +263,7 @@ async fn two_live_rides(shape: Shape, shared: &str) {
     let rejected = socket.event("match.rejected").await["data"].clone();
     assert_eq!(rejected["reason"], "superseded");
     assert_ne!(rejected["match_id"], pickup["match_id"]);
-    settled(&pair.running).await;
+    settled(&pair.running.apps[0].platform).await;
     assert_eq!(stored(pair.bus(), "RIDE_STREAM").await.len(), 1);
     drop(socket);
     pair.stop().await;
@@ -288,7 +273,7 @@ async fn a_driver_gets_two_live_rides(shape: Shape) {
     Box::pin(two_live_rides(shape, "driver_id")).await;
 }
 
-async fn a_passenger_gets_two(shape: Shape) {
+async fn a_passenger_gets_two_live_rides(shape: Shape) {
     Box::pin(two_live_rides(shape, "passenger_id")).await;
 }
 
@@ -305,7 +290,7 @@ async fn a_stranger_accepts_rejects_starts_or_ends_others_rides(shape: Shape) {
     pair.d.ack("match.accept", of).await;
     let pickup = pair.p.event("ride.pickup").await["data"].clone();
     let ride_id = &pickup["ride_id"];
-    // Even with the PIN.
+    // With the right PIN, too.
     let start = json!({"ride_id": ride_id, "pin": pickup["pin"]});
     assert_eq!(stranger.refused("ride.start", start.clone()).await, "not_found");
     pair.d.ack("ride.start", start).await;
@@ -322,13 +307,13 @@ async fn a_driver_bills_anothers_ride(shape: Shape) {
     let thief = Person::driver(pair.running.addr(), 3).await;
     let mut t = thief.connect(None).await;
     let ride_id = pair.start_ride().await;
-    // By points that name the ride, and by a distance that names it.
+    // By points that name the ride, and by an aggregate that names it.
     online(&mut t, 40.0).await;
     let now = World::real().now().to_rfc3339();
     let ahead = (World::real().now() + chrono::Duration::seconds(1)).to_rfc3339();
     for (lat, recorded_at) in [(40.0, &now), (49.0, &ahead)] {
         let point = json!({"ride_id": ride_id, "location": at(lat, -73.0), "recorded_at": recorded_at});
-        t.ask("location.update", point).await;
+        t.command("location.update", point).await;
     }
     let last = json!({"location": at(49.0, -73.0), "recorded_at": now});
     let forged = json!({
@@ -368,20 +353,20 @@ async fn a_user_reads_anothers_profile(shape: Shape) {
 async fn a_sign_up_asks_for_role_admin(shape: Shape) {
     let running = Running::start(shape, &[]).await;
     let (addr, phone) = (running.addr(), "+12122340009");
-    let wish = |mut body: Value| {
+    let with_roles = |mut body: Value| {
         body["role"] = json!("admin");
         body["roles"] = json!(["admin", "driver"]);
         Some(body)
     };
-    let (_, otp) = http(addr, "POST", "/v1/auth/otp", None, wish(json!({"phone": phone}))).await;
+    let (_, otp) = http(addr, "POST", "/v1/auth/otp", None, with_roles(json!({"phone": phone}))).await;
     let body = json!({"phone": phone, "code": otp["code"]});
-    let (_, signed) = http(addr, "POST", "/v1/auth/token", None, wish(body)).await;
+    let (_, signed) = http(addr, "POST", "/v1/auth/token", None, with_roles(body)).await;
     let token = signed["access_token"].as_str();
     assert_eq!(signed["user"]["roles"], json!(["passenger"]));
-    let (_, patched) = http(addr, "PATCH", "/v1/me", token, wish(json!({"name": "Ann"}))).await;
+    let (_, patched) = http(addr, "PATCH", "/v1/me", token, with_roles(json!({"name": "Ann"}))).await;
     assert_eq!(patched["roles"], json!(["passenger"]));
     let body = json!({"vehicle_type": "car", "plate": "T 1"});
-    let (_, driver) = http(addr, "POST", "/v1/drivers", token, wish(body)).await;
+    let (_, driver) = http(addr, "POST", "/v1/drivers", token, with_roles(body)).await;
     assert_eq!(driver["roles"], json!(["passenger", "driver"]));
     running.stop().await;
 }
@@ -403,7 +388,7 @@ async fn an_old_socket_closing_removes_the_new_one(shape: Shape) {
     let old = std::mem::replace(&mut pair.d, new);
     drop(old);
     let url = "/metrics";
-    until("two sockets are left", async || {
+    until("two sockets are open", async || {
         let (_, text) = http(pair.running.addr(), "GET", url, None, None).await;
         text.as_str().unwrap_or_default().lines().any(|l| l.starts_with("rideshare_sockets") && l.ends_with(" 2"))
     })
@@ -417,10 +402,10 @@ async fn offline_drivers_stay_offered(shape: Shape) {
     let mut far = Person::driver(pair.running.addr(), 3).await.connect(None).await;
     online(&mut far, 40.765).await;
     pair.d.ack("beacon.update", json!({"active": false, "location": at(40.751, -73.98)})).await;
-    settled(&pair.running).await;
+    settled(&pair.running.apps[0].platform).await;
     pair.p.ack("finder.update", trip()).await;
     let offer = far.event("match.found").await;
-    assert_eq!(pair.p.event("match.found").await["data"], offer["data"], "the nearer one is not there any more");
+    assert_eq!(pair.p.event("match.found").await["data"], offer["data"], "the nearer driver is offline");
     drop(far);
     pair.stop().await;
 }
@@ -430,7 +415,7 @@ async fn a_waiting_passenger_is_never_matched_when_a_driver_comes_later(shape: S
     let (driver, passenger) = (Person::driver(running.addr(), 1).await, Person::passenger(running.addr(), 2).await);
     let (mut d, mut p) = (driver.connect(None).await, passenger.connect(None).await);
     p.ack("finder.update", trip()).await;
-    settled(&running).await;
+    settled(&running.apps[0].platform).await;
     online(&mut d, 40.751).await;
     d.event("match.found").await;
     p.event("match.found").await;
@@ -451,7 +436,7 @@ async fn an_error_text_with_quotes_breaks_the_frame(shape: Shape) {
     let mut pair = Pair::start(shape).await;
     for wrong in [r#"no "such" \type"#, "line\nbreak", "\u{1}\u{2028}"] {
         // (A frame that is no JSON would end the client.)
-        let frame = pair.p.ask(wrong, json!({wrong: wrong})).await;
+        let frame = pair.p.command(wrong, json!({wrong: wrong})).await;
         assert_eq!(frame["type"], "error", "{frame}");
         assert!(frame["error"]["message"].is_string(), "{frame}");
     }

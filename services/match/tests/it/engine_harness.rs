@@ -1,12 +1,14 @@
-//! An engine alone, driven by lines of text, its events read back as text. Names: d1 … drivers, p1 … passengers, r1 …
-//! requests, m1 … matches in the order in which they were found, k1 … rides. Places are kilometres north of one point.
+//! An engine alone, driven by lines of text; the events that it publishes are read back as text. Names: d1 … are drivers,
+//! p1 … passengers, r1 … requests, m1 … matches in the order in which they were found, k1 … rides. Places are kilometres
+//! north of one point.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Duration, Utc};
-use matching::engine::rules::{Input, Stepped};
-use matching::engine::{Driver, Engine, Offer, Outcome, Request, Ride, Rules};
-use matching::positions::Positions;
+use matching::engine::{
+    self, Driver, Engine, EngineRows, Input, Offer, OfferOutcome, Request, Ride, Rules, StepOutput,
+};
+use matching::positions::DriverPositions;
 use streams::event::{MatchAccepted, MatchFound, MatchRejected, RejectReason, RideEvent, UserBeacon, UserFinder};
 use streams::{Event, MatchId, Position, RequestId, RideId, RideStatus, UserId, VehicleType};
 use uuid::Uuid;
@@ -25,7 +27,7 @@ pub(crate) fn start_time() -> DateTime<Utc> {
     "2026-01-02T03:04:05Z".parse().unwrap()
 }
 
-/// `d12` → an id; the letter and the number stand in it.
+/// The id of a name such as `d12`: it holds the letter and the number.
 pub(crate) fn uuid(name: &str) -> Uuid {
     let (kind, number) = name.split_at(1);
     let kind = u128::from(kind.as_bytes()[0]);
@@ -37,49 +39,63 @@ pub(crate) fn name(id: Uuid) -> String {
     format!("{}{number}", char::from((id.as_u128() >> 64) as u8))
 }
 
+pub(crate) fn user(name: &str) -> UserId {
+    UserId(uuid(name))
+}
+
 pub(crate) fn km(north: f64) -> Position {
     Position { lat: 40.7 + north / 111.195, lng: -74.0 }
 }
 
-pub(crate) struct City {
+/// All rows of an engine.
+pub(crate) fn rows(engine: &Engine) -> EngineRows {
+    EngineRows {
+        drivers: engine.drivers().values().cloned().collect(),
+        requests: engine.requests().values().cloned().collect(),
+        offers: engine.offers().values().cloned().collect(),
+        rides: engine.rides().values().cloned().collect(),
+    }
+}
+
+pub(crate) struct EngineHarness {
     pub(crate) engine: Engine,
-    pub(crate) positions: Positions,
+    pub(crate) positions: DriverPositions,
     pub(crate) now: DateTime<Utc>,
     pub(crate) found: BTreeMap<MatchId, MatchFound>,
     pub(crate) rides: BTreeMap<RideId, MatchId>,
-    pub(crate) stored: StoredMessage,
+    pub(crate) stored: StoredRows,
     excluded: BTreeSet<(RequestId, UserId)>,
-    /// Matches found and not known to have ended.
+    /// Matches that were found and, as far as events and rows say, have not ended.
     open: BTreeSet<MatchId>,
     next: u128,
 }
 
-/// What the store would have: rows as the steps gave them, never all at once.
+/// The rows as a store would have them after each step's changed rows are written.
 #[derive(Default)]
-pub(crate) struct StoredMessage {
+pub(crate) struct StoredRows {
     pub(crate) drivers: BTreeMap<UserId, Driver>,
     pub(crate) requests: BTreeMap<RequestId, Request>,
     pub(crate) offers: BTreeMap<MatchId, Offer>,
     pub(crate) rides: BTreeMap<RideId, Ride>,
 }
 
-impl City {
+impl EngineHarness {
     pub(crate) fn new() -> Self {
         Self {
             engine: Engine::new(rules()),
-            positions: Positions::default(),
+            positions: DriverPositions::default(),
             now: start_time(),
             found: BTreeMap::new(),
             rides: BTreeMap::new(),
-            stored: StoredMessage::default(),
+            stored: StoredRows::default(),
             excluded: BTreeSet::new(),
             open: BTreeSet::new(),
             next: 0,
         }
     }
 
-    /// One step, checked.
-    pub(crate) fn step(&mut self, inputs: &[Input<'_>]) -> Stepped {
+    /// One step, and the invariants after it.
+    pub(crate) fn step(&mut self, inputs: &[Input<'_>]) -> StepOutput {
         for input in inputs {
             if let Input::Rejected(e) = input
                 && e.reason == RejectReason::Declined
@@ -88,20 +104,20 @@ impl City {
                 self.excluded.insert((e.request_id, e.driver_id));
             }
         }
-        // As the handler does: rides that ended are looked up in their rows.
-        let late = |i: &Input<'_>| match i {
+        // As the handler does: the row says whether a ride has ended, because the engine may have forgotten it.
+        let is_late = |i: &Input<'_>| match i {
             Input::Ride(e) if e.status == RideStatus::Pickup => {
                 self.stored.rides.get(&e.ride_id).is_some_and(|r| r.ended_at.is_some())
             }
             _ => false,
         };
-        let inputs: Vec<Input<'_>> = inputs.iter().filter(|i| !late(i)).copied().collect();
+        let inputs: Vec<Input<'_>> = inputs.iter().filter(|i| !is_late(i)).copied().collect();
         let next = &mut self.next;
-        let stepped = self.engine.step(&inputs, &mut self.positions, self.now, &mut || {
+        let output = engine::step(&mut self.engine, &inputs, &mut self.positions, self.now, &mut || {
             *next += 1;
             MatchId(uuid(&format!("m{next}")))
         });
-        for event in &stepped.events {
+        for event in &output.events {
             match event {
                 Event::MatchFound(e) => {
                     assert!(!self.excluded.contains(&(e.request_id, e.driver_id)), "offered again: {e:?}");
@@ -121,32 +137,31 @@ impl City {
                 other => panic!("match does not publish {other:?}"),
             }
         }
-        let rows = &stepped.rows;
+        let rows = &output.rows;
         self.stored.drivers.extend(rows.drivers.iter().map(|r| (r.user_id, r.clone())));
         self.stored.requests.extend(rows.requests.iter().map(|r| (r.request_id, r.clone())));
         self.stored.offers.extend(rows.offers.iter().map(|r| (r.match_id, r.clone())));
         self.stored.rides.extend(rows.rides.iter().map(|r| (r.ride_id, r.clone())));
         for offer in &rows.offers {
-            // Not with an event of match's own: a driver's no, rides' superseded, a ride, or released.
+            // These ends come without an event of match: declined, superseded by rides, ridden, released.
             match offer.ended {
                 Some(_) => self.open.remove(&offer.match_id),
                 None => self.open.insert(offer.match_id),
             };
         }
         self.check();
-        stepped
+        output
     }
 
-    /// Invariants, by other means than the engine's indexes.
+    /// Invariants, checked without the engine's indexes.
     pub(crate) fn check(&self) {
-        let rows = self.engine.rows();
+        let (requests, offers, rides) = (self.engine.requests(), self.engine.offers(), self.engine.rides());
         let mut held = BTreeSet::new();
-        for offer in rows.offers.iter().filter(|o| o.ended.is_none()) {
+        for offer in offers.values().filter(|o| o.ended.is_none()) {
             for person in [offer.driver_id, offer.passenger_id] {
                 assert!(held.insert(person), "{} is held twice", name(person.0));
-                let ride = rows
-                    .rides
-                    .iter()
+                let ride = rides
+                    .values()
                     .find(|r| r.ended_at.is_none() && (r.driver_id == person || r.passenger_id == person));
                 assert!(ride.is_none(), "{} is held by {offer:?} and locked by {ride:?}", name(person.0));
                 assert!(self.engine.is_engaged(person));
@@ -154,52 +169,45 @@ impl City {
             assert!(offer.deadline() > self.now, "{offer:?} is overdue");
         }
         let mut searching = BTreeSet::new();
-        for request in rows.requests.iter().filter(|r| r.ended_at.is_none()) {
+        for request in requests.values().filter(|r| r.ended_at.is_none()) {
             assert!(searching.insert(request.passenger_id), "two live requests of {}", name(request.passenger_id.0));
         }
-        let live = rows.offers.iter().filter(|o| o.ended.is_none()).map(|o| o.match_id).collect();
+        let live = offers.values().filter(|o| o.ended.is_none()).map(|o| o.match_id).collect();
         assert_eq!(self.open, live);
     }
 
-    /// What is in the engine is what the rows written so far say, and nothing live is missing.
+    /// The engine is a cache of the written rows: nothing in it differs from them, and nothing live is missing.
     pub(crate) fn check_rows(&self) {
-        let rows = self.engine.rows();
-        assert!(Engine::from_rows(rules(), rows.clone()) == self.engine, "the indexes are not those of the rows");
-        for row in &rows.drivers {
-            assert_eq!(self.stored.drivers.get(&row.user_id), Some(row));
+        fn same<K: Ord + std::fmt::Debug, V: PartialEq + std::fmt::Debug>(
+            cached: &BTreeMap<K, V>,
+            stored: &BTreeMap<K, V>,
+            is_live: impl Fn(&V) -> bool,
+        ) {
+            for (id, row) in cached {
+                assert_eq!(stored.get(id), Some(row), "{id:?}");
+            }
+            for (id, row) in stored.iter().filter(|(_, row)| is_live(row)) {
+                assert!(cached.contains_key(id), "the engine has forgotten {row:?}, which is live");
+            }
         }
-        for row in &rows.requests {
-            assert_eq!(self.stored.requests.get(&row.request_id), Some(row));
-        }
-        for row in &rows.offers {
-            assert_eq!(self.stored.offers.get(&row.match_id), Some(row));
-        }
-        for row in &rows.rides {
-            assert_eq!(self.stored.rides.get(&row.ride_id), Some(row));
-        }
-        let live = |ended: bool| usize::from(!ended);
-        let count = |rows: &matching::engine::Rows| {
-            rows.requests.iter().map(|r| live(r.ended_at.is_some())).sum::<usize>()
-                + rows.offers.iter().map(|r| live(r.ended.is_some())).sum::<usize>()
-                + rows.rides.iter().map(|r| live(r.ended_at.is_some())).sum::<usize>()
-        };
-        let stored = self.stored.requests.values().map(|r| live(r.ended_at.is_some())).sum::<usize>()
-            + self.stored.offers.values().map(|r| live(r.ended.is_some())).sum::<usize>()
-            + self.stored.rides.values().map(|r| live(r.ended_at.is_some())).sum::<usize>();
-        assert_eq!(stored, count(&rows));
+        let rebuilt = Engine::from_rows(rules(), rows(&self.engine));
+        assert!(rebuilt == self.engine, "the indexes are not those of the rows");
+        same(self.engine.drivers(), &self.stored.drivers, |_| false);
+        same(self.engine.requests(), &self.stored.requests, |r| r.ended_at.is_none());
+        same(self.engine.offers(), &self.stored.offers, |o| o.ended.is_none());
+        same(self.engine.rides(), &self.stored.rides, |r| r.ended_at.is_none());
         // The grid holds exactly those who are free.
         for vehicle in VehicleType::ALL {
             let near = self.positions.nearest(vehicle, &km(0.0), 10_000, 1e8, self.now, |_| true);
             let shown: BTreeSet<UserId> = near.iter().map(|n| n.id).collect();
-            let heard = |d: &&Driver| self.positions.is_heard(d.user_id, self.now);
-            let free =
-                rows.drivers.iter().filter(heard).filter(|d| self.engine.availability(d.user_id) == Some(vehicle));
-            assert_eq!(shown, free.map(|d| d.user_id).collect());
+            let is_free =
+                |id: &UserId| self.positions.is_fresh(*id, self.now) && self.engine.availability(*id) == Some(vehicle);
+            assert_eq!(shown, self.engine.drivers().keys().copied().filter(is_free).collect());
         }
     }
 
-    /// Lets time pass, second by second.
-    pub(crate) fn pass(&mut self, seconds: u32) -> Vec<Stepped> {
+    /// A tick each second, housekeeping each minute.
+    pub(crate) fn pass_time(&mut self, seconds: u32) -> Vec<StepOutput> {
         (0..seconds)
             .map(|_| {
                 self.now += Duration::seconds(1);
@@ -209,21 +217,29 @@ impl City {
             .collect()
     }
 
-    pub(crate) fn beacon(&self, driver: &str, active: bool, vehicle_type: VehicleType, at: f64) -> UserBeacon {
-        let user_id = UserId(uuid(driver));
-        UserBeacon { user_id, active, vehicle_type, location: km(at), recorded_at: self.now }
+    pub(crate) fn online(&self, driver: &str, vehicle_type: VehicleType, at: f64) -> UserBeacon {
+        let user_id = user(driver);
+        UserBeacon { user_id, active: true, vehicle_type, location: km(at), recorded_at: self.now }
     }
 
-    pub(crate) fn finder(&self, request: &str, passenger: &str, active: bool, at: f64) -> UserFinder {
+    pub(crate) fn offline(&self, driver: &str) -> UserBeacon {
+        UserBeacon { active: false, ..self.online(driver, VehicleType::Car, 0.0) }
+    }
+
+    pub(crate) fn search(&self, request: &str, passenger: &str, at: f64) -> UserFinder {
         UserFinder {
             request_id: RequestId(uuid(request)),
-            user_id: UserId(uuid(passenger)),
-            active,
+            user_id: user(passenger),
+            active: true,
             pickup: km(at),
             dropoff: km(at + 5.0),
             vehicle_type: VehicleType::Car,
             recorded_at: self.now,
         }
+    }
+
+    pub(crate) fn end_of_search(&self, request: &str, passenger: &str) -> UserFinder {
+        UserFinder { active: false, ..self.search(request, passenger, 0.0) }
     }
 
     pub(crate) fn accepted(&self, id: MatchId) -> MatchAccepted {
@@ -267,39 +283,40 @@ impl City {
             fare: None,
             platform_fee: None,
             driver_payout: None,
+            request_id: None,
         }
     }
 
     /// One line: `d1 on 0.3`, `d1 on 0.3 van`, `d1 off`, `d1 at 2`, `r1 p1 find 0`, `r1 p1 end`, `m1 accept`, `m1 decline`,
-    /// `m1 superseded`, `m1 expired`, `k1 pickup m1`, `k1 completed m1`, `k1 cancelled m1`, `15 s`. A last word `@-7` makes
-    /// the sender's clock say 7 s ago. Returns what was published.
+    /// `m1 superseded`, `m1 expired`, `k1 pickup m1`, `k1 completed m1`, `k1 cancelled m1`, `15 s`. With a last word
+    /// `@-7` the sender's clock says 7 s ago. Returns what was published.
     pub(crate) fn line(&mut self, line: &str) -> String {
         let (line, ago) = line.split_once(" @").unwrap_or((line, "0"));
         let ago = Duration::seconds(ago.parse().unwrap());
         let words: Vec<&str> = line.split(' ').collect();
         let steps = match words[..] {
-            [n, "s"] => self.pass(n.parse().unwrap()),
+            [n, "s"] => self.pass_time(n.parse().unwrap()),
             [d, "at", at] => {
                 let now = self.now;
-                self.positions.heard(UserId(uuid(d)), km(at.parse().unwrap()), now + ago, now);
+                self.positions.record(user(d), km(at.parse().unwrap()), now + ago, now);
                 Vec::new()
             }
             [d, "off"] => {
-                let e = UserBeacon { recorded_at: self.now + ago, ..self.beacon(d, false, VehicleType::Car, 0.0) };
+                let e = UserBeacon { recorded_at: self.now + ago, ..self.offline(d) };
                 vec![self.step(&[Input::Beacon(&e, self.now)])]
             }
             [d, "on", at, ref rest @ ..] => {
                 let vehicle = rest.first().map_or(VehicleType::Car, |v| v.parse().unwrap());
-                let e = self.beacon(d, true, vehicle, at.parse().unwrap());
+                let e = self.online(d, vehicle, at.parse().unwrap());
                 let e = UserBeacon { recorded_at: self.now + ago, ..e };
                 vec![self.step(&[Input::Beacon(&e, self.now)])]
             }
             [r, p, "find", at] => {
-                let e = self.finder(r, p, true, at.parse().unwrap());
+                let e = self.search(r, p, at.parse().unwrap());
                 vec![self.step(&[Input::Finder(&UserFinder { recorded_at: self.now + ago, ..e })])]
             }
             [r, p, "end"] => {
-                let e = self.finder(r, p, false, 0.0);
+                let e = self.end_of_search(r, p);
                 vec![self.step(&[Input::Finder(&UserFinder { recorded_at: self.now + ago, ..e })])]
             }
             [m, "accept"] => {
@@ -327,23 +344,23 @@ impl City {
         steps.iter().flat_map(|s| &s.events).map(text).collect::<Vec<_>>().join(", ")
     }
 
-    /// Lines and what each publishes.
+    /// Pairs of a line and what it publishes.
     pub(crate) fn play(&mut self, lines: &[(&str, &str)]) {
-        for (n, (line, wanted)) in lines.iter().enumerate() {
-            assert_eq!(self.line(line), *wanted, "line {}: {line}", n + 1);
+        for (n, (line, expected)) in lines.iter().enumerate() {
+            assert_eq!(self.line(line), *expected, "line {}: {line}", n + 1);
         }
     }
 
-    pub(crate) fn outcome(&self, m: &str) -> Option<Outcome> {
-        self.engine.rows().offers.iter().find(|o| o.match_id.0 == uuid(m)).and_then(|o| o.ended).map(|e| e.1)
+    pub(crate) fn outcome(&self, m: &str) -> Option<OfferOutcome> {
+        self.engine.offers().get(&MatchId(uuid(m))).and_then(|o| o.ended).map(|e| e.1)
     }
 
-    pub(crate) fn locked(&self, who: &str) -> bool {
-        self.engine.is_locked(UserId(uuid(who)))
+    pub(crate) fn is_locked(&self, who: &str) -> bool {
+        self.engine.is_locked(user(who))
     }
 
-    pub(crate) fn held(&self, who: &str) -> Option<String> {
-        self.engine.held_by(UserId(uuid(who))).map(|o| name(o.match_id.0))
+    pub(crate) fn held_by(&self, who: &str) -> Option<String> {
+        self.engine.held_by(user(who)).map(|o| name(o.match_id.0))
     }
 }
 

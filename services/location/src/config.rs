@@ -1,0 +1,19 @@
+//! The settings of location.
+
+use chrono::Duration;
+
+use crate::track;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// TRACK_MAX_SPEED_MPS: a point that would need more is a jump, and not part of the distance.
+    pub max_speed_mps: f64,
+    /// The shortest time between two aggregates of a ride under way.
+    pub aggregate_every: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { max_speed_mps: track::MAX_SPEED_MPS, aggregate_every: Duration::seconds(3) }
+    }
+}

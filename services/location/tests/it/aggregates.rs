@@ -1,0 +1,205 @@
+//! Aggregates: how far a ride went, from its events and points.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use streams::event::LocationAggregate;
+use streams::{Event, RideStatus};
+use testing::{Backend, on_both_stores};
+
+use crate::harness::{ServiceHarness, TestRide, place};
+
+on_both_stores!(
+    a_ride_has_one_final_aggregate_whatever_arrives_late_twice_or_out_of_order,
+    events_of_a_ride_may_arrive_in_any_order_and_twice,
+    a_ride_without_points_has_a_final_aggregate_of_0_m,
+    points_that_arrive_just_after_ride_arrived_still_count,
+    a_cancelled_ride_has_no_final_aggregate,
+    a_new_process_continues_from_the_rows,
+);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ride_has_one_final_aggregate_on_nats() {
+    one_final_aggregate(ServiceHarness::start_on_nats(2).await).await;
+}
+
+async fn a_ride_has_one_final_aggregate_whatever_arrives_late_twice_or_out_of_order(backend: Backend) {
+    one_final_aggregate(ServiceHarness::start(backend, 2).await).await;
+}
+
+#[track_caller]
+fn assert_driven(aggregate: &LocationAggregate, metres: f64, points: u64) {
+    assert!((aggregate.distance_m - metres).abs() < 0.1, "{metres} m: {aggregate:?}");
+    assert_eq!(aggregate.points, points, "{aggregate:?}");
+}
+
+async fn one_final_aggregate(harness: ServiceHarness) {
+    let rides: Vec<TestRide> = (0..8).map(|_| TestRide::new(&harness)).collect();
+    // Points on the way to the pickup have the ride's id too; they are not billed.
+    for ride in &rides {
+        for second in 1..20 {
+            harness.publish(&Event::LocationUpdate(ride.point(&harness, -f64::from(second)))).await;
+        }
+        ride.publish(&harness, RideStatus::Started, 0.0).await;
+    }
+    let mut seconds: Vec<u32> = (0..=60).collect();
+    for i in 0..seconds.len() {
+        let other = i + harness.platform.world.below((seconds.len() - i) as u32) as usize;
+        seconds.swap(i, other);
+    }
+    let mut published = BTreeSet::new();
+    for half in seconds.chunks(31) {
+        for &second in half {
+            for ride in &rides {
+                ride.drive(&harness, [second, second % 7]).await;
+            }
+        }
+        published.extend(half.iter().flat_map(|second| [*second, *second % 7]));
+        for ride in &rides {
+            harness.aggregate_has(ride.id, published.len() as u64).await;
+        }
+    }
+    for ride in &rides {
+        ride.drive(&harness, 61..70).await;
+        ride.publish(&harness, RideStatus::Arrived, 60.0).await;
+    }
+    for ride in &rides {
+        let aggregate = harness.final_aggregate(ride.id).await;
+        assert_driven(&aggregate, 900.0, 61);
+        assert_eq!(aggregate.last.unwrap().recorded_at, harness.second(60.0));
+    }
+    // Nothing follows the final aggregate, neither before nor after the end of the ride.
+    for ride in &rides {
+        ride.drive(&harness, [3, 59, 60]).await;
+        ride.publish(&harness, RideStatus::Arrived, 60.0).await;
+        ride.publish(&harness, RideStatus::Completed, 61.0).await;
+        ride.drive(&harness, [4, 5]).await;
+    }
+    harness.all_handled().await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let by_ride = harness.end().await;
+    assert_eq!(by_ride.len(), rides.len());
+    for aggregates in by_ride.values() {
+        assert!((2..=6).contains(&aggregates.len()), "one every few seconds: {aggregates:?}");
+        assert!(aggregates.windows(2).all(|w| w[0].points <= w[1].points), "cumulative: {aggregates:?}");
+    }
+}
+
+async fn events_of_a_ride_may_arrive_in_any_order_and_twice(backend: Backend) {
+    let harness = ServiceHarness::start(backend, 2).await;
+    let ride = TestRide::new(&harness);
+    ride.drive(&harness, 0..=60).await;
+    ride.publish(&harness, RideStatus::Arrived, 60.0).await;
+    harness.all_handled().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(harness.aggregates().await, [], "the start is not known yet");
+    ride.publish(&harness, RideStatus::Started, 0.0).await;
+    ride.publish(&harness, RideStatus::Started, 0.0).await;
+    ride.publish(&harness, RideStatus::Arrived, 60.0).await;
+    assert_driven(&harness.final_aggregate(ride.id).await, 900.0, 61);
+    let ended_first = TestRide::new(&harness);
+    ended_first.publish(&harness, RideStatus::Completed, 61.0).await;
+    harness.all_handled().await;
+    ended_first.drive(&harness, 0..=60).await;
+    ended_first.publish(&harness, RideStatus::Started, 0.0).await;
+    ended_first.publish(&harness, RideStatus::Arrived, 60.0).await;
+    harness.all_handled().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let by_ride = harness.end().await;
+    assert_eq!(by_ride.keys().copied().collect::<Vec<_>>(), [ride.id], "a ride that has ended stays ended");
+}
+
+async fn a_ride_without_points_has_a_final_aggregate_of_0_m(backend: Backend) {
+    let harness = ServiceHarness::start(backend, 1).await;
+    let ride = TestRide::new(&harness);
+    ride.publish(&harness, RideStatus::Started, 0.0).await;
+    ride.publish(&harness, RideStatus::Arrived, 60.0).await;
+    let aggregate = harness.final_aggregate(ride.id).await;
+    assert_driven(&aggregate, 0.0, 0);
+    assert_eq!(aggregate.last, None);
+    harness.end().await;
+}
+
+async fn points_that_arrive_just_after_ride_arrived_still_count(backend: Backend) {
+    let harness = ServiceHarness::start(backend, 2).await;
+    let ride = TestRide::new(&harness);
+    ride.publish(&harness, RideStatus::Started, 0.0).await;
+    ride.drive(&harness, 0..=30).await;
+    ride.publish(&harness, RideStatus::Arrived, 60.0).await;
+    harness.all_handled().await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    ride.drive(&harness, 31..=60).await;
+    assert_driven(&harness.final_aggregate(ride.id).await, 900.0, 61);
+    harness.end().await;
+}
+
+async fn a_cancelled_ride_has_no_final_aggregate(backend: Backend) {
+    let harness = ServiceHarness::start(backend, 1).await;
+    let ride = TestRide::new(&harness);
+    ride.publish(&harness, RideStatus::Started, 0.0).await;
+    harness.all_handled().await;
+    ride.publish(&harness, RideStatus::Cancelled, 10.0).await;
+    harness.all_handled().await;
+    ride.drive(&harness, 0..=10).await;
+    harness.all_handled().await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(harness.end().await.is_empty());
+}
+
+async fn a_new_process_continues_from_the_rows(backend: Backend) {
+    let mut harness = ServiceHarness::start(backend, 2).await;
+    let (under_way, arrived) = (TestRide::new(&harness), TestRide::new(&harness));
+    for ride in [under_way, arrived] {
+        ride.publish(&harness, RideStatus::Started, 0.0).await;
+        ride.drive(&harness, 0..=30).await;
+    }
+    arrived.drive(&harness, 31..=60).await;
+    arrived.publish(&harness, RideStatus::Arrived, 60.0).await;
+    harness.all_handled().await;
+    harness.stop_processes().await;
+    under_way.drive(&harness, 31..=60).await;
+    harness.start_process().await;
+    assert_driven(&harness.final_aggregate(arrived.id).await, 900.0, 61);
+    under_way.publish(&harness, RideStatus::Arrived, 60.0).await;
+    assert_driven(&harness.final_aggregate(under_way.id).await, 900.0, 61);
+    harness.end().await;
+}
+
+mod never {
+    use super::*;
+
+    on_both_stores!(a_noisy_gps_point_of_100_km_is_billed, a_stranger_adds_points_to_anothers_ride);
+
+    async fn a_noisy_gps_point_of_100_km_is_billed(backend: Backend) {
+        let harness = ServiceHarness::start(backend, 2).await;
+        let ride = TestRide::new(&harness);
+        ride.publish(&harness, RideStatus::Started, 0.0).await;
+        ride.drive(&harness, 0..=30).await;
+        let mut noise = ride.point(&harness, 30.5);
+        noise.location = place(0.0, 100_000.0);
+        harness.publish(&Event::LocationUpdate(noise)).await;
+        ride.drive(&harness, 31..=60).await;
+        ride.publish(&harness, RideStatus::Arrived, 60.0).await;
+        assert_driven(&harness.final_aggregate(ride.id).await, 900.0, 61);
+        harness.end().await;
+    }
+
+    async fn a_stranger_adds_points_to_anothers_ride(backend: Backend) {
+        let harness = ServiceHarness::start(backend, 1).await;
+        let ride = TestRide::new(&harness);
+        let stranger = TestRide { driver: harness.platform.world.id(), ..ride };
+        // Before ride.started says whose ride it is, and at the same times as the driver's points; and afterwards.
+        for second in 0..=10 {
+            let mut point = stranger.point(&harness, f64::from(second));
+            point.location = place(f64::from(second) * 15.0, 60.0 * f64::from(second));
+            harness.publish(&Event::LocationUpdate(point)).await;
+        }
+        ride.publish(&harness, RideStatus::Started, 0.0).await;
+        harness.all_handled().await;
+        stranger.drive(&harness, 20..=59).await;
+        ride.drive(&harness, 0..=10).await;
+        ride.publish(&harness, RideStatus::Arrived, 60.0).await;
+        assert_driven(&harness.final_aggregate(ride.id).await, 150.0, 11);
+        harness.end().await;
+    }
+}

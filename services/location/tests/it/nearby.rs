@@ -1,0 +1,168 @@
+//! Who is nearby: by beacons, points and rides, and over HTTP.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use serde_json::Value;
+use streams::{Event, RideStatus, UserId};
+use testing::{Backend, on_both_stores};
+
+use crate::harness::{ServiceHarness, TestRide};
+
+on_both_stores!(a_driver_with_a_ride_is_not_nearby, nearby_needs_a_sign_in_and_names_the_field_that_is_wrong,);
+
+async fn a_driver_with_a_ride_is_not_nearby(backend: Backend) {
+    let harness = ServiceHarness::start(backend, 1).await;
+    let ride = TestRide::new(&harness);
+    harness.go_online(ride.driver, 300.0).await;
+    harness.all_handled().await;
+    assert_eq!(harness.nearby(0).await, [300.0]);
+    // On the way to the pickup only the ride_id of the points says so.
+    let mut point = ride.point(&harness, 0.0);
+    point.recorded_at = harness.platform.world.now();
+    harness.publish(&Event::LocationUpdate(point.clone())).await;
+    harness.all_handled().await;
+    assert_eq!(harness.nearby(0).await, [0.0; 0]);
+    ride.publish(&harness, RideStatus::Started, 0.0).await;
+    harness.all_handled().await;
+    assert_eq!(harness.nearby(0).await, [0.0; 0]);
+    ride.publish(&harness, RideStatus::Completed, 60.0).await;
+    harness.all_handled().await;
+    assert_eq!(harness.nearby(0).await, [0.0], "where the ride ended");
+    // A late point of the ride, and a repeat of its start.
+    point.recorded_at = harness.platform.world.now();
+    harness.publish(&Event::LocationUpdate(point)).await;
+    ride.publish(&harness, RideStatus::Started, 0.0).await;
+    harness.all_handled().await;
+    assert_eq!(harness.nearby(0).await, [0.0]);
+    harness.end().await;
+}
+
+async fn nearby_needs_a_sign_in_and_names_the_field_that_is_wrong(backend: Backend) {
+    let harness = ServiceHarness::start(backend, 1).await;
+    let me: UserId = harness.platform.world.id();
+    let drivers: Vec<UserId> = (0..12).map(|_| harness.platform.world.id()).collect();
+    for (n, driver) in drivers.iter().enumerate() {
+        harness.go_online(*driver, 100.0 * (n + 1) as f64).await;
+    }
+    harness.all_handled().await;
+    let (status, problem) = harness.get(0, None, "/v1/drivers/nearby?lat=0&lng=30").await;
+    assert_eq!((status, &problem["code"]), (StatusCode::UNAUTHORIZED, &Value::from("unauthorized")));
+    let cases = [
+        ("", "lat"),
+        ("lat=0", "lng"),
+        ("lat=91&lng=30", "lat"),
+        ("lat=0&lng=-180.5", "lng"),
+        ("lat=NaN&lng=30", "lat"),
+        ("lat=&lng=30", "lat"),
+        ("lat=0&lng=30&radius_m=0", "radius_m"),
+        ("lat=0&lng=30&radius_m=50001", "radius_m"),
+        ("lat=0&lng=30&radius_m=inf", "radius_m"),
+        ("lat=0&lng=30&limit=0", "limit"),
+        ("lat=0&lng=30&limit=101", "limit"),
+        ("lat=0&lng=30&limit=2.5", "limit"),
+        ("lat=0&lat=1&lng=30", "query"),
+    ];
+    for (query, field) in cases {
+        let (status, problem) = harness.get(0, Some(me), &format!("/v1/drivers/nearby?{query}")).await;
+        let found = (status, problem["code"].as_str(), problem["field"].as_str());
+        assert_eq!(found, (StatusCode::UNPROCESSABLE_ENTITY, Some("invalid_field"), Some(field)), "{query}");
+    }
+    for (query, expected) in [("", 10), ("&limit=100", 12), ("&limit=3", 3), ("&radius_m=450", 4), ("&radius_m=1", 0)] {
+        let (status, body) = harness.get(0, Some(me), &format!("/v1/drivers/nearby?lat=0&lng=30{query}")).await;
+        let drivers = body["drivers"].as_array().unwrap();
+        assert_eq!((status, drivers.len()), (StatusCode::OK, expected), "{query}");
+        let distances: Vec<f64> = drivers.iter().map(|d| d["distance_m"].as_f64().unwrap()).collect();
+        assert!(distances.is_sorted());
+    }
+    let (_, body) = harness.get(0, Some(me), "/v1/drivers/nearby?lat=0&lng=30&limit=1").await;
+    let nearest = body["drivers"][0].as_object().unwrap();
+    let fields: BTreeSet<&str> = nearest.keys().map(String::as_str).collect();
+    assert_eq!(fields, BTreeSet::from(["distance_m", "position", "recorded_at", "vehicle_type"]), "and nothing else");
+    assert_eq!(nearest["vehicle_type"], "van");
+    assert!(drivers.iter().all(|driver| !body.to_string().contains(&driver.to_string())));
+    harness.end().await;
+}
+
+/// Each position is delivered to one of the processes, which forwards it to the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_process_shows_every_driver() {
+    let harness = ServiceHarness::start_on_nats(2).await;
+    let both_show = async |expected: &[f64], wait: Duration| {
+        let shown = async {
+            while harness.nearby(0).await != expected || harness.nearby(1).await != expected {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(wait, shown).await.is_ok()
+    };
+    // A process may not have subscribed yet, and a core message that is sent before that is lost. So publish new drivers,
+    // each once, until both processes show one.
+    let mut subscribed = false;
+    for _ in 0..8 {
+        let probe: UserId = harness.platform.world.id();
+        harness.go_online(probe, 9_000.0).await;
+        subscribed = both_show(&[9_000.0], Duration::from_secs(2)).await;
+        harness.go_offline(probe, 9_000.0).await;
+        if subscribed {
+            break;
+        }
+    }
+    assert!(subscribed, "the processes receive each other's positions");
+    let drivers: Vec<UserId> = (0..40).map(|_| harness.platform.world.id()).collect();
+    for (n, driver) in drivers.iter().enumerate() {
+        harness.go_online(*driver, 100.0 * (n + 1) as f64).await;
+    }
+    let distances = |of: std::ops::Range<u32>| of.map(|n| 100.0 * f64::from(n + 1)).collect::<Vec<f64>>();
+    let wait = Duration::from_secs(20);
+    assert!(both_show(&distances(0..10), wait).await, "both processes know all drivers");
+    // An event of a ride is delivered to one process, too; the other one reads the rows.
+    let rides: Vec<TestRide> =
+        drivers[..10].iter().map(|driver| TestRide { id: harness.platform.world.id(), driver: *driver }).collect();
+    for ride in &rides {
+        ride.publish(&harness, RideStatus::Started, 0.0).await;
+    }
+    assert!(both_show(&distances(10..20), wait).await, "both processes know who has a ride");
+    for ride in &rides {
+        ride.publish(&harness, RideStatus::Completed, 60.0).await;
+    }
+    assert!(both_show(&distances(0..10), wait).await, "both processes know whose ride is over");
+    harness.end().await;
+}
+
+mod never {
+    use super::*;
+
+    on_both_stores!(offline_drivers_stay_offered);
+
+    async fn offline_drivers_stay_offered(backend: Backend) {
+        let harness = ServiceHarness::start(backend, 1).await;
+        let (leaves, stays): (UserId, UserId) = (harness.platform.world.id(), harness.platform.world.id());
+        harness.go_online(leaves, 300.0).await;
+        harness.go_online(stays, 500.0).await;
+        harness.all_handled().await;
+        assert_eq!(harness.nearby(0).await, [300.0, 500.0]);
+        harness.go_offline(leaves, 300.0).await;
+        harness.all_handled().await;
+        assert_eq!(harness.nearby(0).await, [500.0]);
+        // A late point does not make them nearby again; their next beacon does, elsewhere.
+        let mut late = TestRide { id: harness.platform.world.id(), driver: leaves }.point(&harness, 0.0);
+        (late.ride_id, late.recorded_at) = (None, harness.platform.world.now());
+        harness.publish(&Event::LocationUpdate(late)).await;
+        harness.all_handled().await;
+        assert_eq!(harness.nearby(0).await, [500.0]);
+        harness.go_online(leaves, 100.0).await;
+        harness.all_handled().await;
+        assert_eq!(harness.nearby(0).await, [100.0, 500.0]);
+        if backend == Backend::Memory {
+            // A driver who is silent for a minute is not shown.
+            tokio::time::sleep(Duration::from_secs(50)).await;
+            harness.go_online(stays, 700.0).await;
+            harness.all_handled().await;
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            assert_eq!(harness.nearby(0).await, [700.0]);
+        }
+        harness.end().await;
+    }
+}

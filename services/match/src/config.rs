@@ -1,0 +1,52 @@
+//! The settings of match.
+
+use std::time::Duration;
+
+use pricing::Tariffs;
+
+use crate::engine::Rules;
+use crate::engine::assign::Policy;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// MATCH_OFFER_TTL_S: how long a driver has to answer an offer.
+    pub offer_ttl_s: u32,
+    /// MATCH_REQUEST_TTL_S: how long a request waits for a driver.
+    pub request_ttl_s: u32,
+    /// MATCH_RADIUS_M: the farthest driver to whom a request is offered, great circle.
+    pub radius_m: f64,
+    /// FARE_*: for the fare estimate in an offer.
+    pub tariffs: Tariffs,
+    /// A standby takes over once the active process has not renewed its lease for this long.
+    pub lease_ttl: Duration,
+    /// How often the active process renews its lease.
+    pub lease_renew: Duration,
+    /// How often a standby tries to take the lease.
+    pub lease_poll: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            offer_ttl_s: 15,
+            request_ttl_s: 300,
+            radius_m: 5_000.0,
+            tariffs: Tariffs::default(),
+            lease_ttl: Duration::from_secs(5),
+            lease_renew: Duration::from_secs(1),
+            lease_poll: Duration::from_millis(500),
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn rules(&self) -> Rules {
+        Rules {
+            offer_ttl: chrono::Duration::seconds(self.offer_ttl_s.into()),
+            request_ttl: chrono::Duration::seconds(self.request_ttl_s.into()),
+            radius_m: self.radius_m,
+            tariffs: self.tariffs,
+            policy: Policy::FirstCome,
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The topology reconciler: proves the topology and applies it before anything is served. Afterwards it observes the server,
+//! and applies the topology again as soon as something is missing or differs.
+
+use std::time::Duration;
+
+use streams::BusError;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::topology::OBSERVE_INTERVAL;
+use crate::{Platform, retry};
+
+/// How long a start waits for a server that cannot create streams yet.
+const START_WAIT: Duration = Duration::from_secs(60);
+/// Limit of one apply.
+const APPLY_WAIT: Duration = Duration::from_secs(30);
+/// How often the reconciler looks for a reason to observe the server at once: a reconnect, or an unhealthy consumer.
+const REASON_INTERVAL: Duration = Duration::from_millis(500);
+const HEALTH_PART: &str = "topology";
+
+/// Proves the topology and brings the server to it.
+///
+/// # Errors
+/// A sentence that says what is wrong: the topology is not sound, the server refuses it, or it does not answer in a minute.
+pub async fn apply_topology(platform: &Platform) -> Result<(), String> {
+    streams::topology::prove(&platform.topology)
+        .map_err(|faults| format!("the topology is not sound: {}", faults.join("; ")))?;
+    let topology = platform.topology.with_sweeper();
+    let mut delays = retry::dependency();
+    let until = Instant::now() + START_WAIT;
+    loop {
+        match platform.bus.apply(&topology).await {
+            Ok(changes) => {
+                let of = |kind: &str| changes.iter().filter(|change| change.starts_with(kind)).count();
+                if !changes.is_empty() {
+                    let (streams, consumers) = (of("stream "), of("consumer "));
+                    tracing::info!(streams, consumers, "topology applied: streams and consumers created or changed");
+                }
+                return Ok(());
+            }
+            Err(error @ (BusError::Refused(_) | BusError::Full(_) | BusError::NoResponders(_))) => {
+                return Err(format!("the server cannot have the topology: {error}"));
+            }
+            Err(error) if Instant::now() >= until => {
+                return Err(format!("the topology could not be applied in {START_WAIT:?}: {error}"));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "topology not applied yet");
+                sleep(delays.next_delay()).await;
+            }
+        }
+    }
+}
+
+/// Reconciles until shutdown.
+pub async fn reconcile_topology(platform: Platform) {
+    let mut delays = retry::dependency();
+    let mut reconnects = platform.bus.reconnects();
+    let mut next = Instant::now() + OBSERVE_INTERVAL;
+    platform.health.set_healthy(HEALTH_PART);
+    loop {
+        let step = next.min(Instant::now() + REASON_INTERVAL);
+        tokio::select! {
+            biased;
+            () = platform.shutdown.cancelled() => return,
+            () = tokio::time::sleep_until(step) => {}
+        }
+        let reconnects_now = platform.bus.reconnects();
+        let is_consumer_unhealthy = platform.health.faults().iter().any(|(part, _)| part.starts_with("consumer "));
+        if reconnects_now == reconnects && !is_consumer_unhealthy && Instant::now() < next {
+            continue;
+        }
+        let reconciled = tokio::select! {
+            biased;
+            () = platform.shutdown.cancelled() => return,
+            reconciled = reconcile(&platform) => reconciled,
+        };
+        match reconciled {
+            Ok(()) => {
+                platform.health.set_healthy(HEALTH_PART);
+                delays.reset();
+                reconnects = reconnects_now;
+                next = Instant::now() + OBSERVE_INTERVAL;
+            }
+            Err(error) => {
+                platform.health.set_unhealthy(HEALTH_PART, error.to_string());
+                next = Instant::now() + delays.next_delay();
+            }
+        }
+    }
+}
+
+/// Observes the server, and applies the topology if it differs.
+///
+/// # Errors
+/// Also if a single stream or consumer does not answer.
+async fn reconcile(platform: &Platform) -> Result<(), BusError> {
+    let observation = platform.observed_since(Instant::now()).await?;
+    if !observation.state.differences.is_empty() {
+        let applied = timeout(APPLY_WAIT, platform.bus.apply(&platform.topology.with_sweeper())).await;
+        let changes = applied.map_err(|_| BusError::Unavailable("the server does not answer".to_owned()))??;
+        for change in changes {
+            tracing::warn!("topology: {change}; what was published meanwhile may not be stored");
+        }
+    }
+    match observation.state.first_unavailable() {
+        Some(why) => Err(BusError::Unavailable(why.to_owned())),
+        None => Ok(()),
+    }
+}
