@@ -5,6 +5,8 @@
 
 pub mod bus;
 pub mod event;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod memory;
 pub mod nats;
 pub mod ride_command;

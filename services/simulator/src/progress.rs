@@ -55,7 +55,7 @@ impl Progress {
         let statistics = city.statistics();
         // Short enough for most terminals: a line that wraps cannot be rewritten.
         format!(
-            "{:>4} s | rides: {:>3}/{} completed, {:>2} live, {:>2} cancelled | {:>2} searching | {:>5} events | \
+            "{:>4} s | rides: {:>3} completed (goal {}), {:>2} live, {:>2} cancelled | {:>2} searching | {:>5} events | \
              {violations} violations{phase}",
             now.duration_since(self.start).as_secs(),
             statistics.count(Counter::RidesCompleted),

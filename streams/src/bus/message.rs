@@ -141,7 +141,7 @@ pub enum BusError {
     #[error("not found on the bus: {0}")]
     NotFound(String),
     /// No subscriber on the subject of a request.
-    #[error("nobody answers on {0}")]
+    #[error("no responder on {0}")]
     NoResponders(String),
     /// The server refuses it, and will refuse it again.
     #[error("the bus refused: {0}")]

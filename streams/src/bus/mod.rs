@@ -1,4 +1,4 @@
-//! The bus: JetStream's promises, kept by a NATS server or by memory. Services use nothing else.
+//! The bus: JetStream's promises, on a NATS server or in memory. Services use nothing else.
 //!
 //! A publish is acknowledged once the message is stored. A delivery stays pending until it is acknowledged, put back with a
 //! delay, or terminated. Core messages and requests are delivered at most once. Bodies are bytes here: this file knows no event.
@@ -234,11 +234,12 @@ impl Bus {
         }
     }
 
-    /// What the server has of a topology now: infos, creation times, and differences, in few requests. Not one moment: the
-    /// streams are read one after the other, each before its consumers.
+    /// What the server has of a topology now: infos, creation times, and differences, in few requests. Not one moment: each
+    /// stream is read before its consumers.
     ///
     /// # Errors
-    /// [`BusError::Unavailable`]. A stream or consumer that is missing is no error, but missing in the state.
+    /// [`BusError::Unavailable`] if no stream answers. A stream or consumer that is missing, or that alone does not answer, is
+    /// so in the state.
     pub async fn observe(&self, topology: &Topology) -> Result<TopologyState, BusError> {
         match self {
             Self::Nats(b) => b.observe(topology).await,

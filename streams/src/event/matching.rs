@@ -108,7 +108,7 @@ pub struct MatchRejected {
     pub driver_id: UserId,
     /// The passenger, no longer held.
     pub passenger_id: UserId,
-    /// `superseded` comes from rides, `declined` from users, the others from match.
+    /// `declined` comes from users, `expired` and `cancelled` from match, `superseded` from match or rides.
     pub reason: RejectReason,
     /// From [`MatchRejected::time`], so that two services never publish the same message id.
     #[serde(with = "rfc3339")]

@@ -55,7 +55,7 @@ pub struct UserBeacon {
     pub vehicle_type: VehicleType,
     /// The driver's position at `recorded_at`.
     pub location: Position,
-    /// When users received the driver's command.
+    /// By the clock of users, not the device.
     #[serde(with = "rfc3339")]
     pub recorded_at: DateTime<Utc>,
 }
@@ -81,7 +81,7 @@ pub struct UserFinder {
     pub dropoff: Position,
     /// Only drivers of this type are proposed.
     pub vehicle_type: VehicleType,
-    /// When the search began or ended.
+    /// When the search began or ended, by the clock of users.
     #[serde(with = "rfc3339")]
     pub recorded_at: DateTime<Utc>,
 }

@@ -135,13 +135,13 @@ impl MemoryBus {
             for topology::Stream { name, .. } in &topology.streams {
                 if let Ok(found) = server.stream(name) {
                     let created_at = server.wall_time(found.created_at);
-                    state.add_stream(name, StreamState { created_at, info: found.info() });
+                    state.set_stream(name, Ok(StreamState { created_at, info: found.info() }));
                 }
             }
             for Consumer { stream, durable, .. } in &topology.consumers {
                 if let Ok(found) = server.consumer(stream, durable) {
                     let created_at = server.wall_time(found.created_at);
-                    state.add_consumer(stream, durable, ConsumerState { created_at, info: found.info() });
+                    state.set_consumer(stream, durable, Ok(ConsumerState { created_at, info: found.info() }));
                 }
             }
             Ok(state)

@@ -126,9 +126,9 @@ impl Stream {
             return Err(NotStored::Error(BusError::Refused(text)));
         }
         let bytes = size(self.config.storage, message);
-        let wanted = self.config.retention != Retention::Interest
+        let has_interest = self.config.retention != Retention::Interest
             || self.consumers.values().any(|c| c.matches(&message.subject));
-        if wanted && self.config.discard == Discard::New {
+        if has_interest && self.config.discard == Discard::New {
             if self.config.max_bytes > 0 && self.bytes + bytes > self.config.max_bytes.unsigned_abs() {
                 let text = format!("{}: maximum bytes exceeded", self.config.name);
                 return Err(NotStored::Error(BusError::Full(text)));
@@ -144,7 +144,7 @@ impl Stream {
             self.ids.insert(id.clone(), self.last);
             self.ids_by_age.push_back((now, id));
         }
-        if !wanted {
+        if !has_interest {
             return Ok(published);
         }
         let Message { subject, headers, payload } = message.clone();

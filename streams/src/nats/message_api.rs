@@ -2,7 +2,7 @@
 //!
 //! This API returns a message as JSON with base64 in it, whatever its headers are. A delivery would not do: async-nats closes
 //! the whole connection over headers that it cannot parse, and such a message must be dead-lettered too. Headers that can be
-//! sent again are kept, the others are dropped.
+//! sent again are returned, the others are dropped.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -35,19 +35,30 @@ struct ServerTime {
     ts: DateTime<Utc>,
 }
 
+impl EncodedMessage {
+    fn decode(self, stream: &str) -> Result<StoredMessage, BusError> {
+        let Self { subject, seq, hdrs, data, time } = self;
+        let decode = |text: String| {
+            STANDARD.decode(text).map_err(|e| BusError::Refused(format!("message {seq} of {stream} is no base64: {e}")))
+        };
+        Ok(StoredMessage {
+            subject,
+            headers: parse_headers(&decode(hdrs)?),
+            payload: decode(data)?.into(),
+            sequence: seq,
+            stored_at: time,
+        })
+    }
+}
+
 async fn request_message(bus: &NatsBus, stream: &str, which: Value) -> Result<StoredMessage, BusError> {
     let reply: GetMessageReply = bus.api(&format!("STREAM.MSG.GET.{stream}"), &which).await?;
-    let EncodedMessage { subject, seq, hdrs, data, time } = reply.message;
-    let decode = |text: String| {
-        STANDARD.decode(text).map_err(|e| BusError::Refused(format!("message {seq} of {stream} is no base64: {e}")))
-    };
-    Ok(StoredMessage {
-        subject,
-        headers: parse_headers(&decode(hdrs)?),
-        payload: decode(data)?.into(),
-        sequence: seq,
-        stored_at: time,
-    })
+    reply.message.decode(stream)
+}
+
+/// The message in the JSON of a reply, if it is one.
+pub(crate) fn decode_reply(reply: &[u8]) -> Option<StoredMessage> {
+    serde_json::from_slice::<GetMessageReply>(reply).ok()?.message.decode("fuzzing").ok()
 }
 
 pub(crate) async fn get_message(bus: &NatsBus, stream: &str, sequence: u64) -> Result<StoredMessage, BusError> {
@@ -76,7 +87,7 @@ pub(crate) async fn server_time(bus: &NatsBus, stream: &str) -> Result<DateTime<
 }
 
 /// Parses a block of headers as it was sent, and drops each line that async-nats could not send again.
-fn parse_headers(block: &[u8]) -> Headers {
+pub(crate) fn parse_headers(block: &[u8]) -> Headers {
     let text = String::from_utf8_lossy(block);
     let mut headers = Headers::default();
     // The first line is the version.

@@ -9,10 +9,12 @@ use crate::bus::message::{BusError, ConsumerInfo, StreamInfo};
 /// The streams and consumers of a topology as a server had them, see [`Bus::observe`](crate::Bus::observe).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TopologyState {
-    streams: BTreeMap<String, StreamState>,
-    consumers: BTreeMap<(String, String), ConsumerState>,
+    /// Each with its state, or why it is not known. What is missing on the server is missing here.
+    streams: BTreeMap<String, Result<StreamState, String>>,
+    consumers: BTreeMap<(String, String), Result<ConsumerState, String>>,
     /// One sentence for each stream or consumer that is missing, and for each setting that differs; as
-    /// [`Bus::compare`](crate::Bus::compare) returns them. Empty if nothing is to be applied.
+    /// [`Bus::compare`](crate::Bus::compare) returns them. Empty if nothing is to be applied. A stream or consumer that did not
+    /// answer is no difference.
     pub differences: Vec<String>,
 }
 
@@ -35,40 +37,56 @@ pub struct ConsumerState {
 }
 
 impl TopologyState {
-    pub(crate) fn add_stream(&mut self, name: &str, state: StreamState) {
+    /// Records a stream that exists, or why its state is not known.
+    pub fn set_stream(&mut self, name: &str, state: Result<StreamState, String>) {
         self.streams.insert(name.to_owned(), state);
     }
 
-    pub(crate) fn add_consumer(&mut self, stream: &str, durable: &str, state: ConsumerState) {
+    /// Records a consumer that exists, or why its state is not known.
+    pub fn set_consumer(&mut self, stream: &str, durable: &str, state: Result<ConsumerState, String>) {
         self.consumers.insert((stream.to_owned(), durable.to_owned()), state);
     }
 
     /// A stream of the topology.
     ///
     /// # Errors
-    /// [`BusError::NotFound`] if it was missing.
+    /// [`BusError::NotFound`] if it was missing, [`BusError::Unavailable`] if it did not answer.
     pub fn stream(&self, name: &str) -> Result<&StreamState, BusError> {
-        self.streams.get(name).ok_or_else(|| BusError::NotFound(format!("stream {name}")))
+        known(self.streams.get(name), || format!("stream {name}"))
     }
 
     /// A consumer of the topology.
     ///
     /// # Errors
-    /// [`BusError::NotFound`] if it was missing.
+    /// [`BusError::NotFound`] if it was missing, [`BusError::Unavailable`] if it did not answer.
     pub fn consumer(&self, stream: &str, durable: &str) -> Result<&ConsumerState, BusError> {
         let found = self.consumers.get(&(stream.to_owned(), durable.to_owned()));
-        found.ok_or_else(|| BusError::NotFound(format!("consumer {durable} on {stream}")))
+        known(found, || format!("consumer {durable} on {stream}"))
+    }
+
+    /// Why the first of the streams and consumers that did not answer is not known; `None` if all answered.
+    pub fn first_unavailable(&self) -> Option<&str> {
+        let streams = self.streams.values().filter_map(|state| state.as_ref().err());
+        streams.chain(self.consumers.values().filter_map(|state| state.as_ref().err())).next().map(String::as_str)
     }
 
     /// The newest creation time of a stream and these consumers of it.
     ///
     /// # Errors
-    /// [`BusError::NotFound`] if one of them was missing.
+    /// [`BusError::NotFound`] if one of them was missing, [`BusError::Unavailable`] if one did not answer.
     pub fn created_at(&self, stream: &str, durables: &[&str]) -> Result<DateTime<Utc>, BusError> {
         let mut created_at = self.stream(stream)?.created_at;
         for durable in durables {
             created_at = created_at.max(self.consumer(stream, durable)?.created_at);
         }
         Ok(created_at)
+    }
+}
+
+fn known<S>(found: Option<&Result<S, String>>, what: impl FnOnce() -> String) -> Result<&S, BusError> {
+    match found {
+        Some(Ok(state)) => Ok(state),
+        Some(Err(why)) => Err(BusError::Unavailable(why.clone())),
+        None => Err(BusError::NotFound(what())),
     }
 }

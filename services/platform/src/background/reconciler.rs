@@ -90,15 +90,20 @@ pub async fn reconcile_topology(platform: Platform) {
 }
 
 /// Observes the server, and applies the topology if it differs.
+///
+/// # Errors
+/// Also if a single stream or consumer does not answer.
 async fn reconcile(platform: &Platform) -> Result<(), BusError> {
     let observation = platform.observed_since(Instant::now()).await?;
-    if observation.state.differences.is_empty() {
-        return Ok(());
+    if !observation.state.differences.is_empty() {
+        let applied = timeout(APPLY_WAIT, platform.bus.apply(&platform.topology.with_sweeper())).await;
+        let changes = applied.map_err(|_| BusError::Unavailable("the server does not answer".to_owned()))??;
+        for change in changes {
+            tracing::warn!("topology: {change}; what was published meanwhile may not be stored");
+        }
     }
-    let applied = timeout(APPLY_WAIT, platform.bus.apply(&platform.topology.with_sweeper())).await;
-    let changes = applied.map_err(|_| BusError::Unavailable("the server does not answer".to_owned()))??;
-    for change in changes {
-        tracing::warn!("topology: {change}; what was published meanwhile may not be stored");
+    match observation.state.first_unavailable() {
+        Some(why) => Err(BusError::Unavailable(why.to_owned())),
+        None => Ok(()),
     }
-    Ok(())
 }

@@ -137,7 +137,8 @@ fn outbox_streams(topology: &Topology, service: Service) -> Vec<(&Stream, Vec<&'
 /// The identity of the stream of each subject that `service` publishes by its outbox.
 ///
 /// # Errors
-/// [`BusError::NotFound`] if a stream or a consumer of these subjects was missing.
+/// [`BusError::NotFound`] if a stream or a consumer of these subjects was missing, [`BusError::Unavailable`] if one did not
+/// answer. Other streams do not matter.
 fn identities(
     state: &TopologyState,
     topology: &Topology,
@@ -358,6 +359,9 @@ pub(super) async fn mark_recovered(
 
 #[cfg(test)]
 mod tests {
+    use streams::Bus;
+    use streams::memory::MemoryBus;
+
     use super::*;
 
     #[test]
@@ -392,6 +396,40 @@ mod tests {
         assert_eq!(of(Service::Match), [("MATCH_STREAM", 2)]);
         assert_eq!(of(Service::Rides), [("MATCH_STREAM", 1), ("RIDE_STREAM", 5), ("PAYMENT_STREAM", 1)]);
         assert_eq!(of(Service::Location), [("LOCATION_STREAM", 1)]);
+    }
+
+    #[tokio::test]
+    async fn only_the_streams_that_a_service_publishes_to_hold_its_relay_back() {
+        let topology = Topology::rideshare();
+        let bus = Bus::Memory(MemoryBus::new("2026-01-01T00:00:00Z".parse().unwrap(), 10));
+        bus.apply(&topology).await.unwrap();
+        let whole = bus.observe(&topology).await.unwrap();
+        let answers = |state: &TopologyState| Service::ALL.map(|service| identities(state, &topology, service).is_ok());
+        assert_eq!(answers(&whole), [true; 4]);
+        let silent = |service, stream: &str, durable: Option<&str>| {
+            let mut state = whole.clone();
+            match durable {
+                None => state.set_stream(stream, Err("no answer".to_owned())),
+                Some(durable) => state.set_consumer(stream, durable, Err("no answer".to_owned())),
+            }
+            match identities(&state, &topology, service) {
+                Ok(_) => "publishes",
+                Err(BusError::Unavailable(_)) => "waits",
+                Err(_) => "another error",
+            }
+        };
+        for (service, stream, durable, expected) in [
+            (Service::Rides, "PAYMENT_STREAM", None, "waits"),
+            (Service::Users, "PAYMENT_STREAM", None, "publishes"),
+            (Service::Location, "MATCH_STREAM", None, "publishes"),
+            (Service::Users, "USER_STREAM", Some("user_beacon_match"), "waits"),
+            (Service::Match, "USER_STREAM", Some("user_beacon_match"), "publishes"),
+            // A consumer of another subject, and one of a limits stream.
+            (Service::Location, "LOCATION_STREAM", Some("location_update_match"), "publishes"),
+            (Service::Rides, "RIDE_STREAM", Some("ride_pickup_users"), "publishes"),
+        ] {
+            assert_eq!(silent(service, stream, durable), expected, "{service} {stream} {durable:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
