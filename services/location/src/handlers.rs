@@ -2,8 +2,8 @@
 //! [`RideTracks`] writes a ride's start, arrival and end to its track's row, and publishes aggregates of tracks by a timer.
 //! Neither decides which points count (`track/mod.rs`).
 //!
-//! A point is acknowledged once it is a row, before any aggregate includes it. Every later aggregate, of whichever process, is
-//! made of the rows, so nothing is lost and several processes can share one ride.
+//! A point is acknowledged once it is a row, before any aggregate includes it. Every process computes aggregates from the rows,
+//! so nothing is lost and several processes can share one ride.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -30,12 +30,12 @@ pub(crate) struct TrackRow {
     pub(crate) closed_at: Option<DateTime<Utc>>,
     /// Grows by one with each batch that adds points.
     pub(crate) version: i64,
-    /// The version that the last aggregate was made of.
+    /// The version that the last aggregate includes.
     pub(crate) reported_version: i64,
     pub(crate) reported_at: Option<DateTime<Utc>>,
     /// The final aggregate is in the outbox.
     pub(crate) finalised: bool,
-    /// What the last aggregate said.
+    /// The last aggregate.
     pub(crate) reported: TrackSummary,
     pub(crate) created_at: DateTime<Utc>,
 }

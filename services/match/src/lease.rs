@@ -22,9 +22,6 @@ use sqlx::Row;
 use crate::tables::{LeaseRow, Tx};
 
 /// Takes the lease for `ttl` if it is free or has expired, and returns its new epoch. `now` is used in memory only.
-///
-/// # Errors
-/// [`StoreError`].
 pub async fn take(tx: &mut Tx, holder: &str, ttl: Duration, now: DateTime<Utc>) -> Result<Option<i64>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
@@ -59,9 +56,6 @@ pub async fn take(tx: &mut Tx, holder: &str, ttl: Duration, now: DateTime<Utc>) 
 }
 
 /// Renews the lease for `ttl`. False if another process has taken it.
-///
-/// # Errors
-/// [`StoreError`].
 pub async fn renew(tx: &mut Tx, epoch: i64, ttl: Duration, now: DateTime<Utc>) -> Result<bool, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
@@ -83,9 +77,6 @@ pub async fn renew(tx: &mut Tx, epoch: i64, ttl: Duration, now: DateTime<Utc>) -
 }
 
 /// Lets the lease expire now, so that a standby can take it at once. False if another process has taken it already.
-///
-/// # Errors
-/// [`StoreError`].
 pub async fn release(tx: &mut Tx, epoch: i64, now: DateTime<Utc>) -> Result<bool, StoreError> {
     renew(tx, epoch, Duration::milliseconds(-1), now).await
 }

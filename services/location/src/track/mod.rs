@@ -65,7 +65,7 @@ pub(crate) struct TrackSummary {
     pub(crate) last: Option<TrackPoint>,
 }
 
-/// The leash of a fix: a move within it cannot be told from noise.
+/// The leash of a fix: a move within it cannot be distinguished from noise.
 fn slack_m(accuracy_m: Option<f64>) -> f64 {
     accuracy_m.unwrap_or(0.0).max(MIN_SLACK_M)
 }

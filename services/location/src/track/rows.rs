@@ -1,7 +1,7 @@
 //! The rows of tracks and points: every statement of this service, with the same operation in memory beside it.
 //!
-//! The row of a track is the lock of its ride: points, ends and aggregates are written while it is locked. Rows are always
-//! locked in the order of their ids, so transactions do not deadlock. Nothing here decides which points count.
+//! The row of a track is the lock of its ride: points, ends and aggregates are written while it is locked. Statements that wait
+//! for locks take them in the order of ids, so transactions do not deadlock. Nothing here decides which points count.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,7 +30,7 @@ pub(crate) struct PointQuery {
     pub(crate) after_version: i64,
 }
 
-/// The points of a ride that were recorded before a time, and all that are not its driver's.
+/// Points of a ride to be deleted: those recorded before a time, and all of users other than its driver.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PointsToDelete {
     pub(crate) ride_id: RideId,
@@ -273,7 +273,7 @@ pub(crate) async fn points(tx: &mut Tx, queries: &[PointQuery]) -> Result<Vec<Po
     }
 }
 
-/// Updates what the last aggregate of locked tracks said.
+/// Updates the last aggregate of locked tracks.
 pub(crate) async fn save_reported(tx: &mut Tx, tracks: &[TrackRow]) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {

@@ -123,11 +123,18 @@ impl ServiceHarness {
         self.platform.bus.publish(Message { subject, headers: Headers::default(), payload }).await.unwrap();
     }
 
-    /// Publishes a beacon of a van, recorded now.
-    pub(crate) async fn beacon(&self, user_id: UserId, active: bool, east_m: f64) {
+    pub(crate) async fn go_online(&self, driver: UserId, east_m: f64) {
+        self.publish(&Event::UserBeacon(self.beacon(driver, east_m))).await;
+    }
+
+    pub(crate) async fn go_offline(&self, driver: UserId, east_m: f64) {
+        self.publish(&Event::UserBeacon(UserBeacon { active: false, ..self.beacon(driver, east_m) })).await;
+    }
+
+    /// Of a van, recorded now.
+    fn beacon(&self, user_id: UserId, east_m: f64) -> UserBeacon {
         let (location, recorded_at) = (place(east_m, 0.0), self.platform.world.now());
-        let beacon = UserBeacon { user_id, active, vehicle_type: VehicleType::Van, location, recorded_at };
-        self.publish(&Event::UserBeacon(beacon)).await;
+        UserBeacon { user_id, active: true, vehicle_type: VehicleType::Van, location, recorded_at }
     }
 
     pub(crate) async fn aggregates(&self) -> Vec<LocationAggregate> {

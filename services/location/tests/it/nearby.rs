@@ -15,7 +15,7 @@ on_both_stores!(a_driver_with_a_ride_is_not_nearby, nearby_needs_a_sign_in_and_n
 async fn a_driver_with_a_ride_is_not_nearby(backend: Backend) {
     let harness = ServiceHarness::start(backend, 1).await;
     let ride = TestRide::new(&harness);
-    harness.beacon(ride.driver, true, 300.0).await;
+    harness.go_online(ride.driver, 300.0).await;
     harness.all_handled().await;
     assert_eq!(harness.nearby(0).await, [300.0]);
     // On the way to the pickup only the ride_id of the points says so.
@@ -44,7 +44,7 @@ async fn nearby_needs_a_sign_in_and_names_the_field_that_is_wrong(backend: Backe
     let me: UserId = harness.platform.world.id();
     let drivers: Vec<UserId> = (0..12).map(|_| harness.platform.world.id()).collect();
     for (n, driver) in drivers.iter().enumerate() {
-        harness.beacon(*driver, true, 100.0 * (n + 1) as f64).await;
+        harness.go_online(*driver, 100.0 * (n + 1) as f64).await;
     }
     harness.all_handled().await;
     let (status, problem) = harness.get(0, None, "/v1/drivers/nearby?lat=0&lng=30").await;
@@ -102,9 +102,9 @@ async fn every_process_shows_every_driver() {
     let mut subscribed = false;
     for _ in 0..8 {
         let probe: UserId = harness.platform.world.id();
-        harness.beacon(probe, true, 9_000.0).await;
+        harness.go_online(probe, 9_000.0).await;
         subscribed = both_show(&[9_000.0], Duration::from_secs(2)).await;
-        harness.beacon(probe, false, 9_000.0).await;
+        harness.go_offline(probe, 9_000.0).await;
         if subscribed {
             break;
         }
@@ -112,7 +112,7 @@ async fn every_process_shows_every_driver() {
     assert!(subscribed, "the processes receive each other's positions");
     let drivers: Vec<UserId> = (0..40).map(|_| harness.platform.world.id()).collect();
     for (n, driver) in drivers.iter().enumerate() {
-        harness.beacon(*driver, true, 100.0 * (n + 1) as f64).await;
+        harness.go_online(*driver, 100.0 * (n + 1) as f64).await;
     }
     let distances = |of: std::ops::Range<u32>| of.map(|n| 100.0 * f64::from(n + 1)).collect::<Vec<f64>>();
     let wait = Duration::from_secs(20);
@@ -139,11 +139,11 @@ mod never {
     async fn offline_drivers_stay_offered(backend: Backend) {
         let harness = ServiceHarness::start(backend, 1).await;
         let (leaves, stays): (UserId, UserId) = (harness.platform.world.id(), harness.platform.world.id());
-        harness.beacon(leaves, true, 300.0).await;
-        harness.beacon(stays, true, 500.0).await;
+        harness.go_online(leaves, 300.0).await;
+        harness.go_online(stays, 500.0).await;
         harness.all_handled().await;
         assert_eq!(harness.nearby(0).await, [300.0, 500.0]);
-        harness.beacon(leaves, false, 300.0).await;
+        harness.go_offline(leaves, 300.0).await;
         harness.all_handled().await;
         assert_eq!(harness.nearby(0).await, [500.0]);
         // A late point does not make them nearby again; their next beacon does, elsewhere.
@@ -152,13 +152,13 @@ mod never {
         harness.publish(&Event::LocationUpdate(late)).await;
         harness.all_handled().await;
         assert_eq!(harness.nearby(0).await, [500.0]);
-        harness.beacon(leaves, true, 100.0).await;
+        harness.go_online(leaves, 100.0).await;
         harness.all_handled().await;
         assert_eq!(harness.nearby(0).await, [100.0, 500.0]);
         if backend == Backend::Memory {
             // A driver who is silent for a minute is not shown.
             tokio::time::sleep(Duration::from_secs(50)).await;
-            harness.beacon(stays, true, 700.0).await;
+            harness.go_online(stays, 700.0).await;
             harness.all_handled().await;
             tokio::time::sleep(Duration::from_secs(20)).await;
             assert_eq!(harness.nearby(0).await, [700.0]);

@@ -23,9 +23,6 @@ const ENDED_STORED: Duration = Duration::days(1);
 const RIDES_STORED: Duration = Duration::days(8);
 
 /// The rows that the engine needs at `now`: what is live, and what ended so recently that a late event may refer to it.
-///
-/// # Errors
-/// [`StoreError`].
 pub async fn load(tx: &mut Tx, now: DateTime<Utc>, request_ttl: Duration) -> Result<EngineRows, StoreError> {
     let requests_from = requests_remembered_from(now, request_ttl);
     let (ended_from, drivers_from) = (now - ENDED_REMEMBERED, now - OFFLINE_REMEMBERED);
@@ -264,9 +261,6 @@ async fn write_rides(tx: &mut Tx, rows: &[Ride]) -> Result<(), StoreError> {
 }
 
 /// Those of `rides` that have ended, including those that the engine has forgotten.
-///
-/// # Errors
-/// [`StoreError`].
 pub async fn ended_rides(tx: &mut Tx, rides: &[RideId]) -> Result<BTreeSet<RideId>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
@@ -284,9 +278,6 @@ pub async fn ended_rides(tx: &mut Tx, rides: &[RideId]) -> Result<BTreeSet<RideI
 }
 
 /// Deletes ended requests and offers after a day, ended rides and offline drivers after 8 days.
-///
-/// # Errors
-/// [`StoreError`].
 pub async fn purge(tx: &mut Tx, now: DateTime<Utc>) -> Result<(), StoreError> {
     let (ended_from, rides_from) = (now - ENDED_STORED, now - RIDES_STORED);
     match tx.on() {

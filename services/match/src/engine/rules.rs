@@ -11,7 +11,7 @@ use super::assign::{Assignment, WaitingRequest};
 use super::state::{ChangedIds, Driver, Engine, EngineRows, Offer, OfferOutcome, Request, Ride};
 use crate::positions::DriverPositions;
 
-/// After this long without a word from rides, an accepted offer is reported to operators.
+/// After this long without an answer of rides, an accepted offer is reported to operators.
 const OVERDUE_AFTER: Duration = Duration::seconds(60);
 
 #[derive(Debug, Clone, Copy)]
@@ -383,7 +383,7 @@ impl Step<'_> {
         }
     }
 
-    /// Ends requests that have waited too long, without an event: users tells the passenger. A request with a live offer goes
+    /// Ends requests that have waited too long, without an event: users notifies the passenger. A request with a live offer goes
     /// on until that offer has ended.
     fn end_old_requests(&mut self) {
         let opened_until = self.now - self.engine.rules().request_ttl;

@@ -217,21 +217,29 @@ impl EngineHarness {
             .collect()
     }
 
-    pub(crate) fn beacon(&self, driver: &str, active: bool, vehicle_type: VehicleType, at: f64) -> UserBeacon {
+    pub(crate) fn online(&self, driver: &str, vehicle_type: VehicleType, at: f64) -> UserBeacon {
         let user_id = user(driver);
-        UserBeacon { user_id, active, vehicle_type, location: km(at), recorded_at: self.now }
+        UserBeacon { user_id, active: true, vehicle_type, location: km(at), recorded_at: self.now }
     }
 
-    pub(crate) fn finder(&self, request: &str, passenger: &str, active: bool, at: f64) -> UserFinder {
+    pub(crate) fn offline(&self, driver: &str) -> UserBeacon {
+        UserBeacon { active: false, ..self.online(driver, VehicleType::Car, 0.0) }
+    }
+
+    pub(crate) fn search(&self, request: &str, passenger: &str, at: f64) -> UserFinder {
         UserFinder {
             request_id: RequestId(uuid(request)),
             user_id: user(passenger),
-            active,
+            active: true,
             pickup: km(at),
             dropoff: km(at + 5.0),
             vehicle_type: VehicleType::Car,
             recorded_at: self.now,
         }
+    }
+
+    pub(crate) fn end_of_search(&self, request: &str, passenger: &str) -> UserFinder {
+        UserFinder { active: false, ..self.search(request, passenger, 0.0) }
     }
 
     pub(crate) fn accepted(&self, id: MatchId) -> MatchAccepted {
@@ -294,21 +302,21 @@ impl EngineHarness {
                 Vec::new()
             }
             [d, "off"] => {
-                let e = UserBeacon { recorded_at: self.now + ago, ..self.beacon(d, false, VehicleType::Car, 0.0) };
+                let e = UserBeacon { recorded_at: self.now + ago, ..self.offline(d) };
                 vec![self.step(&[Input::Beacon(&e, self.now)])]
             }
             [d, "on", at, ref rest @ ..] => {
                 let vehicle = rest.first().map_or(VehicleType::Car, |v| v.parse().unwrap());
-                let e = self.beacon(d, true, vehicle, at.parse().unwrap());
+                let e = self.online(d, vehicle, at.parse().unwrap());
                 let e = UserBeacon { recorded_at: self.now + ago, ..e };
                 vec![self.step(&[Input::Beacon(&e, self.now)])]
             }
             [r, p, "find", at] => {
-                let e = self.finder(r, p, true, at.parse().unwrap());
+                let e = self.search(r, p, at.parse().unwrap());
                 vec![self.step(&[Input::Finder(&UserFinder { recorded_at: self.now + ago, ..e })])]
             }
             [r, p, "end"] => {
-                let e = self.finder(r, p, false, 0.0);
+                let e = self.end_of_search(r, p);
                 vec![self.step(&[Input::Finder(&UserFinder { recorded_at: self.now + ago, ..e })])]
             }
             [m, "accept"] => {

@@ -89,14 +89,19 @@ impl ServiceHarness {
         &self.events
     }
 
-    async fn beacon(&mut self, driver: &str, at: f64) {
-        let e = self.events().beacon(driver, true, VehicleType::Car, at);
-        self.publish(Event::UserBeacon(e)).await;
+    async fn online(&mut self, driver: &str, at: f64) {
+        let event = self.events().online(driver, VehicleType::Car, at);
+        self.publish(Event::UserBeacon(event)).await;
     }
 
-    async fn search(&mut self, request: &str, passenger: &str, active: bool) {
-        let e = self.events().finder(request, passenger, active, 0.0);
-        self.publish(Event::UserFinder(e)).await;
+    async fn search(&mut self, request: &str, passenger: &str) {
+        let event = self.events().search(request, passenger, 0.0);
+        self.publish(Event::UserFinder(event)).await;
+    }
+
+    async fn end_search(&mut self, request: &str, passenger: &str) {
+        let event = self.events().end_of_search(request, passenger);
+        self.publish(Event::UserFinder(event)).await;
     }
 
     fn ride(&mut self, ride: &str, found: &MatchFound, status: RideStatus) -> Event {
@@ -136,8 +141,8 @@ impl ServiceHarness {
 #[tokio::test(start_paused = true)]
 async fn a_request_becomes_an_offer_a_hold_and_a_lock_and_the_end_of_the_ride_releases_the_driver() {
     let mut harness = ServiceHarness::start().await;
-    harness.beacon("d1", 1.0).await;
-    harness.search("r1", "p1", true).await;
+    harness.online("d1", 1.0).await;
+    harness.search("r1", "p1").await;
     let first = harness.found().await;
     assert_eq!((first.driver_id, first.passenger_id), (user("d1"), user("p1")));
     // The driver does not answer: 15 s, and the grace.
@@ -146,7 +151,7 @@ async fn a_request_becomes_an_offer_a_hold_and_a_lock_and_the_end_of_the_ride_re
     let waited = (harness.platform.world.now() - found_at).as_seconds_f64();
     assert!((16.5..18.0).contains(&waited), "{waited}");
 
-    harness.beacon("d2", 2.0).await;
+    harness.online("d2", 2.0).await;
     let second = harness.found().await;
     assert_eq!(second.driver_id, user("d2"));
     let accepted = harness.events().accepted(second.match_id);
@@ -155,11 +160,11 @@ async fn a_request_becomes_an_offer_a_hold_and_a_lock_and_the_end_of_the_ride_re
     let event = harness.ride("k1", &second, RideStatus::Pickup);
     harness.publish(event).await;
     // d1 is free; d2 is locked until the ride ends.
-    harness.beacon("d1", 1.0).await;
-    harness.beacon("d2", 0.0).await;
-    harness.search("r2", "p2", true).await;
+    harness.online("d1", 1.0).await;
+    harness.online("d2", 0.0).await;
+    harness.search("r2", "p2").await;
     assert_eq!(harness.found().await.driver_id, user("d1"));
-    harness.search("r3", "p3", true).await;
+    harness.search("r3", "p3").await;
     let event = harness.ride("k1", &second, RideStatus::Cancelled);
     harness.publish(event).await;
     assert_eq!(harness.found().await.driver_id, user("d2"));
@@ -171,25 +176,25 @@ async fn a_request_becomes_an_offer_a_hold_and_a_lock_and_the_end_of_the_ride_re
 #[tokio::test(start_paused = true)]
 async fn a_ride_pickup_that_arrives_an_hour_after_the_end_of_its_ride_locks_nobody() {
     let mut harness = ServiceHarness::start().await;
-    harness.beacon("d1", 1.0).await;
-    harness.search("r1", "p1", true).await;
+    harness.online("d1", 1.0).await;
+    harness.search("r1", "p1").await;
     let found = harness.found().await;
     let cancelled = harness.ride("k1", &found, RideStatus::Cancelled);
     harness.publish(cancelled).await;
     // match has handled the end once d1 is offered again. After that nothing else goes on.
-    harness.search("r2", "p2", true).await;
+    harness.search("r2", "p2").await;
     assert_eq!(harness.found().await.driver_id, user("d1"));
     harness.rejected(RejectReason::Expired).await;
-    harness.search("r2", "p2", false).await;
+    harness.end_search("r2", "p2").await;
     tokio::time::sleep(Duration::from_secs(3_600)).await;
     // Housekeeping runs with the first of these.
-    harness.beacon("d9", 30.0).await;
-    harness.search("r3", "p3", true).await;
+    harness.online("d9", 30.0).await;
+    harness.search("r3", "p3").await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let late = harness.ride("k1", &found, RideStatus::Pickup);
     harness.publish(late).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    harness.beacon("d1", 1.0).await;
+    harness.online("d1", 1.0).await;
     assert_eq!(harness.found().await.driver_id, user("d1"));
     harness.end().await;
 }
@@ -197,8 +202,8 @@ async fn a_ride_pickup_that_arrives_an_hour_after_the_end_of_its_ride_locks_nobo
 #[tokio::test(start_paused = true)]
 async fn a_driver_who_comes_within_the_radius_is_found_by_location_updates_alone() {
     let mut harness = ServiceHarness::start().await;
-    harness.beacon("d1", 8.0).await;
-    harness.search("r1", "p1", true).await;
+    harness.online("d1", 8.0).await;
+    harness.search("r1", "p1").await;
     let recorded_at = harness.platform.world.now() + chrono::Duration::seconds(1);
     harness
         .publish(Event::LocationUpdate(LocationUpdate {
@@ -219,14 +224,14 @@ async fn a_driver_who_comes_within_the_radius_is_found_by_location_updates_alone
 #[tokio::test(start_paused = true)]
 async fn a_standby_takes_over_from_a_stopped_and_from_a_dead_process() {
     let mut harness = ServiceHarness::start().await;
-    harness.search("r1", "p1", true).await;
-    harness.beacon("d1", 1.0).await;
+    harness.search("r1", "p1").await;
+    harness.online("d1", 1.0).await;
     harness.found().await;
     harness.start_process("b").await;
 
     // Stopped: the lease is released, and the standby goes on with the outstanding offer.
     harness.stop_process("a").await;
-    harness.beacon("d2", 2.0).await;
+    harness.online("d2", 2.0).await;
     assert_eq!(harness.rejected(RejectReason::Expired).await, user("d1"));
     assert_eq!(harness.found().await.driver_id, user("d2"));
 
@@ -234,8 +239,8 @@ async fn a_standby_takes_over_from_a_stopped_and_from_a_dead_process() {
     harness.start_process("c").await;
     let died = harness.platform.world.now();
     harness.kill_process("b").await;
-    harness.search("r2", "p2", true).await;
-    harness.beacon("d3", 0.5).await;
+    harness.search("r2", "p2").await;
+    harness.online("d3", 0.5).await;
     let found = harness.found().await;
     assert_eq!((found.driver_id, found.request_id), (user("d3"), RequestId(uuid("r2"))));
     let waited = (harness.platform.world.now() - died).as_seconds_f64();
@@ -246,8 +251,8 @@ async fn a_standby_takes_over_from_a_stopped_and_from_a_dead_process() {
 #[tokio::test(start_paused = true)]
 async fn a_fenced_process_stands_by_and_loses_no_message() {
     let mut harness = ServiceHarness::start().await;
-    harness.beacon("d1", 1.0).await;
-    harness.search("r1", "p1", true).await;
+    harness.online("d1", 1.0).await;
+    harness.search("r1", "p1").await;
     harness.found().await;
     // Another process takes the lease without the knowledge of this one.
     let world = &harness.platform.world;
@@ -257,8 +262,8 @@ async fn a_fenced_process_stands_by_and_loses_no_message() {
     assert_eq!(epoch, Some(2));
     tx.commit().await.unwrap();
     let stolen = world.now();
-    harness.beacon("d2", 2.0).await;
-    harness.search("r2", "p2", true).await;
+    harness.online("d2", 2.0).await;
+    harness.search("r2", "p2").await;
     assert_eq!(harness.found().await.driver_id, user("d2"));
     let waited = (harness.platform.world.now() - stolen).as_seconds_f64();
     assert!(waited >= 10.0, "it wrote {waited} s after its lease was taken");
@@ -271,14 +276,14 @@ async fn after_a_failed_transaction_the_engine_is_as_its_rows() {
     let (world, url) = (World::real(), database::fresh().await);
     let store = Store::postgres(&world, &"a".into(), &url, "matching", &MIGRATIONS, 4).await.unwrap();
     let mut harness = ServiceHarness::with_store(world, store).await;
-    harness.search("r1", "p1", true).await;
+    harness.search("r1", "p1").await;
     let mut direct = <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.unwrap();
     // Found before the table breaks: the process is active.
-    harness.beacon("d1", 1.0).await;
+    harness.online("d1", 1.0).await;
     let first = harness.found().await;
     sqlx::query("alter table matching.offers rename to offers_away").execute(&mut direct).await.unwrap();
-    harness.search("r2", "p2", true).await;
-    harness.beacon("d2", 2.0).await;
+    harness.search("r2", "p2").await;
+    harness.online("d2", 2.0).await;
     let failed = || {
         let of = |c: &str| harness.platform.metrics.failed.with_label_values(&[c]).get();
         of("user_beacon_match") + of("user_finder_match")

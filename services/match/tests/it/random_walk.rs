@@ -90,9 +90,9 @@ impl Walk {
         let tenths = |place: u32| f64::from(place) / 10.0;
         match *op {
             Op::Beacon { driver, active, vehicle_type, place, age_s } => {
-                let event = harness.beacon(&format!("d{driver}"), active, vehicle_type, tenths(place));
+                let event = harness.online(&format!("d{driver}"), vehicle_type, tenths(place));
                 let recorded_at = event.recorded_at - chrono::Duration::seconds(age_s.into());
-                harness.step(&[Input::Beacon(&UserBeacon { recorded_at, ..event }, harness.now)]);
+                harness.step(&[Input::Beacon(&UserBeacon { active, recorded_at, ..event }, harness.now)]);
             }
             Op::Position { driver, place } => {
                 let now = harness.now;
@@ -101,7 +101,7 @@ impl Walk {
             Op::Search { passenger, vehicle_type, place } => {
                 let passenger = if passenger < 5 { format!("d{}", passenger + 1) } else { format!("p{passenger}") };
                 let request = format!("r{}", self.searches.len() + 1);
-                let event = harness.finder(&request, &passenger, true, tenths(place));
+                let event = harness.search(&request, &passenger, tenths(place));
                 let event = UserFinder { vehicle_type, ..event };
                 harness.step(&[Input::Finder(&event)]);
                 self.searches.push(event);

@@ -412,7 +412,7 @@ fn one_step_makes_many_matches_and_offers_no_driver_twice() {
     for n in 1..=50 {
         harness.line(&format!("d{n} on {}", f64::from(n) / 100.0));
     }
-    let finders: Vec<_> = (1..=60).map(|n| harness.finder(&format!("r{n}"), &format!("p{n}"), true, 0.0)).collect();
+    let finders: Vec<_> = (1..=60).map(|n| harness.search(&format!("r{n}"), &format!("p{n}"), 0.0)).collect();
     let inputs: Vec<_> = finders.iter().map(Input::Finder).collect();
     let output = harness.step(&inputs);
     assert_eq!(output.events.iter().filter(|e| matches!(e, Event::MatchFound(_))).count(), 50);

@@ -1,14 +1,12 @@
-//! `rideshare audit`: what an operator asks of the audit trail, and how the answers are shown.
+//! `rideshare audit`: RIDE_STREAM read, verified, repaired, and rebuilt into tables.
 //!
-//! The checks, the repair and the rebuild are those of `rides::audit`; replay is `audit/replay.rs`. Answers go to standard
-//! output, progress to standard error. Nothing here touches a durable consumer.
+//! Verify, repair and rebuild are those of `rides::audit`; replay is `audit/replay.rs`. Results go to standard output, progress to
+//! standard error. Nothing here touches a durable consumer.
 
 pub mod replay;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
@@ -16,29 +14,23 @@ use platform::{Store, World};
 use rides::audit::{Audit, AuditError, Findings, Progress};
 use streams::Bus;
 use streams::topology::Topology;
-use tokio::task::JoinHandle;
 
+use super::progress::ProgressLine;
 use crate::app;
 use crate::settings::{QueueType, Settings};
 
-/// Progress is told from here on, and as often.
-const TELL_EVERY: Duration = Duration::from_secs(5);
-/// On a terminal.
-const SHOW_EVERY: Duration = Duration::from_millis(500);
-
-/// What to do with the audit trail.
 #[derive(Debug, Subcommand)]
 pub enum AuditAction {
     /// Read RIDE_STREAM in order, without touching any consumer.
     Replay(replay::Replay),
-    /// Prove it: hash chains, legal orders, versions, every ride and event of the database against the stream, the ledger.
+    /// Check it: hash chains, legal orders, versions, every ride and event of the database against the stream, the ledger.
     /// Differences are listed, with status 1. The platform may run meanwhile.
     Verify,
-    /// Make the tables of rides again from it, in the database of DATABASE_URL, which must have none. Bills are asked of
+    /// Write the tables of rides from it into the database of DATABASE_URL, which must have no rides. Payments are captured by
     /// PAYMENT_PROVIDER again.
     Rebuild,
-    /// Publish again what the database has and the stream has not, with its own ids and hashes, each ride in order. Status 1
-    /// if something could not be repaired. The platform may run meanwhile.
+    /// Publish the events again that the database has and the stream lacks, with their ids and hashes, each ride in order. Status
+    /// 1 if something could not be repaired. The platform may run meanwhile.
     Repair,
 }
 
@@ -62,7 +54,7 @@ pub async fn run(settings: &Settings, action: &AuditAction) -> Result<ExitCode> 
         AuditAction::Verify => verify(&audit(settings, &bus, &world).await?).await,
         AuditAction::Rebuild => rebuild(settings, &audit(settings, &bus, &world).await?).await,
         AuditAction::Repair => {
-            // A stream that is gone is made first, with whoever reads it.
+            // A missing stream is created first, with its consumers.
             for change in bus.apply(&Topology::rideshare()).await? {
                 eprintln!("{change}");
             }
@@ -80,7 +72,7 @@ pub(crate) async fn audit(settings: &Settings, bus: &Bus, world: &World) -> Resu
 }
 
 async fn verify(audit: &Audit) -> Result<ExitCode> {
-    let report = shown(&audit.progress, audit.verify()).await?;
+    let report = with_progress(&audit.progress, audit.verify()).await?;
     list(&report.findings);
     println!(
         "{} messages in the stream; {} rides in the database, {} of them live, with {} events and {} ledger entries",
@@ -97,24 +89,24 @@ async fn verify(audit: &Audit) -> Result<ExitCode> {
 
 async fn rebuild(settings: &Settings, audit: &Audit) -> Result<ExitCode> {
     let provider = settings.payment_provider.parse().map_err(anyhow::Error::msg).context("PAYMENT_PROVIDER")?;
-    let made = shown(&audit.progress, audit.rebuild(provider)).await?;
-    list(&made.findings);
-    if made.findings.count() > 0 {
+    let rebuilt = with_progress(&audit.progress, audit.rebuild(provider)).await?;
+    list(&rebuilt.findings);
+    if rebuilt.findings.count() > 0 {
         println!("nothing was written: the trail is not sound");
-        return Ok(conclude(&made.findings, ""));
+        return Ok(conclude(&rebuilt.findings, ""));
     }
     println!(
         "of {} messages: {} rides, {} events and {} ledger entries",
-        made.messages, made.rides, made.events, made.entries
+        rebuilt.messages, rebuilt.rides, rebuilt.events, rebuilt.entries
     );
-    if made.begun_before > 0 {
-        println!("left out: {} rides that began before the stream does", made.begun_before);
+    if rebuilt.begun_before > 0 {
+        println!("left out: {} rides that began before the stream does", rebuilt.begun_before);
     }
     Ok(ExitCode::SUCCESS)
 }
 
 async fn repair(audit: &Audit) -> Result<ExitCode> {
-    let done = shown(&audit.progress, audit.repair()).await?;
+    let done = with_progress(&audit.progress, audit.repair()).await?;
     list(&done.findings);
     println!(
         "{} events published again ({} of them were there after all), {} copies deleted that stood in another's place",
@@ -136,50 +128,23 @@ fn list(findings: &Findings) {
     }
 }
 
-fn conclude(findings: &Findings, sound: &str) -> ExitCode {
+fn conclude(findings: &Findings, if_none: &str) -> ExitCode {
     match findings.count() {
-        0 => println!("{sound}"),
+        0 => println!("{if_none}"),
         1 => println!("1 difference"),
         n => println!("{n} differences"),
     }
     if findings.count() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs `work` and shows how far it has got: all the time on a terminal, now and then elsewhere.
-async fn shown<T>(progress: &Arc<Progress>, work: impl Future<Output = Result<T, AuditError>>) -> Result<T> {
+/// Runs `work` and shows its progress.
+async fn with_progress<T>(progress: &Arc<Progress>, work: impl Future<Output = Result<T, AuditError>>) -> Result<T> {
     let progress = progress.clone();
-    let ticker = Ticker::start(move || {
+    let line = ProgressLine::start(move || {
         let (messages, rides) = progress.read();
         format!("{messages} messages and {rides} rides read")
     });
     let done = work.await;
-    ticker.stop();
+    line.stop();
     Ok(done?)
-}
-
-/// Tells on standard error how far something has got.
-pub(crate) struct Ticker(JoinHandle<()>);
-
-impl Ticker {
-    pub(crate) fn start(text: impl Fn() -> String + Send + 'static) -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        Self(tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(if terminal { SHOW_EVERY } else { TELL_EVERY }).await;
-                // On a terminal each line takes the place of the one before.
-                if terminal {
-                    eprint!("\r\x1b[K{}", text());
-                } else {
-                    eprintln!("{}", text());
-                }
-            }
-        }))
-    }
-
-    pub(crate) fn stop(self) {
-        self.0.abort();
-        if std::io::stderr().is_terminal() {
-            eprint!("\r\x1b[K");
-        }
-    }
 }

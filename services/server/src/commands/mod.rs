@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod dead_letters;
+mod progress;
 pub mod run;
 pub mod simulate;
 pub mod streams;

@@ -68,13 +68,11 @@ cases! {
         point: "consumer.before_letter",
         at: &[("users", 2), ("match", 1), ("rides", 3)],
         also: Also::BrokenMessages,
-        ..CASE
     };
     between_dead_letter_and_term: Case {
         point: "consumer.before_term",
         at: &[("users", 1), ("match", 2), ("rides", 1)],
         also: Also::BrokenMessages,
-        ..CASE
     };
     after_the_commit_before_the_publish: Case {
         point: "relay.before_publish",
@@ -90,13 +88,11 @@ cases! {
         point: "recovery.before_publish",
         at: &[("users", 1), ("match", 1), ("rides", 1)],
         also: Also::Wipe,
-        ..CASE
     };
     before_the_recovery_is_recorded: Case {
         point: "recovery.before_advance",
         at: &[("users", 1), ("match", 1), ("rides", 1)],
         also: Also::Wipe,
-        ..CASE
     };
     after_the_write_to_a_socket: Case { point: "session.after_write", at: &[("users", 20)], ..CASE };
     before_the_cursor_of_a_mailbox: Case { point: "mailbox.before_cursor", at: &[("users", 1)], ..CASE };
@@ -109,7 +105,6 @@ cases! {
         point: "match.before_give_back",
         at: &[("match", 1)],
         also: Also::Sigterm,
-        ..CASE
     };
 }
 

@@ -58,7 +58,7 @@ async fn a_line_of_a_handler_carries_message_id_and_trace_id() {
     let trace_id = "4bf92f3577b34da6a3ce929d0e0e4736";
     let mut headers = Headers::default();
     headers.set(MESSAGE_ID, "match.accepted-1-1");
-    headers.set("traceparent", &format!("00-{trace_id}-00f067aa0ba902b7-01"));
+    headers.set("traceparent", format!("00-{trace_id}-00f067aa0ba902b7-01"));
     // What no handler can parse is logged as a dead letter.
     let payload = Bytes::from_static(b"{}");
     platform.bus.publish(Message { subject: "match.accepted".to_owned(), headers, payload }).await.unwrap();

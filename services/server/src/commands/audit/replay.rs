@@ -1,7 +1,8 @@
 //! `rideshare audit replay`: RIDE_STREAM in order, as a table for people, as JSON lines or as CSV for programs.
 //!
-//! It reads by an ordered consumer that is its own and gone with it. Bodies are shown byte for byte.
+//! It reads by an ordered consumer of its own, which ends with it. JSON lines have the bodies byte for byte.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,22 +14,22 @@ use chrono::{DateTime, Utc};
 use clap::{Args, ValueEnum};
 use platform::World;
 use rides::audit::STREAM;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 use streams::bus::{MESSAGE_ID, ReplayStart, StoredMessage};
 use streams::event::rfc3339;
 use streams::topology::{Topology, subject_matches};
-use streams::{Bus, RideId, Subject};
+use streams::{Bus, Headers, RideId, Subject};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Ticker;
+use crate::commands::progress::ProgressLine;
 
-/// Messages taken at once.
+/// Messages of a batch.
 const BATCH: usize = 1_000;
 /// The wait for a message that the server says it has.
 const STALL: Duration = Duration::from_secs(10);
 
-/// What of the trail to read, and how to show it.
+/// What to read, and how to show it.
 #[derive(Debug, Clone, Args)]
 pub struct Replay {
     /// Only this ride.
@@ -43,7 +44,7 @@ pub struct Replay {
     /// Only this subject: ride.pickup, ride.started, ride.arrived, ride.completed, ride.cancelled.
     #[arg(long, value_parser = subject)]
     pub subject: Option<String>,
-    /// Go on with what is new, until interrupted.
+    /// Wait for new events at the end, until interrupted.
     #[arg(long)]
     pub follow: bool,
     /// How to show it.
@@ -75,18 +76,9 @@ fn since(text: &str) -> Result<Since, String> {
     if let Ok(at) = DateTime::parse_from_rfc3339(text) {
         return Ok(Since::At(at.to_utc()));
     }
-    let ago = || {
-        let number = text.get(..text.len().checked_sub(1)?)?.parse::<i64>().ok().filter(|n| *n >= 0)?;
-        let unit = match text.as_bytes().last()? {
-            b's' => 1,
-            b'm' => 60,
-            b'h' => 3_600,
-            b'd' => 86_400,
-            _ => return None,
-        };
-        number.checked_mul(unit).and_then(chrono::Duration::try_seconds).map(Since::Ago)
-    };
-    ago().ok_or_else(|| "a time as 2026-11-21T08:00:00Z is needed, or how long ago as 90s, 15m, 2h, 3d".to_owned())
+    let ago = humantime::parse_duration(text).ok().and_then(|ago| chrono::Duration::from_std(ago).ok());
+    ago.map(Since::Ago)
+        .ok_or_else(|| "a time as 2026-11-21T08:00:00Z is needed, or how long ago as 90s, 15m, 2h, 3d".to_owned())
 }
 
 fn subject(text: &str) -> Result<String, String> {
@@ -115,13 +107,13 @@ impl Replay {
 /// Replays to standard output until the end, or until interrupted if it follows.
 ///
 /// # Errors
-/// What the bus says, or standard output. That nobody reads any more is the end and no error.
+/// If the bus or standard output fails. A closed pipe is the end and no error.
 pub async fn run(bus: &Bus, world: &World, what: &Replay) -> Result<ExitCode> {
     let seen = Arc::new(AtomicU64::new(0));
-    // In the midst of a table on the same terminal it would be noise.
-    let ticker = (!io::stdout().is_terminal()).then(|| {
+    // On a terminal that shows the events themselves a progress line would be noise.
+    let progress = (!io::stdout().is_terminal()).then(|| {
         let seen = seen.clone();
-        Ticker::start(move || format!("{} messages", seen.load(Ordering::Relaxed)))
+        ProgressLine::start(move || format!("{} messages", seen.load(Ordering::Relaxed)))
     });
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut out = io::stdout().lock();
@@ -130,8 +122,8 @@ pub async fn run(bus: &Bus, world: &World, what: &Replay) -> Result<ExitCode> {
         _ = interrupt.recv() => Ok(()),
         done = replay(bus, world, what, &mut out, &seen) => done,
     };
-    if let Some(ticker) = ticker {
-        ticker.stop();
+    if let Some(progress) = progress {
+        progress.stop();
     }
     match done {
         Err(error) if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => {
@@ -152,7 +144,7 @@ pub(crate) async fn replay(
     let info = bus.stream_info(STREAM).await?;
     let to = if what.follow { u64::MAX } else { info.last_sequence };
     let mut lines = Vec::with_capacity(1 << 16);
-    head(what.format, &mut lines);
+    head(what.format, &mut lines)?;
     out.write_all(&lines)?;
     let mut replay = bus.replay(STREAM, what.subject.as_deref(), what.start(world)).await?;
     while what.follow || !replay.is_at_end() {
@@ -188,21 +180,17 @@ fn is_of(message: &StoredMessage, ride: RideId) -> bool {
     }
 }
 
-fn head(format: Format, out: &mut Vec<u8>) {
+fn head(format: Format, out: &mut Vec<u8>) -> Result<()> {
     match format {
-        Format::Table => {
-            let head = format!(
-                "{:>10}  {:<27}  {:<14}  {:<36}  {:>3}  {}\n",
-                "sequence", "stored", "subject", "ride", "ver", "what"
-            );
-            out.extend_from_slice(head.as_bytes());
-        }
-        Format::Csv => {
-            out.extend_from_slice(COLUMNS.join(",").as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
+        Format::Table => writeln!(
+            out,
+            "{:>10}  {:<27}  {:<14}  {:<36}  {:>3}  what",
+            "sequence", "stored", "subject", "ride", "ver"
+        )?,
+        Format::Csv => csv_record(out, COLUMNS)?,
         Format::Json => {}
     }
+    Ok(())
 }
 
 fn line(format: Format, message: &StoredMessage, out: &mut Vec<u8>) -> Result<()> {
@@ -213,33 +201,45 @@ fn line(format: Format, message: &StoredMessage, out: &mut Vec<u8>) -> Result<()
     }
 }
 
+/// A line of JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    sequence: u64,
+    stored_at: String,
+    subject: &'a str,
+    message_id: Option<&'a str>,
+    #[serde(serialize_with = "as_object")]
+    headers: &'a Headers,
+    data: Data<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Data<'a> {
+    /// The body byte for byte, so that hashes can be computed from it.
+    Json(&'a RawValue),
+    /// What is no JSON, or has a line break, which would break the lines.
+    Text(Cow<'a, str>),
+}
+
+fn as_object<S: Serializer>(headers: &Headers, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(headers.iter())
+}
+
 fn json(message: &StoredMessage, out: &mut Vec<u8>) -> Result<()> {
-    write!(
-        out,
-        "{{\"sequence\":{},\"stored_at\":\"{}\",\"subject\":",
-        message.sequence,
-        rfc3339::text(&message.stored_at)
-    )?;
-    serde_json::to_writer(&mut *out, &message.subject)?;
-    out.extend_from_slice(b",\"message_id\":");
-    serde_json::to_writer(&mut *out, &message.headers.find(MESSAGE_ID))?;
-    out.extend_from_slice(b",\"headers\":{");
-    for (n, (name, value)) in message.headers.iter().enumerate() {
-        if n > 0 {
-            out.push(b',');
-        }
-        serde_json::to_writer(&mut *out, name)?;
-        out.push(b':');
-        serde_json::to_writer(&mut *out, value)?;
-    }
-    out.extend_from_slice(b"},\"data\":");
-    match serde_json::from_slice::<&RawValue>(&message.payload) {
-        // Byte for byte, so that hashes can be made of it; a line break in it would break the lines.
-        Ok(body) if !message.payload.contains(&b'\n') => out.extend_from_slice(body.get().as_bytes()),
-        // What is no JSON is shown as text.
-        _ => serde_json::to_writer(&mut *out, &String::from_utf8_lossy(&message.payload))?,
-    }
-    out.extend_from_slice(b"}\n");
+    let line = Line {
+        sequence: message.sequence,
+        stored_at: rfc3339::text(&message.stored_at),
+        subject: &message.subject,
+        message_id: message.headers.find(MESSAGE_ID),
+        headers: &message.headers,
+        data: match serde_json::from_slice(&message.payload) {
+            Ok(body) if !message.payload.contains(&b'\n') => Data::Json(body),
+            _ => Data::Text(String::from_utf8_lossy(&message.payload)),
+        },
+    };
+    serde_json::to_writer(&mut *out, &line)?;
+    out.push(b'\n');
     Ok(())
 }
 
@@ -266,26 +266,23 @@ const COLUMNS: [&str; 18] = [
 
 fn csv(message: &StoredMessage, out: &mut Vec<u8>) -> Result<()> {
     let body: serde_json::Value = serde_json::from_slice(&message.payload).unwrap_or_default();
-    for (n, column) in COLUMNS.into_iter().enumerate() {
-        if n > 0 {
-            out.push(b',');
-        }
-        let value = match column {
+    csv_record(
+        out,
+        COLUMNS.map(|column| match column {
             "sequence" => message.sequence.to_string(),
             "stored_at" => rfc3339::text(&message.stored_at),
             "subject" => message.subject.clone(),
             "message_id" => message.headers.find(MESSAGE_ID).unwrap_or_default().to_owned(),
             "total" => plain(body.pointer("/fare/total/amount").or_else(|| body.pointer("/fee/amount"))),
             field => plain(body.get(field)),
-        };
-        if value.contains([',', '"', '\n', '\r']) {
-            write!(out, "\"{}\"", value.replace('"', "\"\""))?;
-        } else {
-            out.extend_from_slice(value.as_bytes());
-        }
-    }
-    out.extend_from_slice(b"\r\n");
-    Ok(())
+        }),
+    )
+}
+
+fn csv_record(out: &mut Vec<u8>, fields: [impl AsRef<[u8]>; 18]) -> Result<()> {
+    let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(out);
+    writer.write_record(fields)?;
+    Ok(writer.flush()?)
 }
 
 fn plain(value: Option<&serde_json::Value>) -> String {
@@ -313,7 +310,7 @@ fn table(message: &StoredMessage, out: &mut Vec<u8>) -> Result<()> {
         }
         _ => format!("driver {} passenger {}", text("driver_id"), text("passenger_id")),
     };
-    // Nobody's words move the cursor.
+    // No user's text may move the terminal's cursor.
     let what: String = what.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     let (at, ride) = (rfc3339::text(&message.stored_at), text("ride_id"));
     let (sequence, subject, version) = (message.sequence, &message.subject, text("version"));
@@ -324,7 +321,6 @@ fn table(message: &StoredMessage, out: &mut Vec<u8>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use streams::Headers;
 
     fn stored(body: &str) -> StoredMessage {
         let mut headers = Headers::default();
@@ -379,7 +375,7 @@ mod tests {
     fn where_to_begin_and_what_to_read_is_checked() {
         assert_eq!(since("15m"), Ok(Since::Ago(chrono::Duration::minutes(15))));
         assert_eq!(since("2026-09-21T14:13:20+02:00"), Ok(Since::At("2026-09-21T12:13:20Z".parse().unwrap())));
-        for bad in ["", "m", "-5m", "5", "5w", "yesterday", "99999999999999999d", "é"] {
+        for bad in ["", "m", "-5m", "5", "5q", "yesterday", "99999999999999999d", "é"] {
             assert!(since(bad).unwrap_err().contains("2026-11-21T08:00:00Z"), "{bad}");
         }
         for (text, good) in

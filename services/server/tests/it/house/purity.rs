@@ -4,6 +4,7 @@ use super::{Source, words};
 
 const PURE: &[&str] = &[
     "services/location/src/positions.rs",
+    "services/location/src/track/arrived_rides.rs",
     "services/location/src/track/mod.rs",
     "services/match/src/engine/assign.rs",
     "services/match/src/engine/rules.rs",
