@@ -107,7 +107,12 @@ impl Trace {
 
     /// The trace's own id, which all its spans share: for log lines.
     pub fn trace_id(&self) -> &str {
-        self.0.split('-').nth(1).unwrap_or_default()
+        Self::id_in(&self.0)
+    }
+
+    /// The trace id in a `traceparent` of this system; empty if it has none.
+    pub(crate) fn id_in(traceparent: &str) -> &str {
+        traceparent.split('-').nth(1).unwrap_or_default()
     }
 
     /// The next span of the trace in a received `traceparent`; a new trace if the header is missing or malformed.

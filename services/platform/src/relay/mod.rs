@@ -13,6 +13,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use streams::{BusError, Service};
 use tokio::time::{Instant, sleep_until};
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use crate::store::{Store, StoreError, Tables};
@@ -140,9 +141,22 @@ impl<T: Tables> Relay<T> {
             let (wave, rest): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| keys.insert(row.key));
             rows = rest;
             let wave: Vec<OutboxRow> = wave.into_iter().filter(|row| !blocked_keys.contains(&row.key)).collect();
-            outcome = outcome.max(self.publish_wave(&wave, blocked_keys, outcome).await);
+            let span = self.span(&wave);
+            outcome = outcome.max(self.publish_wave(&wave, blocked_keys, outcome).instrument(span).await);
         }
         outcome
+    }
+
+    /// The span of all log lines about `wave`.
+    fn span(&self, wave: &[OutboxRow]) -> Span {
+        let service = self.service.name();
+        match wave {
+            [] => Span::none(),
+            [row] => {
+                tracing::info_span!("publish", service, message_id = row.message_id, trace_id = row.trace_id())
+            }
+            _ => tracing::info_span!("publish", service, rows = wave.len()),
+        }
     }
 
     /// Publishes and marks rows of which no two have the same key. Logs a failure only if none was logged `before`.

@@ -46,6 +46,10 @@ impl OutboxRow {
         }
     }
 
+    pub(super) fn trace_id(&self) -> &str {
+        Trace::id_in(&self.traceparent)
+    }
+
     pub(super) fn message(&self, service: Service) -> Message {
         let key = self.key.to_string();
         let body = Bytes::from(self.body.clone());
