@@ -5,56 +5,21 @@
 
 use std::collections::BTreeMap;
 
-use aws_lc_rs::digest;
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
 use streams::RideId;
-use streams::bus::{MESSAGE_ID, StoredMessage};
+use streams::bus::StoredMessage;
 
 use super::database::RideRecords;
 use super::positions::{Copies, Positions};
 use super::sources::{AuditError, PAGE, STREAM, Sources};
 use super::stream::StreamAudit;
+pub use super::stream_copy::{Digest, StreamCopy};
+use super::stream_copy::{digest_of, message_id};
 use crate::event_log::EventRow;
 use crate::event_log::rows::events_at;
 
 /// Copies in the stream that a page has at most; more only if they are of one ride.
 const COPIES_PAGE: usize = 16 * PAGE;
-
-/// SHA-256 of what identifies an event: subject, message id and body.
-pub type Digest = [u8; 32];
-
-fn digest_of(subject: &str, message_id: &str, body: &[u8]) -> Digest {
-    let mut sha = digest::Context::new(&digest::SHA256);
-    for part in [subject.as_bytes(), message_id.as_bytes(), body] {
-        sha.update(&(part.len() as u64).to_be_bytes());
-        sha.update(part);
-    }
-    sha.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
-}
-
-/// An event as the stream has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StreamCopy {
-    pub sequence: u64,
-    pub version: u32,
-    pub digest: Digest,
-}
-
-impl StreamCopy {
-    /// `None` if the body does not say to which ride and version it belongs. That is a finding of [`StreamAudit`], and the event is
-    /// missing.
-    pub(super) fn of(stored: &StoredMessage) -> Option<(RideId, Self)> {
-        #[derive(Deserialize)]
-        struct Key {
-            ride_id: RideId,
-            version: u32,
-        }
-        let key: Key = serde_json::from_slice(&stored.payload).ok()?;
-        let digest = digest_of(&stored.subject, message_id(stored), &stored.payload);
-        Some((key.ride_id, Self { sequence: stored.sequence, version: key.version, digest }))
-    }
-}
 
 /// An event as the event log has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -257,10 +222,6 @@ fn versions_that_are(rides: &Comparisons, wanted: impl Fn(&Difference) -> bool) 
     }
     found.dedup();
     found
-}
-
-fn message_id(stored: &StoredMessage) -> &str {
-    stored.headers.find(MESSAGE_ID).unwrap_or_default()
 }
 
 /// The first place in which a message is not what the event log has.

@@ -14,6 +14,7 @@ pub mod repair;
 mod rows;
 mod sources;
 pub mod stream;
+mod stream_copy;
 mod verify;
 
 use std::sync::Arc;

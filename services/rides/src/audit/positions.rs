@@ -10,7 +10,7 @@ use platform::{On, Store, StoreError, Transaction};
 use sqlx::Row;
 use streams::RideId;
 
-use super::compare::StreamCopy;
+use super::stream_copy::StreamCopy;
 use crate::tables::Tables;
 
 /// All copies in the stream. In PostgreSQL the temporary table lives as long as the transaction, which sees only that table.
