@@ -14,7 +14,7 @@ use streams::{Event, MatchId, RequestId, RideId};
 use super::findings::Findings;
 use super::rows;
 use super::sources::{AuditError, PAGE, STREAM, Sources};
-use super::stream::{DecodedEvent, StreamAudit};
+use super::stream::{Beginning, DecodedEvent, StreamAudit};
 use crate::event_log::EventRow;
 use crate::event_log::rows::append_events;
 use crate::ledger;
@@ -75,7 +75,7 @@ pub(super) async fn rebuild(sources: &Sources, provider: Provider) -> Result<Reb
         return Err(AuditError::Refused(what));
     }
     let info = sources.bus.stream_info(STREAM).await?;
-    let mut stream = StreamAudit::new(info.first_sequence <= 1);
+    let mut stream = StreamAudit::new(Beginning::of(info.first_sequence));
     let mut rebuilt = Rebuilt::default();
     let mut left_out: BTreeSet<RideId> = BTreeSet::new();
     let mut reader = sources.read_stream(1, info.last_sequence).await?;

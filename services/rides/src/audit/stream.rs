@@ -26,11 +26,33 @@ pub struct DecodedEvent {
     pub begun_before: bool,
 }
 
+/// What the stream still has of its beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beginning {
+    /// Its first message: every ride begins with version 1.
+    Whole,
+    /// It has deleted its oldest messages: a ride may begin with any version.
+    Trimmed,
+}
+
+impl Beginning {
+    pub(super) fn of(first_sequence: u64) -> Self {
+        if first_sequence <= 1 { Self::Whole } else { Self::Trimmed }
+    }
+}
+
+/// Whether a body has the hash that it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Body {
+    Original,
+    /// Only its version, status and hash are used: the rest is not credible, and would be reported a second time.
+    Edited,
+}
+
 /// The state of the check.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct StreamAudit {
-    /// Whether the stream has lost its beginning: a ride may then begin with any version.
-    trimmed: bool,
+    beginning: Beginning,
     live: BTreeMap<RideId, Ride>,
     begun_before: BTreeSet<RideId>,
     pub findings: Findings,
@@ -39,9 +61,9 @@ pub struct StreamAudit {
 }
 
 impl StreamAudit {
-    /// `whole`: the stream still has its first message.
-    pub fn new(whole: bool) -> Self {
-        Self { trimmed: !whole, ..Self::default() }
+    pub fn new(beginning: Beginning) -> Self {
+        let (live, begun_before, findings) = Default::default();
+        Self { beginning, live, begun_before, findings, messages: 0 }
     }
 
     /// Rides that have not ended, after their newest event.
@@ -76,23 +98,23 @@ impl StreamAudit {
         if let Some(what) = wrong_header(stored, &event) {
             self.findings.push(Finding::of_event(event.ride_id, event.version, at, what));
         }
-        Some(self.apply(event, edited.is_some(), stored.sequence))
+        let body = if edited.is_some() { Body::Edited } else { Body::Original };
+        Some(self.apply(event, body, stored.sequence))
     }
 
-    /// Applies the event to its ride. Of an edited event only version, status and hash are used: the rest is not credible, and
-    /// would be reported a second time.
-    fn apply(&mut self, event: RideEvent, edited: bool, sequence: u64) -> DecodedEvent {
+    /// Applies the event to its ride.
+    fn apply(&mut self, event: RideEvent, body: Body, sequence: u64) -> DecodedEvent {
         let ride_id = event.ride_id;
         let before = self.live.get(&ride_id);
-        let joins = before.is_none() && event.version > 1 && self.trimmed;
-        let checked = match (joins, edited) {
+        let joins = before.is_none() && event.version > 1 && self.beginning == Beginning::Trimmed;
+        let checked = match (joins, body) {
             (true, _) => Ok(()),
-            (false, true) => hash_chain::check_link(before.map(Link::from), &event),
-            (false, false) => replay::validate(before, &event),
+            (false, Body::Edited) => hash_chain::check_link(before.map(Link::from), &event),
+            (false, Body::Original) => replay::validate(before, &event),
         };
         let late = before.is_some_and(|b| event.version <= b.version);
         let (ride, bill) = match before {
-            Some(before) if edited => {
+            Some(before) if body == Body::Edited => {
                 let (version, status, last_hash) = (event.version, event.status, event.hash.clone());
                 (Ride { version, status, last_hash, ..before.clone() }, None)
             }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::compare::{DatabaseCopy, Difference, RideComparison, StreamCopy};
 use super::database::{DatabaseAudit, RideRecords};
 use super::repair::plan;
-use super::stream::StreamAudit;
+use super::stream::{Beginning, StreamAudit};
 use super::*;
 use crate::event_log::EventRow;
 use crate::event_log::rows::append_events;
@@ -53,7 +53,7 @@ fn stored(events: &[RideEvent]) -> Vec<StoredMessage> {
 }
 
 fn audit_stream(messages: &[StoredMessage]) -> StreamAudit {
-    let mut stream = StreamAudit::new(true);
+    let mut stream = StreamAudit::new(Beginning::Whole);
     for message in messages {
         stream.message(message);
     }
@@ -216,7 +216,7 @@ fn every_tampering_is_named_with_ride_and_version() {
 
 #[test]
 fn a_stream_that_has_lost_its_beginning_may_begin_in_the_middle_of_a_ride() {
-    let mut trimmed = StreamAudit::new(false);
+    let mut trimmed = StreamAudit::new(Beginning::Trimmed);
     for message in &stored(&rides(3))[2..] {
         trimmed.message(message);
     }

@@ -10,7 +10,7 @@ use super::database::DatabaseAudit;
 use super::findings::{Finding, Findings};
 use super::rows;
 use super::sources::{AuditError, PAGE, STREAM, Sources};
-use super::stream::StreamAudit;
+use super::stream::{Beginning, StreamAudit};
 use crate::event_log::rows::events_at;
 
 /// Differences that are described byte by byte; each takes two reads.
@@ -39,7 +39,7 @@ pub struct Report {
 pub(super) async fn verify(sources: &Sources) -> Result<Report, AuditError> {
     let horizon = sources.horizon();
     let first_sequence = sources.bus.stream_info(STREAM).await?.first_sequence;
-    let mut stream = StreamAudit::new(first_sequence <= 1);
+    let mut stream = StreamAudit::new(Beginning::of(first_sequence));
     let mut comparison = Comparison::read(sources, horizon, Some(&mut stream)).await?;
     let mut database = DatabaseAudit::default();
     let (mut waiting, mut differences) = (0, Findings::default());
