@@ -297,17 +297,35 @@ pub(crate) async fn update_rides(tx: &mut Transaction<Tables>, rides: &[(u32, Ri
     )))
 }
 
-/// A ride of `user`, as its driver or its passenger, locked until the transaction ends.
+/// A ride of `user`, as its driver or its passenger.
+pub(crate) async fn ride_of(
+    tx: &mut Transaction<Tables>,
+    ride: RideId,
+    user: UserId,
+) -> Result<Option<Ride>, StoreError> {
+    select_of(tx, ride, user, "").await
+}
+
+/// The same, locked until the transaction ends.
 pub(crate) async fn lock_ride_of(
     tx: &mut Transaction<Tables>,
     ride: RideId,
     user: UserId,
 ) -> Result<Option<Ride>, StoreError> {
+    select_of(tx, ride, user, "for update").await
+}
+
+/// `lock` is the locking clause of the statement.
+async fn select_of(
+    tx: &mut Transaction<Tables>,
+    ride: RideId,
+    user: UserId,
+    lock: &'static str,
+) -> Result<Option<Ride>, StoreError> {
     match tx.on() {
-        On::Postgres(pg) => sqlx::query(
-            "select row_to_json(rides)::text from rides where ride_id = $1 and (driver_id = $2 or passenger_id = $2) \
-             for update",
-        )
+        On::Postgres(pg) => sqlx::query(AssertSqlSafe(format!(
+            "select row_to_json(rides)::text from rides where ride_id = $1 and (driver_id = $2 or passenger_id = $2) {lock}"
+        )))
         .bind(ride.0)
         .bind(user.0)
         .fetch_optional(&mut *pg)
@@ -408,26 +426,6 @@ pub(crate) async fn lock_arrived(
             let due = tables.arrived.iter().take_while(|(at, _)| *at <= before).take(limit as usize);
             Ok(due.filter_map(|(_, id)| tables.rides.get(id).cloned()).collect())
         }
-    }
-}
-
-/// A ride of `user`, as its driver or its passenger.
-pub(crate) async fn ride_of(
-    tx: &mut Transaction<Tables>,
-    ride: RideId,
-    user: UserId,
-) -> Result<Option<Ride>, StoreError> {
-    match tx.on() {
-        On::Postgres(pg) => sqlx::query(
-            "select row_to_json(rides)::text from rides where ride_id = $1 and (driver_id = $2 or passenger_id = $2)",
-        )
-        .bind(ride.0)
-        .bind(user.0)
-        .fetch_optional(&mut *pg)
-        .await?
-        .map(|row| from_row(&row))
-        .transpose(),
-        On::Memory(tables) => Ok(tables.rides.get(&ride).filter(|r| r.party(user).is_some()).cloned()),
     }
 }
 

@@ -10,11 +10,11 @@ use rides::payment::rows::payments_of;
 use rides::payment::{Payment, Provider};
 use streams::bus::ReplayStart;
 use streams::event::MatchAccepted;
-use streams::{Message, RideStatus};
-
+use streams::ride_command::RideAction;
+use streams::{Event, Message, RideStatus};
 use testing::{Backend, on_both_stores};
 
-use super::TestApp;
+use crate::harness::TestApp;
 
 on_both_stores!(
     a_deleted_stream_is_repaired_byte_for_byte,
@@ -38,7 +38,7 @@ async fn populated(backend: Backend, provider: Provider) -> (TestApp, [MatchAcce
     for (n, matched) in matches.iter().enumerate().skip(1) {
         // Paused time must advance too: the rides are ordered by their times.
         tokio::time::sleep(Duration::from_millis(1)).await;
-        app.publish(&super::Event::MatchAccepted(matched.clone())).await;
+        app.publish(&Event::MatchAccepted(matched.clone())).await;
         let ride = app.event(matched, RideStatus::Pickup).await;
         if n != 2 {
             app.start_ride(ride.driver_id, ride.ride_id).await;
@@ -132,7 +132,7 @@ async fn a_fulfilled_request_never_becomes_a_second_ride_after_a_rebuild(backend
     // Another driver had accepted before that ride began, and the acceptance is delivered only now, when it is over.
     let (request_id, passenger_id) = (matches[0].request_id, matches[0].passenger_id);
     let late = MatchAccepted { request_id, passenger_id, ..app.matched() };
-    app.publish(&super::Event::MatchAccepted(late.clone())).await;
+    app.publish(&Event::MatchAccepted(late.clone())).await;
     app.superseded(&late).await;
     app.end().await;
 }
@@ -188,7 +188,7 @@ async fn a_busy_platform_has_no_finding_at_any_moment(backend: Backend) {
     let busy = async {
         for part in matches.chunks(6) {
             for matched in part {
-                app.publish(&super::Event::MatchAccepted(matched.clone())).await;
+                app.publish(&Event::MatchAccepted(matched.clone())).await;
             }
             for matched in part {
                 let ride = app.event(matched, RideStatus::Pickup).await;
@@ -257,7 +257,7 @@ async fn events_older_than_the_stream_keeps_are_not_missing() {
     let (app, matches) = populated(Backend::Memory, Provider::Ledger).await;
     let ride = app.event(&matches[3], RideStatus::Started).await;
     tokio::time::advance(Duration::from_secs(8 * 24 * 3_600)).await;
-    assert_eq!(app.command(ride.driver_id, ride.ride_id, super::RideAction::Arrive).await, "arrived 3");
+    assert_eq!(app.command(ride.driver_id, ride.ride_id, RideAction::Arrive).await, "arrived 3");
     app.event(&matches[3], RideStatus::Arrived).await;
     let report = app.audit.verify().await.unwrap();
     assert_eq!(report.findings, Findings::default());
