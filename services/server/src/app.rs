@@ -103,12 +103,15 @@ impl Opening<'_> {
     }
 }
 
-/// Creates and migrates all schemas.
+/// Creates and migrates all schemas. With a `role_prefix`, the role of each schema, which is the prefix and the schema's name, may
+/// then use it.
 ///
 /// # Errors
 /// Without a DATABASE_URL, or if the database refuses.
-pub async fn migrate(settings: &Settings) -> Result<()> {
-    anyhow::ensure!(settings.database_url.is_some(), "migrate needs DATABASE_URL: state in memory has no migrations");
+pub async fn migrate(settings: &Settings, role_prefix: Option<&str>) -> Result<()> {
+    let Some(url) = &settings.database_url else {
+        anyhow::bail!("migrate needs DATABASE_URL: state in memory has no migrations");
+    };
     let world = World::real();
     let bus = Bus::Memory(MemoryBus::new(world.started_at(), 1));
     let platform = Platform::new(world, bus, pod(settings));
@@ -117,6 +120,11 @@ pub async fn migrate(settings: &Settings) -> Result<()> {
     opening.store::<matching::Tables>(Service::Match, "matching", &matching::MIGRATIONS).await?;
     opening.store::<rides::Tables>(Service::Rides, "rides", &rides::MIGRATIONS).await?;
     opening.store::<location::Tables>(Service::Location, "location", &location::MIGRATIONS).await?;
+    for schema in ["users", "matching", "rides", "location"] {
+        if let Some(prefix) = role_prefix {
+            Store::<()>::grant(url, schema, &format!("{prefix}{schema}")).await.context("DATABASE_ROLE_PREFIX")?;
+        }
+    }
     Ok(())
 }
 
@@ -186,9 +194,15 @@ impl App {
         }
         if services.contains(&Service::Users) {
             let store = opening.store(Service::Users, "users", &users::MIGRATIONS).await?;
-            let delivery = settings.otp_delivery.as_deref().unwrap_or("response");
+            if settings.otp_delivery.is_none() && !settings.answers_codes_by_default() {
+                tracing::warn!(
+                    http_addr = %settings.http_addr,
+                    "sign-in codes are logged, because HTTP_ADDR is reached from elsewhere: set OTP_DELIVERY to \
+                     webhook:<url>, or, to hand every caller the code of any phone, to response"
+                );
+            }
             let config = users::Config {
-                otp_delivery: delivery.parse().map_err(anyhow::Error::msg).context("OTP_DELIVERY")?,
+                otp_delivery: settings.otp_delivery().parse().map_err(anyhow::Error::msg).context("OTP_DELIVERY")?,
                 request_ttl_s: settings.match_request_ttl_s,
                 frames_per_s: settings.socket_frames_per_s,
                 ..Default::default()

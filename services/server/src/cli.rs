@@ -62,8 +62,13 @@ pub enum Command {
         #[command(subcommand)]
         action: DeadLettersAction,
     },
-    /// Apply the database migrations and end. (`run` does so too.)
-    Migrate,
+    /// Apply the database migrations and end. (`run` does so too, if its role may.)
+    Migrate {
+        /// Then let the role of each schema read and write its rows, and nothing else. The roles are this prefix and users,
+        /// matching, rides or location, and must exist.
+        #[arg(long, env = "DATABASE_ROLE_PREFIX")]
+        role_prefix: Option<String>,
+    },
 }
 
 impl Cli {
@@ -81,8 +86,8 @@ impl Cli {
             Some(Command::Streams { action }) => streams::run(&settings, action).await,
             Some(Command::Audit { action }) => audit::run(&settings, &action).await,
             Some(Command::DeadLetters { action }) => dead_letters::run(&settings, &action).await,
-            Some(Command::Migrate) => {
-                app::migrate(&settings).await?;
+            Some(Command::Migrate { role_prefix }) => {
+                app::migrate(&settings, role_prefix.as_deref()).await?;
                 println!("all schemas are up to date");
                 Ok(ExitCode::SUCCESS)
             }

@@ -66,7 +66,7 @@ pub struct Settings {
     #[arg(long, env = "JWT_SECRET", hide_env_values = true, global = true)]
     pub jwt_secret: Option<String>,
     /// How a sign-in code reaches its phone: `response` (in the answer; for development), `log`, or `webhook:<url>`
-    /// [default: response when embedded, else required].
+    /// [default: response when embedded on a loopback address, log when embedded on another one, else required].
     #[arg(long, env = "OTP_DELIVERY", global = true)]
     pub otp_delivery: Option<String>,
     /// Seconds that a driver has to answer an offer.
@@ -109,6 +109,17 @@ impl Settings {
     /// Memory bus and memory state: nothing outside this process.
     pub fn embedded(&self) -> bool {
         self.queue_type == QueueType::Memory && self.database_url.is_none()
+    }
+
+    /// Whether a code is in the answer although nobody named `response`: only callers on this machine get it.
+    pub fn answers_codes_by_default(&self) -> bool {
+        self.embedded() && self.http_addr.ip().is_loopback()
+    }
+
+    /// How a sign-in code reaches its phone, or the default.
+    pub fn otp_delivery(&self) -> &str {
+        let default = if self.answers_codes_by_default() { "response" } else { "log" };
+        self.otp_delivery.as_deref().unwrap_or(default)
     }
 
     /// Whether these settings can run `services` at all.
@@ -209,6 +220,20 @@ mod tests {
             assert!(error.contains(reason), "{args:?}: {error}");
         }
         settings(&[]).validate(&Service::ALL).unwrap();
+    }
+
+    #[test]
+    fn codes_are_answered_by_default_on_loopback_only() {
+        for (args, delivery) in [
+            (vec![], "response"),
+            (vec!["--http-addr", "[::1]:0"], "response"),
+            (vec!["--http-addr", "0.0.0.0:0"], "log"),
+            (vec!["--http-addr", "[::]:0"], "log"),
+            (vec!["--http-addr", "10.0.0.1:0"], "log"),
+            (vec!["--http-addr", "0.0.0.0:0", "--otp-delivery", "response"], "response"),
+        ] {
+            assert_eq!(settings(&args).otp_delivery(), delivery, "{args:?}");
+        }
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub enum StoreError {
         /// The constraint's name, as in the migrations.
         constraint: String,
     },
+    /// The role of DATABASE_URL lacks a right.
+    #[error("the database role lacks a right: {0}")]
+    Forbidden(String),
     /// A fault in the program or the schema.
     #[error("database: {0}")]
     Other(String),
@@ -34,6 +37,8 @@ impl From<sqlx::Error> for StoreError {
                     (_, "57014" | "25P02") => Self::Other(text),
                     // Connection exceptions, lack of resources, operator intervention, an ended transaction.
                     (Some("08" | "53" | "57" | "25"), _) => Self::Unavailable(text),
+                    // insufficient_privilege.
+                    (_, "42501") => Self::Forbidden(text),
                     // Integrity constraint violation.
                     (Some("23"), _) => Self::Conflict { constraint: db.constraint().unwrap_or_default().to_owned() },
                     _ => Self::Other(text),

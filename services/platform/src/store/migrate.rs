@@ -1,10 +1,13 @@
-//! Migrations: a service's schema, with the tables of every service and then its own.
+//! Migrations: a service's schema, with the tables of every service and then its own; and the role that may use it.
+//!
+//! The role of a running service needs no right to create anything: if every migration is applied, nothing is executed.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::backend::BEGIN_WAIT;
@@ -34,11 +37,14 @@ async fn run_once(options: &PgConnectOptions, schema: &str, own: &Migrator) -> R
     let mut connection = timeout(BEGIN_WAIT, PgConnection::connect_with(options))
         .await
         .map_err(|_| StoreError::Unavailable(format!("no answer in {BEGIN_WAIT:?}")))??;
+    if is_up_to_date(&mut connection, schema, own).await? {
+        return Ok(connection.close().await?);
+    }
     {
         // Two processes may start at once, and `if not exists` alone does not keep them from colliding.
         let mut tx = connection.begin().await?;
         sqlx::query("select pg_advisory_xact_lock(7209116100318)").execute(&mut *tx).await?;
-        sqlx::query(sqlx::AssertSqlSafe(format!("create schema if not exists {schema}"))).execute(&mut *tx).await?;
+        sqlx::query(AssertSqlSafe(format!("create schema if not exists {schema}"))).execute(&mut *tx).await?;
         tx.commit().await?;
     }
     for migrations in [&COMMON, own] {
@@ -51,4 +57,51 @@ async fn run_once(options: &PgConnectOptions, schema: &str, own: &Migrator) -> R
         })?;
     }
     Ok(connection.close().await?)
+}
+
+/// Whether every migration of both sets is applied. A changed or half-applied one counts as missing: [`Migrator::run`] then says
+/// what is wrong with it.
+async fn is_up_to_date(connection: &mut PgConnection, schema: &str, own: &Migrator) -> Result<bool, StoreError> {
+    let exists =
+        sqlx::query("select exists (select from pg_tables where schemaname = $1 and tablename = '_sqlx_migrations')")
+            .bind(schema)
+            .fetch_one(&mut *connection)
+            .await?
+            .try_get::<bool, _>(0)?;
+    if !exists {
+        return Ok(false);
+    }
+    let select = format!("select version, checksum from {schema}._sqlx_migrations where success");
+    let rows = sqlx::query(AssertSqlSafe(select)).fetch_all(connection).await?;
+    let mut applied = BTreeMap::new();
+    for row in rows {
+        applied.insert(row.try_get::<i64, _>("version")?, row.try_get::<Vec<u8>, _>("checksum")?);
+    }
+    let mut all = COMMON.iter().chain(own.iter());
+    Ok(all.all(|m| applied.get(&m.version).is_some_and(|checksum| checksum[..] == m.checksum[..])))
+}
+
+/// Lets `role` use the migrated `schema`: it may read and write rows of its tables, and nothing else. May be repeated.
+///
+/// # Errors
+/// If the role does not exist, or if the connection's own role may not grant this.
+pub(super) async fn grant(options: &PgConnectOptions, schema: &str, role: &str) -> Result<(), StoreError> {
+    if !is_role_name(role) {
+        return Err(StoreError::Other(format!("role {role:?}: lower-case letters, digits and _ only, 63 at most")));
+    }
+    let mut connection = PgConnection::connect_with(options).await?;
+    for statement in [
+        format!("grant usage on schema {schema} to {role}"),
+        format!("grant select, insert, update, delete on all tables in schema {schema} to {role}"),
+        format!("grant usage on all sequences in schema {schema} to {role}"),
+        format!("revoke insert, update, delete on {schema}._sqlx_migrations from {role}"),
+    ] {
+        sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await?;
+    }
+    Ok(connection.close().await?)
+}
+
+fn is_role_name(role: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    role.len() <= 63 && role.starts_with(|c: char| c.is_ascii_lowercase()) && role.chars().all(is_allowed)
 }

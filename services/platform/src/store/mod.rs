@@ -107,11 +107,11 @@ impl<T: Tables> Store<T> {
         migrations: &Migrator,
         connections: u32,
     ) -> Result<Self, StoreError> {
-        let options = PgConnectOptions::from_str(url)
-            .map_err(|e| StoreError::Other(format!("DATABASE_URL: {e}; for example postgres://user@host/database")))?
-            .application_name(&format!("rideshare {schema}"))
-            .options([("search_path", schema)]);
+        let options = connect_options(url, schema)?;
         migrate::run(&options, schema, migrations).await.map_err(|error| match error {
+            StoreError::Forbidden(why) => StoreError::Forbidden(format!(
+                "{why}. Schema {schema} lacks a migration: apply it by `rideshare migrate` with the role that owns the schema"
+            )),
             StoreError::Other(why) => StoreError::Other(format!("migration of schema {schema}: {why}")),
             error => error,
         })?;
@@ -131,6 +131,14 @@ impl<T: Tables> Store<T> {
         // Should a crash of the server lose a `published_at`, the relay publishes that row again under the same message id.
         let relay_pool = pool(2, options.options([("synchronous_commit", "off")]));
         Ok(Self::new(Backend::Postgres { pool: main, relay_pool }, world, pod))
+    }
+
+    /// Lets `role` read and write the rows of the migrated `schema`, and nothing else.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the role does not exist, or if the role of `url` may not grant it.
+    pub async fn grant(url: &str, schema: &'static str, role: &str) -> Result<(), StoreError> {
+        migrate::grant(&connect_options(url, schema)?, schema, role).await
     }
 
     /// Begins a transaction; dropping it rolls it back. Hold it only around operations on the store.
@@ -254,4 +262,11 @@ impl<T: Tables> Store<T> {
         self.reach(Fault::RelayRefused).await?;
         outbox::oldest_unpublished(&self.backend).await
     }
+}
+
+fn connect_options(url: &str, schema: &str) -> Result<PgConnectOptions, StoreError> {
+    Ok(PgConnectOptions::from_str(url)
+        .map_err(|e| StoreError::Other(format!("DATABASE_URL: {e}; for example postgres://user@host/database")))?
+        .application_name(&format!("rideshare {schema}"))
+        .options([("search_path", schema)]))
 }

@@ -14,5 +14,6 @@ mod operators;
 mod problems;
 mod program;
 mod ride;
+mod roles;
 mod stuck_stream;
 mod transcript;
