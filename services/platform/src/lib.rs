@@ -1,11 +1,13 @@
 //! What every service is built on: the store, the transactional consumer, the relay of the outbox, dead letters, the clock and
-//! the source of randomness, tokens, problems, telemetry. It knows no service, and decides nothing about rides.
+//! the source of randomness, tokens, limits, problems, telemetry. It knows no service, and decides nothing about rides.
 
 pub mod background;
+pub mod breaker;
 pub mod consumer;
 pub mod dead_letters;
 pub mod http_client;
 pub mod kill_point;
+pub mod limits;
 pub mod problem;
 pub mod relay;
 pub mod retry;
@@ -18,11 +20,14 @@ pub mod world;
 use std::sync::Arc;
 
 use background::{Observation, TopologyWatch};
+use limits::Refused;
 use streams::topology::Topology;
 use streams::{Bus, BusError};
 use tokio::time::Instant;
 
+pub use breaker::Breaker;
 pub use consumer::{Failure, Handler, Received, Worker};
+pub use limits::{ClientAddress, Limit, Limiter};
 pub use problem::Problem;
 pub use service::ServiceTasks;
 pub use store::{On, Retry, Store, StoreError, Tables, Transaction};
@@ -41,6 +46,8 @@ pub struct Platform {
     pub topology_watch: Arc<TopologyWatch>,
     pub metrics: Arc<Metrics>,
     pub health: Arc<Health>,
+    /// How often somebody may do something in this process.
+    pub limiter: Arc<Limiter>,
     /// Cancelled when the process is to stop.
     pub shutdown: CancellationToken,
     /// The id of this process.
@@ -57,8 +64,26 @@ impl Platform {
             topology_watch: Arc::default(),
             metrics: Arc::new(Metrics::new()),
             health: Arc::new(Health::default()),
+            limiter: Arc::default(),
             shutdown: CancellationToken::new(),
             pod: pod.into(),
+        }
+    }
+
+    /// Takes `n` from a bucket of this process.
+    ///
+    /// # Errors
+    /// [`Refused`], which was counted and logged.
+    pub fn take(&self, limit: Limit, key: impl Into<limits::Key>, n: u32) -> Result<(), Refused> {
+        self.limiter.take(limit, key, n, self.world.now()).inspect_err(|refused| self.limit_reached(refused.limit))
+    }
+
+    /// Counts that a limit was reached, and logs it at most once in [`limits::LOG_INTERVAL_S`] for each limit. Whose limit it
+    /// was is not logged.
+    pub fn limit_reached(&self, limit: Limit) {
+        self.metrics.limited.with_label_values(&[limit.name()]).inc();
+        if let Some(times) = self.limiter.reached(limit, self.world.now()) {
+            tracing::warn!(limit = limit.name(), times, "a limit was reached");
         }
     }
 

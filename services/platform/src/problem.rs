@@ -27,18 +27,20 @@ pub struct Problem {
     pub field: Option<String>,
     /// Seconds after which the same request may succeed, if known.
     pub retry_after_s: Option<u64>,
+    /// The name of the limit that was reached, if it is one of `limits::table`.
+    pub limit: Option<&'static str>,
 }
 
 impl Problem {
     /// A problem without a field.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), field: None, retry_after_s: None }
+        Self { status, code, message: message.into(), field: None, retry_after_s: None, limit: None }
     }
 
     /// 422: a field is missing, malformed or out of range.
     pub fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
         let (status, field) = (StatusCode::UNPROCESSABLE_ENTITY, Some(field.into()));
-        Self { status, code: "invalid_field", message: message.into(), field, retry_after_s: None }
+        Self { field, ..Self::new(status, "invalid_field", message) }
     }
 
     /// 404: there is none, or it belongs to another user. The client cannot tell which.
@@ -71,6 +73,11 @@ impl Problem {
     pub fn unavailable() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "not possible at the moment: try the same again")
     }
+
+    /// 503: this process has too much to do, and drops what matters least first.
+    pub fn overloaded() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "too much to do at the moment: try the same again")
+    }
 }
 
 impl From<StoreError> for Problem {
@@ -89,6 +96,9 @@ impl IntoResponse for Problem {
         });
         if let Some(field) = self.field {
             body["field"] = field.into();
+        }
+        if let Some(limit) = self.limit {
+            body["limit"] = limit.into();
         }
         let kind = (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         let mut response = (self.status, [kind], body.to_string()).into_response();

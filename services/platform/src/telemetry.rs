@@ -42,6 +42,18 @@ pub struct Metrics {
     pub core_dropped: Gauge,
     /// 1 while a message is stored in an interest or work-queue stream although every consumer's lag is 0, by stream.
     pub stuck: IntGaugeVec,
+    /// Limits reached, by limit.
+    pub limited: IntCounterVec,
+    /// Requests for one-time codes, by outcome: sent, limited, refused (a kind of number or a country), undelivered.
+    pub codes: IntCounterVec,
+    /// One-time codes presented, by outcome: right, wrong, dead (there is no live code), limited.
+    pub codes_presented: IntCounterVec,
+    /// Requests dropped because the process has too much to do, by class.
+    pub shed: IntCounterVec,
+    /// 0 closed, 1 half-open, 2 open, by breaker.
+    pub breakers: IntGaugeVec,
+    /// Requests not sent because their breaker was open, by breaker.
+    pub breaker_refused: IntCounterVec,
 }
 
 impl Default for Metrics {
@@ -102,6 +114,12 @@ impl Metrics {
             rides: counter("rides_total", "Rides by status reached.", "status"),
             core_dropped: gauge("core_messages_dropped", "Core messages dropped, a subscription was full."),
             stuck: gauges("stream_stuck", "1 while messages are stored and every lag is 0.", "stream"),
+            limited: counter("limited_total", "Limits reached.", "limit"),
+            codes: counter("codes_total", "Requests for one-time codes.", "outcome"),
+            codes_presented: counter("codes_presented_total", "One-time codes presented.", "outcome"),
+            shed: counter("requests_shed_total", "Requests dropped, too much to do.", "class"),
+            breakers: gauges("breaker_state", "0 closed, 1 half-open, 2 open.", "breaker"),
+            breaker_refused: counter("breaker_refused_total", "Requests not sent, the breaker was open.", "breaker"),
             registry,
         }
     }
@@ -116,6 +134,8 @@ impl Metrics {
 #[derive(Debug, Default)]
 pub struct Health {
     parts: Mutex<BTreeMap<String, Option<String>>>,
+    /// The circuit breakers and their states. An open one makes no process unready: the others could not answer either.
+    breakers: Mutex<BTreeMap<&'static str, &'static str>>,
 }
 
 impl Health {
@@ -140,6 +160,15 @@ impl Health {
                 parts.insert(part.to_owned(), state);
             }
         }
+    }
+
+    pub(crate) fn set_breaker(&self, breaker: &'static str, state: &'static str) {
+        self.breakers.lock().unwrap_or_else(PoisonError::into_inner).insert(breaker, state);
+    }
+
+    /// The circuit breakers, each with its state.
+    pub fn breakers(&self) -> Vec<(&'static str, &'static str)> {
+        self.breakers.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(b, s)| (*b, *s)).collect()
     }
 
     /// The unhealthy parts, each with the reason.

@@ -9,7 +9,7 @@ use axum::Router;
 use location::Location;
 use matching::Matching;
 use platform::dead_letters::sweeper;
-use platform::{Platform, Store, StoreError, Tokens, World, background};
+use platform::{Limiter, Platform, Store, StoreError, Tokens, World, background};
 use rides::Rides;
 use sqlx::migrate::Migrator;
 use streams::memory::MemoryBus;
@@ -152,7 +152,8 @@ impl App {
         let tariffs = settings.tariffs()?;
         let pod = pod(settings);
         let bus = bus(settings, &world, &pod).await?;
-        let platform = Platform::new(world.clone(), bus, pod);
+        let mut platform = Platform::new(world.clone(), bus, pod);
+        platform.limiter = Arc::new(Limiter::new(settings.limits()?));
         background::apply_topology(&platform).await.map_err(anyhow::Error::msg)?;
         let secret = match &settings.jwt_secret {
             Some(secret) => secret.as_bytes().to_vec(),

@@ -4,8 +4,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use platform::limits::table::Amount;
+use platform::limits::{Limit, Limits, Quota, TrustedProxies};
 use pricing::Tariffs;
 use streams::{Service, VehicleType};
+
+/// After a pause a socket may send as many frames at once as its rate allows in this many seconds.
+const FRAMES_BURST_S: u32 = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum QueueType {
@@ -97,6 +102,16 @@ pub struct Settings {
     /// Frames a second that one socket may send, over time; four times that in a burst.
     #[arg(long, env = "SOCKET_FRAMES_PER_S", default_value_t = 50, global = true)]
     pub socket_frames_per_s: u32,
+    /// What changes in the table of limits: `name=burst/per_s`, with commas, as in `codes_address=1000/10`. README.md has the
+    /// table.
+    #[arg(long, env = "LIMITS", default_value = "", hide_default_value = true, global = true)]
+    pub limits: String,
+    /// Networks (CIDR, with commas) of proxies whose X-Forwarded-For is believed.
+    #[arg(long, env = "TRUSTED_PROXIES", default_value = "", hide_default_value = true, global = true)]
+    pub trusted_proxies: String,
+    /// Countries to whose numbers codes are sent: ISO regions or calling codes, with commas, as in `US,CA,49` [default: all].
+    #[arg(long, env = "CODE_COUNTRIES", default_value = "", hide_default_value = true, global = true)]
+    pub code_countries: String,
     /// Logs for people or for machines.
     #[arg(long, env = "LOG_FORMAT", default_value = "text", global = true)]
     pub log_format: LogFormat,
@@ -160,7 +175,29 @@ impl Settings {
                 anyhow::bail!("OTP_DELIVERY is required: log, webhook:<url>, or, for development only, response");
             }
         }
+        self.limits()?;
+        self.trusted_proxies()?;
         Ok(())
+    }
+
+    /// The table of limits, with what LIMITS changes. SOCKET_FRAMES_PER_S is the rate of `frames` unless LIMITS names that.
+    ///
+    /// # Errors
+    /// A sentence that names the variable.
+    pub fn limits(&self) -> anyhow::Result<Limits> {
+        let mut limits: Limits = self.limits.parse().map_err(|e| anyhow::anyhow!("LIMITS: {e}"))?;
+        if limits.amount(Limit::Frames) == Limits::default().amount(Limit::Frames) {
+            let per_s = self.socket_frames_per_s;
+            let quota = Quota { burst: per_s.saturating_mul(FRAMES_BURST_S), per_s: per_s.into() };
+            limits.set(Limit::Frames, Amount::Rate(quota));
+        }
+        Ok(limits)
+    }
+
+    /// # Errors
+    /// A sentence that names the variable.
+    pub fn trusted_proxies(&self) -> anyhow::Result<TrustedProxies> {
+        self.trusted_proxies.parse().map_err(|e| anyhow::anyhow!("TRUSTED_PROXIES: {e}"))
     }
 
     /// The tariffs, with what FARE_* change.
@@ -215,6 +252,8 @@ mod tests {
             ),
             (vec!["--match-radius-m", "NaN"], Service::ALL.to_vec(), "MATCH_RADIUS_M"),
             (vec!["--queue-size", "0"], Service::ALL.to_vec(), "QUEUE_SIZE"),
+            (vec!["--limits", "off"], Service::ALL.to_vec(), "LIMITS: `off`"),
+            (vec!["--trusted-proxies", "x"], Service::ALL.to_vec(), "TRUSTED_PROXIES"),
         ] {
             let error = settings(&args).validate(&services).unwrap_err().to_string();
             assert!(error.contains(reason), "{args:?}: {error}");
@@ -234,6 +273,15 @@ mod tests {
         ] {
             assert_eq!(settings(&args).otp_delivery(), delivery, "{args:?}");
         }
+    }
+
+    #[test]
+    fn the_rate_of_frames_is_the_older_setting_unless_the_table_names_it() {
+        let frames = |args: &[&str]| settings(args).limits().unwrap().quota(Limit::Frames);
+        assert_eq!(frames(&[]), Quota { burst: 200, per_s: 50.0 });
+        assert_eq!(frames(&["--socket-frames-per-s", "10"]), Quota { burst: 40, per_s: 10.0 });
+        let both = ["--socket-frames-per-s", "10", "--limits", "frames=7/3"];
+        assert_eq!(frames(&both), Quota { burst: 7, per_s: 3.0 });
     }
 
     #[test]
