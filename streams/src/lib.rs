@@ -1,5 +1,5 @@
 //! What two services must agree on, and nothing else: the events, the topology of streams and consumers, the one command that
-//! users passes on to rides, and the bus that carries them. It knows no service, no database and no HTTP.
+//! users passes on to rides, the sign-ins that have ended, and the bus that carries them. It knows no service, no database and no HTTP.
 
 #![warn(missing_docs)]
 
@@ -10,11 +10,12 @@ pub mod fuzzing;
 pub mod memory;
 pub mod nats;
 pub mod ride_command;
+pub mod sign_ins;
 pub mod simulation;
 pub mod topology;
 
 pub use bus::{Bus, BusError, Delivery, Headers, Message};
 pub use event::{
     Currency, Event, EventError, Money, Position, RideStatus, Service, Subject, VehicleType,
-    ids::{MatchId, PaymentId, RequestId, RideId, UserId},
+    ids::{MatchId, PaymentId, RequestId, RideId, SignInId, UserId},
 };

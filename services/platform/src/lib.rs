@@ -32,7 +32,7 @@ pub use problem::Problem;
 pub use service::ServiceTasks;
 pub use store::{On, Retry, Store, StoreError, Tables, Transaction};
 pub use telemetry::{Health, Metrics};
-pub use token::{SignedIn, Tokens};
+pub use token::{Access, SignedIn, Tokens};
 pub use tokio_util::sync::CancellationToken;
 pub use world::{Trace, World};
 

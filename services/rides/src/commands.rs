@@ -137,7 +137,11 @@ impl RideCommands {
         let Some((ride, by)) = found.and_then(|ride| ride.party(command.user_id).map(|by| (ride, by))) else {
             return Ok(error("not_found", "no such ride of yours", Some("ride_id")));
         };
-        let right = self.tokens.ride_pin(ride.ride_id);
+        // A secret may have changed since the passenger was shown the PIN.
+        let right = match &command.action {
+            RideAction::Start { pin } if self.tokens.is_ride_pin(ride.ride_id, pin) => pin.clone(),
+            _ => self.tokens.ride_pin(ride.ride_id),
+        };
         let mut forget_tries = ride.status == RideStatus::Pickup;
         let input = match &command.action {
             RideAction::Start { pin } => {

@@ -36,6 +36,8 @@ macro_rules! id {
 id!(
     /// A user: a passenger, a driver, or both.
     UserId,
+    /// A sign-in of a user on one device.
+    SignInId,
     /// A passenger's search for a driver.
     RequestId,
     /// One offer of a request to one driver.

@@ -62,7 +62,7 @@ async fn upgrade(
 ) -> Result<Response, Problem> {
     let missing = "the header `Authorization: Bearer <access token>` is missing";
     let (token, token_source) = token(&headers).ok_or_else(|| Problem::unauthorized(missing))?;
-    let user = context.tokens.verify(token)?;
+    let user = context.tokens.verify(token)?.user;
     let last_seq = last_seq(query.as_deref())?;
     let not_one = |_| Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", "this route is a WebSocket");
     let socket = socket.map_err(not_one)?;
