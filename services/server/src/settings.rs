@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use platform::limits::table::Amount;
-use platform::limits::{Limit, Limits, Quota, TrustedProxies};
+use platform::limits::{Amount, Limit, Limits, Quota, TrustedProxies};
 use pricing::Tariffs;
 use streams::{Service, VehicleType};
 

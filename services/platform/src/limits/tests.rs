@@ -1,9 +1,11 @@
 use std::net::IpAddr;
 
-use chrono::Duration;
+use chrono::{DateTime, Duration, Utc};
+use uuid::Uuid;
 
-use super::table::{self, Amount, TABLE};
+use super::buckets::{self, Buckets};
 use super::*;
+use crate::Problem;
 
 const NOW: i64 = 1_800_000_000_000_000;
 const SECOND: i64 = 1_000_000;
@@ -71,7 +73,9 @@ fn each_key_of_each_limit_has_its_own_bucket() {
 fn the_map_is_bounded_and_forgets_what_is_nearly_full_first() {
     let mut buckets = Buckets::default();
     let quota = Quota { burst: 10, per_s: 0.01 };
-    let take = |buckets: &mut Buckets, key: u128, n, now| buckets.take(Limit::HttpUser, Key(key), quota, n, now);
+    let take = |buckets: &mut Buckets, key: u128, n, now| {
+        buckets.take(Limit::HttpUser, Key::from(Uuid::from_u128(key)), quota, n, now)
+    };
     take(&mut buckets, 0, 10, NOW);
     for key in 1..=2 * u128::try_from(buckets::KEYS_MAX).unwrap() {
         take(&mut buckets, key, 1, NOW);
@@ -133,7 +137,7 @@ fn amounts_are_readable() {
 #[test]
 fn the_readme_has_the_table() {
     let readme = include_str!("../../../../README.md");
-    assert!(readme.contains(&table::markdown()), "put this table into README.md:\n{}", table::markdown());
+    assert!(readme.contains(&markdown()), "put this table into README.md:\n{}", markdown());
 }
 
 #[test]

@@ -13,6 +13,7 @@ const PURE: &[&str] = &[
     "services/platform/src/limits/address.rs",
     "services/platform/src/limits/buckets.rs",
     "services/platform/src/limits/gcra.rs",
+    "services/platform/src/limits/key.rs",
     "services/platform/src/limits/table.rs",
     "services/pricing/src/lib.rs",
     "services/rides/src/audit/database.rs",
