@@ -1,7 +1,7 @@
-//! Frames that a client sends over its WebSocket. The socket delivers only UTF-8.
+//! Frames that a client sends over its WebSocket.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|text: &str| users::fuzzing::parse_frame(text));
+fuzz_target!(|input: &[u8]| users::fuzzing::frame(input));

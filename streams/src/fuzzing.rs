@@ -1,14 +1,42 @@
-//! What the fuzz targets in `fuzz/` call. Nothing else does.
+//! What the fuzz targets of `fuzz/` and the short run in the suite call. Nothing else does.
 
-use crate::bus::{Headers, StoredMessage};
+use crate::Event;
+use crate::bus::Headers;
 use crate::nats::message_api;
 
-/// Decodes a reply of JetStream's message API; `None` if it is none.
-pub fn decode_reply(reply: &[u8]) -> Option<StoredMessage> {
-    message_api::decode_reply(reply)
+/// Reads `input` as a subject, a line feed and a body of an event.
+///
+/// # Panics
+/// If an event that is accepted is not written and read again unchanged.
+pub fn event(input: &[u8]) {
+    let Some(end) = input.iter().position(|&byte| byte == b'\n') else { return };
+    let (subject, body) = (&input[..end], &input[end + 1..]);
+    let Ok(subject) = std::str::from_utf8(subject) else { return };
+    let Ok(event) = Event::parse(subject, body) else { return };
+    // Not compared with `event`: the text has microseconds, and the input may have had nanoseconds.
+    let written = event.body();
+    let read = Event::parse(subject, &written).expect("an event that was accepted once is accepted again");
+    assert_eq!(read.body(), written);
+    assert_eq!(event.subject().as_str(), subject);
+    assert_eq!(read.message_id(Default::default()), event.message_id(Default::default()));
 }
 
-/// Parses a block of headers, whatever it holds.
-pub fn parse_headers(block: &[u8]) -> Headers {
-    message_api::parse_headers(block)
+/// Reads `input` as a block of headers and as a reply of JetStream's message API, whose headers anybody may have sent.
+///
+/// # Panics
+/// If a header is kept that cannot be sent again.
+pub fn raw_message(input: &[u8]) {
+    check(&message_api::parse_headers(input));
+    if let Some(message) = message_api::decode_reply(input) {
+        check(&message.headers);
+    }
+}
+
+fn check(headers: &Headers) {
+    for (name, value) in headers.iter() {
+        assert!(!name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':'), "name {name:?}");
+        assert!(!value.contains(['\r', '\n']), "value {value:?}");
+        assert!(headers.find(name).is_some(), "name {name:?}");
+    }
+    assert!(headers.iter().is_sorted());
 }

@@ -5,6 +5,7 @@
 mod audit;
 mod dead_letters;
 mod failures;
+mod fuzz;
 mod harness;
 mod house;
 mod ingress;

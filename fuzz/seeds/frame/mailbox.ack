@@ -1,0 +1,1 @@
+{"id": "c1", "type": "mailbox.ack", "data": {"seq": 7}}
