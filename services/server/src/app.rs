@@ -205,7 +205,6 @@ impl App {
             let config = users::Config {
                 otp_delivery: settings.otp_delivery().parse().map_err(anyhow::Error::msg).context("OTP_DELIVERY")?,
                 request_ttl_s: settings.match_request_ttl_s,
-                frames_per_s: settings.socket_frames_per_s,
                 ..Default::default()
             };
             let users = Users::start(&platform, &store, tokens.clone(), config).await?;

@@ -8,22 +8,12 @@ pub struct Config {
     pub otp_delivery: OtpDelivery,
     /// `MATCH_REQUEST_TTL_S`: how long a search stays open, in seconds.
     pub request_ttl_s: u32,
-    /// Frames that one socket may send, averaged per second. A burst may have four times as many.
-    pub frames_per_s: u32,
-    /// Sockets of one user on this pod.
-    pub sockets_per_user: usize,
     /// Sockets of all users on this pod.
     pub sockets_max: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            otp_delivery: OtpDelivery::default(),
-            request_ttl_s: 300,
-            frames_per_s: 50,
-            sockets_per_user: 5,
-            sockets_max: 50_000,
-        }
+        Self { otp_delivery: OtpDelivery::default(), request_ttl_s: 300, sockets_max: 50_000 }
     }
 }

@@ -4,16 +4,21 @@ use std::sync::Arc;
 
 use axum::extract::FromRef;
 use platform::http_client::HttpClient;
+use platform::limits::{Limit, Quota};
 use platform::{Platform, Store, Tokens, Trace, Transaction};
+use serde_json::Value;
 use streams::Event;
 use tokio::sync::Semaphore;
 
 use crate::config::Config;
+use crate::gateway::client_limits::limits_of_client;
 use crate::gateway::sockets::Sockets;
 use crate::tables::Tables;
 
-/// Position messages of all sockets together that await the stream's acknowledgement at once.
+/// Position messages of all sockets together that await the stream's acknowledgement at once: those of frames with one
+/// point, and those of frames with several.
 const PUBLISHES_MAX: usize = 1_000;
+const BATCHES_MAX: usize = 50;
 
 /// Clones share everything.
 #[derive(Debug, Clone)]
@@ -23,9 +28,12 @@ pub(crate) struct Context {
     pub(crate) tokens: Tokens,
     pub(crate) config: Arc<Config>,
     pub(crate) sockets: Arc<Sockets>,
-    /// One permit for each position message whose acknowledgement is awaited.
+    /// One permit for each position message whose acknowledgement is awaited: of frames with one point, and with several.
     pub(crate) publish_permits: Arc<Semaphore>,
+    pub(crate) batch_permits: Arc<Semaphore>,
     pub(crate) http_client: HttpClient,
+    /// The limits that concern a client, as its welcome names them.
+    pub(crate) limits: Arc<Value>,
 }
 
 impl Context {
@@ -37,8 +45,15 @@ impl Context {
             config: Arc::new(config),
             sockets: Arc::default(),
             publish_permits: Arc::new(Semaphore::new(PUBLISHES_MAX)),
+            batch_permits: Arc::new(Semaphore::new(BATCHES_MAX)),
             http_client: HttpClient::default(),
+            limits: Arc::new(limits_of_client(platform.limiter.limits())),
         }
+    }
+
+    /// The frames that a socket may send.
+    pub(crate) fn frames_quota(&self) -> Quota {
+        self.platform.limiter.limits().quota(Limit::Frames)
     }
 
     /// Puts `event` into the outbox of `tx` as the first event of a new trace, which the current span records.

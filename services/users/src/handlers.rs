@@ -9,7 +9,7 @@ use streams::{Event, MatchId, RideId, RideStatus, Subject, UserId};
 
 use crate::context::Context;
 use crate::gateway::frame;
-use crate::mailbox::{NewEntry, notify_subject};
+use crate::mailbox::{NewEntry, notification, notify_subject};
 use crate::offer::Offer;
 use crate::tables::Tables;
 use crate::{live_ride, mailbox, offer, search};
@@ -145,8 +145,9 @@ impl Handler for EventHandler {
     async fn committed(&mut self, _batch: &[&Received]) {
         for (entry, seq) in self.appended.drain(..) {
             let event = frame::event(entry.subject.as_str(), seq, &entry.event_id, entry.time, &entry.body);
+            let message = notification::of_event(&self.context.tokens, entry.user, &event);
             let subject = notify_subject(entry.user);
-            if let Err(error) = self.context.platform.bus.publish_core(&subject, event.into()).await {
+            if let Err(error) = self.context.platform.bus.publish_core(&subject, message.into()).await {
                 // The poll of mailboxes finds the entry.
                 tracing::debug!(%error, "a notification of a new mailbox entry was not sent");
             }

@@ -25,11 +25,11 @@ mod trip;
 use axum::Router;
 use futures_util::{Sink, Stream};
 use platform::{CancellationToken, Platform, ServiceTasks, Store, StoreError, Tokens};
-use streams::{Service, UserId};
+use streams::{Service, SignInId};
 
 pub use config::Config;
 use context::Context;
-pub use gateway::transport::{Incoming, Outgoing};
+pub use gateway::transport::{Incoming, Outgoing, SocketRequest};
 use handlers::EventHandler;
 pub use sign_in::delivery::OtpDelivery;
 pub use tables::Tables;
@@ -60,14 +60,18 @@ impl Users {
 
     /// Serves one signed-in client over any pair of stream and sink, until it goes, is closed, or the pod stops.
     ///
-    /// `incoming` ends when the client is gone. `last_seq` is the newest event that the client has; without it the client
-    /// gets only events from now on.
-    pub async fn serve_session<S, K>(&self, user: UserId, last_seq: Option<u64>, incoming: S, outgoing: K)
+    /// `incoming` ends when the client is gone.
+    pub async fn serve_session<S, K>(&self, request: SocketRequest, incoming: S, outgoing: K)
     where
         S: Stream<Item = Incoming> + Unpin + Send,
         K: Sink<Outgoing> + Unpin + Send,
     {
-        gateway::session::serve(&self.0, user, last_seq, incoming, outgoing).await;
+        gateway::session::serve(&self.0, request, incoming, outgoing).await;
+    }
+
+    /// Closes the sockets of these sign-ins, which have ended, on this pod.
+    pub fn end_sign_ins(&self, ended: &[SignInId]) {
+        self.0.sockets.end_sign_ins(ended);
     }
 
     /// Works until `stop` is cancelled, then drains and returns.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::account::Driver;
 use crate::live_ride::LiveRide;
-use crate::mailbox::{Entry, MailboxCursor};
+use crate::mailbox::{Device, Entry, MailboxCursor};
 use crate::offer::Offer;
 use crate::presence::Beacon;
 use crate::search::Search;
@@ -77,6 +77,14 @@ pub(crate) struct MailboxRows {
     pub(crate) entries: OrdMap<(UserId, u64), EntryRow>,
     /// The unique constraint on user and event id.
     pub(crate) event_ids: OrdSet<(UserId, String)>,
+    pub(crate) devices: OrdMap<(UserId, Device), DeviceRow>,
+}
+
+/// How far a device has read, and when a socket of it was last seen.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DeviceRow {
+    pub(crate) acked_seq: u64,
+    pub(crate) seen_at: DateTime<Utc>,
 }
 
 #[derive(Debug, Clone)]
@@ -88,6 +96,16 @@ pub(crate) struct EntryRow {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PresenceRows {
     pub(crate) beacons: OrdMap<UserId, Beacon>,
-    /// When its pod last touched each socket, by user and session.
-    pub(crate) sockets: OrdMap<(UserId, Uuid), DateTime<Utc>>,
+    /// By user and session.
+    pub(crate) sockets: OrdMap<(UserId, Uuid), SocketRow>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SocketRow {
+    /// When its pod last touched it.
+    pub(crate) seen_at: DateTime<Utc>,
+    /// When its client last sent anything.
+    pub(crate) heard_at: DateTime<Utc>,
+    /// A newer socket of the user took its place.
+    pub(crate) displaced: bool,
 }

@@ -65,7 +65,7 @@ async fn expire_searches(context: &Context) -> Result<(), StoreError> {
 
 /// Reads the cursors of all users with a socket on this pod and passes them to the sessions.
 async fn poll_mailboxes(context: &Context) -> Result<(), StoreError> {
-    let mut users: Vec<UserId> = context.sockets.all().into_iter().map(|(user, _)| user).collect();
+    let mut users: Vec<UserId> = context.sockets.all().into_iter().map(|socket| socket.user).collect();
     users.dedup();
     for chunk in users.chunks(POLL_MAX) {
         let mut tx = context.store.begin().await?;
@@ -92,6 +92,7 @@ pub(crate) async fn purge(context: Context) -> Result<(), StoreError> {
         }
     }
     let mut tx = context.store.begin().await?;
+    mailbox::rows::purge_devices(&mut tx, now).await?;
     offer::rows::purge(&mut tx, now).await?;
     live_ride::rows::purge(&mut tx, now).await?;
     tx.commit().await

@@ -51,7 +51,9 @@ async fn connect(users: &Users, user: UserId) -> Socket {
         Ok::<_, Infallible>(received)
     });
     let users = users.clone();
-    tokio::spawn(async move { users.serve_session(user, None, Box::pin(incoming), Box::pin(outgoing)).await });
+    let access = Access { user, sign_in: None, expires_at: "2100-01-01T00:00:00Z".parse().unwrap() };
+    let request = SocketRequest::new(access, None);
+    tokio::spawn(async move { users.serve_session(request, Box::pin(incoming), Box::pin(outgoing)).await });
     Socket::over(to, from).await
 }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
+use platform::limits::{Limit, Refused};
 use platform::store::TransactionError;
 use platform::{Problem, StoreError};
 use serde::Serialize;
@@ -48,6 +49,16 @@ pub(crate) struct Point {
 }
 
 impl Command {
+    /// The limit by which it counts, and how many it is. Ends are free, so that nobody is held to what they began.
+    pub(crate) fn cost(&self) -> Option<(Limit, u32)> {
+        match self {
+            Self::Positions(points) => Some((Limit::Points, u32::try_from(points.len()).unwrap_or(u32::MAX))),
+            Self::Rows(RowCommand::Beacon(BeaconUpdate::Inactive(None)) | RowCommand::EndSearch) => None,
+            Self::Rows(RowCommand::Beacon(_) | RowCommand::Search(_)) => Some((Limit::Commands, 1)),
+            Self::Rows(RowCommand::Answer(..) | RowCommand::MailboxAck(_)) | Self::Ride(..) => None,
+        }
+    }
+
     /// The `type` of its frame.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
@@ -73,15 +84,21 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
     /// The field at fault: a path inside `data` with dots and indexes, or `id`, `type`, `data`.
     pub(crate) field: Option<String>,
+    /// The limit that was reached, and the seconds after which the same may succeed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) limit: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) retry_after_s: Option<u64>,
 }
 
 impl Refusal {
     pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code: Cow::Borrowed(code), message: message.into(), field: None }
+        let code = Cow::Borrowed(code);
+        Self { code, message: message.into(), field: None, limit: None, retry_after_s: None }
     }
 
     pub(crate) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code: Cow::Borrowed("invalid_field"), message: message.into(), field: Some(field.into()) }
+        Self { field: Some(field.into()), ..Self::new("invalid_field", message) }
     }
 
     pub(crate) fn unavailable() -> Self {
@@ -95,7 +112,16 @@ impl Refusal {
 
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
-        Self { code: Cow::Borrowed(problem.code), message: problem.message, field: problem.field }
+        let Problem { code, message, field, retry_after_s, limit, .. } = problem;
+        Self { code: Cow::Borrowed(code), message, field, limit, retry_after_s }
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        let (limit, retry_after_s) = (refused.limit.name(), refused.retry_after_s);
+        let message = format!("too many requests, by the limit {limit}: try again in {retry_after_s} s");
+        Self { limit: Some(limit), retry_after_s: Some(retry_after_s), ..Self::new("too_many_requests", message) }
     }
 }
 

@@ -5,11 +5,18 @@ use serde_json::{Value, json};
 use streams::UserId;
 
 use super::command::{CommandError, Refusal};
-use crate::mailbox;
+use crate::context::Context;
+use crate::mailbox::{self, Device};
 use crate::tables::Tables;
 
-pub(crate) async fn ack(mut tx: Transaction<Tables>, user: UserId, seq: u64) -> Result<Value, CommandError> {
-    if !mailbox::rows::ack(&mut tx, user, seq).await? {
+pub(crate) async fn ack(
+    context: &Context,
+    mut tx: Transaction<Tables>,
+    user: UserId,
+    device: &Device,
+    seq: u64,
+) -> Result<Value, CommandError> {
+    if !mailbox::rows::ack(&mut tx, user, device, seq, context.platform.world.now()).await? {
         return Err(Refusal::field("seq", "is beyond the newest event of your mailbox").into());
     }
     kill_point::reached("mailbox.before_cursor");

@@ -1,15 +1,23 @@
 //! `location.update`: positions go straight to the stream, without rows and without the outbox.
-
-use std::sync::Arc;
+//!
+//! Nobody's positions delay another driver's. A user has at most a few messages in flight, whatever the number of sockets. A
+//! frame with several points is what a phone collected while it was offline, so that it goes out in parts, and all such frames
+//! together have fewer messages in flight than the single points, which are where drivers are now.
 
 use platform::{StoreError, kill_point};
 use serde_json::{Value, json};
 use streams::event::LocationUpdate;
-use streams::{Event, Message, RideId, Service, UserId};
+use streams::{BusError, Event, Message, RideId, Service, UserId};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::command::{Point, Refusal};
+use super::sender::Sender;
 use crate::account;
 use crate::context::Context;
+use crate::gateway::sockets::PUBLISHES_PER_USER;
+
+/// The most messages that one frame has in flight: all that its user may have.
+const PART_MAX: usize = PUBLISHES_PER_USER;
 
 pub(crate) async fn is_driver(context: &Context, user: UserId) -> Result<bool, StoreError> {
     let mut tx = context.store.begin().await?;
@@ -21,39 +29,41 @@ pub(crate) async fn is_driver(context: &Context, user: UserId) -> Result<bool, S
 /// # Errors
 /// `unavailable` if the stream did not store one of them. The client repeats the command, and message ids make the repeat
 /// harmless.
-pub(crate) async fn publish(
-    context: &Context,
-    driver: UserId,
-    ride: Option<RideId>,
-    points: Vec<Point>,
-) -> Result<Value, Refusal> {
+pub(crate) async fn publish(context: &Context, sender: &Sender, points: Vec<Point>) -> Result<Value, Refusal> {
     let count = points.len();
     let trace = context.new_trace();
     let mut messages: Vec<Message> =
-        points.into_iter().map(|point| message(driver, ride, point, trace.as_str())).collect();
-    let wanted = u32::try_from(messages.len()).unwrap_or(u32::MAX);
-    let Ok(_permits) = Arc::clone(&context.publish_permits).acquire_many_owned(wanted).await else {
-        return Err(Refusal::unavailable());
-    };
-    let results = match (messages.len(), messages.pop()) {
+        points.into_iter().map(|point| message(sender.user, sender.ride, point, trace.as_str())).collect();
+    let in_flight = if count == 1 { &context.publish_permits } else { &context.batch_permits };
+    while !messages.is_empty() {
+        let part: Vec<Message> = messages.drain(..messages.len().min(PART_MAX)).collect();
+        let _of_user = permits(&sender.publish_permits, part.len()).await?;
+        let _of_pod = permits(in_flight, part.len()).await?;
+        publish_part(context, part).await.map_err(|error| {
+            tracing::warn!(%error, "positions were not published");
+            Refusal::unavailable()
+        })?;
+    }
+    kill_point::reached("positions.before_ack");
+    Ok(json!({"points": count}))
+}
+
+async fn permits(semaphore: &Semaphore, count: usize) -> Result<SemaphorePermit<'_>, Refusal> {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    semaphore.acquire_many(count).await.map_err(|_| Refusal::unavailable())
+}
+
+async fn publish_part(context: &Context, mut part: Vec<Message>) -> Result<(), BusError> {
+    let results = match (part.len(), part.pop()) {
         (1, Some(message)) => vec![context.platform.bus.publish(message).await],
         (_, last) => {
-            messages.extend(last);
-            context.platform.bus.publish_all(messages).await
+            part.extend(last);
+            context.platform.bus.publish_all(part).await
         }
     };
     let published = results.iter().filter(|r| r.is_ok()).count();
     context.platform.metrics.published.with_label_values(&[Service::Users.name()]).inc_by(published as u64);
-    match results.into_iter().find_map(Result::err) {
-        None => {
-            kill_point::reached("positions.before_ack");
-            Ok(json!({"points": count}))
-        }
-        Some(error) => {
-            tracing::warn!(%error, "positions were not published");
-            Err(Refusal::unavailable())
-        }
-    }
+    results.into_iter().find_map(Result::err).map_or(Ok(()), Err)
 }
 
 fn message(driver: UserId, ride: Option<RideId>, point: Point, traceparent: &str) -> Message {

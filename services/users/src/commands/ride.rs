@@ -25,7 +25,9 @@ pub(crate) async fn request(
     };
     match serde_json::from_slice(&reply) {
         Ok(RideReply::Ok(data)) => Ok(data),
-        Ok(RideReply::Error { code, message, field }) => Err(Refusal { code: code.into(), message, field }),
+        Ok(RideReply::Error { code, message, field }) => {
+            Err(Refusal { code: code.into(), field, ..Refusal::new("", message) })
+        }
         Err(error) => {
             tracing::error!(%error, %ride_id, "the reply of rides to a command cannot be parsed");
             Err(Refusal::unavailable())

@@ -1,13 +1,18 @@
 //! The transactions when a socket opens, stays open, or closes: its row, and the beacon of a driver who becomes available
 //! or unavailable by it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::TimeDelta;
+use platform::limits::Limit;
 use platform::{StoreError, Transaction};
 use streams::{Event, RideId, UserId};
 use uuid::Uuid;
 
+use super::sockets::OpenSocket;
+use super::transport::TOO_MANY;
 use crate::context::Context;
+use crate::mailbox::{Device, MissedRange, notification, notify_subject};
 use crate::presence::Beacon;
 use crate::presence::rows::SWEEP_MAX;
 use crate::tables::Tables;
@@ -21,6 +26,8 @@ const TOUCH_MAX: usize = 1_000;
 pub(crate) struct SessionStart {
     /// The newest `seq` of the mailbox.
     pub(crate) last_seq: u64,
+    /// What the client misses of the events after those that it has.
+    pub(crate) missed: Option<MissedRange>,
     pub(crate) role: Role,
     /// The live ride that the user drives.
     pub(crate) ride: Option<RideId>,
@@ -32,20 +39,63 @@ pub(crate) enum Role {
     Driver,
 }
 
-/// Inserts the row of an open socket. A driver with an active beacon becomes available.
-pub(crate) async fn open(context: &Context, user: UserId, session: Uuid) -> Result<SessionStart, StoreError> {
-    let now = || context.platform.world.now();
+/// Inserts the row of a new socket, which may take the place of an older one. A driver with an active beacon becomes
+/// available. `has_seq` is the newest event that the client has.
+pub(crate) async fn open(
+    context: &Context,
+    user: UserId,
+    session: Uuid,
+    device: &Device,
+    has_seq: Option<u64>,
+) -> Result<SessionStart, StoreError> {
     let mut tx = context.store.begin().await?;
-    let beacons = presence::rows::lock_beacons(&mut tx, &[user]).await?;
-    presence::rows::insert_socket(&mut tx, session, user, &context.platform.pod, now()).await?;
-    for beacon in &beacons {
-        store_and_publish(context, &mut tx, beacon.connect(now())).await?;
-    }
+    let displaced = insert(context, &mut tx, user, session).await?;
     let is_driver = account::rows::driver_of(&mut tx, user).await?.is_some();
     let ride = if is_driver { live_ride::rows::of_driver(&mut tx, user).await? } else { None };
     let last_seq = mailbox::rows::cursor(&mut tx, user).await?.last_seq;
+    let has_seq = has_seq.map_or(last_seq, |seq| seq.min(last_seq));
+    mailbox::rows::open_device(&mut tx, user, device, has_seq, context.platform.world.now()).await?;
+    let missed = mailbox::rows::missed(&mut tx, user, has_seq, last_seq).await?;
     tx.commit().await?;
-    Ok(SessionStart { last_seq, role: if is_driver { Role::Driver } else { Role::Passenger }, ride })
+    close_displaced(context, user, &displaced).await;
+    Ok(SessionStart { last_seq, missed, role: if is_driver { Role::Driver } else { Role::Passenger }, ride })
+}
+
+/// Inserts the row of an open socket. Returns the sockets whose place it takes.
+async fn insert(
+    context: &Context,
+    tx: &mut Transaction<Tables>,
+    user: UserId,
+    session: Uuid,
+) -> Result<Vec<Uuid>, StoreError> {
+    let now = || context.platform.world.now();
+    // Two sockets of one user that open at once see each other.
+    account::rows::lock(tx, user).await?;
+    let beacons = presence::rows::lock_beacons(tx, &[user]).await?;
+    presence::rows::insert_socket(tx, session, user, &context.platform.pod, now()).await?;
+    for beacon in &beacons {
+        store_and_publish(context, tx, beacon.connect(now())).await?;
+    }
+    let most = context.platform.limiter.limits().count(Limit::SocketsUser);
+    let mine = context.sockets.of(user);
+    if mine.len() > 1 {
+        // Of the sockets of this pod it is known to the millisecond when each was last heard of, of others to 20 s.
+        touch(context, tx, &mine).await?;
+    }
+    presence::rows::displace_sockets(tx, user, session, most, now()).await
+}
+
+/// Closes sockets whose place newer ones took: here, or by a message to the pods that have them. If the message is lost, the
+/// next touch of their rows finds that they were displaced.
+async fn close_displaced(context: &Context, user: UserId, displaced: &[Uuid]) {
+    for session in displaced {
+        if !context.sockets.end(user, *session, TOO_MANY) {
+            let message = notification::of_displaced(&context.tokens, user, *session);
+            if let Err(error) = context.platform.bus.publish_core(&notify_subject(user), message.into()).await {
+                tracing::debug!(%error, "the notification of a displaced socket was not sent");
+            }
+        }
+    }
 }
 
 /// Deletes the row of the closed socket `session`, and those of all stale sockets of `users`. Drivers who have no other
@@ -76,20 +126,46 @@ async fn store_and_publish(
     Ok(())
 }
 
-/// Touches the rows of all sockets of this pod, so that no other pod takes them for stale.
+async fn touch(
+    context: &Context,
+    tx: &mut Transaction<Tables>,
+    sockets: &[OpenSocket],
+) -> Result<Vec<presence::rows::Touched>, StoreError> {
+    let now = context.platform.world.now();
+    let heard_at = |socket: &OpenSocket| now - TimeDelta::from_std(socket.silence).unwrap_or_default();
+    let rows: Vec<_> = sockets.iter().map(|socket| (socket.user, socket.session, heard_at(socket))).collect();
+    presence::rows::touch_sockets(tx, &rows, now).await
+}
+
+/// Touches the rows of all sockets of this pod and of their devices, so that no other pod takes them for stale, and closes
+/// those that were displaced.
 pub(crate) async fn touch_all(context: &Context) -> Result<(), StoreError> {
     for chunk in context.sockets.all().chunks(TOUCH_MAX) {
         let mut tx = context.store.begin().await?;
-        let touched = presence::rows::touch_sockets(&mut tx, chunk, context.platform.world.now()).await?;
+        let touched = touch(context, &mut tx, chunk).await?;
+        let devices: BTreeSet<_> = chunk.iter().map(|socket| (socket.user, socket.device.clone())).collect();
+        let devices: Vec<_> = devices.into_iter().collect();
+        mailbox::rows::touch_devices(&mut tx, &devices, context.platform.world.now()).await?;
         tx.commit().await?;
-        let touched: BTreeSet<Uuid> = touched.into_iter().collect();
-        for (user, session) in chunk {
-            // This pod stood still for so long that another one deleted the rows of its sockets.
-            if !touched.contains(session) && context.sockets.contains(*user, *session) {
-                open(context, *user, *session).await?;
+        let touched: BTreeMap<Uuid, bool> = touched.into_iter().map(|row| (row.session, row.displaced)).collect();
+        for OpenSocket { user, session, .. } in chunk {
+            match touched.get(session) {
+                Some(false) => {}
+                Some(true) => _ = context.sockets.end(*user, *session, TOO_MANY),
+                // This pod stood still for so long that another one deleted the rows of its sockets.
+                None if context.sockets.contains(*user, *session) => reopen(context, *user, *session).await?,
+                None => {}
             }
         }
     }
+    Ok(())
+}
+
+async fn reopen(context: &Context, user: UserId, session: Uuid) -> Result<(), StoreError> {
+    let mut tx = context.store.begin().await?;
+    let displaced = insert(context, &mut tx, user, session).await?;
+    tx.commit().await?;
+    close_displaced(context, user, &displaced).await;
     Ok(())
 }
 

@@ -20,6 +20,7 @@ use streams::{MatchId, Position, RideId, UserId, VehicleType};
 use uuid::Uuid;
 
 use crate::commands::command::{Command, Point, Refusal, RowCommand};
+use crate::mailbox::MissedRange;
 use crate::offer::DriverAnswer;
 use crate::presence::BeaconUpdate;
 use crate::trip::Trip;
@@ -33,8 +34,10 @@ const ID_MAX: usize = 1_024;
 const REASON_MAX: usize = 500;
 /// The most bytes of a PIN; a right one has four digits.
 const PIN_MAX: usize = 16;
+/// The most bytes of an access token.
+const TOKEN_MAX: usize = 4_096;
 /// The most points of one `location.update`.
-const POINTS_MAX: usize = 100;
+pub(crate) const POINTS_MAX: usize = 100;
 /// How far a `recorded_at` may be ahead of the server's clock, and behind it.
 const AHEAD_MAX: Duration = Duration::seconds(60);
 const BEHIND_MAX: Duration = Duration::hours(24);
@@ -42,11 +45,29 @@ const BEHIND_MAX: Duration = Duration::hours(24);
 /// An `id` exactly as the client wrote it; any JSON is allowed.
 pub(crate) type Id = Box<RawValue>;
 
-/// A frame with a command that may be executed.
+/// A frame with a request that may be executed.
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub(crate) id: Option<Id>,
-    pub(crate) command: Command,
+    pub(crate) request: Request,
+}
+
+/// What a client requests.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Something of the platform.
+    Command(Command),
+    /// `auth.refresh`: that its socket goes by this access token from now on.
+    Refresh(AccessToken),
+}
+
+/// An access token as a client sent it. It never reaches a log.
+pub(crate) struct AccessToken(pub(crate) String);
+
+impl fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AccessToken")
+    }
 }
 
 #[derive(Debug)]
@@ -90,8 +111,8 @@ pub(crate) fn parse(text: &str, now: DateTime<Utc>) -> Result<Frame, Box<Refused
         Ok(id) => id,
         Err(refusal) => return Err(refused(None, refusal)),
     };
-    match command(envelope.kind, envelope.data, now) {
-        Ok(command) => Ok(Frame { id, command }),
+    match request(envelope.kind, envelope.data, now) {
+        Ok(request) => Ok(Frame { id, request }),
         Err(refusal) => Err(refused(id, refusal)),
     }
 }
@@ -106,7 +127,7 @@ fn check_id(raw: &RawValue) -> Result<Id, Refusal> {
     if too_long { Err(Refusal::field("id", format!("at most {ID_STRING_MAX} bytes"))) } else { Ok(raw.to_owned()) }
 }
 
-fn command(kind: Option<&RawValue>, data: Option<&RawValue>, now: DateTime<Utc>) -> Result<Command, Refusal> {
+fn request(kind: Option<&RawValue>, data: Option<&RawValue>, now: DateTime<Utc>) -> Result<Request, Refusal> {
     let kind = kind.ok_or_else(|| Refusal::field("type", "is missing"))?;
     let kind: String = serde_json::from_str(kind.get())
         .map_err(|_| Refusal::field("type", "must be a string, such as `beacon.update`"))?;
@@ -114,7 +135,16 @@ fn command(kind: Option<&RawValue>, data: Option<&RawValue>, now: DateTime<Utc>)
     if !data.starts_with('{') {
         return Err(Refusal::field("data", "must be an object"));
     }
-    match kind.as_str() {
+    if kind == "auth.refresh" {
+        let AuthRefresh { access_token } = read(data)?;
+        bounded("access_token", &access_token, TOKEN_MAX)?;
+        return Ok(Request::Refresh(AccessToken(access_token)));
+    }
+    command(&kind, data, now).map(Request::Command)
+}
+
+fn command(kind: &str, data: &str, now: DateTime<Utc>) -> Result<Command, Refusal> {
+    match kind {
         "location.update" => positions(read(data)?, now),
         "beacon.update" => beacon(read(data)?),
         "finder.update" => finder(read(data)?),
@@ -234,6 +264,11 @@ struct MailboxAck {
     seq: u64,
 }
 
+#[derive(Deserialize)]
+struct AuthRefresh {
+    access_token: String,
+}
+
 fn beacon(data: BeaconData) -> Result<Command, Refusal> {
     let location = data.location.map(|p| position("location", p)).transpose()?;
     let update = if data.active {
@@ -316,12 +351,39 @@ fn to_text<T: Serialize>(frame: &T) -> String {
     serde_json::to_string(frame).expect("frames have string keys and no failing serializer")
 }
 
-/// The first frame of a session. `last_seq` is the newest `seq` of the mailbox.
-pub(crate) fn welcome(user: UserId, session: Uuid, last_seq: u64) -> String {
-    to_text(&serde_json::json!({
-        "type": "welcome",
-        "data": {"user_id": user, "session_id": session, "last_seq": last_seq},
-    }))
+/// What the first frame of a session says.
+#[derive(Debug, Serialize)]
+pub(crate) struct Welcome<'a> {
+    pub(crate) user_id: UserId,
+    pub(crate) session_id: Uuid,
+    /// The newest `seq` of the mailbox.
+    pub(crate) last_seq: u64,
+    /// The events after the client's `last_seq` that are no longer there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) missed: Option<MissedRange>,
+    pub(crate) server_time: String,
+    /// When the access token expires, and with it the socket.
+    pub(crate) expires_at: String,
+    pub(crate) limits: &'a Value,
+}
+
+pub(crate) fn welcome(welcome: &Welcome<'_>) -> String {
+    #[derive(Serialize)]
+    struct Frame<'a> {
+        r#type: &'static str,
+        data: &'a Welcome<'a>,
+    }
+    to_text(&Frame { r#type: "welcome", data: welcome })
+}
+
+/// Events of the range are no longer there, and the client waits for them.
+pub(crate) fn missed(range: MissedRange) -> String {
+    #[derive(Serialize)]
+    struct Frame {
+        r#type: &'static str,
+        data: MissedRange,
+    }
+    to_text(&Frame { r#type: "missed", data: range })
 }
 
 pub(crate) fn ack(id: Option<&RawValue>, data: &Value) -> String {

@@ -1,34 +1,34 @@
-//! A token bucket for the frames that a client sends. Pure: the caller passes the time.
+//! The buckets of one socket, by the rule of all limits (`platform::limits::gcra`). Pure: the caller passes the time.
 
+use platform::limits::{Admission, Quota};
 use tokio::time::Instant;
 
-/// After a pause a client may send as many frames at once as the rate allows in this many seconds.
-const BURST_S: f64 = 4.0;
+/// How often a client may be refused by a limit before it counts as sending too fast.
+pub(crate) const REFUSALS: Quota = Quota { burst: 20, per_s: 1.0 };
 
-/// Refills at a rate up to the burst; each frame takes one token.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct TokenBucket {
-    per_s: f64,
-    tokens: f64,
-    refilled_at: Instant,
+pub(crate) struct Bucket {
+    quota: Quota,
+    started: Instant,
+    /// When it is full again, in microseconds since `started`.
+    tat_us: Option<i64>,
 }
 
-impl TokenBucket {
-    pub(crate) fn full(per_s: u32, now: Instant) -> Self {
-        let per_s = f64::from(per_s);
-        Self { per_s, tokens: per_s * BURST_S, refilled_at: now }
+impl Bucket {
+    pub(crate) fn full(quota: Quota, now: Instant) -> Self {
+        Self { quota, started: now, tat_us: None }
     }
 
-    /// Takes a token; false if there is none.
+    /// Takes one; false if there is none.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
-        let passed_s = now.saturating_duration_since(self.refilled_at).as_secs_f64();
-        self.tokens = (self.tokens + passed_s * self.per_s).min(self.per_s * BURST_S);
-        self.refilled_at = now;
-        let allowed = self.tokens >= 1.0;
-        if allowed {
-            self.tokens -= 1.0;
+        let passed_us = now.saturating_duration_since(self.started).as_micros();
+        match self.quota.take(self.tat_us, i64::try_from(passed_us).unwrap_or(i64::MAX), 1) {
+            Admission::Allowed { tat_us } => {
+                self.tat_us = Some(tat_us);
+                true
+            }
+            Admission::Refused { .. } => false,
         }
-        allowed
     }
 }
 
@@ -41,7 +41,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_bucket_allows_a_burst_and_then_the_rate() {
         let start = Instant::now();
-        let mut bucket = TokenBucket::full(50, start);
+        let mut bucket = Bucket::full(Quota { burst: 200, per_s: 50.0 }, start);
         let mut taken = |at| (0..1_000).filter(|_| bucket.take(at)).count();
         assert_eq!(taken(start), 200);
         assert_eq!(taken(start + Duration::from_secs(1)), 50);

@@ -7,89 +7,79 @@
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, Sink, Stream, StreamExt};
+use futures_util::{Sink, Stream, StreamExt};
 use platform::StoreError;
-use serde::Deserialize;
-use serde_json::Value;
+use platform::limits::Limit;
+use platform::token::Access;
+use serde_json::json;
 use serde_json::value::RawValue;
+use streams::UserId;
 use streams::bus::{CoreMessage, Subscription};
-use streams::{RideId, UserId};
-use tokio::sync::watch;
+use streams::event::rfc3339;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
-use tracing::field::Empty;
 use tracing::{Instrument, info_span};
 use uuid::Uuid;
 
 use super::connection::{self, Role, SessionStart};
-use super::frame::{self, EventFrame, Frame, Id};
+use super::delivery::Delivery;
+use super::frame::{self, AccessToken, Frame, Id, Request, Welcome};
+use super::in_flight::{Finished, InFlight, Reply};
 use super::outbound::Outbound;
-use super::rate_limit::TokenBucket;
-use super::sockets::{AdmissionError, SocketSlot};
+use super::rate_limit::{Bucket, REFUSALS};
+use super::sockets::{AdmissionError, Signal, SocketSlot};
 use super::transport::{
-    Incoming, Outgoing, SHUTDOWN, SILENT, SessionEnd, TOO_FAST, TOO_LARGE, TOO_MANY, TOO_SLOW, TRY_LATER,
+    Incoming, NOT_UTF8, NOT_WEBSOCKET, Outgoing, SHUTDOWN, SIGN_IN_ENDED, SILENCE_MAX, SILENT, SessionEnd,
+    SocketRequest, TOKEN_EXPIRED, TOO_FAST, TOO_LARGE, TOO_MANY, TOO_SLOW, TRY_LATER,
 };
-use crate::commands;
-use crate::commands::command::{Command, Refusal, RowCommand};
+use crate::commands::command::{Command, Refusal};
+use crate::commands::sender::Sender;
 use crate::context::Context;
-use crate::mailbox::{self, Entry};
+use crate::mailbox::notification::{self, Notification};
+use crate::mailbox::{Entry, notify_subject};
 
 /// A client that takes no frame for this long reads too slowly. Also the wait for unfinished commands at the end.
 const SEND_WAIT: Duration = Duration::from_secs(5);
-/// The most entries of one read of the mailbox.
-const PAGE: usize = 100;
-/// The pause after a read of the mailbox that failed.
-const READ_PAUSE: Duration = Duration::from_secs(1);
-/// Frames with positions of one socket that await the stream's acknowledgement at once.
-const PUBLISHES_MAX: usize = 64;
+/// The wait for unfinished commands of somebody who is not signed in any more.
+const SIGNED_OUT_WAIT: Duration = Duration::from_millis(500);
 const PING_INTERVAL: Duration = Duration::from_secs(20);
-/// A client that sends nothing for this long, not even a pong, is gone.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// Serves one signed-in client until it goes, is closed, or the pod stops.
-///
-/// `incoming` ends when the client is gone. `last_seq` is the newest event that the client has; without it the client gets
-/// only events from now on.
-pub(crate) async fn serve<S, K>(context: &Context, user: UserId, last_seq: Option<u64>, incoming: S, outgoing: K)
+/// Serves one signed-in client until it goes, is closed, or the pod stops. `incoming` ends when the client is gone.
+pub(crate) async fn serve<S, K>(context: &Context, request: SocketRequest, incoming: S, outgoing: K)
 where
     S: Stream<Item = Incoming> + Unpin + Send,
     K: Sink<Outgoing> + Unpin + Send,
 {
     let id = context.platform.world.id();
-    let span = info_span!("socket", session_id = %id, user_id = %user);
-    admit_and_serve(context, user, id, last_seq, incoming, outgoing).instrument(span).await;
+    let span = info_span!("socket", session_id = %id, user_id = %request.access.user);
+    admit_and_serve(context, id, request, incoming, outgoing).instrument(span).await;
 }
 
-async fn admit_and_serve<S, K>(
-    context: &Context,
-    user: UserId,
-    id: Uuid,
-    last_seq: Option<u64>,
-    mut incoming: S,
-    outgoing: K,
-) where
+async fn admit_and_serve<S, K>(context: &Context, id: Uuid, request: SocketRequest, mut incoming: S, outgoing: K)
+where
     S: Stream<Item = Incoming> + Unpin + Send,
     K: Sink<Outgoing> + Unpin + Send,
 {
     let mut out = Outbound::new(&context.platform.metrics, outgoing);
-    let slot = match context.sockets.admit(user, id, &context.config) {
+    let Access { user, sign_in, .. } = request.access;
+    let slot = match context.sockets.admit(user, id, request.device.clone(), sign_in, &context.config) {
         Ok(slot) => slot,
         Err(error) => {
-            let (code, end) = match error {
-                AdmissionError::Closing => ("unavailable", SHUTDOWN),
-                AdmissionError::UserLimit => ("too_many_sockets", TOO_MANY),
-                AdmissionError::PodLimit => ("unavailable", TRY_LATER),
+            let end = match error {
+                AdmissionError::Closing => SHUTDOWN,
+                AdmissionError::PodLimit => TRY_LATER,
             };
-            out.push_error(None, &Refusal::new(code, "there is no room for this socket"));
+            out.push_error(None, &Refusal::new("unavailable", "there is no room for this socket"));
             return out.close(&mut incoming, end).await;
         }
     };
+    if sign_in.is_some_and(|sign_in| context.tokens.ended().contains(sign_in)) {
+        // It ended after the token was verified, and before the slot could be found by it.
+        return out.close(&mut incoming, SIGN_IN_ENDED).await;
+    }
     context.platform.metrics.sockets.inc();
-    match subscribe_and_start(context, &slot, user).await {
+    match subscribe_and_start(context, &slot, &request).await {
         Ok((notifications, start)) => {
-            out.push_text(frame::welcome(user, id, start.last_seq));
-            let session = Session::new(context, slot.polled_seq.clone(), user, start, last_seq, out);
+            let session = Session::new(context, &slot, &request, start, out);
             session.run(&mut incoming, notifications).await;
         }
         Err(error) => {
@@ -110,68 +100,27 @@ async fn admit_and_serve<S, K>(
 async fn subscribe_and_start(
     context: &Context,
     slot: &SocketSlot,
-    user: UserId,
+    request: &SocketRequest,
 ) -> Result<(Subscription, SessionStart), String> {
+    let (user, last_seq) = (request.access.user, request.last_seq);
     // The subscription begins before the mailbox is read, so that no event in between is missed.
-    let subject = mailbox::notify_subject(user);
-    let notifications = context.platform.bus.subscribe(&subject, None).await.map_err(|e| e.to_string())?;
-    let start = connection::open(context, user, slot.session).await.map_err(|e| e.to_string())?;
-    Ok((notifications, start))
-}
-
-/// What the session must know of a command when its result comes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CommandKind {
-    Positions,
-    Beacon,
-    Other,
-}
-
-impl CommandKind {
-    fn of(command: &Command) -> Self {
-        match command {
-            Command::Positions(_) => Self::Positions,
-            Command::Rows(RowCommand::Beacon(_)) => Self::Beacon,
-            Command::Rows(_) | Command::Ride(..) => Self::Other,
-        }
-    }
-}
-
-/// The result of a command.
-struct Reply {
-    /// What the client gets, if anything.
-    frame: Option<String>,
-    /// The role of the user, if the result proves it.
-    role: Option<Role>,
-}
-
-impl Reply {
-    fn new(id: Option<Id>, result: Result<Value, Refusal>, kind: CommandKind) -> Self {
-        // Only drivers may send positions and beacons.
-        let role = (kind != CommandKind::Other && result.is_ok()).then_some(Role::Driver);
-        let frame = match result {
-            // The contract acknowledges positions only if they have an id.
-            Ok(_) if kind == CommandKind::Positions && id.is_none() => None,
-            Ok(data) => Some(frame::ack(id.as_deref(), &data)),
-            Err(refusal) => Some(frame::error(id.as_deref(), &refusal)),
-        };
-        Self { frame, role }
-    }
+    let notifications =
+        context.platform.bus.subscribe(&notify_subject(user), None).await.map_err(|error| error.to_string())?;
+    let start = connection::open(context, user, slot.session, &request.device, last_seq).await;
+    Ok((notifications, start.map_err(|error| error.to_string())?))
 }
 
 /// What the session reacts to.
 enum Input {
     Stop,
+    /// The pod has something for this session.
+    Signal(Signal),
     /// All frames have left, or (false) the sink is broken.
     Drained(bool),
     /// `None` if the subscription has ended.
     Notification(Option<CoreMessage>),
-    /// The poll of mailboxes found a new `last_seq`.
-    PolledSeq,
     Entries(Result<Vec<Entry>, StoreError>),
-    /// A frame of positions without an id was published, or refused.
-    Published(Option<Refusal>),
-    Reply(Reply),
+    Finished(Finished),
     /// `None` if the client is gone.
     Incoming(Option<Incoming>),
     Timer,
@@ -180,58 +129,54 @@ enum Input {
 struct Session<'a, K> {
     context: &'a Context,
     user: UserId,
+    slot: &'a SocketSlot,
+    /// When the access token expires, and the session with it.
+    expires_at: Instant,
+    request: &'a SocketRequest,
     out: Outbound<'a, K>,
     role: Role,
-    /// The ride to which positions belong.
-    ride: Option<RideId>,
-    /// The newest `seq` when the session began. `ride` was read after it, and already reflects all events up to it.
-    start_seq: u64,
-    /// The newest `seq` sent to the client.
-    sent_seq: u64,
-    /// The newest `seq` known to exist.
-    newest_seq: u64,
-    polled_seq: watch::Receiver<u64>,
-    rate: TokenBucket,
+    delivery: Delivery<'a>,
+    in_flight: InFlight<'a>,
+    /// Frames that the client may send.
+    frames: Bucket,
+    /// Refusals by a limit that the client may cause.
+    refusals: Bucket,
     received_at: Instant,
     ping_at: Instant,
-    /// The mailbox is not read before this time.
-    read_at: Instant,
-    reading: Option<BoxFuture<'a, Result<Vec<Entry>, StoreError>>>,
-    /// `newest_seq` when the read began.
-    read_until_seq: u64,
-    command: Option<BoxFuture<'a, Reply>>,
-    publishes: FuturesUnordered<BoxFuture<'a, Option<Refusal>>>,
 }
 
 impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
     fn new(
         context: &'a Context,
-        polled_seq: watch::Receiver<u64>,
-        user: UserId,
+        slot: &'a SocketSlot,
+        request: &'a SocketRequest,
         start: SessionStart,
-        last_seq: Option<u64>,
-        out: Outbound<'a, K>,
+        mut out: Outbound<'a, K>,
     ) -> Self {
-        let now = Instant::now();
-        let SessionStart { last_seq: start_seq, role, ride } = start;
+        let (now, user) = (Instant::now(), request.access.user);
+        out.push_text(frame::welcome(&Welcome {
+            user_id: user,
+            session_id: slot.session,
+            last_seq: start.last_seq,
+            missed: start.missed,
+            server_time: rfc3339::text(&context.platform.world.now()),
+            expires_at: rfc3339::text(&request.access.expires_at),
+            limits: &context.limits,
+        }));
         Self {
             context,
             user,
+            slot,
+            expires_at: context.platform.world.instant(request.access.expires_at),
+            request,
             out,
-            role,
-            ride,
-            start_seq,
-            sent_seq: last_seq.map_or(start_seq, |seq| seq.min(start_seq)),
-            newest_seq: start_seq,
-            polled_seq,
-            rate: TokenBucket::full(context.config.frames_per_s, now),
+            role: start.role,
+            delivery: Delivery::new(context, user, &start, request.last_seq),
+            in_flight: InFlight::default(),
+            frames: Bucket::full(context.frames_quota(), now),
+            refusals: Bucket::full(REFUSALS, now),
             received_at: now,
             ping_at: now + PING_INTERVAL,
-            read_at: now,
-            reading: None,
-            read_until_seq: 0,
-            command: None,
-            publishes: FuturesUnordered::new(),
         }
     }
 
@@ -243,7 +188,8 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
         let end = self.react_until_end(incoming, &mut notifications).await;
         drop(notifications);
         // Commands that have begun are finished, even if the client does not receive their result.
-        let _ = timeout(SEND_WAIT, self.finish_commands()).await;
+        let wait = if [SIGN_IN_ENDED, TOKEN_EXPIRED].contains(&end) { SIGNED_OUT_WAIT } else { SEND_WAIT };
+        let _ = timeout(wait, self.finish_commands()).await;
         self.out.close(incoming, end).await;
     }
 
@@ -254,20 +200,22 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
     ) -> SessionEnd {
         let context = self.context;
         let mut stop = pin!(context.sockets.closing.cancelled());
+        let mut signals = self.slot.signal.clone();
         let mut timer = pin!(sleep_until(self.deadline()));
         loop {
-            self.read_mailbox();
+            if self.out.is_empty() {
+                self.delivery.begin_read();
+            }
             self.reset_if_earlier(timer.as_mut());
-            let accepts = self.command.is_none() && self.publishes.len() < PUBLISHES_MAX && self.out.has_room();
+            let accepts = self.in_flight.has_room() && self.out.has_room();
             let input = tokio::select! {
                 biased;
                 () = &mut stop => Input::Stop,
+                Ok(()) = signals.changed() => Input::Signal(*signals.borrow_and_update()),
                 ok = self.out.drain(), if self.out.is_busy() => Input::Drained(ok),
                 message = notifications.next() => Input::Notification(message),
-                Ok(()) = self.polled_seq.changed() => Input::PolledSeq,
-                entries = poll_optional(&mut self.reading) => Input::Entries(entries),
-                Some(refused) = self.publishes.next(), if !self.publishes.is_empty() => Input::Published(refused),
-                reply = poll_optional(&mut self.command) => Input::Reply(reply),
+                entries = self.delivery.read() => Input::Entries(entries),
+                finished = self.in_flight.next() => Input::Finished(finished),
                 frame = incoming.next(), if accepts => Input::Incoming(frame),
                 () = &mut timer => Input::Timer,
             };
@@ -280,18 +228,23 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
     fn react(&mut self, input: Input) -> Option<SessionEnd> {
         match input {
             Input::Stop => return Some(SHUTDOWN),
-            Input::Drained(true) | Input::Published(None) => {}
+            Input::Signal(Signal { last_seq, end }) => {
+                self.delivery.on_newest(last_seq);
+                return end;
+            }
+            Input::Drained(true) => {}
             Input::Drained(false) | Input::Incoming(None) => return Some(SessionEnd::Disconnected),
-            Input::Notification(Some(message)) => self.on_notification(&message.payload),
+            Input::Notification(Some(message)) => return self.on_notification(&message.payload),
             // Without the bus this pod cannot serve the client. Another pod can, or this one after a restart.
             Input::Notification(None) => return Some(SHUTDOWN),
-            Input::PolledSeq => self.newest_seq = self.newest_seq.max(*self.polled_seq.borrow_and_update()),
-            Input::Entries(entries) => self.on_entries(entries),
-            Input::Published(Some(refusal)) => self.out.push_error(None, &refusal),
-            Input::Reply(reply) => self.on_reply(reply),
+            Input::Entries(entries) => {
+                self.delivery.on_read(entries).into_iter().for_each(|frame| self.out.push_text(frame));
+            }
+            Input::Finished(finished) => self.on_finished(finished),
             Input::Incoming(Some(incoming)) => {
                 self.received_at = Instant::now();
-                return self.on_frame(incoming);
+                self.slot.heard(self.received_at);
+                return self.on_incoming(incoming);
             }
             Input::Timer => return self.on_timer(Instant::now()),
         }
@@ -300,14 +253,11 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
 
     /// The time by which the session must act even if no input comes.
     fn deadline(&self) -> Instant {
-        let mut at = self.ping_at.min(self.received_at + SILENCE_MAX);
+        let mut at = self.ping_at.min(self.received_at + SILENCE_MAX).min(self.expires_at);
         if let Some(since) = self.out.blocked_since {
             at = at.min(since + SEND_WAIT);
         }
-        if self.sent_seq < self.newest_seq && self.read_at > Instant::now() {
-            at = at.min(self.read_at);
-        }
-        at
+        self.delivery.deadline().map_or(at, |read_at| at.min(read_at))
     }
 
     /// A deadline that has moved to later needs no reset: the timer fires at the earlier time and is set again then.
@@ -319,6 +269,9 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
     }
 
     fn on_timer(&mut self, now: Instant) -> Option<SessionEnd> {
+        if self.expires_at <= now {
+            return Some(TOKEN_EXPIRED);
+        }
         if self.out.blocked_since.is_some_and(|since| since + SEND_WAIT <= now) {
             let message = "frames are not read as fast as they come: resume with `last_seq`";
             self.out.push_error(None, &Refusal::new("too_slow", message));
@@ -336,104 +289,42 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
         None
     }
 
-    /// Begins to read the mailbox if it has entries that were not sent, once all frames before them have left.
-    fn read_mailbox(&mut self) {
-        let behind = self.sent_seq < self.newest_seq && self.reading.is_none();
-        if behind && self.out.is_empty() && self.read_at <= Instant::now() {
-            let (context, user, sent_seq) = (self.context, self.user, self.sent_seq);
-            self.read_until_seq = self.newest_seq;
-            let read = async move {
-                let mut tx = context.store.begin().await?;
-                mailbox::rows::entries_after(&mut tx, user, sent_seq, PAGE).await
-            };
-            self.reading = Some(read.boxed());
-        }
-    }
-
-    fn on_entries(&mut self, read: Result<Vec<Entry>, StoreError>) {
-        self.reading = None;
-        let entries = match read {
-            Ok(entries) => entries,
-            Err(error) => {
-                tracing::warn!(%error, "a mailbox cannot be read; it is read again in a second");
-                self.read_at = Instant::now() + READ_PAUSE;
-                return;
+    fn on_notification(&mut self, payload: &[u8]) -> Option<SessionEnd> {
+        match notification::read(&self.context.tokens, self.user, payload) {
+            Notification::Event(frame) if self.out.has_room() => {
+                self.delivery.on_event(frame).into_iter().for_each(|frame| self.out.push_text(frame));
             }
-        };
-        let is_last_page = entries.len() < PAGE;
-        for Entry { seq, event_id, subject, time, body } in entries {
-            self.update_ride(seq, &subject, &body);
-            self.sent_seq = seq;
-            self.out.push_text(frame::event(&subject, seq, &event_id, time, &body));
+            Notification::Event(frame) => self.delivery.on_event_later(&frame),
+            Notification::Displaced(session) => return (session == self.slot.session).then_some(TOO_MANY),
+            Notification::Unsigned => self.delivery.on_hint(),
         }
-        if is_last_page {
-            // Entries that are missing up to here were acknowledged or purged: they will never come.
-            self.sent_seq = self.sent_seq.max(self.read_until_seq);
-        }
-        self.newest_seq = self.newest_seq.max(self.sent_seq);
+        None
     }
 
-    /// A notification is the frame of a new event. It is sent as it is if it is the next one; otherwise the mailbox is read.
-    fn on_notification(&mut self, payload: &[u8]) {
-        let text = std::str::from_utf8(payload).unwrap_or_default();
-        let Ok(EventFrame { seq, subject, data }) = serde_json::from_str(text) else {
-            return;
-        };
-        if seq == self.sent_seq + 1 && self.reading.is_none() && self.out.has_room() {
-            self.update_ride(seq, &subject, data.get());
-            self.sent_seq = seq;
-            self.out.push_text(text.to_owned());
+    fn on_incoming(&mut self, incoming: Incoming) -> Option<SessionEnd> {
+        let is_message = matches!(incoming, Incoming::Text(_) | Incoming::Binary);
+        if is_message {
+            self.context.platform.metrics.frames.with_label_values(&["in"]).inc();
         }
-        self.newest_seq = self.newest_seq.max(seq);
-    }
-
-    /// Learns from an event that is sent to a driver to which ride later positions belong.
-    fn update_ride(&mut self, seq: u64, subject: &str, body: &str) {
-        #[derive(Deserialize)]
-        struct Ride {
-            ride_id: RideId,
-            driver_id: UserId,
-        }
-        let begins = match subject {
-            "ride.pickup" => true,
-            "ride.completed" | "ride.cancelled" => false,
-            _ => return,
-        };
-        if seq <= self.start_seq {
-            return;
-        }
-        match serde_json::from_str::<Ride>(body) {
-            Ok(ride) if begins && ride.driver_id == self.user => self.ride = Some(ride.ride_id),
-            Ok(ride) if !begins && self.ride == Some(ride.ride_id) => self.ride = None,
-            _ => {}
-        }
-    }
-
-    fn on_frame(&mut self, incoming: Incoming) -> Option<SessionEnd> {
-        let text = match incoming {
-            Incoming::Alive => return None,
-            Incoming::TooLarge => return Some(self.refuse_too_large()),
-            Incoming::Binary => None,
-            Incoming::Text(text) => Some(text),
-        };
-        self.context.platform.metrics.frames.with_label_values(&["in"]).inc();
-        if !self.rate.take(Instant::now()) {
-            let message = format!("at most {} frames a second", self.context.config.frames_per_s);
+        // Pings and pongs count as well: each costs as much as a frame that is refused.
+        if incoming == Incoming::TooFast || !self.frames.take(Instant::now()) {
+            self.context.platform.limit_reached(Limit::Frames);
+            let message = format!("at most {} frames a second", self.context.frames_quota().per_s);
             self.out.push_error(None, &Refusal::new("too_fast", message));
             return Some(TOO_FAST);
         }
-        let Some(text) = text else {
-            self.out.push_error(None, &Refusal::new("invalid_frame", "frames are JSON text, not binary"));
-            return None;
-        };
-        if text.len() > frame::FRAME_MAX {
-            return Some(self.refuse_too_large());
+        match incoming {
+            Incoming::Alive | Incoming::TooFast => None,
+            Incoming::NotUtf8 => Some(NOT_UTF8),
+            Incoming::NotWebSocket => Some(NOT_WEBSOCKET),
+            Incoming::TooLarge => Some(self.refuse_too_large()),
+            Incoming::Binary => {
+                self.out.push_error(None, &Refusal::new("invalid_frame", "frames are JSON text, not binary"));
+                None
+            }
+            Incoming::Text(text) if text.len() > frame::FRAME_MAX => Some(self.refuse_too_large()),
+            Incoming::Text(text) => self.on_text(&text),
         }
-        match frame::parse(&text, self.context.platform.world.now()) {
-            Ok(Frame { id, command }) => self.begin_command(id, command),
-            Err(refused) => self.out.push_error(refused.id.as_deref(), &refused.refusal),
-        }
-        None
     }
 
     fn refuse_too_large(&mut self) -> SessionEnd {
@@ -442,58 +333,71 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
         TOO_LARGE
     }
 
-    /// Begins a command. The session reads the next frame when it has finished, except that a driver's positions without an
-    /// id are published while further frames are read.
-    fn begin_command(&mut self, id: Option<Id>, command: Command) {
-        let (context, user, ride) = (self.context, self.user, self.ride);
-        let kind = CommandKind::of(&command);
-        // The trace begins where the command publishes.
-        let (kind_name, raw_id) = (command.kind(), id.as_deref().map(RawValue::get));
-        let span = info_span!("command", "type" = kind_name, id = raw_id, trace_id = Empty);
-        match (command, self.role) {
-            (Command::Positions(points), Role::Driver) if id.is_none() => {
-                let publish = async move { commands::positions::publish(context, user, ride, points).await.err() };
-                self.publishes.push(publish.instrument(span).boxed());
+    fn on_text(&mut self, text: &str) -> Option<SessionEnd> {
+        match frame::parse(text, self.context.platform.world.now()) {
+            Ok(Frame { id, request: Request::Command(command) }) => return self.begin_command(id, command),
+            Ok(Frame { id, request: Request::Refresh(token) }) => self.refresh(id.as_deref(), &token),
+            Err(refused) => self.out.push_error(refused.id.as_deref(), &refused.refusal),
+        }
+        None
+    }
+
+    fn begin_command(&mut self, id: Option<Id>, command: Command) -> Option<SessionEnd> {
+        if let Some((limit, count)) = command.cost()
+            && let Err(refused) = self.context.platform.take(limit, self.user, count)
+        {
+            self.out.push_error(id.as_deref(), &refused.into());
+            // A client that takes no notice of the limit is no better than one that sends too many frames.
+            return (!self.refusals.take(Instant::now())).then_some(TOO_FAST);
+        }
+        let (device, publish_permits) = (self.request.device.clone(), self.slot.publish_permits.clone());
+        let sender = Sender { user: self.user, device, ride: self.delivery.ride(), publish_permits };
+        self.in_flight.begin(self.context, sender, id, command, self.role);
+        None
+    }
+
+    /// From now on the session goes by another access token of the same user.
+    fn refresh(&mut self, id: Option<&RawValue>, token: &AccessToken) {
+        match self.accept_token(token) {
+            Ok(access) => {
+                self.expires_at = self.context.platform.world.instant(access.expires_at);
+                self.out.push_text(frame::ack(id, &json!({"expires_at": rfc3339::text(&access.expires_at)})));
             }
-            (Command::Positions(points), Role::Driver) => {
-                let publish = async move {
-                    Reply::new(id, commands::positions::publish(context, user, ride, points).await, kind)
-                };
-                self.command = Some(publish.instrument(span).boxed());
-            }
-            (command, _) => {
-                let execute =
-                    async move { Reply::new(id, commands::execute(context, user, ride, command).await, kind) };
-                self.command = Some(execute.instrument(span).boxed());
-            }
+            Err(refusal) => self.out.push_error(id, &refusal),
         }
     }
 
-    fn on_reply(&mut self, Reply { frame, role }: Reply) {
-        self.command = None;
-        self.role = role.unwrap_or(self.role);
-        if let Some(frame) = frame {
-            self.out.push_text(frame);
+    fn accept_token(&self, token: &AccessToken) -> Result<Access, Refusal> {
+        let field = || Some("access_token".to_owned());
+        let verify = || {
+            let access = self.context.tokens.verify(&token.0);
+            access.map_err(|problem| Refusal { field: field(), ..problem.into() })
+        };
+        let access = verify()?;
+        if access.user != self.user {
+            let refusal = Refusal::new("forbidden", "the access token is of another user");
+            return Err(Refusal { field: field(), ..refusal });
+        }
+        let before = self.slot.set_sign_in(access.sign_in);
+        // Its sign-in may have ended before the slot could be found by it.
+        verify().inspect_err(|_| _ = self.slot.set_sign_in(before))
+    }
+
+    fn on_finished(&mut self, finished: Finished) {
+        match finished {
+            Finished::Published(None) => {}
+            Finished::Published(Some(refusal)) => self.out.push_error(None, &refusal),
+            Finished::Reply(Reply { frame, role }) => {
+                self.role = role.unwrap_or(self.role);
+                frame.into_iter().for_each(|frame| self.out.push_text(frame));
+            }
         }
     }
 
     async fn finish_commands(&mut self) {
-        if self.command.is_some() {
-            let reply = poll_optional(&mut self.command).await;
-            self.on_reply(reply);
+        while !self.in_flight.is_empty() {
+            let finished = self.in_flight.next().await;
+            self.on_finished(finished);
         }
-        while let Some(refused) = self.publishes.next().await {
-            if let Some(refusal) = refused {
-                self.out.push_error(None, &refusal);
-            }
-        }
-    }
-}
-
-/// Awaits the future if there is one; otherwise it is pending for ever.
-async fn poll_optional<T>(future: &mut Option<BoxFuture<'_, T>>) -> T {
-    match future {
-        Some(future) => future.await,
-        None => std::future::pending().await,
     }
 }

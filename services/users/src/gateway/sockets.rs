@@ -1,41 +1,79 @@
 //! The registry of the sockets that are open on this pod, with its limits. It knows nothing of the database: the rows of
 //! sockets are `presence`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use platform::CancellationToken;
-use streams::UserId;
-use tokio::sync::watch;
-use tokio::time::timeout;
+use streams::{SignInId, UserId};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
+use super::transport::{SIGN_IN_ENDED, SessionEnd};
 use crate::config::Config;
-use crate::mailbox::MailboxCursor;
+use crate::mailbox::{Device, MailboxCursor};
 
 /// The wait for all sockets to close when the pod stops.
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
+/// Position messages of one user, over all of the user's sockets here, that await the stream's acknowledgement at once.
+pub(crate) const PUBLISHES_PER_USER: usize = 10;
 
 #[derive(Debug)]
 pub(crate) struct Sockets {
-    slots: Mutex<Slots>,
+    registry: Mutex<Registry>,
     /// Sessions that have not finished. A session finishes after its transaction for the closed socket.
     open: watch::Sender<usize>,
     /// Cancelled when the pod stops: it admits no more sockets, and the open ones close.
     pub(crate) closing: CancellationToken,
+    /// The beginning of the times of [`Slot::heard_ms`].
+    started: Instant,
 }
 
-/// By user and session; each sender passes the `last_seq` of the user's mailbox to the session.
-type Slots = BTreeMap<(UserId, Uuid), watch::Sender<u64>>;
+#[derive(Debug, Default)]
+struct Registry {
+    /// By user and session.
+    slots: BTreeMap<(UserId, Uuid), Slot>,
+    /// Of each user with a socket here: how many, and the permits to publish positions, which they share.
+    users: BTreeMap<UserId, (usize, Arc<Semaphore>)>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    signal: watch::Sender<Signal>,
+    device: Device,
+    /// The sign-in of the access token, if it names one.
+    sign_in: Option<SignInId>,
+    /// When the client last sent anything, in milliseconds since the registry began.
+    heard_ms: Arc<AtomicU64>,
+}
+
+/// What the pod has for a session.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Signal {
+    /// The newest `seq` of the mailbox, as the poll of mailboxes found it.
+    pub(crate) last_seq: u64,
+    /// The session is to end, and why.
+    pub(crate) end: Option<SessionEnd>,
+}
+
+/// A socket as the registry knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OpenSocket {
+    pub(crate) user: UserId,
+    pub(crate) session: Uuid,
+    pub(crate) device: Device,
+    /// For how long its client has sent nothing.
+    pub(crate) silence: Duration,
+}
 
 /// Why a socket is not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AdmissionError {
     /// The pod is about to stop.
     Closing,
-    /// The user has reached `sockets_per_user`.
-    UserLimit,
     /// The pod has reached `sockets_max`.
     PodLimit,
 }
@@ -46,14 +84,29 @@ pub(crate) struct SocketSlot {
     sockets: Arc<Sockets>,
     user: UserId,
     pub(crate) session: Uuid,
-    /// The newest `seq` of the mailbox, as the poll of mailboxes found it.
-    pub(crate) polled_seq: watch::Receiver<u64>,
+    pub(crate) signal: watch::Receiver<Signal>,
+    pub(crate) publish_permits: Arc<Semaphore>,
+    heard_ms: Arc<AtomicU64>,
 }
 
 impl SocketSlot {
     /// Removes the session from the registry. It still counts as open until the slot is dropped.
     pub(crate) fn unregister(&self) {
-        self.sockets.slots().remove(&(self.user, self.session));
+        self.sockets.registry().remove(self.user, self.session);
+    }
+
+    /// The client has sent something.
+    pub(crate) fn heard(&self, at: Instant) {
+        self.heard_ms.store(self.sockets.millis(at), Ordering::Relaxed);
+    }
+
+    /// The session goes by this sign-in from now on. Returns the one before.
+    pub(crate) fn set_sign_in(&self, sign_in: Option<SignInId>) -> Option<SignInId> {
+        let mut registry = self.sockets.registry();
+        registry
+            .slots
+            .get_mut(&(self.user, self.session))
+            .and_then(|slot| std::mem::replace(&mut slot.sign_in, sign_in))
     }
 }
 
@@ -64,29 +117,61 @@ impl Drop for SocketSlot {
     }
 }
 
+impl Registry {
+    fn insert(&mut self, user: UserId, session: Uuid, slot: Slot) -> Arc<Semaphore> {
+        self.slots.insert((user, session), slot);
+        let new = || (0, Arc::new(Semaphore::new(PUBLISHES_PER_USER)));
+        let (count, permits) = self.users.entry(user).or_insert_with(new);
+        *count += 1;
+        permits.clone()
+    }
+
+    fn remove(&mut self, user: UserId, session: Uuid) {
+        if self.slots.remove(&(user, session)).is_none() {
+            return;
+        }
+        if let Some((count, _)) = self.users.get_mut(&user) {
+            *count -= 1;
+            if *count == 0 {
+                self.users.remove(&user);
+            }
+        }
+    }
+
+    fn of(&self, user: UserId) -> impl Iterator<Item = (&(UserId, Uuid), &Slot)> {
+        self.slots.range((user, Uuid::nil())..=(user, Uuid::max()))
+    }
+}
+
+impl Slot {
+    /// The first reason to end is the one that the client sees.
+    fn end(&self, end: SessionEnd) {
+        self.signal.send_if_modified(|signal| signal.end.replace(signal.end.unwrap_or(end)).is_none());
+    }
+}
+
 impl Default for Sockets {
     fn default() -> Self {
-        Self { slots: Mutex::default(), open: watch::Sender::new(0), closing: CancellationToken::new() }
+        let (registry, open, closing) = (Mutex::default(), watch::Sender::new(0), CancellationToken::new());
+        Self { registry, open, closing, started: Instant::now() }
     }
 }
 
 impl Sockets {
-    fn slots(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a socket of `user` would be admitted now.
-    pub(crate) fn check_limits(&self, user: UserId, config: &Config) -> Result<(), AdmissionError> {
-        self.check(&self.slots(), user, config)
+    fn millis(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn check(&self, slots: &Slots, user: UserId, config: &Config) -> Result<(), AdmissionError> {
+    /// Whether a socket would be admitted now. A user may always open one more: it takes the place of an older one.
+    pub(crate) fn check_limits(&self, config: &Config) -> Result<(), AdmissionError> {
         if self.closing.is_cancelled() {
             Err(AdmissionError::Closing)
         } else if *self.open.borrow() >= config.sockets_max {
             Err(AdmissionError::PodLimit)
-        } else if slots.range((user, Uuid::nil())..=(user, Uuid::max())).count() >= config.sockets_per_user {
-            Err(AdmissionError::UserLimit)
         } else {
             Ok(())
         }
@@ -97,31 +182,62 @@ impl Sockets {
         self: &Arc<Self>,
         user: UserId,
         session: Uuid,
+        device: Device,
+        sign_in: Option<SignInId>,
         config: &Config,
     ) -> Result<SocketSlot, AdmissionError> {
-        let mut slots = self.slots();
-        self.check(&slots, user, config)?;
-        let (sender, polled_seq) = watch::channel(0);
-        slots.insert((user, session), sender);
+        let mut registry = self.registry();
+        self.check_limits(config)?;
+        let (sender, signal) = watch::channel(Signal::default());
+        let heard_ms = Arc::new(AtomicU64::new(self.millis(Instant::now())));
+        let slot = Slot { signal: sender, device, sign_in, heard_ms: heard_ms.clone() };
+        let publish_permits = registry.insert(user, session, slot);
         self.open.send_modify(|open| *open += 1);
-        Ok(SocketSlot { sockets: self.clone(), user, session, polled_seq })
+        Ok(SocketSlot { sockets: self.clone(), user, session, signal, publish_permits, heard_ms })
+    }
+
+    fn open_socket(&self, (user, session): (UserId, Uuid), slot: &Slot) -> OpenSocket {
+        let now_ms = self.millis(Instant::now());
+        let silence = Duration::from_millis(now_ms.saturating_sub(slot.heard_ms.load(Ordering::Relaxed)));
+        OpenSocket { user, session, device: slot.device.clone(), silence }
     }
 
     /// In the order of users.
-    pub(crate) fn all(&self) -> Vec<(UserId, Uuid)> {
-        self.slots().keys().copied().collect()
+    pub(crate) fn all(&self) -> Vec<OpenSocket> {
+        self.registry().slots.iter().map(|(key, slot)| self.open_socket(*key, slot)).collect()
+    }
+
+    pub(crate) fn of(&self, user: UserId) -> Vec<OpenSocket> {
+        self.registry().of(user).map(|(key, slot)| self.open_socket(*key, slot)).collect()
     }
 
     pub(crate) fn contains(&self, user: UserId, session: Uuid) -> bool {
-        self.slots().contains_key(&(user, session))
+        self.registry().slots.contains_key(&(user, session))
     }
 
     /// Passes polled cursors to the sessions of their users.
     pub(crate) fn send_cursors(&self, cursors: &[(UserId, MailboxCursor)]) {
-        let slots = self.slots();
-        for (user, cursor) in cursors {
-            for (_, slot) in slots.range((*user, Uuid::nil())..=(*user, Uuid::max())) {
-                slot.send_if_modified(|known| std::mem::replace(known, cursor.last_seq) != cursor.last_seq);
+        let registry = self.registry();
+        for (user, MailboxCursor { last_seq, .. }) in cursors {
+            for (_, slot) in registry.of(*user) {
+                slot.signal.send_if_modified(|known| std::mem::replace(&mut known.last_seq, *last_seq) != *last_seq);
+            }
+        }
+    }
+
+    /// Ends this session, if it is on this pod.
+    pub(crate) fn end(&self, user: UserId, session: Uuid, end: SessionEnd) -> bool {
+        let registry = self.registry();
+        let slot = registry.slots.get(&(user, session));
+        slot.inspect(|slot| slot.end(end)).is_some()
+    }
+
+    /// Closes the sockets of these sign-ins with 4001. They have ended: [`platform::Tokens`] refuses their tokens already.
+    pub(crate) fn end_sign_ins(&self, ended: &[SignInId]) {
+        let ended: BTreeSet<SignInId> = ended.iter().copied().collect();
+        for slot in self.registry().slots.values() {
+            if slot.sign_in.is_some_and(|id| ended.contains(&id)) {
+                slot.end(SIGN_IN_ENDED);
             }
         }
     }
@@ -139,22 +255,68 @@ impl Sockets {
 
 #[cfg(test)]
 mod tests {
+    use super::super::transport::TOO_MANY;
     use super::*;
 
+    const ANN: UserId = UserId(Uuid::from_u128(8));
+    const BOB: UserId = UserId(Uuid::from_u128(9));
+
+    fn sign_in_id(n: u128) -> SignInId {
+        SignInId(Uuid::from_u128(n))
+    }
+
+    fn admit(
+        sockets: &Arc<Sockets>,
+        user: UserId,
+        n: u128,
+        sign_in: Option<u128>,
+    ) -> Result<SocketSlot, AdmissionError> {
+        let config = Config { sockets_max: 3, ..Config::default() };
+        sockets.admit(user, Uuid::from_u128(n), Device::UNNAMED, sign_in.map(sign_in_id), &config)
+    }
+
     #[tokio::test]
-    async fn slots_are_by_session_and_limited_by_user_and_pod() {
+    async fn slots_are_by_session_and_limited_by_pod() {
         let sockets = Arc::new(Sockets::default());
-        let (ann, bob) = (UserId(Uuid::from_u128(8)), UserId(Uuid::from_u128(9)));
-        let config = Config { sockets_per_user: 2, sockets_max: 3, ..Config::default() };
-        let admit = |user, n| sockets.admit(user, Uuid::from_u128(n), &config);
-        let [old, new] = [1, 2].map(|n| admit(ann, n).unwrap());
-        assert_eq!(admit(ann, 3).unwrap_err(), AdmissionError::UserLimit);
-        let bobs = admit(bob, 4).unwrap();
-        assert_eq!(admit(bob, 5).unwrap_err(), AdmissionError::PodLimit);
+        let [old, new] = [1, 2].map(|n| admit(&sockets, ANN, n, None).unwrap());
+        let bobs = admit(&sockets, BOB, 4, None).unwrap();
+        assert_eq!(admit(&sockets, BOB, 5, None).unwrap_err(), AdmissionError::PodLimit);
         drop(old);
-        assert_eq!(sockets.all(), [(ann, new.session), (bob, bobs.session)]);
+        let all: Vec<_> = sockets.all().into_iter().map(|socket| (socket.user, socket.session)).collect();
+        assert_eq!(all, [(ANN, new.session), (BOB, bobs.session)]);
         drop((new, bobs));
         sockets.close().await;
-        assert_eq!(admit(ann, 6).unwrap_err(), AdmissionError::Closing);
+        assert_eq!(admit(&sockets, ANN, 6, None).unwrap_err(), AdmissionError::Closing);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_sockets_of_a_user_share_permits_and_each_has_its_own_silence() {
+        let sockets = Arc::new(Sockets::default());
+        let (one, bobs) = (admit(&sockets, ANN, 1, None).unwrap(), admit(&sockets, BOB, 2, None).unwrap());
+        tokio::time::advance(Duration::from_secs(3)).await;
+        let two = admit(&sockets, ANN, 3, None).unwrap();
+        assert!(Arc::ptr_eq(&one.publish_permits, &two.publish_permits));
+        assert!(!Arc::ptr_eq(&one.publish_permits, &bobs.publish_permits));
+        let silences = || sockets.of(ANN).into_iter().map(|socket| socket.silence.as_secs()).collect::<Vec<_>>();
+        assert_eq!(silences(), [3, 0]);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        one.heard(Instant::now());
+        assert_eq!(silences(), [0, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_session_ends_with_its_sign_in_or_by_name_and_the_first_reason_stays() {
+        let sockets = Arc::new(Sockets::default());
+        let slots = [(1, Some(10)), (2, Some(20)), (3, None)].map(|(n, id)| admit(&sockets, ANN, n, id).unwrap());
+        let ends = || slots.each_ref().map(|slot| slot.signal.borrow().end);
+        sockets.end_sign_ins(&[99, 10].map(sign_in_id));
+        assert_eq!(ends(), [Some(SIGN_IN_ENDED), None, None]);
+        // A socket whose token was refreshed goes by the new sign-in.
+        assert_eq!(slots[1].set_sign_in(Some(sign_in_id(30))), Some(sign_in_id(20)));
+        sockets.end_sign_ins(&[sign_in_id(20)]);
+        assert_eq!(ends(), [Some(SIGN_IN_ENDED), None, None]);
+        assert!(sockets.end(ANN, slots[2].session, TOO_MANY) && !sockets.end(BOB, slots[2].session, TOO_MANY));
+        assert!(sockets.end(ANN, slots[0].session, TOO_MANY));
+        assert_eq!(ends(), [Some(SIGN_IN_ENDED), None, Some(TOO_MANY)]);
     }
 }

@@ -1,4 +1,5 @@
-//! The rows of `mailbox_heads` (a cursor for each user) and `mailbox` (the entries).
+//! The rows of `mailbox_heads` (a cursor for each user), `mailbox` (the entries) and `mailbox_devices` (the mark of each
+//! device of a user).
 
 use chrono::{DateTime, Utc};
 use platform::store::rows::column;
@@ -7,8 +8,11 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use streams::UserId;
 
-use super::{Entry, MailboxCursor, NewEntry, RETENTION, later_entries_of_same_user};
-use crate::tables::{EntryRow, MailboxRows, Tables};
+use super::{
+    CUT_EVERY, DEVICES_MAX, Device, ENTRIES_MAX, Entry, MailboxCursor, MissedRange, NewEntry, RETENTION,
+    SEEN_PRECISION, later_entries_of_same_user, to_be_counted,
+};
+use crate::tables::{DeviceRow, EntryRow, MailboxRows, Tables};
 
 /// The most rows that one purge deletes.
 pub(crate) const PURGE_MAX: usize = 5_000;
@@ -34,6 +38,18 @@ pub(crate) async fn append(
     if entries.is_empty() {
         return Ok(Vec::new());
     }
+    let seqs = insert_all(tx, entries, now).await?;
+    for user in to_be_counted(entries, &seqs) {
+        cut(tx, user).await?;
+    }
+    Ok(seqs)
+}
+
+async fn insert_all(
+    tx: &mut Transaction<Tables>,
+    entries: &[NewEntry],
+    now: DateTime<Utc>,
+) -> Result<Vec<u64>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
@@ -80,6 +96,40 @@ fn remove(rows: &mut MailboxRows, key: (UserId, u64)) {
     if let Some(row) = rows.entries.remove(&key) {
         rows.event_ids.remove(&(key.0, row.entry.event_id));
     }
+}
+
+/// Deletes what is too much in the mailbox of `user`: the oldest beacons first, then the oldest entries.
+async fn cut(tx: &mut Transaction<Tables>, user: UserId) -> Result<(), StoreError> {
+    let left = ENTRIES_MAX - CUT_EVERY;
+    match tx.on() {
+        On::Postgres(pg) => {
+            let row = sqlx::query("select count(*) as entries from mailbox where user_id = $1")
+                .bind(user.0)
+                .fetch_one(&mut *pg)
+                .await?;
+            let excess = read_seq(&row, "entries")?.saturating_sub(left);
+            if excess > 0 {
+                sqlx::query(
+                    "delete from mailbox where user_id = $1 and seq in (select seq from mailbox where user_id = $1 \
+                     order by subject <> 'user.beacon', seq limit $2)",
+                )
+                .bind(user.0)
+                .bind(to_bigint(excess))
+                .execute(&mut *pg)
+                .await?;
+            }
+        }
+        On::Memory(tables) => {
+            let rows = &mut tables.mailboxes;
+            let all = rows.entries.range((user, 0)..=(user, u64::MAX));
+            let mut keys: Vec<(bool, u64)> =
+                all.map(|((_, seq), row)| (row.entry.subject != "user.beacon", *seq)).collect();
+            keys.sort_unstable();
+            let excess = keys.len().saturating_sub(usize::try_from(left).unwrap_or(usize::MAX));
+            keys.into_iter().take(excess).for_each(|(_, seq)| remove(rows, (user, seq)));
+        }
+    }
+    Ok(())
 }
 
 /// At most `limit` entries of `user` after `seq`, in order.
@@ -148,9 +198,167 @@ pub(crate) async fn cursor(tx: &mut Transaction<Tables>, user: UserId) -> Result
     Ok(cursors(tx, &[user]).await?.first().map_or_else(MailboxCursor::default, |(_, cursor)| *cursor))
 }
 
-/// Moves the cursor of `user` to `seq` and deletes the entries up to it. Returns false, and changes nothing, if `seq` is
-/// beyond the newest entry.
-pub(crate) async fn ack(tx: &mut Transaction<Tables>, user: UserId, seq: u64) -> Result<bool, StoreError> {
+/// The range of the entries of `user` after `seq` and up to `last_seq` that are no longer there; `None` if all are.
+pub(crate) async fn missed(
+    tx: &mut Transaction<Tables>,
+    user: UserId,
+    seq: u64,
+    last_seq: u64,
+) -> Result<Option<MissedRange>, StoreError> {
+    if seq >= last_seq {
+        return Ok(None);
+    }
+    let (first, last, count, last_gap) = match tx.on() {
+        On::Postgres(pg) => {
+            let row = sqlx::query(
+                "select coalesce(min(seq), 0) as first, coalesce(max(seq), 0) as last, count(*) as entries, \
+                 coalesce(max(seq) filter (where seq - 1 <> before), 0) as last_gap from \
+                 (select seq, lag(seq, 1, $2) over (order by seq) as before from mailbox \
+                 where user_id = $1 and seq > $2 and seq <= $3) as entries",
+            )
+            .bind(user.0)
+            .bind(to_bigint(seq))
+            .bind(to_bigint(last_seq))
+            .fetch_one(&mut *pg)
+            .await?;
+            (read_seq(&row, "first")?, read_seq(&row, "last")?, read_seq(&row, "entries")?, read_seq(&row, "last_gap")?)
+        }
+        On::Memory(tables) => {
+            let (mut first, mut before, mut count, mut last_gap) = (0, seq, 0, 0);
+            for (_, entry) in tables.mailboxes.entries.range((user, seq + 1)..=(user, last_seq)).map(|(key, _)| *key) {
+                first = if count == 0 { entry } else { first };
+                last_gap = if entry - 1 == before { last_gap } else { entry };
+                (before, count) = (entry, count + 1);
+            }
+            (first, if count == 0 { 0 } else { before }, count, last_gap)
+        }
+    };
+    if count == last_seq - seq {
+        return Ok(None);
+    }
+    let from = if count == 0 || first > seq + 1 { seq + 1 } else { first_gap(tx, user, seq, last_seq).await? };
+    let to = if last < last_seq { last_seq } else { last_gap - 1 };
+    Ok(Some(MissedRange { from, to }))
+}
+
+/// The first number after `seq` that has no entry, if the entry `seq` + 1 is there and a later one is not.
+async fn first_gap(tx: &mut Transaction<Tables>, user: UserId, seq: u64, last_seq: u64) -> Result<u64, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let row = sqlx::query(
+                "select coalesce(max(seq), $2) + 1 as gap from \
+                 (select seq, row_number() over (order by seq) as n from mailbox \
+                 where user_id = $1 and seq > $2 and seq <= $3) as entries where seq = $2 + n",
+            )
+            .bind(user.0)
+            .bind(to_bigint(seq))
+            .bind(to_bigint(last_seq))
+            .fetch_one(&mut *pg)
+            .await?;
+            Ok(read_seq(&row, "gap")?)
+        }
+        On::Memory(tables) => {
+            let entries = &tables.mailboxes.entries;
+            Ok((seq + 1..=last_seq).find(|n| !entries.contains_key(&(user, *n))).unwrap_or(last_seq))
+        }
+    }
+}
+
+/// Records that a socket of `device` has opened. A device that is new has everything up to `has_seq`.
+pub(crate) async fn open_device(
+    tx: &mut Transaction<Tables>,
+    user: UserId,
+    device: &Device,
+    has_seq: u64,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let row = sqlx::query(
+                "insert into mailbox_devices (user_id, device, acked_seq, seen_at) values ($1, $2, $3, $4) \
+                 on conflict on constraint mailbox_devices_pkey do update set seen_at = excluded.seen_at \
+                 returning xmax = 0 as is_new",
+            )
+            .bind(user.0)
+            .bind(device.as_str())
+            .bind(to_bigint(has_seq))
+            .bind(now)
+            .fetch_one(&mut *pg)
+            .await?;
+            if row.try_get("is_new")? {
+                sqlx::query(
+                    "delete from mailbox_devices where user_id = $1 and device in (select device from mailbox_devices \
+                     where user_id = $1 and device <> $2 order by seen_at desc, device offset $3)",
+                )
+                .bind(user.0)
+                .bind(device.as_str())
+                .bind(DEVICES_MAX - 1)
+                .execute(&mut *pg)
+                .await?;
+            }
+        }
+        On::Memory(tables) => {
+            let rows = &mut tables.mailboxes.devices;
+            let new = DeviceRow { acked_seq: has_seq, seen_at: now };
+            rows.entry((user, device.clone())).or_insert(new).seen_at = now;
+            let of_user = rows.range((user, Device::UNNAMED)..).take_while(|((of, _), _)| *of == user);
+            let mut others: Vec<_> =
+                of_user.filter(|(key, _)| key.1 != *device).map(|(key, row)| (row.seen_at, key.clone())).collect();
+            others.sort_unstable_by(|a, b| (b.0, &a.1).cmp(&(a.0, &b.1)));
+            let most = usize::try_from(DEVICES_MAX - 1).unwrap_or(0);
+            others.into_iter().skip(most).for_each(|(_, key)| {
+                rows.remove(&key);
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Records that these devices are still connected.
+pub(crate) async fn touch_devices(
+    tx: &mut Transaction<Tables>,
+    devices: &[(UserId, Device)],
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let before = now - SEEN_PRECISION;
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query(
+                "with due as (select d.user_id, d.device from mailbox_devices d \
+                 join unnest($1::uuid[], $2::text[]) as c (user_id, device) using (user_id, device) \
+                 where d.seen_at < $3 order by d.user_id, d.device for update of d) \
+                 update mailbox_devices d set seen_at = $4 from due \
+                 where d.user_id = due.user_id and d.device = due.device",
+            )
+            .bind(column(devices, |(user, _)| user.0))
+            .bind(column(devices, |(_, device)| device.as_str()))
+            .bind(before)
+            .bind(now)
+            .execute(&mut *pg)
+            .await?;
+        }
+        On::Memory(tables) => {
+            for key in devices {
+                if let Some(row) = tables.mailboxes.devices.get_mut(key).filter(|row| row.seen_at < before) {
+                    row.seen_at = now;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Moves the mark of `device` to `seq`, and deletes the entries that every device seen in the last day has acknowledged. As
+/// long as a socket without a device was seen, none is deleted: nobody can tell for whom it would speak. Returns false, and
+/// changes nothing, if `seq` is beyond the newest entry.
+pub(crate) async fn ack(
+    tx: &mut Transaction<Tables>,
+    user: UserId,
+    device: &Device,
+    seq: u64,
+    now: DateTime<Utc>,
+) -> Result<bool, StoreError> {
+    let seen_after = now - RETENTION - SEEN_PRECISION;
     match tx.on() {
         On::Postgres(pg) => {
             let acked = sqlx::query(
@@ -163,11 +371,28 @@ pub(crate) async fn ack(tx: &mut Transaction<Tables>, user: UserId, seq: u64) ->
             if acked.rows_affected() == 0 {
                 return Ok(seq == 0);
             }
-            sqlx::query("delete from mailbox where user_id = $1 and seq <= $2")
+            sqlx::query(
+                "insert into mailbox_devices as d (user_id, device, acked_seq, seen_at) values ($1, $2, $3, $4) \
+                 on conflict on constraint mailbox_devices_pkey do update \
+                 set acked_seq = greatest(d.acked_seq, excluded.acked_seq), seen_at = excluded.seen_at",
+            )
+            .bind(user.0)
+            .bind(device.as_str())
+            .bind(to_bigint(seq))
+            .bind(now)
+            .execute(&mut *pg)
+            .await?;
+            if *device != Device::UNNAMED {
+                sqlx::query(
+                    "delete from mailbox where user_id = $1 and seq <= (select min(acked_seq) from mailbox_devices \
+                     where user_id = $1 and seen_at > $2) and not exists \
+                     (select from mailbox_devices where user_id = $1 and device = '' and seen_at > $2)",
+                )
                 .bind(user.0)
-                .bind(to_bigint(seq))
+                .bind(seen_after)
                 .execute(&mut *pg)
                 .await?;
+            }
             Ok(true)
         }
         On::Memory(tables) => {
@@ -176,11 +401,44 @@ pub(crate) async fn ack(tx: &mut Transaction<Tables>, user: UserId, seq: u64) ->
                 return Ok(seq == 0);
             };
             cursor.acked_seq = cursor.acked_seq.max(seq);
-            let acked: Vec<_> = rows.entries.range((user, 0)..=(user, seq)).map(|(key, _)| *key).collect();
+            let mark = rows.devices.entry((user, device.clone())).or_insert(DeviceRow { acked_seq: 0, seen_at: now });
+            *mark = DeviceRow { acked_seq: mark.acked_seq.max(seq), seen_at: now };
+            let of_user = rows.devices.range((user, Device::UNNAMED)..).take_while(|((of, _), _)| *of == user);
+            let seen = of_user.filter(|(_, row)| row.seen_at > seen_after);
+            let acked_by_all =
+                seen.map(|((_, device), row)| if *device == Device::UNNAMED { 0 } else { row.acked_seq }).min();
+            let acked = rows.entries.range((user, 0)..=(user, acked_by_all.unwrap_or(0)));
+            let acked: Vec<_> = acked.map(|(key, _)| *key).collect();
             acked.into_iter().for_each(|key| remove(rows, key));
             Ok(true)
         }
     }
+}
+
+/// Deletes the marks of devices that nobody waits for any more.
+pub(crate) async fn purge_devices(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<(), StoreError> {
+    let before = now - RETENTION - SEEN_PRECISION;
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query(
+                "delete from mailbox_devices where (user_id, device) in \
+                 (select user_id, device from mailbox_devices where seen_at <= $1 limit $2 for update skip locked)",
+            )
+            .bind(before)
+            .bind(PURGE_MAX as i64)
+            .execute(&mut *pg)
+            .await?;
+        }
+        On::Memory(tables) => {
+            let rows = &mut tables.mailboxes.devices;
+            let old: Vec<_> =
+                rows.iter().filter(|(_, row)| row.seen_at <= before).map(|(key, _)| key.clone()).collect();
+            old.into_iter().for_each(|key| {
+                rows.remove(&key);
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Deletes at most [`PURGE_MAX`] entries that have waited for longer than [`RETENTION`], and returns how many.

@@ -9,7 +9,7 @@ use streams::{Position, UserId};
 use uuid::Uuid;
 
 use super::{Beacon, STALE_AFTER};
-use crate::tables::Tables;
+use crate::tables::{SocketRow, Tables};
 
 /// The most users that one sweep of stale sockets takes.
 pub(crate) const SWEEP_MAX: usize = 500;
@@ -79,7 +79,7 @@ pub(crate) async fn put_beacon(tx: &mut Transaction<Tables>, beacon: &Beacon) ->
     Ok(())
 }
 
-/// Inserts an open socket, or touches its row if there is one.
+/// Inserts a socket that has just opened, or one whose row another pod deleted.
 pub(crate) async fn insert_socket(
     tx: &mut Transaction<Tables>,
     session: Uuid,
@@ -90,7 +90,7 @@ pub(crate) async fn insert_socket(
     match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
-                "insert into sockets (session_id, user_id, pod, seen_at) values ($1, $2, $3, $4) \
+                "insert into sockets (session_id, user_id, pod, seen_at, heard_at) values ($1, $2, $3, $4, $4) \
                  on conflict on constraint sockets_pkey do update set seen_at = excluded.seen_at",
             )
             .bind(session)
@@ -101,10 +101,56 @@ pub(crate) async fn insert_socket(
             .await?;
         }
         On::Memory(tables) => {
-            tables.presence.sockets.insert((user, session), now);
+            let new = SocketRow { seen_at: now, heard_at: now, displaced: false };
+            tables.presence.sockets.entry((user, session)).or_insert(new).seen_at = now;
         }
     }
     Ok(())
+}
+
+/// Marks as displaced, of the live sockets of `user` on all pods, those heard of longest ago, so that `most` are left, the one
+/// called `session` among them. Returns the sessions that were marked.
+pub(crate) async fn displace_sockets(
+    tx: &mut Transaction<Tables>,
+    user: UserId,
+    session: Uuid,
+    most: usize,
+    now: DateTime<Utc>,
+) -> Result<Vec<Uuid>, StoreError> {
+    let (stale_before, others) = (now - STALE_AFTER, most.saturating_sub(1));
+    match tx.on() {
+        On::Postgres(pg) => {
+            // A process of the version before does not say when it heard of its clients.
+            let rows = sqlx::query(
+                "update sockets set displaced = true where session_id in (select session_id from sockets \
+                 where user_id = $1 and session_id <> $2 and not displaced and seen_at >= $3 \
+                 order by coalesce(heard_at, seen_at) desc, session_id desc offset $4) returning session_id",
+            )
+            .bind(user.0)
+            .bind(session)
+            .bind(stale_before)
+            .bind(i64::try_from(others).unwrap_or(i64::MAX))
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(|row| row.try_get("session_id").map_err(StoreError::from)).collect()
+        }
+        On::Memory(tables) => {
+            let rows = &mut tables.presence.sockets;
+            let theirs = rows.range((user, Uuid::nil())..=(user, Uuid::max()));
+            let mut live: Vec<(DateTime<Utc>, Uuid)> = theirs
+                .filter(|((_, id), row)| *id != session && !row.displaced && row.seen_at >= stale_before)
+                .map(|((_, id), row)| (row.heard_at, *id))
+                .collect();
+            live.sort_unstable_by(|a, b| b.cmp(a));
+            let displaced: Vec<Uuid> = live.into_iter().skip(others).map(|(_, id)| id).collect();
+            for id in &displaced {
+                if let Some(row) = rows.get_mut(&(user, *id)) {
+                    row.displaced = true;
+                }
+            }
+            Ok(displaced)
+        }
+    }
 }
 
 /// Deletes, of the sockets of `users`, the one called `session` and all stale ones. Returns those of `users` who still have
@@ -136,7 +182,7 @@ pub(crate) async fn delete_sockets(
             for user in users {
                 let theirs = rows.range((*user, Uuid::nil())..=(*user, Uuid::max()));
                 let (deleted, open): (Vec<_>, Vec<_>) = theirs
-                    .map(|(key, seen_at)| (*key, *seen_at))
+                    .map(|(key, row)| (*key, row.seen_at))
                     .partition(|((_, id), seen_at)| Some(*id) == session || *seen_at < stale_before);
                 for (key, _) in &deleted {
                     rows.remove(key);
@@ -148,32 +194,44 @@ pub(crate) async fn delete_sockets(
     }
 }
 
-/// Records that these sockets are still open. Returns the sessions that have a row.
+/// What a touch found of a socket's row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Touched {
+    pub(crate) session: Uuid,
+    pub(crate) displaced: bool,
+}
+
+/// Records that these sockets are still open, and when each was last heard of. Returns those that have a row.
 pub(crate) async fn touch_sockets(
     tx: &mut Transaction<Tables>,
-    sockets: &[(UserId, Uuid)],
+    sockets: &[(UserId, Uuid, DateTime<Utc>)],
     now: DateTime<Utc>,
-) -> Result<Vec<Uuid>, StoreError> {
+) -> Result<Vec<Touched>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "with mine as (select session_id from sockets where session_id = any($1) order by session_id for update) \
-                 update sockets set seen_at = $2 from mine where sockets.session_id = mine.session_id \
-                 returning sockets.session_id",
+                 update sockets set seen_at = $3, heard_at = open.heard_at \
+                 from mine join unnest($1, $2) as open (session_id, heard_at) using (session_id) \
+                 where sockets.session_id = mine.session_id returning sockets.session_id, sockets.displaced",
             )
-            .bind(column(sockets, |(_, session)| *session))
+            .bind(column(sockets, |(_, session, _)| *session))
+            .bind(column(sockets, |(_, _, heard_at)| *heard_at))
             .bind(now)
             .fetch_all(&mut *pg)
             .await?;
-            rows.iter().map(|row| row.try_get("session_id").map_err(StoreError::from)).collect()
+            let touched = |row: &PgRow| -> Result<Touched, sqlx::Error> {
+                Ok(Touched { session: row.try_get("session_id")?, displaced: row.try_get("displaced")? })
+            };
+            Ok(rows.iter().map(touched).collect::<Result<_, _>>()?)
         }
         On::Memory(tables) => {
             let rows = &mut tables.presence.sockets;
             let mut touched = Vec::new();
-            for key in sockets {
-                if let Some(seen_at) = rows.get_mut(key) {
-                    *seen_at = now;
-                    touched.push(key.1);
+            for (user, session, heard_at) in sockets {
+                if let Some(row) = rows.get_mut(&(*user, *session)) {
+                    (row.seen_at, row.heard_at) = (now, *heard_at);
+                    touched.push(Touched { session: *session, displaced: row.displaced });
                 }
             }
             Ok(touched)
@@ -197,7 +255,7 @@ pub(crate) async fn users_with_stale_sockets(
             rows.iter().map(read_user).collect()
         }
         On::Memory(tables) => {
-            let stale = tables.presence.sockets.iter().filter(|(_, seen_at)| **seen_at < stale_before);
+            let stale = tables.presence.sockets.iter().filter(|(_, row)| row.seen_at < stale_before);
             let mut users: Vec<UserId> = stale.map(|((user, _), _)| *user).collect();
             users.dedup();
             users.truncate(SWEEP_MAX);

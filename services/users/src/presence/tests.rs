@@ -6,7 +6,8 @@ use uuid::Uuid;
 
 use super::BeaconUpdate::{Active, Inactive};
 use super::rows::{
-    delete_sockets, insert_socket, lock_beacons, put_beacon, touch_sockets, users_with_stale_sockets as stale,
+    Touched, delete_sockets, displace_sockets, insert_socket, lock_beacons, put_beacon, touch_sockets,
+    users_with_stale_sockets as stale,
 };
 use super::*;
 use crate::tables::Tables;
@@ -83,7 +84,7 @@ fn an_active_driver_is_available_while_a_socket_is_open() {
     assert_eq!(published(DISCONNECTED.disconnect(at(200))), None);
 }
 
-on_both_stores!(stale_sockets_are_deleted_and_live_ones_stay);
+on_both_stores!(stale_sockets_are_deleted_and_live_ones_stay, a_new_socket_displaces_those_heard_of_longest_ago,);
 
 async fn stale_sockets_are_deleted_and_live_ones_stay(backend: Backend) {
     let store = backend.store::<Tables>(&World::seeded(at(0), 1), "test", "users", &crate::MIGRATIONS).await;
@@ -104,10 +105,10 @@ async fn stale_sockets_are_deleted_and_live_ones_stay(backend: Backend) {
     let mut tx = store.begin().await.unwrap();
     assert!(stale(&mut tx, at(60)).await.unwrap().is_empty());
     assert_eq!(stale(&mut tx, at(61)).await.unwrap(), [user(1), user(3)]);
-    let sockets = [(user(2), session(21)), (user(3), session(31)), (user(9), session(99))];
+    let sockets = [(2, 21), (3, 31), (9, 99)].map(|(of, n)| (user(of), session(n), at(45)));
     let mut touched = touch_sockets(&mut tx, &sockets, at(50)).await.unwrap();
     touched.sort();
-    assert_eq!(touched, [session(21), session(31)]);
+    assert_eq!(touched, [21, 31].map(|n| Touched { session: session(n), displaced: false }));
     // Of user 1 the stale socket is deleted and the live one stays; the others' are not touched.
     assert_eq!(delete_sockets(&mut tx, &[user(1)], None, at(61)).await.unwrap(), [user(1)]);
     assert!(stale(&mut tx, at(61)).await.unwrap().is_empty());
@@ -115,5 +116,31 @@ async fn stale_sockets_are_deleted_and_live_ones_stay(backend: Backend) {
     // Nobody deletes the socket of another user.
     assert!(delete_sockets(&mut tx, &[user(1)], Some(session(21)), at(61)).await.unwrap().is_empty());
     assert_eq!(delete_sockets(&mut tx, &[user(2)], None, at(61)).await.unwrap(), [user(2)]);
+    tx.commit().await.unwrap();
+}
+
+async fn a_new_socket_displaces_those_heard_of_longest_ago(backend: Backend) {
+    let store = backend.store::<Tables>(&World::seeded(at(0), 1), "test", "users", &crate::MIGRATIONS).await;
+    let session = Uuid::from_u128;
+    let mut tx = store.begin().await.unwrap();
+    // One is of a dead pod: it takes nobody's place.
+    insert_socket(&mut tx, session(1), user(1), "dead", at(-100)).await.unwrap();
+    for n in 2..=6 {
+        insert_socket(&mut tx, session(n), user(1), "pod", at(n as i64)).await.unwrap();
+        assert!(displace_sockets(&mut tx, user(1), session(n), 5, at(n as i64)).await.unwrap().is_empty(), "{n}");
+    }
+    insert_socket(&mut tx, session(9), user(2), "pod", at(0)).await.unwrap();
+    // The first of the five has sent something since; the second was heard of longest ago.
+    touch_sockets(&mut tx, &[(user(1), session(2), at(10))], at(10)).await.unwrap();
+    insert_socket(&mut tx, session(7), user(1), "other", at(11)).await.unwrap();
+    assert_eq!(displace_sockets(&mut tx, user(1), session(7), 5, at(11)).await.unwrap(), [session(3)]);
+    // Once displaced, it is displaced for good, and its own pod learns it by a touch.
+    let touched = touch_sockets(&mut tx, &[(user(1), session(3), at(12))], at(12)).await.unwrap();
+    assert_eq!(touched, [Touched { session: session(3), displaced: true }]);
+    assert!(displace_sockets(&mut tx, user(1), session(7), 5, at(12)).await.unwrap().is_empty());
+    // The new one stays, also when the clocks of other pods are ahead; another user's are not touched.
+    insert_socket(&mut tx, session(8), user(1), "behind", at(1)).await.unwrap();
+    assert_eq!(displace_sockets(&mut tx, user(1), session(8), 1, at(12)).await.unwrap().len(), 5);
+    assert!(displace_sockets(&mut tx, user(2), session(9), 1, at(12)).await.unwrap().is_empty());
     tx.commit().await.unwrap();
 }

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures_util::{sink, stream};
+use platform::token::Access;
 use serde_json::{Value, json};
 use streams::event::{MatchAccepted, MatchFound, UserBeacon};
 use streams::{MatchId, Position, UserId};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use users::{Incoming, Outgoing};
+use users::{Incoming, Outgoing, SocketRequest};
 
 use crate::pods::{HERE, Pod};
 
@@ -25,7 +26,8 @@ pub(crate) struct Client {
     /// Events that came before the reply to a command.
     pub(crate) pending: Vec<Value>,
     ids: u64,
-    /// The welcome's `last_seq`.
+    /// The data of the welcome, and its `last_seq`.
+    pub(crate) welcome: Value,
     pub(crate) last_seq: u64,
     /// Whether pings are answered.
     pub(crate) pongs: bool,
@@ -153,19 +155,40 @@ impl Client {
     }
 }
 
+/// Who opens a socket, with an access token that does not expire.
+pub(crate) fn request(user: UserId, last_seq: Option<u64>) -> SocketRequest {
+    let expires_at = "2100-01-01T00:00:00Z".parse().unwrap();
+    SocketRequest::new(Access { user, sign_in: None, expires_at }, last_seq)
+}
+
 impl Pod {
-    /// A client that has received its welcome.
+    /// A client that has received its welcome, with an access token that does not expire.
     pub(crate) async fn connect(&self, user: UserId, last_seq: Option<u64>) -> Client {
-        let mut client = self.open(user, last_seq, 1_024);
+        self.connect_with(request(user, last_seq)).await
+    }
+
+    /// The same on a device of this name.
+    pub(crate) async fn connect_on(&self, device: &str, user: UserId, last_seq: Option<u64>) -> Client {
+        self.connect_with(request(user, last_seq).on_device(device).unwrap()).await
+    }
+
+    pub(crate) async fn connect_with(&self, request: SocketRequest) -> Client {
+        let user = request.access.user;
+        let mut client = self.open_with(request, 1_024);
         let welcome = client.next().await;
         assert_eq!(welcome["type"], "welcome", "{welcome}");
         assert_eq!(welcome["data"]["user_id"], user.to_string());
         client.last_seq = welcome["data"]["last_seq"].as_u64().unwrap();
+        client.welcome = welcome["data"].clone();
         client
     }
 
     /// A client whose end of the pipe holds `room` unread frames.
     pub(crate) fn open(&self, user: UserId, last_seq: Option<u64>, room: usize) -> Client {
+        self.open_with(request(user, last_seq), room)
+    }
+
+    pub(crate) fn open_with(&self, request: SocketRequest, room: usize) -> Client {
         let (to, sent) = mpsc::channel::<Incoming>(1_024);
         let (received, from) = mpsc::channel::<Outgoing>(room);
         let incoming = stream::unfold(sent, async |mut sent| sent.recv().await.map(|frame| (frame, sent)));
@@ -175,9 +198,18 @@ impl Pod {
         });
         let users = self.users.clone();
         let session = tokio::spawn(async move {
-            users.serve_session(user, last_seq, Box::pin(incoming), Box::pin(outgoing)).await;
+            users.serve_session(request, Box::pin(incoming), Box::pin(outgoing)).await;
         });
-        Client { to: Some(to), from, session, pending: Vec::new(), ids: 0, last_seq: 0, pongs: true }
+        Client {
+            to: Some(to),
+            from,
+            session,
+            pending: Vec::new(),
+            ids: 0,
+            welcome: Value::Null,
+            last_seq: 0,
+            pongs: true,
+        }
     }
 }
 

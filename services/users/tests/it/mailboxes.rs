@@ -20,17 +20,17 @@ async fn a_client_resumes_exactly_after_its_last_event(backend: Backend) {
     let cluster = Cluster::on(backend).await;
     let mut pod = cluster.pod("one").await;
     let user = pod.passenger("+12125550001").await;
-    let mut live = pod.connect(user, None).await;
+    let mut live = pod.connect_on("phone", user, None).await;
     assert_eq!(live.last_seq, 0);
     cluster.publish_searches(user, 250).await;
     assert_eq!(live.seqs(250).await, (1..=250).collect::<Vec<_>>(), "live");
 
-    let mut fresh = pod.connect(user, None).await;
+    let mut fresh = pod.connect_on("phone", user, None).await;
     assert_eq!(fresh.last_seq, 250);
-    let mut resumed = pod.connect(user, Some(100)).await;
+    let mut resumed = pod.connect_on("phone", user, Some(100)).await;
     assert_eq!(resumed.last_seq, 250);
     assert_eq!(resumed.seqs(150).await, (101..=250).collect::<Vec<_>>());
-    let mut ahead = pod.connect(user, Some(9_999)).await;
+    let mut ahead = pod.connect_on("phone", user, Some(9_999)).await;
     cluster.publish_searches(user, 3).await;
     for client in [&mut live, &mut fresh, &mut resumed, &mut ahead] {
         assert_eq!(client.seqs(3).await, [251, 252, 253]);
@@ -40,7 +40,7 @@ async fn a_client_resumes_exactly_after_its_last_event(backend: Backend) {
     cluster.publish_searches(user, 1).await;
     let seen = live.event().await;
     let again = {
-        let mut client = pod.connect(user, Some(253)).await;
+        let mut client = pod.connect_on("phone", user, Some(253)).await;
         let event = client.event().await;
         client.close().await;
         event
@@ -56,7 +56,8 @@ async fn a_client_resumes_exactly_after_its_last_event(backend: Backend) {
     for client in [fresh, resumed, ahead] {
         client.close().await;
     }
-    let mut from_zero = pod.connect(user, Some(0)).await;
+    let mut from_zero = pod.connect_on("phone", user, Some(0)).await;
+    assert_eq!(from_zero.welcome["missed"], json!({"from": 1, "to": 250}));
     assert_eq!(from_zero.seqs(4).await, [251, 252, 253, 254]);
     cluster.publish_searches(user, 1).await;
     assert_eq!(from_zero.seqs(1).await, [255]);

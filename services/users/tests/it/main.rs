@@ -4,8 +4,11 @@
 
 mod accounts;
 mod app;
+mod auth;
 mod client;
 mod commands;
+mod devices;
+mod limits;
 mod logs;
 mod mailboxes;
 mod pods;

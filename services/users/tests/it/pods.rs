@@ -1,7 +1,9 @@
 //! Several processes of the service on one bus and one store, and the events that other services would publish.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use platform::limits::{Limiter, Limits};
 use platform::{CancellationToken, Platform, Store, Tokens, World, relay};
 use streams::event::{MatchFound, MatchRejected, RejectReason, RideEvent, UserFinder};
 use streams::memory::MemoryBus;
@@ -61,9 +63,21 @@ impl Cluster {
 
     /// A pod that serves sockets and nothing else: no worker, no relay, no timer.
     pub(crate) async fn idle_pod(&self, name: &str, config: Config) -> Pod {
-        let platform = Platform::new(self.world.clone(), self.bus.clone(), name);
+        self.pod_with(name, config, &Limits::raised()).await
+    }
+
+    async fn pod_with(&self, name: &str, config: Config, limits: &str) -> Pod {
+        let mut platform = Platform::new(self.world.clone(), self.bus.clone(), name);
+        platform.limiter = Arc::new(Limiter::new(limits.parse().unwrap()));
         let users = Users::start(&platform, &self.store, self.tokens.clone(), config).await.unwrap();
         Pod { users, platform, stop: CancellationToken::new(), running: None }
+    }
+
+    /// A pod with the limits of production, but for those that `limits` changes.
+    pub(crate) async fn limited_pod(&self, name: &str, limits: &str) -> Pod {
+        let mut pod = self.pod_with(name, Config::default(), limits).await;
+        pod.run();
+        pod
     }
 
     pub(crate) async fn pod(&self, name: &str) -> Pod {

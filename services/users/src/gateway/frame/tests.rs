@@ -13,9 +13,10 @@ fn now() -> DateTime<Utc> {
 /// The command of a frame, or the code and the field of its refusal.
 fn outcome(text: &str) -> String {
     match parse(text, now()) {
-        Ok(frame) => format!("{:?}", frame.command),
+        Ok(Frame { request: Request::Command(command), .. }) => format!("{command:?}"),
+        Ok(Frame { request: Request::Refresh(token), .. }) => format!("{token:?}"),
         Err(refused) => {
-            let Refusal { code, message, field } = refused.refusal;
+            let Refusal { code, message, field, .. } = refused.refusal;
             assert!(!message.is_empty());
             format!("{code} {}", field.as_deref().unwrap_or("-"))
         }
@@ -114,6 +115,11 @@ fn a_missing_or_malformed_field_is_named() {
         ("mailbox.ack", json!({"seq": -1}), "invalid_field seq"),
         ("mailbox.ack", json!({"seq": 1.5}), "invalid_field seq"),
         ("mailbox.ack", json!({"seq": 3, "more": 1}), "Rows(MailboxAck(3))"),
+        ("auth.refresh", json!({}), "invalid_field access_token"),
+        ("auth.refresh", json!({"access_token": 7}), "invalid_field access_token"),
+        ("auth.refresh", json!({"access_token": "x".repeat(4_097)}), "invalid_field access_token"),
+        // The token is in no text that a log could have.
+        ("auth.refresh", json!({"access_token": "x".repeat(4_096)}), "AccessToken"),
     ];
     for (kind, data, expected) in cases {
         assert_eq!(outcome_of(kind, data.clone()), expected, "{kind} {data}");
@@ -214,19 +220,32 @@ fn an_event_is_sent_with_its_body_byte_for_byte() {
 fn welcome_ack_and_error_have_these_texts() {
     let uuid: Uuid = RIDE.parse().unwrap();
     let id = RawValue::from_string(r#"{"n": 1}"#.to_owned()).unwrap();
+    let limits = json!({"sockets": 5});
+    let first = |missed| {
+        let (user_id, session_id, last_seq, limits) = (UserId(uuid), uuid, 7, &limits);
+        let (server_time, expires_at) = (rfc3339::text(&now()), rfc3339::text(&now()));
+        welcome(&Welcome { user_id, session_id, last_seq, missed, server_time, expires_at, limits })
+    };
+    let limited = Refusal { limit: Some("points"), retry_after_s: Some(4), ..Refusal::new("too_many_requests", "m") };
     let frames = [
-        welcome(UserId(uuid), uuid, 7),
+        first(None),
+        first(Some(MissedRange { from: 3, to: 5 })),
+        missed(MissedRange { from: 3, to: 3 }),
         ack(Some(&id), &json!({"request_id": RIDE})),
         ack(None, &json!({"seq": 3})),
         error(Some(&id), &Refusal::field("data.x", "missing field `x`")),
         error(None, &Refusal::unavailable()),
+        error(Some(&id), &limited),
     ];
     insta::assert_snapshot!(frames.join("\n"), @r#"
-    {"data":{"last_seq":7,"session_id":"01890000-0000-7000-8000-000000000001","user_id":"01890000-0000-7000-8000-000000000001"},"type":"welcome"}
+    {"type":"welcome","data":{"user_id":"01890000-0000-7000-8000-000000000001","session_id":"01890000-0000-7000-8000-000000000001","last_seq":7,"server_time":"2026-01-02T00:00:00.000000Z","expires_at":"2026-01-02T00:00:00.000000Z","limits":{"sockets":5}}}
+    {"type":"welcome","data":{"user_id":"01890000-0000-7000-8000-000000000001","session_id":"01890000-0000-7000-8000-000000000001","last_seq":7,"missed":{"from":3,"to":5},"server_time":"2026-01-02T00:00:00.000000Z","expires_at":"2026-01-02T00:00:00.000000Z","limits":{"sockets":5}}}
+    {"type":"missed","data":{"from":3,"to":3}}
     {"type":"ack","id":{"n": 1},"data":{"request_id":"01890000-0000-7000-8000-000000000001"}}
     {"type":"ack","id":null,"data":{"seq":3}}
     {"type":"error","id":{"n": 1},"error":{"code":"invalid_field","message":"missing field `x`","field":"data.x"}}
     {"type":"error","id":null,"error":{"code":"unavailable","message":"not possible at the moment: try the same again","field":null}}
+    {"type":"error","id":{"n": 1},"error":{"code":"too_many_requests","message":"m","field":null,"limit":"points","retry_after_s":4}}
     "#);
 }
 

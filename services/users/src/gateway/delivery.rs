@@ -1,0 +1,201 @@
+//! The events of one mailbox on their way to one client: which were sent, which are known to exist, and when the mailbox is
+//! read. Nothing is sent but what is in the mailbox, in its order.
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use platform::StoreError;
+use serde::Deserialize;
+use std::time::Duration;
+use streams::{RideId, UserId};
+use tokio::time::Instant;
+
+use super::connection::SessionStart;
+use super::frame::{self, EventFrame};
+use crate::context::Context;
+use crate::mailbox::{self, Entry, MissedRange};
+
+/// The most entries of one read of the mailbox.
+const PAGE: usize = 100;
+/// The pause after a read of the mailbox that failed.
+const READ_PAUSE: Duration = Duration::from_secs(1);
+/// Notifications that nobody signed cause at most one read of the mailbox in this time.
+const HINT_PAUSE: Duration = Duration::from_secs(1);
+
+type Read = Result<Vec<Entry>, StoreError>;
+
+pub(crate) struct Delivery<'a> {
+    context: &'a Context,
+    user: UserId,
+    /// The ride to which a driver's positions belong.
+    ride: Option<RideId>,
+    /// The newest `seq` when the session began. `ride` was read after it, and already reflects all events up to it.
+    start_seq: u64,
+    /// The newest `seq` sent to the client.
+    sent_seq: u64,
+    /// The newest `seq` known to exist.
+    newest_seq: u64,
+    /// The client knows that entries up to here may be missing.
+    missed_to: u64,
+    /// Somebody said that something is new, and nobody knows who.
+    hinted: bool,
+    /// Such a hint is not followed before this time.
+    hint_at: Instant,
+    /// The mailbox is not read before this time.
+    read_at: Instant,
+    reading: Option<BoxFuture<'a, Read>>,
+    /// `newest_seq` when the read began.
+    read_until_seq: u64,
+}
+
+impl<'a> Delivery<'a> {
+    /// `has_seq` is the newest event that the client has.
+    pub(crate) fn new(context: &'a Context, user: UserId, start: &SessionStart, has_seq: Option<u64>) -> Self {
+        let (now, start_seq) = (Instant::now(), start.last_seq);
+        Self {
+            context,
+            user,
+            ride: start.ride,
+            start_seq,
+            sent_seq: has_seq.map_or(start_seq, |seq| seq.min(start_seq)),
+            newest_seq: start_seq,
+            missed_to: start.missed.map_or(0, |missed| missed.to),
+            hinted: false,
+            hint_at: now,
+            read_at: now,
+            reading: None,
+            read_until_seq: 0,
+        }
+    }
+
+    pub(crate) fn ride(&self) -> Option<RideId> {
+        self.ride
+    }
+
+    /// The time at which the mailbox is to be read again, if the session waits for it.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let behind = (self.sent_seq < self.newest_seq).then_some(self.read_at);
+        let hint = self.hinted.then_some(self.hint_at.max(self.read_at));
+        let next = behind.into_iter().chain(hint).min()?;
+        (self.reading.is_none() && next > Instant::now()).then_some(next)
+    }
+
+    /// Begins to read the mailbox if it has, or may have, entries that were not sent.
+    pub(crate) fn begin_read(&mut self) {
+        let now = Instant::now();
+        let hinted = self.hinted && self.hint_at <= now;
+        if self.reading.is_some() || self.read_at > now || !(self.sent_seq < self.newest_seq || hinted) {
+            return;
+        }
+        if hinted {
+            (self.hinted, self.hint_at) = (false, now + HINT_PAUSE);
+        }
+        let (context, user, sent_seq) = (self.context, self.user, self.sent_seq);
+        self.read_until_seq = self.newest_seq;
+        let read = async move {
+            let mut tx = context.store.begin().await?;
+            mailbox::rows::entries_after(&mut tx, user, sent_seq, PAGE).await
+        };
+        self.reading = Some(read.boxed());
+    }
+
+    /// The read that has begun; pending for ever if none has.
+    pub(crate) async fn read(&mut self) -> Read {
+        match &mut self.reading {
+            Some(reading) => reading.await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The frames to send after a read.
+    pub(crate) fn on_read(&mut self, read: Read) -> Vec<String> {
+        self.reading = None;
+        let entries = match read {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::warn!(%error, "a mailbox cannot be read; it is read again in a second");
+                self.read_at = Instant::now() + READ_PAUSE;
+                return Vec::new();
+            }
+        };
+        let is_last_page = entries.len() < PAGE;
+        let mut frames = Vec::with_capacity(entries.len());
+        for Entry { seq, event_id, subject, time, body } in entries {
+            self.pass_gap(seq - 1, &mut frames);
+            self.update_ride(seq, &subject, &body);
+            self.sent_seq = seq;
+            frames.push(frame::event(&subject, seq, &event_id, time, &body));
+        }
+        if is_last_page {
+            // Entries that are missing up to here were dropped: they will never come.
+            self.pass_gap(self.read_until_seq, &mut frames);
+        }
+        self.newest_seq = self.newest_seq.max(self.sent_seq);
+        frames
+    }
+
+    /// Passes over the entries up to `to` that were not sent. They are no longer there; the client is told, unless its welcome
+    /// said so.
+    fn pass_gap(&mut self, to: u64, frames: &mut Vec<String>) {
+        if to <= self.sent_seq {
+            return;
+        }
+        if to > self.missed_to {
+            frames.push(frame::missed(MissedRange { from: self.sent_seq + 1, to }));
+        }
+        self.sent_seq = to;
+    }
+
+    /// A pod wrote this frame after the event's commit. If it is the next one it may be sent as it is, and is returned;
+    /// otherwise the mailbox is read.
+    pub(crate) fn on_event(&mut self, text: String) -> Option<String> {
+        let Ok(EventFrame { seq, subject, data }) = serde_json::from_str(&text) else {
+            return None;
+        };
+        self.newest_seq = self.newest_seq.max(seq);
+        if seq != self.sent_seq + 1 || self.reading.is_some() {
+            return None;
+        }
+        self.update_ride(seq, &subject, data.get());
+        self.sent_seq = seq;
+        Some(text)
+    }
+
+    /// A pod wrote this frame, but the client cannot take it now: the mailbox is read later.
+    pub(crate) fn on_event_later(&mut self, text: &str) {
+        if let Ok(EventFrame { seq, .. }) = serde_json::from_str(text) {
+            self.newest_seq = self.newest_seq.max(seq);
+        }
+    }
+
+    /// Something may be new, or may not: nothing of what was said is believed.
+    pub(crate) fn on_hint(&mut self) {
+        self.hinted = true;
+    }
+
+    /// The mailbox has an entry with this `seq`.
+    pub(crate) fn on_newest(&mut self, seq: u64) {
+        self.newest_seq = self.newest_seq.max(seq);
+    }
+
+    /// Learns from an event that is sent to a driver to which ride later positions belong.
+    fn update_ride(&mut self, seq: u64, subject: &str, body: &str) {
+        #[derive(Deserialize)]
+        struct Ride {
+            ride_id: RideId,
+            driver_id: UserId,
+        }
+        let begins = match subject {
+            "ride.pickup" => true,
+            "ride.completed" | "ride.cancelled" => false,
+            _ => return,
+        };
+        if seq <= self.start_seq {
+            return;
+        }
+        match serde_json::from_str::<Ride>(body) {
+            Ok(ride) if begins && ride.driver_id == self.user => self.ride = Some(ride.ride_id),
+            Ok(ride) if !begins && self.ride == Some(ride.ride_id) => self.ride = None,
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Limits of one user on what goes over sockets: positions as positions, and the commands that cost others.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use testing::Backend;
+
+use crate::client::{Client, beacon, trip};
+use crate::pods::{Cluster, HERE, THERE};
+
+fn points(cluster: &Cluster, count: usize) -> Value {
+    let point = json!({"location": HERE, "recorded_at": cluster.world.now()});
+    json!({"points": vec![point; count]})
+}
+
+/// Limit and seconds to wait of a refusal.
+async fn limited(client: &mut Client, kind: &str, data: Value) -> (String, u64) {
+    let reply = client.request(kind, data).await;
+    assert_eq!(reply["error"]["code"], "too_many_requests", "{reply}");
+    let error = &reply["error"];
+    (error["limit"].as_str().unwrap().to_owned(), error["retry_after_s"].as_u64().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn positions_are_counted_over_all_sockets_of_a_user() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.limited_pod("one", "points=250/10").await;
+    let (driver, other) = (pod.driver("+12125550801").await, pod.driver("+12125550802").await);
+    let (mut a, mut b) = (pod.connect(driver, None).await, pod.connect(driver, None).await);
+    a.ack("location.update", points(&cluster, 100)).await;
+    b.ack("location.update", points(&cluster, 100)).await;
+    assert_eq!(limited(&mut a, "location.update", points(&cluster, 100)).await, ("points".to_owned(), 5));
+    b.ack("location.update", points(&cluster, 50)).await;
+    assert_eq!(limited(&mut b, "location.update", points(&cluster, 1)).await, ("points".to_owned(), 1));
+    // A frame without an id is refused with an error as well.
+    b.text(json!({"type": "location.update", "data": points(&cluster, 1)}).to_string()).await;
+    assert_eq!(b.next().await["error"]["limit"], "points");
+    // Nobody else notices, and time gives it back.
+    pod.connect(other, None).await.ack("location.update", points(&cluster, 100)).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    a.ack("location.update", points(&cluster, 50)).await;
+    pod.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_no_notice_of_a_limit_is_closed_with_4009() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.limited_pod("one", "points=10/1").await;
+    let driver = pod.driver("+12125550803").await;
+    let mut client = pod.connect(driver, None).await;
+    for _ in 0..100 {
+        client.text(json!({"type": "location.update", "data": points(&cluster, 10)}).to_string()).await;
+    }
+    let (frames, code) = client.end().await;
+    assert_eq!((frames.len(), code), (21, 4009), "20 refusals are borne, and the last says why");
+    // One that waits as it is told stays open.
+    let mut client = pod.connect(driver, None).await;
+    for _ in 0..40 {
+        let (_, wait_s) = limited(&mut client, "location.update", points(&cluster, 10)).await;
+        tokio::time::sleep(Duration::from_secs(wait_s)).await;
+        client.ack("location.update", points(&cluster, 10)).await;
+    }
+    pod.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_that_cost_others_are_counted_and_ends_are_free() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.limited_pod("one", "").await;
+    let user = pod.driver("+12125550804").await;
+    let mut client = pod.connect(user, None).await;
+    for n in 0..10 {
+        client.ack("finder.update", trip(if n % 2 == 0 { HERE } else { THERE })).await;
+        client.ack("finder.update", json!({"active": false})).await;
+        client.ack("beacon.update", beacon(true, HERE)).await;
+        client.ack("beacon.update", json!({"active": false})).await;
+    }
+    let refused = ("commands".to_owned(), 2);
+    assert_eq!(limited(&mut client, "finder.update", trip(HERE)).await, refused);
+    assert_eq!(limited(&mut client, "beacon.update", beacon(true, HERE)).await, refused);
+    assert_eq!(limited(&mut client, "beacon.update", beacon(false, THERE)).await, refused, "it moves the beacon");
+    client.ack("finder.update", json!({"active": false})).await;
+    client.ack("beacon.update", json!({"active": false})).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    client.ack("finder.update", trip(THERE)).await;
+    assert_eq!(limited(&mut client, "finder.update", trip(HERE)).await, refused);
+    pod.stop().await;
+}
