@@ -1,9 +1,9 @@
 -- Sockets of one user over all pods, and the devices of a user, each with its own mark in the mailbox.
 
--- `heard_at` is when the client last sent anything; null in rows of processes of the version before. A displaced socket is
+-- `received_at` is when the client last sent anything; null in rows of processes of the version before. A displaced socket is
 -- one that a newer socket of its user took the place of: its pod closes it.
 alter table sockets
-    add column heard_at timestamptz,
+    add column received_at timestamptz,
     add column displaced boolean not null default false;
 
 -- The devices on which a user reads the mailbox. The empty name stands for all sockets that name no device.

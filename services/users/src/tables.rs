@@ -105,7 +105,7 @@ pub(crate) struct SocketRow {
     /// When its pod last touched it.
     pub(crate) seen_at: DateTime<Utc>,
     /// When its client last sent anything.
-    pub(crate) heard_at: DateTime<Utc>,
+    pub(crate) received_at: DateTime<Utc>,
     /// A newer socket of the user took its place.
     pub(crate) displaced: bool,
 }

@@ -8,14 +8,14 @@ use axum::body::Body;
 use axum::http::Request;
 use futures_util::{sink, stream};
 use http_body_util::BodyExt;
-use platform::World;
+use platform::{Access, World};
 use serde_json::{Value, json};
 use server::app::App;
 use streams::bus::ReplayStart;
 use streams::{Service, UserId};
 use tokio::sync::mpsc;
 use tower::ServiceExt;
-use users::{Incoming, Outgoing, Users};
+use users::{Incoming, Outgoing, SocketRequest, Users};
 
 use crate::harness::client::Socket;
 use crate::harness::ride::{drive, online, trip};

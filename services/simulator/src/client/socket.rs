@@ -17,6 +17,8 @@ use crate::frame::{self, Frame};
 use crate::http::HttpClient;
 use crate::transport::Connection;
 
+/// Every person has one device: what it acknowledges leaves the mailbox.
+const DEVICE: &str = "simulator";
 /// The wait for the welcome, from the connection on.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// A peer that accepts no frame for so long is gone.
@@ -56,8 +58,8 @@ impl Socket {
         let token = account.token().await?;
         let opening = async {
             let connection = client.connect().await?;
-            let query = last_seq.map(|seq| format!("?last_seq={seq}")).unwrap_or_default();
-            let url = format!("ws://{}{}{query}", client.authority(), client.path("/v1/ws"));
+            let query = last_seq.map(|seq| format!("&last_seq={seq}")).unwrap_or_default();
+            let url = format!("ws://{}{}?device={DEVICE}{query}", client.authority(), client.path("/v1/ws"));
             let mut request = url.into_client_request()?;
             let bearer = HeaderValue::try_from(format!("Bearer {token}")).context("the token is no header")?;
             request.headers_mut().insert(header::AUTHORIZATION, bearer);

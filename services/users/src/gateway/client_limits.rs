@@ -34,12 +34,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_is_told_its_own_limits_with_what_the_settings_change() {
-        let told = limits_of_client(&"points=7/2,sockets_user=3".parse().unwrap());
-        assert_eq!((&told["points_per_message"], &told["sockets_per_user"]), (&json!(100), &json!(3)));
-        assert_eq!((&told["frames_per_s"], &told["silence_s"]), (&json!(50.0), &json!(60)));
-        assert_eq!(told["by_name"]["points"], json!({"by": "user", "burst": 7, "per_s": 2.0}));
-        assert_eq!(told["by_name"]["sockets_user"], json!({"by": "user", "count": 3}));
-        assert!(told["by_name"].get("codes_all").is_none(), "not what counts by others");
+    fn a_client_learns_its_own_limits_with_what_the_settings_change() {
+        let named = limits_of_client(&"points=7/2,sockets_user=3".parse().unwrap());
+        assert_eq!((&named["points_per_message"], &named["sockets_per_user"]), (&json!(100), &json!(3)));
+        assert_eq!((&named["frames_per_s"], &named["silence_s"]), (&json!(50.0), &json!(60)));
+        assert_eq!(named["by_name"]["points"], json!({"by": "user", "burst": 7, "per_s": 2.0}));
+        assert_eq!(named["by_name"]["sockets_user"], json!({"by": "user", "count": 3}));
+        assert!(named["by_name"].get("codes_all").is_none(), "not what counts by others");
     }
 }

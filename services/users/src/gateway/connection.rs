@@ -79,7 +79,7 @@ async fn insert(
     let most = context.platform.limiter.limits().count(Limit::SocketsUser);
     let mine = context.sockets.of(user);
     if mine.len() > 1 {
-        // Of the sockets of this pod it is known to the millisecond when each was last heard of, of others to 20 s.
+        // Of the sockets of this pod it is known to the millisecond when something last came from each, of others to 20 s.
         touch(context, tx, &mine).await?;
     }
     presence::rows::displace_sockets(tx, user, session, most, now()).await
@@ -132,8 +132,8 @@ async fn touch(
     sockets: &[OpenSocket],
 ) -> Result<Vec<presence::rows::Touched>, StoreError> {
     let now = context.platform.world.now();
-    let heard_at = |socket: &OpenSocket| now - TimeDelta::from_std(socket.silence).unwrap_or_default();
-    let rows: Vec<_> = sockets.iter().map(|socket| (socket.user, socket.session, heard_at(socket))).collect();
+    let received_at = |socket: &OpenSocket| now - TimeDelta::from_std(socket.silence).unwrap_or_default();
+    let rows: Vec<_> = sockets.iter().map(|socket| (socket.user, socket.session, received_at(socket))).collect();
     presence::rows::touch_sockets(tx, &rows, now).await
 }
 

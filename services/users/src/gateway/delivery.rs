@@ -133,7 +133,7 @@ impl<'a> Delivery<'a> {
         frames
     }
 
-    /// Passes over the entries up to `to` that were not sent. They are no longer there; the client is told, unless its welcome
+    /// Passes over the entries up to `to` that were not sent. They are no longer there; the client learns it, unless its welcome
     /// said so.
     fn pass_gap(&mut self, to: u64, frames: &mut Vec<String>) {
         if to <= self.sent_seq {

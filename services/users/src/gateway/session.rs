@@ -243,7 +243,7 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
             Input::Finished(finished) => self.on_finished(finished),
             Input::Incoming(Some(incoming)) => {
                 self.received_at = Instant::now();
-                self.slot.heard(self.received_at);
+                self.slot.received(self.received_at);
                 return self.on_incoming(incoming);
             }
             Input::Timer => return self.on_timer(Instant::now()),

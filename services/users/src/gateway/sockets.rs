@@ -28,7 +28,7 @@ pub(crate) struct Sockets {
     open: watch::Sender<usize>,
     /// Cancelled when the pod stops: it admits no more sockets, and the open ones close.
     pub(crate) closing: CancellationToken,
-    /// The beginning of the times of [`Slot::heard_ms`].
+    /// The beginning of the times of [`Slot::received_ms`].
     started: Instant,
 }
 
@@ -47,7 +47,7 @@ struct Slot {
     /// The sign-in of the access token, if it names one.
     sign_in: Option<SignInId>,
     /// When the client last sent anything, in milliseconds since the registry began.
-    heard_ms: Arc<AtomicU64>,
+    received_ms: Arc<AtomicU64>,
 }
 
 /// What the pod has for a session.
@@ -86,7 +86,7 @@ pub(crate) struct SocketSlot {
     pub(crate) session: Uuid,
     pub(crate) signal: watch::Receiver<Signal>,
     pub(crate) publish_permits: Arc<Semaphore>,
-    heard_ms: Arc<AtomicU64>,
+    received_ms: Arc<AtomicU64>,
 }
 
 impl SocketSlot {
@@ -96,8 +96,8 @@ impl SocketSlot {
     }
 
     /// The client has sent something.
-    pub(crate) fn heard(&self, at: Instant) {
-        self.heard_ms.store(self.sockets.millis(at), Ordering::Relaxed);
+    pub(crate) fn received(&self, at: Instant) {
+        self.received_ms.store(self.sockets.millis(at), Ordering::Relaxed);
     }
 
     /// The session goes by this sign-in from now on. Returns the one before.
@@ -189,16 +189,16 @@ impl Sockets {
         let mut registry = self.registry();
         self.check_limits(config)?;
         let (sender, signal) = watch::channel(Signal::default());
-        let heard_ms = Arc::new(AtomicU64::new(self.millis(Instant::now())));
-        let slot = Slot { signal: sender, device, sign_in, heard_ms: heard_ms.clone() };
+        let received_ms = Arc::new(AtomicU64::new(self.millis(Instant::now())));
+        let slot = Slot { signal: sender, device, sign_in, received_ms: received_ms.clone() };
         let publish_permits = registry.insert(user, session, slot);
         self.open.send_modify(|open| *open += 1);
-        Ok(SocketSlot { sockets: self.clone(), user, session, signal, publish_permits, heard_ms })
+        Ok(SocketSlot { sockets: self.clone(), user, session, signal, publish_permits, received_ms })
     }
 
     fn open_socket(&self, (user, session): (UserId, Uuid), slot: &Slot) -> OpenSocket {
         let now_ms = self.millis(Instant::now());
-        let silence = Duration::from_millis(now_ms.saturating_sub(slot.heard_ms.load(Ordering::Relaxed)));
+        let silence = Duration::from_millis(now_ms.saturating_sub(slot.received_ms.load(Ordering::Relaxed)));
         OpenSocket { user, session, device: slot.device.clone(), silence }
     }
 
@@ -300,7 +300,7 @@ mod tests {
         let silences = || sockets.of(ANN).into_iter().map(|socket| socket.silence.as_secs()).collect::<Vec<_>>();
         assert_eq!(silences(), [3, 0]);
         tokio::time::advance(Duration::from_secs(2)).await;
-        one.heard(Instant::now());
+        one.received(Instant::now());
         assert_eq!(silences(), [0, 2]);
     }
 

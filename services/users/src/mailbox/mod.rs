@@ -5,7 +5,7 @@
 //! lost, a poll of the rows finds the event.
 //!
 //! `seq` is given out without gaps, and never again. An entry that was dropped (acknowledged by all devices, a day old, or
-//! one too many) leaves its number unused: who resumes before it is told by [`MissedRange`] which numbers are gone.
+//! one too many) leaves its number unused: who resumes before it learns by a [`MissedRange`] which numbers are gone.
 
 mod device;
 pub(crate) mod notification;

@@ -90,7 +90,7 @@ pub(crate) async fn insert_socket(
     match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
-                "insert into sockets (session_id, user_id, pod, seen_at, heard_at) values ($1, $2, $3, $4, $4) \
+                "insert into sockets (session_id, user_id, pod, seen_at, received_at) values ($1, $2, $3, $4, $4) \
                  on conflict on constraint sockets_pkey do update set seen_at = excluded.seen_at",
             )
             .bind(session)
@@ -101,14 +101,14 @@ pub(crate) async fn insert_socket(
             .await?;
         }
         On::Memory(tables) => {
-            let new = SocketRow { seen_at: now, heard_at: now, displaced: false };
+            let new = SocketRow { seen_at: now, received_at: now, displaced: false };
             tables.presence.sockets.entry((user, session)).or_insert(new).seen_at = now;
         }
     }
     Ok(())
 }
 
-/// Marks as displaced, of the live sockets of `user` on all pods, those heard of longest ago, so that `most` are left, the one
+/// Marks as displaced, of the live sockets of `user` on all pods, those that sent nothing for longest, so that `most` are left, the one
 /// called `session` among them. Returns the sessions that were marked.
 pub(crate) async fn displace_sockets(
     tx: &mut Transaction<Tables>,
@@ -120,11 +120,11 @@ pub(crate) async fn displace_sockets(
     let (stale_before, others) = (now - STALE_AFTER, most.saturating_sub(1));
     match tx.on() {
         On::Postgres(pg) => {
-            // A process of the version before does not say when it heard of its clients.
+            // A process of the version before does not say when its clients last sent something.
             let rows = sqlx::query(
                 "update sockets set displaced = true where session_id in (select session_id from sockets \
                  where user_id = $1 and session_id <> $2 and not displaced and seen_at >= $3 \
-                 order by coalesce(heard_at, seen_at) desc, session_id desc offset $4) returning session_id",
+                 order by coalesce(received_at, seen_at) desc, session_id desc offset $4) returning session_id",
             )
             .bind(user.0)
             .bind(session)
@@ -139,7 +139,7 @@ pub(crate) async fn displace_sockets(
             let theirs = rows.range((user, Uuid::nil())..=(user, Uuid::max()));
             let mut live: Vec<(DateTime<Utc>, Uuid)> = theirs
                 .filter(|((_, id), row)| *id != session && !row.displaced && row.seen_at >= stale_before)
-                .map(|((_, id), row)| (row.heard_at, *id))
+                .map(|((_, id), row)| (row.received_at, *id))
                 .collect();
             live.sort_unstable_by(|a, b| b.cmp(a));
             let displaced: Vec<Uuid> = live.into_iter().skip(others).map(|(_, id)| id).collect();
@@ -201,7 +201,7 @@ pub(crate) struct Touched {
     pub(crate) displaced: bool,
 }
 
-/// Records that these sockets are still open, and when each was last heard of. Returns those that have a row.
+/// Records that these sockets are still open, and when its client last sent something. Returns those that have a row.
 pub(crate) async fn touch_sockets(
     tx: &mut Transaction<Tables>,
     sockets: &[(UserId, Uuid, DateTime<Utc>)],
@@ -211,12 +211,12 @@ pub(crate) async fn touch_sockets(
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "with mine as (select session_id from sockets where session_id = any($1) order by session_id for update) \
-                 update sockets set seen_at = $3, heard_at = open.heard_at \
-                 from mine join unnest($1, $2) as open (session_id, heard_at) using (session_id) \
+                 update sockets set seen_at = $3, received_at = open.received_at \
+                 from mine join unnest($1, $2) as open (session_id, received_at) using (session_id) \
                  where sockets.session_id = mine.session_id returning sockets.session_id, sockets.displaced",
             )
             .bind(column(sockets, |(_, session, _)| *session))
-            .bind(column(sockets, |(_, _, heard_at)| *heard_at))
+            .bind(column(sockets, |(_, _, received_at)| *received_at))
             .bind(now)
             .fetch_all(&mut *pg)
             .await?;
@@ -228,9 +228,9 @@ pub(crate) async fn touch_sockets(
         On::Memory(tables) => {
             let rows = &mut tables.presence.sockets;
             let mut touched = Vec::new();
-            for (user, session, heard_at) in sockets {
+            for (user, session, received_at) in sockets {
                 if let Some(row) = rows.get_mut(&(*user, *session)) {
-                    (row.seen_at, row.heard_at) = (now, *heard_at);
+                    (row.seen_at, row.received_at) = (now, *received_at);
                     touched.push(Touched { session: *session, displaced: row.displaced });
                 }
             }

@@ -84,7 +84,7 @@ fn an_active_driver_is_available_while_a_socket_is_open() {
     assert_eq!(published(DISCONNECTED.disconnect(at(200))), None);
 }
 
-on_both_stores!(stale_sockets_are_deleted_and_live_ones_stay, a_new_socket_displaces_those_heard_of_longest_ago,);
+on_both_stores!(stale_sockets_are_deleted_and_live_ones_stay, a_new_socket_displaces_those_silent_for_longest,);
 
 async fn stale_sockets_are_deleted_and_live_ones_stay(backend: Backend) {
     let store = backend.store::<Tables>(&World::seeded(at(0), 1), "test", "users", &crate::MIGRATIONS).await;
@@ -119,7 +119,7 @@ async fn stale_sockets_are_deleted_and_live_ones_stay(backend: Backend) {
     tx.commit().await.unwrap();
 }
 
-async fn a_new_socket_displaces_those_heard_of_longest_ago(backend: Backend) {
+async fn a_new_socket_displaces_those_silent_for_longest(backend: Backend) {
     let store = backend.store::<Tables>(&World::seeded(at(0), 1), "test", "users", &crate::MIGRATIONS).await;
     let session = Uuid::from_u128;
     let mut tx = store.begin().await.unwrap();
@@ -130,7 +130,7 @@ async fn a_new_socket_displaces_those_heard_of_longest_ago(backend: Backend) {
         assert!(displace_sockets(&mut tx, user(1), session(n), 5, at(n as i64)).await.unwrap().is_empty(), "{n}");
     }
     insert_socket(&mut tx, session(9), user(2), "pod", at(0)).await.unwrap();
-    // The first of the five has sent something since; the second was heard of longest ago.
+    // The first of the five has sent something since; nothing has come from the second for longest.
     touch_sockets(&mut tx, &[(user(1), session(2), at(10))], at(10)).await.unwrap();
     insert_socket(&mut tx, session(7), user(1), "other", at(11)).await.unwrap();
     assert_eq!(displace_sockets(&mut tx, user(1), session(7), 5, at(11)).await.unwrap(), [session(3)]);

@@ -53,7 +53,7 @@ async fn who_takes_no_notice_of_a_limit_is_closed_with_4009() {
     }
     let (frames, code) = client.end().await;
     assert_eq!((frames.len(), code), (21, 4009), "20 refusals are borne, and the last says why");
-    // One that waits as it is told stays open.
+    // One that waits as the refusal says stays open.
     let mut client = pod.connect(driver, None).await;
     for _ in 0..40 {
         let (_, wait_s) = limited(&mut client, "location.update", points(&cluster, 10)).await;

@@ -12,7 +12,7 @@ use crate::pods::{Cluster, HERE, THERE};
 
 on_both_stores!(
     an_old_socket_closing_does_not_remove_the_new_one,
-    a_sixth_socket_takes_the_place_of_the_one_heard_of_longest_ago_on_any_pod,
+    a_sixth_socket_takes_the_place_of_the_one_silent_for_longest_on_any_pod,
 );
 
 async fn an_old_socket_closing_does_not_remove_the_new_one(backend: Backend) {
@@ -253,7 +253,7 @@ async fn a_stop_closes_sockets_with_1001_and_makes_drivers_unavailable() {
     other.stop().await;
 }
 
-async fn a_sixth_socket_takes_the_place_of_the_one_heard_of_longest_ago_on_any_pod(backend: Backend) {
+async fn a_sixth_socket_takes_the_place_of_the_one_silent_for_longest_on_any_pod(backend: Backend) {
     let cluster = Cluster::on(backend).await;
     let (mut one, mut two) = (cluster.pod("one").await, cluster.pod("two").await);
     let user = one.passenger("+12125550120").await;
@@ -263,7 +263,7 @@ async fn a_sixth_socket_takes_the_place_of_the_one_heard_of_longest_ago_on_any_p
         clients.push(pod.connect(user, None).await);
         pause().await;
     }
-    // Of two sockets on the pod where the sixth opens, the older one was heard of since.
+    // Of two sockets on the pod where the sixth opens, the older one has sent something since.
     clients[0].ack("mailbox.ack", json!({"seq": 0})).await;
     pause().await;
     let mut sixth = one.connect(user, None).await;

@@ -96,7 +96,7 @@ async fn a_token_is_accepted_by_header_and_by_subprotocol() {
     // The sixth is let in, and one of the others goes.
     let (mut sixth, _) = open(&url, ("authorization", format!("Bearer {token}"))).await.unwrap();
     assert_eq!(text(&mut sixth).await["type"], "welcome");
-    let mut sockets = vec![socket, browser, resumed, device, fifth];
+    let mut sockets = [socket, browser, resumed, device, fifth];
     let closes = sockets.iter_mut().map(|socket| Box::pin(close(socket)));
     assert_eq!(futures_util::future::select_all(closes).await.0.1, 4010);
     pod.stop().await;
