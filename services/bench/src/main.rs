@@ -4,6 +4,7 @@
 //! (`scripts/bench` starts private ones). So its memory is its own, the load speaks only the contract, and one bench can measure
 //! two builds: `--binary` names the program.
 
+mod attack;
 mod audit;
 mod location;
 mod memory;
@@ -38,7 +39,14 @@ struct Bench {
     /// Events of RIDE_STREAM that `--only audit` writes, replays and verifies; it needs servers without rides.
     #[arg(long, default_value_t = 200_000)]
     events: usize,
-    /// Only measurements whose name contains this: audit, memory, match, accept, location.
+    /// `--only guesses`: guesses of codes, and a tenth as many requests of codes.
+    #[arg(long, default_value_t = 1_000_000)]
+    guesses: u64,
+    /// `--only attack`: honest drivers, and as many passengers.
+    #[arg(long, default_value_t = 20)]
+    people: usize,
+    /// Only measurements whose name contains this: memory, match, accept, location; or one of audit, attack and guesses, which run
+    /// only when they are named.
     #[arg(long)]
     only: Option<String>,
     /// The program to measure [default: `rideshare` beside this one].
@@ -67,7 +75,9 @@ fn main() -> ExitCode {
     match measured {
         // A missed mark is a result, and no failure.
         Ok(rows) => {
-            table::print(&rows);
+            if !rows.is_empty() {
+                table::print(&rows);
+            }
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -85,6 +95,13 @@ async fn run(bench: &Bench) -> Result<Vec<Row>> {
         return audit::measure(&binary, servers, &world, bench.events).await;
     }
     let length = Duration::from_secs(bench.seconds.max(1));
+    match bench.only.as_deref() {
+        Some("attack") => return attack::measure(&binary, servers, &world, bench.people, length).await,
+        Some("guesses") => {
+            return attack::measure_codes(&binary, servers, &world, bench.guesses, bench.guesses / 10).await;
+        }
+        _ => {}
+    }
     let mut raw_rate = None;
     if bench.wants("location") {
         eprintln!("raw bus: publish and consume by two consumers, {} s …", bench.seconds);
