@@ -58,6 +58,11 @@ impl Users {
         http::router().merge(gateway::upgrade::router()).with_state(self.0.clone())
     }
 
+    /// The `type` of every frame that a client may send.
+    pub fn frame_types() -> impl Iterator<Item = &'static str> {
+        gateway::frame::types()
+    }
+
     /// Serves one signed-in client over any pair of stream and sink, until it goes, is closed, or the pod stops.
     ///
     /// `incoming` ends when the client is gone.
