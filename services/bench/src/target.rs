@@ -72,7 +72,7 @@ impl Target {
             .args(["run", "--http-addr", &format!("127.0.0.1:{port}"), "--otp-delivery", "response", "--log", "error"])
             .args(["--socket-frames-per-s", "1000000", "--match-radius-m", "20000", "--queue-type", "nats"])
             .args(["--nats-url", &servers.nats_url.join(","), "--database-url", &servers.database_url])
-            .args(["--jwt-secret", &secret])
+            .args(["--jwt-secret", &secret, "--limits", &platform::limits::Limits::raised()])
             .stdout(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot start {}", binary.display()))?;

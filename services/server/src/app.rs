@@ -204,6 +204,11 @@ impl App {
             }
             let config = users::Config {
                 otp_delivery: settings.otp_delivery().parse().map_err(anyhow::Error::msg).context("OTP_DELIVERY")?,
+                code_countries: settings
+                    .code_countries
+                    .parse()
+                    .map_err(anyhow::Error::msg)
+                    .context("CODE_COUNTRIES")?,
                 request_ttl_s: settings.match_request_ttl_s,
                 ..Default::default()
             };

@@ -1,11 +1,14 @@
 //! The service's settings, as the program hands them over.
 
 use crate::sign_in::delivery::OtpDelivery;
+use crate::sign_in::phone::Countries;
 
 #[derive(Debug, Clone)]
 pub struct Config {
     /// How a one-time code reaches its phone.
     pub otp_delivery: OtpDelivery,
+    /// `CODE_COUNTRIES`: to whose numbers codes are sent.
+    pub code_countries: Countries,
     /// `MATCH_REQUEST_TTL_S`: how long a search stays open, in seconds.
     pub request_ttl_s: u32,
     /// Sockets of all users on this pod.
@@ -14,6 +17,11 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { otp_delivery: OtpDelivery::default(), request_ttl_s: 300, sockets_max: 50_000 }
+        Self {
+            otp_delivery: OtpDelivery::default(),
+            code_countries: Countries::default(),
+            request_ttl_s: 300,
+            sockets_max: 50_000,
+        }
     }
 }

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use axum::extract::FromRef;
+use chrono::Duration;
+use platform::breaker::Rules;
 use platform::http_client::HttpClient;
 use platform::limits::{Limit, Quota};
-use platform::{Platform, Store, Tokens, Trace, Transaction};
+use platform::{Breaker, Platform, Store, Tokens, Trace, Transaction};
 use serde_json::Value;
 use streams::Event;
 use tokio::sync::Semaphore;
@@ -19,6 +21,11 @@ use crate::tables::Tables;
 /// point, and those of frames with several.
 const PUBLISHES_MAX: usize = 1_000;
 const BATCHES_MAX: usize = 50;
+
+/// A webhook may be slow for one number: it must fail for many before codes are refused.
+const WEBHOOK_RULES: Rules = Rules { failures_max: 10, open_for: Duration::seconds(10) };
+/// Each request without an answer holds a command for its whole deadline.
+const RIDES_RULES: Rules = Rules { failures_max: 10, open_for: Duration::seconds(2) };
 
 /// Clones share everything.
 #[derive(Debug, Clone)]
@@ -34,6 +41,10 @@ pub(crate) struct Context {
     pub(crate) http_client: HttpClient,
     /// The limits that concern a client, as its welcome names them.
     pub(crate) limits: Arc<Value>,
+    /// Of the webhook that delivers codes.
+    pub(crate) webhook: Arc<Breaker>,
+    /// Of requests to rides.
+    pub(crate) rides: Arc<Breaker>,
 }
 
 impl Context {
@@ -48,6 +59,8 @@ impl Context {
             batch_permits: Arc::new(Semaphore::new(BATCHES_MAX)),
             http_client: HttpClient::default(),
             limits: Arc::new(limits_of_client(platform.limiter.limits())),
+            webhook: Arc::new(Breaker::new(platform, "webhook", WEBHOOK_RULES)),
+            rides: Arc::new(Breaker::new(platform, "rides", RIDES_RULES)),
         }
     }
 

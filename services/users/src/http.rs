@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use platform::problem::Json;
 use platform::token::ACCESS_TOKEN_S;
-use platform::{Problem, SignedIn, StoreError};
+use platform::{ClientAddress, Problem, SignedIn, StoreError};
 use serde::{Deserialize, Deserializer, Serialize};
 use streams::{UserId, VehicleType};
 use uuid::Uuid;
@@ -16,69 +16,16 @@ use uuid::Uuid;
 use crate::account::rows::PLATE_KEY;
 use crate::account::{self, Driver, Profile};
 use crate::context::Context;
-use crate::sign_in::delivery::OtpDelivery;
-use crate::sign_in::otp::{self, CodeMatch, Otp};
-use crate::sign_in::phone::Phone;
-use crate::sign_in::{self, TokenStatus, refresh_token_hash};
+use crate::sign_in::otp::routes::TokenRequest;
+use crate::sign_in::{self, TokenStatus, otp, refresh_token_hash};
 
 pub(crate) fn router() -> Router<Context> {
     Router::new()
-        .route("/v1/auth/otp", post(request_code))
+        .route("/v1/auth/otp", post(otp::routes::request_code))
         .route("/v1/auth/token", post(sign_in_by_code))
         .route("/v1/auth/refresh", post(refresh))
         .route("/v1/me", get(me).patch(change_me))
         .route("/v1/drivers", post(register_driver))
-}
-
-#[derive(Deserialize)]
-struct CodeRequest {
-    phone: String,
-}
-
-#[derive(Serialize)]
-struct CodeResponse {
-    expires_in_s: i64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    code: Option<String>,
-}
-
-async fn request_code(
-    State(context): State<Context>,
-    Json(request): Json<CodeRequest>,
-) -> Result<(StatusCode, Json<CodeResponse>), Problem> {
-    let phone = Phone::parse(&request.phone)?;
-    let world = &context.platform.world;
-    let (now, request_id) = (world.now(), world.id::<Uuid>());
-    let code = otp::code(world);
-    let hash = otp::hash(&context.tokens, &phone, &code);
-
-    let mut tx = context.store.begin().await?;
-    otp::rows::replace(&mut tx, &phone, &Otp::new(hash, now)).await?;
-    let requests = otp::rows::requests_since(&mut tx, &phone, otp::window_start(now)).await?;
-    if let Some(wait_s) = otp::wait_s(&requests, now) {
-        // The rollback leaves the code of the last request valid.
-        return Err(Problem::too_many_requests("too many codes for this phone: use the last one, or wait", wait_s));
-    }
-    otp::rows::insert_request(&mut tx, &phone, request_id, now).await?;
-    tx.commit().await?;
-
-    let delivery = &context.config.otp_delivery;
-    if let Err(error) = delivery.deliver(&context.http_client, &phone, &code).await {
-        tracing::warn!(error, "a one-time code could not be delivered");
-        let mut tx = context.store.begin().await?;
-        otp::rows::delete(&mut tx, &phone, &hash).await?;
-        otp::rows::delete_request(&mut tx, &phone, request_id, now).await?;
-        tx.commit().await?;
-        return Err(Problem::unavailable());
-    }
-    let code = (*delivery == OtpDelivery::Response).then_some(code);
-    Ok((StatusCode::ACCEPTED, Json(CodeResponse { expires_in_s: otp::CODE_LIFE_S, code })))
-}
-
-#[derive(Deserialize)]
-struct TokenRequest {
-    phone: String,
-    code: String,
 }
 
 #[derive(Serialize)]
@@ -99,23 +46,12 @@ impl TokenResponse {
 
 async fn sign_in_by_code(
     State(context): State<Context>,
+    address: ClientAddress,
     Json(request): Json<TokenRequest>,
 ) -> Result<Json<TokenResponse>, Problem> {
-    let phone = Phone::parse(&request.phone)?;
-    let hash = otp::hash(&context.tokens, &phone, request.code.trim());
+    let (mut tx, phone) = otp::routes::verify(&context, address, &request).await?;
     let world = &context.platform.world;
     let now = world.now();
-
-    let mut tx = context.store.begin().await?;
-    match otp::rows::of_phone(&mut tx, &phone).await?.map_or(CodeMatch::Dead, |otp| otp.compare(&hash, now)) {
-        CodeMatch::Dead => return Err(invalid_code()),
-        CodeMatch::Wrong { tries_left } => {
-            otp::rows::set_tries_left(&mut tx, &phone, tries_left).await?;
-            tx.commit().await?;
-            return Err(invalid_code());
-        }
-        CodeMatch::Right => otp::rows::delete(&mut tx, &phone, &hash).await?,
-    }
     let user = account::rows::get_or_insert(&mut tx, &phone, world.id(), now).await?;
     let id = world.id::<Uuid>();
     sign_in::rows::insert_sign_in(&mut tx, id, user, now).await?;
@@ -158,12 +94,6 @@ async fn refresh(
     let profile = account::rows::profile_of(&mut tx, presented.user).await?.ok_or_else(invalid_refresh_token)?;
     tx.commit().await?;
     Ok(TokenResponse::new(&context, presented.user, profile, token))
-}
-
-/// One text for all cases: it must not reveal whether there is a code, or how many tries it has left.
-fn invalid_code() -> Problem {
-    let message = "the code is wrong, used or expired; after five wrong ones only a new code helps";
-    Problem::new(StatusCode::UNAUTHORIZED, "invalid_code", message)
 }
 
 fn invalid_refresh_token() -> Problem {

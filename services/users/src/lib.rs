@@ -16,6 +16,7 @@ mod live_ride;
 mod mailbox;
 mod offer;
 mod presence;
+mod rate_limit;
 mod search;
 mod sign_in;
 mod tables;
@@ -32,6 +33,7 @@ use context::Context;
 pub use gateway::transport::{Incoming, Outgoing, SocketRequest};
 use handlers::EventHandler;
 pub use sign_in::delivery::OtpDelivery;
+pub use sign_in::phone::Countries;
 pub use tables::Tables;
 
 /// The migrations of the service's own tables.

@@ -13,14 +13,18 @@ use crate::live_ride::LiveRide;
 use crate::mailbox::{Device, Entry, MailboxCursor};
 use crate::offer::Offer;
 use crate::presence::Beacon;
+use crate::rate_limit::RowKey;
 use crate::search::Search;
-use crate::sign_in::otp::Otp;
+use crate::sign_in::otp::Code;
 use crate::sign_in::phone::Phone;
 
 #[derive(Debug, Clone, Default)]
 pub struct Tables {
     pub(crate) accounts: AccountRows,
-    pub(crate) otps: OtpRows,
+    /// One-time codes, by phone and request.
+    pub(crate) codes: OrdMap<(Phone, Uuid), Code>,
+    /// Buckets that are not full: when each is full again.
+    pub(crate) rate_limits: OrdMap<RowKey, DateTime<Utc>>,
     pub(crate) sign_ins: SignInRows,
     pub(crate) mailboxes: MailboxRows,
     pub(crate) presence: PresenceRows,
@@ -43,12 +47,6 @@ pub(crate) struct AccountRows {
 pub(crate) struct UserRow {
     pub(crate) phone: Phone,
     pub(crate) name: Option<String>,
-}
-
-#[derive(Debug, Clone, Default)]
-pub(crate) struct OtpRows {
-    pub(crate) live: OrdMap<Phone, Otp>,
-    pub(crate) requests: OrdSet<(Phone, DateTime<Utc>, Uuid)>,
 }
 
 #[derive(Debug, Clone, Default)]

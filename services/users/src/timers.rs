@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::context::Context;
 use crate::gateway::connection;
-use crate::{live_ride, mailbox, offer, search, sign_in};
+use crate::{live_ride, mailbox, offer, rate_limit, search, sign_in};
 
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
@@ -81,6 +81,7 @@ pub(crate) async fn purge(context: Context) -> Result<(), StoreError> {
     let now = context.platform.world.now();
     let mut tx = context.store.begin().await?;
     sign_in::otp::rows::purge(&mut tx, now).await?;
+    rate_limit::rows::purge(&mut tx, now).await?;
     sign_in::rows::purge(&mut tx, now).await?;
     tx.commit().await?;
     loop {

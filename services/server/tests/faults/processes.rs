@@ -147,6 +147,7 @@ impl Process {
             .env("POD_ID", format!("{}.{}", self.name, self.lives))
             .env("JWT_SECRET", "a secret of thirty-two bytes or more")
             .env("OTP_DELIVERY", "response")
+            .env("LIMITS", platform::limits::Limits::raised())
             .env("MATCH_OFFER_TTL_S", "4")
             .env("MATCH_RADIUS_M", "20000")
             .env("TRACK_MAX_SPEED_MPS", "100000")

@@ -16,6 +16,7 @@ use hyper_util::service::TowerToHyperService;
 use location::Location;
 use matching::Matching;
 use platform::dead_letters::sweeper;
+use platform::limits::{Limiter, Limits};
 use platform::{Platform, Store, background};
 use rides::Rides;
 use server::http;
@@ -192,7 +193,9 @@ impl Process {
 
     async fn start(&self, scene: &Arc<Scene>, faults: &Faults) -> Result<Running> {
         let bus = Bus::Memory(scene.bus.with_faults(faults));
-        let platform = Platform::new(scene.world.clone(), bus, self.name.clone());
+        let mut platform = Platform::new(scene.world.clone(), bus, self.name.clone());
+        // All people of the city have the same address.
+        platform.limiter = Arc::new(Limiter::new(Limits::raised().parse().map_err(anyhow::Error::msg)?));
         background::apply_topology(&platform).await.map_err(anyhow::Error::msg)?;
         let (stop, pod, tokens) = (platform.shutdown.clone(), &self.name, scene.tokens.clone());
         let (tasks, connections) = (JoinSet::new(), Vec::new());

@@ -90,6 +90,17 @@ pub(crate) async fn get_or_insert(
     }
 }
 
+/// Whether there is an account with `phone`.
+pub(crate) async fn exists(tx: &mut Transaction<Tables>, phone: &Phone) -> Result<bool, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let row = sqlx::query("select from users where phone = $1").bind(phone.as_str());
+            Ok(row.fetch_optional(&mut *pg).await?.is_some())
+        }
+        On::Memory(tables) => Ok(tables.accounts.phones.contains_key(phone)),
+    }
+}
+
 /// Locks the user's row until the transaction ends; false if there is none.
 pub(crate) async fn lock(tx: &mut Transaction<Tables>, user: UserId) -> Result<bool, StoreError> {
     match tx.on() {

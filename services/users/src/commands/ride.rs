@@ -16,9 +16,16 @@ pub(crate) async fn request(
     let traceparent = context.new_trace().as_str().to_owned();
     let command = RideCommand { user_id: user, ride_id, action, traceparent };
     let payload = serde_json::to_vec(&command).map_err(|_| Refusal::unavailable())?;
+    if !context.rides.admits() {
+        return Err(Refusal::unavailable());
+    }
     let reply = match context.platform.bus.request(RIDE_COMMANDS, payload.into(), RIDE_COMMAND_WAIT).await {
-        Ok(reply) => reply,
+        Ok(reply) => {
+            context.rides.succeeded();
+            reply
+        }
         Err(error) => {
+            context.rides.failed();
             tracing::warn!(%error, %ride_id, "rides did not answer a command");
             return Err(Refusal::unavailable());
         }

@@ -1,6 +1,7 @@
 //! Phone numbers: parsed from what people write, in the one form that is stored. Pure; it touches no rows and no logs.
 
 use std::fmt;
+use std::str::FromStr;
 
 use phonenumber::metadata::DATABASE;
 use phonenumber::{Metadata, Mode, Type};
@@ -10,6 +11,61 @@ use platform::Problem;
 const TEXT_MAX: usize = 32;
 /// The most digits of an E.164 number, with the country code.
 const DIGITS_MAX: usize = 15;
+
+/// The region of satellites and of other networks without a country, in the numbering plans' metadata.
+const NO_COUNTRY: &str = "001";
+/// Kinds of numbers that get no codes.
+const NO_SCREEN: [Type; 8] = [
+    Type::PremiumRate,
+    Type::SharedCost,
+    Type::TollFree,
+    Type::PersonalNumber,
+    Type::Voip,
+    Type::Pager,
+    Type::Uan,
+    Type::Voicemail,
+];
+
+/// The countries to whose numbers codes are sent: ISO regions (`US`) and calling codes (`49`); none named means all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Countries {
+    regions: Vec<String>,
+    calling_codes: Vec<u16>,
+}
+
+impl FromStr for Countries {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut countries = Self::default();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let wrong = || format!("`{part}` is no country: use ISO regions or calling codes, as in US,CA,49");
+            match part.trim_start_matches('+').parse::<u16>() {
+                Ok(code) if DATABASE.by_code(&code).is_some() => countries.calling_codes.push(code),
+                Ok(_) => return Err(wrong()),
+                Err(_) => {
+                    let region = part.to_ascii_uppercase();
+                    DATABASE.by_id(region.as_str()).ok_or_else(wrong)?;
+                    countries.regions.push(region);
+                }
+            }
+        }
+        Ok(countries)
+    }
+}
+
+impl Countries {
+    /// `region` is unknown for a number of no known kind: then any region of its calling code will do.
+    fn contain(&self, calling_code: u16, region: Option<&str>) -> bool {
+        let is_named = |region: &str| self.regions.iter().any(|named| named == region);
+        (self.regions.is_empty() && self.calling_codes.is_empty())
+            || self.calling_codes.contains(&calling_code)
+            || match region {
+                Some(region) => is_named(region),
+                None => DATABASE.region(&calling_code).unwrap_or_default().into_iter().any(is_named),
+            }
+    }
+}
 
 /// A phone number in E.164: `+` and at most 15 digits. Its debug form shows only the last four, so that it may be logged.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +97,43 @@ impl Phone {
         }
         let normal = number.format().mode(Mode::E164).to_string();
         if normal.len() > 1 + DIGITS_MAX { Err(wrong()) } else { Ok(Self(normal)) }
+    }
+
+    /// Whether codes are sent to a number of this kind, in one of these countries. Pagers, premium rate and satellites cost whoever
+    /// sends; a fixed line, a freephone number and a company's number have no screen. A number of no known kind is accepted, for
+    /// the same reason as in [`parse`](Self::parse).
+    ///
+    /// # Errors
+    /// A problem that names the field `phone`.
+    pub(crate) fn check_receives_codes(&self, allowed: &Countries) -> Result<(), Problem> {
+        let wrong = |what| Err(Problem::field("phone", format!("no code can be sent to {what}: use a mobile number")));
+        let Ok(number) = phonenumber::parse(None, &self.0) else { return wrong("this number") };
+        let (calling_code, national) = (number.code().value(), number.national().to_string());
+        let regions = DATABASE.by_code(&calling_code).unwrap_or_default();
+        let is = |kind: Type| {
+            regions.iter().any(|region| region.descriptors().get(kind).is_some_and(|d| d.is_match(&national)))
+        };
+        if regions.iter().all(|region| region.id() == NO_COUNTRY) {
+            return wrong("a satellite phone or a number of no country");
+        }
+        if NO_SCREEN.into_iter().any(is) {
+            return wrong("a number of this kind");
+        }
+        if is(Type::FixedLine) && !is(Type::Mobile) {
+            return wrong("a fixed line");
+        }
+        let region = number.country().id().map(|id| id.as_ref().to_owned());
+        if allowed.contain(calling_code, region.as_deref()) { Ok(()) } else { wrong("numbers of this country") }
+    }
+
+    /// The country's calling code; of +14155550132 it is 1.
+    pub(crate) fn calling_code(&self) -> u16 {
+        phonenumber::parse(None, &self.0).map_or(0, |number| number.code().value())
+    }
+
+    /// The number without its last four digits: what numbers in a row have in common.
+    pub(crate) fn prefix(&self) -> &str {
+        self.0.get(..self.0.len().saturating_sub(4)).unwrap_or_default()
     }
 
     pub(crate) fn as_str(&self) -> &str {
@@ -122,6 +215,88 @@ mod tests {
             let problem = Phone::parse(text).expect_err(text);
             assert_eq!(problem.field.as_deref(), Some("phone"), "{text}");
         }
+    }
+
+    fn refusal(phone: &str, countries: &str) -> Option<String> {
+        let phone = Phone::parse(phone).unwrap_or_else(|problem| panic!("{phone}: {problem:?}"));
+        phone.check_receives_codes(&countries.parse().unwrap()).err().map(|problem| problem.message)
+    }
+
+    #[test]
+    fn codes_are_sent_to_mobile_numbers_only() {
+        for mobile in [
+            "+14155550132",
+            "+12125550123",
+            "+15550001234",
+            "+4915112345678",
+            "+447911123456",
+            "+393123456789",
+            "+5511987654321",
+            "+919876543210",
+            "+8613812345678",
+            "+2348031234567",
+            "+79161234567",
+            "+818012345678",
+            "+5491123456789",
+            "+525512345678",
+            "+33612345678",
+            "+34612345678",
+            "+41791234567",
+            "+436641234567",
+        ] {
+            assert_eq!(refusal(mobile, ""), None, "{mobile}");
+        }
+        for (other, kind) in [
+            ("+449098790000", "of this kind"),
+            ("+19005550123", "of this kind"),
+            ("+499001234567", "of this kind"),
+            ("+33899123456", "of this kind"),
+            ("+39899123456", "of this kind"),
+            ("+34803123456", "of this kind"),
+            ("+41900123456", "of this kind"),
+            ("+43900123456", "of this kind"),
+            ("+447012345678", "of this kind"),
+            ("+18005550123", "of this kind"),
+            ("+881612345678", "satellite"),
+            ("+870773123456", "satellite"),
+            ("+8821612345678", "satellite"),
+            ("+88213000000", "satellite"),
+            ("+442079460958", "fixed line"),
+            ("+390612345678", "fixed line"),
+            ("+4930123456", "fixed line"),
+        ] {
+            let refusal = refusal(other, "").unwrap_or_else(|| panic!("{other} gets a code"));
+            assert!(refusal.contains(kind), "{other}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn codes_are_sent_to_the_named_countries_only() {
+        for (phone, countries, sent) in [
+            ("+14155550132", "US", true),
+            ("+14155550132", "1", true),
+            ("+14155550132", "+1, 49", true),
+            ("+14155550132", "de,at", false),
+            ("+4915112345678", "de,at", true),
+            ("+16135550123", "CA", true),
+            ("+16135550123", "US", false),
+            ("+447911123456", "US,CA,49", false),
+            // Of no known kind: the country code decides.
+            ("+15550001234", "US", true),
+            ("+15550001234", "GB", false),
+        ] {
+            assert_eq!(refusal(phone, countries).is_none(), sent, "{phone} {countries}");
+        }
+        for wrong in ["Germany", "XX", "999", "U"] {
+            assert!(wrong.parse::<Countries>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn numbers_in_a_row_have_a_prefix_in_common() {
+        let phone = |text| Phone::parse(text).unwrap();
+        assert_eq!(phone("+14155550132").prefix(), "+1415555");
+        assert_eq!((phone("+14155550132").calling_code(), phone("+4915112345678").calling_code()), (1, 49));
     }
 
     #[test]

@@ -168,7 +168,7 @@ mod tests {
 
     use super::*;
     use crate::account;
-    use crate::sign_in::otp::{self, Otp};
+    use crate::sign_in::otp::{self, Code};
     use crate::sign_in::phone::Phone;
 
     on_both_stores!(a_purge_deletes_only_what_has_expired);
@@ -185,25 +185,24 @@ mod tests {
             let hash = [u8::try_from(n).unwrap(); 32];
             let phone = phone(u32::try_from(n).unwrap());
             account::rows::get_or_insert(&mut tx, &phone, user, started).await.unwrap();
-            otp::rows::replace(&mut tx, &phone, &Otp::new(hash, started)).await.unwrap();
-            otp::rows::insert_request(&mut tx, &phone, ids[n], started).await.unwrap();
+            let code = Code::new(ids[n], [0; 16], hash, None, started);
+            otp::rows::insert(&mut tx, &phone, &code).await.unwrap();
             insert_sign_in(&mut tx, ids[n], user, started).await.unwrap();
             insert_refresh_token(&mut tx, &hash, ids[n], started).await.unwrap();
         }
         let mut left = Vec::new();
-        for after in [Duration::seconds(299), Duration::seconds(300), Duration::hours(1), Duration::days(30)] {
+        for after in [Duration::seconds(299), Duration::seconds(300), Duration::seconds(301), Duration::days(30)] {
             otp::rows::purge(&mut tx, now + after).await.unwrap();
             purge(&mut tx, now + after).await.unwrap();
-            let mut counts = [0; 3];
+            let mut counts = [0; 2];
             for n in 0..2u8 {
                 let phone = phone(n.into());
-                counts[0] += usize::from(otp::rows::of_phone(&mut tx, &phone).await.unwrap().is_some());
-                counts[1] += otp::rows::requests_since(&mut tx, &phone, now - Duration::days(1)).await.unwrap().len();
-                counts[2] += usize::from(refresh_token(&mut tx, &[n; 32]).await.unwrap().is_some());
+                counts[0] += otp::rows::of_phone(&mut tx, &phone).await.unwrap().len();
+                counts[1] += usize::from(refresh_token(&mut tx, &[n; 32]).await.unwrap().is_some());
             }
             left.push(counts);
         }
-        assert_eq!(left, [[2, 2, 2], [1, 2, 2], [0, 1, 2], [0, 0, 1]]);
+        assert_eq!(left, [[2, 2], [1, 2], [0, 2], [0, 1]]);
         let sign_ins = match tx.on() {
             On::Postgres(pg) => {
                 let row = sqlx::query("select count(*) from sign_ins").fetch_one(&mut *pg).await.unwrap();

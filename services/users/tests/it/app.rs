@@ -5,7 +5,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use chrono::{DateTime, Duration, Utc};
 use http_body_util::BodyExt;
-use platform::{Platform, Store, Tokens, World};
+use platform::{ClientAddress, Platform, Store, Tokens, World};
 use serde_json::{Value, json};
 use streams::memory::MemoryBus;
 use streams::{Bus, UserId};
@@ -24,6 +24,8 @@ pub(crate) struct App {
     store: Store<Tables>,
     delivery: OtpDelivery,
     router: Router,
+    /// Where its clients are.
+    address: ClientAddress,
 }
 
 #[derive(Debug)]
@@ -67,7 +69,12 @@ impl App {
         let config = Config { otp_delivery: delivery.clone(), ..Config::default() };
         let users = Users::start(&platform, &store, tokens.clone(), config).await.unwrap();
         let router = platform::problem::with_fallbacks(users.router());
-        Self { started_at, seed, store, delivery, router }
+        Self { started_at, seed, store, delivery, router, address: ClientAddress::default() }
+    }
+
+    /// The same process, as clients at this address see it.
+    pub(crate) fn at(&self, address: &str) -> Self {
+        Self { address: ClientAddress(address.parse().unwrap()), ..self.clone() }
     }
 
     /// Another process on the same store, whose clock is this much later. Each needs another time: it seeds its randomness.
@@ -83,7 +90,8 @@ impl App {
         Self::process(self.started_at, seed, self.store.clone(), delivery).await
     }
 
-    pub(crate) async fn send(&self, request: Request<Body>) -> Response {
+    pub(crate) async fn send(&self, mut request: Request<Body>) -> Response {
+        request.extensions_mut().insert(self.address);
         let (parts, body) = self.router.clone().oneshot(request).await.unwrap().into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);

@@ -6,6 +6,7 @@ mod accounts;
 mod app;
 mod auth;
 mod client;
+mod codes;
 mod commands;
 mod devices;
 mod limits;

@@ -1,56 +1,125 @@
-//! One-time codes: how long and how often one may be presented, and how many a phone may request. The code itself is
-//! stored nowhere, only its keyed hash.
+//! One-time codes: how long one lives, how often it may be compared and by whom. The code itself is stored nowhere, only its
+//! keyed hash.
+//!
+//! A code is bound to its asker: to the id of the request, which only the asker knows, and to the address that asked. What others
+//! ask or guess for the same phone uses up neither this code nor its tries.
+//!
+//! | presented | compared with |
+//! |---|---|
+//! | with the request's id | that code |
+//! | without, from an address that asked | the newest code that this address asked for |
+//! | without, from elsewhere | every code of the phone: a phone changes its address between two networks |
+//!
+//! Each of the three has tries of its own, so that a code is compared at most 15 times, of which a stranger has 5.
 
+pub(crate) mod admission;
+pub(crate) mod routes;
 pub(crate) mod rows;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use chrono::{DateTime, Duration, Utc};
 use platform::{Tokens, World};
+use uuid::Uuid;
 
 use super::phone::Phone;
 
 pub(crate) const CODE_LIFE_S: i64 = 300;
-/// Wrong codes after which the right one is dead too.
+/// Wrong codes after which the right one is dead too, for each way to present it.
 const TRIES: i16 = 5;
-/// Codes that a phone may request in any [`REQUEST_WINDOW_S`].
-const REQUESTS_MAX: usize = 5;
-const REQUEST_WINDOW_S: i64 = 3_600;
+/// The most tries without an id from one address: those of all codes that it may ask for in a burst.
+const ASKER_TRIES_MAX: i16 = 25;
 
-/// The one live code of a phone.
+/// A keyed hash of the address that asked.
+pub(crate) type Asker = [u8; 16];
+
+/// One code that was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Otp {
+pub(crate) struct Code {
+    pub(crate) request_id: Uuid,
+    pub(crate) asker: Vec<u8>,
     pub(crate) hash: Vec<u8>,
-    pub(crate) tries_left: i16,
+    pub(crate) tries: Tries,
+    pub(crate) requested_at: DateTime<Utc>,
     pub(crate) expires_at: DateTime<Utc>,
 }
 
-/// How a presented code compares with the live one.
+/// Comparisons that are left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tries {
+    /// With the request's id.
+    pub(crate) by_id: i16,
+    /// Without it, from the asker's address.
+    pub(crate) by_asker: i16,
+    /// Without it, from addresses that have not asked.
+    pub(crate) by_others: i16,
+}
+
+/// A code as somebody presents it.
+#[derive(Debug, Clone)]
+pub(crate) struct Presented {
+    /// Every hash that the code may be stored as.
+    pub(crate) hashes: Vec<[u8; 32]>,
+    pub(crate) request_id: Option<Uuid>,
+    pub(crate) asker: Asker,
+}
+
+/// How a presented code compares with the live ones of its phone.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CodeMatch {
     Right,
-    /// The caller stores the tries that are left.
-    Wrong {
-        tries_left: i16,
-    },
-    /// There is no live code.
+    /// The caller stores the tries that are left of each code with which it was compared.
+    Wrong(Vec<(Uuid, Tries)>),
+    /// There was none to compare with.
     Dead,
 }
 
-impl Otp {
-    pub(crate) fn new(hash: [u8; 32], now: DateTime<Utc>) -> Self {
-        Self { hash: hash.to_vec(), tries_left: TRIES, expires_at: now + Duration::seconds(CODE_LIFE_S) }
+impl Code {
+    /// `last` is the newest code of the same phone and asker, if there is one. Its tries without an id are not lost: they count
+    /// on, or five wrong codes after five requests would leave the asker without any.
+    pub(crate) fn new(request_id: Uuid, asker: Asker, hash: [u8; 32], last: Option<&Self>, now: DateTime<Utc>) -> Self {
+        let left = last.filter(|code| code.expires_at > now).map_or(0, |code| code.tries.by_asker);
+        let by_asker = left.saturating_add(TRIES).min(ASKER_TRIES_MAX);
+        // The newest one is later than the one before, also within a microsecond.
+        let requested_at = last.map_or(now, |code| now.max(code.requested_at + Duration::microseconds(1)));
+        Self {
+            request_id,
+            asker: asker.to_vec(),
+            hash: hash.to_vec(),
+            tries: Tries { by_id: TRIES, by_asker, by_others: TRIES },
+            requested_at,
+            expires_at: now + Duration::seconds(CODE_LIFE_S),
+        }
     }
 
-    /// Compares in constant time with the hash of a presented code.
-    pub(crate) fn compare(&self, presented: &[u8; 32], now: DateTime<Utc>) -> CodeMatch {
-        if self.tries_left <= 0 || self.expires_at <= now {
-            return CodeMatch::Dead;
-        }
-        match verify_slices_are_equal(&self.hash, presented) {
-            Ok(()) => CodeMatch::Right,
-            Err(_) => CodeMatch::Wrong { tries_left: self.tries_left - 1 },
-        }
+    /// In constant time.
+    fn is(&self, presented: &Presented) -> bool {
+        presented.hashes.iter().fold(false, |is, hash| verify_slices_are_equal(&self.hash, hash).is_ok() | is)
     }
+}
+
+/// Compares with the codes of the phone, oldest first.
+pub(crate) fn compare(codes: &[Code], presented: &Presented, now: DateTime<Utc>) -> CodeMatch {
+    let live = || codes.iter().filter(|code| code.expires_at > now);
+    let own = live().rfind(|code| code.asker == presented.asker);
+    let (compared, tries): (Vec<&Code>, fn(&mut Tries) -> &mut i16) = match (presented.request_id, own) {
+        (Some(id), _) => (live().filter(|code| code.request_id == id).collect(), |tries| &mut tries.by_id),
+        (None, Some(newest)) => (vec![newest], |tries| &mut tries.by_asker),
+        (None, None) => (live().collect(), |tries| &mut tries.by_others),
+    };
+    let mut wrong = Vec::new();
+    for code in compared {
+        let mut left = code.tries;
+        let left_here = tries(&mut left);
+        if *left_here <= 0 {
+            continue;
+        }
+        if code.is(presented) {
+            return CodeMatch::Right;
+        }
+        *left_here -= 1;
+        wrong.push((code.request_id, left));
+    }
+    if wrong.is_empty() { CodeMatch::Dead } else { CodeMatch::Wrong(wrong) }
 }
 
 /// A new code: six digits, all equally likely.
@@ -58,68 +127,20 @@ pub(crate) fn code(world: &World) -> String {
     format!("{:06}", world.below(1_000_000))
 }
 
-/// What is stored of a code: a hash under the server's key, over the phone too.
+/// What is hashed of a code: the phone too.
+fn hashed(phone: &Phone, code: &str) -> String {
+    format!("{}:{code}", phone.as_str())
+}
+
+/// What is stored of a code: a hash under the server's key.
 pub(crate) fn hash(tokens: &Tokens, phone: &Phone, code: &str) -> [u8; 32] {
-    tokens.keyed_hash("otp", &format!("{}:{code}", phone.as_str()))
+    tokens.keyed_hash("otp", &hashed(phone, code))
 }
 
-/// The beginning of the window in which requests count.
-pub(crate) fn window_start(now: DateTime<Utc>) -> DateTime<Utc> {
-    now - Duration::seconds(REQUEST_WINDOW_S)
-}
-
-/// Seconds until a phone may request another code; `None` if it may now. `requests` are the times of earlier ones, oldest
-/// first.
-pub(crate) fn wait_s(requests: &[DateTime<Utc>], now: DateTime<Utc>) -> Option<u64> {
-    let counted: Vec<_> = requests.iter().filter(|at| **at > window_start(now)).collect();
-    let oldest = **counted.get(counted.len().checked_sub(REQUESTS_MAX)?)?;
-    let left_ms = (oldest + Duration::seconds(REQUEST_WINDOW_S) - now).num_milliseconds();
-    Some(u64::try_from(left_ms).unwrap_or(0).div_ceil(1_000).max(1))
+/// Every hash as which a code may be stored.
+pub(crate) fn hashes(tokens: &Tokens, phone: &Phone, code: &str) -> Vec<[u8; 32]> {
+    tokens.keyed_hashes("otp", &hashed(phone, code))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(second: i64) -> DateTime<Utc> {
-        DateTime::from_timestamp(1_800_000_000 + second, 0).unwrap()
-    }
-
-    #[test]
-    fn a_code_lives_five_minutes_and_five_tries() {
-        let mut otp = Otp::new([1; 32], at(0));
-        assert_eq!(otp.compare(&[1; 32], at(0)), CodeMatch::Right);
-        assert_eq!(otp.compare(&[1; 32], at(CODE_LIFE_S - 1)), CodeMatch::Right);
-        assert_eq!(otp.compare(&[1; 32], at(CODE_LIFE_S)), CodeMatch::Dead);
-        for left in (0..TRIES).rev() {
-            assert_eq!(otp.compare(&[2; 32], at(0)), CodeMatch::Wrong { tries_left: left });
-            otp.tries_left = left;
-        }
-        assert_eq!(otp.compare(&[1; 32], at(0)), CodeMatch::Dead);
-    }
-
-    #[test]
-    fn a_phone_may_request_five_codes_an_hour_and_learns_when_the_next() {
-        let requests: Vec<_> = (0..5).map(|n| at(n * 60)).collect();
-        assert_eq!(wait_s(&[], at(0)), None);
-        assert_eq!(wait_s(&requests[..4], at(300)), None);
-        assert_eq!(wait_s(&requests, at(300)), Some(3_300));
-        assert_eq!(wait_s(&requests, at(3_599)), Some(1));
-        assert_eq!(wait_s(&requests, at(3_600)), None);
-        // Six, which an older, higher limit allowed: two must leave the window.
-        let six: Vec<_> = (0..6).map(|n| at(n * 60)).collect();
-        assert_eq!(wait_s(&six, at(300)), Some(3_360));
-    }
-
-    #[test]
-    fn a_code_is_six_digits_and_its_hash_depends_on_the_phone() {
-        let world = World::seeded(at(0), 7);
-        let tokens = Tokens::new(&world, &[7; 32]).unwrap();
-        let (one, other) = (Phone::parse("+14155550132").unwrap(), Phone::parse("+14155550133").unwrap());
-        for _ in 0..100 {
-            let code = code(&world);
-            assert!(code.len() == 6 && code.bytes().all(|b| b.is_ascii_digit()), "{code}");
-            assert_ne!(hash(&tokens, &one, &code), hash(&tokens, &other, &code));
-        }
-    }
-}
+mod tests;
