@@ -31,13 +31,8 @@ const STEPS: usize = 4;
 
 /// Fills an empty RIDE_STREAM with `events` events of made-up rides, with valid hash chains, and measures what reads them.
 pub(super) async fn measure(binary: &Path, servers: &Servers, world: &World, events: usize) -> Result<Vec<Row>> {
-    let settings = NatsSettings {
-        urls: servers.nats_url.clone(),
-        creds: None,
-        ca: None,
-        replicas: 1,
-        name: "rideshare-bench".to_owned(),
-    };
+    let settings =
+        NatsSettings { urls: servers.nats_url.clone(), name: "rideshare-bench".to_owned(), ..Default::default() };
     let bus = Bus::Nats(NatsBus::connect(&settings).await.context("NATS_URL")?);
     let mut topology = Topology::rideshare();
     topology.streams.retain(|stream| stream.name == STREAM);

@@ -49,8 +49,8 @@ pub async fn bus(settings: &Settings, world: &World, pod: &str) -> Result<Bus> {
         QueueType::Nats => {
             let nats = NatsSettings {
                 urls: settings.nats_url.clone(),
-                creds: settings.nats_creds.clone(),
-                ca: settings.nats_ca.clone(),
+                login: settings.nats.login(),
+                inbox_prefix: settings.nats.nats_inbox_prefix.clone(),
                 replicas: settings.nats_replicas,
                 name: format!("rideshare {pod}"),
             };
@@ -219,7 +219,7 @@ impl App {
         }
         let checks = opening.checks;
         tasks.spawn(background::reconcile_topology(platform.clone()));
-        tasks.spawn(sweeper::run(platform.clone()));
+        tasks.spawn(sweeper::run(platform.clone(), services.to_vec()));
         tasks.spawn(monitor::watch(platform.clone(), checks));
         let router = http::router(&platform, routes);
         Ok(Self { addr: settings.http_addr, platform, users: serving_users, router, tasks })

@@ -6,4 +6,5 @@ pub mod cli;
 pub mod commands;
 pub mod http;
 pub mod monitor;
+pub mod nats_login;
 pub mod settings;

@@ -1,12 +1,14 @@
 //! Settings: flags, each with its environment variable. The environment is read here and nowhere else.
 
+use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use platform::limits::{Amount, Limit, Limits, Quota, TrustedProxies};
 use pricing::Tariffs;
 use streams::{Service, VehicleType};
+
+use crate::nats_login::NatsLogin;
 
 /// After a pause a socket may send as many frames at once as its rate allows in this many seconds.
 const FRAMES_BURST_S: u32 = 4;
@@ -27,7 +29,7 @@ pub enum LogFormat {
     Json,
 }
 
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Args)]
 pub struct Settings {
     /// The bus: `memory` (this process, all services) or `nats`.
     #[arg(long, env = "QUEUE_TYPE", default_value = "memory", global = true)]
@@ -35,7 +37,7 @@ pub struct Settings {
     /// Memory bus: messages that a stream may hold before publishers wait.
     #[arg(long, env = "QUEUE_SIZE", default_value_t = 100_000, global = true)]
     pub queue_size: usize,
-    /// NATS servers, with commas.
+    /// NATS servers, with commas; user:password@ or token@ may stand before the host.
     #[arg(
         long,
         env = "NATS_URL",
@@ -45,12 +47,8 @@ pub struct Settings {
         global = true
     )]
     pub nats_url: Vec<String>,
-    /// A NATS credentials file.
-    #[arg(long, env = "NATS_CREDS", global = true)]
-    pub nats_creds: Option<PathBuf>,
-    /// Root certificates for NATS.
-    #[arg(long, env = "NATS_CA", global = true)]
-    pub nats_ca: Option<PathBuf>,
+    #[command(flatten)]
+    pub nats: NatsLogin,
     /// Copies of each stream.
     #[arg(long, env = "NATS_REPLICAS", default_value_t = 1, global = true)]
     pub nats_replicas: usize,
@@ -71,7 +69,7 @@ pub struct Settings {
     pub jwt_secret: Option<String>,
     /// How a sign-in code reaches its phone: `response` (in the answer; for development), `log`, or `webhook:<url>`
     /// [default: response when embedded on a loopback address, log when embedded on another one, else required].
-    #[arg(long, env = "OTP_DELIVERY", global = true)]
+    #[arg(long, env = "OTP_DELIVERY", hide_env_values = true, global = true)]
     pub otp_delivery: Option<String>,
     /// Seconds that a driver has to answer an offer.
     #[arg(long, env = "MATCH_OFFER_TTL_S", default_value_t = 15, global = true)]
@@ -117,6 +115,13 @@ pub struct Settings {
     /// What is logged, as in `info,rides=debug`.
     #[arg(long, env = "RUST_LOG", default_value = "info", global = true)]
     pub log: String,
+}
+
+impl fmt::Debug for Settings {
+    // Passwords, secrets and addresses that hold them are among the fields.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings").field("queue_type", &self.queue_type).finish_non_exhaustive()
+    }
 }
 
 impl Settings {

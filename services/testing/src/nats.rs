@@ -17,6 +17,8 @@ pub struct Server {
     /// With its store in `jetstream`.
     pub directory: PathBuf,
     child: Option<Child>,
+    /// More of its configuration, such as users.
+    config: String,
     /// Its address, the same after [`start`](Self::start) is called again.
     pub url: String,
 }
@@ -27,13 +29,22 @@ impl Server {
     /// # Errors
     /// What was wrong, if it is not ready within 30 s.
     pub fn new() -> Result<Self> {
+        Self::configured("")
+    }
+
+    /// The same with these lines in its configuration.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn configured(config: &str) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let program = std::env::var_os("NATS_SERVER")
             .context("NATS_SERVER is not set: run the tests by scripts/test, which finds a nats-server")?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("rideshare-nats-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&directory)?;
-        let mut server = Self { program: program.into(), directory, child: None, url: String::new() };
+        let mut server =
+            Self { program: program.into(), directory, child: None, config: config.to_owned(), url: String::new() };
         server.start()?;
         Ok(server)
     }
@@ -46,10 +57,11 @@ impl Server {
         let port = self.url.rsplit(':').next().filter(|p| !p.is_empty()).unwrap_or("-1");
         let directory = self.directory.display();
         // The limits are no promise of space: each stream's own bound is counted against them.
-        let config = format!(
+        let mut config = format!(
             "listen: \"127.0.0.1:{port}\"\nports_file_dir: \"{directory}\"\n\
              jetstream {{ store_dir: \"{directory}/jetstream\", max_file_store: 1TB, max_memory_store: 64GB }}\n"
         );
+        config.push_str(&self.config);
         let file = self.directory.join("nats.conf");
         std::fs::write(&file, config)?;
         let log = std::fs::File::create(self.directory.join("nats.log"))?;

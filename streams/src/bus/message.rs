@@ -11,6 +11,9 @@ use chrono::{DateTime, Utc};
 /// The header by which a stream recognises a duplicate.
 pub const MESSAGE_ID: &str = "Nats-Msg-Id";
 
+/// The header by which the NATS client marks a message whose headers it could not parse (`third_party/async-nats/CHANGES.md`).
+const MALFORMED_HEADERS: &str = "Nats-Malformed-Headers";
+
 /// The headers of a message; names are compared without case.
 #[derive(Clone, Default)]
 pub struct Headers {
@@ -58,6 +61,11 @@ impl Headers {
             return Some(value.as_str());
         }
         self.list().iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+    }
+
+    /// Why the headers of a received message are not what was sent: some could not be parsed, and are missing here. Permanent.
+    pub fn malformed(&self) -> Option<&str> {
+        self.find(MALFORMED_HEADERS)
     }
 
     /// Sets `name` to this one value.

@@ -16,7 +16,7 @@ mod validation;
 
 pub mod rfc3339;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Duration, Utc};
 use serde::Deserialize;
 
 pub use location::{LocationAggregate, LocationUpdate, TrackPoint};
@@ -30,6 +30,9 @@ pub use user::{UserBeacon, UserFinder, VehicleType};
 pub use validation::EventError;
 
 use validation::Fields;
+
+/// By how much a time in a body may be later than the time at which the stream stored it.
+pub const CLOCK_AHEAD_MAX: Duration = Duration::seconds(60);
 
 /// Anything that happens in the system.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,6 +100,38 @@ impl Event {
             Self::Ride(e) => Some(e.occurred_at),
             Self::LocationUpdate(e) => Some(e.recorded_at),
             Self::LocationAggregate(_) | Self::PaymentCapture(_) => None,
+        }
+    }
+
+    /// The newest time at which the body says that something has happened, and its field; not when something will.
+    fn newest_time(&self) -> Option<(&'static str, DateTime<Utc>)> {
+        Some(match self {
+            Self::UserBeacon(e) => ("recorded_at", e.recorded_at),
+            Self::UserFinder(e) => ("recorded_at", e.recorded_at),
+            Self::MatchFound(e) => ("found_at", e.found_at),
+            Self::MatchRejected(e) => ("rejected_at", e.rejected_at),
+            Self::MatchAccepted(e) => ("accepted_at", e.accepted_at),
+            Self::Ride(e) => ("occurred_at", e.occurred_at),
+            Self::LocationUpdate(e) => ("recorded_at", e.recorded_at),
+            Self::LocationAggregate(e) => ("last.recorded_at", e.last?.recorded_at),
+            Self::PaymentCapture(_) => return None,
+        })
+    }
+
+    /// Checks that nothing in the body has happened after the stream stored it, up to [`CLOCK_AHEAD_MAX`]. Readers keep the
+    /// newest of two events, so one time of the far future would hide every later event of its entity.
+    ///
+    /// # Errors
+    /// [`EventError::Field`] names the time.
+    pub fn check_times(&self, stored_at: DateTime<Utc>) -> Result<(), EventError> {
+        match self.newest_time() {
+            Some((field, at)) if at > stored_at + CLOCK_AHEAD_MAX => {
+                let ahead_s = CLOCK_AHEAD_MAX.num_seconds();
+                let stored_at = rfc3339::text(&stored_at);
+                let problem = format!("is more than {ahead_s} s later than the time of storage, {stored_at}");
+                Err(Fields(self.subject()).error(field, &problem))
+            }
+            _ => Ok(()),
         }
     }
 

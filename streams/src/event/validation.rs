@@ -27,6 +27,9 @@ pub enum EventError {
         /// What is wrong, and what would be right.
         problem: String,
     },
+    /// The message has headers that cannot be parsed: it is not what its producer meant.
+    #[error("its headers cannot be parsed: {0}")]
+    Headers(String),
 }
 
 /// Checks single fields of the body of a message on this subject.

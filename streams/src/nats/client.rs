@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,7 +9,7 @@ use std::time::Duration;
 use async_nats::client::RequestErrorKind;
 use async_nats::connection::State;
 use async_nats::jetstream::{self, response::Response};
-use async_nats::{Client, ConnectOptions, HeaderMap, HeaderName, ServerInfo};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, HeaderMap, HeaderName, ServerInfo};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
@@ -19,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
+use super::login::{Credential, Login};
 use crate::bus::message::{BusError, ConsumerInfo, CoreMessage, Headers, Message, Published, StreamInfo};
 use crate::topology::{self, Consumer, MINIMUM_SERVER, Mode, Topology};
 
@@ -28,20 +28,46 @@ const PUBLISHES_IN_FLIGHT: usize = 1_000;
 pub(super) const REPLY_WAIT: Duration = Duration::from_secs(5);
 /// Wait for a server that is not up yet.
 const CONNECT_WAIT: Duration = Duration::from_secs(60);
+/// The pause between two tries meanwhile.
+const CONNECT_PAUSE: Duration = Duration::from_millis(200);
+/// The pause before the echo of a subscription is asked for again.
+const ECHO_PAUSE: Duration = Duration::from_millis(500);
+
+/// The prefix of inboxes without a setting.
+pub const INBOX_PREFIX: &str = "_INBOX";
 
 /// How to reach the server.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct NatsSettings {
-    /// One or more `nats://` or `tls://` addresses of servers of one cluster.
+    /// One or more `nats://` or `tls://` addresses of servers of one cluster; a user, password or token may stand in them.
     pub urls: Vec<String>,
-    /// A credentials file, as `nsc` writes it.
-    pub creds: Option<PathBuf>,
-    /// Root certificates in PEM.
-    pub ca: Option<PathBuf>,
+    /// How this process shows who it is.
+    pub login: Login,
+    /// Subjects of replies and pulls begin with it. With one for each service, permissions keep others from reading them.
+    pub inbox_prefix: String,
     /// Copies of each stream, 1 to 5; more than one needs a cluster.
     pub replicas: usize,
     /// The name that the server shows for this connection.
     pub name: String,
+}
+
+impl Default for NatsSettings {
+    fn default() -> Self {
+        Self {
+            urls: vec!["nats://127.0.0.1:4222".to_owned()],
+            login: Login::default(),
+            inbox_prefix: INBOX_PREFIX.to_owned(),
+            replicas: 1,
+            name: "rideshare".to_owned(),
+        }
+    }
+}
+
+impl fmt::Debug for NatsSettings {
+    // Not the addresses: a password may stand in them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NatsSettings").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// A connection to a NATS server; clones share it.
@@ -116,15 +142,16 @@ enum PublishReply {
 /// The client's options; it counts connections and dropped core messages.
 fn connect_options(
     settings: &NatsSettings,
+    credential: &Credential,
     reconnects: Arc<AtomicU64>,
     dropped: Arc<AtomicU64>,
 ) -> Result<ConnectOptions, BusError> {
-    let mut options = ConnectOptions::new()
+    let options = ConnectOptions::new()
         .name(&settings.name)
+        .custom_inbox_prefix(&settings.inbox_prefix)
         .ping_interval(Duration::from_secs(5))
         .connection_timeout(REPLY_WAIT)
         .request_timeout(Some(REPLY_WAIT))
-        .retry_on_initial_connect()
         .max_reconnects(None)
         .event_callback(move |event| {
             match &event {
@@ -139,29 +166,72 @@ fn connect_options(
             }
             std::future::ready(())
         });
-    if let Some(creds) = &settings.creds {
-        let text = std::fs::read_to_string(creds)
-            .map_err(|e| BusError::Refused(format!("NATS_CREDS {}: {e}", creds.display())))?;
-        options = options
-            .credentials(&text)
-            .map_err(|e| BusError::Refused(format!("NATS_CREDS {}: {e}", creds.display())))?;
-    }
-    if let Some(ca) = &settings.ca {
-        options = options.add_root_certificates(ca.clone());
-    }
-    Ok(options)
+    settings.login.options(options, credential).map_err(BusError::Refused)
 }
 
-/// Waits until the client is connected and has the server's description.
-async fn server_info(client: &Client, settings: &NatsSettings) -> Result<ServerInfo, BusError> {
+/// An inbox prefix must be a subject without wildcards: the library panics over another.
+fn check_inbox_prefix(prefix: &str) -> Result<(), BusError> {
+    let token = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_graphic() && b != b'*' && b != b'>');
+    if prefix.split('.').all(token) {
+        return Ok(());
+    }
+    Err(BusError::Refused("NATS_INBOX_PREFIX must be a subject without wildcards, as in _INBOX_users".to_owned()))
+}
+
+/// Connects, again until there is a server. Credentials that the server refuses are an error at once: it will refuse them again.
+async fn connect(
+    settings: &NatsSettings,
+    reconnects: &Arc<AtomicU64>,
+    dropped: &Arc<AtomicU64>,
+) -> Result<Client, BusError> {
+    check_inbox_prefix(&settings.inbox_prefix)?;
+    let resolved = settings.login.resolve(&settings.urls).map_err(BusError::Refused)?;
+    let servers = resolved.servers.join(",");
     let until = Instant::now() + CONNECT_WAIT;
+    let mut is_first = true;
     loop {
-        let connected = client.connection_state() == State::Connected;
-        if let Some(info) = client.try_server_info().filter(|i| connected && !i.version.is_empty()) {
+        let options = connect_options(settings, &resolved.credential, reconnects.clone(), dropped.clone())?;
+        let error = match options.connect(resolved.servers.clone()).await {
+            Ok(client) => return Ok(client),
+            Err(error) => error,
+        };
+        match error.kind() {
+            ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+                let how = match resolved.credential {
+                    Credential::None => {
+                        "it wants credentials, and none are set: set NATS_USER and NATS_PASSWORD, NATS_TOKEN, \
+                                         NATS_NKEY, NATS_CREDS, or NATS_CERT and NATS_KEY"
+                    }
+                    Credential::User { .. } => "check the user and the password",
+                    Credential::Token(_) => "check the token",
+                    Credential::Nkey(_) => "check NATS_NKEY, and that the server knows its public key",
+                    Credential::Creds(_) => "check NATS_CREDS, and that it has not expired",
+                };
+                return Err(BusError::Refused(format!("the NATS server at {servers} refuses the credentials: {how}")));
+            }
+            // What was set cannot be used, today or in a minute.
+            ConnectErrorKind::Tls | ConnectErrorKind::ServerParse => {
+                return Err(BusError::Refused(format!("{servers}: {error}: check NATS_CA, NATS_CERT and NATS_KEY")));
+            }
+            _ if Instant::now() >= until => {
+                return Err(BusError::Unavailable(format!("no NATS server at {servers} in {CONNECT_WAIT:?}: {error}")));
+            }
+            _ if std::mem::take(&mut is_first) => tracing::warn!(%error, "no NATS server at {servers} yet"),
+            _ => {}
+        }
+        tokio::time::sleep(CONNECT_PAUSE).await;
+    }
+}
+
+/// Waits until the client has the server's description.
+async fn server_info(client: &Client) -> Result<ServerInfo, BusError> {
+    let until = Instant::now() + REPLY_WAIT;
+    loop {
+        if let Some(info) = client.try_server_info().filter(|i| !i.version.is_empty()) {
             return Ok(info);
         }
         if Instant::now() >= until {
-            return Err(BusError::Unavailable(format!("no NATS server at {} in 60 s", settings.urls.join(","))));
+            return Err(BusError::Unavailable("the NATS server does not say what it is".to_owned()));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -189,15 +259,12 @@ impl NatsBus {
     ///
     /// # Errors
     /// [`BusError::Unavailable`] without a server in a minute; [`BusError::Refused`] for a server older than 2.10 or without
-    /// JetStream, or for credentials that cannot be read.
+    /// JetStream, or for credentials that cannot be used or that the server refuses.
     pub async fn connect(settings: &NatsSettings) -> Result<Self, BusError> {
         let reconnects = Arc::new(AtomicU64::new(0));
         let dropped = Arc::new(AtomicU64::new(0));
-        let client = connect_options(settings, reconnects.clone(), dropped.clone())?
-            .connect(settings.urls.clone())
-            .await
-            .map_err(|e| BusError::Unavailable(format!("{}: {e}", settings.urls.join(","))))?;
-        let info = server_info(&client, settings).await?;
+        let client = connect(settings, &reconnects, &dropped).await?;
+        let info = server_info(&client).await?;
         let mut parts = info.version.split(['.', '-']).map(|p| p.parse::<u64>().unwrap_or(0));
         let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
         if version < MINIMUM_SERVER {
@@ -350,12 +417,28 @@ impl NatsBus {
                 send_in_time(subject, self.client.queue_subscribe(subject.to_owned(), queue.to_owned())).await?
             }
         };
-        // A round trip, so that the server has the subscription before this returns. (The client's `flush` only empties its own
-        // buffer.) The request goes to an inbox without a subscriber, which the server answers at once.
-        match timeout(REPLY_WAIT, self.client.request(self.client.new_inbox(), Bytes::new())).await {
-            Ok(Err(e)) if e.kind() != RequestErrorKind::NoResponders => Err(unavailable(&e)),
-            Err(e) => Err(unavailable(&e)),
-            _ => Ok(Subscription(subscriber)),
+        // A round trip, so that the server has the subscription before this returns: it handles what one connection sends in
+        // order, so the echo of a message comes after it has made the subscription. (The client's `flush` only empties its own
+        // buffer.) Nothing here waits for "no responders": whoever watches `>` is a responder to everything.
+        match timeout(REPLY_WAIT, self.echo()).await {
+            Ok(Ok(())) => Ok(Subscription(subscriber)),
+            Ok(Err(e)) => Err(unavailable(&e)),
+            Err(_) => Err(unavailable(&format!("no echo in {REPLY_WAIT:?}"))),
+        }
+    }
+
+    /// Returns once a message of this process has come back from the server.
+    async fn echo(&self) -> Result<(), BusError> {
+        let inbox = self.client.new_inbox();
+        let mut echoes = send_in_time("subscribe", self.client.subscribe(inbox.clone())).await?;
+        loop {
+            send_in_time("an echo", self.client.publish(inbox.clone(), Bytes::new())).await?;
+            match timeout(ECHO_PAUSE, echoes.next()).await {
+                Ok(Some(_)) => return Ok(()),
+                Ok(None) => return Err(BusError::Unavailable("the connection is closed for good".to_owned())),
+                // Lost with a connection; the subscriptions are made again by the next one, in any order, before new messages.
+                Err(_) => {}
+            }
         }
     }
 

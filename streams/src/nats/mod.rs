@@ -4,11 +4,13 @@
 //! hide that a consumer was deleted, or silently keep an old configuration.
 
 mod client;
+mod login;
 pub(crate) mod message_api;
 mod observe;
 mod pull;
 mod replay;
 
-pub use client::{NatsBus, NatsSettings, Subscription};
+pub use client::{INBOX_PREFIX, NatsBus, NatsSettings, Subscription};
+pub use login::{Login, Secret};
 pub use pull::{AckHandle, Puller};
 pub use replay::Replay;

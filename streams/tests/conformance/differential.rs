@@ -86,7 +86,7 @@ impl Rig {
         let mut buses = Vec::new();
         for _ in 0..4 {
             let urls = vec![server.url.clone()];
-            let settings = NatsSettings { urls, creds: None, ca: None, replicas: 1, name: "differential".to_owned() };
+            let settings = NatsSettings { urls, name: "differential".to_owned(), ..Default::default() };
             buses.push(Bus::Nats(NatsBus::connect(&settings).await?));
         }
         Ok(Self { buses, _server: server })

@@ -58,13 +58,22 @@ impl Fixture {
         Box::leak(Box::new(Self { bus, prefix, streams: Mutex::default(), server: Mutex::default() }))
     }
 
+    /// On a bus of the test's own.
+    pub(crate) fn with(name: &str, bus: Bus) -> &'static Self {
+        Self::new(name, bus)
+    }
+
+    /// On a server of the test's own.
+    pub(crate) async fn at(name: &str, url: &str) -> Result<&'static Self> {
+        Self::nats(name, url).await
+    }
+
     fn memory(name: &str) -> &'static Self {
         Self::new(name, Bus::Memory(MemoryBus::new(started_at(), 100_000)))
     }
 
     async fn nats(name: &str, url: &str) -> Result<&'static Self> {
-        let settings =
-            NatsSettings { urls: vec![url.to_owned()], creds: None, ca: None, replicas: 1, name: name.to_owned() };
+        let settings = NatsSettings { urls: vec![url.to_owned()], name: name.to_owned(), ..Default::default() };
         Ok(Self::new(name, Bus::Nats(NatsBus::connect(&settings).await?)))
     }
 

@@ -7,6 +7,7 @@ mod differential;
 mod fixture;
 mod max_deliver;
 mod memory_only;
+mod nats_only;
 mod observe;
 mod replay;
 mod retention;

@@ -54,7 +54,7 @@ impl ServiceHarness {
     pub(crate) async fn start_on_nats(processes: usize) -> Self {
         let server = nats::Server::new().unwrap();
         let (urls, name) = (vec![server.url.clone()], "location test".to_owned());
-        let settings = NatsSettings { urls, creds: None, ca: None, replicas: 1, name };
+        let settings = NatsSettings { urls, name, ..Default::default() };
         let bus = Bus::Nats(NatsBus::connect(&settings).await.unwrap());
         Self::with_bus(world(), bus, Some(server), Backend::Postgres, processes).await
     }

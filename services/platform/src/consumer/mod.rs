@@ -42,7 +42,11 @@ pub struct Received {
 impl Received {
     fn new(delivery: &Delivery, world: &World) -> Result<Self, EventError> {
         let message = &delivery.message;
+        if let Some(why) = message.headers.malformed() {
+            return Err(EventError::Headers(why.to_owned()));
+        }
         let event = Event::parse(&message.subject, &message.payload)?;
+        event.check_times(message.stored_at)?;
         let id = dead_letters::message_id(&delivery.stream, message);
         Ok(Self {
             event,

@@ -1,21 +1,25 @@
 //! Requests to a worker about the messages of its consumers: to handle a dead-lettered one again, and whether one was
 //! processed. The reply is sent after the commit, never before.
 
-use streams::Event;
 use streams::topology::{Consumer, DEAD_LETTER_STREAM};
+use streams::{Event, EventError};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tracing::Instrument;
 
 use super::attempt::Executor;
 use super::{Ended, Failure, Handler, Received};
-use crate::dead_letters::{DeadLetter, REQUEUE_WAIT, WorkerReply, WorkerRequest, inbox_key, worker_subject};
+use crate::dead_letters::{DeadLetter, REQUEUE_WAIT, WorkerReply, WorkerRequest, inbox_key, sweeper, worker_subject};
 use crate::store::{Retries, Retry, Store};
 use crate::world::{Trace, World};
 use crate::{Platform, retry};
 
 /// Requeue requests that wait for a worker; more wait on the bus.
 pub(super) const REQUESTS_MAX: usize = 16;
+
+/// Advisories that are swept at once for other processes.
+const SWEEPS_MAX: usize = 4;
 
 /// A request to handle the message of a dead letter.
 #[derive(Debug)]
@@ -39,11 +43,13 @@ pub(super) async fn listen<H: Handler>(
 ) {
     let durable = consumer.durable;
     let mut delays = retry::dependency();
+    let mut sweeps = JoinSet::new();
     loop {
         match platform.bus.subscribe(&worker_subject(&durable), Some(&durable)).await {
             Ok(mut requests) => {
                 delays.reset();
                 while let Some(request) = requests.next().await {
+                    while sweeps.try_join_next().is_some() {}
                     let Some(reply_to) = request.reply else { continue };
                     let reply = match serde_json::from_slice(&request.payload) {
                         Ok(WorkerRequest::Requeue { sequence, id }) => {
@@ -57,6 +63,15 @@ pub(super) async fn listen<H: Handler>(
                         Ok(WorkerRequest::IsProcessed { inbox_key }) => {
                             is_processed::<H>(&store, &durable, &inbox_key).await
                         }
+                        Ok(WorkerRequest::Ping) => WorkerReply::NotDone,
+                        // A task of its own, because it asks this listener in its turn. The requester asks again.
+                        Ok(WorkerRequest::Sweep { .. }) if sweeps.len() >= SWEEPS_MAX => {
+                            WorkerReply::Failed { why: "it is busy".to_owned() }
+                        }
+                        Ok(WorkerRequest::Sweep { advisory }) => {
+                            sweeps.spawn(sweep(platform.clone(), durable.clone(), advisory, reply_to));
+                            continue;
+                        }
                         Err(error) => WorkerReply::Failed { why: format!("the request cannot be read: {error}") },
                     };
                     send(&platform, &reply_to, &reply).await;
@@ -66,6 +81,12 @@ pub(super) async fn listen<H: Handler>(
         }
         sleep(delays.next_delay()).await;
     }
+}
+
+async fn sweep(platform: Platform, durable: String, advisory: u64, reply_to: String) {
+    let reply = sweeper::sweep_for(&platform, &durable, advisory).await;
+    let reply = reply.unwrap_or_else(|error| WorkerReply::Failed { why: error.to_string() });
+    send(&platform, &reply_to, &reply).await;
 }
 
 async fn is_processed<H: Handler>(store: &Store<H::Tables>, consumer: &str, inbox_key: &str) -> WorkerReply {
@@ -128,10 +149,12 @@ async fn handle<H: Handler>(executor: &mut Executor<H>, request: &RequeueRequest
 /// The message of a letter, as its consumer received it.
 fn received(letter: &DeadLetter, world: &World) -> Result<Received, Failure> {
     let DeadLetter { consumer, stream, stream_sequence, subject, message_id, .. } = letter;
-    let event = Event::parse(subject, &letter.payload).map_err(|e| Failure::Permanent(e.to_string()))?;
+    let permanent = |e: EventError| Failure::Permanent(e.to_string());
+    let event = Event::parse(subject, &letter.payload).map_err(permanent)?;
     let stored_at = letter.message_stored_at().filter(|_| !message_id.is_empty()).ok_or_else(|| {
         Failure::Permanent("it is no dead letter of this system: its headers do not name the message".to_owned())
     })?;
+    event.check_times(stored_at).map_err(permanent)?;
     Ok(Received {
         event,
         inbox_key: inbox_key(message_id, stream, *stream_sequence, stored_at),

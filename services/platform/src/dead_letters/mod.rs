@@ -26,6 +26,8 @@ const READ_WAIT: Duration = Duration::from_secs(5);
 const READ_BATCH: usize = 256;
 /// A worker begins a requeue no later than this after the request; after as long again the requester gives up.
 pub(crate) const REQUEUE_WAIT: Duration = Duration::from_secs(20);
+/// A worker that is there says so within this time.
+const PING_WAIT: Duration = Duration::from_secs(5);
 /// The pause before a message is redelivered whose dead letter finds the stream full.
 pub(crate) const FULL_STREAM_WAIT: Duration = Duration::from_secs(60);
 
@@ -258,6 +260,10 @@ pub(crate) enum WorkerRequest {
         #[serde(rename = "note")]
         inbox_key: String,
     },
+    /// Is anybody there at all?
+    Ping,
+    /// Do what the advisory with this sequence in GIVEN_UP_STREAM needs: the requester's process is of another service.
+    Sweep { advisory: u64 },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -269,7 +275,7 @@ pub(crate) enum WorkerReply {
     DoneBefore,
     /// It is not processed, as far as is known.
     NotDone,
-    /// It could not be handled, and nothing was changed.
+    /// It could not be handled, and nothing was changed. Workers of the version before answer so to what they do not know.
     Failed { why: String },
 }
 
@@ -307,6 +313,9 @@ pub enum RequeueError {
         "nobody handles {0}: no process of its service is running (for match: none is active); start one and try again"
     )]
     NobodyRuns(String),
+    /// The bus is away, so no worker was asked.
+    #[error("it was not asked for: {0}")]
+    NotAsked(BusError),
     /// It failed again; nothing was changed.
     #[error("it failed again, and nothing was changed: {0}")]
     Failed(String),
@@ -325,6 +334,16 @@ pub enum RequeueError {
 /// # Errors
 /// [`RequeueError`]; the letter stays.
 pub async fn requeue(bus: &Bus, letter: &DeadLetter) -> Result<Requeued, RequeueError> {
+    // First whether anybody is there: "no responders" says so at once, but not while somebody watches all subjects, as operators
+    // do. Then only the missing reply says it.
+    match ask_worker(bus, &letter.consumer, &WorkerRequest::Ping, PING_WAIT).await {
+        Ok(_) | Err(BusError::Refused(_)) => {}
+        Err(_) => {
+            // Or the server is away.
+            bus.check().await.map_err(RequeueError::NotAsked)?;
+            return Err(RequeueError::NobodyRuns(letter.consumer.clone()));
+        }
+    }
     let request = WorkerRequest::Requeue { sequence: letter.sequence, id: letter.id.clone() };
     // The worker may begin as late as `REQUEUE_WAIT`, and its own limits end the attempt within as long again.
     let done = match ask_worker(bus, &letter.consumer, &request, 2 * REQUEUE_WAIT).await {

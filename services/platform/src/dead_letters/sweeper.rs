@@ -4,6 +4,10 @@
 //! it. But the server publishes a max-deliveries advisory, which a stream stores (`Topology::with_sweeper`). The sweepers of
 //! all processes pull these advisories and share the work.
 //!
+//! A process releases messages for consumers of its own services only, so that permissions on the server can keep one service
+//! from acknowledging for another. All processes share one consumer of advisories; one that pulls the advisory of another service
+//! hands it over to a worker of that service ([`sweep_for`]). If none runs, it stores the letter itself, and the advisory waits.
+//!
 //! For each advisory the sweeper stores the dead letter, under the id that a worker would give it, then releases the message
 //! for that one consumer, then acknowledges the advisory. If it dies in between, the advisory is redelivered, and no second
 //! letter is made.
@@ -14,7 +18,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use streams::bus::StoredMessage;
 use streams::topology::{Consumer, GIVEN_UP_STREAM, SWEEPER, subject_matches};
-use streams::{BusError, Delivery};
+use streams::{BusError, Delivery, Service};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -26,6 +30,10 @@ use crate::{Platform, retry};
 const BATCH_MAX: usize = 8;
 /// How long a worker may take to reply.
 const REPLY_WAIT: Duration = Duration::from_secs(5);
+/// How long a worker may take to sweep for another process.
+const SWEEP_WAIT: Duration = Duration::from_secs(15);
+/// The pause before an advisory is redelivered of whose service no process runs.
+const OWNER_WAIT: Duration = Duration::from_secs(10);
 
 /// The server's max-deliveries advisory.
 #[derive(Debug, Deserialize)]
@@ -45,8 +53,17 @@ enum Swept {
     Later(Duration),
 }
 
-/// Sweeps until shutdown.
-pub async fn run(platform: Platform) {
+/// Whose consumer it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// A service of this process.
+    Here,
+    /// Another service.
+    Elsewhere,
+}
+
+/// Sweeps until shutdown; `services` are those of this process.
+pub async fn run(platform: Platform, services: Vec<Service>) {
     let stop = platform.shutdown.clone();
     let topology = platform.topology.with_sweeper();
     let consumer = topology.consumers.into_iter().find(|c| c.durable == SWEEPER).expect("with_sweeper adds it");
@@ -67,7 +84,7 @@ pub async fn run(platform: Platform) {
             if stop.is_cancelled() {
                 put_back(&[delivery]).await;
             } else {
-                settle(&platform, &delivery).await;
+                settle(&platform, &services, &delivery).await;
             }
         }
     }
@@ -79,11 +96,20 @@ pub async fn run(platform: Platform) {
     platform.health.remove(&part);
 }
 
-async fn settle(platform: &Platform, delivery: &Delivery) {
+async fn settle(platform: &Platform, services: &[Service], delivery: &Delivery) {
     // The advisories before it in the batch may have used up most of its ack wait.
     let _ = delivery.in_progress().await;
     let swept = match serde_json::from_slice::<Advisory>(&delivery.message.payload) {
-        Ok(advisory) => sweep(platform, &advisory, delivery.message.stored_at).await,
+        Ok(advisory) => {
+            let is_own = |&service: &Service| {
+                platform.topology.consumers_of(service).any(|consumer| consumer.durable == advisory.consumer)
+            };
+            if services.iter().any(is_own) {
+                sweep(platform, &advisory, delivery.message.stored_at, Owner::Here).await
+            } else {
+                hand_over(platform, &advisory, &delivery.message).await
+            }
+        }
         Err(error) => {
             tracing::error!(%error, subject = delivery.message.subject, "an advisory cannot be read; ignored");
             Ok(Swept::Done)
@@ -107,7 +133,50 @@ async fn settle(platform: &Platform, delivery: &Delivery) {
     }
 }
 
-async fn sweep(platform: &Platform, advisory: &Advisory, advised_at: DateTime<Utc>) -> Result<Swept, BusError> {
+/// Has a worker of the advisory's consumer sweep it.
+async fn hand_over(platform: &Platform, advisory: &Advisory, stored: &StoredMessage) -> Result<Swept, BusError> {
+    if !platform.topology.consumers.iter().any(|consumer| consumer.durable == advisory.consumer) {
+        return sweep(platform, advisory, stored.stored_at, Owner::Elsewhere).await;
+    }
+    let request = WorkerRequest::Sweep { advisory: stored.sequence };
+    match ask_worker(&platform.bus, &advisory.consumer, &request, SWEEP_WAIT).await {
+        Ok(WorkerReply::Done | WorkerReply::DoneBefore) => Ok(Swept::Done),
+        Ok(WorkerReply::NotDone) => Ok(Swept::Later(OWNER_WAIT)),
+        Ok(WorkerReply::Failed { why }) => Err(BusError::Unavailable(format!("{}: {why}", advisory.consumer))),
+        // Nobody is there, or somebody watches all subjects and nobody is there.
+        Err(_) => sweep(platform, advisory, stored.stored_at, Owner::Elsewhere).await,
+    }
+}
+
+/// Sweeps the advisory with this sequence for a process of another service. It is read from its stream, which only the server
+/// writes: a requester cannot have another message released.
+///
+/// # Errors
+/// [`BusError`]; the requester's advisory is redelivered.
+pub(crate) async fn sweep_for(platform: &Platform, durable: &str, sequence: u64) -> Result<WorkerReply, BusError> {
+    let stored = match platform.bus.get_message(GIVEN_UP_STREAM, sequence).await {
+        Ok(stored) => stored,
+        // Acknowledged meanwhile: another process has done it.
+        Err(BusError::NotFound(_)) => return Ok(WorkerReply::DoneBefore),
+        Err(error) => return Err(error),
+    };
+    let advisory: Advisory = serde_json::from_slice(&stored.payload)
+        .map_err(|error| BusError::Refused(format!("advisory {sequence} cannot be read: {error}")))?;
+    if advisory.consumer != durable {
+        return Err(BusError::Refused(format!("advisory {sequence} is about {}, not {durable}", advisory.consumer)));
+    }
+    Ok(match sweep(platform, &advisory, stored.stored_at, Owner::Here).await? {
+        Swept::Done => WorkerReply::Done,
+        Swept::Later(_) => WorkerReply::NotDone,
+    })
+}
+
+async fn sweep(
+    platform: &Platform,
+    advisory: &Advisory,
+    advised_at: DateTime<Utc>,
+    owner: Owner,
+) -> Result<Swept, BusError> {
     let Advisory { stream, consumer, stream_seq: sequence, deliveries, .. } = advisory;
     let bus = &platform.bus;
     let is_its = |c: &&Consumer| c.stream == *stream && c.durable == *consumer;
@@ -133,8 +202,7 @@ async fn sweep(platform: &Platform, advisory: &Advisory, advised_at: DateTime<Ut
     let inbox_key = super::inbox_key(&id, stream, *sequence, message.stored_at);
     match ask_worker(bus, consumer, &WorkerRequest::IsProcessed { inbox_key }, REPLY_WAIT).await {
         Ok(WorkerReply::DoneBefore) => {
-            bus.release(stream, consumer, *sequence).await?;
-            return Ok(Swept::Done);
+            return release(platform, advisory, owner).await;
         }
         Err(BusError::NoResponders(_)) => {}
         Ok(_) | Err(_) => {
@@ -153,8 +221,19 @@ async fn sweep(platform: &Platform, advisory: &Advisory, advised_at: DateTime<Ut
         platform.metrics.dead_lettered.with_label_values(&[consumer]).inc();
         tracing::error!(consumer, reason, sequence, deliveries, "dead letter");
     }
-    bus.release(stream, consumer, *sequence).await?;
-    Ok(Swept::Done)
+    release(platform, advisory, owner).await
+}
+
+/// The last step, which only a process of the consumer's service takes.
+async fn release(platform: &Platform, advisory: &Advisory, owner: Owner) -> Result<Swept, BusError> {
+    let Advisory { stream, consumer, stream_seq, .. } = advisory;
+    match owner {
+        Owner::Here => platform.bus.release(stream, consumer, *stream_seq).await.map(|()| Swept::Done),
+        Owner::Elsewhere => {
+            tracing::info!(stream, consumer, sequence = stream_seq, "the message is released once its service runs");
+            Ok(Swept::Later(OWNER_WAIT))
+        }
+    }
 }
 
 /// Why the stored message is not the one of the advisory, or will be delivered again without a sweeper.

@@ -40,7 +40,7 @@ impl Rig {
     async fn on_nats() -> Self {
         let server = Server::new().unwrap();
         let (urls, name) = (vec![server.url.clone()], "lost streams".to_owned());
-        let bus = NatsBus::connect(&NatsSettings { urls, creds: None, ca: None, replicas: 1, name }).await.unwrap();
+        let bus = NatsBus::connect(&NatsSettings { urls, name, ..Default::default() }).await.unwrap();
         Self::on(World::real(), Bus::Nats(bus), Some(server)).await
     }
 

@@ -16,7 +16,7 @@ pub(crate) const SCHEMAS: [(&str, &str); 4] =
 
 /// A bus of the test's own, around every proxy.
 pub(crate) async fn bus(urls: &[String], replicas: usize) -> Bus {
-    let settings = NatsSettings { urls: urls.to_vec(), creds: None, ca: None, replicas, name: "rig".to_owned() };
+    let settings = NatsSettings { urls: urls.to_vec(), replicas, name: "rig".to_owned(), ..Default::default() };
     Bus::Nats(NatsBus::connect(&settings).await.unwrap())
 }
 

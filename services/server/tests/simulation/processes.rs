@@ -234,7 +234,7 @@ impl Process {
                 self.run(scene, &mut running, check(&store), service.run(stop));
             }
         }
-        running.tasks.spawn(sweeper::run(platform.clone()));
+        running.tasks.spawn(sweeper::run(platform.clone(), vec![self.service]));
         running.router = http::router(&platform, routes);
         Ok(running)
     }

@@ -1,0 +1,235 @@
+//! What only a real server can show: watchers of all subjects, headers and subjects of foreign producers, and credentials.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use streams::bus::ReplayStart;
+use streams::nats::{Login, NatsBus, NatsSettings};
+use streams::topology::{Consumer, Retention};
+use streams::{Bus, BusError, Headers, Message};
+use testing::nats::Server;
+use tokio::time::Instant;
+
+use crate::fixture::{Fixture, receive, receive_and_ack, text, texts};
+
+/// Blocks of headers that async-nats cannot parse, or takes for the server's own.
+const MALFORMED: [&[u8]; 12] = [
+    b"NATS/1.0\r\nx-city: Z\xfcrich\r\n\r\n",
+    b"NATS/1.0\r\nx-st\xc3\xa4dte: ok\r\n\r\n",
+    b"NATS/1.0\r\nx city: ok\r\n\r\n",
+    b"NATS/1.0\r\nno colon\r\n\r\n",
+    b"NATS/1.0\r\nx: a\rb\r\n\r\n",
+    b"NATS/9.9\r\nx: y\r\n\r\n",
+    b"NATS/1.0 junk\r\nx: y\r\n\r\n",
+    b"NATS/1.0 503\r\n\r\n",
+    b"NATS/1.0 404 No Messages\r\n\r\n",
+    b"NATS/1.0 409 Consumer Deleted\r\n\r\n",
+    b"\x00\xff\xfe\r\n\r\n",
+    b"garbage",
+];
+
+/// Publishes without a client: any bytes may be headers.
+struct Raw(TcpStream);
+
+impl Raw {
+    fn connect(url: &str) -> Result<Self> {
+        let mut stream = TcpStream::connect(url.rsplit('/').next().context("an address")?)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"CONNECT {\"verbose\":false,\"headers\":true}\r\n")?;
+        Ok(Self(stream))
+    }
+
+    fn publish(&mut self, subject: &[u8], headers: &[u8], body: &str) -> Result<()> {
+        let mut frame = b"HPUB ".to_vec();
+        frame.extend(subject);
+        frame.extend(format!(" {} {}\r\n", headers.len(), headers.len() + body.len()).bytes());
+        frame.extend(headers);
+        frame.extend(body.bytes());
+        frame.extend(b"\r\n");
+        Ok(self.0.write_all(&frame)?)
+    }
+
+    /// Returns once the server has handled everything before.
+    fn flush(&mut self) -> Result<()> {
+        self.0.write_all(b"PING\r\n")?;
+        let (mut read, mut buffer) = (Vec::new(), [0; 4096]);
+        while !read.windows(4).any(|w| w == b"PONG") {
+            let n = self.0.read(&mut buffer)?;
+            ensure!(n > 0, "closed: {}", String::from_utf8_lossy(&read));
+            read.extend(&buffer[..n]);
+        }
+        ensure!(!read.windows(4).any(|w| w == b"-ERR"), "{}", String::from_utf8_lossy(&read));
+        Ok(())
+    }
+}
+
+async fn connect(url: &str) -> Result<Bus> {
+    let settings = NatsSettings { urls: vec![url.to_owned()], ..NatsSettings::default() };
+    Ok(Bus::Nats(NatsBus::connect(&settings).await?))
+}
+
+#[tokio::test]
+async fn a_watcher_of_all_subjects_disturbs_nobody() -> Result<()> {
+    let server = Server::new()?;
+    let watcher = connect(&server.url).await?;
+    let _all = watcher.subscribe(">", None).await?;
+    let _inboxes = watcher.subscribe("_INBOX.>", None).await?;
+    let bus = connect(&server.url).await?;
+    let began_at = Instant::now();
+    // Each of these asks the server for a round trip.
+    let mut requests = bus.subscribe("work", Some("workers")).await?;
+    let _second = watcher.subscribe("other", None).await?;
+    let answered = bus.clone();
+    tokio::spawn(async move {
+        let request = requests.next().await.expect("the request");
+        answered.publish_core(&request.reply.expect("a reply subject"), Bytes::from("yes")).await.expect("sent");
+    });
+    assert_eq!(bus.request("work", Bytes::new(), Duration::from_secs(5)).await?, "yes");
+    ensure!(began_at.elapsed() < Duration::from_secs(2), "{:?}", began_at.elapsed());
+    // Without anybody to answer it ends after its wait, and no later.
+    let nobody = bus.request("nobody", Bytes::new(), Duration::from_millis(300)).await;
+    assert!(matches!(nobody, Err(BusError::Unavailable(_))), "{nobody:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_message_with_malformed_headers_costs_nobody_else_anything() -> Result<()> {
+    let server = Server::new()?;
+    let f = Fixture::at("malformed", &server.url).await?;
+    let stream = f.stream("s", &["a", "b.>"], Retention::Limits);
+    let consumer = f.consumer(&stream, "c", "a");
+    f.apply(&[&stream], &[&consumer]).await?;
+    let mut puller = f.pull(&consumer).await?;
+    let mut core = f.bus.subscribe(&f.subject("core.*"), None).await?;
+    let (subject, core_subject) = (f.subject("a"), f.subject("core.x"));
+    let mut raw = Raw::connect(&server.url)?;
+    let mut expected = Vec::new();
+    for (n, headers) in MALFORMED.iter().enumerate() {
+        for (headers, body) in [(&b"NATS/1.0\r\nx: y\r\n\r\n"[..], format!("good {n}")), (headers, format!("bad {n}"))]
+        {
+            raw.publish(subject.as_bytes(), headers, &body)?;
+            raw.publish(core_subject.as_bytes(), headers, &body)?;
+            expected.push(body);
+        }
+    }
+    // Subjects that are no UTF-8, or hold white space that only Unicode knows.
+    raw.publish([f.subject("core.").as_bytes(), b"\xff"].concat().as_slice(), b"NATS/1.0\r\n\r\n", "subject")?;
+    raw.publish(f.subject("core.\u{2003}").as_bytes(), b"NATS/1.0\r\n\r\n", "subject")?;
+    raw.flush()?;
+
+    let deliveries = receive_and_ack(&mut puller, expected.len()).await?;
+    assert_eq!(texts(&deliveries), expected);
+    for delivery in &deliveries {
+        let message = &delivery.message;
+        let block = text(message).strip_prefix("bad ").map(|n| n.parse::<usize>()).transpose()?.map(|n| MALFORMED[n]);
+        // Newer servers remove a status from what they store; then nothing is wrong any more.
+        if !block.is_some_and(|block| block.starts_with(b"NATS/1.0 ")) {
+            let malformed = message.headers.malformed();
+            assert_eq!(malformed.is_some(), block.is_some(), "{}: {:?}", text(message), message.headers);
+        }
+        assert_eq!(delivery.deliveries, 1);
+        // What could be parsed can be sent again.
+        f.bus
+            .publish(Message { subject: f.subject("b.again"), headers: message.headers.clone(), payload: Bytes::new() })
+            .await?;
+    }
+    for body in expected.iter().map(String::as_str).chain(["subject", "subject"]) {
+        assert_eq!(core.next().await.context("a core message")?.payload, body);
+    }
+    let mut replay = f.bus.replay(&stream.name, Some(&subject), ReplayStart::Sequence(1)).await?;
+    for body in &expected {
+        assert_eq!(text(&replay.next(Duration::from_secs(5)).await?.context("a message")?), body);
+    }
+    assert_eq!(f.bus.reconnects(), 1, "the connection was lost");
+    assert_eq!(f.bus.stream_info(&stream.name).await?.messages, 2 * expected.len() as u64);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_poisoned_header_among_a_thousand_delays_no_other() -> Result<()> {
+    let server = Server::new()?;
+    let f = Fixture::at("poisoned", &server.url).await?;
+    let stream = f.stream("s", &["a"], Retention::Interest);
+    let consumer = Consumer { max_ack_pending: 2_000, ..f.consumer(&stream, "c", "a") };
+    f.apply(&[&stream], &[&consumer]).await?;
+    let mut raw = Raw::connect(&server.url)?;
+    raw.publish(f.subject("a").as_bytes(), MALFORMED[0], "bad")?;
+    for _ in 0..1_000 {
+        raw.publish(f.subject("a").as_bytes(), b"NATS/1.0\r\n\r\n", "good")?;
+    }
+    raw.flush()?;
+    let mut puller = f.pull(&consumer).await?;
+    let deliveries = receive(&mut puller, 1_001).await?;
+    let bad: Vec<u64> =
+        deliveries.iter().filter(|d| d.message.headers.malformed().is_some()).map(|d| d.message.sequence).collect();
+    assert_eq!(bad, [1]);
+    assert!(deliveries.iter().all(|d| d.deliveries == 1));
+    assert_eq!(f.bus.reconnects(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn credentials_are_shown_as_set_and_in_the_address() -> Result<()> {
+    let host = |server: &Server| server.url.replace("nats://", "");
+    let some = |text: &str| Some(text.to_owned().into());
+    let user = Server::configured("authorization { user: \"r@s\", password: \"se:cret\" }\n")?;
+    let token = Server::configured("authorization { token: \"s3cret\" }\n")?;
+    let named = Login { user: Some("r@s".to_owned()), password: some("se:cret"), ..Login::default() };
+    let secret = Login { token: some("s3cret"), ..Login::default() };
+    for (url, login) in [
+        (format!("nats://r%40s:se%3Acret@{}", host(&user)), Login::default()),
+        (user.url.clone(), named.clone()),
+        (format!("nats://s3cret@{}", host(&token)), Login::default()),
+        (token.url.clone(), secret.clone()),
+    ] {
+        let settings = NatsSettings { urls: vec![url], login, ..NatsSettings::default() };
+        Bus::Nats(NatsBus::connect(&settings).await?).check().await?;
+    }
+    for (url, login, reason) in [
+        (format!("nats://r%40s:hunter2@{}", host(&user)), Login::default(), "check the user and the password"),
+        (user.url.clone(), Login::default(), "none are set: set NATS_USER"),
+        (token.url.clone(), Login { token: some("hunter2"), ..Login::default() }, "check the token"),
+        (token.url.clone(), Login { ca: Some("/no/such".into()), ..secret }, "NATS_CA /no/such"),
+    ] {
+        let settings = NatsSettings { urls: vec![url], login, ..NatsSettings::default() };
+        let began_at = Instant::now();
+        let error = NatsBus::connect(&settings).await.map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(reason) && !error.contains("hunter2"), "{error}");
+        assert!(began_at.elapsed() < Duration::from_secs(5), "{error}: {:?}", began_at.elapsed());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_inbox_prefix_of_its_own_is_enough_for_everything() -> Result<()> {
+    let allowed = "authorization { users: [ { user: \"users\", password: \"p\", permissions: {\n\
+                     publish: { deny: [\"_INBOX.>\"] }, subscribe: { allow: [\"_INBOX_users.>\", \"work\"] } } },\n\
+                     { user: \"admin\", password: \"p\" } ] }\n";
+    let server = Server::configured(allowed)?;
+    let url = |user: &str| vec![server.url.replace("nats://", &format!("nats://{user}:p@"))];
+    let admin = NatsSettings { urls: url("admin"), ..NatsSettings::default() };
+    let admin = Fixture::with("prefix", Bus::Nats(NatsBus::connect(&admin).await?));
+    let stream = admin.stream("s", &["a"], Retention::Interest);
+    let consumer = admin.consumer(&stream, "c", "a");
+    admin.apply(&[&stream], &[&consumer]).await?;
+    let settings =
+        NatsSettings { urls: url("users"), inbox_prefix: "_INBOX_users".to_owned(), ..NatsSettings::default() };
+    let bus = Bus::Nats(NatsBus::connect(&settings).await?);
+    bus.check().await?;
+    let _work = bus.subscribe("work", None).await?;
+    bus.publish(Message { subject: admin.subject("a"), headers: Headers::default(), payload: Bytes::from("1") })
+        .await?;
+    let deliveries = receive(&mut bus.pull(&consumer).await?, 1).await?;
+    deliveries[0].ack_confirmed().await?;
+    let mut replay = bus.replay(&stream.name, None, ReplayStart::Sequence(1)).await?;
+    assert!(replay.next(Duration::from_millis(200)).await?.is_none());
+    for prefix in ["", "a b", "a.*", "a..b", ">"] {
+        let settings = NatsSettings { inbox_prefix: prefix.to_owned(), ..settings.clone() };
+        let error = NatsBus::connect(&settings).await.map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("NATS_INBOX_PREFIX"), "{prefix}: {error}");
+    }
+    Ok(())
+}
