@@ -38,6 +38,8 @@ pub struct Metrics {
     pub matches: IntCounterVec,
     /// By status reached.
     pub rides: IntCounterVec,
+    /// Final distances that nobody can have driven, billed by the estimate instead, by service.
+    pub distances_refused: IntCounterVec,
     /// Core messages dropped because a subscription's buffer was full.
     pub core_dropped: Gauge,
     /// 1 while a message is stored in an interest or work-queue stream although every consumer's lag is 0, by stream.
@@ -111,6 +113,11 @@ impl Metrics {
             sockets: gauge("sockets", "Open WebSockets."),
             frames: counter("frames_total", "WebSocket frames.", "direction"),
             matches: counter("matches_total", "Matches by outcome.", "outcome"),
+            distances_refused: counter(
+                "distances_refused_total",
+                "Final distances that nobody can have driven, billed by the estimate instead.",
+                "service",
+            ),
             rides: counter("rides_total", "Rides by status reached.", "status"),
             core_dropped: gauge("core_messages_dropped", "Core messages dropped, a subscription was full."),
             stuck: gauges("stream_stuck", "1 while messages are stored and every lag is 0.", "stream"),

@@ -10,10 +10,12 @@ pub struct Config {
     pub provider: Provider,
     /// Seconds after the arrival that a ride waits for its final distance. Then it is billed by the estimate.
     pub completion_wait_s: i64,
+    /// A final distance that needs more than so many metres a second is not billed.
+    pub max_speed_mps: f64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { tariffs: Tariffs::default(), provider: Provider::default(), completion_wait_s: 60 }
+        Self { tariffs: Tariffs::default(), provider: Provider::default(), completion_wait_s: 60, max_speed_mps: 70.0 }
     }
 }

@@ -16,7 +16,7 @@ use crate::event_log::{self, EventRow};
 use crate::ledger;
 use crate::payment::{self, CaptureError, Payment, PaymentStatus};
 use crate::ride::update::{RideUpdate, count, write_updates};
-use crate::ride::{Change, CommandInput, Distance, Outcome, Ride, decide, rows};
+use crate::ride::{Change, CommandInput, Distance, Outcome, Ride, decide, plausible, rows};
 use crate::tables::Tables;
 
 /// Rides that the timer bills in one transaction.
@@ -147,7 +147,12 @@ impl Completions {
             if aggregate.driver_id != ride.driver_id {
                 return Err(Failure::Permanent(format!("driver_id {} does not drive ride {id}", aggregate.driver_id)));
             }
-            if let Some(update) = self.complete(ride, Distance::Measured(aggregate.distance_m), trace)? {
+            let distance = plausible(ride, aggregate.distance_m, self.config.max_speed_mps);
+            if let Some(update) = self.complete(ride, distance, trace)? {
+                if distance == Distance::Estimated {
+                    tracing::warn!(ride_id = %id, distance_m = aggregate.distance_m, duration_s = ride.duration_s(), "nobody can have driven the final distance: billed by the estimate");
+                    self.platform.metrics.distances_refused.with_label_values(&[Service::Rides.name()]).inc();
+                }
                 *ride = update.change.ride.clone();
                 updates.push(update);
             }

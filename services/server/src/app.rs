@@ -176,7 +176,8 @@ impl App {
         if services.contains(&Service::Rides) {
             let store = opening.store(Service::Rides, "rides", &rides::MIGRATIONS).await?;
             let provider = settings.payment_provider.parse().map_err(anyhow::Error::msg).context("PAYMENT_PROVIDER")?;
-            let config = rides::Config { tariffs, provider, ..Default::default() };
+            let config =
+                rides::Config { tariffs, provider, max_speed_mps: settings.track_max_speed_mps, ..Default::default() };
             let rides = Rides::start(&platform, &store, tokens.clone(), config).await?;
             routes.push(rides.router());
             tasks.spawn(rides.run(stop.clone()));

@@ -176,6 +176,36 @@ fn a_completed_ride_is_billed_by_what_was_driven() {
 }
 
 #[test]
+fn a_distance_that_nobody_can_have_driven_is_billed_by_the_estimate() {
+    let arrived = ride_in(RideStatus::Arrived);
+    assert_eq!(arrived.duration_s(), 900.0);
+    let estimate_m = pricing::estimate(&arrived.pickup, &arrived.dropoff).0;
+    assert!(estimate_m < 10_000.0, "{estimate_m}");
+    let bound = 70.0 * 910.0 + 1_000.0;
+    let day = Ride { arrived_at: arrived.started_at.map(|at| at + Duration::hours(24)), ..arrived.clone() };
+    let mut far = day.clone();
+    far.dropoff.lat += 1.0;
+    for (ride, metres, max_speed_mps, billed) in [
+        (&arrived, 0.0, 70.0, true),
+        // An honest detour, six times the estimate and more.
+        (&arrived, 60_000.0, 70.0, true),
+        (&arrived, bound, 70.0, true),
+        (&arrived, bound + 1.0, 70.0, false),
+        (&arrived, 987_654_321.0, 70.0, false),
+        // The second bound does not depend on the speed.
+        (&arrived, 99_999.0, 1e6, true),
+        (&arrived, 100_001.0, 1e6, false),
+        (&arrived, 987_654_321.0, f64::MAX, false),
+        (&day, 100_001.0, 70.0, false),
+        (&far, 1_000_000.0, 70.0, true),
+        (&far, 2_000_000.0, 70.0, false),
+    ] {
+        let expected = if billed { Distance::Measured(metres) } else { Distance::Estimated };
+        assert_eq!(plausible(ride, metres, max_speed_mps), expected, "{metres} m at {max_speed_mps} m/s");
+    }
+}
+
+#[test]
 fn many_short_hops_are_billed_in_full() {
     // Rounding the metres between neighbouring points, each to 0, would bill nothing. The distance here is the cumulative one, and
     // no ride costs less than the minimum.

@@ -19,6 +19,7 @@ on_both_stores!(
     many_short_hops_are_billed_in_full,
     a_late_cancellation_is_billed_like_a_fare,
     a_ride_without_a_final_distance_is_billed_by_the_estimate,
+    a_distance_that_nobody_can_have_driven_is_not_billed,
 );
 
 async fn redelivery_never_bills_twice(backend: Backend) {
@@ -158,6 +159,23 @@ async fn a_late_cancellation_is_billed_like_a_fare(backend: Backend) {
     app.settled().await;
     let (_, view) = app.get(Some(free.driver_id), &format!("/v1/rides/{ride}")).await;
     assert_eq!(view["payment"], Value::Null);
+    app.end().await;
+}
+
+/// The final distance is a message as any other: whoever can write to the bus can make it up.
+async fn a_distance_that_nobody_can_have_driven_is_not_billed(backend: Backend) {
+    let app = TestApp::start(backend, Config::default()).await;
+    let matched = app.matched();
+    let ride = app.arrived(&matched).await;
+    app.aggregate(ride.ride_id, ride.driver_id, 987_654_321.0, true).await;
+    let completed = app.event(&matched, RideStatus::Completed).await;
+    assert!(completed.fare.unwrap().estimated);
+    assert_eq!(completed.distance_m, Some(pricing::estimate(&matched.pickup, &matched.dropoff).0));
+    assert_eq!(app.platform.metrics.distances_refused.with_label_values(&["rides"]).get(), 1);
+    // The honest one comes too late.
+    app.aggregate(ride.ride_id, ride.driver_id, 100.0, true).await;
+    app.settled().await;
+    assert_eq!(app.trail().await.len(), 4);
     app.end().await;
 }
 

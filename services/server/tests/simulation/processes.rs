@@ -211,8 +211,9 @@ impl Process {
                 self.run(scene, &mut running, check(&store), service.run(stop));
             }
             Service::Rides => {
+                let config = rides::Config { max_speed_mps: 600.0, ..Default::default() };
                 let store = scene.stores.rides.with_faults(pod, faults);
-                let service = Rides::start(&platform, &store, tokens, rides::Config::default()).await?;
+                let service = Rides::start(&platform, &store, tokens, config).await?;
                 routes.push(service.router());
                 self.run(scene, &mut running, check(&store), service.run(stop));
             }
