@@ -10,6 +10,7 @@ mod harness;
 mod house;
 mod ingress;
 mod logs;
+mod nats_permissions;
 mod never;
 mod operators;
 mod problems;

@@ -1,0 +1,176 @@
+//! `docker/nats-users.conf`: whole rides run with a NATS user for each service, while somebody watches all subjects; and what a
+//! thief of one service's password can do is what that service does.
+
+use std::path::{Path, PathBuf};
+
+use platform::World;
+use server::app::{self, App};
+use server::nats_login::NatsLogin;
+use server::settings::Settings;
+use streams::Service;
+use streams::topology::Topology;
+use testing::nats::Server;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+use crate::harness::client::Person;
+use crate::harness::ride::{drive, online, trip};
+use crate::harness::running::{Running, shared};
+use crate::harness::until;
+
+fn configuration() -> String {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docker/nats-users.conf");
+    std::fs::read_to_string(file).unwrap()
+}
+
+fn password(user: &str) -> String {
+    format!("12e4-{user}")
+}
+
+fn server() -> Server {
+    let mut configuration = configuration();
+    for user in ["admin", "users", "match", "rides", "location"] {
+        // As compose.yaml gives it: in quotes.
+        let value = format!("\"{}\"", password(user));
+        configuration = configuration.replace(&format!("$NATS_{}_PASSWORD", user.to_uppercase()), &value);
+    }
+    Server::configured(&configuration).unwrap()
+}
+
+fn as_user(settings: &Settings, user: &str) -> Settings {
+    let nats = NatsLogin {
+        nats_user: Some(user.to_owned()),
+        nats_password: Some(password(user)),
+        nats_inbox_prefix: format!("_INBOX_{user}"),
+        ..settings.nats.clone()
+    };
+    Settings { nats, ..settings.clone() }
+}
+
+/// Whether the server lets `user` send this line, which is a SUB or a PUB.
+async fn may(server: &Server, user: &str, line: &str) -> bool {
+    let mut stream = TcpStream::connect(server.url.rsplit('/').next().unwrap()).await.unwrap();
+    let connect = format!("CONNECT {{\"verbose\":false,\"user\":\"{user}\",\"pass\":\"{}\"}}\r\n", password(user));
+    stream.write_all(format!("{connect}{line}\r\nPING\r\n").as_bytes()).await.unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    let mut may = true;
+    while let Some(line) = lines.next_line().await.unwrap() {
+        if line == "PONG" {
+            return may;
+        }
+        assert!(!line.contains("Authorization"), "{user}: {line}");
+        may &= !line.starts_with("-ERR 'Permissions Violation");
+    }
+    panic!("{user}: the server closed the connection after {line}");
+}
+
+fn publish(subject: &str) -> String {
+    format!("PUB {subject} 2\r\n{{}}")
+}
+
+#[tokio::test]
+async fn a_ride_runs_with_a_user_for_each_service_and_a_watcher_of_everything() {
+    let nats = server();
+    let settings = shared(&nats, &[]).await;
+    let admin = app::bus(&as_user(&settings, "admin"), &World::real(), "admin").await.unwrap();
+    admin.apply(&Topology::rideshare().with_sweeper()).await.unwrap();
+    let mut all = admin.subscribe(">", None).await.unwrap();
+    let watching = tokio::spawn(async move { while all.next().await.is_some() {} });
+    let mut apps = Vec::new();
+    for service in [Service::Users, Service::Match, Service::Rides, Service::Location] {
+        let settings = as_user(&settings, service.name());
+        apps.push(App::start(&settings, &[service], World::real()).await.unwrap());
+    }
+    let addr = apps[0].addr;
+    let mut driver = Person::driver(addr, 1).await.connect(None).await;
+    let mut passenger = Person::passenger(addr, 2).await.connect(None).await;
+    online(&mut driver, 40.751).await;
+    passenger.ack("finder.update", trip()).await;
+    let found = driver.event("match.found").await["data"]["match_id"].clone();
+    drive(&mut driver, &mut passenger, &found, &World::real()).await;
+    passenger.event("ride.completed").await;
+    // A message that fails in three services is three letters.
+    let broken = streams::Message {
+        subject: "match.accepted".to_owned(),
+        headers: streams::Headers::default(),
+        payload: bytes::Bytes::from_static(b"{"),
+    };
+    admin.publish(broken).await.unwrap();
+    until("three letters", async || admin.stream_info("DEAD_LETTER_STREAM").await.unwrap().messages == 3).await;
+    until("nothing waits", async || admin.stream_info("MATCH_STREAM").await.unwrap().messages == 0).await;
+    watching.abort();
+    let log = std::fs::read_to_string(PathBuf::from(&nats.directory).join("nats.log")).unwrap();
+    let violations: Vec<&str> = log.lines().filter(|line| line.contains("iolation")).collect();
+    assert!(violations.is_empty(), "{violations:#?}");
+    Running::of(apps, Some(nats), settings).stop().await;
+}
+
+#[tokio::test]
+async fn a_services_user_opens_what_is_its_own_and_nothing_else() {
+    let server = server();
+    for (subject, writers) in [
+        ("match.accepted", &["users"][..]),
+        ("match.found", &["match"]),
+        ("match.rejected", &["users", "match", "rides"]),
+        ("user.beacon", &["users"]),
+        ("ride.completed", &["rides"]),
+        ("payment.capture", &["rides"]),
+        ("location.update", &["users"]),
+        ("location.aggregate", &["location"]),
+        ("rides.command", &["users"]),
+        ("users.session.x.notify", &["users"]),
+        ("$JS.API.STREAM.PURGE.RIDE_STREAM", &[]),
+        ("$JS.API.STREAM.DELETE.RIDE_STREAM", &[]),
+        ("$JS.API.STREAM.CREATE.X", &[]),
+        ("$JS.API.STREAM.UPDATE.RIDE_STREAM", &[]),
+        ("$JS.API.CONSUMER.DELETE.MATCH_STREAM.match_accepted_rides", &[]),
+        ("$JS.API.CONSUMER.CREATE.RIDE_STREAM.spy", &[]),
+        ("$JS.API.CONSUMER.MSG.NEXT.MATCH_STREAM.match_accepted_rides", &["rides"]),
+        ("$JS.ACK.MATCH_STREAM.match_accepted_match.1.1.1.1.0", &["match"]),
+        ("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.MATCH_STREAM.match_accepted_rides", &[]),
+    ] {
+        for service in Service::ALL.map(Service::name) {
+            let may = may(&server, service, &publish(subject)).await;
+            assert_eq!(may, writers.contains(&service), "{service} publishes {subject}");
+        }
+    }
+    for (subject, readers) in [
+        (">", &[][..]),
+        ("*.>", &[]),
+        ("_INBOX.>", &[]),
+        ("_INBOX_users.>", &["users"]),
+        ("_INBOX_rides.>", &["rides"]),
+        ("users.session.*.notify", &["users"]),
+        ("ride.>", &[]),
+        ("location.>", &[]),
+        ("rides.command", &["rides"]),
+        ("dead_letters.match_accepted_rides", &[]),
+    ] {
+        for service in Service::ALL.map(Service::name) {
+            let may = may(&server, service, &format!("SUB {subject} 1")).await;
+            assert_eq!(may, readers.contains(&service), "{service} subscribes to {subject}");
+        }
+    }
+}
+
+#[test]
+fn each_service_pulls_and_acknowledges_its_own_consumers_alone() {
+    let configuration = configuration();
+    let topology = Topology::rideshare();
+    for service in Service::ALL {
+        let own = configuration.split(&format!("user: \"{}\"", service.name())).nth(1).unwrap();
+        let own = own.split("user: ").next().unwrap();
+        for consumer in &topology.consumers {
+            let (stream, durable) = (&consumer.stream, &consumer.durable);
+            let is_own = topology.consumers_of(service).any(|c| c.durable == *durable);
+            for subject in [
+                format!("\"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}\""),
+                format!("\"$JS.ACK.{stream}.{durable}.>\""),
+                format!("\"dead_letters.{durable} {durable}\""),
+            ] {
+                assert_eq!(own.contains(&subject), is_own, "{service}: {subject}");
+            }
+        }
+    }
+    assert!(!configuration.contains("$JS.ACK.>") && !configuration.contains("_INBOX.>\","));
+}
