@@ -1,12 +1,12 @@
-//! A command on a ride. users passes it on to rides as a NATS request with a deadline, because the client waits for the answer of
-//! the ride's owner. It is the only call between two services; everything else is an event.
+//! What users asks of rides in a NATS request with a deadline, because a client waits for the answer: a command on a ride, or
+//! the end of a search that may be a ride already. It is the only call between two services; everything else is an event.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::event::ids::{RideId, UserId};
+use crate::event::ids::{RequestId, RideId, UserId};
 
 /// The subject of the request; rides subscribes in the queue group of the same name.
 pub const RIDE_COMMANDS: &str = "rides.command";
@@ -46,6 +46,48 @@ pub enum RideAction {
         /// Free text of the caller; becomes the event's `reason`.
         reason: String,
     },
+}
+
+/// The code of the reply to an [`EndSearch`] whose search has become a ride.
+pub const SEARCH_FULFILLED: &str = "search_fulfilled";
+
+/// A passenger ends a search of which a driver has accepted an offer. rides decides whether the search has become a ride: `Ok`
+/// says that it has not, and never will; [`SEARCH_FULFILLED`] that it has. Any other error leaves it open.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename = "search.end")]
+pub struct EndSearch {
+    /// The passenger, authenticated by users, which also knows that the search is this passenger's.
+    pub user_id: UserId,
+    /// The search.
+    pub request_id: RequestId,
+    /// W3C trace context of the client's command.
+    pub traceparent: String,
+}
+
+/// A request on [`RIDE_COMMANDS`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum RidesRequest {
+    /// `search.end`
+    EndSearch(EndSearch),
+    /// All others.
+    Ride(RideCommand),
+}
+
+impl RidesRequest {
+    /// # Errors
+    /// `body` is no such request. (A rides process older than a type of request answers it with an error, too.)
+    pub fn parse(body: &[u8]) -> Result<Self, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Kind {
+            #[serde(rename = "type")]
+            kind: String,
+        }
+        let Kind { kind } = serde_json::from_slice(body)?;
+        if kind == "search.end" {
+            return Ok(Self::EndSearch(serde_json::from_slice(body)?));
+        }
+        Ok(Self::Ride(serde_json::from_slice(body)?))
+    }
 }
 
 /// The reply. `Ok` is sent after the commit, so the change is durable.

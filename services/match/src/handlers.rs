@@ -17,6 +17,9 @@ use crate::tables::Tables;
 /// How often waiting requests are tried again, because drivers move.
 const TICK_INTERVAL: Duration = Duration::seconds(1);
 const HOUSEKEEPING_INTERVAL: Duration = Duration::seconds(60);
+/// For so long after a take-over no offer expires: the driver's answer may wait in the stream since before its deadline, and the
+/// driver must not be offered to somebody else first.
+const TAKE_OVER_GRACE: Duration = Duration::seconds(2);
 
 pub(crate) struct Matcher {
     engine: Engine,
@@ -24,6 +27,7 @@ pub(crate) struct Matcher {
     world: World,
     metrics: Arc<Metrics>,
     epoch: i64,
+    took_over_at: DateTime<Utc>,
     /// The engine differs from the rows, and must be loaded before it is used.
     stale: bool,
     next_tick: DateTime<Utc>,
@@ -41,6 +45,7 @@ impl Matcher {
             world: platform.world.clone(),
             metrics: platform.metrics.clone(),
             epoch,
+            took_over_at: now,
             stale: true,
             next_tick: now,
             next_housekeeping: now + HOUSEKEEPING_INTERVAL,
@@ -60,6 +65,7 @@ impl Matcher {
             "match engine loaded"
         );
         self.engine = Engine::from_rows(rules, rows);
+        self.engine.expire_not_before(self.took_over_at + TAKE_OVER_GRACE);
         self.engine.load_positions(&mut lock(&self.positions));
         self.next_tick = now;
         self.stale = false;

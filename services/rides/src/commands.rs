@@ -1,4 +1,4 @@
-//! The ride commands ride.start, ride.arrive and ride.cancel: NATS requests with a deadline.
+//! The ride commands ride.start, ride.arrive and ride.cancel, and the end of a search: NATS requests with a deadline.
 //!
 //! One process of the queue group gets each request. It replies after the commit, never before. Without a reply the outcome is
 //! unknown: the client repeats the command, which has no second effect.
@@ -12,7 +12,9 @@ use serde_json::json;
 use streams::RideStatus;
 use streams::bus::CoreMessage;
 use streams::event::Party;
-use streams::ride_command::{RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAction, RideCommand, RideReply};
+use streams::ride_command::{
+    EndSearch, RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAction, RideCommand, RideReply, RidesRequest, SEARCH_FULFILLED,
+};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -20,6 +22,7 @@ use tracing::Instrument;
 
 use crate::config::Config;
 use crate::ride::lifecycle::Refusal;
+use crate::ride::requests::{self, Fate};
 use crate::ride::update::{RideUpdate, count, write_updates};
 use crate::ride::{CommandInput, Outcome, PinTries, Ride, decide, rows};
 use crate::tables::Tables;
@@ -109,21 +112,20 @@ impl RideCommands {
     }
 
     async fn execute(&self, body: &[u8]) -> RideReply {
-        let command: RideCommand = match serde_json::from_slice(body) {
-            Ok(command) => command,
-            Err(why) => return error("invalid_field", format!("the command cannot be read: {why}"), None),
-        };
-        // The second field of a W3C traceparent.
-        let trace_id = command.traceparent.get(3..35);
-        let span = tracing::info_span!("ride_command", ride_id = %command.ride_id, trace_id);
-        let work = async {
-            let done = self.store.transact(Retry::Serialization, |tx| self.execute_in(tx, &command)).await;
-            done.unwrap_or_else(|failure: StoreError| {
-                tracing::warn!(%failure, "a ride command failed");
-                error("unavailable", "not possible at the moment: try the same again", None)
-            })
-        };
-        work.instrument(span).await
+        let retry = Retry::Serialization;
+        match RidesRequest::parse(body) {
+            Ok(RidesRequest::Ride(command)) => {
+                let span = tracing::info_span!("ride_command", ride_id = %command.ride_id, trace_id = trace_id(&command.traceparent));
+                let done = self.store.transact(retry, |tx| self.execute_in(tx, &command));
+                async { reply_of(done.await) }.instrument(span).await
+            }
+            Ok(RidesRequest::EndSearch(end)) => {
+                let span = tracing::info_span!("end_search", request_id = %end.request_id, trace_id = trace_id(&end.traceparent));
+                let done = self.store.transact(retry, |tx| end_search(tx, &end));
+                async { reply_of(done.await) }.instrument(span).await
+            }
+            Err(why) => error("invalid_field", format!("the command cannot be read: {why}"), None),
+        }
     }
 
     /// Executes a command in one transaction. What the reply says is committed.
@@ -176,6 +178,31 @@ impl RideCommands {
             Err(refusal) => Ok(refused(refusal)),
         }
     }
+}
+
+/// Decides, in one transaction, that no ride comes of a search, unless one has come of it. An acceptance that is handled later is
+/// superseded.
+async fn end_search(mut tx: Transaction<Tables>, end: &EndSearch) -> Result<RideReply, StoreError> {
+    match requests::end(&mut tx, end.request_id).await? {
+        Fate::Ended => {
+            tx.commit().await?;
+            kill_point::reached("ride_command.before_reply");
+            Ok(RideReply::Ok(json!({"request_id": end.request_id})))
+        }
+        Fate::Fulfilled(_) => Ok(error(SEARCH_FULFILLED, "this search has become a ride", Some("request_id"))),
+    }
+}
+
+fn reply_of(done: Result<RideReply, StoreError>) -> RideReply {
+    done.unwrap_or_else(|failure| {
+        tracing::warn!(%failure, "a ride command failed");
+        error("unavailable", "not possible at the moment: try the same again", None)
+    })
+}
+
+/// The second field of a W3C traceparent.
+fn trace_id(traceparent: &str) -> Option<&str> {
+    traceparent.get(3..35)
 }
 
 fn ok(ride: &Ride) -> RideReply {

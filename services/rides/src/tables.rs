@@ -18,8 +18,8 @@ pub struct Tables {
     pub(crate) live_passenger: OrdMap<UserId, RideId>,
     pub(crate) of_user: OrdSet<(UserId, DateTime<Utc>, RideId)>,
     pub(crate) arrived: OrdSet<(DateTime<Utc>, RideId)>,
-    /// The table `served`.
-    pub(crate) fulfilled_requests: OrdSet<RequestId>,
+    /// The table `served`: by which match a request became a ride, or that it ended without one.
+    pub(crate) decided_requests: OrdMap<RequestId, Option<MatchId>>,
     pub(crate) superseded: OrdSet<MatchId>,
     pub(crate) events: OrdMap<(RideId, u32), EventRow>,
     pub(crate) pin_tries: OrdMap<RideId, PinTries>,

@@ -21,7 +21,7 @@ use crate::statistics::Counter;
 
 /// The most time between two looks at what is due.
 const TICK_MAX: Duration = Duration::from_millis(500);
-/// After the end of a search, a ride may still come of an offer that was accepted before.
+/// After the end of a search was refused, its ride comes: `ride_live`. Without an answer it may come.
 const SEARCH_END_GRACE: Duration = Duration::from_millis(1_500);
 /// The longest rest between two searches, real time.
 const REST_MAX: Duration = Duration::from_secs(3);
@@ -73,7 +73,8 @@ pub(crate) struct Passenger {
     state: State,
     /// `pickup_eta_s` by match, of the present search.
     offers: BTreeMap<String, f64>,
-    /// Matches of ended searches, oldest first: a ride of one comes too late, and is cancelled.
+    /// Matches of searches that were to end, oldest first: a ride of one was refused to end, and is cancelled. (No ride may come
+    /// of a search whose end was acked: the checker sees to that.)
     old_matches: VecDeque<String>,
     /// The last rides that have ended, oldest first.
     ended_rides: VecDeque<String>,
@@ -342,7 +343,16 @@ impl Passenger {
             return self.city.checker().violation(format!("passenger {} could {tried}", self.client.user_id()));
         }
         match command.kind {
-            "finder.update" if self.search_ends.contains(&command.id) => self.on_search_end_answered(&command.id),
+            "finder.update" if self.search_ends.remove(&command.id) => {
+                // Without an id there was no search to end: it had expired, or its ride is over.
+                let request_id = text(data, "request_id");
+                if !request_id.is_empty() {
+                    self.city.checker().search_ended(request_id);
+                }
+                if let State::EndingSearch { until } = &mut self.state {
+                    *until = Some(clock::now());
+                }
+            }
             "finder.update" => {
                 let request_id = text(data, "request_id").to_owned();
                 if request_id.is_empty() {
@@ -365,18 +375,13 @@ impl Passenger {
         if command.kind != "finder.update" {
             return;
         }
-        if self.search_ends.contains(&command.id) {
-            self.on_search_end_answered(&command.id);
+        if self.search_ends.remove(&command.id) {
+            if let State::EndingSearch { until } = &mut self.state {
+                *until = Some(clock::now() + SEARCH_END_GRACE);
+            }
         } else if matches!(self.state, State::Searching { .. }) {
             self.state = State::EndingSearch { until: Some(clock::now() + SEARCH_END_GRACE) };
             self.retire_offers();
-        }
-    }
-
-    fn on_search_end_answered(&mut self, id: &str) {
-        self.search_ends.remove(id);
-        if let State::EndingSearch { until } = &mut self.state {
-            *until = Some(clock::now() + SEARCH_END_GRACE);
         }
     }
 

@@ -1,16 +1,17 @@
 //! What the service does with events: it updates offers, live rides and searches, appends each event to the mailboxes of the
 //! users concerned, and after the commit notifies the pods that hold their sockets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use platform::{Failure, Handler, Received, Transaction};
-use streams::event::{LocationAggregate, RideEvent};
-use streams::{Event, MatchId, RideId, RideStatus, Subject, UserId};
+use platform::{Failure, Handler, Received, StoreError, Trace, Transaction};
+use streams::event::{LocationAggregate, MatchFound, MatchRejected, RideEvent};
+use streams::{Event, MatchId, RequestId, RideId, RideStatus, Subject, UserId};
 
 use crate::context::Context;
 use crate::gateway::frame;
 use crate::mailbox::{NewEntry, notification, notify_subject};
-use crate::offer::Offer;
+use crate::offer::{Offer, OfferState};
+use crate::search::SearchKey;
 use crate::tables::Tables;
 use crate::{live_ride, mailbox, offer, search};
 
@@ -40,34 +41,119 @@ pub(crate) struct EventHandler {
     context: Context,
     /// The entries of this transaction, each with its `seq`.
     appended: Vec<(NewEntry, u64)>,
+    /// Offers of this transaction that were closed at once, because their search has ended.
+    closed: u64,
 }
 
 impl EventHandler {
     pub(crate) fn new(context: &Context) -> Self {
-        Self { context: context.clone(), appended: Vec::new() }
+        Self { context: context.clone(), appended: Vec::new(), closed: 0 }
     }
 
-    async fn update_rows(&self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
-        let mut offers: Vec<Offer> = Vec::new();
-        let mut rejections = Vec::new();
+    /// Returns the ids of the messages that nobody is shown.
+    async fn update_rows(
+        &mut self,
+        tx: &mut Transaction<Tables>,
+        batch: &[&Received],
+    ) -> Result<BTreeSet<String>, Failure> {
+        let (mut found, mut traces): (Vec<&MatchFound>, Vec<&Trace>) = Default::default();
+        let mut rejections: Vec<(&str, &MatchRejected)> = Vec::new();
         let mut rides: Vec<&RideEvent> = Vec::new();
         for received in batch {
             match &received.event {
-                Event::MatchFound(found) => offers.push(Offer::from_found(found)),
-                Event::MatchRejected(rejected) => rejections.push((rejected.match_id, rejected.reason)),
-                Event::Ride(ride) => rides.push(ride),
+                Event::MatchFound(e) => {
+                    found.push(e);
+                    traces.push(&received.trace);
+                }
+                Event::MatchRejected(e) => rejections.push((received.id.as_str(), e)),
+                Event::Ride(e) => rides.push(e),
                 _ => {}
             }
         }
-        // Every transaction locks the tables in this order, and mailboxes last, so that no two deadlock.
-        offer::rows::insert(tx, &offers).await?;
-        offer::rows::reject(tx, &rejections).await?;
-        live_ride::rows::apply(tx, &rides, self.context.platform.world.now()).await?;
-        let begun: Vec<MatchId> = rides.iter().filter(|r| r.status == RideStatus::Pickup).map(|r| r.match_id).collect();
-        if !begun.is_empty() {
-            search::rows::delete_fulfilled(tx, &begun).await?;
+        // Every transaction locks the tables in this order, searches first and mailboxes last, so that no two deadlock.
+        let fulfilled = Self::fulfilled(tx, &found, &rides).await?;
+        let open = Self::open_searches(tx, &found, &fulfilled).await?;
+        search::rows::delete(tx, &fulfilled).await?;
+        // An offer of a search that has ended is closed at once, and its parties receive the end.
+        let state = |e: &MatchFound| if open.contains(&e.request_id) { OfferState::Open } else { OfferState::Closed };
+        let offers: Vec<Offer> = found.iter().map(|e| Offer::from_found(e, state(e))).collect();
+        let inserted = offer::rows::insert(tx, &offers).await?;
+        let reasons: Vec<_> = rejections.iter().map(|(_, e)| (e.match_id, e.reason)).collect();
+        let before = offer::rows::reject(tx, &reasons).await?;
+        let now = self.context.platform.world.now();
+        live_ride::rows::apply(tx, &rides, now).await?;
+        self.closed = 0;
+        for ((offer, e), trace) in offers.iter().zip(found).zip(traces) {
+            if offer.state == OfferState::Closed && inserted.contains(&offer.match_id) {
+                // Later than match.found, also if the clock of match is ahead.
+                let cancelled = offer.cancelled(now.max(e.found_at + chrono::Duration::microseconds(3)));
+                tx.publish(&cancelled, trace);
+                self.closed += 1;
+            }
         }
-        Ok(())
+        let unknown = Self::store_unknown(tx, &rejections, &before).await?;
+        let is_hidden = |(id, e): &&(&str, &MatchRejected)| {
+            !unknown.contains(id) && !offer::is_shown(before.get(&e.match_id).copied(), e)
+        };
+        Ok(rejections.iter().filter(is_hidden).map(|(id, _)| (*id).to_owned()).collect())
+    }
+
+    /// Stores the ends of offers that have no row yet, so that a match.found that arrives later opens nothing. Returns the ids of the
+    /// messages that are the first of their offer.
+    async fn store_unknown<'a>(
+        tx: &mut Transaction<Tables>,
+        rejections: &[(&'a str, &MatchRejected)],
+        before: &BTreeMap<MatchId, OfferState>,
+    ) -> Result<BTreeSet<&'a str>, StoreError> {
+        let mut unknown: BTreeMap<MatchId, (&str, &MatchRejected)> = BTreeMap::new();
+        for (id, e) in rejections.iter().filter(|(_, e)| !before.contains_key(&e.match_id)) {
+            unknown.entry(e.match_id).or_insert((id, e));
+        }
+        let ended: Vec<Offer> = unknown.values().map(|(_, e)| Offer::from_rejected(e)).collect();
+        let inserted = offer::rows::insert(tx, &ended).await?;
+        // Another process has just stored the match.found.
+        let found: Vec<_> = unknown.values().filter(|(_, e)| !inserted.contains(&e.match_id)).collect();
+        let reasons: Vec<_> = found.iter().map(|(_, e)| (e.match_id, e.reason)).collect();
+        offer::rows::reject(tx, &reasons).await?;
+        Ok(unknown.into_values().map(|(id, _)| id).collect())
+    }
+
+    /// The searches that have become rides.
+    async fn fulfilled(
+        tx: &mut Transaction<Tables>,
+        found: &[&MatchFound],
+        rides: &[&RideEvent],
+    ) -> Result<Vec<SearchKey>, StoreError> {
+        let (mut searches, mut unknown) = (Vec::new(), Vec::new());
+        for ride in rides.iter().filter(|ride| ride.status == RideStatus::Pickup) {
+            let offer = found.iter().find(|e| e.match_id == ride.match_id);
+            match ride.request_id.or(offer.map(|e| e.request_id)) {
+                Some(request) => searches.push((request, ride.passenger_id)),
+                // It was published by a process that did not name the request yet.
+                None => unknown.push(ride.match_id),
+            }
+        }
+        searches.extend(offer::rows::searches_of(tx, &unknown).await?);
+        Ok(searches)
+    }
+
+    /// Those of the searches of `found` whose offers a driver may accept; their rows and those of `fulfilled` stay locked. Offers of
+    /// a search that has become a ride are among them: rides supersedes their acceptance.
+    async fn open_searches(
+        tx: &mut Transaction<Tables>,
+        found: &[&MatchFound],
+        fulfilled: &[SearchKey],
+    ) -> Result<BTreeSet<RequestId>, StoreError> {
+        if found.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let mut searches: Vec<SearchKey> = found.iter().map(|e| (e.request_id, e.passenger_id)).collect();
+        searches.extend(fulfilled);
+        let mut open = search::rows::lock_open(tx, &searches).await?;
+        let others: Vec<RequestId> =
+            found.iter().map(|e| e.request_id).filter(|request| !open.contains(request)).collect();
+        open.extend(offer::rows::accepted(tx, &others).await?);
+        Ok(open)
     }
 
     /// The passengers of the rides that have a `location.aggregate` in the batch.
@@ -113,9 +199,15 @@ impl EventHandler {
         }
     }
 
-    fn new_entries(&self, batch: &[&Received], passengers: &BTreeMap<RideId, UserId>) -> Vec<NewEntry> {
+    fn new_entries(
+        &self,
+        batch: &[&Received],
+        hidden: &BTreeSet<String>,
+        passengers: &BTreeMap<RideId, UserId>,
+    ) -> Vec<NewEntry> {
         let mut entries: Vec<NewEntry> = batch
             .iter()
+            .filter(|received| !hidden.contains(&received.id))
             .flat_map(|received| {
                 let time = received.event.occurred_at().unwrap_or(received.stored_at);
                 let subject = received.event.subject();
@@ -134,15 +226,17 @@ impl Handler for EventHandler {
     type Tables = Tables;
 
     async fn handle(&mut self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
-        self.update_rows(tx, batch).await?;
+        let hidden = self.update_rows(tx, batch).await?;
         let passengers = Self::passengers(tx, batch).await?;
-        let entries = self.new_entries(batch, &passengers);
+        let entries = self.new_entries(batch, &hidden, &passengers);
         let seqs = mailbox::rows::append(tx, &entries, self.context.platform.world.now()).await?;
         self.appended = entries.into_iter().zip(seqs).collect();
         Ok(())
     }
 
     async fn committed(&mut self, _batch: &[&Received]) {
+        let cancelled = self.context.platform.metrics.matches.with_label_values(&["cancelled"]);
+        cancelled.inc_by(std::mem::take(&mut self.closed));
         for (entry, seq) in self.appended.drain(..) {
             let event = frame::event(entry.subject.as_str(), seq, &entry.event_id, entry.time, &entry.body);
             let message = notification::of_event(&self.context.tokens, entry.user, &event);
@@ -155,6 +249,7 @@ impl Handler for EventHandler {
     }
 
     fn rolled_back(&mut self) {
+        self.closed = 0;
         self.appended.clear();
     }
 }

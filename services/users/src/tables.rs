@@ -5,13 +5,13 @@
 
 use chrono::{DateTime, Utc};
 use imbl::{OrdMap, OrdSet};
-use streams::{MatchId, RideId, UserId};
+use streams::{MatchId, RequestId, RideId, UserId};
 use uuid::Uuid;
 
 use crate::account::Driver;
 use crate::live_ride::LiveRide;
 use crate::mailbox::{Device, Entry, MailboxCursor};
-use crate::offer::Offer;
+use crate::offer::{Offer, OfferState};
 use crate::presence::Beacon;
 use crate::rate_limit::RowKey;
 use crate::search::Search;
@@ -31,7 +31,20 @@ pub struct Tables {
     /// Open searches, by passenger: at most one each.
     pub(crate) searches: OrdMap<UserId, Search>,
     pub(crate) offers: OrdMap<MatchId, Offer>,
+    /// The index of offers by search.
+    pub(crate) offers_of_search: OrdSet<(RequestId, MatchId)>,
     pub(crate) live_rides: OrdMap<RideId, LiveRide>,
+}
+
+impl Tables {
+    pub(crate) fn offers_of(&self, search: RequestId) -> impl Iterator<Item = &Offer> {
+        let range = (search, MatchId(Uuid::nil()))..=(search, MatchId(Uuid::max()));
+        self.offers_of_search.range(range).filter_map(|(_, id)| self.offers.get(id))
+    }
+
+    pub(crate) fn is_accepted(&self, search: RequestId) -> bool {
+        self.offers_of(search).any(|offer| offer.state == OfferState::Accepted)
+    }
 }
 
 /// Users and drivers, with an index for each unique constraint.

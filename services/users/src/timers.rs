@@ -27,7 +27,7 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
             () = sleep(EXPIRE_INTERVAL) => {}
         }
         let now = Instant::now();
-        log_failure("expire searches", expire_searches(&context).await);
+        log_failure("expire searches", search::ending::expire(&context).await);
         if now >= next_poll {
             next_poll = now + POLL_INTERVAL;
             log_failure("poll mailboxes", poll_mailboxes(&context).await);
@@ -43,23 +43,6 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
 fn log_failure(task: &str, result: Result<(), StoreError>) {
     if let Err(error) = result {
         tracing::warn!(%error, task, "a periodic task of users failed; it runs again after its interval");
-    }
-}
-
-async fn expire_searches(context: &Context) -> Result<(), StoreError> {
-    loop {
-        let now = context.platform.world.now();
-        let mut tx = context.store.begin().await?;
-        let expired = search::rows::expire(&mut tx, now).await?;
-        for search in &expired {
-            context.publish(&mut tx, &search.ended(now));
-        }
-        if !expired.is_empty() {
-            tx.commit().await?;
-        }
-        if expired.len() < search::rows::EXPIRE_MAX {
-            return Ok(());
-        }
     }
 }
 

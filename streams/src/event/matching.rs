@@ -108,7 +108,8 @@ pub struct MatchRejected {
     pub driver_id: UserId,
     /// The passenger, no longer held.
     pub passenger_id: UserId,
-    /// `declined` comes from users, `expired` and `cancelled` from match, `superseded` from match or rides.
+    /// `declined` comes from users, and so does `cancelled` when the search ended; `cancelled` for another reason and `expired`
+    /// come from match, `superseded` from rides.
     pub reason: RejectReason,
     /// From [`MatchRejected::time`], so that two services never publish the same message id.
     #[serde(with = "rfc3339")]
@@ -122,11 +123,20 @@ impl MatchRejected {
     /// driver declines while the passenger cancels the search). Each service therefore uses microseconds of its own;
     /// otherwise the stream would treat the second event as a duplicate.
     pub fn time(writer: Service, now: DateTime<Utc>) -> DateTime<Utc> {
-        let remainder = match writer {
+        now - chrono::Duration::microseconds((now.timestamp_micros() - Self::remainder(writer)).rem_euclid(3))
+    }
+
+    /// Whether `writer` ended the offer, by [`Self::time`].
+    pub fn is_from(&self, writer: Service) -> bool {
+        self.rejected_at.timestamp_micros().rem_euclid(3) == Self::remainder(writer)
+    }
+
+    /// That of its microseconds divided by 3.
+    fn remainder(writer: Service) -> i64 {
+        match writer {
             Service::Users | Service::Location => 0,
             Service::Match => 1,
             Service::Rides => 2,
-        };
-        now - chrono::Duration::microseconds((now.timestamp_micros() - remainder).rem_euclid(3))
+        }
     }
 }

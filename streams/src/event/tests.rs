@@ -286,6 +286,8 @@ fn two_services_ending_an_offer_in_one_microsecond_use_two_message_ids() {
                 let mut rejected: MatchRejected = serde_json::from_value(body.clone()).unwrap();
                 rejected.rejected_at = MatchRejected::time(writer, now);
                 assert!((0..=2).contains(&(now - rejected.rejected_at).num_microseconds().unwrap()));
+                let writers = [Service::Users, Service::Match, Service::Rides];
+                assert_eq!(writers.into_iter().filter(|w| rejected.is_from(*w)).collect::<Vec<_>>(), [writer]);
                 Event::MatchRejected(rejected).message_id(now)
             })
             .collect();

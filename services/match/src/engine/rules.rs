@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Duration, SubsecRound, Utc};
 use streams::event::{MatchAccepted, MatchFound, MatchRejected, RejectReason, RideEvent, UserBeacon, UserFinder};
-use streams::{Event, MatchId, Position, RequestId, RideStatus, UserId, VehicleType};
+use streams::{Event, MatchId, Position, RequestId, RideStatus, Service, UserId, VehicleType};
 
 use super::assign::{Assignment, WaitingRequest};
 use super::state::{ChangedIds, Driver, Engine, EngineRows, Offer, OfferOutcome, Request, Ride};
@@ -20,7 +20,7 @@ pub enum Input<'a> {
     Beacon(&'a UserBeacon, DateTime<Utc>),
     Finder(&'a UserFinder),
     Accepted(&'a MatchAccepted),
-    /// declined and superseded; the engine ignores its own expired and cancelled.
+    /// declined, superseded, and cancelled by the end of a search; the engine ignores its own expired and cancelled.
     Rejected(&'a MatchRejected),
     /// ride.pickup, ride.completed and ride.cancelled; others are ignored.
     Ride(&'a RideEvent),
@@ -198,7 +198,7 @@ impl Step<'_> {
                 self.end_request(older, None);
             }
         } else if changed != (Request { changed_at, ..request }) {
-            self.withdraw_outstanding_of(e.request_id, RejectReason::Cancelled);
+            self.withdraw_outstanding_of(e.request_id);
         }
         self.put_request(changed);
     }
@@ -219,9 +219,13 @@ impl Step<'_> {
             accepted_at: None,
             ended: Some((self.now, OfferOutcome::Expired)),
         });
+        let request = self.engine.requests().get(&offer.request_id);
+        let search_ended = request.is_some_and(|r| r.ended_at.is_some());
         match offer.ended {
             None if offer.accepted_at.is_some() => {}
             None => self.put_offer(Offer { accepted_at: Some(self.now), ..offer }),
+            // users and rides have agreed that no ride comes of it, or its search has become another ride.
+            Some((_, OfferOutcome::Cancelled)) if search_ended => {}
             // users took the acceptance although the offer had ended here. rides will make a ride of it, so it holds both
             // again, unless one of them is locked or held by an accepted offer: then rides will refuse it.
             Some((_, OfferOutcome::Expired | OfferOutcome::Cancelled)) => {
@@ -249,21 +253,12 @@ impl Step<'_> {
         let outcome = match e.reason {
             RejectReason::Declined => OfferOutcome::Declined,
             RejectReason::Superseded => OfferOutcome::Superseded,
+            RejectReason::Cancelled if e.is_from(Service::Users) => return self.search_ended(e),
             // The engine published it itself, when it ended the offer.
             RejectReason::Expired | RejectReason::Cancelled => return,
         };
         let offer = match self.engine.offers().get(&e.match_id).cloned() {
-            // Stored although unknown: the acceptance of the same offer may arrive later, and must not hold anybody.
-            None => Offer {
-                match_id: e.match_id,
-                request_id: e.request_id,
-                driver_id: e.driver_id,
-                passenger_id: e.passenger_id,
-                found_at: micros(e.rejected_at),
-                expires_at: micros(e.rejected_at),
-                accepted_at: None,
-                ended: Some((self.now, outcome)),
-            },
+            None => self.unknown_offer(e, outcome),
             Some(offer) if outcome == OfferOutcome::Declined && offer.is_accepted() => return,
             Some(offer) => match offer.ended {
                 None => Offer { ended: Some((self.now, outcome)), ..offer },
@@ -283,6 +278,36 @@ impl Step<'_> {
         if outcome == OfferOutcome::Superseded && self.engine.is_locked(passenger) {
             self.end_request(request, None);
         }
+    }
+
+    /// Stored although unknown: the acceptance of the same offer may arrive later, and must not hold anybody.
+    fn unknown_offer(&self, e: &MatchRejected, outcome: OfferOutcome) -> Offer {
+        Offer {
+            match_id: e.match_id,
+            request_id: e.request_id,
+            driver_id: e.driver_id,
+            passenger_id: e.passenger_id,
+            found_at: micros(e.rejected_at),
+            expires_at: micros(e.rejected_at),
+            accepted_at: None,
+            ended: Some((self.now, outcome)),
+        }
+    }
+
+    /// The passenger ended the search of this offer, or it expired; users has published it. It is final, whatever acceptance
+    /// is on its way.
+    fn search_ended(&mut self, e: &MatchRejected) {
+        let offer = match self.engine.offers().get(&e.match_id).cloned() {
+            None => self.unknown_offer(e, OfferOutcome::Cancelled),
+            Some(offer) => match offer.ended {
+                None => Offer { ended: Some((self.now, OfferOutcome::Cancelled)), ..offer },
+                Some((at, OfferOutcome::Expired)) => Offer { ended: Some((at, OfferOutcome::Cancelled)), ..offer },
+                Some(_) => return,
+            },
+        };
+        let request = offer.request_id;
+        self.put_offer(offer);
+        self.end_request(request, None);
     }
 
     fn ride(&mut self, e: &RideEvent) {
@@ -333,19 +358,19 @@ impl Step<'_> {
         }
     }
 
-    /// Ends a live request and withdraws its outstanding offer. An accepted offer stays, because rides will answer it.
+    /// Ends a live request. Its offer goes on holding both: users ends it (cancelled) and tells them, or, if it is accepted, rides
+    /// answers it. So nobody gets another offer before the end of this one.
     fn end_request(&mut self, id: RequestId, changed_at: Option<DateTime<Utc>>) {
         let Some(request) = self.engine.requests().get(&id).filter(|r| r.ended_at.is_none()).cloned() else { return };
-        self.withdraw_outstanding_of(id, RejectReason::Cancelled);
         let changed_at = changed_at.unwrap_or(request.changed_at);
         self.put_request(Request { ended_at: Some(self.now), changed_at, excluded: BTreeSet::new(), ..request });
     }
 
-    fn withdraw_outstanding_of(&mut self, id: RequestId, reason: RejectReason) {
+    fn withdraw_outstanding_of(&mut self, id: RequestId) {
         let Some(passenger) = self.engine.requests().get(&id).map(|r| r.passenger_id) else { return };
         let offer = self.engine.held_by(passenger).filter(|o| o.request_id == id && o.is_outstanding());
         if let Some(offer) = offer.map(|o| o.match_id) {
-            self.withdraw(offer, reason);
+            self.withdraw(offer, RejectReason::Cancelled);
         }
     }
 
@@ -440,6 +465,7 @@ impl Step<'_> {
         let waiting: Vec<WaitingRequest> = self
             .engine
             .waiting()
+            .filter(|r| !self.engine.is_paused(r.passenger_id, self.now))
             .filter(in_scope)
             .map(|r| WaitingRequest {
                 request_id: r.request_id,

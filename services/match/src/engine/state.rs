@@ -19,6 +19,11 @@ use crate::positions::DriverPositions;
 const EXPIRY_GRACE: Duration = Duration::seconds(2);
 /// An accepted offer holds both for this long if rides neither makes a ride of it nor refuses it.
 const ACCEPTED_LIMIT: Duration = Duration::minutes(5);
+/// A passenger who has made so many offers void within [`MOVES_WITHIN`], by ending their searches or replacing them, gets the next
+/// one only [`MOVES_PAUSE`] after the last. Each of them cost a driver's attention.
+const MOVES_MAX: usize = 3;
+const MOVES_WITHIN: Duration = Duration::minutes(5);
+const MOVES_PAUSE: Duration = Duration::seconds(10);
 /// How long ended requests are remembered beyond the time that a request may wait.
 const REQUESTS_REMEMBERED: Duration = Duration::seconds(60);
 /// How long ended offers and rides are remembered. Whether an older ride has ended is looked up in its row.
@@ -81,7 +86,7 @@ pub enum OfferOutcome {
     Declined,
     /// The driver did not answer in time.
     Expired,
-    /// The search ended or changed, or another offer's acceptance came first.
+    /// The search ended (users says so) or changed, or another offer's acceptance came first.
     Cancelled,
     /// Driver or passenger is in another ride.
     Superseded,
@@ -199,6 +204,10 @@ pub struct Engine {
     rides_of_match: BTreeSet<(MatchId, RideId)>,
     /// Live offers by deadline.
     deadlines: BTreeSet<(DateTime<Utc>, MatchId)>,
+    /// Cancelled offers by passenger and the time of their end.
+    cancelled: BTreeMap<UserId, BTreeSet<(DateTime<Utc>, MatchId)>>,
+    /// No offer ends by time alone before this.
+    no_expiry_before: DateTime<Utc>,
 }
 
 impl Engine {
@@ -215,7 +224,14 @@ impl Engine {
             locked: BTreeMap::new(),
             rides_of_match: BTreeSet::new(),
             deadlines: BTreeSet::new(),
+            cancelled: BTreeMap::new(),
+            no_expiry_before: DateTime::<Utc>::MIN_UTC,
         }
+    }
+
+    /// After a take-over, answers to offers whose deadline passed meanwhile may be waiting in the stream: they are handled first.
+    pub fn expire_not_before(&mut self, at: DateTime<Utc>) {
+        self.no_expiry_before = at;
     }
 
     pub fn from_rows(rules: Rules, rows: EngineRows) -> Self {
@@ -315,12 +331,25 @@ impl Engine {
 
     /// A live offer whose deadline has passed, the earliest first.
     pub(super) fn due_offer(&self, now: DateTime<Utc>) -> Option<&Offer> {
-        self.live_offers().next().filter(|o| o.deadline() <= now)
+        self.live_offers().next().filter(|o| o.deadline().max(self.no_expiry_before) <= now)
     }
 
     /// When the next offer ends without an event.
     pub fn next_deadline(&self) -> Option<DateTime<Utc>> {
-        self.deadlines.first().map(|(at, _)| *at)
+        self.deadlines.first().map(|(at, _)| (*at).max(self.no_expiry_before))
+    }
+
+    /// Whether a passenger has moved their search so often that the next offer has to wait.
+    pub fn is_paused(&self, passenger: UserId, now: DateTime<Utc>) -> bool {
+        let own = |(_, id): &&(DateTime<Utc>, MatchId)| {
+            // The others were cancelled for somebody else's sake, and their search went on.
+            let request = self.offers.get(id).and_then(|o| self.requests.get(&o.request_id));
+            request.is_none_or(|r| r.ended_at.is_some())
+        };
+        let Some(cancelled) = self.cancelled.get(&passenger) else { return false };
+        let mut recent = cancelled.iter().rev().take_while(|(at, _)| *at > now - MOVES_WITHIN).filter(own);
+        let last = recent.next().map(|(at, _)| *at);
+        last.is_some_and(|at| at + MOVES_PAUSE > now) && recent.count() + 1 >= MOVES_MAX
     }
 
     /// Whether any request is live, so that a match can come of time alone.
@@ -357,6 +386,10 @@ impl Engine {
         let id = offer.match_id;
         if let Some(before) = self.offers.get(&id) {
             self.deadlines.remove(&(before.deadline(), id));
+            forget_cancelled(&mut self.cancelled, before);
+        }
+        if let Some((at, OfferOutcome::Cancelled)) = offer.ended {
+            self.cancelled.entry(offer.passenger_id).or_default().insert((at, id));
         }
         for person in [offer.driver_id, offer.passenger_id] {
             if offer.ended.is_none() {
@@ -401,7 +434,14 @@ impl Engine {
             }
             retained
         });
-        self.offers.retain(|_, offer| offer.ended.is_none_or(|(at, _)| at >= ended_from));
+        let cancelled = &mut self.cancelled;
+        self.offers.retain(|_, offer| {
+            let retained = offer.ended.is_none_or(|(at, _)| at >= ended_from);
+            if !retained {
+                forget_cancelled(cancelled, offer);
+            }
+            retained
+        });
         let rides_of_match = &mut self.rides_of_match;
         self.rides.retain(|_, ride| {
             let retained = ride.ended_at.is_none_or(|at| at >= ended_from);
@@ -411,5 +451,16 @@ impl Engine {
             retained
         });
         self.drivers.retain(|_, driver| driver.active || driver.seen_at >= now - OFFLINE_REMEMBERED);
+    }
+}
+
+fn forget_cancelled(cancelled: &mut BTreeMap<UserId, BTreeSet<(DateTime<Utc>, MatchId)>>, offer: &Offer) {
+    if let Some((at, OfferOutcome::Cancelled)) = offer.ended
+        && let Some(of_passenger) = cancelled.get_mut(&offer.passenger_id)
+    {
+        of_passenger.remove(&(at, offer.match_id));
+        if of_passenger.is_empty() {
+            cancelled.remove(&offer.passenger_id);
+        }
     }
 }

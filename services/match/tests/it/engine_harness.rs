@@ -10,7 +10,7 @@ use matching::engine::{
 };
 use matching::positions::DriverPositions;
 use streams::event::{MatchAccepted, MatchFound, MatchRejected, RejectReason, RideEvent, UserBeacon, UserFinder};
-use streams::{Event, MatchId, Position, RequestId, RideId, RideStatus, UserId, VehicleType};
+use streams::{Event, MatchId, Position, RequestId, RideId, RideStatus, Service, UserId, VehicleType};
 use uuid::Uuid;
 
 pub(crate) fn rules() -> Rules {
@@ -258,7 +258,8 @@ impl EngineHarness {
 
     pub(crate) fn rejected(&self, id: MatchId, reason: RejectReason) -> MatchRejected {
         let MatchFound { match_id, request_id, driver_id, passenger_id, .. } = self.found[&id];
-        MatchRejected { match_id, request_id, driver_id, passenger_id, reason, rejected_at: self.now }
+        let rejected_at = MatchRejected::time(Service::Users, self.now);
+        MatchRejected { match_id, request_id, driver_id, passenger_id, reason, rejected_at }
     }
 
     pub(crate) fn ride(&self, ride_id: RideId, found: &MatchFound, status: RideStatus) -> RideEvent {
@@ -288,7 +289,7 @@ impl EngineHarness {
     }
 
     /// One line: `d1 on 0.3`, `d1 on 0.3 van`, `d1 off`, `d1 at 2`, `r1 p1 find 0`, `r1 p1 end`, `m1 accept`, `m1 decline`,
-    /// `m1 superseded`, `m1 expired`, `k1 pickup m1`, `k1 completed m1`, `k1 cancelled m1`, `15 s`. With a last word
+    /// `m1 superseded`, `m1 expired`, `m1 cancelled` (by the end of its search), `k1 pickup m1`, `k1 completed m1`, `k1 cancelled m1`, `15 s`. With a last word
     /// `@-7` the sender's clock says 7 s ago. Returns what was published.
     pub(crate) fn line(&mut self, line: &str) -> String {
         let (line, ago) = line.split_once(" @").unwrap_or((line, "0"));
@@ -333,6 +334,7 @@ impl EngineHarness {
                     "decline" => RejectReason::Declined,
                     "superseded" => RejectReason::Superseded,
                     "expired" => RejectReason::Expired,
+                    "cancelled" => RejectReason::Cancelled,
                     other => panic!("{other}?"),
                 };
                 let e = self.rejected(MatchId(uuid(m)), reason);

@@ -48,7 +48,8 @@ fn op(people: u32) -> impl Strategy<Value = Op> {
             76..80 => Op::EndSearch(which),
             80..96 => Op::Accept { back: if choice < 6 { back % 3 } else { back } },
             96..104 => {
-                let reason = [RejectReason::Declined, RejectReason::Superseded][choice as usize % 2];
+                let reasons = [RejectReason::Declined, RejectReason::Superseded, RejectReason::Cancelled];
+                let reason = reasons[choice as usize % 3];
                 Op::Reject { back: back % 6, reason }
             }
             104..112 => {

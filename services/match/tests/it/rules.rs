@@ -1,9 +1,10 @@
 //! Each rule of matching as a table: what comes in, what is published.
 
-use matching::engine::{Input, OfferOutcome};
-use streams::{Event, MatchId, RequestId};
+use matching::engine::{self, Engine, Input, OfferOutcome};
+use streams::event::{MatchRejected, RejectReason};
+use streams::{Event, MatchId, RequestId, Service};
 
-use crate::engine_harness::{EngineHarness, km, user, uuid};
+use crate::engine_harness::{EngineHarness, km, rows, rules, user, uuid};
 
 fn play(lines: &[(&str, &str)]) -> EngineHarness {
     let mut harness = EngineHarness::new();
@@ -179,12 +180,17 @@ fn an_acceptance_within_the_grace_counts() {
 }
 
 #[test]
-fn the_end_of_a_request_withdraws_its_offer_and_is_final() {
-    play(&[
+fn the_end_of_a_request_is_final_and_its_offer_ends_with_the_word_of_users() {
+    let harness = play(&[
         ("d1 on 0", ""),
         ("r1 p1 find 0", "m1 d1 to r1"),
         ("1 s", ""),
-        ("r1 p1 end", "m1 cancelled"),
+        ("r1 p1 end", ""),
+        // Both are held until users has told them.
+        ("r9 p9 find 0", ""),
+        ("r9 p9 end", ""),
+        ("m1 cancelled", ""),
+        ("m1 accept", ""),
         ("r1 p1 find 0 @-1", ""),
         ("r1 p1 find 0", ""),
         ("r1 p1 end", ""),
@@ -192,7 +198,125 @@ fn the_end_of_a_request_withdraws_its_offer_and_is_final() {
         ("r2 p1 end", ""),
         ("r2 p1 find 0 @-1", ""),
         ("r3 p2 find 0", "m2 d1 to r3"),
+        // The word of users may come before the end of the request.
+        ("m2 cancelled", ""),
+        ("m2 accept", ""),
+        ("r4 p4 find 0", "m3 d1 to r4"),
+        ("r3 p2 end", ""),
+        // Without it the offer expires.
+        ("r4 p4 end", ""),
+        ("16 s", ""),
+        ("1 s", "m3 expired"),
     ]);
+    assert_eq!(harness.outcome("m1"), Some(OfferOutcome::Cancelled));
+}
+
+#[test]
+fn the_end_of_a_search_wins_over_an_acceptance_of_its_offer() {
+    let harness = play(&[
+        ("d1 on 0", ""),
+        ("d2 on 1", ""),
+        ("r1 p1 find 0", "m1 d1 to r1"),
+        ("m1 accept", ""),
+        ("m1 cancelled", ""),
+        ("r1 p1 end", ""),
+        // rides answers the acceptance.
+        ("m1 superseded", ""),
+        // The same when the acceptance comes after an expiry, and after the end.
+        ("r2 p2 find 0", "m2 d1 to r2"),
+        ("17 s", "m2 expired, m3 d2 to r2"),
+        ("m3 cancelled", ""),
+        ("m2 cancelled", ""),
+        ("r3 p3 find 0", "m4 d1 to r3"),
+        ("m2 accept", ""),
+        ("m3 accept", ""),
+    ]);
+    assert_eq!(harness.held_by("p1"), None);
+    assert_eq!(harness.held_by("d1").as_deref(), Some("m4"));
+    assert_eq!(harness.held_by("d2"), None);
+}
+
+#[test]
+fn the_engines_own_cancelled_that_comes_back_late_ends_nothing() {
+    let mut harness = play(&[
+        ("d1 on 0", ""),
+        ("d2 on 1", ""),
+        ("r1 p1 find 0", "m1 d1 to r1"),
+        ("17 s", "m1 expired, m2 d2 to r1"),
+        // d1's acceptance was in time; d2's was on its way too.
+        ("m1 accept", "m2 cancelled"),
+        ("m1 superseded", "m3 d2 to r1"),
+        ("m2 accept", "m3 cancelled"),
+    ]);
+    let mut own = harness.rejected(MatchId(uuid("m2")), RejectReason::Cancelled);
+    own.rejected_at = MatchRejected::time(Service::Match, harness.now);
+    harness.step(&[Input::Rejected(&own)]);
+    assert_eq!(harness.held_by("p1").as_deref(), Some("m2"));
+    assert!(harness.engine.live_request(user("p1")).is_some());
+}
+
+#[test]
+fn a_search_moved_again_and_again_costs_its_passenger_the_next_ten_seconds() {
+    let mut harness = play(&[("d1 on 0", "")]);
+    for n in 1..=3 {
+        harness.play(&[
+            (&format!("r{n} p1 find 0"), &format!("m{n} d1 to r{n}")),
+            ("1 s", ""),
+            (&format!("r{n} p1 end"), ""),
+            (&format!("m{n} cancelled"), ""),
+        ]);
+    }
+    harness.play(&[
+        ("r4 p1 find 0", ""),
+        ("9 s", ""),
+        // Another passenger is matched at once.
+        ("r9 p9 find 0", "m4 d1 to r9"),
+        ("m4 decline", ""),
+        ("1 s", "m5 d1 to r4"),
+        // One more move, one more pause.
+        ("r4 p1 end", ""),
+        ("m5 cancelled", ""),
+        ("r5 p1 find 0", ""),
+        ("d1 at 0", ""),
+        ("10 s", "m6 d1 to r5"),
+        ("m6 decline", ""),
+        ("r5 p1 end", ""),
+        ("285 s", ""),
+        ("d1 on 0", ""),
+        // The first ones are more than five minutes ago.
+        ("r6 p1 find 0", "m7 d1 to r6"),
+        ("m7 cancelled", ""),
+        ("r7 p1 find 0", "m8 d1 to r7"),
+    ]);
+}
+
+#[test]
+fn offers_cancelled_for_the_sake_of_others_count_for_nobody() {
+    let mut harness = play(&[("d1 on 0", ""), ("r1 p1 find 0", "m1 d1 to r1")]);
+    for n in 2..=5 {
+        // Late acceptances of p1's offers of other drivers do it: here the trip changes, as a foreign producer may say.
+        let (line, expected) = (format!("r1 p1 find 0.{n}"), format!("m{} cancelled, m{n} d1 to r1", n - 1));
+        harness.play(&[("1 s", ""), (&line, &expected)]);
+    }
+}
+
+#[test]
+fn after_a_take_over_an_acceptance_that_waits_in_the_stream_is_handled_before_the_offer_expires() {
+    let mut harness = play(&[("d1 on 0", ""), ("r1 p1 find 0", "m1 d1 to r1")]);
+    // Nobody was active for 20 s.
+    harness.now += chrono::Duration::seconds(20);
+    harness.engine = Engine::from_rows(rules(), rows(&harness.engine));
+    harness.engine.expire_not_before(harness.now + chrono::Duration::seconds(2));
+    assert_eq!(harness.engine.next_deadline(), Some(harness.now + chrono::Duration::seconds(2)));
+    let found = harness.found[&MatchId(uuid("m1"))].clone();
+    let (search, accepted) = (harness.search("r2", "p2", 0.0), harness.accepted(found.match_id));
+    let step = |harness: &mut EngineHarness, input: Input<'_>| {
+        let (engine, positions, now) = (&mut harness.engine, &mut harness.positions, harness.now);
+        engine::step(engine, &[input, Input::Tick], positions, now, &mut || MatchId(uuid("m99"))).events
+    };
+    assert_eq!(step(&mut harness, Input::Finder(&search)), [], "d1 is still held");
+    assert_eq!(step(&mut harness, Input::Accepted(&accepted)), []);
+    assert_eq!(harness.held_by("d1").as_deref(), Some("m1"));
 }
 
 #[test]
@@ -202,7 +326,8 @@ fn a_newer_request_replaces_the_older_and_an_older_one_is_ignored() {
         ("d2 on 1", ""),
         ("r1 p1 find 0", "m1 d1 to r1"),
         ("1 s", ""),
-        ("r2 p1 find 1", "m1 cancelled, m2 d2 to r2"),
+        ("r2 p1 find 1", ""),
+        ("m1 cancelled", "m2 d2 to r2"),
         ("r3 p1 find 0 @-1", ""),
         ("r2 p1 find 1 @-1", ""),
         ("r2 p1 end @-1", ""),

@@ -19,7 +19,8 @@ use crate::event_log::EventRow;
 use crate::event_log::rows::append_events;
 use crate::ledger;
 use crate::payment::{self, CaptureError, Payment, PaymentStatus, Provider};
-use crate::ride::rows::{insert_fulfilled_requests, insert_rebuilt_rides};
+use crate::ride::requests::insert_fulfilled;
+use crate::ride::rows::insert_rebuilt_rides;
 use crate::ride::{Bill, Ride};
 use crate::tables::Tables;
 
@@ -124,7 +125,7 @@ async fn write(
         append_events(tx, page.events).await.map_err(|error| repeated(error, "event"))?;
     }
     if !page.fulfilled.is_empty() {
-        insert_fulfilled_requests(tx, &page.fulfilled).await?;
+        insert_fulfilled(tx, &page.fulfilled).await?;
     }
     let (rides, bills): (Vec<Ride>, Vec<Option<Bill>>) = page.ended.into_iter().unzip();
     if rides.is_empty() {

@@ -100,7 +100,7 @@ pub(super) async fn lock_empty(tx: &mut Transaction<Tables>) -> Result<Option<&'
                 ("ledger_entries", tables.entries.is_empty()),
                 ("payments", tables.payments.is_empty()),
                 ("superseded", tables.superseded.is_empty()),
-                ("served", tables.fulfilled_requests.is_empty()),
+                ("served", tables.decided_requests.is_empty()),
             ];
             Ok(empty.into_iter().find(|(_, empty)| !empty).map(|(table, _)| table))
         }

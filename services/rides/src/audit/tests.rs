@@ -22,7 +22,8 @@ use crate::ledger;
 use crate::payment::{Payment, PaymentStatus};
 use crate::replay;
 use crate::ride::Ride;
-use crate::ride::rows::{insert_fulfilled_requests, insert_rebuilt_rides};
+use crate::ride::requests::insert_fulfilled;
+use crate::ride::rows::insert_rebuilt_rides;
 use crate::ride::tests::{at, whole_ride};
 
 /// The events of rides 1 to `rides`, one ride after the other, with their hashes.
@@ -427,7 +428,7 @@ async fn rebuild_refuses_a_database_that_has_only_fulfilled_requests() {
     bus.apply(&Topology::rideshare()).await.unwrap();
     let store: Store<Tables> = Store::memory(&world, &"test".into());
     let mut tx = store.begin().await.unwrap();
-    insert_fulfilled_requests(&mut tx, &[(world.id(), world.id())]).await.unwrap();
+    insert_fulfilled(&mut tx, &[(world.id(), world.id())]).await.unwrap();
     tx.commit().await.unwrap();
     let refused = Audit::new(&bus, &store, &world).rebuild(Provider::Ledger).await;
     assert!(matches!(&refused, Err(AuditError::Refused(why)) if why.contains("served")), "{refused:?}");

@@ -4,6 +4,7 @@
 //! the hash of the one before. Nothing here reads a clock, a store or a bus.
 
 pub mod lifecycle;
+pub(crate) mod requests;
 pub(crate) mod rows;
 pub(crate) mod update;
 

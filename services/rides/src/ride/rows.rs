@@ -1,6 +1,6 @@
 //! Rides in the store, PostgreSQL and memory side by side.
 //!
-//! It owns the tables `rides`, `served`, `superseded` and `pin_tries`. Rows are locked in the order of their ids, every update
+//! It owns the tables `rides`, `superseded` and `pin_tries`, and writes to `served` what became a ride. Rows are locked in the order of their ids, every update
 //! names the version that was read, and a `where` with an id from a client also names its owner.
 //!
 //! A row of `rides` is wide, so it is written and read as JSON, each column by its name in [`to_row`] and [`from_row`]: a new column
@@ -140,7 +140,7 @@ fn json_rows<'a>(rides: impl IntoIterator<Item = &'a Ride>) -> (String, Vec<Stri
 }
 
 /// Inserts rides with the requests that they fulfil, in one statement. It skips a ride whose match is superseded or has a ride,
-/// whose request was fulfilled, or whose driver or passenger has a live ride. Returns the matches of the inserted rides.
+/// whose request was fulfilled or has ended, or whose driver or passenger has a live ride. Returns the matches of the inserted rides.
 pub(crate) async fn insert_live_rides(
     tx: &mut Transaction<Tables>,
     rides: &[(RequestId, Ride)],
@@ -175,14 +175,14 @@ pub(crate) async fn insert_live_rides(
                 let unique = !sabotage().no_unique_live_ride;
                 let live = tables.live_driver.contains_key(&ride.driver_id)
                     || tables.live_passenger.contains_key(&ride.passenger_id);
-                let fulfilled = tables.fulfilled_requests.contains(request);
-                if unique && (live || fulfilled)
+                let decided = tables.decided_requests.contains_key(request);
+                if unique && (live || decided)
                     || tables.superseded.contains(&ride.match_id)
                     || tables.by_match.contains_key(&ride.match_id)
                 {
                     continue;
                 }
-                tables.fulfilled_requests.insert(*request);
+                tables.decided_requests.insert(*request, Some(ride.match_id));
                 tables.put_ride(ride);
                 inserted.insert(ride.match_id);
             }
@@ -205,26 +205,6 @@ pub(crate) async fn insert_rebuilt_rides(tx: &mut Transaction<Tables>, rides: &[
             .await?;
         }
         On::Memory(tables) => rides.iter().for_each(|ride| tables.put_ride(ride)),
-    }
-    Ok(())
-}
-
-/// Records requests as fulfilled by the rides of these matches, as a rebuild has read it from their first events.
-pub(crate) async fn insert_fulfilled_requests(
-    tx: &mut Transaction<Tables>,
-    requests: &[(RequestId, MatchId)],
-) -> Result<(), StoreError> {
-    match tx.on() {
-        On::Postgres(pg) => {
-            sqlx::query(
-                "insert into served (request_id, match_id) select * from unnest($1::uuid[], $2::uuid[]) on conflict do nothing",
-            )
-            .bind(column(requests, |(request, _)| request.0))
-            .bind(column(requests, |(_, of_match)| of_match.0))
-            .execute(&mut *pg)
-            .await?;
-        }
-        On::Memory(tables) => tables.fulfilled_requests.extend(requests.iter().map(|(request, _)| *request)),
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ use crate::event_log::rows::{append_events, events_of};
 use crate::ledger;
 use crate::payment::PaymentStatus;
 use crate::payment::rows::{debts_of, insert_payments, lock_payments, payments_of, settle_payments};
+use crate::ride::requests::{self, Fate};
 use crate::ride::rows::*;
 use crate::ride::tests::{accepted, at};
 use crate::ride::{Change, CommandInput, Distance, Outcome, decide};
@@ -37,6 +38,7 @@ on_both_stores!(
     a_passenger_never_gets_two_live_rides,
     a_match_never_becomes_two_rides,
     a_request_never_becomes_two_rides,
+    a_request_ends_or_becomes_a_ride,
     a_superseded_match_stays_lost,
     an_update_of_another_version_is_refused,
     only_its_driver_and_its_passenger_find_a_ride,
@@ -244,6 +246,23 @@ async fn a_request_never_becomes_two_rides(backend: Backend) {
     assert!(supersede(&mut tx, &[second.match_id], at(10)).await.unwrap().contains(&second.match_id));
     tx.commit().await.unwrap();
     assert_eq!(b.insert_of(&[(second.request_id, late)]).await, [], "and it stays lost");
+}
+
+async fn a_request_ends_or_becomes_a_ride(backend: Backend) {
+    let b = bench(backend).await;
+    let (accepted, other) = (b.accepted(), b.accepted());
+    let end = async |request| {
+        let mut tx = b.store.begin().await.unwrap();
+        let fate = requests::end(&mut tx, request).await.unwrap();
+        tx.commit().await.unwrap();
+        fate
+    };
+    b.insert_of(&[(accepted.request_id, b.change(&accepted, 0).ride)]).await;
+    for _ in 0..2 {
+        assert_eq!(end(accepted.request_id).await, Fate::Fulfilled(accepted.match_id));
+        assert_eq!(end(other.request_id).await, Fate::Ended, "the first time, and again");
+    }
+    assert_eq!(b.insert_of(&[(other.request_id, b.change(&other, 1).ride)]).await, [], "no ride comes of it");
 }
 
 async fn a_superseded_match_stays_lost(backend: Backend) {

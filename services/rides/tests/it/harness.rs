@@ -14,10 +14,10 @@ use rides::payment::Payment;
 use rides::payment::rows::payments_of;
 use rides::{Config, Rides, hash_chain, ledger};
 use serde_json::Value;
-use streams::bus::ReplayStart;
+use streams::bus::{BusError, ReplayStart};
 use streams::event::{LocationAggregate, MatchAccepted, RejectReason, RideEvent};
 use streams::memory::MemoryBus;
-use streams::ride_command::{RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAction, RideCommand, RideReply};
+use streams::ride_command::{EndSearch, RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAction, RideCommand, RideReply};
 use streams::{Bus, Event, Headers, Message, Position, RideId, RideStatus, Service, UserId, VehicleType};
 use testing::Backend;
 use tokio::task::JoinHandle;
@@ -200,6 +200,27 @@ impl TestApp {
         let reply = self.platform.bus.request(RIDE_COMMANDS, body, RIDE_COMMAND_WAIT).await.unwrap();
         match serde_json::from_slice(&reply).unwrap() {
             RideReply::Ok(data) => format!("{} {}", data["status"].as_str().unwrap(), data["version"]),
+            RideReply::Error { code, .. } => code,
+        }
+    }
+
+    /// The passenger of `of` ends the search.
+    pub(crate) async fn end_search(&self, of: &MatchAccepted) -> String {
+        let traceparent = self.platform.world.trace().as_str().to_owned();
+        let end = EndSearch { user_id: of.passenger_id, request_id: of.request_id, traceparent };
+        let body = Bytes::from(serde_json::to_vec(&end).unwrap());
+        let reply = loop {
+            match self.platform.bus.request(RIDE_COMMANDS, body.clone(), RIDE_COMMAND_WAIT).await {
+                // The service is just starting.
+                Err(BusError::NoResponders(_)) => tokio::task::yield_now().await,
+                reply => break reply.unwrap(),
+            }
+        };
+        match serde_json::from_slice(&reply).unwrap() {
+            RideReply::Ok(data) => {
+                assert_eq!(data, serde_json::json!({"request_id": of.request_id}));
+                "ended".to_owned()
+            }
             RideReply::Error { code, .. } => code,
         }
     }

@@ -14,6 +14,8 @@ on_both_stores!(
     a_passenger_never_gets_two_live_rides,
     a_late_second_acceptance_of_a_fulfilled_request_is_superseded,
     a_hundred_matches_at_once_become_a_hundred_rides,
+    an_ended_search_never_becomes_a_ride,
+    of_an_end_and_an_acceptance_at_once_one_wins,
 );
 
 async fn two_live_rides(backend: Backend, share: impl FnOnce(&MatchAccepted, &mut MatchAccepted)) {
@@ -83,5 +85,48 @@ async fn a_hundred_matches_at_once_become_a_hundred_rides(backend: Backend) {
     app.settled().await;
     assert_eq!(app.trail().await.len(), 100);
     assert!(!app.all(DEAD_LETTER_STREAM, "dead_letter.match_accepted_rides").await.is_empty());
+    app.end().await;
+}
+
+async fn an_ended_search_never_becomes_a_ride(backend: Backend) {
+    let app = TestApp::start(backend, Config::default()).await;
+    let (ended, other) = (app.matched(), app.matched());
+    for _ in 0..2 {
+        assert_eq!(app.end_search(&ended).await, "ended");
+    }
+    app.publish(&Event::MatchAccepted(ended.clone())).await;
+    app.superseded(&ended).await;
+    assert_eq!(app.end_search(&ended).await, "ended");
+    // A search that has become a ride does not end, also when the ride is over.
+    app.publish(&Event::MatchAccepted(other.clone())).await;
+    let ride = app.event(&other, RideStatus::Pickup).await;
+    assert_eq!(app.end_search(&other).await, "search_fulfilled");
+    assert_eq!(app.cancel(ride.driver_id, ride.ride_id).await, "cancelled 2");
+    assert_eq!(app.end_search(&other).await, "search_fulfilled");
+    assert_eq!(app.trail().await.len(), 2, "of the other search");
+    app.end().await;
+}
+
+async fn of_an_end_and_an_acceptance_at_once_one_wins(backend: Backend) {
+    let app = TestApp::start(backend, Config::default()).await;
+    let (mut ended, mut rides) = (0, 0);
+    for round in 0..60 {
+        let matched = app.matched();
+        app.publish(&Event::MatchAccepted(matched.clone())).await;
+        for _ in 0..round % 7 {
+            tokio::task::yield_now().await;
+        }
+        match app.end_search(&matched).await.as_str() {
+            "ended" => ended += 1,
+            "search_fulfilled" => {
+                app.event(&matched, RideStatus::Pickup).await;
+                rides += 1;
+            }
+            other => panic!("{other}"),
+        }
+    }
+    app.settled().await;
+    assert_eq!((ended + rides, app.trail().await.len()), (60, rides), "{ended} ended");
+    assert_eq!(app.all("MATCH_STREAM", "match.rejected").await.len(), ended);
     app.end().await;
 }

@@ -24,6 +24,7 @@ pub(crate) fn all(records: &Records, observations: &[Observation]) -> Vec<String
     // Not `one_offer_at_a_time`: after a take-over, match can offer a driver again while the acceptance of the former offer is
     // still on its way. rides supersedes one of the two. The simulation checks the rule where no such lag is.
     wrong.extend(history.one_winner());
+    wrong.extend(history.ended_searches());
     wrong.extend(history.fares());
     wrong.extend(ledger(records, &history));
     wrong.extend(outbox(records));

@@ -4,6 +4,7 @@
 
 mod audit;
 mod dead_letters;
+mod ended_searches;
 mod failures;
 mod fuzz;
 mod harness;

@@ -79,6 +79,7 @@ pub(crate) async fn all(scene: &Scene) -> Vec<String> {
     wrong.extend(history.one_ride_at_a_time());
     wrong.extend(history.one_offer_at_a_time());
     wrong.extend(history.one_winner());
+    wrong.extend(history.ended_searches());
     wrong.extend(history.fares());
     wrong.extend(money(&history, &scene.stores.rides).await);
     let commands = acked.iter().map(|acked| AckedCommand {

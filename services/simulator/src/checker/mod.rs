@@ -12,6 +12,7 @@ mod tests;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::time::Instant;
 
 pub(crate) use self::expectation::Effect;
@@ -58,6 +59,8 @@ pub(crate) struct Checker {
     ride_by_request: HashMap<String, String>,
     /// Requests that a `user.finder` has announced.
     searches: HashSet<String>,
+    /// Requests whose end was acked, or announced by a `user.finder`: no ride may come of them.
+    ended_searches: HashSet<String>,
     /// Not met yet, and not overdue.
     expectations: Vec<Expectation>,
     outage: Duration,
@@ -101,6 +104,16 @@ impl Checker {
         self.offers.entry(match_id.to_owned()).or_default().accept_sent_at.get_or_insert(now);
     }
 
+    /// The platform says that this search has ended.
+    pub(crate) fn search_ended(&mut self, request_id: &str) {
+        if !self.ended_searches.insert(request_id.to_owned()) {
+            return;
+        }
+        if let Some(ride_id) = self.ride_by_request.get(request_id) {
+            self.violation(format!("request {request_id} ended, and is the ride {ride_id}"));
+        }
+    }
+
     /// The answer to the command `cause` of `user` promises this effect.
     pub(crate) fn expect(&mut self, user: &str, cause: &'static str, effect: Effect, now: Instant) {
         let due = now + effect.limit();
@@ -136,7 +149,11 @@ impl Checker {
                     self.violation(format!("{user} got a stranger's {kind}, of {}", event.text("user_id")));
                 }
                 if kind == "user.finder" {
-                    self.searches.insert(event.text("request_id").to_owned());
+                    let request_id = event.text("request_id");
+                    self.searches.insert(request_id.to_owned());
+                    if event.data.get("active").and_then(Value::as_bool) == Some(false) {
+                        self.search_ended(request_id);
+                    }
                 }
             }
             "location.aggregate" if party == Party::Passenger => {
@@ -181,15 +198,20 @@ impl Checker {
         if !["declined", "expired", "cancelled", "superseded"].contains(&reason.as_str()) {
             self.violation(format!("match {match_id}: rejected for `{reason}`, which is no reason"));
         }
-        let superseded = reason == "superseded";
-        self.offers.entry(match_id.to_owned()).or_default().rejected[party.index()] = Some(reason);
-        if superseded && self.rides.knows_ride_of(party, match_id) {
-            self.violation(format!("match {match_id}: superseded, and a ride came of it"));
+        let rejected = &mut self.offers.entry(match_id.to_owned()).or_default().rejected[party.index()];
+        if let Some(before) = rejected.replace(reason.clone()) {
+            self.violation(format!(
+                "match {match_id}: rejected two times at the {}, {before} and {reason}",
+                party.name()
+            ));
+        }
+        if self.rides.knows_ride_of(party, match_id) {
+            self.violation(format!("match {match_id}: {reason}, and a ride came of it"));
         }
     }
 
-    /// A ride came of an offer: its driver must have accepted it, it must not have been superseded, and its request must not
-    /// have become another ride. Returns when the driver accepted.
+    /// A ride came of an offer: its driver must have accepted it, it must not have been rejected, and its request must neither have
+    /// ended nor have become another ride. Returns when the driver accepted.
     fn ride_pickup(&mut self, party: Party, event: &Event) -> Option<Instant> {
         let (match_id, ride_id) = (event.text("match_id"), event.text("ride_id"));
         let mut problems = Vec::new();
@@ -197,11 +219,14 @@ impl Checker {
         if offer.accept_sent_at.is_none() {
             problems.push(format!("ride {ride_id}: its driver never accepted match {match_id}"));
         }
-        if offer.rejected[party.index()].as_deref() == Some("superseded") {
-            problems.push(format!("ride {ride_id}: match {match_id} was superseded before"));
+        if let Some(reason) = &offer.rejected[party.index()] {
+            problems.push(format!("ride {ride_id}: match {match_id} was {reason} before"));
         }
         if !offer.request_id.is_empty() {
             let first = self.ride_by_request.entry(offer.request_id.clone()).or_insert_with(|| ride_id.to_owned());
+            if self.ended_searches.contains(&offer.request_id) {
+                problems.push(format!("ride {ride_id}: its search {} had ended", offer.request_id));
+            }
             if first != ride_id {
                 problems.push(format!("request {} was served two times, {first} and {ride_id}", offer.request_id));
             }

@@ -221,12 +221,20 @@ fn an_expectation_that_is_met_is_dropped() {
 }
 
 #[test]
-fn a_ride_needs_an_accepted_offer_that_was_not_superseded_and_a_request_of_its_own() {
-    let mut superseded = found("m-a");
-    superseded["reason"] = json!("superseded");
-    let mut scenario = Scenario::new();
-    scenario.receive("dan", "match.rejected", superseded).step("d", "a", 1, "pickup").step("p", "a", 1, "pickup");
-    assert!(scenario.end().contains("was superseded before"));
+fn a_ride_needs_an_accepted_offer_that_was_not_rejected_and_a_request_of_its_own() {
+    for reason in ["superseded", "cancelled"] {
+        let mut rejected = found("m-a");
+        rejected["reason"] = json!(reason);
+        let mut scenario = Scenario::new();
+        scenario
+            .receive("dan", "match.rejected", rejected.clone())
+            .step("d", "a", 1, "pickup")
+            .step("p", "a", 1, "pickup");
+        assert!(scenario.end().contains(&format!("was {reason} before")));
+        let mut scenario = Scenario::new();
+        scenario.receive("pia", "match.rejected", rejected.clone()).receive("pia", "match.rejected", rejected);
+        assert!(scenario.end().contains("rejected two times at the passenger"));
+    }
 
     let mut scenario = Scenario::new();
     let body = ride_body("a", 1, "pickup");
@@ -240,6 +248,20 @@ fn a_ride_needs_an_accepted_offer_that_was_not_superseded_and_a_request_of_its_o
     scenario.checker.accepting("m-bb", scenario.now);
     scenario.receive("dan", "ride.pickup", ride_body("bb", 1, "pickup"));
     assert!(scenario.end().contains("request req-m-a was served two times"));
+}
+
+#[test]
+fn no_ride_may_come_of_a_search_that_has_ended() {
+    let mut scenario = Scenario::new();
+    scenario.checker.search_ended("req-m-a");
+    scenario.step("dp", "a", 1, "pickup");
+    assert!(scenario.end().contains("its search req-m-a had ended"));
+
+    let mut scenario = Scenario::new();
+    scenario.step("dp", "a", 1, "pickup");
+    let end = json!({"user_id": "pia", "request_id": "req-m-a", "active": false});
+    scenario.receive("pia", "user.finder", end);
+    assert!(scenario.end().contains("request req-m-a ended, and is the ride a"));
 }
 
 #[test]

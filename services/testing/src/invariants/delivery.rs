@@ -44,6 +44,11 @@ fn needs_no_inbox(reader: Service, event: &Event<'_>) -> bool {
     }
 }
 
+/// The match of a `match.rejected`.
+fn rejection<'a>(id: &str, body: &'a Value) -> Option<&'a str> {
+    id.starts_with("match.rejected-").then(|| text(body, "match_id"))
+}
+
 impl<'a> History<'a> {
     /// The users who receive an event.
     fn recipients(&self, event: &Event<'a>) -> Vec<&'a str> {
@@ -58,7 +63,8 @@ impl<'a> History<'a> {
         }
     }
 
-    /// Each mailbox has no gap, no event twice, all that concerns its user, with the published body, and nothing else.
+    /// Each mailbox has no gap, no event twice, all that concerns its user, with the published body, and nothing else. Of an offer
+    /// it has one `match.rejected`, or a ride: several services may end an offer at once, and users decides which of them did.
     pub fn mailboxes(&self, mailboxes: &BTreeMap<String, Mailbox<'_>>) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut due: BTreeMap<&str, BTreeMap<&str, &Value>> = BTreeMap::new();
@@ -68,12 +74,14 @@ impl<'a> History<'a> {
             }
         }
         let none = (Mailbox::default(), BTreeMap::new());
+        let ridden = self.ridden();
         let users: BTreeSet<&str> = due.keys().copied().chain(mailboxes.keys().map(String::as_str)).collect();
         for user in users {
             let mut say = |what: String| wrong.push(format!("mailbox of {user}: {what}"));
             let (mailbox, due) = (mailboxes.get(user).unwrap_or(&none.0), due.get(user).unwrap_or(&none.1));
             let mut by_seq: BTreeMap<u64, &str> = BTreeMap::new();
             let mut received = BTreeSet::new();
+            let mut rejected: BTreeMap<&str, &str> = BTreeMap::new();
             for entry in &mailbox.entries {
                 let (seq, id) = (entry.seq, entry.event_id);
                 if let Some(before) = by_seq.insert(seq, id).filter(|before| *before != id) {
@@ -81,6 +89,14 @@ impl<'a> History<'a> {
                 }
                 if !received.insert(id) {
                     say(format!("{id} twice, again as seq {seq}"));
+                }
+                if let Some(match_id) = due.get(id).and_then(|body| rejection(id, body)) {
+                    if let Some(before) = rejected.insert(match_id, id).filter(|before| *before != id) {
+                        say(format!("match {match_id} was rejected twice, {before} and {id}"));
+                    }
+                    if ridden.contains_key(match_id) {
+                        say(format!("match {match_id} was rejected, {id}, and became a ride"));
+                    }
                 }
                 match (due.get(id), entry.body) {
                     (None, _) if !is_foreign(id) => say(format!("seq {seq}, {id}, is not theirs")),
@@ -96,8 +112,11 @@ impl<'a> History<'a> {
             for seq in by_seq.keys().filter(|seq| **seq == 0 || **seq > mailbox.last_seq) {
                 say(format!("seq {seq} is beyond {}", mailbox.last_seq));
             }
-            for id in due.keys().filter(|id| !received.contains(*id)) {
-                say(format!("{id} is missing"));
+            for (id, body) in due.iter().filter(|(id, _)| !received.contains(*id)) {
+                let is_decided = |of: &str| rejected.contains_key(of) || ridden.contains_key(of);
+                if !rejection(id, body).is_some_and(is_decided) {
+                    say(format!("{id} is missing"));
+                }
             }
         }
         wrong

@@ -1,6 +1,6 @@
 //! Lifecycles, offers and fares.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aws_lc_rs::digest;
 use chrono::{DateTime, Utc};
@@ -179,13 +179,33 @@ impl History<'_> {
             }
         }
         for (id, events) in &rejected {
-            for reason in ["declined", "expired", "cancelled", "superseded"] {
+            for reason in ["declined", "expired", "superseded"] {
                 if events.iter().filter(|body| text(body, "reason") == reason).count() > 1 {
                     wrong.push(format!("match {id} was {reason} twice"));
                 }
             }
+            // match may cancel an offer for the sake of another one while the end of the search cancels it. Its parties get one
+            // of the two.
+            if events.iter().filter(|body| text(body, "reason") == "cancelled").count() > 2 {
+                wrong.push(format!("match {id} was cancelled again and again"));
+            }
             if !found.contains_key(id) {
                 wrong.push(format!("match {id} was rejected, but never found"));
+            }
+        }
+        wrong
+    }
+
+    /// An end of a search that was announced is final: no ride comes of it, whatever was on its way.
+    pub fn ended_searches(&self) -> Vec<String> {
+        let ends = self.bodies("user.finder").filter(|body| body["active"] == false);
+        let ended: BTreeSet<&str> = ends.map(|body| text(body, "request_id")).collect();
+        let accepted = self.by("match.accepted", "match_id");
+        let mut wrong = Vec::new();
+        for (id, events) in self.ridden() {
+            let request = accepted.get(id).map_or("", |bodies| text(bodies[0], "request_id"));
+            if ended.contains(request) {
+                wrong.push(format!("ride {}: its search {request} has ended", text(events[0].body, "ride_id")));
             }
         }
         wrong
@@ -232,7 +252,7 @@ impl History<'_> {
     }
 
     /// The events of each ride, by its match.
-    fn ridden(&self) -> BTreeMap<&str, &Vec<Event<'_>>> {
+    pub(super) fn ridden(&self) -> BTreeMap<&str, &Vec<Event<'_>>> {
         let rides = self.rides.values().filter(|events| !events.is_empty());
         rides.map(|events| (text(events[0].body, "match_id"), events)).collect()
     }

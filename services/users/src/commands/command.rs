@@ -156,6 +156,15 @@ impl From<StoreError> for CommandError {
     }
 }
 
+impl CommandError {
+    pub(crate) fn into_refusal(self) -> Refusal {
+        match self {
+            Self::Refused(refusal) => refusal,
+            Self::Store(error) => error.into(),
+        }
+    }
+}
+
 impl TransactionError for CommandError {
     fn store_error(&self) -> Option<&StoreError> {
         match self {

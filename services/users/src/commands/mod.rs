@@ -6,15 +6,14 @@ mod beacon;
 mod mailbox;
 mod offer;
 pub(crate) mod positions;
-mod ride;
+pub(crate) mod ride;
 mod search;
 pub(crate) mod sender;
 
-use platform::{Retry, Transaction, kill_point};
+use platform::{Retry, kill_point};
 use serde_json::Value;
 
 use crate::context::Context;
-use crate::tables::Tables;
 use command::{Command, CommandError, Refusal, RowCommand};
 use sender::Sender;
 
@@ -32,31 +31,29 @@ pub(crate) async fn execute(context: &Context, sender: Sender, command: Command)
             positions::publish(context, &sender, points).await
         }
         Command::Rows(command) => {
-            // A conflict means that another command of the same user committed first. The retry sees its rows.
-            let retry = Retry::SerializationOrConflict;
-            let result = context.store.transact(retry, |tx| execute_in(context, tx, &sender, command)).await;
-            let data = result.map_err(|error| match error {
-                CommandError::Refused(refusal) => refusal,
-                CommandError::Store(error) => error.into(),
-            })?;
+            let data = execute_rows(context, &sender, command).await?;
             kill_point::reached("command.before_ack");
             Ok(data)
         }
     }
 }
 
-async fn execute_in(
-    context: &Context,
-    tx: Transaction<Tables>,
-    sender: &Sender,
-    command: RowCommand,
-) -> Result<Value, CommandError> {
+async fn execute_rows(context: &Context, sender: &Sender, command: RowCommand) -> Result<Value, Refusal> {
+    // A conflict means that another command of the same user committed first. The retry sees its rows.
+    let retry = Retry::SerializationOrConflict;
     let user = sender.user;
-    match command {
-        RowCommand::Beacon(update) => beacon::update(context, tx, user, update).await,
-        RowCommand::Search(trip) => search::begin(context, tx, user, trip).await,
-        RowCommand::EndSearch => search::end(context, tx, user).await,
-        RowCommand::Answer(id, answer) => offer::answer(context, tx, user, id, answer).await,
-        RowCommand::MailboxAck(seq) => mailbox::ack(context, tx, user, &sender.device, seq).await,
-    }
+    let done = match command {
+        RowCommand::Search(trip) => return search::begin(context, user, trip).await,
+        RowCommand::EndSearch => return search::end(context, user).await,
+        RowCommand::Beacon(update) => {
+            context.store.transact(retry, |tx| beacon::update(context, tx, user, update)).await
+        }
+        RowCommand::Answer(id, answer) => {
+            context.store.transact(retry, |tx| offer::answer(context, tx, user, id, answer)).await
+        }
+        RowCommand::MailboxAck(seq) => {
+            context.store.transact(retry, |tx| mailbox::ack(context, tx, user, &sender.device, seq)).await
+        }
+    };
+    done.map_err(CommandError::into_refusal)
 }

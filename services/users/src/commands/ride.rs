@@ -1,4 +1,5 @@
-//! `ride.start`, `ride.arrive`, `ride.cancel`: a NATS request with a deadline, which rides answers after its commit.
+//! Requests to rides: a NATS request with a deadline, which rides answers after its commit. `ride.start`, `ride.arrive` and
+//! `ride.cancel` are nothing else.
 
 use serde_json::Value;
 use streams::ride_command::{RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAction, RideCommand, RideReply};
@@ -16,28 +17,42 @@ pub(crate) async fn request(
     let traceparent = context.new_trace().as_str().to_owned();
     let command = RideCommand { user_id: user, ride_id, action, traceparent };
     let payload = serde_json::to_vec(&command).map_err(|_| Refusal::unavailable())?;
-    if !context.rides.admits() {
-        return Err(Refusal::unavailable());
+    match ask(context, payload).await {
+        Ok(RideReply::Ok(data)) => Ok(data),
+        Ok(RideReply::Error { code, message, field }) => {
+            Err(Refusal { code: code.into(), field, ..Refusal::new("", message) })
+        }
+        Err(unanswered) => {
+            if let Unanswered::Failed(error) = unanswered {
+                tracing::warn!(error, %ride_id, "rides did not answer a command");
+            }
+            Err(Refusal::unavailable())
+        }
     }
-    let reply = match context.platform.bus.request(RIDE_COMMANDS, payload.into(), RIDE_COMMAND_WAIT).await {
+}
+
+/// Why there is no reply of rides.
+pub(crate) enum Unanswered {
+    /// It was not asked: it has not answered for a while.
+    NotAsked,
+    /// The outcome is unknown.
+    Failed(String),
+}
+
+/// The reply of rides to a request.
+pub(crate) async fn ask(context: &Context, request: Vec<u8>) -> Result<RideReply, Unanswered> {
+    if !context.rides.admits() {
+        return Err(Unanswered::NotAsked);
+    }
+    let reply = match context.platform.bus.request(RIDE_COMMANDS, request.into(), RIDE_COMMAND_WAIT).await {
         Ok(reply) => {
             context.rides.succeeded();
             reply
         }
         Err(error) => {
             context.rides.failed();
-            tracing::warn!(%error, %ride_id, "rides did not answer a command");
-            return Err(Refusal::unavailable());
+            return Err(Unanswered::Failed(error.to_string()));
         }
     };
-    match serde_json::from_slice(&reply) {
-        Ok(RideReply::Ok(data)) => Ok(data),
-        Ok(RideReply::Error { code, message, field }) => {
-            Err(Refusal { code: code.into(), field, ..Refusal::new("", message) })
-        }
-        Err(error) => {
-            tracing::error!(%error, %ride_id, "the reply of rides to a command cannot be parsed");
-            Err(Refusal::unavailable())
-        }
-    }
+    serde_json::from_slice(&reply).map_err(|error| Unanswered::Failed(format!("the reply cannot be parsed: {error}")))
 }

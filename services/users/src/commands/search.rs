@@ -3,26 +3,32 @@
 use chrono::Duration;
 use platform::{Problem, Transaction};
 use serde_json::{Value, json};
-use streams::UserId;
+use streams::{RequestId, UserId};
 
-use super::command::CommandError;
+use super::command::{CommandError, Refusal};
 use crate::context::Context;
-use crate::search::Search;
+use crate::live_ride;
+use crate::search::ending::{self, End, Step};
+use crate::search::{self, Search};
 use crate::tables::Tables;
 use crate::trip::Trip;
-use crate::{live_ride, search};
 
 /// Begins a search; one with the same trip that is open already is the result of a repeat. Another trip ends the open
 /// search first.
-pub(crate) async fn begin(
+pub(crate) async fn begin(context: &Context, user: UserId, trip: Trip) -> Result<Value, Refusal> {
+    ending::with_rides(context, |tx, agreed| begin_in(context, tx, user, trip, agreed)).await
+}
+
+async fn begin_in(
     context: &Context,
     mut tx: Transaction<Tables>,
     user: UserId,
     trip: Trip,
-) -> Result<Value, CommandError> {
+    agreed: Option<RequestId>,
+) -> Result<Step<Value>, CommandError> {
     let open = search::rows::lock_of_passenger(&mut tx, user).await?;
     if let Some(open) = open.filter(|open| open.trip == trip) {
-        return Ok(json!({"request_id": open.request_id}));
+        return Ok(Step::Done(json!({"request_id": open.request_id})));
     }
     if live_ride::rows::of_passenger(&mut tx, user).await?.is_some() {
         let message = "you are in a ride: another can be asked for when it is over";
@@ -30,11 +36,11 @@ pub(crate) async fn begin(
     }
     let mut now = context.platform.world.now();
     if let Some(open) = open {
-        search::rows::delete(&mut tx, &open).await?;
-        let ended = open.ended(now);
-        // A reader that sorts by time must see the end of the old search before the beginning of the new one.
-        now = ended.occurred_at().unwrap_or(now) + Duration::microseconds(1);
-        context.publish(&mut tx, &ended);
+        match ending::end(context, &mut tx, open, agreed).await? {
+            End::Accepted => return Ok(Step::AskRides(open)),
+            // A reader that sorts by time must see the end of the old search before the beginning of the new one.
+            End::At(ended_at) => now = ended_at + Duration::microseconds(1),
+        }
     }
     let search = Search {
         request_id: context.platform.world.id(),
@@ -46,16 +52,31 @@ pub(crate) async fn begin(
     search::rows::insert(&mut tx, &search).await?;
     context.publish(&mut tx, &search.began());
     tx.commit().await?;
-    Ok(json!({"request_id": search.request_id}))
+    Ok(Step::Done(json!({"request_id": search.request_id})))
 }
 
-pub(crate) async fn end(context: &Context, mut tx: Transaction<Tables>, user: UserId) -> Result<Value, CommandError> {
+/// Ends the open search, if there is one. A search that has become a ride cannot end: that is for `ride.cancel`.
+pub(crate) async fn end(context: &Context, user: UserId) -> Result<Value, Refusal> {
+    ending::with_rides(context, |tx, agreed| end_in(context, tx, user, agreed)).await
+}
+
+async fn end_in(
+    context: &Context,
+    mut tx: Transaction<Tables>,
+    user: UserId,
+    agreed: Option<RequestId>,
+) -> Result<Step<Value>, CommandError> {
     let Some(open) = search::rows::lock_of_passenger(&mut tx, user).await? else {
-        return Ok(json!({"request_id": null}));
+        return match live_ride::rows::of_passenger(&mut tx, user).await? {
+            Some(_) => Err(ending::has_become_a_ride().into()),
+            None => Ok(Step::Done(json!({"request_id": null}))),
+        };
     };
-    search::rows::delete(&mut tx, &open).await?;
-    let now = context.platform.world.now();
-    context.publish(&mut tx, &open.ended(now));
-    tx.commit().await?;
-    Ok(json!({"request_id": open.request_id}))
+    match ending::end(context, &mut tx, open, agreed).await? {
+        End::Accepted => Ok(Step::AskRides(open)),
+        End::At(_) => {
+            tx.commit().await?;
+            Ok(Step::Done(json!({"request_id": open.request_id})))
+        }
+    }
 }

@@ -10,7 +10,7 @@ mod tests;
 use chrono::{DateTime, Duration, Utc};
 use platform::Problem;
 use streams::event::{MatchAccepted, MatchFound, MatchRejected, RejectReason};
-use streams::{Event, MatchId, RequestId, Service, UserId};
+use streams::{Event, MatchId, Position, RequestId, Service, UserId, VehicleType};
 
 use crate::trip::Trip;
 
@@ -59,7 +59,7 @@ pub(crate) struct Offer {
 }
 
 impl Offer {
-    pub(crate) fn from_found(found: &MatchFound) -> Self {
+    pub(crate) fn from_found(found: &MatchFound, state: OfferState) -> Self {
         let MatchFound { pickup, dropoff, vehicle_type, .. } = *found;
         Self {
             match_id: found.match_id,
@@ -68,7 +68,21 @@ impl Offer {
             passenger_id: found.passenger_id,
             trip: Trip { pickup, dropoff, vehicle_type },
             expires_at: found.expires_at,
-            state: OfferState::Open,
+            state,
+        }
+    }
+
+    /// One whose end arrives before its match.found. Its trip is unknown, and nobody receives it.
+    pub(crate) fn from_rejected(e: &MatchRejected) -> Self {
+        let nowhere = Position { lat: 0.0, lng: 0.0 };
+        Self {
+            match_id: e.match_id,
+            request_id: e.request_id,
+            driver_id: e.driver_id,
+            passenger_id: e.passenger_id,
+            trip: Trip { pickup: nowhere, dropoff: nowhere, vehicle_type: VehicleType::Car },
+            expires_at: e.rejected_at,
+            state: rejected(OfferState::Open, e.reason),
         }
     }
 
@@ -112,15 +126,27 @@ impl Offer {
     }
 
     fn declined(&self, now: DateTime<Utc>) -> Event {
-        Event::MatchRejected(MatchRejected {
-            match_id: self.match_id,
-            request_id: self.request_id,
-            driver_id: self.driver_id,
-            passenger_id: self.passenger_id,
-            reason: RejectReason::Declined,
-            rejected_at: MatchRejected::time(Service::Users, now),
-        })
+        Event::MatchRejected(self.rejected(RejectReason::Declined, now))
     }
+
+    /// The event of its end by the end of its search.
+    pub(crate) fn cancelled(&self, now: DateTime<Utc>) -> Event {
+        Event::MatchRejected(self.rejected(RejectReason::Cancelled, now))
+    }
+
+    fn rejected(&self, reason: RejectReason, now: DateTime<Utc>) -> MatchRejected {
+        let Self { match_id, request_id, driver_id, passenger_id, .. } = *self;
+        let rejected_at = MatchRejected::time(Service::Users, now);
+        MatchRejected { match_id, request_id, driver_id, passenger_id, reason, rejected_at }
+    }
+}
+
+/// Whether `match.rejected` is shown to both parties of an offer that was in the state `before`. They get one of each offer, the
+/// one that ended it here: what this service has published itself (the state has changed with it), or what changes the state. A
+/// later one, such as match's `expired` for an offer that the end of its search has closed, tells them nothing. Nor does one that
+/// match sent before it received the acceptance: a ride or `superseded` follows.
+pub(crate) fn is_shown(before: Option<OfferState>, rejection: &MatchRejected) -> bool {
+    before.is_none_or(|state| rejection.is_from(Service::Users) || rejected(state, rejection.reason) != state)
 }
 
 /// The state of an offer after `match.rejected`. An accepted offer changes only by `superseded`: after every other reason

@@ -1,5 +1,7 @@
 //! The rows of `offers`.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use chrono::{DateTime, Utc};
 use platform::store::rows::column;
 use platform::{On, StoreError, Transaction};
@@ -12,8 +14,13 @@ use super::{Offer, OfferState, RETENTION, rejected};
 use crate::tables::Tables;
 use crate::trip::Trip;
 
-fn read(row: &PgRow) -> Result<Offer, StoreError> {
+fn read_state(row: &PgRow) -> Result<OfferState, StoreError> {
     let state: &str = row.try_get("state")?;
+    let known = OfferState::ALL.into_iter().find(|s| s.as_str() == state);
+    known.ok_or_else(|| StoreError::Other(format!("unknown state `{state}` of an offer")))
+}
+
+fn read(row: &PgRow) -> Result<Offer, StoreError> {
     Ok(Offer {
         match_id: MatchId(row.try_get("match_id")?),
         request_id: RequestId(row.try_get("request_id")?),
@@ -21,26 +28,23 @@ fn read(row: &PgRow) -> Result<Offer, StoreError> {
         passenger_id: UserId(row.try_get("passenger_id")?),
         trip: Trip::from_row(row)?,
         expires_at: row.try_get("expires_at")?,
-        state: OfferState::ALL
-            .into_iter()
-            .find(|s| s.as_str() == state)
-            .ok_or_else(|| StoreError::Other(format!("unknown state `{state}` of an offer")))?,
+        state: read_state(row)?,
     })
 }
 
-/// Inserts offers, except those that have a row already.
-pub(crate) async fn insert(tx: &mut Transaction<Tables>, offers: &[Offer]) -> Result<(), StoreError> {
+/// Inserts offers, except those that have a row already. Returns those that it inserted.
+pub(crate) async fn insert(tx: &mut Transaction<Tables>, offers: &[Offer]) -> Result<BTreeSet<MatchId>, StoreError> {
     if offers.is_empty() {
-        return Ok(());
+        return Ok(BTreeSet::new());
     }
     match tx.on() {
         On::Postgres(pg) => {
-            sqlx::query(
+            let rows = sqlx::query(
                 "insert into offers (match_id, request_id, driver_id, passenger_id, pickup_lat, pickup_lng, dropoff_lat, \
-                 dropoff_lng, vehicle_type, expires_at, state) select m, r, d, p, a, b, c, e, v, x, 'open' \
+                 dropoff_lng, vehicle_type, expires_at, state) select m, r, d, p, a, b, c, e, v, x, s \
                  from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::float8[], $6::float8[], $7::float8[], \
-                 $8::float8[], $9::text[], $10::timestamptz[]) as o (m, r, d, p, a, b, c, e, v, x) order by m \
-                 on conflict on constraint offers_pkey do nothing",
+                 $8::float8[], $9::text[], $10::timestamptz[], $11::text[]) as o (m, r, d, p, a, b, c, e, v, x, s) \
+                 order by m on conflict on constraint offers_pkey do nothing returning match_id",
             )
             .bind(column(offers, |o| o.match_id.0))
             .bind(column(offers, |o| o.request_id.0))
@@ -52,13 +56,111 @@ pub(crate) async fn insert(tx: &mut Transaction<Tables>, offers: &[Offer]) -> Re
             .bind(column(offers, |o| o.trip.dropoff.lng))
             .bind(column(offers, |o| o.trip.vehicle_type.as_str()))
             .bind(column(offers, |o| o.expires_at))
-            .execute(&mut *pg)
+            .bind(column(offers, |o| o.state.as_str()))
+            .fetch_all(&mut *pg)
             .await?;
+            rows.iter().map(|row| Ok(MatchId(row.try_get("match_id")?))).collect()
         }
         On::Memory(tables) => {
-            let rows = &mut tables.offers;
+            let mut inserted = BTreeSet::new();
+            for offer in offers.iter().filter(|offer| !tables.offers.contains_key(&offer.match_id)).collect::<Vec<_>>()
+            {
+                tables.offers.insert(offer.match_id, *offer);
+                tables.offers_of_search.insert((offer.request_id, offer.match_id));
+                inserted.insert(offer.match_id);
+            }
+            Ok(inserted)
+        }
+    }
+}
+
+/// The open and the accepted offers of `searches`, locked in the order of their ids until the transaction ends.
+pub(crate) async fn lock_live(tx: &mut Transaction<Tables>, searches: &[RequestId]) -> Result<Vec<Offer>, StoreError> {
+    if searches.is_empty() {
+        return Ok(Vec::new());
+    }
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select match_id, request_id, driver_id, passenger_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, \
+                 vehicle_type, expires_at, state from offers where request_id = any($1) \
+                 and state in ('open', 'accepted') order by match_id for update",
+            )
+            .bind(column(searches, |s| s.0))
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(read).collect()
+        }
+        On::Memory(tables) => {
+            let of_all = searches.iter().flat_map(|search| tables.offers_of(*search));
+            let live = of_all.filter(|offer| matches!(offer.state, OfferState::Open | OfferState::Accepted));
+            let mut live: Vec<Offer> = live.copied().collect();
+            live.sort_by_key(|offer| offer.match_id);
+            Ok(live)
+        }
+    }
+}
+
+/// Those of `searches` of which a driver has accepted an offer.
+pub(crate) async fn accepted(
+    tx: &mut Transaction<Tables>,
+    searches: &[RequestId],
+) -> Result<BTreeSet<RequestId>, StoreError> {
+    if searches.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query("select request_id from offers where request_id = any($1) and state = 'accepted'")
+                .bind(column(searches, |s| s.0))
+                .fetch_all(&mut *pg)
+                .await?;
+            rows.iter().map(|row| Ok(RequestId(row.try_get("request_id")?))).collect()
+        }
+        On::Memory(tables) => Ok(searches.iter().filter(|search| tables.is_accepted(**search)).copied().collect()),
+    }
+}
+
+/// The searches of offers, with their passengers.
+pub(crate) async fn searches_of(
+    tx: &mut Transaction<Tables>,
+    offers: &[MatchId],
+) -> Result<Vec<(RequestId, UserId)>, StoreError> {
+    if offers.is_empty() {
+        return Ok(Vec::new());
+    }
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query("select request_id, passenger_id from offers where match_id = any($1)")
+                .bind(column(offers, |m| m.0))
+                .fetch_all(&mut *pg)
+                .await?;
+            rows.iter().map(|row| Ok((RequestId(row.try_get(0)?), UserId(row.try_get(1)?)))).collect()
+        }
+        On::Memory(tables) => {
+            let found = offers.iter().filter_map(|id| tables.offers.get(id));
+            Ok(found.map(|offer| (offer.request_id, offer.passenger_id)).collect())
+        }
+    }
+}
+
+/// Closes offers that the caller has locked.
+pub(crate) async fn close(tx: &mut Transaction<Tables>, offers: &[Offer]) -> Result<(), StoreError> {
+    if offers.is_empty() {
+        return Ok(());
+    }
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query("update offers set state = 'closed' where match_id = any($1)")
+                .bind(column(offers, |o| o.match_id.0))
+                .execute(&mut *pg)
+                .await?;
+        }
+        On::Memory(tables) => {
             for offer in offers {
-                rows.entry(offer.match_id).or_insert(*offer);
+                if let Some(row) = tables.offers.get_mut(&offer.match_id) {
+                    row.state = OfferState::Closed;
+                }
             }
         }
     }
@@ -105,38 +207,42 @@ pub(crate) async fn set_state(tx: &mut Transaction<Tables>, id: MatchId, state: 
     Ok(())
 }
 
-/// Applies [`rejected`] to each offer; offers without a row are ignored.
+/// Applies [`rejected`] to each offer; offers without a row are ignored. Returns the states before.
 pub(crate) async fn reject(
     tx: &mut Transaction<Tables>,
     rejections: &[(MatchId, RejectReason)],
-) -> Result<(), StoreError> {
+) -> Result<BTreeMap<MatchId, OfferState>, StoreError> {
     if rejections.is_empty() {
-        return Ok(());
+        return Ok(BTreeMap::new());
     }
     match tx.on() {
         On::Postgres(pg) => {
             // The same rule as `rejected`, in SQL. A test proves the two equal.
-            sqlx::query(
-                "with ended as (select o.match_id, r.reason from offers o join unnest($1::uuid[], $2::text[]) \
-                 as r (match_id, reason) using (match_id) order by o.match_id for update of o) \
-                 update offers set state = case when ended.reason = 'declined' then 'declined' else 'closed' end \
+            let rows = sqlx::query(
+                "with ended as (select o.match_id, o.state, r.reason from offers o join unnest($1::uuid[], $2::text[]) \
+                 as r (match_id, reason) using (match_id) order by o.match_id for update of o), \
+                 closed as (update offers set state = case when ended.reason = 'declined' then 'declined' else 'closed' end \
                  from ended where offers.match_id = ended.match_id \
-                 and (offers.state = 'open' or offers.state = 'accepted' and ended.reason = 'superseded')",
+                 and (ended.state = 'open' or ended.state = 'accepted' and ended.reason = 'superseded')) \
+                 select match_id, state from ended",
             )
             .bind(column(rejections, |(id, _)| id.0))
             .bind(column(rejections, |(_, reason)| reason_text(*reason)))
-            .execute(&mut *pg)
+            .fetch_all(&mut *pg)
             .await?;
+            rows.iter().map(|row| Ok((MatchId(row.try_get("match_id")?), read_state(row)?))).collect()
         }
         On::Memory(tables) => {
+            let mut before = BTreeMap::new();
             for (id, reason) in rejections {
                 if let Some(offer) = tables.offers.get_mut(id) {
+                    before.entry(*id).or_insert(offer.state);
                     offer.state = rejected(offer.state, *reason);
                 }
             }
+            Ok(before)
         }
     }
-    Ok(())
 }
 
 fn reason_text(reason: RejectReason) -> &'static str {
@@ -156,8 +262,11 @@ pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> R
             sqlx::query("delete from offers where expires_at < $1").bind(before).execute(&mut *pg).await?;
         }
         On::Memory(tables) => {
-            let rows = &mut tables.offers;
-            *rows = rows.iter().filter(|(_, o)| o.expires_at >= before).map(|(id, o)| (*id, *o)).collect();
+            let old: Vec<Offer> = tables.offers.values().filter(|o| o.expires_at < before).copied().collect();
+            for offer in old {
+                tables.offers.remove(&offer.match_id);
+                tables.offers_of_search.remove(&(offer.request_id, offer.match_id));
+            }
         }
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! Passengers' searches that are open, at most one each. It offers nothing: match receives a search as an event.
 
+pub(crate) mod ending;
 pub(crate) mod rows;
 
 use chrono::{DateTime, Duration, Utc};
@@ -7,6 +8,9 @@ use streams::event::UserFinder;
 use streams::{Event, RequestId, UserId};
 
 use crate::trip::Trip;
+
+/// A search and its passenger.
+pub(crate) type SearchKey = (RequestId, UserId);
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Search {
@@ -18,6 +22,10 @@ pub(crate) struct Search {
 }
 
 impl Search {
+    pub(crate) fn key(&self) -> SearchKey {
+        (self.request_id, self.user_id)
+    }
+
     pub(crate) fn began(&self) -> Event {
         Event::UserFinder(self.finder(self.began_at))
     }

@@ -1,20 +1,24 @@
 //! The rows of `searches`.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use platform::store::rows::column;
 use platform::{On, StoreError, Transaction};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
-use streams::{MatchId, RequestId, UserId};
+use streams::{RequestId, UserId};
 
-use super::Search;
+use super::{Search, SearchKey};
 use crate::tables::Tables;
 use crate::trip::Trip;
 
 /// The constraint that allows a passenger one open search.
 const USER_KEY: &str = "searches_user_key";
-/// The most searches that one call of [`expire`] ends.
+/// The most searches that one call of [`lock_expired`] returns.
 pub(crate) const EXPIRE_MAX: usize = 256;
+/// The most searches that one call of [`overdue`] returns.
+const OVERDUE_MAX: usize = 16;
 
 fn read(row: &PgRow) -> Result<Search, StoreError> {
     Ok(Search {
@@ -79,38 +83,52 @@ pub(crate) async fn insert(tx: &mut Transaction<Tables>, search: &Search) -> Res
     Ok(())
 }
 
-pub(crate) async fn delete(tx: &mut Transaction<Tables>, search: &Search) -> Result<(), StoreError> {
+/// Those of `searches` that are open. Their rows stay locked until the transaction ends.
+pub(crate) async fn lock_open(
+    tx: &mut Transaction<Tables>,
+    searches: &[SearchKey],
+) -> Result<BTreeSet<RequestId>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            sqlx::query("delete from searches where request_id = $1")
-                .bind(search.request_id.0)
-                .execute(&mut *pg)
-                .await?;
+            let rows = sqlx::query(
+                "select s.request_id from searches s join unnest($1::uuid[], $2::uuid[]) as k (request_id, user_id) \
+                 using (request_id, user_id) order by s.request_id for update of s",
+            )
+            .bind(column(searches, |(request, _)| request.0))
+            .bind(column(searches, |(_, user)| user.0))
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(|row| Ok(RequestId(row.try_get("request_id")?))).collect()
         }
         On::Memory(tables) => {
-            tables.searches.remove(&search.user_id);
+            Ok(searches.iter().filter(|key| is_open(tables, key)).map(|(request, _)| *request).collect())
         }
     }
-    Ok(())
 }
 
-/// Deletes the searches that became rides by these offers; a newer search of the same passenger stays.
-pub(crate) async fn delete_fulfilled(tx: &mut Transaction<Tables>, offers: &[MatchId]) -> Result<(), StoreError> {
+fn is_open(tables: &Tables, (request, user): &SearchKey) -> bool {
+    tables.searches.get(user).is_some_and(|search| search.request_id == *request)
+}
+
+/// Deletes searches, in the order of their ids; a newer search of the same passenger stays.
+pub(crate) async fn delete(tx: &mut Transaction<Tables>, searches: &[SearchKey]) -> Result<(), StoreError> {
+    if searches.is_empty() {
+        return Ok(());
+    }
     match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
-                "with fulfilled as (select s.request_id from searches s join offers o using (request_id) \
-                 where o.match_id = any($1) order by s.request_id for update of s) \
-                 delete from searches using fulfilled where searches.request_id = fulfilled.request_id",
+                "with locked as (select request_id from searches where request_id = any($1) order by request_id for update) \
+                 delete from searches using locked where searches.request_id = locked.request_id",
             )
-            .bind(column(offers, |m| m.0))
+            .bind(column(searches, |(request, _)| request.0))
             .execute(&mut *pg)
             .await?;
         }
         On::Memory(tables) => {
-            for offer in offers.iter().filter_map(|id| tables.offers.get(id)) {
-                if tables.searches.get(&offer.passenger_id).is_some_and(|s| s.request_id == offer.request_id) {
-                    tables.searches.remove(&offer.passenger_id);
+            for key in searches {
+                if is_open(tables, key) {
+                    tables.searches.remove(&key.1);
                 }
             }
         }
@@ -118,32 +136,52 @@ pub(crate) async fn delete_fulfilled(tx: &mut Transaction<Tables>, offers: &[Mat
     Ok(())
 }
 
-/// Deletes and returns at most [`EXPIRE_MAX`] searches that have expired, the oldest first.
-pub(crate) async fn expire(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<Vec<Search>, StoreError> {
-    let mut expired: Vec<Search> = match tx.on() {
+/// At most [`EXPIRE_MAX`] searches that have expired and of which no offer is accepted, the oldest first, locked. It skips those
+/// that another transaction has locked.
+pub(crate) async fn lock_expired(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<Vec<Search>, StoreError> {
+    match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
-                "delete from searches where request_id in (select request_id from searches where expires_at <= $1 \
-                 order by expires_at limit $2 for update skip locked) returning request_id, user_id, pickup_lat, \
-                 pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, began_at, expires_at",
+                "select request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, began_at, \
+                 expires_at from searches s where expires_at <= $1 and not exists (select 1 from offers o \
+                 where o.request_id = s.request_id and o.state = 'accepted') \
+                 order by expires_at, request_id limit $2 for update of s skip locked",
             )
             .bind(now)
             .bind(EXPIRE_MAX as i64)
             .fetch_all(&mut *pg)
             .await?;
-            rows.iter().map(read).collect::<Result<_, _>>()?
+            rows.iter().map(read).collect()
         }
         On::Memory(tables) => {
-            let rows = &mut tables.searches;
-            let mut over: Vec<Search> = rows.values().filter(|s| s.expires_at <= now).copied().collect();
-            over.sort_by_key(|s| (s.expires_at, s.request_id));
-            over.truncate(EXPIRE_MAX);
-            for search in &over {
-                rows.remove(&search.user_id);
-            }
-            over
+            let due = |s: &&Search| s.expires_at <= now && !tables.is_accepted(s.request_id);
+            let mut due: Vec<Search> = tables.searches.values().filter(due).copied().collect();
+            due.sort_by_key(|s| (s.expires_at, s.request_id));
+            due.truncate(EXPIRE_MAX);
+            Ok(due)
         }
-    };
-    expired.sort_by_key(|s| (s.expires_at, s.request_id));
-    Ok(expired)
+    }
+}
+
+/// Some searches that expired at `before` or earlier, the oldest first; not locked.
+pub(crate) async fn overdue(tx: &mut Transaction<Tables>, before: DateTime<Utc>) -> Result<Vec<Search>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, began_at, \
+                 expires_at from searches where expires_at <= $1 order by expires_at, request_id limit $2",
+            )
+            .bind(before)
+            .bind(OVERDUE_MAX as i64)
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(read).collect()
+        }
+        On::Memory(tables) => {
+            let mut due: Vec<Search> = tables.searches.values().filter(|s| s.expires_at <= before).copied().collect();
+            due.sort_by_key(|s| (s.expires_at, s.request_id));
+            due.truncate(OVERDUE_MAX);
+            Ok(due)
+        }
+    }
 }

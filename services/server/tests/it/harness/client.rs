@@ -171,6 +171,17 @@ impl Socket {
         frame["error"]["code"].as_str().unwrap().to_owned()
     }
 
+    /// The next event.
+    pub(crate) async fn any_event(&mut self) -> Value {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return event;
+            }
+            let frame = self.frame().await;
+            self.store_event(frame);
+        }
+    }
+
     /// The next event of this type; others before it are skipped.
     pub(crate) async fn event(&mut self, kind: &str) -> Value {
         loop {
