@@ -1,4 +1,5 @@
-//! GET /v1/drivers/nearby: where free drivers are and how far away, but not who they are.
+//! GET /v1/drivers/nearby: roughly where free drivers are and how far away, but not who they are; so often that a map can be drawn,
+//! and no driver followed.
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRef, Query, State};
 use axum::routing::get;
 use platform::problem::Json;
-use platform::{Problem, SignedIn, Tokens, World};
+use platform::{Limit, Platform, Problem, SignedIn, Tokens};
 use serde::{Deserialize, Serialize};
 use streams::Position;
 
@@ -17,12 +18,12 @@ use crate::positions::FreeDriver;
 const LIMIT_DEFAULT: usize = 10;
 const LIMIT_MAX: usize = 100;
 const RADIUS_DEFAULT_M: f64 = 2_000.0;
-const RADIUS_MAX_M: f64 = 50_000.0;
+const RADIUS_MAX_M: f64 = 5_000.0;
 
 #[derive(Clone)]
 pub(crate) struct NearbyState {
     pub(crate) tokens: Tokens,
-    pub(crate) world: World,
+    pub(crate) platform: Platform,
     pub(crate) cache: Arc<Cache>,
 }
 
@@ -60,9 +61,10 @@ fn number(field: &'static str, text: Option<&String>, least: f64, most: f64) -> 
 
 async fn nearby(
     State(state): State<NearbyState>,
-    _: SignedIn,
+    SignedIn(user): SignedIn,
     query: Result<Query<NearbyQuery>, QueryRejection>,
 ) -> Result<Json<NearbyResponse>, Problem> {
+    state.platform.take(Limit::Nearby, user, 1)?;
     let Query(query) = query.map_err(|why| Problem::field("query", why.body_text()))?;
     let required = |field, value: Option<f64>| value.ok_or_else(|| Problem::field(field, "is missing"));
     let lat = required("lat", number("lat", query.lat.as_ref(), -90.0, 90.0)?)?;
@@ -72,7 +74,7 @@ async fn nearby(
         Ok(limit) if (1..=LIMIT_MAX).contains(&limit) => Ok(limit),
         _ => Err(Problem::field("limit", format!("must be a whole number from 1 to {LIMIT_MAX}"))),
     })?;
-    let now = state.world.now();
+    let now = state.platform.world.now();
     let drivers = state.cache.positions().nearby(&Position { lat, lng }, radius_m, limit, now);
     Ok(Json(NearbyResponse { drivers }))
 }

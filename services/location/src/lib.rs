@@ -81,7 +81,7 @@ impl Location {
     pub fn router(&self) -> axum::Router {
         http::router(NearbyState {
             tokens: self.tokens.clone(),
-            world: self.platform.world.clone(),
+            platform: self.platform.clone(),
             cache: self.cache.clone(),
         })
     }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{DateTime, Duration, Utc};
+use chrono::{DateTime, Duration, SubsecRound, Utc};
 use geospatial::{Grid, Hashed, Near};
 use serde::Serialize;
 use streams::event::{LocationUpdate, UserBeacon, rfc3339};
@@ -15,6 +15,10 @@ use streams::{Position, RideId, UserId, VehicleType};
 const FRESH_FOR: Duration = Duration::seconds(60);
 /// A driver of whom nothing was received for longer is forgotten, and so is that they are offline.
 const KNOWN_FOR: Duration = Duration::minutes(10);
+/// Others see a driver's position to so many metres.
+const SNAP_M: f64 = 100.0;
+/// The mean radius of the Earth, metres.
+const EARTH_RADIUS_M: f64 = 6_371_008.8;
 /// How long an ended ride is remembered, so that a late point does not make its driver busy again.
 const ENDED_REMEMBERED: Duration = Duration::hours(1);
 
@@ -30,10 +34,23 @@ struct DriverPosition {
     ride_id: Option<RideId>,
 }
 
+/// The next point of a grid whose lines are [`SNAP_M`] metres apart.
+fn snapped(position: &Position) -> Position {
+    const DEGREE_M: f64 = EARTH_RADIUS_M * std::f64::consts::PI / 180.0;
+    let step = SNAP_M / DEGREE_M;
+    let lat = ((position.lat / step).round() * step).clamp(-90.0, 90.0);
+    // At a pole all longitudes are one place.
+    let step = step / lat.to_radians().cos().max(1e-3);
+    let lng = ((position.lng / step).round() * step).clamp(-180.0, 180.0);
+    // Minus zero is zero.
+    Position { lat: lat + 0.0, lng: lng + 0.0 }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct DriverPositions {
     drivers: Hashed<UserId, DriverPosition>,
-    /// Drivers who are not offline.
+    /// Drivers who are not offline, at their snapped positions: so the distance, and whether a driver is within a radius, tells no
+    /// more than the position that is shown.
     grid: Grid,
     /// Live rides, by events and rows.
     live_rides: BTreeMap<RideId, UserId>,
@@ -70,7 +87,7 @@ impl DriverPositions {
         driver.recorded_at = update.recorded_at;
         driver.ride_id = update.ride_id;
         if driver.beacon.is_none_or(|(_, active)| active) {
-            self.grid.place(update.user_id, update.location);
+            self.grid.place(update.user_id, snapped(&update.location));
         }
     }
 
@@ -95,7 +112,7 @@ impl DriverPositions {
         }
         let position = driver.position;
         if beacon.active {
-            self.grid.place(beacon.user_id, position);
+            self.grid.place(beacon.user_id, snapped(&position));
         } else {
             self.grid.remove(beacon.user_id);
         }
@@ -137,6 +154,7 @@ impl DriverPositions {
         };
         let free = |near: Near| {
             let DriverPosition { vehicle_type, recorded_at, .. } = *self.drivers.get(&near.id)?;
+            let recorded_at = recorded_at.trunc_subsecs(0);
             Some(FreeDriver { position: near.position, distance_m: near.distance_m, vehicle_type, recorded_at })
         };
         self.grid.nearest(from, limit, radius_m, is_free).into_iter().filter_map(free).collect()
@@ -158,5 +176,26 @@ impl DriverPositions {
     /// How many drivers are known.
     pub(crate) fn len(&self) -> usize {
         self.drivers.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_are_snapped_to_100_m_everywhere() {
+        const DEGREE_M: f64 = EARTH_RADIUS_M * std::f64::consts::PI / 180.0;
+        for (lat, lng) in
+            [(40.748_400_123, -73.985_700_456), (0.0, 30.0), (-33.9, 151.2), (89.999_9, 12.0), (90.0, 180.0)]
+        {
+            let at = snapped(&Position { lat, lng });
+            assert!(at.is_valid(), "{at:?}");
+            assert!((at.lat - lat).abs() * DEGREE_M <= 50.1, "{at:?}");
+            assert!((at.lng - lng).abs() * DEGREE_M * lat.to_radians().cos() <= 50.1, "{at:?}");
+            // Whoever moves a little is shown at the same place, unless a line of the grid is between.
+            let places = (0..100).map(|m| snapped(&Position { lat: lat - f64::from(m) / DEGREE_M, lng }).lat.to_bits());
+            assert!(places.collect::<BTreeSet<_>>().len() <= 2, "{lat}");
+        }
     }
 }

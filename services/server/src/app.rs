@@ -139,7 +139,8 @@ impl App {
             .await
             .with_context(|| format!("HTTP_ADDR {}: cannot listen there", settings.http_addr))?;
         app.addr = listener.local_addr()?;
-        app.tasks.spawn(http::serve(listener, app.router.clone(), app.platform.clone()));
+        let proxies = settings.trusted_proxies()?;
+        app.tasks.spawn(http::serve(listener, app.router.clone(), app.platform.clone(), proxies));
         Ok(app)
     }
 
@@ -223,6 +224,7 @@ impl App {
         tasks.spawn(sweeper::run(platform.clone(), services.to_vec()));
         tasks.spawn(monitor::watch(platform.clone(), checks));
         let router = http::router(&platform, routes);
+        let router = http::limited(router, &platform, tokens, settings.trusted_proxies()?);
         Ok(Self { addr: settings.http_addr, platform, users: serving_users, router, tasks })
     }
 

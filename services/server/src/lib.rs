@@ -7,4 +7,5 @@ pub mod commands;
 pub mod http;
 pub mod monitor;
 pub mod nats_login;
+mod open_files;
 pub mod settings;

@@ -210,11 +210,16 @@ impl ServiceHarness {
 
     /// How far from the middle of the city the free drivers are whom a process shows, in metres.
     pub(crate) async fn nearby(&self, process: usize) -> Vec<f64> {
-        let uri = "/v1/drivers/nearby?lat=0&lng=30&radius_m=10000";
+        let uri = "/v1/drivers/nearby?lat=0&lng=30&radius_m=5000";
         let (status, body) = self.get(process, Some(self.platform.world.id()), uri).await;
         assert_eq!(status, StatusCode::OK, "{body}");
-        body["drivers"].as_array().unwrap().iter().map(|d| d["distance_m"].as_f64().unwrap().round()).collect()
+        body["drivers"].as_array().unwrap().iter().map(|d| to_100_m(d["distance_m"].as_f64().unwrap())).collect()
     }
+}
+
+/// Positions are snapped: here, on the equator at 30°, 47.6 m further east.
+fn to_100_m(distance_m: f64) -> f64 {
+    (distance_m / 100.0).floor() * 100.0
 }
 
 /// So many metres east and north of the middle of the city, which is on the equator.

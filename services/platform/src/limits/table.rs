@@ -11,6 +11,7 @@ use super::gcra::Quota;
 pub enum Limit {
     HttpAddress,
     HttpUser,
+    SignInAddress,
     ConnectionsAddress,
     Nearby,
     Commands,
@@ -101,7 +102,7 @@ const fn row(limit: Limit, name: &'static str, by: By, scope: Scope, amount: Amo
 }
 
 /// In the order of [`Limit`].
-pub const TABLE: [Definition; 18] = {
+pub const TABLE: [Definition; 19] = {
     use By::{Address, All, Number, NumberAndAddress, Prefix, SignIn, Socket, User};
     use Scope::{Process, Shared};
     [
@@ -114,6 +115,7 @@ pub const TABLE: [Definition; 18] = {
             "HTTP requests, refused ones too",
         ),
         row(Limit::HttpUser, "http_user", User, Process, rate(200, 50.0), "HTTP requests with a valid access token"),
+        row(Limit::SignInAddress, "sign_in_address", Address, Process, rate(1_000, 20.0), "requests to /v1/auth/"),
         row(
             Limit::ConnectionsAddress,
             "connections_address",

@@ -8,6 +8,7 @@ use streams::Service;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::App;
+use crate::open_files;
 use crate::settings::{QueueType, Settings};
 
 /// The service with this name.
@@ -25,6 +26,7 @@ pub(crate) fn service(name: &str) -> Result<Service, String> {
 pub async fn run(settings: &Settings, services: &[Service]) -> Result<ExitCode> {
     let services = if services.is_empty() { &Service::ALL[..] } else { services };
     let names = services.iter().map(|s| s.name()).collect::<Vec<_>>().join(", ");
+    open_files::raise();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut app = tokio::select! {

@@ -11,6 +11,7 @@ use platform::limits::Limits;
 use streams::Service;
 
 use crate::app::App;
+use crate::open_files;
 use crate::settings::Settings;
 
 /// A simulated city.
@@ -82,6 +83,7 @@ pub async fn run(urls: Vec<String>, rides_url: Option<String>, city: &City) -> R
 /// With settings that are not embedded, or if the platform does not start or stop.
 pub async fn demo(mut settings: Settings, city: &City) -> Result<ExitCode> {
     ensure!(settings.embedded(), "demo runs embedded: unset QUEUE_TYPE and DATABASE_URL, or use simulate");
+    open_files::raise();
     settings.http_addr = ([127, 0, 0, 1], 0).into();
     settings.otp_delivery = Some("response".to_owned());
     // Everybody in the city has the same address, and moves faster than life. What the caller set counts on top of that.

@@ -5,6 +5,7 @@
 mod audit;
 mod dead_letters;
 mod ended_searches;
+mod exhaustion;
 mod failures;
 mod fuzz;
 mod harness;

@@ -341,9 +341,10 @@ async fn a_user_reads_anothers_profile(shape: Shape) {
     let near = "/v1/drivers/nearby?lat=40.75&lng=-73.98&radius_m=5000&limit=10";
     until("the driver is shown, without a name", async || {
         let (status, answer) = pair.passenger.get(near).await;
-        assert_eq!(status, 200, "{answer}");
+        // Whoever looks again and again is refused now and then.
+        assert!(status == 200 || answer["limit"] == "nearby", "{answer}");
         assert!(!answer.to_string().contains(id), "{answer}");
-        answer.to_string().contains("40.751")
+        answer["drivers"].as_array().is_some_and(|drivers| !drivers.is_empty())
     })
     .await;
     assert_eq!(http(pair.running.addr(), "GET", "/v1/me", None, None).await.0, 401);
