@@ -7,20 +7,29 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use axum::Router;
+use axum::body::HttpBody;
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use platform::limits::TrustedProxies;
+use platform::limits::{Refused, TrustedProxies};
+use platform::problem::BODY_MAX;
 use platform::{ClientAddress, Limit, Platform, Problem, Tokens};
+use tokio::time::sleep;
 
 /// Requests in progress from which on those of a class are dropped.
 const ESTIMATES_MAX: usize = 256;
 const ACCOUNTS_MAX: usize = 512;
 const RIDES_MAX: usize = 1_024;
+
+/// An address that has used up its requests is answered after so long. A connection has one request in progress at a time, so that
+/// refusing a flood costs one answer a second for each connection, and what is refilled meanwhile is there for others behind the
+/// same address.
+const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
 
 /// The other end of a request's connection.
 #[derive(Debug, Clone, Copy)]
@@ -97,8 +106,13 @@ async fn admit(State(admission): State<Admission>, mut request: Request, next: N
     if class == Class::Health {
         return next.run(request).await;
     }
-    if let Err(problem) = admission.check_limits(address, &request) {
-        return problem.into_response();
+    if let Err(refused) = admission.check_limits(address, &request) {
+        // Whoever sends more than any route reads is answered at once, and hyper closes the connection.
+        let is_small = request.body().size_hint().upper().is_some_and(|bytes| bytes <= BODY_MAX as u64);
+        if refused.limit == Limit::HttpAddress && is_small {
+            sleep(REFUSAL_PAUSE).await;
+        }
+        return Problem::from(refused).into_response();
     }
     let (name, most) = class.bound();
     let Some(_in_progress) = InProgress::begin(&admission.in_progress, most) else {
@@ -109,7 +123,7 @@ async fn admit(State(admission): State<Admission>, mut request: Request, next: N
 }
 
 impl Admission {
-    fn check_limits(&self, address: ClientAddress, request: &Request) -> Result<(), Problem> {
+    fn check_limits(&self, address: ClientAddress, request: &Request) -> Result<(), Refused> {
         self.platform.take(Limit::HttpAddress, address, 1)?;
         if request.uri().path().starts_with("/v1/auth/") {
             self.platform.take(Limit::SignInAddress, address, 1)?;
