@@ -17,8 +17,8 @@ use crate::gateway::client_limits::limits_of_client;
 use crate::gateway::sockets::Sockets;
 use crate::tables::Tables;
 
-/// Position messages of all sockets together that await the stream's acknowledgement at once: those of frames with one
-/// point, and those of frames with several.
+/// Position messages of all sockets together that await the stream's acknowledgement at once: those of frames with few
+/// points, and those of frames with many.
 const PUBLISHES_MAX: usize = 1_000;
 const BATCHES_MAX: usize = 50;
 
@@ -35,7 +35,7 @@ pub(crate) struct Context {
     pub(crate) tokens: Tokens,
     pub(crate) config: Arc<Config>,
     pub(crate) sockets: Arc<Sockets>,
-    /// One permit for each position message whose acknowledgement is awaited: of frames with one point, and with several.
+    /// One permit for each position message whose acknowledgement is awaited: of frames with few points, and with many.
     pub(crate) publish_permits: Arc<Semaphore>,
     pub(crate) batch_permits: Arc<Semaphore>,
     pub(crate) http_client: HttpClient,

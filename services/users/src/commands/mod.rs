@@ -6,6 +6,7 @@ mod beacon;
 mod mailbox;
 mod offer;
 pub(crate) mod positions;
+pub(crate) mod publish_lane;
 pub(crate) mod ride;
 mod search;
 pub(crate) mod sender;

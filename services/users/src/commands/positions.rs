@@ -1,8 +1,8 @@
 //! `location.update`: positions go straight to the stream, without rows and without the outbox.
 //!
-//! Nobody's positions delay another driver's. A user has at most a few messages in flight, whatever the number of sockets. A
-//! frame with several points is what a phone collected while it was offline, so that it goes out in parts, and all such frames
-//! together have fewer messages in flight than the single points, which are where drivers are now.
+//! Nobody's positions delay another driver's: a frame goes out in parts, over the user's own lane (`publish_lane`). A frame of
+//! more points than one part is what a phone collected while it was offline; all such frames together have fewer messages in
+//! flight than the others, which say where drivers are now.
 
 use platform::{StoreError, kill_point};
 use serde_json::{Value, json};
@@ -11,13 +11,10 @@ use streams::{BusError, Event, Message, RideId, Service, UserId};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::command::{Point, Refusal};
+use super::publish_lane::PART_MAX;
 use super::sender::Sender;
 use crate::account;
 use crate::context::Context;
-use crate::gateway::sockets::PUBLISHES_PER_USER;
-
-/// The most messages that one frame has in flight: all that its user may have.
-const PART_MAX: usize = PUBLISHES_PER_USER;
 
 pub(crate) async fn is_driver(context: &Context, user: UserId) -> Result<bool, StoreError> {
     let mut tx = context.store.begin().await?;
@@ -34,10 +31,10 @@ pub(crate) async fn publish(context: &Context, sender: &Sender, points: Vec<Poin
     let trace = context.new_trace();
     let mut messages: Vec<Message> =
         points.into_iter().map(|point| message(sender.user, sender.ride, point, trace.as_str())).collect();
-    let in_flight = if count == 1 { &context.publish_permits } else { &context.batch_permits };
+    let in_flight = if count <= PART_MAX { &context.publish_permits } else { &context.batch_permits };
     while !messages.is_empty() {
         let part: Vec<Message> = messages.drain(..messages.len().min(PART_MAX)).collect();
-        let _of_user = permits(&sender.publish_permits, part.len()).await?;
+        let _of_user = sender.publish_lane.enter(part.len()).await.ok_or_else(Refusal::unavailable)?;
         let _of_pod = permits(in_flight, part.len()).await?;
         publish_part(context, part).await.map_err(|error| {
             tracing::warn!(%error, "positions were not published");

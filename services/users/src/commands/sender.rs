@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use streams::{RideId, UserId};
-use tokio::sync::Semaphore;
 
+use super::publish_lane::PublishLane;
 use crate::mailbox::Device;
 
 #[derive(Debug, Clone)]
@@ -13,6 +13,6 @@ pub(crate) struct Sender {
     pub(crate) device: Device,
     /// The ride to which a driver's positions belong.
     pub(crate) ride: Option<RideId>,
-    /// One for each position message of the user, over all sockets, whose acknowledgement is awaited.
-    pub(crate) publish_permits: Arc<Semaphore>,
+    /// The way of the user's positions to the stream, over all sockets.
+    pub(crate) publish_lane: Arc<PublishLane>,
 }

@@ -61,7 +61,8 @@ where
 {
     let mut out = Outbound::new(&context.platform.metrics, outgoing);
     let Access { user, sign_in, .. } = request.access;
-    let slot = match context.sockets.admit(user, id, request.device.clone(), sign_in, &context.config) {
+    let points = context.platform.limiter.limits().quota(Limit::Points);
+    let slot = match context.sockets.admit(user, id, request.device.clone(), sign_in, &context.config, points) {
         Ok(slot) => slot,
         Err(error) => {
             let end = match error {
@@ -350,8 +351,8 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
             // A client that takes no notice of the limit is no better than one that sends too many frames.
             return (!self.refusals.take(Instant::now())).then_some(TOO_FAST);
         }
-        let (device, publish_permits) = (self.request.device.clone(), self.slot.publish_permits.clone());
-        let sender = Sender { user: self.user, device, ride: self.delivery.ride(), publish_permits };
+        let (device, publish_lane) = (self.request.device.clone(), self.slot.publish_lane.clone());
+        let sender = Sender { user: self.user, device, ride: self.delivery.ride(), publish_lane };
         self.in_flight.begin(self.context, sender, id, command, self.role);
         None
     }

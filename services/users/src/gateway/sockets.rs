@@ -7,19 +7,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use platform::CancellationToken;
+use platform::limits::Quota;
 use streams::{SignInId, UserId};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use super::transport::{SIGN_IN_ENDED, SessionEnd};
+use crate::commands::publish_lane::PublishLane;
 use crate::config::Config;
 use crate::mailbox::{Device, MailboxCursor};
 
 /// The wait for all sockets to close when the pod stops.
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
-/// Position messages of one user, over all of the user's sockets here, that await the stream's acknowledgement at once.
-pub(crate) const PUBLISHES_PER_USER: usize = 10;
 
 #[derive(Debug)]
 pub(crate) struct Sockets {
@@ -36,8 +36,8 @@ pub(crate) struct Sockets {
 struct Registry {
     /// By user and session.
     slots: BTreeMap<(UserId, Uuid), Slot>,
-    /// Of each user with a socket here: how many, and the permits to publish positions, which they share.
-    users: BTreeMap<UserId, (usize, Arc<Semaphore>)>,
+    /// Of each user with a socket here: how many, and the lane of positions, which they share.
+    users: BTreeMap<UserId, (usize, Arc<PublishLane>)>,
 }
 
 #[derive(Debug)]
@@ -85,7 +85,7 @@ pub(crate) struct SocketSlot {
     user: UserId,
     pub(crate) session: Uuid,
     pub(crate) signal: watch::Receiver<Signal>,
-    pub(crate) publish_permits: Arc<Semaphore>,
+    pub(crate) publish_lane: Arc<PublishLane>,
     received_ms: Arc<AtomicU64>,
 }
 
@@ -118,12 +118,12 @@ impl Drop for SocketSlot {
 }
 
 impl Registry {
-    fn insert(&mut self, user: UserId, session: Uuid, slot: Slot) -> Arc<Semaphore> {
+    fn insert(&mut self, user: UserId, session: Uuid, slot: Slot, points: Quota) -> Arc<PublishLane> {
         self.slots.insert((user, session), slot);
-        let new = || (0, Arc::new(Semaphore::new(PUBLISHES_PER_USER)));
-        let (count, permits) = self.users.entry(user).or_insert_with(new);
+        let new = || (0, Arc::new(PublishLane::new(points, Instant::now())));
+        let (count, lane) = self.users.entry(user).or_insert_with(new);
         *count += 1;
-        permits.clone()
+        lane.clone()
     }
 
     fn remove(&mut self, user: UserId, session: Uuid) {
@@ -185,15 +185,16 @@ impl Sockets {
         device: Device,
         sign_in: Option<SignInId>,
         config: &Config,
+        points: Quota,
     ) -> Result<SocketSlot, AdmissionError> {
         let mut registry = self.registry();
         self.check_limits(config)?;
         let (sender, signal) = watch::channel(Signal::default());
         let received_ms = Arc::new(AtomicU64::new(self.millis(Instant::now())));
         let slot = Slot { signal: sender, device, sign_in, received_ms: received_ms.clone() };
-        let publish_permits = registry.insert(user, session, slot);
+        let publish_lane = registry.insert(user, session, slot, points);
         self.open.send_modify(|open| *open += 1);
-        Ok(SocketSlot { sockets: self.clone(), user, session, signal, publish_permits, received_ms })
+        Ok(SocketSlot { sockets: self.clone(), user, session, signal, publish_lane, received_ms })
     }
 
     fn open_socket(&self, (user, session): (UserId, Uuid), slot: &Slot) -> OpenSocket {
@@ -271,8 +272,8 @@ mod tests {
         n: u128,
         sign_in: Option<u128>,
     ) -> Result<SocketSlot, AdmissionError> {
-        let config = Config { sockets_max: 3, ..Config::default() };
-        sockets.admit(user, Uuid::from_u128(n), Device::UNNAMED, sign_in.map(sign_in_id), &config)
+        let (config, points) = (Config { sockets_max: 3, ..Config::default() }, Quota { burst: 9, per_s: 1.0 });
+        sockets.admit(user, Uuid::from_u128(n), Device::UNNAMED, sign_in.map(sign_in_id), &config, points)
     }
 
     #[tokio::test]
@@ -290,13 +291,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_sockets_of_a_user_share_permits_and_each_has_its_own_silence() {
+    async fn the_sockets_of_a_user_share_a_lane_and_each_has_its_own_silence() {
         let sockets = Arc::new(Sockets::default());
         let (one, bobs) = (admit(&sockets, ANN, 1, None).unwrap(), admit(&sockets, BOB, 2, None).unwrap());
         tokio::time::advance(Duration::from_secs(3)).await;
         let two = admit(&sockets, ANN, 3, None).unwrap();
-        assert!(Arc::ptr_eq(&one.publish_permits, &two.publish_permits));
-        assert!(!Arc::ptr_eq(&one.publish_permits, &bobs.publish_permits));
+        assert!(Arc::ptr_eq(&one.publish_lane, &two.publish_lane));
+        assert!(!Arc::ptr_eq(&one.publish_lane, &bobs.publish_lane));
         let silences = || sockets.of(ANN).into_iter().map(|socket| socket.silence.as_secs()).collect::<Vec<_>>();
         assert_eq!(silences(), [3, 0]);
         tokio::time::advance(Duration::from_secs(2)).await;

@@ -31,9 +31,10 @@ async fn positions_are_counted_over_all_sockets_of_a_user() {
     b.ack("location.update", points(&cluster, 100)).await;
     assert_eq!(limited(&mut a, "location.update", points(&cluster, 100)).await, ("points".to_owned(), 5));
     b.ack("location.update", points(&cluster, 50)).await;
-    assert_eq!(limited(&mut b, "location.update", points(&cluster, 1)).await, ("points".to_owned(), 1));
+    // While they went out, a few more were allowed.
+    assert_eq!(limited(&mut b, "location.update", points(&cluster, 50)).await, ("points".to_owned(), 4));
     // A frame without an id is refused with an error as well.
-    b.text(json!({"type": "location.update", "data": points(&cluster, 1)}).to_string()).await;
+    b.text(json!({"type": "location.update", "data": points(&cluster, 50)}).to_string()).await;
     assert_eq!(b.next().await["error"]["limit"], "points");
     // Nobody else notices, and time gives it back.
     pod.connect(other, None).await.ack("location.update", points(&cluster, 100)).await;
@@ -84,5 +85,37 @@ async fn commands_that_cost_others_are_counted_and_ends_are_free() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     client.ack("finder.update", trip(THERE)).await;
     assert_eq!(limited(&mut client, "finder.update", trip(HERE)).await, refused);
+    pod.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_driver_has_collected_delays_no_other() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.limited_pod("one", "").await;
+    let mut floods = Vec::new();
+    for n in 0..10 {
+        let driver = pod.driver(&format!("+1212555081{n}")).await;
+        let client = pod.connect(driver, None).await;
+        for _ in 0..40 {
+            client.text(json!({"type": "location.update", "data": points(&cluster, 100)}).to_string()).await;
+        }
+        client.text(json!({"id": "last", "type": "location.update", "data": points(&cluster, 1)}).to_string()).await;
+        floods.push(client);
+    }
+    let honest = pod.driver("+12125550820").await;
+    let mut honest = pod.connect(honest, None).await;
+    let began = tokio::time::Instant::now();
+    for _ in 0..20 {
+        let sent = tokio::time::Instant::now();
+        honest.ack("location.update", points(&cluster, 1)).await;
+        assert_eq!(sent.elapsed(), Duration::ZERO, "it waits for nobody");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    honest.ack("location.update", points(&cluster, 100)).await;
+    assert!(began.elapsed() < Duration::from_secs(2), "its own hundred take half a second");
+    // The others' go out at 200 a second each.
+    assert_eq!(floods[0].next().await["type"], "error", "all 4,000 were used up");
+    let sent = pod.platform.metrics.published.with_label_values(&["users"]).get();
+    assert!((2_000..6_000).contains(&sent), "{sent} in {:?}", began.elapsed());
     pod.stop().await;
 }
