@@ -76,7 +76,7 @@ pub(crate) async fn purge(context: Context) -> Result<(), StoreError> {
         }
     }
     let mut tx = context.store.begin().await?;
-    mailbox::rows::purge_devices(&mut tx, now).await?;
+    mailbox::device_rows::purge_devices(&mut tx, now).await?;
     offer::rows::purge(&mut tx, now).await?;
     live_ride::rows::purge(&mut tx, now).await?;
     tx.commit().await

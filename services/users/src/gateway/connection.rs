@@ -54,7 +54,7 @@ pub(crate) async fn open(
     let ride = if is_driver { live_ride::rows::of_driver(&mut tx, user).await? } else { None };
     let last_seq = mailbox::rows::cursor(&mut tx, user).await?.last_seq;
     let has_seq = has_seq.map_or(last_seq, |seq| seq.min(last_seq));
-    mailbox::rows::open_device(&mut tx, user, device, has_seq, context.platform.world.now()).await?;
+    mailbox::device_rows::open_device(&mut tx, user, device, has_seq, context.platform.world.now()).await?;
     let missed = mailbox::rows::missed(&mut tx, user, has_seq, last_seq).await?;
     tx.commit().await?;
     close_displaced(context, user, &displaced).await;
@@ -145,7 +145,7 @@ pub(crate) async fn touch_all(context: &Context) -> Result<(), StoreError> {
         let touched = touch(context, &mut tx, chunk).await?;
         let devices: BTreeSet<_> = chunk.iter().map(|socket| (socket.user, socket.device.clone())).collect();
         let devices: Vec<_> = devices.into_iter().collect();
-        mailbox::rows::touch_devices(&mut tx, &devices, context.platform.world.now()).await?;
+        mailbox::device_rows::touch_devices(&mut tx, &devices, context.platform.world.now()).await?;
         tx.commit().await?;
         let touched: BTreeMap<Uuid, bool> = touched.into_iter().map(|row| (row.session, row.displaced)).collect();
         for OpenSocket { user, session, .. } in chunk {

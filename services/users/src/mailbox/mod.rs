@@ -8,6 +8,7 @@
 //! one too many) leaves its number unused: who resumes before it learns by a [`MissedRange`] which numbers are gone.
 
 mod device;
+pub(crate) mod device_rows;
 pub(crate) mod notification;
 pub(crate) mod rows;
 #[cfg(test)]

@@ -4,9 +4,8 @@ use platform::{Store, StoreError, Transaction, World};
 use testing::{Backend, on_both_stores};
 use uuid::Uuid;
 
-use super::rows::{
-    ack, append, cursor, cursors, entries_after, missed, open_device, purge, purge_devices, touch_devices,
-};
+use super::device_rows::{open_device, purge_devices, touch_devices};
+use super::rows::{ack, append, cursor, cursors, entries_after, missed, purge};
 use super::*;
 use crate::tables::Tables;
 
