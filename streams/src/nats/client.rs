@@ -80,6 +80,8 @@ pub struct NatsBus {
     pub(super) reconnects: Arc<AtomicU64>,
     dropped: Arc<AtomicU64>,
     pub(super) closed: Arc<AtomicBool>,
+    /// Set once the server does not list consumers, but answers about each.
+    pub(super) lists_nothing: Arc<AtomicBool>,
 }
 
 /// Bounds the wait for the client itself: while it reconnects and its queue of commands is full, it takes no more.
@@ -278,7 +280,16 @@ impl NatsBus {
         let jetstream = jetstream::new(client.clone());
         let in_flight = Arc::new(Semaphore::new(PUBLISHES_IN_FLIGHT));
         let closed = Arc::new(AtomicBool::new(false));
-        Ok(Self { client, jetstream, replicas: settings.replicas, in_flight, reconnects, dropped, closed })
+        Ok(Self {
+            client,
+            jetstream,
+            replicas: settings.replicas,
+            in_flight,
+            reconnects,
+            dropped,
+            closed,
+            lists_nothing: Arc::default(),
+        })
     }
 
     /// Sends a request to JetStream's API.

@@ -1,8 +1,10 @@
-//! The state of a whole topology, in two requests for each stream: its info, and the list of its consumers.
+//! The state of a whole topology, in two requests for each stream: its info, and the list of its consumers. (With a user who may
+//! not list consumers, in one request for each consumer instead.)
 //!
 //! Streams are asked concurrently, and each for itself: in a cluster one may have lost its leader while the others answer.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use async_nats::jetstream;
 use futures_util::future::join_all;
@@ -37,7 +39,7 @@ struct Answer {
 
 impl NatsBus {
     pub(crate) async fn observe(&self, topology: &Topology) -> Result<TopologyState, BusError> {
-        let answers = join_all(topology.streams.iter().map(|stream| self.ask(&stream.name))).await;
+        let answers = join_all(topology.streams.iter().map(|stream| self.ask(topology, &stream.name))).await;
         let errors = answers.iter().map(|answer| answer.stream.as_ref().err());
         if let Some(Some(error)) = errors.clone().next()
             && errors.clone().all(|error| error.is_some())
@@ -62,13 +64,13 @@ impl NatsBus {
     }
 
     /// The stream first: its consumers then stand where it stood, or further on.
-    async fn ask(&self, stream: &str) -> Answer {
+    async fn ask(&self, topology: &Topology, stream: &str) -> Answer {
         let found = match self.api::<Value>(&format!("STREAM.INFO.{stream}"), &json!({})).await {
             Err(BusError::NotFound(_)) => Ok(None),
             found => found.map(Some),
         };
         let consumers = match &found {
-            Ok(Some(_)) => self.list_consumers(stream).await,
+            Ok(Some(_)) => self.consumers_of(topology, stream).await,
             Ok(None) => Ok(BTreeMap::new()),
             Err(error) => Err(BusError::Unavailable(error.to_string())),
         };
@@ -86,6 +88,37 @@ impl NatsBus {
             let config = found.map(|mut found| found["config"].take());
             topology::difference(&what, config, &self.config_of(stream), &mut state.differences);
         }
+    }
+
+    /// The infos of a stream's consumers: listed, or, if the server does not let this user list them, one by one. A server does
+    /// not answer what it does not permit.
+    async fn consumers_of(
+        &self,
+        topology: &Topology,
+        stream: &str,
+    ) -> Result<BTreeMap<String, Result<Value, BusError>>, BusError> {
+        let unlisted = if self.lists_nothing.load(Ordering::Relaxed) {
+            None
+        } else {
+            match self.list_consumers(stream).await {
+                Err(error @ BusError::Unavailable(_)) => Some(error),
+                listed => return listed,
+            }
+        };
+        let own = topology.consumers.iter().filter(|consumer| consumer.stream == stream);
+        let infos = join_all(own.map(async |consumer| {
+            let subject = format!("CONSUMER.INFO.{stream}.{}", consumer.durable);
+            (consumer.durable.clone(), self.api::<Value>(&subject, &json!({})).await)
+        }))
+        .await;
+        let is_answered = infos.iter().any(|(_, info)| !matches!(info, Err(BusError::Unavailable(_))));
+        match unlisted {
+            Some(error) if !is_answered => return Err(error),
+            Some(_) => self.lists_nothing.store(true, Ordering::Relaxed),
+            None => {}
+        }
+        let missing = |info: &Result<Value, BusError>| matches!(info, Err(BusError::NotFound(_)));
+        Ok(infos.into_iter().filter(|(_, info)| !missing(info)).collect())
     }
 
     /// The info of all consumers of a stream.

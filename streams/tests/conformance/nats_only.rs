@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use streams::bus::ReplayStart;
 use streams::nats::{Login, NatsBus, NatsSettings};
-use streams::topology::{Consumer, Retention};
+use streams::topology::{Consumer, Retention, Topology};
 use streams::{Bus, BusError, Headers, Message};
 use testing::nats::Server;
 use tokio::time::Instant;
@@ -231,5 +231,25 @@ async fn an_inbox_prefix_of_its_own_is_enough_for_everything() -> Result<()> {
         let error = NatsBus::connect(&settings).await.map(|_| ()).unwrap_err().to_string();
         assert!(error.contains("NATS_INBOX_PREFIX"), "{prefix}: {error}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_list_consumers_still_sees_the_topology() -> Result<()> {
+    let server = Server::configured(
+        "authorization { users: [ { user: \"users\", password: \"p\", permissions: {
+           publish: { deny: [\"$JS.API.CONSUMER.LIST.*\"] } } }, { user: \"admin\", password: \"p\" } ] }\n",
+    )?;
+    let url = |user: &str| server.url.replace("nats://", &format!("nats://{user}:p@"));
+    let (admin, users) = (connect(&url("admin")).await?, connect(&url("users")).await?);
+    let topology = Topology::rideshare();
+    admin.apply(&topology).await?;
+    for expected in [Duration::from_secs(7), Duration::from_secs(2)] {
+        let began_at = Instant::now();
+        assert_eq!(users.observe(&topology).await?, admin.observe(&topology).await?);
+        ensure!(began_at.elapsed() < expected, "{:?}", began_at.elapsed());
+    }
+    admin.delete_consumer("USER_STREAM", "user_beacon_match").await?;
+    assert_eq!(users.observe(&topology).await?, admin.observe(&topology).await?);
     Ok(())
 }

@@ -22,6 +22,33 @@ fn settings_that_cannot_work_are_refused_with_the_reason() {
     }
 }
 
+/// Each of these ends with a sentence that says what to do, and that holds no password.
+#[test]
+fn secrets_are_not_printed_although_they_are_wrong() {
+    let server = Server::configured("authorization { user: \"rs\", password: \"right\" }\n").unwrap();
+    let host = server.url.replace("nats://", "");
+    let login = format!("nats://rs:hunter2@{host}");
+    let nats = ["--queue-type", "nats", "--nats-url"];
+    for (args, reason) in [
+        ([&nats[..], &[&login, "streams", "show"]].concat(), "check the user and the password"),
+        ([&nats[..], &[&host, "--nats-token", "hunter2", "streams", "show"]].concat(), "check the token"),
+        ([&nats[..], &[&host, "--nats-nkey", "SUhunter2", "streams", "show"]].concat(), "NATS_NKEY"),
+        ([&nats[..], &[&host, "streams", "show"]].concat(), "NATS_USER and NATS_PASSWORD"),
+        ([&nats[..], &["nats://rs:hunter2", "streams", "show"]].concat(), "address 1 of NATS_URL"),
+        (vec!["--database-url", "postgres://rs:hunter2@:x/y", "migrate"], "DATABASE_URL"),
+        (vec!["--otp-delivery", "webhook:https://rs:hunter2@example.com/x"], "OTP_DELIVERY"),
+        (vec!["--otp-delivery", "webhok:https://rs:hunter2@example.com/x"], "OTP_DELIVERY"),
+        (vec!["--jwt-secret", "hunter2"], "32"),
+    ] {
+        let args: Vec<&str> = args.into_iter().chain(["--log", "trace"]).collect();
+        let output = rideshare(&args);
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(!output.status.success() && said.contains(reason), "{args:?}: {said}");
+        assert!(!said.contains("hunter2"), "{args:?}: {said}");
+    }
+}
+
 /// Every command's `--help`, which names every setting with its variable and default.
 #[test]
 fn help() {
