@@ -21,6 +21,8 @@ use platform::problem::BODY_MAX;
 use platform::{ClientAddress, Limit, Platform, Problem, Tokens};
 use tokio::time::sleep;
 
+use super::headers;
+
 /// Requests in progress from which on those of a class are dropped.
 const ESTIMATES_MAX: usize = 256;
 const ACCOUNTS_MAX: usize = 512;
@@ -94,7 +96,7 @@ impl Drop for InProgress {
 pub fn limited(router: Router, platform: &Platform, tokens: Tokens, proxies: TrustedProxies) -> Router {
     let admission =
         Admission { platform: platform.clone(), tokens, proxies: Arc::new(proxies), in_progress: Arc::default() };
-    router.layer(middleware::from_fn_with_state(admission, admit))
+    router.layer(middleware::from_fn_with_state(admission, admit)).layer(middleware::from_fn(headers::protect))
 }
 
 async fn admit(State(admission): State<Admission>, mut request: Request, next: Next) -> Response {

@@ -2,6 +2,7 @@
 
 mod admission;
 mod connections;
+mod headers;
 mod serve;
 mod stats;
 mod write_timeout;

@@ -1,0 +1,18 @@
+//! Headers of every answer: no cache keeps what is a user's, and no browser takes an answer for something else than it says.
+
+use axum::extract::Request;
+use axum::http::{HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::Response;
+
+/// Adds the headers. Everything under `/v1` is a user's, or changes from one second to the next (RFC 6749, 5.1: tokens).
+pub(crate) async fn protect(request: Request, next: Next) -> Response {
+    let is_api = request.uri().path().starts_with("/v1/");
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if is_api {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    response
+}
