@@ -52,6 +52,9 @@ pub struct Metrics {
     pub codes_presented: IntCounterVec,
     /// Requests dropped because the process has too much to do, by class.
     pub shed: IntCounterVec,
+    /// Sign-ins, by outcome: started, refreshed, repeated (the answer may have been lost), refused (a refresh token that is not
+    /// valid), reused (a refresh token that was used before), ended.
+    pub sign_ins: IntCounterVec,
     /// 0 closed, 1 half-open, 2 open, by breaker.
     pub breakers: IntGaugeVec,
     /// Requests not sent because their breaker was open, by breaker.
@@ -124,6 +127,7 @@ impl Metrics {
             limited: counter("limited_total", "Limits reached.", "limit"),
             codes: counter("codes_total", "Requests for one-time codes.", "outcome"),
             codes_presented: counter("codes_presented_total", "One-time codes presented.", "outcome"),
+            sign_ins: counter("sign_ins_total", "Sign-ins by what became of them.", "outcome"),
             shed: counter("requests_shed_total", "Requests dropped, too much to do.", "class"),
             breakers: gauges("breaker_state", "0 closed, 1 half-open, 2 open.", "breaker"),
             breaker_refused: counter("breaker_refused_total", "Requests not sent, the breaker was open.", "breaker"),

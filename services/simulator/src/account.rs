@@ -14,6 +14,8 @@ use crate::http::{HttpClient, Response};
 
 /// How long a call of the sign-in is retried while the platform does not answer.
 const RETRY_LIMIT: Duration = Duration::from_secs(30);
+/// The same for a refresh: the platform repeats a lost answer for 30 seconds, and later takes the token for a stolen one.
+const REFRESH_RETRY_LIMIT: Duration = Duration::from_secs(20);
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(100);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(3);
 /// A token is refreshed when less than this is left, or a fifth of its life if that is shorter.
@@ -74,7 +76,7 @@ impl Account {
     pub(crate) async fn register_driver(&self, vehicle_type: &str, plate: &str) -> Result<()> {
         let token = self.token().await?;
         let body = json!({"vehicle_type": vehicle_type, "plate": plate});
-        let response = post_with_retries(&self.clients, "/v1/drivers", Some(&token), &body).await?;
+        let response = post_with_retries(&self.clients, "/v1/drivers", Some(&token), &body, RETRY_LIMIT).await?;
         // 409: registered by an earlier try whose answer was lost, or by an earlier run with this phone.
         ensure!(matches!(response.status, 201 | 409), "POST /v1/drivers: {}", response.problem());
         Ok(())
@@ -102,9 +104,9 @@ impl Account {
 
     async fn refresh(&self, tokens: &mut Tokens) -> Result<()> {
         let body = json!({"refresh_token": tokens.refresh});
-        let client = self.clients.first().context("no URL")?;
-        // One try only: if the answer is lost, the token may be spent, and reusing it ends the sign-in.
-        if let Ok(response) = client.call(Method::POST, "/v1/auth/refresh", None, Some(&body)).await
+        // A repeat after a lost answer gets the same pair of tokens.
+        let limit = REFRESH_RETRY_LIMIT;
+        if let Ok(response) = post_with_retries(&self.clients, "/v1/auth/refresh", None, &body, limit).await
             && response.status == 200
         {
             *tokens = Tokens::read(&response.body)?;
@@ -130,7 +132,7 @@ impl Tokens {
 }
 
 async fn sign_in_by_code(clients: &[HttpClient], phone: &str) -> Result<(String, Tokens)> {
-    let response = post_with_retries(clients, "/v1/auth/otp", None, &json!({"phone": phone})).await?;
+    let response = post_with_retries(clients, "/v1/auth/otp", None, &json!({"phone": phone}), RETRY_LIMIT).await?;
     ensure!(response.status == 202, "POST /v1/auth/otp: {}", response.problem());
     let Some(Value::String(code)) = response.body.get("code") else {
         bail!(
@@ -139,7 +141,7 @@ async fn sign_in_by_code(clients: &[HttpClient], phone: &str) -> Result<(String,
         )
     };
     let body = json!({"phone": phone, "code": code});
-    let response = post_with_retries(clients, "/v1/auth/token", None, &body).await?;
+    let response = post_with_retries(clients, "/v1/auth/token", None, &body, RETRY_LIMIT).await?;
     ensure!(response.status == 200, "POST /v1/auth/token: {}", response.problem());
     let user_id = response.body.get("user").map(|user| text(user, "id").to_owned()).unwrap_or_default();
     ensure!(!user_id.is_empty(), "POST /v1/auth/token: the answer has no `user.id`");
@@ -147,8 +149,14 @@ async fn sign_in_by_code(clients: &[HttpClient], phone: &str) -> Result<(String,
 }
 
 /// POSTs to one base URL after the other, with a growing pause, until there is an answer that is not 502, 503 or 504.
-async fn post_with_retries(clients: &[HttpClient], path: &str, token: Option<&str>, body: &Value) -> Result<Response> {
-    let give_up_at = clock::now() + RETRY_LIMIT;
+async fn post_with_retries(
+    clients: &[HttpClient],
+    path: &str,
+    token: Option<&str>,
+    body: &Value,
+    limit: Duration,
+) -> Result<Response> {
+    let give_up_at = clock::now() + limit;
     let mut pause = RETRY_PAUSE_MIN;
     for client in clients.iter().cycle() {
         let response = client.call(Method::POST, path, token, Some(body)).await;

@@ -1,5 +1,7 @@
 //! The service's settings, as the program hands them over.
 
+use chrono::TimeDelta;
+
 use crate::sign_in::delivery::OtpDelivery;
 use crate::sign_in::phone::Countries;
 
@@ -11,6 +13,8 @@ pub struct Config {
     pub code_countries: Countries,
     /// `MATCH_REQUEST_TTL_S`: how long a search stays open, in seconds.
     pub request_ttl_s: u32,
+    /// `SIGN_IN_MAX_DAYS`: how long a sign-in may last, however often it is refreshed.
+    pub sign_in_life: TimeDelta,
     /// Sockets of all users on this pod.
     pub sockets_max: usize,
 }
@@ -21,6 +25,7 @@ impl Default for Config {
             otp_delivery: OtpDelivery::default(),
             code_countries: Countries::default(),
             request_ttl_s: 300,
+            sign_in_life: TimeDelta::days(90),
             sockets_max: 50_000,
         }
     }

@@ -53,11 +53,13 @@ impl Users {
         config: Config,
     ) -> Result<Self, StoreError> {
         store.check().await?;
-        Ok(Self(Context::new(platform, store, tokens, config)))
+        let context = Context::new(platform, store, tokens, config);
+        sign_in::ended::load(&context).await?;
+        Ok(Self(context))
     }
 
     pub fn router(&self) -> Router {
-        http::router().merge(gateway::upgrade::router()).with_state(self.0.clone())
+        http::router().merge(sign_in::routes::router()).merge(gateway::upgrade::router()).with_state(self.0.clone())
     }
 
     /// The `type` of every frame that a client may send.
@@ -89,6 +91,7 @@ impl Users {
             tasks.spawn_worker(subjects, handlers::BATCH_MAX, EventHandler::new(&context));
         }
         tasks.spawn(timers::run(context.clone(), stop.clone()));
+        tasks.spawn(sign_in::ended::run(context.clone(), stop.clone()));
         let purged = context.clone();
         tasks.spawn_purge(move || timers::purge(purged.clone()));
         tasks.until_stop().await;

@@ -3,9 +3,12 @@
 //!
 //! All maps are persistent, because a transaction works on a copy.
 
+use std::ops::Bound;
+
 use chrono::{DateTime, Utc};
 use imbl::{OrdMap, OrdSet};
-use streams::{MatchId, RequestId, RideId, UserId};
+use streams::sign_ins::EndedSignIn;
+use streams::{MatchId, RequestId, RideId, SignInId, UserId};
 use uuid::Uuid;
 
 use crate::account::Driver;
@@ -15,6 +18,7 @@ use crate::offer::{Offer, OfferState};
 use crate::presence::Beacon;
 use crate::rate_limit::RowKey;
 use crate::search::Search;
+use crate::sign_in::SignIn;
 use crate::sign_in::otp::Code;
 use crate::sign_in::phone::Phone;
 
@@ -62,24 +66,49 @@ pub(crate) struct UserRow {
     pub(crate) name: Option<String>,
 }
 
+/// Sign-ins, with the indexes by user and by the time of their end.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SignInRows {
-    pub(crate) sign_ins: OrdMap<Uuid, SignInRow>,
-    /// By the token's keyed hash.
-    pub(crate) refresh_tokens: OrdMap<[u8; 32], RefreshTokenRow>,
+    by_id: OrdMap<SignInId, SignIn>,
+    by_user: OrdSet<(UserId, SignInId)>,
+    by_end: OrdSet<(DateTime<Utc>, SignInId)>,
 }
 
-#[derive(Debug, Clone)]
-pub(crate) struct SignInRow {
-    pub(crate) user: UserId,
-    pub(crate) revoked: bool,
-}
+impl SignInRows {
+    pub(crate) fn get(&self, id: SignInId) -> Option<&SignIn> {
+        self.by_id.get(&id)
+    }
 
-#[derive(Debug, Clone)]
-pub(crate) struct RefreshTokenRow {
-    pub(crate) sign_in: Uuid,
-    pub(crate) expires_at: DateTime<Utc>,
-    pub(crate) used: bool,
+    pub(crate) fn of(&self, user: UserId) -> impl Iterator<Item = &SignIn> {
+        let (first, last) = (SignInId(Uuid::nil()), SignInId(Uuid::max()));
+        self.by_user.range((user, first)..=(user, last)).filter_map(|(_, id)| self.by_id.get(id))
+    }
+
+    pub(crate) fn put(&mut self, sign_in: SignIn) {
+        self.by_user.insert((sign_in.user, sign_in.id));
+        self.by_end.extend(sign_in.ended_at.map(|ended_at| (ended_at, sign_in.id)));
+        self.by_id.insert(sign_in.id, sign_in);
+    }
+
+    pub(crate) fn ended_after(&self, after: (DateTime<Utc>, SignInId), max: usize) -> Vec<EndedSignIn> {
+        let later = self.by_end.range((Bound::Excluded(after), Bound::Unbounded)).take(max);
+        let read = |(ended_at, id): &(DateTime<Utc>, SignInId)| {
+            let user_id = self.by_id.get(id)?.user;
+            Some(EndedSignIn { sign_in_id: *id, user_id, ended_at: *ended_at })
+        };
+        later.filter_map(read).collect()
+    }
+
+    pub(crate) fn remove_if(&mut self, is_old: impl Fn(&SignIn) -> bool) {
+        let old: Vec<SignIn> = self.by_id.values().filter(|one| is_old(one)).cloned().collect();
+        for one in old {
+            self.by_id.remove(&one.id);
+            self.by_user.remove(&(one.user, one.id));
+            if let Some(ended_at) = one.ended_at {
+                self.by_end.remove(&(ended_at, one.id));
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default)]

@@ -66,6 +66,7 @@ pub(crate) async fn purge(context: Context) -> Result<(), StoreError> {
     sign_in::otp::rows::purge(&mut tx, now).await?;
     rate_limit::rows::purge(&mut tx, now).await?;
     sign_in::rows::purge(&mut tx, now).await?;
+    sign_in::previous_version::purge(&mut tx, now).await?;
     tx.commit().await?;
     loop {
         let mut tx = context.store.begin().await?;

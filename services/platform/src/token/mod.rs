@@ -99,6 +99,11 @@ impl Tokens {
         Ok(Self { world: world.clone(), keys, ended: EndedSignIns::default() })
     }
 
+    /// Those of another process with the same secrets, for simulations and tests: it does not know yet which sign-ins have ended.
+    pub fn of_another_process(&self) -> Self {
+        Self { ended: EndedSignIns::default(), ..self.clone() }
+    }
+
     /// The sign-ins whose tokens are refused.
     pub fn ended(&self) -> &EndedSignIns {
         &self.ended

@@ -17,6 +17,7 @@ use location::Location;
 use matching::Matching;
 use platform::dead_letters::sweeper;
 use platform::limits::{Limiter, Limits};
+use platform::token::ended;
 use platform::{Platform, Store, background};
 use rides::Rides;
 use server::http;
@@ -197,11 +198,14 @@ impl Process {
         // All people of the city have the same address.
         platform.limiter = Arc::new(Limiter::new(Limits::raised().parse().map_err(anyhow::Error::msg)?));
         background::apply_topology(&platform).await.map_err(anyhow::Error::msg)?;
-        let (stop, pod, tokens) = (platform.shutdown.clone(), &self.name, scene.tokens.clone());
+        let (stop, pod, tokens) = (platform.shutdown.clone(), &self.name, scene.tokens.of_another_process());
         let (tasks, connections) = (JoinSet::new(), Vec::new());
         let mut running = Running { faults: faults.clone(), platform, router: Router::new(), tasks, connections };
         let platform = running.platform.clone();
         let mut routes = Vec::new();
+        if self.service != Service::Users {
+            running.tasks.spawn(ended::follow(platform.clone(), tokens.clone(), stop.clone()));
+        }
         match self.service {
             Service::Location => {
                 let config = location::Config { max_speed_mps: 600.0, aggregate_every: chrono::Duration::seconds(6) };

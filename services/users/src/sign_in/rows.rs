@@ -1,215 +1,227 @@
-//! The rows of `sign_ins` and `refresh_tokens`.
+//! The rows of `user_sign_ins`.
 
-use chrono::{DateTime, Utc};
-use imbl::OrdSet;
+use chrono::{DateTime, TimeDelta, Utc};
 use platform::{On, StoreError, Transaction};
 use sqlx::Row;
-use streams::UserId;
-use uuid::Uuid;
+use sqlx::postgres::PgRow;
+use streams::sign_ins::{EndedSignIn, SIGN_INS_PAGE};
+use streams::{SignInId, UserId};
 
-use super::{REFRESH_TOKEN_LIFE, RefreshToken};
-use crate::tables::{RefreshTokenRow, SignInRow, Tables};
+use super::{IDLE_MAX, SIGN_INS_MAX, SignIn};
+use crate::tables::Tables;
 
-/// The refresh token with this hash. The rows of the token and its sign-in stay locked until the transaction ends: of two
-/// clients that present the token, the second waits and finds it used.
-pub(crate) async fn refresh_token(
-    tx: &mut Transaction<Tables>,
-    hash: &[u8; 32],
-) -> Result<Option<RefreshToken>, StoreError> {
-    match tx.on() {
-        On::Postgres(pg) => {
-            let row = sqlx::query(
-                "select sign_in_id, user_id, expires_at, used_at is not null as used, revoked_at is not null as revoked \
-                 from refresh_tokens join sign_ins using (sign_in_id) where token_hash = $1 for update",
-            )
-            .bind(&hash[..])
-            .fetch_optional(&mut *pg)
-            .await?;
-            let Some(row) = row else { return Ok(None) };
-            Ok(Some(RefreshToken {
-                sign_in: row.try_get("sign_in_id")?,
-                user: UserId(row.try_get("user_id")?),
-                expires_at: row.try_get("expires_at")?,
-                used: row.try_get("used")?,
-                revoked: row.try_get("revoked")?,
-            }))
-        }
-        On::Memory(tables) => {
-            let rows = &tables.sign_ins;
-            let Some(token) = rows.refresh_tokens.get(hash) else { return Ok(None) };
-            let joined = |sign_in: &SignInRow| RefreshToken {
-                sign_in: token.sign_in,
-                user: sign_in.user,
-                expires_at: token.expires_at,
-                used: token.used,
-                revoked: sign_in.revoked,
-            };
-            Ok(rows.sign_ins.get(&token.sign_in).map(joined))
-        }
-    }
+/// How long the row of an ended sign-in stays: longer than any access token of it.
+const ENDED_KEPT: TimeDelta = TimeDelta::days(1);
+
+/// Which sign-ins of a user end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    One(SignInId),
+    All,
 }
 
-pub(crate) async fn insert_sign_in(
-    tx: &mut Transaction<Tables>,
-    id: Uuid,
-    user: UserId,
-    now: DateTime<Utc>,
-) -> Result<(), StoreError> {
+fn read(row: &PgRow) -> Result<SignIn, StoreError> {
+    Ok(SignIn {
+        id: SignInId(row.try_get("sign_in_id")?),
+        user: UserId(row.try_get("user_id")?),
+        device: row.try_get("device")?,
+        created_at: row.try_get("created_at")?,
+        seen_at: row.try_get("seen_at")?,
+        ends_at: row.try_get("ends_at")?,
+        ended_at: row.try_get("ended_at")?,
+        number: row.try_get("number")?,
+        salt: row.try_get("salt")?,
+        rotated_at: row.try_get("rotated_at")?,
+        repeats: row.try_get("repeats")?,
+        repeats_since: row.try_get("repeats_since")?,
+    })
+}
+
+/// The sign-in, whose row stays locked until the transaction ends: of two clients that present one refresh token, the second
+/// waits and finds it used.
+pub(crate) async fn lock(tx: &mut Transaction<Tables>, id: SignInId) -> Result<Option<SignIn>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            sqlx::query("insert into sign_ins (sign_in_id, user_id, started_at) values ($1, $2, $3)")
-                .bind(id)
-                .bind(user.0)
-                .bind(now)
-                .execute(&mut *pg)
+            let row = sqlx::query("select * from user_sign_ins where sign_in_id = $1 for update")
+                .bind(id.0)
+                .fetch_optional(&mut *pg)
                 .await?;
+            row.as_ref().map(read).transpose()
         }
-        On::Memory(tables) => {
-            tables.sign_ins.sign_ins.insert(id, SignInRow { user, revoked: false });
-        }
+        On::Memory(tables) => Ok(tables.sign_ins.get(id).cloned()),
     }
-    Ok(())
 }
 
-pub(crate) async fn insert_refresh_token(
-    tx: &mut Transaction<Tables>,
-    hash: &[u8; 32],
-    sign_in: Uuid,
-    now: DateTime<Utc>,
-) -> Result<(), StoreError> {
-    let expires_at = now + REFRESH_TOKEN_LIFE;
+/// Inserts the row, or replaces the columns that change.
+pub(crate) async fn put(tx: &mut Transaction<Tables>, sign_in: &SignIn) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            sqlx::query("insert into refresh_tokens (token_hash, sign_in_id, expires_at) values ($1, $2, $3)")
-                .bind(&hash[..])
-                .bind(sign_in)
-                .bind(expires_at)
-                .execute(&mut *pg)
-                .await?;
-        }
-        On::Memory(tables) => {
-            let row = RefreshTokenRow { sign_in, expires_at, used: false };
-            tables.sign_ins.refresh_tokens.insert(*hash, row);
-        }
-    }
-    Ok(())
-}
-
-pub(crate) async fn set_used(
-    tx: &mut Transaction<Tables>,
-    hash: &[u8; 32],
-    now: DateTime<Utc>,
-) -> Result<(), StoreError> {
-    match tx.on() {
-        On::Postgres(pg) => {
-            sqlx::query("update refresh_tokens set used_at = $2 where token_hash = $1")
-                .bind(&hash[..])
-                .bind(now)
-                .execute(&mut *pg)
-                .await?;
-        }
-        On::Memory(tables) => {
-            if let Some(token) = tables.sign_ins.refresh_tokens.get_mut(hash) {
-                token.used = true;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Ends a sign-in, and with it all of its refresh tokens.
-pub(crate) async fn revoke(tx: &mut Transaction<Tables>, sign_in: Uuid, now: DateTime<Utc>) -> Result<(), StoreError> {
-    match tx.on() {
-        On::Postgres(pg) => {
-            sqlx::query("update sign_ins set revoked_at = $2 where sign_in_id = $1 and revoked_at is null")
-                .bind(sign_in)
-                .bind(now)
-                .execute(&mut *pg)
-                .await?;
-        }
-        On::Memory(tables) => {
-            if let Some(row) = tables.sign_ins.sign_ins.get_mut(&sign_in) {
-                row.revoked = true;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Deletes expired refresh tokens, and sign-ins without any.
-pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<(), StoreError> {
-    match tx.on() {
-        On::Postgres(pg) => {
-            sqlx::query("delete from refresh_tokens where expires_at <= $1").bind(now).execute(&mut *pg).await?;
             sqlx::query(
-                "delete from sign_ins where not exists \
-                 (select from refresh_tokens where refresh_tokens.sign_in_id = sign_ins.sign_in_id)",
+                "insert into user_sign_ins (sign_in_id, user_id, device, created_at, seen_at, ends_at, ended_at, number, salt, \
+                 rotated_at, repeats, repeats_since) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+                 on conflict on constraint user_sign_ins_pkey do update set device = excluded.device, \
+                 seen_at = excluded.seen_at, ended_at = excluded.ended_at, number = excluded.number, \
+                 rotated_at = excluded.rotated_at, repeats = excluded.repeats, repeats_since = excluded.repeats_since",
             )
+            .bind(sign_in.id.0)
+            .bind(sign_in.user.0)
+            .bind(&sign_in.device)
+            .bind(sign_in.created_at)
+            .bind(sign_in.seen_at)
+            .bind(sign_in.ends_at)
+            .bind(sign_in.ended_at)
+            .bind(sign_in.number)
+            .bind(&sign_in.salt)
+            .bind(sign_in.rotated_at)
+            .bind(sign_in.repeats)
+            .bind(sign_in.repeats_since)
             .execute(&mut *pg)
             .await?;
         }
+        On::Memory(tables) => tables.sign_ins.put(sign_in.clone()),
+    }
+    Ok(())
+}
+
+/// The live sign-ins of a user, those seen last first, [`SIGN_INS_MAX`] at most.
+pub(crate) async fn live_of(
+    tx: &mut Transaction<Tables>,
+    user: UserId,
+    now: DateTime<Utc>,
+) -> Result<Vec<SignIn>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select * from user_sign_ins where user_id = $1 and ended_at is null and ends_at > $2 and seen_at > $3 \
+                 order by seen_at desc, sign_in_id desc limit $4",
+            )
+            .bind(user.0)
+            .bind(now)
+            .bind(now - IDLE_MAX)
+            .bind(i64::try_from(SIGN_INS_MAX).unwrap_or(i64::MAX))
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(read).collect()
+        }
         On::Memory(tables) => {
-            let rows = &mut tables.sign_ins;
-            let live = rows.refresh_tokens.iter().filter(|(_, token)| token.expires_at > now);
-            rows.refresh_tokens = live.map(|(hash, token)| (*hash, token.clone())).collect();
-            let used: OrdSet<Uuid> = rows.refresh_tokens.values().map(|token| token.sign_in).collect();
-            let left = rows.sign_ins.iter().filter(|(id, _)| used.contains(*id));
-            rows.sign_ins = left.map(|(id, row)| (*id, row.clone())).collect();
+            let mut live: Vec<SignIn> = tables.sign_ins.of(user).filter(|one| !one.is_over(now)).cloned().collect();
+            live.sort_by_key(|one| std::cmp::Reverse((one.seen_at, one.id)));
+            live.truncate(SIGN_INS_MAX);
+            Ok(live)
+        }
+    }
+}
+
+/// Whether the user has, or had until lately, this sign-in.
+pub(crate) async fn is_of(tx: &mut Transaction<Tables>, id: SignInId, user: UserId) -> Result<bool, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let row = sqlx::query("select from user_sign_ins where sign_in_id = $1 and user_id = $2")
+                .bind(id.0)
+                .bind(user.0)
+                .fetch_optional(&mut *pg)
+                .await?;
+            Ok(row.is_some())
+        }
+        On::Memory(tables) => Ok(tables.sign_ins.get(id).is_some_and(|one| one.user == user)),
+    }
+}
+
+/// Ends sign-ins of a user; returns those that were not ended before.
+pub(crate) async fn end(
+    tx: &mut Transaction<Tables>,
+    user_id: UserId,
+    ending: Ending,
+    now: DateTime<Utc>,
+) -> Result<Vec<EndedSignIn>, StoreError> {
+    let one = match ending {
+        Ending::One(id) => Some(id),
+        Ending::All => None,
+    };
+    let mut ids = match tx.on() {
+        On::Postgres(pg) => {
+            // The tables of the version before, whose processes may still serve refresh tokens from them.
+            sqlx::query(
+                "update sign_ins set revoked_at = $3 \
+                 where user_id = $1 and ($2::uuid is null or sign_in_id = $2) and revoked_at is null",
+            )
+            .bind(user_id.0)
+            .bind(one.map(|id| id.0))
+            .bind(now)
+            .execute(&mut *pg)
+            .await?;
+            let rows = sqlx::query(
+                "update user_sign_ins set ended_at = $3 \
+                 where user_id = $1 and ($2::uuid is null or sign_in_id = $2) and ended_at is null returning sign_in_id",
+            )
+            .bind(user_id.0)
+            .bind(one.map(|id| id.0))
+            .bind(now)
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(|row| Ok(SignInId(row.try_get("sign_in_id")?))).collect::<Result<Vec<_>, StoreError>>()?
+        }
+        On::Memory(tables) => {
+            let chosen = |id: SignInId| one.is_none_or(|one| one == id);
+            let live = tables.sign_ins.of(user_id).filter(|sign_in| sign_in.ended_at.is_none() && chosen(sign_in.id));
+            let ended: Vec<SignIn> = live.map(|sign_in| SignIn { ended_at: Some(now), ..sign_in.clone() }).collect();
+            let ids = ended.iter().map(|sign_in| sign_in.id).collect();
+            ended.into_iter().for_each(|sign_in| tables.sign_ins.put(sign_in));
+            ids
+        }
+    };
+    ids.sort_unstable();
+    Ok(ids.into_iter().map(|sign_in_id| EndedSignIn { sign_in_id, user_id, ended_at: now }).collect())
+}
+
+/// Sign-ins that were ended after this one, by time and id, [`SIGN_INS_PAGE`] at most.
+pub(crate) async fn ended_after(
+    tx: &mut Transaction<Tables>,
+    after: (DateTime<Utc>, SignInId),
+) -> Result<Vec<EndedSignIn>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select sign_in_id, user_id, ended_at from user_sign_ins \
+                 where ended_at is not null and (ended_at, sign_in_id) > ($1, $2) order by ended_at, sign_in_id limit $3",
+            )
+            .bind(after.0)
+            .bind(after.1.0)
+            .bind(i64::try_from(SIGN_INS_PAGE).unwrap_or(i64::MAX))
+            .fetch_all(&mut *pg)
+            .await?;
+            let read = |row: &PgRow| {
+                let (sign_in_id, user_id) = (SignInId(row.try_get("sign_in_id")?), UserId(row.try_get("user_id")?));
+                Ok(EndedSignIn { sign_in_id, user_id, ended_at: row.try_get("ended_at")? })
+            };
+            rows.iter().map(read).collect()
+        }
+        On::Memory(tables) => Ok(tables.sign_ins.ended_after(after, SIGN_INS_PAGE)),
+    }
+}
+
+/// Deletes sign-ins that are over, those that were ended a day later.
+pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<(), StoreError> {
+    let (idle, ended) = (now - IDLE_MAX, now - ENDED_KEPT);
+    match tx.on() {
+        On::Postgres(pg) => {
+            for (statement, before) in [
+                ("delete from user_sign_ins where ends_at <= $1", now),
+                ("delete from user_sign_ins where seen_at <= $1", idle),
+                ("delete from user_sign_ins where ended_at <= $1", ended),
+            ] {
+                sqlx::query(statement).bind(before).execute(&mut *pg).await?;
+            }
+        }
+        On::Memory(tables) => {
+            let is_old = |one: &SignIn| {
+                one.ends_at <= now || one.seen_at <= idle || one.ended_at.is_some_and(|ended_at| ended_at <= ended)
+            };
+            tables.sign_ins.remove_if(is_old);
         }
     }
     Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use chrono::Duration;
-    use platform::World;
-    use testing::{Backend, on_both_stores};
-
-    use super::*;
-    use crate::account;
-    use crate::sign_in::otp::{self, Code};
-    use crate::sign_in::phone::Phone;
-
-    on_both_stores!(a_purge_deletes_only_what_has_expired);
-
-    async fn a_purge_deletes_only_what_has_expired(backend: Backend) {
-        let world = World::seeded(DateTime::UNIX_EPOCH, 1);
-        let store = backend.store::<Tables>(&world, "test", "users", &crate::MIGRATIONS).await;
-        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-        let phone = |n: u32| Phone::parse(&format!("+1415555013{n}")).unwrap();
-        let ids = [1u128, 2].map(Uuid::from_u128);
-        let mut tx = store.begin().await.unwrap();
-        for (n, started) in [(0, now), (1, now + Duration::seconds(1))] {
-            let user = UserId(ids[n]);
-            let hash = [u8::try_from(n).unwrap(); 32];
-            let phone = phone(u32::try_from(n).unwrap());
-            account::rows::get_or_insert(&mut tx, &phone, user, started).await.unwrap();
-            let code = Code::new(ids[n], [0; 16], hash, None, started);
-            otp::rows::insert(&mut tx, &phone, &code).await.unwrap();
-            insert_sign_in(&mut tx, ids[n], user, started).await.unwrap();
-            insert_refresh_token(&mut tx, &hash, ids[n], started).await.unwrap();
-        }
-        let mut left = Vec::new();
-        for after in [Duration::seconds(299), Duration::seconds(300), Duration::seconds(301), Duration::days(30)] {
-            otp::rows::purge(&mut tx, now + after).await.unwrap();
-            purge(&mut tx, now + after).await.unwrap();
-            let mut counts = [0; 2];
-            for n in 0..2u8 {
-                let phone = phone(n.into());
-                counts[0] += otp::rows::of_phone(&mut tx, &phone).await.unwrap().len();
-                counts[1] += usize::from(refresh_token(&mut tx, &[n; 32]).await.unwrap().is_some());
-            }
-            left.push(counts);
-        }
-        assert_eq!(left, [[2, 2], [1, 2], [0, 2], [0, 1]]);
-        let sign_ins = match tx.on() {
-            On::Postgres(pg) => {
-                let row = sqlx::query("select count(*) from sign_ins").fetch_one(&mut *pg).await.unwrap();
-                row.get::<i64, _>(0)
-            }
-            On::Memory(tables) => i64::try_from(tables.sign_ins.sign_ins.len()).unwrap(),
-        };
-        assert_eq!(sign_ins, 1);
-    }
-}
+mod tests;

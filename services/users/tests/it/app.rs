@@ -14,7 +14,7 @@ use tower::ServiceExt;
 use users::{Config, MIGRATIONS, OtpDelivery, Tables, Users};
 
 /// The key of every process of a test.
-const SECRET: [u8; 32] = [7; 32];
+pub(crate) const SECRET: [u8; 32] = [7; 32];
 
 /// One process of the service.
 #[derive(Clone)]

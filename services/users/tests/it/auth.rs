@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use platform::token::ended::seal;
 use platform::token::{ACCESS_TOKEN_S, Access};
 use serde_json::json;
-use streams::sign_ins::EndedSignIn;
+use streams::sign_ins::{EndedSignIn, SIGN_INS_ENDED};
 use streams::{SignInId, UserId};
 use testing::Backend;
 use users::SocketRequest;
@@ -84,8 +85,8 @@ async fn the_sockets_of_an_ended_sign_in_are_closed_and_none_opens() {
     refreshed.ack("auth.refresh", token(&cluster, user, new, 900)).await;
     let token_before = token(&cluster, user, ended, 900);
     let now = cluster.world.now();
-    cluster.tokens.ended().insert(&[EndedSignIn { sign_in_id: ended, user_id: user, ended_at: now }], now);
-    pod.users.end_sign_ins(&[ended]);
+    let end = EndedSignIn { sign_in_id: ended, user_id: user, ended_at: now };
+    cluster.bus.publish_core(SIGN_INS_ENDED, seal(&cluster.tokens, &[end])).await.unwrap();
     assert_eq!(old.end().await.1, 4001);
     assert!(cluster.world.now() - now < TimeDelta::seconds(1));
     // A socket that goes by another sign-in by now stays, and cannot go back.

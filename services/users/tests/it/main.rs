@@ -14,5 +14,6 @@ mod limits;
 mod logs;
 mod mailboxes;
 mod pods;
+mod sign_ins;
 mod sockets;
 mod websocket;

@@ -69,7 +69,9 @@ impl Cluster {
     async fn pod_with(&self, name: &str, config: Config, limits: &str) -> Pod {
         let mut platform = Platform::new(self.world.clone(), self.bus.clone(), name);
         platform.limiter = Arc::new(Limiter::new(limits.parse().unwrap()));
-        let users = Users::start(&platform, &self.store, self.tokens.clone(), config).await.unwrap();
+        // Each process has tokens of its own: it learns from the others which sign-ins have ended.
+        let tokens = self.tokens.of_another_process();
+        let users = Users::start(&platform, &self.store, tokens, config).await.unwrap();
         Pod { users, platform, stop: CancellationToken::new(), running: None }
     }
 

@@ -1,0 +1,123 @@
+//! The end of sign-ins, from the row to every process: access tokens of an ended sign-in are refused and its sockets closed.
+//!
+//! Whoever ends a sign-in calls [`announce`] after the commit: it takes effect in this process at once, and a core message takes
+//! it to all others. That message may be lost. So every process of users also reads the table once a second, and answers the
+//! other services' requests for the list from what it knows.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use platform::token::ended;
+use platform::{CancellationToken, StoreError};
+use streams::SignInId;
+use streams::bus::{CoreMessage, Subscription};
+use streams::sign_ins::{EndedSignIn, EndedSignInsRequest, SIGN_INS_ENDED, SIGN_INS_LIST, SIGN_INS_PAGE};
+use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
+
+use super::rows;
+use crate::context::Context;
+
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// How far back each poll but the first reads: longer than a transaction takes to commit, and than clocks differ.
+const POLL_OVERLAP: TimeDelta = TimeDelta::seconds(60);
+
+/// Makes committed ends take effect, here and in every other process.
+pub(crate) async fn announce(context: &Context, ended: &[EndedSignIn], cause: &'static str) {
+    for EndedSignIn { sign_in_id, user_id, .. } in ended {
+        tracing::info!(%user_id, %sign_in_id, cause, "a sign-in has ended");
+        context.platform.metrics.sign_ins.with_label_values(&["ended"]).inc();
+    }
+    apply(context, ended);
+    for page in ended.chunks(SIGN_INS_PAGE) {
+        let message = ended::seal(&context.tokens, page);
+        if let Err(error) = context.platform.bus.publish_core(SIGN_INS_ENDED, message).await {
+            tracing::debug!(%error, "the end of a sign-in was not sent; every process reads it within a second");
+        }
+    }
+}
+
+/// First no token of theirs opens a socket, then the open ones close.
+fn apply(context: &Context, ended: &[EndedSignIn]) {
+    let new = context.tokens.ended().insert(ended, context.platform.world.now());
+    let ids: Vec<SignInId> = new.iter().map(|one| one.sign_in_id).collect();
+    if !ids.is_empty() {
+        context.sockets.end_sign_ins(&ids);
+    }
+}
+
+/// Reads which sign-ins ended since `since`.
+pub(crate) async fn poll(context: &Context, since: DateTime<Utc>) -> Result<(), StoreError> {
+    let mut after = (since, SignInId(Uuid::nil()));
+    loop {
+        let mut tx = context.store.begin().await?;
+        let page = rows::ended_after(&mut tx, after).await?;
+        drop(tx);
+        apply(context, &page);
+        match page.last() {
+            Some(last) if page.len() >= SIGN_INS_PAGE => after = (last.ended_at, last.sign_in_id),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Reads all whose access tokens may still be valid: before the process serves anybody.
+pub(crate) async fn load(context: &Context) -> Result<(), StoreError> {
+    poll(context, context.platform.world.now() - ended::remembered_for()).await
+}
+
+/// Applies what other processes announce and what the table says, and answers requests for the list, until `stop`.
+pub(crate) async fn run(context: Context, stop: CancellationToken) {
+    let bus = &context.platform.bus;
+    let (mut announced, mut requests): (Option<Subscription>, Option<Subscription>) = (None, None);
+    let mut since = context.platform.world.now() - ended::remembered_for();
+    let mut next_poll = Instant::now();
+    loop {
+        if announced.is_none() {
+            announced = bus.subscribe(SIGN_INS_ENDED, None).await.ok();
+        }
+        if requests.is_none() {
+            requests = bus.subscribe(SIGN_INS_LIST, Some(SIGN_INS_LIST)).await.ok();
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            message = next(&mut announced) => match message {
+                Some(message) => match ended::open(&context.tokens, &message.payload) {
+                    Some(ended) => apply(&context, &ended),
+                    None => tracing::warn!("a list of ended sign-ins is not from this platform: ignored"),
+                },
+                None => announced = None,
+            },
+            request = next(&mut requests) => match request {
+                Some(request) => reply(&context, request).await,
+                None => requests = None,
+            },
+            () = sleep_until(next_poll) => {
+                next_poll = Instant::now() + POLL_INTERVAL;
+                let polled_at = context.platform.world.now();
+                match poll(&context, since).await {
+                    Ok(()) => since = polled_at - POLL_OVERLAP,
+                    Err(error) => tracing::debug!(%error, "ended sign-ins were not read; they are in a second"),
+                }
+            }
+        }
+    }
+}
+
+/// The next message; pending for ever without a subscription.
+async fn next(subscription: &mut Option<Subscription>) -> Option<CoreMessage> {
+    match subscription {
+        Some(subscription) => subscription.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn reply(context: &Context, request: CoreMessage) {
+    let Some(to) = request.reply else { return };
+    let Ok(EndedSignInsRequest { after }) = serde_json::from_slice(&request.payload) else { return };
+    let list = ended::seal(&context.tokens, &context.tokens.ended().page_after(after));
+    if let Err(error) = context.platform.bus.publish_core(&to, list).await {
+        tracing::debug!(%error, "the list of ended sign-ins was not sent; the process asks again in a second");
+    }
+}
