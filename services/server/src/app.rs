@@ -9,7 +9,8 @@ use axum::Router;
 use location::Location;
 use matching::Matching;
 use platform::dead_letters::sweeper;
-use platform::{Limiter, Platform, Store, StoreError, Tokens, World, background};
+use platform::token::ended;
+use platform::{Limiter, Platform, Store, StoreError, World, background};
 use rides::Rides;
 use sqlx::migrate::Migrator;
 use streams::memory::MemoryBus;
@@ -156,11 +157,7 @@ impl App {
         let mut platform = Platform::new(world.clone(), bus, pod);
         platform.limiter = Arc::new(Limiter::new(settings.limits()?));
         background::apply_topology(&platform).await.map_err(anyhow::Error::msg)?;
-        let secret = match &settings.jwt_secret {
-            Some(secret) => secret.as_bytes().to_vec(),
-            None => world.bytes::<32>().to_vec(),
-        };
-        let tokens = Tokens::new(&world, &secret).map_err(anyhow::Error::msg)?;
+        let tokens = settings.tokens(&world)?;
         let stop = platform.shutdown.clone();
         let mut opening = Opening { settings, platform: &platform, checks: Vec::new() };
         let mut tasks = JoinSet::new();
@@ -212,12 +209,16 @@ impl App {
                     .map_err(anyhow::Error::msg)
                     .context("CODE_COUNTRIES")?,
                 request_ttl_s: settings.match_request_ttl_s,
+                sign_in_life: chrono::TimeDelta::days(settings.sign_in_max_days.into()),
                 ..Default::default()
             };
             let users = Users::start(&platform, &store, tokens.clone(), config).await?;
             routes.push(users.router());
             tasks.spawn(users.clone().run(stop.clone()));
             serving_users = Some(users);
+        }
+        if !services.contains(&Service::Users) {
+            tasks.spawn(ended::follow(platform.clone(), tokens.clone(), stop));
         }
         let checks = opening.checks;
         tasks.spawn(background::reconcile_topology(platform.clone()));

@@ -5,11 +5,14 @@ use std::net::SocketAddr;
 
 use clap::{Args, ValueEnum};
 use platform::limits::{Amount, Limit, Limits, Quota, TrustedProxies};
+use platform::{Tokens, World};
 use pricing::Tariffs;
 use streams::{Service, VehicleType};
 
 use crate::nats_login::NatsLogin;
 
+/// The most days of SIGN_IN_MAX_DAYS: ten years.
+const SIGN_IN_MAX_DAYS: u32 = 3_650;
 /// After a pause a socket may send as many frames at once as its rate allows in this many seconds.
 const FRAMES_BURST_S: u32 = 4;
 
@@ -67,6 +70,23 @@ pub struct Settings {
     /// Signs access tokens; at least 32 bytes, the same in every process. Made at start when embedded.
     #[arg(long, env = "JWT_SECRET", hide_env_values = true, global = true)]
     pub jwt_secret: Option<String>,
+    /// The secret that JWT_SECRET was before: what it signed is still accepted. To change the secret, first set this to the new one in
+    /// every process, then exchange the two.
+    #[arg(long, env = "JWT_SECRET_PREVIOUS", hide_env_values = true, global = true)]
+    pub jwt_secret_previous: Option<String>,
+    /// Another name of JWT_SECRET_PREVIOUS.
+    #[arg(long, env = "JWT_SECRET_OLD", hide_env_values = true, hide = true, global = true)]
+    pub jwt_secret_old: Option<String>,
+    /// Keys of PINs, codes and refresh tokens, so that JWT_SECRET can change without them; at least 32 bytes, the same in every
+    /// process [default: JWT_SECRET].
+    #[arg(long, env = "DATA_SECRET", hide_env_values = true, global = true)]
+    pub data_secret: Option<String>,
+    /// The secret that DATA_SECRET was before, as with JWT_SECRET_PREVIOUS.
+    #[arg(long, env = "DATA_SECRET_PREVIOUS", hide_env_values = true, global = true)]
+    pub data_secret_previous: Option<String>,
+    /// Days that a sign-in lasts at most, however often it is refreshed.
+    #[arg(long, env = "SIGN_IN_MAX_DAYS", default_value_t = 90, global = true)]
+    pub sign_in_max_days: u32,
     /// How a sign-in code reaches its phone: `response` (in the answer; for development), `log`, or `webhook:<url>`
     /// [default: response when embedded on a loopback address, log when embedded on another one, else required].
     #[arg(long, env = "OTP_DELIVERY", hide_env_values = true, global = true)]
@@ -179,9 +199,29 @@ impl Settings {
                 anyhow::bail!("OTP_DELIVERY is required: log, webhook:<url>, or, for development only, response");
             }
         }
+        if !(1..=SIGN_IN_MAX_DAYS).contains(&self.sign_in_max_days) {
+            anyhow::bail!("SIGN_IN_MAX_DAYS must be a number from 1 to {SIGN_IN_MAX_DAYS}");
+        }
         self.limits()?;
         self.trusted_proxies()?;
         Ok(())
+    }
+
+    /// Signs and verifies with the secrets of these settings; `JWT_SECRET` is made at random if there is none.
+    ///
+    /// # Errors
+    /// A sentence that names the variable.
+    pub fn tokens(&self, world: &World) -> anyhow::Result<Tokens> {
+        let secret = match &self.jwt_secret {
+            Some(secret) => secret.as_bytes().to_vec(),
+            None => world.bytes::<32>().to_vec(),
+        };
+        let (before, data_before) = (set(&self.jwt_secret_previous), set(&self.data_secret_previous));
+        let signing: Vec<&[u8]> =
+            [Some(&secret[..]), before, set(&self.jwt_secret_old)].into_iter().flatten().collect();
+        let data: Vec<&[u8]> =
+            [set(&self.data_secret), data_before].into_iter().flatten().chain(signing.clone()).collect();
+        Tokens::with_secrets(world, &signing, &data).map_err(anyhow::Error::msg)
     }
 
     /// The table of limits, with what LIMITS changes. SOCKET_FRAMES_PER_S is the rate of `frames` unless LIMITS names that.
@@ -226,6 +266,11 @@ impl Settings {
     }
 }
 
+/// An empty variable is one that a deployment passes on although nobody set it.
+fn set(secret: &Option<String>) -> Option<&[u8]> {
+    secret.as_ref().map(String::as_bytes).filter(|secret| !secret.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
@@ -256,6 +301,7 @@ mod tests {
             ),
             (vec!["--match-radius-m", "NaN"], Service::ALL.to_vec(), "MATCH_RADIUS_M"),
             (vec!["--queue-size", "0"], Service::ALL.to_vec(), "QUEUE_SIZE"),
+            (vec!["--sign-in-max-days", "0"], Service::ALL.to_vec(), "SIGN_IN_MAX_DAYS"),
             (vec!["--limits", "off"], Service::ALL.to_vec(), "LIMITS: `off`"),
             (vec!["--trusted-proxies", "x"], Service::ALL.to_vec(), "TRUSTED_PROXIES"),
         ] {
@@ -263,6 +309,39 @@ mod tests {
             assert!(error.contains(reason), "{args:?}: {error}");
         }
         settings(&[]).validate(&Service::ALL).unwrap();
+    }
+
+    #[tokio::test]
+    async fn tokens_follow_from_the_secrets() {
+        let world = World::seeded("2026-01-01T00:00:00Z".parse().unwrap(), 1);
+        let [one, two, three] = ["1", "2", "3"].map(|n| n.repeat(32));
+        let tokens = |args: &[&str]| settings(args).tokens(&world);
+        let user = world.id();
+        let ride: streams::RideId = world.id();
+        let old = tokens(&["--jwt-secret", &one]).unwrap();
+        for (args, accepts_token, accepts_pin, same_pin) in [
+            (vec!["--jwt-secret", &two], false, false, false),
+            (vec!["--jwt-secret", &two, "--jwt-secret-previous", &one], true, true, false),
+            (vec!["--jwt-secret", &two, "--jwt-secret-old", &one], true, true, false),
+            (vec!["--jwt-secret", &two, "--jwt-secret-previous", &one, "--data-secret", &one], true, true, true),
+            (vec!["--jwt-secret", &two, "--data-secret", &one], false, true, true),
+            (vec!["--jwt-secret", &two, "--data-secret", &three, "--data-secret-previous", &one], false, true, false),
+            (vec!["--jwt-secret", &one, "--jwt-secret-previous", "", "--data-secret", ""], true, true, true),
+        ] {
+            let tokens = tokens(&args).unwrap();
+            let pin = old.ride_pin(ride);
+            assert_eq!(tokens.verify(&old.access(user)).is_ok(), accepts_token, "{args:?}");
+            assert_eq!(
+                (tokens.is_ride_pin(ride, &pin), tokens.ride_pin(ride) == pin),
+                (accepts_pin, same_pin),
+                "{args:?}"
+            );
+        }
+        for (name, text) in [("JWT_SECRET", "--jwt-secret-previous"), ("DATA_SECRET", "--data-secret")] {
+            let error = tokens(&["--jwt-secret", &one, text, "short"]).map(|_| ()).unwrap_err().to_string();
+            assert!(error.starts_with(name), "{error}");
+        }
+        assert!(tokens(&[]).unwrap().verify(&old.access(user)).is_err(), "made at random");
     }
 
     #[test]
