@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use platform::{Failure, Handler, Received, StoreError, Trace, Transaction};
-use streams::event::{LocationAggregate, MatchFound, MatchRejected, RideEvent};
+use streams::event::{LocationAggregate, MatchFound, MatchRejected, RejectReason, RideEvent};
 use streams::{Event, MatchId, RequestId, RideId, RideStatus, Subject, UserId};
 
 use crate::context::Context;
@@ -12,6 +12,7 @@ use crate::gateway::frame;
 use crate::mailbox::{NewEntry, notification, notify_subject};
 use crate::offer::{Offer, OfferState};
 use crate::search::SearchKey;
+use crate::search::ending::ENDING_WAIT;
 use crate::tables::Tables;
 use crate::{live_ride, mailbox, offer, search};
 
@@ -69,6 +70,12 @@ impl EventHandler {
                 Event::Ride(e) => rides.push(e),
                 _ => {}
             }
+        }
+        let superseded = rejections.iter().filter(|(_, e)| e.reason == RejectReason::Superseded);
+        let superseded: Vec<RequestId> = superseded.map(|(_, e)| e.request_id).collect();
+        let since = self.context.platform.world.now() - ENDING_WAIT;
+        if search::rows::any_ending(tx, &superseded, since).await? {
+            return Err(Failure::Transient("the search of a superseded offer is just ending".to_owned()));
         }
         // Every transaction locks the tables in this order, searches first and mailboxes last, so that no two deadlock.
         let fulfilled = Self::fulfilled(tx, &found, &rides).await?;

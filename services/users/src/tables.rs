@@ -34,6 +34,8 @@ pub struct Tables {
     pub(crate) presence: PresenceRows,
     /// Open searches, by passenger: at most one each.
     pub(crate) searches: OrdMap<UserId, Search>,
+    /// The column `searches.ending_at`.
+    pub(crate) ending_searches: OrdMap<RequestId, DateTime<Utc>>,
     pub(crate) offers: OrdMap<MatchId, Offer>,
     /// The index of offers by search.
     pub(crate) offers_of_search: OrdSet<(RequestId, MatchId)>,

@@ -7,7 +7,8 @@
 //!
 //! If a driver has accepted an offer already, the search may be a ride by now, which only rides knows. rides is asked first,
 //! outside of any transaction, and decides for good: either no acceptance of this search becomes a ride any more, or it has become
-//! one, and then it does not end.
+//! one, and then it does not end. Meanwhile `superseded`, by which rides answers the acceptance, waits for [`ENDING_WAIT`]: both
+//! parties receive `cancelled`, which says why.
 
 use std::collections::BTreeSet;
 
@@ -24,6 +25,8 @@ use crate::context::Context;
 use crate::offer::{self, OfferState};
 use crate::tables::Tables;
 
+/// How long the end of an accepted offer waits for the end of its search that is on its way.
+pub(crate) const ENDING_WAIT: Duration = Duration::seconds(2);
 /// How often one command asks rides. A second time is needed only if the search was replaced meanwhile.
 const ASKED_MAX: usize = 3;
 
@@ -62,6 +65,9 @@ where
         match done {
             Step::Done(done) => return Ok(done),
             Step::AskRides(search) => {
+                let mut tx = context.store.begin().await?;
+                rows::set_ending(&mut tx, search.request_id, context.platform.world.now()).await?;
+                tx.commit().await?;
                 ask_rides(context, &search).await?;
                 agreed = Some(search.request_id);
             }

@@ -130,10 +130,58 @@ pub(crate) async fn delete(tx: &mut Transaction<Tables>, searches: &[SearchKey])
                 if is_open(tables, key) {
                     tables.searches.remove(&key.1);
                 }
+                tables.ending_searches.remove(&key.0);
             }
         }
     }
     Ok(())
+}
+
+/// Records that rides is just deciding about a search.
+pub(crate) async fn set_ending(
+    tx: &mut Transaction<Tables>,
+    search: RequestId,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query("update searches set ending_at = $2 where request_id = $1")
+                .bind(search.0)
+                .bind(now)
+                .execute(&mut *pg)
+                .await?;
+        }
+        On::Memory(tables) => {
+            if tables.searches.values().any(|open| open.request_id == search) {
+                tables.ending_searches.insert(search, now);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether rides began to decide about one of `searches`, which are still open, after `since`.
+pub(crate) async fn any_ending(
+    tx: &mut Transaction<Tables>,
+    searches: &[RequestId],
+    since: DateTime<Utc>,
+) -> Result<bool, StoreError> {
+    if searches.is_empty() {
+        return Ok(false);
+    }
+    match tx.on() {
+        On::Postgres(pg) => {
+            let row = sqlx::query("select 1 from searches where request_id = any($1) and ending_at > $2 limit 1")
+                .bind(column(searches, |s| s.0))
+                .bind(since)
+                .fetch_optional(&mut *pg)
+                .await?;
+            Ok(row.is_some())
+        }
+        On::Memory(tables) => {
+            Ok(searches.iter().any(|search| tables.ending_searches.get(search).is_some_and(|at| *at > since)))
+        }
+    }
 }
 
 /// At most [`EXPIRE_MAX`] searches that have expired and of which no offer is accepted, the oldest first, locked. It skips those

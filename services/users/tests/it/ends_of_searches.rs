@@ -22,6 +22,7 @@ on_both_stores!(
     a_search_that_has_become_a_ride_does_not_end,
     without_an_answer_of_rides_an_accepted_search_stays,
     an_offer_whose_end_arrives_first_is_closed,
+    superseded_waits_for_an_end_on_its_way,
     of_an_end_and_an_acceptance_at_once_one_wins,
 );
 
@@ -187,6 +188,27 @@ async fn without_an_answer_of_rides_an_accepted_search_stays(backend: Backend) {
     assert_eq!(pair.p.ack("finder.update", trip(THERE)).await, json!({"request_id": pair.found.request_id}));
     pair.p.ack("finder.update", no_search()).await;
     assert_eq!(asked.await.unwrap().len(), 2);
+    pod.stop().await;
+}
+
+/// rides has decided, and its answer to the acceptance arrives before its answer to the end.
+async fn superseded_waits_for_an_end_on_its_way(backend: Backend) {
+    let cluster = Cluster::on(backend).await;
+    let mut pod = cluster.pod("one").await;
+    let mut pair = Pair::offered(&cluster, &pod, 38, 60).await;
+    pair.d.ack("match.accept", match_id(&pair.found)).await;
+    let mut requests = cluster.bus.subscribe(RIDE_COMMANDS, Some("rides")).await.unwrap();
+    let superseded = by_match(&pair, RejectReason::Superseded, &cluster);
+    let answer = async {
+        let request = requests.next().await.unwrap();
+        cluster.publish(&superseded).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let reply = serde_json::to_vec(&RideReply::Ok(json!({}))).unwrap();
+        cluster.bus.publish_core(&request.reply.unwrap(), reply.into()).await.unwrap();
+    };
+    tokio::join!(pair.p.ack("finder.update", no_search()), answer);
+    assert_eq!(pair.d.event_of("match.rejected").await["data"]["reason"], "cancelled");
+    assert_eq!(pair.p.event_of("match.rejected").await["data"]["reason"], "cancelled");
     pod.stop().await;
 }
 
