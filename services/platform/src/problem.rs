@@ -130,13 +130,18 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
             let message = "the body must be JSON, and the header `Content-Type: application/json` must say so";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
         }
+        let too_large = || {
+            let message = format!("the body has more than {BODY_MAX} bytes");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+        };
+        // By the length that the head names, before any of it is read.
+        if HttpBody::size_hint(request.body()).lower() > BODY_MAX as u64 {
+            return Err(too_large());
+        }
         DefaultBodyLimit::max(BODY_MAX).apply(&mut request);
         match timeout(BODY_WAIT, Bytes::from_request(request, state)).await {
             Ok(Ok(body)) => read_json(&body).map(Self),
-            Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                let message = format!("the body has more than {BODY_MAX} bytes");
-                Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message))
-            }
+            Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(too_large()),
             Ok(Err(_)) => Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_json", "the body broke off")),
             Err(_) => {
                 let message = format!("the body did not arrive within {BODY_WAIT:?}");
