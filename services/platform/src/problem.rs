@@ -135,7 +135,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
         };
         // By the length that the head names, before any of it is read.
-        if HttpBody::size_hint(request.body()).lower() > BODY_MAX as u64 {
+        if request.body().size_hint().lower() > BODY_MAX as u64 {
             return Err(too_large());
         }
         DefaultBodyLimit::max(BODY_MAX).apply(&mut request);

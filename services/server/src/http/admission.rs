@@ -5,8 +5,8 @@
 //! what belongs to a ride. Commands over open sockets are not requests and go on, and health is always answered.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -19,7 +19,7 @@ use axum::response::{IntoResponse, Response};
 use platform::limits::{Refused, TrustedProxies};
 use platform::problem::BODY_MAX;
 use platform::{ClientAddress, Limit, Platform, Problem, Tokens};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::headers;
 
@@ -29,35 +29,13 @@ const ACCOUNTS_MAX: usize = 512;
 const RIDES_MAX: usize = 1_024;
 
 /// An address that has used up its requests is answered after so long. A connection has one request in progress at a time, so that
-/// a flood costs one answer a second for each connection, and what is refilled meanwhile is there for others behind the same
-/// address.
+/// refusing a flood costs one answer a second for each connection, and what is refilled meanwhile is there for others behind the
+/// same address.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
 
-/// After a refusal each further request of the connection waits as long, for so long.
-const REFUSED_FOR: Duration = Duration::from_secs(10);
-
 /// The other end of a request's connection.
-#[derive(Debug, Clone)]
-pub(super) struct Peer {
-    ip: IpAddr,
-    /// When a request of this connection was last refused by its address's limit.
-    refused_at: Arc<Mutex<Option<Instant>>>,
-}
-
-impl Peer {
-    pub(super) fn new(ip: IpAddr) -> Self {
-        Self { ip, refused_at: Arc::default() }
-    }
-
-    fn set_refused(&self) {
-        *self.refused_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-    }
-
-    fn is_refused(&self) -> bool {
-        let at = *self.refused_at.lock().unwrap_or_else(PoisonError::into_inner);
-        at.is_some_and(|at| at.elapsed() < REFUSED_FOR)
-    }
-}
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) IpAddr);
 
 /// What requests are worth, from least to most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,25 +101,18 @@ pub fn limited(router: Router, platform: &Platform, tokens: Tokens, proxies: Tru
 
 async fn admit(State(admission): State<Admission>, mut request: Request, next: Next) -> Response {
     let class = Class::of(request.uri().path());
-    let peer = request.extensions().get::<Peer>().cloned().unwrap_or_else(|| Peer::new(ClientAddress::default().0));
+    let peer = request.extensions().get().map_or(ClientAddress::default().0, |Peer(ip)| *ip);
     let forwarded = request.headers().get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-    let address = admission.proxies.client(peer.ip, forwarded);
+    let address = admission.proxies.client(peer, forwarded);
     request.extensions_mut().insert(address);
     if class == Class::Health {
         return next.run(request).await;
     }
-    // Whoever sends more than any route reads does not wait, and hyper closes the connection. A proxy's connection is of many clients.
-    let is_small = request.body().size_hint().upper().is_some_and(|bytes| bytes <= BODY_MAX as u64);
-    let is_slowed = is_small && peer.ip == address.0;
-    if is_slowed && peer.is_refused() {
-        sleep(REFUSAL_PAUSE).await;
-    }
     if let Err(refused) = admission.check_limits(address, &request) {
-        if refused.limit == Limit::HttpAddress && is_slowed && !peer.is_refused() {
+        // Whoever sends more than any route reads is answered at once, and hyper closes the connection.
+        let is_small = request.body().size_hint().upper().is_some_and(|bytes| bytes <= BODY_MAX as u64);
+        if refused.limit == Limit::HttpAddress && is_small {
             sleep(REFUSAL_PAUSE).await;
-        }
-        if refused.limit == Limit::HttpAddress {
-            peer.set_refused();
         }
         return Problem::from(refused).into_response();
     }
@@ -208,7 +179,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let mut request = request.body(Body::empty()).unwrap();
-        request.extensions_mut().insert(Peer::new(peer.parse().unwrap()));
+        request.extensions_mut().insert(Peer(peer.parse().unwrap()));
         let response = router.clone().oneshot(request).await.unwrap();
         let (status, retry) = (response.status().as_u16(), response.headers().contains_key("retry-after"));
         assert_eq!(retry, status == 429 || status == 503);
