@@ -3,11 +3,10 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRef, Query, State};
-use axum::routing::get;
 use platform::problem::Json;
+use platform::routes::Routes;
 use platform::{Limit, Platform, Problem, SignedIn, Tokens};
 use serde::{Deserialize, Serialize};
 use streams::Position;
@@ -33,8 +32,8 @@ impl FromRef<NearbyState> for Tokens {
     }
 }
 
-pub(crate) fn router(state: NearbyState) -> Router {
-    Router::new().route("/v1/drivers/nearby", get(nearby)).with_state(state)
+pub(crate) fn routes(state: NearbyState) -> Routes {
+    Routes::default().get("/v1/drivers/nearby", nearby).with_state(state)
 }
 
 /// Parsed from text here and not by serde, so that an error can name the field.

@@ -78,8 +78,8 @@ impl Location {
         })
     }
 
-    pub fn router(&self) -> axum::Router {
-        http::router(NearbyState {
+    pub fn routes(&self) -> platform::routes::Routes {
+        http::routes(NearbyState {
             tokens: self.tokens.clone(),
             platform: self.platform.clone(),
             cache: self.cache.clone(),

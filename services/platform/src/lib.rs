@@ -11,6 +11,7 @@ pub mod limits;
 pub mod problem;
 pub mod relay;
 pub mod retry;
+pub mod routes;
 pub mod service;
 pub mod store;
 pub mod telemetry;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRef, Path, Query, State};
-use axum::routing::get;
 use chrono::DateTime;
 use platform::problem::Json;
+use platform::routes::Routes;
 use platform::{Problem, SignedIn, Store, Tokens};
 use serde_json::{Value, json};
 use streams::event::rfc3339;
@@ -40,13 +40,9 @@ impl FromRef<Api> for Tokens {
     }
 }
 
-pub(crate) fn router(store: &Store<Tables>, tokens: &Tokens, config: &Arc<Config>) -> axum::Router {
+pub(crate) fn routes(store: &Store<Tables>, tokens: &Tokens, config: &Arc<Config>) -> Routes {
     let api = Api { store: store.clone(), tokens: tokens.clone(), config: config.clone() };
-    axum::Router::new()
-        .route("/v1/rides", get(list))
-        .route("/v1/rides/{id}", get(one))
-        .route("/v1/estimates", get(estimate))
-        .with_state(api)
+    Routes::default().get("/v1/rides", list).get("/v1/rides/{id}", one).get("/v1/estimates", estimate).with_state(api)
 }
 
 async fn one(

@@ -62,8 +62,8 @@ impl Rides {
     }
 
     /// The routes `/v1/rides`, `/v1/rides/{id}` and `/v1/estimates`.
-    pub fn router(&self) -> axum::Router {
-        http::router(&self.store, &self.tokens, &self.config)
+    pub fn routes(&self) -> platform::routes::Routes {
+        http::routes(&self.store, &self.tokens, &self.config)
     }
 
     /// Runs until `stop`; then finishes the work in hand, publishes what it wrote, and returns.

@@ -9,6 +9,7 @@ use axum::Router;
 use location::Location;
 use matching::Matching;
 use platform::dead_letters::sweeper;
+use platform::routes::Route;
 use platform::token::ended;
 use platform::{Limiter, Platform, Store, StoreError, World, background};
 use rides::Rides;
@@ -37,6 +38,8 @@ pub struct App {
     pub users: Option<Users>,
     /// The routes of all services.
     pub router: Router,
+    /// Their list, with the operators' routes.
+    pub routes: Vec<Route>,
     tasks: JoinSet<()>,
 }
 
@@ -168,7 +171,7 @@ impl App {
             let store = opening.store(Service::Location, "location", &location::MIGRATIONS).await?;
             let config = location::Config { max_speed_mps: settings.track_max_speed_mps, ..Default::default() };
             let location = Location::start(&platform, &store, tokens.clone(), config).await?;
-            routes.push(location.router());
+            routes.push(location.routes());
             tasks.spawn(location.run(stop.clone()));
         }
         if services.contains(&Service::Rides) {
@@ -177,7 +180,7 @@ impl App {
             let config =
                 rides::Config { tariffs, provider, max_speed_mps: settings.track_max_speed_mps, ..Default::default() };
             let rides = Rides::start(&platform, &store, tokens.clone(), config).await?;
-            routes.push(rides.router());
+            routes.push(rides.routes());
             tasks.spawn(rides.run(stop.clone()));
         }
         if services.contains(&Service::Match) {
@@ -213,7 +216,7 @@ impl App {
                 ..Default::default()
             };
             let users = Users::start(&platform, &store, tokens.clone(), config).await?;
-            routes.push(users.router());
+            routes.push(users.routes());
             tasks.spawn(users.clone().run(stop.clone()));
             serving_users = Some(users);
         }
@@ -224,9 +227,10 @@ impl App {
         tasks.spawn(background::reconcile_topology(platform.clone()));
         tasks.spawn(sweeper::run(platform.clone(), services.to_vec()));
         tasks.spawn(monitor::watch(platform.clone(), checks));
-        let router = http::router(&platform, routes);
-        let router = http::limited(router, &platform, tokens, settings.trusted_proxies()?);
-        Ok(Self { addr: settings.http_addr, platform, users: serving_users, router, tasks })
+        let routes = http::routes(&platform, routes);
+        let list = routes.list().to_vec();
+        let router = http::limited(http::router(routes), &platform, tokens, settings.trusted_proxies()?);
+        Ok(Self { addr: settings.http_addr, platform, users: serving_users, router, routes: list, tasks })
     }
 
     /// Stops accepting connections, finishes or puts back messages in hand, closes the sockets, drains the outboxes. False if

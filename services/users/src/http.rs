@@ -3,11 +3,10 @@
 //!
 //! No route takes a user's id: whose profile it is follows from the access token alone.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::{get, post};
 use platform::problem::Json;
+use platform::routes::Routes;
 use platform::{ClientAddress, Problem, SignedIn, StoreError};
 use serde::{Deserialize, Deserializer};
 use streams::VehicleType;
@@ -19,12 +18,13 @@ use crate::sign_in::otp;
 use crate::sign_in::otp::routes::TokenRequest;
 use crate::sign_in::routes::{TokenResponse, begin};
 
-pub(crate) fn router() -> Router<Context> {
-    Router::new()
-        .route("/v1/auth/otp", post(otp::routes::request_code))
-        .route("/v1/auth/token", post(sign_in_by_code))
-        .route("/v1/me", get(me).patch(change_me))
-        .route("/v1/drivers", post(register_driver))
+pub(crate) fn routes() -> Routes<Context> {
+    Routes::default()
+        .post("/v1/auth/otp", otp::routes::request_code)
+        .post("/v1/auth/token", sign_in_by_code)
+        .get("/v1/me", me)
+        .patch("/v1/me", change_me)
+        .post("/v1/drivers", register_driver)
 }
 
 async fn sign_in_by_code(

@@ -23,8 +23,8 @@ mod tables;
 mod timers;
 mod trip;
 
-use axum::Router;
 use futures_util::{Sink, Stream};
+use platform::routes::Routes;
 use platform::{CancellationToken, Platform, ServiceTasks, Store, StoreError, Tokens};
 use streams::{Service, SignInId};
 
@@ -58,8 +58,8 @@ impl Users {
         Ok(Self(context))
     }
 
-    pub fn router(&self) -> Router {
-        http::router().merge(sign_in::routes::router()).merge(gateway::upgrade::router()).with_state(self.0.clone())
+    pub fn routes(&self) -> Routes {
+        http::routes().merge(sign_in::routes::routes()).merge(gateway::upgrade::routes()).with_state(self.0.clone())
     }
 
     /// The `type` of every frame that a client may send.

@@ -201,7 +201,7 @@ impl ServiceHarness {
         if let Some(user) = user {
             request = request.header("authorization", format!("Bearer {}", self.tokens.access(user)));
         }
-        let router = self.processes[process].location.router();
+        let router = self.processes[process].location.routes().into_router();
         let response = router.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
         let status = response.status();
         let body = response.into_body().collect().await.unwrap().to_bytes();

@@ -259,7 +259,7 @@ impl TestApp {
         if let Some(user) = user {
             request = request.header("authorization", format!("Bearer {}", self.tokens.access(user)));
         }
-        let answer = self.rides.router().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let answer = self.rides.routes().into_router().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
         let status = answer.status();
         let body = answer.into_body().collect().await.unwrap().to_bytes();
         (status, serde_json::from_slice(&body).unwrap())

@@ -14,7 +14,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use platform::routes::Routes;
 use platform::{Platform, Problem, problem};
 use serde_json::{Value, json};
 
@@ -26,15 +26,20 @@ use stats::Stats;
 const REQUEST_WAIT: Duration = Duration::from_secs(20);
 
 /// The operators' routes and those of the services.
-pub fn router(platform: &Platform, routes: Vec<Router>) -> Router {
+pub fn routes(platform: &Platform, services: Vec<Routes>) -> Routes {
     let last_stats = Stats::default();
-    let operators = Router::new()
-        .route("/health/live", get(async || axum::Json(json!({"status": "live"}))))
-        .route("/health/ready", get(ready))
-        .route("/metrics", get(metrics))
-        .route("/stats", get(async move |State(platform)| stats(platform, last_stats).await))
+    let operators = Routes::default()
+        .get("/health/live", async || axum::Json(json!({"status": "live"})))
+        .get("/health/ready", ready)
+        .get("/metrics", metrics)
+        .get("/stats", async move |State(platform)| stats(platform, last_stats).await)
         .with_state(platform.clone());
-    problem::with_fallbacks(routes.into_iter().fold(operators, Router::merge)).layer(middleware::from_fn(in_time))
+    services.into_iter().fold(operators, Routes::merge)
+}
+
+/// The routes with what holds for all of them: answers for what is no route, and a limit of the time.
+pub fn router(routes: Routes) -> Router {
+    problem::with_fallbacks(routes.into_router()).layer(middleware::from_fn(in_time))
 }
 
 /// Limits the time of every request. A WebSocket's upgrade is answered at once, and its session has limits of its own.

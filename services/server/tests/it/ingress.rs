@@ -55,8 +55,10 @@ fn routes(service: &str) -> BTreeSet<String> {
                 continue;
             }
             let source = std::fs::read_to_string(path).unwrap();
-            for part in source.split(".route(").skip(1) {
-                let route = part.trim_start().trim_start_matches('"').split('"').next().unwrap_or_default();
+            let methods = [".get(", ".post(", ".patch(", ".delete("];
+            let parts = methods.iter().flat_map(|method| source.split(method).skip(1));
+            for route in parts.filter_map(|part| part.trim_start().strip_prefix("\"/")?.split('"').next()) {
+                let route = format!("/{route}");
                 let segments = route.split('/').map(|segment| if segment.starts_with('{') { "x" } else { segment });
                 paths.insert(segments.collect::<Vec<_>>().join("/"));
             }

@@ -12,6 +12,7 @@ mod harness;
 mod house;
 mod ingress;
 mod logs;
+mod matrix;
 mod nats_permissions;
 mod never;
 mod operators;

@@ -211,14 +211,14 @@ impl Process {
                 let config = location::Config { max_speed_mps: 600.0, aggregate_every: chrono::Duration::seconds(6) };
                 let store = scene.stores.location.with_faults(pod, faults);
                 let service = Location::start(&platform, &store, tokens, config).await?;
-                routes.push(service.router());
+                routes.push(service.routes());
                 self.run(scene, &mut running, check(&store), service.run(stop));
             }
             Service::Rides => {
                 let config = rides::Config { max_speed_mps: 600.0, ..Default::default() };
                 let store = scene.stores.rides.with_faults(pod, faults);
                 let service = Rides::start(&platform, &store, tokens, config).await?;
-                routes.push(service.router());
+                routes.push(service.routes());
                 self.run(scene, &mut running, check(&store), service.run(stop));
             }
             Service::Match => {
@@ -235,12 +235,12 @@ impl Process {
                 };
                 let store = scene.stores.users.with_faults(pod, faults);
                 let service = Users::start(&platform, &store, tokens, config).await?;
-                routes.push(service.router());
+                routes.push(service.routes());
                 self.run(scene, &mut running, check(&store), service.run(stop));
             }
         }
         running.tasks.spawn(sweeper::run(platform.clone(), vec![self.service]));
-        running.router = http::router(&platform, routes);
+        running.router = http::router(http::routes(&platform, routes));
         Ok(running)
     }
 

@@ -6,16 +6,15 @@
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
-use axum::routing::get;
 use futures_util::{SinkExt, StreamExt, future, stream};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use platform::Problem;
+use platform::routes::Routes;
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
@@ -37,8 +36,8 @@ const WRITE_BUFFER_MAX: usize = 256 * 1024;
 /// A frame of up to twice the limit is read whole, so that its client gets an error frame before the close.
 const READ_MAX: usize = 2 * FRAME_MAX;
 
-pub(crate) fn router() -> Router<Context> {
-    Router::new().route("/v1/ws", get(upgrade))
+pub(crate) fn routes() -> Routes<Context> {
+    Routes::default().get("/v1/ws", upgrade)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

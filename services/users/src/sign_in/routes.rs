@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::routing::{delete, get, post};
 use chrono::TimeDelta;
 use platform::limits::Refused;
 use platform::problem::Json;
+use platform::routes::Routes;
 use platform::token::ACCESS_TOKEN_S;
 use platform::{Access, Limit, Problem, Transaction};
 use serde::{Deserialize, Serialize};
@@ -27,12 +26,12 @@ use crate::tables::Tables;
 /// A repeat waits for this long, and is refused if the token comes again in the meantime.
 const REPEAT_WAIT: Duration = Duration::from_millis(150);
 
-pub(crate) fn router() -> Router<Context> {
-    Router::new()
-        .route("/v1/auth/refresh", post(refresh))
-        .route("/v1/auth/sign-out", post(sign_out))
-        .route("/v1/auth/sign-ins", get(sign_ins))
-        .route("/v1/auth/sign-ins/{id}", delete(end_sign_in))
+pub(crate) fn routes() -> Routes<Context> {
+    Routes::default()
+        .post("/v1/auth/refresh", refresh)
+        .post("/v1/auth/sign-out", sign_out)
+        .get("/v1/auth/sign-ins", sign_ins)
+        .delete("/v1/auth/sign-ins/{id}", end_sign_in)
 }
 
 /// The answer to a sign-in and to a refresh.

@@ -68,7 +68,7 @@ impl App {
         let tokens = Tokens::new(&world, &SECRET).unwrap();
         let config = Config { otp_delivery: delivery.clone(), ..Config::default() };
         let users = Users::start(&platform, &store, tokens.clone(), config).await.unwrap();
-        let router = platform::problem::with_fallbacks(users.router());
+        let router = platform::problem::with_fallbacks(users.routes().into_router());
         Self { started_at, seed, store, delivery, router, address: ClientAddress::default() }
     }
 
@@ -155,7 +155,7 @@ async fn call(users: &Users, path: &str, token: Option<&str>, body: Value) -> Va
         request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
     }
     let request = request.body(Body::from(body.to_string())).unwrap();
-    let response = users.router().oneshot(request).await.unwrap();
+    let response = users.routes().into_router().oneshot(request).await.unwrap();
     assert!(response.status().is_success(), "{path}: {}", response.status());
     serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap()
 }

@@ -265,7 +265,7 @@ async fn status(pod: &Pod, method: &str, path: &str, token: &str, body: &str) ->
         .header(header::AUTHORIZATION, format!("Bearer {token}"))
         .body(Body::from(body.to_owned()))
         .unwrap();
-    let response = pod.users.router().oneshot(request).await.unwrap();
+    let response = pod.users.routes().into_router().oneshot(request).await.unwrap();
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     (status, serde_json::from_slice(&body).unwrap_or_default())

@@ -18,7 +18,7 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 async fn served(pod: &Pod) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("ws://{}/v1/ws", listener.local_addr().unwrap());
-    let router = platform::problem::with_fallbacks(pod.users.router());
+    let router = platform::problem::with_fallbacks(pod.users.routes().into_router());
     tokio::spawn(async move { axum::serve(listener, router).await });
     address
 }
@@ -221,7 +221,8 @@ async fn what_is_no_handshake_is_answered_with_426() {
     let mut pod = cluster.pod("one").await;
     let (_, token) = sign_in_directly(&pod.users, "+12125550305").await;
     let request = axum::http::Request::get("/v1/ws").header("authorization", format!("Bearer {token}"));
-    let response = pod.users.router().oneshot(request.body(axum::body::Body::empty()).unwrap()).await.unwrap();
+    let response =
+        pod.users.routes().into_router().oneshot(request.body(axum::body::Body::empty()).unwrap()).await.unwrap();
     assert_eq!(response.status(), 426);
     pod.stop().await;
 }
