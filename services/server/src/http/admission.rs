@@ -12,8 +12,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::HttpBody;
 use axum::extract::{Request, State};
-use axum::http::HeaderMap;
-use axum::http::header::AUTHORIZATION;
+use axum::http::header::{AUTHORIZATION, CONNECTION};
+use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use platform::limits::{Refused, TrustedProxies};
@@ -33,9 +33,22 @@ const RIDES_MAX: usize = 1_024;
 /// same address.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
 
+/// The refusal of its address with which a connection is closed.
+const REFUSALS_MAX: usize = 10;
+
 /// The other end of a request's connection.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub(super) IpAddr);
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    ip: IpAddr,
+    /// Requests of this connection that its address's limit refused.
+    refusals: Arc<AtomicUsize>,
+}
+
+impl Peer {
+    pub(super) fn new(ip: IpAddr) -> Self {
+        Self { ip, refusals: Arc::default() }
+    }
+}
 
 /// What requests are worth, from least to most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,20 +114,26 @@ pub fn limited(router: Router, platform: &Platform, tokens: Tokens, proxies: Tru
 
 async fn admit(State(admission): State<Admission>, mut request: Request, next: Next) -> Response {
     let class = Class::of(request.uri().path());
-    let peer = request.extensions().get().map_or(ClientAddress::default().0, |Peer(ip)| *ip);
+    let peer = request.extensions().get::<Peer>().cloned().unwrap_or_else(|| Peer::new(ClientAddress::default().0));
     let forwarded = request.headers().get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-    let address = admission.proxies.client(peer, forwarded);
+    let address = admission.proxies.client(peer.ip, forwarded);
     request.extensions_mut().insert(address);
     if class == Class::Health {
         return next.run(request).await;
     }
     if let Err(refused) = admission.check_limits(address, &request) {
-        // Whoever sends more than any route reads is answered at once, and hyper closes the connection.
-        let is_small = request.body().size_hint().upper().is_some_and(|bytes| bytes <= BODY_MAX as u64);
-        if refused.limit == Limit::HttpAddress && is_small {
-            sleep(REFUSAL_PAUSE).await;
+        let mut response = Problem::from(refused).into_response();
+        // A proxy's connection is of many clients, and is neither held up nor closed.
+        if refused.limit == Limit::HttpAddress && peer.ip == address.0 {
+            // Whoever sends more than any route reads is answered at once, and hyper closes the connection.
+            if request.body().size_hint().upper().is_some_and(|bytes| bytes <= BODY_MAX as u64) {
+                sleep(REFUSAL_PAUSE).await;
+            }
+            if peer.refusals.fetch_add(1, Ordering::Relaxed) + 1 >= REFUSALS_MAX {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
         }
-        return Problem::from(refused).into_response();
+        return response;
     }
     let (name, most) = class.bound();
     let Some(_in_progress) = InProgress::begin(&admission.in_progress, most) else {
@@ -179,7 +198,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let mut request = request.body(Body::empty()).unwrap();
-        request.extensions_mut().insert(Peer(peer.parse().unwrap()));
+        request.extensions_mut().insert(Peer::new(peer.parse().unwrap()));
         let response = router.clone().oneshot(request).await.unwrap();
         let (status, retry) = (response.status().as_u16(), response.headers().contains_key("retry-after"));
         assert_eq!(retry, status == 429 || status == 503);

@@ -74,9 +74,9 @@ pub async fn serve(listener: TcpListener, router: Router, platform: Platform, pr
             continue;
         }
         let _ = socket.set_nodelay(true);
-        let router = router.clone();
+        let (router, peer) = (router.clone(), Peer::new(peer.ip()));
         let service = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(Peer(peer.ip()));
+            request.extensions_mut().insert(peer.clone());
             router.clone().oneshot(request)
         });
         let io = TokioIo::new(WriteTimeout::new(socket, WRITE_WAIT));
