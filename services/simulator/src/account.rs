@@ -69,16 +69,19 @@ impl Account {
         Ok(Self { user_id, phone, clients, tokens: Mutex::new(tokens) })
     }
 
-    /// Registers the person as a driver too.
+    /// Registers the person as a driver too. The plate begins with `prefix`, and is the person's own as the phone is: another run
+    /// against the same platform uses others.
     ///
     /// # Errors
     /// The platform does not answer for 30 s, or refuses.
-    pub(crate) async fn register_driver(&self, vehicle_type: &str, plate: &str) -> Result<()> {
+    pub(crate) async fn register_driver(&self, vehicle_type: &str, prefix: &str) -> Result<()> {
         let token = self.token().await?;
+        let plate = format!("{prefix}{}", self.phone.trim_start_matches("+1"));
         let body = json!({"vehicle_type": vehicle_type, "plate": plate});
         let response = post_with_retries(&self.clients, "/v1/drivers", Some(&token), &body, RETRY_LIMIT).await?;
-        // 409: registered by an earlier try whose answer was lost, or by an earlier run with this phone.
-        ensure!(matches!(response.status, 201 | 409), "POST /v1/drivers: {}", response.problem());
+        // Registered by an earlier try whose answer was lost, or by an earlier run with this phone.
+        let is_registered = response.status == 409 && text(&response.body, "code") == "already_driver";
+        ensure!(response.status == 201 || is_registered, "POST /v1/drivers: {}", response.problem());
         Ok(())
     }
 

@@ -71,7 +71,7 @@ pub async fn people_over(
     let mut tasks = JoinSet::new();
     for index in first..first + count {
         let permit = permits.clone().acquire_owned().await.context("sign-in")?;
-        let (client, plate) = (client.clone(), plate.map(|prefix| format!("{prefix}{index}")));
+        let (client, plate) = (client.clone(), plate.map(str::to_owned));
         tasks.spawn(async move {
             let account = Account::sign_in(vec![client.clone()], account::phone(run_id, index)).await?;
             if let Some(plate) = plate {
