@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aws_lc_rs::digest;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Duration, Utc};
 use serde_json::Value;
 
 use super::history::{Event, History, text, time};
@@ -127,6 +127,9 @@ impl History<'_> {
                 wrong.push(format!("match {id} never ended"));
                 continue;
             };
+            // users writes a time some microseconds after its clock's, so that the end of a search sorts after its beginning. In
+            // simulated time, which stands still within a millisecond, the next offer may then seem to begin before that end.
+            let end = end.checked_sub_signed(Duration::milliseconds(1)).unwrap_or(end);
             for role in ["driver_id", "passenger_id"] {
                 spans.entry(text(offer, role)).or_default().push((time(offer, "found_at"), end, id));
             }
