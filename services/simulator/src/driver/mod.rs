@@ -74,7 +74,7 @@ impl Driver {
     pub(crate) async fn run(city: Arc<City>, index: usize) -> Result<()> {
         let mut rng = StdRng::seed_from_u64(city.config.seed.wrapping_mul(0x1_0000).wrapping_add(index as u64));
         let account = city.sign_in(index, Party::Driver).await?;
-        account.register_driver(vehicle_type(index, city.config.drivers), "SIM").await?;
+        account.register_driver(vehicle_type(index, city.config.drivers), "S").await?;
         let position = city.schedule().idle_position();
         let target = city.schedule().idle_position();
         let now = clock::now();
