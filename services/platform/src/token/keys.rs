@@ -112,7 +112,13 @@ impl Keys {
     /// The first is that of [`hash`](Self::hash).
     pub(super) fn hashes(&self, purpose: &str, value: &[u8]) -> Vec<[u8; 32]> {
         let new = self.data.iter().map(|secret| secret.hash(purpose, value));
-        new.chain(self.data.iter().map(|secret| secret.raw_hash(purpose, value))).collect()
+        new.chain(self.raw_hashes(purpose, value)).collect()
+    }
+
+    /// The keyed hashes of `value` for `purpose` as the version before this one made them: by each secret, the first that of the
+    /// secret that makes what is new. The purpose is a part of what is hashed.
+    pub(super) fn raw_hashes(&self, purpose: &str, value: &[u8]) -> impl Iterator<Item = [u8; 32]> {
+        self.data.iter().map(move |secret| secret.raw_hash(purpose, value))
     }
 
     /// Whether `hash` is the keyed hash of `value` by any of the secrets, in constant time.

@@ -201,15 +201,21 @@ impl Tokens {
     }
 
     /// The four digits that a passenger tells the driver. users, which shows them, and rides, which checks them, both derive them
-    /// from the ride's id; no event carries them.
+    /// from the ride's id; no event carries them. They are made as the version before made them: a ride has one PIN for each secret,
+    /// and not two that are right.
     pub fn ride_pin(&self, ride: RideId) -> String {
-        pin(&self.keyed_hash(RIDE_PIN, &ride.to_string()))
+        self.ride_pins(ride).swap_remove(0)
+    }
+
+    /// One for each secret; not empty.
+    fn ride_pins(&self, ride: RideId) -> Vec<String> {
+        self.keys.raw_hashes(RIDE_PIN, ride.to_string().as_bytes()).map(|hash| pin(&hash)).collect()
     }
 
     /// Whether `pin` is the ride's, by any of the secrets: one may have changed since the passenger was shown the PIN.
     pub fn is_ride_pin(&self, ride: RideId, presented: &str) -> bool {
         let equals = |right: String| verify_slices_are_equal(right.as_bytes(), presented.as_bytes()).is_ok();
-        self.keyed_hashes(RIDE_PIN, &ride.to_string()).iter().any(|hash| equals(pin(hash)))
+        self.ride_pins(ride).into_iter().any(equals)
     }
 }
 
