@@ -3,6 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod ride;
 pub(crate) mod running;
+mod watcher;
 
 use std::process::{Command, Output};
 use std::time::Duration;

@@ -12,6 +12,8 @@ use streams::Service;
 use testing::nats::Server;
 use testing::{MustEnd, database};
 
+use super::watcher::Watcher;
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Shape {
     /// One process, memory bus, memory state.
@@ -40,13 +42,15 @@ pub(crate) struct Running {
     pub(crate) apps: Vec<App>,
     pub(crate) nats: Option<Server>,
     pub(crate) settings: Settings,
+    _watcher: Option<Watcher>,
     end: MustEnd,
 }
 
 impl Running {
     /// Processes that a test started itself.
     pub(crate) fn of(apps: Vec<App>, nats: Option<Server>, settings: Settings) -> Self {
-        Self { apps, nats, settings, end: MustEnd::new("Running::stop") }
+        let watcher = nats.as_ref().map(|nats| Watcher::new(&nats.url));
+        Self { apps, nats, settings, _watcher: watcher, end: MustEnd::new("Running::stop") }
     }
 
     pub(crate) async fn start(shape: Shape, more: &[&str]) -> Self {
@@ -58,14 +62,17 @@ impl Running {
                 (Some(nats), settings)
             }
         };
+        // Before the platform: what a process subscribes to at its start must work beside it as well.
+        let _watcher = nats.as_ref().map(|nats| Watcher::new(&nats.url));
         let app = App::start(&settings, &Service::ALL, World::real()).await.unwrap();
-        Self::of(vec![app], nats, settings)
+        Self { _watcher, ..Self::of(vec![app], nats, settings) }
     }
 
     /// Two processes of users, one of each other, all in this test's process but each with its own connections.
     pub(crate) async fn split(more: &[&str]) -> Self {
         let nats = Server::new().unwrap();
         let mut settings = shared(&nats, more).await;
+        let _watcher = Some(Watcher::new(&nats.url));
         let mut apps = Vec::new();
         for (n, service) in
             [Service::Users, Service::Match, Service::Rides, Service::Location, Service::Users].into_iter().enumerate()
@@ -73,7 +80,7 @@ impl Running {
             settings.pod_id = Some(format!("pod-{n}"));
             apps.push(App::start(&settings, &[service], World::real()).await.unwrap());
         }
-        Self::of(apps, Some(nats), settings)
+        Self { _watcher, ..Self::of(apps, Some(nats), settings) }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
