@@ -24,7 +24,7 @@ pub(crate) use codes::measure as measure_codes;
 /// From the attackers' start until the honest people come.
 const HEAD_START: Duration = Duration::from_secs(2);
 /// How much faster than life the honest people move.
-const SPEED: f64 = 5.0;
+const SPEED: f64 = 60.0;
 /// A p99 below this is not compared: on a shared machine it is the scheduler's.
 const COMPARED_FROM_MS: f64 = 20.0;
 
