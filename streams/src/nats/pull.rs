@@ -252,24 +252,57 @@ impl Puller {
         }
     }
 
+    /// Ends the pull, and puts back what the server has already sent. Otherwise it would wait for the ack wait.
+    ///
+    /// The server drops an open pull request when nobody listens to its inbox any more. Somebody who watches all subjects does
+    /// listen: then the request is read until it is used up or expires.
     pub(crate) async fn close(mut self) {
-        // Messages that the server has already sent are read and put back. Otherwise they would wait for the ack wait.
-        let _ = self.messages.unsubscribe().await;
-        let _ = timeout(Duration::from_secs(1), self.client.flush()).await;
+        let until = if self.requested > 0 && self.is_watched().await {
+            self.request_deadline
+        } else {
+            let _ = self.messages.unsubscribe().await;
+            let _ = timeout(Duration::from_secs(1), self.client.flush()).await;
+            Instant::now() + Duration::from_secs(1)
+        };
+        while let Some(message) = self.next_before(until).await {
+            match message.status {
+                None | Some(StatusCode::OK) => self.put_back(message).await,
+                Some(code) => drop(self.on_status(code, &message)),
+            }
+            if self.requested == 0 {
+                let _ = self.messages.unsubscribe().await;
+            }
+        }
+    }
+
+    /// Whether somebody else listens to inboxes: a request to one that does not exist is answered by the server only if nobody does.
+    async fn is_watched(&mut self) -> bool {
+        let nobody = self.client.new_inbox();
+        let asked = self.client.publish_with_reply(nobody, self.inbox.clone(), Bytes::new());
+        if send_in_time("a request", asked).await.is_err() {
+            return false;
+        }
         let until = Instant::now() + Duration::from_secs(1);
         loop {
-            let message = match self.ready.pop_front() {
-                Some(message) => message,
-                None => match tokio::time::timeout_at(until, self.messages.next()).await {
-                    Ok(Some(message)) => message,
-                    Ok(None) | Err(_) => break,
-                },
-            };
-            if message.status.is_none_or(|s| s == StatusCode::OK)
-                && let Ok(delivery) = self.delivery(message)
-            {
-                let _ = delivery.ack_handle.retry(Duration::ZERO).await;
+            match tokio::time::timeout_at(until, self.messages.next()).await {
+                Ok(Some(message)) if message.status == Some(StatusCode::NO_RESPONDERS) => return false,
+                Ok(Some(message)) => self.ready.push_back(message),
+                Ok(None) => return false,
+                Err(_) => return true,
             }
+        }
+    }
+
+    async fn next_before(&mut self, until: Instant) -> Option<async_nats::Message> {
+        match self.ready.pop_front() {
+            Some(message) => Some(message),
+            None => tokio::time::timeout_at(until, self.messages.next()).await.ok().flatten(),
+        }
+    }
+
+    async fn put_back(&mut self, message: async_nats::Message) {
+        if let Ok(delivery) = self.delivery(message) {
+            let _ = delivery.ack_handle.retry(Duration::ZERO).await;
         }
     }
 }
