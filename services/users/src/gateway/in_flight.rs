@@ -6,7 +6,7 @@ use futures_util::{FutureExt, StreamExt};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tracing::field::Empty;
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, debug_span, info_span};
 
 use super::connection::Role;
 use super::frame::{self, Id};
@@ -83,7 +83,11 @@ impl<'a> InFlight<'a> {
         let kind = CommandKind::of(&command);
         // The trace begins where the command publishes.
         let (kind_name, raw_id) = (command.kind(), id.as_deref().map(RawValue::get));
-        let span = info_span!("command", "type" = kind_name, id = raw_id, trace_id = Empty);
+        // Positions are most of all frames, and a span costs more than reading one.
+        let span = match command {
+            Command::Positions(_) => debug_span!("command", "type" = kind_name, id = raw_id, trace_id = Empty),
+            _ => info_span!("command", "type" = kind_name, id = raw_id, trace_id = Empty),
+        };
         match (command, role) {
             (Command::Positions(points), Role::Driver) if id.is_none() => {
                 let publish = async move { commands::positions::publish(context, &sender, points).await.err() };
