@@ -137,7 +137,8 @@ pub(crate) async fn delete(tx: &mut Transaction<Tables>, searches: &[SearchKey])
     Ok(())
 }
 
-/// Records that rides is just deciding about a search.
+/// Records that rides has begun to decide about a search. A repeat keeps the first time: `superseded` waits for it, and a message
+/// that waited at each of its tries would become a dead letter.
 pub(crate) async fn set_ending(
     tx: &mut Transaction<Tables>,
     search: RequestId,
@@ -145,7 +146,7 @@ pub(crate) async fn set_ending(
 ) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            sqlx::query("update searches set ending_at = $2 where request_id = $1")
+            sqlx::query("update searches set ending_at = $2 where request_id = $1 and ending_at is null")
                 .bind(search.0)
                 .bind(now)
                 .execute(&mut *pg)
@@ -153,7 +154,7 @@ pub(crate) async fn set_ending(
         }
         On::Memory(tables) => {
             if tables.searches.values().any(|open| open.request_id == search) {
-                tables.ending_searches.insert(search, now);
+                tables.ending_searches.entry(search).or_insert(now);
             }
         }
     }
