@@ -91,7 +91,8 @@ pub(crate) fn config(
         centre: CENTRE,
         patience: seconds(60),
         run_id: Some(seed),
-        outage: seconds(300),
+        // The faults of seed 32 leave no process of users, of match or of rides from second 49 to second 531.
+        outage: seconds(480),
         slow_clock: seconds(slow_clock),
         fast_clock: seconds(fast_clock),
         observer: Some(to),
