@@ -257,7 +257,8 @@ impl Puller {
     /// The server drops an open pull request when nobody listens to its inbox any more. Somebody who watches all subjects does
     /// listen: then the request is read until it is used up or expires.
     pub(crate) async fn close(mut self) {
-        let until = if self.requested > 0 && self.is_watched().await {
+        let is_watched = self.requested > 0 && self.is_watched().await;
+        let until = if is_watched {
             self.request_deadline
         } else {
             let _ = self.messages.unsubscribe().await;
@@ -266,7 +267,14 @@ impl Puller {
         };
         while let Some(message) = self.next_before(until).await {
             match message.status {
-                None | Some(StatusCode::OK) => self.put_back(message).await,
+                // Not before the request has ended: the server would deliver it to the same request again.
+                None | Some(StatusCode::OK) => {
+                    self.put_back(
+                        message,
+                        if is_watched { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO },
+                    )
+                    .await
+                }
                 Some(code) => drop(self.on_status(code, &message)),
             }
             if self.requested == 0 {
@@ -300,9 +308,9 @@ impl Puller {
         }
     }
 
-    async fn put_back(&mut self, message: async_nats::Message) {
+    async fn put_back(&mut self, message: async_nats::Message, delay: Duration) {
         if let Ok(delivery) = self.delivery(message) {
-            let _ = delivery.ack_handle.retry(Duration::ZERO).await;
+            let _ = delivery.ack_handle.retry(delay).await;
         }
     }
 }
