@@ -257,28 +257,26 @@ impl Puller {
     /// The server drops an open pull request when nobody listens to its inbox any more. Somebody who watches all subjects does
     /// listen: then the request is read until it is used up or expires.
     pub(crate) async fn close(mut self) {
-        let is_watched = self.requested > 0 && self.is_watched().await;
-        let until = if is_watched {
-            self.request_deadline
-        } else {
-            let _ = self.messages.unsubscribe().await;
-            let _ = timeout(Duration::from_secs(1), self.client.flush()).await;
-            Instant::now() + Duration::from_secs(1)
-        };
-        while let Some(message) = self.next_before(until).await {
-            match message.status {
-                // Not before the request has ended: the server would deliver it to the same request again.
-                None | Some(StatusCode::OK) => {
-                    self.put_back(
-                        message,
-                        if is_watched { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO },
-                    )
-                    .await
+        if self.requested > 0 && self.is_watched().await {
+            // What is put back comes after the request has ended: the server would deliver it to the same request again.
+            let until = self.request_deadline;
+            while self.requested > 0
+                && let Some(message) = self.next_before(until).await
+            {
+                match message.status {
+                    None | Some(StatusCode::OK) => {
+                        self.put_back(message, until.saturating_duration_since(Instant::now())).await;
+                    }
+                    Some(code) => drop(self.on_status(code, &message)),
                 }
-                Some(code) => drop(self.on_status(code, &message)),
             }
-            if self.requested == 0 {
-                let _ = self.messages.unsubscribe().await;
+        }
+        let _ = self.messages.unsubscribe().await;
+        let _ = timeout(Duration::from_secs(1), self.client.flush()).await;
+        let until = Instant::now() + Duration::from_secs(1);
+        while let Some(message) = self.next_before(until).await {
+            if matches!(message.status, None | Some(StatusCode::OK)) {
+                self.put_back(message, Duration::ZERO).await;
             }
         }
     }

@@ -27,7 +27,7 @@ pub(super) async fn tcp(from: Ipv4Addr, url: &str) -> Result<TcpStream> {
     Ok(timeout(WAIT, socket.connect(to)).await??)
 }
 
-/// A connection that is kept alive, and made again when it ends.
+/// A keep-alive connection, which reconnects when it ends.
 pub(super) struct Http {
     from: Ipv4Addr,
     url: String,

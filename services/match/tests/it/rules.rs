@@ -186,7 +186,7 @@ fn the_end_of_a_request_is_final_and_its_offer_ends_with_the_word_of_users() {
         ("r1 p1 find 0", "m1 d1 to r1"),
         ("1 s", ""),
         ("r1 p1 end", ""),
-        // Both are held until users has told them.
+        // Both are held until users has published the end.
         ("r9 p9 find 0", ""),
         ("r9 p9 end", ""),
         ("m1 cancelled", ""),

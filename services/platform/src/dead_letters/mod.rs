@@ -314,7 +314,7 @@ pub enum RequeueError {
     )]
     NobodyRuns(String),
     /// The bus is away, so no worker was asked.
-    #[error("it was not asked for: {0}")]
+    #[error("the worker was not reached: {0}")]
     NotAsked(BusError),
     /// It failed again; nothing was changed.
     #[error("it failed again, and nothing was changed: {0}")]

@@ -146,7 +146,7 @@ impl Lane {
         }
         for id in &self.ended {
             let reasons: Vec<&String> = rejections.get(id).into_iter().flat_map(BTreeMap::values).collect();
-            assert_eq!(reasons, ["cancelled"], "match {id}: the driver is told once");
+            assert_eq!(reasons, ["cancelled"], "match {id}: the driver receives it once");
         }
         for id in &self.ridden {
             assert_eq!(rejections.get(id), None, "match {id} became a ride");

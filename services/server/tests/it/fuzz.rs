@@ -1,5 +1,5 @@
 //! A short run of the fuzz targets: every input of `fuzz/seeds`, and a bounded number of mutations of them. `scripts/fuzz` is the
-//! long run, which is guided by coverage; what it finds is kept in `fuzz/seeds`.
+//! long run, which is guided by coverage; what it finds is added to `fuzz/seeds`.
 
 use std::path::Path;
 
@@ -65,7 +65,7 @@ fn mutate(input: &mut Vec<u8>, other: &[u8], rng: &mut StdRng) {
     input.truncate(INPUT_MAX);
 }
 
-/// Writes the input that fails before the test ends, as a file to be kept in `fuzz/seeds`.
+/// Writes the input that fails before the test ends, as a file to be added to `fuzz/seeds`.
 struct Current<'a>(&'a str, Vec<u8>);
 
 impl Drop for Current<'_> {

@@ -82,6 +82,15 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
+            // Before the messages: anybody on the bus can send any number of them.
+            () = sleep_until(next_poll) => {
+                next_poll = Instant::now() + POLL_INTERVAL;
+                let polled_at = context.platform.world.now();
+                match poll(&context, since).await {
+                    Ok(()) => since = polled_at - POLL_OVERLAP,
+                    Err(error) => tracing::debug!(%error, "ended sign-ins were not read; they are in a second"),
+                }
+            }
             message = next(&mut announced) => match message {
                 Some(message) => match ended::open(&context.tokens, &message.payload) {
                     Some(ended) => apply(&context, &ended),
@@ -93,14 +102,6 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
                 Some(request) => reply(&context, request).await,
                 None => requests = None,
             },
-            () = sleep_until(next_poll) => {
-                next_poll = Instant::now() + POLL_INTERVAL;
-                let polled_at = context.platform.world.now();
-                match poll(&context, since).await {
-                    Ok(()) => since = polled_at - POLL_OVERLAP,
-                    Err(error) => tracing::debug!(%error, "ended sign-ins were not read; they are in a second"),
-                }
-            }
         }
     }
 }

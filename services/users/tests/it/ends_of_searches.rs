@@ -1,4 +1,4 @@
-//! The end of a search is final: its offers are closed with it, both parties are told once, and an acceptance that is on its way
+//! The end of a search is final: its offers are closed with it, both parties receive it once, and an acceptance that is on its way
 //! loses, unless rides says that the search has become a ride.
 
 use std::time::Duration;
