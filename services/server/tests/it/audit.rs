@@ -225,13 +225,16 @@ async fn missing_and_duplicated_events_are_repaired() {
     let mut config = jetstream.get_stream(STREAM).await.unwrap().cached_info().config.clone();
     config.duplicate_window = Duration::from_millis(100);
     jetstream.update_stream(config).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    let window_passes = async || tokio::time::sleep(Duration::from_secs(1)).await;
+    window_passes().await;
 
     // Of the completed ride the second and third event, of the cancelled one the first; the completed one's last twice.
     for sequence in [2, 3, 5] {
         bus.delete_message(STREAM, sequence).await.unwrap();
     }
     bus.publish(messages(&before)[3].clone()).await.unwrap();
+    // The copy's id too: repair sets the window back to five minutes and would find it there.
+    window_passes().await;
     let (status, output) = rides.audit(&["verify"]);
     assert!(status == 1 && output.contains("not in the stream"), "{output}");
     let (status, output) = rides.audit(&["repair"]);
