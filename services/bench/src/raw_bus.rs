@@ -86,6 +86,7 @@ async fn publish(client: async_nats::Client, world: World, until: Instant) -> u6
             speed_mps: None,
             heading_deg: None,
             recorded_at: now,
+            reception: None,
         });
         let id = format!("{}-{}", event.message_id(now), world.below(u32::MAX));
         let mut headers = async_nats::HeaderMap::new();

@@ -27,12 +27,43 @@ pub struct LocationUpdate {
     /// Course over ground, degrees from true north, 0 to 360.
     #[serde(deserialize_with = "Option::deserialize")]
     pub heading_deg: Option<f64>,
-    /// When the device measured it; may be up to 24 h old and out of order.
+    /// When the device measured it, by the server's clock as far as users knows the device's: up to 24 h old, and out of order.
     #[serde(with = "rfc3339")]
     pub recorded_at: DateTime<Utc>,
+    /// How it came. Absent from a foreign producer's message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reception: Option<Reception>,
+}
+
+/// How users received a position: enough to compare times of one clock only.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reception {
+    /// The installation of the app, as users tells them apart: at most 64 characters, empty for the unnamed one.
+    pub device: String,
+    /// Whether this device accepted the live ride. False between rides.
+    pub ride_device: bool,
+    /// When the device measured it, by its own clock.
+    #[serde(with = "rfc3339")]
+    pub device_at: DateTime<Utc>,
+    /// When the device sent it, by its own clock; absent if it does not say.
+    #[serde(default, with = "rfc3339::optional", skip_serializing_if = "Option::is_none")]
+    pub sent_at: Option<DateTime<Utc>>,
+    /// When users received it, by the server's clock.
+    #[serde(with = "rfc3339")]
+    pub received_at: DateTime<Utc>,
 }
 
 impl LocationUpdate {
+    /// What its message id is made of: the device's own time, which is the same on every repeat, and the device's name, because
+    /// two devices of a driver often measure in the same second.
+    pub(super) fn identity(&self) -> (String, DateTime<Utc>) {
+        match &self.reception {
+            Some(from) if from.device.is_empty() => (self.user_id.to_string(), from.device_at),
+            Some(from) => (format!("{}.{}", self.user_id, from.device), from.device_at),
+            None => (self.user_id.to_string(), self.recorded_at),
+        }
+    }
+
     pub(super) fn validate(&self, fields: &Fields) -> Result<(), EventError> {
         fields.position("location", &self.location)?;
         fields.measure("accuracy_m", self.accuracy_m)?;

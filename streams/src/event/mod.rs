@@ -19,7 +19,7 @@ pub mod rfc3339;
 use chrono::{DateTime, Duration, Utc};
 use serde::Deserialize;
 
-pub use location::{LocationAggregate, LocationUpdate, TrackPoint};
+pub use location::{LocationAggregate, LocationUpdate, Reception, TrackPoint};
 pub use matching::{MatchAccepted, MatchFound, MatchRejected, RejectReason};
 pub use money::{Currency, Fare, FareLine, Money};
 pub use payment::PaymentCapture;
@@ -138,8 +138,11 @@ impl Event {
     /// The message id: `{subject}-{entity id}-{occurred_at in microseconds}`, the same on every retry of this event.
     /// `at` is used if the body has no time of its own.
     pub fn message_id(&self, at: DateTime<Utc>) -> String {
-        let at = self.occurred_at().unwrap_or(at);
-        format!("{}-{}-{}", self.subject(), self.entity_id(), at.timestamp_micros())
+        let (entity, at) = match self {
+            Self::LocationUpdate(e) => e.identity(),
+            _ => (self.entity_id().to_string(), self.occurred_at().unwrap_or(at)),
+        };
+        format!("{}-{entity}-{}", self.subject(), at.timestamp_micros())
     }
 
     /// The body as JSON.

@@ -294,3 +294,27 @@ fn two_services_ending_an_offer_in_one_microsecond_use_two_message_ids() {
         assert_eq!(ids.len(), 3, "{ids:?}");
     }
 }
+
+#[test]
+fn a_position_keeps_how_it_was_received_and_its_message_id_is_made_of_the_devices_time() {
+    let body = |reception: Value| {
+        let (_, mut body) = bodies().into_iter().find(|(s, _)| *s == Subject::LocationUpdate).unwrap();
+        body["reception"] = reception;
+        body
+    };
+    let of = |device: &str| {
+        let mut reception = json!({"device": device, "ride_device": true, "device_at": "2026-01-01T00:00:07.000001Z",
+            "received_at": "2026-01-01T00:00:27.500000Z"});
+        if !device.is_empty() {
+            reception["sent_at"] = json!("2026-01-01T00:00:08.000000Z");
+        }
+        body(reception)
+    };
+    for (device, entity) in [("", id(1)), ("phone", format!("{}.phone", id(1)))] {
+        let event = parse(Subject::LocationUpdate, &of(device)).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&event.body()).unwrap(), of(device));
+        let at = DateTime::UNIX_EPOCH;
+        assert_eq!(event.message_id(at), format!("location.update-{entity}-1767225607000001"));
+    }
+    assert!(parse(Subject::LocationUpdate, &body(json!({"device": "phone"}))).is_err());
+}

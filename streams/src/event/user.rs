@@ -53,11 +53,15 @@ pub struct UserBeacon {
     pub active: bool,
     /// Match offers only requests for this type.
     pub vehicle_type: VehicleType,
-    /// The driver's position at `recorded_at`.
+    /// The driver's newest position as users knows it.
     pub location: Position,
     /// By the clock of users, not the device.
     #[serde(with = "rfc3339")]
     pub recorded_at: DateTime<Utc>,
+    /// When users received `location`, by its clock. A beacon that only says that a socket opened or closed repeats an older
+    /// position. Absent: at `recorded_at`.
+    #[serde(default, with = "rfc3339::optional", skip_serializing_if = "Option::is_none")]
+    pub located_at: Option<DateTime<Utc>>,
 }
 
 impl UserBeacon {

@@ -214,6 +214,7 @@ async fn a_driver_who_comes_within_the_radius_is_found_by_location_updates_alone
             speed_mps: None,
             heading_deg: None,
             recorded_at,
+            reception: None,
         }))
         .await;
     let found = harness.found().await;

@@ -73,6 +73,7 @@ fn message(driver: UserId, ride: Option<RideId>, point: Point, traceparent: &str
         speed_mps,
         heading_deg,
         recorded_at,
+        reception: None,
     });
     let (id, entity) = (event.message_id(recorded_at), driver.to_string());
     let (subject, body) = (event.subject().as_str(), event.body().into());

@@ -53,6 +53,7 @@ impl Beacon {
             vehicle_type: self.vehicle_type,
             location: self.location,
             recorded_at: self.published_at,
+            located_at: None,
         })
     }
 
