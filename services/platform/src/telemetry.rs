@@ -44,6 +44,8 @@ pub struct Metrics {
     pub core_dropped: Gauge,
     /// 1 while a message is stored in an interest or work-queue stream although every consumer's lag is 0, by stream.
     pub stuck: IntGaugeVec,
+    /// Bytes that a stream stores, as a part of the most that it may: 1 is full.
+    pub stream_fill: GaugeVec,
     /// Limits reached, by limit.
     pub limited: IntCounterVec,
     /// Requests for one-time codes, by outcome: sent, limited, refused (a kind of number or a country), undelivered.
@@ -124,6 +126,13 @@ impl Metrics {
             rides: counter("rides_total", "Rides by status reached.", "status"),
             core_dropped: gauge("core_messages_dropped", "Core messages dropped, a subscription was full."),
             stuck: gauges("stream_stuck", "1 while messages are stored and every lag is 0.", "stream"),
+            stream_fill: registered(
+                &registry,
+                GaugeVec::new(
+                    Opts::new("rideshare_stream_fill", "Bytes stored by those that the stream may store."),
+                    &["stream"],
+                ),
+            ),
             limited: counter("limited_total", "Limits reached.", "limit"),
             codes: counter("codes_total", "Requests for one-time codes.", "outcome"),
             codes_presented: counter("codes_presented_total", "One-time codes presented.", "outcome"),

@@ -158,6 +158,7 @@ impl App {
         let pod = pod(settings);
         let bus = bus(settings, &world, &pod).await?;
         let mut platform = Platform::new(world.clone(), bus, pod);
+        platform.topology = Arc::new(settings.stream_sizes.topology());
         platform.limiter = Arc::new(Limiter::new(settings.limits()?));
         background::apply_topology(&platform).await.map_err(anyhow::Error::msg)?;
         let tokens = settings.tokens(&world)?;

@@ -9,3 +9,4 @@ pub mod monitor;
 pub mod nats_login;
 mod open_files;
 pub mod settings;
+pub mod stream_sizes;

@@ -14,6 +14,8 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a message stays that no consumer will be delivered, before that is an alarm. The sweeper may still dead-letter it:
 /// it waits one ack wait for a slow worker, and tries again while something does not answer.
 const STUCK_AFTER: Duration = Duration::from_secs(120);
+/// From this part of its bytes on, a stream is nearly full.
+const FILL_WARNING: f64 = 0.7;
 
 /// Asks one store whether it answers.
 pub type Check = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>> + Send + Sync>;
@@ -80,6 +82,19 @@ fn report(platform: &Platform, state: &TopologyState, candidates: &mut StuckCand
     let topology = platform.topology.with_sweeper();
     for stream in &topology.streams {
         let Ok(info) = state.stream(&stream.name).map(|stream| &stream.info) else { continue };
+        if info.max_bytes > 0 {
+            let fill = info.bytes as f64 / info.max_bytes as f64;
+            let gauge = platform.metrics.stream_fill.with_label_values(&[&stream.name]);
+            if fill >= FILL_WARNING && gauge.get() < FILL_WARNING {
+                tracing::warn!(
+                    stream = stream.name,
+                    percent = (fill * 100.0).round(),
+                    max_bytes = info.max_bytes,
+                    "the stream is nearly full: raise its _MAX_BYTES"
+                );
+            }
+            gauge.set(fill);
+        }
         let consumers = || topology.consumers.iter().filter(|c| c.stream == stream.name);
         let mut infos = Vec::new();
         for consumer in consumers() {
@@ -150,6 +165,7 @@ mod tests {
             first_sequence,
             last_sequence: 9,
             consumers: 2,
+            max_bytes: 100,
         };
         let idle = ConsumerInfo { pending: 0, ack_pending: 0, redelivered: 0, ack_floor: 0, delivered: 0 };
         let at = |ack_floor| ConsumerInfo { pending: 1, ack_floor, ..idle.clone() };

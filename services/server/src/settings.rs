@@ -10,6 +10,7 @@ use pricing::Tariffs;
 use streams::{Service, VehicleType};
 
 use crate::nats_login::NatsLogin;
+use crate::stream_sizes::StreamSizes;
 
 /// The most days of SIGN_IN_MAX_DAYS: ten years.
 const SIGN_IN_MAX_DAYS: u32 = 3_650;
@@ -52,6 +53,8 @@ pub struct Settings {
     pub nats_url: Vec<String>,
     #[command(flatten)]
     pub nats: NatsLogin,
+    #[command(flatten)]
+    pub stream_sizes: StreamSizes,
     /// Copies of each stream.
     #[arg(long, env = "NATS_REPLICAS", default_value_t = 1, global = true)]
     pub nats_replicas: usize,

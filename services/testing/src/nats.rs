@@ -19,6 +19,8 @@ pub struct Server {
     child: Option<Child>,
     /// More of its configuration, such as users.
     config: String,
+    /// How much JetStream may store.
+    storage: String,
     /// Its address, the same after [`start`](Self::start) is called again.
     pub url: String,
 }
@@ -37,14 +39,28 @@ impl Server {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn configured(config: &str) -> Result<Self> {
+        // The limits are no promise of space: each stream's own bound is counted against them.
+        Self::with(config, "max_file_store: 1TB, max_memory_store: 64GB")
+    }
+
+    /// With these limits of JetStream, in the words of the server's configuration.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_storage(limits: &str) -> Result<Self> {
+        Self::with("", limits)
+    }
+
+    fn with(config: &str, storage: &str) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let program = std::env::var_os("NATS_SERVER")
             .context("NATS_SERVER is not set: run the tests by scripts/test, which finds a nats-server")?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("rideshare-nats-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&directory)?;
+        let (config, storage) = (config.to_owned(), storage.to_owned());
         let mut server =
-            Self { program: program.into(), directory, child: None, config: config.to_owned(), url: String::new() };
+            Self { program: program.into(), directory, child: None, config, storage, url: String::new() };
         server.start()?;
         Ok(server)
     }
@@ -56,10 +72,10 @@ impl Server {
     pub fn start(&mut self) -> Result<()> {
         let port = self.url.rsplit(':').next().filter(|p| !p.is_empty()).unwrap_or("-1");
         let directory = self.directory.display();
-        // The limits are no promise of space: each stream's own bound is counted against them.
         let mut config = format!(
             "listen: \"127.0.0.1:{port}\"\nports_file_dir: \"{directory}\"\n\
-             jetstream {{ store_dir: \"{directory}/jetstream\", max_file_store: 1TB, max_memory_store: 64GB }}\n"
+             jetstream {{ store_dir: \"{directory}/jetstream\", {} }}\n",
+            self.storage
         );
         config.push_str(&self.config);
         let file = self.directory.join("nats.conf");

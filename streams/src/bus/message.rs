@@ -169,6 +169,8 @@ pub struct StreamInfo {
     pub last_sequence: u64,
     /// Durable and ephemeral consumers.
     pub consumers: u64,
+    /// The most bytes that it stores; −1 for no bound.
+    pub max_bytes: i64,
 }
 
 /// The state of a consumer.

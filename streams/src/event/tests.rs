@@ -310,7 +310,8 @@ fn a_position_keeps_how_it_was_received_and_its_message_id_is_made_of_the_device
         }
         body(reception)
     };
-    for (device, entity) in [("", id(1)), ("phone", format!("{}.phone", id(1)))] {
+    const USER: &str = "01890a5d-ac96-774b-bcce-b302099a8001";
+    for (device, entity) in [("", USER.to_owned()), ("phone", format!("{USER}.phone"))] {
         let event = parse(Subject::LocationUpdate, &of(device)).unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&event.body()).unwrap(), of(device));
         let at = DateTime::UNIX_EPOCH;

@@ -95,7 +95,7 @@ impl Consumer {
             undelivered,
             cursor: first,
             delivered: first.saturating_sub(1),
-            reports_cursor: storage == Storage::Memory && first == 1,
+            reports_cursor: storage != Storage::File && first == 1,
             pending: BTreeMap::new(),
             due: BTreeSet::new(),
             redelivery_queue: BTreeMap::new(),

@@ -240,8 +240,15 @@ impl Server {
             let what = format!("stream {}", wanted.name);
             let found = self.streams.get(&wanted.name);
             let json = found.map(|s| s.config.to_json(1));
-            let differs = topology::difference(&what, json, &wanted.to_json(1), &mut changes).is_some();
-            if differs && mode == Mode::Apply {
+            if let Some(config) = topology::difference(&what, json, &wanted.to_json(1), &mut changes)
+                && mode == Mode::Apply
+            {
+                // A limit that is kept is in `config` only.
+                let wanted = &topology::Stream {
+                    max_bytes: config["max_bytes"].as_i64().unwrap_or(wanted.max_bytes),
+                    max_age: config["max_age"].as_u64().map_or(wanted.max_age, std::time::Duration::from_nanos),
+                    ..wanted.clone()
+                };
                 self.check_stream(wanted).map_err(|e| BusError::Refused(format!("{what}: {e}")))?;
                 match self.streams.get_mut(&wanted.name) {
                     Some(stream) => stream.update(wanted.clone(), now, &mut self.alarm),

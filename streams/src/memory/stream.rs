@@ -346,6 +346,7 @@ impl Stream {
             first_sequence: self.first(),
             last_sequence: self.last,
             consumers: self.consumers.len() as u64,
+            max_bytes: self.config.max_bytes,
         }
     }
 
@@ -369,7 +370,7 @@ pub(super) fn header_bytes(message: &Message) -> usize {
 fn size(storage: Storage, message: &Message) -> u64 {
     let headers = header_bytes(message);
     let record = match storage {
-        Storage::Memory => 16,
+        Storage::Memory | Storage::MemoryOrFile => 16,
         Storage::File if headers > 0 => 34,
         Storage::File => 30,
     };

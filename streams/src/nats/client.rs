@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 
 use super::login::{Credential, Login};
 use crate::bus::message::{BusError, ConsumerInfo, CoreMessage, Headers, Message, Published, StreamInfo};
-use crate::topology::{self, Consumer, MINIMUM_SERVER, Mode, Topology};
+use crate::topology::{self, Consumer, MINIMUM_SERVER, Mode, Storage, Topology};
 
 /// Publishes of this process without an acknowledgement yet. 1,000 keep a server busy; with 25,000 its consumers starve.
 const PUBLISHES_IN_FLIGHT: usize = 1_000;
@@ -246,7 +246,9 @@ fn api_error(what: &str, error: &jetstream::Error) -> BusError {
         ErrorCode::STREAM_NOT_FOUND | ErrorCode::CONSUMER_NOT_FOUND | ErrorCode::NO_MESSAGE_FOUND => {
             BusError::NotFound(text)
         }
-        ErrorCode::STREAM_STORE_FAILED | ErrorCode::STORAGE_RESOURCES_EXCEEDED => BusError::Full(text),
+        ErrorCode::STREAM_STORE_FAILED
+        | ErrorCode::STORAGE_RESOURCES_EXCEEDED
+        | ErrorCode::MEMORY_RESOURCES_EXCEEDED => BusError::Full(text),
         // The cluster is still forming.
         ErrorCode::CLUSTER_NO_PEERS | ErrorCode::INSUFFICIENT_RESOURCES => BusError::Unavailable(text),
         _ if error.code() == 503 => BusError::Unavailable(text),
@@ -294,9 +296,18 @@ impl NatsBus {
 
     /// Sends a request to JetStream's API.
     pub(super) async fn api<T: serde::de::DeserializeOwned>(&self, subject: &str, body: &Value) -> Result<T, BusError> {
+        self.api_reply(subject, body).await?.map_err(|error| api_error(subject, &error))
+    }
+
+    /// The reply of JetStream's API, or the error that it replies with.
+    async fn api_reply<T: serde::de::DeserializeOwned>(
+        &self,
+        subject: &str,
+        body: &Value,
+    ) -> Result<Result<T, jetstream::Error>, BusError> {
         match timeout(2 * REPLY_WAIT, self.jetstream.request::<_, _, Response<T>>(subject.to_owned(), body)).await {
-            Ok(Ok(Response::Ok(reply))) => Ok(reply),
-            Ok(Ok(Response::Err { error })) => Err(api_error(subject, &error)),
+            Ok(Ok(Response::Ok(reply))) => Ok(Ok(reply)),
+            Ok(Ok(Response::Err { error })) => Ok(Err(error)),
             Ok(Err(e)) => Err(BusError::Unavailable(format!("{subject}: {e}"))),
             Err(_) => Err(BusError::Unavailable(format!("{subject}: not sent"))),
         }
@@ -321,7 +332,7 @@ impl NatsBus {
             if let Some(config) = topology::difference(&what, found, &wanted, &mut changes)
                 && mode == Mode::Apply
             {
-                self.api::<Value>(&format!("STREAM.{change}.{name}"), &config).await?;
+                self.put_stream(&format!("STREAM.{change}.{name}"), stream, config).await?;
             }
         }
         for consumer in &topology.consumers {
@@ -343,6 +354,53 @@ impl NatsBus {
             }
         }
         Ok(changes)
+    }
+
+    /// Creates or updates a stream, on disk if the server has no memory for one that may be there.
+    async fn put_stream(&self, subject: &str, stream: &topology::Stream, mut config: Value) -> Result<(), BusError> {
+        use jetstream::ErrorCode;
+        loop {
+            let Err(error) = self.api_reply::<Value>(subject, &config).await? else { return Ok(()) };
+            let code = error.error_code();
+            let name = &stream.name;
+            if code == ErrorCode::MEMORY_RESOURCES_EXCEEDED
+                && stream.storage == Storage::MemoryOrFile
+                && config["storage"] == "memory"
+            {
+                tracing::warn!(stream = name, "the server has no memory for this stream: it is created on disk");
+                config["storage"] = json!("file");
+                continue;
+            }
+            let (what, limit) = match code {
+                ErrorCode::MEMORY_RESOURCES_EXCEEDED => ("memory", "max_memory_store"),
+                ErrorCode::STORAGE_RESOURCES_EXCEEDED => ("file storage", "max_file_store"),
+                _ => return Err(api_error(subject, &error)),
+            };
+            let need = config["max_bytes"].as_i64().unwrap_or_default() >> 20;
+            return Err(BusError::Full(format!(
+                "{name} needs {need} MiB of {what} on each of {} server(s), and they have less left: {error}. {} \
+                 Lower {name}_MAX_BYTES{}, or raise {limit} of the server or the limit of the account",
+                self.replicas,
+                self.storage_left().await,
+                if code == ErrorCode::MEMORY_RESOURCES_EXCEEDED { ", set LOCATION_STREAM_STORAGE=file" } else { "" },
+            )));
+        }
+    }
+
+    /// What the account has of JetStream, as a sentence; empty if the server does not say.
+    async fn storage_left(&self) -> String {
+        let Ok(info) = self.api::<Value>("INFO", &json!({})).await else { return String::new() };
+        let mib = |value: &Value| match value.as_i64() {
+            Some(bytes) if bytes >= 0 => format!("{} MiB", bytes >> 20),
+            _ => "no".to_owned(),
+        };
+        format!(
+            "The account has reserved {} of file storage (it has {} limit of its own) and {} of memory ({} limit).",
+            mib(&info["reserved_storage"]),
+            mib(&info["limits"]["max_storage"]),
+            mib(&info["reserved_memory"]),
+            mib(&info["limits"]["max_memory"]),
+        )
     }
 
     /// The configuration that the server should have.
@@ -494,6 +552,7 @@ pub(super) fn stream_info(info: &jetstream::stream::Info) -> StreamInfo {
         first_sequence: info.state.first_sequence.max(1),
         last_sequence: info.state.last_sequence,
         consumers: info.state.consumer_count as u64,
+        max_bytes: info.config.max_bytes,
     }
 }
 

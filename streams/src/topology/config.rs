@@ -22,6 +22,8 @@ pub enum Storage {
     File,
     /// In the server's memory; stream and consumers are gone after a restart.
     Memory,
+    /// In the server's memory, or on disk if the server has no memory for it.
+    MemoryOrFile,
 }
 
 /// What a stream at its limit of bytes does with a publish.
@@ -112,7 +114,9 @@ impl Stream {
             "retention": match self.retention {
                 Retention::Limits => "limits", Retention::Interest => "interest", Retention::WorkQueue => "workqueue",
             },
-            "storage": match self.storage { Storage::File => "file", Storage::Memory => "memory" },
+            "storage": match self.storage {
+                Storage::File => "file", Storage::Memory | Storage::MemoryOrFile => "memory",
+            },
             "discard": match self.discard { Discard::New => "new", Discard::Old => "old" },
             "max_age": nanos(self.max_age),
             "max_bytes": self.max_bytes,
@@ -160,7 +164,7 @@ pub(crate) enum Mode {
 }
 
 /// The configuration to send so that `found` becomes as `wanted`; `None` if it already is. Settings that `wanted` does not name
-/// stay as they are. Pushes a sentence about each difference onto `changes`.
+/// stay as they are, and so does what [`is_kept`] says. Pushes a sentence about each difference onto `changes`.
 pub(crate) fn difference(what: &str, found: Option<Value>, wanted: &Value, changes: &mut Vec<String>) -> Option<Value> {
     let Some(mut config) = found else {
         changes.push(format!("{what}: missing, created"));
@@ -173,11 +177,22 @@ pub(crate) fn difference(what: &str, found: Option<Value>, wanted: &Value, chang
             Value::Null if want.is_string() => &json!(""),
             have => have,
         };
-        if have != want {
+        if have != want && !is_kept(key, have, want) {
             changes.push(format!("{what}: {key} was {have}, becomes {want}"));
             config[key] = want.clone();
             differs = true;
         }
     }
     differs.then_some(config)
+}
+
+/// Whether a setting of a stream stays although it differs: a limit of bytes or age that is above the wanted one, because somebody
+/// has raised it and a lower one would delete messages; and storage on disk instead of memory, which only a new stream changes.
+fn is_kept(key: &str, have: &Value, want: &Value) -> bool {
+    match (key, have.as_i64(), want.as_i64()) {
+        ("max_bytes", Some(have), Some(want)) => have < 0 || (want > 0 && have > want),
+        ("max_age", Some(have), Some(want)) => have == 0 || (want > 0 && have > want),
+        ("storage", _, _) => have == "file",
+        _ => false,
+    }
 }

@@ -75,7 +75,9 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// The system's streams and durable consumers, from [`TABLE`].
+    /// The system's streams and durable consumers, from [`TABLE`]. The default sizes of all of them, the sweeper's too, fit into a
+    /// server that has 1 GiB of disk for JetStream, also if it has no memory for it. A deployment changes them by
+    /// [`stream_mut`](Self::stream_mut).
     pub fn rideshare() -> Self {
         let stream = |name: &str, retention, storage, discard, max_age, mib: i64| Stream {
             name: name.to_owned(),
@@ -93,15 +95,16 @@ impl Topology {
         };
         use Discard::{New, Old};
         use Retention::{Interest, Limits, WorkQueue};
-        use Storage::{File, Memory};
+        use Storage::{File, MemoryOrFile};
         let streams = vec![
             // The dead letters first: a message that fails while the others are created already has its stream.
-            stream(DEAD_LETTER_STREAM, Limits, File, New, 30 * 24 * HOUR, 512),
-            stream("USER_STREAM", Interest, File, New, 24 * HOUR, 512),
-            stream("MATCH_STREAM", Interest, File, New, HOUR, 256),
-            stream("RIDE_STREAM", Limits, File, New, 7 * 24 * HOUR, 4096),
-            stream("LOCATION_STREAM", Interest, Memory, Old, 2 * HOUR, 512),
-            stream("PAYMENT_STREAM", WorkQueue, File, New, 24 * HOUR, 128),
+            stream(DEAD_LETTER_STREAM, Limits, File, New, 30 * 24 * HOUR, 48),
+            stream("USER_STREAM", Interest, File, New, 24 * HOUR, 96),
+            stream("MATCH_STREAM", Interest, File, New, HOUR, 48),
+            // At 4.4 KiB a ride, 134,000 rides in its 7 days.
+            stream("RIDE_STREAM", Limits, File, New, 7 * 24 * HOUR, 576),
+            stream("LOCATION_STREAM", Interest, MemoryOrFile, Old, 2 * HOUR, 192),
+            stream("PAYMENT_STREAM", WorkQueue, File, New, 24 * HOUR, 32),
         ];
         let consumers = TABLE
             .iter()
@@ -143,7 +146,7 @@ impl Topology {
             storage: Storage::File,
             discard: Discard::New,
             max_age: 7 * 24 * HOUR,
-            max_bytes: 64 * MIB,
+            max_bytes: 16 * MIB,
             duplicate_window: DUPLICATE_WINDOW,
         };
         let consumer = Consumer {
@@ -158,6 +161,11 @@ impl Topology {
         let streams = std::iter::once(stream).chain(self.streams.iter().cloned()).collect();
         let consumers = std::iter::once(consumer).chain(self.consumers.iter().cloned()).collect();
         Self { streams, consumers }
+    }
+
+    /// The stream of that name, to change its limits before the topology is applied.
+    pub fn stream_mut(&mut self, name: &str) -> Option<&mut Stream> {
+        self.streams.iter_mut().find(|stream| stream.name == name)
     }
 
     /// The consumers that `service` pulls, in the order of [`TABLE`].

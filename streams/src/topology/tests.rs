@@ -104,7 +104,7 @@ fn table_equals_the_contract() {
             "LOCATION_STREAM",
             "location.update location.aggregate",
             Retention::Interest,
-            Storage::Memory,
+            Storage::MemoryOrFile,
             Discard::Old,
             2 * HOUR,
         ),

@@ -116,6 +116,7 @@ suite! {
         recreated_stream_or_consumer_has_a_later_creation_time
         ack_of_a_lost_stream_removes_nothing_from_the_recreated_one
         apply_reports_and_corrects_differences
+        raised_limit_stays
         unnamed_setting_stays
         update_preserves_the_cursor
         changed_filter_continues_at_the_cursor

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use streams::bus::ReplayStart;
 use streams::nats::{Login, NatsBus, NatsSettings};
-use streams::topology::{Consumer, Retention, Topology};
+use streams::topology::{Consumer, Retention, Storage, Topology};
 use streams::{Bus, BusError, Headers, Message};
 use testing::nats::Server;
 use tokio::time::Instant;
@@ -251,5 +251,31 @@ async fn a_user_who_may_not_list_consumers_still_sees_the_topology() -> Result<(
     }
     admin.delete_consumer("USER_STREAM", "user_beacon_match").await?;
     assert_eq!(users.observe(&topology).await?, admin.observe(&topology).await?);
+    Ok(())
+}
+
+/// The server's chart has no memory storage by default, and a small volume has little of the other.
+#[tokio::test]
+async fn the_systems_topology_fits_a_small_server_and_what_does_not_fit_is_named() -> Result<()> {
+    let topology = Topology::rideshare().with_sweeper();
+    let small = Server::with_storage("max_file_store: 1GB, max_memory_store: 0")?;
+    let bus = connect(&small.url).await?;
+    bus.apply(&topology).await?;
+    assert_eq!(bus.apply(&topology).await?, Vec::<String>::new(), "a stream on disk stays there");
+
+    let too_small = Server::with_storage("max_file_store: 500MB, max_memory_store: 256MB")?;
+    let bus = connect(&too_small.url).await?;
+    let error = bus.apply(&topology).await.unwrap_err().to_string();
+    for part in ["RIDE_STREAM needs 576 MiB of file storage", "RIDE_STREAM_MAX_BYTES", "max_file_store"] {
+        ensure!(error.contains(part), "{error}");
+    }
+    let mut in_memory = topology.clone();
+    in_memory.stream_mut("LOCATION_STREAM").expect("it is in the table").storage = Storage::Memory;
+    let bus = connect(&small.url).await?;
+    bus.delete_stream("LOCATION_STREAM").await?;
+    let error = bus.apply(&in_memory).await.unwrap_err().to_string();
+    for part in ["LOCATION_STREAM needs 192 MiB of memory", "LOCATION_STREAM_STORAGE=file", "max_memory_store"] {
+        ensure!(error.contains(part), "{error}");
+    }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use std::time::Duration;
 use streams::BusError;
-use streams::topology::{Retention, Storage, Topology};
+use streams::topology::{Retention, Storage, Stream, Topology};
 
 use crate::fixture::*;
 
@@ -39,7 +39,7 @@ pub(crate) async fn apply_reports_and_corrects_differences(f: &Fixture) -> Resul
     let mut stream = f.stream("S", &["a", "b"], Retention::Interest);
     let mut consumer = f.consumer(&stream, "C", "a");
     f.apply(&[&stream], &[&consumer]).await?;
-    stream.max_bytes = 1 << 20;
+    stream.max_bytes = 128 << 20;
     stream.subjects.push(f.subject("c"));
     consumer.ack_wait = Duration::from_secs(7);
     consumer.max_ack_pending = 9;
@@ -52,13 +52,28 @@ pub(crate) async fn apply_reports_and_corrects_differences(f: &Fixture) -> Resul
         [
             format!("{of_consumer}: ack_wait was 30000000000, becomes 7000000000"),
             format!("{of_consumer}: max_ack_pending was 1000, becomes 9"),
-            format!("stream {}: max_bytes was 67108864, becomes 1048576", stream.name),
+            format!("stream {}: max_bytes was 67108864, becomes 134217728", stream.name),
         ]
     );
     assert!(changes[3].starts_with(&format!("stream {}: subjects was [", stream.name)), "{}", changes[3]);
     assert_eq!(changes.len(), 4);
     assert_eq!(f.apply(&[&stream], &[&consumer]).await?, Vec::<String>::new());
     f.publish("c", "captured now").await?;
+    Ok(())
+}
+
+/// A lower limit would delete messages.
+pub(crate) async fn raised_limit_stays(f: &Fixture) -> Result<()> {
+    let mut stream = f.stream("S", &["a"], Retention::Limits);
+    f.apply(&[&stream], &[]).await?;
+    let raised = Stream { max_bytes: 2 * stream.max_bytes, max_age: 2 * stream.max_age, ..stream.clone() };
+    assert_eq!(f.apply(&[&raised], &[]).await?.len(), 2);
+    assert_eq!(f.bus.compare(&topology(&[&stream], &[])).await?, Vec::<String>::new());
+    // Nor does another change lower it.
+    stream.subjects.push(f.subject("b"));
+    assert_eq!(f.apply(&[&stream], &[]).await?.len(), 1);
+    assert_eq!(f.bus.stream_info(&stream.name).await?.max_bytes, raised.max_bytes);
+    assert_eq!(f.bus.compare(&topology(&[&raised], &[])).await?.len(), 1, "only its subjects differ");
     Ok(())
 }
 

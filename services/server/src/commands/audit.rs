@@ -13,7 +13,6 @@ use clap::Subcommand;
 use platform::{Store, World};
 use rides::audit::{Audit, AuditError, Findings, Progress};
 use streams::Bus;
-use streams::topology::Topology;
 
 use super::progress::ProgressLine;
 use crate::app;
@@ -55,7 +54,7 @@ pub async fn run(settings: &Settings, action: &AuditAction) -> Result<ExitCode> 
         AuditAction::Rebuild => rebuild(settings, &audit(settings, &bus, &world).await?).await,
         AuditAction::Repair => {
             // A missing stream is created first, with its consumers.
-            for change in bus.apply(&Topology::rideshare()).await? {
+            for change in bus.apply(&settings.stream_sizes.topology()).await? {
                 eprintln!("{change}");
             }
             repair(&audit(settings, &bus, &world).await?).await

@@ -31,7 +31,7 @@ pub enum StreamsAction {
 /// # Errors
 /// If the topology is not sound, the server cannot be reached, or a file cannot be written.
 pub async fn run(settings: &Settings, action: StreamsAction) -> Result<ExitCode> {
-    let topology = Topology::rideshare();
+    let topology = settings.stream_sizes.topology();
     streams::topology::prove(&topology)
         .map_err(|faults| anyhow!("the topology is not sound: {}", faults.join("; ")))?;
     if let StreamsAction::Export { directory } = action {
