@@ -53,8 +53,6 @@ pub struct Settings {
     pub nats_url: Vec<String>,
     #[command(flatten)]
     pub nats: NatsLogin,
-    #[command(flatten)]
-    pub stream_sizes: StreamSizes,
     /// Copies of each stream.
     #[arg(long, env = "NATS_REPLICAS", default_value_t = 1, global = true)]
     pub nats_replicas: usize,
@@ -138,6 +136,9 @@ pub struct Settings {
     /// What is logged, as in `info,rides=debug`.
     #[arg(long, env = "RUST_LOG", default_value = "info", global = true)]
     pub log: String,
+    // The last: its heading would hold for what follows.
+    #[command(flatten)]
+    pub stream_sizes: StreamSizes,
 }
 
 impl fmt::Debug for Settings {

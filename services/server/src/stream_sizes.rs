@@ -12,8 +12,9 @@ const MIN_AGE: Duration = Duration::from_secs(300);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LocationStorage {
-    /// In the server's memory, or on disk if the server has no memory for it.
+    /// In the server's memory: quick, and gone when the server restarts.
     Memory,
+    /// On the server's disk.
     File,
 }
 
@@ -27,37 +28,37 @@ pub struct StreamSizes {
     /// The age at which the stream removes a message, as in `12h` [default: 1d].
     #[arg(long, env = "USER_STREAM_MAX_AGE", value_parser = age, global = true)]
     user_stream_max_age: Option<Duration>,
-    /// [default: 48MiB]
+    /// As above [default: 48MiB]
     #[arg(long, env = "MATCH_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
     match_stream_max_bytes: Option<i64>,
-    /// [default: 1h]
+    /// As above [default: 1h]
     #[arg(long, env = "MATCH_STREAM_MAX_AGE", value_parser = age, global = true)]
     match_stream_max_age: Option<Duration>,
     /// The audit trail: about 4.4 KiB a ride; when it is full, no ride begins [default: 576MiB, 134,000 rides].
     #[arg(long, env = "RIDE_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
     ride_stream_max_bytes: Option<i64>,
-    /// [default: 7d]
+    /// As above [default: 7d]
     #[arg(long, env = "RIDE_STREAM_MAX_AGE", value_parser = age, global = true)]
     ride_stream_max_age: Option<Duration>,
     /// Positions that wait for their consumers: about 700 bytes each [default: 192MiB].
     #[arg(long, env = "LOCATION_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
     location_stream_max_bytes: Option<i64>,
-    /// [default: 2h]
+    /// As above [default: 2h]
     #[arg(long, env = "LOCATION_STREAM_MAX_AGE", value_parser = age, global = true)]
     location_stream_max_age: Option<Duration>,
     /// Where positions wait. An existing stream stays where it is [default: memory, or file if the server has no memory for it].
     #[arg(long, env = "LOCATION_STREAM_STORAGE", global = true)]
     location_stream_storage: Option<LocationStorage>,
-    /// [default: 32MiB]
+    /// As above [default: 32MiB]
     #[arg(long, env = "PAYMENT_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
     payment_stream_max_bytes: Option<i64>,
-    /// [default: 1d]
+    /// As above [default: 1d]
     #[arg(long, env = "PAYMENT_STREAM_MAX_AGE", value_parser = age, global = true)]
     payment_stream_max_age: Option<Duration>,
-    /// [default: 48MiB]
+    /// As above [default: 48MiB]
     #[arg(long, env = "DEAD_LETTER_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
     dead_letter_stream_max_bytes: Option<i64>,
-    /// [default: 30d]
+    /// As above [default: 30d]
     #[arg(long, env = "DEAD_LETTER_STREAM_MAX_AGE", value_parser = age, global = true)]
     dead_letter_stream_max_age: Option<Duration>,
 }

@@ -1,5 +1,7 @@
 //! Times on the wire: RFC 3339, UTC, microseconds. For `#[serde(with = "rfc3339")]`.
 
+pub mod optional;
+
 use chrono::{DateTime, Datelike, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serializer};
 
@@ -21,24 +23,4 @@ pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<DateTime<Utc>, 
 /// The text form, with microseconds and `Z`: `2026-11-21T04:05:06.123456Z`.
 pub fn text(time: &DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Micros, true)
-}
-
-/// A time that may be absent. For `#[serde(default, with = "rfc3339::optional")]`.
-pub mod optional {
-    use super::{DateTime, Deserialize, Deserializer, Serializer, Utc};
-
-    /// Writes a time as [`text`](super::text) does, and `None` as null.
-    pub fn serialize<S: Serializer>(time: &Option<DateTime<Utc>>, to: S) -> Result<S::Ok, S::Error> {
-        match time {
-            Some(time) => super::serialize(time, to),
-            None => to.serialize_none(),
-        }
-    }
-
-    /// Reads a time as [`deserialize`](super::deserialize) does, and null as `None`.
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<DateTime<Utc>>, D::Error> {
-        #[derive(Deserialize)]
-        struct Time(#[serde(with = "super")] DateTime<Utc>);
-        Ok(Option::<Time>::deserialize(from)?.map(|Time(time)| time))
-    }
 }
