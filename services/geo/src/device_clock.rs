@@ -1,0 +1,301 @@
+//! The clock of a device that measures positions, against the server's. Pure.
+//!
+//! The offset of a device is what must be added to its time to get the server's. A message is never received before it is sent, so
+//! that `received_at - device time` is the offset plus a delay of 0 or more.
+//!
+//! - With `sent_at` the delay is that of the network, and the least of the last readings is the offset.
+//! - Without it, a clock that is behind and a point that is sent late look alike. Only points that arrive live tell them apart: at
+//!   least three, received at the intervals at which they were measured. Until then a device is taken at its word.
+//! - A time later than its reception is wrong by at least the difference, whatever the offset: no corrected time is later than its
+//!   reception. One such point alone moves no other point, because it may be a single wrong fix.
+
+use chrono::{DateTime, Duration, Utc};
+
+/// How many readings are remembered.
+const READINGS_MAX: usize = 8;
+/// Readings closer than this to the one before add nothing, however fast a device sends.
+const READING_INTERVAL_MS: i64 = 500;
+/// Points that arrive live: at least so many, over at least this time, whose delays differ by at most this.
+const LIVE_MIN: usize = 3;
+const LIVE_SPAN_MIN_MS: i64 = 2_000;
+const LIVE_SPREAD_MAX_MS: i64 = 2_000;
+/// A smaller offset cannot be told from the delay of the network: the clock counts as right.
+const RIGHT_WITHIN_MS: i64 = 1_000;
+
+/// One reception: the newest point of a message.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reading {
+    /// When the device measured the point, by its own clock.
+    pub device_at: DateTime<Utc>,
+    /// When the device sent the message, by its own clock, if it says so.
+    pub sent_at: Option<DateTime<Utc>>,
+    /// When the server received the message, by the server's clock.
+    pub received_at: DateTime<Utc>,
+}
+
+impl Reading {
+    /// The offset plus a delay, and whether the delay is that of the network alone.
+    fn measured(&self) -> Measured {
+        // What is measured after it was sent was not measured by the clock that says when it was sent, or not at all.
+        let sent_at = self.sent_at.filter(|sent| *sent + Duration::milliseconds(LIVE_SPREAD_MAX_MS) >= self.device_at);
+        let by = sent_at.unwrap_or(self.device_at);
+        let at_ms = self.received_at.timestamp_millis();
+        Measured { at_ms, offset_ms: at_ms - by.timestamp_millis(), is_sent_at: sent_at.is_some() }
+    }
+
+    /// The device's time of the point: not later than the sending.
+    fn bounded_device_at(&self) -> DateTime<Utc> {
+        self.sent_at.map_or(self.device_at, |sent| self.device_at.min(sent))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Measured {
+    at_ms: i64,
+    offset_ms: i64,
+    is_sent_at: bool,
+}
+
+/// What the last receptions show of one device's clock.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeviceClock {
+    /// The oldest first.
+    readings: Vec<Measured>,
+    /// `None` until something shows it.
+    offset_ms: Option<i64>,
+}
+
+impl DeviceClock {
+    /// Takes a reception into account. They come in the order of their reception. True if the offset is known after it, and was
+    /// not, or was another.
+    pub fn read(&mut self, reading: &Reading) -> bool {
+        let new = reading.measured();
+        match self.readings.last_mut() {
+            Some(last) if new.at_ms < last.at_ms => return false,
+            Some(last)
+                if new.at_ms - last.at_ms < READING_INTERVAL_MS
+                    && new.is_sent_at == last.is_sent_at
+                    && self.readings.len() > 1 =>
+            {
+                // Sent in a burst: what was waiting for longer says less.
+                return false;
+            }
+            _ => {}
+        }
+        if self.readings.len() == READINGS_MAX {
+            self.readings.remove(0);
+        }
+        self.readings.push(new);
+        let before = self.offset_ms;
+        if let Some(offset_ms) = self.shown() {
+            self.offset_ms = Some(offset_ms);
+        }
+        self.offset_ms != before
+    }
+
+    /// The offset that the readings show now, if they show one.
+    fn shown(&self) -> Option<i64> {
+        let live = self.live();
+        let newest = self.readings.last()?;
+        if newest.is_sent_at {
+            // If all of the last few are later than the least before, the clock was set, or the network has become slower.
+            let of_live = live.filter(|offset_ms| self.offset_ms.is_none_or(|known| offset_ms - known > LIVE_SPREAD_MAX_MS));
+            let sent = self.readings.iter().filter(|r| r.is_sent_at).map(|r| r.offset_ms);
+            return of_live.or_else(|| sent.min());
+        }
+        live
+    }
+
+    /// The least offset of the readings that arrived live, up to the newest one.
+    fn live(&self) -> Option<i64> {
+        let newest = self.readings.last()?;
+        let (mut least, mut most, mut found) = (newest.offset_ms, newest.offset_ms, None);
+        for (count, reading) in self.readings.iter().rev().enumerate() {
+            if reading.is_sent_at != newest.is_sent_at {
+                break;
+            }
+            least = least.min(reading.offset_ms);
+            most = most.max(reading.offset_ms);
+            if most - least > LIVE_SPREAD_MAX_MS {
+                break;
+            }
+            let span_ms = newest.at_ms - reading.at_ms;
+            // A buffer that is sent at twice its speed is not live: its delays fall as fast as time passes.
+            if count + 1 >= LIVE_MIN && span_ms >= LIVE_SPAN_MIN_MS && (most - least) * 2 <= span_ms {
+                found = Some(least);
+            }
+        }
+        found
+    }
+
+    /// Whether something has shown the offset.
+    pub fn is_known(&self) -> bool {
+        self.offset_ms.is_some()
+    }
+
+    /// What is added to the device's time: zero if nothing has shown it, or if it is as small as a delay of the network.
+    pub fn offset(&self) -> Duration {
+        let offset_ms = self.offset_ms.filter(|ms| ms.abs() > RIGHT_WITHIN_MS).unwrap_or(0);
+        Duration::milliseconds(offset_ms)
+    }
+
+    /// When the point was measured, by the server's clock, as far as the device's clock says so: it may be later than its
+    /// reception if the point is wrong.
+    pub fn claimed(&self, reading: &Reading) -> DateTime<Utc> {
+        reading.device_at + self.offset()
+    }
+
+    /// When the point was measured, by the server's clock: never later than its reception.
+    pub fn corrected(&self, reading: &Reading) -> DateTime<Utc> {
+        (reading.bounded_device_at() + self.offset()).min(reading.received_at)
+    }
+}
+
+/// When each point of one device was measured, by the server's clock, with what all of them together show of its clock. The order
+/// of `points` does not matter, and the results are in that order. Several points of one message have one `received_at`.
+pub fn corrected(points: &[Reading]) -> Vec<DateTime<Utc>> {
+    let mut order: Vec<usize> = (0..points.len()).collect();
+    // Of a message the newest point is the reading.
+    order.sort_by_key(|at| (points[*at].received_at, points[*at].device_at, *at));
+    let mut clock = DeviceClock::default();
+    // The clock after each message that changed what is known, with the time of its first reading.
+    let mut known: Vec<(i64, DeviceClock)> = Vec::new();
+    for (nth, at) in order.iter().enumerate() {
+        let point = &points[*at];
+        let is_newest = order.get(nth + 1).is_none_or(|next| points[*next].received_at > point.received_at);
+        if is_newest && clock.read(point) {
+            // The offset was the same for the readings that show it.
+            let newest = clock.readings.last().map_or(0, |reading| reading.offset_ms);
+            let shows = |r: &&Measured| (r.offset_ms - newest).abs() <= LIVE_SPREAD_MAX_MS;
+            let from = clock.readings.iter().rev().take_while(shows).last().map_or(0, |reading| reading.at_ms);
+            known.push((from, clock.clone()));
+        }
+    }
+    let of = |point: &Reading| {
+        let received_ms = point.received_at.timestamp_millis();
+        let in_force = known.iter().rev().find(|(from, _)| *from <= received_ms).or(known.first());
+        in_force.map_or_else(|| DeviceClock::default().corrected(point), |(_, clock)| clock.corrected(point))
+    };
+    points.iter().map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: f64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + Duration::milliseconds((1_000_000.0 + seconds * 1e3) as i64)
+    }
+
+    fn reading(device: f64, received: f64) -> Reading {
+        Reading { device_at: at(device), sent_at: None, received_at: at(received) }
+    }
+
+    /// Seconds of the offset after each reading of (device, received).
+    fn offsets(readings: &[(f64, f64)]) -> Vec<f64> {
+        let mut clock = DeviceClock::default();
+        let read = |(device, received): &(f64, f64)| {
+            clock.read(&reading(*device, *received));
+            clock.offset().as_seconds_f64()
+        };
+        readings.iter().map(read).collect()
+    }
+
+    #[test]
+    fn three_live_points_show_a_clock_that_is_behind_or_ahead_and_small_offsets_are_none() {
+        assert_eq!(offsets(&[(-20.0, 0.1), (-19.0, 1.3), (-18.0, 2.2), (-17.0, 3.1)]), [0.0, 0.0, 20.1, 20.1]);
+        assert_eq!(offsets(&[(300.0, 0.1), (304.0, 4.1), (308.0, 8.4)]), [0.0, 0.0, -299.9]);
+        assert_eq!(offsets(&[(0.0, 0.3), (4.0, 4.5), (8.0, 8.3)]), [0.0, 0.0, 0.0]);
+        // Ten a second.
+        let fast: Vec<_> = (0..40).map(|n| (f64::from(n) / 10.0 - 90.0, f64::from(n) / 10.0)).collect();
+        assert_eq!(offsets(&fast).last(), Some(&90.0));
+    }
+
+    #[test]
+    fn a_buffer_that_is_sent_late_shows_nothing() {
+        // A point each second for a minute, sent in a burst, at 2 a second, and at 4 a second with pauses.
+        for pace in [0.01, 0.5, 0.25] {
+            let late: Vec<_> = (0..60).map(|n| (f64::from(n) - 60.0, f64::from(n) * pace)).collect();
+            assert!(offsets(&late).iter().all(|offset| *offset == 0.0), "{pace}");
+        }
+        // Once the clock is known, a late buffer does not change it.
+        let mut readings: Vec<(f64, f64)> = (0..5).map(|n| (f64::from(n) * 4.0 - 20.0, f64::from(n) * 4.0)).collect();
+        readings.extend((0..30).map(|n| (f64::from(n) * 4.0, 140.0 + f64::from(n) / 50.0)));
+        assert_eq!(offsets(&readings).last(), Some(&20.0));
+    }
+
+    #[test]
+    fn one_point_of_the_future_moves_no_other() {
+        let mut clock = DeviceClock::default();
+        let wrong = reading(55.0, 0.0);
+        clock.read(&wrong);
+        assert_eq!(clock.corrected(&wrong), at(0.0), "not later than its reception");
+        for n in 1..6 {
+            let right = reading(f64::from(n) * 4.0, f64::from(n) * 4.0);
+            clock.read(&right);
+            assert_eq!(clock.corrected(&right), right.device_at);
+        }
+        // In the midst of a known clock as well.
+        let mut readings: Vec<(f64, f64)> = (0..5).map(|n| (f64::from(n) * 4.0 - 20.0, f64::from(n) * 4.0)).collect();
+        readings.extend([(60.0, 20.0), (4.0, 24.0), (8.0, 28.0), (12.0, 32.0)]);
+        assert!(offsets(&readings)[2..].iter().all(|offset| *offset == 20.0));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_is_followed() {
+        let mut readings: Vec<(f64, f64)> = (0..5).map(|n| (f64::from(n) * 4.0 - 20.0, f64::from(n) * 4.0)).collect();
+        readings.extend((5..9).map(|n| (f64::from(n) * 4.0, f64::from(n) * 4.0)));
+        let offsets = offsets(&readings);
+        assert_eq!((offsets[4], offsets[7]), (20.0, 0.0));
+    }
+
+    #[test]
+    fn with_the_time_of_sending_one_message_shows_the_clock() {
+        let mut clock = DeviceClock::default();
+        let sent = |device: f64, sent: f64, received: f64| Reading {
+            device_at: at(device),
+            sent_at: Some(at(sent)),
+            received_at: at(received),
+        };
+        // Measured a minute before it was sent, by a clock five minutes ahead.
+        let late = sent(240.0, 300.0, 0.4);
+        clock.read(&late);
+        assert_eq!(clock.corrected(&late), at(-59.6));
+        clock.read(&sent(301.0, 304.0, 4.1));
+        assert_eq!(clock.corrected(&late), at(-59.9), "the least delay");
+        // A slow message changes nothing, several do, and the next fast one again.
+        clock.read(&sent(308.0, 308.0, 17.0));
+        assert_eq!(clock.offset().as_seconds_f64(), -299.9);
+        for n in 0..4 {
+            clock.read(&sent(400.0, 400.0 + f64::from(n) * 4.0, 500.0 + f64::from(n) * 4.0));
+        }
+        assert_eq!(clock.offset().as_seconds_f64(), 100.0, "the clock was set");
+        // A fix of the future of its own device.
+        let wrong = sent(500.0, 416.0, 516.0);
+        assert_eq!(clock.corrected(&wrong), at(516.0));
+        assert_eq!(clock.claimed(&wrong), at(600.0));
+    }
+
+    #[test]
+    fn all_points_of_a_track_are_corrected_by_what_some_of_them_show() {
+        // A minute of buffered points first, then live ones: the clock is 20 s behind.
+        let mut points: Vec<Reading> = (0..15).map(|n| reading(f64::from(n) * 4.0 - 20.0, 60.0)).collect();
+        points.extend((15..20).map(|n| reading(f64::from(n) * 4.0 - 20.0, f64::from(n) * 4.0 + 0.1)));
+        let times: Vec<f64> = corrected(&points).iter().map(|t| (*t - at(0.0)).as_seconds_f64()).collect();
+        let expected: Vec<f64> = (0..20).map(|n| (f64::from(n) * 4.0 + 0.1).min(if n < 15 { 60.0 } else { 1e9 })).collect();
+        assert_eq!(times, expected);
+        // In any order.
+        points.reverse();
+        let mut reversed: Vec<f64> = corrected(&points).iter().map(|t| (*t - at(0.0)).as_seconds_f64()).collect();
+        reversed.reverse();
+        assert_eq!(reversed, expected);
+        assert!(corrected(&[]).is_empty());
+        // A clock set under way: each part by its own.
+        let part = |from: u32, to: u32, offset: f64| {
+            (from..to).map(move |n| reading(f64::from(n) * 4.0 - offset, f64::from(n) * 4.0))
+        };
+        let points: Vec<Reading> = part(0, 8, 20.0).chain(part(8, 16, 0.0)).collect();
+        let times: Vec<f64> = corrected(&points).iter().map(|t| (*t - at(0.0)).as_seconds_f64()).collect();
+        assert_eq!(times, (0..16).map(|n| f64::from(n) * 4.0).collect::<Vec<_>>());
+    }
+}
