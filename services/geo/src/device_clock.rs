@@ -69,45 +69,39 @@ impl DeviceClock {
     /// Takes a reception into account. They come in the order of their reception. True if the offset is known after it, and was
     /// not, or was another.
     pub fn read(&mut self, reading: &Reading) -> bool {
-        let new = reading.measured();
+        let (new, before) = (reading.measured(), self.offset_ms);
         match self.readings.last_mut() {
             Some(last) if new.at_ms < last.at_ms => return false,
-            Some(last)
-                if new.at_ms - last.at_ms < READING_INTERVAL_MS
-                    && new.is_sent_at == last.is_sent_at
-                    && self.readings.len() > 1 =>
-            {
-                // Sent in a burst: what was waiting for longer says less.
-                return false;
+            Some(last) if new.at_ms - last.at_ms < READING_INTERVAL_MS && new.is_sent_at == last.is_sent_at => {
+                // A burst. The times of sending say the more the later they are; the others may have waited for any time.
+                if new.is_sent_at {
+                    last.offset_ms = last.offset_ms.min(new.offset_ms);
+                }
             }
-            _ => {}
+            _ => {
+                if self.readings.len() == READINGS_MAX {
+                    self.readings.remove(0);
+                }
+                self.readings.push(new);
+            }
         }
-        if self.readings.len() == READINGS_MAX {
-            self.readings.remove(0);
-        }
-        self.readings.push(new);
-        let before = self.offset_ms;
-        if let Some(offset_ms) = self.shown() {
-            self.offset_ms = Some(offset_ms);
+        let live = self.live();
+        if !self.readings.last().is_some_and(|newest| newest.is_sent_at) {
+            self.offset_ms = live.map_or(self.offset_ms, |(offset_ms, _)| Some(offset_ms));
+        } else {
+            // If all of the last few are later than the least before, the clock was set, or the network has become slower.
+            if let (Some((offset_ms, count)), Some(known)) = (live, before)
+                && offset_ms - known > LIVE_SPREAD_MAX_MS
+            {
+                self.readings.drain(..self.readings.len() - count);
+            }
+            self.offset_ms = self.readings.iter().filter(|r| r.is_sent_at).map(|r| r.offset_ms).min();
         }
         self.offset_ms != before
     }
 
-    /// The offset that the readings show now, if they show one.
-    fn shown(&self) -> Option<i64> {
-        let live = self.live();
-        let newest = self.readings.last()?;
-        if newest.is_sent_at {
-            // If all of the last few are later than the least before, the clock was set, or the network has become slower.
-            let of_live = live.filter(|offset_ms| self.offset_ms.is_none_or(|known| offset_ms - known > LIVE_SPREAD_MAX_MS));
-            let sent = self.readings.iter().filter(|r| r.is_sent_at).map(|r| r.offset_ms);
-            return of_live.or_else(|| sent.min());
-        }
-        live
-    }
-
-    /// The least offset of the readings that arrived live, up to the newest one.
-    fn live(&self) -> Option<i64> {
+    /// The least offset of the readings that arrived live, up to the newest one, and how many they are.
+    fn live(&self) -> Option<(i64, usize)> {
         let newest = self.readings.last()?;
         let (mut least, mut most, mut found) = (newest.offset_ms, newest.offset_ms, None);
         for (count, reading) in self.readings.iter().rev().enumerate() {
@@ -122,7 +116,7 @@ impl DeviceClock {
             let span_ms = newest.at_ms - reading.at_ms;
             // A buffer that is sent at twice its speed is not live: its delays fall as fast as time passes.
             if count + 1 >= LIVE_MIN && span_ms >= LIVE_SPAN_MIN_MS && (most - least) * 2 <= span_ms {
-                found = Some(least);
+                found = Some((least, count + 1));
             }
         }
         found
@@ -184,7 +178,7 @@ mod tests {
     use super::*;
 
     fn at(seconds: f64) -> DateTime<Utc> {
-        DateTime::UNIX_EPOCH + Duration::milliseconds((1_000_000.0 + seconds * 1e3) as i64)
+        DateTime::UNIX_EPOCH + Duration::milliseconds(1_000_000 + (seconds * 1e3).round() as i64)
     }
 
     fn reading(device: f64, received: f64) -> Reading {

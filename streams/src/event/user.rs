@@ -62,6 +62,10 @@ pub struct UserBeacon {
     /// position. Absent: at `recorded_at`.
     #[serde(default, with = "rfc3339::optional", skip_serializing_if = "Option::is_none")]
     pub located_at: Option<DateTime<Utc>>,
+    /// The device that sent the newest active `beacon.update`, as users names it: the driver's device between rides. Absent from
+    /// a foreign producer's message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
 }
 
 impl UserBeacon {

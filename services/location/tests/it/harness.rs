@@ -134,7 +134,7 @@ impl ServiceHarness {
     /// Of a van, recorded now.
     fn beacon(&self, user_id: UserId, east_m: f64) -> UserBeacon {
         let (location, recorded_at) = (place(east_m, 0.0), self.platform.world.now());
-        UserBeacon { user_id, active: true, vehicle_type: VehicleType::Van, location, recorded_at, located_at: None }
+        UserBeacon { user_id, active: true, vehicle_type: VehicleType::Van, location, recorded_at, located_at: None, device: None }
     }
 
     pub(crate) async fn aggregates(&self) -> Vec<LocationAggregate> {

@@ -219,7 +219,7 @@ impl EngineHarness {
 
     pub(crate) fn online(&self, driver: &str, vehicle_type: VehicleType, at: f64) -> UserBeacon {
         let user_id = user(driver);
-        UserBeacon { user_id, active: true, vehicle_type, location: km(at), recorded_at: self.now, located_at: None }
+        UserBeacon { user_id, active: true, vehicle_type, location: km(at), recorded_at: self.now, located_at: None, device: None }
     }
 
     pub(crate) fn offline(&self, driver: &str) -> UserBeacon {

@@ -67,6 +67,7 @@ pub(crate) fn beacon(user: u128, vehicle_type: VehicleType, second: u32) -> Even
         location: Position { lat: 1.0, lng: 2.0 },
         recorded_at: format!("2026-01-01T00:00:{second:02}Z").parse().unwrap(),
         located_at: None,
+        device: None,
     })
 }
 

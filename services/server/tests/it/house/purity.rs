@@ -3,6 +3,8 @@
 use super::{Source, words};
 
 const PURE: &[&str] = &[
+    "services/geo/src/device_clock.rs",
+    "services/geo/src/newest.rs",
     "services/location/src/positions.rs",
     "services/location/src/track/arrived_rides.rs",
     "services/location/src/track/mod.rs",
