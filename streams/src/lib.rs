@@ -1,10 +1,11 @@
 //! What two services must agree on, and nothing else: the events, the topology of streams and consumers, the one command that
-//! users passes on to rides, the sign-ins that have ended, and the bus that carries them. It knows no service, no database and no HTTP.
+//! users passes on to rides, where match finds the drivers when it takes over, the sign-ins that have ended, and the bus that carries them. It knows no service, no database and no HTTP.
 
 #![warn(missing_docs)]
 
 pub mod bus;
 pub mod event;
+pub mod fleet;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod memory;

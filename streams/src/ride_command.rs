@@ -1,5 +1,5 @@
 //! What users asks of rides in a NATS request with a deadline, because a client waits for the answer: a command on a ride, or
-//! the end of a search that may be a ride already. It is the only call between two services; everything else is an event.
+//! the end of a search that may be a ride already. It is the only call between two services on which anything depends; everything else is an event, or a hint.
 
 use std::time::Duration;
 

@@ -125,6 +125,13 @@ impl Newest {
         self.heard_at.max(beacon_at).max(self.place.map(|place| place.received_at))
     }
 
+    /// The time of the newest beacon that was stored, and the device of the newest active one.
+    pub fn restore_beacon(&mut self, recorded_at: DateTime<Utc>, device: Option<&str>) {
+        if self.beacon.as_ref().is_none_or(|(at, _)| *at < recorded_at) {
+            self.beacon = Some((recorded_at, device.map(Into::into)));
+        }
+    }
+
     /// What was stored of a driver's place, of the device that counted. It stays unless something newer is known.
     pub fn restore(&mut self, place: Place, device: &str) {
         if self.place.is_none_or(|known| known.received_at < place.received_at) {
@@ -182,9 +189,9 @@ impl Newest {
         true
     }
 
-    /// Takes a beacon into account. True if its place is the newest now. One that repeats an older place, because a socket opened
-    /// or closed, changes none.
-    pub fn beacon(&mut self, beacon: &UserBeacon) -> bool {
+    /// Takes a beacon into account, which the stream stored at `stored_at`. True if its place is the newest now. One that repeats an
+    /// older place, because a socket opened or closed, changes none.
+    pub fn beacon(&mut self, beacon: &UserBeacon, stored_at: DateTime<Utc>) -> bool {
         let is_newest = self.beacon.as_ref().is_none_or(|(at, _)| *at <= beacon.recorded_at);
         if is_newest {
             let device = match (&beacon.device, beacon.active) {
@@ -193,8 +200,9 @@ impl Newest {
             };
             self.beacon = Some((beacon.recorded_at, device));
         }
-        let located_at = beacon.located_at.unwrap_or(beacon.recorded_at);
-        if self.place.is_some_and(|known| known.received_at >= located_at) {
+        let located_at = beacon.located_at.unwrap_or(beacon.recorded_at).min(stored_at);
+        let is_older = |known: &Place| located_at < known.received_at || located_at == known.received_at && !known.is_beacon;
+        if self.place.as_ref().is_some_and(is_older) {
             return false;
         }
         if let Some(device) = beacon.device.as_deref() {
@@ -227,7 +235,7 @@ impl Newest {
     fn is_newer_than_beacon(&self, new: &Measured) -> bool {
         let beacon = self.place.filter(|place| place.is_beacon);
         beacon.is_none_or(|beacon| {
-            new.received_at > beacon.received_at && beacon.received_at - new.recorded_at <= WAITED_MAX
+            new.received_at >= beacon.received_at && beacon.received_at - new.recorded_at <= WAITED_MAX
         })
     }
 }
@@ -277,6 +285,10 @@ mod tests {
             located_at: Some(at(located)),
             device: device.map(str::to_owned),
         }
+    }
+
+    fn hear(newest: &mut Newest, beacon: UserBeacon) -> bool {
+        newest.beacon(&beacon, beacon.recorded_at)
     }
 
     fn place_of(newest: &Newest) -> i32 {
@@ -339,30 +351,30 @@ mod tests {
     #[test]
     fn a_beacon_is_ordered_by_arrival_and_one_that_repeats_a_place_moves_nobody() {
         let mut newest = Newest::default();
-        assert!(newest.beacon(&beacon(Some(""), 1, 10.0, 10.0)));
+        assert!(hear(&mut newest, beacon(Some(""), 1, 10.0, 10.0)));
         // The clock is 20 s behind, and nothing shows it yet.
         assert!(newest.update(&fix("", 2, 10.1, -9.9, 0.0)));
         assert!(newest.update(&fix("", 3, 10.2, -9.8, 0.0)));
         // The socket closes and opens.
-        assert!(!newest.beacon(&beacon(Some(""), 1, 11.0, 10.0)));
-        assert!(!newest.beacon(&beacon(Some(""), 1, 12.0, 10.0)));
+        assert!(!hear(&mut newest, beacon(Some(""), 1, 11.0, 10.0)));
+        assert!(!hear(&mut newest, beacon(Some(""), 1, 12.0, 10.0)));
         assert_eq!(place_of(&newest), 3);
         // The driver says where she is, after a fix of the future and before late points of yesterday.
         newest.update(&fix("", 0, 13.0, 60.0, 0.0));
-        assert!(newest.beacon(&beacon(Some(""), 4, 14.0, 14.0)));
+        assert!(hear(&mut newest, beacon(Some(""), 4, 14.0, 14.0)));
         assert!(!newest.update(&fix("", 5, 15.0, -40_000.0, 0.0)));
         assert!(!newest.update(&fix("", 3, 10.2, -9.8, 0.0)), "received before it");
         assert_eq!(place_of(&newest), 4);
         assert!(newest.update(&fix("", 6, 18.0, -2.0, 0.0)));
         // A beacon that overtook a point, or was overtaken by it.
-        assert!(!newest.beacon(&beacon(Some(""), 7, 17.0, 17.0)));
+        assert!(!hear(&mut newest, beacon(Some(""), 7, 17.0, 17.0)));
         assert_eq!(place_of(&newest), 6);
     }
 
     #[test]
     fn another_device_counts_once_the_drivers_was_silent_for_30_s() {
         let mut newest = Newest::default();
-        newest.beacon(&beacon(Some("phone"), 1, 0.0, 0.0));
+        hear(&mut newest, beacon(Some("phone"), 1, 0.0, 0.0));
         newest.update(&fix("phone", 2, 4.0, 4.0, 0.0));
         assert!(!newest.update(&fix("tablet", 9, 5.0, 5.0, 0.0)));
         assert!(!newest.update(&fix("tablet", 9, 34.0, 34.0, 0.0)));
@@ -373,7 +385,7 @@ mod tests {
         assert!(newest.update(&fix("phone", 4, 51.0, 50.9, 0.0)));
         assert!(!newest.update(&fix("tablet", 10, 52.0, 52.0, 0.0)));
         // The driver goes on with the tablet: at once.
-        assert!(newest.beacon(&beacon(Some("tablet"), 11, 53.0, 53.0)));
+        assert!(hear(&mut newest, beacon(Some("tablet"), 11, 53.0, 53.0)));
         assert!(newest.update(&fix("tablet", 12, 54.0, 54.0, 0.0)));
         assert!(!newest.update(&fix("phone", 4, 55.0, 55.0, 0.0)));
         // In a ride the device that accepted it counts.
@@ -392,7 +404,7 @@ mod tests {
         let mut newest = Newest::default();
         newest.restore(stored, "phone");
         assert_eq!(newest.place(), known.place());
-        assert!(!newest.beacon(&beacon(Some("phone"), 1, 12.0, 2.0)), "the beacon's place is older");
+        assert!(!hear(&mut newest, beacon(Some("phone"), 1, 12.0, 2.0)), "the beacon's place is older");
         assert!(!newest.update(&fix("phone", 2, 9.0, 9.0, 0.0)));
         assert!(newest.update(&fix("phone", 4, 14.0, 14.0, 0.0)));
         newest.restore(stored, "phone");

@@ -1,5 +1,6 @@
 //! What location does with events. [`LocationUpdates`] stores the points of rides and records newest positions.
-//! [`RideTracks`] writes a ride's start, arrival and end to its track's row, and publishes aggregates of tracks by a timer.
+//! [`RideTracks`] writes a ride's start, arrival and end to its track's row, and publishes aggregates of tracks by a timer. It also
+//! writes what a restart must know of drivers: each beacon, and from time to time the places of those who moved.
 //! Neither decides which points count (`track/mod.rs`).
 //!
 //! A point is acknowledged once it is a row, before any aggregate includes it. Every process computes aggregates from the rows,
@@ -10,11 +11,13 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Duration, SubsecRound, Utc};
 use platform::{Failure, Handler, Platform, Received, StoreError};
-use streams::event::{LocationAggregate, LocationUpdate, RideEvent};
-use streams::{Event, RideId, RideStatus};
+use streams::event::{LocationAggregate, LocationUpdate, RideEvent, UserBeacon};
+use streams::{Event, RideId, RideStatus, UserId};
 
 use crate::cache::Cache;
 use crate::config::Config;
+use crate::driver::rows::StoredPlace;
+use crate::driver::{self, DriverRow};
 use crate::position_broadcast::PositionBroadcast;
 use crate::tables::{PointRow, Tables, TrackRow, Tx};
 use crate::track::rows::{self, PointQuery, PointsToDelete};
@@ -26,6 +29,11 @@ const AGGREGATE_INTERVAL: Duration = Duration::milliseconds(500);
 /// How often the timer also reads what other processes have written.
 const RELOAD_INTERVAL: Duration = Duration::seconds(5);
 const PRUNE_INTERVAL: Duration = Duration::seconds(60);
+/// How often the places of drivers who moved are stored, and the most of one transaction.
+const STORE_INTERVAL: Duration = Duration::seconds(15);
+const STORE_MAX: usize = 1_000;
+/// How far back a process looks for beacons that another one has handled: longer than a transaction takes, and than clocks differ.
+const BEACONS_SINCE: Duration = Duration::seconds(90);
 
 pub(crate) struct LocationUpdates {
     platform: Platform,
@@ -85,7 +93,7 @@ impl Handler for LocationUpdates {
             let mut positions = self.cache.positions();
             for received in batch {
                 if let Some(update) = update(received) {
-                    positions.record_update(update, received.stored_at);
+                    positions.record_own_update(update, received.stored_at);
                 }
             }
         }
@@ -103,6 +111,9 @@ pub(crate) struct RideTracks {
     next_aggregates: DateTime<Utc>,
     next_reload: DateTime<Utc>,
     next_prune: DateTime<Utc>,
+    next_store: DateTime<Utc>,
+    /// Places in the transaction under way.
+    uncommitted_places: Vec<StoredPlace>,
     /// Rides whose final aggregate is in the transaction under way.
     uncommitted_finals: Vec<RideId>,
 }
@@ -119,6 +130,8 @@ impl RideTracks {
             next_aggregates: now + AGGREGATE_INTERVAL,
             next_reload: now + RELOAD_INTERVAL,
             next_prune: now + PRUNE_INTERVAL,
+            next_store: now + STORE_INTERVAL,
+            uncommitted_places: Vec::new(),
             uncommitted_finals: Vec::new(),
         }
     }
@@ -145,7 +158,40 @@ impl RideTracks {
         if !due.is_empty() {
             self.publish_aggregates(tx, due, now).await?;
         }
+        if now >= self.next_store {
+            self.store_places(tx, now).await?;
+        }
         Ok(())
+    }
+
+    async fn store_places(&mut self, tx: &mut Tx, now: DateTime<Utc>) -> Result<(), StoreError> {
+        let places = self.cache.positions().to_store(STORE_MAX);
+        if places.len() < STORE_MAX {
+            self.next_store = now + STORE_INTERVAL;
+        }
+        if !places.is_empty() {
+            driver::rows::move_to(tx, &places).await?;
+            self.uncommitted_places = places;
+        }
+        Ok(())
+    }
+
+    /// Writes the rows of the drivers of beacons, which the stream stored at these times.
+    async fn write_beacons(&mut self, tx: &mut Tx, beacons: &[(&UserBeacon, DateTime<Utc>)]) -> Result<(), StoreError> {
+        if beacons.is_empty() {
+            return Ok(());
+        }
+        let now = self.platform.world.now();
+        let ids: BTreeSet<UserId> = beacons.iter().map(|(beacon, _)| beacon.user_id).collect();
+        let before = driver::rows::lock(tx, &ids).await?;
+        let mut after = before.clone();
+        for (beacon, stored_at) in beacons {
+            if let Some(row) = DriverRow::after(after.get(&beacon.user_id), beacon, *stored_at, now) {
+                after.insert(row.user_id, row);
+            }
+        }
+        let changed: Vec<DriverRow> = after.into_values().filter(|row| before.get(&row.user_id) != Some(row)).collect();
+        driver::rows::put(tx, &changed).await
     }
 
     /// Reads from rows what another process has handled: each ride event is delivered to one process only.
@@ -154,6 +200,8 @@ impl RideTracks {
         let busy = self.cache.positions().busy_rides();
         let ended = rows::ended_rides(tx, &busy).await?;
         self.cache.load_from_rows(&live, &ended, now);
+        let drivers = driver::rows::changed_since(tx, now - BEACONS_SINCE).await?;
+        self.cache.positions().load(&drivers);
         let live: BTreeSet<RideId> = live.iter().map(|track| track.ride_id).collect();
         self.tracks.retain(|ride, _| live.contains(ride));
         Ok(())
@@ -254,6 +302,7 @@ impl RideTracks {
     fn apply_committed(&mut self, batch: &[&Received]) {
         let now = self.platform.world.now();
         let mut positions = self.cache.positions();
+        positions.set_stored(&std::mem::take(&mut self.uncommitted_places));
         let mut arrived_rides = self.cache.arrived_rides();
         for ride_id in self.uncommitted_finals.drain(..) {
             arrived_rides.remove(ride_id);
@@ -279,6 +328,13 @@ impl RideTracks {
     }
 }
 
+fn beacon(event: &Event) -> Option<&UserBeacon> {
+    match event {
+        Event::UserBeacon(beacon) => Some(beacon),
+        _ => None,
+    }
+}
+
 fn ride<'a>(received: &&'a Received) -> Option<&'a RideEvent> {
     match &received.event {
         Event::Ride(ride) => Some(ride),
@@ -289,18 +345,19 @@ fn ride<'a>(received: &&'a Received) -> Option<&'a RideEvent> {
 impl Handler for RideTracks {
     type Tables = Tables;
 
-    /// Beacons change no row.
-    fn writes(&self, batch: &[&Received]) -> bool {
-        batch.iter().any(|received| ride(received).is_some())
-    }
-
     async fn handle(&mut self, tx: &mut Tx, batch: &[&Received]) -> Result<(), Failure> {
         self.uncommitted_finals.clear();
+        self.uncommitted_places.clear();
         if batch.is_empty() {
             return self.on_timer(tx).await;
         }
         let rides: Vec<&RideEvent> = batch.iter().filter_map(ride).collect();
-        Ok(self.write_ride_events(tx, &rides).await?)
+        if !rides.is_empty() {
+            self.write_ride_events(tx, &rides).await?;
+        }
+        // Tracks before drivers, as the timer does.
+        let beacons: Vec<_> = batch.iter().filter_map(|r| Some((beacon(&r.event)?, r.stored_at))).collect();
+        Ok(self.write_beacons(tx, &beacons).await?)
     }
 
     async fn committed(&mut self, batch: &[&Received]) {
@@ -310,6 +367,7 @@ impl Handler for RideTracks {
 
     fn rolled_back(&mut self) {
         self.uncommitted_finals.clear();
+        self.uncommitted_places.clear();
         self.tracks.clear();
     }
 

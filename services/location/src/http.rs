@@ -73,7 +73,6 @@ async fn nearby(
         Ok(limit) if (1..=LIMIT_MAX).contains(&limit) => Ok(limit),
         _ => Err(Problem::field("limit", format!("must be a whole number from 1 to {LIMIT_MAX}"))),
     })?;
-    let now = state.platform.world.now();
-    let drivers = state.cache.positions().nearby(&Position { lat, lng }, radius_m, limit, now);
+    let drivers = state.cache.positions().nearby(&Position { lat, lng }, radius_m, limit);
     Ok(Json(NearbyResponse { drivers }))
 }

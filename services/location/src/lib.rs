@@ -4,12 +4,15 @@
 //! nothing of fares and sockets, and touches no schema but `location`.
 //!
 //! Handlers (`handlers.rs`) store the points of rides and publish aggregates of their tracks (`track/`); they also keep the
-//! cache in memory (`cache.rs`), of which `http.rs` answers who is nearby. Consumers are shared, so each position reaches one
-//! process; `position_broadcast.rs` forwards it to the others.
+//! cache in memory (`cache.rs`), of which `http.rs` answers who is nearby, and `fleet_request.rs` where drivers are when match takes
+//! over. Consumers are shared, so each position reaches one process; `position_broadcast.rs` forwards it to the others. A process
+//! that starts reads where drivers were from rows (`driver/`).
 
 mod cache;
 mod catch_up;
 mod config;
+mod driver;
+mod fleet_request;
 mod handlers;
 mod http;
 mod position_broadcast;
@@ -56,7 +59,7 @@ impl fmt::Debug for Location {
 }
 
 impl Location {
-    /// The live rides are loaded from their rows.
+    /// The live rides and the drivers on duty are loaded from their rows.
     ///
     /// # Errors
     /// [`StoreError`] if the store does not answer.
@@ -66,8 +69,12 @@ impl Location {
         tokens: Tokens,
         config: Config,
     ) -> Result<Self, StoreError> {
-        let live = rows::live_tracks(&mut store.begin().await?).await?;
+        let mut tx = store.begin().await?;
+        let live = rows::live_tracks(&mut tx).await?;
+        let on_duty = driver::rows::on_duty(&mut tx).await?;
+        drop(tx);
         let cache = Cache::default();
+        cache.positions().load(&on_duty);
         cache.load_from_rows(&live, &[], platform.world.now());
         Ok(Self {
             platform: platform.clone(),
@@ -94,6 +101,7 @@ impl Location {
         tasks.spawn_worker(&[Subject::LocationUpdate], UPDATES_BATCH_MAX, updates);
         tasks.spawn_worker(&RIDE_SUBJECTS, BATCH_MAX, RideTracks::new(&platform, &config, &cache));
         tasks.spawn(catch_up::run(platform.clone(), cache.clone(), stop.clone()));
+        tasks.spawn(fleet_request::serve(platform.clone(), cache.clone(), stop.clone()));
         let world = platform.world.clone();
         tasks.spawn_purge(move || purge(store.clone(), world.clone()));
         tasks.spawn(position_broadcast::receive(platform, cache, stop));
@@ -105,5 +113,6 @@ impl Location {
 async fn purge(store: Store<Tables>, world: World) -> Result<(), StoreError> {
     let mut tx = store.begin().await?;
     rows::purge(&mut tx, world.now()).await?;
+    driver::rows::purge(&mut tx, world.now()).await?;
     tx.commit().await
 }

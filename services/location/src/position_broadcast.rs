@@ -1,7 +1,8 @@
 //! Makes `nearby` the same in every process of location. The consumers are shared, so each position is delivered to one
 //! process; that process forwards it to the others on a core subject.
 //!
-//! A core message may be lost. That does no harm: the driver's next point comes within seconds, and tracks use rows only.
+//! A core message may be lost. That does no harm: the driver's next point comes within seconds, beacons are read from their rows
+//! every 5 s, and tracks use rows only.
 //! On the memory bus there is one process, and nothing is sent.
 
 use std::sync::Arc;

@@ -1,37 +1,48 @@
 //! The newest position of every driver, and who is free nearby. Pure.
 //!
-//! A cache of what drivers send: after a start it is complete again within [`FRESH_FOR`]. A driver is free who is not offline
-//! and has no live ride. Which rides are live comes from events and rows.
+//! Where a driver is follows from beacons and positions by the rules of [`geospatial::newest`]. A driver is free who is on duty, as the
+//! newest beacon says, standing still or not, and has no live ride. Which rides are live comes from events and rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Duration, SubsecRound, Utc};
+use geospatial::newest::{Fix, Newest};
 use geospatial::{Grid, Hashed, Near};
 use serde::Serialize;
 use streams::event::{LocationUpdate, UserBeacon, rfc3339};
+use streams::fleet::{FLEET_PAGE, FleetDriver, FleetReply};
 use streams::{Position, RideId, UserId, VehicleType};
 
-/// A driver of whom nothing was received for longer is not shown.
-const FRESH_FOR: Duration = Duration::seconds(60);
-/// A driver of whom nothing was received for longer is forgotten, and so is that they are offline.
+use crate::driver::rows::StoredPlace;
+use crate::driver::{self, DriverRow};
+
+/// A driver who is not on duty and of whom nothing was received for longer is forgotten.
 const KNOWN_FOR: Duration = Duration::minutes(10);
 /// Others see a driver's position to so many metres.
 const SNAP_M: f64 = 100.0;
+/// A driver who moved less since the place that is stored is not stored again.
+const STORED_WITHIN_M: f64 = 50.0;
 /// The mean radius of the Earth, metres.
 const EARTH_RADIUS_M: f64 = 6_371_008.8;
 /// How long an ended ride is remembered, so that a late point does not make its driver busy again.
 const ENDED_REMEMBERED: Duration = Duration::hours(1);
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 struct DriverPosition {
-    position: Position,
-    recorded_at: DateTime<Utc>,
-    seen_at: DateTime<Utc>,
+    newest: Newest,
     vehicle_type: Option<VehicleType>,
     /// When the newest beacon was recorded, and its `active`.
     beacon: Option<(DateTime<Utc>, bool)>,
     /// The ride of the newest point.
     ride_id: Option<RideId>,
+    /// The place that is stored.
+    stored: Option<Position>,
+}
+
+impl DriverPosition {
+    fn is_on_duty(&self) -> bool {
+        self.beacon.is_some_and(|(_, active)| active)
+    }
 }
 
 /// The next point of a grid whose lines are [`SNAP_M`] metres apart.
@@ -49,7 +60,9 @@ fn snapped(position: &Position) -> Position {
 #[derive(Debug, Default)]
 pub(crate) struct DriverPositions {
     drivers: Hashed<UserId, DriverPosition>,
-    /// Drivers who are not offline, at their snapped positions: so the distance, and whether a driver is within a radius, tells no
+    /// Drivers who moved since their places were stored, as far as this process received it from the stream.
+    moved: BTreeSet<UserId>,
+    /// Drivers on duty, at their snapped positions: so the distance, and whether a driver is within a radius, tells no
     /// more than the position that is shown.
     grid: Grid,
     /// Live rides, by events and rows.
@@ -70,52 +83,112 @@ pub(crate) struct FreeDriver {
 }
 
 impl DriverPositions {
-    pub(crate) fn record_update(&mut self, update: &LocationUpdate, seen_at: DateTime<Utc>) {
-        let driver = self.drivers.entry(update.user_id).or_insert(DriverPosition {
-            position: update.location,
-            recorded_at: update.recorded_at,
-            seen_at,
-            vehicle_type: None,
-            beacon: None,
-            ride_id: update.ride_id,
-        });
-        driver.seen_at = driver.seen_at.max(seen_at);
-        if update.recorded_at < driver.recorded_at {
+    /// True if it is the driver's newest place.
+    pub(crate) fn record_update(&mut self, update: &LocationUpdate, stored_at: DateTime<Utc>) -> bool {
+        let driver = self.drivers.entry(update.user_id).or_default();
+        if !driver.newest.update(&Fix::of(update, stored_at)) {
+            return false;
+        }
+        driver.ride_id = update.ride_id;
+        if driver.is_on_duty() {
+            self.grid.place(update.user_id, snapped(&update.location));
+        }
+        true
+    }
+
+    /// The same of a position that this process has to store.
+    pub(crate) fn record_own_update(&mut self, update: &LocationUpdate, stored_at: DateTime<Utc>) {
+        if !self.record_update(update, stored_at) {
             return;
         }
-        driver.position = update.location;
-        driver.recorded_at = update.recorded_at;
-        driver.ride_id = update.ride_id;
-        if driver.beacon.is_none_or(|(_, active)| active) {
-            self.grid.place(update.user_id, snapped(&update.location));
+        if let Some(driver) = self.drivers.get(&update.user_id)
+            && driver.beacon.is_some()
+            && driver.stored.is_none_or(|stored| stored.distance_m(&update.location) > STORED_WITHIN_M)
+        {
+            self.moved.insert(update.user_id);
         }
     }
 
-    pub(crate) fn record_beacon(&mut self, beacon: &UserBeacon, seen_at: DateTime<Utc>) {
-        let driver = self.drivers.entry(beacon.user_id).or_insert(DriverPosition {
-            position: beacon.location,
-            recorded_at: beacon.recorded_at,
-            seen_at,
-            vehicle_type: None,
-            beacon: None,
-            ride_id: None,
-        });
-        driver.seen_at = driver.seen_at.max(seen_at);
-        if driver.beacon.is_some_and(|(at, _)| beacon.recorded_at < at) {
-            return;
+    pub(crate) fn record_beacon(&mut self, beacon: &UserBeacon, stored_at: DateTime<Utc>) {
+        let driver = self.drivers.entry(beacon.user_id).or_default();
+        driver.newest.beacon(beacon, stored_at);
+        if driver.beacon.is_none_or(|(at, _)| at <= beacon.recorded_at) {
+            driver.beacon = Some((beacon.recorded_at, beacon.active));
+            driver.vehicle_type = Some(beacon.vehicle_type);
         }
-        driver.beacon = Some((beacon.recorded_at, beacon.active));
-        driver.vehicle_type = Some(beacon.vehicle_type);
-        if beacon.recorded_at >= driver.recorded_at {
-            driver.position = beacon.location;
-            driver.recorded_at = beacon.recorded_at;
+        self.show(beacon.user_id);
+    }
+
+    /// Adds what is stored.
+    pub(crate) fn load(&mut self, rows: &[DriverRow]) {
+        for row in rows {
+            let driver = self.drivers.entry(row.user_id).or_default();
+            row.restore(&mut driver.newest);
+            if driver.beacon.is_none_or(|(at, _)| at < row.beacon_at) {
+                driver.beacon = Some((row.beacon_at, row.active));
+                driver.vehicle_type = Some(row.vehicle_type);
+            }
+            driver.stored = Some(row.place.position);
+            self.show(row.user_id);
         }
-        let position = driver.position;
-        if beacon.active {
-            self.grid.place(beacon.user_id, snapped(&position));
-        } else {
-            self.grid.remove(beacon.user_id);
+    }
+
+    fn show(&mut self, id: UserId) {
+        let Some(driver) = self.drivers.get(&id) else { return };
+        match driver.newest.position() {
+            Some(position) if driver.is_on_duty() => self.grid.place(id, snapped(&position)),
+            _ => _ = self.grid.remove(id),
         }
+    }
+
+    /// At most `max` places that are to be stored, in the order of drivers. A driver in a ride is left out until it is over: the
+    /// positions of rides are rows already.
+    pub(crate) fn to_store(&self, max: usize) -> Vec<StoredPlace> {
+        let free = self.moved.iter().filter(|id| !self.is_busy(**id));
+        let place = |id: &UserId| {
+            let newest = &self.drivers.get(id)?.newest;
+            Some((*id, driver::stored(newest.place()?), newest.device().to_owned()))
+        };
+        free.filter_map(place).take(max).collect()
+    }
+
+    /// These places are stored now.
+    pub(crate) fn set_stored(&mut self, places: &[StoredPlace]) {
+        for (id, place, _) in places {
+            if let Some(driver) = self.drivers.get_mut(id) {
+                driver.stored = Some(place.position);
+            }
+            self.moved.remove(id);
+        }
+    }
+
+    /// The newest place of a driver.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the request for a ride's newest position reads it"))]
+    pub(crate) fn newest_of(&self, id: UserId) -> Option<&Newest> {
+        self.drivers.get(&id).map(|driver| &driver.newest)
+    }
+
+    /// A page of where the drivers on duty are, in the order of their ids.
+    pub(crate) fn fleet(&self, after: Option<UserId>) -> FleetReply {
+        let is_next = |(id, driver): &(&UserId, &DriverPosition)| driver.is_on_duty() && after.is_none_or(|a| a < **id);
+        let mut ids: Vec<UserId> = self.drivers.iter().filter(is_next).map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        let more = ids.len() > FLEET_PAGE;
+        ids.truncate(FLEET_PAGE);
+        let driver = |id: UserId| {
+            let newest = &self.drivers.get(&id)?.newest;
+            let place = newest.place()?;
+            Some(FleetDriver {
+                user_id: id,
+                location: place.position,
+                device: newest.device().to_owned(),
+                is_beacon: place.is_beacon,
+                device_at: place.device_at,
+                recorded_at: place.recorded_at,
+                received_at: place.received_at,
+            })
+        };
+        FleetReply { drivers: ids.into_iter().filter_map(driver).collect(), more }
     }
 
     /// Makes the driver busy, unless the ride is known to have ended.
@@ -143,30 +216,30 @@ impl DriverPositions {
         self.live_rides.keys().copied().chain(of_points).collect()
     }
 
-    /// The `limit` nearest free drivers within `radius_m`, nearest first.
-    pub(crate) fn nearby(&self, from: &Position, radius_m: f64, limit: usize, now: DateTime<Utc>) -> Vec<FreeDriver> {
-        let is_free = |id: UserId| {
-            self.drivers.get(&id).is_some_and(|driver| {
-                now - driver.seen_at <= FRESH_FOR
-                    && driver.ride_id.is_none_or(|ride| self.ended_rides.contains_key(&ride))
-                    && !self.live_count.contains_key(&id)
-            })
-        };
-        let free = |near: Near| {
-            let DriverPosition { vehicle_type, recorded_at, .. } = *self.drivers.get(&near.id)?;
-            let recorded_at = recorded_at.trunc_subsecs(0);
-            Some(FreeDriver { position: near.position, distance_m: near.distance_m, vehicle_type, recorded_at })
-        };
-        self.grid.nearest(from, limit, radius_m, is_free).into_iter().filter_map(free).collect()
+    fn is_busy(&self, id: UserId) -> bool {
+        let of_point = self.drivers.get(&id).and_then(|driver| driver.ride_id);
+        of_point.is_some_and(|ride| !self.ended_rides.contains_key(&ride)) || self.live_count.contains_key(&id)
     }
 
-    /// Forgets long silent drivers and rides that ended long ago.
+    /// The `limit` nearest free drivers within `radius_m`, nearest first.
+    pub(crate) fn nearby(&self, from: &Position, radius_m: f64, limit: usize) -> Vec<FreeDriver> {
+        let free = |near: Near| {
+            let DriverPosition { vehicle_type, newest, .. } = self.drivers.get(&near.id)?;
+            let recorded_at = newest.place()?.recorded_at.trunc_subsecs(0);
+            let (position, distance_m, vehicle_type) = (near.position, near.distance_m, *vehicle_type);
+            Some(FreeDriver { position, distance_m, vehicle_type, recorded_at })
+        };
+        self.grid.nearest(from, limit, radius_m, |id| !self.is_busy(id)).into_iter().filter_map(free).collect()
+    }
+
+    /// Forgets drivers who are not on duty and long silent, and rides that ended long ago.
     pub(crate) fn prune(&mut self, now: DateTime<Utc>) {
-        let grid = &mut self.grid;
+        let moved = &mut self.moved;
         self.drivers.retain(|id, driver| {
-            let retained = now - driver.seen_at <= KNOWN_FOR;
+            let is_recent = driver.newest.received_at().is_some_and(|at| now - at <= KNOWN_FOR);
+            let retained = driver.is_on_duty() || is_recent;
             if !retained {
-                grid.remove(*id);
+                moved.remove(id);
             }
             retained
         });

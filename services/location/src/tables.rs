@@ -1,16 +1,19 @@
-//! The tables of location in memory, their rows, and the transaction on them. `track/rows.rs` reads and writes them.
+//! The tables of location in memory, their rows, and the transaction on them. `track/rows.rs` and `driver/rows.rs` read and write
+//! them.
 
 use chrono::{DateTime, Utc};
 use imbl::OrdMap;
 use platform::Transaction;
 use streams::{RideId, UserId};
 
+use crate::driver::DriverRow;
 use crate::track::{Fix, TrackSummary};
 
 #[derive(Debug, Clone, Default)]
 pub struct Tables {
     pub(crate) tracks: OrdMap<RideId, TrackRow>,
     pub(crate) points: OrdMap<(RideId, UserId, DateTime<Utc>), PointRow>,
+    pub(crate) drivers: OrdMap<UserId, DriverRow>,
 }
 
 /// A transaction on the tables of location.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Duration, Utc};
+use geospatial::newest::Fix;
 use platform::{Failure, Handler, Metrics, Platform, Received, Trace, Transaction, World, kill_point};
 use streams::event::RejectReason;
 use streams::{Event, RequestId, RideId, RideStatus};
@@ -235,7 +236,7 @@ impl Handler for PositionListener {
         let mut positions = lock(&self.positions);
         for received in batch {
             if let Event::LocationUpdate(e) = &received.event {
-                positions.record(e.user_id, e.location, e.recorded_at, received.stored_at.min(now));
+                positions.record(e.user_id, &Fix::of(e, received.stored_at.min(now)));
             }
         }
     }

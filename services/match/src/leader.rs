@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::Config;
+use crate::fleet;
 use crate::handlers::{Matcher, PositionListener};
 use crate::lease;
 use crate::positions::DriverPositions;
@@ -114,8 +115,10 @@ impl Leader {
     /// it could not be renewed.
     async fn lead(&self, epoch: i64, stop: &CancellationToken) {
         let workers_stop = CancellationToken::new();
-        let mut workers = self.spawn_workers(epoch, &workers_stop);
         let mut lease_held_until = Instant::now() + self.config.lease_ttl;
+        // Well before the lease expires: at most a second.
+        let positions = fleet::positions(&self.platform).await;
+        let mut workers = self.spawn_workers(epoch, positions, &workers_stop);
         loop {
             tokio::select! {
                 biased;
@@ -155,8 +158,13 @@ impl Leader {
     }
 
     /// The matcher and the listener for positions, with driver positions that both share.
-    fn spawn_workers(&self, epoch: i64, stop: &CancellationToken) -> JoinSet<platform::consumer::Ended> {
-        let positions = Arc::new(Mutex::new(DriverPositions::default()));
+    fn spawn_workers(
+        &self,
+        epoch: i64,
+        positions: DriverPositions,
+        stop: &CancellationToken,
+    ) -> JoinSet<platform::consumer::Ended> {
+        let positions = Arc::new(Mutex::new(positions));
         let mut workers = JoinSet::new();
         let consumer = |subject| self.platform.topology.consumer(subject, Service::Match).clone();
         let matcher = Worker::new(

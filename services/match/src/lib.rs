@@ -3,10 +3,11 @@
 //!
 //! One process matches at a time: the one that holds the lease (`lease.rs`, `leader.rs`). Its handlers (`handlers.rs`) give
 //! events to the engine (`engine/`) and write the changed rows and the new events in one transaction. `positions.rs` says
-//! where drivers are.
+//! where drivers are; a process that becomes active asks location first (`fleet.rs`).
 
 mod config;
 pub mod engine;
+mod fleet;
 mod handlers;
 mod leader;
 pub mod lease;

@@ -1,22 +1,21 @@
 //! The newest position of every driver, and grids of those who are available. Pure.
 //!
-//! The engine says who is available; the listener of location.update moves drivers. Nothing here is persisted: a new active
-//! process begins with the positions in the beacons' rows, and each driver's next point brings a newer one.
+//! The engine says who is available; beacons and the listener of location.update move drivers, by the rules of
+//! [`geospatial::newest`]. Nothing here is persisted: a new active process begins with the places in the beacons' rows and with
+//! those that location knows.
 
 use chrono::{DateTime, Duration, Utc};
+use geospatial::newest::{Fix, Newest, Place};
 use geospatial::{Grid, Hashed, Near};
+use streams::event::UserBeacon;
 use streams::{Position, UserId, VehicleType};
 
-/// A driver of whom nothing was received for longer is offered no ride.
-pub const FRESH_FOR: Duration = Duration::seconds(60);
-/// A driver who is not available and of whom nothing was received for longer is forgotten.
+/// A driver who is off duty and of whom nothing was received for longer is forgotten.
 const KNOWN_FOR: Duration = Duration::minutes(5);
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct DriverPosition {
-    position: Position,
-    recorded_at: DateTime<Utc>,
-    seen_at: DateTime<Utc>,
+    newest: Newest,
     available: Option<VehicleType>,
 }
 
@@ -27,29 +26,34 @@ pub struct DriverPositions {
 }
 
 impl DriverPositions {
-    /// Records a position. `recorded_at` is by the sender's clock and decides which position is the newest; `seen_at` is when
-    /// the stream stored it. True if the driver was unknown, or silent for longer than [`FRESH_FOR`].
-    pub fn record(
-        &mut self,
-        id: UserId,
-        position: Position,
-        recorded_at: DateTime<Utc>,
-        seen_at: DateTime<Utc>,
-    ) -> bool {
-        let Some(driver) = self.drivers.get_mut(&id) else {
-            self.drivers.insert(id, DriverPosition { position, recorded_at, seen_at, available: None });
-            return true;
-        };
-        let was_silent = seen_at - driver.seen_at > FRESH_FOR;
-        driver.seen_at = driver.seen_at.max(seen_at);
-        if recorded_at >= driver.recorded_at {
-            driver.recorded_at = recorded_at;
-            driver.position = position;
-            if let Some(vehicle) = driver.available {
-                self.grids[index(vehicle)].place(id, position);
-            }
+    /// Takes a position into account.
+    pub fn record(&mut self, id: UserId, fix: &Fix<'_>) {
+        self.change(id, |newest| newest.update(fix));
+    }
+
+    /// Takes a beacon into account. True if the driver was unknown.
+    pub fn record_beacon(&mut self, beacon: &UserBeacon, stored_at: DateTime<Utc>) -> bool {
+        let is_new = !self.drivers.contains_key(&beacon.user_id);
+        self.change(beacon.user_id, |newest| newest.beacon(beacon, stored_at));
+        is_new
+    }
+
+    /// Takes into account where another service saw a driver, and on which device.
+    pub fn restore(&mut self, id: UserId, place: Place, device: &str) {
+        self.change(id, |newest| {
+            newest.restore(place, device);
+            true
+        });
+    }
+
+    /// `moves` is true if the driver has another place after it.
+    fn change(&mut self, id: UserId, moves: impl FnOnce(&mut Newest) -> bool) {
+        let driver = self.drivers.entry(id).or_default();
+        if moves(&mut driver.newest)
+            && let (Some(vehicle), Some(position)) = (driver.available, driver.newest.position())
+        {
+            self.grids[index(vehicle)].place(id, position);
         }
-        was_silent
     }
 
     /// Sets in which vehicle a driver can be offered rides, or that they cannot. True if they have become available.
@@ -61,8 +65,8 @@ impl DriverPositions {
         if let Some(before) = driver.available {
             self.grids[index(before)].remove(id);
         }
-        if let Some(now) = vehicle {
-            self.grids[index(now)].place(id, driver.position);
+        if let (Some(now), Some(position)) = (vehicle, driver.newest.position()) {
+            self.grids[index(now)].place(id, position);
         }
         driver.available = vehicle;
         vehicle.is_some()
@@ -77,30 +81,27 @@ impl DriverPositions {
     }
 
     pub fn newest(&self, id: UserId) -> Option<Position> {
-        self.drivers.get(&id).map(|driver| driver.position)
+        self.drivers.get(&id).and_then(|driver| driver.newest.position())
     }
 
-    /// Whether something was received of a driver in the last [`FRESH_FOR`].
-    pub fn is_fresh(&self, id: UserId, now: DateTime<Utc>) -> bool {
-        self.drivers.get(&id).is_some_and(|driver| now - driver.seen_at <= FRESH_FOR)
-    }
-
-    /// The `k` nearest available and fresh drivers that pass `filter`, nearest first.
+    /// The `k` nearest available drivers that pass `filter`, nearest first.
     pub fn nearest(
         &self,
         vehicle: VehicleType,
         from: &Position,
         k: usize,
         radius_m: f64,
-        now: DateTime<Utc>,
-        mut filter: impl FnMut(UserId) -> bool,
+        filter: impl FnMut(UserId) -> bool,
     ) -> Vec<Near> {
-        self.grids[index(vehicle)].nearest(from, k, radius_m, |id| filter(id) && self.is_fresh(id, now))
+        self.grids[index(vehicle)].nearest(from, k, radius_m, filter)
     }
 
-    /// Forgets drivers who are not available and long silent.
-    pub fn prune(&mut self, now: DateTime<Utc>) {
-        self.drivers.retain(|_, driver| driver.available.is_some() || now - driver.seen_at <= KNOWN_FOR);
+    /// Forgets drivers who are not on duty and long silent.
+    pub fn prune(&mut self, now: DateTime<Utc>, is_on_duty: impl Fn(UserId) -> bool) {
+        self.drivers.retain(|id, driver| {
+            let is_recent = driver.newest.received_at().is_some_and(|at| now - at <= KNOWN_FOR);
+            driver.available.is_some() || is_recent || is_on_duty(*id)
+        });
     }
 }
 

@@ -132,9 +132,23 @@ impl ServiceHarness {
     }
 
     /// Of a van, recorded now.
-    fn beacon(&self, user_id: UserId, east_m: f64) -> UserBeacon {
+    pub(crate) fn beacon(&self, user_id: UserId, east_m: f64) -> UserBeacon {
         let (location, recorded_at) = (place(east_m, 0.0), self.platform.world.now());
         UserBeacon { user_id, active: true, vehicle_type: VehicleType::Van, location, recorded_at, located_at: None, device: None }
+    }
+
+    /// A position between rides, recorded now.
+    pub(crate) fn free_point(&self, user_id: UserId, east_m: f64) -> LocationUpdate {
+        LocationUpdate {
+            user_id,
+            ride_id: None,
+            location: place(east_m, 0.0),
+            accuracy_m: None,
+            speed_mps: None,
+            heading_deg: None,
+            recorded_at: self.platform.world.now(),
+            reception: None,
+        }
     }
 
     pub(crate) async fn aggregates(&self) -> Vec<LocationAggregate> {

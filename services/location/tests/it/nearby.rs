@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use serde_json::Value;
+use streams::event::{LocationUpdate, UserBeacon};
+use streams::fleet::{FLEET, FleetReply, FleetRequest};
 use streams::{Event, RideStatus, UserId};
 use testing::{Backend, on_both_stores};
 
@@ -14,6 +16,8 @@ on_both_stores!(
     a_driver_with_a_ride_is_not_nearby,
     nearby_needs_a_sign_in_and_names_the_field_that_is_wrong,
     a_user_may_look_five_times_at_once,
+    a_restart_and_a_second_process_keep_the_places_of_drivers,
+    a_driver_is_where_the_positions_say_and_only_on_duty,
 );
 
 async fn a_user_may_look_five_times_at_once(backend: Backend) {
@@ -55,6 +59,64 @@ async fn a_driver_with_a_ride_is_not_nearby(backend: Backend) {
     ride.publish(&harness, RideStatus::Started, 0.0).await;
     harness.all_handled().await;
     assert_eq!(harness.nearby(0).await, [0.0]);
+    harness.end().await;
+}
+
+async fn a_driver_is_where_the_positions_say_and_only_on_duty(backend: Backend) {
+    let harness = ServiceHarness::start(backend, 1).await;
+    let [moves, off]: [UserId; 2] = [(); 2].map(|()| harness.platform.world.id());
+    harness.go_online(moves, 300.0).await;
+    harness.publish(&Event::LocationUpdate(harness.free_point(moves, 4_000.0))).await;
+    // Somebody who never went on duty is not free.
+    harness.publish(&Event::LocationUpdate(harness.free_point(off, 200.0))).await;
+    harness.all_handled().await;
+    assert_eq!(harness.nearby(0).await, [4_000.0]);
+    // The socket closes and opens: the beacon says the place of the one before, and how old it is.
+    for active in [false, true] {
+        let located_at = Some(harness.platform.world.started_at());
+        let again = UserBeacon { active, located_at, ..harness.beacon(moves, 300.0) };
+        harness.publish(&Event::UserBeacon(again)).await;
+        harness.all_handled().await;
+        assert_eq!(harness.nearby(0).await, if active { vec![4_000.0] } else { Vec::new() });
+    }
+    // A fix of the future is followed by true ones.
+    let future = harness.platform.world.now() + chrono::Duration::seconds(55);
+    let wrong = LocationUpdate { recorded_at: future, ..harness.free_point(moves, 0.0) };
+    harness.publish(&Event::LocationUpdate(wrong)).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    harness.publish(&Event::LocationUpdate(harness.free_point(moves, 4_100.0))).await;
+    harness.all_handled().await;
+    assert_eq!(harness.nearby(0).await, [4_100.0]);
+    harness.end().await;
+}
+
+async fn a_restart_and_a_second_process_keep_the_places_of_drivers(backend: Backend) {
+    let mut harness = ServiceHarness::start(backend, 1).await;
+    let drivers: [UserId; 3] = [(); 3].map(|()| harness.platform.world.id());
+    for driver in drivers {
+        harness.go_online(driver, 300.0).await;
+    }
+    harness.publish(&Event::LocationUpdate(harness.free_point(drivers[1], 2_000.0))).await;
+    harness.go_offline(drivers[2], 300.0).await;
+    harness.all_handled().await;
+    assert_eq!(harness.nearby(0).await, [300.0, 2_000.0]);
+    // Places are stored every 15 s.
+    tokio::time::sleep(Duration::from_secs(if backend == Backend::Memory { 20 } else { 17 })).await;
+    harness.start_process().await;
+    assert_eq!(harness.nearby(1).await, [300.0, 2_000.0], "a second process");
+    harness.stop_processes().await;
+    harness.start_process().await;
+    assert_eq!(harness.nearby(0).await, [300.0, 2_000.0], "after a restart");
+    // Off duty stays off duty, whatever positions come.
+    harness.publish(&Event::LocationUpdate(harness.free_point(drivers[2], 100.0))).await;
+    harness.all_handled().await;
+    assert_eq!(harness.nearby(0).await, [300.0, 2_000.0]);
+    // Where match finds them when it takes over.
+    let (body, wait) = (serde_json::to_vec(&FleetRequest::default()).unwrap(), Duration::from_secs(5));
+    let reply = harness.platform.bus.request(FLEET, body.into(), wait).await.unwrap();
+    let FleetReply { drivers: fleet, more } = serde_json::from_slice(&reply).unwrap();
+    let found: BTreeSet<UserId> = fleet.iter().map(|driver| driver.user_id).collect();
+    assert_eq!((found, more), (BTreeSet::from([drivers[0], drivers[1]]), false));
     harness.end().await;
 }
 
@@ -178,12 +240,9 @@ mod never {
         harness.all_handled().await;
         assert_eq!(harness.nearby(0).await, [100.0, 500.0]);
         if backend == Backend::Memory {
-            // A driver who is silent for a minute is not shown.
-            tokio::time::sleep(Duration::from_secs(50)).await;
-            harness.go_online(stays, 700.0).await;
-            harness.all_handled().await;
-            tokio::time::sleep(Duration::from_secs(20)).await;
-            assert_eq!(harness.nearby(0).await, [700.0]);
+            // Who waits in silence is shown.
+            tokio::time::sleep(Duration::from_secs(3_000)).await;
+            assert_eq!(harness.nearby(0).await, [100.0, 500.0]);
         }
         harness.end().await;
     }

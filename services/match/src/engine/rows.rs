@@ -97,11 +97,12 @@ async fn write_drivers(tx: &mut Tx, rows: &[Driver]) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
-                "insert into drivers (user_id, active, vehicle_type, lat, lng, recorded_at, seen_at) select * from \
-                 unnest($1::uuid[], $2::bool[], $3::text[], $4::float8[], $5::float8[], $6::timestamptz[], \
-                 $7::timestamptz[]) on conflict (user_id) do update set active = excluded.active, \
-                 vehicle_type = excluded.vehicle_type, lat = excluded.lat, lng = excluded.lng, \
-                 recorded_at = excluded.recorded_at, seen_at = excluded.seen_at",
+                "insert into drivers (user_id, active, vehicle_type, lat, lng, recorded_at, seen_at, located_at, device) \
+                 select * from unnest($1::uuid[], $2::bool[], $3::text[], $4::float8[], $5::float8[], $6::timestamptz[], \
+                 $7::timestamptz[], $8::timestamptz[], $9::text[]) on conflict (user_id) do update \
+                 set active = excluded.active, vehicle_type = excluded.vehicle_type, lat = excluded.lat, \
+                 lng = excluded.lng, recorded_at = excluded.recorded_at, seen_at = excluded.seen_at, \
+                 located_at = excluded.located_at, device = excluded.device",
             )
             .bind(column(rows, |d| d.user_id.0))
             .bind(column(rows, |d| d.active))
@@ -110,6 +111,8 @@ async fn write_drivers(tx: &mut Tx, rows: &[Driver]) -> Result<(), StoreError> {
             .bind(column(rows, |d| d.location.lng))
             .bind(column(rows, |d| d.recorded_at))
             .bind(column(rows, |d| d.seen_at))
+            .bind(column(rows, |d| d.located_at))
+            .bind(column(rows, |d| d.device.clone()))
             .execute(&mut *pg)
             .await?;
         }
@@ -324,13 +327,17 @@ fn outcome(text: &str) -> Result<OfferOutcome, StoreError> {
 }
 
 fn read_driver(row: &PgRow) -> Result<Driver, StoreError> {
+    let seen_at: DateTime<Utc> = row.try_get("seen_at")?;
     Ok(Driver {
         user_id: id(row, "user_id")?,
         active: row.try_get("active")?,
         vehicle_type: vehicle(row)?,
         location: position(row, "lat", "lng")?,
         recorded_at: row.try_get("recorded_at")?,
-        seen_at: row.try_get("seen_at")?,
+        seen_at,
+        // A process of the version before does not write it.
+        located_at: row.try_get::<Option<_>, _>("located_at")?.unwrap_or(seen_at),
+        device: row.try_get("device")?,
     })
 }
 

@@ -102,7 +102,7 @@ struct Step<'a> {
     touched: BTreeSet<UserId>,
     /// Requests that are new or free again.
     unmatched: BTreeSet<RequestId>,
-    /// Drivers who have become available, or fresh after a silence.
+    /// Drivers who have become available, or were unknown.
     returned: BTreeSet<UserId>,
     output: StepOutput,
 }
@@ -144,8 +144,10 @@ impl Step<'_> {
             location: e.location,
             recorded_at,
             seen_at,
+            located_at: micros(e.located_at.unwrap_or(e.recorded_at)).min(seen_at),
+            device: e.device.clone(),
         };
-        if self.positions.record(e.user_id, e.location, recorded_at, seen_at) {
+        if self.positions.record_beacon(e, seen_at) {
             self.returned.insert(e.user_id);
         }
         self.changed.drivers.insert(e.user_id);
@@ -427,7 +429,8 @@ impl Step<'_> {
 
     fn housekeeping(&mut self) {
         self.engine.prune(self.now);
-        self.positions.prune(self.now);
+        let drivers = self.engine.drivers();
+        self.positions.prune(self.now, |id| drivers.get(&id).is_some_and(|driver| driver.active));
         let accepted_until = self.now - OVERDUE_AFTER;
         let overdue = self.engine.live_offers().filter(|o| o.accepted_at.is_some_and(|at| at <= accepted_until));
         self.output.overdue = overdue.map(|o| o.match_id).collect();
@@ -475,10 +478,10 @@ impl Step<'_> {
                 opened_at: r.opened_at,
             })
             .collect();
-        let (engine, positions, now) = (&*self.engine, &*self.positions, self.now);
+        let (engine, positions) = (&*self.engine, &*self.positions);
         let assignments = engine.rules().policy.assign(&waiting, &mut |request, k, assigned| {
             let excluded = engine.requests().get(&request.request_id).map(|r| &r.excluded);
-            positions.nearest(request.vehicle_type, &request.pickup, k, radius_m, now, |driver| {
+            positions.nearest(request.vehicle_type, &request.pickup, k, radius_m, |driver| {
                 driver != request.passenger_id
                     && !assigned.contains(&driver)
                     && excluded.is_none_or(|e| !e.contains(&driver))

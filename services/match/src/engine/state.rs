@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Duration, Utc};
 use pricing::Tariffs;
-use streams::event::{MatchRejected, RejectReason};
+use streams::event::{MatchRejected, RejectReason, UserBeacon};
 use streams::{MatchId, Position, RequestId, RideId, Service, UserId, VehicleType};
 
 use super::assign::Policy;
@@ -61,6 +61,24 @@ pub struct Driver {
     pub recorded_at: DateTime<Utc>,
     /// When the stream stored the beacon.
     pub seen_at: DateTime<Utc>,
+    /// When users received the location; at most `seen_at`.
+    pub located_at: DateTime<Utc>,
+    /// The device that sent the newest active beacon, if its sender names it.
+    pub device: Option<String>,
+}
+
+impl Driver {
+    fn beacon(&self) -> UserBeacon {
+        UserBeacon {
+            user_id: self.user_id,
+            active: self.active,
+            vehicle_type: self.vehicle_type,
+            location: self.location,
+            recorded_at: self.recorded_at,
+            located_at: Some(self.located_at),
+            device: self.device.clone(),
+        }
+    }
 }
 
 /// A passenger's search.
@@ -318,7 +336,7 @@ impl Engine {
         self.live_requests().filter(|r| !self.is_engaged(r.passenger_id))
     }
 
-    /// In which vehicle a driver may be offered rides. Whether they are fresh is up to [`DriverPositions`].
+    /// In which vehicle a driver may be offered rides: an active one whose socket answers, moving or not, whom nothing holds.
     pub fn availability(&self, user: UserId) -> Option<VehicleType> {
         let driver = self.drivers.get(&user)?;
         (driver.active && !self.is_engaged(user)).then_some(driver.vehicle_type)
@@ -361,7 +379,7 @@ impl Engine {
     pub fn load_positions(&self, positions: &mut DriverPositions) {
         positions.clear_availability();
         for driver in self.drivers.values() {
-            positions.record(driver.user_id, driver.location, driver.recorded_at, driver.seen_at);
+            positions.record_beacon(&driver.beacon(), driver.seen_at);
             positions.set_available(driver.user_id, self.availability(driver.user_id));
         }
     }

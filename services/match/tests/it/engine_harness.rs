@@ -8,8 +8,9 @@ use chrono::{DateTime, Duration, Utc};
 use matching::engine::{
     self, Driver, Engine, EngineRows, Input, Offer, OfferOutcome, Request, Ride, Rules, StepOutput,
 };
+use geospatial::newest::Fix;
 use matching::positions::DriverPositions;
-use streams::event::{MatchAccepted, MatchFound, MatchRejected, RejectReason, RideEvent, UserBeacon, UserFinder};
+use streams::event::{LocationUpdate, MatchAccepted, MatchFound, MatchRejected, RejectReason, RideEvent, UserBeacon, UserFinder};
 use streams::{Event, MatchId, Position, RequestId, RideId, RideStatus, Service, UserId, VehicleType};
 use uuid::Uuid;
 
@@ -198,10 +199,9 @@ impl EngineHarness {
         same(self.engine.rides(), &self.stored.rides, |r| r.ended_at.is_none());
         // The grid holds exactly those who are free.
         for vehicle in VehicleType::ALL {
-            let near = self.positions.nearest(vehicle, &km(0.0), 10_000, 1e8, self.now, |_| true);
+            let near = self.positions.nearest(vehicle, &km(0.0), 10_000, 1e8, |_| true);
             let shown: BTreeSet<UserId> = near.iter().map(|n| n.id).collect();
-            let is_free =
-                |id: &UserId| self.positions.is_fresh(*id, self.now) && self.engine.availability(*id) == Some(vehicle);
+            let is_free = |id: &UserId| self.engine.availability(*id) == Some(vehicle);
             assert_eq!(shown, self.engine.drivers().keys().copied().filter(is_free).collect());
         }
     }
@@ -215,6 +215,21 @@ impl EngineHarness {
                 self.step(if minute { &[Input::Tick, Input::Housekeeping] } else { &[Input::Tick] })
             })
             .collect()
+    }
+
+    /// A position of a foreign producer, measured `ago` (negative), arrives now.
+    pub(crate) fn position(&mut self, driver: &str, location: Position, ago: Duration) {
+        let update = LocationUpdate {
+            user_id: user(driver),
+            ride_id: None,
+            location,
+            accuracy_m: None,
+            speed_mps: None,
+            heading_deg: None,
+            recorded_at: self.now + ago,
+            reception: None,
+        };
+        self.positions.record(update.user_id, &Fix::of(&update, self.now));
     }
 
     pub(crate) fn online(&self, driver: &str, vehicle_type: VehicleType, at: f64) -> UserBeacon {
@@ -298,8 +313,7 @@ impl EngineHarness {
         let steps = match words[..] {
             [n, "s"] => self.pass_time(n.parse().unwrap()),
             [d, "at", at] => {
-                let now = self.now;
-                self.positions.record(user(d), km(at.parse().unwrap()), now + ago, now);
+                self.position(d, km(at.parse().unwrap()), ago);
                 Vec::new()
             }
             [d, "off"] => {

@@ -96,8 +96,7 @@ impl Walk {
                 harness.step(&[Input::Beacon(&UserBeacon { active, recorded_at, ..event }, harness.now)]);
             }
             Op::Position { driver, place } => {
-                let now = harness.now;
-                harness.positions.record(user(&format!("d{driver}")), km(tenths(place)), now, now);
+                harness.position(&format!("d{driver}"), km(tenths(place)), chrono::Duration::zero());
             }
             Op::Search { passenger, vehicle_type, place } => {
                 let passenger = if passenger < 5 { format!("d{}", passenger + 1) } else { format!("p{passenger}") };

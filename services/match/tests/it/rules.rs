@@ -69,23 +69,40 @@ fn an_offline_driver_is_not_offered() {
 }
 
 #[test]
-fn a_driver_silent_for_a_minute_is_not_offered_until_a_new_position() {
+fn a_driver_who_waits_in_silence_is_offered_also_after_a_silent_ride() {
     play(&[
         ("d1 on 0", ""),
-        ("d2 on 1", ""),
-        ("40 s", ""),
-        ("d2 at 1", ""),
-        ("21 s", ""),
-        ("r1 p1 find 0", "m1 d2 to r1"),
-        ("r2 p2 find 0", ""),
-        // A beacon matches at once, a position with the next tick.
-        ("d1 on 0", "m2 d1 to r2"),
+        ("1000 s", ""),
+        ("r1 p1 find 0", "m1 d1 to r1"),
         ("m1 accept", ""),
         ("k1 pickup m1", ""),
-        ("61 s", "m2 expired"),
+        ("1000 s", ""),
         ("k1 completed m1", ""),
-        ("d2 at 1", ""),
-        ("1 s", "m3 d2 to r2"),
+        ("r2 p2 find 0", "m2 d1 to r2"),
+    ]);
+}
+
+#[test]
+fn a_driver_is_where_the_positions_say_and_a_beacon_that_repeats_an_older_place_moves_nobody() {
+    let mut harness = play(&[("d1 on 0", ""), ("1 s", ""), ("d1 at 8", ""), ("1 s", "")]);
+    // The socket closes and opens.
+    let first = harness.online("d1", streams::VehicleType::Car, 0.0);
+    for active in [false, true] {
+        let located_at = Some(harness.now - chrono::Duration::seconds(2));
+        let again = streams::event::UserBeacon { active, located_at, ..first.clone() };
+        harness.step(&[Input::Beacon(&again, harness.now)]);
+        harness.now += chrono::Duration::seconds(1);
+    }
+    harness.play(&[("r1 p1 find 0", ""), ("r2 p2 find 7", "m1 d1 to r2"), ("d1 on 0", "")]);
+    // A fix of the future does not hold a driver.
+    harness.play(&[
+        ("d2 on 20", ""),
+        ("d2 at 0 @55", ""),
+        ("1 s", "m2 d2 to r1"),
+        ("m2 decline", ""),
+        ("d2 at 20", ""),
+        ("1 s", ""),
+        ("r3 p3 find 20", "m3 d2 to r3"),
     ]);
 }
 
