@@ -39,7 +39,11 @@ pub struct Tables {
     pub(crate) offers: OrdMap<MatchId, Offer>,
     /// The index of offers by search.
     pub(crate) offers_of_search: OrdSet<(RequestId, MatchId)>,
+    /// The column `offers.device`.
+    pub(crate) accepting_devices: OrdMap<MatchId, String>,
     pub(crate) live_rides: OrdMap<RideId, LiveRide>,
+    /// The column `live_rides.device`.
+    pub(crate) ride_devices: OrdMap<RideId, String>,
 }
 
 impl Tables {

@@ -1,4 +1,4 @@
-//! The periodic work of the service: it ends searches that have expired, polls mailboxes for events whose notification was
+//! The periodic work of the service: it ends searches that have expired, publishes beacons of drivers who moved, polls mailboxes for events whose notification was
 //! lost, touches the rows of open sockets, sweeps those of dead pods, and deletes old rows.
 
 use std::time::Duration;
@@ -7,6 +7,7 @@ use platform::{CancellationToken, StoreError};
 use streams::UserId;
 use tokio::time::{Instant, sleep};
 
+use crate::commands::beacon;
 use crate::context::Context;
 use crate::gateway::connection;
 use crate::{live_ride, mailbox, offer, rate_limit, search, sign_in};
@@ -16,6 +17,8 @@ const POLL_INTERVAL: Duration = Duration::from_secs(10);
 const TOUCH_INTERVAL: Duration = Duration::from_secs(20);
 /// The most users whose cursors one statement reads.
 const POLL_MAX: usize = 1_000;
+/// The most drivers whose beacons one transaction publishes.
+const FOLLOW_MAX: usize = 100;
 
 pub(crate) async fn run(context: Context, stop: CancellationToken) {
     let start = Instant::now();
@@ -28,11 +31,13 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         }
         let now = Instant::now();
         log_failure("expire searches", search::ending::expire(&context).await);
+        log_failure("beacons of drivers who moved", follow_drivers(&context).await);
         if now >= next_poll {
             next_poll = now + POLL_INTERVAL;
             log_failure("poll mailboxes", poll_mailboxes(&context).await);
         }
         if now >= next_touch {
+            context.sockets.forget_clocks();
             next_touch = now + TOUCH_INTERVAL;
             log_failure("touch sockets", connection::touch_all(&context).await);
             log_failure("sweep stale sockets", connection::sweep_stale(&context).await);
@@ -44,6 +49,20 @@ fn log_failure(task: &str, result: Result<(), StoreError>) {
     if let Err(error) = result {
         tracing::warn!(%error, task, "a periodic task of users failed; it runs again after its interval");
     }
+}
+
+/// Publishes the beacons of drivers who moved far from their last one.
+async fn follow_drivers(context: &Context) -> Result<(), StoreError> {
+    let mut moved = context.sockets.take_moved();
+    while !moved.is_empty() {
+        let chunk: Vec<_> = moved.drain(..moved.len().min(FOLLOW_MAX)).collect();
+        if let Err(error) = beacon::follow(context, &chunk).await {
+            moved.extend(chunk);
+            moved.iter().for_each(|(user, _)| context.sockets.add_moved(*user));
+            return Err(error);
+        }
+    }
+    Ok(())
 }
 
 /// Reads the cursors of all users with a socket on this pod and passes them to the sessions.

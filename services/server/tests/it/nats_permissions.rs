@@ -118,6 +118,7 @@ async fn a_services_user_opens_what_is_its_own_and_nothing_else() {
         ("location.update", &["users"]),
         ("location.aggregate", &["location"]),
         ("rides.command", &["users"]),
+        ("location.service.fleet", &["match"]),
         ("users.session.x.notify", &["users"]),
         ("$JS.API.STREAM.PURGE.RIDE_STREAM", &[]),
         ("$JS.API.STREAM.DELETE.RIDE_STREAM", &[]),

@@ -1,33 +1,69 @@
-//! `beacon.update`.
+//! `beacon.update`, and beacons that follow a driver's positions.
 
-use platform::Transaction;
+use chrono::{DateTime, Utc};
+use platform::{StoreError, Transaction};
 use serde_json::{Value, json};
-use streams::UserId;
+use streams::event::UserBeacon;
+use streams::{Event, UserId};
 
 use super::command::{CommandError, Refusal};
+use super::sender::Sender;
 use crate::context::Context;
-use crate::presence::BeaconUpdate;
+use crate::presence::{BeaconUpdate, Located};
 use crate::tables::Tables;
 use crate::{account, presence};
 
 pub(crate) async fn update(
     context: &Context,
     mut tx: Transaction<Tables>,
-    user: UserId,
+    sender: &Sender,
     update: BeaconUpdate,
 ) -> Result<Value, CommandError> {
+    let user = sender.user;
     let driver = account::rows::driver_of(&mut tx, user).await?.ok_or_else(Refusal::not_driver)?;
     let known = presence::rows::lock_beacons(&mut tx, &[user]).await?.pop();
     let now = context.platform.world.now();
-    let next = presence::updated(known.as_ref(), user, driver.vehicle_type, update, now);
-    if let Some((beacon, event)) = next
-        && (event.is_some() || known != Some(beacon))
-    {
-        presence::rows::put_beacon(&mut tx, &beacon).await?;
-        if let Some(event) = event {
+    let (device, place) = (&sender.device_name, sender.driver().located());
+    match presence::updated(known.as_ref(), user, driver.vehicle_type, update, device, place, now) {
+        Some((beacon, event)) => {
+            presence::rows::put_beacon(&mut tx, &beacon).await?;
             context.publish(&mut tx, &event);
+            tx.commit().await?;
+            if let Event::UserBeacon(event) = &event {
+                sender.driver().record_beacon(event);
+            }
         }
-        tx.commit().await?;
+        None => {
+            // Neither a row nor an event, but this pod knows the place.
+            if let (Some(known), BeaconUpdate::Active(location)) = (known, update) {
+                sender.driver().record_place(&UserBeacon { location, located_at: Some(now), ..known.event() }, now);
+            }
+        }
     }
     Ok(json!({"active": matches!(update, BeaconUpdate::Active(_))}))
+}
+
+/// Publishes the beacons of drivers who are at these places now, if they are available and moved far enough.
+pub(crate) async fn follow(context: &Context, moved: &[(UserId, Located)]) -> Result<(), StoreError> {
+    let users: Vec<UserId> = moved.iter().map(|(user, _)| *user).collect();
+    let now: DateTime<Utc> = context.platform.world.now();
+    let mut tx = context.store.begin().await?;
+    let mut published = Vec::new();
+    for beacon in presence::rows::lock_beacons(&mut tx, &users).await? {
+        let to = moved.iter().find(|(user, _)| *user == beacon.user_id).map(|(_, to)| *to);
+        match to.and_then(|to| beacon.moved(to, now)) {
+            Some((next, event)) => {
+                presence::rows::put_beacon(&mut tx, &next).await?;
+                context.publish(&mut tx, &event);
+                published.push(next.event());
+            }
+            // Another pod was first, or the driver is not available.
+            None => published.push(beacon.event()),
+        }
+    }
+    tx.commit().await?;
+    for beacon in &published {
+        context.sockets.record_beacon(beacon);
+    }
+    Ok(())
 }

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Duration, Utc};
+use geospatial::device_clock::{DeviceClock, Reading};
 use platform::limits::{Limit, Refused};
 use platform::store::TransactionError;
 use platform::{Problem, StoreError};
@@ -17,7 +18,7 @@ use crate::trip::Trip;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Command {
     /// `location.update`: goes straight to the stream.
-    Positions(Vec<Point>),
+    Positions(Positions),
     /// `ride.start`, `ride.arrive`, `ride.cancel`: a NATS request to rides.
     Ride(RideId, RideAction),
     /// Everything else: one transaction on the rows of this service.
@@ -38,21 +39,91 @@ pub(crate) enum RowCommand {
     MailboxAck(u64),
 }
 
+/// The positions of one frame.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Positions {
+    pub(crate) points: Vec<Point>,
+    /// Points of a batch that are left out.
+    pub(crate) refused: Vec<RefusedPoint>,
+    /// Whether the frame has a list of points. A single point that is bad is an error.
+    pub(crate) is_batch: bool,
+    /// When the frame was received, by the server's clock.
+    pub(crate) received_at: DateTime<Utc>,
+}
+
 /// One measured position.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Point {
+    /// Its place in the frame.
+    pub(crate) index: usize,
     pub(crate) location: Position,
     pub(crate) accuracy_m: Option<f64>,
     pub(crate) speed_mps: Option<f64>,
     pub(crate) heading_deg: Option<f64>,
+    /// When the device measured it and when it sent it, by its own clock.
+    pub(crate) device_at: DateTime<Utc>,
+    pub(crate) sent_at: Option<DateTime<Utc>>,
+    /// `device_at` by the server's clock, as far as the device's is known: what [`Positions::correct`] makes of it.
     pub(crate) recorded_at: DateTime<Utc>,
 }
+
+/// A point of a batch that was left out: what is wrong with which of its fields.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct RefusedPoint {
+    pub(crate) index: usize,
+    pub(crate) field: String,
+    pub(crate) message: String,
+}
+
+impl Positions {
+    /// How many points the frame has, good and bad.
+    pub(crate) fn count(&self) -> usize {
+        self.points.len() + self.refused.len()
+    }
+
+    /// Corrects the times of the points by the clock of their device, which learns from them first, and leaves out those that are
+    /// too far from the server's time.
+    ///
+    /// # Errors
+    /// A single point is too far from it.
+    pub(crate) fn correct(&mut self, clock: &mut DeviceClock) -> Result<(), Refusal> {
+        let received_at = self.received_at;
+        let reading = |point: &Point| Reading { device_at: point.device_at, sent_at: point.sent_at, received_at };
+        if let Some(newest) = self.points.iter().max_by_key(|point| point.device_at) {
+            clock.read(&reading(newest));
+        }
+        let (is_batch, refused) = (self.is_batch, &mut self.refused);
+        let mut error = None;
+        self.points.retain_mut(|point| {
+            let reading = reading(point);
+            let claimed = clock.claimed(&reading);
+            if claimed > received_at + AHEAD_MAX || claimed < received_at - BEHIND_MAX {
+                let (field, message) = ("recorded_at".to_owned(), TOO_FAR.to_owned());
+                if is_batch {
+                    refused.push(RefusedPoint { index: point.index, field, message });
+                } else {
+                    error = Some(Refusal::field(field, message));
+                }
+                return false;
+            }
+            point.recorded_at = clock.corrected(&reading);
+            true
+        });
+        self.refused.sort_by_key(|point| point.index);
+        error.map_or(Ok(()), Err)
+    }
+}
+
+/// How far a corrected `recorded_at` may be ahead of the server's clock, and behind it.
+const AHEAD_MAX: Duration = Duration::seconds(60);
+const BEHIND_MAX: Duration = Duration::hours(24);
+const TOO_FAR: &str = "must be at most 60 s ahead of the server's clock and at most 24 h behind it";
 
 impl Command {
     /// The limit by which it counts, and how many it is. Ends are free, so that nobody is held to what they began.
     pub(crate) fn cost(&self) -> Option<(Limit, u32)> {
         match self {
-            Self::Positions(points) => Some((Limit::Points, u32::try_from(points.len()).unwrap_or(u32::MAX))),
+            Self::Positions(positions) => Some((Limit::Points, u32::try_from(positions.count()).unwrap_or(u32::MAX))),
             Self::Rows(RowCommand::Beacon(BeaconUpdate::Inactive(None)) | RowCommand::EndSearch) => None,
             Self::Rows(RowCommand::Beacon(_) | RowCommand::Search(_)) => Some((Limit::Commands, 1)),
             Self::Rows(RowCommand::Answer(..) | RowCommand::MailboxAck(_)) | Self::Ride(..) => None,

@@ -2,7 +2,7 @@
 
 pub(crate) mod command;
 
-mod beacon;
+pub(crate) mod beacon;
 mod mailbox;
 mod offer;
 pub(crate) mod positions;
@@ -25,11 +25,11 @@ use sender::Sender;
 pub(crate) async fn execute(context: &Context, sender: Sender, command: Command) -> Result<Value, Refusal> {
     match command {
         Command::Ride(ride_id, action) => ride::request(context, sender.user, ride_id, action).await,
-        Command::Positions(points) => {
+        Command::Positions(positions) => {
             if !positions::is_driver(context, sender.user).await? {
                 return Err(Refusal::not_driver());
             }
-            positions::publish(context, &sender, points).await
+            positions::publish(context, &sender, positions).await
         }
         Command::Rows(command) => {
             let data = execute_rows(context, &sender, command).await?;
@@ -47,10 +47,10 @@ async fn execute_rows(context: &Context, sender: &Sender, command: RowCommand) -
         RowCommand::Search(trip) => return search::begin(context, user, trip).await,
         RowCommand::EndSearch => return search::end(context, user).await,
         RowCommand::Beacon(update) => {
-            context.store.transact(retry, |tx| beacon::update(context, tx, user, update)).await
+            context.store.transact(retry, |tx| beacon::update(context, tx, sender, update)).await
         }
         RowCommand::Answer(id, answer) => {
-            context.store.transact(retry, |tx| offer::answer(context, tx, user, id, answer)).await
+            context.store.transact(retry, |tx| offer::answer(context, tx, sender, id, answer)).await
         }
         RowCommand::MailboxAck(seq) => {
             context.store.transact(retry, |tx| mailbox::ack(context, tx, user, &sender.device, seq)).await

@@ -2,9 +2,10 @@
 
 use platform::{Problem, Transaction};
 use serde_json::{Value, json};
-use streams::{MatchId, UserId};
+use streams::MatchId;
 
 use super::command::CommandError;
+use super::sender::Sender;
 use crate::context::Context;
 use crate::offer;
 use crate::offer::{DriverAnswer, OfferState};
@@ -13,15 +14,20 @@ use crate::tables::Tables;
 pub(crate) async fn answer(
     context: &Context,
     mut tx: Transaction<Tables>,
-    driver: UserId,
+    sender: &Sender,
     id: MatchId,
     answer: DriverAnswer,
 ) -> Result<Value, CommandError> {
-    let offer = offer::rows::lock_of_driver(&mut tx, id, driver).await?.ok_or_else(|| Problem::not_found("offer"))?;
+    let offer = offer::rows::lock_of_driver(&mut tx, id, sender.user).await?.ok_or_else(|| Problem::not_found("offer"))?;
     if let Some((state, event)) = offer.answered(answer, context.platform.world.now())? {
-        offer::rows::set_state(&mut tx, id, state).await?;
+        // The device that accepts is the one whose positions are those of the ride.
+        let device = (state == OfferState::Accepted).then_some(&sender.device_name);
+        offer::rows::answer(&mut tx, id, state, device.map(|name| &**name)).await?;
         context.publish(&mut tx, &event);
         tx.commit().await?;
+        if let Some(device) = device {
+            sender.driver().set_accepted(id, device.clone());
+        }
         let outcome = if state == OfferState::Accepted { "accepted" } else { "declined" };
         context.platform.metrics.matches.with_label_values(&[outcome]).inc();
     }

@@ -4,13 +4,14 @@
 //! more points than one part is what a phone collected while it was offline; all such frames together have fewer messages in
 //! flight than the others, which say where drivers are now.
 
+use chrono::{DateTime, Utc};
 use platform::{StoreError, kill_point};
 use serde_json::{Value, json};
-use streams::event::LocationUpdate;
-use streams::{BusError, Event, Message, RideId, Service, UserId};
+use streams::event::{LocationUpdate, Reception};
+use streams::{BusError, Event, Message, Service, UserId};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::command::{Point, Refusal};
+use super::command::{Point, Positions, Refusal};
 use super::publish_lane::PART_MAX;
 use super::sender::Sender;
 use crate::account;
@@ -26,11 +27,12 @@ pub(crate) async fn is_driver(context: &Context, user: UserId) -> Result<bool, S
 /// # Errors
 /// `unavailable` if the stream did not store one of them. The client repeats the command, and message ids make the repeat
 /// harmless.
-pub(crate) async fn publish(context: &Context, sender: &Sender, points: Vec<Point>) -> Result<Value, Refusal> {
+pub(crate) async fn publish(context: &Context, sender: &Sender, positions: Positions) -> Result<Value, Refusal> {
+    let Positions { points, refused, received_at, .. } = positions;
     let count = points.len();
     let trace = context.new_trace();
-    let mut messages: Vec<Message> =
-        points.into_iter().map(|point| message(sender.user, sender.ride, point, trace.as_str())).collect();
+    let updates: Vec<LocationUpdate> = points.into_iter().map(|point| update(sender, point, received_at)).collect();
+    let mut messages: Vec<Message> = updates.iter().map(|update| message(update, trace.as_str())).collect();
     let in_flight = if count <= PART_MAX { &context.publish_permits } else { &context.batch_permits };
     while !messages.is_empty() {
         let part: Vec<Message> = messages.drain(..messages.len().min(PART_MAX)).collect();
@@ -42,7 +44,10 @@ pub(crate) async fn publish(context: &Context, sender: &Sender, points: Vec<Poin
         })?;
     }
     kill_point::reached("positions.before_ack");
-    Ok(json!({"points": count}))
+    if sender.driver().record_positions(&updates, received_at) {
+        context.sockets.add_moved(sender.user);
+    }
+    Ok(if refused.is_empty() { json!({"points": count}) } else { json!({"points": count, "refused": refused}) })
 }
 
 async fn permits(semaphore: &Semaphore, count: usize) -> Result<SemaphorePermit<'_>, Refusal> {
@@ -63,19 +68,31 @@ async fn publish_part(context: &Context, mut part: Vec<Message>) -> Result<(), B
     results.into_iter().find_map(Result::err).map_or(Ok(()), Err)
 }
 
-fn message(driver: UserId, ride: Option<RideId>, point: Point, traceparent: &str) -> Message {
-    let Point { location, accuracy_m, speed_mps, heading_deg, recorded_at } = point;
-    let event = Event::LocationUpdate(LocationUpdate {
-        user_id: driver,
-        ride_id: ride,
+/// The event of a point whose times are corrected.
+fn update(sender: &Sender, point: Point, received_at: DateTime<Utc>) -> LocationUpdate {
+    let Point { location, accuracy_m, speed_mps, heading_deg, device_at, sent_at, recorded_at, .. } = point;
+    LocationUpdate {
+        user_id: sender.user,
+        ride_id: sender.ride,
         location,
         accuracy_m,
         speed_mps,
         heading_deg,
         recorded_at,
-        reception: None,
-    });
-    let (id, entity) = (event.message_id(recorded_at), driver.to_string());
+        reception: Some(Reception {
+            device: sender.device_name.to_string(),
+            ride_device: sender.ride_device,
+            device_at,
+            sent_at,
+            received_at,
+        }),
+    }
+}
+
+fn message(update: &LocationUpdate, traceparent: &str) -> Message {
+    let (at, entity) = (update.recorded_at, update.user_id.to_string());
+    let event = Event::LocationUpdate(update.clone());
+    let id = event.message_id(at);
     let (subject, body) = (event.subject().as_str(), event.body().into());
-    platform::relay::message(subject, &id, &entity, recorded_at, traceparent, Service::Users, body)
+    platform::relay::message(subject, &id, &entity, at, traceparent, Service::Users, body)
 }

@@ -6,17 +6,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::TimeDelta;
 use platform::limits::Limit;
 use platform::{StoreError, Transaction};
+use streams::event::UserBeacon;
 use streams::{Event, RideId, UserId};
 use uuid::Uuid;
 
-use super::sockets::OpenSocket;
+use super::sockets::{OpenSocket, SocketSlot};
 use super::transport::TOO_MANY;
 use crate::context::Context;
 use crate::mailbox::{Device, MissedRange, notification, notify_subject};
-use crate::presence::Beacon;
+use crate::presence::{Beacon, Located};
 use crate::presence::rows::SWEEP_MAX;
 use crate::tables::Tables;
-use crate::{account, live_ride, mailbox, presence};
+use crate::{account, live_ride, mailbox, offer, presence};
 
 /// The most sockets whose rows one statement touches.
 const TOUCH_MAX: usize = 1_000;
@@ -31,6 +32,8 @@ pub(crate) struct SessionStart {
     pub(crate) role: Role,
     /// The live ride that the user drives.
     pub(crate) ride: Option<RideId>,
+    /// Whether the device of the socket accepted it.
+    pub(crate) ride_device: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,37 +47,54 @@ pub(crate) enum Role {
 pub(crate) async fn open(
     context: &Context,
     user: UserId,
-    session: Uuid,
+    slot: &SocketSlot,
     device: &Device,
     has_seq: Option<u64>,
 ) -> Result<SessionStart, StoreError> {
     let mut tx = context.store.begin().await?;
-    let displaced = insert(context, &mut tx, user, session).await?;
+    let (displaced, beacon) = insert(context, &mut tx, user, slot.session).await?;
     let is_driver = account::rows::driver_of(&mut tx, user).await?.is_some();
     let ride = if is_driver { live_ride::rows::of_driver(&mut tx, user).await? } else { None };
+    let mut ride_device = false;
+    if let Some(ride) = ride {
+        ride_device = live_ride::rows::device_of(&mut tx, ride).await?.as_deref() == Some(&*slot.device_name);
+    }
+    let accepted = if is_driver { offer::rows::newest_accepted(&mut tx, user).await? } else { None };
     let last_seq = mailbox::rows::cursor(&mut tx, user).await?.last_seq;
     let has_seq = has_seq.map_or(last_seq, |seq| seq.min(last_seq));
     mailbox::device_rows::open_device(&mut tx, user, device, has_seq, context.platform.world.now()).await?;
     let missed = mailbox::rows::missed(&mut tx, user, has_seq, last_seq).await?;
     tx.commit().await?;
+    {
+        let mut driver = slot.driver();
+        beacon.iter().for_each(|beacon| driver.record_beacon(beacon));
+        if let Some((id, name)) = accepted {
+            driver.set_accepted(id, name.into());
+        }
+        driver.set_ride(ride);
+    }
     close_displaced(context, user, &displaced).await;
-    Ok(SessionStart { last_seq, missed, role: if is_driver { Role::Driver } else { Role::Passenger }, ride })
+    let role = if is_driver { Role::Driver } else { Role::Passenger };
+    Ok(SessionStart { last_seq, missed, role, ride, ride_device })
 }
 
-/// Inserts the row of an open socket. Returns the sockets whose place it takes.
+/// Inserts the row of an open socket. Returns the sockets whose place it takes, and the beacon of a driver.
 async fn insert(
     context: &Context,
     tx: &mut Transaction<Tables>,
     user: UserId,
     session: Uuid,
-) -> Result<Vec<Uuid>, StoreError> {
+) -> Result<(Vec<Uuid>, Option<UserBeacon>), StoreError> {
     let now = || context.platform.world.now();
     // Two sockets of one user that open at once see each other.
     account::rows::lock(tx, user).await?;
     let beacons = presence::rows::lock_beacons(tx, &[user]).await?;
     presence::rows::insert_socket(tx, session, user, &context.platform.pod, now()).await?;
+    let mut known = None;
     for beacon in &beacons {
-        store_and_publish(context, tx, beacon.connect(now())).await?;
+        let connected = beacon.connect(context.sockets.located(user), now());
+        known = Some(connected.as_ref().map_or(beacon, |(next, _)| next).event());
+        store_and_publish(context, tx, connected).await?;
     }
     let most = context.platform.limiter.limits().count(Limit::SocketsUser);
     let mine = context.sockets.of(user);
@@ -82,7 +102,7 @@ async fn insert(
         // Of the sockets of this pod it is known to the millisecond when something last came from each, of others to 20 s.
         touch(context, tx, &mine).await?;
     }
-    presence::rows::displace_sockets(tx, user, session, most, now()).await
+    Ok((presence::rows::displace_sockets(tx, user, session, most, now()).await?, known))
 }
 
 /// Closes sockets whose place newer ones took: here, or by a message to the pods that have them. If the message is lost, the
@@ -99,15 +119,20 @@ async fn close_displaced(context: &Context, user: UserId, displaced: &[Uuid]) {
 }
 
 /// Deletes the row of the closed socket `session`, and those of all stale sockets of `users`. Drivers who have no other
-/// socket become unavailable.
-pub(crate) async fn close(context: &Context, users: &[UserId], session: Option<Uuid>) -> Result<(), StoreError> {
+/// socket become unavailable; `located` is where the pod of the socket knows its driver.
+pub(crate) async fn close(
+    context: &Context,
+    users: &[UserId],
+    session: Option<Uuid>,
+    located: Option<Located>,
+) -> Result<(), StoreError> {
     let now = || context.platform.world.now();
     let mut tx = context.store.begin().await?;
     let mut beacons = presence::rows::lock_beacons(&mut tx, users).await?;
     let connected = presence::rows::delete_sockets(&mut tx, users, session, now()).await?;
     beacons.retain(|beacon| !connected.contains(&beacon.user_id));
     for beacon in &beacons {
-        store_and_publish(context, &mut tx, beacon.disconnect(now())).await?;
+        store_and_publish(context, &mut tx, beacon.disconnect(located, now())).await?;
     }
     tx.commit().await
 }
@@ -163,8 +188,9 @@ pub(crate) async fn touch_all(context: &Context) -> Result<(), StoreError> {
 
 async fn reopen(context: &Context, user: UserId, session: Uuid) -> Result<(), StoreError> {
     let mut tx = context.store.begin().await?;
-    let displaced = insert(context, &mut tx, user, session).await?;
+    let (displaced, beacon) = insert(context, &mut tx, user, session).await?;
     tx.commit().await?;
+    beacon.iter().for_each(|beacon| context.sockets.record_beacon(beacon));
     close_displaced(context, user, &displaced).await;
     Ok(())
 }
@@ -177,7 +203,7 @@ pub(crate) async fn sweep_stale(context: &Context) -> Result<(), StoreError> {
         drop(tx);
         if !users.is_empty() {
             tracing::warn!(users = users.len(), "the sockets of a dead pod are deleted");
-            close(context, &users, None).await?;
+            close(context, &users, None, None).await?;
         }
         if users.len() < SWEEP_MAX {
             return Ok(());

@@ -6,11 +6,12 @@ use futures_util::future::BoxFuture;
 use platform::StoreError;
 use serde::Deserialize;
 use std::time::Duration;
-use streams::{RideId, UserId};
+use streams::{MatchId, RideId, UserId};
 use tokio::time::Instant;
 
 use super::connection::SessionStart;
 use super::frame::{self, EventFrame};
+use super::sockets::SocketSlot;
 use crate::context::Context;
 use crate::mailbox::{self, Entry, MissedRange};
 
@@ -26,8 +27,11 @@ type Read = Result<Vec<Entry>, StoreError>;
 pub(crate) struct Delivery<'a> {
     context: &'a Context,
     user: UserId,
+    slot: &'a SocketSlot,
     /// The ride to which a driver's positions belong.
     ride: Option<RideId>,
+    /// Whether the device of this socket accepted it.
+    ride_device: bool,
     /// The newest `seq` when the session began. `ride` was read after it, and already reflects all events up to it.
     start_seq: u64,
     /// The newest `seq` sent to the client.
@@ -49,12 +53,20 @@ pub(crate) struct Delivery<'a> {
 
 impl<'a> Delivery<'a> {
     /// `has_seq` is the newest event that the client has.
-    pub(crate) fn new(context: &'a Context, user: UserId, start: &SessionStart, has_seq: Option<u64>) -> Self {
+    pub(crate) fn new(
+        context: &'a Context,
+        slot: &'a SocketSlot,
+        user: UserId,
+        start: &SessionStart,
+        has_seq: Option<u64>,
+    ) -> Self {
         let (now, start_seq) = (Instant::now(), start.last_seq);
         Self {
             context,
             user,
+            slot,
             ride: start.ride,
+            ride_device: start.ride_device,
             start_seq,
             sent_seq: has_seq.map_or(start_seq, |seq| seq.min(start_seq)),
             newest_seq: start_seq,
@@ -69,6 +81,10 @@ impl<'a> Delivery<'a> {
 
     pub(crate) fn ride(&self) -> Option<RideId> {
         self.ride
+    }
+
+    pub(crate) fn is_ride_device(&self) -> bool {
+        self.ride.is_some() && self.ride_device
     }
 
     /// The time at which the mailbox is to be read again, if the session waits for it.
@@ -182,6 +198,7 @@ impl<'a> Delivery<'a> {
         #[derive(Deserialize)]
         struct Ride {
             ride_id: RideId,
+            match_id: MatchId,
             driver_id: UserId,
         }
         let begins = match subject {
@@ -193,9 +210,15 @@ impl<'a> Delivery<'a> {
             return;
         }
         match serde_json::from_str::<Ride>(body) {
-            Ok(ride) if begins && ride.driver_id == self.user => self.ride = Some(ride.ride_id),
+            Ok(ride) if begins && ride.driver_id == self.user => {
+                self.ride = Some(ride.ride_id);
+                self.ride_device = self.slot.driver().is_accepted_by(ride.match_id, &self.slot.device_name);
+            }
             Ok(ride) if !begins && self.ride == Some(ride.ride_id) => self.ride = None,
-            _ => {}
+            _ => return,
+        }
+        if self.slot.driver().set_ride(self.ride) {
+            self.context.sockets.add_moved(self.user);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
-use chrono::{DateTime, Duration, Utc};
+use chrono::{DateTime, Datelike, Timelike, Utc};
 use platform::problem::read_json;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
@@ -19,7 +19,7 @@ use streams::ride_command::RideAction;
 use streams::{MatchId, Position, RideId, UserId, VehicleType};
 use uuid::Uuid;
 
-use crate::commands::command::{Command, Point, Refusal, RowCommand};
+use crate::commands::command::{Command, Point, Positions, Refusal, RefusedPoint, RowCommand};
 use crate::mailbox::MissedRange;
 use crate::offer::DriverAnswer;
 use crate::presence::BeaconUpdate;
@@ -38,9 +38,6 @@ const PIN_MAX: usize = 16;
 const TOKEN_MAX: usize = 4_096;
 /// The most points of one `location.update`.
 pub(crate) const POINTS_MAX: usize = 100;
-/// How far a `recorded_at` may be ahead of the server's clock, and behind it.
-const AHEAD_MAX: Duration = Duration::seconds(60);
-const BEHIND_MAX: Duration = Duration::hours(24);
 
 /// An `id` exactly as the client wrote it; any JSON is allowed.
 pub(crate) type Id = Box<RawValue>;
@@ -149,7 +146,7 @@ type ParseData = fn(&str, DateTime<Utc>) -> Result<Request, Refusal>;
 
 /// Every type of frame that a client may send; the most frequent first.
 const TYPES: [(&str, ParseData); 10] = [
-    ("location.update", |data, now| positions(read(data)?, now).map(Request::Command)),
+    ("location.update", |data, now| positions(data, now).map(|p| Request::Command(Command::Positions(p)))),
     ("beacon.update", |data, _| beacon(read(data)?).map(Request::Command)),
     ("finder.update", |data, _| finder(read(data)?).map(Request::Command)),
     ("match.accept", |data, _| {
@@ -246,7 +243,16 @@ struct LocationData {
     speed_mps: Option<f64>,
     heading_deg: Option<f64>,
     recorded_at: Option<DateTime<Utc>>,
+    sent_at: Option<DateTime<Utc>>,
     points: Option<Vec<Object<LocationData>>>,
+}
+
+/// A batch whose points are read one by one, because one of them cannot be read.
+#[derive(Deserialize)]
+struct BatchData<'a> {
+    sent_at: Option<DateTime<Utc>>,
+    #[serde(borrow)]
+    points: Option<Vec<&'a RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -305,38 +311,70 @@ fn finder(data: FinderData) -> Result<Command, Refusal> {
     })))
 }
 
-fn positions(data: LocationData, now: DateTime<Utc>) -> Result<Command, Refusal> {
-    let Some(points) = data.points else {
-        return Ok(Command::Positions(vec![point(String::new(), data, now)?]));
+fn positions(text: &str, now: DateTime<Utc>) -> Result<Positions, Refusal> {
+    let (points, refused, is_batch) = match serde_json::from_str::<LocationData>(text) {
+        Ok(LocationData { points: Some(points), sent_at, .. }) => {
+            let (points, refused) = batch(points.into_iter().map(|Object(p)| Ok(p)), sent_at)?;
+            (points, refused, true)
+        }
+        Ok(single) => (vec![point(0, single, None)?], Vec::new(), false),
+        Err(_) => match serde_json::from_str::<BatchData<'_>>(text) {
+            Ok(BatchData { points: Some(points), sent_at }) => {
+                let (points, refused) = batch(points.into_iter().map(|p| read(p.get()).map(|Object(p)| p)), sent_at)?;
+                (points, refused, true)
+            }
+            _ => (vec![point(0, read(text)?, None)?], Vec::new(), false),
+        },
     };
-    if points.is_empty() || points.len() > POINTS_MAX {
-        return Err(Refusal::field("points", format!("1 to {POINTS_MAX} points, not {}", points.len())));
-    }
-    let points = points.into_iter().enumerate().map(|(i, p)| point(format!("points[{i}]."), p.0, now));
-    Ok(Command::Positions(points.collect::<Result<_, _>>()?))
+    Ok(Positions { points, refused, is_batch, received_at: now })
 }
 
-fn point(path: String, data: LocationData, now: DateTime<Utc>) -> Result<Point, Refusal> {
-    let at = |field: &str| format!("{path}{field}");
-    let location = position(&at("location"), data.location.ok_or_else(|| missing(&at("location")))?)?;
-    let measures = [
-        ("accuracy_m", data.accuracy_m, f64::MAX),
-        ("speed_mps", data.speed_mps, f64::MAX),
-        ("heading_deg", data.heading_deg, 360.0),
-    ];
-    for (field, value, most) in measures {
-        if value.is_some_and(|v| !(0.0..=most).contains(&v)) {
-            let message = if most < f64::MAX { "must be from 0 to 360" } else { "must be 0 or more" };
-            return Err(Refusal::field(at(field), message));
+/// The good points of a batch, and what is wrong with the others.
+fn batch(
+    points: impl ExactSizeIterator<Item = Result<LocationData, Refusal>>,
+    sent_at: Option<DateTime<Utc>>,
+) -> Result<(Vec<Point>, Vec<RefusedPoint>), Refusal> {
+    let count = points.len();
+    if count == 0 || count > POINTS_MAX {
+        return Err(Refusal::field("points", format!("1 to {POINTS_MAX} points, not {count}")));
+    }
+    time("sent_at", sent_at)?;
+    let (mut good, mut refused) = (Vec::with_capacity(count), Vec::new());
+    for (index, data) in points.enumerate() {
+        match data.and_then(|data| point(index, data, sent_at)) {
+            Ok(point) => good.push(point),
+            Err(Refusal { field, message, .. }) => {
+                refused.push(RefusedPoint { index, field: field.unwrap_or_default(), message });
+            }
         }
     }
-    let recorded_at = data.recorded_at.ok_or_else(|| missing(&at("recorded_at")))?;
-    if recorded_at > now + AHEAD_MAX || recorded_at < now - BEHIND_MAX {
-        let message = "must be at most 60 s ahead of the server's clock and at most 24 h behind it";
-        return Err(Refusal::field(at("recorded_at"), message));
+    Ok((good, refused))
+}
+
+fn point(index: usize, data: LocationData, sent_at: Option<DateTime<Utc>>) -> Result<Point, Refusal> {
+    let location = position("location", data.location.ok_or_else(|| missing("location"))?)?;
+    if data.heading_deg.is_some_and(|heading| heading > 360.0) {
+        return Err(Refusal::field("heading_deg", "must be from 0 to 360"));
     }
-    let LocationData { accuracy_m, speed_mps, heading_deg, .. } = data;
-    Ok(Point { location, accuracy_m, speed_mps, heading_deg, recorded_at })
+    // Phones say -1 for what they do not know.
+    let known = |measure: Option<f64>| measure.filter(|value| *value >= 0.0);
+    let device_at = time("recorded_at", data.recorded_at)?.ok_or_else(|| missing("recorded_at"))?;
+    let sent_at = time("sent_at", data.sent_at)?.or(sent_at);
+    let (accuracy_m, speed_mps, heading_deg) = (known(data.accuracy_m), known(data.speed_mps), known(data.heading_deg));
+    Ok(Point { index, location, accuracy_m, speed_mps, heading_deg, device_at, sent_at, recorded_at: device_at })
+}
+
+/// A time that an event can carry.
+fn time(field: &str, at: Option<DateTime<Utc>>) -> Result<Option<DateTime<Utc>>, Refusal> {
+    let Some(time) = at else { return Ok(None) };
+    if !(1970..=9999).contains(&time.year()) {
+        return Err(Refusal::field(field, "the year must be within 1970 to 9999"));
+    }
+    // Written as :60, which other parsers refuse.
+    if time.nanosecond() >= 1_000_000_000 {
+        return Err(Refusal::field(field, "seconds are from 0 to 59"));
+    }
+    Ok(Some(time))
 }
 
 fn position(field: &str, Object(position): PositionObject) -> Result<Position, Refusal> {

@@ -89,13 +89,13 @@ impl<'a> InFlight<'a> {
             _ => info_span!("command", "type" = kind_name, id = raw_id, trace_id = Empty),
         };
         match (command, role) {
-            (Command::Positions(points), Role::Driver) if id.is_none() => {
-                let publish = async move { commands::positions::publish(context, &sender, points).await.err() };
+            (Command::Positions(positions), Role::Driver) if id.is_none() => {
+                let publish = async move { commands::positions::publish(context, &sender, positions).await.err() };
                 self.publishes.push(publish.instrument(span).boxed());
             }
-            (Command::Positions(points), Role::Driver) => {
+            (Command::Positions(positions), Role::Driver) => {
                 let publish =
-                    async move { Reply::new(id, commands::positions::publish(context, &sender, points).await, kind) };
+                    async move { Reply::new(id, commands::positions::publish(context, &sender, positions).await, kind) };
                 self.command = Some(publish.instrument(span).boxed());
             }
             (command, _) => {

@@ -90,8 +90,9 @@ where
         }
     }
     // First out of the registry: the timer that touches the rows of registered sockets would insert the row again.
+    let located = slot.driver().located();
     slot.unregister();
-    if let Err(error) = connection::close(context, &[user], Some(id)).await {
+    if let Err(error) = connection::close(context, &[user], Some(id), located).await {
         // Nobody touches the row any more, so that a sweep finds it stale.
         tracing::warn!(%error, "the row of a closed socket was not deleted; a sweep will delete it");
     }
@@ -107,7 +108,7 @@ async fn subscribe_and_start(
     // The subscription begins before the mailbox is read, so that no event in between is missed.
     let notifications =
         context.platform.bus.subscribe(&notify_subject(user), None).await.map_err(|error| error.to_string())?;
-    let start = connection::open(context, user, slot.session, &request.device, last_seq).await;
+    let start = connection::open(context, user, slot, &request.device, last_seq).await;
     Ok((notifications, start.map_err(|error| error.to_string())?))
 }
 
@@ -172,7 +173,7 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
             request,
             out,
             role: start.role,
-            delivery: Delivery::new(context, user, &start, request.last_seq),
+            delivery: Delivery::new(context, slot, user, &start, request.last_seq),
             in_flight: InFlight::default(),
             frames: Bucket::full(context.frames_quota(), now),
             refusals: Bucket::full(REFUSALS, now),
@@ -343,7 +344,7 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
         None
     }
 
-    fn begin_command(&mut self, id: Option<Id>, command: Command) -> Option<SessionEnd> {
+    fn begin_command(&mut self, id: Option<Id>, mut command: Command) -> Option<SessionEnd> {
         if let Some((limit, count)) = command.cost()
             && let Err(refused) = self.context.platform.take(limit, self.user, count)
         {
@@ -351,8 +352,26 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
             // A client that takes no notice of the limit is no better than one that sends too many frames.
             return (!self.refusals.take(Instant::now())).then_some(TOO_FAST);
         }
-        let (device, publish_lane) = (self.request.device.clone(), self.slot.publish_lane.clone());
-        let sender = Sender { user: self.user, device, ride: self.delivery.ride(), publish_lane };
+        if let Command::Positions(positions) = &mut command {
+            // The device's clock learns from the frames in the order in which they come.
+            let checked = positions.correct(&mut self.slot.clock());
+            // Without an id there is no ack that could name the points of a batch.
+            let unnamed = positions.refused.first().filter(|_| id.is_none() && positions.points.is_empty());
+            let unnamed = unnamed.map(|point| Refusal::field(point.field.clone(), point.message.clone()));
+            if let Some(refusal) = checked.err().or(unnamed) {
+                self.out.push_error(id.as_deref(), &refusal);
+                return None;
+            }
+        }
+        let sender = Sender {
+            user: self.user,
+            device: self.request.device.clone(),
+            device_name: self.slot.device_name.clone(),
+            ride: self.delivery.ride(),
+            ride_device: self.delivery.is_ride_device(),
+            publish_lane: self.slot.publish_lane.clone(),
+            known_driver: self.slot.known_driver.clone(),
+        };
         self.in_flight.begin(self.context, sender, id, command, self.role);
         None
     }

@@ -1,13 +1,18 @@
 //! The registry of the sockets that are open on this pod, with its limits. It knows nothing of the database: the rows of
 //! sockets are `presence`.
+//!
+//! A socket has a name for the positions that it sends: that of its device, or else the empty name; a second socket without a name
+//! that is open at the same time is `~2`, a third `~3`: two phones of an app that names none are two devices.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use geospatial::device_clock::DeviceClock;
 use platform::CancellationToken;
 use platform::limits::Quota;
+use streams::event::UserBeacon;
 use streams::{SignInId, UserId};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -17,9 +22,15 @@ use super::transport::{SIGN_IN_ENDED, SessionEnd};
 use crate::commands::publish_lane::PublishLane;
 use crate::config::Config;
 use crate::mailbox::{Device, MailboxCursor};
+use crate::presence::Located;
+use crate::presence::known::KnownDriver;
 
 /// The wait for all sockets to close when the pod stops.
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
+/// A socket from which nothing came for so long has missed a ping.
+const GONE_AFTER_MS: u64 = 25_000;
+/// How long the clock of a device is remembered after its last socket has closed.
+const CLOCK_REMEMBERED: Duration = Duration::from_secs(3_600);
 
 #[derive(Debug)]
 pub(crate) struct Sockets {
@@ -36,14 +47,27 @@ pub(crate) struct Sockets {
 struct Registry {
     /// By user and session.
     slots: BTreeMap<(UserId, Uuid), Slot>,
-    /// Of each user with a socket here: how many, and the lane of positions, which they share.
-    users: BTreeMap<UserId, (usize, Arc<PublishLane>)>,
+    /// Users with a socket here.
+    users: BTreeMap<UserId, OfUser>,
+    /// The clocks of devices, by name. Those that are wrong are remembered for a while after the last socket has closed.
+    clocks: BTreeMap<(UserId, Arc<str>), (Arc<Mutex<DeviceClock>>, Instant)>,
+    /// Drivers of whom a beacon may be due.
+    moved: BTreeSet<UserId>,
+}
+
+/// What the sockets of a user share.
+#[derive(Debug)]
+struct OfUser {
+    sockets: usize,
+    publish_lane: Arc<PublishLane>,
+    known_driver: Arc<Mutex<KnownDriver>>,
 }
 
 #[derive(Debug)]
 struct Slot {
     signal: watch::Sender<Signal>,
     device: Device,
+    device_name: Arc<str>,
     /// The sign-in of the access token, if it names one.
     sign_in: Option<SignInId>,
     /// When the client last sent anything, in milliseconds since the registry began.
@@ -86,10 +110,24 @@ pub(crate) struct SocketSlot {
     pub(crate) session: Uuid,
     pub(crate) signal: watch::Receiver<Signal>,
     pub(crate) publish_lane: Arc<PublishLane>,
+    /// What this pod knows of the user as a driver.
+    pub(crate) known_driver: Arc<Mutex<KnownDriver>>,
+    /// The name under which the positions of this socket go out.
+    pub(crate) device_name: Arc<str>,
+    clock: Arc<Mutex<DeviceClock>>,
     received_ms: Arc<AtomicU64>,
 }
 
 impl SocketSlot {
+    pub(crate) fn driver(&self) -> MutexGuard<'_, KnownDriver> {
+        self.known_driver.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The clock of the socket's device.
+    pub(crate) fn clock(&self) -> MutexGuard<'_, DeviceClock> {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Removes the session from the registry. It still counts as open until the slot is dropped.
     pub(crate) fn unregister(&self) {
         self.sockets.registry().remove(self.user, self.session);
@@ -118,22 +156,51 @@ impl Drop for SocketSlot {
 }
 
 impl Registry {
-    fn insert(&mut self, user: UserId, session: Uuid, slot: Slot, points: Quota) -> Arc<PublishLane> {
+    fn insert(&mut self, user: UserId, session: Uuid, slot: Slot, points: Quota) -> &OfUser {
         self.slots.insert((user, session), slot);
-        let new = || (0, Arc::new(PublishLane::new(points, Instant::now())));
-        let (count, lane) = self.users.entry(user).or_insert_with(new);
-        *count += 1;
-        lane.clone()
+        let new = || OfUser {
+            sockets: 0,
+            publish_lane: Arc::new(PublishLane::new(points, Instant::now())),
+            known_driver: Arc::default(),
+        };
+        let of_user = self.users.entry(user).or_insert_with(new);
+        of_user.sockets += 1;
+        of_user
+    }
+
+    /// The name of a new socket of the user. A socket of the same sign-in that has not even answered a ping is gone: the new one is the
+    /// same phone again.
+    fn device_name(&self, user: UserId, device: &Device, sign_in: Option<SignInId>, silent_since_ms: u64) -> Arc<str> {
+        if *device != Device::UNNAMED {
+            return device.as_str().into();
+        }
+        let is_open = |slot: &Slot| {
+            let is_silent = slot.received_ms.load(Ordering::Relaxed) < silent_since_ms;
+            slot.device == Device::UNNAMED && !(is_silent && sign_in.is_some() && slot.sign_in == sign_in)
+        };
+        let taken: BTreeSet<&str> =
+            self.of(user).map(|(_, slot)| slot).filter(|slot| is_open(slot)).map(|slot| &*slot.device_name).collect();
+        if taken.contains("") {
+            let mut names = (2..).map(|n| format!("~{n}"));
+            return names.find(|name| !taken.contains(name.as_str())).unwrap_or_default().into();
+        }
+        "".into()
+    }
+
+    fn clock(&mut self, user: UserId, device_name: &Arc<str>) -> Arc<Mutex<DeviceClock>> {
+        let new = || (Arc::default(), Instant::now());
+        self.clocks.entry((user, device_name.clone())).or_insert_with(new).0.clone()
     }
 
     fn remove(&mut self, user: UserId, session: Uuid) {
         if self.slots.remove(&(user, session)).is_none() {
             return;
         }
-        if let Some((count, _)) = self.users.get_mut(&user) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(of_user) = self.users.get_mut(&user) {
+            of_user.sockets -= 1;
+            if of_user.sockets == 0 {
                 self.users.remove(&user);
+                self.moved.remove(&user);
             }
         }
     }
@@ -191,10 +258,16 @@ impl Sockets {
         self.check_limits(config)?;
         let (sender, signal) = watch::channel(Signal::default());
         let received_ms = Arc::new(AtomicU64::new(self.millis(Instant::now())));
-        let slot = Slot { signal: sender, device, sign_in, received_ms: received_ms.clone() };
-        let publish_lane = registry.insert(user, session, slot, points);
+        let silent_since_ms = self.millis(Instant::now()).saturating_sub(GONE_AFTER_MS);
+        let device_name = registry.device_name(user, &device, sign_in, silent_since_ms);
+        let clock = registry.clock(user, &device_name);
+        let (name, received) = (device_name.clone(), received_ms.clone());
+        let slot = Slot { signal: sender, device, device_name: name, sign_in, received_ms: received };
+        let of_user = registry.insert(user, session, slot, points);
+        let (publish_lane, known_driver) = (of_user.publish_lane.clone(), of_user.known_driver.clone());
         self.open.send_modify(|open| *open += 1);
-        Ok(SocketSlot { sockets: self.clone(), user, session, signal, publish_lane, received_ms })
+        let sockets = self.clone();
+        Ok(SocketSlot { sockets, user, session, signal, publish_lane, known_driver, device_name, clock, received_ms })
     }
 
     fn open_socket(&self, (user, session): (UserId, Uuid), slot: &Slot) -> OpenSocket {
@@ -210,6 +283,54 @@ impl Sockets {
 
     pub(crate) fn of(&self, user: UserId) -> Vec<OpenSocket> {
         self.registry().of(user).map(|(key, slot)| self.open_socket(*key, slot)).collect()
+    }
+
+    /// A beacon of a driver was published, here or by another pod.
+    pub(crate) fn record_beacon(&self, beacon: &UserBeacon) {
+        if let Some(driver) = self.known_driver(beacon.user_id) {
+            driver.lock().unwrap_or_else(PoisonError::into_inner).record_beacon(beacon);
+        }
+    }
+
+    /// Where this pod knows a driver.
+    pub(crate) fn located(&self, user: UserId) -> Option<Located> {
+        self.known_driver(user)?.lock().unwrap_or_else(PoisonError::into_inner).located()
+    }
+
+    fn known_driver(&self, user: UserId) -> Option<Arc<Mutex<KnownDriver>>> {
+        self.registry().users.get(&user).map(|of_user| of_user.known_driver.clone())
+    }
+
+    /// A beacon of the driver may be due.
+    pub(crate) fn add_moved(&self, user: UserId) {
+        let mut registry = self.registry();
+        if registry.users.contains_key(&user) {
+            registry.moved.insert(user);
+        }
+    }
+
+    /// The drivers of whom a beacon is due, with their places.
+    pub(crate) fn take_moved(&self) -> Vec<(UserId, Located)> {
+        let moved = std::mem::take(&mut self.registry().moved);
+        let due = |user: UserId| {
+            let driver = self.known_driver(user)?;
+            let due = driver.lock().unwrap_or_else(PoisonError::into_inner).due()?;
+            Some((user, due))
+        };
+        moved.into_iter().filter_map(due).collect()
+    }
+
+    /// Forgets the clocks of devices that have no socket any more: those that are right at once, the others after a while.
+    pub(crate) fn forget_clocks(&self) {
+        let now = Instant::now();
+        self.registry().clocks.retain(|_, (clock, used_at)| {
+            if Arc::strong_count(clock) > 1 {
+                *used_at = now;
+                return true;
+            }
+            let is_wrong = !clock.lock().unwrap_or_else(PoisonError::into_inner).offset().is_zero();
+            is_wrong && now.saturating_duration_since(*used_at) < CLOCK_REMEMBERED
+        });
     }
 
     pub(crate) fn contains(&self, user: UserId, session: Uuid) -> bool {
@@ -288,6 +409,53 @@ mod tests {
         drop((new, bobs));
         sockets.close().await;
         assert_eq!(admit(&sockets, ANN, 6, None).unwrap_err(), AdmissionError::Closing);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sockets_without_a_name_that_are_open_at_once_are_several_devices() {
+        let sockets = Arc::new(Sockets::default());
+        let config = Config::default();
+        let points = Quota { burst: 9, per_s: 1.0 };
+        let admit = |n: u128, device: Device, sign_in: Option<u128>| {
+            let id = sign_in.map(sign_in_id);
+            sockets.admit(ANN, Uuid::from_u128(n), device, id, &config, points).unwrap()
+        };
+        let one = admit(1, Device::UNNAMED, None);
+        let two = admit(2, Device::UNNAMED, None);
+        let named = admit(3, Device::named("phone").unwrap(), None);
+        let three = admit(4, Device::UNNAMED, Some(1));
+        let names = [&one, &two, &named, &three].map(|slot| slot.device_name.to_string());
+        assert_eq!(names, ["", "~2", "phone", "~3"]);
+        drop(one);
+        assert_eq!(&*admit(5, Device::UNNAMED, None).device_name, "");
+        // The same phone again, after its connection was lost: nothing came from the old socket since a ping.
+        tokio::time::advance(Duration::from_secs(26)).await;
+        two.received(Instant::now());
+        let back = admit(6, Device::UNNAMED, Some(1));
+        assert_eq!(&*back.device_name, "");
+        assert_eq!(&*admit(7, Device::UNNAMED, Some(1)).device_name, "~3");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wrong_clock_is_remembered_for_a_while() {
+        let sockets = Arc::new(Sockets::default());
+        let at = |seconds: i64| chrono::DateTime::UNIX_EPOCH + chrono::Duration::seconds(seconds);
+        let reading = |n: i64, offset: i64| geospatial::device_clock::Reading {
+            device_at: at(n * 4 - offset),
+            sent_at: None,
+            received_at: at(n * 4),
+        };
+        for (user, offset) in [(ANN, 20), (BOB, 0)] {
+            let slot = admit(&sockets, user, 1, None).unwrap();
+            (10..15).for_each(|n| _ = slot.clock().read(&reading(n, offset)));
+        }
+        for (passed, expected) in [(0, [20, 0]), (3_000, [20, 0]), (3_700, [0, 0])] {
+            tokio::time::advance(Duration::from_secs(passed)).await;
+            sockets.forget_clocks();
+            let offset = |user| admit(&sockets, user, 2, None).unwrap().clock().offset().num_seconds();
+            assert_eq!([ANN, BOB].map(offset), expected, "after {passed} s");
+            sockets.forget_clocks();
+        }
     }
 
     #[tokio::test(start_paused = true)]

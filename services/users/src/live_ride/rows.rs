@@ -25,9 +25,10 @@ pub(crate) async fn apply(
     match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
-                "insert into live_rides as l (ride_id, driver_id, passenger_id, version, status, changed_at) \
-                 select r, d, p, v, s, $6 from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::text[]) \
-                 as e (r, d, p, v, s) order by r on conflict on constraint live_rides_pkey do update \
+                "insert into live_rides as l (ride_id, driver_id, passenger_id, version, status, changed_at, device) \
+                 select r, d, p, v, s, $6, o.device from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], \
+                 $5::text[], $7::uuid[]) as e (r, d, p, v, s, m) left join offers o on o.match_id = e.m order by r \
+                 on conflict on constraint live_rides_pkey do update \
                  set version = excluded.version, status = excluded.status, changed_at = excluded.changed_at \
                  where l.version < excluded.version",
             )
@@ -37,12 +38,16 @@ pub(crate) async fn apply(
             .bind(column(newest.values(), |e| i32::try_from(e.version).unwrap_or(i32::MAX)))
             .bind(column(newest.values(), |e| e.status.as_str()))
             .bind(now)
+            .bind(column(newest.values(), |e| e.match_id.0))
             .execute(&mut *pg)
             .await?;
         }
         On::Memory(tables) => {
             let rows = &mut tables.live_rides;
             for (id, event) in newest {
+                if let Some(device) = tables.accepting_devices.get(&event.match_id) {
+                    tables.ride_devices.entry(id).or_insert_with(|| device.clone());
+                }
                 let is_old = rows.get(&id).is_some_and(|known| known.version >= event.version);
                 if is_old && !streams::simulation::sabotage().no_version_check {
                     continue;
@@ -71,6 +76,20 @@ pub(crate) async fn of_driver(tx: &mut Transaction<Tables>, driver: UserId) -> R
             let live = tables.live_rides.iter().filter(|(_, r)| r.driver_id == driver && !r.status.is_final());
             Ok(live.max_by_key(|(_, ride)| ride.changed_at).map(|(id, _)| *id))
         }
+    }
+}
+
+/// The device that accepted the ride, if it is known.
+pub(crate) async fn device_of(tx: &mut Transaction<Tables>, ride: RideId) -> Result<Option<String>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let row = sqlx::query("select device from live_rides where ride_id = $1")
+                .bind(ride.0)
+                .fetch_optional(&mut *pg)
+                .await?;
+            Ok(row.map(|row| row.try_get("device")).transpose()?.flatten())
+        }
+        On::Memory(tables) => Ok(tables.ride_devices.get(&ride).cloned()),
     }
 }
 
@@ -133,6 +152,8 @@ pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> R
             let rows = &mut tables.live_rides;
             let left = rows.iter().filter(|(_, r)| !r.status.is_final() || r.changed_at >= before);
             *rows = left.map(|(id, r)| (*id, *r)).collect();
+            let devices = tables.ride_devices.iter().filter(|(id, _)| tables.live_rides.contains_key(*id));
+            tables.ride_devices = devices.map(|(id, device)| (*id, device.clone())).collect();
         }
     }
     Ok(())

@@ -189,22 +189,55 @@ pub(crate) async fn lock_of_driver(
     }
 }
 
-pub(crate) async fn set_state(tx: &mut Transaction<Tables>, id: MatchId, state: OfferState) -> Result<(), StoreError> {
+/// The state after the driver's answer, and the device on which the driver accepted.
+pub(crate) async fn answer(
+    tx: &mut Transaction<Tables>,
+    id: MatchId,
+    state: OfferState,
+    device: Option<&str>,
+) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            sqlx::query("update offers set state = $2 where match_id = $1")
+            sqlx::query("update offers set state = $2, device = $3 where match_id = $1")
                 .bind(id.0)
                 .bind(state.as_str())
+                .bind(device)
                 .execute(&mut *pg)
                 .await?;
         }
         On::Memory(tables) => {
             if let Some(offer) = tables.offers.get_mut(&id) {
                 offer.state = state;
+                tables.accepting_devices.extend(device.map(|device| (id, device.to_owned())));
             }
         }
     }
     Ok(())
+}
+
+/// The newest offer that the driver has accepted, and on which device.
+pub(crate) async fn newest_accepted(
+    tx: &mut Transaction<Tables>,
+    driver: UserId,
+) -> Result<Option<(MatchId, String)>, StoreError> {
+    let newest = match tx.on() {
+        On::Postgres(pg) => {
+            let row = sqlx::query(
+                "select match_id, device from offers where driver_id = $1 and state = 'accepted' \
+                 order by expires_at desc limit 1",
+            )
+            .bind(driver.0)
+            .fetch_optional(&mut *pg)
+            .await?;
+            row.map(|row| Ok::<_, sqlx::Error>((MatchId(row.try_get("match_id")?), row.try_get("device")?))).transpose()?
+        }
+        On::Memory(tables) => {
+            let accepted = tables.offers.values().filter(|o| o.driver_id == driver && o.state == OfferState::Accepted);
+            let newest = accepted.max_by_key(|o| o.expires_at).map(|o| o.match_id);
+            newest.map(|id| (id, tables.accepting_devices.get(&id).cloned()))
+        }
+    };
+    Ok(newest.and_then(|(id, device): (MatchId, Option<String>)| Some((id, device?))))
 }
 
 /// Applies [`rejected`] to each offer; offers without a row are ignored. Returns the states before.
@@ -265,6 +298,7 @@ pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> R
             let old: Vec<Offer> = tables.offers.values().filter(|o| o.expires_at < before).copied().collect();
             for offer in old {
                 tables.offers.remove(&offer.match_id);
+                tables.accepting_devices.remove(&offer.match_id);
                 tables.offers_of_search.remove(&(offer.request_id, offer.match_id));
             }
         }

@@ -5,7 +5,7 @@ use streams::{Position, VehicleType};
 use testing::{Backend, on_both_stores};
 use uuid::Uuid;
 
-use super::rows::{insert, lock_of_driver, purge, reject, set_state};
+use super::rows::{answer, insert, lock_of_driver, newest_accepted, purge, reject};
 use super::*;
 use crate::tables::Tables;
 
@@ -67,7 +67,7 @@ async fn rejections_change_rows_as_the_rule_says(backend: Backend) {
             let (mine, other) = (offer(n, OfferState::Open), offer(n + 50, OfferState::Open));
             let mut tx = store.begin().await.unwrap();
             insert(&mut tx, &[mine, other]).await.unwrap();
-            set_state(&mut tx, mine.match_id, state).await.unwrap();
+            answer(&mut tx, mine.match_id, state, None).await.unwrap();
             let unknown = MatchId(Uuid::from_u128(999));
             reject(&mut tx, &[(unknown, reason), (mine.match_id, reason)]).await.unwrap();
             // A repeat of match.found changes nothing.
@@ -81,6 +81,14 @@ async fn rejections_change_rows_as_the_rule_says(backend: Backend) {
             assert_eq!(stranger, None, "a stranger's offer does not exist");
         }
     }
+    let accepted = offer(90, OfferState::Open);
+    let mut tx = store.begin().await.unwrap();
+    insert(&mut tx, &[accepted]).await.unwrap();
+    assert_eq!(newest_accepted(&mut tx, accepted.driver_id).await.unwrap(), None);
+    answer(&mut tx, accepted.match_id, OfferState::Accepted, Some("phone")).await.unwrap();
+    let newest = newest_accepted(&mut tx, accepted.driver_id).await.unwrap();
+    assert_eq!(newest, Some((accepted.match_id, "phone".to_owned())));
+    drop(tx);
     let first = offer(1, OfferState::Open);
     let mut tx = store.begin().await.unwrap();
     purge(&mut tx, at(15) + RETENTION).await.unwrap();

@@ -1,24 +1,29 @@
 //! Drivers' beacons and everybody's open sockets: they decide which drivers may be offered rides. A driver is available
 //! while the beacon is active and a socket is open on any pod.
 //!
+//! A beacon is published when something changes, not to say that the driver is still there: the socket says that.
+//!
 //! A transaction that changes the sockets of a driver locks the beacon's row first, so that the last socket to close and
 //! the next to open see each other.
 
+pub(crate) mod known;
 pub(crate) mod rows;
 #[cfg(test)]
 mod tests;
+
+use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
 use streams::event::UserBeacon;
 use streams::{Event, Position, UserId, VehicleType};
 
-/// After this time an unchanged beacon is published again, which tells match that the driver is still there.
-const REPEAT_AFTER: Duration = Duration::seconds(15);
+/// A beacon is published again when the driver is farther than this from the place of the last one. Positions say the rest.
+pub(crate) const MOVED_M: f64 = 500.0;
 /// Pods touch the rows of their sockets. A socket that was not touched for this long belongs to a dead pod.
 const STALE_AFTER: Duration = Duration::seconds(60);
 
 /// The newest beacon of a driver.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Beacon {
     pub(crate) user_id: UserId,
     /// Whether the driver wants to be offered rides.
@@ -27,6 +32,10 @@ pub(crate) struct Beacon {
     pub(crate) connected: bool,
     pub(crate) vehicle_type: VehicleType,
     pub(crate) location: Position,
+    /// When the location was received.
+    pub(crate) located_at: DateTime<Utc>,
+    /// The device that sent the newest active beacon; `None` before there was one.
+    pub(crate) device: Option<Arc<str>>,
     /// The time of the newest event. The next event has a later one, because message ids contain it.
     pub(crate) published_at: DateTime<Utc>,
 }
@@ -39,66 +48,110 @@ pub(crate) enum BeaconUpdate {
     Inactive(Option<Position>),
 }
 
+/// Where a driver was, and when that was received.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Located {
+    pub(crate) location: Position,
+    pub(crate) at: DateTime<Utc>,
+}
+
 impl Beacon {
     fn is_available(&self) -> bool {
         self.active && self.connected
     }
 
-    /// The event of the beacon as it is now.
-    fn publish(&mut self, now: DateTime<Utc>) -> Event {
-        self.published_at = now.max(self.published_at + Duration::microseconds(1));
-        Event::UserBeacon(UserBeacon {
+    /// The beacon as the stream has it, if the last change was published.
+    pub(crate) fn event(&self) -> UserBeacon {
+        UserBeacon {
             user_id: self.user_id,
             active: self.is_available(),
             vehicle_type: self.vehicle_type,
             location: self.location,
             recorded_at: self.published_at,
-            located_at: None,
-        })
+            located_at: Some(self.located_at),
+            device: self.device.as_deref().map(str::to_owned),
+        }
+    }
+
+    /// The event of the beacon as it is now.
+    fn publish(&mut self, now: DateTime<Utc>) -> Event {
+        self.published_at = now.max(self.published_at + Duration::microseconds(1));
+        Event::UserBeacon(self.event())
+    }
+
+    /// Takes over a newer place that this pod knows.
+    fn at(&self, known: Option<Located>) -> Self {
+        match known {
+            Some(known) if known.at > self.located_at => {
+                Self { location: known.location, located_at: known.at, ..self.clone() }
+            }
+            _ => self.clone(),
+        }
     }
 
     /// The beacon after a socket of the driver opened, with its event if it is active; `None` if one was open before.
-    pub(crate) fn connect(&self, now: DateTime<Utc>) -> Option<(Self, Option<Event>)> {
-        if self.connected { None } else { Some(Self { connected: true, ..*self }.publish_if_active(now)) }
+    pub(crate) fn connect(&self, known: Option<Located>, now: DateTime<Utc>) -> Option<(Self, Option<Event>)> {
+        if self.connected { None } else { Some(Self { connected: true, ..self.at(known) }.publish_if_active(now)) }
     }
 
     /// The beacon after the last socket of the driver closed, with its event if it was active; `None` if none was open.
-    pub(crate) fn disconnect(&self, now: DateTime<Utc>) -> Option<(Self, Option<Event>)> {
-        if self.connected { Some(Self { connected: false, ..*self }.publish_if_active(now)) } else { None }
+    pub(crate) fn disconnect(&self, known: Option<Located>, now: DateTime<Utc>) -> Option<(Self, Option<Event>)> {
+        if self.connected { Some(Self { connected: false, ..self.at(known) }.publish_if_active(now)) } else { None }
     }
 
     fn publish_if_active(mut self, now: DateTime<Utc>) -> (Self, Option<Event>) {
         let event = self.active.then(|| self.publish(now));
         (self, event)
     }
+
+    /// The beacon of an available driver at a new place, with its event; `None` if it is within [`MOVED_M`] of the last one.
+    pub(crate) fn moved(&self, to: Located, now: DateTime<Utc>) -> Option<(Self, Event)> {
+        let is_due = self.is_available() && to.at > self.located_at && self.location.distance_m(&to.location) > MOVED_M;
+        is_due.then(|| {
+            let mut next = self.at(Some(to));
+            let event = next.publish(now);
+            (next, event)
+        })
+    }
 }
 
-/// The beacon after an update over an open socket, with its event unless an equal one is less than [`REPEAT_AFTER`] old.
-/// `None` for a driver who becomes inactive without a location and has no beacon yet.
+/// The beacon after an update over an open socket of `device`, with its event. `None` if nothing has changed: a repeat, or a move of
+/// [`MOVED_M`] at most; or for a driver who becomes inactive without a location and has no beacon yet. `place` is the newest that
+/// this pod knows.
 pub(crate) fn updated(
     known: Option<&Beacon>,
     user_id: UserId,
     vehicle_type: VehicleType,
     update: BeaconUpdate,
+    device: &Arc<str>,
+    place: Option<Located>,
     now: DateTime<Utc>,
-) -> Option<(Beacon, Option<Event>)> {
+) -> Option<(Beacon, Event)> {
     let (active, location) = match update {
         BeaconUpdate::Active(location) => (true, Some(location)),
         BeaconUpdate::Inactive(location) => (false, location),
     };
-    let location = location.or(known.map(|k| k.location))?;
-    let mut next =
-        Beacon { user_id, active, connected: true, vehicle_type, location, published_at: DateTime::UNIX_EPOCH };
-    let is_due = match known {
-        None => true,
-        Some(known) => {
-            next.published_at = known.published_at;
-            known.is_available() != active
-                || known.location != location
-                || known.vehicle_type != vehicle_type
-                || now - known.published_at >= REPEAT_AFTER
-        }
-    };
-    let event = is_due.then(|| next.publish(now));
-    Some((next, event))
+    let known_place = known.map(|k| k.at(place)).map(|k| Located { location: k.location, at: k.located_at });
+    let Located { location, at } = location.map(|location| Located { location, at: now }).or(known_place)?;
+    let known_device = known.and_then(|k| k.device.clone());
+    let is_due = known.is_none_or(|known| {
+        known.is_available() != active
+            || known.vehicle_type != vehicle_type
+            || active && known.device.as_ref() != Some(device)
+            || known.location.distance_m(&location) > MOVED_M
+    });
+    is_due.then(|| {
+        let mut next = Beacon {
+            user_id,
+            active,
+            connected: true,
+            vehicle_type,
+            location,
+            located_at: at,
+            device: if active { Some(device.clone()) } else { known_device },
+            published_at: known.map_or(DateTime::UNIX_EPOCH, |k| k.published_at),
+        };
+        let event = next.publish(now);
+        (next, event)
+    })
 }

@@ -22,6 +22,9 @@ fn read_beacon(row: &PgRow) -> Result<Beacon, StoreError> {
         connected: row.try_get("connected")?,
         vehicle_type: vehicle_type.parse().map_err(StoreError::Other)?,
         location: Position { lat: row.try_get("lat")?, lng: row.try_get("lng")? },
+        // A process of the version before writes neither of the two.
+        located_at: row.try_get::<Option<_>, _>("located_at")?.unwrap_or(row.try_get("published_at")?),
+        device: row.try_get::<Option<&str>, _>("device")?.map(Into::into),
         published_at: row.try_get("published_at")?,
     })
 }
@@ -35,7 +38,7 @@ pub(crate) async fn lock_beacons(tx: &mut Transaction<Tables>, users: &[UserId])
     match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
-                "select user_id, active, connected, vehicle_type, lat, lng, published_at from beacons \
+                "select user_id, active, connected, vehicle_type, lat, lng, located_at, device, published_at from beacons \
                  where user_id = any($1) order by user_id for update",
             )
             .bind(column(users, |user| user.0))
@@ -45,7 +48,7 @@ pub(crate) async fn lock_beacons(tx: &mut Transaction<Tables>, users: &[UserId])
         }
         On::Memory(tables) => {
             let rows = &tables.presence.beacons;
-            let mut found: Vec<Beacon> = users.iter().filter_map(|user| rows.get(user).copied()).collect();
+            let mut found: Vec<Beacon> = users.iter().filter_map(|user| rows.get(user).cloned()).collect();
             found.sort_by_key(|b| b.user_id);
             found.dedup_by_key(|b| b.user_id);
             Ok(found)
@@ -57,10 +60,11 @@ pub(crate) async fn put_beacon(tx: &mut Transaction<Tables>, beacon: &Beacon) ->
     match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
-                "insert into beacons (user_id, active, connected, vehicle_type, lat, lng, published_at) \
-                 values ($1, $2, $3, $4, $5, $6, $7) on conflict on constraint beacons_pkey do update \
+                "insert into beacons (user_id, active, connected, vehicle_type, lat, lng, published_at, located_at, device) \
+                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict on constraint beacons_pkey do update \
                  set active = excluded.active, connected = excluded.connected, vehicle_type = excluded.vehicle_type, \
-                 lat = excluded.lat, lng = excluded.lng, published_at = excluded.published_at",
+                 lat = excluded.lat, lng = excluded.lng, published_at = excluded.published_at, \
+                 located_at = excluded.located_at, device = excluded.device",
             )
             .bind(beacon.user_id.0)
             .bind(beacon.active)
@@ -69,11 +73,13 @@ pub(crate) async fn put_beacon(tx: &mut Transaction<Tables>, beacon: &Beacon) ->
             .bind(beacon.location.lat)
             .bind(beacon.location.lng)
             .bind(beacon.published_at)
+            .bind(beacon.located_at)
+            .bind(beacon.device.as_deref())
             .execute(&mut *pg)
             .await?;
         }
         On::Memory(tables) => {
-            tables.presence.beacons.insert(beacon.user_id, *beacon);
+            tables.presence.beacons.insert(beacon.user_id, beacon.clone());
         }
     }
     Ok(())

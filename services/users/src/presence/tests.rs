@@ -13,7 +13,9 @@ use super::*;
 use crate::tables::Tables;
 
 const HERE: Position = Position { lat: 1.0, lng: 2.0 };
-const THERE: Position = Position { lat: 1.0, lng: 2.001 };
+/// 111 m and 1.1 km away.
+const NEAR: Position = Position { lat: 1.0, lng: 2.001 };
+const THERE: Position = Position { lat: 1.0, lng: 2.01 };
 
 fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + Duration::seconds(seconds)
@@ -23,46 +25,65 @@ fn user(n: u128) -> UserId {
     UserId(Uuid::from_u128(n))
 }
 
-const AVAILABLE: Beacon = Beacon {
-    user_id: UserId(Uuid::from_u128(1)),
-    active: true,
-    connected: true,
-    vehicle_type: VehicleType::Car,
-    location: HERE,
-    published_at: DateTime::from_timestamp(100, 0).unwrap(),
-};
-const INACTIVE: Beacon = Beacon { active: false, ..AVAILABLE };
-const DISCONNECTED: Beacon = Beacon { connected: false, ..AVAILABLE };
+fn available() -> Beacon {
+    Beacon {
+        user_id: user(1),
+        active: true,
+        connected: true,
+        vehicle_type: VehicleType::Car,
+        location: HERE,
+        located_at: at(100),
+        device: Some("".into()),
+        published_at: at(100),
+    }
+}
+
+fn inactive() -> Beacon {
+    Beacon { active: false, ..available() }
+}
+
+fn disconnected() -> Beacon {
+    Beacon { connected: false, ..available() }
+}
+
+fn update(known: Option<&Beacon>, update: BeaconUpdate, device: &str, now: i64) -> Option<(Beacon, Event)> {
+    updated(known, user(1), VehicleType::Car, update, &device.into(), None, at(now))
+}
 
 #[test]
-fn a_beacon_is_published_when_it_changes_or_the_last_event_is_15_s_old() {
-    let publishes = |known: Beacon, update, now| {
-        let (next, event) = updated(Some(&known), user(1), VehicleType::Car, update, at(now)).unwrap();
-        assert!(next.connected && next.active == matches!(update, Active(_)));
-        event.is_some()
+fn a_beacon_is_published_when_it_changes_and_costs_nothing_when_it_does_not() {
+    let publishes = |known: Beacon, change, now| {
+        let next = update(Some(&known), change, "", now);
+        assert!(next.iter().all(|(b, _)| b.connected && b.active == matches!(change, Active(_))));
+        next.is_some()
     };
-    assert!(!publishes(AVAILABLE, Active(HERE), 101), "an exact repeat");
-    assert!(!publishes(AVAILABLE, Active(HERE), 114));
-    assert!(publishes(AVAILABLE, Active(HERE), 115), "15 s old");
-    assert!(publishes(AVAILABLE, Active(THERE), 101));
-    assert!(publishes(AVAILABLE, Inactive(Some(HERE)), 101));
+    assert!(!publishes(available(), Active(HERE), 101), "an exact repeat");
+    assert!(!publishes(available(), Active(HERE), 100_000), "however old");
+    assert!(!publishes(available(), Active(NEAR), 101), "100 m");
+    assert!(publishes(available(), Active(THERE), 101), "1.1 km");
+    assert!(publishes(available(), Inactive(Some(HERE)), 101));
     // The stored beacon is unavailable because no socket was open. An update over a socket changes that.
-    assert!(publishes(DISCONNECTED, Active(HERE), 101));
-    assert!(publishes(INACTIVE, Active(HERE), 101));
-    assert!(!publishes(INACTIVE, Inactive(None), 101));
-    assert!(updated(None, user(1), VehicleType::Car, Inactive(None), at(1)).is_none(), "never active");
-    let first = updated(None, user(1), VehicleType::Car, Active(HERE), at(1)).unwrap();
-    assert!(first.1.is_some());
+    assert!(publishes(disconnected(), Active(HERE), 101));
+    assert!(publishes(inactive(), Active(HERE), 101));
+    assert!(!publishes(inactive(), Inactive(None), 101));
+    let van = updated(Some(&available()), user(1), VehicleType::Van, Active(HERE), &"".into(), None, at(101));
+    assert!(van.is_some(), "another vehicle");
+    let tablet = update(Some(&available()), Active(HERE), "tablet", 101).unwrap().0;
+    assert_eq!(tablet.device.as_deref(), Some("tablet"), "another device");
+    let off = update(Some(&tablet), Inactive(None), "", 102).unwrap().0;
+    assert_eq!(off.device.as_deref(), Some("tablet"), "of the newest active beacon");
+    assert!(update(None, Inactive(None), "", 1).is_none(), "never active");
+    assert!(update(None, Active(HERE), "", 1).is_some());
 }
 
 #[test]
 fn two_beacons_of_one_moment_have_two_ids() {
-    let (on, first) = updated(None, user(1), VehicleType::Car, Active(HERE), at(1)).unwrap();
-    let (off, second) = updated(Some(&on), user(1), VehicleType::Car, Inactive(Some(HERE)), at(1)).unwrap();
+    let (on, first) = update(None, Active(HERE), "", 1).unwrap();
+    let (off, second) = update(Some(&on), Inactive(Some(HERE)), "", 1).unwrap();
     // The clock of another pod may be behind.
-    let (_, third) = updated(Some(&off), user(1), VehicleType::Car, Active(HERE), at(0)).unwrap();
+    let (_, third) = update(Some(&off), Active(HERE), "", 0).unwrap();
     let ids: std::collections::BTreeSet<String> =
-        [first, second, third].into_iter().map(|event| event.unwrap().message_id(at(0))).collect();
+        [first, second, third].into_iter().map(|event| event.message_id(at(0))).collect();
     assert_eq!(ids.len(), 3);
 }
 
@@ -77,11 +98,73 @@ fn an_active_driver_is_available_while_a_socket_is_open() {
             (next.connected, active)
         })
     };
-    assert_eq!(published(AVAILABLE.disconnect(at(200))), Some((false, Some(false))));
-    assert_eq!(published(DISCONNECTED.connect(at(200))), Some((true, Some(true))));
-    assert_eq!(published(INACTIVE.disconnect(at(200))), Some((false, None)), "was unavailable anyway");
-    assert_eq!(published(AVAILABLE.connect(at(200))), None);
-    assert_eq!(published(DISCONNECTED.disconnect(at(200))), None);
+    assert_eq!(published(available().disconnect(None, at(200))), Some((false, Some(false))));
+    assert_eq!(published(disconnected().connect(None, at(200))), Some((true, Some(true))));
+    assert_eq!(published(inactive().disconnect(None, at(200))), Some((false, None)), "was unavailable anyway");
+    assert_eq!(published(available().connect(None, at(200))), None);
+    assert_eq!(published(disconnected().disconnect(None, at(200))), None);
+}
+
+#[test]
+fn a_reconnect_says_the_newest_place_that_is_known_and_since_when() {
+    let place = |of: &Beacon| (of.location, of.located_at);
+    let known = Some(Located { location: THERE, at: at(150) });
+    let (off, event) = available().disconnect(known, at(200)).unwrap();
+    assert_eq!(place(&off), (THERE, at(150)));
+    let Some(Event::UserBeacon(event)) = event else { panic!("no event") };
+    assert_eq!((event.location, event.located_at, event.recorded_at), (THERE, Some(at(150)), at(200)));
+    // The pod of the next socket knows nothing, or something older.
+    for known in [None, Some(Located { location: HERE, at: at(120) })] {
+        assert_eq!(place(&off.connect(known, at(210)).unwrap().0), (THERE, at(150)));
+    }
+}
+
+#[test]
+fn a_beacon_follows_a_driver_who_moved_more_than_500_m() {
+    let to = |location, seconds| Located { location, at: at(seconds) };
+    let (next, event) = available().moved(to(THERE, 150), at(151)).unwrap();
+    assert_eq!((next.location, next.located_at), (THERE, at(150)));
+    assert!(matches!(event, Event::UserBeacon(e) if e.active && e.location == THERE));
+    assert!(available().moved(to(NEAR, 150), at(151)).is_none());
+    assert!(available().moved(to(THERE, 90), at(151)).is_none(), "another pod knows something newer");
+    assert!(inactive().moved(to(THERE, 150), at(151)).is_none());
+    assert!(disconnected().moved(to(THERE, 150), at(151)).is_none());
+}
+
+#[test]
+fn what_a_pod_knows_of_a_driver_says_when_a_beacon_is_due() {
+    let point = |location, second: i64| streams::event::LocationUpdate {
+        user_id: user(1),
+        ride_id: None,
+        location,
+        accuracy_m: None,
+        speed_mps: None,
+        heading_deg: None,
+        recorded_at: at(second),
+        reception: None,
+    };
+    let mut driver = known::KnownDriver::default();
+    assert!(!driver.record_positions(&[point(THERE, 90)], at(90)), "not on duty");
+    driver.record_beacon(&available().event());
+    assert_eq!(driver.located(), Some(Located { location: HERE, at: at(100) }));
+    assert!(!driver.record_positions(&[point(NEAR, 101)], at(101)));
+    assert!(driver.record_positions(&[point(THERE, 102)], at(102)));
+    assert_eq!(driver.due(), Some(Located { location: THERE, at: at(102) }));
+    // Not while a ride is live, but at its end.
+    let ride = streams::RideId(Uuid::from_u128(7));
+    assert!(!driver.set_ride(Some(ride)));
+    assert!(!driver.record_positions(&[point(THERE, 103)], at(103)) && driver.due().is_none());
+    assert!(driver.set_ride(None));
+    driver.record_beacon(&Beacon { location: THERE, located_at: at(103), published_at: at(104), ..available() }.event());
+    assert_eq!(driver.due(), None);
+    // Small moves that beacons say add up.
+    let off = Beacon { active: false, published_at: at(105), ..available() };
+    driver.record_beacon(&off.event());
+    assert!(!driver.record_positions(&[point(HERE, 106)], at(106)), "off duty");
+    // Who accepted an offer.
+    let offer = streams::MatchId(Uuid::from_u128(8));
+    driver.set_accepted(offer, "phone".into());
+    assert!(driver.is_accepted_by(offer, "phone") && !driver.is_accepted_by(offer, ""));
 }
 
 on_both_stores!(stale_sockets_are_deleted_and_live_ones_stay, a_new_socket_displaces_those_silent_for_longest,);
@@ -89,14 +172,14 @@ on_both_stores!(stale_sockets_are_deleted_and_live_ones_stay, a_new_socket_displ
 async fn stale_sockets_are_deleted_and_live_ones_stay(backend: Backend) {
     let store = backend.store::<Tables>(&World::seeded(at(0), 1), "test", "users", &crate::MIGRATIONS).await;
     let session = Uuid::from_u128;
-    let second = Beacon { user_id: user(2), ..AVAILABLE };
-    let moved = Beacon { active: false, location: THERE, ..second };
+    let second = Beacon { user_id: user(2), device: None, ..available() };
+    let moved = Beacon { active: false, location: THERE, located_at: at(90), ..second.clone() };
     let mut tx = store.begin().await.unwrap();
-    for beacon in [second, AVAILABLE, moved] {
-        put_beacon(&mut tx, &beacon).await.unwrap();
+    for beacon in [&second, &available(), &moved] {
+        put_beacon(&mut tx, beacon).await.unwrap();
     }
     let both = lock_beacons(&mut tx, &[user(2), user(3), user(1)]).await.unwrap();
-    assert_eq!(both, [AVAILABLE, moved], "in the order of users, as last put");
+    assert_eq!(both, [available(), moved], "in the order of users, as last put");
     for (n, of, seen_at) in [(11, 1, 0), (12, 1, 30), (21, 2, 30), (31, 3, 0)] {
         insert_socket(&mut tx, session(n), user(of), "pod", at(seen_at)).await.unwrap();
     }

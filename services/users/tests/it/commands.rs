@@ -172,7 +172,7 @@ async fn a_ride_ends_its_search_and_forbids_another_until_its_end() {
 }
 
 /// The next `count` positions on the stream.
-async fn published(cluster: &Cluster, count: usize) -> Vec<LocationUpdate> {
+pub(crate) async fn published(cluster: &Cluster, count: usize) -> Vec<LocationUpdate> {
     let topology = streams::topology::Topology::rideshare();
     let consumer = topology.consumer(Subject::LocationUpdate, Service::Location);
     let mut puller = cluster.bus.pull(consumer).await.unwrap();

@@ -14,6 +14,7 @@ mod limits;
 mod logs;
 mod mailboxes;
 mod pods;
+mod positions;
 mod sign_ins;
 mod sockets;
 mod websocket;

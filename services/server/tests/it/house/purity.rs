@@ -5,6 +5,7 @@ use super::{Source, words};
 const PURE: &[&str] = &[
     "services/geo/src/device_clock.rs",
     "services/geo/src/newest.rs",
+    "services/location/src/driver/mod.rs",
     "services/location/src/positions.rs",
     "services/location/src/track/arrived_rides.rs",
     "services/location/src/track/mod.rs",
@@ -38,6 +39,7 @@ const PURE: &[&str] = &[
     "services/users/src/mailbox/mod.rs",
     "services/users/src/mailbox/notification.rs",
     "services/users/src/offer/mod.rs",
+    "services/users/src/presence/known.rs",
     "services/users/src/presence/mod.rs",
     "services/users/src/rate_limit/mod.rs",
     "services/users/src/search/mod.rs",

@@ -1,5 +1,6 @@
 //! Frames as tables: text in, a command or the field at fault out; and the server's frames as snapshots.
 
+use geospatial::device_clock::DeviceClock;
 use serde_json::json;
 
 use super::*;
@@ -13,6 +14,12 @@ fn now() -> DateTime<Utc> {
 /// The command of a frame, or the code and the field of its refusal.
 fn outcome(text: &str) -> String {
     match parse(text, now()) {
+        Ok(Frame { request: Request::Command(Command::Positions(mut positions)), .. }) => {
+            match positions.correct(&mut DeviceClock::default()) {
+                Ok(()) => format!("{positions:?}"),
+                Err(Refusal { code, field, .. }) => format!("{code} {}", field.unwrap_or_default()),
+            }
+        }
         Ok(Frame { request: Request::Command(command), .. }) => format!("{command:?}"),
         Ok(Frame { request: Request::Refresh(token), .. }) => format!("{token:?}"),
         Err(refused) => {
@@ -142,6 +149,9 @@ fn each_point_is_checked_and_named_by_its_index() {
     ] {
         assert!(outcome_of("location.update", point(at)).starts_with(expected), "{at}");
     }
+    for wrong in ["2026-01-01T23:59:60Z", "2026-01-01T23:59:60.250Z", "+12026-01-01T00:00:00Z", "1969-12-31T23:59:59Z"] {
+        assert_eq!(outcome_of("location.update", point(wrong)), "invalid_field recorded_at", "{wrong}");
+    }
     let sound = point("2026-01-02T00:00:00Z");
     let with = |field: &str, value: Value| {
         let mut point = sound.clone();
@@ -152,24 +162,86 @@ fn each_point_is_checked_and_named_by_its_index() {
         (with("accuracy_m", Value::Null), "Positions"),
         (with("heading_deg", json!(360)), "Positions"),
         (with("heading_deg", json!(361)), "invalid_field heading_deg"),
-        (with("speed_mps", json!(-1)), "invalid_field speed_mps"),
+        (with("speed_mps", json!(-1)), "Positions"),
         (with("accuracy_m", json!("5")), "invalid_field accuracy_m"),
+        (with("sent_at", json!("2026-01-02T00:00:00.5Z")), "Positions"),
+        (with("sent_at", json!("2026-01-02T00:00:60Z")), "invalid_field sent_at"),
+        (with("sent_at", json!(7)), "invalid_field sent_at"),
         (json!({"location": {"lat": 1.0, "lng": 2.0}}), "invalid_field recorded_at"),
         (json!({}), "invalid_field location"),
         (json!({"points": []}), "invalid_field points"),
         (json!({"points": {}}), "invalid_field points"),
-        (
-            json!({"points": [sound, with("location", json!({"lat": 91, "lng": 0}))]}),
-            "invalid_field points[1].location.lat",
-        ),
-        (json!({"points": [sound, {}]}), "invalid_field points[1].location"),
-        (json!({"points": [[]]}), "invalid_field points[0]"),
+        (json!({"points": [sound], "sent_at": "noon"}), "invalid_field sent_at"),
         (json!({"points": vec![sound.clone(); 100]}), "Positions"),
         (json!({"points": vec![sound.clone(); 101]}), "invalid_field points"),
     ] {
         let outcome = outcome_of("location.update", data.clone());
         assert!(outcome.starts_with(expected), "{data}: {outcome}");
     }
+}
+
+/// The indexes of the points of a batch that are good, and each bad one with its field.
+fn sorted_out(data: Value, clock: &mut DeviceClock) -> (Vec<usize>, Vec<(usize, String)>) {
+    let frame = parse(&json!({"type": "location.update", "data": data}).to_string(), now()).unwrap();
+    let Request::Command(Command::Positions(mut positions)) = frame.request else { panic!("no positions") };
+    positions.correct(clock).unwrap();
+    let refused = positions.refused.into_iter().map(|point| (point.index, point.field)).collect();
+    (positions.points.into_iter().map(|point| point.index).collect(), refused)
+}
+
+#[test]
+fn of_a_batch_the_bad_points_are_left_out_and_named() {
+    let point = |at: &str| json!({"location": {"lat": 1.0, "lng": 2.0}, "recorded_at": at});
+    let sound = point("2026-01-02T00:00:00Z");
+    let mut high = sound.clone();
+    high["location"]["lat"] = json!(91);
+    let mut text = sound.clone();
+    text["accuracy_m"] = json!("5");
+    let bad = |list: &[(usize, &str)]| list.iter().map(|(n, field)| (*n, (*field).to_owned())).collect::<Vec<_>>();
+    let mut clock = DeviceClock::default();
+    let future = point("2026-01-02T00:01:01Z");
+    let points = json!([sound, high, future, {}, sound]);
+    let expected = bad(&[(1, "location.lat"), (2, "recorded_at"), (3, "location")]);
+    assert_eq!(sorted_out(json!({"points": points}), &mut clock), (vec![0, 4], expected));
+    // Also if a point is not even of the right types.
+    let points = json!([[], sound, 7, text, point("yesterday"), sound]);
+    let (good, refused) = sorted_out(json!({"points": points}), &mut clock);
+    assert_eq!(good, [1, 5]);
+    assert_eq!(refused.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [0, 2, 3, 4]);
+    assert_eq!((refused[2].1.as_str(), refused[3].1.as_str()), ("accuracy_m", "recorded_at"));
+    // Nothing is left.
+    assert_eq!(sorted_out(json!({"points": [high]}), &mut clock), (vec![], bad(&[(0, "location.lat")])));
+}
+
+#[test]
+fn a_clock_that_is_minutes_off_is_corrected_before_times_are_checked() {
+    let point = |at: &str| json!({"location": {"lat": 1.0, "lng": 2.0}, "recorded_at": at});
+    let parsed = |data: Value, at: DateTime<Utc>| {
+        match parse(&json!({"type": "location.update", "data": data}).to_string(), at).unwrap().request {
+            Request::Command(Command::Positions(positions)) => positions,
+            other => panic!("{other:?}"),
+        }
+    };
+    let times = |positions: Positions| positions.points.iter().map(|p| (p.recorded_at - now()).num_milliseconds()).collect::<Vec<_>>();
+    // 10 minutes ahead, and it says when it sent them.
+    let mut clock = DeviceClock::default();
+    let buffer = [point("2026-01-02T00:09:30Z"), point("2026-01-02T00:10:00Z")];
+    let mut positions = parsed(json!({"points": buffer, "sent_at": "2026-01-02T00:10:00Z"}), now());
+    positions.correct(&mut clock).unwrap();
+    assert_eq!(times(positions), [-30_000, 0]);
+    // Two days behind, and it does not: three points that arrive live show it.
+    let mut clock = DeviceClock::default();
+    let second = |n: i64| now() + chrono::Duration::seconds(n);
+    let taken: Vec<bool> = (0..4)
+        .map(|n| {
+            let at = second(n * 4) - chrono::Duration::days(2);
+            let mut positions = parsed(point(&rfc3339::text(&at)), second(n * 4));
+            let taken = positions.correct(&mut clock).is_ok();
+            assert!(!taken || times(positions) == [n * 4_000]);
+            taken
+        })
+        .collect();
+    assert_eq!(taken, [false, false, true, true]);
 }
 
 #[test]
