@@ -163,7 +163,7 @@ impl DriverPositions {
     }
 
     /// The newest place of a driver.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the request for a ride's newest position reads it"))]
+    #[allow(dead_code, reason = "the request for a ride's newest position reads it")]
     pub(crate) fn newest_of(&self, id: UserId) -> Option<&Newest> {
         self.drivers.get(&id).map(|driver| &driver.newest)
     }

@@ -51,8 +51,8 @@ pub struct Config {
     pub outage: Duration,
     /// How far the clock of every fourth driver is behind. The contract allows positions up to 24 h old.
     pub slow_clock: Duration,
-    /// How far the clock of every other fourth driver is ahead. The contract allows 60 s: the platform must refuse positions
-    /// from further ahead, and complete the ride without them.
+    /// How far the clock of every other fourth driver is ahead. The contract allows 60 s; positions from further ahead may be refused
+    /// until the platform knows the clock, and the ride goes on without them.
     pub fast_clock: Duration,
     pub transport: Transport,
     /// The wall-clock time at the start of the run, for a simulation that pauses tokio's clock. `None`: the system's clock.
@@ -144,6 +144,8 @@ pub struct Faults {
     pub bad_track: f64,
     /// A position 100 km off is sent during a ride.
     pub jump: f64,
+    /// A position of the future, far away, is sent between rides. Rolled for each position of a driver whose clock is right.
+    pub future_fix: f64,
     /// A passenger sends a command that only somebody else may send. Rolled for each ride.
     pub forbidden_command: f64,
 }
@@ -161,6 +163,7 @@ impl Default for Faults {
             wrong_pin: 0.1,
             bad_track: 0.1,
             jump: 0.002,
+            future_fix: 0.01,
             forbidden_command: 0.05,
         }
     }
@@ -179,6 +182,7 @@ impl Faults {
             wrong_pin: 0.0,
             bad_track: 0.0,
             jump: 0.0,
+            future_fix: 0.0,
             forbidden_command: 0.0,
         }
     }
@@ -196,6 +200,7 @@ impl Faults {
             ("wrong_pin", self.wrong_pin),
             ("bad_track", self.bad_track),
             ("jump", self.jump),
+            ("future_fix", self.future_fix),
             ("forbidden_command", self.forbidden_command),
         ];
         for (name, probability) in all {

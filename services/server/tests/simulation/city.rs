@@ -69,6 +69,7 @@ pub(crate) fn config(
         wrong_pin: share(30),
         bad_track: share(30),
         jump: share(3),
+        future_fix: 0.02,
         forbidden_command: share(30),
     };
     let off = dice.percent(40);

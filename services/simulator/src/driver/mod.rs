@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use self::outgoing_positions::OutgoingPositions;
+use self::outgoing_positions::{OutgoingPositions, Point};
 use self::state::{Leg, Offer, State, Trip};
 use self::vehicle::Vehicle;
 use crate::checker::{Effect, Party, Status};
@@ -34,10 +34,14 @@ const OUTCOME_TIMEOUT: Duration = Duration::from_secs(60);
 const PIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the platform accepts no PIN after five wrong ones. A wrong PIN that is repeated for want of an answer counts again.
 const PIN_LOCK: Duration = Duration::from_secs(30);
-/// The contract: positions from further ahead are refused.
+/// The contract: positions from further ahead are refused, until the platform knows the clock of their device.
 const CLOCK_AHEAD_MAX: chrono::Duration = chrono::Duration::seconds(60);
-/// The most time between measuring and sending a position. One that is ahead by less may be accepted when it is sent.
-const SEND_DELAY_MAX: chrono::Duration = chrono::Duration::minutes(30);
+/// How far ahead a fix of the future is, and where: nobody drives there.
+const FUTURE: chrono::Duration = chrono::Duration::seconds(55);
+const NOWHERE: Position = Position { lat: 0.0, lng: 0.0 };
+/// The platform may offer a driver where they were this long ago, and this far from there, at most.
+const PLACE_AGE_MAX: Duration = Duration::from_secs(10);
+const PLACE_ERROR_M: f64 = 2_000.0;
 /// The most ended rides that are stored, to recognise late events.
 const ENDED_RIDES_MAX: usize = 16;
 /// The wait for the ack of going offline at the end.
@@ -196,6 +200,11 @@ impl Driver {
             self.outgoing.add_offline(point, faults.bad_track, &mut self.rng);
             return;
         }
+        if !riding && self.vehicle.clock_offset.is_zero() && self.rng.random_bool(faults.future_fix) {
+            let now = self.city.wall_clock.now();
+            let future = Point { position: NOWHERE, recorded_at: now + FUTURE, ..point.clone() };
+            self.client.send_unanswered("location.update", &future.data());
+        }
         let updates = self.outgoing.add(point, faults.bad_track, &mut self.rng);
         self.city.statistics().add(Counter::PositionsSent, updates.len() as u64);
         for data in updates {
@@ -310,12 +319,28 @@ impl Driver {
 
     fn on_match_found(&mut self, event: &Event, now: Instant) {
         self.city.statistics().increment(Counter::Offers);
+        self.check_place(event);
         let left = time(&event.data, "expires_at").map(|at| at - self.city.wall_clock.now());
         let left = left.and_then(|left| left.to_std().ok()).unwrap_or(Duration::ZERO).min(OUTCOME_TIMEOUT);
         let offer = Offer { match_id: event.text("match_id").to_owned(), expires_at: now + left };
         match self.state {
             State::Free => self.consider(offer, now),
             _ => self.next_offer = Some(offer),
+        }
+    }
+
+    /// The platform offers a ride to a driver where the driver is: whatever reconnects, wrong clocks and single wrong fixes there were.
+    fn check_place(&self, event: &Event) {
+        let offered = event.data.get("driver_location").and_then(|value| Position::deserialize(value).ok());
+        let Some(offered) = offered else { return };
+        // A clock is known after some positions, each of which comes after three intervals.
+        let config = &self.city.config;
+        let age = PLACE_AGE_MAX + config.outage + config.position_interval * 12;
+        let most_m = PLACE_ERROR_M + age.as_secs_f64() * self.vehicle.speed_mps;
+        let off_m = offered.distance_m(&self.vehicle.position);
+        if off_m > most_m {
+            let text = format!("{}: offered a ride {off_m:.0} m from where they are", self.client.user_id());
+            self.city.checker().violation(text);
         }
     }
 
@@ -403,10 +428,6 @@ impl Driver {
                 self.expect("ride.start", reaches(Status::Started));
             }
             "location.update" => {
-                if self.vehicle.clock_offset > CLOCK_AHEAD_MAX + SEND_DELAY_MAX {
-                    let text = format!("{}: a position from the future was accepted", self.client.user_id());
-                    self.city.checker().violation(text);
-                }
                 self.on_position_answered(command);
             }
             "ride.arrive" => self.expect("ride.arrive", reaches(Status::Completed)),
@@ -435,7 +456,7 @@ impl Driver {
             // Only the ride's end is a reason to refuse these.
             "ride.start" => self.expect("ride.start", Effect::RideEnds { ride_id }),
             "ride.arrive" => self.expect("ride.arrive", Effect::RideEnds { ride_id }),
-            // Too far ahead: the ride goes on without the position.
+            // Too far ahead, and the platform does not know the clock yet: the ride goes on without the position.
             "location.update" if code == "invalid_field" && self.vehicle.clock_offset >= CLOCK_AHEAD_MAX => {
                 self.on_position_answered(command);
             }

@@ -95,7 +95,7 @@ impl Positions {
         let (is_batch, refused) = (self.is_batch, &mut self.refused);
         let mut error = None;
         self.points.retain_mut(|point| {
-            let reading = reading(point);
+            let reading = reading(&*point);
             let claimed = clock.claimed(&reading);
             if claimed > received_at + AHEAD_MAX || claimed < received_at - BEHIND_MAX {
                 let (field, message) = ("recorded_at".to_owned(), TOO_FAR.to_owned());
