@@ -102,7 +102,6 @@ impl DriverPositions {
             return;
         }
         if let Some(driver) = self.drivers.get(&update.user_id)
-            && driver.beacon.is_some()
             && driver.stored.is_none_or(|stored| stored.distance_m(&update.location) > STORED_WITHIN_M)
         {
             self.moved.insert(update.user_id);
@@ -141,12 +140,12 @@ impl DriverPositions {
         }
     }
 
-    /// At most `max` places that are to be stored, in the order of drivers. A driver in a ride is left out until it is over: the
-    /// positions of rides are rows already.
+    /// At most `max` places that are to be stored, in the order of drivers. A driver without a beacon has no row yet. A driver in a ride is
+    /// left out until it is over: the positions of rides are rows already.
     pub(crate) fn to_store(&self, max: usize) -> Vec<StoredPlace> {
         let free = self.moved.iter().filter(|id| !self.is_busy(**id));
         let place = |id: &UserId| {
-            let newest = &self.drivers.get(id)?.newest;
+            let DriverPosition { newest, beacon: Some(_), .. } = self.drivers.get(id)? else { return None };
             Some((*id, driver::stored(newest.place()?), newest.device().to_owned()))
         };
         free.filter_map(place).take(max).collect()

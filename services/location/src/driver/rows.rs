@@ -81,7 +81,7 @@ pub(crate) async fn move_to(tx: &mut Tx, places: &[StoredPlace]) -> Result<(), S
                  recorded_at = p.recorded_at, received_at = p.received_at, is_beacon = p.is_beacon from mine join \
                  unnest($1::uuid[], $2::float8[], $3::float8[], $4::text[], $5::timestamptz[], $6::timestamptz[], \
                  $7::timestamptz[], $8::bool[]) as p (user_id, lat, lng, device, device_at, recorded_at, received_at, \
-                 is_beacon) using (user_id) where drivers.user_id = mine.user_id and drivers.received_at < p.received_at",
+                 is_beacon) using (user_id) where drivers.user_id = mine.user_id and drivers.received_at <= p.received_at",
             )
             .bind(column(places, |p| p.0.0))
             .bind(column(places, |p| p.1.position.lat))
@@ -97,7 +97,7 @@ pub(crate) async fn move_to(tx: &mut Tx, places: &[StoredPlace]) -> Result<(), S
         On::Memory(tables) => {
             for (driver, place, device) in places {
                 if let Some(row) = tables.drivers.get_mut(driver)
-                    && row.place.received_at < place.received_at
+                    && row.place.received_at <= place.received_at
                 {
                     (row.place, row.device) = (*place, device.clone());
                 }
