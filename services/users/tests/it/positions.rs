@@ -39,8 +39,10 @@ async fn the_device_that_accepts_is_the_rides_device_on_every_pod(backend: Backe
     for client in [&mut d, &mut second, &mut tablet] {
         client.ack("location.update", point(HERE, now())).await;
     }
-    // On another pod, after the pickup; then before it, with a device that has a name.
+    // On another pod, after the pickup; then before it, with a device that has a name. The same point of the same device would be a
+    // repeat.
     second.close().await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
     let mut unnamed = other.connect(driver, Some(0)).await;
     unnamed.ack("location.update", point(HERE, now())).await;
     let mut updates = published(&cluster, 4).await;
@@ -60,6 +62,7 @@ async fn the_device_that_accepts_is_the_rides_device_on_every_pod(backend: Backe
     phone.event_of("ride.pickup").await;
     phone.ack("location.update", point(HERE, now())).await;
     phone.close().await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
     let mut phone = pod.connect_on("phone", driver, Some(0)).await;
     phone.ack("location.update", point(HERE, now())).await;
     for update in published(&cluster, 2).await {
