@@ -16,7 +16,7 @@ use crate::event_log::{self, EventRow};
 use crate::ledger;
 use crate::payment::{self, CaptureError, Payment, PaymentStatus};
 use crate::ride::update::{RideUpdate, count, write_updates};
-use crate::ride::{Change, CommandInput, Distance, Outcome, Ride, decide, plausible, rows};
+use crate::ride::{Change, CommandInput, Distance, Outcome, Ride, billed_distance, decide, plausible, rows};
 use crate::tables::Tables;
 
 /// Rides that the timer bills in one transaction.
@@ -147,11 +147,14 @@ impl Completions {
             if aggregate.driver_id != ride.driver_id {
                 return Err(Failure::Permanent(format!("driver_id {} does not drive ride {id}", aggregate.driver_id)));
             }
-            let distance = plausible(ride, aggregate.distance_m, self.config.max_speed_mps);
+            let (metres, max_speed_mps) = (aggregate.distance_m, self.config.max_speed_mps);
+            let distance = billed_distance(ride, metres, aggregate.covered, max_speed_mps);
             if let Some(update) = self.complete(ride, distance, trace)? {
-                if distance == Distance::Estimated {
+                if plausible(ride, metres, max_speed_mps) == Distance::Estimated {
                     tracing::warn!(ride_id = %id, distance_m = aggregate.distance_m, duration_s = ride.duration_s(), "nobody can have driven the final distance: billed by the estimate");
                     self.platform.metrics.distances_refused.with_label_values(&[Service::Rides.name()]).inc();
+                } else if distance == Distance::Estimated {
+                    tracing::info!(ride_id = %id, distance_m = metres, covered = aggregate.covered, "positions show too little of the ride: billed by the estimate");
                 }
                 *ride = update.change.ride.clone();
                 updates.push(update);

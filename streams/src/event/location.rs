@@ -99,11 +99,16 @@ pub struct LocationAggregate {
     /// True for the one after the ride arrived; none follows it.
     #[serde(rename = "final")]
     pub is_final: bool,
+    /// The part of the time between start and arrival that the positions show, 0 to 1. Only with the final one; absent from
+    /// producers that do not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covered: Option<f64>,
 }
 
 impl LocationAggregate {
     pub(super) fn validate(&self, fields: &Fields) -> Result<(), EventError> {
         fields.measure("distance_m", Some(self.distance_m))?;
+        fields.measure("covered", self.covered)?;
         self.last.map_or(Ok(()), |last| fields.position("last.location", &last.location))
     }
 }

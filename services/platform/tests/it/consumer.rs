@@ -43,6 +43,7 @@ impl Handler for Counter {
                 points: 0,
                 last: None,
                 is_final: false,
+                covered: None,
             };
             tx.publish(&Event::LocationAggregate(seen), &received.trace);
             match beacon.vehicle_type {

@@ -117,7 +117,7 @@ impl CommandInput<'_> {
 pub enum Distance {
     /// That of the final aggregate: cumulative since the start, metres.
     Measured(f64),
-    /// No final aggregate came in time: the estimate from pickup to dropoff.
+    /// No final aggregate came in time, or its positions show too little: the estimate from pickup to dropoff.
     Estimated,
 }
 
@@ -129,6 +129,18 @@ const CLOCK_SLACK_S: f64 = 10.0;
 const HONEST_M: f64 = 100_000.0;
 /// Beyond that, so many times the estimate.
 const HONEST_DETOUR: f64 = 10.0;
+
+/// Positions that show less than this part of the time between start and arrival say too little about the way.
+const COVERED_MIN: f64 = 0.5;
+
+/// What to bill for a final aggregate. `covered` is the part of the ride's time that its positions show; an aggregate that does not
+/// say so is believed.
+pub(crate) fn billed_distance(ride: &Ride, metres: f64, covered: Option<f64>, max_speed_mps: f64) -> Distance {
+    if covered.is_some_and(|covered| covered < COVERED_MIN) {
+        return Distance::Estimated;
+    }
+    plausible(ride, metres, max_speed_mps)
+}
 
 /// What to bill for a final distance: nothing that nobody can have driven. It is impossible if it needs more than
 /// `max_speed_mps`. Where that is lifted, as for a simulation faster than life, and for a vehicle that went in circles for a day,

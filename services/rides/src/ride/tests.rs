@@ -206,6 +206,22 @@ fn a_distance_that_nobody_can_have_driven_is_billed_by_the_estimate() {
 }
 
 #[test]
+fn a_track_that_shows_less_than_half_of_the_time_bills_the_estimate() {
+    let arrived = ride_in(RideStatus::Arrived);
+    for (covered, expected) in [
+        (Some(0.0), Distance::Estimated),
+        (Some(0.49), Distance::Estimated),
+        (Some(0.5), Distance::Measured(3_000.0)),
+        (Some(1.0), Distance::Measured(3_000.0)),
+        // From a process that does not know it.
+        (None, Distance::Measured(3_000.0)),
+    ] {
+        assert_eq!(billed_distance(&arrived, 3_000.0, covered, 70.0), expected, "{covered:?}");
+    }
+    assert_eq!(billed_distance(&arrived, 987_654_321.0, Some(1.0), 70.0), Distance::Estimated);
+}
+
+#[test]
 fn many_short_hops_are_billed_in_full() {
     // Rounding the metres between neighbouring points, each to 0, would bill nothing. The distance here is the cumulative one, and
     // no ride costs less than the minimum.

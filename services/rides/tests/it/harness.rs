@@ -131,6 +131,7 @@ impl TestApp {
             points: 9,
             last: None,
             is_final,
+            covered: None,
         });
         self.publish_bare(&event).await;
         event

@@ -175,6 +175,7 @@ async fn each_event_reaches_the_users_concerned(backend: Backend) {
             points: 3,
             last: None,
             is_final: false,
+            covered: None,
         })
     };
     cluster.publish(&aggregate(10.0)).await;
@@ -208,7 +209,8 @@ async fn an_aggregate_that_comes_before_its_ride_waits_for_it() {
     let found = cluster.found(driver, passenger, cluster.world.id(), 60);
     let ride: RideId = cluster.world.id();
     let (ride_id, driver_id, distance_m) = (ride, driver, 7.0);
-    let aggregate = LocationAggregate { ride_id, driver_id, distance_m, points: 3, last: None, is_final: false };
+    let aggregate =
+        LocationAggregate { ride_id, driver_id, distance_m, points: 3, last: None, is_final: false, covered: None };
     cluster.publish(&Event::LocationAggregate(aggregate)).await;
     p.quiet(Duration::from_millis(500)).await;
     cluster.publish(&cluster.ride(ride, &found, 1, RideStatus::Pickup)).await;
