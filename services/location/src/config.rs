@@ -10,10 +10,16 @@ pub struct Config {
     pub max_speed_mps: f64,
     /// The shortest time between two aggregates of a ride under way.
     pub aggregate_every: Duration,
+    /// TRACK_FINAL_WAIT_S: how long the final aggregate waits at most for what the phone has not sent yet.
+    pub final_wait: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_speed_mps: track::MAX_SPEED_MPS, aggregate_every: Duration::seconds(3) }
+        Self {
+            max_speed_mps: track::MAX_SPEED_MPS,
+            aggregate_every: Duration::seconds(30),
+            final_wait: Duration::seconds(30),
+        }
     }
 }

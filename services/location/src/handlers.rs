@@ -12,7 +12,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Duration, SubsecRound, Utc};
 use platform::{Failure, Handler, Platform, Received, StoreError};
 use streams::event::{LocationAggregate, LocationUpdate, RideEvent, UserBeacon};
-use streams::{Event, RideId, RideStatus, UserId};
+use streams::{Event, RideId, RideStatus, Service, UserId};
 
 use crate::cache::Cache;
 use crate::config::Config;
@@ -20,8 +20,8 @@ use crate::driver::rows::StoredPlace;
 use crate::driver::{self, DriverRow};
 use crate::position_broadcast::PositionBroadcast;
 use crate::tables::{PointRow, Tables, TrackRow, Tx};
-use crate::track::rows::{self, PointQuery, PointsToDelete};
-use crate::track::{Fix, Track, TrackSummary};
+use crate::track::rows::{self, PointQuery};
+use crate::track::{self, Measured, Point};
 
 /// The most aggregates in one transaction of the timer. If more are due, the next transaction follows at once.
 const DUE_MAX: usize = 200;
@@ -34,6 +34,12 @@ const STORE_INTERVAL: Duration = Duration::seconds(15);
 const STORE_MAX: usize = 1_000;
 /// How far back a process looks for beacons that another one has handled: longer than a transaction takes, and than clocks differ.
 const BEACONS_SINCE: Duration = Duration::seconds(90);
+/// A point that is received so long after it was measured may belong to a ride that has ended since.
+const LATE_AFTER: Duration = Duration::seconds(10);
+/// How often a ride that waits for its phone is measured again.
+const WAIT_INTERVAL: Duration = Duration::seconds(1);
+/// The part of a billed distance that late points may change without a warning.
+const LATE_CHANGE: f64 = 0.02;
 
 pub(crate) struct LocationUpdates {
     platform: Platform,
@@ -54,36 +60,65 @@ fn update(received: &Received) -> Option<&LocationUpdate> {
     }
 }
 
+/// When users received it; of a foreign producer's, when the stream stored it.
+fn received_at(update: &LocationUpdate, stored_at: DateTime<Utc>) -> DateTime<Utc> {
+    update.reception.as_ref().map_or(stored_at, |reception| reception.received_at)
+}
+
+fn is_late(update: &LocationUpdate, stored_at: DateTime<Utc>) -> bool {
+    received_at(update, stored_at) - update.recorded_at > LATE_AFTER
+}
+
+fn point_row(track: &TrackRow, update: &LocationUpdate, stored_at: DateTime<Utc>) -> PointRow {
+    // Cut to PostgreSQL's precision, so that the keys are the same in memory.
+    let cut = |at: DateTime<Utc>| at.trunc_subsecs(6);
+    let reception = update.reception.as_ref();
+    let point = Point {
+        device: reception.map_or_else(String::new, |r| r.device.clone()),
+        ride_device: reception.is_none_or(|r| r.ride_device),
+        device_at: reception.map(|r| cut(r.device_at)),
+        sent_at: reception.and_then(|r| r.sent_at).map(cut),
+        received_at: cut(received_at(update, stored_at)),
+        recorded_at: cut(update.recorded_at),
+        position: update.location,
+        accuracy_m: update.accuracy_m,
+        speed_mps: update.speed_mps,
+    };
+    PointRow { ride_id: track.ride_id, user_id: update.user_id, point, version: track.version + 1 }
+}
+
 impl Handler for LocationUpdates {
     type Tables = Tables;
 
-    /// The primary key of points finds repeats.
+    /// The key of points finds repeats.
     const INBOX: bool = false;
 
     /// Most drivers have no ride: their points cost no transaction.
     fn writes(&self, batch: &[&Received]) -> bool {
-        batch.iter().any(|r| update(r).is_some_and(|u| u.ride_id.is_some()))
+        batch.iter().any(|r| update(r).is_some_and(|u| u.ride_id.is_some() || is_late(u, r.stored_at)))
     }
 
     async fn handle(&mut self, tx: &mut Tx, batch: &[&Received]) -> Result<(), Failure> {
         let now = self.platform.world.now();
-        let of_rides: Vec<(RideId, &LocationUpdate)> =
-            batch.iter().filter_map(|r| update(r)).filter_map(|u| Some((u.ride_id?, u))).collect();
-        let rides: BTreeSet<RideId> = of_rides.iter().map(|(ride, _)| *ride).collect();
+        let updates: Vec<(&LocationUpdate, DateTime<Utc>)> =
+            batch.iter().filter_map(|r| Some((update(r)?, r.stored_at))).collect();
+        // What a phone held back carries the ride of now, or none.
+        let late = updates.iter().filter(|(update, stored_at)| is_late(update, *stored_at));
+        let late: Vec<(UserId, DateTime<Utc>)> = late.map(|(update, _)| (update.user_id, update.recorded_at)).collect();
+        let ended = rows::rides_at(tx, &late).await?;
+        let rides: BTreeSet<RideId> = updates.iter().filter_map(|(u, _)| u.ride_id).chain(ended.clone()).collect();
         let tracks = rows::lock_tracks(tx, &rides, now).await?;
-        let mut points = Vec::with_capacity(of_rides.len());
-        for (ride_id, update) in of_rides {
-            let Some(track) = tracks.get(&ride_id) else { continue };
-            // Cut to PostgreSQL's precision, so that the primary key is the same in memory.
-            let recorded_at = update.recorded_at.trunc_subsecs(6);
-            if track.accepts(update.user_id, recorded_at) {
-                let (position, accuracy_m) = (update.location, update.accuracy_m);
-                let fix = Fix { recorded_at, position, accuracy_m };
-                points.push(PointRow { ride_id, user_id: update.user_id, fix, version: track.version + 1 });
-            }
+        let mut points = Vec::new();
+        for (update, stored_at) in &updates {
+            let of_ended = ended.iter().filter(|_| is_late(update, *stored_at)).filter_map(|ride| tracks.get(ride));
+            let at_its_time = of_ended.filter(|t| t.driver_id == Some(update.user_id) && t.covers(update.recorded_at));
+            let own = update.ride_id.and_then(|ride| tracks.get(&ride));
+            let own = own.filter(|track| track.accepts(update.user_id, update.recorded_at));
+            let of: BTreeMap<RideId, &TrackRow> = at_its_time.chain(own).map(|track| (track.ride_id, track)).collect();
+            points.extend(of.into_values().map(|track| point_row(track, update, *stored_at)));
         }
         if !points.is_empty() {
-            rows::add_points(tx, &points, now).await?;
+            rows::add_points(tx, &points).await?;
         }
         Ok(())
     }
@@ -106,8 +141,10 @@ pub(crate) struct RideTracks {
     config: Arc<Config>,
     cache: Arc<Cache>,
     broadcast: PositionBroadcast,
-    /// Tracks in memory, each with the version of its row up to which it has the points.
-    tracks: BTreeMap<RideId, (i64, Track)>,
+    /// Points in memory, each track's with the version of its row up to which they are here.
+    tracks: BTreeMap<RideId, (i64, Vec<Point>)>,
+    /// Arrived rides whose phone may hold more: the version at which they were measured, and when they are looked at again.
+    waiting: BTreeMap<RideId, (i64, DateTime<Utc>)>,
     next_aggregates: DateTime<Utc>,
     next_reload: DateTime<Utc>,
     next_prune: DateTime<Utc>,
@@ -127,6 +164,7 @@ impl RideTracks {
             cache: cache.clone(),
             broadcast: PositionBroadcast::new(platform),
             tracks: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             next_aggregates: now + AGGREGATE_INTERVAL,
             next_reload: now + RELOAD_INTERVAL,
             next_prune: now + PRUNE_INTERVAL,
@@ -142,6 +180,7 @@ impl RideTracks {
         if now >= self.next_reload {
             self.next_reload = now + RELOAD_INTERVAL;
             self.reload(tx, now).await?;
+            self.measure_late(tx).await?;
         }
         if now >= self.next_prune {
             self.next_prune = now + PRUNE_INTERVAL;
@@ -150,7 +189,9 @@ impl RideTracks {
             tracing::debug!(drivers = positions.len(), "newest positions");
         }
         let reported_until = now - self.config.aggregate_every;
-        let complete = self.cache.arrived_rides().complete(now);
+        let mut complete = self.cache.arrived_rides().complete(now);
+        self.waiting.retain(|ride, _| complete.contains(ride));
+        complete.retain(|ride| self.waiting.get(ride).is_none_or(|(_, again_at)| *again_at <= now));
         let due = rows::lock_due_tracks(tx, reported_until, &complete, DUE_MAX).await?;
         if due.len() == DUE_MAX {
             self.next_aggregates = now;
@@ -213,14 +254,17 @@ impl RideTracks {
         mut due: Vec<TrackRow>,
         now: DateTime<Utc>,
     ) -> Result<(), StoreError> {
-        let queries: Vec<PointQuery> = due.iter().filter_map(|track| self.missing_points(track)).collect();
-        let mut points: BTreeMap<RideId, Vec<PointRow>> = BTreeMap::new();
-        for point in rows::points(tx, &queries).await? {
-            points.entry(point.ride_id).or_default().push(point);
-        }
-        for track in &mut due {
+        due.retain(|track| !self.waits_without_news(track, now));
+        let mut points = self.read_missing_points(tx, &due).await?;
+        let mut reported = Vec::with_capacity(due.len());
+        for mut track in due {
             let Some(driver_id) = track.driver_id else { continue };
-            let summary = self.summarise(track, points.remove(&track.ride_id).unwrap_or_default());
+            let measured = self.measure(&track, points.remove(&track.ride_id).unwrap_or_default());
+            if track.arrived_at.is_some() && !measured.is_complete && !self.has_waited(&track, now) {
+                self.waiting.insert(track.ride_id, (track.version, now + WAIT_INTERVAL));
+                continue;
+            }
+            let summary = measured.summary;
             track.finalised = track.arrived_at.is_some();
             track.reported_version = track.version;
             track.reported_at = Some(now);
@@ -235,13 +279,69 @@ impl RideTracks {
                 points: summary.points,
                 last: summary.last,
                 is_final: track.finalised,
+                covered: track.finalised.then_some(measured.covered),
             };
             tx.publish(&Event::LocationAggregate(aggregate), &self.platform.world.trace());
+            reported.push(track);
         }
-        rows::save_reported(tx, &due).await
+        if reported.is_empty() {
+            return Ok(());
+        }
+        rows::save_reported(tx, &reported).await
     }
 
-    /// The points that the track in memory does not have. For the final aggregate all points are read again.
+    /// Whether the ride waits for its phone, and nothing has come since it was measured.
+    fn waits_without_news(&mut self, track: &TrackRow, now: DateTime<Utc>) -> bool {
+        let measured_at = self.waiting.get_mut(&track.ride_id).filter(|(version, _)| *version == track.version);
+        match measured_at {
+            Some((_, again_at)) if !has_waited(track, now, self.config.final_wait) => {
+                *again_at = now + WAIT_INTERVAL;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn has_waited(&self, track: &TrackRow, now: DateTime<Utc>) -> bool {
+        has_waited(track, now, self.config.final_wait)
+    }
+
+    /// What points that came after the final aggregates would have changed. Bills stay as they are; operators learn of it.
+    async fn measure_late(&mut self, tx: &mut Tx) -> Result<(), StoreError> {
+        let mut late = rows::lock_late_tracks(tx, DUE_MAX).await?;
+        if late.is_empty() {
+            return Ok(());
+        }
+        let mut points = self.read_missing_points(tx, &late).await?;
+        for track in &mut late {
+            let measured = self.measure(track, points.remove(&track.ride_id).unwrap_or_default());
+            self.tracks.remove(&track.ride_id);
+            let (billed_m, late_m) = (track.reported.distance_m, measured.summary.distance_m);
+            track.reported_version = track.version;
+            track.late_distance_m = Some(late_m);
+            if (late_m - billed_m).abs() > LATE_CHANGE * billed_m.max(1.0) {
+                let ride_id = track.ride_id;
+                tracing::warn!(%ride_id, billed_m, late_m, "positions that came after the final distance change it by more than 2 %");
+                self.platform.metrics.distances_late.with_label_values(&[Service::Location.name()]).inc();
+            }
+        }
+        rows::save_reported(tx, &late).await
+    }
+
+    /// The points that are not in memory. Of an arrived ride all points are read again.
+    async fn read_missing_points(
+        &mut self,
+        tx: &mut Tx,
+        tracks: &[TrackRow],
+    ) -> Result<BTreeMap<RideId, Vec<PointRow>>, StoreError> {
+        let queries: Vec<PointQuery> = tracks.iter().filter_map(|track| self.missing_points(track)).collect();
+        let mut points: BTreeMap<RideId, Vec<PointRow>> = BTreeMap::new();
+        for point in rows::points(tx, &queries).await? {
+            points.entry(point.ride_id).or_default().push(point);
+        }
+        Ok(points)
+    }
+
     fn missing_points(&mut self, track: &TrackRow) -> Option<PointQuery> {
         let driver_id = track.driver_id?;
         if track.arrived_at.is_some() {
@@ -251,34 +351,27 @@ impl RideTracks {
         Some(PointQuery { ride_id: track.ride_id, driver_id, after_version })
     }
 
-    fn summarise(&mut self, row: &TrackRow, points: Vec<PointRow>) -> TrackSummary {
-        let max_speed_mps = self.config.max_speed_mps;
-        let (version, track) = self.tracks.entry(row.ride_id).or_insert_with(|| (0, Track::new(max_speed_mps)));
-        for point in points {
-            let at = point.fix.recorded_at;
-            if row.started_at.is_some_and(|from| from <= at) && row.arrived_at.is_none_or(|to| at <= to) {
-                track.add(point.fix);
-            }
-        }
+    fn measure(&mut self, row: &TrackRow, new: Vec<PointRow>) -> Measured {
+        let (version, points) = self.tracks.entry(row.ride_id).or_default();
+        points.extend(new.into_iter().map(|point| point.point));
         *version = row.version;
-        track.summary()
+        let max_speed_mps = self.config.max_speed_mps;
+        row.ride_times().map_or_else(Measured::default, |ride| track::measure(points, &ride, max_speed_mps))
     }
 
-    /// Writes the start, arrival and end of rides to their tracks' rows, and deletes points that no aggregate needs any more.
+    /// Writes the start, arrival and end of rides to their tracks' rows.
     async fn write_ride_events(&mut self, tx: &mut Tx, rides: &[&RideEvent]) -> Result<(), StoreError> {
         let now = self.platform.world.now();
         let ids: BTreeSet<RideId> = rides.iter().map(|ride| ride.ride_id).collect();
         let mut tracks = rows::lock_tracks(tx, &ids, now).await?;
-        let mut to_delete = Vec::new();
         for ride in rides {
             let Some(track) = tracks.get_mut(&ride.ride_id) else { continue };
             track.driver_id = Some(ride.driver_id);
-            let driver_id = ride.driver_id;
+            track.pickup = Some(ride.pickup);
+            track.dropoff = Some(ride.dropoff);
             match ride.status {
                 RideStatus::Started if track.started_at.is_none() => {
                     track.started_at = Some(ride.occurred_at);
-                    let before = Some(ride.occurred_at);
-                    to_delete.push(PointsToDelete { ride_id: ride.ride_id, driver_id, before });
                 }
                 RideStatus::Arrived if track.arrived_at.is_none() => {
                     track.arrived_at = Some(ride.occurred_at);
@@ -286,17 +379,12 @@ impl RideTracks {
                 }
                 RideStatus::Completed | RideStatus::Cancelled => {
                     track.closed_at = Some(track.closed_at.unwrap_or(now));
-                    to_delete.push(PointsToDelete { ride_id: ride.ride_id, driver_id, before: None });
                 }
                 RideStatus::Pickup | RideStatus::Started | RideStatus::Arrived => {}
             }
         }
         let tracks: Vec<TrackRow> = tracks.into_values().collect();
-        rows::save_ride_times(tx, &tracks).await?;
-        if !to_delete.is_empty() {
-            rows::delete_points(tx, &to_delete).await?;
-        }
-        Ok(())
+        rows::save_ride_times(tx, &tracks).await
     }
 
     fn apply_committed(&mut self, batch: &[&Received]) {
@@ -307,6 +395,7 @@ impl RideTracks {
         for ride_id in self.uncommitted_finals.drain(..) {
             arrived_rides.remove(ride_id);
             self.tracks.remove(&ride_id);
+            self.waiting.remove(&ride_id);
         }
         for received in batch {
             match &received.event {
@@ -326,6 +415,11 @@ impl RideTracks {
             }
         }
     }
+}
+
+/// Whether the longest wait for the phone of an arrived ride is over.
+fn has_waited(track: &TrackRow, now: DateTime<Utc>, longest: Duration) -> bool {
+    track.arrived_seen_at.is_none_or(|since| since + longest <= now)
 }
 
 fn beacon(event: &Event) -> Option<&UserBeacon> {

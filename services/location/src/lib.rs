@@ -18,7 +18,7 @@ mod http;
 mod position_broadcast;
 mod positions;
 mod tables;
-mod track;
+pub mod track;
 
 use std::fmt;
 use std::sync::Arc;

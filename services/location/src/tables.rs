@@ -4,20 +4,23 @@
 use chrono::{DateTime, Utc};
 use imbl::OrdMap;
 use platform::Transaction;
-use streams::{RideId, UserId};
+use streams::{Position, RideId, UserId};
 
 use crate::driver::DriverRow;
-use crate::track::{Fix, TrackSummary};
+use crate::track::{Point, RideTimes, TrackSummary};
 
 #[derive(Debug, Clone, Default)]
 pub struct Tables {
     pub(crate) tracks: OrdMap<RideId, TrackRow>,
-    pub(crate) points: OrdMap<(RideId, UserId, DateTime<Utc>), PointRow>,
+    pub(crate) points: OrdMap<PointKey, PointRow>,
     pub(crate) drivers: OrdMap<UserId, DriverRow>,
 }
 
 /// A transaction on the tables of location.
 pub(crate) type Tx = Transaction<Tables>;
+
+/// What makes two points one: ride, user, device, and the device's own time.
+pub(crate) type PointKey = (RideId, UserId, String, DateTime<Utc>);
 
 /// The track of one ride.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +30,8 @@ pub(crate) struct TrackRow {
     pub(crate) driver_id: Option<UserId>,
     pub(crate) started_at: Option<DateTime<Utc>>,
     pub(crate) arrived_at: Option<DateTime<Utc>>,
+    pub(crate) pickup: Option<Position>,
+    pub(crate) dropoff: Option<Position>,
     /// When ride.arrived was handled.
     pub(crate) arrived_seen_at: Option<DateTime<Utc>>,
     /// When ride.completed or ride.cancelled was handled.
@@ -40,6 +45,8 @@ pub(crate) struct TrackRow {
     pub(crate) finalised: bool,
     /// The last aggregate.
     pub(crate) reported: TrackSummary,
+    /// The distance with the points that came after the final aggregate, if any came.
+    pub(crate) late_distance_m: Option<f64>,
     pub(crate) created_at: DateTime<Utc>,
 }
 
@@ -50,6 +57,8 @@ impl TrackRow {
             driver_id: None,
             started_at: None,
             arrived_at: None,
+            pickup: None,
+            dropoff: None,
             arrived_seen_at: None,
             closed_at: None,
             version: 0,
@@ -57,17 +66,28 @@ impl TrackRow {
             reported_at: None,
             finalised: false,
             reported: TrackSummary::default(),
+            late_distance_m: None,
             created_at: now,
         }
     }
 
-    /// Whether a point that `user` recorded at `at` may belong to the ride. What is not known yet does not exclude it.
+    /// Whether a point that `user` recorded at `at` may belong to the ride. What is not known yet does not exclude it. After the final
+    /// aggregate, points between start and arrival still show what the ride was.
     pub(crate) fn accepts(&self, user: UserId, at: DateTime<Utc>) -> bool {
-        self.closed_at.is_none()
-            && !self.finalised
-            && self.driver_id.is_none_or(|driver| driver == user)
-            && self.started_at.is_none_or(|started| started <= at)
-            && self.arrived_at.is_none_or(|arrived| at <= arrived)
+        let is_of_driver = self.driver_id.is_none_or(|driver| driver == user);
+        let is_open = self.closed_at.is_none() && !self.finalised;
+        is_of_driver && (is_open || (self.finalised && self.covers(at)))
+    }
+
+    /// Whether the ride had started, and had not arrived. False while one of both is unknown.
+    pub(crate) fn covers(&self, at: DateTime<Utc>) -> bool {
+        self.started_at.zip(self.arrived_at).is_some_and(|(from, to)| (from..=to).contains(&at))
+    }
+
+    /// `None` before the start is known.
+    pub(crate) fn ride_times(&self) -> Option<RideTimes> {
+        let (arrived_at, pickup, dropoff) = (self.arrived_at, self.pickup, self.dropoff);
+        Some(RideTimes { started_at: self.started_at?, arrived_at, pickup, dropoff })
     }
 }
 
@@ -76,7 +96,14 @@ impl TrackRow {
 pub(crate) struct PointRow {
     pub(crate) ride_id: RideId,
     pub(crate) user_id: UserId,
-    pub(crate) fix: Fix,
+    pub(crate) point: Point,
     /// The version of the track that first has this point.
     pub(crate) version: i64,
+}
+
+impl PointRow {
+    pub(crate) fn key(&self) -> PointKey {
+        let own_time = self.point.device_at.unwrap_or(self.point.recorded_at);
+        (self.ride_id, self.user_id, self.point.device.clone(), own_time)
+    }
 }

@@ -40,6 +40,7 @@ pub struct Metrics {
     pub rides: IntCounterVec,
     /// Final distances that nobody can have driven, billed by the estimate instead, by service.
     pub distances_refused: IntCounterVec,
+    pub distances_late: IntCounterVec,
     /// Core messages dropped because a subscription's buffer was full.
     pub core_dropped: Gauge,
     /// 1 while a message is stored in an interest or work-queue stream although every consumer's lag is 0, by stream.
@@ -121,6 +122,11 @@ impl Metrics {
             distances_refused: counter(
                 "distances_refused_total",
                 "Final distances that nobody can have driven, billed by the estimate instead.",
+                "service",
+            ),
+            distances_late: counter(
+                "distances_late_total",
+                "Final distances that points changed by more than 2 % after they were billed.",
                 "service",
             ),
             rides: counter("rides_total", "Rides by status reached.", "status"),

@@ -170,7 +170,11 @@ impl App {
         // Against the flow of a ride: a service that reads events starts before the one that publishes them.
         if services.contains(&Service::Location) {
             let store = opening.store(Service::Location, "location", &location::MIGRATIONS).await?;
-            let config = location::Config { max_speed_mps: settings.track_max_speed_mps, ..Default::default() };
+            let config = location::Config {
+                max_speed_mps: settings.track_max_speed_mps,
+                final_wait: settings.track_final_wait(),
+                ..Default::default()
+            };
             let location = Location::start(&platform, &store, tokens.clone(), config).await?;
             routes.push(location.routes());
             tasks.spawn(location.run(stop.clone()));
@@ -178,8 +182,14 @@ impl App {
         if services.contains(&Service::Rides) {
             let store = opening.store(Service::Rides, "rides", &rides::MIGRATIONS).await?;
             let provider = settings.payment_provider.parse().map_err(anyhow::Error::msg).context("PAYMENT_PROVIDER")?;
-            let config =
-                rides::Config { tariffs, provider, max_speed_mps: settings.track_max_speed_mps, ..Default::default() };
+            let default = rides::Config::default();
+            let config = rides::Config {
+                tariffs,
+                provider,
+                max_speed_mps: settings.track_max_speed_mps,
+                // The final distance may come that late; then it still has to be computed and delivered.
+                completion_wait_s: default.completion_wait_s.max(2 * i64::from(settings.track_final_wait_s)),
+            };
             let rides = Rides::start(&platform, &store, tokens.clone(), config).await?;
             routes.push(rides.routes());
             tasks.spawn(rides.run(stop.clone()));

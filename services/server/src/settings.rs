@@ -104,6 +104,10 @@ pub struct Settings {
     /// A GPS point that would need more metres a second is a jump and left out of the distance.
     #[arg(long, env = "TRACK_MAX_SPEED_MPS", default_value_t = 70.0, global = true)]
     pub track_max_speed_mps: f64,
+    /// Seconds that a ride which has arrived waits at most for positions that the driver's phone has not sent yet. It does not wait
+    /// if the newest one reaches the arrival.
+    #[arg(long, env = "TRACK_FINAL_WAIT_S", default_value_t = 30, value_parser = clap::value_parser!(u32).range(0..=3_600), global = true)]
+    pub track_final_wait_s: u32,
     /// Cents: base=250,per_km=120,per_minute=30,minimum=600,cancellation=300 and platform_fee_bp=2000 (hundredths of a
     /// per cent); what is not named keeps its default, which is as here.
     #[arg(long, env = "FARE_CAR", default_value = "", hide_default_value = true, global = true)]
@@ -152,6 +156,10 @@ impl Settings {
     /// Memory bus and memory state: nothing outside this process.
     pub fn embedded(&self) -> bool {
         self.queue_type == QueueType::Memory && self.database_url.is_none()
+    }
+
+    pub fn track_final_wait(&self) -> chrono::Duration {
+        chrono::Duration::seconds(i64::from(self.track_final_wait_s))
     }
 
     /// Whether a code is in the answer although nobody named `response`: only callers on this machine get it.

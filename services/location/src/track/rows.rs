@@ -14,13 +14,17 @@ use streams::event::TrackPoint;
 use streams::{Position, RideId, UserId};
 use uuid::Uuid;
 
-use super::{Fix, TrackSummary};
-use crate::tables::{PointRow, Tables, TrackRow, Tx};
+use super::fix::{Point, TrackSummary};
+use crate::tables::{PointKey, PointRow, Tables, TrackRow, Tx};
 
 /// How long a track is stored: longer than any stream can deliver an event of its ride.
 const TRACKS_STORED: Duration = Duration::days(9);
 /// How long a track is stored whose ride has no event, only points.
 const EMPTY_TRACKS_STORED: Duration = Duration::days(2);
+/// How long after its end the points of a ride are stored: as long as a phone may send what it held back, and a little longer.
+const POINTS_STORED: Duration = Duration::hours(25);
+/// How far back points are looked for to be deleted, so that the rides of all days are not visited each time.
+const POINTS_DELETED_WITHIN: Duration = Duration::days(2);
 
 /// Asks for a driver's points of a ride that were added after a version of the track.
 #[derive(Debug, Clone, Copy)]
@@ -28,15 +32,6 @@ pub(crate) struct PointQuery {
     pub(crate) ride_id: RideId,
     pub(crate) driver_id: UserId,
     pub(crate) after_version: i64,
-}
-
-/// Points of a ride to be deleted: those recorded before a time, and all of users other than its driver.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PointsToDelete {
-    pub(crate) ride_id: RideId,
-    pub(crate) driver_id: UserId,
-    /// `None`: all points.
-    pub(crate) before: Option<DateTime<Utc>>,
 }
 
 /// Locks the tracks of `rides`, and inserts those that do not exist.
@@ -90,30 +85,57 @@ async fn insert_tracks(tx: &mut Tx, rides: &BTreeSet<RideId>, now: DateTime<Utc>
     Ok(())
 }
 
-/// Inserts points of locked tracks. Grows the version of each track that got a new point, and returns those tracks.
-pub(crate) async fn add_points(
-    tx: &mut Tx,
-    points: &[PointRow],
-    now: DateTime<Utc>,
-) -> Result<BTreeSet<RideId>, StoreError> {
+/// The rides that these drivers drove at these times, from start to arrival.
+pub(crate) async fn rides_at(tx: &mut Tx, times: &[(UserId, DateTime<Utc>)]) -> Result<BTreeSet<RideId>, StoreError> {
+    if times.is_empty() {
+        return Ok(BTreeSet::new());
+    }
     match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
-                "with added as (insert into track_points \
-                 (ride_id, user_id, recorded_at, lat, lng, accuracy_m, version, received_at) \
-                 select r, u, t, lat, lng, a, v, $8 from unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::float8[], \
-                 $5::float8[], $6::float8[], $7::bigint[]) with ordinality as p (r, u, t, lat, lng, a, v, n) order by n \
+                "select distinct t.ride_id from unnest($1::uuid[], $2::timestamptz[]) as u (d, t) join tracks t \
+                 on t.driver_id = u.d and t.started_at <= u.t and t.arrived_at >= u.t",
+            )
+            .bind(column(times, |(driver, _)| driver.0))
+            .bind(column(times, |(_, at)| *at))
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(|r| Ok(RideId(r.try_get(0)?))).collect()
+        }
+        On::Memory(tables) => {
+            let drove = |t: &&TrackRow| times.iter().any(|(driver, at)| t.driver_id == Some(*driver) && t.covers(*at));
+            Ok(tables.tracks.values().filter(drove).map(|track| track.ride_id).collect())
+        }
+    }
+}
+
+/// Inserts points of locked tracks. Grows the version of each track that got a new point, and returns those tracks.
+pub(crate) async fn add_points(tx: &mut Tx, points: &[PointRow]) -> Result<BTreeSet<RideId>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "with added as (insert into track_points (ride_id, user_id, device, ride_device, device_at, sent_at, \
+                 received_at, recorded_at, lat, lng, accuracy_m, speed_mps, version) \
+                 select r, u, d, rd, da, sa, ra, t, lat, lng, a, s, v from unnest($1::uuid[], $2::uuid[], $3::text[], \
+                 $4::bool[], $5::timestamptz[], $6::timestamptz[], $7::timestamptz[], $8::timestamptz[], $9::float8[], \
+                 $10::float8[], $11::float8[], $12::float8[], $13::bigint[]) \
+                 with ordinality as p (r, u, d, rd, da, sa, ra, t, lat, lng, a, s, v, n) order by n \
                  on conflict do nothing returning ride_id) \
                  update tracks set version = version + 1 where ride_id in (select ride_id from added) returning ride_id",
             )
             .bind(column(points, |p| p.ride_id.0))
             .bind(column(points, |p| p.user_id.0))
-            .bind(column(points, |p| p.fix.recorded_at))
-            .bind(column(points, |p| p.fix.position.lat))
-            .bind(column(points, |p| p.fix.position.lng))
-            .bind(column(points, |p| p.fix.accuracy_m))
+            .bind(column(points, |p| p.point.device.clone()))
+            .bind(column(points, |p| p.point.ride_device))
+            .bind(column(points, |p| p.point.device_at))
+            .bind(column(points, |p| p.point.sent_at))
+            .bind(column(points, |p| p.point.received_at))
+            .bind(column(points, |p| p.point.recorded_at))
+            .bind(column(points, |p| p.point.position.lat))
+            .bind(column(points, |p| p.point.position.lng))
+            .bind(column(points, |p| p.point.accuracy_m))
+            .bind(column(points, |p| p.point.speed_mps))
             .bind(column(points, |p| p.version))
-            .bind(now)
             .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(|r| Ok(RideId(r.try_get(0)?))).collect()
@@ -121,7 +143,7 @@ pub(crate) async fn add_points(
         On::Memory(tables) => {
             let mut grown = BTreeSet::new();
             for point in points {
-                let key = (point.ride_id, point.user_id, point.fix.recorded_at);
+                let key = point.key();
                 if !tables.points.contains_key(&key) {
                     tables.points.insert(key, point.clone());
                     grown.insert(point.ride_id);
@@ -137,14 +159,16 @@ pub(crate) async fn add_points(
     }
 }
 
-/// Updates driver, start, arrival and end of locked tracks.
+/// Updates driver, start, arrival, places and end of locked tracks.
 pub(crate) async fn save_ride_times(tx: &mut Tx, tracks: &[TrackRow]) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
                 "update tracks set driver_id = u.d, started_at = u.s, arrived_at = u.a, arrived_seen_at = u.n, \
-                 closed_at = u.c from unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::timestamptz[], \
-                 $5::timestamptz[], $6::timestamptz[]) as u (r, d, s, a, n, c) where ride_id = u.r",
+                 closed_at = u.c, pickup_lat = u.plat, pickup_lng = u.plng, dropoff_lat = u.dlat, dropoff_lng = u.dlng \
+                 from unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[], \
+                 $6::timestamptz[], $7::float8[], $8::float8[], $9::float8[], $10::float8[]) \
+                 as u (r, d, s, a, n, c, plat, plng, dlat, dlng) where ride_id = u.r",
             )
             .bind(column(tracks, |t| t.ride_id.0))
             .bind(column(tracks, |t| t.driver_id.map(|d| d.0)))
@@ -152,6 +176,10 @@ pub(crate) async fn save_ride_times(tx: &mut Tx, tracks: &[TrackRow]) -> Result<
             .bind(column(tracks, |t| t.arrived_at))
             .bind(column(tracks, |t| t.arrived_seen_at))
             .bind(column(tracks, |t| t.closed_at))
+            .bind(column(tracks, |t| t.pickup.map(|at| at.lat)))
+            .bind(column(tracks, |t| t.pickup.map(|at| at.lng)))
+            .bind(column(tracks, |t| t.dropoff.map(|at| at.lat)))
+            .bind(column(tracks, |t| t.dropoff.map(|at| at.lng)))
             .execute(&mut *pg)
             .await?;
         }
@@ -163,6 +191,8 @@ pub(crate) async fn save_ride_times(tx: &mut Tx, tracks: &[TrackRow]) -> Result<
                     row.arrived_at = track.arrived_at;
                     row.arrived_seen_at = track.arrived_seen_at;
                     row.closed_at = track.closed_at;
+                    row.pickup = track.pickup;
+                    row.dropoff = track.dropoff;
                 }
             }
         }
@@ -170,38 +200,9 @@ pub(crate) async fn save_ride_times(tx: &mut Tx, tracks: &[TrackRow]) -> Result<
     Ok(())
 }
 
-pub(crate) async fn delete_points(tx: &mut Tx, to_delete: &[PointsToDelete]) -> Result<(), StoreError> {
-    match tx.on() {
-        On::Postgres(pg) => {
-            sqlx::query(
-                "delete from track_points p using unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) as u (r, d, b) \
-                 where p.ride_id = u.r and (u.b is null or p.recorded_at < u.b or p.user_id <> u.d)",
-            )
-            .bind(column(to_delete, |d| d.ride_id.0))
-            .bind(column(to_delete, |d| d.driver_id.0))
-            .bind(column(to_delete, |d| d.before))
-            .execute(&mut *pg)
-            .await?;
-        }
-        On::Memory(tables) => {
-            for d in to_delete {
-                let is_deleted = |p: &&PointRow| {
-                    d.before.is_none_or(|before| p.fix.recorded_at < before) || p.user_id != d.driver_id
-                };
-                let deleted = points_of(tables, d.ride_id).filter(is_deleted);
-                let keys = column(deleted, |p| (p.ride_id, p.user_id, p.fix.recorded_at));
-                for key in keys {
-                    tables.points.remove(&key);
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// By user, then `recorded_at`.
+/// By user, then device, then the device's own time.
 fn points_of(tables: &Tables, ride: RideId) -> impl Iterator<Item = &PointRow> + use<'_> {
-    let first = (ride, UserId(Uuid::nil()), DateTime::<Utc>::MIN_UTC);
+    let first: PointKey = (ride, UserId(Uuid::nil()), String::new(), DateTime::<Utc>::MIN_UTC);
     tables.points.range(first..).map(|(_, point)| point).take_while(move |point| point.ride_id == ride)
 }
 
@@ -246,13 +247,34 @@ pub(crate) async fn lock_due_tracks(
     }
 }
 
-/// By ride, then `recorded_at`.
+/// Locks tracks whose final aggregate lacks points that came after it, at most `limit`. Skips tracks that another process has locked.
+pub(crate) async fn lock_late_tracks(tx: &mut Tx, limit: usize) -> Result<Vec<TrackRow>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select * from tracks where finalised and version > reported_version order by ride_id limit $1 \
+                 for update skip locked",
+            )
+            .bind(limit as i64)
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(|r| read_track(r).map_err(StoreError::from)).collect()
+        }
+        On::Memory(tables) => {
+            let late = tables.tracks.values().filter(|t| t.finalised && t.version > t.reported_version);
+            Ok(late.take(limit).cloned().collect())
+        }
+    }
+}
+
+/// By ride, device, and the device's own time.
 pub(crate) async fn points(tx: &mut Tx, queries: &[PointQuery]) -> Result<Vec<PointRow>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select p.* from unnest($1::uuid[], $2::uuid[], $3::bigint[]) as u (r, d, v) join track_points p \
-                 on p.ride_id = u.r and p.user_id = u.d and p.version > u.v order by p.ride_id, p.recorded_at",
+                 on p.ride_id = u.r and p.user_id = u.d and p.version > u.v \
+                 order by p.ride_id, p.device, coalesce(p.device_at, p.recorded_at)",
             )
             .bind(column(queries, |q| q.ride_id.0))
             .bind(column(queries, |q| q.driver_id.0))
@@ -279,9 +301,10 @@ pub(crate) async fn save_reported(tx: &mut Tx, tracks: &[TrackRow]) -> Result<()
         On::Postgres(pg) => {
             sqlx::query(
                 "update tracks set reported_version = u.v, reported_at = u.t, finalised = u.f, distance_m = u.m, \
-                 points = u.n, last_lat = u.lat, last_lng = u.lng, last_recorded_at = u.l from unnest($1::uuid[], \
-                 $2::bigint[], $3::timestamptz[], $4::bool[], $5::float8[], $6::bigint[], $7::float8[], $8::float8[], \
-                 $9::timestamptz[]) as u (r, v, t, f, m, n, lat, lng, l) where ride_id = u.r",
+                 points = u.n, last_lat = u.lat, last_lng = u.lng, last_recorded_at = u.l, late_distance_m = u.late \
+                 from unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $4::bool[], $5::float8[], $6::bigint[], \
+                 $7::float8[], $8::float8[], $9::timestamptz[], $10::float8[]) as u (r, v, t, f, m, n, lat, lng, l, late) \
+                 where ride_id = u.r",
             )
             .bind(column(tracks, |t| t.ride_id.0))
             .bind(column(tracks, |t| t.reported_version))
@@ -292,6 +315,7 @@ pub(crate) async fn save_reported(tx: &mut Tx, tracks: &[TrackRow]) -> Result<()
             .bind(column(tracks, |t| t.reported.last.map(|p| p.location.lat)))
             .bind(column(tracks, |t| t.reported.last.map(|p| p.location.lng)))
             .bind(column(tracks, |t| t.reported.last.map(|p| p.recorded_at)))
+            .bind(column(tracks, |t| t.late_distance_m))
             .execute(&mut *pg)
             .await?;
         }
@@ -302,6 +326,7 @@ pub(crate) async fn save_reported(tx: &mut Tx, tracks: &[TrackRow]) -> Result<()
                     row.reported_at = track.reported_at;
                     row.finalised = track.finalised;
                     row.reported = track.reported;
+                    row.late_distance_m = track.late_distance_m;
                 }
             }
         }
@@ -345,9 +370,11 @@ pub(crate) async fn ended_rides(tx: &mut Tx, rides: &BTreeSet<RideId>) -> Result
     }
 }
 
-/// Deletes old tracks, and points that never got a ride, after [`TRACKS_STORED`] and [`EMPTY_TRACKS_STORED`].
+/// Deletes old tracks, and those that never got a ride, after [`TRACKS_STORED`] and [`EMPTY_TRACKS_STORED`]; and the points of ended
+/// rides after [`POINTS_STORED`].
 pub(crate) async fn purge(tx: &mut Tx, now: DateTime<Utc>) -> Result<(), StoreError> {
     let (old, empty) = (now - TRACKS_STORED, now - EMPTY_TRACKS_STORED);
+    let ended = (now - POINTS_STORED - POINTS_DELETED_WITHIN, now - POINTS_STORED);
     match tx.on() {
         On::Postgres(pg) => {
             sqlx::query("delete from tracks where created_at < $1 or (driver_id is null and created_at < $2)")
@@ -355,13 +382,21 @@ pub(crate) async fn purge(tx: &mut Tx, now: DateTime<Utc>) -> Result<(), StoreEr
                 .bind(empty)
                 .execute(&mut *pg)
                 .await?;
+            sqlx::query(
+                "delete from track_points p using tracks t where p.ride_id = t.ride_id and t.closed_at >= $1 and t.closed_at < $2",
+            )
+            .bind(ended.0)
+            .bind(ended.1)
+            .execute(&mut *pg)
+            .await?;
         }
         On::Memory(tables) => {
             let gone = |t: &TrackRow| t.created_at < old || (t.driver_id.is_none() && t.created_at < empty);
             tables.tracks = tables.tracks.iter().filter(|(_, t)| !gone(t)).map(|(k, t)| (*k, t.clone())).collect();
             let tracks = &tables.tracks;
-            let retained = tables.points.iter().filter(|((ride, _, _), _)| tracks.contains_key(ride));
-            tables.points = retained.map(|(k, p)| (*k, p.clone())).collect();
+            let is_retained = |track: &TrackRow| track.closed_at.is_none_or(|at| at < ended.0 || at >= ended.1);
+            let retained = tables.points.iter().filter(|(key, _)| tracks.get(&key.0).is_some_and(is_retained));
+            tables.points = retained.map(|(k, p)| (k.clone(), p.clone())).collect();
         }
     }
     Ok(())
@@ -383,6 +418,9 @@ fn read_track(row: &PgRow) -> Result<TrackRow, sqlx::Error> {
         reported_version: row.try_get("reported_version")?,
         reported_at: row.try_get("reported_at")?,
         finalised: row.try_get("finalised")?,
+        pickup: place(row, "pickup_lat", "pickup_lng")?,
+        dropoff: place(row, "dropoff_lat", "dropoff_lng")?,
+        late_distance_m: row.try_get("late_distance_m")?,
         reported: TrackSummary {
             distance_m: row.try_get("distance_m")?,
             points: row.try_get::<i64, _>("points")?.unsigned_abs(),
@@ -392,14 +430,25 @@ fn read_track(row: &PgRow) -> Result<TrackRow, sqlx::Error> {
     })
 }
 
+fn place(row: &PgRow, lat: &str, lng: &str) -> Result<Option<Position>, sqlx::Error> {
+    let (lat, lng): (Option<f64>, Option<f64>) = (row.try_get(lat)?, row.try_get(lng)?);
+    Ok(lat.zip(lng).map(|(lat, lng)| Position { lat, lng }))
+}
+
 fn read_point(row: &PgRow) -> Result<PointRow, sqlx::Error> {
     Ok(PointRow {
         ride_id: RideId(row.try_get("ride_id")?),
         user_id: UserId(row.try_get("user_id")?),
-        fix: Fix {
+        point: Point {
+            device: row.try_get("device")?,
+            ride_device: row.try_get("ride_device")?,
+            device_at: row.try_get("device_at")?,
+            sent_at: row.try_get("sent_at")?,
+            received_at: row.try_get("received_at")?,
             recorded_at: row.try_get("recorded_at")?,
             position: Position { lat: row.try_get("lat")?, lng: row.try_get("lng")? },
             accuracy_m: row.try_get("accuracy_m")?,
+            speed_mps: row.try_get("speed_mps")?,
         },
         version: row.try_get("version")?,
     })

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use streams::event::LocationAggregate;
+use streams::event::{LocationAggregate, LocationUpdate};
 use streams::{Event, RideStatus};
 use testing::{Backend, on_both_stores};
 
@@ -14,6 +14,7 @@ on_both_stores!(
     events_of_a_ride_may_arrive_in_any_order_and_twice,
     a_ride_without_points_has_a_final_aggregate_of_0_m,
     points_that_arrive_just_after_ride_arrived_still_count,
+    a_buffer_that_comes_after_the_final_distance_is_counted,
     a_cancelled_ride_has_no_final_aggregate,
     a_new_process_continues_from_the_rows,
 );
@@ -67,6 +68,7 @@ async fn one_final_aggregate(harness: ServiceHarness) {
         let aggregate = harness.final_aggregate(ride.id).await;
         assert_driven(&aggregate, 900.0, 61);
         assert_eq!(aggregate.last.unwrap().recorded_at, harness.second(60.0));
+        assert_eq!(aggregate.covered, Some(1.0));
     }
     // Nothing follows the final aggregate, neither before nor after the end of the ride.
     for ride in &rides {
@@ -118,7 +120,7 @@ async fn a_ride_without_points_has_a_final_aggregate_of_0_m(backend: Backend) {
     ride.publish(&harness, RideStatus::Arrived, 60.0).await;
     let aggregate = harness.final_aggregate(ride.id).await;
     assert_driven(&aggregate, 0.0, 0);
-    assert_eq!(aggregate.last, None);
+    assert_eq!((aggregate.last, aggregate.covered), (None, Some(0.0)));
     harness.end().await;
 }
 
@@ -133,6 +135,46 @@ async fn points_that_arrive_just_after_ride_arrived_still_count(backend: Backend
     ride.drive(&harness, 31..=60).await;
     assert_driven(&harness.final_aggregate(ride.id).await, 900.0, 61);
     harness.end().await;
+}
+
+/// It carries no ride, because that has ended; or the next one's.
+async fn a_buffer_that_comes_after_the_final_distance_is_counted(backend: Backend) {
+    let harness = ServiceHarness::start(backend, 2).await;
+    let (ride, next) = (TestRide::new(&harness), TestRide::new(&harness));
+    let next = TestRide { driver: ride.driver, ..next };
+    ride.publish(&harness, RideStatus::Started, -100.0).await;
+    let buffered = |seconds: std::ops::RangeInclusive<i32>, ride_id| {
+        let point = |second: i32| LocationUpdate { ride_id, ..ride.point(&harness, f64::from(second)) };
+        seconds.map(point).collect::<Vec<_>>()
+    };
+    let (sent, held, last) =
+        (buffered(-100..=-70, Some(ride.id)), buffered(-69..=-55, None), buffered(-54..=-40, Some(next.id)));
+    let publish = async |points: Vec<LocationUpdate>| {
+        for point in points {
+            harness.publish(&Event::LocationUpdate(point)).await;
+        }
+        harness.all_handled().await;
+    };
+    publish(sent).await;
+    ride.publish(&harness, RideStatus::Arrived, -40.0).await;
+    // It has waited for the phone. Half of the way is seen.
+    let aggregate = harness.final_aggregate(ride.id).await;
+    assert_driven(&aggregate, 450.0, 31);
+    assert!((aggregate.covered.unwrap() - 0.5).abs() < 0.02, "{aggregate:?}");
+    ride.publish(&harness, RideStatus::Completed, -39.0).await;
+    next.publish(&harness, RideStatus::Started, -10.0).await;
+    publish(held).await;
+    publish(last).await;
+    let counted = harness.platform.metrics.distances_late.with_label_values(&["location"]);
+    for _ in 0..400 {
+        if counted.get() > 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!((1..=2).contains(&counted.get()), "{}", counted.get());
+    let by_ride = harness.end().await;
+    assert_eq!(by_ride[&ride.id].iter().filter(|aggregate| aggregate.is_final).count(), 1);
 }
 
 async fn a_cancelled_ride_has_no_final_aggregate(backend: Backend) {
@@ -200,7 +242,7 @@ mod never {
         harness.all_handled().await;
         stranger.drive(&harness, 20..=59).await;
         ride.drive(&harness, 0..=10).await;
-        ride.publish(&harness, RideStatus::Arrived, 60.0).await;
+        ride.publish(&harness, RideStatus::Arrived, 10.0).await;
         assert_driven(&harness.final_aggregate(ride.id).await, 150.0, 11);
         harness.end().await;
     }

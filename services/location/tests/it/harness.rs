@@ -31,6 +31,7 @@ pub(crate) struct ServiceHarness {
     store: Store<Tables>,
     tokens: Tokens,
     processes: Vec<Process>,
+    pub(crate) config: Config,
     /// How long a replay waits for another message before the stream counts as read.
     replay_wait: Duration,
     /// Dropped, and so stopped, with the harness.
@@ -72,7 +73,10 @@ impl ServiceHarness {
         platform.bus.apply(&platform.topology).await.unwrap();
         let replay_wait = Duration::from_millis(if server.is_some() { 500 } else { 1 });
         let end = MustEnd::new("ServiceHarness::end");
-        let mut harness = Self { platform, store, tokens, processes: Vec::new(), replay_wait, _nats: server, end };
+        let (aggregate_every, final_wait) = (chrono::Duration::seconds(3), chrono::Duration::seconds(6));
+        let config = Config { aggregate_every, final_wait, ..Config::default() };
+        let mut harness =
+            Self { platform, store, tokens, processes: Vec::new(), config, replay_wait, _nats: server, end };
         for _ in 0..processes {
             harness.start_process().await;
         }
@@ -82,7 +86,7 @@ impl ServiceHarness {
     pub(crate) async fn start_process(&mut self) {
         let pod = format!("process-{}", self.processes.len()).into();
         let platform = Platform { pod, ..self.platform.clone() };
-        let location = Location::start(&platform, &self.store, self.tokens.clone(), Config::default()).await.unwrap();
+        let location = Location::start(&platform, &self.store, self.tokens.clone(), self.config.clone()).await.unwrap();
         let stop = CancellationToken::new();
         let run = tokio::spawn(location.clone().run(stop.clone()));
         self.processes.push(Process { location, stop, run });
@@ -134,7 +138,15 @@ impl ServiceHarness {
     /// Of a van, recorded now.
     pub(crate) fn beacon(&self, user_id: UserId, east_m: f64) -> UserBeacon {
         let (location, recorded_at) = (place(east_m, 0.0), self.platform.world.now());
-        UserBeacon { user_id, active: true, vehicle_type: VehicleType::Van, location, recorded_at, located_at: None, device: None }
+        UserBeacon {
+            user_id,
+            active: true,
+            vehicle_type: VehicleType::Van,
+            location,
+            recorded_at,
+            located_at: None,
+            device: None,
+        }
     }
 
     /// A position between rides, recorded now.

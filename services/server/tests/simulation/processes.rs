@@ -208,7 +208,8 @@ impl Process {
         }
         match self.service {
             Service::Location => {
-                let config = location::Config { max_speed_mps: 600.0, aggregate_every: chrono::Duration::seconds(6) };
+                let (max_speed_mps, aggregate_every) = (600.0, chrono::Duration::seconds(6));
+                let config = location::Config { max_speed_mps, aggregate_every, ..Default::default() };
                 let store = scene.stores.location.with_faults(pod, faults);
                 let service = Location::start(&platform, &store, tokens, config).await?;
                 routes.push(service.routes());

@@ -9,9 +9,9 @@ use streams::{Position, RideId, UserId};
 use testing::{Backend, on_both_stores};
 use uuid::Uuid;
 
-use super::{self as rows, PointQuery, PointsToDelete};
+use super::{self as rows, PointQuery};
 use crate::tables::{PointRow, Tables, TrackRow};
-use crate::track::{Fix, TrackSummary};
+use crate::track::{Point, TrackSummary};
 
 fn when(second: i64) -> DateTime<Utc> {
     "2026-03-01T08:00:00.000001Z".parse::<DateTime<Utc>>().unwrap() + Duration::seconds(second)
@@ -30,9 +30,18 @@ fn rides(of: &[u128]) -> BTreeSet<RideId> {
 }
 
 fn point(n: u128, user: u128, second: i64, version: i64) -> PointRow {
-    let position = Position { lat: 40.5, lng: second as f64 / 1_000.0 };
-    let fix = Fix { recorded_at: when(second), position, accuracy_m: (second % 2 == 0).then_some(4.5) };
-    PointRow { ride_id: ride(n), user_id: driver(user), fix, version }
+    let point = Point {
+        device: "phone".to_owned(),
+        ride_device: true,
+        device_at: Some(when(second - 20)),
+        sent_at: (second % 3 == 0).then(|| when(second - 19)),
+        received_at: when(second + 1),
+        recorded_at: when(second),
+        position: Position { lat: 40.5, lng: second as f64 / 1_000.0 },
+        accuracy_m: (second % 2 == 0).then_some(4.5),
+        speed_mps: (second % 5 == 0).then_some(13.5),
+    };
+    PointRow { ride_id: ride(n), user_id: driver(user), point, version }
 }
 
 fn query(n: u128, user: u128, after_version: i64) -> PointQuery {
@@ -47,7 +56,10 @@ on_both_stores!(
     a_track_is_inserted_when_it_is_first_locked,
     a_point_is_stored_once_and_grows_the_version_once,
     a_query_finds_the_drivers_points_only,
-    points_before_the_start_and_of_strangers_are_deleted,
+    points_of_two_devices_and_of_an_unknown_clock_are_told_apart,
+    a_late_point_finds_the_ride_of_its_time,
+    points_after_the_final_aggregate_are_seen_once,
+    points_are_deleted_a_day_after_the_end,
     an_aggregate_is_due_when_there_are_new_points,
     the_final_aggregate_is_due_once,
     the_longest_without_an_aggregate_comes_first,
@@ -76,7 +88,7 @@ async fn add(store: &Store<Tables>, points: &[PointRow]) -> BTreeSet<RideId> {
     let mut tx = store.begin().await.unwrap();
     let of: BTreeSet<RideId> = points.iter().map(|p| p.ride_id).collect();
     rows::lock_tracks(&mut tx, &of, when(0)).await.unwrap();
-    let grown = rows::add_points(&mut tx, points, when(0)).await.unwrap();
+    let grown = rows::add_points(&mut tx, points).await.unwrap();
     tx.commit().await.unwrap();
     grown
 }
@@ -88,7 +100,7 @@ async fn row(store: &Store<Tables>, n: u128) -> TrackRow {
 
 async fn seconds(store: &Store<Tables>, queries: &[PointQuery]) -> Vec<(u128, i64)> {
     let points = rows::points(&mut store.begin().await.unwrap(), queries).await.unwrap();
-    points.iter().map(|p| (p.ride_id.0.as_u128(), (p.fix.recorded_at - when(0)).num_seconds())).collect()
+    points.iter().map(|p| (p.ride_id.0.as_u128(), (p.point.recorded_at - when(0)).num_seconds())).collect()
 }
 
 async fn due(store: &Store<Tables>, reported_until: i64, complete: &[u128], limit: usize) -> Vec<u128> {
@@ -117,7 +129,7 @@ async fn a_point_is_stored_once_and_grows_the_version_once(backend: Backend) {
     let store = store(backend).await;
     let first = point(1, 1, 10, 1);
     let mut repeated = first.clone();
-    repeated.fix.position.lat = 41.0;
+    repeated.point.position.lat = 41.0;
     let batch = [first.clone(), repeated.clone(), point(1, 1, 12, 1), point(2, 2, 10, 1)];
     assert_eq!(add(&store, &batch).await, rides(&[1, 2]));
     assert_eq!((row(&store, 1).await.version, row(&store, 2).await.version), (1, 1));
@@ -143,24 +155,93 @@ async fn a_query_finds_the_drivers_points_only(backend: Backend) {
         ..track.clone()
     };
     let taken = |user, second| known.accepts(driver(user), when(second));
-    assert!(taken(1, 10) && taken(1, 20) && !taken(7, 15) && !taken(1, 9) && !taken(1, 21));
+    assert!(taken(1, 10) && taken(1, 20) && taken(1, 9) && taken(1, 21) && !taken(7, 15));
     assert!(!TrackRow { closed_at: Some(when(30)), ..known.clone() }.accepts(driver(1), when(15)));
-    assert!(!TrackRow { finalised: true, ..known.clone() }.accepts(driver(1), when(15)));
+    let finalised = TrackRow { finalised: true, closed_at: Some(when(30)), ..known.clone() };
+    let late = |user, second| finalised.accepts(driver(user), when(second));
+    assert!(late(1, 15) && !late(1, 9) && !late(1, 21) && !late(7, 15));
 }
 
-async fn points_before_the_start_and_of_strangers_are_deleted(backend: Backend) {
+async fn points_of_two_devices_and_of_an_unknown_clock_are_told_apart(backend: Backend) {
     let store = store(backend).await;
-    let all = [point(1, 1, 9, 1), point(1, 1, 10, 1), point(1, 7, 12, 1), point(2, 2, 9, 1), point(3, 3, 1, 1)];
-    add(&store, &all).await;
+    let phone = point(1, 1, 10, 1);
+    let mut tablet = phone.clone();
+    (tablet.point.device, tablet.point.ride_device) = ("tablet".to_owned(), false);
+    let mut foreign = point(1, 1, 11, 1);
+    (foreign.point.device, foreign.point.device_at, foreign.point.sent_at) = (String::new(), None, None);
+    add(&store, &[phone.clone(), tablet.clone(), foreign.clone()]).await;
+    // The same points, by what is known of the clock now.
+    let again = [&phone, &tablet, &foreign].map(|row| {
+        let recorded_at = row.point.recorded_at + Duration::seconds(i64::from(row.point.device_at.is_some()));
+        PointRow { point: Point { recorded_at, ..row.point.clone() }, version: 2, ..row.clone() }
+    });
+    assert_eq!(add(&store, &again).await, rides(&[]));
+    let stored = rows::points(&mut store.begin().await.unwrap(), &[query(1, 1, 0)]).await.unwrap();
+    assert_eq!(stored, [foreign, phone, tablet]);
+}
+
+async fn a_late_point_finds_the_ride_of_its_time(backend: Backend) {
+    let store = store(backend).await;
+    given(&store, &[1, 2, 3], |n, track| {
+        track.driver_id = Some(driver(u128::from(n == 3)));
+        track.started_at = Some(when(100 * i64::try_from(n).unwrap()));
+        track.arrived_at = (n != 2).then(|| track.started_at.unwrap() + Duration::seconds(50));
+        track.pickup = Some(Position { lat: 1.5, lng: 2.5 });
+        track.dropoff = (n == 1).then_some(Position { lat: 3.5, lng: 4.5 });
+    })
+    .await;
     let mut tx = store.begin().await.unwrap();
-    let to_delete = [
-        PointsToDelete { ride_id: ride(1), driver_id: driver(1), before: Some(when(10)) },
-        PointsToDelete { ride_id: ride(3), driver_id: driver(3), before: None },
-    ];
-    rows::delete_points(&mut tx, &to_delete).await.unwrap();
+    for (user, second, found) in [
+        (0, 99, &[][..]),
+        (0, 100, &[1]),
+        (0, 150, &[1]),
+        (0, 151, &[]),
+        (0, 220, &[]),
+        (0, 320, &[]),
+        (1, 320, &[3]),
+        (1, 120, &[]),
+    ] {
+        let of = rows::rides_at(&mut tx, &[(driver(user), when(second)), (driver(9), when(120))]).await.unwrap();
+        assert_eq!(of, rides(found), "driver {user} at {second}");
+    }
+    assert_eq!(rows::rides_at(&mut tx, &[]).await.unwrap(), rides(&[]));
+    drop(tx);
+    let track = row(&store, 1).await;
+    assert_eq!((track.pickup.unwrap().lng, track.dropoff.unwrap().lat), (2.5, 3.5));
+}
+
+async fn points_after_the_final_aggregate_are_seen_once(backend: Backend) {
+    let store = store(backend).await;
+    given(&store, &[1, 2], |n, track| (track.arrived_at, track.finalised) = (Some(when(20)), n == 1)).await;
+    let late = async || {
+        let mut tx = store.begin().await.unwrap();
+        let late = rows::lock_late_tracks(&mut tx, 10).await.unwrap();
+        tx.commit().await.unwrap();
+        late
+    };
+    assert_eq!(late().await, []);
+    add(&store, &[point(1, 1, 10, 1), point(2, 2, 10, 1)]).await;
+    let mut tracks = late().await;
+    assert_eq!(tracks.iter().map(|track| track.ride_id).collect::<Vec<_>>(), [ride(1)]);
+    (tracks[0].reported_version, tracks[0].late_distance_m) = (1, Some(99.5));
+    let mut tx = store.begin().await.unwrap();
+    rows::save_reported(&mut tx, &tracks).await.unwrap();
     tx.commit().await.unwrap();
-    let left = [query(1, 1, 0), query(1, 7, 0), query(2, 2, 0), query(3, 3, 0)];
-    assert_eq!(seconds(&store, &left).await, [(1, 10), (2, 9)]);
+    assert_eq!(late().await, []);
+    assert_eq!(row(&store, 1).await.late_distance_m, Some(99.5));
+}
+
+async fn points_are_deleted_a_day_after_the_end(backend: Backend) {
+    let store = store(backend).await;
+    given(&store, &[1, 2], |n, track| track.closed_at = (n == 1).then_some(when(0))).await;
+    add(&store, &[point(1, 1, 10, 1), point(2, 2, 10, 1)]).await;
+    for (hours, left) in [(24, vec![(1, 10), (2, 10)]), (26, vec![(2, 10)])] {
+        let mut tx = store.begin().await.unwrap();
+        rows::purge(&mut tx, when(0) + Duration::hours(hours)).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(seconds(&store, &[query(1, 1, 0), query(2, 2, 0)]).await, left, "after {hours} hours");
+    }
+    assert_eq!(row(&store, 1).await.closed_at, Some(when(0)), "the track itself stays");
 }
 
 async fn an_aggregate_is_due_when_there_are_new_points(backend: Backend) {
@@ -246,7 +327,7 @@ async fn a_dropped_transaction_changes_nothing(backend: Backend) {
     add(&store, &[point(1, 1, 10, 1)]).await;
     let mut tx = store.begin().await.unwrap();
     rows::lock_tracks(&mut tx, &rides(&[1, 2]), when(0)).await.unwrap();
-    rows::add_points(&mut tx, &[point(1, 1, 11, 2)], when(0)).await.unwrap();
+    rows::add_points(&mut tx, &[point(1, 1, 11, 2)]).await.unwrap();
     drop(tx);
     assert_eq!(row(&store, 1).await.version, 1);
     assert_eq!(seconds(&store, &[query(1, 1, 0)]).await, [(1, 10)]);
@@ -310,6 +391,6 @@ async fn add_some(store: &Store<Tables>, of: &[u128], second: i64) -> Result<(),
     let mut tx = store.begin().await?;
     let tracks = rows::lock_tracks(&mut tx, &rides(of), when(0)).await?;
     let points: Vec<PointRow> = of.iter().map(|&n| point(n, n, second, tracks[&ride(n)].version + 1)).collect();
-    rows::add_points(&mut tx, &points, when(0)).await?;
+    rows::add_points(&mut tx, &points).await?;
     tx.commit().await
 }
