@@ -146,6 +146,12 @@ pub struct Faults {
     pub jump: f64,
     /// A position of the future, far away, is sent between rides. Rolled for each position of a driver whose clock is right.
     pub future_fix: f64,
+    /// The receiver repeats its place with new times for a while, as in a tunnel. Rolled for each position of a ride.
+    pub frozen: f64,
+    /// The phone holds the positions of a ride, and sends them only after `ride.arrive`. Rolled for each ride.
+    pub held: f64,
+    /// The car stands still during a ride, while its position wanders. Rolled for each position of a ride.
+    pub standing: f64,
     /// A passenger sends a command that only somebody else may send. Rolled for each ride.
     pub forbidden_command: f64,
 }
@@ -164,6 +170,9 @@ impl Default for Faults {
             bad_track: 0.1,
             jump: 0.002,
             future_fix: 0.01,
+            frozen: 0.005,
+            held: 0.02,
+            standing: 0.01,
             forbidden_command: 0.05,
         }
     }
@@ -183,6 +192,9 @@ impl Faults {
             bad_track: 0.0,
             jump: 0.0,
             future_fix: 0.0,
+            frozen: 0.0,
+            held: 0.0,
+            standing: 0.0,
             forbidden_command: 0.0,
         }
     }
@@ -201,6 +213,9 @@ impl Faults {
             ("bad_track", self.bad_track),
             ("jump", self.jump),
             ("future_fix", self.future_fix),
+            ("frozen", self.frozen),
+            ("held", self.held),
+            ("standing", self.standing),
             ("forbidden_command", self.forbidden_command),
         ];
         for (name, probability) in all {

@@ -70,6 +70,9 @@ pub(crate) fn config(
         bad_track: share(30),
         jump: share(3),
         future_fix: 0.02,
+        frozen: share(5),
+        held: share(20),
+        standing: share(5),
         forbidden_command: share(30),
     };
     let off = dice.percent(40);

@@ -48,6 +48,9 @@ const ENDED_RIDES_MAX: usize = 16;
 const GO_OFFLINE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The least time between two looks at what is due.
 const TICK_MIN: Duration = Duration::from_millis(20);
+/// How long a car stands at most, simulated seconds, and how many points a frozen receiver repeats at most.
+const STANDS_MAX_S: f64 = 300.0;
+const FROZEN_POINTS_MAX: u32 = 8;
 /// The share of positions that are sent with an id, so that the platform answers.
 const ANSWERED_POSITIONS: f64 = 0.05;
 
@@ -162,6 +165,11 @@ impl Driver {
         let left_m = self.vehicle.left_m();
         match leg {
             Leg::ToPickup if left_m == 0.0 => *leg = Leg::AtPickup { since: now, start_id: None },
+            Leg::ToDropoff if left_m == 0.0 && trip.holds_positions => {
+                let data = json!({"ride_id": trip.ride_id});
+                *leg = Leg::Arrived;
+                self.client.send("ride.arrive", data);
+            }
             Leg::ToDropoff if left_m == 0.0 => self.send_last_position(now),
             Leg::ToPickup | Leg::ToDropoff => {
                 let left_s = (left_m / self.vehicle.speed_mps).clamp(0.02, 3.0);
@@ -180,18 +188,31 @@ impl Driver {
     fn drive(&mut self, now: Instant) {
         let before = self.vehicle.advance(now);
         let riding = matches!(self.state, State::Riding { .. });
-        let mut with_passenger = false;
+        let (mut with_passenger, mut holds) = (false, false);
         if let State::Riding { trip, leg: Leg::ToDropoff } = &mut self.state {
             trip.driven_m += before.distance_m(&self.vehicle.position);
-            with_passenger = true;
+            (with_passenger, holds) = (true, trip.holds_positions);
         }
         let arrives = riding && before != self.vehicle.position && self.vehicle.is_there();
         if now < self.next_point_at && !arrives {
             return;
         }
         self.next_point_at = now + self.city.config.position_interval * if riding { 1 } else { 3 };
-        let mut point = self.vehicle.measure(&before, self.city.wall_clock.now());
         let faults = &self.city.config.faults;
+        if with_passenger && self.rng.random_bool(faults.frozen) {
+            self.vehicle.freeze(self.rng.random_range(2..=FROZEN_POINTS_MAX));
+        }
+        if with_passenger && self.rng.random_bool(faults.standing) {
+            let seconds = self.rng.random_range(1.0..STANDS_MAX_S) / self.city.config.speed;
+            self.vehicle.stand(now + Duration::from_secs_f64(seconds));
+        }
+        if !with_passenger {
+            self.vehicle.thaw();
+        }
+        let mut point = self.vehicle.measure(&before, self.city.wall_clock.now());
+        if holds {
+            return self.outgoing.hold(point);
+        }
         if with_passenger && self.rng.random_bool(faults.jump) {
             let jump = self.vehicle.jump(&mut point);
             self.client.send_unanswered("location.update", &jump.data());
@@ -278,6 +299,7 @@ impl Driver {
         for data in self.outgoing.flush() {
             self.client.send_unanswered("location.update", &data);
         }
+        self.vehicle.thaw();
         let here = self.vehicle.position;
         let data = self.vehicle.measure(&here, self.city.wall_clock.now()).data();
         let position_id = self.client.send("location.update", data);
@@ -375,7 +397,9 @@ impl Driver {
         let cancels = self.rng.random_bool(faults.driver_cancel);
         let cancel_at = cancels.then(|| now + Duration::from_millis(self.rng.random_range(0..3_000)));
         let give_wrong_pin = self.rng.random_bool(faults.wrong_pin);
-        let trip = Trip { ride_id, dropoff, driven_m: 0.0, give_wrong_pin, pin_locked_until: None, cancel_at };
+        let holds_positions = self.rng.random_bool(faults.held);
+        let (driven_m, pin_locked_until) = (0.0, None);
+        let trip = Trip { ride_id, dropoff, driven_m, holds_positions, give_wrong_pin, pin_locked_until, cancel_at };
         self.vehicle.head_for(pickup, now);
         self.state = State::Riding { trip: Box::new(trip), leg: Leg::ToPickup };
     }
@@ -430,7 +454,13 @@ impl Driver {
             "location.update" => {
                 self.on_position_answered(command);
             }
-            "ride.arrive" => self.expect("ride.arrive", reaches(Status::Completed)),
+            "ride.arrive" => {
+                self.expect("ride.arrive", reaches(Status::Completed));
+                // What the phone held.
+                for data in self.outgoing.flush() {
+                    self.client.send_unanswered("location.update", &data);
+                }
+            }
             "ride.cancel" => self.expect("ride.cancel", reaches(Status::Cancelled)),
             _ => {}
         }

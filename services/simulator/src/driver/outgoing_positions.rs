@@ -76,6 +76,12 @@ impl OutgoingPositions {
         }
     }
 
+    /// Buffers a point of a phone that sends nothing for now.
+    pub(super) fn hold(&mut self, point: Point) {
+        self.until_batch = 0;
+        self.push(point);
+    }
+
     /// Buffers the point of a driver without a connection. It rolls for a fault as [`Self::add`] does, so that both draw
     /// the same randomness.
     pub(super) fn add_offline(&mut self, point: Point, fault: f64, rng: &mut StdRng) {

@@ -53,6 +53,8 @@ pub(super) struct Trip {
     pub(super) dropoff: Position,
     /// With the passenger.
     pub(super) driven_m: f64,
+    /// The phone sends the positions only after `ride.arrive`.
+    pub(super) holds_positions: bool,
     /// The next PIN is to be wrong.
     pub(super) give_wrong_pin: bool,
     /// The platform accepts no PIN before this.

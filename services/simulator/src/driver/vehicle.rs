@@ -16,6 +16,12 @@ pub(super) struct Vehicle {
     /// How far the phone's clock is ahead; negative if it is behind.
     pub(super) clock_offset: chrono::Duration,
     moved_at: Instant,
+    /// The car stands until then.
+    stands_until: Option<Instant>,
+    /// What the receiver repeats, and how often still.
+    frozen: Option<(Position, u32)>,
+    /// Points measured while the car stood.
+    points_standing: u32,
     /// Of the newest point; no two points have the same time.
     recorded_at: DateTime<Utc>,
 }
@@ -28,7 +34,17 @@ impl Vehicle {
         clock_offset: chrono::Duration,
         now: Instant,
     ) -> Self {
-        Self { position, target, speed_mps, clock_offset, moved_at: now, recorded_at: DateTime::UNIX_EPOCH }
+        Self {
+            position,
+            target,
+            speed_mps,
+            clock_offset,
+            moved_at: now,
+            stands_until: None,
+            frozen: None,
+            points_standing: 0,
+            recorded_at: DateTime::UNIX_EPOCH,
+        }
     }
 
     /// Sets off to `target`.
@@ -41,6 +57,21 @@ impl Vehicle {
         self.target = self.position;
     }
 
+    /// Stands still until `until`.
+    pub(super) fn stand(&mut self, until: Instant) {
+        self.stands_until = Some(until);
+    }
+
+    /// Lets the receiver repeat the present place for so many points.
+    pub(super) fn freeze(&mut self, points: u32) {
+        self.frozen = Some((self.position, points));
+    }
+
+    /// Lets the receiver measure again.
+    pub(super) fn thaw(&mut self) {
+        self.frozen = None;
+    }
+
     pub(super) fn is_there(&self) -> bool {
         self.position == self.target
     }
@@ -51,6 +82,11 @@ impl Vehicle {
 
     /// Moves by the time since the last move. Returns the position before.
     pub(super) fn advance(&mut self, now: Instant) -> Position {
+        self.stands_until = self.stands_until.filter(|until| now < *until);
+        if self.stands_until.is_some() {
+            self.moved_at = now;
+            return self.position;
+        }
         let step_m = self.speed_mps * now.duration_since(self.moved_at).as_secs_f64();
         self.moved_at = now;
         let before = self.position;
@@ -62,11 +98,27 @@ impl Vehicle {
     pub(super) fn measure(&mut self, before: &Position, now: DateTime<Utc>) -> Point {
         self.recorded_at = (now + self.clock_offset).max(self.recorded_at + chrono::Duration::microseconds(1));
         Point {
-            position: self.position,
+            position: self.measured_position(),
             speed_mps: if *before == self.position { 0.0 } else { self.speed_mps },
             heading_deg: before.heading_deg(&self.position),
             recorded_at: self.recorded_at,
         }
+    }
+
+    /// Where the receiver believes to be.
+    fn measured_position(&mut self) -> Position {
+        if let Some((position, left)) = self.frozen.take().filter(|(_, left)| *left > 0) {
+            self.frozen = Some((position, left - 1));
+            return position;
+        }
+        if self.stands_until.is_none() {
+            return self.position;
+        }
+        // Places within 8 m, in no order.
+        self.points_standing = self.points_standing.wrapping_add(1);
+        let angle = f64::from(self.points_standing) * 2.4;
+        let away_m = 8.0 * (f64::from(self.points_standing) * 0.618).fract();
+        self.position.offset(away_m * angle.sin(), away_m * angle.cos())
     }
 
     /// A false point 100 km off, at the time of `point`, which is moved behind it.
