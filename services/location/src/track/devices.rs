@@ -18,6 +18,8 @@ use super::fix::{AROUND, Fix, Point, RideTimes};
 
 /// A point that its device trusts less than this says nothing about a street.
 const ACCURACY_MAX_M: f64 = 200.0;
+/// The most fixes of a track: one each second for 11 hours.
+const FIXES_MAX: usize = 40_000;
 /// Another device counts once the one that counts was silent for longer.
 const SILENCE_S: i64 = 30;
 /// A device that says that it is slower than this stands.
@@ -64,14 +66,24 @@ pub(super) fn driver_fixes(points: &[Point], ride: &RideTimes, max_speed_mps: f6
         fixes = only.fixes;
     }
     let pace_mps = pace_mps(&fixes, ride);
-    let fills = gaps(&fixes, ride).into_iter().flat_map(|gap| fill(&gap, &others, ride, pace_mps, max_speed_mps));
+    // While the ride is under way, it has come as far as any device says.
+    let now = others.iter().filter_map(|device| device.newest).chain(newest).max();
+    let fills = gaps(&fixes, ride, ride.arrived_at.or(now).unwrap_or(ride.started_at))
+        .into_iter()
+        .flat_map(|gap| fill(&gap, &others, ride, pace_mps, max_speed_mps));
     let fills: Vec<Fix> = fills.collect();
     fixes.extend(fills);
     fixes.sort_by_key(|fix| fix.recorded_at);
     fixes.dedup_by_key(|fix| fix.recorded_at);
     let (from, to) = (ride.started_at - AROUND, ride.arrived_at.map(|to| to + AROUND));
     fixes.retain(|fix| from <= fix.recorded_at && to.is_none_or(|to| fix.recorded_at <= to));
-    DriverFixes { fixes, newest }
+    DriverFixes { fixes: thinned(fixes), newest }
+}
+
+/// Evenly, so that a track of any length is measured soon.
+fn thinned(fixes: Vec<Fix>) -> Vec<Fix> {
+    let step = fixes.len().div_ceil(FIXES_MAX).max(1);
+    fixes.into_iter().step_by(step).collect()
 }
 
 fn device(points: Vec<&Point>, max_speed_mps: f64) -> Device {
@@ -148,9 +160,8 @@ struct Gap {
     to: DateTime<Utc>,
 }
 
-fn gaps(fixes: &[Fix], ride: &RideTimes) -> Vec<Gap> {
+fn gaps(fixes: &[Fix], ride: &RideTimes, end: DateTime<Utc>) -> Vec<Gap> {
     let silence = Duration::seconds(SILENCE_S);
-    let end = ride.arrived_at.unwrap_or(DateTime::<Utc>::MAX_UTC - AROUND);
     let mut gaps = Vec::new();
     // Just before the start and just after the arrival a device is silent only if it is so at the moment itself.
     if let (Some(first), Some(last)) = (fixes.first(), fixes.last()) {

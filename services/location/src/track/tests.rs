@@ -219,7 +219,7 @@ fn standing_still_for_5_minutes_with_8_m_of_noise_bills_at_most_50_m() {
                 let fast = |p: Point| Point { recorded_at: start() + (p.recorded_at - start()) / 10, ..p };
                 let alone = measured(still.clone().into_iter().map(fast)).distance_m;
                 assert!(alone <= 50.0, "fast, a point each {every} s, {accuracy_m:?}, seed {seed}: {alone}");
-                // In the midst of a drive. With a point each 10 s, four of the stand's hops are not told from the drive's.
+                // In the midst of a drive. With a point each 10 s, four of the stand's hops are not distinguished from the drive's.
                 let most_m = if every == 10 { 200.0 } else { 80.0 };
                 let drive = |from: u32| {
                     let seconds = (from..from + 60 * every).step_by(every as usize);
@@ -323,6 +323,10 @@ fn a_device_that_did_not_accept_the_ride_counts_where_the_other_is_silent() {
     assert_metres(billed(short.into_iter().chain(second(0..101)).collect()), 1_000.0, 1.0);
     let filled = billed(gap.into_iter().chain(second(0..101)).chain(tablet()).collect());
     assert!(filled.distance_m > 1_200.0, "{filled:?}");
+    // While the ride is under way, the second phone does not run ahead of the first one.
+    let ahead = second(0..80).into_iter().chain(phone(0..60)).collect::<Vec<_>>();
+    let under_way = RideTimes { arrived_at: None, ..ride(100.0) };
+    assert_metres(measure(&ahead, &under_way, MAX_SPEED_MPS).summary, 590.0, 1.0);
     // At the begin and at the end as well, and without the phone.
     let late = billed(phone(60..101).into_iter().chain(second(0..101)).collect());
     let early = billed(phone(0..40).into_iter().chain(second(0..101)).collect());
@@ -351,7 +355,7 @@ fn a_place_repeated_with_new_times_is_no_new_fix() {
 }
 
 #[test]
-fn fixes_that_show_too_little_of_the_time_are_told_from_those_that_show_the_way() {
+fn fixes_that_show_too_little_of_the_time_are_distinguished_from_those_that_show_the_way() {
     let covered = |seconds: &mut dyn Iterator<Item = u32>, arrived| {
         let points: Vec<Point> = seconds.map(|s| fix(f64::from(s), f64::from(s) * 14.0, 0.0)).collect();
         measure(&points, &ride(arrived), MAX_SPEED_MPS).covered

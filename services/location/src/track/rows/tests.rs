@@ -56,7 +56,7 @@ on_both_stores!(
     a_track_is_inserted_when_it_is_first_locked,
     a_point_is_stored_once_and_grows_the_version_once,
     a_query_finds_the_drivers_points_only,
-    points_of_two_devices_and_of_an_unknown_clock_are_told_apart,
+    points_of_two_devices_and_of_an_unknown_clock_are_distinguished,
     a_late_point_finds_the_ride_of_its_time,
     points_after_the_final_aggregate_are_seen_once,
     points_are_deleted_a_day_after_the_end,
@@ -162,7 +162,7 @@ async fn a_query_finds_the_drivers_points_only(backend: Backend) {
     assert!(late(1, 15) && !late(1, 9) && !late(1, 21) && !late(7, 15));
 }
 
-async fn points_of_two_devices_and_of_an_unknown_clock_are_told_apart(backend: Backend) {
+async fn points_of_two_devices_and_of_an_unknown_clock_are_distinguished(backend: Backend) {
     let store = store(backend).await;
     let phone = point(1, 1, 10, 1);
     let mut tablet = phone.clone();
