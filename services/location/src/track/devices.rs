@@ -22,6 +22,8 @@ const ACCURACY_MAX_M: f64 = 200.0;
 const FIXES_MAX: usize = 40_000;
 /// Another device counts once the one that counts was silent for longer.
 const SILENCE_S: i64 = 30;
+/// The clock of a device that is ahead by no more counts as right.
+const CLOCKS_DIFFER: Duration = Duration::seconds(1);
 /// A device that says that it is slower than this stands.
 const STANDS_MPS: f64 = 0.5;
 /// A device may be so many times as fast as the ride was on average, or this fast, to fit to a gap.
@@ -108,6 +110,14 @@ fn times(points: &[&Point]) -> Vec<DateTime<Utc>> {
     if shows_its_clock(&readings) {
         for ((at, _), corrected) in read.iter().zip(device_clock::corrected(&readings)) {
             times[*at] = corrected;
+        }
+    }
+    // No corrected time is later than its reception. But two clocks that are right differ by as much as this, and the points of one
+    // message must stay apart.
+    for (at, reading) in read {
+        let ahead = reading.device_at - reading.received_at;
+        if times[at] == reading.received_at && ahead > Duration::zero() && ahead <= CLOCKS_DIFFER {
+            times[at] = reading.device_at;
         }
     }
     times

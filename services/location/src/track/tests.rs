@@ -299,6 +299,19 @@ fn a_clock_that_is_behind_or_ahead_is_paid_like_any_other() {
 }
 
 #[test]
+fn points_of_a_message_that_is_a_little_ahead_stay_apart() {
+    let point = |n: u32| {
+        let point = of_device(fix(f64::from(n) / 250.0, f64::from(n) * 10.0, 0.0), "phone", true);
+        let received_at = at(f64::from(n / 50) / 1_000.0);
+        Point { received_at, recorded_at: point.recorded_at.min(received_at), ..point }
+    };
+    let points: Vec<Point> = (0..=200).map(point).collect();
+    let measured = measure(&points, &ride(0.9), 1e6);
+    assert_metres(measured.summary, 2_000.0, 20.0);
+    assert!(measured.covered > 0.99, "{measured:?}");
+}
+
+#[test]
 fn a_device_that_did_not_accept_the_ride_counts_where_the_other_is_silent() {
     let phone = |seconds: std::ops::Range<u32>| {
         seconds.map(|s| of_device(fix(f64::from(s), f64::from(s) * 10.0, 0.0), "phone", true)).collect::<Vec<_>>()
