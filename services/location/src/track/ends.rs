@@ -16,11 +16,14 @@ use super::way;
 const AT_PLACE_M: f64 = 150.0;
 /// Between a fix and the start or the arrival, a driver may be so many times as fast as on average, stops included.
 const PACE: f64 = 2.0;
+/// In less time, no way to the pickup or dropoff is added that no fix shows.
+const GAP_MIN: Duration = Duration::seconds(1);
 /// A gap between fixes shows the way if it is at most so many times as long as nine in ten gaps,
 const USUAL_GAPS: i32 = 3;
-/// or at most this long, and this part of the ride;
-const SHORT_GAP: Duration = Duration::seconds(30);
+/// or at most this part of the ride, but within these bounds;
 const SHORT_PART: i32 = 4;
+const SHORT_GAP_MIN: Duration = Duration::seconds(2);
+const SHORT_GAP_MAX: Duration = Duration::seconds(30);
 /// but not if it is longer than this: three times what the slowest trackers take.
 const LONG_GAP: Duration = Duration::seconds(180);
 
@@ -89,6 +92,7 @@ impl End {
                 let by_pace = if length_m > 0.0 { (reach_m / length_m).min(1.0) } else { 1.0 };
                 (outside.position, if stands { by_time.max(by_pace) } else { by_time })
             }
+            None if seconds < GAP_MIN.as_seconds_f64() => return None,
             None => (self.place.filter(|place| inside.position.distance_m(place) <= reach_m)?, 1.0),
         };
         let position = between(inside.position, to, part);
@@ -138,5 +142,5 @@ fn longest_gap(fixes: &[&Fix], ride: &RideTimes, duration: Duration) -> Duration
     let mut gaps: Vec<Duration> = gaps.collect();
     gaps.sort();
     let usual = gaps.get((gaps.len() * 9 / 10).min(gaps.len().saturating_sub(1))).copied().unwrap_or(Duration::zero());
-    (usual * USUAL_GAPS).max(SHORT_GAP.min(duration / SHORT_PART)).min(LONG_GAP)
+    (usual * USUAL_GAPS).max((duration / SHORT_PART).clamp(SHORT_GAP_MIN, SHORT_GAP_MAX)).min(LONG_GAP)
 }

@@ -34,7 +34,8 @@ pub fn measure(points: &[Point], ride: &RideTimes, max_speed_mps: f64) -> Measur
     let parts = line::best(&driver.fixes, max_speed_mps);
     let metres: f64 = ends::cut(&parts, ride, max_speed_mps).iter().map(|part| way::length_m(part)).sum();
     let on_ride = parts.iter().flatten().filter(|fix| ride.contains(fix.recorded_at));
-    let last = on_ride.clone().last().map(|fix| TrackPoint { location: fix.position, recorded_at: fix.recorded_at });
+    let last =
+        on_ride.clone().next_back().map(|fix| TrackPoint { location: fix.position, recorded_at: fix.recorded_at });
     let reaches = |arrived_at| driver.newest.is_some_and(|newest| newest + REACHES_WITHIN >= arrived_at);
     Measured {
         summary: TrackSummary { distance_m: (metres * 100.0).round() / 100.0, points: on_ride.count() as u64, last },
