@@ -1,5 +1,6 @@
 //! What two services must agree on, and nothing else: the events, the topology of streams and consumers, the one command that
-//! users passes on to rides, where match finds the drivers when it takes over, the sign-ins that have ended, and the bus that carries them. It knows no service, no database and no HTTP.
+//! users passes on to rides, the requests for where drivers are, the sign-ins that have ended, and the bus that carries them. It knows
+//! no service, no database and no HTTP.
 
 #![warn(missing_docs)]
 
@@ -10,6 +11,7 @@ pub mod fleet;
 pub mod fuzzing;
 pub mod memory;
 pub mod nats;
+pub mod newest_position;
 pub mod ride_command;
 pub mod sign_ins;
 pub mod simulation;

@@ -4,9 +4,9 @@
 //! nothing of fares and sockets, and touches no schema but `location`.
 //!
 //! Handlers (`handlers.rs`) store the points of rides and publish aggregates of their tracks (`track/`); they also keep the
-//! cache in memory (`cache.rs`), of which `http.rs` answers who is nearby, and `fleet_request.rs` where drivers are when match takes
-//! over. Consumers are shared, so each position reaches one process; `position_broadcast.rs` forwards it to the others. A process
-//! that starts reads where drivers were from rows (`driver/`).
+//! cache in memory (`cache.rs`), of which `http.rs` answers who is nearby, `fleet_request.rs` where drivers are when match takes
+//! over, and `newest_request.rs` where the driver of a live ride is. Consumers are shared, so each position reaches one process;
+//! `position_broadcast.rs` forwards it to the others. A process that starts reads where drivers were from rows (`driver/`).
 
 mod cache;
 mod catch_up;
@@ -15,6 +15,7 @@ mod driver;
 mod fleet_request;
 mod handlers;
 mod http;
+mod newest_request;
 mod position_broadcast;
 mod positions;
 mod tables;
@@ -104,6 +105,7 @@ impl Location {
         tasks.spawn(fleet_request::serve(platform.clone(), cache.clone(), stop.clone()));
         let world = platform.world.clone();
         tasks.spawn_purge(move || purge(store.clone(), world.clone()));
+        tasks.spawn(newest_request::serve(platform.clone(), cache.clone(), stop.clone()));
         tasks.spawn(position_broadcast::receive(platform, cache, stop));
         tasks.until_stop().await;
         tasks.drain().await;

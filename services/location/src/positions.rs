@@ -11,6 +11,7 @@ use geospatial::{Grid, Hashed, Near};
 use serde::Serialize;
 use streams::event::{LocationUpdate, UserBeacon, rfc3339};
 use streams::fleet::{FLEET_PAGE, FleetDriver, FleetReply};
+use streams::newest_position::NewestPosition;
 use streams::{Position, RideId, UserId, VehicleType};
 
 use crate::driver::rows::StoredPlace;
@@ -161,10 +162,21 @@ impl DriverPositions {
         }
     }
 
-    /// The newest place of a driver.
-    #[allow(dead_code, reason = "the request for a ride's newest position reads it")]
-    pub(crate) fn newest_of(&self, id: UserId) -> Option<&Newest> {
-        self.drivers.get(&id).map(|driver| &driver.newest)
+    /// Where the driver is, as far as this process knows.
+    pub(crate) fn newest_of(&self, id: UserId) -> Option<NewestPosition> {
+        let newest = &self.drivers.get(&id)?.newest;
+        let place = newest.place()?;
+        Some(NewestPosition {
+            location: place.position,
+            heading_deg: place.heading_deg,
+            speed_mps: place.speed_mps,
+            recorded_at: place.recorded_at,
+            received_at: place.received_at,
+            device: newest.device().to_owned(),
+            ride_device: place.ride_device,
+            device_at: place.device_at,
+            is_beacon: place.is_beacon,
+        })
     }
 
     /// A page of where the drivers on duty are, in the order of their ids.
