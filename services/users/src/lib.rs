@@ -19,6 +19,7 @@ mod presence;
 mod rate_limit;
 mod search;
 mod sign_in;
+mod signed_text;
 mod tables;
 mod timers;
 mod trip;
