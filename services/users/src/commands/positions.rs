@@ -16,6 +16,7 @@ use super::publish_lane::PART_MAX;
 use super::sender::Sender;
 use crate::account;
 use crate::context::Context;
+use crate::live_ride;
 
 pub(crate) async fn is_driver(context: &Context, user: UserId) -> Result<bool, StoreError> {
     let mut tx = context.store.begin().await?;
@@ -32,6 +33,7 @@ pub(crate) async fn publish(context: &Context, sender: &Sender, positions: Posit
     let count = points.len();
     let trace = context.new_trace();
     let updates: Vec<LocationUpdate> = points.into_iter().map(|point| update(sender, point, received_at)).collect();
+    live_ride::publish::newest(context, sender.trip.as_ref(), &updates).await;
     let mut messages: Vec<Message> = updates.iter().map(|update| message(update, trace.as_str())).collect();
     let in_flight = if count <= PART_MAX { &context.publish_permits } else { &context.batch_permits };
     while !messages.is_empty() {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use streams::{RideId, UserId};
 
 use super::publish_lane::PublishLane;
+use crate::live_ride::CurrentRide;
 use crate::mailbox::Device;
 use crate::presence::known::KnownDriver;
 
@@ -18,6 +19,8 @@ pub(crate) struct Sender {
     pub(crate) ride: Option<RideId>,
     /// Whether this device accepted that ride.
     pub(crate) ride_device: bool,
+    /// The live ride that the user drives, with its places.
+    pub(crate) trip: Option<CurrentRide>,
     /// The way of the user's positions to the stream, over all sockets.
     pub(crate) publish_lane: Arc<PublishLane>,
     /// What this pod knows of the driver, over all sockets.

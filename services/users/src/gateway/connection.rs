@@ -13,9 +13,10 @@ use uuid::Uuid;
 use super::sockets::{OpenSocket, SocketSlot};
 use super::transport::TOO_MANY;
 use crate::context::Context;
+use crate::live_ride::CurrentRides;
 use crate::mailbox::{Device, MissedRange, notification, notify_subject};
-use crate::presence::{Beacon, Located};
 use crate::presence::rows::SWEEP_MAX;
+use crate::presence::{Beacon, Located};
 use crate::tables::Tables;
 use crate::{account, live_ride, mailbox, offer, presence};
 
@@ -34,6 +35,7 @@ pub(crate) struct SessionStart {
     pub(crate) ride: Option<RideId>,
     /// Whether the device of the socket accepted it.
     pub(crate) ride_device: bool,
+    pub(crate) rides: CurrentRides,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,13 +56,15 @@ pub(crate) async fn open(
     let mut tx = context.store.begin().await?;
     let (displaced, beacon) = insert(context, &mut tx, user, slot.session).await?;
     let is_driver = account::rows::driver_of(&mut tx, user).await?.is_some();
-    let ride = if is_driver { live_ride::rows::of_driver(&mut tx, user).await? } else { None };
+    let accepted = if is_driver { offer::rows::newest_accepted(&mut tx, user).await? } else { None };
+    // The rides after the cursor: an event that is committed in between is applied once more when it is sent.
+    let last_seq = mailbox::rows::cursor(&mut tx, user).await?.last_seq;
+    let rides = live_ride::rows::current(&mut tx, user).await?;
+    let ride = rides.driven.map(|ride| ride.ride_id).filter(|_| is_driver);
     let mut ride_device = false;
     if let Some(ride) = ride {
         ride_device = live_ride::rows::device_of(&mut tx, ride).await?.as_deref() == Some(&*slot.device_name);
     }
-    let accepted = if is_driver { offer::rows::newest_accepted(&mut tx, user).await? } else { None };
-    let last_seq = mailbox::rows::cursor(&mut tx, user).await?.last_seq;
     let has_seq = has_seq.map_or(last_seq, |seq| seq.min(last_seq));
     mailbox::device_rows::open_device(&mut tx, user, device, has_seq, context.platform.world.now()).await?;
     let missed = mailbox::rows::missed(&mut tx, user, has_seq, last_seq).await?;
@@ -75,7 +79,7 @@ pub(crate) async fn open(
     }
     close_displaced(context, user, &displaced).await;
     let role = if is_driver { Role::Driver } else { Role::Passenger };
-    Ok(SessionStart { last_seq, missed, role, ride, ride_device })
+    Ok(SessionStart { last_seq, missed, role, ride, ride_device, rides })
 }
 
 /// Inserts the row of an open socket. Returns the sockets whose place it takes, and the beacon of a driver.

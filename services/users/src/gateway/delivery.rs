@@ -13,6 +13,7 @@ use super::connection::SessionStart;
 use super::frame::{self, EventFrame};
 use super::sockets::SocketSlot;
 use crate::context::Context;
+use crate::live_ride::{CurrentRides, RideChange};
 use crate::mailbox::{self, Entry, MissedRange};
 
 /// The most entries of one read of the mailbox.
@@ -32,7 +33,9 @@ pub(crate) struct Delivery<'a> {
     ride: Option<RideId>,
     /// Whether the device of this socket accepted it.
     ride_device: bool,
-    /// The newest `seq` when the session began. `ride` was read after it, and already reflects all events up to it.
+    /// The live rides of the user.
+    rides: CurrentRides,
+    /// The newest `seq` when the session began. The rides were read after it, and already reflect all events up to it.
     start_seq: u64,
     /// The newest `seq` sent to the client.
     sent_seq: u64,
@@ -49,6 +52,8 @@ pub(crate) struct Delivery<'a> {
     reading: Option<BoxFuture<'a, Read>>,
     /// `newest_seq` when the read began.
     read_until_seq: u64,
+    /// The last read of the mailbox failed.
+    is_unreadable: bool,
 }
 
 impl<'a> Delivery<'a> {
@@ -67,6 +72,7 @@ impl<'a> Delivery<'a> {
             slot,
             ride: start.ride,
             ride_device: start.ride_device,
+            rides: start.rides,
             start_seq,
             sent_seq: has_seq.map_or(start_seq, |seq| seq.min(start_seq)),
             newest_seq: start_seq,
@@ -76,7 +82,13 @@ impl<'a> Delivery<'a> {
             read_at: now,
             reading: None,
             read_until_seq: 0,
+            is_unreadable: false,
         }
+    }
+
+    /// Whether the client has the events that it missed before the session, or cannot have them now.
+    pub(crate) fn has_resumed(&self) -> bool {
+        self.sent_seq >= self.start_seq || self.is_unreadable
     }
 
     pub(crate) fn ride(&self) -> Option<RideId> {
@@ -85,6 +97,11 @@ impl<'a> Delivery<'a> {
 
     pub(crate) fn is_ride_device(&self) -> bool {
         self.ride.is_some() && self.ride_device
+    }
+
+    /// The live rides of the user, as the events that were sent say.
+    pub(crate) fn rides(&self) -> &CurrentRides {
+        &self.rides
     }
 
     /// The time at which the mailbox is to be read again, if the session waits for it.
@@ -125,6 +142,7 @@ impl<'a> Delivery<'a> {
     /// The frames to send after a read.
     pub(crate) fn on_read(&mut self, read: Read) -> Vec<String> {
         self.reading = None;
+        self.is_unreadable = read.is_err();
         let entries = match read {
             Ok(entries) => entries,
             Err(error) => {
@@ -193,7 +211,7 @@ impl<'a> Delivery<'a> {
         self.newest_seq = self.newest_seq.max(seq);
     }
 
-    /// Learns from an event that is sent to a driver to which ride later positions belong.
+    /// Learns from an event that is sent which rides are live, and to which of them a driver's later positions belong.
     fn update_ride(&mut self, seq: u64, subject: &str, body: &str) {
         #[derive(Deserialize)]
         struct Ride {
@@ -201,14 +219,17 @@ impl<'a> Delivery<'a> {
             match_id: MatchId,
             driver_id: UserId,
         }
+        if seq <= self.start_seq || !subject.starts_with("ride.") {
+            return;
+        }
+        if let Ok(change) = serde_json::from_str::<RideChange>(body) {
+            self.rides.apply(self.user, change);
+        }
         let begins = match subject {
             "ride.pickup" => true,
             "ride.completed" | "ride.cancelled" => false,
             _ => return,
         };
-        if seq <= self.start_seq {
-            return;
-        }
         match serde_json::from_str::<Ride>(body) {
             Ok(ride) if begins && ride.driver_id == self.user => {
                 self.ride = Some(ride.ride_id);

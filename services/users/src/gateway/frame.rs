@@ -457,6 +457,16 @@ pub(crate) fn error(id: Option<&RawValue>, refusal: &Refusal) -> String {
     to_text(&Error { r#type: "error", id, error: refusal })
 }
 
+/// Where the driver of the passenger's ride is. It has no `seq`: the next one takes its place.
+pub(crate) fn live<T: Serialize>(view: &T) -> String {
+    #[derive(Serialize)]
+    struct Live<'a, T> {
+        r#type: &'static str,
+        data: &'a T,
+    }
+    to_text(&Live { r#type: "location.live", data: view })
+}
+
 /// An entry of the user's mailbox. `body` is the event's JSON and is sent byte for byte.
 pub(crate) fn event(subject: &str, seq: u64, event_id: &str, time: DateTime<Utc>, body: &str) -> String {
     #[derive(Serialize)]

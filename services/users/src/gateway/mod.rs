@@ -1,5 +1,5 @@
-//! The WebSocket gateway. `upgrade` accepts a client, `session` serves its socket, with `delivery` for its events and
-//! `in_flight` for its commands; `sockets` is the registry of those open on this pod, and `frame` is the protocol as pure
+//! The WebSocket gateway. `upgrade` accepts a client, `session` serves its socket, with `delivery` for its events,
+//! `live` for the positions of its ride and `in_flight` for its commands; `sockets` is the registry of those open on this pod, and `frame` is the protocol as pure
 //! functions.
 
 pub(crate) mod client_limits;
@@ -8,6 +8,7 @@ mod delivery;
 pub(crate) mod frame;
 mod frame_meter;
 mod in_flight;
+mod live;
 mod outbound;
 mod rate_limit;
 pub(crate) mod session;

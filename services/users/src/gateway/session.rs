@@ -24,6 +24,7 @@ use super::connection::{self, Role, SessionStart};
 use super::delivery::Delivery;
 use super::frame::{self, AccessToken, Frame, Id, Request, Welcome};
 use super::in_flight::{Finished, InFlight, Reply};
+use super::live::{LiveInput, LiveLane};
 use super::outbound::Outbound;
 use super::rate_limit::{Bucket, REFUSALS};
 use super::sockets::{AdmissionError, Signal, SocketSlot};
@@ -122,6 +123,7 @@ enum Input {
     /// `None` if the subscription has ended.
     Notification(Option<CoreMessage>),
     Entries(Result<Vec<Entry>, StoreError>),
+    Live(LiveInput),
     Finished(Finished),
     /// `None` if the client is gone.
     Incoming(Option<Incoming>),
@@ -138,6 +140,7 @@ struct Session<'a, K> {
     out: Outbound<'a, K>,
     role: Role,
     delivery: Delivery<'a>,
+    live: LiveLane<'a>,
     in_flight: InFlight<'a>,
     /// Frames that the client may send.
     frames: Bucket,
@@ -174,6 +177,7 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
             out,
             role: start.role,
             delivery: Delivery::new(context, slot, user, &start, request.last_seq),
+            live: LiveLane::new(context),
             in_flight: InFlight::default(),
             frames: Bucket::full(context.frames_quota(), now),
             refusals: Bucket::full(REFUSALS, now),
@@ -208,6 +212,7 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
             if self.out.is_empty() {
                 self.delivery.begin_read();
             }
+            self.show_live_position();
             self.reset_if_earlier(timer.as_mut());
             let accepts = self.in_flight.has_room() && self.out.has_room();
             let input = tokio::select! {
@@ -217,6 +222,7 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
                 ok = self.out.drain(), if self.out.is_busy() => Input::Drained(ok),
                 message = notifications.next() => Input::Notification(message),
                 entries = self.delivery.read() => Input::Entries(entries),
+                input = self.live.next() => Input::Live(input),
                 finished = self.in_flight.next() => Input::Finished(finished),
                 frame = incoming.next(), if accepts => Input::Incoming(frame),
                 () = &mut timer => Input::Timer,
@@ -242,6 +248,7 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
             Input::Entries(entries) => {
                 self.delivery.on_read(entries).into_iter().for_each(|frame| self.out.push_text(frame));
             }
+            Input::Live(input) => self.live.on_input(input),
             Input::Finished(finished) => self.on_finished(finished),
             Input::Incoming(Some(incoming)) => {
                 self.received_at = Instant::now();
@@ -258,6 +265,11 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
         let mut at = self.ping_at.min(self.received_at + SILENCE_MAX).min(self.expires_at);
         if let Some(since) = self.out.blocked_since {
             at = at.min(since + SEND_WAIT);
+        }
+        if self.may_show_live_position()
+            && let Some(due_at) = self.live.deadline()
+        {
+            at = at.min(due_at);
         }
         self.delivery.deadline().map_or(at, |read_at| at.min(read_at))
     }
@@ -289,6 +301,21 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
             }
         }
         None
+    }
+
+    /// Sends a passenger the newest position of the driver, if it is due. While other frames wait, so does it, and while the client
+    /// has not received the events that it missed.
+    fn show_live_position(&mut self) {
+        self.live.follow(self.delivery.rides().ridden.as_ref());
+        if self.may_show_live_position()
+            && let Some(view) = self.live.take_due()
+        {
+            self.out.push_text(frame::live(&view));
+        }
+    }
+
+    fn may_show_live_position(&self) -> bool {
+        !self.out.is_busy() && self.delivery.has_resumed()
     }
 
     fn on_notification(&mut self, payload: &[u8]) -> Option<SessionEnd> {
@@ -369,6 +396,7 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
             device_name: self.slot.device_name.clone(),
             ride: self.delivery.ride(),
             ride_device: self.delivery.is_ride_device(),
+            trip: self.delivery.rides().driven,
             publish_lane: self.slot.publish_lane.clone(),
             known_driver: self.slot.known_driver.clone(),
         };

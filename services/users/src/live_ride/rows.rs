@@ -6,10 +6,11 @@ use chrono::{DateTime, Utc};
 use platform::store::rows::column;
 use platform::{On, StoreError, Transaction};
 use sqlx::Row;
+use sqlx::postgres::PgRow;
 use streams::event::RideEvent;
-use streams::{RideId, UserId};
+use streams::{Position, RideId, UserId};
 
-use super::{LiveRide, RETENTION, newest};
+use super::{CurrentRide, CurrentRides, LiveRide, Places, RETENTION, newest};
 use crate::tables::Tables;
 
 /// Stores the newest of `events` of each ride; a version older than the stored one is dropped.
@@ -25,11 +26,15 @@ pub(crate) async fn apply(
     match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
-                "insert into live_rides as l (ride_id, driver_id, passenger_id, version, status, changed_at, device) \
-                 select r, d, p, v, s, $6, o.device from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], \
-                 $5::text[], $7::uuid[]) as e (r, d, p, v, s, m) left join offers o on o.match_id = e.m order by r \
+                "insert into live_rides as l (ride_id, driver_id, passenger_id, version, status, changed_at, device, pickup_lat, \
+                 pickup_lng, dropoff_lat, dropoff_lng) select r, d, p, v, s, $6, o.device, a, b, c, e \
+                 from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::text[], $7::uuid[], $8::float8[], \
+                 $9::float8[], $10::float8[], $11::float8[]) as n (r, d, p, v, s, m, a, b, c, e) \
+                 left join offers o on o.match_id = m order by r \
                  on conflict on constraint live_rides_pkey do update \
-                 set version = excluded.version, status = excluded.status, changed_at = excluded.changed_at \
+                 set version = excluded.version, status = excluded.status, changed_at = excluded.changed_at, \
+                 pickup_lat = excluded.pickup_lat, pickup_lng = excluded.pickup_lng, \
+                 dropoff_lat = excluded.dropoff_lat, dropoff_lng = excluded.dropoff_lng \
                  where l.version < excluded.version",
             )
             .bind(column(newest.values(), |e| e.ride_id.0))
@@ -39,6 +44,10 @@ pub(crate) async fn apply(
             .bind(column(newest.values(), |e| e.status.as_str()))
             .bind(now)
             .bind(column(newest.values(), |e| e.match_id.0))
+            .bind(column(newest.values(), |e| e.pickup.lat))
+            .bind(column(newest.values(), |e| e.pickup.lng))
+            .bind(column(newest.values(), |e| e.dropoff.lat))
+            .bind(column(newest.values(), |e| e.dropoff.lng))
             .execute(&mut *pg)
             .await?;
         }
@@ -52,29 +61,64 @@ pub(crate) async fn apply(
                 if is_old && !streams::simulation::sabotage().no_version_check {
                     continue;
                 }
-                let RideEvent { driver_id, passenger_id, version, status, .. } = *event;
-                rows.insert(id, LiveRide { driver_id, passenger_id, version, status, changed_at: now });
+                let RideEvent { driver_id, passenger_id, version, status, pickup, dropoff, .. } = *event;
+                let places = Some(Places { pickup, dropoff });
+                rows.insert(id, LiveRide { driver_id, passenger_id, version, status, changed_at: now, places });
             }
         }
     }
     Ok(())
 }
 
-pub(crate) async fn of_driver(tx: &mut Transaction<Tables>, driver: UserId) -> Result<Option<RideId>, StoreError> {
+fn read_places(row: &PgRow) -> Result<Option<Places>, StoreError> {
+    let [pickup, dropoff] = [("pickup_lat", "pickup_lng"), ("dropoff_lat", "dropoff_lng")];
+    let position = |(lat, lng): (&str, &str)| -> Result<Option<Position>, StoreError> {
+        let (lat, lng): (Option<f64>, Option<f64>) = (row.try_get(lat)?, row.try_get(lng)?);
+        Ok(lat.zip(lng).map(|(lat, lng)| Position { lat, lng }))
+    };
+    Ok(position(pickup)?.zip(position(dropoff)?).map(|(pickup, dropoff)| Places { pickup, dropoff }))
+}
+
+fn read_current(row: &PgRow) -> Result<CurrentRide, StoreError> {
+    let (version, status): (i32, &str) = (row.try_get("version")?, row.try_get("status")?);
+    Ok(CurrentRide {
+        ride_id: RideId(row.try_get("ride_id")?),
+        driver_id: UserId(row.try_get("driver_id")?),
+        passenger_id: UserId(row.try_get("passenger_id")?),
+        version: u32::try_from(version).unwrap_or_default(),
+        status: status.parse().map_err(StoreError::Other)?,
+        places: read_places(row)?,
+    })
+}
+
+/// The live rides of which the user is the driver or the passenger.
+pub(crate) async fn current(tx: &mut Transaction<Tables>, user: UserId) -> Result<CurrentRides, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            let row = sqlx::query(
-                "select ride_id from live_rides where driver_id = $1 and status in ('pickup', 'started', 'arrived') \
-                 order by changed_at desc limit 1",
+            let rows = sqlx::query(
+                "select ride_id, driver_id, passenger_id, version, status, changed_at, pickup_lat, pickup_lng, dropoff_lat, \
+                 dropoff_lng from live_rides where driver_id = $1 and status in ('pickup', 'started', 'arrived') \
+                 union all \
+                 select ride_id, driver_id, passenger_id, version, status, changed_at, pickup_lat, pickup_lng, dropoff_lat, \
+                 dropoff_lng from live_rides where passenger_id = $1 and status in ('pickup', 'started', 'arrived') \
+                 order by changed_at",
             )
-            .bind(driver.0)
-            .fetch_optional(&mut *pg)
+            .bind(user.0)
+            .fetch_all(&mut *pg)
             .await?;
-            Ok(row.map(|row| row.try_get("ride_id")).transpose()?.map(RideId))
+            let rides = rows.iter().map(read_current).collect::<Result<Vec<_>, _>>()?;
+            Ok(CurrentRides::of(user, rides))
         }
         On::Memory(tables) => {
-            let live = tables.live_rides.iter().filter(|(_, r)| r.driver_id == driver && !r.status.is_final());
-            Ok(live.max_by_key(|(_, ride)| ride.changed_at).map(|(id, _)| *id))
+            let is_mine = |ride: &LiveRide| ride.driver_id == user || ride.passenger_id == user;
+            let mut rides: Vec<(&RideId, &LiveRide)> =
+                tables.live_rides.iter().filter(|(_, ride)| is_mine(ride) && !ride.status.is_final()).collect();
+            rides.sort_by_key(|(_, ride)| ride.changed_at);
+            let current = |(ride_id, ride): (&RideId, &LiveRide)| {
+                let LiveRide { driver_id, passenger_id, version, status, places, .. } = *ride;
+                CurrentRide { ride_id: *ride_id, driver_id, passenger_id, version, status, places }
+            };
+            Ok(CurrentRides::of(user, rides.into_iter().map(current)))
         }
     }
 }

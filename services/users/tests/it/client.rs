@@ -25,6 +25,8 @@ pub(crate) struct Client {
     pub(crate) session: JoinHandle<()>,
     /// Events that came before the reply to a command.
     pub(crate) pending: Vec<Value>,
+    /// Positions of the driver that came before what was waited for.
+    pub(crate) positions: Vec<Value>,
     ids: u64,
     /// The data of the welcome, and its `last_seq`.
     pub(crate) welcome: Value,
@@ -45,11 +47,39 @@ impl Client {
         }
     }
 
-    pub(crate) async fn next(&mut self) -> Value {
+    /// The next frame; pings are skipped, positions of the driver are not.
+    async fn any(&mut self) -> Value {
         match self.frame().await {
             Outgoing::Text(text) => serde_json::from_str(&text).expect("frames are JSON"),
             other => panic!("not text: {other:?}"),
         }
+    }
+
+    /// The next frame that is no position of the driver.
+    pub(crate) async fn next(&mut self) -> Value {
+        loop {
+            let frame = self.any().await;
+            if frame["type"] != "location.live" {
+                return frame;
+            }
+            self.positions.push(frame);
+        }
+    }
+
+    /// The `data` of the next position of the driver. Events that come before it are pending.
+    pub(crate) async fn position(&mut self) -> Value {
+        if self.positions.is_empty() {
+            let frame = self.any().await;
+            if frame["type"] != "location.live" {
+                assert!(frame["seq"].is_u64(), "not an event: {frame}");
+                self.pending.push(frame);
+                return Box::pin(self.position()).await;
+            }
+            self.positions.push(frame);
+        }
+        let frame = self.positions.remove(0);
+        assert_eq!(frame.as_object().unwrap().len(), 2, "type and data alone: {frame}");
+        frame["data"].clone()
     }
 
     pub(crate) async fn send(&self, frame: Incoming) {
@@ -205,6 +235,7 @@ impl Pod {
             from,
             session,
             pending: Vec::new(),
+            positions: Vec::new(),
             ids: 0,
             welcome: Value::Null,
             last_seq: 0,

@@ -11,6 +11,7 @@ mod commands;
 mod devices;
 mod ends_of_searches;
 mod limits;
+mod live_lane;
 mod logs;
 mod mailboxes;
 mod pods;
