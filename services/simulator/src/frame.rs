@@ -4,6 +4,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::position::Position;
+
 /// A frame from the server.
 #[derive(Debug)]
 pub(crate) enum Frame {
@@ -22,6 +24,29 @@ pub(crate) enum Frame {
         message: String,
     },
     Event(Event),
+    Live(LivePosition),
+}
+
+/// Where the driver of the passenger's ride is: a frame `location.live`, which has no `seq`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(crate) struct LivePosition {
+    pub(crate) ride_id: String,
+    pub(crate) location: Position,
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub(crate) heading_deg: Option<f64>,
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub(crate) speed_mps: Option<f64>,
+    pub(crate) recorded_at: DateTime<Utc>,
+    pub(crate) eta_s: f64,
+    pub(crate) eta_to: EtaTo,
+    pub(crate) stale: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum EtaTo {
+    Pickup,
+    Dropoff,
 }
 
 /// An event of this user's mailbox.
@@ -98,6 +123,17 @@ pub(crate) fn parse(frame: &str) -> Result<Frame, String> {
             let error = raw.error.ok_or(missing("error"))?;
             Ok(Frame::Error { id: raw.id, code: error.code, message: error.message })
         }
+        "location.live" => {
+            if raw.seq.is_some() {
+                return Err("`location.live` with `seq`".to_owned());
+            }
+            let live = LivePosition::deserialize(raw.data).map_err(|error| format!("`location.live`: {error}"))?;
+            let measures = [Some(live.eta_s), live.heading_deg, live.speed_mps];
+            if !live.location.is_plausible() || measures.into_iter().flatten().any(|measure| measure < 0.0) {
+                return Err(format!("`location.live`: {live:?}"));
+            }
+            Ok(Frame::Live(live))
+        }
         _ => {
             let seq = raw.seq.ok_or(missing("seq"))?;
             let event_id = raw.event_id.clone().ok_or(missing("event_id"))?;
@@ -138,6 +174,15 @@ mod tests {
         assert!(matches!(parse(error), Ok(Frame::Error { id: None, code, .. }) if code == "bad_frame"));
         let event = r#"{"type":"ride.pickup","seq":3,"event_id":"e","time":"2026-01-01T00:00:00.000Z","data":{}}"#;
         assert!(matches!(parse(event), Ok(Frame::Event(event)) if event.seq == 3));
+        assert!(matches!(parse(&live("")), Ok(Frame::Live(live)) if live.eta_to == EtaTo::Pickup && !live.stale));
+    }
+
+    fn live(more: &str) -> String {
+        format!(
+            r#"{{"type":"location.live"{more},"data":{{"ride_id":"r","location":{{"lat":40.0,"lng":-73.0}},
+            "heading_deg":null,"speed_mps":3.5,"recorded_at":"2026-01-01T00:00:00.000Z","eta_s":12,"eta_to":"pickup",
+            "stale":false}}}}"#
+        )
     }
 
     #[test]
@@ -147,6 +192,11 @@ mod tests {
             (r#"{"type":"ack"}"#, "id"),
             (r#"{"type":"ride.pickup","event_id":"e","time":"2026-01-01T00:00:00Z","data":{}}"#, "seq"),
             (r#"{"type":"ride.pickup","seq":1,"event_id":"e","time":"noon","data":{}}"#, "noon"),
+            (&live(r#","seq":4"#), "seq"),
+            (&live("").replace("pickup", "home"), "home"),
+            (&live("").replace("heading_deg", "heading"), "heading_deg"),
+            (&live("").replace("3.5", "-1"), "-1"),
+            (&live("").replace("40.0", "140.0"), "140"),
         ];
         for (frame, named) in cases {
             let problem = parse(frame).unwrap_err();

@@ -52,6 +52,10 @@ pub struct Summary {
     /// Commands sent twice on purpose.
     pub repeats_sent: u64,
     pub points: u64,
+    /// Positions of their drivers that passengers received.
+    pub live_positions: u64,
+    /// Rides whose passengers received one.
+    pub rides_seen_live: u64,
     /// Wrong PINs given on purpose.
     pub wrong_pins: u64,
     /// Commands that the platform had to refuse: only somebody else may send them.
@@ -94,6 +98,8 @@ impl Summary {
             retries: count(Counter::CommandsRetried),
             repeats_sent: count(Counter::CommandsRepeated),
             points: count(Counter::PositionsSent),
+            live_positions: count(Counter::LivePositions),
+            rides_seen_live: checker.rides_seen_live(),
             wrong_pins: count(Counter::WrongPins),
             forbidden_commands: count(Counter::ForbiddenCommands),
             refusals: statistics.refusals().clone(),
@@ -143,6 +149,7 @@ impl Summary {
         }
         rows.extend([
             row("positions sent", self.points, String::new()),
+            row("live positions received", self.live_positions, format!("in {} rides", self.rides_seen_live)),
             row(
                 "events received",
                 self.events,

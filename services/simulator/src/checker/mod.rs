@@ -3,6 +3,7 @@
 
 mod expectation;
 mod fare;
+mod live_lane;
 mod mailbox;
 mod ride;
 mod rides;
@@ -17,11 +18,13 @@ use tokio::time::Instant;
 
 pub(crate) use self::expectation::Effect;
 use self::expectation::Expectation;
+use self::live_lane::{LiveLanes, LivePeople};
 pub(crate) use self::mailbox::{Delivery, MailboxChecker};
 pub(crate) use self::ride::{Party, Status};
 pub(crate) use self::rides::EndedRide;
 use self::rides::Rides;
-use crate::frame::{Event, time};
+use crate::frame::{EtaTo, Event, LivePosition, time};
+use crate::position::Position;
 
 /// An offer must have ended so long after it expired.
 const OFFER_GRACE: Duration = Duration::from_secs(45);
@@ -61,6 +64,7 @@ pub(crate) struct Checker {
     searches: HashSet<String>,
     /// Requests whose end was acked, or announced by a `user.finder`: no ride may come of them.
     ended_searches: HashSet<String>,
+    live_lanes: LiveLanes,
     /// Not met yet, and not overdue.
     expectations: Vec<Expectation>,
     outage: Duration,
@@ -239,7 +243,7 @@ impl Checker {
     /// Drops the expectations that are met, and turns those that are overdue into violations.
     pub(crate) fn report_overdue(&mut self, now: Instant) {
         let mut expectations = std::mem::take(&mut self.expectations);
-        let mut violations = Vec::new();
+        let mut violations = self.overdue_live_positions(now);
         expectations.retain(|expectation| {
             if self.is_met(expectation) {
                 return false;
@@ -254,6 +258,47 @@ impl Checker {
         });
         self.expectations = expectations;
         violations.into_iter().for_each(|text| self.violation(text));
+    }
+
+    /// The driver of a ride has just sent the newest position. The passenger must see it, or a later one.
+    pub(crate) fn position_sent(&mut self, ride_id: &str, position: Position, now: Instant) {
+        if self.rides.live_passenger(ride_id).is_some() {
+            self.live_lanes.sent(ride_id, position, now);
+        }
+    }
+
+    /// Checks a frame `location.live` that `user` received. Returns how long ago the position was sent, if that is known.
+    pub(crate) fn live_position(&mut self, user: &str, live: &LivePosition, now: Instant) -> Option<Duration> {
+        let ride_id = &live.ride_id;
+        match self.rides.live_of_passenger(user, ride_id).map(|(_, started)| started) {
+            None => {
+                self.violation(format!(
+                    "{user} got a live position of ride {ride_id}, which is not a live ride of theirs"
+                ));
+                None
+            }
+            Some(true) if live.eta_to != EtaTo::Dropoff => {
+                self.violation(format!("ride {ride_id}: its ETA is to the pickup after the start"));
+                None
+            }
+            Some(_) => self.live_lanes.seen(ride_id, live.location, now),
+        }
+    }
+
+    /// Positions that drivers sent and their passengers did not see in time, although both were connected.
+    fn overdue_live_positions(&mut self, now: Instant) -> Vec<String> {
+        let (rides, people) = (&self.rides, &self.people);
+        let since = |user: &str| people.get(user).and_then(|person| person.connected_since);
+        self.live_lanes.overdue(now, self.outage, |ride_id| {
+            let passenger = rides.live_passenger(ride_id)?;
+            let (driver, _) = rides.live_of_passenger(passenger, ride_id)?;
+            Some(LivePeople { driver_since: since(driver), passenger_since: since(passenger) })
+        })
+    }
+
+    /// Rides whose passengers saw the driver.
+    pub(crate) fn rides_seen_live(&self) -> u64 {
+        self.live_lanes.rides_seen()
     }
 
     fn is_met(&self, expectation: &Expectation) -> bool {

@@ -100,6 +100,20 @@ impl Rides {
         self.has_reached(party, ride_id, Status::Completed)
     }
 
+    /// The driver of a live ride as its passenger `user` knows it, and whether the passenger has received its start. `None` before
+    /// `ride.pickup`, after the end, and for everybody else.
+    pub(super) fn live_of_passenger(&self, user: &str, ride_id: &str) -> Option<(&str, bool)> {
+        let [driver, passenger] = &self.rides.get(ride_id)?.people;
+        let is_live = passenger == user && self.live.get(user).is_some_and(|live| live.contains(ride_id));
+        is_live.then(|| (driver.as_str(), self.has_reached(Party::Passenger, ride_id, Status::Started)))
+    }
+
+    /// The passenger of a ride that the passenger knows to be live.
+    pub(super) fn live_passenger(&self, ride_id: &str) -> Option<&str> {
+        let passenger = self.rides.get(ride_id)?.people[Party::Passenger.index()].as_str();
+        self.live.get(passenger).is_some_and(|live| live.contains(ride_id)).then_some(passenger)
+    }
+
     /// Whether this party has received a ride of the match.
     pub(super) fn knows_ride_of(&self, party: Party, match_id: &str) -> bool {
         let ride = self.by_match.get(match_id).and_then(|ride_id| self.rides.get(ride_id));

@@ -301,3 +301,68 @@ fn a_version_that_nobody_has_received_is_waited_for() {
     assert!(scenario.checker.is_settled(scenario.now));
     assert_eq!(scenario.end(), "");
 }
+
+fn place(north: f64) -> Position {
+    Position { lat: 40.0 + north / 1e3, lng: -73.0 }
+}
+
+fn live(ride: &str, north: f64, eta_to: EtaTo) -> LivePosition {
+    LivePosition {
+        ride_id: ride.to_owned(),
+        location: place(north),
+        heading_deg: None,
+        speed_mps: None,
+        recorded_at: "2026-01-01T00:00:00Z".parse().unwrap(),
+        eta_s: 1.0,
+        eta_to,
+        stale: false,
+    }
+}
+
+impl Scenario {
+    fn drive(&mut self, ride: &str, north: f64) -> &mut Self {
+        self.checker.position_sent(ride, place(north), self.now);
+        self
+    }
+
+    fn see(&mut self, user: &str, live: &LivePosition) -> Option<u64> {
+        self.checker.live_position(user, live, self.now).map(|age| age.as_secs())
+    }
+}
+
+#[test]
+fn each_position_of_the_driver_or_a_later_one_is_seen_in_time() {
+    let mut scenario = Scenario::new();
+    // Before the pickup nobody sees the driver.
+    scenario.drive("a", 0.0).step("dp", "a", 1, "pickup").later(2);
+    scenario.drive("a", 1.0).later(2).drive("a", 2.0).later(3).drive("a", 3.0);
+    assert_eq!(scenario.see("pia", &live("a", 2.0, EtaTo::Pickup)), Some(3));
+    assert_eq!(scenario.see("pia", &live("a", 1.0, EtaTo::Pickup)), None, "superseded");
+    assert_eq!(scenario.later(7).see("pia", &live("a", 3.0, EtaTo::Pickup)), Some(7));
+    // A connection that was lost or has just been made is an excuse.
+    scenario.drive("a", 4.0).checker.disconnected("pia");
+    let now = scenario.later(30).now;
+    scenario.checker.connected("pia", now);
+    scenario.drive("a", 5.0).later(30);
+    assert_eq!((scenario.checker.violation_count(), scenario.checker.rides_seen_live()), (0, 1));
+    scenario.drive("a", 6.0).later(9).later(9);
+    assert_eq!(scenario.end(), "ride a: a position of the driver was not seen live 9.0 s after it was sent");
+}
+
+#[test]
+fn a_live_position_is_shown_to_the_passenger_of_a_live_ride_alone() {
+    let (pickup, dropoff) = (live("a", 1.0, EtaTo::Pickup), live("a", 1.0, EtaTo::Dropoff));
+    let mut scenario = Scenario::new();
+    scenario.step("dp", "a", 1, "pickup").see("pia", &pickup);
+    scenario.see("pia", &dropoff);
+    scenario.step("dp", "a", 2, "started").see("pia", &dropoff);
+    assert_eq!(scenario.checker.violation_count(), 0);
+    scenario.see("pia", &pickup);
+    scenario.see("dan", &dropoff);
+    scenario.step("dp", "a", 3, "arrived").step("dp", "a", 4, "completed").see("pia", &dropoff);
+    let found = scenario.end();
+    let lines: Vec<&str> = found.lines().collect();
+    assert_eq!(lines.len(), 3, "{found}");
+    assert!(lines[0].contains("to the pickup after the start"), "{found}");
+    assert!(lines[1].starts_with("dan got") && lines[2].starts_with("pia got"), "{found}");
+}

@@ -21,7 +21,7 @@ use crate::account::Account;
 use crate::checker::{Delivery, MailboxChecker};
 use crate::city::City;
 use crate::clock;
-use crate::frame::{self, Event, Frame};
+use crate::frame::{self, Event, Frame, LivePosition};
 use crate::observation::Observation;
 use crate::statistics::Counter;
 
@@ -257,6 +257,10 @@ impl Client {
         };
         match frame::parse(&frame) {
             Ok(Frame::Event(event)) => self.on_event(event),
+            Ok(Frame::Live(live)) => {
+                self.on_live(&live);
+                None
+            }
             Ok(Frame::Ack { id, data }) => self.on_ack(&id, data),
             Ok(Frame::Error { id: Some(id), code, message }) => self.on_error(&id, code, &message),
             Ok(Frame::Error { id: None, code, .. }) => {
@@ -315,6 +319,15 @@ impl Client {
             self.cut();
         }
         Some(Input::Event(event))
+    }
+
+    fn on_live(&mut self, live: &LivePosition) {
+        let latency = self.city.checker().live_position(&self.account.user_id, live, clock::now());
+        let mut statistics = self.city.statistics();
+        statistics.increment(Counter::LivePositions);
+        if let Some(latency) = latency {
+            statistics.latency("location.update → location.live", latency);
+        }
     }
 
     fn on_ack(&mut self, id: &str, data: Value) -> Option<Input> {

@@ -226,14 +226,27 @@ impl Driver {
             let future = Point { position: NOWHERE, recorded_at: now + FUTURE, ..point.clone() };
             self.client.send_unanswered("location.update", &future.data());
         }
+        let newest = point.clone();
         let updates = self.outgoing.add(point, faults.bad_track, &mut self.rng);
         self.city.statistics().add(Counter::PositionsSent, updates.len() as u64);
+        if !updates.is_empty() {
+            self.expect_seen(newest.position, now);
+        }
         for data in updates {
             if self.rng.random_bool(ANSWERED_POSITIONS) {
                 self.client.send("location.update", data);
             } else {
                 self.client.send_unanswered("location.update", &data);
             }
+        }
+    }
+
+    /// The passenger must see this position, which was sent as the newest. The platform refuses those of a clock that is too far ahead.
+    fn expect_seen(&self, position: Position, now: Instant) {
+        if let State::Riding { trip, .. } = &self.state
+            && self.vehicle.clock_offset < CLOCK_AHEAD_MAX
+        {
+            self.city.checker().position_sent(&trip.ride_id, position, now);
         }
     }
 

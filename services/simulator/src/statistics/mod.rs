@@ -34,6 +34,8 @@ pub(crate) enum Counter {
     /// Commands sent twice on purpose.
     CommandsRepeated,
     PositionsSent,
+    /// Positions of their drivers that passengers received.
+    LivePositions,
     WrongPins,
     ForbiddenCommands,
 }
