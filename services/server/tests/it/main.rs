@@ -11,6 +11,7 @@ mod fuzz;
 mod harness;
 mod house;
 mod ingress;
+mod live_lane;
 mod logs;
 mod matrix;
 mod nats_permissions;

@@ -93,6 +93,8 @@ pub(crate) struct Socket {
     to: mpsc::Sender<String>,
     from: mpsc::Receiver<Result<String, u16>>,
     events: VecDeque<Value>,
+    /// `data` of the positions of the driver that came before what was waited for.
+    positions: VecDeque<Value>,
     next_id: u64,
     /// The data of the welcome.
     pub(crate) welcome: Value,
@@ -104,8 +106,9 @@ pub(crate) struct Socket {
 
 impl Socket {
     pub(crate) async fn over(to: mpsc::Sender<String>, from: mpsc::Receiver<Result<String, u16>>) -> Self {
-        let (events, welcome, transcript) = (VecDeque::new(), Value::Null, Vec::new());
-        let mut socket = Self { to, from, events, next_id: 0, welcome, last_seq: 0, transcript };
+        let (events, positions) = (VecDeque::new(), VecDeque::new());
+        let (welcome, transcript) = (Value::Null, Vec::new());
+        let mut socket = Self { to, from, events, positions, next_id: 0, welcome, last_seq: 0, transcript };
         let frame = socket.frame().await;
         assert_eq!(frame["type"], "welcome", "{frame}");
         socket.welcome = frame["data"].clone();
@@ -140,6 +143,8 @@ impl Socket {
             assert!(self.last_seq == 0 || seq == self.last_seq + 1, "seq {seq} after {}", self.last_seq);
             self.last_seq = seq;
             self.events.push_back(frame);
+        } else if frame["type"] == "location.live" {
+            self.positions.push_back(frame["data"].clone());
         }
     }
 
@@ -169,6 +174,17 @@ impl Socket {
         let frame = self.command(kind, data).await;
         assert_eq!(frame["type"], "error", "{frame}");
         frame["error"]["code"].as_str().unwrap().to_owned()
+    }
+
+    /// The `data` of the next position of the driver.
+    pub(crate) async fn position(&mut self) -> Value {
+        loop {
+            if let Some(position) = self.positions.pop_front() {
+                return position;
+            }
+            let frame = self.frame().await;
+            self.store_event(frame);
+        }
     }
 
     /// The next event.
