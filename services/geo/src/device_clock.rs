@@ -19,7 +19,7 @@ const READING_INTERVAL_MS: i64 = 500;
 const LIVE_MIN: usize = 3;
 const LIVE_SPAN_MIN_MS: i64 = 2_000;
 const LIVE_SPREAD_MAX_MS: i64 = 2_000;
-/// A smaller offset cannot be told from the delay of the network: the clock counts as right.
+/// A smaller offset is no more than the delay of the network: the clock counts as right.
 const RIGHT_WITHIN_MS: i64 = 1_000;
 
 /// One reception: the newest point of a message.

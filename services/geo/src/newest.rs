@@ -65,7 +65,7 @@ pub struct Newest {
     /// The device that counts.
     device: Box<str>,
     /// When something was last received from it.
-    heard_at: Option<DateTime<Utc>>,
+    received_last_at: Option<DateTime<Utc>>,
     /// The device that sent the newest active beacon, and when that was recorded.
     beacon: Option<(DateTime<Utc>, Option<Box<str>>)>,
 }
@@ -122,7 +122,7 @@ impl Newest {
     /// When something was last received of the driver, of any kind.
     pub fn received_at(&self) -> Option<DateTime<Utc>> {
         let beacon_at = self.beacon.as_ref().map(|(at, _)| *at);
-        self.heard_at.max(beacon_at).max(self.place.map(|place| place.received_at))
+        self.received_last_at.max(beacon_at).max(self.place.map(|place| place.received_at))
     }
 
     /// The time of the newest beacon that was stored, and the device of the newest active one.
@@ -142,7 +142,7 @@ impl Newest {
                 received_at: place.received_at,
             });
             self.device = device.into();
-            self.heard_at = Some(place.received_at);
+            self.received_last_at = Some(place.received_at);
         }
     }
 
@@ -156,7 +156,7 @@ impl Newest {
         } else if *self.device == *fix.device {
             self.measured.is_none_or(|known| known.is_older_than(&new))
         } else {
-            let silence = self.heard_at.map(|at| fix.received_at - at);
+            let silence = self.received_last_at.map(|at| fix.received_at - at);
             let takes_over = self.is_of_driver(fix) || silence.is_none_or(|s| s > Duration::seconds(SILENCE_S));
             // What waited in the device says nothing about now, unless nothing newer is known.
             let is_fresh = fix.received_at - recorded_at <= Duration::seconds(SILENCE_S)
@@ -165,14 +165,14 @@ impl Newest {
         };
         let counts = counts && self.is_newer_than_beacon(&new);
         if *self.device == *fix.device || counts {
-            self.heard_at = self.heard_at.max(Some(fix.received_at));
+            self.received_last_at = self.received_last_at.max(Some(fix.received_at));
         }
         if !counts {
             return false;
         }
         if *self.device != *fix.device {
             self.device = fix.device.into();
-            self.heard_at = Some(fix.received_at);
+            self.received_last_at = Some(fix.received_at);
         }
         self.measured = Some(new);
         self.place = Some(Place {
@@ -209,7 +209,7 @@ impl Newest {
             self.device = device.into();
         }
         self.measured = None;
-        self.heard_at = self.heard_at.max(Some(located_at));
+        self.received_last_at = self.received_last_at.max(Some(located_at));
         self.place = Some(Place {
             position: beacon.location,
             speed_mps: None,
