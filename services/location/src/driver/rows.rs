@@ -230,8 +230,8 @@ mod tests {
         assert!(on.active && on.place == known.place && on.beacon_device.as_deref() == Some("phone"));
         let again = row(Some(&on), beacon(1, false, 1.0, 30, 10));
         assert!(again.active && again.beacon_at == at(31));
-        put(&mut tx, &[off.clone()]).await.unwrap();
-        assert_eq!(on_duty(&mut tx).await.unwrap(), [second.clone()]);
+        put(&mut tx, std::slice::from_ref(&off)).await.unwrap();
+        assert_eq!(on_duty(&mut tx).await.unwrap(), std::slice::from_ref(&second));
         assert_eq!(changed_since(&mut tx, at(11)).await.unwrap(), [off]);
         purge(&mut tx, at(31) + OFF_DUTY_STORED).await.unwrap();
         assert_eq!(lock(&mut tx, &both).await.unwrap().into_keys().collect::<Vec<_>>(), [driver(2)]);

@@ -43,6 +43,9 @@ pub(crate) struct Sockets {
     started: Instant,
 }
 
+/// A device's clock, and when it was last used.
+type RememberedClock = (Arc<Mutex<DeviceClock>>, Instant);
+
 #[derive(Debug, Default)]
 struct Registry {
     /// By user and session.
@@ -50,7 +53,7 @@ struct Registry {
     /// Users with a socket here.
     users: BTreeMap<UserId, OfUser>,
     /// The clocks of devices, by name. Those that are wrong are remembered for a while after the last socket has closed.
-    clocks: BTreeMap<(UserId, Arc<str>), (Arc<Mutex<DeviceClock>>, Instant)>,
+    clocks: BTreeMap<(UserId, Arc<str>), RememberedClock>,
     /// Drivers of whom a beacon may be due.
     moved: BTreeSet<UserId>,
 }
