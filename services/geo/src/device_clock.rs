@@ -19,6 +19,8 @@ const READING_INTERVAL_MS: i64 = 500;
 const LIVE_MIN: usize = 3;
 const LIVE_SPAN_MIN_MS: i64 = 2_000;
 const LIVE_SPREAD_MAX_MS: i64 = 2_000;
+/// The newest point of a message that is further ahead than the next one by more than this is a wrong fix.
+const WRONG_FIX_MS: i64 = 20_000;
 /// A smaller offset is no more than the delay of the network: the clock counts as right.
 const RIGHT_WITHIN_MS: i64 = 1_000;
 
@@ -143,6 +145,23 @@ impl DeviceClock {
     pub fn corrected(&self, reading: &Reading) -> DateTime<Utc> {
         (reading.bounded_device_at() + self.offset()).min(reading.received_at)
     }
+
+    /// The same for all points of one message, in their order. Two or more that are later than their reception show a clock that is ahead:
+    /// all are shifted by as much, so that their intervals stay. One alone is a wrong fix, and shifts no other.
+    pub fn corrected_message(&self, points: &[Reading]) -> Vec<DateTime<Utc>> {
+        let ahead = |point: &Reading| point.bounded_device_at() + self.offset() - point.received_at;
+        let (mut most, mut second) = (Duration::MIN, Duration::MIN);
+        for by in points.iter().map(ahead) {
+            (most, second) = if by > most { (by, most) } else { (most, second.max(by)) };
+        }
+        let shift = match second > Duration::zero() {
+            true if most - second > Duration::milliseconds(WRONG_FIX_MS) => second,
+            true => most,
+            false => Duration::zero(),
+        };
+        let corrected = |point: &Reading| (point.bounded_device_at() + self.offset() - shift).min(point.received_at);
+        points.iter().map(corrected).collect()
+    }
 }
 
 /// When each point of one device was measured, by the server's clock, with what all of them together show of its clock. The order
@@ -165,12 +184,18 @@ pub fn corrected(points: &[Reading]) -> Vec<DateTime<Utc>> {
             known.push((from, clock.clone()));
         }
     }
-    let of = |point: &Reading| {
-        let received_ms = point.received_at.timestamp_millis();
+    let unknown = DeviceClock::default();
+    let mut times: Vec<DateTime<Utc>> = points.iter().map(|point| point.device_at).collect();
+    for message in order.chunk_by(|a, b| points[*a].received_at == points[*b].received_at) {
+        let of_message: Vec<Reading> = message.iter().map(|at| points[*at]).collect();
+        let received_ms = of_message.first().map_or(0, |point| point.received_at.timestamp_millis());
         let in_force = known.iter().rev().find(|(from, _)| *from <= received_ms).or(known.first());
-        in_force.map_or_else(|| DeviceClock::default().corrected(point), |(_, clock)| clock.corrected(point))
-    };
-    points.iter().map(of).collect()
+        let clock = in_force.map_or(&unknown, |(_, clock)| clock);
+        for (at, time) in message.iter().zip(clock.corrected_message(&of_message)) {
+            times[*at] = time;
+        }
+    }
+    times
 }
 
 #[cfg(test)]
@@ -233,6 +258,20 @@ mod tests {
         let mut readings: Vec<(f64, f64)> = (0..5).map(|n| (f64::from(n) * 4.0 - 20.0, f64::from(n) * 4.0)).collect();
         readings.extend([(60.0, 20.0), (4.0, 24.0), (8.0, 28.0), (12.0, 32.0)]);
         assert!(offsets(&readings)[2..].iter().all(|offset| *offset == 20.0));
+    }
+
+    #[test]
+    fn points_of_one_message_keep_their_intervals_and_a_wrong_one_among_them_shifts_no_other() {
+        let seconds = |points: &[(f64, f64)]| -> Vec<f64> {
+            let points: Vec<Reading> = points.iter().map(|(device, received)| reading(*device, *received)).collect();
+            let alone = DeviceClock::default().corrected_message(&points);
+            assert_eq!(alone, corrected(&points));
+            alone.iter().map(|time| (*time - at(0.0)).as_seconds_f64()).collect()
+        };
+        assert_eq!(seconds(&[(30.0, 0.0), (22.0, 0.0), (26.0, 0.0), (-2.0, 0.0)]), [0.0, -8.0, -4.0, -32.0]);
+        assert_eq!(seconds(&[(-8.0, 0.0), (55.0, 0.0), (-4.0, 0.0)]), [-8.0, 0.0, -4.0]);
+        assert_eq!(seconds(&[(60.0, 0.0), (4.0, 0.0), (2.0, 0.0)]), [0.0, 0.0, -2.0], "a wrong one, and a clock 4 s ahead");
+        assert!(seconds(&[]).is_empty());
     }
 
     #[test]

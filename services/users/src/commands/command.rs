@@ -95,8 +95,7 @@ impl Positions {
         let (is_batch, refused) = (self.is_batch, &mut self.refused);
         let mut error = None;
         self.points.retain_mut(|point| {
-            let reading = reading(&*point);
-            let claimed = clock.claimed(&reading);
+            let claimed = clock.claimed(&reading(&*point));
             if claimed > received_at + AHEAD_MAX || claimed < received_at - BEHIND_MAX {
                 let (field, message) = ("recorded_at".to_owned(), TOO_FAR.to_owned());
                 if is_batch {
@@ -106,9 +105,12 @@ impl Positions {
                 }
                 return false;
             }
-            point.recorded_at = clock.corrected(&reading);
             true
         });
+        let readings: Vec<Reading> = self.points.iter().map(reading).collect();
+        for (point, recorded_at) in self.points.iter_mut().zip(clock.corrected_message(&readings)) {
+            point.recorded_at = recorded_at;
+        }
         self.refused.sort_by_key(|point| point.index);
         error.map_or(Ok(()), Err)
     }
