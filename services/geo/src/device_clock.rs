@@ -7,7 +7,7 @@
 //! - Without it, a clock that is behind and a point that is sent late look alike. Only points that arrive live tell them apart: at
 //!   least three, received at the intervals at which they were measured. Until then a device is taken at its word.
 //! - A time later than its reception is wrong by at least the difference, whatever the offset: no corrected time is later than its
-//!   reception. One such point alone moves no other point, because it may be a single wrong fix.
+//!   reception by more than a second, up to which no clock is right. One such point alone moves no other point, because it may be a single wrong fix.
 
 use chrono::{DateTime, Duration, Utc};
 
@@ -141,9 +141,14 @@ impl DeviceClock {
         reading.device_at + self.offset()
     }
 
-    /// When the point was measured, by the server's clock: never later than its reception.
+    /// When the point was measured, by the server's clock: not later than its reception, but for what no clock is right to.
     pub fn corrected(&self, reading: &Reading) -> DateTime<Utc> {
-        (reading.bounded_device_at() + self.offset()).min(reading.received_at)
+        self.shifted(reading, Duration::zero())
+    }
+
+    fn shifted(&self, reading: &Reading, by: Duration) -> DateTime<Utc> {
+        let at = reading.bounded_device_at() + self.offset() - by;
+        if at - reading.received_at <= Duration::milliseconds(RIGHT_WITHIN_MS) { at } else { reading.received_at }
     }
 
     /// The same for all points of one message, in their order. Two or more that are later than their reception show a clock that is ahead:
@@ -154,13 +159,12 @@ impl DeviceClock {
         for by in points.iter().map(ahead) {
             (most, second) = if by > most { (by, most) } else { (most, second.max(by)) };
         }
-        let shift = match second > Duration::zero() {
+        let shift = match second > Duration::milliseconds(RIGHT_WITHIN_MS) {
             true if most - second > Duration::milliseconds(WRONG_FIX_MS) => second,
             true => most,
             false => Duration::zero(),
         };
-        let corrected = |point: &Reading| (point.bounded_device_at() + self.offset() - shift).min(point.received_at);
-        points.iter().map(corrected).collect()
+        points.iter().map(|point| self.shifted(point, shift)).collect()
     }
 }
 
