@@ -18,6 +18,8 @@ const AT_PLACE_M: f64 = 150.0;
 const PACE: f64 = 2.0;
 /// In less time, no way to the pickup or dropoff is added that no fix shows.
 const GAP_MIN: Duration = Duration::seconds(1);
+/// In more than [`USUAL_GAPS`], nobody is believed to have gone on faster than this.
+const SILENT_MAX_MPS: f64 = 70.0;
 /// A gap between fixes shows the way if it is at most so many times as long as nine in ten gaps,
 const USUAL_GAPS: i32 = 3;
 /// or at most this part of the ride, but within these bounds;
@@ -33,8 +35,9 @@ pub(super) fn cut(parts: &[Vec<Fix>], ride: &RideTimes, max_speed_mps: f64) -> V
     let inner: Vec<Vec<Fix>> =
         parts.iter().map(|part| part.iter().copied().filter(is_within).collect::<Vec<_>>()).collect();
     let pace_mps = pace_mps(&inner, max_speed_mps);
-    let start = End { moment: ride.started_at, place: ride.pickup };
-    let arrival = ride.arrived_at.map(|moment| End { moment, place: ride.dropoff });
+    let short = usual_gap(&inner.iter().flatten().collect::<Vec<_>>(), ride) * USUAL_GAPS;
+    let start = End { moment: ride.started_at, place: ride.pickup, short };
+    let arrival = ride.arrived_at.map(|moment| End { moment, place: ride.dropoff, short });
     let begin_of_way = parts.iter().flatten().find(|fix| fix.recorded_at >= ride.started_at).map(|fix| fix.recorded_at);
     let mut cut = Vec::new();
     for (nth, (part, mut inner)) in parts.iter().zip(inner).enumerate() {
@@ -75,6 +78,8 @@ fn pace_mps(inner: &[Vec<Fix>], max_speed_mps: f64) -> f64 {
 struct End {
     moment: DateTime<Utc>,
     place: Option<Position>,
+    /// A gap between fixes that is not longer is no silence.
+    short: Duration,
 }
 
 impl End {
@@ -93,7 +98,11 @@ impl End {
                 (outside.position, if stands { by_time.max(by_pace) } else { by_time })
             }
             None if seconds < GAP_MIN.as_seconds_f64() => return None,
-            None => (self.place.filter(|place| inside.position.distance_m(place) <= reach_m)?, 1.0),
+            None => {
+                let is_silence = seconds > self.short.as_seconds_f64();
+                let most_m = if is_silence { PACE * SILENT_MAX_MPS * seconds } else { f64::INFINITY };
+                (self.place.filter(|place| inside.position.distance_m(place) <= reach_m.min(most_m))?, 1.0)
+            }
         };
         let position = between(inside.position, to, part);
         (seconds > 0.0).then_some(Fix { recorded_at: self.moment, position, accuracy_m: inside.accuracy_m })
@@ -137,10 +146,15 @@ pub(super) fn covered(parts: &[Vec<Fix>], ride: &RideTimes) -> f64 {
 
 /// The longest gap that shows the way between its fixes.
 fn longest_gap(fixes: &[&Fix], ride: &RideTimes, duration: Duration) -> Duration {
+    let short = (duration / SHORT_PART).clamp(SHORT_GAP_MIN, SHORT_GAP_MAX);
+    (usual_gap(fixes, ride) * USUAL_GAPS).max(short).min(LONG_GAP)
+}
+
+/// Nine in ten gaps between fixes are not longer.
+fn usual_gap(fixes: &[&Fix], ride: &RideTimes) -> Duration {
     let is_within = |pair: &&[&Fix]| pair.iter().any(|fix| ride.contains(fix.recorded_at));
     let gaps = fixes.windows(2).filter(is_within).map(|pair| pair[1].recorded_at - pair[0].recorded_at);
     let mut gaps: Vec<Duration> = gaps.collect();
     gaps.sort();
-    let usual = gaps.get((gaps.len() * 9 / 10).min(gaps.len().saturating_sub(1))).copied().unwrap_or(Duration::zero());
-    (usual * USUAL_GAPS).max((duration / SHORT_PART).clamp(SHORT_GAP_MIN, SHORT_GAP_MAX)).min(LONG_GAP)
+    gaps.get(gaps.len() * 9 / 10).copied().unwrap_or(Duration::zero())
 }
