@@ -226,11 +226,11 @@ impl Driver {
             let future = Point { position: NOWHERE, recorded_at: now + FUTURE, ..point.clone() };
             self.client.send_unanswered("location.update", &future.data());
         }
-        let newest = point.clone();
+        let newest = point.position;
         let updates = self.outgoing.add(point, faults.bad_track, &mut self.rng);
         self.city.statistics().add(Counter::PositionsSent, updates.len() as u64);
         if !updates.is_empty() {
-            self.expect_seen(newest.position, now);
+            self.expect_seen(newest, now);
         }
         for data in updates {
             if self.rng.random_bool(ANSWERED_POSITIONS) {
