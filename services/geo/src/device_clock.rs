@@ -274,7 +274,11 @@ mod tests {
         };
         assert_eq!(seconds(&[(30.0, 0.0), (22.0, 0.0), (26.0, 0.0), (-2.0, 0.0)]), [0.0, -8.0, -4.0, -32.0]);
         assert_eq!(seconds(&[(-8.0, 0.0), (55.0, 0.0), (-4.0, 0.0)]), [-8.0, 0.0, -4.0]);
-        assert_eq!(seconds(&[(60.0, 0.0), (4.0, 0.0), (2.0, 0.0)]), [0.0, 0.0, -2.0], "a wrong one, and a clock 4 s ahead");
+        assert_eq!(
+            seconds(&[(60.0, 0.0), (4.0, 0.0), (2.0, 0.0)]),
+            [0.0, 0.0, -2.0],
+            "a wrong one, and a clock 4 s ahead"
+        );
         assert!(seconds(&[]).is_empty());
     }
 
@@ -319,7 +323,8 @@ mod tests {
         let mut points: Vec<Reading> = (0..15).map(|n| reading(f64::from(n) * 4.0 - 20.0, 60.0)).collect();
         points.extend((15..20).map(|n| reading(f64::from(n) * 4.0 - 20.0, f64::from(n) * 4.0 + 0.1)));
         let times: Vec<f64> = corrected(&points).iter().map(|t| (*t - at(0.0)).as_seconds_f64()).collect();
-        let expected: Vec<f64> = (0..20).map(|n| (f64::from(n) * 4.0 + 0.1).min(if n < 15 { 60.0 } else { 1e9 })).collect();
+        let expected: Vec<f64> =
+            (0..20).map(|n| (f64::from(n) * 4.0 + 0.1).min(if n < 15 { 60.0 } else { 1e9 })).collect();
         assert_eq!(times, expected);
         // In any order.
         points.reverse();

@@ -201,7 +201,8 @@ impl Newest {
             self.beacon = Some((beacon.recorded_at, device));
         }
         let located_at = beacon.located_at.unwrap_or(beacon.recorded_at).min(stored_at);
-        let is_older = |known: &Place| located_at < known.received_at || located_at == known.received_at && !known.is_beacon;
+        let is_older =
+            |known: &Place| located_at < known.received_at || located_at == known.received_at && !known.is_beacon;
         if self.place.as_ref().is_some_and(is_older) {
             return false;
         }

@@ -101,12 +101,15 @@ fn bytes(text: &str) -> Result<i64, String> {
         _ => return Err("use a number with B, KiB, MiB, GiB or TiB, as in 512MiB".to_owned()),
     };
     let bytes = number.parse::<i64>().ok().and_then(|number| number.checked_mul(1 << shift));
-    bytes.filter(|bytes| *bytes >= MIN_BYTES).ok_or_else(|| "must be at least 1MiB, and less than 8388608TiB".to_owned())
+    bytes
+        .filter(|bytes| *bytes >= MIN_BYTES)
+        .ok_or_else(|| "must be at least 1MiB, and less than 8388608TiB".to_owned())
 }
 
 /// `90m`, `12h`, `7d`.
 fn age(text: &str) -> Result<Duration, String> {
-    let age = humantime::parse_duration(text).map_err(|error| format!("{error}: use a length of time, as in 12h or 7d"))?;
+    let age =
+        humantime::parse_duration(text).map_err(|error| format!("{error}: use a length of time, as in 12h or 7d"))?;
     if age >= MIN_AGE { Ok(age) } else { Err("must be at least 5m, the duplicate window".to_owned()) }
 }
 

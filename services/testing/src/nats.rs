@@ -59,8 +59,7 @@ impl Server {
         let directory = std::env::temp_dir().join(format!("rideshare-nats-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&directory)?;
         let (config, storage) = (config.to_owned(), storage.to_owned());
-        let mut server =
-            Self { program: program.into(), directory, child: None, config, storage, url: String::new() };
+        let mut server = Self { program: program.into(), directory, child: None, config, storage, url: String::new() };
         server.start()?;
         Ok(server)
     }

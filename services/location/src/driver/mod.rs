@@ -29,7 +29,12 @@ pub(crate) struct DriverRow {
 
 impl DriverRow {
     /// The row after a beacon that the stream stored at `stored_at`.
-    pub(crate) fn after(known: Option<&Self>, beacon: &UserBeacon, stored_at: DateTime<Utc>, now: DateTime<Utc>) -> Option<Self> {
+    pub(crate) fn after(
+        known: Option<&Self>,
+        beacon: &UserBeacon,
+        stored_at: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Option<Self> {
         let mut newest = known.map(Self::newest).unwrap_or_default();
         newest.beacon(beacon, stored_at);
         let says = match known {

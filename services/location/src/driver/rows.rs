@@ -137,7 +137,10 @@ pub(crate) async fn purge(tx: &mut Tx, now: DateTime<Utc>) -> Result<(), StoreEr
     let before = now - OFF_DUTY_STORED;
     match tx.on() {
         On::Postgres(pg) => {
-            sqlx::query("delete from drivers where changed_at < $1 and not active").bind(before).execute(&mut *pg).await?;
+            sqlx::query("delete from drivers where changed_at < $1 and not active")
+                .bind(before)
+                .execute(&mut *pg)
+                .await?;
         }
         On::Memory(tables) => {
             let left = tables.drivers.iter().filter(|(_, row)| row.active || row.changed_at >= before);
@@ -207,13 +210,21 @@ mod tests {
     async fn a_beacon_is_a_row_and_a_place_is_written_unless_the_row_has_a_newer_one(backend: Backend) {
         let store = backend.store::<Tables>(&World::seeded(at(0), 1), "test", "location", &crate::MIGRATIONS).await;
         let mut tx = store.begin().await.unwrap();
-        let row = |known: Option<&DriverRow>, b: UserBeacon| DriverRow::after(known, &b, b.recorded_at, b.recorded_at).unwrap();
+        let row = |known: Option<&DriverRow>, b: UserBeacon| {
+            DriverRow::after(known, &b, b.recorded_at, b.recorded_at).unwrap()
+        };
         let (first, second) = (row(None, beacon(1, true, 1.0, 10, 10)), row(None, beacon(2, true, 2.0, 10, 10)));
         put(&mut tx, &[first.clone(), second.clone()]).await.unwrap();
         assert_eq!(on_duty(&mut tx).await.unwrap(), [first.clone(), second.clone()]);
         let moved = |north: f64, seconds: i64| {
             let position = Position { lat: north, lng: 30.0 };
-            let place = Place { position, device_at: at(seconds - 20), received_at: at(seconds), is_beacon: false, ..first.place };
+            let place = Place {
+                position,
+                device_at: at(seconds - 20),
+                received_at: at(seconds),
+                is_beacon: false,
+                ..first.place
+            };
             (driver(1), place, "phone".to_owned())
         };
         move_to(&mut tx, &[moved(1.5, 20), (driver(9), moved(9.0, 20).1, String::new())]).await.unwrap();

@@ -5,12 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Duration, Utc};
+use geospatial::newest::Fix;
 use matching::engine::{
     self, Driver, Engine, EngineRows, Input, Offer, OfferOutcome, Request, Ride, Rules, StepOutput,
 };
-use geospatial::newest::Fix;
 use matching::positions::DriverPositions;
-use streams::event::{LocationUpdate, MatchAccepted, MatchFound, MatchRejected, RejectReason, RideEvent, UserBeacon, UserFinder};
+use streams::event::{
+    LocationUpdate, MatchAccepted, MatchFound, MatchRejected, RejectReason, RideEvent, UserBeacon, UserFinder,
+};
 use streams::{Event, MatchId, Position, RequestId, RideId, RideStatus, Service, UserId, VehicleType};
 use uuid::Uuid;
 
@@ -234,7 +236,15 @@ impl EngineHarness {
 
     pub(crate) fn online(&self, driver: &str, vehicle_type: VehicleType, at: f64) -> UserBeacon {
         let user_id = user(driver);
-        UserBeacon { user_id, active: true, vehicle_type, location: km(at), recorded_at: self.now, located_at: None, device: None }
+        UserBeacon {
+            user_id,
+            active: true,
+            vehicle_type,
+            location: km(at),
+            recorded_at: self.now,
+            located_at: None,
+            device: None,
+        }
     }
 
     pub(crate) fn offline(&self, driver: &str) -> UserBeacon {

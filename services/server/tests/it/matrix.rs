@@ -191,7 +191,9 @@ fn command_data(kind: &str, ride_id: &str, match_id: &str, token: &str) -> Optio
     Some(match kind {
         "beacon.update" => json!({"active": true, "location": at(40.9, -73.98)}),
         "finder.update" => json!({"active": false}),
-        "location.update" => json!({"location": at(40.75, -73.98), "recorded_at": platform::World::real().now().to_rfc3339()}),
+        "location.update" => {
+            json!({"location": at(40.75, -73.98), "recorded_at": platform::World::real().now().to_rfc3339()})
+        }
         "match.accept" | "match.reject" => json!({"match_id": match_id}),
         "ride.start" => json!({"ride_id": ride_id, "pin": "none"}),
         "ride.arrive" => json!({"ride_id": ride_id}),

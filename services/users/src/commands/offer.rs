@@ -18,7 +18,8 @@ pub(crate) async fn answer(
     id: MatchId,
     answer: DriverAnswer,
 ) -> Result<Value, CommandError> {
-    let offer = offer::rows::lock_of_driver(&mut tx, id, sender.user).await?.ok_or_else(|| Problem::not_found("offer"))?;
+    let offer =
+        offer::rows::lock_of_driver(&mut tx, id, sender.user).await?.ok_or_else(|| Problem::not_found("offer"))?;
     if let Some((state, event)) = offer.answered(answer, context.platform.world.now())? {
         // The device that accepts is the one whose positions are those of the ride.
         let device = (state == OfferState::Accepted).then_some(&sender.device_name);

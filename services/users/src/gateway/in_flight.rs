@@ -94,8 +94,9 @@ impl<'a> InFlight<'a> {
                 self.publishes.push(publish.instrument(span).boxed());
             }
             (Command::Positions(positions), Role::Driver) => {
-                let publish =
-                    async move { Reply::new(id, commands::positions::publish(context, &sender, positions).await, kind) };
+                let publish = async move {
+                    Reply::new(id, commands::positions::publish(context, &sender, positions).await, kind)
+                };
                 self.command = Some(publish.instrument(span).boxed());
             }
             (command, _) => {

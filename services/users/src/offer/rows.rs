@@ -229,7 +229,8 @@ pub(crate) async fn newest_accepted(
             .bind(driver.0)
             .fetch_optional(&mut *pg)
             .await?;
-            row.map(|row| Ok::<_, sqlx::Error>((MatchId(row.try_get("match_id")?), row.try_get("device")?))).transpose()?
+            row.map(|row| Ok::<_, sqlx::Error>((MatchId(row.try_get("match_id")?), row.try_get("device")?)))
+                .transpose()?
         }
         On::Memory(tables) => {
             let accepted = tables.offers.values().filter(|o| o.driver_id == driver && o.state == OfferState::Accepted);

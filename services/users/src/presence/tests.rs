@@ -155,7 +155,8 @@ fn what_a_pod_knows_of_a_driver_says_when_a_beacon_is_due() {
     assert!(!driver.set_ride(Some(ride)));
     assert!(!driver.record_positions(&[point(THERE, 103)], at(103)) && driver.due().is_none());
     assert!(driver.set_ride(None));
-    driver.record_beacon(&Beacon { location: THERE, located_at: at(103), published_at: at(104), ..available() }.event());
+    driver
+        .record_beacon(&Beacon { location: THERE, located_at: at(103), published_at: at(104), ..available() }.event());
     assert_eq!(driver.due(), None);
     // Small moves that beacons say add up.
     let off = Beacon { active: false, published_at: at(105), ..available() };

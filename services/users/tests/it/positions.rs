@@ -47,7 +47,8 @@ async fn the_device_that_accepts_is_the_rides_device_on_every_pod(backend: Backe
     unnamed.ack("location.update", point(HERE, now())).await;
     let mut updates = published(&cluster, 4).await;
     updates.sort_by_key(|update| reception(update).received_at);
-    let of = |update: &LocationUpdate| (reception(update).device.clone(), reception(update).ride_device, update.ride_id);
+    let of =
+        |update: &LocationUpdate| (reception(update).device.clone(), reception(update).ride_device, update.ride_id);
     let named = |name: &str, ride_device| (name.to_owned(), ride_device, Some(ride));
     let expected = [named("", false), named("~2", true), named("tablet", false), named("", false)];
     assert_eq!(updates.iter().map(of).collect::<Vec<_>>(), expected);
@@ -87,8 +88,12 @@ async fn a_clock_is_corrected_and_the_bad_points_of_a_batch_are_named() {
     assert_eq!(phone.ack("location.update", single.clone()).await, json!({"points": 1}));
     let batch = json!({"sent_at": ahead(300), "points": [point(HERE, ahead(299)), point(HERE, ahead(361)), {}, point(THERE, ahead(300))]});
     let ack = phone.ack("location.update", batch).await;
-    let refused: Vec<_> = ack["refused"].as_array().unwrap().iter().map(|r| (r["index"].clone(), r["field"].clone())).collect();
-    assert_eq!((&ack["points"], refused), (&json!(2), vec![(json!(1), json!("recorded_at")), (json!(2), json!("location"))]));
+    let refused: Vec<_> =
+        ack["refused"].as_array().unwrap().iter().map(|r| (r["index"].clone(), r["field"].clone())).collect();
+    assert_eq!(
+        (&ack["points"], refused),
+        (&json!(2), vec![(json!(1), json!("recorded_at")), (json!(2), json!("location"))])
+    );
     assert!(ack["refused"][0]["message"].as_str().unwrap().contains("60 s ahead"));
     let updates = published(&cluster, 3).await;
     for (update, ago) in updates.iter().zip([10, 1, 0]) {

@@ -149,7 +149,8 @@ fn each_point_is_checked_and_named_by_its_index() {
     ] {
         assert!(outcome_of("location.update", point(at)).starts_with(expected), "{at}");
     }
-    for wrong in ["2026-01-01T23:59:60Z", "2026-01-01T23:59:60.250Z", "+12026-01-01T00:00:00Z", "1969-12-31T23:59:59Z"] {
+    for wrong in ["2026-01-01T23:59:60Z", "2026-01-01T23:59:60.250Z", "+12026-01-01T00:00:00Z", "1969-12-31T23:59:59Z"]
+    {
         assert_eq!(outcome_of("location.update", point(wrong)), "invalid_field recorded_at", "{wrong}");
     }
     let sound = point("2026-01-02T00:00:00Z");
@@ -216,13 +217,17 @@ fn of_a_batch_the_bad_points_are_left_out_and_named() {
 #[test]
 fn a_clock_that_is_minutes_off_is_corrected_before_times_are_checked() {
     let point = |at: &str| json!({"location": {"lat": 1.0, "lng": 2.0}, "recorded_at": at});
-    let parsed = |data: Value, at: DateTime<Utc>| {
-        match parse(&json!({"type": "location.update", "data": data}).to_string(), at).unwrap().request {
+    let parsed =
+        |data: Value, at: DateTime<Utc>| match parse(&json!({"type": "location.update", "data": data}).to_string(), at)
+            .unwrap()
+            .request
+        {
             Request::Command(Command::Positions(positions)) => positions,
             other => panic!("{other:?}"),
-        }
+        };
+    let times = |positions: Positions| {
+        positions.points.iter().map(|p| (p.recorded_at - now()).num_milliseconds()).collect::<Vec<_>>()
     };
-    let times = |positions: Positions| positions.points.iter().map(|p| (p.recorded_at - now()).num_milliseconds()).collect::<Vec<_>>();
     // 10 minutes ahead, and it says when it sent them.
     let mut clock = DeviceClock::default();
     let buffer = [point("2026-01-02T00:09:30Z"), point("2026-01-02T00:10:00Z")];
