@@ -35,8 +35,13 @@ impl History<'_> {
             .filter(|body| text(body, "reason") == "declined")
             .map(|body| text(body, "match_id"))
             .collect();
+        // By the device's own clock, as in the command.
+        let measured_at = |body: &Value| match &body["reception"] {
+            Value::Null => time(body, "recorded_at"),
+            reception => time(reception, "device_at"),
+        };
         let points: BTreeSet<_> =
-            self.bodies("location.update").map(|body| (text(body, "user_id"), time(body, "recorded_at"))).collect();
+            self.bodies("location.update").map(|body| (text(body, "user_id"), measured_at(body))).collect();
         let steps: BTreeSet<(&str, &str)> = self
             .rides
             .iter()
@@ -56,8 +61,15 @@ impl History<'_> {
                 "match.reject" => declined.contains(match_id),
                 "location.update" => {
                     let one = std::slice::from_ref(data);
-                    let mut sent = data["points"].as_array().map_or(one, Vec::as_slice).iter();
-                    points.is_empty() || sent.all(|point| points.contains(&(user, time(point, "recorded_at"))))
+                    let sent = data["points"].as_array().map_or(one, Vec::as_slice);
+                    let refused: BTreeSet<u64> = answer["refused"]
+                        .as_array()
+                        .into_iter()
+                        .flatten()
+                        .filter_map(|refused| refused["index"].as_u64())
+                        .collect();
+                    let mut accepted = (0..).zip(sent).filter(|(index, _)| !refused.contains(index));
+                    points.is_empty() || accepted.all(|(_, point)| points.contains(&(user, time(point, "recorded_at"))))
                 }
                 "ride.start" => steps.contains(&(ride, "ride.started")),
                 "ride.arrive" => steps.contains(&(ride, "ride.arrived")),
