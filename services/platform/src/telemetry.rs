@@ -87,6 +87,9 @@ impl Metrics {
         let gauges = |name: &str, help: &str, label: &str| {
             registered(&registry, IntGaugeVec::new(Opts::new(format!("rideshare_{name}"), help), &[label]))
         };
+        let parts = |name: &str, help: &str, label: &str| {
+            registered(&registry, GaugeVec::new(Opts::new(format!("rideshare_{name}"), help), &[label]))
+        };
         let gauge = |name: &str, help: &str| registered(&registry, Gauge::new(format!("rideshare_{name}"), help));
         Self {
             published: counter("events_published_total", "Events published to streams.", "service"),
@@ -132,13 +135,7 @@ impl Metrics {
             rides: counter("rides_total", "Rides by status reached.", "status"),
             core_dropped: gauge("core_messages_dropped", "Core messages dropped, a subscription was full."),
             stuck: gauges("stream_stuck", "1 while messages are stored and every lag is 0.", "stream"),
-            stream_fill: registered(
-                &registry,
-                GaugeVec::new(
-                    Opts::new("rideshare_stream_fill", "Bytes stored by those that the stream may store."),
-                    &["stream"],
-                ),
-            ),
+            stream_fill: parts("stream_fill", "Bytes stored by the most that the stream may store.", "stream"),
             limited: counter("limited_total", "Limits reached.", "limit"),
             codes: counter("codes_total", "Requests for one-time codes.", "outcome"),
             codes_presented: counter("codes_presented_total", "One-time codes presented.", "outcome"),

@@ -151,7 +151,7 @@ mod tests {
             (["--ride-stream-max-bytes", "4GB"], "MiB"),
             (["--ride-stream-max-bytes", "99999999TiB"], "less than"),
             (["--ride-stream-max-bytes", "1000"], "at least 1MiB"),
-            (["--ride-stream-max-bytes", "-1"], "--ride-stream-max-bytes"),
+            (["--ride-stream-max-bytes", "0"], "at least 1MiB"),
             (["--user-stream-max-age", "4m"], "at least 5m"),
             (["--user-stream-max-age", "long"], "as in 12h"),
             (["--location-stream-storage", "tape"], "--location-stream-storage"),

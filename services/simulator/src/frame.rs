@@ -129,7 +129,8 @@ pub(crate) fn parse(frame: &str) -> Result<Frame, String> {
             }
             let live = LivePosition::deserialize(raw.data).map_err(|error| format!("`location.live`: {error}"))?;
             let measures = [Some(live.eta_s), live.heading_deg, live.speed_mps];
-            if !live.location.is_plausible() || measures.into_iter().flatten().any(|measure| measure < 0.0) {
+            // A phone that reports 0, 0 is shown there.
+            if !live.location.is_in_range() || measures.into_iter().flatten().any(|measure| measure < 0.0) {
                 return Err(format!("`location.live`: {live:?}"));
             }
             Ok(Frame::Live(live))

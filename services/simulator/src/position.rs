@@ -14,11 +14,13 @@ pub struct Position {
 }
 
 impl Position {
+    pub(crate) fn is_in_range(&self) -> bool {
+        (-90.0..=90.0).contains(&self.lat) && (-180.0..=180.0).contains(&self.lng)
+    }
+
     /// Whether both are in range, and not both 0: taxi records use 0, 0 for "unknown".
     pub(crate) fn is_plausible(&self) -> bool {
-        (-90.0..=90.0).contains(&self.lat)
-            && (-180.0..=180.0).contains(&self.lng)
-            && (self.lat.abs() > 1e-6 || self.lng.abs() > 1e-6)
+        self.is_in_range() && (self.lat.abs() > 1e-6 || self.lng.abs() > 1e-6)
     }
 
     /// Great-circle distance in metres.

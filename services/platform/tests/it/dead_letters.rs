@@ -495,6 +495,8 @@ async fn a_full_dead_letter_stream_loses_no_letter() {
     let roomy = rig.platform.topology.clone();
     let mut full = (*roomy).clone();
     full.streams.iter_mut().filter(|s| s.name == DEAD_LETTER_STREAM).for_each(|s| s.max_bytes = 1);
+    // Deleted first: a limit is never lowered.
+    rig.bus().delete_stream(DEAD_LETTER_STREAM).await.unwrap();
     rig.bus().apply(&full).await.unwrap();
     rig.publish(&beacon(1, VehicleType::Car, 1)).await;
     exhaust(&rig, MATCH).await;
