@@ -108,6 +108,12 @@ impl Rides {
         is_live.then(|| (driver.as_str(), self.has_reached(Party::Passenger, ride_id, Status::Started)))
     }
 
+    /// Whether `user` rides in it and has not received its pickup: the events may come later than a live position.
+    pub(super) fn is_ahead_of_pickup(&self, user: &str, ride_id: &str) -> bool {
+        let party = Party::Passenger.index();
+        self.rides.get(ride_id).is_some_and(|ride| ride.people[party] == user && ride.received[party].is_empty())
+    }
+
     /// The passenger of a ride that the passenger knows to be live.
     pub(super) fn live_passenger(&self, ride_id: &str) -> Option<&str> {
         let passenger = self.rides.get(ride_id)?.people[Party::Passenger.index()].as_str();
