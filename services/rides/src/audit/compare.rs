@@ -1,7 +1,7 @@
 //! The stream against the event log: for each version of a ride, what one side has and the other has not.
 //!
 //! The audit joins both sides by ride and version, a page of rides at a time. The platform may run meanwhile, so a difference counts
-//! only if it is still there after a second look ([`Comparison::page`]).
+//! only if it is still there after a second look (`Comparison::page`).
 
 use std::collections::BTreeMap;
 
