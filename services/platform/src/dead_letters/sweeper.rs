@@ -6,7 +6,7 @@
 //!
 //! A process releases messages for consumers of its own services only, so that permissions on the server can keep one service
 //! from acknowledging for another. All processes share one consumer of advisories; one that pulls the advisory of another service
-//! hands it over to a worker of that service ([`sweep_for`]). If none runs, it stores the letter itself, and the advisory waits.
+//! hands it over to a worker of that service (`sweep_for`). If none runs, it stores the letter itself, and the advisory waits.
 //!
 //! For each advisory the sweeper stores the dead letter, under the id that a worker would give it, then releases the message
 //! for that one consumer, then acknowledges the advisory. If it dies in between, the advisory is redelivered, and no second
