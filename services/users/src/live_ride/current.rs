@@ -91,7 +91,8 @@ impl CurrentRides {
         }
     }
 
-    /// Applies an event. One that is older than what is known changes nothing.
+    /// Applies an event. One that is older than what is known changes nothing. Only the pickup makes a ride current: nobody can start
+    /// or end a ride before its parties have received that, so any other event of an unknown ride is one that comes after its end.
     pub(crate) fn apply(&mut self, user: UserId, change: RideChange) {
         let known = [self.driven, self.ridden].into_iter().flatten().find(|ride| ride.ride_id == change.ride_id);
         if self.ended == Some(change.ride_id) || known.is_some_and(|ride| ride.version >= change.version) {
@@ -102,7 +103,7 @@ impl CurrentRides {
             for ride in [&mut self.driven, &mut self.ridden] {
                 ride.take_if(|ride| ride.ride_id == change.ride_id);
             }
-        } else {
+        } else if known.is_some() || change.status == RideStatus::Pickup {
             self.put(user, change.into());
         }
     }
@@ -141,6 +142,15 @@ mod tests {
             assert_eq!(status(3, RideStatus::Arrived), Some((RideStatus::Arrived, Destination::Dropoff)));
             assert_eq!(status(4, RideStatus::Completed), None);
             assert_eq!(status(2, RideStatus::Started), None, "it has ended");
+        }
+    }
+
+    #[test]
+    fn an_event_that_comes_after_the_end_makes_no_ride_current_in_a_later_session() {
+        for status in [RideStatus::Started, RideStatus::Arrived, RideStatus::Completed] {
+            let mut rides = CurrentRides::default();
+            rides.apply(PASSENGER, change(7, 3, status));
+            assert_eq!((rides.driven, rides.ridden), (None, None), "{status:?}");
         }
     }
 
