@@ -4,20 +4,19 @@
 //! nothing of fares and sockets, and touches no schema but `location`.
 //!
 //! Handlers (`handlers.rs`) store the points of rides and publish aggregates of their tracks (`track/`); they also keep the
-//! cache in memory (`cache.rs`), of which `http.rs` answers who is nearby, `fleet_request.rs` where drivers are when match takes
-//! over, and `newest_request.rs` where the driver of a live ride is. Consumers are shared, so each position reaches one process;
+//! cache in memory (`cache.rs`), of which `http.rs` answers who is nearby, and `requests.rs` where drivers are, if match takes over
+//! or a passenger's socket opens. Consumers are shared, so each position reaches one process;
 //! `position_broadcast.rs` forwards it to the others. A process that starts reads where drivers were from rows (`driver/`).
 
 mod cache;
 mod catch_up;
 mod config;
 mod driver;
-mod fleet_request;
 mod handlers;
 mod http;
-mod newest_request;
 mod position_broadcast;
 mod positions;
+mod requests;
 mod tables;
 pub mod track;
 
@@ -102,10 +101,9 @@ impl Location {
         tasks.spawn_worker(&[Subject::LocationUpdate], UPDATES_BATCH_MAX, updates);
         tasks.spawn_worker(&RIDE_SUBJECTS, BATCH_MAX, RideTracks::new(&platform, &config, &cache));
         tasks.spawn(catch_up::run(platform.clone(), cache.clone(), stop.clone()));
-        tasks.spawn(fleet_request::serve(platform.clone(), cache.clone(), stop.clone()));
+        tasks.spawn(requests::serve(platform.clone(), cache.clone(), stop.clone()));
         let world = platform.world.clone();
         tasks.spawn_purge(move || purge(store.clone(), world.clone()));
-        tasks.spawn(newest_request::serve(platform.clone(), cache.clone(), stop.clone()));
         tasks.spawn(position_broadcast::receive(platform, cache, stop));
         tasks.until_stop().await;
         tasks.drain().await;

@@ -33,7 +33,7 @@ pub(crate) async fn publish(context: &Context, sender: &Sender, positions: Posit
     let count = points.len();
     let trace = context.new_trace();
     let updates: Vec<LocationUpdate> = points.into_iter().map(|point| update(sender, point, received_at)).collect();
-    live_ride::publish::newest(context, sender.trip.as_ref(), &updates).await;
+    live_ride::publish::newest(context, sender.ride.as_ref(), &updates).await;
     let mut messages: Vec<Message> = updates.iter().map(|update| message(update, trace.as_str())).collect();
     let in_flight = if count <= PART_MAX { &context.publish_permits } else { &context.batch_permits };
     while !messages.is_empty() {
@@ -75,7 +75,7 @@ fn update(sender: &Sender, point: Point, received_at: DateTime<Utc>) -> Location
     let Point { location, accuracy_m, speed_mps, heading_deg, device_at, sent_at, recorded_at, .. } = point;
     LocationUpdate {
         user_id: sender.user,
-        ride_id: sender.ride,
+        ride_id: sender.ride.map(|ride| ride.ride_id),
         location,
         accuracy_m,
         speed_mps,

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use streams::{RideId, UserId};
+use streams::UserId;
 
 use super::publish_lane::PublishLane;
 use crate::live_ride::CurrentRide;
@@ -15,12 +15,10 @@ pub(crate) struct Sender {
     pub(crate) device: Device,
     /// The name under which positions go out, see [`crate::gateway::sockets`].
     pub(crate) device_name: Arc<str>,
-    /// The ride to which a driver's positions belong.
-    pub(crate) ride: Option<RideId>,
+    /// The live ride that the user drives, to which a driver's positions belong.
+    pub(crate) ride: Option<CurrentRide>,
     /// Whether this device accepted that ride.
     pub(crate) ride_device: bool,
-    /// The live ride that the user drives, with its places.
-    pub(crate) trip: Option<CurrentRide>,
     /// The way of the user's positions to the stream, over all sockets.
     pub(crate) publish_lane: Arc<PublishLane>,
     /// What this pod knows of the driver, over all sockets.

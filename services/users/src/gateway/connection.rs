@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use platform::limits::Limit;
 use platform::{StoreError, Transaction};
 use streams::event::UserBeacon;
-use streams::{Event, RideId, UserId};
+use streams::{Event, UserId};
 use uuid::Uuid;
 
 use super::sockets::{OpenSocket, SocketSlot};
@@ -31,11 +31,9 @@ pub(crate) struct SessionStart {
     /// What the client misses of the events after those that it has.
     pub(crate) missed: Option<MissedRange>,
     pub(crate) role: Role,
-    /// The live ride that the user drives.
-    pub(crate) ride: Option<RideId>,
-    /// Whether the device of the socket accepted it.
-    pub(crate) ride_device: bool,
     pub(crate) rides: CurrentRides,
+    /// Whether the device of the socket accepted the ride that the user drives.
+    pub(crate) ride_device: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +58,7 @@ pub(crate) async fn open(
     // The rides after the cursor: an event that is committed in between is applied once more when it is sent.
     let last_seq = mailbox::rows::cursor(&mut tx, user).await?.last_seq;
     let rides = live_ride::rows::current(&mut tx, user).await?;
-    let ride = rides.driven.map(|ride| ride.ride_id).filter(|_| is_driver);
+    let ride = rides.driven.map(|ride| ride.ride_id);
     let mut ride_device = false;
     if let Some(ride) = ride {
         ride_device = live_ride::rows::device_of(&mut tx, ride).await?.as_deref() == Some(&*slot.device_name);
@@ -79,7 +77,7 @@ pub(crate) async fn open(
     }
     close_displaced(context, user, &displaced).await;
     let role = if is_driver { Role::Driver } else { Role::Passenger };
-    Ok(SessionStart { last_seq, missed, role, ride, ride_device, rides })
+    Ok(SessionStart { last_seq, missed, role, rides, ride_device })
 }
 
 /// Inserts the row of an open socket. Returns the sockets whose place it takes, and the beacon of a driver.

@@ -4,9 +4,8 @@
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use platform::StoreError;
-use serde::Deserialize;
 use std::time::Duration;
-use streams::{MatchId, RideId, UserId};
+use streams::UserId;
 use tokio::time::Instant;
 
 use super::connection::SessionStart;
@@ -29,12 +28,10 @@ pub(crate) struct Delivery<'a> {
     context: &'a Context,
     user: UserId,
     slot: &'a SocketSlot,
-    /// The ride to which a driver's positions belong.
-    ride: Option<RideId>,
-    /// Whether the device of this socket accepted it.
-    ride_device: bool,
     /// The live rides of the user.
     rides: CurrentRides,
+    /// Whether the device of this socket accepted the one that the user drives.
+    ride_device: bool,
     /// The newest `seq` when the session began. The rides were read after it, and already reflect all events up to it.
     start_seq: u64,
     /// The newest `seq` sent to the client.
@@ -70,9 +67,8 @@ impl<'a> Delivery<'a> {
             context,
             user,
             slot,
-            ride: start.ride,
-            ride_device: start.ride_device,
             rides: start.rides,
+            ride_device: start.ride_device,
             start_seq,
             sent_seq: has_seq.map_or(start_seq, |seq| seq.min(start_seq)),
             newest_seq: start_seq,
@@ -91,12 +87,8 @@ impl<'a> Delivery<'a> {
         self.sent_seq >= self.start_seq || self.is_unreadable
     }
 
-    pub(crate) fn ride(&self) -> Option<RideId> {
-        self.ride
-    }
-
     pub(crate) fn is_ride_device(&self) -> bool {
-        self.ride.is_some() && self.ride_device
+        self.rides.driven.is_some() && self.ride_device
     }
 
     /// The live rides of the user, as the events that were sent say.
@@ -211,34 +203,21 @@ impl<'a> Delivery<'a> {
         self.newest_seq = self.newest_seq.max(seq);
     }
 
-    /// Learns from an event that is sent which rides are live, and to which of them a driver's later positions belong.
+    /// Learns from an event that is sent which rides are live. A driver's later positions belong to the one that the user drives.
     fn update_ride(&mut self, seq: u64, subject: &str, body: &str) {
-        #[derive(Deserialize)]
-        struct Ride {
-            ride_id: RideId,
-            match_id: MatchId,
-            driver_id: UserId,
-        }
         if seq <= self.start_seq || !subject.starts_with("ride.") {
             return;
         }
-        if let Ok(change) = serde_json::from_str::<RideChange>(body) {
-            self.rides.apply(self.user, change);
+        let Ok(change) = serde_json::from_str::<RideChange>(body) else { return };
+        let driven = |rides: &CurrentRides| rides.driven.map(|ride| ride.ride_id);
+        let before = driven(&self.rides);
+        self.rides.apply(self.user, change);
+        let ride = driven(&self.rides);
+        if ride == before {
+            return;
         }
-        let begins = match subject {
-            "ride.pickup" => true,
-            "ride.completed" | "ride.cancelled" => false,
-            _ => return,
-        };
-        match serde_json::from_str::<Ride>(body) {
-            Ok(ride) if begins && ride.driver_id == self.user => {
-                self.ride = Some(ride.ride_id);
-                self.ride_device = self.slot.driver().is_accepted_by(ride.match_id, &self.slot.device_name);
-            }
-            Ok(ride) if !begins && self.ride == Some(ride.ride_id) => self.ride = None,
-            _ => return,
-        }
-        if self.slot.driver().set_ride(self.ride) {
+        self.ride_device = self.slot.driver().is_accepted_by(change.match_id, &self.slot.device_name);
+        if self.slot.driver().set_ride(ride) {
             self.context.sockets.add_moved(self.user);
         }
     }

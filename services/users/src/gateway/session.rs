@@ -394,9 +394,8 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
             user: self.user,
             device: self.request.device.clone(),
             device_name: self.slot.device_name.clone(),
-            ride: self.delivery.ride(),
+            ride: self.delivery.rides().driven,
             ride_device: self.delivery.is_ride_device(),
-            trip: self.delivery.rides().driven,
             publish_lane: self.slot.publish_lane.clone(),
             known_driver: self.slot.known_driver.clone(),
         };

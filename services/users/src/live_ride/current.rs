@@ -1,7 +1,7 @@
 //! The rides of one user at this moment, as a session knows them: from rows when it begins, then from the events that it sends. Pure.
 
 use serde::{Deserialize, Serialize};
-use streams::{Position, RideId, RideStatus, UserId};
+use streams::{MatchId, Position, RideId, RideStatus, UserId};
 
 /// Where a ride begins and ends.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,6 +48,7 @@ impl CurrentRide {
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub(crate) struct RideChange {
     pub(crate) ride_id: RideId,
+    pub(crate) match_id: MatchId,
     driver_id: UserId,
     passenger_id: UserId,
     version: u32,
@@ -58,7 +59,7 @@ pub(crate) struct RideChange {
 
 impl From<RideChange> for CurrentRide {
     fn from(change: RideChange) -> Self {
-        let RideChange { ride_id, driver_id, passenger_id, version, status, pickup, dropoff } = change;
+        let RideChange { ride_id, driver_id, passenger_id, version, status, pickup, dropoff, .. } = change;
         Self { ride_id, driver_id, passenger_id, version, status, places: Some(Places { pickup, dropoff }) }
     }
 }
@@ -120,8 +121,8 @@ mod tests {
 
     fn change(ride: u128, version: u32, status: RideStatus) -> RideChange {
         let [pickup, dropoff] = [40.0, 41.0].map(|lat| Position { lat, lng: 0.0 });
-        let ride_id = RideId(Uuid::from_u128(ride));
-        RideChange { ride_id, driver_id: DRIVER, passenger_id: PASSENGER, version, status, pickup, dropoff }
+        let (ride_id, match_id) = (RideId(Uuid::from_u128(ride)), MatchId(Uuid::from_u128(ride)));
+        RideChange { ride_id, match_id, driver_id: DRIVER, passenger_id: PASSENGER, version, status, pickup, dropoff }
     }
 
     #[test]
