@@ -63,6 +63,14 @@ impl Headers {
         self.list().iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
     }
 
+    /// The bytes of the headers as they are sent: `NATS/1.0\r\n`, a `name: value\r\n` for each, `\r\n`.
+    pub(crate) fn wire_bytes(&self) -> usize {
+        if self.is_empty() {
+            return 0;
+        }
+        12 + self.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>()
+    }
+
     /// Why the headers of a received message are not what was sent: some could not be parsed, and are missing here. Permanent.
     pub fn malformed(&self) -> Option<&str> {
         self.find(MALFORMED_HEADERS)

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::alarm::Alarm;
 use super::consumer::{Assignment, Consumer, GivenUp};
 use super::core::Core;
-use super::stream::{AckKind, AckResult, NotStored, Stream, header_bytes};
+use super::stream::{AckKind, AckResult, NotStored, Stream};
 use crate::bus::message::{BusError, CoreMessage, Headers, Message, Published, StoredMessage};
 use crate::topology::{self, Mode, Retention, Topology, subject_matches};
 
@@ -378,7 +378,7 @@ fn check_message(message: &Message) -> Result<(), String> {
     if !is_subject(subject) || subject.split('.').any(|t| t == "*" || t == ">") {
         return Err(format!("`{subject}` is no subject that can be published to"));
     }
-    let bytes = payload.len() + header_bytes(message);
+    let bytes = payload.len() + message.headers.wire_bytes();
     if bytes > MAX_PAYLOAD {
         return Err(format!("{subject}: {bytes} bytes are more than the {MAX_PAYLOAD} of a message"));
     }

@@ -121,7 +121,7 @@ impl Stream {
             return Ok(published(sequence, true));
         }
         let largest = topology::message_max(&self.config.name);
-        if largest >= 0 && header_bytes(message) + message.payload.len() > largest.unsigned_abs() as usize {
+        if largest >= 0 && message.headers.wire_bytes() + message.payload.len() > largest.unsigned_abs() as usize {
             let text = format!("{}: message size exceeds maximum allowed", self.config.name);
             return Err(NotStored::Error(BusError::Refused(text)));
         }
@@ -358,17 +358,9 @@ impl Stream {
     }
 }
 
-/// Bytes of the headers as they are sent: `NATS/1.0\r\n`, a `name: value\r\n` for each, `\r\n`.
-pub(super) fn header_bytes(message: &Message) -> usize {
-    if message.headers.is_empty() {
-        return 0;
-    }
-    12 + message.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>()
-}
-
 /// Bytes of a stored message as the server counts them: its record's overhead, subject, headers, payload.
 fn size(storage: Storage, message: &Message) -> u64 {
-    let headers = header_bytes(message);
+    let headers = message.headers.wire_bytes();
     let record = match storage {
         Storage::Memory | Storage::MemoryOrFile => 16,
         Storage::File if headers > 0 => 34,

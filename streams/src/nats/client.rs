@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 
 use super::login::{Credential, Login};
 use crate::bus::message::{BusError, ConsumerInfo, CoreMessage, Headers, Message, Published, StreamInfo};
-use crate::topology::{self, Consumer, MINIMUM_SERVER, Mode, Storage, Topology};
+use crate::topology::{MESSAGE_MAX, MINIMUM_SERVER};
 
 /// Publishes of this process without an acknowledgement yet. 1,000 keep a server busy; with 25,000 its consumers starve.
 const PUBLISHES_IN_FLIGHT: usize = 1_000;
@@ -75,7 +75,7 @@ impl fmt::Debug for NatsSettings {
 pub struct NatsBus {
     pub(super) client: Client,
     pub(super) jetstream: jetstream::Context,
-    replicas: usize,
+    pub(super) replicas: usize,
     in_flight: Arc<Semaphore>,
     pub(super) reconnects: Arc<AtomicU64>,
     dropped: Arc<AtomicU64>,
@@ -239,7 +239,7 @@ async fn server_info(client: &Client) -> Result<ServerInfo, BusError> {
     }
 }
 
-fn api_error(what: &str, error: &jetstream::Error) -> BusError {
+pub(super) fn api_error(what: &str, error: &jetstream::Error) -> BusError {
     use jetstream::ErrorCode;
     let text = format!("{what}: {error}");
     match error.error_code() {
@@ -300,7 +300,7 @@ impl NatsBus {
     }
 
     /// The reply of JetStream's API, or the error that it replies with.
-    async fn api_reply<T: serde::de::DeserializeOwned>(
+    pub(super) async fn api_reply<T: serde::de::DeserializeOwned>(
         &self,
         subject: &str,
         body: &Value,
@@ -313,113 +313,10 @@ impl NatsBus {
         }
     }
 
-    pub(crate) async fn apply(&self, topology: &Topology) -> Result<Vec<String>, BusError> {
-        self.reconcile(topology, Mode::Apply).await
-    }
-
-    pub(crate) async fn compare(&self, topology: &Topology) -> Result<Vec<String>, BusError> {
-        self.reconcile(topology, Mode::Compare).await
-    }
-
-    async fn reconcile(&self, topology: &Topology, mode: Mode) -> Result<Vec<String>, BusError> {
-        let mut changes = Vec::new();
-        for stream in &topology.streams {
-            let name = &stream.name;
-            let wanted = self.config_of(stream);
-            let what = format!("stream {name}");
-            let found = self.config(&format!("STREAM.INFO.{name}")).await?;
-            let change = if found.is_some() { "UPDATE" } else { "CREATE" };
-            if let Some(config) = topology::difference(&what, found, &wanted, &mut changes)
-                && mode == Mode::Apply
-            {
-                self.put_stream(&format!("STREAM.{change}.{name}"), stream, config).await?;
-            }
-        }
-        for consumer in &topology.consumers {
-            let Consumer { stream, durable, filter, .. } = consumer;
-            let what = format!("consumer {durable} on {stream}");
-            let found = match self.config(&format!("CONSUMER.INFO.{stream}.{durable}")).await {
-                // If its stream is missing, which a comparison does not create, so is the consumer.
-                Err(BusError::NotFound(_)) => None,
-                found => found?,
-            };
-            if let Some(config) = topology::difference(&what, found, &consumer.to_json(), &mut changes)
-                && mode == Mode::Apply
-            {
-                let mut subject = format!("CONSUMER.CREATE.{stream}.{durable}");
-                if !filter.is_empty() {
-                    subject = format!("{subject}.{filter}");
-                }
-                self.api::<Value>(&subject, &json!({"stream_name": stream, "config": config})).await?;
-            }
-        }
-        Ok(changes)
-    }
-
-    /// Creates or updates a stream, on disk if the server has no memory for one that may be there.
-    async fn put_stream(&self, subject: &str, stream: &topology::Stream, mut config: Value) -> Result<(), BusError> {
-        use jetstream::ErrorCode;
-        loop {
-            let Err(error) = self.api_reply::<Value>(subject, &config).await? else { return Ok(()) };
-            let code = error.error_code();
-            let name = &stream.name;
-            if code == ErrorCode::MEMORY_RESOURCES_EXCEEDED
-                && stream.storage == Storage::MemoryOrFile
-                && config["storage"] == "memory"
-            {
-                tracing::warn!(stream = name, "the server has no memory for this stream: it is created on disk");
-                config["storage"] = json!("file");
-                continue;
-            }
-            let (what, limit) = match code {
-                ErrorCode::MEMORY_RESOURCES_EXCEEDED => ("memory", "max_memory_store"),
-                ErrorCode::STORAGE_RESOURCES_EXCEEDED => ("file storage", "max_file_store"),
-                _ => return Err(api_error(subject, &error)),
-            };
-            let need = config["max_bytes"].as_i64().unwrap_or_default() >> 20;
-            return Err(BusError::Full(format!(
-                "{name} needs {need} MiB of {what} on each of {} server(s), and they have less left: {error}. {} \
-                 Lower {name}_MAX_BYTES{}, or raise {limit} of the server or the limit of the account",
-                self.replicas,
-                self.storage_left().await,
-                if code == ErrorCode::MEMORY_RESOURCES_EXCEEDED { ", set LOCATION_STREAM_STORAGE=file" } else { "" },
-            )));
-        }
-    }
-
-    /// What the account has of JetStream, as a sentence; empty if the server does not say.
-    async fn storage_left(&self) -> String {
-        let Ok(info) = self.api::<Value>("INFO", &json!({})).await else { return String::new() };
-        let mib = |value: &Value| match value.as_i64() {
-            Some(bytes) if bytes >= 0 => format!("{} MiB", bytes >> 20),
-            _ => "no".to_owned(),
-        };
-        format!(
-            "The account has reserved {} of file storage (it has {} limit of its own) and {} of memory ({} limit).",
-            mib(&info["reserved_storage"]),
-            mib(&info["limits"]["max_storage"]),
-            mib(&info["reserved_memory"]),
-            mib(&info["limits"]["max_memory"]),
-        )
-    }
-
-    /// The configuration that the server should have.
-    pub(super) fn config_of(&self, stream: &topology::Stream) -> Value {
-        stream.to_json(self.replicas)
-    }
-
-    /// The configuration that the server has, or `None`.
-    async fn config(&self, subject: &str) -> Result<Option<Value>, BusError> {
-        match self.api::<Value>(subject, &json!({})).await {
-            Ok(mut info) => Ok(Some(info["config"].take())),
-            Err(BusError::NotFound(_)) => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
-
     pub(crate) async fn publish(&self, message: Message) -> Result<Published, BusError> {
         let _permit = send_in_time("a publish", self.in_flight.acquire()).await?;
         let subject = message.subject;
+        let bytes = message.headers.wire_bytes() + message.payload.len();
         let request = self.client.request_with_headers(subject.clone(), to_nats(message.headers), message.payload);
         let reply = timeout(2 * REPLY_WAIT, request)
             .await
@@ -435,6 +332,12 @@ impl NatsBus {
             })?;
         match serde_json::from_slice(&reply.payload) {
             Ok(PublishReply::Stored { stream, seq, duplicate }) => Ok(Published { stream, sequence: seq, duplicate }),
+            Ok(PublishReply::Error { error })
+                if error.error_code() == jetstream::ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM
+                    && bytes <= MESSAGE_MAX.unsigned_abs() as usize =>
+            {
+                Err(BusError::Unavailable(format!("{subject}: its stream is not open yet")))
+            }
             Ok(PublishReply::Error { error }) => Err(api_error(&subject, &error)),
             Err(e) => Err(BusError::Unavailable(format!("publish to {subject}: the reply is no acknowledgement: {e}"))),
         }

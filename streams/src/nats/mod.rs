@@ -3,6 +3,7 @@
 //! It uses async-nats' core client, and speaks JetStream's protocol itself where the client library would prefetch too much,
 //! hide that a consumer was deleted, or silently keep an old configuration.
 
+mod apply;
 mod client;
 mod login;
 pub(crate) mod message_api;

@@ -13,7 +13,7 @@ use streams::{Bus, BusError, Headers, Message};
 use testing::nats::Server;
 use tokio::time::Instant;
 
-use crate::fixture::{Fixture, receive, receive_and_ack, text, texts};
+use crate::fixture::{Fixture, receive, receive_and_ack, text, texts, topology};
 
 /// Blocks of headers that async-nats cannot parse, or takes for the server's own.
 const MALFORMED: [&[u8]; 12] = [
@@ -277,5 +277,65 @@ async fn the_systems_topology_fits_a_small_server_and_what_does_not_fit_is_named
     for part in ["LOCATION_STREAM needs 192 MiB of memory", "LOCATION_STREAM_STORAGE=file", "max_memory_store"] {
         ensure!(error.contains(part), "{error}");
     }
+    Ok(())
+}
+
+/// A publisher does not wait until a stream that was lost is whole again: the client library sends what was under way as soon as it
+/// is connected.
+#[tokio::test]
+async fn a_stream_stores_nothing_before_all_its_consumers_exist() -> Result<()> {
+    let server = Server::new()?;
+    let f = Fixture::at("opening", &server.url).await?;
+    let stream = f.stream("s", &["a"], Retention::Interest);
+    let consumers = ["c1", "c2", "c3", "c4", "c5", "c6"].map(|name| f.consumer(&stream, name, "a"));
+    let topology = topology(&[&stream], &consumers.each_ref());
+    for round in 0..5 {
+        let publisher = {
+            let (bus, message) = (connect(&server.url).await?, f.message("a", "x"));
+            tokio::spawn(async move {
+                for n in 0.. {
+                    let mut message = message.clone();
+                    message.headers.set("Nats-Msg-Id", format!("{round}-{n}"));
+                    match bus.publish(message).await {
+                        Ok(published) => return published,
+                        Err(BusError::NotFound(_) | BusError::Unavailable(_)) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                unreachable!()
+            })
+        };
+        f.bus.apply(&topology).await?;
+        publisher.await?;
+        for consumer in &consumers {
+            receive(&mut f.pull(consumer).await?, 1).await.with_context(|| format!("{round}: {}", consumer.durable))?;
+        }
+        f.bus.delete_stream(&stream.name).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_stream_whose_creator_died_before_it_was_open_is_opened_by_the_next() -> Result<()> {
+    let server = Server::new()?;
+    let f = Fixture::at("closed", &server.url).await?;
+    let stream = f.stream("s", &["a"], Retention::Interest);
+    let consumer = f.consumer(&stream, "c", "a");
+    let topology = topology(&[&stream], &[&consumer]);
+    let mut closed = stream.to_json(1);
+    closed["max_msg_size"] = 1.into();
+    let subject = format!("$JS.API.STREAM.CREATE.{}", stream.name);
+    f.bus.request(&subject, serde_json::to_vec(&closed)?.into(), Duration::from_secs(5)).await?;
+    let mut message = f.message("a", "event");
+    message.headers.set("Nats-Msg-Id", "1");
+    let refused = f.bus.publish(message.clone()).await;
+    assert!(matches!(refused, Err(BusError::Unavailable(_))), "{refused:?}");
+    assert_eq!(f.bus.compare(&topology).await?.len(), 2);
+    let changes = f.bus.apply(&topology).await?;
+    let [created, opened] = &changes[..] else { panic!("{changes:?}") };
+    assert!(created.ends_with("missing, created") && opened.contains("max_msg_size was 1"), "{changes:?}");
+    assert!(!f.bus.publish(message).await?.duplicate);
+    assert_eq!(texts(&receive(&mut f.pull(&consumer).await?, 1).await?), ["event"]);
+    assert_eq!(f.bus.apply(&topology).await?, Vec::<String>::new());
     Ok(())
 }
