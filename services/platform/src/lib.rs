@@ -5,6 +5,7 @@ pub mod background;
 pub mod breaker;
 pub mod consumer;
 pub mod dead_letters;
+pub mod event_metrics;
 pub mod http_client;
 pub mod kill_point;
 pub mod limits;
@@ -22,8 +23,9 @@ use std::sync::Arc;
 
 use background::{Observation, TopologyWatch};
 use limits::Refused;
+use streams::bus::Published;
 use streams::topology::Topology;
-use streams::{Bus, BusError};
+use streams::{Bus, BusError, Message};
 use tokio::time::Instant;
 
 pub use breaker::Breaker;
@@ -49,6 +51,8 @@ pub struct Platform {
     pub health: Arc<Health>,
     /// How often somebody may do something in this process.
     pub limiter: Arc<Limiter>,
+    /// The prefix of the queue groups of the fast lane, see `consumer/fast_lane.rs`; without it there is none.
+    pub core_queue_group: Option<Arc<str>>,
     /// Cancelled when the process is to stop.
     pub shutdown: CancellationToken,
     /// The id of this process.
@@ -66,6 +70,7 @@ impl Platform {
             metrics: Arc::new(Metrics::new()),
             health: Arc::new(Health::default()),
             limiter: Arc::default(),
+            core_queue_group: None,
             shutdown: CancellationToken::new(),
             pod: pod.into(),
         }
@@ -86,6 +91,16 @@ impl Platform {
         if let Some(times) = self.limiter.reached(limit, self.world.now()) {
             tracing::warn!(limit = limit.name(), times, "a limit was reached");
         }
+    }
+
+    /// Publishes events to their streams, in order, and counts them. Returns one result for each.
+    pub async fn publish_all(&self, messages: Vec<Message>) -> Vec<Result<Published, BusError>> {
+        let sizes: Vec<(String, usize)> = messages.iter().map(|m| (m.subject.clone(), m.payload.len())).collect();
+        let results = self.bus.publish_all(messages).await;
+        for ((subject, bytes), result) in sizes.iter().zip(&results) {
+            self.metrics.publishes.record(subject, *bytes, result.is_ok());
+        }
+        results
     }
 
     /// What the server has of the topology, at `since` or later.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use crate::event_metrics::{EventMetrics, PublishMetrics, registered};
 use prometheus::{
     Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
@@ -11,6 +12,8 @@ use prometheus::{
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    pub publishes: PublishMetrics,
+    pub events: EventMetrics,
     /// By service.
     pub published: IntCounterVec,
     /// Events published again because their stream was lost, by service.
@@ -73,14 +76,6 @@ impl Default for Metrics {
 impl Metrics {
     pub fn new() -> Self {
         let registry = Registry::new();
-        fn registered<M: prometheus::core::Collector + Clone + 'static>(
-            registry: &Registry,
-            metric: prometheus::Result<M>,
-        ) -> M {
-            let metric = metric.expect("metric names are valid");
-            registry.register(Box::new(metric.clone())).expect("metric names are distinct");
-            metric
-        }
         let counter = |name: &str, help: &str, label: &str| {
             registered(&registry, IntCounterVec::new(Opts::new(format!("rideshare_{name}"), help), &[label]))
         };
@@ -92,6 +87,8 @@ impl Metrics {
         };
         let gauge = |name: &str, help: &str| registered(&registry, Gauge::new(format!("rideshare_{name}"), help));
         Self {
+            publishes: PublishMetrics::new(&registry),
+            events: EventMetrics::new(&registry),
             published: counter("events_published_total", "Events published to streams.", "service"),
             published_again: counter(
                 "events_published_again_total",

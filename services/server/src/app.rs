@@ -159,6 +159,7 @@ impl App {
         let bus = bus(settings, &world, &pod).await?;
         let mut platform = Platform::new(world.clone(), bus, pod);
         platform.topology = Arc::new(settings.stream_sizes.topology());
+        platform.core_queue_group = settings.enable_core_nats.then(|| settings.core_nats_queue_group.as_str().into());
         platform.limiter = Arc::new(Limiter::new(settings.limits()?));
         background::apply_topology(&platform).await.map_err(anyhow::Error::msg)?;
         let tokens = settings.tokens(&world)?;

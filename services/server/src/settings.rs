@@ -53,6 +53,12 @@ pub struct Settings {
     pub nats_url: Vec<String>,
     #[command(flatten)]
     pub nats: NatsLogin,
+    /// The fast lane: core subscriptions bring the events that somebody waits for before their streams do.
+    #[arg(long, env = "ENABLE_CORE_NATS", default_value_t = true, action = clap::ArgAction::Set, global = true)]
+    pub enable_core_nats: bool,
+    /// The queue group of the fast lane is this, a dot, and the service.
+    #[arg(long, env = "CORE_NATS_QUEUE_GROUP", default_value = "rideshare", global = true)]
+    pub core_nats_queue_group: String,
     /// Copies of each stream.
     #[arg(long, env = "NATS_REPLICAS", default_value_t = 1, global = true)]
     pub nats_replicas: usize,
@@ -195,6 +201,10 @@ impl Settings {
             || self.match_request_ttl_s == 0
         {
             anyhow::bail!("QUEUE_SIZE, NATS_REPLICAS, MATCH_OFFER_TTL_S and MATCH_REQUEST_TTL_S must be 1 or more");
+        }
+        let group = &self.core_nats_queue_group;
+        if group.is_empty() || !group.bytes().all(|b| b.is_ascii_graphic() && b != b'*' && b != b'>') {
+            anyhow::bail!("CORE_NATS_QUEUE_GROUP must be a name without white space and wildcards, as in rideshare");
         }
         for (name, value) in
             [("MATCH_RADIUS_M", self.match_radius_m), ("TRACK_MAX_SPEED_MPS", self.track_max_speed_mps)]

@@ -15,7 +15,7 @@ pub use config::{
 pub(crate) use config::{Mode, difference, message_max};
 pub use proof::prove;
 pub use state::{ConsumerState, StreamState, TopologyState};
-pub use table::{GIVEN_UP_STREAM, MAX_DELIVER, Row, SWEEPER, TABLE, TRIES, Topology, durable};
+pub use table::{GIVEN_UP_STREAM, MAX_DELIVER, Row, SWEEPER, TABLE, TRIES, Topology, durable, is_fast};
 
 #[cfg(test)]
 mod tests;

@@ -29,6 +29,8 @@ pub struct Row {
     pub writers: &'static [Service],
     /// The services that have a durable consumer for it.
     pub readers: &'static [Service],
+    /// The readers for which somebody waits: a core subscription brings them the event as well, as soon as it is published.
+    pub fast: &'static [Service],
 }
 
 /// The table of the contract, section 2.
@@ -39,30 +41,36 @@ pub const TABLE: &[Row] = {
         stream: &'static str,
         writers: &'static [Service],
         readers: &'static [Service],
+        fast: &'static [Service],
     ) -> Row {
-        Row { subject, stream, writers, readers }
+        Row { subject, stream, writers, readers, fast }
     }
     &[
         // Location reads beacons too: no other event says that a driver went offline, and `nearby` shows free drivers only.
-        row(Subject::UserBeacon, "USER_STREAM", &[Users], &[Users, Match, Location]),
-        row(Subject::UserFinder, "USER_STREAM", &[Users], &[Users, Match]),
-        row(Subject::MatchFound, "MATCH_STREAM", &[Match], &[Users]),
-        row(Subject::MatchRejected, "MATCH_STREAM", &[Match, Users, Rides], &[Users, Match]),
-        row(Subject::MatchAccepted, "MATCH_STREAM", &[Users], &[Users, Rides, Match]),
-        row(Subject::RidePickup, "RIDE_STREAM", &[Rides], &[Users, Match]),
-        row(Subject::RideStarted, "RIDE_STREAM", &[Rides], &[Users, Location]),
-        row(Subject::RideArrived, "RIDE_STREAM", &[Rides], &[Users, Location]),
-        row(Subject::RideCompleted, "RIDE_STREAM", &[Rides], &[Users, Match, Location]),
-        row(Subject::RideCancelled, "RIDE_STREAM", &[Rides], &[Users, Match, Location]),
-        row(Subject::LocationUpdate, "LOCATION_STREAM", &[Users], &[Location, Match]),
-        row(Subject::LocationAggregate, "LOCATION_STREAM", &[Location], &[Rides, Users]),
-        row(Subject::PaymentCapture, "PAYMENT_STREAM", &[Rides], &[Rides]),
+        row(Subject::UserBeacon, "USER_STREAM", &[Users], &[Users, Match, Location], &[Match]),
+        row(Subject::UserFinder, "USER_STREAM", &[Users], &[Users, Match], &[Match]),
+        row(Subject::MatchFound, "MATCH_STREAM", &[Match], &[Users], &[Users]),
+        row(Subject::MatchRejected, "MATCH_STREAM", &[Match, Users, Rides], &[Users, Match], &[Users, Match]),
+        row(Subject::MatchAccepted, "MATCH_STREAM", &[Users], &[Users, Rides, Match], &[Users, Rides]),
+        row(Subject::RidePickup, "RIDE_STREAM", &[Rides], &[Users, Match], &[Users]),
+        row(Subject::RideStarted, "RIDE_STREAM", &[Rides], &[Users, Location], &[Users]),
+        row(Subject::RideArrived, "RIDE_STREAM", &[Rides], &[Users, Location], &[Users]),
+        row(Subject::RideCompleted, "RIDE_STREAM", &[Rides], &[Users, Match, Location], &[Users, Match]),
+        row(Subject::RideCancelled, "RIDE_STREAM", &[Rides], &[Users, Match, Location], &[Users, Match]),
+        row(Subject::LocationUpdate, "LOCATION_STREAM", &[Users], &[Location, Match], &[]),
+        row(Subject::LocationAggregate, "LOCATION_STREAM", &[Location], &[Rides, Users], &[]),
+        row(Subject::PaymentCapture, "PAYMENT_STREAM", &[Rides], &[Rides], &[]),
     ]
 };
 
 /// The name of the durable consumer of `subject` in `service`.
 pub fn durable(subject: Subject, service: Service) -> String {
     format!("{}_{}", subject.as_str().replace('.', "_"), service.name())
+}
+
+/// Whether a core subscription brings the events of `filter`, a consumer's subject, to `service` as well.
+pub fn is_fast(filter: &str, service: Service) -> bool {
+    TABLE.iter().any(|row| row.subject.as_str() == filter && row.fast.contains(&service))
 }
 
 /// The streams and durable consumers that a server must have.

@@ -9,6 +9,7 @@ use streams::Service;
 use tokio::time::timeout;
 
 use super::{Failure, Handler, Received};
+use crate::event_metrics::EventPath;
 use crate::store::{Retries, Store, StoreError, Tables, Transaction, TransactionError};
 use crate::{Platform, kill_point};
 
@@ -29,10 +30,11 @@ impl<H: Handler> Executor<H> {
     pub(super) async fn execute<'a>(
         &mut self,
         batch: &[&'a Received],
+        path: EventPath,
         retries: &mut Retries,
     ) -> Result<Vec<&'a Received>, Failure> {
         loop {
-            match self.attempt_once(batch).await {
+            match self.attempt_once(batch, path).await {
                 Err(failure) if retries.wait_for_next(failure.store_error(), &self.platform.world).await => {}
                 outcome => return outcome,
             }
@@ -40,8 +42,12 @@ impl<H: Handler> Executor<H> {
     }
 
     /// One attempt, after which the handler knows whether it is committed.
-    async fn attempt_once<'a>(&mut self, batch: &[&'a Received]) -> Result<Vec<&'a Received>, Failure> {
-        let transaction = AssertUnwindSafe(self.run_transaction(batch)).catch_unwind();
+    async fn attempt_once<'a>(
+        &mut self,
+        batch: &[&'a Received],
+        path: EventPath,
+    ) -> Result<Vec<&'a Received>, Failure> {
+        let transaction = AssertUnwindSafe(self.run_transaction(batch, path)).catch_unwind();
         let failure = match timeout(ATTEMPT_WAIT, transaction).await {
             Ok(Ok(Ok(new))) => {
                 self.handler.committed(&new).await;
@@ -57,9 +63,14 @@ impl<H: Handler> Executor<H> {
         Err(failure)
     }
 
-    async fn run_transaction<'a>(&mut self, batch: &[&'a Received]) -> Result<Vec<&'a Received>, Failure> {
+    async fn run_transaction<'a>(
+        &mut self,
+        batch: &[&'a Received],
+        path: EventPath,
+    ) -> Result<Vec<&'a Received>, Failure> {
         let is_timer = batch.is_empty();
         if !is_timer && !self.handler.writes(batch) {
+            self.platform.metrics.events.committed(batch, batch, path, Duration::ZERO, &self.platform.world);
             return Ok(batch.to_vec());
         }
         let began_at = self.platform.world.now();
@@ -79,8 +90,10 @@ impl<H: Handler> Executor<H> {
         if !is_timer {
             kill_point::reached("consumer.before_ack");
         }
-        let took_s = (self.platform.world.now() - began_at).as_seconds_f64();
-        self.platform.metrics.handler_seconds.with_label_values(&[self.service.name()]).observe(took_s);
+        let Platform { world, metrics, .. } = &self.platform;
+        let took = (world.now() - began_at).to_std().unwrap_or_default();
+        metrics.handler_seconds.with_label_values(&[self.service.name()]).observe(took.as_secs_f64());
+        metrics.events.committed(batch, &new, path, took, world);
         Ok(new)
     }
 }

@@ -2,18 +2,19 @@
 //!
 //! A worker pulls a batch and opens one transaction. In it, it records the messages in the inbox (those that are recorded
 //! already are left out), and the handler changes rows and puts events into the outbox. Then the worker commits, and then it
-//! acknowledges. A batch that fails is tried again one message at a time, so that a poison message delays no other. A failed
+//! acknowledges. Where somebody waits, a core subscription brings events sooner (`fast_lane.rs`). A batch that fails is tried again one message at a time, so that a poison message delays no other. A failed
 //! message is redelivered after a growing delay. After the last attempt, or at once if it can never succeed, it becomes a
 //! dead letter. While the database is away, the worker pulls nothing, reports what it holds as in progress, and counts no
 //! attempt: the message is not at fault.
 
 mod attempt;
+mod fast_lane;
 mod pull;
 mod requeue;
 mod worker;
 
 use chrono::{DateTime, Utc};
-use streams::{Delivery, Event, EventError};
+use streams::{Delivery, Event, EventError, Headers};
 
 use crate::dead_letters;
 use crate::store::{StoreError, Tables, Transaction, TransactionError};
@@ -33,7 +34,9 @@ pub struct Received {
     pub trace: Trace,
     /// The durable consumer that delivered it.
     pub consumer: String,
-    /// When the stream stored it.
+    /// The event's own time, by its ce-time.
+    pub(crate) occurred_at: DateTime<Utc>,
+    /// When the stream stored it; by the fast lane, when it came.
     pub stored_at: DateTime<Utc>,
     /// How often it was delivered, this time included.
     pub deliveries: u64,
@@ -54,10 +57,17 @@ impl Received {
             id,
             trace: Trace::follow(message.headers.find("traceparent"), world),
             consumer: delivery.consumer.clone(),
+            occurred_at: occurred_at(&message.headers, message.stored_at),
             stored_at: message.stored_at,
             deliveries: delivery.deliveries,
         })
     }
+}
+
+/// The time in the headers of an event, or `otherwise` if there is none.
+fn occurred_at(headers: &Headers, otherwise: DateTime<Utc>) -> DateTime<Utc> {
+    let time = headers.find("ce-time").and_then(|text| DateTime::parse_from_rfc3339(text).ok());
+    time.map_or(otherwise, |time| time.to_utc())
 }
 
 /// Why a handler failed.

@@ -9,8 +9,9 @@ use tokio::time::{Instant, sleep};
 use tracing::Instrument;
 
 use super::attempt::Executor;
-use super::{Ended, Failure, Handler, Received};
+use super::{Ended, Failure, Handler, Received, occurred_at};
 use crate::dead_letters::{DeadLetter, REQUEUE_WAIT, WorkerReply, WorkerRequest, inbox_key, sweeper, worker_subject};
+use crate::event_metrics::EventPath;
 use crate::store::{Retries, Retry, Store};
 use crate::world::{Trace, World};
 use crate::{Platform, retry};
@@ -141,7 +142,7 @@ async fn handle<H: Handler>(executor: &mut Executor<H>, request: &RequeueRequest
     let received = received(&letter, &executor.platform.world)?;
     let span = tracing::info_span!("message", message_id = received.id, trace_id = received.trace.trace_id());
     let mut retries = Retries::new(Retry::Serialization);
-    let new = executor.execute(&[&received], &mut retries).instrument(span).await?;
+    let new = executor.execute(&[&received], EventPath::JetStream, &mut retries).instrument(span).await?;
     executor.platform.metrics.handled.with_label_values(&[&letter.consumer]).inc_by(new.len() as u64);
     Ok(!new.is_empty())
 }
@@ -161,6 +162,7 @@ fn received(letter: &DeadLetter, world: &World) -> Result<Received, Failure> {
         id: message_id.clone(),
         trace: Trace::follow(letter.headers.find("traceparent"), world),
         consumer: consumer.clone(),
+        occurred_at: occurred_at(&letter.headers, stored_at),
         stored_at,
         deliveries: letter.deliveries + 1,
     })

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use streams::topology::{Consumer, MAX_DELIVER, TRIES};
+use streams::topology::{self, Consumer, MAX_DELIVER, TRIES};
 use streams::{BusError, Delivery, Service};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -11,10 +11,12 @@ use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span};
 
 use super::attempt::Executor;
+use super::fast_lane::{self, FastMessage, Remembered};
 use super::pull::{Pulling, health_part, put_back};
 use super::requeue::{self, RequeueRequest};
 use super::{Ended, Failure, Handler, Received};
 use crate::dead_letters::{self, FULL_STREAM_WAIT, FailedMessage};
+use crate::event_metrics::EventPath;
 use crate::store::{Retries, Retry, Store, StoreError};
 use crate::{CancellationToken, Platform, kill_point, retry};
 
@@ -27,6 +29,8 @@ pub struct Worker<H: Handler> {
     executor: Executor<H>,
     consumers: Vec<Consumer>,
     batch_max: usize,
+    /// Of consumers with a fast lane.
+    remembered: Remembered,
     /// Failed attempts of messages that will be redelivered, by consumer and sequence.
     failed_attempts: BTreeMap<(String, u64), u64>,
 }
@@ -55,7 +59,8 @@ impl<H: Handler> Worker<H> {
         handler: H,
     ) -> Self {
         let executor = Executor { platform: platform.clone(), service, store: store.clone(), handler };
-        Self { executor, consumers, batch_max, failed_attempts: BTreeMap::new() }
+        let (remembered, failed_attempts) = (Remembered::default(), BTreeMap::new());
+        Self { executor, consumers, batch_max, remembered, failed_attempts }
     }
 
     fn platform(&self) -> &Platform {
@@ -84,7 +89,16 @@ impl<H: Handler> Worker<H> {
             listeners.spawn(requeue::listen::<H>(platform, store, consumer.clone(), to.clone()));
         }
         drop(to);
-        let ended = self.work(&mut from, &mut requests, &mut pullers, &stop).await;
+        let (to, mut fast) = mpsc::channel(fast_lane::WAITING_MAX);
+        if let Some(group) = &self.platform().core_queue_group {
+            let group = format!("{group}.{}", self.service());
+            for consumer in self.consumers.iter().filter(|consumer| self.is_fast(&consumer.filter)) {
+                let (platform, consumer) = (self.platform().clone(), consumer.clone());
+                listeners.spawn(fast_lane::listen(platform, consumer, group.clone(), to.clone()));
+            }
+        }
+        drop(to);
+        let ended = self.work(&mut from, &mut fast, &mut requests, &mut pullers, &stop).await;
         from.close();
         while let Some(deliveries) = from.recv().await {
             put_back(&deliveries).await;
@@ -106,6 +120,7 @@ impl<H: Handler> Worker<H> {
     async fn work(
         &mut self,
         from: &mut mpsc::Receiver<Vec<Delivery>>,
+        fast: &mut mpsc::Receiver<FastMessage>,
         requests: &mut mpsc::Receiver<RequeueRequest>,
         pullers: &mut JoinSet<()>,
         stop: &CancellationToken,
@@ -125,6 +140,14 @@ impl<H: Handler> Worker<H> {
                     Some(ended) => return ended,
                     None => continue,
                 },
+                Some(first) = fast.recv() => match self.process_fast(first, fast).await {
+                    Some(ended) => return ended,
+                    // What is pulled comes in turn, so that a steady flow of core messages cannot starve it.
+                    None => match from.try_recv() {
+                        Ok(deliveries) => deliveries,
+                        Err(_) => continue,
+                    },
+                },
                 next = from.recv() => match next {
                     Some(deliveries) => deliveries,
                     None => return Ended::Stopped,
@@ -141,17 +164,77 @@ impl<H: Handler> Worker<H> {
         }
     }
 
+    /// Whether the fast lane brings the events of `subject` to this worker. Without an inbox they would have their effect twice.
+    fn is_fast(&self, subject: &str) -> bool {
+        H::INBOX && topology::is_fast(subject, self.executor.service)
+    }
+
+    /// Handles what came by the fast lane, at most a batch. What fails is left to its stream.
+    async fn process_fast(&mut self, first: FastMessage, more: &mut mpsc::Receiver<FastMessage>) -> Option<Ended> {
+        let mut messages = vec![first];
+        while messages.len() < self.batch_max
+            && let Ok(message) = more.try_recv()
+        {
+            messages.push(message);
+        }
+        let mut events = Vec::with_capacity(messages.len());
+        for (consumer, message) in messages {
+            let metrics = &self.platform().metrics.events;
+            let subject = message.subject.clone();
+            metrics.taken(&subject, EventPath::Core);
+            match fast_lane::received(consumer, message, &self.platform().world) {
+                Ok(Some(received)) if self.remembered.contains(&received) => {
+                    metrics.duplicate(&subject, EventPath::Core);
+                }
+                Ok(received) => events.extend(received),
+                Err(error) => {
+                    metrics.failed(&subject, EventPath::Core);
+                    tracing::debug!(%error, subject, "an event of the fast lane is left to its stream");
+                }
+            }
+        }
+        if events.is_empty() {
+            return None;
+        }
+        // As in `process`.
+        events.sort_by_key(|received| received.event.entity_id());
+        let batch: Vec<&Received> = events.iter().collect();
+        let span = self.span(&batch);
+        let mut retries = Retries::new(Retry::Serialization);
+        match self.executor.execute(&batch, EventPath::Core, &mut retries).instrument(span).await {
+            Ok(_) => events.iter().for_each(|received| self.remembered.insert(received)),
+            Err(Failure::Fenced) => return Some(Ended::Fenced),
+            Err(failure) => {
+                for received in &events {
+                    self.platform().metrics.events.failed(received.event.subject().as_str(), EventPath::Core);
+                }
+                tracing::debug!(%failure, events = events.len(), "events of the fast lane are left to their stream");
+            }
+        }
+        None
+    }
+
     /// Brings a batch to its end. An empty batch is the handler's timer.
     async fn process(&mut self, deliveries: Vec<Delivery>, stop: &CancellationToken) -> Option<Ended> {
         let is_timer = deliveries.is_empty();
         let mut items = Vec::with_capacity(deliveries.len());
+        let mut done = Vec::new();
         for delivery in deliveries {
             let metrics = &self.platform().metrics;
             if delivery.deliveries > 1 {
                 metrics.redelivered.with_label_values(&[&delivery.consumer]).inc();
             }
             match Received::new(&delivery, &self.platform().world) {
-                Ok(received) => items.push(Item { delivery, received }),
+                Ok(received) => {
+                    let subject = received.event.subject().as_str();
+                    metrics.events.taken(subject, EventPath::JetStream);
+                    if self.is_fast(subject) && self.remembered.contains(&received) {
+                        metrics.events.duplicate(subject, EventPath::JetStream);
+                        done.push(Item { delivery, received });
+                    } else {
+                        items.push(Item { delivery, received });
+                    }
+                }
                 Err(error) => {
                     metrics.failed.with_label_values(&[&delivery.consumer]).inc();
                     let (id, headers) =
@@ -162,6 +245,7 @@ impl<H: Handler> Worker<H> {
                 }
             }
         }
+        self.acknowledge(&done).await;
         if items.is_empty() && !is_timer {
             return None;
         }
@@ -169,7 +253,7 @@ impl<H: Handler> Worker<H> {
         items.sort_by_key(|item| item.received.event.entity_id());
         let mut groups = VecDeque::from([items]);
         while let Some(group) = groups.pop_front() {
-            let span = self.span(&group);
+            let span = self.span(&group.iter().map(|item| &item.received).collect::<Vec<_>>());
             match self.settle(&group, &groups, stop).instrument(span).await {
                 Settled::Done => {}
                 Settled::Apart => groups.extend(group.into_iter().map(|item| vec![item])),
@@ -187,17 +271,17 @@ impl<H: Handler> Worker<H> {
     }
 
     /// The span of all log lines about `group`, the handler's included.
-    fn span(&self, group: &[Item]) -> Span {
+    fn span(&self, group: &[&Received]) -> Span {
         match group {
             [] => tracing::info_span!("timer", service = self.service()),
-            [Item { received, .. }] => tracing::info_span!(
+            [received] => tracing::info_span!(
                 "message",
                 consumer = received.consumer,
                 message_id = received.id,
                 trace_id = received.trace.trace_id()
             ),
             _ => {
-                let mut consumers: Vec<&str> = group.iter().map(|item| item.received.consumer.as_str()).collect();
+                let mut consumers: Vec<&str> = group.iter().map(|received| received.consumer.as_str()).collect();
                 consumers.sort_unstable();
                 consumers.dedup();
                 tracing::info_span!("batch", service = self.service(), ?consumers, size = group.len())
@@ -211,8 +295,13 @@ impl<H: Handler> Worker<H> {
         let mut retries = Retries::new(Retry::Serialization);
         let batch: Vec<&Received> = group.iter().map(|item| &item.received).collect();
         loop {
-            let failure = match self.executor.execute(&batch, &mut retries).await {
+            let failure = match self.executor.execute(&batch, EventPath::JetStream, &mut retries).await {
                 Ok(_) => {
+                    for received in batch {
+                        if self.is_fast(received.event.subject().as_str()) {
+                            self.remembered.insert(received);
+                        }
+                    }
                     self.acknowledge(group).await;
                     return Settled::Done;
                 }
@@ -264,6 +353,7 @@ impl<H: Handler> Worker<H> {
     async fn fail(&mut self, item: &Item, failure: &Failure, stop: &CancellationToken) {
         let (delivery, consumer) = (&item.delivery, &item.delivery.consumer);
         self.platform().metrics.failed.with_label_values(&[consumer]).inc();
+        self.platform().metrics.events.failed(item.received.event.subject().as_str(), EventPath::JetStream);
         // A delivery that was put back, or lost with its process, is no attempt. The server counts it all the same, so its
         // count is only the last resort.
         let key = (consumer.clone(), delivery.message.sequence);

@@ -171,7 +171,7 @@ impl<T: Tables> Relay<T> {
             kill_point::reached("relay.before_publish");
         }
         let messages = wave.iter().map(|row| row.message(self.service)).collect();
-        let results = self.platform.bus.publish_all(messages).await;
+        let results = self.platform.publish_all(messages).await;
         let mut published = Vec::with_capacity(wave.len());
         for (row, result) in wave.iter().zip(results) {
             match result {

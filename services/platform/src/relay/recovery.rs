@@ -232,7 +232,7 @@ async fn republish(
         count += published;
         kill_point::reached("recovery.before_publish");
         for run in runs(rows) {
-            for result in platform.bus.publish_all(run.iter().map(|row| row.message(service)).collect()).await {
+            for result in platform.publish_all(run.iter().map(|row| row.message(service)).collect()).await {
                 if let Err(error) = result {
                     tracing::warn!(%error, service = service.name(), "what a lost stream held is not all published yet");
                     return Ok(RelayOutcome::Partly);

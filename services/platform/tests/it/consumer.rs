@@ -78,12 +78,12 @@ pub(crate) fn message(event: &Event, world: &World) -> Message {
     relay::message(event.subject().as_str(), &id, "x", world.now(), "", Service::Users, body)
 }
 
-fn consumer(platform: &Platform) -> Consumer {
+pub(crate) fn consumer(platform: &Platform) -> Consumer {
     platform.topology.consumer(Subject::UserBeacon, Service::Match).clone()
 }
 
-struct Rig {
-    platform: Platform,
+pub(crate) struct Rig {
+    pub(crate) platform: Platform,
     store: Store<Tables>,
     done: mpsc::UnboundedReceiver<usize>,
     worker: tokio::task::JoinHandle<Ended>,
@@ -105,7 +105,7 @@ async fn rig(backend: Backend) -> Rig {
 
 impl Rig {
     /// A worker and a relay.
-    async fn start(platform: Platform, backend: Backend) -> Self {
+    pub(crate) async fn start(platform: Platform, backend: Backend) -> Self {
         let store = store(backend, &platform.world).await;
         let (to, done) = mpsc::unbounded_channel();
         let handler = Counter { done: to };
@@ -117,11 +117,11 @@ impl Rig {
         Self { platform, store, done, worker, stop }
     }
 
-    async fn publish(&self, event: &Event) {
+    pub(crate) async fn publish(&self, event: &Event) {
         self.platform.bus.publish(message(event, &self.platform.world)).await.unwrap();
     }
 
-    async fn done(&mut self, count: usize) {
+    pub(crate) async fn done(&mut self, count: usize) {
         let mut seen = 0;
         while seen < count {
             seen += self.done.recv().await.unwrap();
@@ -129,12 +129,12 @@ impl Rig {
         assert_eq!(seen, count);
     }
 
-    async fn amount(&self, user: u128) -> Option<i64> {
+    pub(crate) async fn amount(&self, user: u128) -> Option<i64> {
         let mut tx = self.store.begin().await.unwrap();
         find(&mut tx, &UserId(Uuid::from_u128(user)).to_string()).await.unwrap().map(|a| a.amount)
     }
 
-    async fn dead_letters(&self, count: usize) -> Vec<streams::bus::StoredMessage> {
+    pub(crate) async fn dead_letters(&self, count: usize) -> Vec<streams::bus::StoredMessage> {
         let mut replay = self.platform.bus.replay(DEAD_LETTER_STREAM, None, ReplayStart::Sequence(1)).await.unwrap();
         let mut letters = Vec::new();
         while let Some(letter) =

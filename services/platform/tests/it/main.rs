@@ -5,5 +5,6 @@
 mod accounts;
 mod consumer;
 mod dead_letters;
+mod fast_lane;
 mod lost_streams;
 mod store;

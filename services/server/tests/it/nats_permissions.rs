@@ -8,7 +8,7 @@ use server::app::{self, App};
 use server::nats_login::NatsLogin;
 use server::settings::Settings;
 use streams::Service;
-use streams::topology::Topology;
+use streams::topology::{Topology, is_fast};
 use testing::nats::Server;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -149,6 +149,9 @@ async fn a_services_user_opens_what_is_its_own_and_nothing_else() {
         ("ride.>", &[]),
         ("location.>", &[]),
         ("rides.command", &["rides"]),
+        ("match.found", &[]),
+        ("match.found rideshare.match", &[]),
+        ("match.found rideshare.users", &["users"]),
         ("dead_letters.match_accepted_rides", &[]),
     ] {
         for service in Service::ALL.map(Service::name) {
@@ -159,7 +162,7 @@ async fn a_services_user_opens_what_is_its_own_and_nothing_else() {
 }
 
 #[test]
-fn each_service_pulls_and_acknowledges_its_own_consumers_alone() {
+fn each_service_reads_and_acknowledges_its_own_consumers_alone() {
     let configuration = configuration();
     let topology = Topology::rideshare();
     for service in Service::ALL {
@@ -175,6 +178,8 @@ fn each_service_pulls_and_acknowledges_its_own_consumers_alone() {
             ] {
                 assert_eq!(own.contains(&subject), is_own, "{service}: {subject}");
             }
+            let fast = format!("\"{} rideshare.{service}\"", consumer.filter);
+            assert_eq!(own.contains(&fast), is_own && is_fast(&consumer.filter, service), "{service}: {fast}");
         }
     }
     assert!(!configuration.contains("$JS.ACK.>") && !configuration.contains("_INBOX.>\","));

@@ -57,14 +57,8 @@ async fn permits(semaphore: &Semaphore, count: usize) -> Result<SemaphorePermit<
     semaphore.acquire_many(count).await.map_err(|_| Refusal::unavailable())
 }
 
-async fn publish_part(context: &Context, mut part: Vec<Message>) -> Result<(), BusError> {
-    let results = match (part.len(), part.pop()) {
-        (1, Some(message)) => vec![context.platform.bus.publish(message).await],
-        (_, last) => {
-            part.extend(last);
-            context.platform.bus.publish_all(part).await
-        }
-    };
+async fn publish_part(context: &Context, part: Vec<Message>) -> Result<(), BusError> {
+    let results = context.platform.publish_all(part).await;
     let published = results.iter().filter(|r| r.is_ok()).count();
     context.platform.metrics.published.with_label_values(&[Service::Users.name()]).inc_by(published as u64);
     results.into_iter().find_map(Result::err).map_or(Ok(()), Err)

@@ -1,0 +1,158 @@
+//! Counts and times of events: published, by subject; handled, by subject and by the path on which they came.
+
+use std::time::Duration;
+
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+
+use crate::consumer::Received;
+use crate::world::World;
+
+/// How an event came to its reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventPath {
+    /// By a core subscription, when it was published.
+    Core,
+    /// From its stream, by the durable consumer.
+    JetStream,
+}
+
+impl EventPath {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Core => "core",
+            Self::JetStream => "jetstream",
+        }
+    }
+}
+
+/// Of published events, by subject.
+#[derive(Debug)]
+pub struct PublishMetrics {
+    stored: IntCounterVec,
+    failed: IntCounterVec,
+    bytes: HistogramVec,
+}
+
+impl PublishMetrics {
+    pub(crate) fn new(registry: &Registry) -> Self {
+        let bytes = prometheus::exponential_buckets(64.0, 2.0, 13).expect("buckets grow");
+        Self {
+            stored: counter(registry, "publishes_total", "Publishes that a stream acknowledged.", &["subject"]),
+            failed: counter(registry, "publish_failures_total", "Publishes without an acknowledgement.", &["subject"]),
+            bytes: histogram(registry, "message_bytes", "Body of a published message, bytes.", &["subject"], bytes),
+        }
+    }
+
+    /// Records one publish of a body of `bytes`.
+    pub(crate) fn record(&self, subject: &str, bytes: usize, is_stored: bool) {
+        let count = if is_stored { &self.stored } else { &self.failed };
+        count.with_label_values(&[subject]).inc();
+        self.bytes.with_label_values(&[subject]).observe(bytes as f64);
+    }
+}
+
+/// Of events that handlers get, by subject and path.
+#[derive(Debug)]
+pub struct EventMetrics {
+    taken: IntCounterVec,
+    handled: IntCounterVec,
+    failed: IntCounterVec,
+    duplicates: IntCounterVec,
+    handling: HistogramVec,
+    delay: HistogramVec,
+}
+
+impl EventMetrics {
+    pub(crate) fn new(registry: &Registry) -> Self {
+        let labels = &["subject", "path"];
+        let seconds = || prometheus::exponential_buckets(0.0005, 2.0, 18).expect("buckets grow");
+        Self {
+            taken: counter(registry, "events_taken_total", "Events that came to a worker.", labels),
+            handled: counter(registry, "events_handled_total", "Events that had their effect.", labels),
+            failed: counter(registry, "events_failed_total", "Attempts of events that failed.", labels),
+            duplicates: counter(registry, "events_duplicate_total", "Events that had had their effect before.", labels),
+            handling: histogram(
+                registry,
+                "event_handling_seconds",
+                "The batch of the event, from begin to commit.",
+                labels,
+                seconds(),
+            ),
+            delay: histogram(
+                registry,
+                "event_delay_seconds",
+                "From the time of the event, its ce-time, to its effect.",
+                labels,
+                seconds(),
+            ),
+        }
+    }
+
+    pub(crate) fn taken(&self, subject: &str, path: EventPath) {
+        self.taken.with_label_values(&[subject, path.name()]).inc();
+    }
+
+    pub(crate) fn failed(&self, subject: &str, path: EventPath) {
+        self.failed.with_label_values(&[subject, path.name()]).inc();
+    }
+
+    pub(crate) fn duplicate(&self, subject: &str, path: EventPath) {
+        self.duplicates.with_label_values(&[subject, path.name()]).inc();
+    }
+
+    /// Records a batch that is committed, of which `new` had their effect now and the others before.
+    pub(crate) fn committed(
+        &self,
+        batch: &[&Received],
+        new: &[&Received],
+        path: EventPath,
+        took: Duration,
+        world: &World,
+    ) {
+        let now = world.now();
+        let (all, new) = (by_subject(batch), by_subject(new));
+        for (subject, events) in all {
+            let labels = &[subject, path.name()];
+            let handled = new.iter().find(|(of, _)| *of == subject).map_or(&[][..], |(_, events)| events);
+            self.handled.with_label_values(labels).inc_by(handled.len() as u64);
+            self.duplicates.with_label_values(labels).inc_by((events.len() - handled.len()) as u64);
+            let (handling, delay) = (self.handling.with_label_values(labels), self.delay.with_label_values(labels));
+            for event in handled {
+                handling.observe(took.as_secs_f64());
+                delay.observe((now - event.occurred_at).as_seconds_f64().max(0.0));
+            }
+        }
+    }
+}
+
+fn by_subject<'a>(batch: &[&'a Received]) -> Vec<(&'static str, Vec<&'a Received>)> {
+    let mut all: Vec<(&'static str, Vec<&Received>)> = Vec::new();
+    for received in batch {
+        let subject = received.event.subject().as_str();
+        match all.iter_mut().find(|(of, _)| *of == subject) {
+            Some((_, events)) => events.push(received),
+            None => all.push((subject, vec![received])),
+        }
+    }
+    all
+}
+
+fn counter(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    let metric = IntCounterVec::new(Opts::new(format!("rideshare_{name}"), help), labels);
+    registered(registry, metric)
+}
+
+fn histogram(registry: &Registry, name: &str, help: &str, labels: &[&str], buckets: Vec<f64>) -> HistogramVec {
+    let options = HistogramOpts::new(format!("rideshare_{name}"), help).buckets(buckets);
+    registered(registry, HistogramVec::new(options, labels))
+}
+
+/// Registers a metric of the program, whose name is valid and its own.
+pub(crate) fn registered<M: prometheus::core::Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: prometheus::Result<M>,
+) -> M {
+    let metric = metric.expect("metric names are valid");
+    registry.register(Box::new(metric.clone())).expect("metric names are distinct");
+    metric
+}
