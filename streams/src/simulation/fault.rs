@@ -19,7 +19,7 @@ pub enum Fault {
     DeliverySlow,
     /// The consumer never sees the acknowledgement.
     AckLost,
-    /// No subscriber gets the core message.
+    /// No subscriber gets the core message, or one does not get the copy of a message that a stream stores.
     CoreMessageLost,
     /// Nobody gets the request.
     RequestLost,

@@ -294,15 +294,17 @@ macro_rules! seeds {
         $(#[test]
         fn $name() {
             let mut sums = Sums::new();
-            for seed in $first..$first + 5 {
-                sums.add(seed, run_twice(seed, 10));
+            sums.add($first, run_twice($first, 10));
+            for seed in $first + 1..$first + 5 {
+                sums.add(seed, run(seed, 10, Sabotage::default(), false));
             }
             sums.judge();
         })+
     };
 }
 
-// 200 seeds of ten minutes each, in parts that run beside each other.
+// 200 seeds of ten minutes each, in parts that run beside each other. The first of each part runs twice, and must do the same again;
+// `scripts/simulate-faults` runs every seed twice.
 seeds!(
     seeds_1_to_5: 1,
     seeds_6_to_10: 6,
