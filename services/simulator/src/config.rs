@@ -14,6 +14,9 @@ use crate::transport::Transport;
 /// The least time that a driver takes to answer an offer.
 pub(crate) const THINK_MIN: Duration = Duration::from_millis(20);
 
+/// Below so many rides, the sum of the billed distances says little.
+pub(crate) const BILLED_RIDES_MIN: u64 = 10;
+
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Base URLs of users processes, `http://host:port`. Sockets are spread over them in turn; a reconnect goes to the next.
@@ -54,6 +57,9 @@ pub struct Config {
     /// How far the clock of every other fourth driver is ahead. The contract allows 60 s; positions from further ahead may be refused
     /// until the platform knows the clock, and the ride goes on without them.
     pub fast_clock: Duration,
+    /// By how much the sum of the billed distances may differ from the sum of the driven ones, as a part of it, once
+    /// ten rides are billed. `None` where positions may be lost with what is killed.
+    pub billed_tolerance: Option<f64>,
     pub transport: Transport,
     /// The wall-clock time at the start of the run, for a simulation that pauses tokio's clock. `None`: the system's clock.
     pub starts_at: Option<DateTime<Utc>>,
@@ -85,6 +91,7 @@ impl Default for Config {
             outage: Duration::ZERO,
             slow_clock: Duration::ZERO,
             fast_clock: Duration::ZERO,
+            billed_tolerance: Some(0.01),
             transport: Transport::Tcp,
             starts_at: None,
             observer: None,
@@ -152,6 +159,8 @@ pub struct Faults {
     pub held: f64,
     /// The car stands still during a ride, while its position wanders. Rolled for each position of a ride.
     pub standing: f64,
+    /// A second device of the driver lies at a depot out of town and sends where it is. Rolled for each driver.
+    pub tablet: f64,
     /// A passenger sends a command that only somebody else may send. Rolled for each ride.
     pub forbidden_command: f64,
 }
@@ -173,6 +182,7 @@ impl Default for Faults {
             frozen: 0.005,
             held: 0.02,
             standing: 0.01,
+            tablet: 0.25,
             forbidden_command: 0.05,
         }
     }
@@ -195,6 +205,7 @@ impl Faults {
             frozen: 0.0,
             held: 0.0,
             standing: 0.0,
+            tablet: 0.0,
             forbidden_command: 0.0,
         }
     }
@@ -216,6 +227,7 @@ impl Faults {
             ("frozen", self.frozen),
             ("held", self.held),
             ("standing", self.standing),
+            ("tablet", self.tablet),
             ("forbidden_command", self.forbidden_command),
         ];
         for (name, probability) in all {

@@ -12,7 +12,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::account::{self, Account};
-use crate::client::Socket;
+use crate::client::{PHONE, Socket};
 use crate::frame;
 use crate::http::HttpClient;
 use crate::transport::{Connection, Transport};
@@ -107,7 +107,7 @@ impl Person {
     }
 
     async fn open(&self, last_seq: Option<u64>) -> Result<(Sender, Receiver, u64)> {
-        let (socket, welcome) = Socket::open(&self.client, &self.account, last_seq).await?;
+        let (socket, welcome) = Socket::open(&self.client, &self.account, last_seq, PHONE).await?;
         let (sender, receiver) = socket.into_stream().split();
         Ok((Sender(sender), Receiver(receiver), welcome.last_seq))
     }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::city::{City, Phase};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{BILLED_RIDES_MIN, Config};
 use crate::driver::Driver;
 use crate::passenger::Passenger;
 use crate::progress::Progress;
@@ -52,6 +52,7 @@ pub async fn run(config: Config) -> Result<Summary> {
     run_phases(&city, &phase, &mut people, &mut progress, PhaseRule { closing_at, end, idle_since: None }).await?;
     // Checked now: what is in progress at the time limit may still be finished while people disconnect.
     city.checker().finish(clock::now(), OTHER_PARTY_LIMIT);
+    check_billed(&city);
     disconnect(&mut people).await;
     let rides_compared = compare_rides(&city).await;
     if let Some(progress) = &mut progress {
@@ -95,6 +96,20 @@ async fn run_phases(
         if next == Phase::Over {
             return Ok(());
         }
+    }
+}
+
+/// What is billed must be what was driven.
+fn check_billed(city: &City) {
+    let (rides, billed) = {
+        let statistics = city.statistics();
+        (statistics.billed_share.count(), statistics.billed_of_all())
+    };
+    if let (Some(tolerance), Some(billed)) = (city.config.billed_tolerance, billed)
+        && rides >= BILLED_RIDES_MIN
+        && (billed - 1.0).abs() > tolerance
+    {
+        city.checker().violation(format!("{rides} rides: {billed:.3} of the distance that was driven is billed"));
     }
 }
 

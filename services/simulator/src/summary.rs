@@ -33,8 +33,9 @@ pub struct Summary {
     pub superseded: u64,
     /// `pickup_eta_s` of the offers that became rides, seconds.
     pub pickup_eta_s: Option<Distribution>,
-    /// Billed over driven distance of completed rides. Below 1 at a high speed, since the way to a ride's first position is not
-    /// measured; far below 1, `TRACK_MAX_SPEED_MPS` is too low for the speed.
+    /// All billed distance over all driven distance of completed rides. Far below 1, `TRACK_MAX_SPEED_MPS` is too low for the speed.
+    pub billed_of_all: Option<f64>,
+    /// Billed over driven distance of each completed ride.
     pub billed_share: Option<Distribution>,
     /// Milliseconds: from each command that was sent once to its ack, and the waits for `match.found` and `ride.pickup`.
     pub latencies_ms: BTreeMap<&'static str, Distribution>,
@@ -88,6 +89,7 @@ impl Summary {
             offers_cancelled: count(Counter::OffersCancelled),
             superseded: count(Counter::OffersSuperseded),
             pickup_eta_s: statistics.pickup_eta_s.distribution(),
+            billed_of_all: statistics.billed_of_all(),
             billed_share: statistics.billed_share.distribution(),
             latencies_ms: statistics.latencies_ms(),
             events: count(Counter::EventsReceived),
@@ -140,11 +142,11 @@ impl Summary {
         if let Some(eta) = &self.pickup_eta_s {
             rows.push(("pickup ETA", format!("{:.0}", eta.p50), format!("s median, {:.0} s mean", eta.mean)));
         }
-        if let Some(share) = &self.billed_share {
+        if let (Some(of_all), Some(share)) = (self.billed_of_all, &self.billed_share) {
             rows.push((
                 "billed / driven distance",
-                format!("{:.2}", share.p50),
-                format!("median, {:.2} mean", share.mean),
+                format!("{of_all:.3}"),
+                format!("of all rides; of one {:.2} median, {:.2} mean", share.p50, share.mean),
             ));
         }
         rows.extend([

@@ -188,6 +188,7 @@ async fn run(case: &Case) {
 
 fn city([users, rides]: [String; 2], ledger: Sender<Observation>) -> Config {
     Config {
+        billed_tolerance: None,
         urls: vec![users],
         rides_url: Some(rides),
         drivers: 2,

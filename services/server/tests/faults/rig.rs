@@ -172,6 +172,7 @@ impl Rig {
             speed: 120.0,
             // At this speed, and with positions lost, a real move cannot be told from a GPS jump.
             faults: simulator::Faults { jump: 0.0, ..Default::default() },
+            billed_tolerance: None,
             outage: Duration::from_secs(90),
             slow_clock: Duration::from_secs(3 * 3_600),
             fast_clock: Duration::from_secs(2 * 3_600),

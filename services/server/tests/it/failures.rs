@@ -143,6 +143,7 @@ async fn a_simulated_city_finds_no_violation_in_one_process_or_in_five() {
             rides_url = Some(format!("http://{}", running.apps[2].addr));
         }
         let config = simulator::Config {
+            billed_tolerance: None,
             urls,
             rides_url,
             drivers: 6,

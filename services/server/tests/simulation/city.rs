@@ -73,12 +73,14 @@ pub(crate) fn config(
         frozen: share(5),
         held: share(20),
         standing: share(5),
+        tablet: share(50),
         forbidden_command: share(30),
     };
     let off = dice.percent(40);
     let slow_clock = if off { one_of(dice, &[50, 7_200, 20 * 3_600]) } else { 0 };
     let fast_clock = if off { one_of(dice, &[50, 3_600, 5 * 3_600]) } else { 0 };
     Config {
+        billed_tolerance: None,
         urls: vec![url("users-1"), url("users-2")],
         rides_url: Some(url("rides-1")),
         drivers: DRIVERS,

@@ -15,8 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 pub(crate) use self::commands::Command;
 use self::commands::CommandQueue;
-use self::socket::Incoming;
-pub(crate) use self::socket::Socket;
+pub(crate) use self::socket::{PHONE, Socket, SocketInput, TABLET};
 use crate::account::Account;
 use crate::checker::{Delivery, MailboxChecker};
 use crate::city::City;
@@ -181,7 +180,7 @@ impl Client {
 
     async fn connect(&mut self) {
         let http = &self.city.users_clients[self.next_url % self.city.users_clients.len()];
-        match Socket::open(http, &self.account, Some(self.mailbox.last_seq())).await {
+        match Socket::open(http, &self.account, Some(self.mailbox.last_seq()), PHONE).await {
             Ok((socket, welcome)) => {
                 let now = clock::now();
                 self.socket = Some(socket);
@@ -245,11 +244,11 @@ impl Client {
         }
     }
 
-    fn on_incoming(&mut self, incoming: Incoming) -> Option<Input> {
+    fn on_incoming(&mut self, incoming: SocketInput) -> Option<Input> {
         let frame = match incoming {
-            Incoming::Text(frame) => frame,
-            Incoming::Control => return None,
-            Incoming::Closed(reason) => {
+            SocketInput::Text(frame) => frame,
+            SocketInput::Control => return None,
+            SocketInput::Closed(reason) => {
                 self.city.statistics().refusal("socket closed", &reason);
                 self.disconnect(RECONNECT_PAUSE);
                 return None;

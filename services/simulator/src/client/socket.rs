@@ -17,8 +17,10 @@ use crate::frame::{self, Frame};
 use crate::http::HttpClient;
 use crate::transport::Connection;
 
-/// Every person has one device: what it acknowledges leaves the mailbox.
-const DEVICE: &str = "simulator";
+/// The device of every person.
+pub(crate) const PHONE: &str = "simulator";
+/// The second device of some drivers.
+pub(crate) const TABLET: &str = "tablet";
 /// The wait for the welcome, from the connection on.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// A peer that accepts no frame for so long is gone.
@@ -41,7 +43,7 @@ pub(crate) struct Welcome {
 }
 
 #[derive(Debug)]
-pub(crate) enum Incoming {
+pub(crate) enum SocketInput {
     Text(String),
     /// A ping or a pong; the library answers pings.
     Control,
@@ -54,12 +56,17 @@ impl Socket {
     ///
     /// # Errors
     /// No connection, no welcome as the first frame within 10 s, or a refused token, which the next attempt refreshes.
-    pub(crate) async fn open(client: &HttpClient, account: &Account, last_seq: Option<u64>) -> Result<(Self, Welcome)> {
+    pub(crate) async fn open(
+        client: &HttpClient,
+        account: &Account,
+        last_seq: Option<u64>,
+        device: &str,
+    ) -> Result<(Self, Welcome)> {
         let token = account.token().await?;
         let opening = async {
             let connection = client.connect().await?;
             let query = last_seq.map(|seq| format!("&last_seq={seq}")).unwrap_or_default();
-            let url = format!("ws://{}{}?device={DEVICE}{query}", client.authority(), client.path("/v1/ws"));
+            let url = format!("ws://{}{}?device={device}{query}", client.authority(), client.path("/v1/ws"));
             let mut request = url.into_client_request()?;
             let bearer = HeaderValue::try_from(format!("Bearer {token}")).context("the token is no header")?;
             request.headers_mut().insert(header::AUTHORIZATION, bearer);
@@ -83,19 +90,19 @@ impl Socket {
     }
 
     /// Cancel-safe: a message is not lost if the future is dropped while it waits.
-    pub(crate) async fn read(&mut self) -> Incoming {
+    pub(crate) async fn read(&mut self) -> SocketInput {
         match self.0.next().await {
-            Some(Ok(Message::Text(frame))) => Incoming::Text(frame.as_str().to_owned()),
-            Some(Ok(Message::Close(frame))) => {
-                Incoming::Closed(frame.map_or_else(|| "no code".to_owned(), |frame| u16::from(frame.code).to_string()))
-            }
-            Some(Ok(Message::Binary(_))) => Incoming::Closed("a binary frame".to_owned()),
-            Some(Ok(_)) => Incoming::Control,
+            Some(Ok(Message::Text(frame))) => SocketInput::Text(frame.as_str().to_owned()),
+            Some(Ok(Message::Close(frame))) => SocketInput::Closed(
+                frame.map_or_else(|| "no code".to_owned(), |frame| u16::from(frame.code).to_string()),
+            ),
+            Some(Ok(Message::Binary(_))) => SocketInput::Closed("a binary frame".to_owned()),
+            Some(Ok(_)) => SocketInput::Control,
             Some(Err(error)) => {
                 tracing::debug!(%error, "connection lost while reading");
-                Incoming::Closed("connection lost".to_owned())
+                SocketInput::Closed("connection lost".to_owned())
             }
-            None => Incoming::Closed("connection lost".to_owned()),
+            None => SocketInput::Closed("connection lost".to_owned()),
         }
     }
 

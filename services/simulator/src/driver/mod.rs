@@ -3,6 +3,7 @@
 
 mod outgoing_positions;
 mod state;
+mod tablet;
 mod vehicle;
 
 use std::collections::{HashSet, VecDeque};
@@ -14,6 +15,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use self::outgoing_positions::{OutgoingPositions, Point};
@@ -86,6 +88,11 @@ impl Driver {
         let target = city.schedule().idle_position();
         let now = clock::now();
         let clock_offset = clock_offset(&city.config, index)?;
+        // Dropped, and so aborted, with the driver.
+        let mut devices = JoinSet::new();
+        if rng.random_bool(city.config.faults.tablet) {
+            devices.spawn(tablet::run(Arc::clone(&city), Arc::clone(&account), index));
+        }
         let client = Client::new(Arc::clone(&city), account, index);
         let speed_mps = rng.random_range(8.0..14.0) * city.config.speed;
         let mut driver = Self {
@@ -310,7 +317,7 @@ impl Driver {
     /// At the dropoff: the last position must be acked before `ride.arrive` is sent.
     fn send_last_position(&mut self, now: Instant) {
         for data in self.outgoing.flush() {
-            self.client.send_unanswered("location.update", &data);
+            self.client.send("location.update", data);
         }
         self.vehicle.thaw();
         let here = self.vehicle.position;
@@ -432,9 +439,7 @@ impl Driver {
         self.state = State::Free;
         self.vehicle.stop();
         let Some(billed_m) = event.data.get("distance_m").and_then(Value::as_f64) else { return };
-        if driven_m > 0.0 {
-            self.city.statistics().billed_share.add(billed_m / driven_m);
-        }
+        self.city.statistics().billed(billed_m, driven_m);
         // With a clock that is ahead, by as much as the contract allows, points before the start count as points of the ride.
         let ahead_s = self.vehicle.clock_offset.as_seconds_f64().clamp(0.0, CLOCK_AHEAD_MAX.as_seconds_f64());
         let before_start_m = ahead_s * self.vehicle.speed_mps;
@@ -469,9 +474,9 @@ impl Driver {
             }
             "ride.arrive" => {
                 self.expect("ride.arrive", reaches(Status::Completed));
-                // What the phone held.
+                // What the phone held; it holds it until the platform has it.
                 for data in self.outgoing.flush() {
-                    self.client.send_unanswered("location.update", &data);
+                    self.client.send("location.update", data);
                 }
             }
             "ride.cancel" => self.expect("ride.cancel", reaches(Status::Cancelled)),

@@ -49,6 +49,9 @@ pub(crate) struct Statistics {
     pub(crate) pickup_eta_s: Samples,
     /// Billed over driven distance of completed rides.
     pub(crate) billed_share: Samples,
+    /// Billed and driven metres of these rides together.
+    billed_m: f64,
+    driven_m: f64,
 }
 
 impl Statistics {
@@ -62,6 +65,20 @@ impl Statistics {
 
     pub(crate) fn count(&self, counter: Counter) -> u64 {
         self.counters.get(&counter).copied().unwrap_or(0)
+    }
+
+    /// The distances of a completed ride, metres.
+    pub(crate) fn billed(&mut self, billed_m: f64, driven_m: f64) {
+        if driven_m > 0.0 {
+            self.billed_share.add(billed_m / driven_m);
+            self.billed_m += billed_m;
+            self.driven_m += driven_m;
+        }
+    }
+
+    /// All billed distance over all driven distance; `None` without any.
+    pub(crate) fn billed_of_all(&self) -> Option<f64> {
+        (self.driven_m > 0.0).then(|| self.billed_m / self.driven_m)
     }
 
     /// The platform refused `what` with this code.

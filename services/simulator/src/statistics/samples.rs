@@ -35,6 +35,10 @@ impl Samples {
         }
     }
 
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
     /// `None` without a sample.
     pub(crate) fn distribution(&self) -> Option<Distribution> {
         let mut sorted = self.reservoir.clone();
