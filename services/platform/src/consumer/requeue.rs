@@ -163,5 +163,6 @@ fn received(letter: &DeadLetter, world: &World) -> Result<Received, Failure> {
         consumer: consumer.clone(),
         stored_at,
         deliveries: letter.deliveries + 1,
+        sequence: *stream_sequence,
     })
 }

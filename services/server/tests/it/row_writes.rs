@@ -31,8 +31,8 @@ const DAYS: u32 = 10;
 /// The most row writes of a ride, deletions included.
 const RIDE_MAX: i64 = 400;
 
-/// Tables that a process or an open socket writes to in passing time, with a ride or without one.
-const NOT_OF_RIDES: [&str; 2] = ["matching.lease", "users.sockets"];
+/// Tables that a process, an open socket or a sign-in writes to, with a ride or without one.
+const NOT_OF_RIDES: [&str; 4] = ["matching.lease", "users.sockets", "users.rate_limits", "users.user_sign_ins"];
 
 type Writes = BTreeMap<String, [i64; 3]>;
 
@@ -48,16 +48,12 @@ async fn written(database: &str) -> Writes {
     rows.iter().map(|row| (row.get(0), [row.get(1), row.get(2), row.get(3)])).collect()
 }
 
-/// The writes by table between two moments; partitions count as their table.
+/// The writes by table between two moments.
 fn between(before: &Writes, after: &Writes) -> Writes {
     let mut all = Writes::new();
     for (table, counts) in after {
         let was = before.get(table).copied().unwrap_or_default();
-        let name = table.split("_of_").next().unwrap_or(table);
-        let sums = all.entry(name.to_owned()).or_default();
-        for n in 0..3 {
-            sums[n] += counts[n] - was[n];
-        }
+        all.insert(table.clone(), [0, 1, 2].map(|n| counts[n] - was[n]));
     }
     all.retain(|table, sums| sums.iter().sum::<i64>() > 0 && !NOT_OF_RIDES.contains(&table.as_str()));
     all
@@ -200,7 +196,7 @@ async fn measure() -> (Writes, Writes) {
     let addr = platform.app.addr;
     let (driver, passenger) = meanwhile(async { (driver.renewed(addr).await, passenger.renewed(addr).await) }).await;
     ride(&platform, driver, passenger).await;
-    pass(Duration::from_secs(86_400) * DAYS, Duration::from_secs(600), WORK).await;
+    pass(Duration::from_secs(86_400) * DAYS, Duration::from_secs(3_600), Duration::from_millis(60)).await;
     platform.stop().await;
     let of_ride = between(&before, &written(&database).await);
 
@@ -212,9 +208,9 @@ async fn measure() -> (Writes, Writes) {
     tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_secs(11))).await.unwrap();
     let before = written(&database).await;
     beacons(&mut d).await;
-    drop(d);
     tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_secs(11))).await.unwrap();
     let of_beacons = between(&before, &written(&database).await);
+    drop(d);
     platform.stop().await;
     drop(end);
     let _ = standing.await;
