@@ -1,5 +1,7 @@
 //! The operations on tracks and points, on both stores; and what only PostgreSQL's locks show.
 
+mod chunk_tests;
+
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Duration, Utc};
