@@ -7,3 +7,4 @@ mod consumer;
 mod dead_letters;
 mod lost_streams;
 mod store;
+mod waiting;
