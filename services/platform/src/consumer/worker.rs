@@ -201,8 +201,7 @@ impl<H: Handler> Worker<H> {
         for item in items.extract_if(.., may_wait) {
             let sequence = item.received.sequence;
             let before = self.waiting_of.unwrap_or(Waiting { since: now, lowest_sequence: sequence });
-            self.waiting_of =
-                Some(Waiting { lowest_sequence: before.lowest_sequence.min(sequence), ..before });
+            self.waiting_of = Some(Waiting { lowest_sequence: before.lowest_sequence.min(sequence), ..before });
             self.waiting.push(item);
         }
     }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use platform::consumer::Ended;
-use platform::{CancellationToken, Failure, Handler, Platform, Received, Store, Transaction, WAIT_MAX, Waiting, Worker, World};
+use platform::{
+    CancellationToken, Failure, Handler, Platform, Received, Store, Transaction, WAIT_MAX, Waiting, Worker, World,
+};
 use streams::memory::MemoryBus;
 use streams::{Bus, Event, Service, Subject, VehicleType};
 use testing::Backend;
@@ -117,7 +119,11 @@ async fn messages_wait_unacknowledged_and_are_handled_together() {
     }
     rig.publish(4, VehicleType::Van).await;
     let arrived = || Did::Arrived(1);
-    assert_eq!(rig.did(), [arrived(), arrived(), arrived(), arrived(), Did::Committed(1)], "what may not wait does not");
+    assert_eq!(
+        rig.did(),
+        [arrived(), arrived(), arrived(), arrived(), Did::Committed(1)],
+        "what may not wait does not"
+    );
     sleep(wait_max() - Duration::from_secs(1)).await;
     assert_eq!((rig.did(), rig.unacknowledged().await), (vec![], 3));
     sleep(Duration::from_secs(2)).await;
