@@ -31,7 +31,7 @@ pub struct Worker<H: Handler> {
     failed_attempts: BTreeMap<(String, u64), u64>,
     /// Messages that wait for others, not acknowledged.
     waiting: Vec<Item>,
-    /// What the handler is told of them; `None` if there are none.
+    /// What the handler is asked with of them; `None` if there are none.
     waiting_of: Option<Waiting>,
 }
 
