@@ -134,3 +134,22 @@ fn apply(cache: &Cache, own_pod: &str, payload: &[u8], now: DateTime<Utc>) {
         positions.record_beacon(beacon, now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_hears_what_rides_of_others_need_and_understands_the_version_before() {
+        let cache = Cache::default();
+        let needed = |payload: &str| {
+            apply(&cache, "own", payload.as_bytes(), DateTime::UNIX_EPOCH);
+            cache.arrived_rides().needed_up_to()
+        };
+        assert_eq!(needed("own\n{\"updates\":[],\"beacons\":[],\"needed_up_to\":7}"), 0, "its own message");
+        assert_eq!(needed("other\n{\"updates\":[],\"beacons\":[],\"needed_up_to\":7}"), 7);
+        assert_eq!(needed("other\n{\"updates\":[],\"beacons\":[]}"), 7, "from the version before");
+        // The stream was made again, and counts from 1.
+        assert_eq!(needed("other\n{\"updates\":[],\"beacons\":[],\"needed_up_to\":3}"), 3);
+    }
+}
