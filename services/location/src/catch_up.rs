@@ -1,5 +1,6 @@
 //! The task that finds out when all points of an arrived ride are rows. It asks the bus how far the stream and this service's
-//! consumer are; [`ArrivedRides`](crate::track::arrived_rides::ArrivedRides) draws the conclusion.
+//! consumer are; [`ArrivedRides`](crate::track::arrived_rides::ArrivedRides) draws the conclusion. Points that wait for others become
+//! rows sooner: those in this process because it needs them, those in others because it tells them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +10,12 @@ use streams::{Service, Subject};
 use tokio::time::sleep;
 
 use crate::cache::Cache;
+use crate::position_broadcast::PositionBroadcast;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 pub(crate) async fn run(platform: Platform, cache: Arc<Cache>, stop: CancellationToken) {
+    let broadcast = PositionBroadcast::new(&platform);
     let consumer = platform.topology.consumer(Subject::LocationUpdate, Service::Location);
     loop {
         let now = platform.world.now();
@@ -23,6 +26,10 @@ pub(crate) async fn run(platform: Platform, cache: Arc<Cache>, stop: Cancellatio
             }
             if let Ok(info) = platform.bus.consumer_info(&consumer.stream, &consumer.durable).await {
                 cache.arrived_rides().apply_consumer_info(&info);
+            }
+            let needed = cache.arrived_rides().needed_here();
+            if needed > 0 {
+                broadcast.send_needed(needed).await;
             }
         }
         tokio::select! {

@@ -3,14 +3,15 @@
 //! writes what a restart must know of drivers: each beacon, and from time to time the places of those who moved.
 //! Neither decides which points count (`track/mod.rs`).
 //!
-//! A point is acknowledged once it is a row, before any aggregate includes it. Every process computes aggregates from the rows,
+//! A point of a ride waits for others for some seconds before it becomes part of a row. It is acknowledged once it is, before any
+//! aggregate includes it. Every process computes aggregates from the rows,
 //! so nothing is lost and several processes can share one ride.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Duration, SubsecRound, Utc};
-use platform::{Failure, Handler, Platform, Received, StoreError};
+use platform::{Failure, Handler, Platform, Received, StoreError, Waiting};
 use streams::event::{LocationAggregate, LocationUpdate, RideEvent, UserBeacon};
 use streams::{Event, RideId, RideStatus, Service, UserId};
 
@@ -20,7 +21,8 @@ use crate::driver::rows::StoredPlace;
 use crate::driver::{self, DriverRow};
 use crate::position_broadcast::PositionBroadcast;
 use crate::tables::{PointRow, Tables, TrackRow, Tx};
-use crate::track::rows::{self, PointQuery};
+use crate::track::point_rows::{self, PointQuery};
+use crate::track::rows;
 use crate::track::{self, Measured, Point};
 
 /// The most aggregates in one transaction of the timer. If more are due, the next transaction follows at once.
@@ -41,15 +43,22 @@ const WAIT_INTERVAL: Duration = Duration::seconds(1);
 /// The part of a billed distance that late points may change without a warning.
 const LATE_CHANGE: f64 = 0.02;
 
+/// The shortest time between two transactions that end the wait early, because somebody arrived and needs all points up to then.
+const EARLY_INTERVAL: Duration = Duration::seconds(10);
+
 pub(crate) struct LocationUpdates {
     platform: Platform,
     cache: Arc<Cache>,
     broadcast: PositionBroadcast,
+    points_wait: Duration,
+    next_early: DateTime<Utc>,
 }
 
 impl LocationUpdates {
-    pub(crate) fn new(platform: &Platform, cache: &Arc<Cache>) -> Self {
-        Self { platform: platform.clone(), cache: cache.clone(), broadcast: PositionBroadcast::new(platform) }
+    pub(crate) fn new(platform: &Platform, config: &Config, cache: &Arc<Cache>) -> Self {
+        let (points_wait, next_early) = (config.points_wait, platform.world.now());
+        let broadcast = PositionBroadcast::new(platform);
+        Self { platform: platform.clone(), cache: cache.clone(), broadcast, points_wait, next_early }
     }
 }
 
@@ -93,6 +102,37 @@ impl Handler for LocationUpdates {
     /// The key of points finds repeats.
     const INBOX: bool = false;
 
+    async fn arrived(&mut self, batch: &[&Received]) {
+        {
+            let mut positions = self.cache.positions();
+            for received in batch {
+                if let Some(update) = update(received) {
+                    positions.record_own_update(update, received.stored_at);
+                }
+            }
+        }
+        self.broadcast.send(batch).await;
+    }
+
+    /// Points of rides under way do.
+    fn may_wait(&self, received: &Received) -> bool {
+        update(received).is_some_and(|update| {
+            let is_under_way = |ride: RideId| !self.cache.arrived_rides().contains(ride);
+            update.ride_id.is_some_and(is_under_way) && !is_late(update, received.stored_at)
+        })
+    }
+
+    fn handle_waiting_at(&mut self, waiting: &Waiting) -> DateTime<Utc> {
+        if waiting.lowest_sequence > self.cache.arrived_rides().needed_up_to() {
+            return waiting.since + self.points_wait;
+        }
+        let (at, now) = (self.next_early.max(waiting.since), self.platform.world.now());
+        if at <= now {
+            self.next_early = now + EARLY_INTERVAL;
+        }
+        at
+    }
+
     /// Most drivers have no ride: their points cost no transaction.
     fn writes(&self, batch: &[&Received]) -> bool {
         batch.iter().any(|r| update(r).is_some_and(|u| u.ride_id.is_some() || is_late(u, r.stored_at)))
@@ -118,21 +158,9 @@ impl Handler for LocationUpdates {
             points.extend(of.into_values().map(|track| point_row(track, update, *stored_at)));
         }
         if !points.is_empty() {
-            rows::add_points(tx, &points).await?;
+            point_rows::add(tx, &points).await?;
         }
         Ok(())
-    }
-
-    async fn committed(&mut self, batch: &[&Received]) {
-        {
-            let mut positions = self.cache.positions();
-            for received in batch {
-                if let Some(update) = update(received) {
-                    positions.record_own_update(update, received.stored_at);
-                }
-            }
-        }
-        self.broadcast.send(batch).await;
     }
 }
 
@@ -336,7 +364,7 @@ impl RideTracks {
     ) -> Result<BTreeMap<RideId, Vec<PointRow>>, StoreError> {
         let queries: Vec<PointQuery> = tracks.iter().filter_map(|track| self.missing_points(track)).collect();
         let mut points: BTreeMap<RideId, Vec<PointRow>> = BTreeMap::new();
-        for point in rows::points(tx, &queries).await? {
+        for point in point_rows::read(tx, &queries).await? {
             points.entry(point.ride_id).or_default().push(point);
         }
         Ok(points)

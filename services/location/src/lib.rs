@@ -97,7 +97,7 @@ impl Location {
     pub async fn run(self, stop: CancellationToken) {
         let Self { platform, store, config, cache, .. } = self;
         let mut tasks = ServiceTasks::start(&platform, Service::Location, &store, &stop);
-        let updates = LocationUpdates::new(&platform, &cache);
+        let updates = LocationUpdates::new(&platform, &config, &cache);
         tasks.spawn_worker(&[Subject::LocationUpdate], UPDATES_BATCH_MAX, updates);
         tasks.spawn_worker(&RIDE_SUBJECTS, BATCH_MAX, RideTracks::new(&platform, &config, &cache));
         tasks.spawn(catch_up::run(platform.clone(), cache.clone(), stop.clone()));

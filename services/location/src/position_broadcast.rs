@@ -29,12 +29,16 @@ pub(crate) struct PositionBroadcast {
 struct Outgoing<'a> {
     updates: Vec<&'a LocationUpdate>,
     beacons: Vec<&'a UserBeacon>,
+    needed_up_to: u64,
 }
 
 #[derive(Deserialize)]
 struct Incoming {
     updates: Vec<LocationUpdate>,
     beacons: Vec<UserBeacon>,
+    /// Points of the stream up to this sequence should become rows soon; 0 if none. A process of the version before does not say it.
+    #[serde(default)]
+    needed_up_to: u64,
 }
 
 impl PositionBroadcast {
@@ -47,7 +51,7 @@ impl PositionBroadcast {
         if matches!(self.bus, Bus::Memory(_)) {
             return;
         }
-        let mut outgoing = Outgoing { updates: Vec::new(), beacons: Vec::new() };
+        let mut outgoing = Outgoing { updates: Vec::new(), beacons: Vec::new(), needed_up_to: 0 };
         for received in batch {
             match &received.event {
                 Event::LocationUpdate(update) => outgoing.updates.push(update),
@@ -55,12 +59,22 @@ impl PositionBroadcast {
                 _ => {}
             }
         }
-        if outgoing.updates.is_empty() && outgoing.beacons.is_empty() {
-            return;
+        if !outgoing.updates.is_empty() || !outgoing.beacons.is_empty() {
+            self.publish(&outgoing).await;
         }
+    }
+
+    /// Tells the others that a ride waits for points up to this sequence. If that is lost, the points wait no longer than they may.
+    pub(crate) async fn send_needed(&self, needed_up_to: u64) {
+        if !matches!(self.bus, Bus::Memory(_)) {
+            self.publish(&Outgoing { updates: Vec::new(), beacons: Vec::new(), needed_up_to }).await;
+        }
+    }
+
+    async fn publish(&self, outgoing: &Outgoing<'_>) {
         // The pod comes before the JSON, so that a process skips its own messages without parsing them.
         let mut payload = format!("{}\n", self.pod).into_bytes();
-        serde_json::to_writer(&mut payload, &outgoing).expect("events have string keys and no failing serializer");
+        serde_json::to_writer(&mut payload, outgoing).expect("events have string keys and no failing serializer");
         if let Err(error) = self.bus.publish_core(SUBJECT, payload.into()).await {
             tracing::debug!(%error, "positions were not sent to the other location processes");
         }
@@ -109,11 +123,33 @@ fn apply(cache: &Cache, own_pod: &str, payload: &[u8], now: DateTime<Utc>) {
             return;
         }
     };
+    if incoming.needed_up_to > 0 {
+        cache.arrived_rides().set_needed_elsewhere(incoming.needed_up_to);
+    }
     let mut positions = cache.positions();
     for update in incoming.updates.iter().filter(|u| u.location.is_valid()) {
         positions.record_update(update, now);
     }
     for beacon in incoming.beacons.iter().filter(|b| b.location.is_valid()) {
         positions.record_beacon(beacon, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_hears_what_rides_of_others_need_and_understands_the_version_before() {
+        let cache = Cache::default();
+        let needed = |payload: &str| {
+            apply(&cache, "own", payload.as_bytes(), DateTime::UNIX_EPOCH);
+            cache.arrived_rides().needed_up_to()
+        };
+        assert_eq!(needed("own\n{\"updates\":[],\"beacons\":[],\"needed_up_to\":7}"), 0, "its own message");
+        assert_eq!(needed("other\n{\"updates\":[],\"beacons\":[],\"needed_up_to\":7}"), 7);
+        assert_eq!(needed("other\n{\"updates\":[],\"beacons\":[]}"), 7, "from the version before");
+        // The stream was made again, and counts from 1.
+        assert_eq!(needed("other\n{\"updates\":[],\"beacons\":[],\"needed_up_to\":3}"), 3);
     }
 }

@@ -29,7 +29,7 @@ use streams::{Bus, BusError, Message};
 use tokio::time::Instant;
 
 pub use breaker::Breaker;
-pub use consumer::{Failure, Handler, Received, Worker};
+pub use consumer::{Failure, Handler, Received, WAIT_MAX, Waiting, Worker};
 pub use limits::{ClientAddress, Limit, Limiter};
 pub use problem::Problem;
 pub use service::ServiceTasks;

@@ -123,8 +123,13 @@ impl Topology {
                     filter: row.subject.as_str().to_owned(),
                     ack_wait: Duration::from_secs(30),
                     max_deliver: MAX_DELIVER,
-                    // Location acknowledges a batch of points after their rows are committed, so many are pending at once.
-                    max_ack_pending: if row.subject == Subject::LocationUpdate { 65_536 } else { 4_096 },
+                    max_ack_pending: match (row.subject, service) {
+                        // Location lets the points of rides wait for others before it writes and acknowledges them: these are the
+                        // points of 20 s at 13,000/s.
+                        (Subject::LocationUpdate, Service::Location) => 262_144,
+                        (Subject::LocationUpdate, _) => 65_536,
+                        _ => 4_096,
+                    },
                     backoff: Vec::new(),
                 })
             })

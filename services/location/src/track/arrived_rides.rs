@@ -14,11 +14,13 @@ use streams::bus::ConsumerInfo;
 /// The longest time that a point is on its way from the socket to the stream.
 const SETTLE_TIME: Duration = Duration::seconds(1);
 /// After this long the final aggregate is published even if points may be missing.
-const GIVE_UP_AFTER: Duration = Duration::seconds(20);
+const GIVE_UP_AFTER: Duration = Duration::seconds(30);
 
 #[derive(Debug, Default)]
 pub(crate) struct ArrivedRides {
     rides: BTreeMap<RideId, ArrivedRide>,
+    /// The highest watermark that another process waits for.
+    needed_elsewhere: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +60,24 @@ impl ArrivedRides {
         for ride in self.rides.values_mut() {
             ride.caught_up |= ride.watermark.is_some_and(|watermark| is_idle || info.ack_floor >= watermark);
         }
+    }
+
+    pub(crate) fn contains(&self, ride: RideId) -> bool {
+        self.rides.contains_key(&ride)
+    }
+
+    /// The highest watermark of the rides here that have not caught up; 0 if all have.
+    pub(crate) fn needed_here(&self) -> u64 {
+        self.rides.values().filter(|ride| !ride.caught_up).filter_map(|ride| ride.watermark).max().unwrap_or(0)
+    }
+
+    pub(crate) fn set_needed_elsewhere(&mut self, sequence: u64) {
+        self.needed_elsewhere = sequence;
+    }
+
+    /// Points of the stream up to this sequence should become rows soon: a ride waits for one of them.
+    pub(crate) fn needed_up_to(&self) -> u64 {
+        self.needed_elsewhere.max(self.needed_here())
     }
 
     /// Rides whose final aggregate can be published.
@@ -102,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_consumer_has_caught_up_and_a_stuck_one_is_waited_for_20_s() {
+    fn an_idle_consumer_has_caught_up_and_a_stuck_one_is_waited_for_30_s() {
         let (one, other) = (RideId(Uuid::from_u128(1)), RideId(Uuid::from_u128(2)));
         let mut rides = ArrivedRides::default();
         rides.add(one, at(10));
@@ -112,7 +132,10 @@ mod tests {
         rides.add(other, at(11));
         rides.set_watermarks(at(12), 4);
         assert_eq!(rides.complete(at(12)), BTreeSet::from([one]));
-        assert_eq!(rides.complete(at(30)), BTreeSet::from([one]));
-        assert_eq!(rides.complete(at(31)), BTreeSet::from([one, other]));
+        assert_eq!((rides.complete(at(40)), rides.needed_up_to()), (BTreeSet::from([one]), 4));
+        assert_eq!(rides.complete(at(41)), BTreeSet::from([one, other]));
+        rides.set_needed_elsewhere(9);
+        rides.remove(other);
+        assert_eq!((rides.needed_here(), rides.needed_up_to()), (0, 9));
     }
 }

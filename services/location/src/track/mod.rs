@@ -14,6 +14,7 @@ mod devices;
 mod ends;
 pub(crate) mod fix;
 mod line;
+pub(crate) mod point_rows;
 pub(crate) mod rows;
 mod way;
 

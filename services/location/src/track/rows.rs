@@ -1,4 +1,4 @@
-//! The rows of tracks and points: every statement of this service, with the same operation in memory beside it.
+//! The rows of tracks, with the same operations in memory beside them; `point_rows.rs` has the points.
 //!
 //! The row of a track is the lock of its ride: points, ends and aggregates are written while it is locked. Statements that wait
 //! for locks take them in the order of ids, so transactions do not deadlock. Nothing here decides which points count.
@@ -9,13 +9,14 @@ use chrono::{DateTime, Duration, Utc};
 use platform::store::rows::column;
 use platform::{On, StoreError};
 use sqlx::Row;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgConnection, PgRow};
 use streams::event::TrackPoint;
 use streams::{Position, RideId, UserId};
 use uuid::Uuid;
 
-use super::fix::{Point, TrackSummary};
-use crate::tables::{PointKey, PointRow, Tables, TrackRow, Tx};
+use super::fix::TrackSummary;
+use super::point_rows;
+use crate::tables::{TrackRow, Tx};
 
 /// How long a track is stored: longer than any stream can deliver an event of its ride.
 const TRACKS_STORED: Duration = Duration::days(9);
@@ -25,14 +26,6 @@ const EMPTY_TRACKS_STORED: Duration = Duration::days(2);
 const POINTS_STORED: Duration = Duration::hours(25);
 /// How far back points are looked for to be deleted, so that the rides of all days are not visited each time.
 const POINTS_DELETED_WITHIN: Duration = Duration::days(2);
-
-/// Asks for a driver's points of a ride that were added after a version of the track.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PointQuery {
-    pub(crate) ride_id: RideId,
-    pub(crate) driver_id: UserId,
-    pub(crate) after_version: i64,
-}
 
 /// Locks the tracks of `rides`, and inserts those that do not exist.
 pub(crate) async fn lock_tracks(
@@ -56,12 +49,19 @@ async fn lock_existing(tx: &mut Tx, rides: &BTreeSet<RideId>) -> Result<BTreeMap
                 .bind(column(rides, |ride| ride.0))
                 .fetch_all(&mut *pg)
                 .await?;
-            rows.iter().map(|r| read_track(r).map(|t| (t.ride_id, t)).map_err(StoreError::from)).collect()
+            Ok(locked(pg, &rows).await?.into_iter().map(|track| (track.ride_id, track)).collect())
         }
         On::Memory(tables) => {
             Ok(rides.iter().filter_map(|ride| Some((*ride, tables.tracks.get(ride)?.clone()))).collect())
         }
     }
+}
+
+/// The tracks of locked rows.
+async fn locked(pg: &mut PgConnection, rows: &[PgRow]) -> Result<Vec<TrackRow>, StoreError> {
+    let mut tracks = rows.iter().map(read_track).collect::<Result<Vec<_>, _>>()?;
+    point_rows::read_versions(pg, &mut tracks).await?;
+    Ok(tracks)
 }
 
 async fn insert_tracks(tx: &mut Tx, rides: &BTreeSet<RideId>, now: DateTime<Utc>) -> Result<(), StoreError> {
@@ -109,56 +109,6 @@ pub(crate) async fn rides_at(tx: &mut Tx, times: &[(UserId, DateTime<Utc>)]) -> 
     }
 }
 
-/// Inserts points of locked tracks. Grows the version of each track that got a new point, and returns those tracks.
-pub(crate) async fn add_points(tx: &mut Tx, points: &[PointRow]) -> Result<BTreeSet<RideId>, StoreError> {
-    match tx.on() {
-        On::Postgres(pg) => {
-            let rows = sqlx::query(
-                "with added as (insert into track_points (ride_id, user_id, device, ride_device, device_at, sent_at, \
-                 received_at, recorded_at, lat, lng, accuracy_m, speed_mps, version) \
-                 select r, u, d, rd, da, sa, ra, t, lat, lng, a, s, v from unnest($1::uuid[], $2::uuid[], $3::text[], \
-                 $4::bool[], $5::timestamptz[], $6::timestamptz[], $7::timestamptz[], $8::timestamptz[], $9::float8[], \
-                 $10::float8[], $11::float8[], $12::float8[], $13::bigint[]) \
-                 with ordinality as p (r, u, d, rd, da, sa, ra, t, lat, lng, a, s, v, n) order by n \
-                 on conflict do nothing returning ride_id) \
-                 update tracks set version = version + 1 where ride_id in (select ride_id from added) returning ride_id",
-            )
-            .bind(column(points, |p| p.ride_id.0))
-            .bind(column(points, |p| p.user_id.0))
-            .bind(column(points, |p| p.point.device.clone()))
-            .bind(column(points, |p| p.point.ride_device))
-            .bind(column(points, |p| p.point.device_at))
-            .bind(column(points, |p| p.point.sent_at))
-            .bind(column(points, |p| p.point.received_at))
-            .bind(column(points, |p| p.point.recorded_at))
-            .bind(column(points, |p| p.point.position.lat))
-            .bind(column(points, |p| p.point.position.lng))
-            .bind(column(points, |p| p.point.accuracy_m))
-            .bind(column(points, |p| p.point.speed_mps))
-            .bind(column(points, |p| p.version))
-            .fetch_all(&mut *pg)
-            .await?;
-            rows.iter().map(|r| Ok(RideId(r.try_get(0)?))).collect()
-        }
-        On::Memory(tables) => {
-            let mut grown = BTreeSet::new();
-            for point in points {
-                let key = point.key();
-                if !tables.points.contains_key(&key) {
-                    tables.points.insert(key, point.clone());
-                    grown.insert(point.ride_id);
-                }
-            }
-            for ride in &grown {
-                if let Some(track) = tables.tracks.get_mut(ride) {
-                    track.version += 1;
-                }
-            }
-            Ok(grown)
-        }
-    }
-}
-
 /// Updates driver, start, arrival, places and end of locked tracks.
 pub(crate) async fn save_ride_times(tx: &mut Tx, tracks: &[TrackRow]) -> Result<(), StoreError> {
     match tx.on() {
@@ -200,12 +150,6 @@ pub(crate) async fn save_ride_times(tx: &mut Tx, tracks: &[TrackRow]) -> Result<
     Ok(())
 }
 
-/// By user, then device, then the device's own time.
-fn points_of(tables: &Tables, ride: RideId) -> impl Iterator<Item = &PointRow> + use<'_> {
-    let first: PointKey = (ride, UserId(Uuid::nil()), String::new(), DateTime::<Utc>::MIN_UTC);
-    tables.points.range(first..).map(|(_, point)| point).take_while(move |point| point.ride_id == ride)
-}
-
 /// Locks the tracks of which an aggregate is due, at most `limit`, those longest without one first. Skips tracks that another
 /// process has locked. An aggregate is due of a ride under way that has new points and no aggregate after `reported_until`,
 /// and of each of the `complete` rides that has no final one.
@@ -219,8 +163,9 @@ pub(crate) async fn lock_due_tracks(
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select * from tracks where closed_at is null and not finalised and started_at is not null and \
-                 driver_id is not null and case when arrived_at is null then version > reported_version and \
-                 (reported_at is null or reported_at <= $1) else ride_id = any($2) end \
+                 driver_id is not null and case when arrived_at is not null then ride_id = any($2) \
+                 when reported_at > $1 then false else version > reported_version or exists (select from track_chunks c \
+                 where c.ride_id = tracks.ride_id and c.version > tracks.reported_version) end \
                  order by reported_at nulls first, ride_id limit $3 for update skip locked",
             )
             .bind(reported_until)
@@ -228,7 +173,7 @@ pub(crate) async fn lock_due_tracks(
             .bind(limit as i64)
             .fetch_all(&mut *pg)
             .await?;
-            rows.iter().map(|r| read_track(r).map_err(StoreError::from)).collect()
+            locked(pg, &rows).await
         }
         On::Memory(tables) => {
             let under_way = tables
@@ -258,39 +203,11 @@ pub(crate) async fn lock_late_tracks(tx: &mut Tx, limit: usize) -> Result<Vec<Tr
             .bind(limit as i64)
             .fetch_all(&mut *pg)
             .await?;
-            rows.iter().map(|r| read_track(r).map_err(StoreError::from)).collect()
+            locked(pg, &rows).await
         }
         On::Memory(tables) => {
             let late = tables.tracks.values().filter(|t| t.finalised && t.version > t.reported_version);
             Ok(late.take(limit).cloned().collect())
-        }
-    }
-}
-
-/// By ride, device, and the device's own time.
-pub(crate) async fn points(tx: &mut Tx, queries: &[PointQuery]) -> Result<Vec<PointRow>, StoreError> {
-    match tx.on() {
-        On::Postgres(pg) => {
-            let rows = sqlx::query(
-                "select p.* from unnest($1::uuid[], $2::uuid[], $3::bigint[]) as u (r, d, v) join track_points p \
-                 on p.ride_id = u.r and p.user_id = u.d and p.version > u.v \
-                 order by p.ride_id, p.device, coalesce(p.device_at, p.recorded_at)",
-            )
-            .bind(column(queries, |q| q.ride_id.0))
-            .bind(column(queries, |q| q.driver_id.0))
-            .bind(column(queries, |q| q.after_version))
-            .fetch_all(&mut *pg)
-            .await?;
-            rows.iter().map(|row| read_point(row).map_err(StoreError::from)).collect()
-        }
-        On::Memory(tables) => {
-            let mut queries = queries.to_vec();
-            queries.sort_by_key(|q| q.ride_id);
-            let found = queries.iter().flat_map(|q| {
-                let is_wanted = |p: &&PointRow| p.user_id == q.driver_id && p.version > q.after_version;
-                points_of(tables, q.ride_id).filter(is_wanted).cloned()
-            });
-            Ok(found.collect())
         }
     }
 }
@@ -382,24 +299,13 @@ pub(crate) async fn purge(tx: &mut Tx, now: DateTime<Utc>) -> Result<(), StoreEr
                 .bind(empty)
                 .execute(&mut *pg)
                 .await?;
-            sqlx::query(
-                "delete from track_points p using tracks t where p.ride_id = t.ride_id and t.closed_at >= $1 and t.closed_at < $2",
-            )
-            .bind(ended.0)
-            .bind(ended.1)
-            .execute(&mut *pg)
-            .await?;
         }
         On::Memory(tables) => {
             let gone = |t: &TrackRow| t.created_at < old || (t.driver_id.is_none() && t.created_at < empty);
             tables.tracks = tables.tracks.iter().filter(|(_, t)| !gone(t)).map(|(k, t)| (*k, t.clone())).collect();
-            let tracks = &tables.tracks;
-            let is_retained = |track: &TrackRow| track.closed_at.is_none_or(|at| at < ended.0 || at >= ended.1);
-            let retained = tables.points.iter().filter(|(key, _)| tracks.get(&key.0).is_some_and(is_retained));
-            tables.points = retained.map(|(k, p)| (k.clone(), p.clone())).collect();
         }
     }
-    Ok(())
+    point_rows::purge(tx, ended.0, ended.1).await
 }
 
 fn read_track(row: &PgRow) -> Result<TrackRow, sqlx::Error> {
@@ -433,25 +339,6 @@ fn read_track(row: &PgRow) -> Result<TrackRow, sqlx::Error> {
 fn place(row: &PgRow, lat: &str, lng: &str) -> Result<Option<Position>, sqlx::Error> {
     let (lat, lng): (Option<f64>, Option<f64>) = (row.try_get(lat)?, row.try_get(lng)?);
     Ok(lat.zip(lng).map(|(lat, lng)| Position { lat, lng }))
-}
-
-fn read_point(row: &PgRow) -> Result<PointRow, sqlx::Error> {
-    Ok(PointRow {
-        ride_id: RideId(row.try_get("ride_id")?),
-        user_id: UserId(row.try_get("user_id")?),
-        point: Point {
-            device: row.try_get("device")?,
-            ride_device: row.try_get("ride_device")?,
-            device_at: row.try_get("device_at")?,
-            sent_at: row.try_get("sent_at")?,
-            received_at: row.try_get("received_at")?,
-            recorded_at: row.try_get("recorded_at")?,
-            position: Position { lat: row.try_get("lat")?, lng: row.try_get("lng")? },
-            accuracy_m: row.try_get("accuracy_m")?,
-            speed_mps: row.try_get("speed_mps")?,
-        },
-        version: row.try_get("version")?,
-    })
 }
 
 #[cfg(test)]

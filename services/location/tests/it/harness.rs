@@ -74,7 +74,8 @@ impl ServiceHarness {
         let replay_wait = Duration::from_millis(if server.is_some() { 500 } else { 1 });
         let end = MustEnd::new("ServiceHarness::end");
         let (aggregate_every, final_wait) = (chrono::Duration::seconds(3), chrono::Duration::seconds(6));
-        let config = Config { aggregate_every, final_wait, ..Config::default() };
+        let points_wait = chrono::Duration::seconds(1);
+        let config = Config { aggregate_every, final_wait, points_wait, ..Config::default() };
         let mut harness =
             Self { platform, store, tokens, processes: Vec::new(), config, replay_wait, _nats: server, end };
         for _ in 0..processes {

@@ -69,6 +69,8 @@ pub(super) fn received(consumer: String, message: CoreMessage, world: &World) ->
         id: id.to_owned(),
         trace: Trace::follow(headers.find("traceparent"), world),
         consumer,
+        // Unknown yet, and of no use: what comes by the fast lane does not wait.
+        sequence: 0,
         occurred_at,
         stored_at: now,
         deliveries: 1,

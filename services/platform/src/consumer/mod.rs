@@ -40,6 +40,8 @@ pub struct Received {
     pub stored_at: DateTime<Utc>,
     /// How often it was delivered, this time included.
     pub deliveries: u64,
+    /// Its number in its stream.
+    pub sequence: u64,
 }
 
 impl Received {
@@ -60,6 +62,7 @@ impl Received {
             occurred_at: occurred_at(&message.headers, message.stored_at),
             stored_at: message.stored_at,
             deliveries: delivery.deliveries,
+            sequence: message.sequence,
         })
     }
 }
@@ -96,6 +99,22 @@ impl TransactionError for Failure {
     }
 }
 
+/// The longest time that messages wait for others: far enough below the ack wait that their transaction fits between both.
+pub const WAIT_MAX: chrono::Duration = chrono::Duration::seconds(20);
+/// The most messages that wait in one worker.
+const WAITING_MAX: usize = 32_768;
+/// How often a handler is asked whether those that wait are to be handled.
+const LOOK_INTERVAL: chrono::Duration = chrono::Duration::milliseconds(250);
+
+/// The messages of a worker that wait for others, see [`Handler::may_wait`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// When the first of them was pulled.
+    pub since: DateTime<Utc>,
+    /// The lowest sequence of them in their stream.
+    pub lowest_sequence: u64,
+}
+
 /// Why a worker returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
@@ -112,6 +131,23 @@ pub trait Handler: Send + 'static {
 
     /// Whether the inbox recognises redeliveries. False only where the handler's own rows do.
     const INBOX: bool = true;
+
+    /// A batch was pulled: the handler may show what needs no rows. Comes before `handle`, and again with a redelivery.
+    fn arrived(&mut self, _batch: &[&Received]) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+
+    /// Whether the message may wait unacknowledged for others, so that fewer transactions write more of them. It is not asked of
+    /// a redelivery, which is handled at once.
+    fn may_wait(&self, _received: &Received) -> bool {
+        false
+    }
+
+    /// When the messages that wait are to be handled, at the latest [`WAIT_MAX`] after the first of them was pulled. Asked again
+    /// and again.
+    fn handle_waiting_at(&mut self, waiting: &Waiting) -> DateTime<Utc> {
+        waiting.since
+    }
 
     /// Whether this batch changes rows at all. If not, `committed` is called at once, without a transaction.
     fn writes(&self, _batch: &[&Received]) -> bool {

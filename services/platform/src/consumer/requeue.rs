@@ -165,5 +165,6 @@ fn received(letter: &DeadLetter, world: &World) -> Result<Received, Failure> {
         occurred_at: occurred_at(&letter.headers, stored_at),
         stored_at,
         deliveries: letter.deliveries + 1,
+        sequence: *stream_sequence,
     })
 }

@@ -14,7 +14,7 @@ use super::attempt::Executor;
 use super::fast_lane::{self, FastMessage, Remembered};
 use super::pull::{Pulling, health_part, put_back};
 use super::requeue::{self, RequeueRequest};
-use super::{Ended, Failure, Handler, Received};
+use super::{Ended, Failure, Handler, LOOK_INTERVAL, Received, WAIT_MAX, WAITING_MAX, Waiting};
 use crate::dead_letters::{self, FULL_STREAM_WAIT, FailedMessage};
 use crate::event_metrics::EventPath;
 use crate::store::{Retries, Retry, Store, StoreError};
@@ -33,6 +33,10 @@ pub struct Worker<H: Handler> {
     remembered: Remembered,
     /// Failed attempts of messages that will be redelivered, by consumer and sequence.
     failed_attempts: BTreeMap<(String, u64), u64>,
+    /// Messages that wait for others, not acknowledged.
+    waiting: Vec<Item>,
+    /// What the handler is asked with of them; `None` if there are none.
+    waiting_of: Option<Waiting>,
 }
 
 struct Item {
@@ -60,7 +64,8 @@ impl<H: Handler> Worker<H> {
     ) -> Self {
         let executor = Executor { platform: platform.clone(), service, store: store.clone(), handler };
         let (remembered, failed_attempts) = (Remembered::default(), BTreeMap::new());
-        Self { executor, consumers, batch_max, remembered, failed_attempts }
+        let (waiting, waiting_of) = (Vec::new(), None);
+        Self { executor, consumers, batch_max, remembered, failed_attempts, waiting, waiting_of }
     }
 
     fn platform(&self) -> &Platform {
@@ -98,7 +103,14 @@ impl<H: Handler> Worker<H> {
             }
         }
         drop(to);
-        let ended = self.work(&mut from, &mut fast, &mut requests, &mut pullers, &stop).await;
+        let mut ended = self.work(&mut from, &mut fast, &mut requests, &mut pullers, &stop).await;
+        if ended == Ended::Stopped {
+            ended = self.handle_waiting(&stop).await.unwrap_or(ended);
+        }
+        for item in std::mem::take(&mut self.waiting) {
+            // Fenced: another process handles it.
+            let _ = item.delivery.retry(Duration::ZERO).await;
+        }
         from.close();
         while let Some(deliveries) = from.recv().await {
             put_back(&deliveries).await;
@@ -126,7 +138,14 @@ impl<H: Handler> Worker<H> {
         stop: &CancellationToken,
     ) -> Ended {
         loop {
+            if self.is_waiting_over()
+                && let Some(ended) = self.handle_waiting(stop).await
+            {
+                return ended;
+            }
             let wake_at = self.executor.handler.wake_at().map(|at| self.platform().world.instant(at));
+            let look_at = (!self.waiting.is_empty()).then(|| self.platform().world.now() + LOOK_INTERVAL);
+            let look_at = look_at.map(|at| self.platform().world.instant(at));
             let mut deliveries = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ended::Stopped,
@@ -152,6 +171,7 @@ impl<H: Handler> Worker<H> {
                     Some(deliveries) => deliveries,
                     None => return Ended::Stopped,
                 },
+                () = sleep_until(look_at) => continue,
             };
             while deliveries.len() < self.batch_max
                 && let Ok(more) = from.try_recv()
@@ -249,10 +269,55 @@ impl<H: Handler> Worker<H> {
         if items.is_empty() && !is_timer {
             return None;
         }
-        // All workers lock rows in the order of ids, so that no two can deadlock.
-        items.sort_by_key(|item| item.received.event.entity_id());
-        let mut groups = VecDeque::from([items]);
-        while let Some(group) = groups.pop_front() {
+        if !is_timer {
+            let received: Vec<&Received> = items.iter().map(|item| &item.received).collect();
+            self.executor.handler.arrived(&received).await;
+            self.put_aside(&mut items);
+            if items.is_empty() {
+                return None;
+            }
+        }
+        self.settle_all(VecDeque::from([items]), stop).await
+    }
+
+    /// Moves the messages that may wait for others from `items` to those that wait.
+    fn put_aside(&mut self, items: &mut Vec<Item>) {
+        let handler = &self.executor.handler;
+        let may_wait = |item: &mut Item| item.received.deliveries <= 1 && handler.may_wait(&item.received);
+        let now = self.platform().world.now();
+        for item in items.extract_if(.., may_wait) {
+            let sequence = item.received.sequence;
+            let before = self.waiting_of.unwrap_or(Waiting { since: now, lowest_sequence: sequence });
+            self.waiting_of = Some(Waiting { lowest_sequence: before.lowest_sequence.min(sequence), ..before });
+            self.waiting.push(item);
+        }
+    }
+
+    fn is_waiting_over(&mut self) -> bool {
+        let Some(waiting) = self.waiting_of else { return false };
+        let at = self.executor.handler.handle_waiting_at(&waiting).min(waiting.since + WAIT_MAX);
+        self.waiting.len() >= WAITING_MAX || at <= self.platform().world.now()
+    }
+
+    /// Handles the messages that wait, in groups that are as large as a batch.
+    async fn handle_waiting(&mut self, stop: &CancellationToken) -> Option<Ended> {
+        self.waiting_of = None;
+        let mut waiting = std::mem::take(&mut self.waiting);
+        // All of an entity in one transaction, as far as possible.
+        waiting.sort_by_key(|item| item.received.event.entity_id());
+        let mut groups = VecDeque::new();
+        while !waiting.is_empty() {
+            let rest = waiting.split_off(waiting.len().min(self.batch_max));
+            groups.push_back(std::mem::replace(&mut waiting, rest));
+        }
+        self.settle_all(groups, stop).await
+    }
+
+    /// Brings each group to its end, as a whole or one by one. An empty group is the handler's timer.
+    async fn settle_all(&mut self, mut groups: VecDeque<Vec<Item>>, stop: &CancellationToken) -> Option<Ended> {
+        while let Some(mut group) = groups.pop_front() {
+            // All workers lock rows in the order of ids, so that no two can deadlock.
+            group.sort_by_key(|item| item.received.event.entity_id());
             let span = self.span(&group.iter().map(|item| &item.received).collect::<Vec<_>>());
             match self.settle(&group, &groups, stop).instrument(span).await {
                 Settled::Done => {}

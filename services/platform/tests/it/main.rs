@@ -8,3 +8,4 @@ mod dead_letters;
 mod fast_lane;
 mod lost_streams;
 mod store;
+mod waiting;

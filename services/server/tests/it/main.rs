@@ -21,5 +21,6 @@ mod problems;
 mod program;
 mod ride;
 mod roles;
+mod row_writes;
 mod stuck_stream;
 mod transcript;

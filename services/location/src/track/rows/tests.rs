@@ -1,5 +1,7 @@
 //! The operations on tracks and points, on both stores; and what only PostgreSQL's locks show.
 
+mod chunk_tests;
+
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Duration, Utc};
@@ -9,8 +11,9 @@ use streams::{Position, RideId, UserId};
 use testing::{Backend, on_both_stores};
 use uuid::Uuid;
 
-use super::{self as rows, PointQuery};
+use super as rows;
 use crate::tables::{PointRow, Tables, TrackRow};
+use crate::track::point_rows::{self, PointQuery};
 use crate::track::{Point, TrackSummary};
 
 fn when(second: i64) -> DateTime<Utc> {
@@ -88,7 +91,7 @@ async fn add(store: &Store<Tables>, points: &[PointRow]) -> BTreeSet<RideId> {
     let mut tx = store.begin().await.unwrap();
     let of: BTreeSet<RideId> = points.iter().map(|p| p.ride_id).collect();
     rows::lock_tracks(&mut tx, &of, when(0)).await.unwrap();
-    let grown = rows::add_points(&mut tx, points).await.unwrap();
+    let grown = point_rows::add(&mut tx, points).await.unwrap();
     tx.commit().await.unwrap();
     grown
 }
@@ -99,7 +102,7 @@ async fn row(store: &Store<Tables>, n: u128) -> TrackRow {
 }
 
 async fn seconds(store: &Store<Tables>, queries: &[PointQuery]) -> Vec<(u128, i64)> {
-    let points = rows::points(&mut store.begin().await.unwrap(), queries).await.unwrap();
+    let points = point_rows::read(&mut store.begin().await.unwrap(), queries).await.unwrap();
     points.iter().map(|p| (p.ride_id.0.as_u128(), (p.point.recorded_at - when(0)).num_seconds())).collect()
 }
 
@@ -137,7 +140,7 @@ async fn a_point_is_stored_once_and_grows_the_version_once(backend: Backend) {
     repeated.version = 2;
     assert_eq!(add(&store, &[repeated, point(1, 1, 11, 2)]).await, rides(&[1]));
     assert_eq!((row(&store, 1).await.version, row(&store, 2).await.version), (2, 1));
-    let stored = rows::points(&mut store.begin().await.unwrap(), &[query(1, 1, 0)]).await.unwrap();
+    let stored = point_rows::read(&mut store.begin().await.unwrap(), &[query(1, 1, 0)]).await.unwrap();
     assert_eq!(stored, [first, point(1, 1, 11, 2), point(1, 1, 12, 1)], "the first one stays");
     assert_eq!(seconds(&store, &[query(2, 2, 0), query(1, 1, 1)]).await, [(1, 11), (2, 10)]);
 }
@@ -176,7 +179,7 @@ async fn points_of_two_devices_and_of_an_unknown_clock_are_distinguished(backend
         PointRow { point: Point { recorded_at, ..row.point.clone() }, version: 2, ..row.clone() }
     });
     assert_eq!(add(&store, &again).await, rides(&[]));
-    let stored = rows::points(&mut store.begin().await.unwrap(), &[query(1, 1, 0)]).await.unwrap();
+    let stored = point_rows::read(&mut store.begin().await.unwrap(), &[query(1, 1, 0)]).await.unwrap();
     assert_eq!(stored, [foreign, phone, tablet]);
 }
 
@@ -327,7 +330,7 @@ async fn a_dropped_transaction_changes_nothing(backend: Backend) {
     add(&store, &[point(1, 1, 10, 1)]).await;
     let mut tx = store.begin().await.unwrap();
     rows::lock_tracks(&mut tx, &rides(&[1, 2]), when(0)).await.unwrap();
-    rows::add_points(&mut tx, &[point(1, 1, 11, 2)]).await.unwrap();
+    point_rows::add(&mut tx, &[point(1, 1, 11, 2)]).await.unwrap();
     drop(tx);
     assert_eq!(row(&store, 1).await.version, 1);
     assert_eq!(seconds(&store, &[query(1, 1, 0)]).await, [(1, 10)]);
@@ -379,7 +382,7 @@ async fn processes_that_add_points_to_the_same_rides_lose_none() {
     let tracks = rows::lock_tracks(&mut tx, &rides(&all), when(0)).await.unwrap();
     let mut stored = 0;
     for n in all {
-        let points = rows::points(&mut tx, &[query(n, n, 0)]).await.unwrap();
+        let points = point_rows::read(&mut tx, &[query(n, n, 0)]).await.unwrap();
         let versions: BTreeSet<i64> = points.iter().map(|p| p.version).collect();
         assert_eq!(versions, (1..=tracks[&ride(n)].version).collect(), "each version came with points");
         stored += points.len();
@@ -391,6 +394,6 @@ async fn add_some(store: &Store<Tables>, of: &[u128], second: i64) -> Result<(),
     let mut tx = store.begin().await?;
     let tracks = rows::lock_tracks(&mut tx, &rides(of), when(0)).await?;
     let points: Vec<PointRow> = of.iter().map(|&n| point(n, n, second, tracks[&ride(n)].version + 1)).collect();
-    rows::add_points(&mut tx, &points).await?;
+    point_rows::add(&mut tx, &points).await?;
     tx.commit().await
 }

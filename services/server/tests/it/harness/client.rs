@@ -30,6 +30,7 @@ pub(crate) async fn http(
 pub(crate) struct Person {
     pub(crate) addr: SocketAddr,
     pub(crate) token: String,
+    pub(crate) refresh: String,
 }
 
 impl Person {
@@ -41,7 +42,16 @@ impl Person {
         let (status, token) = http(addr, "POST", "/v1/auth/token", None, Some(body)).await;
         assert_eq!(status, 200, "{token}");
         let text = |v: &Value| v.as_str().unwrap().to_owned();
-        Self { addr, token: text(&token["access_token"]) }
+        Self { addr, token: text(&token["access_token"]), refresh: text(&token["refresh_token"]) }
+    }
+
+    /// The same sign-in with new tokens, at `addr`.
+    pub(crate) async fn renewed(&self, addr: SocketAddr) -> Self {
+        let body = json!({"refresh_token": self.refresh});
+        let (status, token) = http(addr, "POST", "/v1/auth/refresh", None, Some(body)).await;
+        assert_eq!(status, 200, "{token}");
+        let text = |v: &Value| v.as_str().unwrap().to_owned();
+        Self { addr, token: text(&token["access_token"]), refresh: text(&token["refresh_token"]) }
     }
 
     pub(crate) async fn driver(addr: SocketAddr, number: u32) -> Self {
