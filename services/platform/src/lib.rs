@@ -1,5 +1,6 @@
 //! What every service is built on: the store, the transactional consumer, the relay of the outbox, dead letters, the clock and
-//! the source of randomness, tokens, limits, problems, telemetry. It knows no service, and decides nothing about rides.
+//! the source of randomness, tokens, limits, problems, telemetry, the responder of core requests. It
+//! knows no service, and decides nothing about rides.
 
 pub mod background;
 pub mod breaker;
@@ -10,6 +11,7 @@ pub mod kill_point;
 pub mod limits;
 pub mod problem;
 pub mod relay;
+pub mod responder;
 pub mod retry;
 pub mod routes;
 pub mod service;
@@ -30,6 +32,7 @@ pub use breaker::Breaker;
 pub use consumer::{Failure, Handler, Received, Worker};
 pub use limits::{ClientAddress, Limit, Limiter};
 pub use problem::Problem;
+pub use responder::Endpoints;
 pub use service::ServiceTasks;
 pub use store::{On, Retry, Store, StoreError, Tables, Transaction};
 pub use telemetry::{Health, Metrics};
@@ -47,11 +50,13 @@ pub struct Platform {
     pub topology_watch: Arc<TopologyWatch>,
     pub metrics: Arc<Metrics>,
     pub health: Arc<Health>,
+    /// The subjects on which this process answers requests.
+    pub endpoints: Arc<Endpoints>,
     /// How often somebody may do something in this process.
     pub limiter: Arc<Limiter>,
     /// Cancelled when the process is to stop.
     pub shutdown: CancellationToken,
-    /// The id of this process.
+    /// The id of this process: one token of a subject.
     pub pod: Arc<str>,
 }
 
@@ -65,6 +70,7 @@ impl Platform {
             topology_watch: Arc::default(),
             metrics: Arc::new(Metrics::new()),
             health: Arc::new(Health::default()),
+            endpoints: Arc::default(),
             limiter: Arc::default(),
             shutdown: CancellationToken::new(),
             pod: pod.into(),
