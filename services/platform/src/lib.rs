@@ -1,5 +1,5 @@
 //! What every service is built on: the store, the transactional consumer, the relay of the outbox, dead letters, the clock and
-//! the source of randomness, tokens, limits, problems, telemetry, the responder of core requests. It
+//! the source of randomness, tokens, limits, problems, telemetry, the responder of core requests, and what a pod says of itself. It
 //! knows no service, and decides nothing about rides.
 
 pub mod background;
@@ -9,6 +9,7 @@ pub mod dead_letters;
 pub mod http_client;
 pub mod kill_point;
 pub mod limits;
+pub mod pod;
 pub mod problem;
 pub mod relay;
 pub mod responder;

@@ -4,6 +4,7 @@
 //! delay, or terminated. Core messages and requests are delivered at most once. Bodies are bytes here: this file knows no event.
 
 pub(crate) mod message;
+pub(crate) mod open;
 
 use std::time::Duration;
 
@@ -468,6 +469,14 @@ impl Bus {
         match self {
             Self::Nats(b) => b.reconnects(),
             Self::Memory(_) => 0,
+        }
+    }
+
+    /// Core subscriptions that this process has open.
+    pub fn subscriptions(&self) -> usize {
+        match self {
+            Self::Nats(b) => b.subscriptions.count(),
+            Self::Memory(b) => b.subscriptions.count(),
         }
     }
 

@@ -122,6 +122,9 @@ async fn a_services_user_opens_what_is_its_own_and_nothing_else() {
         ("users.session.x.notify", &["users"]),
         ("location.live.x", &["users"]),
         ("location.newest", &["users"]),
+        ("pods.heartbeat", &["users", "match", "rides", "location"]),
+        ("pods.x.health", &[]),
+        ("$SRV.PING", &[]),
         ("$JS.API.STREAM.PURGE.RIDE_STREAM", &[]),
         ("$JS.API.STREAM.DELETE.RIDE_STREAM", &[]),
         ("$JS.API.STREAM.CREATE.X", &[]),
@@ -149,6 +152,11 @@ async fn a_services_user_opens_what_is_its_own_and_nothing_else() {
         ("ride.>", &[]),
         ("location.>", &[]),
         ("rides.command", &["rides"]),
+        ("pods.heartbeat", &[]),
+        ("$SRV.>", &[]),
+        ("$SRV.STATS", &["users", "match", "rides", "location"]),
+        ("$SRV.STATS.rides", &["rides"]),
+        ("$SRV.INFO.users.pod-1-users", &["users"]),
         ("dead_letters.match_accepted_rides", &[]),
     ] {
         for service in Service::ALL.map(Service::name) {
