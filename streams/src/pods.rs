@@ -6,9 +6,12 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 use crate::event::rfc3339;
+use crate::topology::TopologyState;
 
 /// Every process publishes a JSON [`Heartbeat`] here, once in [`HEARTBEAT_INTERVAL`].
 pub const HEARTBEAT: &str = "pods.heartbeat";
+/// What one process observed of the topology, for all: a JSON [`SharedObservation`]. Then the others need not ask JetStream.
+pub const TOPOLOGY: &str = "pods.topology";
 /// The time between two heartbeats of a process.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 /// A process answers for its health within this time, or it does not.
@@ -62,6 +65,17 @@ pub struct Heartbeat {
     /// Processor time since the last heartbeat by the time that has passed; 0 in the first one. 100 is one
     /// core. Null as `memory_bytes` is.
     pub cpu_percent: Option<f64>,
+}
+
+/// What a process observed of the topology.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedObservation {
+    /// The process.
+    pub pod_id: String,
+    /// For how long the observation had begun when this was sent.
+    pub age_ms: u64,
+    /// What it observed; its differences are those to its own settings.
+    pub state: TopologyState,
 }
 
 /// Whether a process can work.

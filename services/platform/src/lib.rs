@@ -95,7 +95,15 @@ impl Platform {
         }
     }
 
-    /// What the server has of the topology, at `since` or later.
+    /// What the server had of the topology at most [`background::RECENT`] ago, as this process or another observed it.
+    ///
+    /// # Errors
+    /// [`BusError::Unavailable`].
+    pub async fn observed_recently(&self) -> Result<Arc<Observation>, BusError> {
+        self.topology_watch.observed_recently(&self.bus, &self.topology).await
+    }
+
+    /// What the server has of the topology, at `since` or later, as this process observed it.
     ///
     /// # Errors
     /// [`BusError::Unavailable`].

@@ -455,6 +455,17 @@ impl Bus {
         }
     }
 
+    /// Whether the bus is connected at this moment. It sends nothing.
+    ///
+    /// # Errors
+    /// [`BusError::Unavailable`].
+    pub fn check_connection(&self) -> Result<(), BusError> {
+        match self {
+            Self::Nats(b) => b.check_connection(),
+            Self::Memory(_) => Ok(()),
+        }
+    }
+
     /// Whether the NATS client has closed the connection for good, because it received something that it cannot read. Only a
     /// new process can help.
     pub fn is_closed(&self) -> bool {

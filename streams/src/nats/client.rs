@@ -430,10 +430,15 @@ impl NatsBus {
         }
     }
 
-    pub(crate) async fn check(&self) -> Result<(), BusError> {
+    pub(crate) fn check_connection(&self) -> Result<(), BusError> {
         if self.client.connection_state() != State::Connected {
             return Err(BusError::Unavailable("not connected to NATS".to_owned()));
         }
+        Ok(())
+    }
+
+    pub(crate) async fn check(&self) -> Result<(), BusError> {
+        self.check_connection()?;
         timeout(REPLY_WAIT, self.api::<Value>("INFO", &json!({})))
             .await
             .map_err(|_| BusError::Unavailable("JetStream does not answer".to_owned()))?

@@ -125,6 +125,7 @@ async fn a_services_user_opens_what_is_its_own_and_nothing_else() {
         ("location.live.x", &["users"]),
         ("location.newest", &["users"]),
         ("pods.heartbeat", &["users", "match", "rides", "location"]),
+        ("pods.topology", &["users", "match", "rides", "location"]),
         ("pods.x.health", &[]),
         ("$SRV.PING", &[]),
         ("$JS.API.STREAM.PURGE.RIDE_STREAM", &[]),
