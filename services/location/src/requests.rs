@@ -3,59 +3,47 @@
 
 use std::sync::Arc;
 
-use platform::{CancellationToken, Platform, retry};
-use streams::bus::CoreMessage;
-use streams::fleet::{FLEET, FLEET_QUEUE_GROUP, FleetRequest};
-use streams::newest_position::{NEWEST_POSITION, NewestPositionRequest};
+use platform::responder::{self, Endpoint, Reply};
+use platform::{CancellationToken, Platform};
+use streams::Service;
+use streams::fleet::{FLEET, FLEET_QUEUE_GROUP, FLEET_WAIT, FleetRequest};
+use streams::newest_position::{NEWEST_POSITION, NEWEST_POSITION_WAIT, NewestPositionRequest};
 
 use crate::cache::Cache;
 
+/// Requests of one subject in hand at most: each is answered from memory.
+const ACCEPTED_MAX: usize = 64;
+
 /// Answers requests on both subjects until `stop`.
 pub(crate) async fn serve(platform: Platform, cache: Arc<Cache>, stop: CancellationToken) {
-    let fleet = |request: &[u8]| {
-        let FleetRequest { after } = serde_json::from_slice(request)?;
-        serde_json::to_vec(&cache.positions().fleet(after))
+    let endpoint = |name: &str, subject: &str, wait| Endpoint {
+        service: Some(Service::Location),
+        name: name.to_owned(),
+        subject: subject.to_owned(),
+        queue_group: Some(FLEET_QUEUE_GROUP.to_owned()),
+        accepted_max: ACCEPTED_MAX,
+        wait,
+        health_part: None,
     };
-    let newest = |request: &[u8]| {
-        let NewestPositionRequest { driver_id } = serde_json::from_slice(request)?;
-        serde_json::to_vec(&cache.positions().newest_of(driver_id))
+    let fleet = {
+        let cache = cache.clone();
+        responder::serve(platform.clone(), endpoint("fleet", FLEET, FLEET_WAIT), stop.clone(), move |request| {
+            let reply = match serde_json::from_slice(&request) {
+                Ok(FleetRequest { after }) => Reply::json(&cache.positions().fleet(after)),
+                Err(error) => Reply::unreadable(&error),
+            };
+            async { reply }
+        })
     };
-    tokio::join!(answer_all(&platform, FLEET, &stop, fleet), answer_all(&platform, NEWEST_POSITION, &stop, newest));
-}
-
-async fn answer_all(
-    platform: &Platform,
-    subject: &str,
-    stop: &CancellationToken,
-    answer: impl Fn(&[u8]) -> serde_json::Result<Vec<u8>>,
-) {
-    let mut delays = retry::dependency();
-    loop {
-        match platform.bus.subscribe(subject, Some(FLEET_QUEUE_GROUP)).await {
-            Ok(mut requests) => loop {
-                let request = tokio::select! {
-                    biased;
-                    () = stop.cancelled() => return,
-                    request = requests.next() => request,
-                };
-                let Some(CoreMessage { payload, reply, .. }) = request else { break };
-                delays.reset();
-                let Some(to) = reply else { continue };
-                match answer(&payload) {
-                    Ok(reply) => {
-                        if let Err(error) = platform.bus.publish_core(&to, reply.into()).await {
-                            tracing::debug!(%error, subject, "a request was not answered");
-                        }
-                    }
-                    Err(error) => tracing::debug!(%error, subject, "a request cannot be read"),
-                }
-            },
-            Err(error) => tracing::warn!(%error, subject, "cannot subscribe to requests"),
-        }
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(delays.next_delay()) => {}
-        }
-    }
+    let newest = {
+        let endpoint = endpoint("newest", NEWEST_POSITION, NEWEST_POSITION_WAIT);
+        responder::serve(platform, endpoint, stop, move |request| {
+            let reply = match serde_json::from_slice(&request) {
+                Ok(NewestPositionRequest { driver_id }) => Reply::json(&cache.positions().newest_of(driver_id)),
+                Err(error) => Reply::unreadable(&error),
+            };
+            async { reply }
+        })
+    };
+    tokio::join!(fleet, newest);
 }

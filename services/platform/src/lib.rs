@@ -1,5 +1,6 @@
 //! What every service is built on: the store, the transactional consumer, the relay of the outbox, dead letters, the clock and
-//! the source of randomness, tokens, limits, problems, telemetry. It knows no service, and decides nothing about rides.
+//! the source of randomness, tokens, limits, problems, telemetry, the responder of core requests, and what a pod says of itself. It
+//! knows no service, and decides nothing about rides.
 
 pub mod background;
 pub mod breaker;
@@ -9,8 +10,10 @@ pub mod event_metrics;
 pub mod http_client;
 pub mod kill_point;
 pub mod limits;
+pub mod pod;
 pub mod problem;
 pub mod relay;
+pub mod responder;
 pub mod retry;
 pub mod routes;
 pub mod service;
@@ -32,6 +35,7 @@ pub use breaker::Breaker;
 pub use consumer::{Failure, Handler, Received, WAIT_MAX, Waiting, Worker};
 pub use limits::{ClientAddress, Limit, Limiter};
 pub use problem::Problem;
+pub use responder::Endpoints;
 pub use service::ServiceTasks;
 pub use store::{On, Retry, Store, StoreError, Tables, Transaction};
 pub use telemetry::{Health, Metrics};
@@ -49,13 +53,15 @@ pub struct Platform {
     pub topology_watch: Arc<TopologyWatch>,
     pub metrics: Arc<Metrics>,
     pub health: Arc<Health>,
+    /// The subjects on which this process answers requests.
+    pub endpoints: Arc<Endpoints>,
     /// How often somebody may do something in this process.
     pub limiter: Arc<Limiter>,
     /// The prefix of the queue groups of the fast lane, see `consumer/fast_lane.rs`; without it there is none.
     pub core_queue_group: Option<Arc<str>>,
     /// Cancelled when the process is to stop.
     pub shutdown: CancellationToken,
-    /// The id of this process.
+    /// The id of this process: one token of a subject.
     pub pod: Arc<str>,
 }
 
@@ -69,6 +75,7 @@ impl Platform {
             topology_watch: Arc::default(),
             metrics: Arc::new(Metrics::new()),
             health: Arc::new(Health::default()),
+            endpoints: Arc::default(),
             limiter: Arc::default(),
             core_queue_group: None,
             shutdown: CancellationToken::new(),
@@ -103,7 +110,15 @@ impl Platform {
         results
     }
 
-    /// What the server has of the topology, at `since` or later.
+    /// What the server had of the topology at most [`background::RECENT`] ago, as this process or another observed it.
+    ///
+    /// # Errors
+    /// [`BusError::Unavailable`].
+    pub async fn observed_recently(&self) -> Result<Arc<Observation>, BusError> {
+        self.topology_watch.observed_recently(&self.bus, &self.topology).await
+    }
+
+    /// What the server has of the topology, at `since` or later, as this process observed it.
     ///
     /// # Errors
     /// [`BusError::Unavailable`].

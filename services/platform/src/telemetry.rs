@@ -191,6 +191,12 @@ impl Health {
         self.breakers.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(b, s)| (*b, *s)).collect()
     }
 
+    /// All parts, each with what is wrong with it, in the order of their names.
+    pub fn parts(&self) -> Vec<(String, Option<String>)> {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.iter().map(|(part, state)| (part.clone(), state.clone())).collect()
+    }
+
     /// The unhealthy parts, each with the reason.
     pub fn faults(&self) -> Vec<(String, String)> {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);

@@ -54,6 +54,11 @@ impl World {
         (self.started_at + passed).trunc_subsecs(6)
     }
 
+    /// Whether this is the real world, and not a simulated one.
+    pub fn is_real(&self) -> bool {
+        self.real
+    }
+
     pub fn started_at(&self) -> DateTime<Utc> {
         self.started_at
     }

@@ -6,18 +6,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use platform::responder::{self, Endpoint, Reply};
 use platform::store::Retry;
-use platform::{CancellationToken, Platform, Store, StoreError, Tokens, Trace, Transaction, kill_point, retry};
+use platform::{CancellationToken, Platform, Store, StoreError, Tokens, Trace, Transaction, kill_point};
 use serde_json::json;
-use streams::RideStatus;
-use streams::bus::CoreMessage;
 use streams::event::Party;
 use streams::ride_command::{
     EndSearch, RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAction, RideCommand, RideReply, RidesRequest, SEARCH_FULFILLED,
 };
+use streams::{RideStatus, Service};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout_at};
 use tracing::Instrument;
 
 use crate::config::Config;
@@ -53,61 +51,29 @@ impl RideCommands {
 
     /// Serves until `stop`, then finishes the commands in hand.
     pub(crate) async fn serve(self, stop: CancellationToken) {
-        let mut delays = retry::dependency();
+        let endpoint = Endpoint {
+            service: Some(Service::Rides),
+            name: "command".to_owned(),
+            subject: RIDE_COMMANDS.to_owned(),
+            queue_group: Some(QUEUE_GROUP.to_owned()),
+            accepted_max: ACCEPTED_MAX,
+            wait: RIDE_COMMAND_WAIT,
+            health_part: Some(PART),
+        };
         let permits = Arc::new(Semaphore::new(CONCURRENCY));
-        let mut tasks = JoinSet::new();
-        while !stop.is_cancelled() {
-            let subscribed = self.platform.bus.subscribe(RIDE_COMMANDS, Some(QUEUE_GROUP)).await;
-            let why = match subscribed {
-                Ok(mut requests) => {
-                    self.platform.health.set_healthy(PART);
-                    delays.reset();
-                    loop {
-                        tokio::select! {
-                            biased;
-                            () = stop.cancelled() => break,
-                            Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
-                            next = requests.next(), if tasks.len() < ACCEPTED_MAX => match next {
-                                Some(request) => {
-                                    let deadline = Instant::now() + RIDE_COMMAND_WAIT;
-                                    tasks.spawn(self.clone().reply(permits.clone(), request, deadline));
-                                }
-                                None => break,
-                            }
-                        }
-                    }
-                    "the subscription ended".to_owned()
-                }
-                Err(error) => error.to_string(),
-            };
-            if stop.is_cancelled() {
-                break;
-            }
-            self.platform.health.set_unhealthy(PART, why);
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => {}
-                () = sleep(delays.next_delay()) => {}
-            }
-        }
-        while tasks.join_next().await.is_some() {}
-        self.platform.health.remove(PART);
+        responder::serve(self.platform.clone(), endpoint, stop, move |request| {
+            self.clone().reply(permits.clone(), request)
+        })
+        .await;
     }
 
-    async fn reply(self, permits: Arc<Semaphore>, request: CoreMessage, deadline: Instant) {
-        let Some(to) = request.reply.clone() else { return };
-        let work = async {
-            let _permit = permits.acquire().await.ok()?;
-            Some(self.execute(&request.payload).await)
-        };
-        // After the deadline nobody waits for the reply.
-        let Ok(Some(reply)) = timeout_at(deadline, work).await else {
-            tracing::warn!("a ride command was not done before its deadline; the client repeats it");
-            return;
-        };
+    async fn reply(self, permits: Arc<Semaphore>, request: Bytes) -> Reply {
+        let Ok(_permit) = permits.acquire().await else { return Reply::none("it ends") };
+        let reply = self.execute(&request).await;
         let body = serde_json::to_vec(&reply).expect("replies have string keys");
-        if let Err(error) = self.platform.bus.publish_core(&to, Bytes::from(body)).await {
-            tracing::warn!(%error, "the reply to a ride command was not sent; the client repeats the command");
+        match reply {
+            RideReply::Ok(_) => Reply::done(body),
+            RideReply::Error { code, .. } => Reply::failed(body, code),
         }
     }
 

@@ -11,11 +11,12 @@ use matching::Matching;
 use platform::dead_letters::sweeper;
 use platform::routes::Route;
 use platform::token::ended;
-use platform::{Limiter, Platform, Store, StoreError, World, background};
+use platform::{Limiter, Platform, Store, StoreError, World, background, pod};
 use rides::Rides;
 use sqlx::migrate::Migrator;
 use streams::memory::MemoryBus;
 use streams::nats::{NatsBus, NatsSettings};
+use streams::pods::pod_id_from;
 use streams::{Bus, Service};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -64,12 +65,13 @@ pub async fn bus(settings: &Settings, world: &World, pod: &str) -> Result<Bus> {
 }
 
 /// The id of this process: POD_ID, or host name and process id.
-pub fn pod(settings: &Settings) -> Arc<str> {
+pub fn pod_id(settings: &Settings) -> Arc<str> {
     match &settings.pod_id {
         Some(pod) => pod.as_str().into(),
         None => {
             let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-            format!("{}-{}", if host.trim().is_empty() { "host" } else { host.trim() }, std::process::id()).into()
+            let host = if host.trim().is_empty() { "host" } else { host.trim() };
+            pod_id_from(&format!("{host}-{}", std::process::id())).into()
         }
     }
 }
@@ -118,7 +120,7 @@ pub async fn migrate(settings: &Settings, role_prefix: Option<&str>) -> Result<(
     };
     let world = World::real();
     let bus = Bus::Memory(MemoryBus::new(world.started_at(), 1));
-    let platform = Platform::new(world, bus, pod(settings));
+    let platform = Platform::new(world, bus, pod_id(settings));
     let mut opening = Opening { settings, platform: &platform, checks: Vec::new() };
     opening.store::<users::Tables>(Service::Users, "users", &users::MIGRATIONS).await?;
     opening.store::<matching::Tables>(Service::Match, "matching", &matching::MIGRATIONS).await?;
@@ -155,7 +157,7 @@ impl App {
     pub async fn prepare(settings: &Settings, services: &[Service], world: World) -> Result<Self> {
         settings.validate(services)?;
         let tariffs = settings.tariffs()?;
-        let pod = pod(settings);
+        let pod = pod_id(settings);
         let bus = bus(settings, &world, &pod).await?;
         let mut platform = Platform::new(world.clone(), bus, pod);
         platform.topology = Arc::new(settings.stream_sizes.topology());
@@ -239,7 +241,8 @@ impl App {
         tasks.spawn(background::reconcile_topology(platform.clone()));
         tasks.spawn(sweeper::run(platform.clone(), services.to_vec()));
         tasks.spawn(monitor::watch(platform.clone(), checks));
-        let routes = http::routes(&platform, routes);
+        tasks.spawn(pod::run(platform.clone(), services.to_vec()));
+        let routes = http::routes(&platform, services, routes);
         let list = routes.list().to_vec();
         let router = http::limited(http::router(routes), &platform, tokens, settings.trusted_proxies()?);
         Ok(Self { addr: settings.http_addr, platform, users: serving_users, router, routes: list, tasks })

@@ -35,7 +35,15 @@ pub async fn watch(platform: Platform, stores: Vec<(&'static str, Check)>) {
 /// Returns once the connection is closed for good.
 async fn watch_bus(platform: &Platform) {
     loop {
-        match timeout(Duration::from_secs(5), platform.bus.check()).await {
+        let check = async {
+            // JetStream has answered this process or another one a moment ago.
+            if platform.topology_watch.is_recent() {
+                platform.bus.check_connection()
+            } else {
+                platform.bus.check().await
+            }
+        };
+        match timeout(Duration::from_secs(5), check).await {
             Ok(Ok(())) => platform.health.set_healthy("bus"),
             Ok(Err(error)) => platform.health.set_unhealthy("bus", error.to_string()),
             Err(_) => platform.health.set_unhealthy("bus", "no answer in 5 s"),
@@ -62,14 +70,12 @@ async fn watch_stores(platform: &Platform, stores: &[(&'static str, Check)]) {
     }
 }
 
-/// Reports lags and stuck streams. It takes the observation of the topology reconciler, and makes one only if there is none.
+/// Reports lags and stuck streams. It takes the newest observation, of this process or of another, and makes one only if there is none.
 async fn watch_topology(platform: &Platform) {
     let mut candidates = StuckCandidates::default();
     loop {
-        let now = Instant::now();
-        let since = now.checked_sub(OBSERVE_INTERVAL).unwrap_or(now);
         // If the server does not answer, the reconciler says so in health, and the metrics keep their last values.
-        if let Ok(observation) = platform.observed_since(since).await {
+        if let Ok(observation) = platform.observed_recently().await {
             report(platform, &observation.state, &mut candidates);
         }
         sleep(OBSERVE_INTERVAL).await;

@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use crate::config::Config;
 use crate::gateway::client_limits::limits_of_client;
 use crate::gateway::sockets::Sockets;
+use crate::presence::lease::PodLease;
 use crate::tables::Tables;
 
 /// Position messages of all sockets together that await the stream's acknowledgement at once: those of frames with few
@@ -35,6 +36,8 @@ pub(crate) struct Context {
     pub(crate) tokens: Tokens,
     pub(crate) config: Arc<Config>,
     pub(crate) sockets: Arc<Sockets>,
+    /// By which other pods know that the sockets of this one are open.
+    pub(crate) lease: Arc<PodLease>,
     /// One permit for each position message whose acknowledgement is awaited: of frames with few points, and with many.
     pub(crate) publish_permits: Arc<Semaphore>,
     pub(crate) batch_permits: Arc<Semaphore>,
@@ -55,6 +58,7 @@ impl Context {
             tokens,
             config: Arc::new(config),
             sockets: Arc::default(),
+            lease: Arc::new(PodLease::new(platform)),
             publish_permits: Arc::new(Semaphore::new(PUBLISHES_MAX)),
             batch_permits: Arc::new(Semaphore::new(BATCHES_MAX)),
             http_client: HttpClient::default(),

@@ -8,13 +8,14 @@ use streams::event::{LocationAggregate, MatchFound, MatchRejected, RejectReason,
 use streams::{Event, MatchId, RequestId, RideId, RideStatus, Subject, UserId};
 
 use crate::context::Context;
-use crate::gateway::frame;
-use crate::mailbox::{NewEntry, notification, notify_subject};
+use crate::gateway::publish_frames;
+use crate::mailbox::NewEntry;
 use crate::offer::{Offer, OfferState};
+use crate::presence::Route;
 use crate::search::SearchKey;
 use crate::search::ending::ENDING_WAIT;
 use crate::tables::Tables;
-use crate::{live_ride, mailbox, offer, search};
+use crate::{live_ride, mailbox, offer, presence, search};
 
 /// The most messages of one transaction.
 pub(crate) const BATCH_MAX: usize = 256;
@@ -42,13 +43,15 @@ pub(crate) struct EventHandler {
     context: Context,
     /// The entries of this transaction, each with its `seq`.
     appended: Vec<(NewEntry, u64)>,
+    /// Where the sockets of their users are.
+    routes: BTreeMap<UserId, Vec<Route>>,
     /// Offers of this transaction that were closed at once, because their search has ended.
     closed: u64,
 }
 
 impl EventHandler {
     pub(crate) fn new(context: &Context) -> Self {
-        Self { context: context.clone(), appended: Vec::new(), closed: 0 }
+        Self { context: context.clone(), appended: Vec::new(), routes: BTreeMap::new(), closed: 0 }
     }
 
     /// Returns the ids of the messages that nobody is shown.
@@ -237,6 +240,12 @@ impl Handler for EventHandler {
         let passengers = Self::passengers(tx, batch).await?;
         let entries = self.new_entries(batch, &hidden, &passengers);
         let seqs = mailbox::rows::append(tx, &entries, self.context.platform.world.now()).await?;
+        // After the entries: a socket that opens meanwhile reads its mailbox with a lock that waits for this transaction, or was recorded
+        // before it.
+        let mut users: Vec<UserId> = entries.iter().map(|entry| entry.user).collect();
+        users.sort_unstable();
+        users.dedup();
+        self.routes = presence::rows::routes(tx, &users).await?;
         self.appended = entries.into_iter().zip(seqs).collect();
         Ok(())
     }
@@ -244,19 +253,12 @@ impl Handler for EventHandler {
     async fn committed(&mut self, _batch: &[&Received]) {
         let cancelled = self.context.platform.metrics.matches.with_label_values(&["cancelled"]);
         cancelled.inc_by(std::mem::take(&mut self.closed));
-        for (entry, seq) in self.appended.drain(..) {
-            let event = frame::event(entry.subject.as_str(), seq, &entry.event_id, entry.time, &entry.body);
-            let message = notification::of_event(&self.context.tokens, entry.user, &event);
-            let subject = notify_subject(entry.user);
-            if let Err(error) = self.context.platform.bus.publish_core(&subject, message.into()).await {
-                // The poll of mailboxes finds the entry.
-                tracing::debug!(%error, "a notification of a new mailbox entry was not sent");
-            }
-        }
+        publish_frames::publish(&self.context, std::mem::take(&mut self.appended), &self.routes).await;
     }
 
     fn rolled_back(&mut self) {
         self.closed = 0;
         self.appended.clear();
+        self.routes.clear();
     }
 }

@@ -31,6 +31,7 @@ use streams::{Service, SignInId};
 
 pub use config::Config;
 use context::Context;
+use gateway::pod_link;
 pub use gateway::transport::{Incoming, Outgoing, SocketRequest};
 use handlers::EventHandler;
 pub use sign_in::delivery::OtpDelivery;
@@ -56,6 +57,7 @@ impl Users {
         store.check().await?;
         let context = Context::new(platform, store, tokens, config);
         sign_in::ended::load(&context).await?;
+        context.lease.touch(platform, store).await?;
         Ok(Self(context))
     }
 
@@ -91,8 +93,10 @@ impl Users {
         for subjects in handlers::LANES {
             tasks.spawn_worker(subjects, handlers::BATCH_MAX, EventHandler::new(&context));
         }
+        tasks.spawn(pod_link::run(context.clone(), stop.clone()));
         tasks.spawn(timers::run(context.clone(), stop.clone()));
         tasks.spawn(sign_in::ended::run(context.clone(), stop.clone()));
+        tasks.spawn(sign_in::ended::answer(context.clone(), stop.clone()));
         let purged = context.clone();
         tasks.spawn_purge(move || timers::purge(purged.clone()));
         tasks.until_stop().await;

@@ -4,6 +4,7 @@
 //! All maps are persistent, because a transaction works on a copy.
 
 use std::ops::Bound;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use imbl::{OrdMap, OrdSet};
@@ -142,16 +143,24 @@ pub(crate) struct EntryRow {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PresenceRows {
     pub(crate) beacons: OrdMap<UserId, Beacon>,
-    /// By user and session.
-    pub(crate) sockets: OrdMap<(UserId, Uuid), SocketRow>,
+    /// By incarnation.
+    pub(crate) pods: OrdMap<Uuid, PodRow>,
+    /// Who is connected where, by user and incarnation: the table `sockets`.
+    pub(crate) connections: OrdMap<(UserId, Uuid), ConnectionRow>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct PodRow {
+    pub(crate) pod: Arc<str>,
+    /// When the pod last touched it.
+    pub(crate) seen_at: DateTime<Utc>,
+    pub(crate) ended: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct SocketRow {
-    /// When its pod last touched it.
-    pub(crate) seen_at: DateTime<Utc>,
-    /// When its client last sent anything.
-    pub(crate) received_at: DateTime<Utc>,
-    /// A newer socket of the user took its place.
-    pub(crate) displaced: bool,
+pub(crate) struct ConnectionRow {
+    /// Sockets of the user that are open at the pod.
+    pub(crate) open: usize,
+    /// Another pod asks this one to look whether they are too many.
+    pub(crate) recount: bool,
 }

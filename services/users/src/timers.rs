@@ -1,10 +1,9 @@
 //! The periodic work of the service: it ends searches that have expired, publishes beacons of drivers who moved, polls mailboxes for events whose notification was
-//! lost, touches the rows of open sockets, sweeps those of dead pods, and deletes old rows.
+//! lost, touches the lease of the pod, sweeps the rows of dead pods, and deletes old rows.
 
 use std::time::Duration;
 
 use platform::{CancellationToken, StoreError};
-use streams::UserId;
 use tokio::time::{Instant, sleep};
 
 use crate::commands::beacon;
@@ -31,6 +30,7 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         }
         let now = Instant::now();
         log_failure("expire searches", search::ending::expire(&context).await);
+        log_failure("record closed sockets", connection::record_closed(&context).await);
         log_failure("beacons of drivers who moved", follow_drivers(&context).await);
         if now >= next_poll {
             next_poll = now + POLL_INTERVAL;
@@ -39,8 +39,8 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         if now >= next_touch {
             context.sockets.forget_clocks();
             next_touch = now + TOUCH_INTERVAL;
-            log_failure("touch sockets", connection::touch_all(&context).await);
-            log_failure("sweep stale sockets", connection::sweep_stale(&context).await);
+            log_failure("touch the lease", connection::touch(&context).await);
+            log_failure("sweep dead pods", connection::sweep(&context).await);
         }
     }
 }
@@ -67,9 +67,7 @@ async fn follow_drivers(context: &Context) -> Result<(), StoreError> {
 
 /// Reads the cursors of all users with a socket on this pod and passes them to the sessions.
 async fn poll_mailboxes(context: &Context) -> Result<(), StoreError> {
-    let mut users: Vec<UserId> = context.sockets.all().into_iter().map(|socket| socket.user).collect();
-    users.dedup();
-    for chunk in users.chunks(POLL_MAX) {
+    for chunk in context.sockets.users().chunks(POLL_MAX) {
         let mut tx = context.store.begin().await?;
         let cursors = mailbox::rows::cursors(&mut tx, chunk).await?;
         drop(tx);

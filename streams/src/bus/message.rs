@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 /// The header by which a stream recognises a duplicate.
 pub const MESSAGE_ID: &str = "Nats-Msg-Id";
@@ -165,7 +166,7 @@ pub enum BusError {
 }
 
 /// The state of a stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamInfo {
     /// Messages stored.
     pub messages: u64,
@@ -182,7 +183,7 @@ pub struct StreamInfo {
 }
 
 /// The state of a consumer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsumerInfo {
     /// Messages never delivered yet.
     pub pending: u64,

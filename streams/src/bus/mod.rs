@@ -4,6 +4,7 @@
 //! delay, or terminated. Core messages and requests are delivered at most once. Bodies are bytes here: this file knows no event.
 
 pub(crate) mod message;
+pub(crate) mod open;
 
 use std::time::Duration;
 
@@ -454,6 +455,17 @@ impl Bus {
         }
     }
 
+    /// Whether the bus is connected at this moment. It sends nothing.
+    ///
+    /// # Errors
+    /// [`BusError::Unavailable`].
+    pub fn check_connection(&self) -> Result<(), BusError> {
+        match self {
+            Self::Nats(b) => b.check_connection(),
+            Self::Memory(_) => Ok(()),
+        }
+    }
+
     /// Whether the NATS client has closed the connection for good, because it received something that it cannot read. Only a
     /// new process can help.
     pub fn is_closed(&self) -> bool {
@@ -468,6 +480,14 @@ impl Bus {
         match self {
             Self::Nats(b) => b.reconnects(),
             Self::Memory(_) => 0,
+        }
+    }
+
+    /// Core subscriptions that this process has open.
+    pub fn subscriptions(&self) -> usize {
+        match self {
+            Self::Nats(b) => b.subscriptions.count(),
+            Self::Memory(b) => b.subscriptions.count(),
         }
     }
 

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use super::server::{SendResult, Server};
 use super::stream::{NotStored, Stream};
 use crate::bus::message::{BusError, ConsumerInfo, CoreMessage, Message, Published, StoredMessage, StreamInfo};
+use crate::bus::open::{OpenSubscription, OpenSubscriptions};
 use crate::simulation::{Fault, Faults};
 use crate::topology::{self, Consumer, ConsumerState, Mode, StreamState, Topology, TopologyState};
 
@@ -27,6 +28,7 @@ pub struct MemoryBus {
     shared: Arc<Shared>,
     /// What this process meets on its way to the bus.
     pub(super) faults: Faults,
+    pub(crate) subscriptions: OpenSubscriptions,
 }
 
 struct Shared {
@@ -103,12 +105,13 @@ impl MemoryBus {
             earlier: Arc::default(),
             timer: Mutex::default(),
         };
-        Self { shared: Arc::new(shared), faults: Faults::default() }
+        Self { shared: Arc::new(shared), faults: Faults::default(), subscriptions: OpenSubscriptions::default() }
     }
 
     /// The same bus for one process of a simulation, which meets these faults.
     pub fn with_faults(&self, faults: &Faults) -> Self {
-        Self { shared: self.shared.clone(), faults: faults.clone() }
+        let subscriptions = OpenSubscriptions::default();
+        Self { shared: self.shared.clone(), faults: faults.clone(), subscriptions }
     }
 
     /// Has interest streams and work queues lose their duplicate windows, as a restart of a server does. For a simulation.
@@ -256,7 +259,7 @@ impl MemoryBus {
 
     pub(crate) fn subscribe(&self, subject: &str, queue: Option<&str>) -> Subscription {
         let id = self.with(|server, _| server.core.subscribe(subject, queue));
-        Subscription { bus: self.clone(), id }
+        Subscription { bus: self.clone(), id, _open: Some(self.subscriptions.open()) }
     }
 
     pub(crate) async fn request(&self, subject: &str, payload: Bytes, wait: Duration) -> Result<Bytes, BusError> {
@@ -266,7 +269,7 @@ impl MemoryBus {
     async fn send_request(&self, subject: &str, payload: Bytes, wait: Duration) -> Result<Bytes, BusError> {
         let until = Instant::now() + wait;
         let id = self.with(|server, _| server.core.subscribe_inbox(INBOX));
-        let mut replies = Subscription { bus: self.clone(), id };
+        let mut replies = Subscription { bus: self.clone(), id, _open: None };
         let inbox = format!("{INBOX}.{id}");
         if self.with(|server, now| server.send(subject, payload, Some(&inbox), now)) == SendResult::NoResponders {
             return Err(BusError::NoResponders(subject.to_owned()));
@@ -287,6 +290,8 @@ impl MemoryBus {
 pub struct Subscription {
     bus: MemoryBus,
     id: u64,
+    /// None for the inbox of a request.
+    _open: Option<OpenSubscription>,
 }
 
 impl Subscription {

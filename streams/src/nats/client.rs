@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout};
 
 use super::login::{Credential, Login};
 use crate::bus::message::{BusError, ConsumerInfo, CoreMessage, Headers, Message, Published, StreamInfo};
+use crate::bus::open::{OpenSubscription, OpenSubscriptions};
 use crate::topology::{MESSAGE_MAX, MINIMUM_SERVER};
 
 /// Publishes of this process without an acknowledgement yet. 1,000 keep a server busy; with 25,000 its consumers starve.
@@ -79,6 +80,7 @@ pub struct NatsBus {
     in_flight: Arc<Semaphore>,
     pub(super) reconnects: Arc<AtomicU64>,
     dropped: Arc<AtomicU64>,
+    pub(crate) subscriptions: OpenSubscriptions,
     pub(super) closed: Arc<AtomicBool>,
     /// Set once the server does not list consumers, but answers about each.
     pub(super) lists_nothing: Arc<AtomicBool>,
@@ -98,11 +100,14 @@ pub(super) async fn send_in_time<T, E: fmt::Display>(
 
 /// A subscription to core messages.
 #[derive(Debug)]
-pub struct Subscription(async_nats::Subscriber);
+pub struct Subscription {
+    messages: async_nats::Subscriber,
+    _open: OpenSubscription,
+}
 
 impl Subscription {
     pub(crate) async fn next(&mut self) -> Option<CoreMessage> {
-        let message = self.0.next().await?;
+        let message = self.messages.next().await?;
         Some(CoreMessage {
             subject: message.subject.into_string(),
             headers: from_nats(message.headers),
@@ -289,6 +294,7 @@ impl NatsBus {
             in_flight,
             reconnects,
             dropped,
+            subscriptions: OpenSubscriptions::default(),
             closed,
             lists_nothing: Arc::default(),
         })
@@ -393,7 +399,7 @@ impl NatsBus {
         // order, so the echo of a message comes after it has made the subscription. (The client's `flush` only empties its own
         // buffer.) Nothing here waits for "no responders": whoever watches `>` is a responder to everything.
         match timeout(REPLY_WAIT, self.echo()).await {
-            Ok(Ok(())) => Ok(Subscription(subscriber)),
+            Ok(Ok(())) => Ok(Subscription { messages: subscriber, _open: self.subscriptions.open() }),
             Ok(Err(e)) => Err(unavailable(&e)),
             Err(_) => Err(unavailable(&format!("no echo in {REPLY_WAIT:?}"))),
         }
@@ -424,10 +430,15 @@ impl NatsBus {
         }
     }
 
-    pub(crate) async fn check(&self) -> Result<(), BusError> {
+    pub(crate) fn check_connection(&self) -> Result<(), BusError> {
         if self.client.connection_state() != State::Connected {
             return Err(BusError::Unavailable("not connected to NATS".to_owned()));
         }
+        Ok(())
+    }
+
+    pub(crate) async fn check(&self) -> Result<(), BusError> {
+        self.check_connection()?;
         timeout(REPLY_WAIT, self.api::<Value>("INFO", &json!({})))
             .await
             .map_err(|_| BusError::Unavailable("JetStream does not answer".to_owned()))?

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 
 use crate::bus::message::{BusError, ConsumerInfo, StreamInfo};
 
 /// The streams and consumers of a topology as a server had them, see [`Bus::observe`](crate::Bus::observe).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Lists", into = "Lists")]
 pub struct TopologyState {
     /// Each with its state, or why it is not known. What is missing on the server is missing here.
     streams: BTreeMap<String, Result<StreamState, String>>,
@@ -18,8 +20,28 @@ pub struct TopologyState {
     pub differences: Vec<String>,
 }
 
+/// A state on its way to another process: JSON has no pairs as keys.
+#[derive(Serialize, Deserialize)]
+struct Lists {
+    streams: Vec<(String, Result<StreamState, String>)>,
+    consumers: Vec<((String, String), Result<ConsumerState, String>)>,
+    differences: Vec<String>,
+}
+
+impl From<Lists> for TopologyState {
+    fn from(Lists { streams, consumers, differences }: Lists) -> Self {
+        Self { streams: streams.into_iter().collect(), consumers: consumers.into_iter().collect(), differences }
+    }
+}
+
+impl From<TopologyState> for Lists {
+    fn from(TopologyState { streams, consumers, differences }: TopologyState) -> Self {
+        Self { streams: streams.into_iter().collect(), consumers: consumers.into_iter().collect(), differences }
+    }
+}
+
 /// A stream that exists.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamState {
     /// By the server's clock; a recreated stream has another one.
     pub created_at: DateTime<Utc>,
@@ -28,7 +50,7 @@ pub struct StreamState {
 }
 
 /// A durable consumer that exists.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsumerState {
     /// By the server's clock; a recreated consumer has another one.
     pub created_at: DateTime<Utc>,
@@ -68,6 +90,18 @@ impl TopologyState {
     pub fn first_unavailable(&self) -> Option<&str> {
         let streams = self.streams.values().filter_map(|state| state.as_ref().err());
         streams.chain(self.consumers.values().filter_map(|state| state.as_ref().err())).next().map(String::as_str)
+    }
+
+    /// Whether both have the same streams and consumers, none of them recreated in between, and all of them answered.
+    pub fn has_same_identities(&self, other: &Self) -> bool {
+        let streams = |state: &Self| -> Option<Vec<_>> {
+            state.streams.iter().map(|(name, found)| Some((name.clone(), found.as_ref().ok()?.created_at))).collect()
+        };
+        let consumers = |state: &Self| -> Option<Vec<_>> {
+            state.consumers.iter().map(|(key, found)| Some((key.clone(), found.as_ref().ok()?.created_at))).collect()
+        };
+        let (mine, theirs) = (streams(self).zip(consumers(self)), streams(other).zip(consumers(other)));
+        mine.is_some() && mine == theirs
     }
 
     /// The newest creation time of a stream and these consumers of it.

@@ -2,7 +2,8 @@
 //! process's health.
 
 mod reconciler;
+mod sharing;
 mod topology;
 
 pub use reconciler::{apply_topology, reconcile_topology};
-pub use topology::{OBSERVE_INTERVAL, Observation, TopologyWatch};
+pub use topology::{OBSERVE_INTERVAL, Observation, RECENT, TopologyWatch};

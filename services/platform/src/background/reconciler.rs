@@ -1,12 +1,12 @@
-//! The topology reconciler: proves the topology and applies it before anything is served. Afterwards it observes the server,
-//! and applies the topology again as soon as something is missing or differs.
+//! The topology reconciler: proves the topology and applies it before anything is served. Afterwards it observes the server, in turn with
+//! the other processes (`sharing.rs`), and applies the topology again as soon as something is missing or differs.
 
 use std::time::Duration;
 
 use streams::BusError;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::topology::OBSERVE_INTERVAL;
+use super::sharing::{self, Schedule};
 use crate::{Platform, retry};
 
 /// How long a start waits for a server that cannot create streams yet.
@@ -15,6 +15,8 @@ const START_WAIT: Duration = Duration::from_secs(60);
 const APPLY_WAIT: Duration = Duration::from_secs(30);
 /// How often the reconciler looks for a reason to observe the server at once: a reconnect, or an unhealthy consumer.
 const REASON_INTERVAL: Duration = Duration::from_millis(500);
+/// How often at most an observation of another process is a reason to look.
+const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
 const HEALTH_PART: &str = "topology";
 
 /// Proves the topology and brings the server to it.
@@ -53,37 +55,53 @@ pub async fn apply_topology(platform: &Platform) -> Result<(), String> {
 
 /// Reconciles until shutdown.
 pub async fn reconcile_topology(platform: Platform) {
+    // Concurrently: how old an observation of another process is, is known when it comes.
+    tokio::select! {
+        biased;
+        () = sharing::listen(&platform) => {}
+        () = reconcile_in_turn(&platform) => {}
+    }
+}
+
+async fn reconcile_in_turn(platform: &Platform) {
     let mut delays = retry::dependency();
     let mut reconnects = platform.bus.reconnects();
-    let mut next = Instant::now() + OBSERVE_INTERVAL;
+    let mut schedule = Schedule::new(platform);
+    let mut observed_at = Instant::now();
     platform.health.set_healthy(HEALTH_PART);
     loop {
-        let step = next.min(Instant::now() + REASON_INTERVAL);
+        let step = schedule.next().min(Instant::now() + REASON_INTERVAL);
         tokio::select! {
             biased;
             () = platform.shutdown.cancelled() => return,
             () = tokio::time::sleep_until(step) => {}
         }
+        if let Some(newest) = platform.topology_watch.newest_shared() {
+            schedule.shared(newest.began_at);
+        }
         let reconnects_now = platform.bus.reconnects();
         let is_consumer_unhealthy = platform.health.faults().iter().any(|(part, _)| part.starts_with("consumer "));
-        if reconnects_now == reconnects && !is_consumer_unhealthy && Instant::now() < next {
+        let is_doubted = platform.topology_watch.is_doubted() && observed_at.elapsed() >= DOUBT_INTERVAL;
+        let has_reason = reconnects_now != reconnects || is_consumer_unhealthy || is_doubted;
+        if !has_reason && Instant::now() < schedule.next() {
             continue;
         }
         let reconciled = tokio::select! {
             biased;
             () = platform.shutdown.cancelled() => return,
-            reconciled = reconcile(&platform) => reconciled,
+            reconciled = reconcile(platform) => reconciled,
         };
+        observed_at = Instant::now();
         match reconciled {
             Ok(()) => {
                 platform.health.set_healthy(HEALTH_PART);
                 delays.reset();
                 reconnects = reconnects_now;
-                next = Instant::now() + OBSERVE_INTERVAL;
+                schedule.observed(Instant::now());
             }
             Err(error) => {
                 platform.health.set_unhealthy(HEALTH_PART, error.to_string());
-                next = Instant::now() + delays.next_delay();
+                schedule.retry_after(Instant::now(), delays.next_delay());
             }
         }
     }
@@ -95,6 +113,7 @@ pub async fn reconcile_topology(platform: Platform) {
 /// Also if a single stream or consumer does not answer.
 async fn reconcile(platform: &Platform) -> Result<(), BusError> {
     let observation = platform.observed_since(Instant::now()).await?;
+    sharing::publish(platform, &observation).await;
     if !observation.state.differences.is_empty() {
         let applied = timeout(APPLY_WAIT, platform.bus.apply(&platform.topology.with_sweeper())).await;
         let changes = applied.map_err(|_| BusError::Unavailable("the server does not answer".to_owned()))??;

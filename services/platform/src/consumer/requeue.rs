@@ -1,20 +1,22 @@
 //! Requests to a worker about the messages of its consumers: to handle a dead-lettered one again, and whether one was
 //! processed. The reply is sent after the commit, never before.
 
+use std::sync::Arc;
+
 use streams::topology::{Consumer, DEAD_LETTER_STREAM};
-use streams::{Event, EventError};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use streams::{Event, EventError, Service};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::attempt::Executor;
 use super::{Ended, Failure, Handler, Received, occurred_at};
 use crate::dead_letters::{DeadLetter, REQUEUE_WAIT, WorkerReply, WorkerRequest, inbox_key, sweeper, worker_subject};
 use crate::event_metrics::EventPath;
+use crate::responder::{self, Endpoint, Reply};
 use crate::store::{Retries, Retry, Store};
 use crate::world::{Trace, World};
-use crate::{Platform, retry};
+use crate::{CancellationToken, Platform};
 
 /// Requeue requests that wait for a worker; more wait on the bus.
 pub(super) const REQUESTS_MAX: usize = 16;
@@ -30,7 +32,7 @@ pub(super) struct RequeueRequest {
     sequence: u64,
     /// Of the letter.
     id: String,
-    reply_to: String,
+    reply: oneshot::Sender<WorkerReply>,
     /// The requester waits no longer than that.
     deadline: Instant,
 }
@@ -38,56 +40,64 @@ pub(super) struct RequeueRequest {
 /// Answers the requests about one consumer, and hands requeue requests to its worker.
 pub(super) async fn listen<H: Handler>(
     platform: Platform,
+    service: Service,
     store: Store<H::Tables>,
     consumer: Consumer,
     to: mpsc::Sender<RequeueRequest>,
 ) {
     let durable = consumer.durable;
-    let mut delays = retry::dependency();
-    let mut sweeps = JoinSet::new();
-    loop {
-        match platform.bus.subscribe(&worker_subject(&durable), Some(&durable)).await {
-            Ok(mut requests) => {
-                delays.reset();
-                while let Some(request) = requests.next().await {
-                    while sweeps.try_join_next().is_some() {}
-                    let Some(reply_to) = request.reply else { continue };
-                    let reply = match serde_json::from_slice(&request.payload) {
-                        Ok(WorkerRequest::Requeue { sequence, id }) => {
-                            let (consumer, deadline) = (durable.clone(), Instant::now() + REQUEUE_WAIT);
-                            let request = RequeueRequest { consumer, sequence, id, reply_to, deadline };
-                            if to.send(request).await.is_err() {
-                                return;
-                            }
-                            continue;
-                        }
-                        Ok(WorkerRequest::IsProcessed { inbox_key }) => {
-                            is_processed::<H>(&store, &durable, &inbox_key).await
-                        }
-                        Ok(WorkerRequest::Ping) => WorkerReply::NotDone,
-                        // A task of its own, because it asks this listener in its turn. The requester asks again.
-                        Ok(WorkerRequest::Sweep { .. }) if sweeps.len() >= SWEEPS_MAX => {
-                            WorkerReply::Failed { why: "it is busy".to_owned() }
-                        }
-                        Ok(WorkerRequest::Sweep { advisory }) => {
-                            sweeps.spawn(sweep(platform.clone(), durable.clone(), advisory, reply_to));
-                            continue;
-                        }
-                        Err(error) => WorkerReply::Failed { why: format!("the request cannot be read: {error}") },
-                    };
-                    send(&platform, &reply_to, &reply).await;
+    let endpoint = Endpoint {
+        service: Some(service),
+        name: durable.clone(),
+        subject: worker_subject(&durable),
+        queue_group: Some(durable.clone()),
+        accepted_max: REQUESTS_MAX + SWEEPS_MAX,
+        wait: REQUEUE_WAIT,
+        health_part: None,
+    };
+    let sweeps = Arc::new(Semaphore::new(SWEEPS_MAX));
+    // The worker that runs this aborts it.
+    let never = CancellationToken::new();
+    responder::serve(platform.clone(), endpoint, never, move |request| {
+        let (platform, store, durable) = (platform.clone(), store.clone(), durable.clone());
+        let (to, sweeps) = (to.clone(), sweeps.clone());
+        async move {
+            let reply = match serde_json::from_slice(&request) {
+                Ok(WorkerRequest::Requeue { sequence, id }) => {
+                    let (reply, replied) = oneshot::channel();
+                    let deadline = Instant::now() + REQUEUE_WAIT;
+                    let request = RequeueRequest { consumer: durable, sequence, id, reply, deadline };
+                    // Without a reply, the requester asks again: the worker has ended, or had no time for it.
+                    if to.send(request).await.is_err() {
+                        return Reply::none("the worker has ended");
+                    }
+                    match replied.await {
+                        Ok(reply) => reply,
+                        Err(_) => return Reply::none("the worker has ended, or had no time"),
+                    }
                 }
+                Ok(WorkerRequest::IsProcessed { inbox_key }) => is_processed::<H>(&store, &durable, &inbox_key).await,
+                Ok(WorkerRequest::Ping) => WorkerReply::NotDone,
+                Ok(WorkerRequest::Sweep { advisory }) => match sweeps.try_acquire() {
+                    Ok(_permit) => sweep(&platform, &durable, advisory).await,
+                    // The requester asks again.
+                    Err(_) => WorkerReply::Failed { why: "it is busy".to_owned() },
+                },
+                Err(error) => WorkerReply::Failed { why: format!("the request cannot be read: {error}") },
+            };
+            let body = serde_json::to_vec(&reply).expect("replies have string keys");
+            match reply {
+                WorkerReply::Failed { why } => Reply::failed(body, why),
+                _ => Reply::done(body),
             }
-            Err(error) => tracing::warn!(%error, consumer = durable, "requests about dead letters are not answered"),
         }
-        sleep(delays.next_delay()).await;
-    }
+    })
+    .await;
 }
 
-async fn sweep(platform: Platform, durable: String, advisory: u64, reply_to: String) {
-    let reply = sweeper::sweep_for(&platform, &durable, advisory).await;
-    let reply = reply.unwrap_or_else(|error| WorkerReply::Failed { why: error.to_string() });
-    send(&platform, &reply_to, &reply).await;
+async fn sweep(platform: &Platform, durable: &str, advisory: u64) -> WorkerReply {
+    let reply = sweeper::sweep_for(platform, durable, advisory).await;
+    reply.unwrap_or_else(|error| WorkerReply::Failed { why: error.to_string() })
 }
 
 async fn is_processed<H: Handler>(store: &Store<H::Tables>, consumer: &str, inbox_key: &str) -> WorkerReply {
@@ -99,13 +109,6 @@ async fn is_processed<H: Handler>(store: &Store<H::Tables>, consumer: &str, inbo
         Ok(true) => WorkerReply::DoneBefore,
         Ok(false) => WorkerReply::NotDone,
         Err(error) => WorkerReply::Failed { why: error.to_string() },
-    }
-}
-
-async fn send(platform: &Platform, reply_to: &str, reply: &WorkerReply) {
-    let body = serde_json::to_vec(reply).expect("replies have string keys");
-    if let Err(error) = platform.bus.publish_core(reply_to, body.into()).await {
-        tracing::warn!(%error, "a reply about a dead letter was not sent; the requester asks again");
     }
 }
 
@@ -125,7 +128,8 @@ pub(super) async fn requeue<H: Handler>(executor: &mut Executor<H>, request: Req
             }
         };
         tracing::info!(?reply, "dead letter requeued");
-        send(&executor.platform, &request.reply_to, &reply).await;
+        // If nobody waits any more, the requester has given up.
+        let _ = request.reply.send(reply);
         ended
     }
     .instrument(span)

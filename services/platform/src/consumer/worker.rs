@@ -91,7 +91,7 @@ impl<H: Handler> Worker<H> {
         let mut listeners = JoinSet::new();
         for consumer in &self.consumers {
             let (platform, store) = (self.platform().clone(), self.executor.store.clone());
-            listeners.spawn(requeue::listen::<H>(platform, store, consumer.clone(), to.clone()));
+            listeners.spawn(requeue::listen::<H>(platform, self.executor.service, store, consumer.clone(), to.clone()));
         }
         drop(to);
         let (to, mut fast) = mpsc::channel(fast_lane::WAITING_MAX);

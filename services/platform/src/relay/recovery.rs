@@ -23,8 +23,8 @@ use crate::store::rows::column;
 use crate::store::{StoreError, relay_statement};
 use crate::{CancellationToken, Platform, kill_point};
 
-/// How often the streams are checked while all is well. An observation of that age is good enough for such a check, so that
-/// it needs no request of its own in a process whose reconciler observes the topology.
+/// How often the streams are checked while all is well. A recent observation is good enough for such a check, also one of another
+/// process, so that it needs no request of its own.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// How often they are checked while one is missing, incomplete or suspected.
 const SUSPECT_INTERVAL: Duration = Duration::from_secs(1);
@@ -55,6 +55,15 @@ struct Backfill {
     second_pass_at: Option<DateTime<Utc>>,
 }
 
+/// What a check of the streams rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Check {
+    /// What this process observes now.
+    Now,
+    /// What this process, or another one, observed a few seconds ago.
+    Recent,
+}
+
 /// What tells the stream of a subject from one that is recreated under the same name.
 struct StreamIdentity {
     /// The newest creation time of the stream and, unless it retains everything, of the subject's consumers.
@@ -73,17 +82,17 @@ impl RecoveryState {
         self.is_sound &= outcome != RelayOutcome::StreamMissing;
     }
 
-    /// From when on the topology must have been observed for the check that is due; `None` if none is.
+    /// The check that is due; `None` if none is.
     ///
-    /// After a reconnect or a failed publish that is now: the streams may have been recreated since the last observation, and
+    /// After a reconnect or a failed publish this process observes the topology now: the streams may have been recreated since the last observation, and
     /// nothing may be published to a recreated one before it is detected.
-    fn due_since(&self, now: Instant, reconnects: u64) -> Option<Instant> {
-        let Some(checked_at) = self.checked_at else { return Some(now) };
+    fn due(&self, now: Instant, reconnects: u64) -> Option<Check> {
+        let Some(checked_at) = self.checked_at else { return Some(Check::Now) };
         let is_calm = self.is_sound && !self.is_suspect;
         if self.reconnects != reconnects || (!is_calm && now >= checked_at + SUSPECT_INTERVAL) {
-            Some(now)
+            Some(Check::Now)
         } else if is_calm && now >= checked_at + CHECK_INTERVAL {
-            Some(now.checked_sub(CHECK_INTERVAL).unwrap_or(now))
+            Some(Check::Recent)
         } else {
             None
         }
@@ -102,8 +111,8 @@ impl RecoveryState {
         // The memory store keeps no published rows.
         let Some(pool) = pool else { return RelayOutcome::All };
         let reconnects = platform.bus.reconnects();
-        if let Some(since) = self.due_since(Instant::now(), reconnects) {
-            let is_sound = match check(pool, platform, service, since, stop).await {
+        if let Some(due) = self.due(Instant::now(), reconnects) {
+            let is_sound = match check(pool, platform, service, due, stop).await {
                 Ok(outcome) => outcome == RelayOutcome::All,
                 Err(why) => {
                     // Logged when it begins, not at every check.
@@ -167,26 +176,29 @@ fn to_micros(at: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(at.timestamp_micros()).unwrap_or(at)
 }
 
-/// Compares the streams, observed at `since` or later, with what is stored about them, and publishes again what is missing.
+/// Compares the streams with what is stored about them, and publishes again what is missing.
 async fn check(
     pool: &PgPool,
     platform: &Platform,
     service: Service,
-    since: Instant,
+    due: Check,
     stop: &CancellationToken,
 ) -> Result<RelayOutcome, String> {
     let called_at = Instant::now();
-    let observe = async |since| {
-        let observation = platform.observed_since(since).await?;
+    let observe = async |how| {
+        let observation = match how {
+            Check::Now => platform.observed_since(called_at).await?,
+            Check::Recent => platform.observed_recently().await?,
+        };
         let identities = identities(&observation.state, &platform.topology, service)?;
         Ok::<_, BusError>((identities, observation.began_at))
     };
-    let (mut identities, observed_at) = observe(since).await.map_err(|e| e.to_string())?;
+    let (mut identities, observed_at) = observe(due).await.map_err(|e| e.to_string())?;
     let mut stored = Stored::read(pool, &identities).await.map_err(|e| e.to_string())?;
     if observed_at < called_at && !stored.matches(&identities) {
         // Another process may have stored what is newer than this observation. Acted upon, an old observation would take the
         // stream for recreated once more, and publish a day's rows for nothing.
-        (identities, _) = observe(called_at).await.map_err(|e| e.to_string())?;
+        (identities, _) = observe(Check::Now).await.map_err(|e| e.to_string())?;
         stored = Stored::read(pool, &identities).await.map_err(|e| e.to_string())?;
     }
     let now = platform.world.now();
@@ -438,17 +450,17 @@ mod tests {
         let after = |s: f64| start + Duration::from_secs_f64(s);
         let checked =
             |is_sound, is_suspect| RecoveryState { checked_at: Some(start), reconnects: 1, is_sound, is_suspect };
-        assert_eq!(RecoveryState::default().due_since(start, 0), Some(start), "before anything is published");
-        for (state, at, reconnects, since) in [
+        assert_eq!(RecoveryState::default().due(start, 0), Some(Check::Now), "before anything is published");
+        for (state, at, reconnects, due) in [
             (checked(true, false), 0.1, 1, None),
-            (checked(true, false), 0.1, 2, Some(0.1)),
-            (checked(true, false), 5.0, 1, Some(0.0)),
+            (checked(true, false), 0.1, 2, Some(Check::Now)),
+            (checked(true, false), 5.0, 1, Some(Check::Recent)),
             (checked(true, true), 0.9, 1, None),
-            (checked(true, true), 1.0, 1, Some(1.0)),
+            (checked(true, true), 1.0, 1, Some(Check::Now)),
             (checked(false, false), 0.9, 1, None),
-            (checked(false, false), 6.0, 1, Some(6.0)),
+            (checked(false, false), 6.0, 1, Some(Check::Now)),
         ] {
-            assert_eq!(state.due_since(after(at), reconnects), since.map(after), "{state:?} after {at} s");
+            assert_eq!(state.due(after(at), reconnects), due, "{state:?} after {at} s");
         }
     }
 }

@@ -64,9 +64,10 @@ pub async fn run(settings: &Settings, action: &AuditAction) -> Result<ExitCode> 
 
 pub(crate) async fn audit(settings: &Settings, bus: &Bus, world: &World) -> Result<Audit> {
     let url = settings.database_url.as_deref().unwrap_or_default();
-    let store: Store<rides::Tables> = Store::postgres(world, &app::pod(settings), url, "rides", &rides::MIGRATIONS, 4)
-        .await
-        .context("DATABASE_URL")?;
+    let store: Store<rides::Tables> =
+        Store::postgres(world, &app::pod_id(settings), url, "rides", &rides::MIGRATIONS, 4)
+            .await
+            .context("DATABASE_URL")?;
     Ok(Audit::new(bus, &store, world))
 }
 

@@ -15,8 +15,10 @@ use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use platform::routes::Routes;
-use platform::{Platform, Problem, problem};
+use platform::{Platform, Problem, pod, problem};
 use serde_json::{Value, json};
+use streams::Service;
+use streams::pods::{PartHealth, PodHealth, Status};
 
 pub use admission::limited;
 pub use serve::serve;
@@ -26,15 +28,16 @@ use stats::Stats;
 const REQUEST_WAIT: Duration = Duration::from_secs(20);
 
 /// The operators' routes and those of the services.
-pub fn routes(platform: &Platform, services: Vec<Routes>) -> Routes {
+pub fn routes(platform: &Platform, services: &[Service], of_services: Vec<Routes>) -> Routes {
+    let services = services.to_vec();
     let last_stats = Stats::default();
     let operators = Routes::default()
         .get("/health/live", async || axum::Json(json!({"status": "live"})))
-        .get("/health/ready", ready)
+        .get("/health/ready", async move |State(platform)| ready(&pod::health(&platform, &services)))
         .get("/metrics", metrics)
         .get("/stats", async move |State(platform)| stats(platform, last_stats).await)
         .with_state(platform.clone());
-    services.into_iter().fold(operators, Routes::merge)
+    of_services.into_iter().fold(operators, Routes::merge)
 }
 
 /// The routes with what holds for all of them: answers for what is no route, and a limit of the time.
@@ -50,18 +53,21 @@ async fn in_time(request: Request, next: Next) -> Response {
     }
 }
 
-async fn ready(State(platform): State<Platform>) -> Response {
-    let mut faults = platform.health.faults();
-    if platform.shutdown.is_cancelled() {
-        faults.push(("process".to_owned(), "shutting down".to_owned()));
-    }
-    let breakers: serde_json::Map<String, Value> =
-        platform.health.breakers().into_iter().map(|(breaker, state)| (breaker.to_owned(), state.into())).collect();
-    if faults.is_empty() {
+/// The same parts as `pods.<pod id>.health`, in the form that this route has always had.
+fn ready(health: &PodHealth) -> Response {
+    let detail = |part: &PartHealth| Value::from(part.detail.clone());
+    let breakers =
+        health.parts.iter().filter_map(|part| Some((part.name.strip_prefix("breaker ")?.to_owned(), detail(part))));
+    let breakers: serde_json::Map<String, Value> = breakers.collect();
+    if health.status == Status::Ready {
         return axum::Json(json!({"status": "ready", "breakers": breakers})).into_response();
     }
-    let parts: serde_json::Map<String, Value> = faults.into_iter().map(|(part, why)| (part, why.into())).collect();
-    (StatusCode::SERVICE_UNAVAILABLE, axum::Json(json!({"status": "not ready", "faults": parts, "breakers": breakers})))
+    let faults = health.parts.iter().filter(|part| part.status == Status::NotReady);
+    let faults: serde_json::Map<String, Value> = faults.map(|part| (part.name.clone(), detail(part))).collect();
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        axum::Json(json!({"status": "not ready", "faults": faults, "breakers": breakers})),
+    )
         .into_response()
 }
 

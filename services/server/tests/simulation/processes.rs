@@ -241,7 +241,8 @@ impl Process {
             }
         }
         running.tasks.spawn(sweeper::run(platform.clone(), vec![self.service]));
-        running.router = http::router(http::routes(&platform, routes));
+        running.tasks.spawn(platform::pod::run(platform.clone(), vec![self.service]));
+        running.router = http::router(http::routes(&platform, &[self.service], routes));
         Ok(running)
     }
 

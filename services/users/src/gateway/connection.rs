@@ -1,26 +1,24 @@
-//! The transactions when a socket opens, stays open, or closes: its row, and the beacon of a driver who becomes available
-//! or unavailable by it.
+//! The transactions when a socket opens or closes: who is connected here, and the beacon of a driver who becomes available
+//! or unavailable by it. While it stays open there is none, but for the lease of the pod.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use chrono::TimeDelta;
-use platform::limits::Limit;
 use platform::{StoreError, Transaction};
 use streams::event::UserBeacon;
 use streams::{Event, UserId};
-use uuid::Uuid;
 
-use super::sockets::{OpenSocket, SocketSlot};
-use super::transport::TOO_MANY;
+use super::displacement::{self, Reason};
+use super::sockets::SocketSlot;
 use crate::context::Context;
 use crate::live_ride::CurrentRides;
-use crate::mailbox::{Device, MissedRange, notification, notify_subject};
+use crate::mailbox::{Device, MissedRange};
+use crate::presence::lease::Touch;
 use crate::presence::rows::SWEEP_MAX;
-use crate::presence::{Beacon, Located};
+use crate::presence::{Beacon, Located, Pod};
 use crate::tables::Tables;
 use crate::{account, live_ride, mailbox, offer, presence};
 
-/// The most sockets whose rows one statement touches.
+/// The most sockets whose devices one statement touches.
 const TOUCH_MAX: usize = 1_000;
 
 /// What a session reads of its user at the start.
@@ -42,7 +40,7 @@ pub(crate) enum Role {
     Driver,
 }
 
-/// Inserts the row of a new socket, which may take the place of an older one. A driver with an active beacon becomes
+/// Records a new socket, which may take the place of an older one. A driver with an active beacon becomes
 /// available. `has_seq` is the newest event that the client has.
 pub(crate) async fn open(
     context: &Context,
@@ -52,11 +50,11 @@ pub(crate) async fn open(
     has_seq: Option<u64>,
 ) -> Result<SessionStart, StoreError> {
     let mut tx = context.store.begin().await?;
-    let (displaced, beacon) = insert(context, &mut tx, user, slot.session).await?;
+    let (elsewhere, beacon) = record_open(context, &mut tx, user).await?;
     let is_driver = account::rows::driver_of(&mut tx, user).await?.is_some();
     let accepted = if is_driver { offer::rows::newest_accepted(&mut tx, user).await? } else { None };
     // The rides after the cursor: an event that is committed in between is applied once more when it is sent.
-    let last_seq = mailbox::rows::cursor(&mut tx, user).await?.last_seq;
+    let last_seq = mailbox::rows::lock_cursor(&mut tx, user).await?.last_seq;
     let rides = live_ride::rows::current(&mut tx, user).await?;
     let ride = rides.driven.map(|ride| ride.ride_id);
     let mut ride_device = false;
@@ -75,68 +73,88 @@ pub(crate) async fn open(
         }
         driver.set_ride(ride);
     }
-    close_displaced(context, user, &displaced).await;
+    displace(context, user, elsewhere);
     let role = if is_driver { Role::Driver } else { Role::Passenger };
     Ok(SessionStart { last_seq, missed, role, rides, ride_device })
 }
 
-/// Inserts the row of an open socket. Returns the sockets whose place it takes, and the beacon of a driver.
-async fn insert(
+/// Stores how many sockets the user has here. Returns whether some are at other pods, and the beacon of a driver.
+async fn record_open(
     context: &Context,
     tx: &mut Transaction<Tables>,
     user: UserId,
-    session: Uuid,
-) -> Result<(Vec<Uuid>, Option<UserBeacon>), StoreError> {
+) -> Result<(Elsewhere, Option<UserBeacon>), StoreError> {
     let now = || context.platform.world.now();
-    // Two sockets of one user that open at once see each other.
+    // Two sockets of one user that open or close at once see each other.
     account::rows::lock(tx, user).await?;
     let beacons = presence::rows::lock_beacons(tx, &[user]).await?;
-    presence::rows::insert_socket(tx, session, user, &context.platform.pod, now()).await?;
+    let pod = store_connection(context, tx, user).await?;
     let mut known = None;
     for beacon in &beacons {
         let connected = beacon.connect(context.sockets.located(user), now());
         known = Some(connected.as_ref().map_or(beacon, |(next, _)| next).event());
         store_and_publish(context, tx, connected).await?;
     }
-    let most = context.platform.limiter.limits().count(Limit::SocketsUser);
-    let mine = context.sockets.of(user);
-    if mine.len() > 1 {
-        // Of the sockets of this pod it is known to the millisecond when something last came from each, of others to 20 s.
-        touch(context, tx, &mine).await?;
-    }
-    Ok((presence::rows::displace_sockets(tx, user, session, most, now()).await?, known))
+    let others = presence::rows::connected_elsewhere(tx, user, pod.incarnation).await?;
+    Ok((if others.is_empty() { Elsewhere::None } else { Elsewhere::Some }, known))
 }
 
-/// Closes sockets whose place newer ones took: here, or by a message to the pods that have them. If the message is lost, the
-/// next touch of their rows finds that they were displaced.
-async fn close_displaced(context: &Context, user: UserId, displaced: &[Uuid]) {
-    for session in displaced {
-        if !context.sockets.end(user, *session, TOO_MANY) {
-            let message = notification::of_displaced(&context.tokens, user, *session);
-            if let Err(error) = context.platform.bus.publish_core(&notify_subject(user), message.into()).await {
-                tracing::debug!(%error, "the notification of a displaced socket was not sent");
-            }
-        }
+/// Whether a user has sockets at other pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Elsewhere {
+    None,
+    Some,
+}
+
+/// Makes the row say what the registry of sockets says now. The user's account is locked.
+async fn store_connection(context: &Context, tx: &mut Transaction<Tables>, user: UserId) -> Result<Pod, StoreError> {
+    let world = &context.platform.world;
+    let pod = Pod { incarnation: context.lease.incarnation(), id: context.platform.pod.clone() };
+    presence::rows::store_connection(tx, world.id(), user, &pod, context.sockets.count(user), world.now()).await?;
+    Ok(pod)
+}
+
+/// Closes the sockets whose place a new one takes: at once if all are here, else after the other pods were asked.
+fn displace(context: &Context, user: UserId, elsewhere: Elsewhere) {
+    match elsewhere {
+        Elsewhere::None => displacement::here(context, user),
+        Elsewhere::Some => context.sockets.add_uncounted(user),
     }
 }
 
-/// Deletes the row of the closed socket `session`, and those of all stale sockets of `users`. Drivers who have no other
-/// socket become unavailable; `located` is where the pod of the socket knows its driver.
-pub(crate) async fn close(
+/// Records that a socket of `user` has closed. A driver who has no other socket becomes unavailable; `located` is where this pod knows the
+/// driver.
+pub(crate) async fn close(context: &Context, user: UserId, located: Option<Located>) -> Result<(), StoreError> {
+    let mut tx = context.store.begin().await?;
+    account::rows::lock(&mut tx, user).await?;
+    let beacons = presence::rows::lock_beacons(&mut tx, &[user]).await?;
+    store_connection(context, &mut tx, user).await?;
+    disconnect(context, &mut tx, beacons, &[user], located).await?;
+    tx.commit().await
+}
+
+/// Deletes the rows of `users` at dead pods. Drivers among them who have no socket any more become unavailable.
+async fn close_dead(context: &Context, users: &[UserId]) -> Result<(), StoreError> {
+    let mut tx = context.store.begin().await?;
+    let beacons = presence::rows::lock_beacons(&mut tx, users).await?;
+    disconnect(context, &mut tx, beacons, users, None).await?;
+    tx.commit().await
+}
+
+async fn disconnect(
     context: &Context,
+    tx: &mut Transaction<Tables>,
+    mut beacons: Vec<Beacon>,
     users: &[UserId],
-    session: Option<Uuid>,
     located: Option<Located>,
 ) -> Result<(), StoreError> {
-    let now = || context.platform.world.now();
-    let mut tx = context.store.begin().await?;
-    let mut beacons = presence::rows::lock_beacons(&mut tx, users).await?;
-    let connected = presence::rows::delete_sockets(&mut tx, users, session, now()).await?;
+    let now = context.platform.world.now();
+    let connected = presence::rows::delete_stale(tx, users, now).await?;
     beacons.retain(|beacon| !connected.contains(&beacon.user_id));
     for beacon in &beacons {
-        store_and_publish(context, &mut tx, beacon.disconnect(located, now())).await?;
+        store_and_publish(context, tx, beacon.disconnect(located, now)).await?;
     }
-    tx.commit().await
+    Ok(())
 }
 
 async fn store_and_publish(
@@ -153,59 +171,68 @@ async fn store_and_publish(
     Ok(())
 }
 
-async fn touch(
-    context: &Context,
-    tx: &mut Transaction<Tables>,
-    sockets: &[OpenSocket],
-) -> Result<Vec<presence::rows::Touched>, StoreError> {
-    let now = context.platform.world.now();
-    let received_at = |socket: &OpenSocket| now - TimeDelta::from_std(socket.silence).unwrap_or_default();
-    let rows: Vec<_> = sockets.iter().map(|socket| (socket.user, socket.session, received_at(socket))).collect();
-    presence::rows::touch_sockets(tx, &rows, now).await
-}
-
-/// Touches the rows of all sockets of this pod and of their devices, so that no other pod takes them for stale, and closes
-/// those that were displaced.
-pub(crate) async fn touch_all(context: &Context) -> Result<(), StoreError> {
+/// Touches the lease of this pod and the rows of its devices, and counts the sockets of users of whom another pod asks it. If the lease
+/// was lost, because this pod stood still for too long, all its sockets are recorded again.
+pub(crate) async fn touch(context: &Context) -> Result<(), StoreError> {
+    if context.lease.touch(&context.platform, &context.store).await? == Touch::Renewed {
+        tracing::warn!("this pod was taken for dead: its sockets are recorded again");
+        for user in context.sockets.users() {
+            reopen(context, user).await?;
+        }
+    }
     for chunk in context.sockets.all().chunks(TOUCH_MAX) {
         let mut tx = context.store.begin().await?;
-        let touched = touch(context, &mut tx, chunk).await?;
         let devices: BTreeSet<_> = chunk.iter().map(|socket| (socket.user, socket.device.clone())).collect();
         let devices: Vec<_> = devices.into_iter().collect();
         mailbox::device_rows::touch_devices(&mut tx, &devices, context.platform.world.now()).await?;
         tx.commit().await?;
-        let touched: BTreeMap<Uuid, bool> = touched.into_iter().map(|row| (row.session, row.displaced)).collect();
-        for OpenSocket { user, session, .. } in chunk {
-            match touched.get(session) {
-                Some(false) => {}
-                Some(true) => _ = context.sockets.end(*user, *session, TOO_MANY),
-                // This pod stood still for so long that another one deleted the rows of its sockets.
-                None if context.sockets.contains(*user, *session) => reopen(context, *user, *session).await?,
-                None => {}
-            }
+    }
+    let mut tx = context.store.begin().await?;
+    let recounts = presence::rows::take_recounts(&mut tx, context.lease.incarnation()).await?;
+    tx.commit().await?;
+    for user in recounts {
+        displacement::run(context, user, Reason::Requested).await?;
+    }
+    Ok(())
+}
+
+async fn reopen(context: &Context, user: UserId) -> Result<(), StoreError> {
+    let mut tx = context.store.begin().await?;
+    let (elsewhere, beacon) = record_open(context, &mut tx, user).await?;
+    tx.commit().await?;
+    beacon.iter().for_each(|beacon| context.sockets.record_beacon(beacon));
+    displace(context, user, elsewhere);
+    Ok(())
+}
+
+/// Records closed sockets that could not be recorded when they closed.
+pub(crate) async fn record_closed(context: &Context) -> Result<(), StoreError> {
+    let mut users = context.sockets.take_unrecorded();
+    while let Some(user) = users.pop_first() {
+        if let Err(error) = close(context, user, None).await {
+            context.sockets.add_unrecorded(user);
+            users.into_iter().for_each(|user| context.sockets.add_unrecorded(user));
+            return Err(error);
         }
     }
     Ok(())
 }
 
-async fn reopen(context: &Context, user: UserId, session: Uuid) -> Result<(), StoreError> {
+/// Deletes the rows of pods that died.
+pub(crate) async fn sweep(context: &Context) -> Result<(), StoreError> {
+    if !context.lease.is_judge() {
+        return Ok(());
+    }
     let mut tx = context.store.begin().await?;
-    let (displaced, beacon) = insert(context, &mut tx, user, session).await?;
+    presence::rows::end_stale_pods(&mut tx, context.platform.world.now()).await?;
     tx.commit().await?;
-    beacon.iter().for_each(|beacon| context.sockets.record_beacon(beacon));
-    close_displaced(context, user, &displaced).await;
-    Ok(())
-}
-
-/// Deletes the rows of sockets whose pod died.
-pub(crate) async fn sweep_stale(context: &Context) -> Result<(), StoreError> {
     loop {
         let mut tx = context.store.begin().await?;
-        let users = presence::rows::users_with_stale_sockets(&mut tx, context.platform.world.now()).await?;
-        drop(tx);
+        let users = presence::rows::users_of_dead_pods(&mut tx, context.platform.world.now()).await?;
+        tx.commit().await?;
         if !users.is_empty() {
             tracing::warn!(users = users.len(), "the sockets of a dead pod are deleted");
-            close(context, &users, None, None).await?;
+            close_dead(context, &users).await?;
         }
         if users.len() < SWEEP_MAX {
             return Ok(());

@@ -19,8 +19,6 @@ use crate::mailbox::{self, Entry, MissedRange};
 const PAGE: usize = 100;
 /// The pause after a read of the mailbox that failed.
 const READ_PAUSE: Duration = Duration::from_secs(1);
-/// Notifications that nobody signed cause at most one read of the mailbox in this time.
-const HINT_PAUSE: Duration = Duration::from_secs(1);
 
 type Read = Result<Vec<Entry>, StoreError>;
 
@@ -40,10 +38,6 @@ pub(crate) struct Delivery<'a> {
     newest_seq: u64,
     /// The client knows that entries up to here may be missing.
     missed_to: u64,
-    /// Somebody said that something is new, and nobody knows who.
-    hinted: bool,
-    /// Such a hint is not followed before this time.
-    hint_at: Instant,
     /// The mailbox is not read before this time.
     read_at: Instant,
     reading: Option<BoxFuture<'a, Read>>,
@@ -73,8 +67,6 @@ impl<'a> Delivery<'a> {
             sent_seq: has_seq.map_or(start_seq, |seq| seq.min(start_seq)),
             newest_seq: start_seq,
             missed_to: start.missed.map_or(0, |missed| missed.to),
-            hinted: false,
-            hint_at: now,
             read_at: now,
             reading: None,
             read_until_seq: 0,
@@ -98,21 +90,14 @@ impl<'a> Delivery<'a> {
 
     /// The time at which the mailbox is to be read again, if the session waits for it.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let behind = (self.sent_seq < self.newest_seq).then_some(self.read_at);
-        let hint = self.hinted.then_some(self.hint_at.max(self.read_at));
-        let next = behind.into_iter().chain(hint).min()?;
-        (self.reading.is_none() && next > Instant::now()).then_some(next)
+        let is_behind = self.sent_seq < self.newest_seq;
+        (is_behind && self.reading.is_none() && self.read_at > Instant::now()).then_some(self.read_at)
     }
 
-    /// Begins to read the mailbox if it has, or may have, entries that were not sent.
+    /// Begins to read the mailbox if it has entries that were not sent.
     pub(crate) fn begin_read(&mut self) {
-        let now = Instant::now();
-        let hinted = self.hinted && self.hint_at <= now;
-        if self.reading.is_some() || self.read_at > now || !(self.sent_seq < self.newest_seq || hinted) {
+        if self.reading.is_some() || self.read_at > Instant::now() || self.sent_seq >= self.newest_seq {
             return;
-        }
-        if hinted {
-            (self.hinted, self.hint_at) = (false, now + HINT_PAUSE);
         }
         let (context, user, sent_seq) = (self.context, self.user, self.sent_seq);
         self.read_until_seq = self.newest_seq;
@@ -173,8 +158,8 @@ impl<'a> Delivery<'a> {
 
     /// A pod wrote this frame after the event's commit. If it is the next one it may be sent as it is, and is returned;
     /// otherwise the mailbox is read.
-    pub(crate) fn on_event(&mut self, text: String) -> Option<String> {
-        let Ok(EventFrame { seq, subject, data }) = serde_json::from_str(&text) else {
+    pub(crate) fn on_event(&mut self, text: &str) -> Option<String> {
+        let Ok(EventFrame { seq, subject, data }) = serde_json::from_str(text) else {
             return None;
         };
         self.newest_seq = self.newest_seq.max(seq);
@@ -183,7 +168,7 @@ impl<'a> Delivery<'a> {
         }
         self.update_ride(seq, &subject, data.get());
         self.sent_seq = seq;
-        Some(text)
+        Some(text.to_owned())
     }
 
     /// A pod wrote this frame, but the client cannot take it now: the mailbox is read later.
@@ -191,11 +176,6 @@ impl<'a> Delivery<'a> {
         if let Ok(EventFrame { seq, .. }) = serde_json::from_str(text) {
             self.newest_seq = self.newest_seq.max(seq);
         }
-    }
-
-    /// Something may be new, or may not: nothing of what was said is believed.
-    pub(crate) fn on_hint(&mut self) {
-        self.hinted = true;
     }
 
     /// The mailbox has an entry with this `seq`.

@@ -5,6 +5,7 @@
 //! no task, and all its queues are bounded. `frame` parses what comes in, and `commands` executes it.
 
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Sink, Stream, StreamExt};
@@ -14,8 +15,8 @@ use platform::token::Access;
 use serde_json::json;
 use serde_json::value::RawValue;
 use streams::UserId;
-use streams::bus::{CoreMessage, Subscription};
 use streams::event::rfc3339;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tracing::{Instrument, info_span};
 use uuid::Uuid;
@@ -26,17 +27,17 @@ use super::frame::{self, AccessToken, Frame, Id, Request, Welcome};
 use super::in_flight::{Finished, InFlight, Reply};
 use super::live::{LiveInput, LiveLane};
 use super::outbound::Outbound;
+use super::pod_link;
 use super::rate_limit::{Bucket, REFUSALS};
 use super::sockets::{AdmissionError, Signal, SocketSlot};
 use super::transport::{
     Incoming, NOT_UTF8, NOT_WEBSOCKET, Outgoing, SHUTDOWN, SIGN_IN_ENDED, SILENCE_MAX, SILENT, SessionEnd,
-    SocketRequest, TOKEN_EXPIRED, TOO_FAST, TOO_LARGE, TOO_MANY, TOO_SLOW, TRY_LATER,
+    SocketRequest, TOKEN_EXPIRED, TOO_FAST, TOO_LARGE, TOO_SLOW, TRY_LATER,
 };
 use crate::commands::command::{Command, Refusal};
 use crate::commands::sender::Sender;
 use crate::context::Context;
-use crate::mailbox::notification::{self, Notification};
-use crate::mailbox::{Entry, notify_subject};
+use crate::mailbox::Entry;
 
 /// A client that takes no frame for this long reads too slowly. Also the wait for unfinished commands at the end.
 const SEND_WAIT: Duration = Duration::from_secs(5);
@@ -63,8 +64,9 @@ where
     let mut out = Outbound::new(&context.platform.metrics, outgoing);
     let Access { user, sign_in, .. } = request.access;
     let points = context.platform.limiter.limits().quota(Limit::Points);
-    let slot = match context.sockets.admit(user, id, request.device.clone(), sign_in, &context.config, points) {
-        Ok(slot) => slot,
+    let (slot, frames) = match context.sockets.admit(user, id, request.device.clone(), sign_in, &context.config, points)
+    {
+        Ok(admitted) => admitted,
         Err(error) => {
             let end = match error {
                 AdmissionError::Closing => SHUTDOWN,
@@ -79,10 +81,10 @@ where
         return out.close(&mut incoming, SIGN_IN_ENDED).await;
     }
     context.platform.metrics.sockets.inc();
-    match subscribe_and_start(context, &slot, &request).await {
-        Ok((notifications, start)) => {
+    match start(context, &slot, &request).await {
+        Ok(start) => {
             let session = Session::new(context, &slot, &request, start, out);
-            session.run(&mut incoming, notifications).await;
+            session.run(&mut incoming, frames).await;
         }
         Err(error) => {
             tracing::warn!(error, "a socket cannot be served now");
@@ -90,27 +92,23 @@ where
             out.close(&mut incoming, TRY_LATER).await;
         }
     }
-    // First out of the registry: the timer that touches the rows of registered sockets would insert the row again.
+    // First out of the registry: what it says becomes the row.
     let located = slot.driver().located();
     slot.unregister();
-    if let Err(error) = connection::close(context, &[user], Some(id), located).await {
-        // Nobody touches the row any more, so that a sweep finds it stale.
-        tracing::warn!(%error, "the row of a closed socket was not deleted; a sweep will delete it");
+    if let Err(error) = connection::close(context, user, located).await {
+        tracing::warn!(%error, "a closed socket was not recorded; it is tried again");
+        context.sockets.add_unrecorded(user);
     }
     context.platform.metrics.sockets.dec();
 }
 
-async fn subscribe_and_start(
-    context: &Context,
-    slot: &SocketSlot,
-    request: &SocketRequest,
-) -> Result<(Subscription, SessionStart), String> {
-    let (user, last_seq) = (request.access.user, request.last_seq);
-    // The subscription begins before the mailbox is read, so that no event in between is missed.
-    let notifications =
-        context.platform.bus.subscribe(&notify_subject(user), None).await.map_err(|error| error.to_string())?;
-    let start = connection::open(context, user, slot, &request.device, last_seq).await;
-    Ok((notifications, start.map_err(|error| error.to_string())?))
+async fn start(context: &Context, slot: &SocketSlot, request: &SocketRequest) -> Result<SessionStart, String> {
+    // Frames come before the mailbox is read, so that no event in between is missed.
+    if !pod_link::is_up(context).await {
+        return Err("frames do not reach this pod".to_owned());
+    }
+    let start = connection::open(context, request.access.user, slot, &request.device, request.last_seq).await;
+    start.map_err(|error| error.to_string())
 }
 
 /// What the session reacts to.
@@ -120,8 +118,8 @@ enum Input {
     Signal(Signal),
     /// All frames have left, or (false) the sink is broken.
     Drained(bool),
-    /// `None` if the subscription has ended.
-    Notification(Option<CoreMessage>),
+    /// A pod wrote it for a mailbox entry of the user.
+    Frame(Arc<str>),
     Entries(Result<Vec<Entry>, StoreError>),
     Live(LiveInput),
     Finished(Finished),
@@ -189,10 +187,10 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
     async fn run<S: Stream<Item = Incoming> + Unpin + Send>(
         mut self,
         incoming: &mut S,
-        mut notifications: Subscription,
+        mut frames: mpsc::Receiver<Arc<str>>,
     ) {
-        let end = self.react_until_end(incoming, &mut notifications).await;
-        drop(notifications);
+        let end = self.react_until_end(incoming, &mut frames).await;
+        drop(frames);
         // Commands that have begun are finished, even if the client does not receive their result.
         let wait = if [SIGN_IN_ENDED, TOKEN_EXPIRED].contains(&end) { SIGNED_OUT_WAIT } else { SEND_WAIT };
         let _ = timeout(wait, self.finish_commands()).await;
@@ -202,7 +200,7 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
     async fn react_until_end<S: Stream<Item = Incoming> + Unpin + Send>(
         &mut self,
         incoming: &mut S,
-        notifications: &mut Subscription,
+        frames: &mut mpsc::Receiver<Arc<str>>,
     ) -> SessionEnd {
         let context = self.context;
         let mut stop = pin!(context.sockets.closing.cancelled());
@@ -220,7 +218,7 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
                 () = &mut stop => Input::Stop,
                 Ok(()) = signals.changed() => Input::Signal(*signals.borrow_and_update()),
                 ok = self.out.drain(), if self.out.is_busy() => Input::Drained(ok),
-                message = notifications.next() => Input::Notification(message),
+                Some(frame) = frames.recv() => Input::Frame(frame),
                 entries = self.delivery.read() => Input::Entries(entries),
                 input = self.live.next() => Input::Live(input),
                 finished = self.in_flight.next() => Input::Finished(finished),
@@ -242,9 +240,10 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
             }
             Input::Drained(true) => {}
             Input::Drained(false) | Input::Incoming(None) => return Some(SessionEnd::Disconnected),
-            Input::Notification(Some(message)) => return self.on_notification(&message.payload),
-            // Without the bus this pod cannot serve the client. Another pod can, or this one after a restart.
-            Input::Notification(None) => return Some(SHUTDOWN),
+            Input::Frame(frame) if self.out.has_room() => {
+                self.delivery.on_event(&frame).into_iter().for_each(|frame| self.out.push_text(frame));
+            }
+            Input::Frame(frame) => self.delivery.on_event_later(&frame),
             Input::Entries(entries) => {
                 self.delivery.on_read(entries).into_iter().for_each(|frame| self.out.push_text(frame));
             }
@@ -316,18 +315,6 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
 
     fn may_show_live_position(&self) -> bool {
         !self.out.is_busy() && self.delivery.has_resumed()
-    }
-
-    fn on_notification(&mut self, payload: &[u8]) -> Option<SessionEnd> {
-        match notification::read(&self.context.tokens, self.user, payload) {
-            Notification::Event(frame) if self.out.has_room() => {
-                self.delivery.on_event(frame).into_iter().for_each(|frame| self.out.push_text(frame));
-            }
-            Notification::Event(frame) => self.delivery.on_event_later(&frame),
-            Notification::Displaced(session) => return (session == self.slot.session).then_some(TOO_MANY),
-            Notification::Unsigned => self.delivery.on_hint(),
-        }
-        None
     }
 
     fn on_incoming(&mut self, incoming: Incoming) -> Option<SessionEnd> {

@@ -14,7 +14,7 @@ use platform::CancellationToken;
 use platform::limits::Quota;
 use streams::event::UserBeacon;
 use streams::{SignInId, UserId};
-use tokio::sync::watch;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
@@ -29,6 +29,8 @@ use crate::presence::known::KnownDriver;
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
 /// A socket from which nothing came for so long has missed a ping.
 const GONE_AFTER_MS: u64 = 25_000;
+/// Frames that wait for a session; beyond, it reads its mailbox.
+const FRAMES_MAX: usize = 64;
 /// How long the clock of a device is remembered after its last socket has closed.
 const CLOCK_REMEMBERED: Duration = Duration::from_secs(3_600);
 
@@ -39,6 +41,10 @@ pub(crate) struct Sockets {
     open: watch::Sender<usize>,
     /// Cancelled when the pod stops: it admits no more sockets, and the open ones close.
     pub(crate) closing: CancellationToken,
+    /// Core subscriptions that bring frames.
+    links: watch::Sender<usize>,
+    /// Notified of users in `Registry::uncounted`.
+    uncounted: Notify,
     /// The beginning of the times of [`Slot::received_ms`].
     started: Instant,
 }
@@ -56,6 +62,10 @@ struct Registry {
     clocks: BTreeMap<(UserId, Arc<str>), RememberedClock>,
     /// Drivers of whom a beacon may be due.
     moved: BTreeSet<UserId>,
+    /// Users with a new socket here who have others at other pods.
+    uncounted: BTreeSet<UserId>,
+    /// Users whose sockets here are not as their row says.
+    unrecorded: BTreeSet<UserId>,
 }
 
 /// What the sockets of a user share.
@@ -69,6 +79,7 @@ struct OfUser {
 #[derive(Debug)]
 struct Slot {
     signal: watch::Sender<Signal>,
+    frames: mpsc::Sender<Arc<str>>,
     device: Device,
     device_name: Arc<str>,
     /// The sign-in of the access token, if it names one.
@@ -80,7 +91,7 @@ struct Slot {
 /// What the pod has for a session.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Signal {
-    /// The newest `seq` of the mailbox, as the poll of mailboxes found it.
+    /// The newest `seq` of the mailbox, as the poll of mailboxes found it, or a frame for which there was no room.
     pub(crate) last_seq: u64,
     /// The session is to end, and why.
     pub(crate) end: Option<SessionEnd>,
@@ -214,6 +225,11 @@ impl Registry {
 }
 
 impl Slot {
+    /// The session reads its mailbox, if it has not sent this entry yet.
+    fn set_newest(&self, seq: u64) {
+        self.signal.send_if_modified(|known| std::mem::replace(&mut known.last_seq, seq) != seq);
+    }
+
     /// The first reason to end is the one that the client sees.
     fn end(&self, end: SessionEnd) {
         self.signal.send_if_modified(|signal| signal.end.replace(signal.end.unwrap_or(end)).is_none());
@@ -222,8 +238,14 @@ impl Slot {
 
 impl Default for Sockets {
     fn default() -> Self {
-        let (registry, open, closing) = (Mutex::default(), watch::Sender::new(0), CancellationToken::new());
-        Self { registry, open, closing, started: Instant::now() }
+        Self {
+            registry: Mutex::default(),
+            open: watch::Sender::new(0),
+            closing: CancellationToken::new(),
+            links: watch::Sender::new(0),
+            uncounted: Notify::new(),
+            started: Instant::now(),
+        }
     }
 }
 
@@ -247,7 +269,8 @@ impl Sockets {
         }
     }
 
-    /// Slots are by session, not by user: an old socket that closes must not remove the new one of the same user.
+    /// Slots are by session, not by user: an old socket that closes must not remove the new one of the same user. With the slot come the
+    /// frames that arrive for it.
     pub(crate) fn admit(
         self: &Arc<Self>,
         user: UserId,
@@ -256,21 +279,24 @@ impl Sockets {
         sign_in: Option<SignInId>,
         config: &Config,
         points: Quota,
-    ) -> Result<SocketSlot, AdmissionError> {
+    ) -> Result<(SocketSlot, mpsc::Receiver<Arc<str>>), AdmissionError> {
         let mut registry = self.registry();
         self.check_limits(config)?;
         let (sender, signal) = watch::channel(Signal::default());
+        let (frames, arriving) = mpsc::channel(FRAMES_MAX);
         let received_ms = Arc::new(AtomicU64::new(self.millis(Instant::now())));
         let silent_since_ms = self.millis(Instant::now()).saturating_sub(GONE_AFTER_MS);
         let device_name = registry.device_name(user, &device, sign_in, silent_since_ms);
         let clock = registry.clock(user, &device_name);
         let (name, received) = (device_name.clone(), received_ms.clone());
-        let slot = Slot { signal: sender, device, device_name: name, sign_in, received_ms: received };
+        let slot = Slot { signal: sender, frames, device, device_name: name, sign_in, received_ms: received };
         let of_user = registry.insert(user, session, slot, points);
         let (publish_lane, known_driver) = (of_user.publish_lane.clone(), of_user.known_driver.clone());
         self.open.send_modify(|open| *open += 1);
         let sockets = self.clone();
-        Ok(SocketSlot { sockets, user, session, signal, publish_lane, known_driver, device_name, clock, received_ms })
+        let slot =
+            SocketSlot { sockets, user, session, signal, publish_lane, known_driver, device_name, clock, received_ms };
+        Ok((slot, arriving))
     }
 
     fn open_socket(&self, (user, session): (UserId, Uuid), slot: &Slot) -> OpenSocket {
@@ -282,6 +308,61 @@ impl Sockets {
     /// In the order of users.
     pub(crate) fn all(&self) -> Vec<OpenSocket> {
         self.registry().slots.iter().map(|(key, slot)| self.open_socket(*key, slot)).collect()
+    }
+
+    /// The sockets of a user that are open here.
+    pub(crate) fn count(&self, user: UserId) -> usize {
+        self.registry().users.get(&user).map_or(0, |of_user| of_user.sockets)
+    }
+
+    /// The users with a socket here, in their order.
+    pub(crate) fn users(&self) -> Vec<UserId> {
+        self.registry().users.keys().copied().collect()
+    }
+
+    /// Passes the frame of the entry `seq` of the user's mailbox to each of the user's sessions here.
+    pub(crate) fn deliver(&self, user: UserId, seq: u64, frame: &Arc<str>) {
+        for (_, slot) in self.registry().of(user) {
+            if slot.frames.try_send(frame.clone()).is_err() {
+                slot.set_newest(seq);
+            }
+        }
+    }
+
+    /// One more core subscription brings frames.
+    pub(crate) fn add_link(&self) {
+        self.links.send_modify(|links| *links += 1);
+    }
+
+    pub(crate) async fn wait_for_links(&self, all: usize) {
+        // An error would mean that the sender is gone, and it is here.
+        let _ = self.links.subscribe().wait_for(|links| *links >= all).await;
+    }
+
+    /// How many sockets of the user are open here was not stored.
+    pub(crate) fn add_unrecorded(&self, user: UserId) {
+        self.registry().unrecorded.insert(user);
+    }
+
+    pub(crate) fn take_unrecorded(&self) -> BTreeSet<UserId> {
+        std::mem::take(&mut self.registry().unrecorded)
+    }
+
+    /// The user's sockets are to be counted, with those at other pods.
+    pub(crate) fn add_uncounted(&self, user: UserId) {
+        self.registry().uncounted.insert(user);
+        self.uncounted.notify_one();
+    }
+
+    /// Waits until there are users whose sockets are to be counted. A cancelled call loses nothing.
+    pub(crate) async fn take_uncounted(&self) -> BTreeSet<UserId> {
+        loop {
+            let users = std::mem::take(&mut self.registry().uncounted);
+            if !users.is_empty() {
+                return users;
+            }
+            self.uncounted.notified().await;
+        }
     }
 
     pub(crate) fn of(&self, user: UserId) -> Vec<OpenSocket> {
@@ -336,16 +417,12 @@ impl Sockets {
         });
     }
 
-    pub(crate) fn contains(&self, user: UserId, session: Uuid) -> bool {
-        self.registry().slots.contains_key(&(user, session))
-    }
-
     /// Passes polled cursors to the sessions of their users.
     pub(crate) fn send_cursors(&self, cursors: &[(UserId, MailboxCursor)]) {
         let registry = self.registry();
         for (user, MailboxCursor { last_seq, .. }) in cursors {
             for (_, slot) in registry.of(*user) {
-                slot.signal.send_if_modified(|known| std::mem::replace(&mut known.last_seq, *last_seq) != *last_seq);
+                slot.set_newest(*last_seq);
             }
         }
     }
@@ -397,7 +474,9 @@ mod tests {
         sign_in: Option<u128>,
     ) -> Result<SocketSlot, AdmissionError> {
         let (config, points) = (Config { sockets_max: 3, ..Config::default() }, Quota { burst: 9, per_s: 1.0 });
-        sockets.admit(user, Uuid::from_u128(n), Device::UNNAMED, sign_in.map(sign_in_id), &config, points)
+        let admitted =
+            sockets.admit(user, Uuid::from_u128(n), Device::UNNAMED, sign_in.map(sign_in_id), &config, points);
+        admitted.map(|(slot, _)| slot)
     }
 
     #[tokio::test]
@@ -421,7 +500,7 @@ mod tests {
         let points = Quota { burst: 9, per_s: 1.0 };
         let admit = |n: u128, device: Device, sign_in: Option<u128>| {
             let id = sign_in.map(sign_in_id);
-            sockets.admit(ANN, Uuid::from_u128(n), device, id, &config, points).unwrap()
+            sockets.admit(ANN, Uuid::from_u128(n), device, id, &config, points).unwrap().0
         };
         let one = admit(1, Device::UNNAMED, None);
         let two = admit(2, Device::UNNAMED, None);
@@ -490,5 +569,25 @@ mod tests {
         assert!(sockets.end(ANN, slots[2].session, TOO_MANY) && !sockets.end(BOB, slots[2].session, TOO_MANY));
         assert!(sockets.end(ANN, slots[0].session, TOO_MANY));
         assert_eq!(ends(), [Some(SIGN_IN_ENDED), None, Some(TOO_MANY)]);
+    }
+
+    #[tokio::test]
+    async fn a_frame_for_which_a_session_has_no_room_is_read_from_the_mailbox() {
+        let sockets = Arc::new(Sockets::default());
+        let (config, points) = (Config::default(), Quota { burst: 9, per_s: 1.0 });
+        let admit = |user, n| sockets.admit(user, Uuid::from_u128(n), Device::UNNAMED, None, &config, points).unwrap();
+        let (ann, mut frames) = admit(ANN, 1);
+        let (bob, mut bobs) = admit(BOB, 2);
+        let count = FRAMES_MAX as u64;
+        (1..=count + 2).for_each(|seq| sockets.deliver(ANN, seq, &seq.to_string().into()));
+        let newest = |slot: &SocketSlot| slot.signal.borrow().last_seq;
+        assert_eq!((newest(&ann), newest(&bob)), (count + 2, 0));
+        let received: Vec<String> =
+            std::iter::from_fn(|| frames.try_recv().ok()).map(|text| text.to_string()).collect();
+        assert_eq!(received, (1..=count).map(|seq| seq.to_string()).collect::<Vec<_>>());
+        assert!(bobs.try_recv().is_err());
+        assert_eq!((sockets.count(ANN), sockets.users()), (1, vec![ANN, BOB]));
+        drop(ann);
+        assert_eq!((sockets.count(ANN), sockets.users()), (0, vec![BOB]));
     }
 }

@@ -34,7 +34,7 @@ const CUT_EVERY: u64 = 100;
 /// The most devices of one user; beyond, the one seen longest ago is forgotten.
 const DEVICES_MAX: i64 = 20;
 
-/// The core subject on which the pods that hold sockets of `user` receive each new entry, as the frame to send.
+/// The core subject on which a process of the version before receives each new entry for a socket of `user`, as the frame to send.
 pub(crate) fn notify_subject(user: UserId) -> String {
     format!("users.session.{user}.notify")
 }

@@ -1,8 +1,8 @@
-//! Notifications on the core subject of a user: what a pod tells the pods that hold the user's sockets.
+//! Notifications on the core subject of a user, as processes of the version before send and receive them. Pods of this version send each
+//! other `gateway/pod_message`.
 //!
 //! Anybody who reaches the bus can publish there. So a notification is a signed text, for its user: a pod believes only what a
-//! pod of the same platform wrote. Whatever else comes is no more than a reason to read the mailbox. (The hash costs about 2 µs
-//! at each end; a read of the mailbox for each event would cost a transaction.)
+//! pod of the same platform wrote.
 
 use platform::Tokens;
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ pub(crate) enum Notification {
     Event(String),
     /// This socket is to be closed, because newer ones of its user took its place.
     Displaced(Uuid),
-    /// Not written by this platform, or by a process of the version before: something may be new.
+    /// Not written by this platform.
     Unsigned,
 }
 
@@ -37,7 +37,9 @@ pub(crate) fn of_event(tokens: &Tokens, user: UserId, frame: &str) -> String {
     signed_text::sign(tokens, &purpose(user), frame)
 }
 
-pub(crate) fn of_displaced(tokens: &Tokens, user: UserId, session_id: Uuid) -> String {
+/// As a process of the version before writes it.
+#[cfg(test)]
+fn of_displaced(tokens: &Tokens, user: UserId, session_id: Uuid) -> String {
     let displaced = Displaced { r#type: DISPLACED.to_owned(), session_id };
     let text = serde_json::to_string(&displaced).expect("a struct of texts is JSON");
     of_event(tokens, user, &text)

@@ -198,6 +198,14 @@ pub(crate) async fn cursor(tx: &mut Transaction<Tables>, user: UserId) -> Result
     Ok(cursors(tx, &[user]).await?.first().map_or_else(MailboxCursor::default, |(_, cursor)| *cursor))
 }
 
+/// As [`cursor`]; it waits for transactions that append to this mailbox, and they for the end of this one.
+pub(crate) async fn lock_cursor(tx: &mut Transaction<Tables>, user: UserId) -> Result<MailboxCursor, StoreError> {
+    if let On::Postgres(pg) = tx.on() {
+        sqlx::query("select from mailbox_heads where user_id = $1 for share").bind(user.0).execute(&mut *pg).await?;
+    }
+    cursor(tx, user).await
+}
+
 /// The range of the entries of `user` after `seq` and up to `last_seq` that are no longer there; `None` if all are.
 pub(crate) async fn missed(
     tx: &mut Transaction<Tables>,

@@ -1,5 +1,6 @@
-//! Drivers' beacons and everybody's open sockets: they decide which drivers may be offered rides. A driver is available
-//! while the beacon is active and a socket is open on any pod.
+//! Drivers' beacons, and who is connected where: they decide which drivers may be offered rides. A driver is available
+//! while the beacon is active and a socket is open on any pod. There is one row for each pod and user with a socket there, and one lease
+//! for each pod; what comes over a socket touches neither.
 //!
 //! A beacon is published when something changes, not to say that the driver is still there: the socket says that.
 //!
@@ -7,6 +8,7 @@
 //! the next to open see each other.
 
 pub(crate) mod known;
+pub(crate) mod lease;
 pub(crate) mod rows;
 #[cfg(test)]
 mod tests;
@@ -16,11 +18,29 @@ use std::sync::Arc;
 use chrono::{DateTime, Duration, Utc};
 use streams::event::UserBeacon;
 use streams::{Event, Position, UserId, VehicleType};
+use uuid::Uuid;
 
 /// A beacon is published again when the driver is farther than this from the place of the last one. Positions say the rest.
 pub(crate) const MOVED_M: f64 = 500.0;
-/// Pods touch the rows of their sockets. A socket that was not touched for this long belongs to a dead pod.
+/// A pod that did not touch its lease for this long is dead. (A process of the version before touches a row for each socket.)
 const STALE_AFTER: Duration = Duration::seconds(60);
+
+/// One start of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pod {
+    pub(crate) incarnation: Uuid,
+    /// POD_ID.
+    pub(crate) id: Arc<str>,
+}
+
+/// Where frames for a user go.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Route {
+    /// The pod with this id.
+    Pod(Arc<str>),
+    /// A process of the version before: it subscribes to a subject of the user.
+    PreviousVersion,
+}
 
 /// The newest beacon of a driver.
 #[derive(Debug, Clone, PartialEq)]

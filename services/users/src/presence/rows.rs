@@ -1,6 +1,11 @@
-//! The rows of `beacons` and `sockets`.
+//! The rows of `beacons`, `sockets` and `pods`.
+//!
+//! Rows of `sockets` without an incarnation are those of processes of the version before, which know only PostgreSQL: one for each
+//! socket, touched by its pod.
 
-use chrono::{DateTime, Utc};
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Duration, Utc};
 use platform::store::rows::column;
 use platform::{On, StoreError, Transaction};
 use sqlx::Row;
@@ -8,10 +13,10 @@ use sqlx::postgres::PgRow;
 use streams::{Position, UserId};
 use uuid::Uuid;
 
-use super::{Beacon, STALE_AFTER};
-use crate::tables::{SocketRow, Tables};
+use super::{Beacon, Pod, Route, STALE_AFTER};
+use crate::tables::{ConnectionRow, PodRow, PresenceRows, Tables};
 
-/// The most users that one sweep of stale sockets takes.
+/// The most users that one sweep of dead pods takes.
 pub(crate) const SWEEP_MAX: usize = 500;
 
 fn read_beacon(row: &PgRow) -> Result<Beacon, StoreError> {
@@ -85,97 +90,247 @@ pub(crate) async fn put_beacon(tx: &mut Transaction<Tables>, beacon: &Beacon) ->
     Ok(())
 }
 
-/// Inserts a socket that has just opened, or one whose row another pod deleted.
-pub(crate) async fn insert_socket(
+/// A process of the version before takes a row for that of a dead pod once its `seen_at` is old. So it lies ahead by more than an upgrade
+/// takes.
+const SEEN_AHEAD: Duration = Duration::days(1);
+
+/// Inserts the row of a pod that begins.
+pub(crate) async fn insert_pod(
     tx: &mut Transaction<Tables>,
-    session: Uuid,
-    user: UserId,
+    incarnation: Uuid,
     pod: &str,
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            sqlx::query(
-                "insert into sockets (session_id, user_id, pod, seen_at, received_at) values ($1, $2, $3, $4, $4) \
-                 on conflict on constraint sockets_pkey do update set seen_at = excluded.seen_at",
-            )
-            .bind(session)
-            .bind(user.0)
-            .bind(pod)
-            .bind(now)
-            .execute(&mut *pg)
-            .await?;
+            sqlx::query("insert into pods (incarnation, pod, seen_at) values ($1, $2, $3)")
+                .bind(incarnation)
+                .bind(pod)
+                .bind(now)
+                .execute(&mut *pg)
+                .await?;
         }
         On::Memory(tables) => {
-            let new = SocketRow { seen_at: now, received_at: now, displaced: false };
-            tables.presence.sockets.entry((user, session)).or_insert(new).seen_at = now;
+            let row = PodRow { pod: pod.into(), seen_at: now, ended: false };
+            tables.presence.pods.insert(incarnation, row);
         }
     }
     Ok(())
 }
 
-/// Marks as displaced, of the live sockets of `user` on all pods, those that sent nothing for longest, so that `most` are left, the one
-/// called `session` among them. Returns the sessions that were marked.
-pub(crate) async fn displace_sockets(
+/// False if the incarnation has ended.
+pub(crate) async fn touch_pod(
     tx: &mut Transaction<Tables>,
-    user: UserId,
-    session: Uuid,
-    most: usize,
+    incarnation: Uuid,
     now: DateTime<Utc>,
-) -> Result<Vec<Uuid>, StoreError> {
-    let (stale_before, others) = (now - STALE_AFTER, most.saturating_sub(1));
+) -> Result<bool, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            // A process of the version before does not say when its clients last sent something.
-            let rows = sqlx::query(
-                "update sockets set displaced = true where session_id in (select session_id from sockets \
-                 where user_id = $1 and session_id <> $2 and not displaced and seen_at >= $3 \
-                 order by coalesce(received_at, seen_at) desc, session_id desc offset $4) returning session_id",
+            let touched = sqlx::query("update pods set seen_at = $2 where incarnation = $1 and not ended")
+                .bind(incarnation)
+                .bind(now)
+                .execute(&mut *pg)
+                .await?;
+            Ok(touched.rows_affected() == 1)
+        }
+        On::Memory(tables) => match tables.presence.pods.get_mut(&incarnation).filter(|pod| !pod.ended) {
+            Some(pod) => {
+                pod.seen_at = now;
+                Ok(true)
+            }
+            None => Ok(false),
+        },
+    }
+}
+
+/// Stores how many sockets of `user` are open at a pod: 0 deletes the row. Nothing is written if the row says so already, or if the
+/// incarnation has ended. A new row gets the id `id`.
+pub(crate) async fn store_connection(
+    tx: &mut Transaction<Tables>,
+    id: Uuid,
+    user: UserId,
+    pod: &Pod,
+    open: usize,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) if open == 0 => {
+            sqlx::query("delete from sockets where incarnation = $1 and user_id = $2")
+                .bind(pod.incarnation)
+                .bind(user.0)
+                .execute(&mut *pg)
+                .await?;
+        }
+        On::Postgres(pg) => {
+            sqlx::query(
+                "insert into sockets (session_id, user_id, pod, seen_at, received_at, incarnation, open) \
+                 select $1, $2, pod, $4, $4, incarnation, $5 from pods where incarnation = $3 and not ended \
+                 on conflict (incarnation, user_id) where incarnation is not null \
+                 do update set open = excluded.open where sockets.open <> excluded.open",
             )
+            .bind(id)
             .bind(user.0)
-            .bind(session)
-            .bind(stale_before)
-            .bind(i64::try_from(others).unwrap_or(i64::MAX))
-            .fetch_all(&mut *pg)
+            .bind(pod.incarnation)
+            .bind(now + SEEN_AHEAD)
+            .bind(i32::try_from(open).unwrap_or(i32::MAX))
+            .execute(&mut *pg)
             .await?;
-            rows.iter().map(|row| row.try_get("session_id").map_err(StoreError::from)).collect()
         }
         On::Memory(tables) => {
-            let rows = &mut tables.presence.sockets;
-            let theirs = rows.range((user, Uuid::nil())..=(user, Uuid::max()));
-            let mut live: Vec<(DateTime<Utc>, Uuid)> = theirs
-                .filter(|((_, id), row)| *id != session && !row.displaced && row.seen_at >= stale_before)
-                .map(|((_, id), row)| (row.received_at, *id))
-                .collect();
-            live.sort_unstable_by(|a, b| b.cmp(a));
-            let displaced: Vec<Uuid> = live.into_iter().skip(others).map(|(_, id)| id).collect();
-            for id in &displaced {
-                if let Some(row) = rows.get_mut(&(user, *id)) {
-                    row.displaced = true;
-                }
+            let PresenceRows { pods, connections, .. } = &mut tables.presence;
+            let key = (user, pod.incarnation);
+            if open == 0 {
+                connections.remove(&key);
+            } else if pods.get(&pod.incarnation).is_some_and(|row| !row.ended) {
+                let new = ConnectionRow { open, recount: false };
+                connections.entry(key).or_insert(new).open = open;
             }
-            Ok(displaced)
+        }
+    }
+    Ok(())
+}
+
+/// The other pods where sockets of `user` are open, each with how many, in the order of their incarnations.
+pub(crate) async fn connected_elsewhere(
+    tx: &mut Transaction<Tables>,
+    user: UserId,
+    incarnation: Uuid,
+) -> Result<Vec<(Pod, usize)>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select incarnation, pod, coalesce(open, 0) as open from sockets \
+                 where user_id = $1 and incarnation is not null and incarnation <> $2 order by incarnation",
+            )
+            .bind(user.0)
+            .bind(incarnation)
+            .fetch_all(&mut *pg)
+            .await?;
+            let read = |row: &PgRow| -> Result<(Pod, usize), StoreError> {
+                let open = usize::try_from(row.try_get::<i32, _>("open")?).unwrap_or(0);
+                Ok((Pod { incarnation: row.try_get("incarnation")?, id: row.try_get::<&str, _>("pod")?.into() }, open))
+            };
+            rows.iter().map(read).collect()
+        }
+        On::Memory(tables) => {
+            let PresenceRows { pods, connections, .. } = &tables.presence;
+            let theirs = connections.range((user, Uuid::nil())..=(user, Uuid::max()));
+            let others = theirs.filter(|((_, at), _)| *at != incarnation);
+            let found = others
+                .filter_map(|((_, at), row)| Some((Pod { incarnation: *at, id: pods.get(at)?.pod.clone() }, row.open)));
+            Ok(found.collect())
         }
     }
 }
 
-/// Deletes, of the sockets of `users`, the one called `session` and all stale ones. Returns those of `users` who still have
-/// a socket.
-pub(crate) async fn delete_sockets(
+/// Where sockets of `users` are open. A user who is not there has none.
+pub(crate) async fn routes(
     tx: &mut Transaction<Tables>,
     users: &[UserId],
-    session: Option<Uuid>,
+) -> Result<BTreeMap<UserId, Vec<Route>>, StoreError> {
+    let mut routes: BTreeMap<UserId, Vec<Route>> = BTreeMap::new();
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select distinct user_id, case when incarnation is not null then pod end as pod from sockets \
+                 where user_id = any($1) order by user_id, pod",
+            )
+            .bind(column(users, |user| user.0))
+            .fetch_all(&mut *pg)
+            .await?;
+            for row in &rows {
+                let pod = row.try_get::<Option<&str>, _>("pod")?;
+                let route = pod.map_or(Route::PreviousVersion, |pod| Route::Pod(pod.into()));
+                routes.entry(read_user(row)?).or_default().push(route);
+            }
+        }
+        On::Memory(tables) => {
+            let PresenceRows { pods, connections, .. } = &tables.presence;
+            for user in users {
+                let theirs = connections.range((*user, Uuid::nil())..=(*user, Uuid::max()));
+                let mut found: Vec<Route> =
+                    theirs.filter_map(|((_, at), _)| pods.get(at)).map(|pod| Route::Pod(pod.pod.clone())).collect();
+                found.sort();
+                found.dedup();
+                if !found.is_empty() {
+                    routes.insert(*user, found);
+                }
+            }
+        }
+    }
+    Ok(routes)
+}
+
+/// Asks other pods to look whether too many sockets of `user` are open.
+pub(crate) async fn request_recount(
+    tx: &mut Transaction<Tables>,
+    user: UserId,
+    incarnations: &[Uuid],
+) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query("update sockets set recount = true where user_id = $1 and incarnation = any($2)")
+                .bind(user.0)
+                .bind(incarnations)
+                .execute(&mut *pg)
+                .await?;
+        }
+        On::Memory(tables) => {
+            for incarnation in incarnations {
+                if let Some(row) = tables.presence.connections.get_mut(&(user, *incarnation)) {
+                    row.recount = true;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The users whose sockets at this pod are to be counted, at most [`SWEEP_MAX`]; each is returned once.
+pub(crate) async fn take_recounts(tx: &mut Transaction<Tables>, incarnation: Uuid) -> Result<Vec<UserId>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "update sockets set recount = false where session_id in (select session_id from sockets \
+                 where incarnation = $1 and recount limit $2) returning user_id",
+            )
+            .bind(incarnation)
+            .bind(SWEEP_MAX as i64)
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(read_user).collect()
+        }
+        On::Memory(tables) => {
+            let rows = &mut tables.presence.connections;
+            let asked = rows.iter().filter(|((_, at), row)| *at == incarnation && row.recount);
+            let users: Vec<UserId> = asked.map(|((user, _), _)| *user).take(SWEEP_MAX).collect();
+            for user in &users {
+                if let Some(row) = rows.get_mut(&(*user, incarnation)) {
+                    row.recount = false;
+                }
+            }
+            Ok(users)
+        }
+    }
+}
+
+/// Deletes the rows of `users` at dead pods. Returns those of `users` who still have a socket anywhere.
+pub(crate) async fn delete_stale(
+    tx: &mut Transaction<Tables>,
+    users: &[UserId],
     now: DateTime<Utc>,
 ) -> Result<Vec<UserId>, StoreError> {
     let stale_before = now - STALE_AFTER;
     match tx.on() {
         On::Postgres(pg) => {
-            sqlx::query("delete from sockets where user_id = any($1) and (session_id = $2 or seen_at < $3)")
-                .bind(column(users, |user| user.0))
-                .bind(session)
-                .bind(stale_before)
-                .execute(&mut *pg)
-                .await?;
+            sqlx::query(
+                "delete from sockets where user_id = any($1) and (incarnation is null and seen_at < $2 \
+                 or incarnation in (select incarnation from pods where ended))",
+            )
+            .bind(column(users, |user| user.0))
+            .bind(stale_before)
+            .execute(&mut *pg)
+            .await?;
             let rows = sqlx::query("select distinct user_id from sockets where user_id = any($1)")
                 .bind(column(users, |user| user.0))
                 .fetch_all(&mut *pg)
@@ -183,15 +338,14 @@ pub(crate) async fn delete_sockets(
             rows.iter().map(read_user).collect()
         }
         On::Memory(tables) => {
-            let rows = &mut tables.presence.sockets;
+            let PresenceRows { pods, connections, .. } = &mut tables.presence;
             let mut connected = Vec::new();
             for user in users {
-                let theirs = rows.range((*user, Uuid::nil())..=(*user, Uuid::max()));
-                let (deleted, open): (Vec<_>, Vec<_>) = theirs
-                    .map(|(key, row)| (*key, row.seen_at))
-                    .partition(|((_, id), seen_at)| Some(*id) == session || *seen_at < stale_before);
-                for (key, _) in &deleted {
-                    rows.remove(key);
+                let theirs = connections.range((*user, Uuid::nil())..=(*user, Uuid::max())).map(|(key, _)| *key);
+                let (ended, open): (Vec<_>, Vec<_>) =
+                    theirs.partition(|(_, at)| pods.get(at).is_none_or(|pod| pod.ended));
+                for key in &ended {
+                    connections.remove(key);
                 }
                 connected.extend((!open.is_empty()).then_some(*user));
             }
@@ -200,71 +354,67 @@ pub(crate) async fn delete_sockets(
     }
 }
 
-/// What a touch found of a socket's row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Touched {
-    pub(crate) session: Uuid,
-    pub(crate) displaced: bool,
-}
-
-/// Records that these sockets are still open, and when its client last sent something. Returns those that have a row.
-pub(crate) async fn touch_sockets(
-    tx: &mut Transaction<Tables>,
-    sockets: &[(UserId, Uuid, DateTime<Utc>)],
-    now: DateTime<Utc>,
-) -> Result<Vec<Touched>, StoreError> {
+/// Ends the incarnations that were not touched for too long.
+pub(crate) async fn end_stale_pods(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<(), StoreError> {
+    let stale_before = now - STALE_AFTER;
     match tx.on() {
         On::Postgres(pg) => {
-            let rows = sqlx::query(
-                "with mine as (select session_id from sockets where session_id = any($1) order by session_id for update) \
-                 update sockets set seen_at = $3, received_at = open.received_at \
-                 from mine join unnest($1, $2) as open (session_id, received_at) using (session_id) \
-                 where sockets.session_id = mine.session_id returning sockets.session_id, sockets.displaced",
-            )
-            .bind(column(sockets, |(_, session, _)| *session))
-            .bind(column(sockets, |(_, _, received_at)| *received_at))
-            .bind(now)
-            .fetch_all(&mut *pg)
-            .await?;
-            let touched = |row: &PgRow| -> Result<Touched, sqlx::Error> {
-                Ok(Touched { session: row.try_get("session_id")?, displaced: row.try_get("displaced")? })
-            };
-            Ok(rows.iter().map(touched).collect::<Result<_, _>>()?)
+            sqlx::query("update pods set ended = true where seen_at < $1 and not ended")
+                .bind(stale_before)
+                .execute(&mut *pg)
+                .await?;
         }
         On::Memory(tables) => {
-            let rows = &mut tables.presence.sockets;
-            let mut touched = Vec::new();
-            for (user, session, received_at) in sockets {
-                if let Some(row) = rows.get_mut(&(*user, *session)) {
-                    (row.seen_at, row.received_at) = (now, *received_at);
-                    touched.push(Touched { session: *session, displaced: row.displaced });
+            let pods = &mut tables.presence.pods;
+            let stale = pods.iter().filter(|(_, pod)| pod.seen_at < stale_before && !pod.ended);
+            let stale: Vec<Uuid> = stale.map(|(incarnation, _)| *incarnation).collect();
+            for incarnation in &stale {
+                if let Some(pod) = pods.get_mut(incarnation) {
+                    pod.ended = true;
                 }
             }
-            Ok(touched)
         }
     }
+    Ok(())
 }
 
-/// At most [`SWEEP_MAX`] users who have stale sockets, in the order of their ids.
-pub(crate) async fn users_with_stale_sockets(
+/// At most [`SWEEP_MAX`] users with rows of dead pods, in the order of their ids. If there are none, the rows of the dead pods themselves
+/// are deleted.
+pub(crate) async fn users_of_dead_pods(
     tx: &mut Transaction<Tables>,
     now: DateTime<Utc>,
 ) -> Result<Vec<UserId>, StoreError> {
     let stale_before = now - STALE_AFTER;
     match tx.on() {
         On::Postgres(pg) => {
-            let rows = sqlx::query("select distinct user_id from sockets where seen_at < $1 order by user_id limit $2")
-                .bind(stale_before)
-                .bind(SWEEP_MAX as i64)
-                .fetch_all(&mut *pg)
+            let rows = sqlx::query(
+                "select user_id from sockets join pods using (incarnation) where pods.ended \
+                 union select user_id from sockets where incarnation is null and seen_at < $1 \
+                 order by user_id limit $2",
+            )
+            .bind(stale_before)
+            .bind(SWEEP_MAX as i64)
+            .fetch_all(&mut *pg)
+            .await?;
+            if rows.is_empty() {
+                sqlx::query(
+                    "delete from pods where ended and not exists \
+                     (select from sockets where sockets.incarnation = pods.incarnation)",
+                )
+                .execute(&mut *pg)
                 .await?;
+            }
             rows.iter().map(read_user).collect()
         }
         On::Memory(tables) => {
-            let stale = tables.presence.sockets.iter().filter(|(_, row)| row.seen_at < stale_before);
-            let mut users: Vec<UserId> = stale.map(|((user, _), _)| *user).collect();
+            let PresenceRows { pods, connections, .. } = &mut tables.presence;
+            let ended = connections.keys().filter(|(_, at)| pods.get(at).is_none_or(|pod| pod.ended));
+            let mut users: Vec<UserId> = ended.map(|(user, _)| *user).collect();
             users.dedup();
             users.truncate(SWEEP_MAX);
+            if users.is_empty() {
+                *pods = pods.iter().filter(|(_, pod)| !pod.ended).map(|(at, pod)| (*at, pod.clone())).collect();
+            }
             Ok(users)
         }
     }

@@ -1,13 +1,12 @@
 //! Beacons: which changes are published; and the rows of beacons and sockets, on both stores.
 
-use platform::World;
+use platform::{On, Store, Transaction, World};
 use testing::{Backend, on_both_stores};
-use uuid::Uuid;
 
 use super::BeaconUpdate::{Active, Inactive};
 use super::rows::{
-    Touched, delete_sockets, displace_sockets, insert_socket, lock_beacons, put_beacon, touch_sockets,
-    users_with_stale_sockets as stale,
+    connected_elsewhere, delete_stale, end_stale_pods, insert_pod, lock_beacons, put_beacon, request_recount, routes,
+    store_connection, take_recounts, touch_pod, users_of_dead_pods,
 };
 use super::*;
 use crate::tables::Tables;
@@ -168,11 +167,41 @@ fn what_a_pod_knows_of_a_driver_says_when_a_beacon_is_due() {
     assert!(driver.is_accepted_by(offer, "phone") && !driver.is_accepted_by(offer, ""));
 }
 
-on_both_stores!(stale_sockets_are_deleted_and_live_ones_stay, a_new_socket_displaces_those_silent_for_longest,);
+on_both_stores!(
+    a_row_says_who_is_connected_where_until_its_pod_is_dead,
+    a_pod_that_was_taken_for_dead_takes_a_new_incarnation,
+    other_pods_are_known_and_asked_to_count,
+);
 
-async fn stale_sockets_are_deleted_and_live_ones_stay(backend: Backend) {
-    let store = backend.store::<Tables>(&World::seeded(at(0), 1), "test", "users", &crate::MIGRATIONS).await;
-    let session = Uuid::from_u128;
+async fn stored(backend: Backend) -> Store<Tables> {
+    backend.store::<Tables>(&World::seeded(at(0), 1), "test", "users", &crate::MIGRATIONS).await
+}
+
+fn pod(n: u128) -> Pod {
+    Pod { incarnation: Uuid::from_u128(n), id: format!("pod-{n}").into() }
+}
+
+/// As the registry of this pod says: so many sockets of this user are open.
+async fn connect(tx: &mut Transaction<Tables>, of: UserId, at_pod: &Pod, open: usize) {
+    let id = Uuid::from_u128(of.0.as_u128() << 64 | at_pod.incarnation.as_u128());
+    store_connection(tx, id, of, at_pod, open, at(0)).await.unwrap();
+}
+
+async fn begin(tx: &mut Transaction<Tables>, pods: &[(u128, i64)]) {
+    for (n, seen_at) in pods {
+        insert_pod(tx, pod(*n).incarnation, &pod(*n).id, at(*seen_at)).await.unwrap();
+    }
+}
+
+async fn pods_of(tx: &mut Transaction<Tables>, users: &[u128]) -> Vec<(u128, Vec<String>)> {
+    let users: Vec<UserId> = users.iter().map(|n| user(*n)).collect();
+    let name = |route: &Route| if let Route::Pod(pod) = route { pod.to_string() } else { "previous".to_owned() };
+    let routes = routes(tx, &users).await.unwrap();
+    routes.into_iter().map(|(user, routes)| (user.0.as_u128(), routes.iter().map(name).collect())).collect()
+}
+
+async fn a_row_says_who_is_connected_where_until_its_pod_is_dead(backend: Backend) {
+    let store = stored(backend).await;
     let second = Beacon { user_id: user(2), device: None, ..available() };
     let moved = Beacon { active: false, location: THERE, located_at: at(90), ..second.clone() };
     let mut tx = store.begin().await.unwrap();
@@ -181,50 +210,105 @@ async fn stale_sockets_are_deleted_and_live_ones_stay(backend: Backend) {
     }
     let both = lock_beacons(&mut tx, &[user(2), user(3), user(1)]).await.unwrap();
     assert_eq!(both, [available(), moved], "in the order of users, as last put");
-    for (n, of, seen_at) in [(11, 1, 0), (12, 1, 30), (21, 2, 30), (31, 3, 0)] {
-        insert_socket(&mut tx, session(n), user(of), "pod", at(seen_at)).await.unwrap();
+    begin(&mut tx, &[(1, 0), (2, 0)]).await;
+    for (of, at_pod, open) in [(1, 1, 1), (1, 2, 1), (2, 2, 2), (3, 1, 1)] {
+        connect(&mut tx, user(of), &pod(at_pod), open).await;
     }
+    let names = |pods: &[u128]| pods.iter().map(|n| format!("pod-{n}")).collect::<Vec<_>>();
+    let all = [(1, names(&[1, 2])), (2, names(&[2])), (3, names(&[1]))];
+    assert_eq!(pods_of(&mut tx, &[3, 2, 1, 4]).await, all);
+    // A row goes with the last socket.
+    connect(&mut tx, user(2), &pod(2), 1).await;
+    assert_eq!(pods_of(&mut tx, &[2]).await, [(2, names(&[2]))]);
+    connect(&mut tx, user(2), &pod(2), 0).await;
+    assert!(pods_of(&mut tx, &[2]).await.is_empty());
+    connect(&mut tx, user(2), &pod(2), 1).await;
     tx.commit().await.unwrap();
 
     let mut tx = store.begin().await.unwrap();
-    assert!(stale(&mut tx, at(60)).await.unwrap().is_empty());
-    assert_eq!(stale(&mut tx, at(61)).await.unwrap(), [user(1), user(3)]);
-    let sockets = [(2, 21), (3, 31), (9, 99)].map(|(of, n)| (user(of), session(n), at(45)));
-    let mut touched = touch_sockets(&mut tx, &sockets, at(50)).await.unwrap();
-    touched.sort();
-    assert_eq!(touched, [21, 31].map(|n| Touched { session: session(n), displaced: false }));
-    // Of user 1 the stale socket is deleted and the live one stays; the others' are not touched.
-    assert_eq!(delete_sockets(&mut tx, &[user(1)], None, at(61)).await.unwrap(), [user(1)]);
-    assert!(stale(&mut tx, at(61)).await.unwrap().is_empty());
-    assert!(delete_sockets(&mut tx, &[user(1)], Some(session(12)), at(61)).await.unwrap().is_empty());
-    // Nobody deletes the socket of another user.
-    assert!(delete_sockets(&mut tx, &[user(1)], Some(session(21)), at(61)).await.unwrap().is_empty());
-    assert_eq!(delete_sockets(&mut tx, &[user(2)], None, at(61)).await.unwrap(), [user(2)]);
+    assert!(touch_pod(&mut tx, pod(2).incarnation, at(40)).await.unwrap());
+    end_stale_pods(&mut tx, at(60)).await.unwrap();
+    assert!(users_of_dead_pods(&mut tx, at(60)).await.unwrap().is_empty());
+    end_stale_pods(&mut tx, at(61)).await.unwrap();
+    assert_eq!(users_of_dead_pods(&mut tx, at(61)).await.unwrap(), [user(1), user(3)]);
+    // Of user 1 the row at the dead pod is deleted and the other stays; user 2 is not touched.
+    assert_eq!(delete_stale(&mut tx, &[user(1), user(3)], at(61)).await.unwrap(), [user(1)]);
+    assert!(users_of_dead_pods(&mut tx, at(61)).await.unwrap().is_empty());
+    assert_eq!(pods_of(&mut tx, &[1, 2, 3]).await, [(1, names(&[2])), (2, names(&[2]))]);
     tx.commit().await.unwrap();
 }
 
-async fn a_new_socket_displaces_those_silent_for_longest(backend: Backend) {
-    let store = backend.store::<Tables>(&World::seeded(at(0), 1), "test", "users", &crate::MIGRATIONS).await;
-    let session = Uuid::from_u128;
+async fn a_pod_that_was_taken_for_dead_takes_a_new_incarnation(backend: Backend) {
+    let store = stored(backend).await;
     let mut tx = store.begin().await.unwrap();
-    // One is of a dead pod: it takes nobody's place.
-    insert_socket(&mut tx, session(1), user(1), "dead", at(-100)).await.unwrap();
-    for n in 2..=6 {
-        insert_socket(&mut tx, session(n), user(1), "pod", at(n as i64)).await.unwrap();
-        assert!(displace_sockets(&mut tx, user(1), session(n), 5, at(n as i64)).await.unwrap().is_empty(), "{n}");
+    begin(&mut tx, &[(1, 0)]).await;
+    connect(&mut tx, user(1), &pod(1), 1).await;
+    assert!(touch_pod(&mut tx, pod(1).incarnation, at(10)).await.unwrap());
+    end_stale_pods(&mut tx, at(100)).await.unwrap();
+    // From now on it is over, whatever the pod still does, before and after the sweep.
+    assert!(!touch_pod(&mut tx, pod(1).incarnation, at(100)).await.unwrap());
+    connect(&mut tx, user(2), &pod(1), 1).await;
+    assert_eq!(users_of_dead_pods(&mut tx, at(100)).await.unwrap(), [user(1)]);
+    assert!(delete_stale(&mut tx, &[user(1)], at(100)).await.unwrap().is_empty());
+    assert!(users_of_dead_pods(&mut tx, at(100)).await.unwrap().is_empty());
+    assert!(!touch_pod(&mut tx, pod(1).incarnation, at(101)).await.unwrap());
+    connect(&mut tx, user(2), &pod(1), 1).await;
+    assert!(pods_of(&mut tx, &[1, 2]).await.is_empty());
+    insert_pod(&mut tx, pod(2).incarnation, "pod-1", at(101)).await.unwrap();
+    connect(&mut tx, user(2), &pod(2), 1).await;
+    assert_eq!(pods_of(&mut tx, &[1, 2]).await, [(2, vec!["pod-1".to_owned()])]);
+    tx.commit().await.unwrap();
+}
+
+async fn other_pods_are_known_and_asked_to_count(backend: Backend) {
+    let store = stored(backend).await;
+    let mut tx = store.begin().await.unwrap();
+    begin(&mut tx, &[(1, 0), (2, 0), (3, 0)]).await;
+    for (of, at_pod, open) in [(1, 1, 1), (1, 2, 1), (1, 3, 2), (2, 3, 1)] {
+        connect(&mut tx, user(of), &pod(at_pod), open).await;
     }
-    insert_socket(&mut tx, session(9), user(2), "pod", at(0)).await.unwrap();
-    // The first of the five has sent something since; nothing has come from the second for longest.
-    touch_sockets(&mut tx, &[(user(1), session(2), at(10))], at(10)).await.unwrap();
-    insert_socket(&mut tx, session(7), user(1), "other", at(11)).await.unwrap();
-    assert_eq!(displace_sockets(&mut tx, user(1), session(7), 5, at(11)).await.unwrap(), [session(3)]);
-    // Once displaced, it is displaced for good, and its own pod learns it by a touch.
-    let touched = touch_sockets(&mut tx, &[(user(1), session(3), at(12))], at(12)).await.unwrap();
-    assert_eq!(touched, [Touched { session: session(3), displaced: true }]);
-    assert!(displace_sockets(&mut tx, user(1), session(7), 5, at(12)).await.unwrap().is_empty());
-    // The new one stays, also when the clocks of other pods are ahead; another user's are not touched.
-    insert_socket(&mut tx, session(8), user(1), "behind", at(1)).await.unwrap();
-    assert_eq!(displace_sockets(&mut tx, user(1), session(8), 1, at(12)).await.unwrap().len(), 5);
-    assert!(displace_sockets(&mut tx, user(2), session(9), 1, at(12)).await.unwrap().is_empty());
+    connect(&mut tx, user(1), &pod(2), 4).await;
+    let others = connected_elsewhere(&mut tx, user(1), pod(1).incarnation).await.unwrap();
+    assert_eq!(others, [(pod(2), 4), (pod(3), 2)]);
+    assert!(connected_elsewhere(&mut tx, user(2), pod(3).incarnation).await.unwrap().is_empty());
+    request_recount(&mut tx, user(1), &[2, 3, 9].map(|n| pod(n).incarnation)).await.unwrap();
+    let mut taken = Vec::new();
+    for n in [1, 3, 3, 2] {
+        taken.push(take_recounts(&mut tx, pod(n).incarnation).await.unwrap());
+    }
+    assert_eq!(taken, [vec![], vec![user(1)], vec![], vec![user(1)]]);
+    tx.commit().await.unwrap();
+}
+
+/// A process of the version before has a row for each socket, which it touches; it never sees one of this version as stale.
+#[tokio::test]
+async fn rows_of_the_version_before_count_as_long_as_they_are_touched() {
+    let store = stored(Backend::Postgres).await;
+    let mut tx = store.begin().await.unwrap();
+    begin(&mut tx, &[(1, 0)]).await;
+    connect(&mut tx, user(1), &pod(1), 1).await;
+    let On::Postgres(pg) = tx.on() else { panic!("it is on PostgreSQL") };
+    for (n, of, seen_at) in [(11_u128, 1_u128, 0), (12, 2, 30), (13, 2, 0)] {
+        sqlx::query(
+            "insert into sockets (session_id, user_id, pod, seen_at, received_at) values ($1, $2, 'old', $3, $3)",
+        )
+        .bind(Uuid::from_u128(n))
+        .bind(user(of).0)
+        .bind(at(seen_at))
+        .execute(&mut *pg)
+        .await
+        .unwrap();
+    }
+    let stale = "select count(*) from sockets where seen_at < $1 and incarnation is not null";
+    let count: i64 = sqlx::query_scalar(stale).bind(at(3_600)).fetch_one(&mut *pg).await.unwrap();
+    assert_eq!(count, 0);
+    let previous = "previous".to_owned();
+    let expected = [(1, vec!["pod-1".to_owned(), previous.clone()]), (2, vec![previous])];
+    assert_eq!(pods_of(&mut tx, &[1, 2]).await, expected);
+    assert!(connected_elsewhere(&mut tx, user(2), pod(1).incarnation).await.unwrap().is_empty());
+    assert_eq!(users_of_dead_pods(&mut tx, at(61)).await.unwrap(), [user(1), user(2)]);
+    assert_eq!(delete_stale(&mut tx, &[user(1), user(2)], at(61)).await.unwrap().len(), 2);
+    assert!(users_of_dead_pods(&mut tx, at(61)).await.unwrap().is_empty());
+    assert!(delete_stale(&mut tx, &[user(2)], at(91)).await.unwrap().is_empty());
     tx.commit().await.unwrap();
 }

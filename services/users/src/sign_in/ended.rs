@@ -7,17 +7,22 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use platform::responder::{self, Endpoint, Reply};
 use platform::token::ended;
 use platform::{CancellationToken, StoreError};
-use streams::SignInId;
 use streams::bus::{CoreMessage, Subscription};
-use streams::sign_ins::{EndedSignIn, EndedSignInsRequest, SIGN_INS_ENDED, SIGN_INS_LIST, SIGN_INS_PAGE};
+use streams::sign_ins::{
+    EndedSignIn, EndedSignInsRequest, SIGN_INS_ENDED, SIGN_INS_LIST, SIGN_INS_LIST_WAIT, SIGN_INS_PAGE,
+};
+use streams::{Service, SignInId};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use super::rows;
 use crate::context::Context;
 
+/// Requests for the list in hand at most: each is answered from memory.
+const LISTS_MAX: usize = 64;
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How far back each poll but the first reads: longer than a transaction takes to commit, and than clocks differ.
 const POLL_OVERLAP: TimeDelta = TimeDelta::seconds(60);
@@ -66,18 +71,38 @@ pub(crate) async fn load(context: &Context) -> Result<(), StoreError> {
     poll(context, context.platform.world.now() - ended::remembered_for()).await
 }
 
-/// Applies what other processes announce and what the table says, and answers requests for the list, until `stop`.
+/// Answers requests for the list until `stop`.
+pub(crate) async fn answer(context: Context, stop: CancellationToken) {
+    let endpoint = Endpoint {
+        service: Some(Service::Users),
+        name: "ended_sign_ins".to_owned(),
+        subject: SIGN_INS_LIST.to_owned(),
+        queue_group: Some(SIGN_INS_LIST.to_owned()),
+        accepted_max: LISTS_MAX,
+        wait: SIGN_INS_LIST_WAIT,
+        health_part: None,
+    };
+    responder::serve(context.platform.clone(), endpoint, stop, move |request| {
+        let reply = match serde_json::from_slice(&request) {
+            Ok(EndedSignInsRequest { after }) => {
+                Reply::done(ended::seal(&context.tokens, &context.tokens.ended().page_after(after)))
+            }
+            Err(error) => Reply::unreadable(&error),
+        };
+        async { reply }
+    })
+    .await;
+}
+
+/// Applies what other processes announce and what the table says, until `stop`.
 pub(crate) async fn run(context: Context, stop: CancellationToken) {
     let bus = &context.platform.bus;
-    let (mut announced, mut requests): (Option<Subscription>, Option<Subscription>) = (None, None);
+    let mut announced: Option<Subscription> = None;
     let mut since = context.platform.world.now() - ended::remembered_for();
     let mut next_poll = Instant::now();
     loop {
         if announced.is_none() {
             announced = bus.subscribe(SIGN_INS_ENDED, None).await.ok();
-        }
-        if requests.is_none() {
-            requests = bus.subscribe(SIGN_INS_LIST, Some(SIGN_INS_LIST)).await.ok();
         }
         tokio::select! {
             biased;
@@ -98,10 +123,6 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
                 },
                 None => announced = None,
             },
-            request = next(&mut requests) => match request {
-                Some(request) => reply(&context, request).await,
-                None => requests = None,
-            },
         }
     }
 }
@@ -111,14 +132,5 @@ async fn next(subscription: &mut Option<Subscription>) -> Option<CoreMessage> {
     match subscription {
         Some(subscription) => subscription.next().await,
         None => std::future::pending().await,
-    }
-}
-
-async fn reply(context: &Context, request: CoreMessage) {
-    let Some(to) = request.reply else { return };
-    let Ok(EndedSignInsRequest { after }) = serde_json::from_slice(&request.payload) else { return };
-    let list = ended::seal(&context.tokens, &context.tokens.ended().page_after(after));
-    if let Err(error) = context.platform.bus.publish_core(&to, list).await {
-        tracing::debug!(%error, "the list of ended sign-ins was not sent; the process asks again in a second");
     }
 }

@@ -67,7 +67,7 @@ async fn a_client_resumes_exactly_after_its_last_event(backend: Backend) {
 async fn events_reach_a_user_on_any_pod_and_wait_for_one_on_none(backend: Backend) {
     let cluster = Cluster::on(backend).await;
     let mut working = cluster.pod("working").await;
-    let serving = cluster.idle_pod("serving", users::Config::default()).await;
+    let mut serving = cluster.pod("serving").await;
     let user = working.passenger("+12125550002").await;
     let mut elsewhere = serving.connect(user, None).await;
     let mut here = working.connect(user, None).await;
@@ -82,6 +82,7 @@ async fn events_reach_a_user_on_any_pod_and_wait_for_one_on_none(backend: Backen
     assert_eq!(back.seqs(5).await, [31, 32, 33, 34, 35]);
     back.close().await;
     working.stop().await;
+    serving.stop().await;
 }
 
 #[tokio::test(start_paused = true)]

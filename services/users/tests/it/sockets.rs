@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use serde_json::json;
+use serde_json::{Value, json};
 use testing::{Backend, on_both_stores};
 use users::{Config, Incoming, Outgoing};
 
@@ -13,6 +13,7 @@ use crate::pods::{Cluster, HERE, THERE};
 on_both_stores!(
     an_old_socket_closing_does_not_remove_the_new_one,
     a_sixth_socket_takes_the_place_of_the_one_silent_for_longest_on_any_pod,
+    frames_go_to_the_pods_that_have_the_sockets_and_to_all_if_none_is_known,
 );
 
 async fn an_old_socket_closing_does_not_remove_the_new_one(backend: Backend) {
@@ -336,18 +337,22 @@ async fn a_forged_notification_reaches_no_client_and_costs_no_event() {
     let frame =
         |seq: u64| json!({"type": "x", "seq": seq, "event_id": "f", "time": "2026-01-01T00:00:00Z", "data": {}});
     let displaced = json!({"type": "socket.displaced", "session_id": client.welcome["session_id"]});
-    let forged = [
+    let forged = vec![
         frame(1 << 63).to_string(),
         frame(u64::MAX).to_string(),
         frame(1).to_string(),
         frame(0).to_string(),
         displaced.to_string(),
+        json!({"frames": [{"user_id": user, "seq": 1, "frame": frame(1)}], "mac": "00"}).to_string(),
+        json!({"displace": [user, [client.welcome["session_id"]]], "mac": "00"}).to_string(),
         "{".to_owned(),
         String::new(),
     ];
     for round in 0..10 {
         for payload in &forged {
-            cluster.bus.publish_core(&subject, payload.clone().into()).await.unwrap();
+            for subject in [&subject, "users.pod.one", "users.broadcast"] {
+                cluster.bus.publish_core(subject, payload.clone().into()).await.unwrap();
+            }
         }
         client.quiet(Duration::from_millis(300)).await;
         cluster.publish_searches(user, 1).await;
@@ -356,11 +361,16 @@ async fn a_forged_notification_reaches_no_client_and_costs_no_event() {
     }
     // One that a pod of the platform wrote, for another user or a second time, is no better.
     let other = pod.passenger("+12125550124").await;
-    let mut spy = cluster.bus.subscribe(&format!("users.session.{other}.notify"), None).await.unwrap();
+    let mut spy = cluster.bus.subscribe("users.broadcast", None).await.unwrap();
     cluster.publish_searches(other, 11).await;
-    for _ in 0..11 {
-        let message = spy.next().await.unwrap();
-        cluster.bus.publish_core(&subject, message.payload).await.unwrap();
+    let mut frames = 0;
+    while frames < 11 {
+        let message = spy.next().await.unwrap().payload;
+        let read: Value = serde_json::from_slice(&message).unwrap();
+        frames += read["frames"].as_array().unwrap().len();
+        for subject in [&subject, "users.pod.one"] {
+            cluster.bus.publish_core(subject, message.clone()).await.unwrap();
+        }
     }
     client.quiet(Duration::from_secs(3)).await;
     cluster.publish_searches(user, 1).await;
@@ -368,24 +378,41 @@ async fn a_forged_notification_reaches_no_client_and_costs_no_event() {
     pod.stop().await;
 }
 
-/// A process of the version before signs no notification: its events come by a read of the mailbox.
-#[tokio::test(start_paused = true)]
-async fn an_unsigned_notification_is_a_reason_to_read_the_mailbox() {
-    let cluster = Cluster::on(Backend::Memory).await;
-    let mut working = cluster.pod("working").await;
-    let isolated = cluster.with_other_bus().await;
-    let mut pod = isolated.pod("isolated").await;
-    let user = working.passenger("+12125550125").await;
-    let mut client = pod.connect(user, None).await;
-    let mut spy = cluster.bus.subscribe(&format!("users.session.{user}.notify"), None).await.unwrap();
-    cluster.publish_searches(user, 3).await;
-    for _ in 0..3 {
-        spy.next().await.unwrap();
+async fn frames_go_to_the_pods_that_have_the_sockets_and_to_all_if_none_is_known(backend: Backend) {
+    let cluster = Cluster::on(backend).await;
+    let (mut one, mut two) = (cluster.pod("one").await, cluster.pod("two").await);
+    let (ann, bob) = (one.passenger("+12125550126").await, one.passenger("+12125550127").await);
+    let mut anns = one.connect(ann, None).await;
+    let mut second = one.connect(ann, None).await;
+    let mut bobs = [one.connect(bob, None).await, two.connect(bob, None).await];
+    let mut all = cluster.bus.subscribe("users.>", None).await.unwrap();
+    cluster.publish_searches(ann, 1).await;
+    assert_eq!((anns.seqs(1).await, second.seqs(1).await), (vec![1], vec![1]));
+    cluster.publish_searches(bob, 1).await;
+    for bobs in &mut bobs {
+        assert_eq!(bobs.seqs(1).await, [1]);
     }
-    let began = cluster.world.now();
-    isolated.bus.publish_core(&format!("users.session.{user}.notify"), "{}".into()).await.unwrap();
-    assert_eq!(client.seqs(3).await, [1, 2, 3]);
-    assert!(cluster.world.now() - began < TimeDelta::seconds(1), "not by the poll");
-    working.stop().await;
-    pod.stop().await;
+    // With one socket closed the pod still has the other; with both, nobody knows of any.
+    second.close().await;
+    cluster.publish_searches(ann, 1).await;
+    assert_eq!(anns.seqs(1).await, [2]);
+    anns.close().await;
+    cluster.publish_searches(ann, 1).await;
+    let mut sent = Vec::new();
+    while sent.len() < 5 {
+        let message = all.next().await.unwrap();
+        let body: Value = serde_json::from_slice(&message.payload).unwrap();
+        // Others are about sockets and sign-ins.
+        for frame in body["frames"].as_array().into_iter().flatten() {
+            assert_eq!(frame["frame"]["seq"], frame["seq"]);
+            let user = if frame["user_id"] == json!(ann) { "ann" } else { "bob" };
+            sent.push(format!("{} {user} {}", message.subject, frame["seq"]));
+        }
+    }
+    sent[1..3].sort();
+    let expected = ["users.pod.one ann 1", "users.pod.one bob 1", "users.pod.two bob 1", "users.pod.one ann 2"];
+    assert_eq!(sent, [&expected[..], &["users.broadcast ann 3"]].concat());
+    drop(bobs);
+    one.stop().await;
+    two.stop().await;
 }

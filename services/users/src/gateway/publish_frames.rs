@@ -1,0 +1,53 @@
+//! The frames of new mailbox entries, on their way to the pods that hold their users' sockets.
+
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+use streams::UserId;
+
+use super::frame;
+use super::pod_message::{BROADCAST, UserFrame, in_messages, pod_subject};
+use crate::context::Context;
+use crate::mailbox::{NewEntry, notification, notify_subject};
+use crate::presence::Route;
+
+/// Sends the frames of committed entries, each with its `seq`, in their order: a pod gets one message for all its users, and all pods
+/// what is for a user without a route, because a socket whose row is missing may still be open.
+pub(crate) async fn publish(context: &Context, entries: Vec<(NewEntry, u64)>, routes: &BTreeMap<UserId, Vec<Route>>) {
+    let mut by_subject: BTreeMap<String, Vec<UserFrame>> = BTreeMap::new();
+    for (entry, seq) in entries {
+        let text = frame::event(entry.subject.as_str(), seq, &entry.event_id, entry.time, &entry.body);
+        let Some(routes) = routes.get(&entry.user) else {
+            by_subject.entry(BROADCAST.to_owned()).or_default().extend(user_frame(entry.user, seq, text));
+            continue;
+        };
+        for route in routes {
+            match route {
+                Route::Pod(pod) => {
+                    let frames = by_subject.entry(pod_subject(pod)).or_default();
+                    frames.extend(user_frame(entry.user, seq, text.clone()));
+                }
+                Route::PreviousVersion => {
+                    let message = notification::of_event(&context.tokens, entry.user, &text);
+                    send(context, &notify_subject(entry.user), message).await;
+                }
+            }
+        }
+    }
+    for (subject, frames) in by_subject {
+        for message in in_messages(frames) {
+            send(context, &subject, message.sign(&context.tokens)).await;
+        }
+    }
+}
+
+fn user_frame(user_id: UserId, seq: u64, text: String) -> Option<UserFrame> {
+    Some(UserFrame { user_id, seq, frame: RawValue::from_string(text).ok()? })
+}
+
+async fn send(context: &Context, subject: &str, body: String) {
+    if let Err(error) = context.platform.bus.publish_core(subject, body.into()).await {
+        // The poll of mailboxes finds the entries.
+        tracing::debug!(%error, "the frames of new mailbox entries were not sent");
+    }
+}
