@@ -160,3 +160,43 @@ async fn a_beacon_follows_the_drivers_positions_and_a_reconnect_keeps_the_newest
     pod.stop().await;
     other.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn while_the_readers_are_behind_positions_of_free_drivers_are_left_out_and_those_of_rides_are_not() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.pod("one").await;
+    let Pair { found, mut d, mut p, .. } = Pair::offered(&cluster, &pod, 74, 60).await;
+    let free = pod.driver("+12125550704").await;
+    let mut free = pod.connect(free, None).await;
+    let now = |s: i64| cluster.world.now() - chrono::Duration::seconds(s);
+    let three = || json!({"points": [point(HERE, now(2)), point(HERE, now(1)), point(THERE, now(0))]});
+    // Readers say how old what they read is: 2 ms, 4 ms … 1,024 ms between two positions.
+    for _ in 0..10 {
+        let body = json!({"age_ms": 700}).to_string();
+        cluster.bus.publish_core(streams::position_lag::POSITION_LAG, body.into()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(450)).await;
+    }
+    assert_eq!(free.ack("location.update", three()).await, json!({"points": 3, "left_out": 2}));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(free.ack("location.update", point(HERE, now(0))).await, json!({"points": 1, "left_out": 1}));
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(free.ack("location.update", point(HERE, now(0))).await, json!({"points": 1}));
+    // Of a ride all go out, and what a phone held back may be of a ride.
+    d.ack("match.accept", match_id(&found)).await;
+    let ride: RideId = cluster.world.id();
+    cluster.publish(&cluster.ride(ride, &found, 1, RideStatus::Pickup)).await;
+    for client in [&mut d, &mut p] {
+        client.event_of("ride.pickup").await;
+    }
+    assert_eq!(d.ack("location.update", three()).await, json!({"points": 3}));
+    let held = json!({"points": [point(HERE, now(60)), point(HERE, now(30)), point(HERE, now(0))]});
+    assert_eq!(free.ack("location.update", held).await, json!({"points": 3, "left_out": 1}));
+    let updates = published(&cluster, 7).await;
+    assert_eq!(updates.iter().filter(|update| update.ride_id == Some(ride)).count(), 3);
+    let left_out = pod.platform.metrics.positions_left_out.with_label_values(&["users"]).get();
+    assert_eq!(left_out, 4);
+    // Nobody reads any more: nothing is known, and nothing is left out.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(free.ack("location.update", three()).await, json!({"points": 3}));
+    pod.stop().await;
+}
