@@ -64,16 +64,14 @@ pub async fn bus(settings: &Settings, world: &World, pod: &str) -> Result<Bus> {
     })
 }
 
-/// The id of this process: POD_ID, or host name and process id.
+/// The id of this process, from POD_ID, or host name and process id.
 pub fn pod_id(settings: &Settings) -> Arc<str> {
-    match &settings.pod_id {
-        Some(pod) => pod.as_str().into(),
-        None => {
-            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-            let host = if host.trim().is_empty() { "host" } else { host.trim() };
-            pod_id_from(&format!("{host}-{}", std::process::id())).into()
-        }
-    }
+    let default = || {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let host = if host.trim().is_empty() { "host" } else { host.trim() };
+        format!("{host}-{}", std::process::id())
+    };
+    pod_id_from(&settings.pod_id.clone().unwrap_or_else(default)).into()
 }
 
 /// Opens the stores, and collects their checks for the monitor.

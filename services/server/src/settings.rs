@@ -7,7 +7,6 @@ use clap::{Args, ValueEnum};
 use platform::limits::{Amount, Limit, Limits, Quota, TrustedProxies};
 use platform::{Tokens, World};
 use pricing::Tariffs;
-use streams::pods::check_pod_id;
 use streams::{Service, VehicleType};
 
 use crate::nats_login::NatsLogin;
@@ -72,7 +71,7 @@ pub struct Settings {
     /// Where HTTP and WebSocket are served.
     #[arg(long, env = "HTTP_ADDR", default_value = "127.0.0.1:8080", global = true)]
     pub http_addr: SocketAddr,
-    /// This process among others: letters, digits, - and _ [default: host name and process id].
+    /// This process among others; what is neither a letter, a digit, - nor _ becomes - [default: host name and process id].
     #[arg(long, env = "POD_ID", global = true)]
     pub pod_id: Option<String>,
     /// Signs access tokens; at least 32 bytes, the same in every process. Made at start when embedded.
@@ -225,8 +224,8 @@ impl Settings {
         if !(1..=SIGN_IN_MAX_DAYS).contains(&self.sign_in_max_days) {
             anyhow::bail!("SIGN_IN_MAX_DAYS must be a number from 1 to {SIGN_IN_MAX_DAYS}");
         }
-        if let Some(pod) = &self.pod_id {
-            check_pod_id(pod).map_err(|why| anyhow::anyhow!("POD_ID {why}"))?;
+        if self.pod_id.as_deref() == Some("") {
+            anyhow::bail!("POD_ID is empty: give the process a name, or leave it unset");
         }
         self.limits()?;
         self.trusted_proxies()?;

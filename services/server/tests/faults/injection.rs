@@ -109,10 +109,7 @@ impl Rig {
     /// The place of the match process that holds the lease, if it has no fault.
     fn leader(&self) -> Option<usize> {
         let (_, holder) = self.leases.last()?;
-        let leads = |place: &Place| {
-            let pod = format!("{}.{}", place.process.name, place.process.lives);
-            place.state == State::Up && pod == *holder
-        };
+        let leads = |place: &Place| place.state == State::Up && place.process.pod() == *holder;
         self.places.iter().position(leads)
     }
 

@@ -118,6 +118,11 @@ impl Process {
         Self { service, name, port: free_port(), addresses, lives: 0, child: None, log }
     }
 
+    /// The id of this life of the process.
+    pub(crate) fn pod(&self) -> String {
+        format!("{}-{}", self.name, self.lives)
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
@@ -144,7 +149,7 @@ impl Process {
             .env("DATABASE_URL", &self.addresses.database)
             .env("DATABASE_CONNECTIONS", "6")
             .env("HTTP_ADDR", format!("127.0.0.1:{}", self.port))
-            .env("POD_ID", format!("{}.{}", self.name, self.lives))
+            .env("POD_ID", self.pod())
             .env("JWT_SECRET", "a secret of thirty-two bytes or more")
             .env("OTP_DELIVERY", "response")
             .env("LIMITS", platform::limits::Limits::raised())
