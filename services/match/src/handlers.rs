@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Duration, Utc};
 use geospatial::newest::Fix;
-use platform::consumer::LagReporter;
 use platform::{Failure, Handler, Metrics, Platform, Received, Trace, Transaction, World, kill_point};
 use streams::event::RejectReason;
 use streams::{Event, RequestId, RideId, RideStatus};
@@ -212,12 +211,11 @@ fn lock(positions: &Mutex<DriverPositions>) -> MutexGuard<'_, DriverPositions> {
 pub(crate) struct PositionListener {
     positions: Arc<Mutex<DriverPositions>>,
     world: World,
-    lag: LagReporter,
 }
 
 impl PositionListener {
     pub(crate) fn new(platform: &Platform, positions: Arc<Mutex<DriverPositions>>) -> Self {
-        Self { positions, world: platform.world.clone(), lag: LagReporter::new(platform) }
+        Self { positions, world: platform.world.clone() }
     }
 }
 
@@ -231,10 +229,6 @@ impl Handler for PositionListener {
 
     async fn handle(&mut self, _tx: &mut Transaction<Tables>, _batch: &[&Received]) -> Result<(), Failure> {
         Ok(())
-    }
-
-    async fn arrived(&mut self, batch: &[&Received]) {
-        self.lag.report(batch).await;
     }
 
     async fn committed(&mut self, batch: &[&Received]) {

@@ -12,7 +12,6 @@ use serde_json::Value;
 use streams::Event;
 use tokio::sync::Semaphore;
 
-use crate::commands::admission::Admission;
 use crate::config::Config;
 use crate::gateway::client_limits::limits_of_client;
 use crate::gateway::sockets::Sockets;
@@ -42,8 +41,6 @@ pub(crate) struct Context {
     /// One permit for each position message whose acknowledgement is awaited: of frames with few points, and with many.
     pub(crate) publish_permits: Arc<Semaphore>,
     pub(crate) batch_permits: Arc<Semaphore>,
-    /// Which positions go out while the readers of the stream are behind.
-    pub(crate) admission: Arc<Admission>,
     pub(crate) http_client: HttpClient,
     /// The limits that concern a client, as its welcome names them.
     pub(crate) limits: Arc<Value>,
@@ -64,7 +61,6 @@ impl Context {
             lease: Arc::new(PodLease::new(platform)),
             publish_permits: Arc::new(Semaphore::new(PUBLISHES_MAX)),
             batch_permits: Arc::new(Semaphore::new(BATCHES_MAX)),
-            admission: Arc::default(),
             http_client: HttpClient::default(),
             limits: Arc::new(limits_of_client(platform.limiter.limits())),
             webhook: Arc::new(Breaker::new(platform, "webhook", WEBHOOK_RULES)),

@@ -9,7 +9,6 @@
 
 mod attempt;
 mod fast_lane;
-mod lag;
 mod pull;
 mod requeue;
 mod worker;
@@ -20,7 +19,6 @@ use streams::{Delivery, Event, EventError, Headers};
 use crate::dead_letters;
 use crate::store::{StoreError, Tables, Transaction, TransactionError};
 use crate::world::{Trace, World};
-pub use lag::LagReporter;
 pub(crate) use pull::{Pulling, health_part, put_back};
 pub use worker::Worker;
 

@@ -1,6 +1,5 @@
 //! What a client's command does, and the data of its `ack`. It touches no socket, and changes only rows of the caller.
 
-pub(crate) mod admission;
 pub(crate) mod command;
 
 pub(crate) mod beacon;

@@ -10,9 +10,7 @@ use serde_json::{Value, json};
 use streams::event::{LocationUpdate, Reception};
 use streams::{BusError, Event, Message, Service, UserId};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::Instant;
 
-use super::admission;
 use super::command::{Point, Positions, Refusal};
 use super::publish_lane::PART_MAX;
 use super::sender::Sender;
@@ -25,8 +23,7 @@ pub(crate) async fn is_driver(context: &Context, user: UserId) -> Result<bool, S
     Ok(account::rows::driver_of(&mut tx, user).await?.is_some())
 }
 
-/// Publishes a driver's positions; returns once the stream has stored them all. While its readers are behind, positions of a free driver
-/// are left out (`admission.rs`), and the answer says how many.
+/// Publishes a driver's positions; returns once the stream has stored them all.
 ///
 /// # Errors
 /// `unavailable` if the stream did not store one of them. The client repeats the command, and message ids make the repeat
@@ -37,10 +34,7 @@ pub(crate) async fn publish(context: &Context, sender: &Sender, positions: Posit
     let trace = context.new_trace();
     let updates: Vec<LocationUpdate> = points.into_iter().map(|point| update(sender, point, received_at)).collect();
     live_ride::publish::newest(context, sender.ride.as_ref(), &updates).await;
-    let admitted = admitted(context, sender, &updates);
-    let left_out = count - admitted.len();
-    context.platform.metrics.positions_left_out.with_label_values(&[Service::Users.name()]).inc_by(left_out as u64);
-    let mut messages: Vec<Message> = admitted.into_iter().map(|update| message(update, trace.as_str())).collect();
+    let mut messages: Vec<Message> = updates.iter().map(|update| message(update, trace.as_str())).collect();
     let in_flight = if count <= PART_MAX { &context.publish_permits } else { &context.batch_permits };
     while !messages.is_empty() {
         let part: Vec<Message> = messages.drain(..messages.len().min(PART_MAX)).collect();
@@ -55,24 +49,7 @@ pub(crate) async fn publish(context: &Context, sender: &Sender, positions: Posit
     if sender.driver().record_positions(&updates, received_at) {
         context.sockets.add_moved(sender.user);
     }
-    let mut answer = json!({"points": count});
-    if !refused.is_empty() {
-        answer["refused"] = json!(refused);
-    }
-    if left_out > 0 {
-        answer["left_out"] = json!(left_out);
-    }
-    Ok(answer)
-}
-
-/// Those that are published: all of a ride, and all while the readers keep up.
-fn admitted<'a>(context: &Context, sender: &Sender, updates: &'a [LocationUpdate]) -> Vec<&'a LocationUpdate> {
-    let now = Instant::now();
-    let spacing = context.admission.spacing(now);
-    if spacing.is_zero() || sender.ride.is_some() {
-        return updates.iter().collect();
-    }
-    admission::admitted(updates, sender.publish_lane.is_due(spacing, now))
+    Ok(if refused.is_empty() { json!({"points": count}) } else { json!({"points": count, "refused": refused}) })
 }
 
 async fn permits(semaphore: &Semaphore, count: usize) -> Result<SemaphorePermit<'_>, Refusal> {

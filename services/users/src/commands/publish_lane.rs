@@ -21,15 +21,13 @@ pub(crate) struct PublishLane {
     per_point: Duration,
     /// When the next position may go out.
     next_at: Mutex<Instant>,
-    /// When the last one was published that might have been left out.
-    spaced_at: Mutex<Option<Instant>>,
 }
 
 impl PublishLane {
     /// `points` is the limit of a user's positions.
     pub(crate) fn new(points: Quota, now: Instant) -> Self {
         let per_point = Duration::from_secs_f64(1.0 / (points.per_s * CATCH_UP));
-        Self { permits: Semaphore::new(PART_MAX), per_point, next_at: Mutex::new(now), spaced_at: Mutex::default() }
+        Self { permits: Semaphore::new(PART_MAX), per_point, next_at: Mutex::new(now) }
     }
 
     /// Waits until `count` positions, [`PART_MAX`] at most, may go out. They count as in flight until the permit is dropped.
@@ -39,16 +37,6 @@ impl PublishLane {
         let at = self.reserve(count, Instant::now());
         sleep_until(at).await;
         Some(permit)
-    }
-
-    /// Whether a position may go out if there must be `spacing` between two. It counts as published then.
-    pub(crate) fn is_due(&self, spacing: Duration, now: Instant) -> bool {
-        let mut spaced_at = self.spaced_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = spaced_at.is_none_or(|at| now >= at + spacing);
-        if is_due {
-            *spaced_at = Some(now);
-        }
-        is_due
     }
 
     /// The time at which `count` positions may go out.
@@ -63,14 +51,6 @@ impl PublishLane {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn between_two_positions_there_is_the_spacing() {
-        let (start, second) = (Instant::now(), Duration::from_secs(1));
-        let lane = PublishLane::new(Quota { burst: 10, per_s: 10.0 }, start);
-        let due = [0, 1, 2, 3, 4].map(|half| lane.is_due(second, start + second / 2 * half));
-        assert_eq!(due, [true, false, true, false, true]);
-    }
 
     #[tokio::test(start_paused = true)]
     async fn positions_of_one_user_go_out_at_a_rate_and_a_single_one_at_once() {
