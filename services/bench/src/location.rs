@@ -1,4 +1,4 @@
-//! Positions from WebSockets to both consumers of `location.update`: as many as go through.
+//! Positions from WebSockets to both consumers of `location.update`: as many as go through, and how old they are then.
 
 use std::time::Duration;
 
@@ -18,8 +18,11 @@ const SENDERS: usize = 64;
 pub(crate) const BATCH: usize = 20;
 /// One frame of so many asks for an ack: then the load is what the platform accepts, and not what socket buffers hold.
 const ACK_EVERY: u64 = 50;
+/// The consumers of `location.update`.
+const READERS: u64 = 2;
 
-/// Positions a second, from the first one sent to the last one handled by both consumers.
+/// Positions a second that both consumers have handled, from the first one sent to the last one handled; and their ages then, by the
+/// clock of their senders. Positions that the stream dropped, because it was full, do not count.
 pub(crate) async fn measure(
     target: &Target,
     world: &World,
@@ -27,7 +30,8 @@ pub(crate) async fn measure(
     points: usize,
     length: Duration,
     raw: f64,
-) -> Result<Row> {
+) -> Result<[Row; 2]> {
+    let (handled_before, ages_before) = (target.handled().await?, Ages::read(&target.metrics().await?));
     eprintln!("location.update, {points} point(s) a frame, {} s …", length.as_secs());
     let began = Instant::now();
     let mut senders = JoinSet::new();
@@ -56,18 +60,59 @@ pub(crate) async fn measure(
         // Seldom: `/stats` is a request to the bus for every consumer.
         sleep(Duration::from_millis(500)).await;
     }
-    let rate = (sent - waiting.min(sent)) as f64 / began.elapsed().as_secs_f64();
+    let took_s = began.elapsed().as_secs_f64();
+    // `/stats` is computed once a second at most.
+    sleep(Duration::from_secs(2)).await;
+    let handled = (target.handled().await? - handled_before) / READERS;
+    let rate = handled as f64 / took_s;
+    let ages = Ages::read(&target.metrics().await?).since(&ages_before);
+    eprintln!("  {sent} sent, {handled} handled by both consumers");
     if waiting > 0 {
         for consumer in target.consumers().await?.iter().filter(|c| is_of_positions(c)) {
             eprintln!("  not handled a minute after the last was sent: {consumer}");
         }
     }
-    Ok(row(
-        format!("location.update to the newest-position index, {points}/frame"),
-        format!("{rate:.0}/s"),
-        "20,000/s and 0.3 of raw",
-        format!("{:.2} (raw {raw:.0}/s)", rate / raw),
-    ))
+    let name = format!("location.update to the newest-position index, {points}/frame");
+    let reached = format!("{rate:.0}/s");
+    let ratio = format!("{:.2} (raw {raw:.0}/s)", rate / raw);
+    let at_most = |part| ages.at_most(part).map_or("?".to_owned(), |s| format!("{s:.3}"));
+    Ok([
+        row(name, reached, "20,000/s and 0.3 of raw", ratio),
+        row(
+            "  their age in the index, at most",
+            format!("p50 {} p99 {} s", at_most(0.5), at_most(0.99)),
+            "p99 2 s",
+            "–",
+        ),
+    ])
+}
+
+/// How many positions were not older than a number of seconds when they were handled, as the histogram of the platform says.
+struct Ages(Vec<(f64, u64)>);
+
+impl Ages {
+    fn read(metrics: &str) -> Self {
+        let line = |line: &str| {
+            let (labels, count) = line.strip_prefix("rideshare_event_delay_seconds_bucket{")?.split_once("} ")?;
+            let is_wanted = labels.contains("subject=\"location.update\"") && labels.contains("path=\"jetstream\"");
+            let bound = labels.split("le=\"").nth(1)?.split('"').next()?;
+            let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().ok()? };
+            is_wanted.then_some((bound, count.parse::<f64>().ok()? as u64))
+        };
+        Self(metrics.lines().filter_map(line).collect())
+    }
+
+    fn since(self, before: &Self) -> Self {
+        let earlier = |bound: f64| before.0.iter().find(|(of, _)| *of == bound).map_or(0, |(_, count)| *count);
+        Self(self.0.into_iter().map(|(bound, count)| (bound, count - earlier(bound))).collect())
+    }
+
+    /// The least bound below which this part of all positions was; `None` without any, as from a version that does not measure it.
+    fn at_most(&self, part: f64) -> Option<f64> {
+        let all = self.0.last()?.1;
+        let found = self.0.iter().find(|(_, count)| *count as f64 >= part * all as f64)?;
+        (all > 0).then_some(found.0)
+    }
 }
 
 fn frame(world: &World, at: &Value, points: usize) -> Value {
@@ -91,4 +136,25 @@ async fn messages_waiting(target: &Target) -> Result<u64> {
     let waiting = |c: &Value| c["pending"].as_u64().unwrap_or(0) + c["ack_pending"].as_u64().unwrap_or(0);
     let of_positions = consumers.iter().filter(|c| is_of_positions(c)).map(waiting);
     of_positions.max().context("/stats has no consumer of location.update")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_read_from_the_histogram_and_of_one_run() {
+        let text = |counts: [u64; 3]| {
+            let line = |le: &str, count: u64| {
+                format!(
+                    "rideshare_event_delay_seconds_bucket{{path=\"jetstream\",subject=\"location.update\",le=\"{le}\"}} {count}\n"
+                )
+            };
+            let other = "rideshare_event_delay_seconds_bucket{path=\"core\",subject=\"match.found\",le=\"0.5\"} 7\n";
+            other.to_owned() + &line("0.5", counts[0]) + &line("1", counts[1]) + &line("+Inf", counts[2])
+        };
+        let ages = Ages::read(&text([60, 110, 111])).since(&Ages::read(&text([10, 10, 11])));
+        assert_eq!((ages.at_most(0.5), ages.at_most(0.51), ages.at_most(1.0)), (Some(0.5), Some(1.0), Some(1.0)));
+        assert_eq!(Ages::read("").at_most(0.5), None);
+    }
 }

@@ -132,7 +132,7 @@ async fn run(bench: &Bench) -> Result<Vec<Row>> {
     }
     if let Some(raw) = raw_rate {
         for points in [1, location::BATCH] {
-            rows.push(location::measure(&target, &world, &drivers, points, length, raw).await?);
+            rows.extend(location::measure(&target, &world, &drivers, points, length, raw).await?);
         }
     }
     Ok(rows)

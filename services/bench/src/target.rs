@@ -9,8 +9,10 @@ use anyhow::{Context, Result};
 use platform::World;
 use serde_json::{Value, json};
 use simulator::load::{self, Person, Receiver, Sender};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::Mutex;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// The servers that the platform and the raw bus use.
 #[derive(Debug, Clone, clap::Args)]
@@ -27,6 +29,9 @@ pub(crate) struct Servers {
 const IDLE: usize = 0;
 const DRIVERS: usize = 10_000;
 const PASSENGERS: usize = 100_000;
+
+/// The wait for the metrics.
+const METRICS_WAIT: Duration = Duration::from_secs(10);
 
 /// Who receives frames, and where they come from.
 pub(crate) type Frames = Vec<(String, Receiver)>;
@@ -98,6 +103,22 @@ impl Target {
             Value::Array(consumers) => Ok(consumers),
             other => anyhow::bail!("/stats has no consumers: {other}"),
         }
+    }
+
+    /// Messages that all its consumers together have handled so far.
+    pub(crate) async fn handled(&self) -> Result<u64> {
+        let (_, stats) = load::get(&self.url, "/stats").await?;
+        stats["queue"]["total_dequeued"].as_u64().context("/stats has no queue.total_dequeued")
+    }
+
+    /// Its metrics, in Prometheus' text format.
+    pub(crate) async fn metrics(&self) -> Result<String> {
+        let host = self.url.rsplit('/').next().context("no address")?;
+        let mut stream = TcpStream::connect(host).await?;
+        stream.write_all(format!("GET /metrics HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes()).await?;
+        let mut text = String::new();
+        timeout(METRICS_WAIT, stream.read_to_string(&mut text)).await.context("no answer of /metrics")??;
+        Ok(text)
     }
 
     /// Signs in people who only hold sockets open.

@@ -159,17 +159,14 @@ impl<H: Handler> Worker<H> {
                     Some(ended) => return ended,
                     None => continue,
                 },
-                Some(first) = fast.recv() => match self.process_fast(first, fast).await {
-                    Some(ended) => return ended,
-                    // What is pulled comes in turn, so that a steady flow of core messages cannot starve it.
-                    None => match from.try_recv() {
-                        Ok(deliveries) => deliveries,
-                        Err(_) => continue,
-                    },
-                },
                 next = from.recv() => match next {
                     Some(deliveries) => deliveries,
                     None => return Ended::Stopped,
+                },
+                // Last: a worker that has pulled messages is better off with these, in batches.
+                Some(first) = fast.recv() => match self.process_fast(first, fast).await {
+                    Some(ended) => return ended,
+                    None => continue,
                 },
                 () = sleep_until(look_at) => continue,
             };
@@ -181,6 +178,8 @@ impl<H: Handler> Worker<H> {
             if let Some(ended) = self.process(deliveries, stop).await {
                 return ended;
             }
+            // What came by the fast lane meanwhile is left to its stream, so that nothing piles up.
+            while fast.try_recv().is_ok() {}
         }
     }
 

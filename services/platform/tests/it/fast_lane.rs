@@ -68,8 +68,10 @@ async fn an_event_has_its_effect_once_by_whichever_path_is_first(nats: Option<&S
     for user in 1..=50 {
         rig.publish(&beacon(user, VehicleType::Car, 1)).await;
     }
-    until("both copies of each", async || counts(&rig.platform) == [100, 50, 50]).await;
+    until("each has its effect", async || counts(&rig.platform)[1] == 50).await;
     at_rest(&rig).await;
+    let [taken, handled, duplicates] = counts(&rig.platform);
+    assert!((50..=100).contains(&taken) && handled == 50 && duplicates == taken - 50, "{taken} {handled} {duplicates}");
     for user in 1..=50 {
         assert_eq!(rig.amount(user).await, Some(1));
     }
@@ -87,8 +89,9 @@ async fn an_event_has_its_effect_while_its_stream_is_away(nats: Option<&Server>)
     // As the relay does, until the stream has it.
     rig.platform.bus.apply(&rig.platform.topology).await.unwrap();
     rig.publish(&event).await;
-    until("the second copy by both paths", async || counts(&rig.platform) == [3, 1, 2]).await;
+    until("the stream's copy", async || count(&rig.platform, "duplicate", EventPath::JetStream) == 1).await;
     at_rest(&rig).await;
+    assert_eq!(counts(&rig.platform)[1], 1);
     assert_eq!(rig.amount(1).await, Some(1));
 }
 
@@ -98,7 +101,7 @@ async fn a_failure_is_left_to_the_stream_and_counts_no_attempt(nats: Option<&Ser
     let letters = rig.dead_letters(1).await;
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].headers.find("Dead-Letter-Deliveries"), Some("3"));
-    assert_eq!(count(&rig.platform, "failed", EventPath::Core), 1);
+    assert!(count(&rig.platform, "failed", EventPath::Core) <= 1);
     assert_eq!(counts(&rig.platform)[1], 0);
     assert_eq!(rig.amount(1).await, None);
 }

@@ -35,7 +35,8 @@ const REPEATS: u32 = 20;
 const RIDE_MAX: i64 = 400;
 
 /// Tables that a process, an open socket or a sign-in writes to, with a ride or without one.
-const NOT_OF_RIDES: [&str; 4] = ["matching.lease", "users.sockets", "users.rate_limits", "users.user_sign_ins"];
+const NOT_OF_RIDES: [&str; 5] =
+    ["matching.lease", "users.pods", "users.sockets", "users.rate_limits", "users.user_sign_ins"];
 
 type Writes = BTreeMap<String, [i64; 3]>;
 
