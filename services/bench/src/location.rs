@@ -1,4 +1,5 @@
-//! Positions from WebSockets to both consumers of `location.update`: as many as go through, and how old they are then.
+//! Positions from WebSockets to both consumers of `location.update`, offered at the rate of the raw bus: how many go through, and how old
+//! they are then.
 
 use std::time::Duration;
 
@@ -16,13 +17,13 @@ use crate::target::{Client, Target, place};
 const SENDERS: usize = 64;
 /// Points of a frame, in the second of the two measurements.
 pub(crate) const BATCH: usize = 20;
-/// One frame of so many asks for an ack: then the load is what the platform accepts, and not what socket buffers hold.
+/// One frame of so many asks for an ack.
 const ACK_EVERY: u64 = 50;
 /// The consumers of `location.update`.
 const READERS: u64 = 2;
 
-/// Positions a second that both consumers have handled, from the first one sent to the last one handled; and their ages then, by the
-/// clock of their senders. Positions that the stream dropped, because it was full, do not count.
+/// Positions a second that both consumers handle while as many are offered as the raw bus takes; and their ages then, by the clock of their
+/// senders. What waits in socket buffers, or what the stream dropped because it was full, does not count.
 pub(crate) async fn measure(
     target: &Target,
     world: &World,
@@ -31,7 +32,7 @@ pub(crate) async fn measure(
     length: Duration,
     raw: f64,
 ) -> Result<[Row; 2]> {
-    let (handled_before, ages_before) = (target.handled().await?, Ages::read(&target.metrics().await?));
+    let before = target.metrics().await?;
     eprintln!("location.update, {points} point(s) a frame, {} s …", length.as_secs());
     let began = Instant::now();
     let mut senders = JoinSet::new();
@@ -40,6 +41,11 @@ pub(crate) async fn measure(
         senders.spawn(async move {
             let mut frames = 0u64;
             while began.elapsed() < length {
+                let due = began.elapsed().as_secs_f64() * raw / (points * SENDERS) as f64;
+                if frames as f64 > due {
+                    sleep(Duration::from_millis(1)).await;
+                    continue;
+                }
                 let id = frames.is_multiple_of(ACK_EVERY).then_some("p");
                 sender.lock().await.send(id, "location.update", &frame(&world, &at, points)).await?;
                 frames += 1;
@@ -51,26 +57,18 @@ pub(crate) async fn measure(
     while let Some(frames) = senders.join_next().await {
         sent += frames?? * points as u64;
     }
-    let mut waiting = 0;
+    let took_s = began.elapsed().as_secs_f64();
+    let after = target.metrics().await?;
+    let ages = Ages::read(&after).since(&Ages::read(&before));
+    let handled = (handled(&after) - handled(&before)) / READERS;
+    let rate = handled as f64 / took_s;
+    eprintln!("  {sent} sent, {handled} handled by both consumers while they were sent");
     for _ in 0..120 {
-        waiting = messages_waiting(target).await?;
-        if waiting == 0 {
+        if messages_waiting(target).await? == 0 {
             break;
         }
         // Seldom: `/stats` is a request to the bus for every consumer.
         sleep(Duration::from_millis(500)).await;
-    }
-    let took_s = began.elapsed().as_secs_f64();
-    // `/stats` is computed once a second at most.
-    sleep(Duration::from_secs(2)).await;
-    let handled = (target.handled().await? - handled_before) / READERS;
-    let rate = handled as f64 / took_s;
-    let ages = Ages::read(&target.metrics().await?).since(&ages_before);
-    eprintln!("  {sent} sent, {handled} handled by both consumers");
-    if waiting > 0 {
-        for consumer in target.consumers().await?.iter().filter(|c| is_of_positions(c)) {
-            eprintln!("  not handled a minute after the last was sent: {consumer}");
-        }
     }
     let name = format!("location.update to the newest-position index, {points}/frame");
     let reached = format!("{rate:.0}/s");
@@ -85,6 +83,15 @@ pub(crate) async fn measure(
             "–",
         ),
     ])
+}
+
+/// Positions that both consumers together have handled.
+fn handled(metrics: &str) -> u64 {
+    let count = |line: &str| {
+        let of = line.strip_prefix("rideshare_messages_handled_total{consumer=\"location_update_")?;
+        of.rsplit(' ').next()?.parse::<u64>().ok()
+    };
+    metrics.lines().filter_map(count).sum()
 }
 
 /// How many positions were not older than a number of seconds when they were handled, as the histogram of the platform says.

@@ -105,12 +105,6 @@ impl Target {
         }
     }
 
-    /// Messages that all its consumers together have handled so far.
-    pub(crate) async fn handled(&self) -> Result<u64> {
-        let (_, stats) = load::get(&self.url, "/stats").await?;
-        stats["queue"]["total_dequeued"].as_u64().context("/stats has no queue.total_dequeued")
-    }
-
     /// Its metrics, in Prometheus' text format.
     pub(crate) async fn metrics(&self) -> Result<String> {
         let host = self.url.rsplit('/').next().context("no address")?;
