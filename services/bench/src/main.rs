@@ -24,7 +24,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use table::Row;
-use target::{Servers, Target, place};
+use target::{Connected, Servers, Target, connect, place};
 
 /// Measures the platform on this machine, beside the raw bus.
 #[derive(Debug, Parser)]
@@ -110,21 +110,22 @@ async fn run(bench: &Bench) -> Result<Vec<Row>> {
     let run_id = u64::try_from(world.now().timestamp_micros()).unwrap_or(0);
     let target = Target::start(&binary, servers, &world, run_id).await?;
     let mut rows = Vec::new();
+    let mut socket = None;
     if bench.wants("memory") {
-        rows.push(memory::of_idle_sockets(&target).await?);
+        let (cost, row) = memory::of_idle_sockets(&target).await?;
+        socket = Some(cost);
+        rows.push(row);
     }
     eprintln!("{} drivers come online …", bench.drivers);
-    let before = target.resident_bytes()?;
-    let (drivers, frames) = target.connect_drivers(bench.drivers).await?;
-    for (n, driver) in drivers.iter().enumerate() {
-        driver.send(Some("b"), "beacon.update", &json!({"active": true, "location": place(n)})).await?;
-    }
+    let (drivers, frames) = match socket {
+        Some(socket) => {
+            let (connected, measured) = memory::of_online_drivers(&target, &world, bench.drivers, socket).await?;
+            rows.extend(measured);
+            connected
+        }
+        None => come_online(&target, bench.drivers).await?,
+    };
     let inbox = ride::Inbox::new(frames);
-    sleep(Duration::from_secs(2)).await;
-    if bench.wants("memory") {
-        let each = target.resident_bytes()?.saturating_sub(before) / drivers.len().max(1) as u64;
-        rows.push(memory::row("memory for each online driver", each));
-    }
     if bench.wants("match") || bench.wants("accept") {
         let (passengers, frames) = target.connect_passengers(bench.drivers).await?;
         inbox.add(frames);
@@ -136,4 +137,14 @@ async fn run(bench: &Bench) -> Result<Vec<Row>> {
         }
     }
     Ok(rows)
+}
+
+/// Connects drivers who are available.
+async fn come_online(target: &Target, count: usize) -> Result<Connected> {
+    let connected = connect(target.driver_people(count).await?).await?;
+    for (n, driver) in connected.0.iter().enumerate() {
+        driver.send(Some("b"), "beacon.update", &json!({"active": true, "location": place(n)})).await?;
+    }
+    sleep(Duration::from_secs(2)).await;
+    Ok(connected)
 }
