@@ -110,20 +110,12 @@ async fn run(bench: &Bench) -> Result<Vec<Row>> {
     let run_id = u64::try_from(world.now().timestamp_micros()).unwrap_or(0);
     let target = Target::start(&binary, servers, &world, run_id).await?;
     let mut rows = Vec::new();
-    let mut socket = None;
-    if bench.wants("memory") {
-        let (cost, row) = memory::of_idle_sockets(&target).await?;
-        socket = Some(cost);
-        rows.push(row);
-    }
-    eprintln!("{} drivers come online …", bench.drivers);
-    let (drivers, frames) = match socket {
-        Some(socket) => {
-            let (connected, measured) = memory::of_online_drivers(&target, &world, bench.drivers, socket).await?;
-            rows.extend(measured);
-            connected
-        }
-        None => come_online(&target, bench.drivers).await?,
+    let (drivers, frames) = if bench.wants("memory") {
+        let (connected, measured) = memory::measure(&target, &world, bench.drivers).await?;
+        rows.extend(measured);
+        connected
+    } else {
+        come_online(&target, bench.drivers).await?
     };
     let inbox = ride::Inbox::new(frames);
     if bench.wants("match") || bench.wants("accept") {
@@ -141,6 +133,7 @@ async fn run(bench: &Bench) -> Result<Vec<Row>> {
 
 /// Connects drivers who are available.
 async fn come_online(target: &Target, count: usize) -> Result<Connected> {
+    eprintln!("{count} drivers come online …");
     let connected = connect(target.driver_people(count).await?).await?;
     for (n, driver) in connected.0.iter().enumerate() {
         driver.send(Some("b"), "beacon.update", &json!({"active": true, "location": place(n)})).await?;

@@ -9,11 +9,14 @@ use tokio::time::sleep;
 
 use crate::location;
 use crate::table::{self, Row};
-use crate::target::{Connected, Target, connect, place};
+use crate::target::{Client, Connected, Target, connect, place};
 
 /// Idle sockets that are opened; four for each person.
-const SOCKETS: usize = 1_000;
+const SOCKETS: usize = 4_000;
 const SOCKETS_EACH: usize = 4;
+/// The first clients, one of so many, are not measured. They load code, fill pools and caches, and what signing in has left free in the
+/// process. They stay connected.
+const FIRST: usize = 4;
 /// Positions that a driver sends.
 const POSITIONS: usize = 5;
 /// From what is measured until memory is read.
@@ -34,53 +37,54 @@ impl Cost {
     }
 }
 
-pub(crate) async fn of_idle_sockets(target: &Target) -> Result<(Cost, Row)> {
-    eprintln!("{SOCKETS} idle sockets …");
+/// What an idle socket costs, and what an online driver costs beyond it: in the gateway, in the indices of location and match, and in their
+/// caches. Returns `count` online drivers as well.
+///
+/// Everybody signs in before anything is measured: that leaves much free memory in the process, and what is connected first goes there.
+pub(crate) async fn measure(target: &Target, world: &World, count: usize) -> Result<(Connected, [Row; 3])> {
     let people = target.idle_people(SOCKETS / SOCKETS_EACH).await?;
-    // The first connections also load code and fill pools and caches.
-    for person in &people {
-        drop(person.connect().await?);
+    let mut first = target.driver_people(count).await?;
+    let others = first.split_off(count / FIRST);
+    eprintln!("{SOCKETS} idle sockets …");
+    let (mut drivers, mut frames) = connect(first).await?;
+    drive(world, &drivers, 0).await?;
+    let mut sockets: Vec<_> = people.iter().flat_map(|person| [person; SOCKETS_EACH]).collect();
+    let measured = sockets.split_off(SOCKETS / FIRST);
+    let mut open = Vec::new();
+    for person in sockets {
+        open.push(person.connect().await?);
     }
     sleep(SETTLE).await;
     let before = target.resident_bytes()?;
-    let mut open = Vec::new();
-    for person in &people {
-        for _ in 0..SOCKETS_EACH {
-            open.push(person.connect().await?);
-        }
+    for person in &measured {
+        open.push(person.connect().await?);
     }
-    let cost = Cost::since(before, target, open.len()).await?;
-    Ok((cost, cost.row("memory for each idle socket", "12 KiB")))
+    let idle = Cost::since(before, target, measured.len()).await?;
+    eprintln!("{count} drivers come online …");
+    let (before, count) = (target.resident_bytes()?, others.len());
+    let (more, theirs) = connect(others).await?;
+    drive(world, &more, drivers.len()).await?;
+    let driver = Cost::since(before, target, count).await?;
+    drivers.extend(more);
+    frames.extend(theirs);
+    let rows = [
+        idle.row("memory for each idle socket", "12 KiB"),
+        driver.row("memory for each online driver", "20 KiB"),
+        Cost(driver.0.saturating_sub(idle.0)).row("  of it beyond the socket", "8 KiB"),
+    ];
+    Ok(((drivers, frames), rows))
 }
 
-/// Connects `count` drivers who come online and send a few positions, and measures what each costs beyond its `socket`: rows of the caches
-/// in every service, the state of the driver in the gateway, the driver in the indices of location and match.
-pub(crate) async fn of_online_drivers(
-    target: &Target,
-    world: &World,
-    count: usize,
-    socket: Cost,
-) -> Result<(Connected, [Row; 2])> {
-    let people = target.driver_people(count).await?;
-    for person in &people {
-        drop(person.connect().await?);
-    }
-    sleep(SETTLE).await;
-    let before = target.resident_bytes()?;
-    let (drivers, frames) = connect(people).await?;
+/// Each comes online at a place of its own, from the `first` on, and sends a few positions.
+async fn drive(world: &World, drivers: &[Client], first: usize) -> Result<()> {
     for (n, driver) in drivers.iter().enumerate() {
-        driver.send(Some("b"), "beacon.update", &json!({"active": true, "location": place(n)})).await?;
+        driver.send(Some("b"), "beacon.update", &json!({"active": true, "location": place(first + n)})).await?;
     }
     for _ in 0..POSITIONS {
         for (n, driver) in drivers.iter().enumerate() {
-            driver.send(None, "location.update", &location::frame(world, &place(n), 1)).await?;
+            driver.send(None, "location.update", &location::frame(world, &place(first + n), 1)).await?;
         }
         sleep(Duration::from_millis(200)).await;
     }
-    let all = Cost::since(before, target, count).await?;
-    let rows = [
-        all.row("memory for each online driver", "20 KiB"),
-        Cost(all.0.saturating_sub(socket.0)).row("  of it beyond the socket", "8 KiB"),
-    ];
-    Ok(((drivers, frames), rows))
+    Ok(())
 }
