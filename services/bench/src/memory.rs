@@ -19,6 +19,8 @@ const SOCKETS_EACH: usize = 4;
 const FIRST: usize = 4;
 /// Positions that a driver sends.
 const POSITIONS: usize = 5;
+/// From one command to the next: so the most memory that commands in progress ever needed, which stays with the process, is of a few.
+const PAUSE: Duration = Duration::from_millis(4);
 /// From what is measured until memory is read.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -79,12 +81,13 @@ pub(crate) async fn measure(target: &Target, world: &World, count: usize) -> Res
 async fn drive(world: &World, drivers: &[Client], first: usize) -> Result<()> {
     for (n, driver) in drivers.iter().enumerate() {
         driver.send(Some("b"), "beacon.update", &json!({"active": true, "location": place(first + n)})).await?;
+        sleep(PAUSE).await;
     }
     for _ in 0..POSITIONS {
         for (n, driver) in drivers.iter().enumerate() {
             driver.send(None, "location.update", &location::frame(world, &place(first + n), 1)).await?;
+            sleep(PAUSE).await;
         }
-        sleep(Duration::from_millis(200)).await;
     }
     Ok(())
 }

@@ -12,7 +12,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::server::{SendResult, Server};
 use super::stream::{NotStored, Stream};
-use crate::bus::message::{BusError, ConsumerInfo, CoreMessage, Headers, Message, Published, StoredMessage, StreamInfo};
+use crate::bus::message::{
+    BusError, ConsumerInfo, CoreMessage, Headers, Message, Published, StoredMessage, StreamInfo,
+};
 use crate::bus::open::{OpenSubscription, OpenSubscriptions};
 use crate::simulation::{Fault, Faults};
 use crate::topology::{self, Consumer, ConsumerState, Mode, StreamState, Topology, TopologyState};

@@ -75,7 +75,9 @@ impl Inbox {
 
     /// The first reason to end is the one that the client sees.
     pub(crate) fn end(&self, end: SessionEnd) {
-        self.change(|waiting| waiting.is_new |= waiting.signal.end.replace(waiting.signal.end.unwrap_or(end)).is_none());
+        self.change(|waiting| {
+            waiting.is_new |= waiting.signal.end.replace(waiting.signal.end.unwrap_or(end)).is_none()
+        });
     }
 
     /// Drops the frames that wait. The session takes no more.
@@ -175,7 +177,11 @@ mod tests {
         });
         for n in 0..3 {
             tokio::task::yield_now().await;
-            if n == 1 { inbox.set_newest(5) } else { inbox.put_frame(n, &format!("frame {n}").into()) }
+            if n == 1 {
+                inbox.set_newest(5)
+            } else {
+                inbox.put_frame(n, &format!("frame {n}").into())
+            }
             tokio::task::yield_now().await;
         }
         assert_eq!(session.await.unwrap(), ["frame 0", "5", "frame 2"]);

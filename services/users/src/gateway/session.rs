@@ -72,8 +72,7 @@ where
     let mut out = Outbound::new(&context.platform.metrics, outgoing);
     let Access { user, sign_in, .. } = request.access;
     let points = context.platform.limiter.limits().quota(Limit::Points);
-    let slot = match context.sockets.admit(user, id, request.device.clone(), sign_in, &context.config, points)
-    {
+    let slot = match context.sockets.admit(user, id, request.device.clone(), sign_in, &context.config, points) {
         Ok(admitted) => admitted,
         Err(error) => {
             let end = match error {
