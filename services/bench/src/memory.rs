@@ -14,9 +14,9 @@ use crate::target::{Client, Connected, Target, connect, place};
 /// Idle sockets that are opened; four for each person.
 const SOCKETS: usize = 4_000;
 const SOCKETS_EACH: usize = 4;
-/// The first clients, one of so many, are not measured. They load code, fill pools and caches, and what signing in has left free in the
-/// process. They stay connected.
-const FIRST: usize = 4;
+/// One of so many parts: the first part of the sockets, and all but the last part of the drivers, are not measured. They load code, fill
+/// pools and caches, and what signing in and earlier commands have left free in the process. They stay connected.
+const PART: usize = 4;
 /// Positions that a driver sends.
 const POSITIONS: usize = 5;
 /// From one command to the next: so the most memory that commands in progress ever needed, which stays with the process, is of a few.
@@ -46,12 +46,10 @@ impl Cost {
 pub(crate) async fn measure(target: &Target, world: &World, count: usize) -> Result<(Connected, [Row; 3])> {
     let people = target.idle_people(SOCKETS / SOCKETS_EACH).await?;
     let mut first = target.driver_people(count).await?;
-    let others = first.split_off(count / FIRST);
+    let measured_drivers = first.split_off(count - count / PART);
     eprintln!("{SOCKETS} idle sockets …");
-    let (mut drivers, mut frames) = connect(first).await?;
-    drive(world, &drivers, 0).await?;
     let mut sockets: Vec<_> = people.iter().flat_map(|person| [person; SOCKETS_EACH]).collect();
-    let measured = sockets.split_off(SOCKETS / FIRST);
+    let measured = sockets.split_off(SOCKETS / PART);
     let mut open = Vec::new();
     for person in sockets {
         open.push(person.connect().await?);
@@ -63,10 +61,13 @@ pub(crate) async fn measure(target: &Target, world: &World, count: usize) -> Res
     }
     let idle = Cost::since(before, target, measured.len()).await?;
     eprintln!("{count} drivers come online …");
-    let (before, count) = (target.resident_bytes()?, others.len());
-    let (more, theirs) = connect(others).await?;
+    let (mut drivers, mut frames) = connect(first).await?;
+    drive(world, &drivers, 0).await?;
+    sleep(SETTLE).await;
+    let before = target.resident_bytes()?;
+    let (more, theirs) = connect(measured_drivers).await?;
     drive(world, &more, drivers.len()).await?;
-    let driver = Cost::since(before, target, count).await?;
+    let driver = Cost::since(before, target, more.len()).await?;
     drivers.extend(more);
     frames.extend(theirs);
     let rows = [

@@ -61,7 +61,7 @@ fn snapped(position: &Position) -> Position {
 #[derive(Debug, Default)]
 pub(crate) struct DriverPositions {
     drivers: Hashed<UserId, DriverPosition>,
-    /// Those on duty, in the order in which they are told page by page.
+    /// Those on duty, in the order of the pages of the fleet.
     on_duty: BTreeSet<UserId>,
     /// Drivers who moved since their places were stored, as far as this process received it from the stream.
     moved: BTreeSet<UserId>,
