@@ -122,7 +122,8 @@ impl Ages {
     }
 }
 
-fn frame(world: &World, at: &Value, points: usize) -> Value {
+/// A frame with the newest points.
+pub(crate) fn frame(world: &World, at: &Value, points: usize) -> Value {
     let point = |n: usize| {
         let recorded = world.now() + chrono::Duration::microseconds(n as i64);
         json!({"location": at, "recorded_at": recorded.to_rfc3339_opts(SecondsFormat::Micros, true)})

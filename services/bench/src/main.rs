@@ -24,7 +24,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use table::Row;
-use target::{Servers, Target, place};
+use target::{Connected, Servers, Target, connect, place};
 
 /// Measures the platform on this machine, beside the raw bus.
 #[derive(Debug, Parser)]
@@ -110,21 +110,14 @@ async fn run(bench: &Bench) -> Result<Vec<Row>> {
     let run_id = u64::try_from(world.now().timestamp_micros()).unwrap_or(0);
     let target = Target::start(&binary, servers, &world, run_id).await?;
     let mut rows = Vec::new();
-    if bench.wants("memory") {
-        rows.push(memory::of_idle_sockets(&target).await?);
-    }
-    eprintln!("{} drivers come online …", bench.drivers);
-    let before = target.resident_bytes()?;
-    let (drivers, frames) = target.connect_drivers(bench.drivers).await?;
-    for (n, driver) in drivers.iter().enumerate() {
-        driver.send(Some("b"), "beacon.update", &json!({"active": true, "location": place(n)})).await?;
-    }
+    let (drivers, frames) = if bench.wants("memory") {
+        let (connected, measured) = memory::measure(&target, &world, bench.drivers).await?;
+        rows.extend(measured);
+        connected
+    } else {
+        come_online(&target, bench.drivers).await?
+    };
     let inbox = ride::Inbox::new(frames);
-    sleep(Duration::from_secs(2)).await;
-    if bench.wants("memory") {
-        let each = target.resident_bytes()?.saturating_sub(before) / drivers.len().max(1) as u64;
-        rows.push(memory::row("memory for each online driver", each));
-    }
     if bench.wants("match") || bench.wants("accept") {
         let (passengers, frames) = target.connect_passengers(bench.drivers).await?;
         inbox.add(frames);
@@ -136,4 +129,15 @@ async fn run(bench: &Bench) -> Result<Vec<Row>> {
         }
     }
     Ok(rows)
+}
+
+/// Connects drivers who are available.
+async fn come_online(target: &Target, count: usize) -> Result<Connected> {
+    eprintln!("{count} drivers come online …");
+    let connected = connect(target.driver_people(count).await?).await?;
+    for (n, driver) in connected.0.iter().enumerate() {
+        driver.send(Some("b"), "beacon.update", &json!({"active": true, "location": place(n)})).await?;
+    }
+    sleep(Duration::from_secs(2)).await;
+    Ok(connected)
 }

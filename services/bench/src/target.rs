@@ -35,6 +35,8 @@ const METRICS_WAIT: Duration = Duration::from_secs(10);
 
 /// Who receives frames, and where they come from.
 pub(crate) type Frames = Vec<(String, Receiver)>;
+/// Connected clients, and what they receive.
+pub(crate) type Connected = (Vec<Client>, Frames);
 
 /// A running platform; killed on drop.
 pub(crate) struct Target {
@@ -120,18 +122,19 @@ impl Target {
         load::people(&self.url, self.run_id, IDLE, count, None).await
     }
 
-    /// Registers and connects drivers.
-    pub(crate) async fn connect_drivers(&self, count: usize) -> Result<(Vec<Client>, Frames)> {
-        connect(load::people(&self.url, self.run_id, DRIVERS, count, Some("B")).await?).await
+    /// Registers drivers.
+    pub(crate) async fn driver_people(&self, count: usize) -> Result<Vec<Person>> {
+        load::people(&self.url, self.run_id, DRIVERS, count, Some("B")).await
     }
 
     /// Signs in and connects passengers.
-    pub(crate) async fn connect_passengers(&self, count: usize) -> Result<(Vec<Client>, Frames)> {
+    pub(crate) async fn connect_passengers(&self, count: usize) -> Result<Connected> {
         connect(load::people(&self.url, self.run_id, PASSENGERS, count, None).await?).await
     }
 }
 
-async fn connect(people: Vec<Person>) -> Result<(Vec<Client>, Frames)> {
+/// Connects everybody.
+pub(crate) async fn connect(people: Vec<Person>) -> Result<Connected> {
     let (mut clients, mut frames) = (Vec::new(), Vec::new());
     for person in people {
         let (sender, receiver) = person.connect().await?;

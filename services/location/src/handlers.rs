@@ -123,10 +123,11 @@ impl Handler for LocationUpdates {
     }
 
     fn handle_waiting_at(&mut self, waiting: &Waiting) -> DateTime<Utc> {
-        if waiting.lowest_sequence > self.cache.arrived_rides().needed_up_to() {
+        let now = self.platform.world.now();
+        if waiting.lowest_sequence > self.cache.arrived_rides().needed_up_to(now) {
             return waiting.since + self.points_wait;
         }
-        let (at, now) = (self.next_early.max(waiting.since), self.platform.world.now());
+        let at = self.next_early.max(waiting.since);
         if at <= now {
             self.next_early = now + EARLY_INTERVAL;
         }

@@ -124,7 +124,7 @@ fn apply(cache: &Cache, own_pod: &str, payload: &[u8], now: DateTime<Utc>) {
         }
     };
     if incoming.needed_up_to > 0 {
-        cache.arrived_rides().set_needed_elsewhere(incoming.needed_up_to);
+        cache.arrived_rides().set_needed_elsewhere(incoming.needed_up_to, now);
     }
     let mut positions = cache.positions();
     for update in incoming.updates.iter().filter(|u| u.location.is_valid()) {
@@ -144,7 +144,7 @@ mod tests {
         let cache = Cache::default();
         let needed = |payload: &str| {
             apply(&cache, "own", payload.as_bytes(), DateTime::UNIX_EPOCH);
-            cache.arrived_rides().needed_up_to()
+            cache.arrived_rides().needed_up_to(DateTime::UNIX_EPOCH)
         };
         assert_eq!(needed("own\n{\"updates\":[],\"beacons\":[],\"needed_up_to\":7}"), 0, "its own message");
         assert_eq!(needed("other\n{\"updates\":[],\"beacons\":[],\"needed_up_to\":7}"), 7);

@@ -3,7 +3,7 @@
 //! Where a driver is follows from beacons and positions by the rules of [`geospatial::newest`]. A driver is free who is on duty, as the
 //! newest beacon says, standing still or not, and has no live ride. Which rides are live comes from events and rows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, Bound};
 
 use chrono::{DateTime, Duration, SubsecRound, Utc};
 use geospatial::newest::{Fix, Newest};
@@ -61,6 +61,8 @@ fn snapped(position: &Position) -> Position {
 #[derive(Debug, Default)]
 pub(crate) struct DriverPositions {
     drivers: Hashed<UserId, DriverPosition>,
+    /// Those on duty, in the order of the pages of the fleet.
+    on_duty: BTreeSet<UserId>,
     /// Drivers who moved since their places were stored, as far as this process received it from the stream.
     moved: BTreeSet<UserId>,
     /// Drivers on duty, at their snapped positions: so the distance, and whether a driver is within a radius, tells no
@@ -135,6 +137,11 @@ impl DriverPositions {
 
     fn show(&mut self, id: UserId) {
         let Some(driver) = self.drivers.get(&id) else { return };
+        if driver.is_on_duty() {
+            self.on_duty.insert(id);
+        } else {
+            self.on_duty.remove(&id);
+        }
         match driver.newest.position() {
             Some(position) if driver.is_on_duty() => self.grid.place(id, snapped(&position)),
             _ => _ = self.grid.remove(id),
@@ -181,11 +188,10 @@ impl DriverPositions {
 
     /// A page of where the drivers on duty are, in the order of their ids.
     pub(crate) fn fleet(&self, after: Option<UserId>) -> FleetReply {
-        let is_next = |(id, driver): &(&UserId, &DriverPosition)| driver.is_on_duty() && after.is_none_or(|a| a < **id);
-        let mut ids: Vec<UserId> = self.drivers.iter().filter(is_next).map(|(id, _)| *id).collect();
-        ids.sort_unstable();
-        let more = ids.len() > FLEET_PAGE;
-        ids.truncate(FLEET_PAGE);
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut ids = self.on_duty.range((from, Bound::Unbounded)).copied();
+        let page: Vec<UserId> = ids.by_ref().take(FLEET_PAGE).collect();
+        let more = ids.next().is_some();
         let driver = |id: UserId| {
             let newest = &self.drivers.get(&id)?.newest;
             let place = newest.place()?;
@@ -199,7 +205,7 @@ impl DriverPositions {
                 received_at: place.received_at,
             })
         };
-        FleetReply { drivers: ids.into_iter().filter_map(driver).collect(), more }
+        FleetReply { drivers: page.into_iter().filter_map(driver).collect(), more }
     }
 
     /// Makes the driver busy, unless the ride is known to have ended.
@@ -265,7 +271,42 @@ impl DriverPositions {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
+
+    #[test]
+    fn a_page_of_the_fleet_has_who_is_on_duty_in_the_order_of_ids() {
+        let at = |second| DateTime::UNIX_EPOCH + Duration::seconds(second);
+        let id = |n: usize| UserId(Uuid::from_u128(n as u128));
+        let mut positions = DriverPositions::default();
+        let mut beacon = |n: usize, second: i64, active: bool| {
+            let json = serde_json::json!({
+                "user_id": id(n), "active": active, "location": {"lat": 40.0, "lng": -74.0}, "vehicle_type": "car",
+                "recorded_at": rfc3339::text(&at(second)),
+            });
+            positions.record_beacon(&serde_json::from_value(json).unwrap(), at(second));
+        };
+        let count = FLEET_PAGE + 3;
+        (1..=count).rev().for_each(|n| beacon(n, 10, true));
+        beacon(1, 20, false);
+        beacon(2, 20, false);
+        // Older than what is known.
+        beacon(2, 5, true);
+        beacon(1, 30, true);
+        let page = |positions: &DriverPositions, after| {
+            let FleetReply { drivers, more } = positions.fleet(after);
+            (drivers.into_iter().map(|driver| driver.user_id).collect::<Vec<_>>(), more)
+        };
+        let all: Vec<UserId> = (1..=count).filter(|n| *n != 2).map(id).collect();
+        let (first, rest) = all.split_at(FLEET_PAGE);
+        assert_eq!(page(&positions, None), (first.to_vec(), true));
+        assert_eq!(page(&positions, first.last().copied()), (rest.to_vec(), false));
+        assert_eq!(page(&positions, Some(id(count))), (Vec::new(), false));
+        // On duty, a driver is never forgotten.
+        positions.prune(at(1_000_000));
+        assert_eq!((positions.len(), page(&positions, None).0.len()), (count - 1, FLEET_PAGE));
+    }
 
     #[test]
     fn positions_are_snapped_to_100_m_everywhere() {

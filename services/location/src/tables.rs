@@ -2,7 +2,7 @@
 //! them.
 
 use chrono::{DateTime, Utc};
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use platform::Transaction;
 use streams::{Position, RideId, UserId};
 
@@ -12,6 +12,8 @@ use crate::track::{Point, RideTimes, TrackSummary};
 #[derive(Debug, Clone, Default)]
 pub struct Tables {
     pub(crate) tracks: OrdMap<RideId, TrackRow>,
+    /// The tracks of each driver.
+    pub(crate) driven: OrdSet<(UserId, RideId)>,
     pub(crate) points: OrdMap<PointKey, PointRow>,
     pub(crate) drivers: OrdMap<UserId, DriverRow>,
 }

@@ -125,15 +125,31 @@ fn line(name: &str, cents: i64) -> FareLine {
 }
 
 /// Distance (m) and duration (s) of a trip that nobody has driven yet: the great circle times 1.3, the usual detour in a street
-/// network, at 7 m/s (25 km/h, usual in a city).
+/// network, at 7 m/s (25 km/h, usual in a city). To a hundredth, as measured distances are: events and receipts say no more than is
+/// known.
 pub fn estimate(from: &Position, to: &Position) -> (f64, f64) {
+    let rounded = |value: f64| (value * 100.0).round() / 100.0;
     let distance_m = from.distance_m(to) * 1.3;
-    (distance_m, distance_m / 7.0)
+    (rounded(distance_m), rounded(distance_m / 7.0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_estimate_has_two_decimals() {
+        let from = Position { lat: 0.0, lng: 0.0 };
+        for n in 1..200 {
+            let (distance_m, duration_s) = estimate(&from, &Position { lat: 0.0, lng: f64::from(n) * 0.001 });
+            for value in [distance_m, duration_s] {
+                let text = value.to_string();
+                assert!(text.split_once('.').is_none_or(|(_, decimals)| decimals.len() <= 2), "{text}");
+            }
+            let exact_m = f64::from(n) * 0.001 * 6_371_008.8 * std::f64::consts::PI / 180.0 * 1.3;
+            assert!((distance_m - exact_m).abs() <= 0.006, "{distance_m} {exact_m}");
+        }
+    }
 
     #[test]
     fn lines_and_shares_add_up_to_the_total() {

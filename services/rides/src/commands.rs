@@ -73,7 +73,8 @@ impl RideCommands {
         let body = serde_json::to_vec(&reply).expect("replies have string keys");
         match reply {
             RideReply::Ok(_) => Reply::done(body),
-            RideReply::Error { code, .. } => Reply::failed(body, code),
+            RideReply::Error { code, .. } if code == "unavailable" => Reply::failed(body, code),
+            RideReply::Error { code, .. } => Reply::refused(body, code),
         }
     }
 

@@ -1,5 +1,6 @@
 //! What every part of the service works with. It is the state of the HTTP routes as well.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::extract::FromRef;
@@ -28,9 +29,20 @@ const WEBHOOK_RULES: Rules = Rules { failures_max: 10, open_for: Duration::secon
 /// Each request without an answer holds a command for its whole deadline.
 const RIDES_RULES: Rules = Rules { failures_max: 10, open_for: Duration::seconds(2) };
 
-/// Clones share everything.
+/// Clones share everything, and cost a word: each socket holds one.
 #[derive(Debug, Clone)]
-pub(crate) struct Context {
+pub(crate) struct Context(Arc<Parts>);
+
+impl Deref for Context {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Parts {
     pub(crate) platform: Platform,
     pub(crate) store: Store<Tables>,
     pub(crate) tokens: Tokens,
@@ -52,7 +64,7 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) fn new(platform: &Platform, store: &Store<Tables>, tokens: Tokens, config: Config) -> Self {
-        Self {
+        Self(Arc::new(Parts {
             platform: platform.clone(),
             store: store.clone(),
             tokens,
@@ -65,7 +77,7 @@ impl Context {
             limits: Arc::new(limits_of_client(platform.limiter.limits())),
             webhook: Arc::new(Breaker::new(platform, "webhook", WEBHOOK_RULES)),
             rides: Arc::new(Breaker::new(platform, "rides", RIDES_RULES)),
-        }
+        }))
     }
 
     /// The frames that a socket may send.

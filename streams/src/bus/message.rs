@@ -242,7 +242,7 @@ pub struct Delivered<H> {
 pub struct CoreMessage {
     /// The subject to which it was sent, without wildcards.
     pub subject: String,
-    /// Empty unless it is a copy of a message published to a stream.
+    /// Empty unless it is a copy of a message published to a stream, or a reply that says what went wrong.
     pub headers: Headers,
     /// As sent.
     pub payload: Bytes,

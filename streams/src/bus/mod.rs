@@ -421,6 +421,17 @@ impl Bus {
         }
     }
 
+    /// Answers a request with headers: a core message to the inbox where its sender waits.
+    ///
+    /// # Errors
+    /// [`BusError::Unavailable`] if it could not be sent.
+    pub async fn reply(&self, to: &str, headers: Headers, payload: Bytes) -> Result<(), BusError> {
+        match self {
+            Self::Nats(b) => b.reply(to, headers, payload).await,
+            Self::Memory(b) => b.reply(to, headers, payload).await,
+        }
+    }
+
     /// Subscribes to core messages on a subject; wildcards are allowed. Of all subscriptions with the same `queue` group, one
     /// gets each message. Active once this returns.
     ///

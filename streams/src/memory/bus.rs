@@ -12,7 +12,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::server::{SendResult, Server};
 use super::stream::{NotStored, Stream};
-use crate::bus::message::{BusError, ConsumerInfo, CoreMessage, Message, Published, StoredMessage, StreamInfo};
+use crate::bus::message::{
+    BusError, ConsumerInfo, CoreMessage, Headers, Message, Published, StoredMessage, StreamInfo,
+};
 use crate::bus::open::{OpenSubscription, OpenSubscriptions};
 use crate::simulation::{Fault, Faults};
 use crate::topology::{self, Consumer, ConsumerState, Mode, StreamState, Topology, TopologyState};
@@ -253,6 +255,15 @@ impl MemoryBus {
         self.faults.reach_bus().await?;
         if !self.faults.occurs(Fault::CoreMessageLost) {
             self.with(|server, now| server.send(subject, payload, None, now));
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn reply(&self, to: &str, headers: Headers, payload: Bytes) -> Result<(), BusError> {
+        self.faults.reach_bus().await?;
+        if !self.faults.occurs(Fault::CoreMessageLost) {
+            // No stream captures an inbox.
+            self.with(|server, _| server.send_copy(&Message { subject: to.to_owned(), headers, payload }));
         }
         Ok(())
     }

@@ -387,6 +387,10 @@ impl NatsBus {
         send_in_time(subject, self.client.publish(subject.to_owned(), payload)).await
     }
 
+    pub(crate) async fn reply(&self, to: &str, headers: Headers, payload: Bytes) -> Result<(), BusError> {
+        send_in_time(to, self.client.publish_with_headers(to.to_owned(), to_nats(headers), payload)).await
+    }
+
     pub(crate) async fn subscribe(&self, subject: &str, queue: Option<&str>) -> Result<Subscription, BusError> {
         let unavailable = |e: &dyn std::fmt::Display| BusError::Unavailable(format!("subscribe to {subject}: {e}"));
         let subscriber = match queue {

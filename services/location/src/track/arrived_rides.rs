@@ -15,12 +15,15 @@ use streams::bus::ConsumerInfo;
 const SETTLE_TIME: Duration = Duration::seconds(1);
 /// After this long the final aggregate is published even if points may be missing.
 const GIVE_UP_AFTER: Duration = Duration::seconds(30);
+/// What another process waits for is forgotten when it has not said so for this long; while it waits it says so four times a second.
+const NEEDED_ELSEWHERE_FOR: Duration = Duration::seconds(5);
 
 #[derive(Debug, Default)]
 pub(crate) struct ArrivedRides {
     rides: BTreeMap<RideId, ArrivedRide>,
-    /// The highest watermark that another process waits for.
-    needed_elsewhere: u64,
+    /// The highest watermark that another process waits for, and when it last said so. Of a stream that was recreated since, it would
+    /// otherwise be above all sequences for ever.
+    needed_elsewhere: Option<(u64, DateTime<Utc>)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -71,13 +74,14 @@ impl ArrivedRides {
         self.rides.values().filter(|ride| !ride.caught_up).filter_map(|ride| ride.watermark).max().unwrap_or(0)
     }
 
-    pub(crate) fn set_needed_elsewhere(&mut self, sequence: u64) {
-        self.needed_elsewhere = sequence;
+    pub(crate) fn set_needed_elsewhere(&mut self, sequence: u64, now: DateTime<Utc>) {
+        self.needed_elsewhere = Some((sequence, now));
     }
 
     /// Points of the stream up to this sequence should become rows soon: a ride waits for one of them.
-    pub(crate) fn needed_up_to(&self) -> u64 {
-        self.needed_elsewhere.max(self.needed_here())
+    pub(crate) fn needed_up_to(&self, now: DateTime<Utc>) -> u64 {
+        let elsewhere = self.needed_elsewhere.filter(|(_, said_at)| now <= *said_at + NEEDED_ELSEWHERE_FOR);
+        elsewhere.map_or(0, |(sequence, _)| sequence).max(self.needed_here())
     }
 
     /// Rides whose final aggregate can be published.
@@ -132,10 +136,21 @@ mod tests {
         rides.add(other, at(11));
         rides.set_watermarks(at(12), 4);
         assert_eq!(rides.complete(at(12)), BTreeSet::from([one]));
-        assert_eq!((rides.complete(at(40)), rides.needed_up_to()), (BTreeSet::from([one]), 4));
+        assert_eq!((rides.complete(at(40)), rides.needed_up_to(at(40))), (BTreeSet::from([one]), 4));
         assert_eq!(rides.complete(at(41)), BTreeSet::from([one, other]));
-        rides.set_needed_elsewhere(9);
-        rides.remove(other);
-        assert_eq!((rides.needed_here(), rides.needed_up_to()), (0, 9));
+    }
+
+    #[test]
+    fn what_another_process_needed_is_forgotten_when_it_no_longer_says_so() {
+        let ride = RideId(Uuid::from_u128(1));
+        let mut rides = ArrivedRides::default();
+        rides.add(ride, at(0));
+        rides.set_watermarks(at(1), 4);
+        rides.set_needed_elsewhere(500_000, at(10));
+        assert_eq!((rides.needed_here(), rides.needed_up_to(at(15))), (4, 500_000));
+        assert_eq!(rides.needed_up_to(at(16)), 4, "it has ended, or LOCATION_STREAM was recreated");
+        rides.set_needed_elsewhere(9, at(20));
+        rides.remove(ride);
+        assert_eq!((rides.needed_here(), rides.needed_up_to(at(20))), (0, 9));
     }
 }

@@ -103,8 +103,11 @@ pub(crate) async fn rides_at(tx: &mut Tx, times: &[(UserId, DateTime<Utc>)]) -> 
             rows.iter().map(|r| Ok(RideId(r.try_get(0)?))).collect()
         }
         On::Memory(tables) => {
-            let drove = |t: &&TrackRow| times.iter().any(|(driver, at)| t.driver_id == Some(*driver) && t.covers(*at));
-            Ok(tables.tracks.values().filter(drove).map(|track| track.ride_id).collect())
+            let driven = times.iter().flat_map(|(driver, at)| {
+                let of_driver = tables.driven.range((*driver, RideId(Uuid::nil()))..=(*driver, RideId(Uuid::max())));
+                of_driver.filter(|(_, ride)| tables.tracks.get(ride).is_some_and(|track| track.covers(*at)))
+            });
+            Ok(driven.map(|(_, ride)| *ride).collect())
         }
     }
 }
@@ -136,6 +139,9 @@ pub(crate) async fn save_ride_times(tx: &mut Tx, tracks: &[TrackRow]) -> Result<
         On::Memory(tables) => {
             for track in tracks {
                 if let Some(row) = tables.tracks.get_mut(&track.ride_id) {
+                    let id = row.ride_id;
+                    row.driver_id.iter().for_each(|driver| _ = tables.driven.remove(&(*driver, id)));
+                    track.driver_id.iter().for_each(|driver| _ = tables.driven.insert((*driver, id)));
                     row.driver_id = track.driver_id;
                     row.started_at = track.started_at;
                     row.arrived_at = track.arrived_at;
@@ -303,6 +309,8 @@ pub(crate) async fn purge(tx: &mut Tx, now: DateTime<Utc>) -> Result<(), StoreEr
         On::Memory(tables) => {
             let gone = |t: &TrackRow| t.created_at < old || (t.driver_id.is_none() && t.created_at < empty);
             tables.tracks = tables.tracks.iter().filter(|(_, t)| !gone(t)).map(|(k, t)| (*k, t.clone())).collect();
+            let tracks = &tables.tracks;
+            tables.driven = tables.driven.iter().filter(|(_, ride)| tracks.contains_key(ride)).copied().collect();
         }
     }
     point_rows::purge(tx, ended.0, ended.1).await

@@ -26,8 +26,8 @@ fn the_nearest_free_driver_of_the_type_gets_the_offer() {
     ]);
     let found = &harness.found[&MatchId(uuid("m1"))];
     let meters = km(0.0).distance_m(&km(-2.0));
-    assert_eq!(found.pickup_distance_m, meters * 1.3);
-    assert_eq!(found.pickup_eta_s, meters * 1.3 / 7.0);
+    assert_eq!(found.pickup_distance_m, (meters * 130.0).round() / 100.0);
+    assert_eq!(found.pickup_eta_s, (meters * 130.0 / 7.0).round() / 100.0);
     assert_eq!(found.expires_at - found.found_at, chrono::Duration::seconds(15));
     assert_eq!(found.driver_location, km(-2.0));
     let (distance_m, duration_s) = pricing::estimate(&found.pickup, &found.dropoff);

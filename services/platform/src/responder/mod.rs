@@ -1,13 +1,17 @@
 //! Answers core requests: one loop for every subject on which a process is asked something. It subscribes again when the subscription
 //! ends, bounds the requests in hand and the time of each, and counts for the service API (`pod/service_api.rs`).
 
+//!
+//! A reply that says that something was not done says so in its headers as well, as the service API of NATS does (ADR-32): for whoever
+//! asks with `nats request`, and for tools that know no body of this platform.
+
 mod endpoints;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use streams::Service;
-use streams::bus::CoreMessage;
+use streams::bus::{CoreMessage, Headers};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -40,16 +44,42 @@ pub struct Reply {
     pub(crate) body: Option<Bytes>,
     /// What the service API counts as an error.
     error: Option<String>,
+    /// Its code in the headers of the reply.
+    code: &'static str,
 }
+
+const ERROR: &str = "Nats-Service-Error";
+const ERROR_CODE: &str = "Nats-Service-Error-Code";
+/// The most characters of an error in a header.
+const ERROR_MAX: usize = 200;
+/// As HTTP has them: the requester must ask for something else, or ask again.
+const REFUSED: &str = "400";
+const FAILED: &str = "500";
 
 impl Reply {
     pub fn done(body: impl Into<Bytes>) -> Self {
-        Self { body: Some(body.into()), error: None }
+        Self { body: Some(body.into()), error: None, code: "" }
     }
 
-    /// A reply that says that it was not done.
+    /// A reply that says that it was not done, and may be done later.
     pub fn failed(body: impl Into<Bytes>, why: impl Into<String>) -> Self {
-        Self { body: Some(body.into()), error: Some(why.into()) }
+        Self { body: Some(body.into()), error: Some(why.into()), code: FAILED }
+    }
+
+    /// A reply that says that this cannot be done.
+    pub fn refused(body: impl Into<Bytes>, why: impl Into<String>) -> Self {
+        Self { body: Some(body.into()), error: Some(why.into()), code: REFUSED }
+    }
+
+    /// What the reply says beside its body: nothing unless it is an error. A header is one line.
+    fn headers(&self) -> Headers {
+        let mut headers = Headers::default();
+        if let Some(error) = &self.error {
+            let line = error.chars().map(|c| if c.is_control() { ' ' } else { c });
+            headers.set(ERROR, line.take(ERROR_MAX).collect::<String>());
+            headers.set(ERROR_CODE, self.code);
+        }
+        headers
     }
 
     /// No reply, to a request that cannot be read. What it held is not repeated: everybody sees the statistics.
@@ -65,7 +95,7 @@ impl Reply {
 
     /// No reply: nobody waits for it, or nobody can say.
     pub fn none(why: impl Into<String>) -> Self {
-        Self { body: None, error: Some(why.into()) }
+        Self { body: None, error: Some(why.into()), code: FAILED }
     }
 }
 
@@ -134,7 +164,40 @@ async fn send(platform: &Platform, subject: &str, to: &str, reply: &Reply) {
         tracing::debug!(error, subject, "a request failed");
     }
     let Some(body) = &reply.body else { return };
-    if let Err(error) = platform.bus.publish_core(to, body.clone()).await {
+    let headers = reply.headers();
+    let sent = match headers.is_empty() {
+        true => platform.bus.publish_core(to, body.clone()).await,
+        false => platform.bus.reply(to, headers, body.clone()).await,
+    };
+    if let Err(error) = sent {
         tracing::debug!(%error, subject, "a reply was not sent");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use streams::Bus;
+    use streams::memory::MemoryBus;
+
+    use super::*;
+    use crate::World;
+
+    #[tokio::test]
+    async fn a_reply_that_is_an_error_says_so_in_its_headers() {
+        let world = World::seeded("2026-01-01T00:00:00Z".parse().unwrap(), 1);
+        let platform = Platform::new(world.clone(), Bus::Memory(MemoryBus::new(world.now(), 1)), "pod");
+        let mut inbox = platform.bus.subscribe("inbox", None).await.unwrap();
+        for (reply, error, code) in [
+            (Reply::done("yes"), None, None),
+            (Reply::failed("no", "it is\r\nbusy"), Some("it is  busy"), Some("500")),
+            (Reply::refused("no", "wrong_pin"), Some("wrong_pin"), Some("400")),
+        ] {
+            send(&platform, "subject", "inbox", &reply).await;
+            let CoreMessage { headers, payload, .. } = inbox.next().await.unwrap();
+            assert_eq!(Some(payload), reply.body);
+            assert_eq!((headers.find(ERROR), headers.find(ERROR_CODE)), (error, code));
+        }
+        let long = Reply::failed("", "x".repeat(1_000)).headers();
+        assert_eq!(long.find(ERROR).map(str::len), Some(ERROR_MAX));
     }
 }

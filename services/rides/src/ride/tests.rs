@@ -172,7 +172,8 @@ fn a_completed_ride_is_billed_by_what_was_driven() {
     let receipt = change.ride.receipt.unwrap();
     assert!(receipt.fare.estimated);
     assert_eq!(receipt.duration_s, 900.0, "the time is the real one");
-    assert!((receipt.distance_m - accepted().pickup.distance_m(&accepted().dropoff) * 1.3).abs() < 1e-6);
+    assert!((receipt.distance_m - accepted().pickup.distance_m(&accepted().dropoff) * 1.3).abs() < 0.006);
+    assert_eq!(receipt.distance_m, format!("{:.2}", receipt.distance_m).parse::<f64>().unwrap(), "no more decimals");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod displacement;
 pub(crate) mod frame;
 mod frame_meter;
 mod in_flight;
+mod inbox;
 mod live;
 mod outbound;
 pub(crate) mod pod_link;

@@ -16,7 +16,6 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use streams::UserId;
 use streams::event::rfc3339;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tracing::{Instrument, info_span};
 use uuid::Uuid;
@@ -25,11 +24,12 @@ use super::connection::{self, Role, SessionStart};
 use super::delivery::Delivery;
 use super::frame::{self, AccessToken, Frame, Id, Request, Welcome};
 use super::in_flight::{Finished, InFlight, Reply};
+use super::inbox::Signal;
 use super::live::{LiveInput, LiveLane};
 use super::outbound::Outbound;
 use super::pod_link;
 use super::rate_limit::{Bucket, REFUSALS};
-use super::sockets::{AdmissionError, Signal, SocketSlot};
+use super::sockets::{AdmissionError, SocketSlot};
 use super::transport::{
     Incoming, NOT_UTF8, NOT_WEBSOCKET, Outgoing, SHUTDOWN, SIGN_IN_ENDED, SILENCE_MAX, SILENT, SessionEnd,
     SocketRequest, TOKEN_EXPIRED, TOO_FAST, TOO_LARGE, TOO_SLOW, TRY_LATER,
@@ -46,14 +46,22 @@ const SIGNED_OUT_WAIT: Duration = Duration::from_millis(500);
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Serves one signed-in client until it goes, is closed, or the pod stops. `incoming` ends when the client is gone.
-pub(crate) async fn serve<S, K>(context: &Context, request: SocketRequest, incoming: S, outgoing: K)
+///
+/// An idle socket costs little more than this future and the buffers of its WebSocket. So what runs once, at the start or the end,
+/// is in a box, and no function takes a session by value: an async function holds such an argument twice.
+pub(crate) fn serve<S, K>(
+    context: &Context,
+    request: SocketRequest,
+    incoming: S,
+    outgoing: K,
+) -> impl Future<Output = ()> + Send
 where
     S: Stream<Item = Incoming> + Unpin + Send,
     K: Sink<Outgoing> + Unpin + Send,
 {
     let id = context.platform.world.id();
     let span = info_span!("socket", session_id = %id, user_id = %request.access.user);
-    admit_and_serve(context, id, request, incoming, outgoing).instrument(span).await;
+    admit_and_serve(context, id, request, incoming, outgoing).instrument(span)
 }
 
 async fn admit_and_serve<S, K>(context: &Context, id: Uuid, request: SocketRequest, mut incoming: S, outgoing: K)
@@ -64,8 +72,7 @@ where
     let mut out = Outbound::new(&context.platform.metrics, outgoing);
     let Access { user, sign_in, .. } = request.access;
     let points = context.platform.limiter.limits().quota(Limit::Points);
-    let (slot, frames) = match context.sockets.admit(user, id, request.device.clone(), sign_in, &context.config, points)
-    {
+    let slot = match context.sockets.admit(user, id, request.device.clone(), sign_in, &context.config, points) {
         Ok(admitted) => admitted,
         Err(error) => {
             let end = match error {
@@ -81,11 +88,8 @@ where
         return out.close(&mut incoming, SIGN_IN_ENDED).await;
     }
     context.platform.metrics.sockets.inc();
-    match start(context, &slot, &request).await {
-        Ok(start) => {
-            let session = Session::new(context, &slot, &request, start, out);
-            session.run(&mut incoming, frames).await;
-        }
+    match Box::pin(start(context, &slot, &request)).await {
+        Ok(start) => Session::new(context, &slot, &request, start, out).run(&mut incoming).await,
         Err(error) => {
             tracing::warn!(error, "a socket cannot be served now");
             out.push_error(None, &Refusal::unavailable());
@@ -95,7 +99,7 @@ where
     // First out of the registry: what it says becomes the row.
     let located = slot.driver().located();
     slot.unregister();
-    if let Err(error) = connection::close(context, user, located).await {
+    if let Err(error) = Box::pin(connection::close(context, user, located)).await {
         tracing::warn!(%error, "a closed socket was not recorded; it is tried again");
         context.sockets.add_unrecorded(user);
     }
@@ -184,27 +188,18 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
         }
     }
 
-    async fn run<S: Stream<Item = Incoming> + Unpin + Send>(
-        mut self,
-        incoming: &mut S,
-        mut frames: mpsc::Receiver<Arc<str>>,
-    ) {
-        let end = self.react_until_end(incoming, &mut frames).await;
-        drop(frames);
+    async fn run<S: Stream<Item = Incoming> + Unpin + Send>(&mut self, incoming: &mut S) {
+        let end = self.react_until_end(incoming).await;
+        self.slot.inbox.close();
         // Commands that have begun are finished, even if the client does not receive their result.
         let wait = if [SIGN_IN_ENDED, TOKEN_EXPIRED].contains(&end) { SIGNED_OUT_WAIT } else { SEND_WAIT };
         let _ = timeout(wait, self.finish_commands()).await;
         self.out.close(incoming, end).await;
     }
 
-    async fn react_until_end<S: Stream<Item = Incoming> + Unpin + Send>(
-        &mut self,
-        incoming: &mut S,
-        frames: &mut mpsc::Receiver<Arc<str>>,
-    ) -> SessionEnd {
-        let context = self.context;
+    async fn react_until_end<S: Stream<Item = Incoming> + Unpin + Send>(&mut self, incoming: &mut S) -> SessionEnd {
+        let (context, inbox) = (self.context, &self.slot.inbox);
         let mut stop = pin!(context.sockets.closing.cancelled());
-        let mut signals = self.slot.signal.clone();
         let mut timer = pin!(sleep_until(self.deadline()));
         loop {
             if self.out.is_empty() {
@@ -216,9 +211,9 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
             let input = tokio::select! {
                 biased;
                 () = &mut stop => Input::Stop,
-                Ok(()) = signals.changed() => Input::Signal(*signals.borrow_and_update()),
+                signal = inbox.signal() => Input::Signal(signal),
                 ok = self.out.drain(), if self.out.is_busy() => Input::Drained(ok),
-                Some(frame) = frames.recv() => Input::Frame(frame),
+                frame = inbox.frame() => Input::Frame(frame),
                 entries = self.delivery.read() => Input::Entries(entries),
                 input = self.live.next() => Input::Live(input),
                 finished = self.in_flight.next() => Input::Finished(finished),

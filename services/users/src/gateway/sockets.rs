@@ -14,10 +14,11 @@ use platform::CancellationToken;
 use platform::limits::Quota;
 use streams::event::UserBeacon;
 use streams::{SignInId, UserId};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
+use super::inbox::Inbox;
 use super::transport::{SIGN_IN_ENDED, SessionEnd};
 use crate::commands::publish_lane::PublishLane;
 use crate::config::Config;
@@ -29,8 +30,6 @@ use crate::presence::known::KnownDriver;
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
 /// A socket from which nothing came for so long has missed a ping.
 const GONE_AFTER_MS: u64 = 25_000;
-/// Frames that wait for a session; beyond, it reads its mailbox.
-const FRAMES_MAX: usize = 64;
 /// How long the clock of a device is remembered after its last socket has closed.
 const CLOCK_REMEMBERED: Duration = Duration::from_secs(3_600);
 
@@ -78,23 +77,13 @@ struct OfUser {
 
 #[derive(Debug)]
 struct Slot {
-    signal: watch::Sender<Signal>,
-    frames: mpsc::Sender<Arc<str>>,
+    inbox: Arc<Inbox>,
     device: Device,
     device_name: Arc<str>,
     /// The sign-in of the access token, if it names one.
     sign_in: Option<SignInId>,
     /// When the client last sent anything, in milliseconds since the registry began.
     received_ms: Arc<AtomicU64>,
-}
-
-/// What the pod has for a session.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Signal {
-    /// The newest `seq` of the mailbox, as the poll of mailboxes found it, or a frame for which there was no room.
-    pub(crate) last_seq: u64,
-    /// The session is to end, and why.
-    pub(crate) end: Option<SessionEnd>,
 }
 
 /// A socket as the registry knows it.
@@ -122,7 +111,7 @@ pub(crate) struct SocketSlot {
     sockets: Arc<Sockets>,
     user: UserId,
     pub(crate) session: Uuid,
-    pub(crate) signal: watch::Receiver<Signal>,
+    pub(crate) inbox: Arc<Inbox>,
     pub(crate) publish_lane: Arc<PublishLane>,
     /// What this pod knows of the user as a driver.
     pub(crate) known_driver: Arc<Mutex<KnownDriver>>,
@@ -224,18 +213,6 @@ impl Registry {
     }
 }
 
-impl Slot {
-    /// The session reads its mailbox, if it has not sent this entry yet.
-    fn set_newest(&self, seq: u64) {
-        self.signal.send_if_modified(|known| std::mem::replace(&mut known.last_seq, seq) != seq);
-    }
-
-    /// The first reason to end is the one that the client sees.
-    fn end(&self, end: SessionEnd) {
-        self.signal.send_if_modified(|signal| signal.end.replace(signal.end.unwrap_or(end)).is_none());
-    }
-}
-
 impl Default for Sockets {
     fn default() -> Self {
         Self {
@@ -269,8 +246,7 @@ impl Sockets {
         }
     }
 
-    /// Slots are by session, not by user: an old socket that closes must not remove the new one of the same user. With the slot come the
-    /// frames that arrive for it.
+    /// Slots are by session, not by user: an old socket that closes must not remove the new one of the same user.
     pub(crate) fn admit(
         self: &Arc<Self>,
         user: UserId,
@@ -279,24 +255,21 @@ impl Sockets {
         sign_in: Option<SignInId>,
         config: &Config,
         points: Quota,
-    ) -> Result<(SocketSlot, mpsc::Receiver<Arc<str>>), AdmissionError> {
+    ) -> Result<SocketSlot, AdmissionError> {
         let mut registry = self.registry();
         self.check_limits(config)?;
-        let (sender, signal) = watch::channel(Signal::default());
-        let (frames, arriving) = mpsc::channel(FRAMES_MAX);
+        let inbox = Arc::<Inbox>::default();
         let received_ms = Arc::new(AtomicU64::new(self.millis(Instant::now())));
         let silent_since_ms = self.millis(Instant::now()).saturating_sub(GONE_AFTER_MS);
         let device_name = registry.device_name(user, &device, sign_in, silent_since_ms);
         let clock = registry.clock(user, &device_name);
         let (name, received) = (device_name.clone(), received_ms.clone());
-        let slot = Slot { signal: sender, frames, device, device_name: name, sign_in, received_ms: received };
+        let slot = Slot { inbox: inbox.clone(), device, device_name: name, sign_in, received_ms: received };
         let of_user = registry.insert(user, session, slot, points);
         let (publish_lane, known_driver) = (of_user.publish_lane.clone(), of_user.known_driver.clone());
         self.open.send_modify(|open| *open += 1);
         let sockets = self.clone();
-        let slot =
-            SocketSlot { sockets, user, session, signal, publish_lane, known_driver, device_name, clock, received_ms };
-        Ok((slot, arriving))
+        Ok(SocketSlot { sockets, user, session, inbox, publish_lane, known_driver, device_name, clock, received_ms })
     }
 
     fn open_socket(&self, (user, session): (UserId, Uuid), slot: &Slot) -> OpenSocket {
@@ -323,9 +296,7 @@ impl Sockets {
     /// Passes the frame of the entry `seq` of the user's mailbox to each of the user's sessions here.
     pub(crate) fn deliver(&self, user: UserId, seq: u64, frame: &Arc<str>) {
         for (_, slot) in self.registry().of(user) {
-            if slot.frames.try_send(frame.clone()).is_err() {
-                slot.set_newest(seq);
-            }
+            slot.inbox.put_frame(seq, frame);
         }
     }
 
@@ -422,7 +393,7 @@ impl Sockets {
         let registry = self.registry();
         for (user, MailboxCursor { last_seq, .. }) in cursors {
             for (_, slot) in registry.of(*user) {
-                slot.set_newest(*last_seq);
+                slot.inbox.set_newest(*last_seq);
             }
         }
     }
@@ -431,7 +402,7 @@ impl Sockets {
     pub(crate) fn end(&self, user: UserId, session: Uuid, end: SessionEnd) -> bool {
         let registry = self.registry();
         let slot = registry.slots.get(&(user, session));
-        slot.inspect(|slot| slot.end(end)).is_some()
+        slot.inspect(|slot| slot.inbox.end(end)).is_some()
     }
 
     /// Closes the sockets of these sign-ins with 4001. They have ended: [`platform::Tokens`] refuses their tokens already.
@@ -439,7 +410,7 @@ impl Sockets {
         let ended: BTreeSet<SignInId> = ended.iter().copied().collect();
         for slot in self.registry().slots.values() {
             if slot.sign_in.is_some_and(|id| ended.contains(&id)) {
-                slot.end(SIGN_IN_ENDED);
+                slot.inbox.end(SIGN_IN_ENDED);
             }
         }
     }
@@ -457,6 +428,8 @@ impl Sockets {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::super::transport::TOO_MANY;
     use super::*;
 
@@ -474,9 +447,7 @@ mod tests {
         sign_in: Option<u128>,
     ) -> Result<SocketSlot, AdmissionError> {
         let (config, points) = (Config { sockets_max: 3, ..Config::default() }, Quota { burst: 9, per_s: 1.0 });
-        let admitted =
-            sockets.admit(user, Uuid::from_u128(n), Device::UNNAMED, sign_in.map(sign_in_id), &config, points);
-        admitted.map(|(slot, _)| slot)
+        sockets.admit(user, Uuid::from_u128(n), Device::UNNAMED, sign_in.map(sign_in_id), &config, points)
     }
 
     #[tokio::test]
@@ -500,7 +471,7 @@ mod tests {
         let points = Quota { burst: 9, per_s: 1.0 };
         let admit = |n: u128, device: Device, sign_in: Option<u128>| {
             let id = sign_in.map(sign_in_id);
-            sockets.admit(ANN, Uuid::from_u128(n), device, id, &config, points).unwrap().0
+            sockets.admit(ANN, Uuid::from_u128(n), device, id, &config, points).unwrap()
         };
         let one = admit(1, Device::UNNAMED, None);
         let two = admit(2, Device::UNNAMED, None);
@@ -559,7 +530,7 @@ mod tests {
     async fn a_session_ends_with_its_sign_in_or_by_name_and_the_first_reason_stays() {
         let sockets = Arc::new(Sockets::default());
         let slots = [(1, Some(10)), (2, Some(20)), (3, None)].map(|(n, id)| admit(&sockets, ANN, n, id).unwrap());
-        let ends = || slots.each_ref().map(|slot| slot.signal.borrow().end);
+        let ends = || slots.each_ref().map(|slot| slot.inbox.known().end);
         sockets.end_sign_ins(&[99, 10].map(sign_in_id));
         assert_eq!(ends(), [Some(SIGN_IN_ENDED), None, None]);
         // A socket whose token was refreshed goes by the new sign-in.
@@ -572,20 +543,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_frame_for_which_a_session_has_no_room_is_read_from_the_mailbox() {
+    async fn frames_go_to_the_sessions_of_their_user() {
         let sockets = Arc::new(Sockets::default());
-        let (config, points) = (Config::default(), Quota { burst: 9, per_s: 1.0 });
-        let admit = |user, n| sockets.admit(user, Uuid::from_u128(n), Device::UNNAMED, None, &config, points).unwrap();
-        let (ann, mut frames) = admit(ANN, 1);
-        let (bob, mut bobs) = admit(BOB, 2);
-        let count = FRAMES_MAX as u64;
-        (1..=count + 2).for_each(|seq| sockets.deliver(ANN, seq, &seq.to_string().into()));
-        let newest = |slot: &SocketSlot| slot.signal.borrow().last_seq;
-        assert_eq!((newest(&ann), newest(&bob)), (count + 2, 0));
-        let received: Vec<String> =
-            std::iter::from_fn(|| frames.try_recv().ok()).map(|text| text.to_string()).collect();
-        assert_eq!(received, (1..=count).map(|seq| seq.to_string()).collect::<Vec<_>>());
-        assert!(bobs.try_recv().is_err());
+        let (ann, bob) = (admit(&sockets, ANN, 1, None).unwrap(), admit(&sockets, BOB, 2, None).unwrap());
+        sockets.deliver(ANN, 7, &"seven".into());
+        assert_eq!(&*ann.inbox.frame().await, "seven");
+        assert!(bob.inbox.frame().now_or_never().is_none());
         assert_eq!((sockets.count(ANN), sockets.users()), (1, vec![ANN, BOB]));
         drop(ann);
         assert_eq!((sockets.count(ANN), sockets.users()), (0, vec![BOB]));

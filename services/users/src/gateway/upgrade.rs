@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
-use futures_util::{SinkExt, StreamExt, future, stream};
+use futures_util::{Sink, SinkExt, Stream, StreamExt, future, stream};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use platform::Problem;
@@ -30,8 +30,9 @@ use super::transport::{Incoming, Outgoing, SocketRequest};
 use crate::context::Context;
 
 const SUBPROTOCOL: &str = "bearer";
-/// Buffers of one socket, in bytes. The library's defaults cost 133 KiB a socket.
-const READ_BUFFER: usize = 4_096;
+/// Buffers of one socket, in bytes. The library's defaults cost 133 KiB a socket. It holds the read buffer as long as the socket is
+/// open; a larger frame gets a larger one.
+const READ_BUFFER: usize = 1_024;
 const WRITE_BUFFER_MAX: usize = 256 * 1024;
 /// A frame of up to twice the limit is read whole, so that its client gets an error frame before the close.
 const READ_MAX: usize = 2 * FRAME_MAX;
@@ -118,6 +119,15 @@ async fn upgrade(State(context): State<Context>, mut request: Request) -> Result
 }
 
 async fn serve(context: Context, request: SocketRequest, upgraded: Upgraded) {
+    let (incoming, outgoing) = frames(&context, upgraded).await;
+    session::serve(&context, request, incoming, outgoing).await;
+}
+
+/// The frames of a WebSocket, in both directions.
+async fn frames(
+    context: &Context,
+    upgraded: Upgraded,
+) -> (impl Stream<Item = Incoming> + Unpin + Send + use<>, impl Sink<Outgoing> + Unpin + Send + use<>) {
     let meter = FrameMeter::new(TokioIo::new(upgraded), Bucket::full(context.frames_quota(), Instant::now()));
     let exceeded = meter.exceeded();
     let config = WebSocketConfig::default()
@@ -149,7 +159,7 @@ async fn serve(context: Context, request: SocketRequest, upgraded: Upgraded) {
             }
         }))
     });
-    session::serve(&context, request, incoming, outgoing).await;
+    (incoming, outgoing)
 }
 
 fn incoming_of(message: Message) -> Incoming {

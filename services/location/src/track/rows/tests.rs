@@ -211,6 +211,22 @@ async fn a_late_point_finds_the_ride_of_its_time(backend: Backend) {
     drop(tx);
     let track = row(&store, 1).await;
     assert_eq!((track.pickup.unwrap().lng, track.dropoff.unwrap().lat), (2.5, 3.5));
+    // The ride of another driver, and a ride that is forgotten, are found no more.
+    let found = async |user| {
+        let mut tx = store.begin().await.unwrap();
+        rows::rides_at(&mut tx, &[(driver(user), when(120)), (driver(user), when(320))]).await.unwrap()
+    };
+    given(&store, &[1], |_, track| {
+        track.driver_id = Some(driver(5));
+        track.started_at = Some(when(100));
+        track.arrived_at = Some(when(150));
+    })
+    .await;
+    assert_eq!((found(0).await, found(5).await, found(1).await), (rides(&[]), rides(&[1]), rides(&[3])));
+    let mut tx = store.begin().await.unwrap();
+    rows::purge(&mut tx, when(0) + Duration::days(1_000)).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!((found(5).await, found(1).await), (rides(&[]), rides(&[])));
 }
 
 async fn points_after_the_final_aggregate_are_seen_once(backend: Backend) {
