@@ -1,5 +1,5 @@
 //! What two services must agree on, and nothing else: the events, the topology of streams and consumers, the one command that
-//! users passes on to rides, the requests for where drivers are, the sign-ins that have ended, what processes say of themselves, and the bus that carries them.
+//! users passes on to rides, the requests for where drivers are, the sign-ins that have ended, what processes say of themselves, how far positions are read, and the bus that carries them.
 //! It knows no service, no database and no HTTP.
 
 #![warn(missing_docs)]
@@ -13,6 +13,7 @@ pub mod memory;
 pub mod nats;
 pub mod newest_position;
 pub mod pods;
+pub mod position_progress;
 pub mod ride_command;
 pub mod sign_ins;
 pub mod simulation;

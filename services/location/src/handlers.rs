@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Duration, SubsecRound, Utc};
+use platform::consumer::ProgressReporter;
 use platform::{Failure, Handler, Platform, Received, StoreError, Waiting};
 use streams::event::{LocationAggregate, LocationUpdate, RideEvent, UserBeacon};
 use streams::{Event, RideId, RideStatus, Service, UserId};
@@ -36,8 +37,6 @@ const STORE_INTERVAL: Duration = Duration::seconds(15);
 const STORE_MAX: usize = 1_000;
 /// How far back a process looks for beacons that another one has handled: longer than a transaction takes, and than clocks differ.
 const BEACONS_SINCE: Duration = Duration::seconds(90);
-/// A point that is received so long after it was measured may belong to a ride that has ended since.
-const LATE_AFTER: Duration = Duration::seconds(10);
 /// How often a ride that waits for its phone is measured again.
 const WAIT_INTERVAL: Duration = Duration::seconds(1);
 /// The part of a billed distance that late points may change without a warning.
@@ -50,6 +49,7 @@ pub(crate) struct LocationUpdates {
     platform: Platform,
     cache: Arc<Cache>,
     broadcast: PositionBroadcast,
+    progress: ProgressReporter,
     points_wait: Duration,
     next_early: DateTime<Utc>,
 }
@@ -57,8 +57,8 @@ pub(crate) struct LocationUpdates {
 impl LocationUpdates {
     pub(crate) fn new(platform: &Platform, config: &Config, cache: &Arc<Cache>) -> Self {
         let (points_wait, next_early) = (config.points_wait, platform.world.now());
-        let broadcast = PositionBroadcast::new(platform);
-        Self { platform: platform.clone(), cache: cache.clone(), broadcast, points_wait, next_early }
+        let (broadcast, progress) = (PositionBroadcast::new(platform), ProgressReporter::new(platform));
+        Self { platform: platform.clone(), cache: cache.clone(), broadcast, progress, points_wait, next_early }
     }
 }
 
@@ -75,7 +75,7 @@ fn received_at(update: &LocationUpdate, stored_at: DateTime<Utc>) -> DateTime<Ut
 }
 
 fn is_late(update: &LocationUpdate, stored_at: DateTime<Utc>) -> bool {
-    received_at(update, stored_at) - update.recorded_at > LATE_AFTER
+    update.is_late(received_at(update, stored_at))
 }
 
 fn point_row(track: &TrackRow, update: &LocationUpdate, stored_at: DateTime<Utc>) -> PointRow {
@@ -112,6 +112,7 @@ impl Handler for LocationUpdates {
             }
         }
         self.broadcast.send(batch).await;
+        self.progress.read(batch).await;
     }
 
     /// Points of rides under way do.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Duration, Utc};
 use geospatial::newest::Fix;
+use platform::consumer::ProgressReporter;
 use platform::{Failure, Handler, Metrics, Platform, Received, Trace, Transaction, World, kill_point};
 use streams::event::RejectReason;
 use streams::{Event, RequestId, RideId, RideStatus};
@@ -211,11 +212,12 @@ fn lock(positions: &Mutex<DriverPositions>) -> MutexGuard<'_, DriverPositions> {
 pub(crate) struct PositionListener {
     positions: Arc<Mutex<DriverPositions>>,
     world: World,
+    progress: ProgressReporter,
 }
 
 impl PositionListener {
     pub(crate) fn new(platform: &Platform, positions: Arc<Mutex<DriverPositions>>) -> Self {
-        Self { positions, world: platform.world.clone() }
+        Self { positions, world: platform.world.clone(), progress: ProgressReporter::new(platform) }
     }
 }
 
@@ -233,11 +235,14 @@ impl Handler for PositionListener {
 
     async fn committed(&mut self, batch: &[&Received]) {
         let now = self.world.now();
-        let mut positions = lock(&self.positions);
-        for received in batch {
-            if let Event::LocationUpdate(e) = &received.event {
-                positions.record(e.user_id, &Fix::of(e, received.stored_at.min(now)));
+        {
+            let mut positions = lock(&self.positions);
+            for received in batch {
+                if let Event::LocationUpdate(e) = &received.event {
+                    positions.record(e.user_id, &Fix::of(e, received.stored_at.min(now)));
+                }
             }
         }
+        self.progress.read(batch).await;
     }
 }

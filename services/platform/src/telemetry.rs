@@ -44,6 +44,8 @@ pub struct Metrics {
     /// Final distances that nobody can have driven, billed by the estimate instead, by service.
     pub distances_refused: IntCounterVec,
     pub distances_late: IntCounterVec,
+    /// Positions of free drivers that were not published because the readers were behind, by service.
+    pub positions_left_out: IntCounterVec,
     /// Core messages dropped because a subscription's buffer was full.
     pub core_dropped: Gauge,
     /// 1 while a message is stored in an interest or work-queue stream although every consumer's lag is 0, by stream.
@@ -127,6 +129,11 @@ impl Metrics {
             distances_late: counter(
                 "distances_late_total",
                 "Final distances that points changed by more than 2 % after they were billed.",
+                "service",
+            ),
+            positions_left_out: counter(
+                "positions_left_out_total",
+                "Positions of free drivers that newer ones replaced while they waited, because the readers were behind.",
                 "service",
             ),
             rides: counter("rides_total", "Rides by status reached.", "status"),

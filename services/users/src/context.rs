@@ -12,7 +12,9 @@ use platform::{Breaker, Platform, Store, Tokens, Trace, Transaction};
 use serde_json::Value;
 use streams::Event;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
+use crate::commands::window::Window;
 use crate::config::Config;
 use crate::gateway::client_limits::limits_of_client;
 use crate::gateway::sockets::Sockets;
@@ -53,6 +55,8 @@ pub(crate) struct Parts {
     /// One permit for each position message whose acknowledgement is awaited: of frames with few points, and with many.
     pub(crate) publish_permits: Arc<Semaphore>,
     pub(crate) batch_permits: Arc<Semaphore>,
+    /// The positions of free drivers under way.
+    pub(crate) window: Arc<Window>,
     pub(crate) http_client: HttpClient,
     /// The limits that concern a client, as its welcome names them.
     pub(crate) limits: Arc<Value>,
@@ -73,6 +77,7 @@ impl Context {
             lease: Arc::new(PodLease::new(platform)),
             publish_permits: Arc::new(Semaphore::new(PUBLISHES_MAX)),
             batch_permits: Arc::new(Semaphore::new(BATCHES_MAX)),
+            window: Arc::new(Window::new(Instant::now())),
             http_client: HttpClient::default(),
             limits: Arc::new(limits_of_client(platform.limiter.limits())),
             webhook: Arc::new(Breaker::new(platform, "webhook", WEBHOOK_RULES)),

@@ -1,6 +1,6 @@
 //! Positions of drivers and the distance of a ride: `location.update` and `location.aggregate`.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::ids::{RideId, UserId};
@@ -53,7 +53,15 @@ pub struct Reception {
     pub received_at: DateTime<Utc>,
 }
 
+/// A position that is received so long after it was measured is late: the device held it back.
+const LATE_AFTER: TimeDelta = TimeDelta::seconds(10);
+
 impl LocationUpdate {
+    /// Whether it may belong to a ride that has ended since; `received_at` is when users received it, or the stream stored it.
+    pub fn is_late(&self, received_at: DateTime<Utc>) -> bool {
+        received_at - self.recorded_at > LATE_AFTER
+    }
+
     /// What its message id is made of: the device's own time, which is the same on every repeat, and the device's name, because
     /// two devices of a driver often measure in the same second.
     pub(super) fn identity(&self) -> (String, DateTime<Utc>) {

@@ -9,6 +9,7 @@
 
 mod attempt;
 mod fast_lane;
+mod progress;
 mod pull;
 mod requeue;
 mod worker;
@@ -19,6 +20,7 @@ use streams::{Delivery, Event, EventError, Headers};
 use crate::dead_letters;
 use crate::store::{StoreError, Tables, Transaction, TransactionError};
 use crate::world::{Trace, World};
+pub use progress::ProgressReporter;
 pub(crate) use pull::{Pulling, health_part, put_back};
 pub use worker::Worker;
 

@@ -10,6 +10,7 @@ pub(crate) mod publish_lane;
 pub(crate) mod ride;
 mod search;
 pub(crate) mod sender;
+pub(crate) mod window;
 
 use platform::{Retry, kill_point};
 use serde_json::Value;

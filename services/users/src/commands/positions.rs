@@ -3,6 +3,11 @@
 //! Nobody's positions delay another driver's: a frame goes out in parts, over the user's own lane (`publish_lane`). A frame of
 //! more points than one part is what a phone collected while it was offline; all such frames together have fewer messages in
 //! flight than the others, which say where drivers are now.
+//!
+//! Of a free driver only the newest position is of use. While the readers are behind, it waits for room (`window.rs`), and a newer one
+//! takes its place.
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use platform::{StoreError, kill_point};
@@ -10,20 +15,26 @@ use serde_json::{Value, json};
 use streams::event::{LocationUpdate, Reception};
 use streams::{BusError, Event, Message, Service, UserId};
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout};
 
 use super::command::{Point, Positions, Refusal};
 use super::publish_lane::PART_MAX;
 use super::sender::Sender;
+use super::window::Room;
 use crate::account;
 use crate::context::Context;
 use crate::live_ride;
+
+/// How long a position waits for room at most.
+const HELD_MAX: Duration = Duration::from_secs(10);
 
 pub(crate) async fn is_driver(context: &Context, user: UserId) -> Result<bool, StoreError> {
     let mut tx = context.store.begin().await?;
     Ok(account::rows::driver_of(&mut tx, user).await?.is_some())
 }
 
-/// Publishes a driver's positions; returns once the stream has stored them all.
+/// Publishes a driver's positions; returns once the stream has stored them all. While its readers are behind, positions of a free driver
+/// that newer ones replace are left out, and the answer says how many (`left_out`).
 ///
 /// # Errors
 /// `unavailable` if the stream did not store one of them. The client repeats the command, and message ids make the repeat
@@ -31,25 +42,86 @@ pub(crate) async fn is_driver(context: &Context, user: UserId) -> Result<bool, S
 pub(crate) async fn publish(context: &Context, sender: &Sender, positions: Positions) -> Result<Value, Refusal> {
     let Positions { points, refused, received_at, .. } = positions;
     let count = points.len();
-    let trace = context.new_trace();
     let updates: Vec<LocationUpdate> = points.into_iter().map(|point| update(sender, point, received_at)).collect();
     live_ride::publish::newest(context, sender.ride.as_ref(), &updates).await;
-    let mut messages: Vec<Message> = updates.iter().map(|update| message(update, trace.as_str())).collect();
-    let in_flight = if count <= PART_MAX { &context.publish_permits } else { &context.batch_permits };
-    while !messages.is_empty() {
-        let part: Vec<Message> = messages.drain(..messages.len().min(PART_MAX)).collect();
+    let left_out = match sender.ride {
+        Some(_) => send(context, sender, &updates, received_at, None).await.map(|()| 0)?,
+        None => publish_free(context, sender, updates, received_at).await?,
+    };
+    let mut answer = json!({"points": count});
+    if !refused.is_empty() {
+        answer["refused"] = json!(refused);
+    }
+    if left_out > 0 {
+        answer["left_out"] = json!(left_out);
+    }
+    Ok(answer)
+}
+
+/// Publishes positions of a driver without a ride, and returns how many are left out.
+async fn publish_free(
+    context: &Context,
+    sender: &Sender,
+    updates: Vec<LocationUpdate>,
+    received_at: DateTime<Utc>,
+) -> Result<usize, Refusal> {
+    let lane = &sender.publish_lane;
+    if !lane.holds(&sender.device_name)
+        && let Some(room) = context.window.try_enter(updates.len(), Instant::now())
+    {
+        return send(context, sender, &updates, received_at, Some(room)).await.map(|()| 0);
+    }
+    // What the phone held back may be of a ride that has ended since.
+    let (late, current): (Vec<_>, Vec<_>) = updates.into_iter().partition(|update| update.is_late(received_at));
+    if !late.is_empty() {
+        send(context, sender, &late, received_at, None).await?;
+    }
+    let count = current.len();
+    let Some(newest) = current.into_iter().max_by_key(|update| update.recorded_at) else { return Ok(0) };
+    // Each position that is left out counts once: those of this frame here, a held one when a newer one takes its place.
+    let count_left_out = |n: usize| {
+        context.platform.metrics.positions_left_out.with_label_values(&[Service::Users.name()]).inc_by(n as u64);
+    };
+    count_left_out(count - 1);
+    let (id, Some(turn)) = (newest.recorded_at, lane.hold(&sender.device_name, newest)) else {
+        count_left_out(1);
+        return Ok(count);
+    };
+    let Ok(Some(room)) = timeout(HELD_MAX, context.window.enter()).await else {
+        count_left_out(1);
+        return Err(Refusal::unavailable());
+    };
+    let Some(held) = turn.take() else { return Ok(count) };
+    let is_own = held.recorded_at == id;
+    let held_at = held.reception.as_ref().map_or(received_at, |reception| reception.received_at);
+    send(context, sender, &[held], held_at, Some(room)).await?;
+    Ok(if is_own { count - 1 } else { count })
+}
+
+/// Returns once the stream has stored the positions.
+async fn send(
+    context: &Context,
+    sender: &Sender,
+    updates: &[LocationUpdate],
+    received_at: DateTime<Utc>,
+    mut room: Option<Room<'_>>,
+) -> Result<(), Refusal> {
+    let trace = context.new_trace();
+    let in_flight = if updates.len() <= PART_MAX { &context.publish_permits } else { &context.batch_permits };
+    for part in updates.chunks(PART_MAX) {
         let _of_user = sender.publish_lane.enter(part.len()).await.ok_or_else(Refusal::unavailable)?;
         let _of_pod = permits(in_flight, part.len()).await?;
-        publish_part(context, part).await.map_err(|error| {
+        let messages = part.iter().map(|update| message(update, trace.as_str())).collect();
+        publish_part(context, messages, room.as_mut()).await.map_err(|error| {
             tracing::warn!(%error, "positions were not published");
             Refusal::unavailable()
         })?;
     }
     kill_point::reached("positions.before_ack");
-    if sender.driver().record_positions(&updates, received_at) {
+    if sender.driver().record_positions(updates, received_at) {
         context.sockets.add_moved(sender.user);
     }
-    Ok(if refused.is_empty() { json!({"points": count}) } else { json!({"points": count, "refused": refused}) })
+    Ok(())
 }
 
 async fn permits(semaphore: &Semaphore, count: usize) -> Result<SemaphorePermit<'_>, Refusal> {
@@ -57,10 +129,17 @@ async fn permits(semaphore: &Semaphore, count: usize) -> Result<SemaphorePermit<
     semaphore.acquire_many(count).await.map_err(|_| Refusal::unavailable())
 }
 
-async fn publish_part(context: &Context, part: Vec<Message>) -> Result<(), BusError> {
+async fn publish_part(context: &Context, part: Vec<Message>, mut room: Option<&mut Room<'_>>) -> Result<(), BusError> {
     let results = context.platform.publish_all(part).await;
-    let published = results.iter().filter(|r| r.is_ok()).count();
-    context.platform.metrics.published.with_label_values(&[Service::Users.name()]).inc_by(published as u64);
+    let (published, now) = (results.iter().filter_map(|r| r.as_ref().ok()), Instant::now());
+    let mut count = 0;
+    for published in published {
+        count += 1;
+        if let Some(room) = &mut room {
+            room.published(published.sequence, now);
+        }
+    }
+    context.platform.metrics.published.with_label_values(&[Service::Users.name()]).inc_by(count);
     results.into_iter().find_map(Result::err).map_or(Ok(()), Err)
 }
 

@@ -2,10 +2,12 @@
 //! second. A bucket (`Limit::Points`) says how many a user may send after a pause; without the lane, they would all go out at
 //! once and delay everybody's.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use platform::limits::Quota;
+use streams::event::LocationUpdate;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until};
 
@@ -21,13 +23,37 @@ pub(crate) struct PublishLane {
     per_point: Duration,
     /// When the next position may go out.
     next_at: Mutex<Instant>,
+    /// Of each device the newest position, which waits for room in the pod's window.
+    held: Mutex<BTreeMap<Arc<str>, LocationUpdate>>,
+}
+
+/// Whoever has it publishes the position that the device will hold then. Dropped, the device holds none.
+#[derive(Debug)]
+pub(crate) struct HeldTurn<'a> {
+    lane: &'a PublishLane,
+    /// `None` once it was taken.
+    device: Option<Arc<str>>,
+}
+
+impl HeldTurn<'_> {
+    pub(crate) fn take(mut self) -> Option<LocationUpdate> {
+        self.lane.held().remove(&self.device.take()?)
+    }
+}
+
+impl Drop for HeldTurn<'_> {
+    fn drop(&mut self) {
+        if let Some(device) = self.device.take() {
+            self.lane.held().remove(&device);
+        }
+    }
 }
 
 impl PublishLane {
     /// `points` is the limit of a user's positions.
     pub(crate) fn new(points: Quota, now: Instant) -> Self {
         let per_point = Duration::from_secs_f64(1.0 / (points.per_s * CATCH_UP));
-        Self { permits: Semaphore::new(PART_MAX), per_point, next_at: Mutex::new(now) }
+        Self { permits: Semaphore::new(PART_MAX), per_point, next_at: Mutex::new(now), held: Mutex::default() }
     }
 
     /// Waits until `count` positions, [`PART_MAX`] at most, may go out. They count as in flight until the permit is dropped.
@@ -37,6 +63,28 @@ impl PublishLane {
         let at = self.reserve(count, Instant::now());
         sleep_until(at).await;
         Some(permit)
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, LocationUpdate>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a position of the device waits.
+    pub(crate) fn holds(&self, device: &str) -> bool {
+        self.held().contains_key(device)
+    }
+
+    /// Lets a position wait. If one of the device waits already, the newer of the two does, and there is nothing more to do.
+    pub(crate) fn hold(&self, device: &Arc<str>, update: LocationUpdate) -> Option<HeldTurn<'_>> {
+        let mut held = self.held();
+        if let Some(before) = held.get_mut(device) {
+            if before.recorded_at <= update.recorded_at {
+                *before = update;
+            }
+            return None;
+        }
+        held.insert(device.clone(), update);
+        Some(HeldTurn { lane: self, device: Some(device.clone()) })
     }
 
     /// The time at which `count` positions may go out.

@@ -1,5 +1,6 @@
 //! The core subjects by which this pod receives what concerns its sockets. It subscribes for all of them, and passes each frame to the
 //! sessions of its user: `users.pod.<pod id>`, `users.broadcast`, and, from processes of the version before, `users.session.<user>.notify`.
+//! By `location.progress` it learns how far positions are read.
 //!
 //! Nothing here is promised: what is lost is found by the poll of mailboxes.
 
@@ -10,8 +11,9 @@ use std::time::Duration;
 use platform::{CancellationToken, retry};
 use streams::UserId;
 use streams::bus::CoreMessage;
+use streams::position_progress::POSITION_PROGRESS;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::displacement::{self, Reason};
 use super::frame::EventFrame;
@@ -27,7 +29,7 @@ use crate::mailbox::notification::{self, Notification};
 const COUNTS_MAX: usize = 16;
 
 /// The subscriptions of [`run`].
-const LINKS: usize = 3;
+const LINKS: usize = 4;
 /// How long a session waits for them at most.
 const LINK_WAIT: Duration = Duration::from_secs(5);
 
@@ -43,6 +45,7 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         receive(&context, &own, &stop),
         receive(&context, BROADCAST, &stop),
         receive(&context, PREVIOUS_VERSION, &stop),
+        receive(&context, POSITION_PROGRESS, &stop),
         count_sockets(&context, &stop),
     );
 }
@@ -80,6 +83,13 @@ async fn receive(context: &Context, subject: &str, stop: &CancellationToken) {
 
 async fn on_message(context: &Context, CoreMessage { subject, payload, reply, .. }: CoreMessage) {
     let tokens = &context.tokens;
+    if subject == POSITION_PROGRESS {
+        match serde_json::from_slice(&payload) {
+            Ok(progress) => context.window.on_progress(&progress, Instant::now()),
+            Err(error) => tracing::debug!(%error, subject, "not the progress of a reader"),
+        }
+        return;
+    }
     if let Some(user) = pod_message::user_of(&subject) {
         if context.sockets.count(user) > 0 {
             on_notification(context, user, notification::read(tokens, user, &payload));

@@ -160,3 +160,74 @@ async fn a_beacon_follows_the_drivers_positions_and_a_reconnect_keeps_the_newest
     pod.stop().await;
     other.stop().await;
 }
+
+/// A report of a reader that is `age_ms` behind.
+async fn report(cluster: &Cluster, sequence: u64, age_ms: u64) {
+    for consumer in ["location_update_location", "location_update_match"] {
+        let body = json!({"consumer": consumer, "sequence": sequence, "age_ms": age_ms}).to_string();
+        cluster.bus.publish_core(streams::position_progress::POSITION_PROGRESS, body.into()).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_readers_are_behind_free_drivers_wait_and_send_their_newest_position_and_rides_do_not_wait() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.pod("one").await;
+    let Pair { found, mut d, mut p, .. } = Pair::offered(&cluster, &pod, 74, 60).await;
+    let busy = pod.driver("+12125550704").await;
+    let free = pod.driver("+12125550705").await;
+    let (mut busy, mut free) = (pod.connect(busy, None).await, pod.connect(free, None).await);
+    d.ack("match.accept", match_id(&found)).await;
+    let ride: RideId = cluster.world.id();
+    cluster.publish(&cluster.ride(ride, &found, 1, RideStatus::Pickup)).await;
+    for client in [&mut d, &mut p] {
+        client.event_of("ride.pickup").await;
+    }
+    // Ten times as old as may be: the room shrinks to that of 100 positions, which one driver fills.
+    for _ in 0..6 {
+        report(&cluster, 0, 900).await;
+        tokio::time::sleep(Duration::from_millis(600)).await;
+    }
+    let now = |ms: i64| cluster.world.now() - chrono::Duration::milliseconds(ms);
+    let batch: Vec<Value> = (0..100).map(|n| point(HERE, now(n))).collect();
+    assert_eq!(busy.ack("location.update", json!({"points": batch})).await, json!({"points": 100}));
+    let three = || json!({"points": [point(HERE, now(2_100)), point(THERE, now(0)), point(HERE, now(1_300))]});
+    assert_eq!(d.ack("location.update", three()).await, json!({"points": 3}), "a ride");
+    // Without a word of the readers the room is free again after a second.
+    let began = tokio::time::Instant::now();
+    let held = json!({"points": [point(HERE, now(60_000)), point(HERE, now(700)), point(THERE, now(0))]});
+    assert_eq!(free.ack("location.update", held).await, json!({"points": 3, "left_out": 1}));
+    assert!(began.elapsed() >= Duration::from_millis(500), "{:?}", began.elapsed());
+    // With readers at once.
+    report(&cluster, 1_000, 900).await;
+    assert_eq!(free.ack("location.update", three()).await, json!({"points": 3}));
+    let updates = published(&cluster, 100 + 3 + 2 + 3).await;
+    assert_eq!(updates.iter().filter(|update| update.ride_id == Some(ride)).count(), 3);
+    assert_eq!(pod.platform.metrics.positions_left_out.with_label_values(&["users"]).get(), 1);
+    pod.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_position_takes_the_place_of_the_one_that_waits() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut pod = cluster.pod("one").await;
+    let busy = pod.driver("+12125550706").await;
+    let free = pod.driver("+12125550707").await;
+    let (mut busy, mut free) = (pod.connect(busy, None).await, pod.connect(free, None).await);
+    for _ in 0..6 {
+        report(&cluster, 0, 900).await;
+        tokio::time::sleep(Duration::from_millis(600)).await;
+    }
+    let now = |ms: i64| cluster.world.now() - chrono::Duration::milliseconds(ms);
+    let batch: Vec<Value> = (0..100).map(|n| point(HERE, now(n))).collect();
+    busy.ack("location.update", json!({"points": batch})).await;
+    for n in 0..9 {
+        free.text(json!({"type": "location.update", "data": point(HERE, now(9 - n))}).to_string()).await;
+    }
+    // Answered at once: it waits in the place of the others.
+    assert_eq!(free.ack("location.update", point(THERE, now(0))).await, json!({"points": 1, "left_out": 1}));
+    let updates = published(&cluster, 101).await;
+    assert_eq!(updates.last().map(|update| update.location), Some(THERE));
+    assert_eq!(pod.platform.metrics.positions_left_out.with_label_values(&["users"]).get(), 9);
+    pod.stop().await;
+}
