@@ -15,7 +15,7 @@ use crate::position_broadcast::PositionBroadcast;
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 pub(crate) async fn run(platform: Platform, cache: Arc<Cache>, stop: CancellationToken) {
-    let broadcast = PositionBroadcast::new(&platform);
+    let broadcast = PositionBroadcast::new(&platform, &cache);
     let consumer = platform.topology.consumer(Subject::LocationUpdate, Service::Location);
     loop {
         let now = platform.world.now();

@@ -57,7 +57,7 @@ pub(crate) struct LocationUpdates {
 impl LocationUpdates {
     pub(crate) fn new(platform: &Platform, config: &Config, cache: &Arc<Cache>) -> Self {
         let (points_wait, next_early) = (config.points_wait, platform.world.now());
-        let (broadcast, progress) = (PositionBroadcast::new(platform), ProgressReporter::new(platform));
+        let (broadcast, progress) = (PositionBroadcast::new(platform, cache), ProgressReporter::new(platform));
         Self { platform: platform.clone(), cache: cache.clone(), broadcast, progress, points_wait, next_early }
     }
 }
@@ -192,7 +192,7 @@ impl RideTracks {
             platform: platform.clone(),
             config: config.clone(),
             cache: cache.clone(),
-            broadcast: PositionBroadcast::new(platform),
+            broadcast: PositionBroadcast::new(platform, cache),
             tracks: BTreeMap::new(),
             waiting: BTreeMap::new(),
             next_aggregates: now + AGGREGATE_INTERVAL,

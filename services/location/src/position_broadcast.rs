@@ -3,26 +3,36 @@
 //!
 //! A core message may be lost. That does no harm: the driver's next point comes within seconds, beacons are read from their rows
 //! every 5 s, and tracks use rows only.
-//! On the memory bus there is one process, and nothing is sent.
+//! On the memory bus there is one process, and nothing is sent. On NATS each process says every 5 s that it is there, and a process that
+//! has not heard of another one for 20 s sends no positions.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use platform::{CancellationToken, Platform, Received, retry};
+use platform::{CancellationToken, Platform, Received, World, retry};
 use serde::{Deserialize, Serialize};
 use streams::event::{LocationUpdate, UserBeacon};
 use streams::{Bus, Event};
+
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::cache::Cache;
 
 /// A core subject: no stream captures it.
 const SUBJECT: &str = "location.service.heard";
+/// How often a process says that it is there.
+const PRESENCE_INTERVAL: Duration = Duration::from_secs(5);
+/// Others that are silent for so long are gone.
+const SILENCE_MAX: chrono::Duration = chrono::Duration::seconds(20);
 
 /// Sends positions to the other processes.
 #[derive(Debug)]
 pub(crate) struct PositionBroadcast {
     bus: Bus,
     pod: Arc<str>,
+    world: World,
+    cache: Arc<Cache>,
 }
 
 #[derive(Serialize)]
@@ -42,13 +52,19 @@ struct Incoming {
 }
 
 impl PositionBroadcast {
-    pub(crate) fn new(platform: &Platform) -> Self {
-        Self { bus: platform.bus.clone(), pod: platform.pod.clone() }
+    pub(crate) fn new(platform: &Platform, cache: &Arc<Cache>) -> Self {
+        let (bus, pod, world) = (platform.bus.clone(), platform.pod.clone(), platform.world.clone());
+        Self { bus, pod, world, cache: cache.clone() }
+    }
+
+    fn has_others(&self) -> bool {
+        let heard_at = *self.cache.others_heard_at();
+        heard_at.is_some_and(|at| self.world.now() - at < SILENCE_MAX)
     }
 
     /// Sends the positions of a batch. A failure is logged and nothing more.
     pub(crate) async fn send(&self, batch: &[&Received]) {
-        if matches!(self.bus, Bus::Memory(_)) {
+        if !self.has_others() {
             return;
         }
         let mut outgoing = Outgoing { updates: Vec::new(), beacons: Vec::new(), needed_up_to: 0 };
@@ -66,9 +82,14 @@ impl PositionBroadcast {
 
     /// Tells the others that a ride waits for points up to this sequence. If that is lost, the points wait no longer than they may.
     pub(crate) async fn send_needed(&self, needed_up_to: u64) {
-        if !matches!(self.bus, Bus::Memory(_)) {
+        if self.has_others() {
             self.publish(&Outgoing { updates: Vec::new(), beacons: Vec::new(), needed_up_to }).await;
         }
+    }
+
+    /// Tells the others that this process is there.
+    async fn send_presence(&self) {
+        self.publish(&Outgoing { updates: Vec::new(), beacons: Vec::new(), needed_up_to: 0 }).await;
     }
 
     async fn publish(&self, outgoing: &Outgoing<'_>) {
@@ -88,12 +109,19 @@ pub(crate) async fn receive(platform: Platform, cache: Arc<Cache>, stop: Cancell
         return;
     }
     let mut delays = retry::dependency();
+    let mut presence = interval(PRESENCE_INTERVAL);
+    presence.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let broadcast = PositionBroadcast::new(&platform, &cache);
     loop {
         match platform.bus.subscribe(SUBJECT, None).await {
             Ok(mut subscription) => loop {
                 let message = tokio::select! {
                     biased;
                     () = stop.cancelled() => return,
+                    _ = presence.tick() => {
+                        broadcast.send_presence().await;
+                        continue;
+                    }
                     message = subscription.next() => message,
                 };
                 let Some(message) = message else { break };
@@ -116,6 +144,7 @@ fn apply(cache: &Cache, own_pod: &str, payload: &[u8], now: DateTime<Utc>) {
     if pod == own_pod.as_bytes() {
         return;
     }
+    *cache.others_heard_at() = Some(now);
     let incoming: Incoming = match serde_json::from_slice(body) {
         Ok(incoming) => incoming,
         Err(error) => {

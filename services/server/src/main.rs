@@ -7,6 +7,9 @@ use server::cli::Cli;
 use server::settings::{LogFormat, Settings};
 use tracing_subscriber::EnvFilter;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Err(error) = start_logging(&cli.settings) {

@@ -56,12 +56,16 @@ impl Headers {
 
     /// The first value of `name`.
     pub fn find(&self, name: &str) -> Option<&str> {
-        if let Some(received) = &self.received
-            && let Some(value) = received.0.get(name)
-        {
-            return Some(value.as_str());
+        if let Some(received) = &self.received {
+            if let Some(value) = received.0.get(name) {
+                return Some(value.as_str());
+            }
+            // Of several spellings the first in the order of `list`.
+            let spelled = received.0.iter().filter(|(n, _)| AsRef::<str>::as_ref(n).eq_ignore_ascii_case(name));
+            let first = spelled.min_by_key(|(n, _)| AsRef::<str>::as_ref(*n).to_owned());
+            return first.and_then(|(_, values)| values.iter().map(|v| v.as_str()).min());
         }
-        self.list().iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+        self.own.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
     }
 
     /// The bytes of the headers as they are sent: `NATS/1.0\r\n`, a `name: value\r\n` for each, `\r\n`.

@@ -132,18 +132,14 @@ fn to_nats(headers: Headers) -> HeaderMap {
     map
 }
 
+/// A stream's reply to a publish: an error, or where the message is.
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum PublishReply {
-    Error {
-        error: jetstream::Error,
-    },
-    Stored {
-        stream: String,
-        seq: u64,
-        #[serde(default)]
-        duplicate: bool,
-    },
+struct PublishReply {
+    error: Option<jetstream::Error>,
+    stream: Option<String>,
+    seq: Option<u64>,
+    #[serde(default)]
+    duplicate: bool,
 }
 
 /// The client's options; it counts connections and dropped core messages.
@@ -337,14 +333,17 @@ impl NatsBus {
                 }
             })?;
         match serde_json::from_slice(&reply.payload) {
-            Ok(PublishReply::Stored { stream, seq, duplicate }) => Ok(Published { stream, sequence: seq, duplicate }),
-            Ok(PublishReply::Error { error })
+            Ok(PublishReply { error: None, stream: Some(stream), seq: Some(sequence), duplicate }) => {
+                Ok(Published { stream, sequence, duplicate })
+            }
+            Ok(PublishReply { error: Some(error), .. })
                 if error.error_code() == jetstream::ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM
                     && bytes <= MESSAGE_MAX.unsigned_abs() as usize =>
             {
                 Err(BusError::Unavailable(format!("{subject}: its stream is not open yet")))
             }
-            Ok(PublishReply::Error { error }) => Err(api_error(&subject, &error)),
+            Ok(PublishReply { error: Some(error), .. }) => Err(api_error(&subject, &error)),
+            Ok(_) => Err(BusError::Unavailable(format!("publish to {subject}: the reply is no acknowledgement"))),
             Err(e) => Err(BusError::Unavailable(format!("publish to {subject}: the reply is no acknowledgement: {e}"))),
         }
     }
