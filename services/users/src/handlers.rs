@@ -87,7 +87,9 @@ impl EventHandler {
         // An offer of a search that has ended is closed at once, and its parties receive the end.
         let state = |e: &MatchFound| if open.contains(&e.request_id) { OfferState::Open } else { OfferState::Closed };
         let offers: Vec<Offer> = found.iter().map(|e| Offer::from_found(e, state(e))).collect();
-        let inserted = offer::rows::insert(tx, &offers).await?;
+        let body = |e: &&MatchFound| (e.match_id, json_of(&Event::MatchFound((*e).clone())));
+        let bodies: BTreeMap<MatchId, String> = found.iter().map(body).collect();
+        let inserted = offer::rows::insert(tx, &offers, &bodies).await?;
         let reasons: Vec<_> = rejections.iter().map(|(_, e)| (e.match_id, e.reason)).collect();
         let before = offer::rows::reject(tx, &reasons).await?;
         let now = self.context.platform.world.now();
@@ -120,7 +122,7 @@ impl EventHandler {
             unknown.entry(e.match_id).or_insert((id, e));
         }
         let ended: Vec<Offer> = unknown.values().map(|(_, e)| Offer::from_rejected(e)).collect();
-        let inserted = offer::rows::insert(tx, &ended).await?;
+        let inserted = offer::rows::insert(tx, &ended, &BTreeMap::new()).await?;
         // Another process has just stored the match.found.
         let found: Vec<_> = unknown.values().filter(|(_, e)| !inserted.contains(&e.match_id)).collect();
         let reasons: Vec<_> = found.iter().map(|(_, e)| (e.match_id, e.reason)).collect();
@@ -188,14 +190,18 @@ impl EventHandler {
 
     /// The users whom an event concerns, each with the body that they may see.
     fn recipients(&self, event: &Event, passengers: &BTreeMap<RideId, UserId>) -> Vec<(UserId, String)> {
-        let body = String::from_utf8(event.body()).expect("JSON is UTF-8");
+        let body = json_of(event);
         let both = |driver: UserId, passenger: UserId, body: String| {
             if driver == passenger { vec![(driver, body)] } else { vec![(driver, body.clone()), (passenger, body)] }
         };
         match event {
             Event::UserBeacon(e) => vec![(e.user_id, body)],
             Event::UserFinder(e) => vec![(e.user_id, body)],
-            Event::MatchFound(e) => both(e.driver_id, e.passenger_id, body),
+            Event::MatchFound(e) if e.driver_id != e.passenger_id => {
+                let of_driver = serde_json::Value::Object(offer::view::for_driver(e)).to_string();
+                vec![(e.driver_id, of_driver), (e.passenger_id, body)]
+            }
+            Event::MatchFound(e) => vec![(e.driver_id, body)],
             Event::MatchAccepted(e) => both(e.driver_id, e.passenger_id, body),
             Event::MatchRejected(e) => both(e.driver_id, e.passenger_id, body),
             Event::Ride(e) if e.status == RideStatus::Pickup && e.driver_id != e.passenger_id => {
@@ -230,6 +236,11 @@ impl EventHandler {
         entries.sort_by_key(|entry| entry.time);
         entries
     }
+}
+
+/// The body of an event.
+fn json_of(event: &Event) -> String {
+    String::from_utf8(event.body()).expect("JSON is UTF-8")
 }
 
 impl Handler for EventHandler {

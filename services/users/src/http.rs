@@ -9,6 +9,7 @@ use platform::problem::Json;
 use platform::routes::Routes;
 use platform::{ClientAddress, Problem, SignedIn, StoreError};
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use streams::VehicleType;
 
 use crate::account::rows::PLATE_KEY;
@@ -17,6 +18,7 @@ use crate::context::Context;
 use crate::sign_in::otp;
 use crate::sign_in::otp::routes::TokenRequest;
 use crate::sign_in::routes::{TokenResponse, begin};
+use crate::{commands, party, state};
 
 pub(crate) fn routes() -> Routes<Context> {
     Routes::default()
@@ -25,6 +27,8 @@ pub(crate) fn routes() -> Routes<Context> {
         .get("/v1/me", me)
         .patch("/v1/me", change_me)
         .post("/v1/drivers", register_driver)
+        .get("/v1/state", state)
+        .post("/v1/commands", commands::routes::run)
 }
 
 async fn sign_in_by_code(
@@ -43,6 +47,10 @@ async fn sign_in_by_code(
 async fn me(State(context): State<Context>, SignedIn(user): SignedIn) -> Result<Json<Profile>, Problem> {
     let mut tx = context.store.begin().await?;
     account::rows::profile_of(&mut tx, user).await?.map(Json).ok_or_else(no_such_user)
+}
+
+async fn state(State(context): State<Context>, SignedIn(user): SignedIn) -> Result<Json<Value>, Problem> {
+    Ok(Json(state::of(&context, user).await?))
 }
 
 /// A merge patch (RFC 7396). Fields that a user may not change are ignored, above all roles.
@@ -69,6 +77,7 @@ async fn change_me(
     }
     let profile = account::rows::profile_of(&mut tx, user).await?.ok_or_else(no_such_user)?;
     tx.commit().await?;
+    party::changed(&context, user).await;
     Ok(Json(profile))
 }
 
@@ -85,7 +94,7 @@ async fn register_driver(
     Json(registration): Json<Registration>,
 ) -> Result<(StatusCode, Json<Profile>), Problem> {
     let plate = account::normalize_plate(&registration.plate)?;
-    let driver = Driver { vehicle_type: registration.vehicle_type, plate };
+    let driver = Driver::new(registration.vehicle_type, plate);
     let now = context.platform.world.now();
     let mut tx = context.store.begin().await?;
     if !account::rows::lock(&mut tx, user).await? {
@@ -106,6 +115,7 @@ async fn register_driver(
     }
     let profile = account::rows::profile_of(&mut tx, user).await?.ok_or_else(no_such_user)?;
     tx.commit().await?;
+    party::changed(&context, user).await;
     Ok((StatusCode::CREATED, Json(profile)))
 }
 

@@ -20,6 +20,15 @@ pub(crate) struct Driver {
     pub(crate) vehicle_type: VehicleType,
     /// In upper case.
     pub(crate) plate: String,
+    pub(crate) make: Option<String>,
+    pub(crate) model: Option<String>,
+    pub(crate) color: Option<String>,
+}
+
+impl Driver {
+    pub(crate) fn new(vehicle_type: VehicleType, plate: String) -> Self {
+        Self { vehicle_type, plate, make: None, model: None, color: None }
+    }
 }
 
 /// A user as that user sees it: the body of `/v1/me`.

@@ -1,12 +1,16 @@
 //! The rows of `users` and `drivers`.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
+use platform::store::rows::column;
 use platform::{On, StoreError, Transaction};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use streams::UserId;
 
 use super::{Driver, Profile};
+use crate::party::cache::Person;
 use crate::sign_in::phone::Phone;
 use crate::tables::{Tables, UserRow};
 
@@ -17,7 +21,43 @@ pub(crate) const PLATE_KEY: &str = "drivers_plate_key";
 fn read_driver(row: &PgRow) -> Result<Option<Driver>, StoreError> {
     let Some(vehicle_type) = row.try_get::<Option<&str>, _>("vehicle_type")? else { return Ok(None) };
     let vehicle_type = vehicle_type.parse().map_err(StoreError::Other)?;
-    Ok(Some(Driver { vehicle_type, plate: row.try_get("plate")? }))
+    Ok(Some(Driver::new(vehicle_type, row.try_get("plate")?)))
+}
+
+/// Reads the columns of both tables, which a left join may have left null.
+pub(crate) fn read_profile(row: &PgRow, user: UserId) -> Result<Option<Profile>, StoreError> {
+    let Some(phone) = row.try_get::<Option<String>, _>("phone")? else { return Ok(None) };
+    Ok(Some(Profile::new(user, phone, row.try_get("name")?, read_driver(row)?)))
+}
+
+/// What others may be shown of `users`.
+pub(crate) async fn people(
+    tx: &mut Transaction<Tables>,
+    users: &[UserId],
+) -> Result<BTreeMap<UserId, Person>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select user_id, name, vehicle_type, plate from users left join drivers using (user_id) \
+                 where user_id = any($1)",
+            )
+            .bind(column(users, |user| user.0))
+            .fetch_all(&mut *pg)
+            .await?;
+            let read = |row: &PgRow| -> Result<(UserId, Person), StoreError> {
+                Ok((UserId(row.try_get("user_id")?), Person { name: row.try_get("name")?, driver: read_driver(row)? }))
+            };
+            rows.iter().map(read).collect()
+        }
+        On::Memory(tables) => {
+            let rows = &tables.accounts;
+            let person = |user: &UserId| {
+                let driver = rows.drivers.get(user).cloned();
+                Some((*user, Person { name: rows.users.get(user)?.name.clone(), driver }))
+            };
+            Ok(users.iter().filter_map(person).collect())
+        }
+    }
 }
 
 /// `None` if there is no such user.
@@ -30,16 +70,9 @@ pub(crate) async fn profile_of(tx: &mut Transaction<Tables>, user: UserId) -> Re
             .bind(user.0)
             .fetch_optional(&mut *pg)
             .await?;
-            let Some(row) = row else { return Ok(None) };
-            let driver = read_driver(&row)?;
-            Ok(Some(Profile::new(user, row.try_get("phone")?, row.try_get("name")?, driver)))
+            row.map_or(Ok(None), |row| read_profile(&row, user))
         }
-        On::Memory(tables) => {
-            let rows = &tables.accounts;
-            let driver = rows.drivers.get(&user).cloned();
-            let profile = |row: &UserRow| Profile::new(user, row.phone.as_str().to_owned(), row.name.clone(), driver);
-            Ok(rows.users.get(&user).map(profile))
-        }
+        On::Memory(tables) => Ok(tables.accounts.profile(user)),
     }
 }
 

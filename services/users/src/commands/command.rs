@@ -1,15 +1,16 @@
 //! What a client may request over a socket, checked; and why a request is refused.
 
 use std::borrow::Cow;
+use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Duration, Utc};
 use geospatial::device_clock::{DeviceClock, Reading};
 use platform::limits::{Limit, Refused};
 use platform::store::TransactionError;
-use platform::{Problem, StoreError};
+use platform::{Platform, Problem, StoreError};
 use serde::Serialize;
 use streams::ride_command::RideAction;
-use streams::{MatchId, Position, RideId};
+use streams::{MatchId, Position, RideId, UserId};
 
 use crate::offer::DriverAnswer;
 use crate::presence::BeaconUpdate;
@@ -148,6 +149,55 @@ impl Command {
     }
 }
 
+/// Whether the client gets an answer to a command that succeeds. Without one nothing can name the points of a batch that are left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Ack,
+    None,
+}
+
+/// Why a command does not begin.
+#[derive(Debug)]
+pub(crate) enum NotBegun {
+    /// A limit is reached.
+    Limited(Refusal),
+    Refused(Refusal),
+}
+
+impl NotBegun {
+    pub(crate) fn into_refusal(self) -> Refusal {
+        match self {
+            Self::Limited(refusal) | Self::Refused(refusal) => refusal,
+        }
+    }
+}
+
+/// What comes before every command, however it came: its limit, and the clock of the device for positions, which learns from them in
+/// the order in which they come.
+///
+/// # Errors
+/// [`NotBegun`], and nothing was changed but the limit's bucket and the clock.
+pub(crate) fn begin(
+    platform: &Platform,
+    user: UserId,
+    command: &mut Command,
+    clock: &Mutex<DeviceClock>,
+    answer: Answer,
+) -> Result<(), NotBegun> {
+    if let Some((limit, count)) = command.cost() {
+        platform.take(limit, user, count).map_err(|refused| NotBegun::Limited(refused.into()))?;
+    }
+    if let Command::Positions(positions) = command {
+        let checked = positions.correct(&mut clock.lock().unwrap_or_else(PoisonError::into_inner));
+        let unnamed = positions.refused.first().filter(|_| answer == Answer::None && positions.points.is_empty());
+        let unnamed = unnamed.map(|point| Refusal::field(point.field.clone(), point.message.clone()));
+        if let Some(refusal) = checked.err().or(unnamed) {
+            return Err(NotBegun::Refused(refusal));
+        }
+    }
+    Ok(())
+}
+
 /// Why a frame or a command is refused: the `error` of an error frame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Refusal {
@@ -186,7 +236,7 @@ impl Refusal {
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
         let Problem { code, message, field, retry_after_s, limit, .. } = problem;
-        Self { code: Cow::Borrowed(code), message, field, limit, retry_after_s }
+        Self { code, message, field, limit, retry_after_s }
     }
 }
 

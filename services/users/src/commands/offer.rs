@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use streams::MatchId;
 
 use super::command::CommandError;
-use super::sender::Sender;
+use super::sender::{Sender, Via};
 use crate::context::Context;
+use crate::gateway::pod_message::{BROADCAST, PodMessage};
 use crate::offer;
 use crate::offer::{DriverAnswer, OfferState};
 use crate::tables::Tables;
@@ -28,9 +29,20 @@ pub(crate) async fn answer(
         tx.commit().await?;
         if let Some(device) = device {
             sender.driver().set_accepted(id, device.clone());
+            if sender.via == Via::Request {
+                tell_pods(context, sender, id).await;
+            }
         }
         let outcome = if state == OfferState::Accepted { "accepted" } else { "declined" };
         context.platform.metrics.matches.with_label_values(&[outcome]).inc();
     }
     Ok(json!({"match_id": id}))
+}
+
+/// The driver's sockets, wherever they are, send positions of the ride to come: their pods must know which device accepted it.
+async fn tell_pods(context: &Context, sender: &Sender, id: MatchId) {
+    let message = PodMessage::Accepted(sender.user, id, sender.device_name.to_string()).sign(&context.tokens);
+    if let Err(error) = context.platform.bus.publish_core(BROADCAST, message.into()).await {
+        tracing::debug!(%error, "other pods learn which device accepted an offer when its socket opens again");
+    }
 }

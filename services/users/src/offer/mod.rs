@@ -6,9 +6,10 @@
 pub(crate) mod rows;
 #[cfg(test)]
 mod tests;
+pub(crate) mod view;
 
 use chrono::{DateTime, Duration, Utc};
-use platform::Problem;
+use platform::{Problem, StoreError};
 use streams::event::{MatchAccepted, MatchFound, MatchRejected, RejectReason};
 use streams::{Event, MatchId, Position, RequestId, Service, UserId, VehicleType};
 
@@ -38,6 +39,11 @@ impl OfferState {
             Self::Declined => "declined",
             Self::Closed => "closed",
         }
+    }
+
+    pub(crate) fn parse(name: &str) -> Result<Self, StoreError> {
+        let known = Self::ALL.into_iter().find(|state| state.as_str() == name);
+        known.ok_or_else(|| StoreError::Other(format!("unknown state `{name}` of an offer")))
     }
 }
 

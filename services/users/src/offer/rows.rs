@@ -15,9 +15,7 @@ use crate::tables::Tables;
 use crate::trip::Trip;
 
 fn read_state(row: &PgRow) -> Result<OfferState, StoreError> {
-    let state: &str = row.try_get("state")?;
-    let known = OfferState::ALL.into_iter().find(|s| s.as_str() == state);
-    known.ok_or_else(|| StoreError::Other(format!("unknown state `{state}` of an offer")))
+    OfferState::parse(row.try_get("state")?)
 }
 
 fn read(row: &PgRow) -> Result<Offer, StoreError> {
@@ -32,8 +30,12 @@ fn read(row: &PgRow) -> Result<Offer, StoreError> {
     })
 }
 
-/// Inserts offers, except those that have a row already. Returns those that it inserted.
-pub(crate) async fn insert(tx: &mut Transaction<Tables>, offers: &[Offer]) -> Result<BTreeSet<MatchId>, StoreError> {
+/// Inserts offers, except those that have a row already, with the bodies of their match.found. Returns those that it inserted.
+pub(crate) async fn insert(
+    tx: &mut Transaction<Tables>,
+    offers: &[Offer],
+    found: &BTreeMap<MatchId, String>,
+) -> Result<BTreeSet<MatchId>, StoreError> {
     if offers.is_empty() {
         return Ok(BTreeSet::new());
     }
@@ -41,9 +43,10 @@ pub(crate) async fn insert(tx: &mut Transaction<Tables>, offers: &[Offer]) -> Re
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "insert into offers (match_id, request_id, driver_id, passenger_id, pickup_lat, pickup_lng, dropoff_lat, \
-                 dropoff_lng, vehicle_type, expires_at, state) select m, r, d, p, a, b, c, e, v, x, s \
+                 dropoff_lng, vehicle_type, expires_at, state, found) select m, r, d, p, a, b, c, e, v, x, s, f \
                  from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::float8[], $6::float8[], $7::float8[], \
-                 $8::float8[], $9::text[], $10::timestamptz[], $11::text[]) as o (m, r, d, p, a, b, c, e, v, x, s) \
+                 $8::float8[], $9::text[], $10::timestamptz[], $11::text[], $12::text[]) \
+                 as o (m, r, d, p, a, b, c, e, v, x, s, f) \
                  order by m on conflict on constraint offers_pkey do nothing returning match_id",
             )
             .bind(column(offers, |o| o.match_id.0))
@@ -57,6 +60,7 @@ pub(crate) async fn insert(tx: &mut Transaction<Tables>, offers: &[Offer]) -> Re
             .bind(column(offers, |o| o.trip.vehicle_type.as_str()))
             .bind(column(offers, |o| o.expires_at))
             .bind(column(offers, |o| o.state.as_str()))
+            .bind(column(offers, |o| found.get(&o.match_id).map(String::as_str)))
             .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(|row| Ok(MatchId(row.try_get("match_id")?))).collect()
@@ -67,6 +71,7 @@ pub(crate) async fn insert(tx: &mut Transaction<Tables>, offers: &[Offer]) -> Re
             {
                 tables.offers.insert(offer.match_id, *offer);
                 tables.offers_of_search.insert((offer.request_id, offer.match_id));
+                tables.found_events.extend(found.get(&offer.match_id).map(|body| (offer.match_id, body.clone())));
                 inserted.insert(offer.match_id);
             }
             Ok(inserted)
@@ -300,6 +305,7 @@ pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> R
             for offer in old {
                 tables.offers.remove(&offer.match_id);
                 tables.accepting_devices.remove(&offer.match_id);
+                tables.found_events.remove(&offer.match_id);
                 tables.offers_of_search.remove(&(offer.request_id, offer.match_id));
             }
         }

@@ -6,6 +6,8 @@ use testing::{Backend, on_both_stores};
 use uuid::Uuid;
 
 use super::rows::{answer, insert, lock_of_driver, newest_accepted, purge, reject};
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::tables::Tables;
 
@@ -31,7 +33,7 @@ fn an_answer_counts_once_and_in_time() {
     let outcome = |state, answer, now| match offer(1, state).answered(answer, at(now)) {
         Ok(None) => "repeat".to_owned(),
         Ok(Some((next, event))) => format!("{} {}", next.as_str(), event.subject()),
-        Err(problem) => problem.code.to_owned(),
+        Err(problem) => problem.code.into_owned(),
     };
     use DriverAnswer::{Accept, Reject};
     use OfferState::{Accepted, Closed, Declined, Open};
@@ -66,12 +68,12 @@ async fn rejections_change_rows_as_the_rule_says(backend: Backend) {
             n += 1;
             let (mine, other) = (offer(n, OfferState::Open), offer(n + 50, OfferState::Open));
             let mut tx = store.begin().await.unwrap();
-            insert(&mut tx, &[mine, other]).await.unwrap();
+            insert(&mut tx, &[mine, other], &BTreeMap::new()).await.unwrap();
             answer(&mut tx, mine.match_id, state, None).await.unwrap();
             let unknown = MatchId(Uuid::from_u128(999));
             reject(&mut tx, &[(unknown, reason), (mine.match_id, reason)]).await.unwrap();
             // A repeat of match.found changes nothing.
-            insert(&mut tx, &[mine]).await.unwrap();
+            insert(&mut tx, &[mine], &BTreeMap::new()).await.unwrap();
             tx.commit().await.unwrap();
             let mut tx = store.begin().await.unwrap();
             let found = lock_of_driver(&mut tx, mine.match_id, mine.driver_id).await.unwrap();
@@ -83,7 +85,7 @@ async fn rejections_change_rows_as_the_rule_says(backend: Backend) {
     }
     let accepted = offer(90, OfferState::Open);
     let mut tx = store.begin().await.unwrap();
-    insert(&mut tx, &[accepted]).await.unwrap();
+    insert(&mut tx, &[accepted], &BTreeMap::new()).await.unwrap();
     assert_eq!(newest_accepted(&mut tx, accepted.driver_id).await.unwrap(), None);
     answer(&mut tx, accepted.match_id, OfferState::Accepted, Some("phone")).await.unwrap();
     let newest = newest_accepted(&mut tx, accepted.driver_id).await.unwrap();

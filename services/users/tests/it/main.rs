@@ -18,4 +18,5 @@ mod pods;
 mod positions;
 mod sign_ins;
 mod sockets;
+mod state;
 mod websocket;
