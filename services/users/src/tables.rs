@@ -68,6 +68,7 @@ pub(crate) struct AccountRows {
     pub(crate) users: OrdMap<UserId, UserRow>,
     pub(crate) phones: OrdMap<Phone, UserId>,
     pub(crate) drivers: OrdMap<UserId, Driver>,
+    /// By the plates as they are compared.
     pub(crate) plates: OrdMap<String, UserId>,
 }
 

@@ -60,6 +60,7 @@ fn routes() -> BTreeMap<&'static str, RouteRow> {
         ("GET /v1/me", row(SignedIn)),
         ("PATCH /v1/me", body(SignedIn, json!({"name": "Ann"}))),
         ("POST /v1/drivers", body(SignedIn, json!({"vehicle_type": "boat", "plate": "X"}))),
+        ("PATCH /v1/drivers", body(SignedIn, json!({"vehicle_type": "boat"}))),
         ("GET /v1/state", row(SignedIn)),
         ("POST /v1/commands", body(SignedIn, json!({"type": "beacon.update", "data": {"active": false}}))),
         ("GET /v1/ws", row(SignedIn)),

@@ -8,6 +8,7 @@ use streams::{Event, UserId};
 
 use super::command::{CommandError, Refusal};
 use super::sender::{Sender, Via};
+use crate::account::DriverStatus;
 use crate::context::Context;
 use crate::presence::{Beacon, BeaconUpdate, Located};
 use crate::tables::Tables;
@@ -25,6 +26,9 @@ pub(crate) async fn update(
         account::rows::lock(&mut tx, user).await?;
     }
     let driver = account::rows::driver_of(&mut tx, user).await?.ok_or_else(Refusal::not_driver)?;
+    if matches!(update, BeaconUpdate::Active(_)) && driver.status != DriverStatus::Approved {
+        return Err(Refusal::not_approved(driver.status).into());
+    }
     let known = presence::rows::lock_beacons(&mut tx, &[user]).await?.pop();
     let now = context.platform.world.now();
     let (device, place) = (&sender.device_name, sender.driver().located());

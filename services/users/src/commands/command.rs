@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 
+use axum::http::StatusCode;
 use chrono::{DateTime, Duration, Utc};
 use geospatial::device_clock::{DeviceClock, Reading};
 use platform::limits::{Limit, Refused};
@@ -12,6 +13,7 @@ use serde::Serialize;
 use streams::ride_command::RideAction;
 use streams::{MatchId, Position, RideId, UserId};
 
+use crate::account::DriverStatus;
 use crate::offer::DriverAnswer;
 use crate::presence::BeaconUpdate;
 use crate::trip::Trip;
@@ -226,6 +228,32 @@ impl Refusal {
 
     pub(crate) fn unavailable() -> Self {
         Problem::unavailable().into()
+    }
+
+    pub(crate) fn not_approved(status: DriverStatus) -> Self {
+        let message = match status {
+            DriverStatus::Suspended => "you are suspended: you are offered no rides",
+            _ => "you are not approved yet: you are offered rides when you are",
+        };
+        Self::new("driver_not_approved", message)
+    }
+
+    /// The same over HTTP: code, message and field, with the status that fits the code.
+    pub(crate) fn into_problem(self) -> Problem {
+        let Self { code, message, field, limit, retry_after_s } = self;
+        let status = match &*code {
+            "invalid_json" | "invalid_frame" => StatusCode::BAD_REQUEST,
+            "unauthorized" => StatusCode::UNAUTHORIZED,
+            "not_driver" | "forbidden" | "driver_not_approved" => StatusCode::FORBIDDEN,
+            "not_found" => StatusCode::NOT_FOUND,
+            "frame_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
+            "invalid_field" | "unknown_type" => StatusCode::UNPROCESSABLE_ENTITY,
+            "too_many_requests" => StatusCode::TOO_MANY_REQUESTS,
+            "unavailable" => StatusCode::SERVICE_UNAVAILABLE,
+            // All others say that the state of a search, an offer or a ride forbids it.
+            _ => StatusCode::CONFLICT,
+        };
+        Problem { status, code, message, field, retry_after_s, limit }
     }
 
     pub(crate) fn not_driver() -> Self {

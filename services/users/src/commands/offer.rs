@@ -4,8 +4,9 @@ use platform::{Problem, Transaction};
 use serde_json::{Value, json};
 use streams::MatchId;
 
-use super::command::CommandError;
+use super::command::{CommandError, Refusal};
 use super::sender::{Sender, Via};
+use crate::account::{self, DriverStatus};
 use crate::context::Context;
 use crate::gateway::pod_message::{BROADCAST, PodMessage};
 use crate::offer;
@@ -22,6 +23,13 @@ pub(crate) async fn answer(
     let offer =
         offer::rows::lock_of_driver(&mut tx, id, sender.user).await?.ok_or_else(|| Problem::not_found("offer"))?;
     if let Some((state, event)) = offer.answered(answer, context.platform.world.now())? {
+        if state == OfferState::Accepted {
+            // An offer that arrived after the driver was suspended.
+            let driver = account::rows::driver_of(&mut tx, sender.user).await?;
+            if let Some(status) = driver.map(|driver| driver.status).filter(|s| *s != DriverStatus::Approved) {
+                return Err(Refusal::not_approved(status).into());
+            }
+        }
         // The device that accepts is the one whose positions are those of the ride.
         let device = (state == OfferState::Accepted).then_some(&sender.device_name);
         offer::rows::answer(&mut tx, id, state, device.map(|name| &**name)).await?;

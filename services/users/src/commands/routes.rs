@@ -1,5 +1,5 @@
 //! `POST /v1/commands`: one command in the body of a request, as in a frame of a socket. What it does, and what it is refused for, is the
-//! same code; here is only who sends it, and the status of a refusal.
+//! same code; here is only who sends it.
 
 use std::sync::Arc;
 
@@ -38,10 +38,10 @@ pub(crate) async fn run(
     let invalid = || Problem::new(StatusCode::BAD_REQUEST, "invalid_json", "the body is not UTF-8");
     let text = std::str::from_utf8(&body).map_err(|_| invalid())?;
     let now = context.platform.world.now();
-    let Frame { request, .. } = frame::parse(text, now).map_err(|refused| problem(refused.refusal))?;
+    let Frame { request, .. } = frame::parse(text, now).map_err(|refused| refused.refusal.into_problem())?;
     let frame::Request::Command(mut command) = request else {
         let message = "only a socket goes by an access token: send the new one with your next request";
-        return Err(problem(Refusal { field: Some("type".to_owned()), ..Refusal::new("unknown_type", message) }));
+        return Err(Refusal { field: Some("type".to_owned()), ..Refusal::new("unknown_type", message) }.into_problem());
     };
     let device = query.or_else(|| serde_json::from_str::<OnDevice>(text).unwrap_or_default().device);
     let device = match device {
@@ -54,9 +54,9 @@ pub(crate) async fn run(
     let points = context.platform.limiter.limits().quota(Limit::Points);
     let (shared, clock) = context.sockets.caller(user, &device_name, points);
     command::begin(&context.platform, user, &mut command, &clock, Answer::Ack)
-        .map_err(|not_begun| problem(not_begun.into_refusal()))?;
+        .map_err(|not_begun| not_begun.into_refusal().into_problem())?;
     let sender = sender(&context, user, (device, device_name), shared, &command).await?;
-    execute(&context, sender, command).await.map(Json).map_err(problem)
+    execute(&context, sender, command).await.map(Json).map_err(Refusal::into_problem)
 }
 
 async fn sender(
@@ -87,22 +87,4 @@ async fn sender(
         }
     }
     Ok(sender)
-}
-
-/// The problem of a refusal: the same code, message and field, and the status that fits the code.
-fn problem(refusal: Refusal) -> Problem {
-    let Refusal { code, message, field, limit, retry_after_s } = refusal;
-    let status = match &*code {
-        "invalid_json" | "invalid_frame" => StatusCode::BAD_REQUEST,
-        "unauthorized" => StatusCode::UNAUTHORIZED,
-        "not_driver" | "forbidden" | "driver_not_approved" => StatusCode::FORBIDDEN,
-        "not_found" => StatusCode::NOT_FOUND,
-        "frame_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
-        "invalid_field" | "unknown_type" => StatusCode::UNPROCESSABLE_ENTITY,
-        "too_many_requests" => StatusCode::TOO_MANY_REQUESTS,
-        "unavailable" => StatusCode::SERVICE_UNAVAILABLE,
-        // All others say that the state of a search, an offer or a ride forbids it.
-        _ => StatusCode::CONFLICT,
-    };
-    Problem { status, code, message, field, retry_after_s, limit }
 }

@@ -131,7 +131,7 @@ impl Offer {
         })
     }
 
-    fn declined(&self, now: DateTime<Utc>) -> Event {
+    pub(crate) fn declined(&self, now: DateTime<Utc>) -> Event {
         Event::MatchRejected(self.rejected(RejectReason::Declined, now))
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Duration, Utc};
 use platform::store::rows::column;
 use platform::{On, StoreError, Transaction};
 use sqlx::Row;
@@ -191,6 +191,65 @@ pub(crate) async fn lock_of_driver(
             row.as_ref().map(read).transpose()
         }
         On::Memory(tables) => Ok(tables.offers.get(&id).filter(|o| o.driver_id == driver).copied()),
+    }
+}
+
+/// The open offers of a driver, and those accepted in the last day, locked in the order of their ids until the transaction ends.
+pub(crate) async fn lock_live_of_driver(
+    tx: &mut Transaction<Tables>,
+    driver: UserId,
+) -> Result<Vec<Offer>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select match_id, request_id, driver_id, passenger_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, \
+                 vehicle_type, expires_at, state from offers where match_id in \
+                 (select match_id from offers where driver_id = $1 and state = 'open' \
+                 union select match_id from offers where driver_id = $1 and state = 'accepted') \
+                 order by match_id for update",
+            )
+            .bind(driver.0)
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(read).collect()
+        }
+        On::Memory(tables) => {
+            let live = |offer: &&Offer| matches!(offer.state, OfferState::Open | OfferState::Accepted);
+            Ok(tables.offers.values().filter(|o| o.driver_id == driver).filter(live).copied().collect())
+        }
+    }
+}
+
+/// How long an accepted offer is expected to become a ride.
+const RIDE_EXPECTED: Duration = Duration::minutes(5);
+
+/// Whether a ride is still to come of one of `accepted`.
+pub(crate) async fn any_without_ride(
+    tx: &mut Transaction<Tables>,
+    accepted: &[MatchId],
+    now: DateTime<Utc>,
+) -> Result<bool, StoreError> {
+    if accepted.is_empty() {
+        return Ok(false);
+    }
+    let since = now - RIDE_EXPECTED;
+    match tx.on() {
+        On::Postgres(pg) => {
+            let row = sqlx::query(
+                "select 1 from offers o where match_id = any($1) and expires_at > $2 \
+                 and not exists (select from live_rides l where l.match_id = o.match_id) limit 1",
+            )
+            .bind(column(accepted, |id| id.0))
+            .bind(since)
+            .fetch_optional(&mut *pg)
+            .await?;
+            Ok(row.is_some())
+        }
+        On::Memory(tables) => {
+            let is_ride = |id: &MatchId| tables.ride_events.values().any(|(of, _)| of == id);
+            let recent = |id: &MatchId| tables.offers.get(id).is_some_and(|offer| offer.expires_at > since);
+            Ok(accepted.iter().any(|id| recent(id) && !is_ride(id)))
+        }
     }
 }
 

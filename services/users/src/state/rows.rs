@@ -20,7 +20,7 @@ use crate::trip::Trip;
 /// says how it is.
 const ACCEPTED_SHOWN: Duration = Duration::minutes(5);
 
-const READ: &str = "select u.phone, u.name, d.vehicle_type, d.plate, coalesce(h.last_seq, 0) as seq, \
+const READ: &str = "select u.phone, u.name, d.vehicle_type, d.plate, d.make, d.model, d.color, d.status, coalesce(h.last_seq, 0) as seq, \
      s.request_id as s_request_id, s.pickup_lat as s_pickup_lat, s.pickup_lng as s_pickup_lng, \
      s.dropoff_lat as s_dropoff_lat, s.dropoff_lng as s_dropoff_lng, s.vehicle_type as s_vehicle_type, \
      s.began_at as s_began_at, s.expires_at as s_expires_at, \

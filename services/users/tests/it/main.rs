@@ -9,6 +9,7 @@ mod client;
 mod codes;
 mod commands;
 mod devices;
+mod drivers;
 mod ends_of_searches;
 mod limits;
 mod live_lane;
