@@ -6,8 +6,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::event::ids::{PaymentId, RideId, UserId};
 use crate::event::Money;
+use crate::event::ids::{PaymentId, RideId, UserId};
 use crate::event::rfc3339;
 
 /// The subject of the request; rides subscribes in the queue group of the same name.

@@ -52,7 +52,8 @@ mod tests {
             bearing_deg(&from, &to).round()
         };
         let here = (10.0, 20.0);
-        for (to, expected) in [((11.0, 20.0), 0.0), ((9.0, 20.0), 180.0), ((10.0, 20.01), 90.0), ((10.0, 19.99), 270.0)] {
+        for (to, expected) in [((11.0, 20.0), 0.0), ((9.0, 20.0), 180.0), ((10.0, 20.01), 90.0), ((10.0, 19.99), 270.0)]
+        {
             assert_eq!(bearing(here, to), expected, "{to:?}");
         }
         assert_eq!(bearing((0.0, 179.9), (0.0, -179.9)), 90.0, "over the antimeridian");

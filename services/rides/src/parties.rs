@@ -33,7 +33,8 @@ impl OtherParty {
         {
             return None;
         }
-        let parties = self.request(&PartiesRequest { driver_id: ride.driver_id, passenger_id: ride.passenger_id }).await;
+        let parties =
+            self.request(&PartiesRequest { driver_id: ride.driver_id, passenger_id: ride.passenger_id }).await;
         Some(match parties {
             Some(Parties { driver, .. }) if viewer == ride.passenger_id => ("driver", json!(driver)),
             Some(Parties { passenger, .. }) => ("passenger", json!(passenger)),

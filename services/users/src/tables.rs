@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::account::{Driver, Profile};
 use crate::live_ride::LiveRide;
 use crate::mailbox::{Device, Entry, MailboxCursor};
-use crate::offer::{Offer, OfferState};
+use crate::offer::{Offer, OfferEnd, OfferState};
 use crate::presence::Beacon;
 use crate::rate_limit::RowKey;
 use crate::search::Search;
@@ -44,6 +44,8 @@ pub struct Tables {
     pub(crate) accepting_devices: OrdMap<MatchId, String>,
     /// The column `offers.found`.
     pub(crate) found_events: OrdMap<MatchId, String>,
+    /// The columns `offers.end_event` and `offers.end_shown`.
+    pub(crate) offer_ends: OrdMap<MatchId, OfferEnd>,
     pub(crate) live_rides: OrdMap<RideId, LiveRide>,
     /// The columns `match_id` and `event` of `live_rides`.
     pub(crate) ride_events: OrdMap<RideId, (MatchId, String)>,

@@ -19,7 +19,8 @@ fn is_hyphen(c: char) -> bool {
 /// A problem with the field `plate`.
 pub(crate) fn normalize(plate: &str) -> Result<String, Problem> {
     let wrong = || {
-        let message = format!("1 to {LETTERS_MAX} letters or digits of any script, with spaces and hyphens between them");
+        let message =
+            format!("1 to {LETTERS_MAX} letters or digits of any script, with spaces and hyphens between them");
         Problem::field("plate", message)
     };
     // The bound before anything is done with the text.
@@ -68,9 +69,20 @@ mod tests {
             assert_eq!(normalize(shown).as_deref(), Ok(shown), "it stays so: {plate:?}");
         }
         let long = "-".repeat(40);
-        for wrong in
-            ["", " ", "--", "ABCDEFGHIJ1234567", "AB_12", "AB;12", "AB\u{200b}12", "AB\u{202e}12", "AB\u{0}", "😀", "½", &long]
-        {
+        for wrong in [
+            "",
+            " ",
+            "--",
+            "ABCDEFGHIJ1234567",
+            "AB_12",
+            "AB;12",
+            "AB\u{200b}12",
+            "AB\u{202e}12",
+            "AB\u{0}",
+            "😀",
+            "½",
+            &long,
+        ] {
             assert_eq!(normalize(wrong).unwrap_err().field.as_deref(), Some("plate"), "{wrong:?}");
         }
     }

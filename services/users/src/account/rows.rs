@@ -89,10 +89,11 @@ pub(crate) async fn profile_of(tx: &mut Transaction<Tables>, user: UserId) -> Re
 pub(crate) async fn driver_of(tx: &mut Transaction<Tables>, user: UserId) -> Result<Option<Driver>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            let row = sqlx::query("select vehicle_type, plate, make, model, color, status from drivers where user_id = $1")
-                .bind(user.0)
-                .fetch_optional(&mut *pg)
-                .await?;
+            let row =
+                sqlx::query("select vehicle_type, plate, make, model, color, status from drivers where user_id = $1")
+                    .bind(user.0)
+                    .fetch_optional(&mut *pg)
+                    .await?;
             row.map_or(Ok(None), |row| read_driver(&row))
         }
         On::Memory(tables) => Ok(tables.accounts.drivers.get(&user).cloned()),

@@ -2,7 +2,7 @@
 //! calls [`set_status`].
 
 use platform::{Problem, Retry, StoreError, Transaction};
-use streams::{UserId, VehicleType};
+use streams::{Event, UserId, VehicleType};
 
 use super::rows::{self, VEHICLE_KEYS};
 use super::{Driver, DriverStatus};
@@ -51,10 +51,11 @@ async fn set_status_in(
 async fn withdraw_offers(context: &Context, tx: &mut Transaction<Tables>, driver: UserId) -> Result<(), StoreError> {
     let mut open = offer::rows::lock_live_of_driver(tx, driver).await?;
     open.retain(|offer| offer.state == OfferState::Open);
-    offer::rows::close(tx, &open).await?;
     let now = context.platform.world.now();
-    for offer in &open {
-        context.publish(tx, &offer.declined(now));
+    let ends: Vec<_> = open.iter().map(|offer| offer.declined(now)).collect();
+    offer::rows::close(tx, &ends).await?;
+    for end in ends {
+        context.publish(tx, &Event::MatchRejected(end));
         context.platform.metrics.matches.with_label_values(&["declined"]).inc();
     }
     Ok(())
@@ -85,7 +86,9 @@ pub(crate) async fn change_vehicle(
     let done = context.store.transact(retry, |tx| change_vehicle_in(context, tx, user, &change)).await;
     done.map_err(|error| match error {
         CommandError::Refused(refusal) => refusal.into_problem(),
-        CommandError::Store(StoreError::Conflict { constraint }) if VEHICLE_KEYS.contains(&&*constraint) => plate_taken(),
+        CommandError::Store(StoreError::Conflict { constraint }) if VEHICLE_KEYS.contains(&&*constraint) => {
+            plate_taken()
+        }
         CommandError::Store(error) => error.into(),
     })
 }

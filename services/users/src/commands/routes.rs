@@ -18,8 +18,8 @@ use super::sender::{Sender, Via};
 use crate::context::Context;
 use crate::gateway::frame::{self, FRAME_MAX, Frame};
 use crate::gateway::sockets::Shared;
-use crate::mailbox::Device;
 use crate::live_ride;
+use crate::mailbox::Device;
 
 /// What a body may have beside the fields of a frame.
 #[derive(Debug, Default, Deserialize)]

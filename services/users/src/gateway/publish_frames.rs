@@ -29,7 +29,9 @@ pub(crate) async fn publish(context: &Context, entries: Vec<(NewEntry, u64)>, ro
         match party::join(context, &frames).await {
             Ok(bodies) => bodies,
             // The poll of mailboxes finds the entries.
-            Err(error) => return tracing::warn!(%error, "the other parties of new events cannot be read; their frames come later"),
+            Err(error) => {
+                return tracing::warn!(%error, "the other parties of new events cannot be read; their frames come later");
+            }
         }
     };
     for ((entry, seq), body) in entries.into_iter().zip(bodies) {

@@ -86,13 +86,7 @@ fn subject(name: &str, body: &Value) -> &'static str {
     }
 }
 
-fn body(
-    rows: &StateRows,
-    offer: Value,
-    ride: Value,
-    debts: Option<Vec<DebtView>>,
-    now: DateTime<Utc>,
-) -> Value {
+fn body(rows: &StateRows, offer: Value, ride: Value, debts: Option<Vec<DebtView>>, now: DateTime<Utc>) -> Value {
     let mut state = json!({
         "server_time": rfc3339::text(&now),
         "seq": rows.seq,

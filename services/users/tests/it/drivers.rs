@@ -41,7 +41,8 @@ async fn a_plate_is_one_drivers_however_it_is_written(backend: Backend) {
         ("straße 1", &["STRASSE1", "STRAẞE-1"]),
         ("м 77 ав", &["М77АВ"]),
     ] {
-        for (plate, expected) in [(first, None)].into_iter().chain(others.iter().map(|p| (*p, Some("409 plate_taken")))) {
+        for (plate, expected) in [(first, None)].into_iter().chain(others.iter().map(|p| (*p, Some("409 plate_taken"))))
+        {
             n += 1;
             let user = pod.passenger(&format!("+1212555{:04}", 3_200 + n)).await;
             let answer = pod.vehicle(user, "POST", car(plate)).await;
@@ -63,7 +64,8 @@ async fn of_requests_for_one_plate_at_once_one_wins(backend: Backend) {
         users.push(pod.passenger(&format!("+121255533{n:02}")).await);
     }
     let plates = ["X-1 é", "x1É", "X 1 E\u{301}", "\u{ff38}1É"];
-    let answers = futures_util::future::join_all(users.iter().zip(plates).map(|(u, p)| pod.vehicle(*u, "POST", car(p)))).await;
+    let answers =
+        futures_util::future::join_all(users.iter().zip(plates).map(|(u, p)| pod.vehicle(*u, "POST", car(p)))).await;
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1, "{answers:?}");
     assert!(answers.iter().filter_map(|answer| answer.as_ref().err()).all(|why| why == "409 plate_taken"));
     pod.stop().await;
@@ -81,7 +83,8 @@ async fn a_vehicle_changes_while_no_ride_is_live(backend: Backend) {
     let driver = patch(json!({"make": "Škoda", "model": "Octavia", "color": "gelb"})).await.unwrap();
     assert_eq!((&driver["make"], &driver["plate"]), (&json!("Škoda"), &json!("T 0341")));
     assert_eq!(patch(json!({"color": null})).await.unwrap()["color"], Value::Null);
-    for (body, expected) in [(json!({"plate": "?"}), "422 invalid_field"), (json!({"model": ""}), "422 invalid_field")] {
+    for (body, expected) in [(json!({"plate": "?"}), "422 invalid_field"), (json!({"model": ""}), "422 invalid_field")]
+    {
         assert_eq!(patch(body).await, Err(expected.to_owned()));
     }
     let other = pod.driver("+12125550342").await;
@@ -129,7 +132,10 @@ async fn a_new_driver_waits_for_approval_where_that_is_manual(backend: Backend) 
     assert_eq!(d.welcome["state"]["user"]["driver"]["status"], "pending");
     assert_eq!(d.refused("beacon.update", on.clone()).await, "driver_not_approved -");
     assert_eq!(pod.users.set_driver_status(driver, DriverStatus::Approved).await.unwrap(), Some(DriverStatus::Pending));
-    assert_eq!(pod.users.set_driver_status(driver, DriverStatus::Approved).await.unwrap(), Some(DriverStatus::Approved));
+    assert_eq!(
+        pod.users.set_driver_status(driver, DriverStatus::Approved).await.unwrap(),
+        Some(DriverStatus::Approved)
+    );
     d.ack("beacon.update", on).await;
     let nobody = cluster.world.id();
     assert_eq!(pod.users.set_driver_status(nobody, DriverStatus::Approved).await.unwrap(), None);

@@ -15,6 +15,7 @@ mod limits;
 mod live_lane;
 mod logs;
 mod mailboxes;
+mod offers_in_order;
 mod pods;
 mod positions;
 mod sign_ins;

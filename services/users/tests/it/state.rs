@@ -104,7 +104,10 @@ async fn the_state_follows_a_ride_for_both_and_is_that_of_the_welcome(backend: B
     assert_eq!((parts(&d), parts(&p)), (vec!["ride", "beacon"], vec!["ride"]), "{d} {p}");
     assert_eq!(p["ride"], pickup["data"], "as the frame");
     assert!(p["ride"]["pin"].is_string() && d["ride"]["pin"].is_null());
-    assert_eq!((&d["ride"]["passenger"], &p["ride"]["passenger"]), (&json!({"name": "Pia", "rating": null}), &Value::Null));
+    assert_eq!(
+        (&d["ride"]["passenger"], &p["ride"]["passenger"]),
+        (&json!({"name": "Pia", "rating": null}), &Value::Null)
+    );
     // The welcome of a phone that knows nothing has the same.
     let welcome = pod.connect(pair.passenger, None).await.welcome;
     assert_eq!((&welcome["state"]["ride"], &welcome["state"]["seq"]), (&p["ride"], &welcome["last_seq"]));
@@ -114,7 +117,10 @@ async fn the_state_follows_a_ride_for_both_and_is_that_of_the_welcome(backend: B
     assert_eq!((&p["ride"]["status"], &p["ride"]["pin"]), (&json!("started"), &Value::Null));
     cluster.publish(&cluster.ride(ride, &pair.found, 3, RideStatus::Cancelled)).await;
     pair.p.event_of("ride.cancelled").await;
-    assert_eq!((parts(&pod.state(pair.passenger).await), parts(&pod.state(pair.driver).await)), (vec![], vec!["beacon"]));
+    assert_eq!(
+        (parts(&pod.state(pair.passenger).await), parts(&pod.state(pair.driver).await)),
+        (vec![], vec!["beacon"])
+    );
 
     // What rides says of debts.
     let mut requests = cluster.bus.subscribe(DEBTS, Some(DEBTS)).await.unwrap();
@@ -132,6 +138,8 @@ async fn the_state_follows_a_ride_for_both_and_is_that_of_the_welcome(backend: B
             bus.publish_core(&message.reply.unwrap(), serde_json::to_vec(&debts).unwrap().into()).await.unwrap();
         }
     });
+    // Until now nobody answered, and after a while rides is asked again.
+    tokio::time::sleep(std::time::Duration::from_millis(2_100)).await;
     let state = pod.state(pair.passenger).await;
     assert_eq!((&state["debts"], state.get("unavailable")), (&json!([debt]), None));
     let state = pod.state(pair.passenger).await;
@@ -190,7 +198,10 @@ async fn every_command_has_the_same_meaning_over_http(backend: Backend) {
         Err("422 invalid_field device".to_owned())
     );
     // The mark is that of the device.
-    assert_eq!(pod.command_on("?device=phone", passenger, "mailbox.ack", json!({"seq": 1})).await, Ok(json!({"seq": 1})));
+    assert_eq!(
+        pod.command_on("?device=phone", passenger, "mailbox.ack", json!({"seq": 1})).await,
+        Ok(json!({"seq": 1}))
+    );
     let (status, problem) = pod.http(passenger, "POST", "/v1/commands", json!([1])).await;
     assert_eq!((status.as_u16(), &problem["code"]), (400, &json!("invalid_frame")));
     let search = pod.command(driver, "finder.update", trip(HERE)).await.unwrap();
