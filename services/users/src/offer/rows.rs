@@ -320,6 +320,9 @@ pub(crate) async fn lock_ending(
     rejections: &[MatchId],
     parties: &[UserId],
 ) -> Result<(), StoreError> {
+    if rejections.is_empty() && parties.is_empty() {
+        return Ok(());
+    }
     if let On::Postgres(pg) = tx.on() {
         sqlx::query(concat!(
             "select from offers where match_id in (",

@@ -110,6 +110,7 @@ async fn a_vehicle_changes_while_no_ride_is_live(backend: Backend) {
     pair.d.event_of("ride.cancelled").await;
     assert_eq!(patch().await.unwrap()["color"], "red");
     // The passenger's next frame shows it.
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     cluster.publish(&cluster.ride(ride, &pair.found, 3, RideStatus::Cancelled)).await;
     let shown = loop {
         let event = pair.p.event_of("ride.cancelled").await;

@@ -18,6 +18,7 @@ mod mailboxes;
 mod offers_in_order;
 mod pods;
 mod positions;
+mod races;
 mod sign_ins;
 mod sockets;
 mod state;

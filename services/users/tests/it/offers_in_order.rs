@@ -51,7 +51,10 @@ async fn the_end_of_an_offer_comes_before_the_next_one(backend: Backend) {
     let mut matches = vec![json!(pair.found.match_id)];
     for n in 1..=8 {
         if n % 2 == 0 {
-            // The driver declines, and match is as fast.
+            // The driver, who has received it, declines, and match is as fast.
+            while pod.state(pair.driver).await["offer"]["match_id"] != *matches.last().unwrap() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             pair.d.ack("match.reject", json!({"match_id": matches.last()})).await;
         }
         let next = pair.p.ack("finder.update", trip_from(100.0 * f64::from(n))).await;

@@ -44,7 +44,7 @@ impl Pod {
     }
 
     /// A command over HTTP: the data of its ack, or the status, code and field of the problem.
-    async fn command(&self, user: UserId, kind: &str, data: Value) -> Result<Value, String> {
+    pub(crate) async fn command(&self, user: UserId, kind: &str, data: Value) -> Result<Value, String> {
         self.command_on("", user, kind, data).await
     }
 
