@@ -14,7 +14,6 @@ use streams::debts::DebtView;
 use streams::event::rfc3339;
 use streams::{Event, UserId};
 
-use crate::account::Profile;
 use crate::context::Context;
 use crate::live_ride::{CurrentRide, Destination};
 use crate::offer::{Offer, OfferState, view};
@@ -22,20 +21,7 @@ use crate::party::{self, FrameBody};
 use crate::presence::Beacon;
 use crate::search::Search;
 
-/// What the tables say of a user.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct StateRows {
-    /// The newest `seq` of the mailbox.
-    pub(crate) seq: u64,
-    pub(crate) profile: Option<Profile>,
-    pub(crate) search: Option<Search>,
-    /// The one that is made to the user as a driver, or else for the user's search: open, or accepted and not yet a ride. With the body
-    /// of its match.found.
-    pub(crate) offer: Option<(Offer, Option<String>)>,
-    /// The live one, with the body of its newest event.
-    pub(crate) ride: Option<(CurrentRide, Option<String>)>,
-    pub(crate) beacon: Option<Beacon>,
-}
+pub(crate) use self::rows::StateRows;
 
 /// Reads the state of `user`: a snapshot of its own.
 ///

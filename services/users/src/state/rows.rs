@@ -7,7 +7,7 @@ use sqlx::postgres::PgRow;
 use streams::{MatchId, Position, RequestId, RideId, UserId};
 use uuid::Uuid;
 
-use super::StateRows;
+use crate::account::Profile;
 use crate::account::rows::read_profile;
 use crate::live_ride::{CurrentRide, Places};
 use crate::offer::{Offer, OfferState};
@@ -15,6 +15,21 @@ use crate::presence::Beacon;
 use crate::search::Search;
 use crate::tables::Tables;
 use crate::trip::Trip;
+
+/// What the tables say of a user.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct StateRows {
+    /// The newest `seq` of the mailbox.
+    pub(crate) seq: u64,
+    pub(crate) profile: Option<Profile>,
+    pub(crate) search: Option<Search>,
+    /// The one that is made to the user as a driver, or else for the user's search: open, or accepted and not yet a ride. With the body
+    /// of its match.found.
+    pub(crate) offer: Option<(Offer, Option<String>)>,
+    /// The live one, with the body of its newest event.
+    pub(crate) ride: Option<(CurrentRide, Option<String>)>,
+    pub(crate) beacon: Option<Beacon>,
+}
 
 /// For how long after its expiry an accepted offer is shown while no ride has come of it. Then something went wrong, and the search
 /// says how it is.
