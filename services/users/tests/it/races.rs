@@ -132,10 +132,23 @@ impl Scene {
         }
     }
 
+    /// Whether all that was committed is published, and all of it that concerns users is handled.
+    async fn is_settled(&self) -> bool {
+        if self.cluster.store.waiting().await.unwrap() > 0 {
+            return false;
+        }
+        for consumer in self.pod.platform.topology.consumers.iter().filter(|c| c.durable.ends_with("_users")) {
+            let info = self.cluster.bus.consumer_info(&consumer.stream, &consumer.durable).await.unwrap();
+            if info.pending + info.ack_pending > 0 {
+                return false;
+            }
+        }
+        true
+    }
+
     /// The reasons with which the offer ended, as each party has received them once all that was on its way has arrived.
     async fn ends(&self, found: &MatchFound) -> [Vec<String>; 2] {
-        // The worker handles what was published before in the order of the stream, or at once with it.
-        tokio::time::sleep(Duration::from_millis(60)).await;
+        self.until(async || self.is_settled().await).await;
         let mut ends = [self.driver, self.passenger].map(|user| (user, Vec::new()));
         for (user, reasons) in &mut ends {
             let mut client = self.pod.connect(*user, Some(0)).await;
