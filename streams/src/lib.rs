@@ -1,10 +1,12 @@
 //! What two services must agree on, and nothing else: the events, the topology of streams and consumers, the one command that
-//! users passes on to rides, the requests for where drivers are, the sign-ins that have ended, what processes say of themselves, how far positions are read, and the bus that carries them.
+//! users passes on to rides, the requests for where drivers are, for debts and for the parties of a ride, the sign-ins that have ended, what processes say of themselves, how far positions are read, and
+//! the bus that carries them.
 //! It knows no service, no database and no HTTP.
 
 #![warn(missing_docs)]
 
 pub mod bus;
+pub mod debts;
 pub mod event;
 pub mod fleet;
 #[doc(hidden)]
@@ -12,6 +14,7 @@ pub mod fuzzing;
 pub mod memory;
 pub mod nats;
 pub mod newest_position;
+pub mod parties;
 pub mod pods;
 pub mod position_progress;
 pub mod ride_command;

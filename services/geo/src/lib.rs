@@ -3,10 +3,11 @@
 //! Cells are 250 m by 250 m at every latitude: each band of latitude has as many columns as fit on its circle. So neither the
 //! antimeridian nor a pole is an edge. For 100,000 moving points it was measured against trees and H3 (DESIGN.md), and was
 //! the fastest in queries and in moves. Pure: no clock, no randomness. Results are sorted by distance, then id, so the same
-//! calls give the same results. Two more pure pieces are about moving points: [`newest`] and [`device_clock`].
+//! calls give the same results. More pure pieces are about points: [`newest`], [`device_clock`] and [`rounding`].
 
 pub mod device_clock;
 pub mod newest;
+pub mod rounding;
 
 use std::collections::HashMap;
 use std::fmt;

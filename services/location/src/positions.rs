@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, Bound};
 
 use chrono::{DateTime, Duration, SubsecRound, Utc};
 use geospatial::newest::{Fix, Newest};
-use geospatial::{Grid, Hashed, Near};
+use geospatial::{Grid, Hashed, Near, rounding};
 use serde::Serialize;
 use streams::event::{LocationUpdate, UserBeacon, rfc3339};
 use streams::fleet::{FLEET_PAGE, FleetDriver, FleetReply};
@@ -23,8 +23,6 @@ const KNOWN_FOR: Duration = Duration::minutes(10);
 const SNAP_M: f64 = 100.0;
 /// A driver who moved less since the place that is stored is not stored again.
 const STORED_WITHIN_M: f64 = 50.0;
-/// The mean radius of the Earth, metres.
-const EARTH_RADIUS_M: f64 = 6_371_008.8;
 /// How long an ended ride is remembered, so that a late point does not make its driver busy again.
 const ENDED_REMEMBERED: Duration = Duration::hours(1);
 
@@ -46,16 +44,9 @@ impl DriverPosition {
     }
 }
 
-/// The next point of a grid whose lines are [`SNAP_M`] metres apart.
+/// Where a driver is shown.
 fn snapped(position: &Position) -> Position {
-    const DEGREE_M: f64 = EARTH_RADIUS_M * std::f64::consts::PI / 180.0;
-    let step = SNAP_M / DEGREE_M;
-    let lat = ((position.lat / step).round() * step).clamp(-90.0, 90.0);
-    // At a pole all longitudes are one place.
-    let step = step / lat.to_radians().cos().max(1e-3);
-    let lng = ((position.lng / step).round() * step).clamp(-180.0, 180.0);
-    // Minus zero is zero.
-    Position { lat: lat + 0.0, lng: lng + 0.0 }
+    rounding::snapped(position, SNAP_M)
 }
 
 #[derive(Debug, Default)]
@@ -306,21 +297,5 @@ mod tests {
         // On duty, a driver is never forgotten.
         positions.prune(at(1_000_000));
         assert_eq!((positions.len(), page(&positions, None).0.len()), (count - 1, FLEET_PAGE));
-    }
-
-    #[test]
-    fn positions_are_snapped_to_100_m_everywhere() {
-        const DEGREE_M: f64 = EARTH_RADIUS_M * std::f64::consts::PI / 180.0;
-        for (lat, lng) in
-            [(40.748_400_123, -73.985_700_456), (0.0, 30.0), (-33.9, 151.2), (89.999_9, 12.0), (90.0, 180.0)]
-        {
-            let at = snapped(&Position { lat, lng });
-            assert!(at.is_valid(), "{at:?}");
-            assert!((at.lat - lat).abs() * DEGREE_M <= 50.1, "{at:?}");
-            assert!((at.lng - lng).abs() * DEGREE_M * lat.to_radians().cos() <= 50.1, "{at:?}");
-            // Whoever moves a little is shown at the same place, unless a line of the grid is between.
-            let places = (0..100).map(|m| snapped(&Position { lat: lat - f64::from(m) / DEGREE_M, lng }).lat.to_bits());
-            assert!(places.collect::<BTreeSet<_>>().len() <= 2, "{lat}");
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! Errors that clients see, with the same stable codes in both protocols: RFC 9457 over HTTP, an error frame over WebSocket.
 //! Also the JSON extractor of all routes, so that a body that cannot be read becomes a problem like any other.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::Router;
@@ -20,7 +21,7 @@ use crate::store::StoreError;
 pub struct Problem {
     pub status: StatusCode,
     /// Stable, for programs: `invalid_field`, `not_found` …
-    pub code: &'static str,
+    pub code: Cow<'static, str>,
     /// For people: what was wrong, and what would be right.
     pub message: String,
     /// The field at fault, if it is one.
@@ -33,7 +34,8 @@ pub struct Problem {
 
 impl Problem {
     /// A problem without a field.
-    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+    pub fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        let code = code.into();
         Self { status, code, message: message.into(), field: None, retry_after_s: None, limit: None }
     }
 
@@ -59,7 +61,7 @@ impl Problem {
     }
 
     /// 409: the current state forbids it; `code` says how.
-    pub fn conflict(code: &'static str, message: impl Into<String>) -> Self {
+    pub fn conflict(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, code, message)
     }
 
@@ -125,30 +127,47 @@ pub struct Json<T>(pub T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
-    async fn from_request(mut request: Request, state: &S) -> Result<Self, Problem> {
-        if !is_json(request.headers()) {
-            let message = "the body must be JSON, and the header `Content-Type: application/json` must say so";
-            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
-        }
-        let too_large = || {
-            let message = format!("the body has more than {BODY_MAX} bytes");
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
-        };
-        // By the length that the head names, before any of it is read.
-        if request.body().size_hint().lower() > BODY_MAX as u64 {
-            return Err(too_large());
-        }
-        DefaultBodyLimit::max(BODY_MAX).apply(&mut request);
-        match timeout(BODY_WAIT, Bytes::from_request(request, state)).await {
-            Ok(Ok(body)) => read_json(&body).map(Self),
-            Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(too_large()),
-            Ok(Err(_)) => Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_json", "the body broke off")),
-            Err(_) => {
-                let message = format!("the body did not arrive within {BODY_WAIT:?}");
-                Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", message))
-            }
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        require_json(request.headers())?;
+        read_body(request, state, BODY_MAX).await.and_then(|body| read_json(&body).map(Self))
+    }
+}
+
+/// The whole body, of at most `most` bytes.
+///
+/// # Errors
+/// `body_too_large`, `invalid_json` if it breaks off, `body_too_slow`.
+pub async fn read_body<S: Send + Sync>(mut request: Request, state: &S, most: usize) -> Result<Bytes, Problem> {
+    let too_large = || {
+        let message = format!("the body has more than {most} bytes");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+    };
+    // By the length that the head names, before any of it is read.
+    if request.body().size_hint().lower() > most as u64 {
+        return Err(too_large());
+    }
+    DefaultBodyLimit::max(most).apply(&mut request);
+    match timeout(BODY_WAIT, Bytes::from_request(request, state)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(too_large()),
+        Ok(Err(_)) => Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_json", "the body broke off")),
+        Err(_) => {
+            let message = format!("the body did not arrive within {BODY_WAIT:?}");
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", message))
         }
     }
+}
+
+/// Refuses a request whose header does not say that its body is JSON.
+///
+/// # Errors
+/// `unsupported_media_type`.
+pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
+    if is_json(headers) {
+        return Ok(());
+    }
+    let message = "the body must be JSON, and the header `Content-Type: application/json` must say so";
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message))
 }
 
 /// `None` if the request has no body at all.

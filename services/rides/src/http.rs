@@ -1,6 +1,6 @@
 //! The routes of rides: a user's own rides, and estimates.
 //!
-//! They only read. Another user's ride is not found.
+//! They only read. Another user's ride is not found. Who the other party is, users says when it is asked (`parties.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,13 +10,14 @@ use axum::extract::{FromRef, Path, Query, State};
 use chrono::DateTime;
 use platform::problem::Json;
 use platform::routes::Routes;
-use platform::{Problem, SignedIn, Store, Tokens};
+use platform::{Platform, Problem, SignedIn, Store, Tokens};
 use serde_json::{Value, json};
 use streams::event::rfc3339;
 use streams::{Position, RideId, RideStatus, UserId, VehicleType};
 use uuid::Uuid;
 
 use crate::config::Config;
+use crate::parties::OtherParty;
 use crate::payment::{self, Payment};
 use crate::ride::Ride;
 use crate::ride::rows::{self, After};
@@ -32,6 +33,7 @@ struct Api {
     store: Store<Tables>,
     tokens: Tokens,
     config: Arc<Config>,
+    parties: Arc<OtherParty>,
 }
 
 impl FromRef<Api> for Tokens {
@@ -40,8 +42,9 @@ impl FromRef<Api> for Tokens {
     }
 }
 
-pub(crate) fn routes(store: &Store<Tables>, tokens: &Tokens, config: &Arc<Config>) -> Routes {
-    let api = Api { store: store.clone(), tokens: tokens.clone(), config: config.clone() };
+pub(crate) fn routes(platform: &Platform, store: &Store<Tables>, tokens: &Tokens, config: &Arc<Config>) -> Routes {
+    let parties = Arc::new(OtherParty::new(platform));
+    let api = Api { store: store.clone(), tokens: tokens.clone(), config: config.clone(), parties };
     Routes::default().get("/v1/rides", list).get("/v1/rides/{id}", one).get("/v1/estimates", estimate).with_state(api)
 }
 
@@ -55,7 +58,11 @@ async fn one(
     let ride = rows::ride_of(&mut tx, id, user).await?.ok_or_else(|| Problem::not_found("ride"))?;
     let payments = payment::rows::payments_of(&mut tx, &[id]).await?;
     drop(tx);
-    Ok(Json(api.view(&ride, user, payments.first())))
+    let mut view = api.view(&ride, user, payments.first());
+    if let Some((field, party)) = api.parties.shown(&ride, user).await {
+        view[field] = party;
+    }
+    Ok(Json(view))
 }
 
 async fn list(State(api): State<Api>, SignedIn(user): SignedIn, query: RawQuery) -> Result<Json<Value>, Problem> {

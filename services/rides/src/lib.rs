@@ -6,11 +6,13 @@
 pub mod audit;
 mod commands;
 mod config;
+mod debts;
 pub mod event_log;
 mod handlers;
 pub mod hash_chain;
 mod http;
 pub mod ledger;
+mod parties;
 pub mod payment;
 mod replay;
 pub mod ride;
@@ -63,7 +65,7 @@ impl Rides {
 
     /// The routes `/v1/rides`, `/v1/rides/{id}` and `/v1/estimates`.
     pub fn routes(&self) -> platform::routes::Routes {
-        http::routes(&self.store, &self.tokens, &self.config)
+        http::routes(&self.platform, &self.store, &self.tokens, &self.config)
     }
 
     /// Runs until `stop`; then finishes the work in hand, publishes what it wrote, and returns.
@@ -74,6 +76,7 @@ impl Rides {
         tasks.spawn_worker(&[Subject::LocationAggregate], BATCH_MAX, handlers::Completions::new(&platform, &config));
         tasks.spawn_worker(&[Subject::PaymentCapture], BATCH_MAX, handlers::Captures::new(&platform, &config));
         tasks.spawn(commands::RideCommands::new(&platform, &store, tokens, &config).serve(stop.clone()));
+        tasks.spawn(debts::answer(platform.clone(), store.clone(), stop.clone()));
         tasks.spawn_purge(|| async { Ok(()) });
         tasks.until_stop().await;
         tasks.drain().await;

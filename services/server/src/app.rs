@@ -224,6 +224,7 @@ impl App {
                     .map_err(anyhow::Error::msg)
                     .context("CODE_COUNTRIES")?,
                 request_ttl_s: settings.match_request_ttl_s,
+                driver_approval: settings.driver_approval,
                 sign_in_life: chrono::TimeDelta::days(settings.sign_in_max_days.into()),
                 ..Default::default()
             };

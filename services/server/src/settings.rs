@@ -98,6 +98,9 @@ pub struct Settings {
     /// [default: response when embedded on a loopback address, log when embedded on another one, else required].
     #[arg(long, env = "OTP_DELIVERY", hide_env_values = true, global = true)]
     pub otp_delivery: Option<String>,
+    /// Whether a new driver may drive at once (`auto`), or only after an operator has approved them (`manual`).
+    #[arg(long, env = "DRIVER_APPROVAL", default_value = "auto", global = true)]
+    pub driver_approval: users::DriverApproval,
     /// Seconds that a driver has to answer an offer.
     #[arg(long, env = "MATCH_OFFER_TTL_S", default_value_t = 15, global = true)]
     pub match_offer_ttl_s: u32,

@@ -2,6 +2,7 @@
 
 use chrono::TimeDelta;
 
+use crate::account::DriverApproval;
 use crate::sign_in::delivery::OtpDelivery;
 use crate::sign_in::phone::Countries;
 
@@ -13,6 +14,8 @@ pub struct Config {
     pub code_countries: Countries,
     /// `MATCH_REQUEST_TTL_S`: how long a search stays open, in seconds.
     pub request_ttl_s: u32,
+    /// `DRIVER_APPROVAL`: who decides about a new driver.
+    pub driver_approval: DriverApproval,
     /// `SIGN_IN_MAX_DAYS`: how long a sign-in may last, however often it is refreshed.
     pub sign_in_life: TimeDelta,
     /// Sockets of all users on this pod.
@@ -25,6 +28,7 @@ impl Default for Config {
             otp_delivery: OtpDelivery::default(),
             code_countries: Countries::default(),
             request_ttl_s: 300,
+            driver_approval: DriverApproval::default(),
             sign_in_life: TimeDelta::days(90),
             sockets_max: 50_000,
         }

@@ -18,6 +18,7 @@ use crate::commands::window::Window;
 use crate::config::Config;
 use crate::gateway::client_limits::limits_of_client;
 use crate::gateway::sockets::Sockets;
+use crate::party::cache::PeopleCache;
 use crate::presence::lease::PodLease;
 use crate::tables::Tables;
 
@@ -30,6 +31,11 @@ const BATCHES_MAX: usize = 50;
 const WEBHOOK_RULES: Rules = Rules { failures_max: 10, open_for: Duration::seconds(10) };
 /// Each request without an answer holds a command for its whole deadline.
 const RIDES_RULES: Rules = Rules { failures_max: 10, open_for: Duration::seconds(2) };
+
+/// Without an answer a state says that debts are unknown; commands have a breaker of their own.
+const DEBTS_RULES: Rules = Rules { failures_max: 5, open_for: Duration::seconds(2) };
+/// Requests for debts that await their reply at once.
+const DEBTS_MAX: usize = 16;
 
 /// Clones share everything, and cost a word: each socket holds one.
 #[derive(Debug, Clone)]
@@ -64,6 +70,11 @@ pub(crate) struct Parts {
     pub(crate) webhook: Arc<Breaker>,
     /// Of requests to rides.
     pub(crate) rides: Arc<Breaker>,
+    /// Of requests to rides for debts, with a permit for each.
+    pub(crate) debts: Arc<Breaker>,
+    pub(crate) debts_permits: Arc<Semaphore>,
+    /// People as others are shown them.
+    pub(crate) people: Arc<PeopleCache>,
 }
 
 impl Context {
@@ -82,6 +93,9 @@ impl Context {
             limits: Arc::new(limits_of_client(platform.limiter.limits())),
             webhook: Arc::new(Breaker::new(platform, "webhook", WEBHOOK_RULES)),
             rides: Arc::new(Breaker::new(platform, "rides", RIDES_RULES)),
+            debts: Arc::new(Breaker::new(platform, "debts", DEBTS_RULES)),
+            debts_permits: Arc::new(Semaphore::new(DEBTS_MAX)),
+            people: Arc::default(),
         }))
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
 use platform::{Failure, Handler, Received, StoreError, Trace, Transaction};
 use streams::event::{LocationAggregate, MatchFound, MatchRejected, RejectReason, RideEvent};
 use streams::{Event, MatchId, RequestId, RideId, RideStatus, Subject, UserId};
@@ -10,7 +11,8 @@ use streams::{Event, MatchId, RequestId, RideId, RideStatus, Subject, UserId};
 use crate::context::Context;
 use crate::gateway::publish_frames;
 use crate::mailbox::NewEntry;
-use crate::offer::{Offer, OfferState};
+use crate::offer::rows::Unshown;
+use crate::offer::{Before, Offer, OfferState};
 use crate::presence::Route;
 use crate::search::SearchKey;
 use crate::search::ending::ENDING_WAIT;
@@ -47,11 +49,19 @@ pub(crate) struct EventHandler {
     routes: BTreeMap<UserId, Vec<Route>>,
     /// Offers of this transaction that were closed at once, because their search has ended.
     closed: u64,
+    /// Ends of older offers that come before the offers of this transaction, each with the time before which it is sorted.
+    earlier_ends: Vec<(DateTime<Utc>, MatchRejected)>,
 }
 
 impl EventHandler {
     pub(crate) fn new(context: &Context) -> Self {
-        Self { context: context.clone(), appended: Vec::new(), routes: BTreeMap::new(), closed: 0 }
+        Self {
+            context: context.clone(),
+            appended: Vec::new(),
+            routes: BTreeMap::new(),
+            closed: 0,
+            earlier_ends: Vec::new(),
+        }
     }
 
     /// Returns the ids of the messages that nobody is shown.
@@ -87,25 +97,77 @@ impl EventHandler {
         // An offer of a search that has ended is closed at once, and its parties receive the end.
         let state = |e: &MatchFound| if open.contains(&e.request_id) { OfferState::Open } else { OfferState::Closed };
         let offers: Vec<Offer> = found.iter().map(|e| Offer::from_found(e, state(e))).collect();
-        let inserted = offer::rows::insert(tx, &offers).await?;
+        let body = |e: &&MatchFound| (e.match_id, json_of(&Event::MatchFound((*e).clone())));
+        let bodies: BTreeMap<MatchId, String> = found.iter().map(body).collect();
+        let parties: Vec<UserId> = found.iter().flat_map(|e| [e.driver_id, e.passenger_id]).collect();
+        let ended: Vec<MatchId> = rejections.iter().map(|(_, e)| e.match_id).collect();
+        offer::rows::lock_ending(tx, &ended, &parties).await?;
+        let inserted = offer::rows::insert(tx, &offers, &bodies).await?;
         let reasons: Vec<_> = rejections.iter().map(|(_, e)| (e.match_id, e.reason)).collect();
         let before = offer::rows::reject(tx, &reasons).await?;
         let now = self.context.platform.world.now();
         live_ride::rows::apply(tx, &rides, now).await?;
         self.closed = 0;
-        for ((offer, e), trace) in offers.iter().zip(found).zip(traces) {
+        for ((offer, e), trace) in offers.iter().zip(&found).zip(traces) {
             if offer.state == OfferState::Closed && inserted.contains(&offer.match_id) {
                 // Later than match.found, also if the clock of match is ahead.
                 let cancelled = offer.cancelled(now.max(e.found_at + chrono::Duration::microseconds(3)));
-                tx.publish(&cancelled, trace);
+                offer::rows::close(tx, std::slice::from_ref(&cancelled)).await?;
+                tx.publish(&Event::MatchRejected(cancelled), trace);
                 self.closed += 1;
             }
         }
         let unknown = Self::store_unknown(tx, &rejections, &before).await?;
-        let is_hidden = |(id, e): &&(&str, &MatchRejected)| {
-            !unknown.contains(id) && !offer::is_shown(before.get(&e.match_id).copied(), e)
-        };
-        Ok(rejections.iter().filter(is_hidden).map(|(id, _)| (*id).to_owned()).collect())
+        let (mut hidden, mut shown) = (BTreeSet::new(), BTreeSet::new());
+        for (id, e) in &rejections {
+            let is_shown = unknown.contains(id) || offer::is_shown(before.get(&e.match_id).copied(), e);
+            if !is_shown || !shown.insert(e.match_id) {
+                hidden.insert((*id).to_owned());
+            }
+        }
+        let new: Vec<&MatchFound> = found.into_iter().filter(|e| inserted.contains(&e.match_id)).collect();
+        self.earlier_ends = self.earlier_ends(tx, &new, &parties, &mut shown).await?;
+        offer::rows::set_end_shown(tx, &shown.into_iter().collect::<Vec<_>>()).await?;
+        Ok(hidden)
+    }
+
+    /// The ends of older offers of the parties of `new` that they have not received: one live offer at a time, in everybody's eyes. match
+    /// makes an offer only to people who have none, so the older ones are over. One that is open here has expired: match says so as well,
+    /// and this comes first. `shown` are those whose ends are in this batch, and in the end all whose ends are shown by it.
+    async fn earlier_ends(
+        &self,
+        tx: &mut Transaction<Tables>,
+        new: &[&MatchFound],
+        parties: &[UserId],
+        shown: &mut BTreeSet<MatchId>,
+    ) -> Result<Vec<(DateTime<Utc>, MatchRejected)>, StoreError> {
+        if new.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (mut ends, mut expired) = (Vec::new(), Vec::new());
+        for Unshown { offer, end } in offer::rows::unshown(tx, parties).await? {
+            let is_next = |e: &&&MatchFound| {
+                e.match_id > offer.match_id && (e.driver_id == offer.driver_id || e.passenger_id == offer.passenger_id)
+            };
+            let Some(next) = new.iter().filter(is_next).min_by_key(|e| e.found_at) else { continue };
+            if shown.contains(&offer.match_id) {
+                continue;
+            }
+            let end = match end {
+                Some(end) => end,
+                None if next.found_at >= offer.expires_at => {
+                    let end = offer.expired(self.context.platform.world.now());
+                    self.context.publish(tx, &Event::MatchRejected(end.clone()));
+                    expired.push(end.clone());
+                    end
+                }
+                None => continue,
+            };
+            shown.insert(offer.match_id);
+            ends.push((before(next), end));
+        }
+        offer::rows::close(tx, &expired).await?;
+        Ok(ends)
     }
 
     /// Stores the ends of offers that have no row yet, so that a match.found that arrives later opens nothing. Returns the ids of the
@@ -113,14 +175,14 @@ impl EventHandler {
     async fn store_unknown<'a>(
         tx: &mut Transaction<Tables>,
         rejections: &[(&'a str, &MatchRejected)],
-        before: &BTreeMap<MatchId, OfferState>,
+        before: &BTreeMap<MatchId, Before>,
     ) -> Result<BTreeSet<&'a str>, StoreError> {
         let mut unknown: BTreeMap<MatchId, (&str, &MatchRejected)> = BTreeMap::new();
         for (id, e) in rejections.iter().filter(|(_, e)| !before.contains_key(&e.match_id)) {
             unknown.entry(e.match_id).or_insert((id, e));
         }
         let ended: Vec<Offer> = unknown.values().map(|(_, e)| Offer::from_rejected(e)).collect();
-        let inserted = offer::rows::insert(tx, &ended).await?;
+        let inserted = offer::rows::insert(tx, &ended, &BTreeMap::new()).await?;
         // Another process has just stored the match.found.
         let found: Vec<_> = unknown.values().filter(|(_, e)| !inserted.contains(&e.match_id)).collect();
         let reasons: Vec<_> = found.iter().map(|(_, e)| (e.match_id, e.reason)).collect();
@@ -188,14 +250,18 @@ impl EventHandler {
 
     /// The users whom an event concerns, each with the body that they may see.
     fn recipients(&self, event: &Event, passengers: &BTreeMap<RideId, UserId>) -> Vec<(UserId, String)> {
-        let body = String::from_utf8(event.body()).expect("JSON is UTF-8");
+        let body = json_of(event);
         let both = |driver: UserId, passenger: UserId, body: String| {
             if driver == passenger { vec![(driver, body)] } else { vec![(driver, body.clone()), (passenger, body)] }
         };
         match event {
             Event::UserBeacon(e) => vec![(e.user_id, body)],
             Event::UserFinder(e) => vec![(e.user_id, body)],
-            Event::MatchFound(e) => both(e.driver_id, e.passenger_id, body),
+            Event::MatchFound(e) if e.driver_id != e.passenger_id => {
+                let of_driver = serde_json::Value::Object(offer::view::for_driver(e)).to_string();
+                vec![(e.driver_id, of_driver), (e.passenger_id, body)]
+            }
+            Event::MatchFound(e) => vec![(e.driver_id, body)],
             Event::MatchAccepted(e) => both(e.driver_id, e.passenger_id, body),
             Event::MatchRejected(e) => both(e.driver_id, e.passenger_id, body),
             Event::Ride(e) if e.status == RideStatus::Pickup && e.driver_id != e.passenger_id => {
@@ -209,27 +275,70 @@ impl EventHandler {
         }
     }
 
+    /// The entry of each user whom an event concerns, to be sorted by `at`.
+    fn add_entries(&self, entries: &mut Vec<(DateTime<Utc>, NewEntry)>, at: DateTime<Utc>, of: &Occurred<'_>) {
+        for (user, body) in self.recipients(of.event, of.passengers) {
+            let (event_id, subject, time) = (of.id.to_owned(), of.event.subject(), of.time);
+            entries.push((at, NewEntry { user, event_id, subject, time, body }));
+        }
+    }
+
     fn new_entries(
         &self,
         batch: &[&Received],
         hidden: &BTreeSet<String>,
         passengers: &BTreeMap<RideId, UserId>,
     ) -> Vec<NewEntry> {
-        let mut entries: Vec<NewEntry> = batch
+        let found: Vec<&MatchFound> = batch
             .iter()
-            .filter(|received| !hidden.contains(&received.id))
-            .flat_map(|received| {
-                let time = received.event.occurred_at().unwrap_or(received.stored_at);
-                let subject = received.event.subject();
-                let recipients = self.recipients(&received.event, passengers).into_iter();
-                let event_id = &received.id;
-                recipients.map(move |(user, body)| NewEntry { user, event_id: event_id.clone(), subject, time, body })
+            .filter_map(|received| match &received.event {
+                Event::MatchFound(e) => Some(e),
+                _ => None,
             })
             .collect();
+        let mut entries: Vec<(DateTime<Utc>, NewEntry)> = Vec::new();
+        for received in batch.iter().filter(|received| !hidden.contains(&received.id)) {
+            let time = received.event.occurred_at().unwrap_or(received.stored_at);
+            let occurred = Occurred { event: &received.event, id: &received.id, time, passengers };
+            self.add_entries(&mut entries, sort_time(&received.event, time, &found), &occurred);
+        }
+        for (at, end) in &self.earlier_ends {
+            let (event, time) = (Event::MatchRejected(end.clone()), end.rejected_at);
+            let occurred = Occurred { event: &event, id: &event.message_id(time), time, passengers };
+            self.add_entries(&mut entries, time.min(*at), &occurred);
+        }
         // The worker has sorted the batch by entity. In a mailbox, events are in the order of their times.
-        entries.sort_by_key(|entry| entry.time);
-        entries
+        entries.sort_by_key(|(at, _)| *at);
+        entries.into_iter().map(|(_, entry)| entry).collect()
     }
+}
+
+/// An event with its id and time, and the passengers of rides.
+struct Occurred<'a> {
+    event: &'a Event,
+    id: &'a str,
+    time: DateTime<Utc>,
+    passengers: &'a BTreeMap<RideId, UserId>,
+}
+
+/// Where an event comes among those of its batch: by its time, but the end of an offer before the next offer to one of its parties,
+/// whatever the clocks of the services that wrote the two say. Ids of matches are in the order in which match made them.
+fn sort_time(event: &Event, time: DateTime<Utc>, found: &[&MatchFound]) -> DateTime<Utc> {
+    let Event::MatchRejected(end) = event else { return time };
+    let is_next = |e: &&&MatchFound| {
+        e.match_id > end.match_id && (e.driver_id == end.driver_id || e.passenger_id == end.passenger_id)
+    };
+    found.iter().filter(is_next).map(|e| before(e)).min().map_or(time, |at| time.min(at))
+}
+
+/// The time before an offer was made.
+fn before(found: &MatchFound) -> DateTime<Utc> {
+    found.found_at - chrono::Duration::microseconds(1)
+}
+
+/// The body of an event.
+fn json_of(event: &Event) -> String {
+    String::from_utf8(event.body()).expect("JSON is UTF-8")
 }
 
 impl Handler for EventHandler {
@@ -258,6 +367,7 @@ impl Handler for EventHandler {
 
     fn rolled_back(&mut self) {
         self.closed = 0;
+        self.earlier_ends.clear();
         self.appended.clear();
         self.routes.clear();
     }

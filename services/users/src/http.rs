@@ -9,14 +9,16 @@ use platform::problem::Json;
 use platform::routes::Routes;
 use platform::{ClientAddress, Problem, SignedIn, StoreError};
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use streams::VehicleType;
 
-use crate::account::rows::PLATE_KEY;
-use crate::account::{self, Driver, Profile};
+use crate::account::rows::VEHICLE_KEYS;
+use crate::account::{self, Driver, Profile, standing};
 use crate::context::Context;
 use crate::sign_in::otp;
 use crate::sign_in::otp::routes::TokenRequest;
 use crate::sign_in::routes::{TokenResponse, begin};
+use crate::{commands, party, state};
 
 pub(crate) fn routes() -> Routes<Context> {
     Routes::default()
@@ -25,6 +27,9 @@ pub(crate) fn routes() -> Routes<Context> {
         .get("/v1/me", me)
         .patch("/v1/me", change_me)
         .post("/v1/drivers", register_driver)
+        .patch("/v1/drivers", change_vehicle)
+        .get("/v1/state", state)
+        .post("/v1/commands", commands::routes::run)
 }
 
 async fn sign_in_by_code(
@@ -43,6 +48,10 @@ async fn sign_in_by_code(
 async fn me(State(context): State<Context>, SignedIn(user): SignedIn) -> Result<Json<Profile>, Problem> {
     let mut tx = context.store.begin().await?;
     account::rows::profile_of(&mut tx, user).await?.map(Json).ok_or_else(no_such_user)
+}
+
+async fn state(State(context): State<Context>, SignedIn(user): SignedIn) -> Result<Json<Value>, Problem> {
+    Ok(Json(state::of(&context, user).await?))
 }
 
 /// A merge patch (RFC 7396). Fields that a user may not change are ignored, above all roles.
@@ -69,6 +78,7 @@ async fn change_me(
     }
     let profile = account::rows::profile_of(&mut tx, user).await?.ok_or_else(no_such_user)?;
     tx.commit().await?;
+    party::changed(&context, user).await;
     Ok(Json(profile))
 }
 
@@ -76,6 +86,9 @@ async fn change_me(
 struct Registration {
     vehicle_type: VehicleType,
     plate: String,
+    make: Option<String>,
+    model: Option<String>,
+    color: Option<String>,
 }
 
 /// 201, also for a repeat of the same registration. Another vehicle of a registered driver is a conflict.
@@ -84,29 +97,76 @@ async fn register_driver(
     SignedIn(user): SignedIn,
     Json(registration): Json<Registration>,
 ) -> Result<(StatusCode, Json<Profile>), Problem> {
-    let plate = account::normalize_plate(&registration.plate)?;
-    let driver = Driver { vehicle_type: registration.vehicle_type, plate };
+    let Registration { vehicle_type, plate, make, model, color } = registration;
+    let word = |field: &str, word: Option<String>| word.map(|word| account::validate_word(field, &word)).transpose();
+    let driver = Driver {
+        make: word("make", make)?,
+        model: word("model", model)?,
+        color: word("color", color)?,
+        status: context.config.driver_approval.of_new(),
+        ..Driver::new(vehicle_type, account::plate::normalize(&plate)?)
+    };
     let now = context.platform.world.now();
     let mut tx = context.store.begin().await?;
     if !account::rows::lock(&mut tx, user).await? {
         return Err(no_such_user());
     }
     match account::rows::driver_of(&mut tx, user).await? {
-        Some(known) if known == driver => {}
+        Some(known) if known.is_registered_by(&driver) => {}
         Some(known) => {
-            let message = format!("you are a driver already, with {} {}", known.vehicle_type.as_str(), known.plate);
+            let vehicle = format!("{} {}", known.vehicle_type.as_str(), known.plate);
+            let message = format!("you are a driver already, with {vehicle}: change it with PATCH /v1/drivers");
             return Err(Problem::conflict("already_driver", message));
         }
         None => match account::rows::insert_driver(&mut tx, user, &driver, now).await {
-            Err(StoreError::Conflict { constraint }) if constraint == PLATE_KEY => {
-                return Err(Problem::conflict("plate_taken", "another driver has this plate"));
+            Err(StoreError::Conflict { constraint }) if VEHICLE_KEYS.contains(&&*constraint) => {
+                return Err(standing::plate_taken());
             }
             inserted => inserted?,
         },
     }
     let profile = account::rows::profile_of(&mut tx, user).await?.ok_or_else(no_such_user)?;
     tx.commit().await?;
+    party::changed(&context, user).await;
     Ok((StatusCode::CREATED, Json(profile)))
+}
+
+/// A merge patch (RFC 7396) of what the caller drives.
+#[derive(Debug, Deserialize)]
+struct VehiclePatch {
+    vehicle_type: Option<VehicleType>,
+    plate: Option<String>,
+    /// Absent: it stays. Null: it is removed.
+    #[serde(default, deserialize_with = "present")]
+    make: Option<Option<String>>,
+    #[serde(default, deserialize_with = "present")]
+    model: Option<Option<String>>,
+    #[serde(default, deserialize_with = "present")]
+    color: Option<Option<String>>,
+}
+
+async fn change_vehicle(
+    State(context): State<Context>,
+    SignedIn(user): SignedIn,
+    Json(patch): Json<VehiclePatch>,
+) -> Result<Json<Profile>, Problem> {
+    let VehiclePatch { vehicle_type, plate, make, model, color } = patch;
+    let plate = plate.map(|plate| account::plate::normalize(&plate)).transpose()?;
+    let word = |field: &str, word: Option<Option<String>>| {
+        word.map(|word| word.map(|word| account::validate_word(field, &word)).transpose()).transpose()
+    };
+    let (make, model, color) = (word("make", make)?, word("model", model)?, word("color", color)?);
+    standing::change_vehicle(&context, user, |driver| Driver {
+        vehicle_type: vehicle_type.unwrap_or(driver.vehicle_type),
+        plate: plate.clone().unwrap_or(driver.plate),
+        make: make.clone().unwrap_or(driver.make),
+        model: model.clone().unwrap_or(driver.model),
+        color: color.clone().unwrap_or(driver.color),
+        status: driver.status,
+    })
+    .await?;
+    party::changed(&context, user).await;
+    me(State(context), SignedIn(user)).await
 }
 
 /// The token is valid but has no user: it is from another database, or from a memory store that is gone.

@@ -15,11 +15,13 @@ mod http;
 mod live_ride;
 mod mailbox;
 mod offer;
+mod party;
 mod presence;
 mod rate_limit;
 mod search;
 mod sign_in;
 mod signed_text;
+mod state;
 mod tables;
 mod timers;
 mod trip;
@@ -27,8 +29,9 @@ mod trip;
 use futures_util::{Sink, Stream};
 use platform::routes::Routes;
 use platform::{CancellationToken, Platform, ServiceTasks, Store, StoreError, Tokens};
-use streams::{Service, SignInId};
+use streams::{Service, SignInId, UserId};
 
+pub use account::{DriverApproval, DriverStatus};
 pub use config::Config;
 use context::Context;
 use gateway::pod_link;
@@ -81,6 +84,19 @@ impl Users {
         gateway::session::serve(&self.0, request, incoming, outgoing).await;
     }
 
+    /// Gives a driver another status, as an operator decides: approves, or suspends. A suspended driver's open offer is withdrawn, and a ride
+    /// under way ends as usual. Returns the status before; `None` if there is no such driver.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was changed.
+    pub async fn set_driver_status(
+        &self,
+        driver: UserId,
+        status: DriverStatus,
+    ) -> Result<Option<DriverStatus>, StoreError> {
+        account::standing::set_status(&self.0, driver, status).await
+    }
+
     /// Closes the sockets of these sign-ins, which have ended, on this pod.
     pub fn end_sign_ins(&self, ended: &[SignInId]) {
         self.0.sockets.end_sign_ins(ended);
@@ -97,6 +113,7 @@ impl Users {
         tasks.spawn(timers::run(context.clone(), stop.clone()));
         tasks.spawn(sign_in::ended::run(context.clone(), stop.clone()));
         tasks.spawn(sign_in::ended::answer(context.clone(), stop.clone()));
+        tasks.spawn(party::answer(context.clone(), stop.clone()));
         let purged = context.clone();
         tasks.spawn_purge(move || timers::purge(purged.clone()));
         tasks.until_stop().await;

@@ -12,10 +12,10 @@ use streams::sign_ins::EndedSignIn;
 use streams::{MatchId, RequestId, RideId, SignInId, UserId};
 use uuid::Uuid;
 
-use crate::account::Driver;
+use crate::account::{Driver, Profile};
 use crate::live_ride::LiveRide;
 use crate::mailbox::{Device, Entry, MailboxCursor};
-use crate::offer::{Offer, OfferState};
+use crate::offer::{Offer, OfferEnd, OfferState};
 use crate::presence::Beacon;
 use crate::rate_limit::RowKey;
 use crate::search::Search;
@@ -42,7 +42,13 @@ pub struct Tables {
     pub(crate) offers_of_search: OrdSet<(RequestId, MatchId)>,
     /// The column `offers.device`.
     pub(crate) accepting_devices: OrdMap<MatchId, String>,
+    /// The column `offers.found`.
+    pub(crate) found_events: OrdMap<MatchId, String>,
+    /// The columns `offers.end_event` and `offers.end_shown`.
+    pub(crate) offer_ends: OrdMap<MatchId, OfferEnd>,
     pub(crate) live_rides: OrdMap<RideId, LiveRide>,
+    /// The columns `match_id` and `event` of `live_rides`.
+    pub(crate) ride_events: OrdMap<RideId, (MatchId, String)>,
     /// The column `live_rides.device`.
     pub(crate) ride_devices: OrdMap<RideId, String>,
 }
@@ -64,7 +70,15 @@ pub(crate) struct AccountRows {
     pub(crate) users: OrdMap<UserId, UserRow>,
     pub(crate) phones: OrdMap<Phone, UserId>,
     pub(crate) drivers: OrdMap<UserId, Driver>,
+    /// By the plates as they are compared.
     pub(crate) plates: OrdMap<String, UserId>,
+}
+
+impl AccountRows {
+    pub(crate) fn profile(&self, user: UserId) -> Option<Profile> {
+        let driver = self.drivers.get(&user).cloned();
+        self.users.get(&user).map(|row| Profile::new(user, row.phone.as_str().to_owned(), row.name.clone(), driver))
+    }
 }
 
 #[derive(Debug, Clone)]

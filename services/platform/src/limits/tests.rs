@@ -66,7 +66,7 @@ fn each_key_of_each_limit_has_its_own_bucket() {
     assert_eq!(take(Limit::Commands, ann), Ok(()));
     assert!(take(Limit::Commands, ann).is_err());
     let problem = Problem::from(take(Limit::Nearby, ann).unwrap_err());
-    assert_eq!((problem.code, problem.limit, problem.retry_after_s), ("too_many_requests", Some("nearby"), Some(1)));
+    assert_eq!((&*problem.code, problem.limit, problem.retry_after_s), ("too_many_requests", Some("nearby"), Some(1)));
 }
 
 #[test]

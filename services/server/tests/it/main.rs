@@ -22,5 +22,6 @@ mod program;
 mod ride;
 mod roles;
 mod row_writes;
+mod state;
 mod stuck_stream;
 mod transcript;

@@ -141,26 +141,35 @@ async fn money(history: &History<'_>, rides: &Store<Tables>) -> Vec<String> {
 }
 
 fn mailboxes(history: &History<'_>, received: &BTreeMap<String, Vec<Received>>) -> Vec<String> {
-    let mut without_pins: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
+    let mut published: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
     for (user, events) in received {
         let bodies = events.iter().map(|event| {
             let mut body = event.body.clone();
-            if event.subject == "ride.pickup" && text(&body, "passenger_id") == user {
-                body.as_object_mut().map(|fields| fields.remove("pin"));
+            let of_passenger = text(&body, "passenger_id") == user;
+            // What is joined to the copies of the two parties.
+            let joined: &[&str] = match event.subject.as_str() {
+                "ride.pickup" if of_passenger => &["pin", "driver"],
+                "match.found" => &["driver", "expires_in_s"],
+                subject if subject == "match.accepted" || subject.starts_with("ride.") => &["driver", "passenger"],
+                _ => &[],
+            };
+            if let Some(fields) = body.as_object_mut() {
+                joined.iter().for_each(|field| _ = fields.remove(*field));
             }
             body
         });
-        without_pins.insert(user, bodies.collect());
+        published.insert(user, bodies.collect());
     }
     let mut mailboxes: BTreeMap<String, Mailbox<'_>> = BTreeMap::new();
     for (user, events) in received {
         let mailbox = mailboxes.entry(user.clone()).or_default();
         mailbox.last_seq = events.iter().map(|event| event.seq).max().unwrap_or(0);
-        let bodies = &without_pins[user.as_str()];
+        let bodies = &published[user.as_str()];
         mailbox.entries.extend(events.iter().zip(bodies).map(|(event, body)| MailboxEntry {
             seq: event.seq,
             event_id: &event.event_id,
-            body: Some(body),
+            // The driver's copy of an offer has its places rounded.
+            body: (event.subject != "match.found" || text(body, "passenger_id") == user).then_some(body),
         }));
     }
     history.mailboxes(&mailboxes)

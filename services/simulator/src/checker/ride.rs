@@ -96,7 +96,7 @@ impl Status {
 #[derive(Debug)]
 pub(super) struct Version {
     pub(super) status: Status,
-    /// Of the body without the PIN, which only the passenger receives.
+    /// Of the body without what only one of the two receives: the PIN, and who the other one is.
     digest: u64,
     hash: String,
     previous_hash: String,
@@ -109,7 +109,7 @@ impl Version {
     pub(super) fn read(status: Status, event: &Event, occurred_at: DateTime<Utc>) -> Self {
         Self {
             status,
-            digest: digest_without_pin(&event.data),
+            digest: digest_of_both(&event.data),
             hash: event.text("hash").to_owned(),
             previous_hash: event.text("previous_hash").to_owned(),
             occurred_at,
@@ -242,10 +242,12 @@ pub(super) fn body_problems(party: Party, status: Status, event: &Event) -> Vec<
     problems
 }
 
-fn digest_without_pin(data: &Value) -> u64 {
+fn digest_of_both(data: &Value) -> u64 {
     let mut data = data.clone();
     if let Some(fields) = data.as_object_mut() {
-        fields.remove("pin");
+        for of_one in ["pin", "driver", "passenger"] {
+            fields.remove(of_one);
+        }
     }
     let mut hasher = DefaultHasher::new();
     data.to_string().hash(&mut hasher);

@@ -1,25 +1,108 @@
-//! Users, drivers and profiles: what a name and a plate may be, and what a user sees of themselves.
+//! Users, drivers and profiles: what a name and a vehicle may be, and what a user sees of themselves. Plates are in `plate`, and what an
+//! operator, or another vehicle, does to a driver is in `standing`.
 //!
 //! Roles are not stored: everybody is a passenger, and a user with a row in `drivers` is a driver too.
 
+pub(crate) mod plate;
 pub(crate) mod rows;
+pub(crate) mod standing;
 
-use platform::Problem;
+use std::str::FromStr;
+
+use platform::{Problem, StoreError};
 use serde::Serialize;
 use streams::{UserId, VehicleType};
 
 /// The most characters of a name.
 const NAME_MAX: usize = 100;
-/// The fewest and the most characters of a plate.
-const PLATE_MIN: usize = 2;
-const PLATE_MAX: usize = 12;
+/// The most characters of each word that describes a vehicle.
+const WORD_MAX: usize = 40;
 
-/// What a user drives.
+/// Whether a driver may be offered rides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DriverStatus {
+    /// Not decided yet.
+    Pending,
+    Approved,
+    /// Not any more. A ride under way ends as usual.
+    Suspended,
+}
+
+impl DriverStatus {
+    const ALL: [Self; 3] = [Self::Pending, Self::Approved, Self::Suspended];
+
+    /// The name in the database and in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Approved => "approved",
+            Self::Suspended => "suspended",
+        }
+    }
+
+    pub(crate) fn parse(name: &str) -> Result<Self, StoreError> {
+        let known = Self::ALL.into_iter().find(|status| status.as_str() == name);
+        known.ok_or_else(|| StoreError::Other(format!("unknown status `{name}` of a driver")))
+    }
+}
+
+/// Who decides about a new driver: `DRIVER_APPROVAL`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DriverApproval {
+    /// Nobody: a new driver is approved.
+    #[default]
+    Auto,
+    /// An operator: a new driver is pending.
+    Manual,
+}
+
+impl FromStr for DriverApproval {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "manual" => Ok(Self::Manual),
+            other => Err(format!("unknown approval `{other}`: use auto or manual")),
+        }
+    }
+}
+
+impl DriverApproval {
+    pub(crate) fn of_new(self) -> DriverStatus {
+        match self {
+            Self::Auto => DriverStatus::Approved,
+            Self::Manual => DriverStatus::Pending,
+        }
+    }
+}
+
+/// What a user drives, and whether they may.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Driver {
     pub(crate) vehicle_type: VehicleType,
-    /// In upper case.
+    /// As it is shown, see [`plate::normalize`].
     pub(crate) plate: String,
+    pub(crate) make: Option<String>,
+    pub(crate) model: Option<String>,
+    pub(crate) color: Option<String>,
+    pub(crate) status: DriverStatus,
+}
+
+impl Driver {
+    pub(crate) fn new(vehicle_type: VehicleType, plate: String) -> Self {
+        Self { vehicle_type, plate, make: None, model: None, color: None, status: DriverStatus::Approved }
+    }
+
+    /// Whether a registration with `other` is a repeat of the one that made this driver: words that it leaves out do not differ.
+    pub(crate) fn is_registered_by(&self, other: &Self) -> bool {
+        let same = |mine: &Option<String>, theirs: &Option<String>| theirs.is_none() || mine == theirs;
+        self.vehicle_type == other.vehicle_type
+            && plate::key(&self.plate) == plate::key(&other.plate)
+            && same(&self.make, &other.make)
+            && same(&self.model, &other.model)
+            && same(&self.color, &other.color)
+    }
 }
 
 /// A user as that user sees it: the body of `/v1/me`.
@@ -51,21 +134,16 @@ pub(crate) fn validate_name(name: &str) -> Result<String, Problem> {
     Ok(name.to_owned())
 }
 
-/// `plate` in its one form: upper case, without surrounding spaces.
+/// One of the words that describe a vehicle, without surrounding spaces.
 ///
 /// # Errors
-/// A problem with the field `plate`.
-pub(crate) fn normalize_plate(plate: &str) -> Result<String, Problem> {
-    let plate = plate.trim().to_ascii_uppercase();
-    let allowed = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == ' ' || c == '-';
-    let valid = (PLATE_MIN..=PLATE_MAX).contains(&plate.len())
-        && plate.chars().all(allowed)
-        && plate.chars().any(|c| c.is_ascii_alphanumeric());
-    if !valid {
-        let message = format!("{PLATE_MIN} to {PLATE_MAX} characters: letters A to Z, digits, spaces and hyphens");
-        return Err(Problem::field("plate", message));
+/// A problem with this field.
+pub(crate) fn validate_word(field: &str, word: &str) -> Result<String, Problem> {
+    let word = word.trim();
+    if !(1..=WORD_MAX).contains(&word.chars().count()) || word.chars().any(char::is_control) {
+        return Err(Problem::field(field, format!("1 to {WORD_MAX} characters, none of them a control character")));
     }
-    Ok(plate)
+    Ok(word.to_owned())
 }
 
 #[cfg(test)]
@@ -78,14 +156,6 @@ mod tests {
         assert_eq!(validate_name(&"ß".repeat(NAME_MAX)), Ok("ß".repeat(NAME_MAX)));
         for wrong in ["", "  ", "a\u{0}b", "a\nb", &"a".repeat(NAME_MAX + 1)] {
             assert_eq!(validate_name(wrong).unwrap_err().field.as_deref(), Some("name"), "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn a_plate_has_one_form() {
-        assert_eq!(normalize_plate(" ab-12 3c ").as_deref(), Ok("AB-12 3C"));
-        for wrong in ["", "A", "--", "ABCDEFGHIJKLM", "AB_12", "ÄB 12", "AB\t12"] {
-            assert_eq!(normalize_plate(wrong).unwrap_err().field.as_deref(), Some("plate"), "{wrong:?}");
         }
     }
 }

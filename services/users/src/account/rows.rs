@@ -1,23 +1,71 @@
 //! The rows of `users` and `drivers`.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
+use platform::store::rows::column;
 use platform::{On, StoreError, Transaction};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use streams::UserId;
 
-use super::{Driver, Profile};
+use super::{Driver, DriverStatus, Profile, plate};
+use crate::party::cache::Person;
 use crate::sign_in::phone::Phone;
 use crate::tables::{Tables, UserRow};
 
-/// The constraint that gives a plate to one driver only.
-pub(crate) const PLATE_KEY: &str = "drivers_plate_key";
+/// The constraints that give a plate to one driver only: as it is compared, and as it is written, which those of the version before know.
+pub(crate) const VEHICLE_KEYS: [&str; 2] = [PLATE_KEY, "drivers_plate_key"];
+const PLATE_KEY: &str = "drivers_plate_key_key";
 
 /// Reads the columns of `drivers`, which a left join may have left null.
 fn read_driver(row: &PgRow) -> Result<Option<Driver>, StoreError> {
     let Some(vehicle_type) = row.try_get::<Option<&str>, _>("vehicle_type")? else { return Ok(None) };
     let vehicle_type = vehicle_type.parse().map_err(StoreError::Other)?;
-    Ok(Some(Driver { vehicle_type, plate: row.try_get("plate")? }))
+    Ok(Some(Driver {
+        vehicle_type,
+        plate: row.try_get("plate")?,
+        make: row.try_get("make")?,
+        model: row.try_get("model")?,
+        color: row.try_get("color")?,
+        status: DriverStatus::parse(row.try_get("status")?)?,
+    }))
+}
+
+/// Reads the columns of both tables, which a left join may have left null.
+pub(crate) fn read_profile(row: &PgRow, user: UserId) -> Result<Option<Profile>, StoreError> {
+    let Some(phone) = row.try_get::<Option<String>, _>("phone")? else { return Ok(None) };
+    Ok(Some(Profile::new(user, phone, row.try_get("name")?, read_driver(row)?)))
+}
+
+/// What others may be shown of `users`.
+pub(crate) async fn people(
+    tx: &mut Transaction<Tables>,
+    users: &[UserId],
+) -> Result<BTreeMap<UserId, Person>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select user_id, name, vehicle_type, plate, make, model, color, status from users \
+                 left join drivers using (user_id) where user_id = any($1)",
+            )
+            .bind(column(users, |user| user.0))
+            .fetch_all(&mut *pg)
+            .await?;
+            let read = |row: &PgRow| -> Result<(UserId, Person), StoreError> {
+                Ok((UserId(row.try_get("user_id")?), Person { name: row.try_get("name")?, driver: read_driver(row)? }))
+            };
+            rows.iter().map(read).collect()
+        }
+        On::Memory(tables) => {
+            let rows = &tables.accounts;
+            let person = |user: &UserId| {
+                let driver = rows.drivers.get(user).cloned();
+                Some((*user, Person { name: rows.users.get(user)?.name.clone(), driver }))
+            };
+            Ok(users.iter().filter_map(person).collect())
+        }
+    }
 }
 
 /// `None` if there is no such user.
@@ -25,21 +73,15 @@ pub(crate) async fn profile_of(tx: &mut Transaction<Tables>, user: UserId) -> Re
     match tx.on() {
         On::Postgres(pg) => {
             let row = sqlx::query(
-                "select phone, name, vehicle_type, plate from users left join drivers using (user_id) where user_id = $1",
+                "select phone, name, vehicle_type, plate, make, model, color, status from users \
+                 left join drivers using (user_id) where user_id = $1",
             )
             .bind(user.0)
             .fetch_optional(&mut *pg)
             .await?;
-            let Some(row) = row else { return Ok(None) };
-            let driver = read_driver(&row)?;
-            Ok(Some(Profile::new(user, row.try_get("phone")?, row.try_get("name")?, driver)))
+            row.map_or(Ok(None), |row| read_profile(&row, user))
         }
-        On::Memory(tables) => {
-            let rows = &tables.accounts;
-            let driver = rows.drivers.get(&user).cloned();
-            let profile = |row: &UserRow| Profile::new(user, row.phone.as_str().to_owned(), row.name.clone(), driver);
-            Ok(rows.users.get(&user).map(profile))
-        }
+        On::Memory(tables) => Ok(tables.accounts.profile(user)),
     }
 }
 
@@ -47,10 +89,11 @@ pub(crate) async fn profile_of(tx: &mut Transaction<Tables>, user: UserId) -> Re
 pub(crate) async fn driver_of(tx: &mut Transaction<Tables>, user: UserId) -> Result<Option<Driver>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            let row = sqlx::query("select vehicle_type, plate from drivers where user_id = $1")
-                .bind(user.0)
-                .fetch_optional(&mut *pg)
-                .await?;
+            let row =
+                sqlx::query("select vehicle_type, plate, make, model, color, status from drivers where user_id = $1")
+                    .bind(user.0)
+                    .fetch_optional(&mut *pg)
+                    .await?;
             row.map_or(Ok(None), |row| read_driver(&row))
         }
         On::Memory(tables) => Ok(tables.accounts.drivers.get(&user).cloned()),
@@ -136,7 +179,7 @@ pub(crate) async fn set_name(tx: &mut Transaction<Tables>, user: UserId, name: O
 /// Makes `user` a driver.
 ///
 /// # Errors
-/// A conflict with [`PLATE_KEY`] if another driver has the plate.
+/// A conflict with one of [`VEHICLE_KEYS`] if another driver has the plate.
 pub(crate) async fn insert_driver(
     tx: &mut Transaction<Tables>,
     user: UserId,
@@ -145,13 +188,21 @@ pub(crate) async fn insert_driver(
 ) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            sqlx::query("insert into drivers (user_id, vehicle_type, plate, registered_at) values ($1, $2, $3, $4)")
-                .bind(user.0)
-                .bind(driver.vehicle_type.as_str())
-                .bind(&driver.plate)
-                .bind(now)
-                .execute(&mut *pg)
-                .await?;
+            sqlx::query(
+                "insert into drivers (user_id, vehicle_type, plate, registered_at, plate_key, make, model, color, status) \
+                 values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            )
+            .bind(user.0)
+            .bind(driver.vehicle_type.as_str())
+            .bind(&driver.plate)
+            .bind(now)
+            .bind(plate::key(&driver.plate))
+            .bind(&driver.make)
+            .bind(&driver.model)
+            .bind(&driver.color)
+            .bind(driver.status.as_str())
+            .execute(&mut *pg)
+            .await?;
         }
         On::Memory(tables) => {
             let rows = &mut tables.accounts;
@@ -162,11 +213,75 @@ pub(crate) async fn insert_driver(
             if !rows.users.contains_key(&user) {
                 return conflict("drivers_user_fkey");
             }
-            if rows.plates.contains_key(&driver.plate) {
+            let key = plate::key(&driver.plate);
+            if rows.plates.contains_key(&key) {
                 return conflict(PLATE_KEY);
             }
-            rows.plates.insert(driver.plate.clone(), user);
+            rows.plates.insert(key, user);
             rows.drivers.insert(user, driver.clone());
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn set_status(
+    tx: &mut Transaction<Tables>,
+    user: UserId,
+    status: DriverStatus,
+) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query("update drivers set status = $2 where user_id = $1")
+                .bind(user.0)
+                .bind(status.as_str())
+                .execute(&mut *pg)
+                .await?;
+        }
+        On::Memory(tables) => {
+            if let Some(driver) = tables.accounts.drivers.get_mut(&user) {
+                driver.status = status;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Stores what a driver drives.
+///
+/// # Errors
+/// A conflict with one of [`VEHICLE_KEYS`] if another driver has the plate.
+pub(crate) async fn set_vehicle(
+    tx: &mut Transaction<Tables>,
+    user: UserId,
+    vehicle: &Driver,
+) -> Result<(), StoreError> {
+    let key = plate::key(&vehicle.plate);
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query(
+                "update drivers set vehicle_type = $2, plate = $3, plate_key = $4, make = $5, model = $6, color = $7 \
+                 where user_id = $1",
+            )
+            .bind(user.0)
+            .bind(vehicle.vehicle_type.as_str())
+            .bind(&vehicle.plate)
+            .bind(key)
+            .bind(&vehicle.make)
+            .bind(&vehicle.model)
+            .bind(&vehicle.color)
+            .execute(&mut *pg)
+            .await?;
+        }
+        On::Memory(tables) => {
+            let rows = &mut tables.accounts;
+            if rows.plates.get(&key).is_some_and(|of| *of != user) {
+                return Err(StoreError::Conflict { constraint: PLATE_KEY.to_owned() });
+            }
+            if let Some(driver) = rows.drivers.get_mut(&user) {
+                rows.plates.remove(&plate::key(&driver.plate));
+                rows.plates.insert(key, user);
+                *driver = Driver { status: driver.status, ..vehicle.clone() };
+            }
         }
     }
     Ok(())

@@ -7,9 +7,10 @@ use streams::event::UserBeacon;
 use streams::{Event, UserId};
 
 use super::command::{CommandError, Refusal};
-use super::sender::Sender;
+use super::sender::{Sender, Via};
+use crate::account::DriverStatus;
 use crate::context::Context;
-use crate::presence::{BeaconUpdate, Located};
+use crate::presence::{Beacon, BeaconUpdate, Located};
 use crate::tables::Tables;
 use crate::{account, presence};
 
@@ -20,11 +21,23 @@ pub(crate) async fn update(
     update: BeaconUpdate,
 ) -> Result<Value, CommandError> {
     let user = sender.user;
+    if sender.via == Via::Request {
+        // As a socket of the user that opens or closes at once does.
+        account::rows::lock(&mut tx, user).await?;
+    }
     let driver = account::rows::driver_of(&mut tx, user).await?.ok_or_else(Refusal::not_driver)?;
+    if matches!(update, BeaconUpdate::Active(_)) && driver.status != DriverStatus::Approved {
+        return Err(Refusal::not_approved(driver.status).into());
+    }
     let known = presence::rows::lock_beacons(&mut tx, &[user]).await?.pop();
     let now = context.platform.world.now();
     let (device, place) = (&sender.device_name, sender.driver().located());
     match presence::updated(known.as_ref(), user, driver.vehicle_type, update, device, place, now) {
+        Some((beacon, _)) if sender.via == Via::Request && !is_connected(&mut tx, user).await? => {
+            // Nobody is available by a request. The row says what the driver wants, and the next socket makes it so.
+            presence::rows::put_beacon(&mut tx, &Beacon { connected: false, ..beacon }).await?;
+            tx.commit().await?;
+        }
         Some((beacon, event)) => {
             presence::rows::put_beacon(&mut tx, &beacon).await?;
             context.publish(&mut tx, &event);
@@ -41,6 +54,10 @@ pub(crate) async fn update(
         }
     }
     Ok(json!({"active": matches!(update, BeaconUpdate::Active(_))}))
+}
+
+async fn is_connected(tx: &mut Transaction<Tables>, user: UserId) -> Result<bool, StoreError> {
+    Ok(presence::rows::routes(tx, &[user]).await?.contains_key(&user))
 }
 
 /// Publishes the beacons of drivers who are at these places now, if they are available and moved far enough.

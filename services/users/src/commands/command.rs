@@ -1,16 +1,19 @@
 //! What a client may request over a socket, checked; and why a request is refused.
 
 use std::borrow::Cow;
+use std::sync::{Mutex, PoisonError};
 
+use axum::http::StatusCode;
 use chrono::{DateTime, Duration, Utc};
 use geospatial::device_clock::{DeviceClock, Reading};
 use platform::limits::{Limit, Refused};
 use platform::store::TransactionError;
-use platform::{Problem, StoreError};
+use platform::{Platform, Problem, StoreError};
 use serde::Serialize;
 use streams::ride_command::RideAction;
-use streams::{MatchId, Position, RideId};
+use streams::{MatchId, Position, RideId, UserId};
 
+use crate::account::DriverStatus;
 use crate::offer::DriverAnswer;
 use crate::presence::BeaconUpdate;
 use crate::trip::Trip;
@@ -148,6 +151,55 @@ impl Command {
     }
 }
 
+/// Whether the client gets an answer to a command that succeeds. Without one nothing can name the points of a batch that are left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Ack,
+    None,
+}
+
+/// Why a command does not begin.
+#[derive(Debug)]
+pub(crate) enum NotBegun {
+    /// A limit is reached.
+    Limited(Refusal),
+    Refused(Refusal),
+}
+
+impl NotBegun {
+    pub(crate) fn into_refusal(self) -> Refusal {
+        match self {
+            Self::Limited(refusal) | Self::Refused(refusal) => refusal,
+        }
+    }
+}
+
+/// What comes before every command, however it came: its limit, and the clock of the device for positions, which learns from them in
+/// the order in which they come.
+///
+/// # Errors
+/// [`NotBegun`], and nothing was changed but the limit's bucket and the clock.
+pub(crate) fn begin(
+    platform: &Platform,
+    user: UserId,
+    command: &mut Command,
+    clock: &Mutex<DeviceClock>,
+    answer: Answer,
+) -> Result<(), NotBegun> {
+    if let Some((limit, count)) = command.cost() {
+        platform.take(limit, user, count).map_err(|refused| NotBegun::Limited(refused.into()))?;
+    }
+    if let Command::Positions(positions) = command {
+        let checked = positions.correct(&mut clock.lock().unwrap_or_else(PoisonError::into_inner));
+        let unnamed = positions.refused.first().filter(|_| answer == Answer::None && positions.points.is_empty());
+        let unnamed = unnamed.map(|point| Refusal::field(point.field.clone(), point.message.clone()));
+        if let Some(refusal) = checked.err().or(unnamed) {
+            return Err(NotBegun::Refused(refusal));
+        }
+    }
+    Ok(())
+}
+
 /// Why a frame or a command is refused: the `error` of an error frame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Refusal {
@@ -178,6 +230,32 @@ impl Refusal {
         Problem::unavailable().into()
     }
 
+    pub(crate) fn not_approved(status: DriverStatus) -> Self {
+        let message = match status {
+            DriverStatus::Suspended => "you are suspended: you are offered no rides",
+            _ => "you are not approved yet: you are offered rides when you are",
+        };
+        Self::new("driver_not_approved", message)
+    }
+
+    /// The same over HTTP: code, message and field, with the status that fits the code.
+    pub(crate) fn into_problem(self) -> Problem {
+        let Self { code, message, field, limit, retry_after_s } = self;
+        let status = match &*code {
+            "invalid_json" | "invalid_frame" => StatusCode::BAD_REQUEST,
+            "unauthorized" => StatusCode::UNAUTHORIZED,
+            "not_driver" | "forbidden" | "driver_not_approved" => StatusCode::FORBIDDEN,
+            "not_found" => StatusCode::NOT_FOUND,
+            "frame_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
+            "invalid_field" | "unknown_type" => StatusCode::UNPROCESSABLE_ENTITY,
+            "too_many_requests" => StatusCode::TOO_MANY_REQUESTS,
+            "unavailable" => StatusCode::SERVICE_UNAVAILABLE,
+            // All others say that the state of a search, an offer or a ride forbids it.
+            _ => StatusCode::CONFLICT,
+        };
+        Problem { status, code, message, field, retry_after_s, limit }
+    }
+
     pub(crate) fn not_driver() -> Self {
         Self::new("not_driver", "only a driver may do this: register with POST /v1/drivers")
     }
@@ -186,7 +264,7 @@ impl Refusal {
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
         let Problem { code, message, field, retry_after_s, limit, .. } = problem;
-        Self { code: Cow::Borrowed(code), message, field, limit, retry_after_s }
+        Self { code, message, field, limit, retry_after_s }
     }
 }
 

@@ -1,4 +1,5 @@
-//! What a client's command does, and the data of its `ack`. It touches no socket, and changes only rows of the caller.
+//! What a client's command does, and the data of its `ack`, whether it came over a socket or by `POST /v1/commands` (`routes`). It touches
+//! no socket, and changes only rows of the caller.
 
 pub(crate) mod command;
 
@@ -8,6 +9,7 @@ mod offer;
 pub(crate) mod positions;
 pub(crate) mod publish_lane;
 pub(crate) mod ride;
+pub(crate) mod routes;
 mod search;
 pub(crate) mod sender;
 pub(crate) mod window;

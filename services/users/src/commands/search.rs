@@ -13,7 +13,7 @@ use crate::search::{self, Search};
 use crate::tables::Tables;
 use crate::trip::Trip;
 
-/// Begins a search; one with the same trip that is open already is the result of a repeat. Another trip ends the open
+/// Begins a search; one with the same trip that is open already is the result of a repeat, also if the pickup was moved by a few metres. Another trip ends the open
 /// search first.
 pub(crate) async fn begin(context: &Context, user: UserId, trip: Trip) -> Result<Value, Refusal> {
     ending::with_rides(context, |tx, agreed| begin_in(context, tx, user, trip, agreed)).await
@@ -27,7 +27,7 @@ async fn begin_in(
     agreed: Option<RequestId>,
 ) -> Result<Step<Value>, CommandError> {
     let open = search::rows::lock_of_passenger(&mut tx, user).await?;
-    if let Some(open) = open.filter(|open| open.trip == trip) {
+    if let Some(open) = open.filter(|open| open.is_of(&trip)) {
         return Ok(Step::Done(json!({"request_id": open.request_id})));
     }
     if live_ride::rows::of_passenger(&mut tx, user).await?.is_some() {

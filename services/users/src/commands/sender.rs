@@ -9,8 +9,17 @@ use crate::live_ride::CurrentRide;
 use crate::mailbox::Device;
 use crate::presence::known::KnownDriver;
 
+/// How a command came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Via {
+    Socket,
+    /// `POST /v1/commands`: by it nobody is connected.
+    Request,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Sender {
+    pub(crate) via: Via,
     pub(crate) user: UserId,
     pub(crate) device: Device,
     /// The name under which positions go out, see [`crate::gateway::sockets`].

@@ -15,6 +15,7 @@ use crate::mailbox::{Device, MissedRange};
 use crate::presence::lease::Touch;
 use crate::presence::rows::SWEEP_MAX;
 use crate::presence::{Beacon, Located, Pod};
+use crate::state::{self, StateRows};
 use crate::tables::Tables;
 use crate::{account, live_ride, mailbox, offer, presence};
 
@@ -48,7 +49,7 @@ pub(crate) async fn open(
     slot: &SocketSlot,
     device: &Device,
     has_seq: Option<u64>,
-) -> Result<SessionStart, StoreError> {
+) -> Result<(SessionStart, StateRows), StoreError> {
     let mut tx = context.store.begin().await?;
     let (elsewhere, beacon) = record_open(context, &mut tx, user).await?;
     let is_driver = account::rows::driver_of(&mut tx, user).await?.is_some();
@@ -56,6 +57,8 @@ pub(crate) async fn open(
     // The rides after the cursor: an event that is committed in between is applied once more when it is sent.
     let last_seq = mailbox::rows::lock_cursor(&mut tx, user).await?.last_seq;
     let rides = live_ride::rows::current(&mut tx, user).await?;
+    // The same moment: until the commit nothing is appended to this mailbox.
+    let state = state::rows::read(&mut tx, user, context.platform.world.now()).await?;
     let ride = rides.driven.map(|ride| ride.ride_id);
     let mut ride_device = false;
     if let Some(ride) = ride {
@@ -75,7 +78,7 @@ pub(crate) async fn open(
     }
     displace(context, user, elsewhere);
     let role = if is_driver { Role::Driver } else { Role::Passenger };
-    Ok(SessionStart { last_seq, missed, role, rides, ride_device })
+    Ok((SessionStart { last_seq, missed, role, rides, ride_device }, state))
 }
 
 /// Stores how many sockets the user has here. Returns whether some are at other pods, and the beacon of a driver.

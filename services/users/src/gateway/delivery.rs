@@ -14,6 +14,7 @@ use super::sockets::SocketSlot;
 use crate::context::Context;
 use crate::live_ride::{CurrentRides, RideChange};
 use crate::mailbox::{self, Entry, MissedRange};
+use crate::party::{self, FrameBody};
 
 /// The most entries of one read of the mailbox.
 const PAGE: usize = 100;
@@ -45,6 +46,10 @@ pub(crate) struct Delivery<'a> {
     read_until_seq: u64,
     /// The last read of the mailbox failed.
     is_unreadable: bool,
+}
+
+fn frame_body(viewer: UserId, entry: &Entry) -> FrameBody<'_> {
+    FrameBody { viewer, subject: &entry.subject, time: entry.time, body: &entry.body }
 }
 
 impl<'a> Delivery<'a> {
@@ -103,7 +108,12 @@ impl<'a> Delivery<'a> {
         self.read_until_seq = self.newest_seq;
         let read = async move {
             let mut tx = context.store.begin().await?;
-            mailbox::rows::entries_after(&mut tx, user, sent_seq, PAGE).await
+            let entries = mailbox::rows::entries_after(&mut tx, user, sent_seq, PAGE).await?;
+            drop(tx);
+            let frames: Vec<FrameBody<'_>> = entries.iter().map(|entry| frame_body(user, entry)).collect();
+            let bodies = party::join(context, &frames).await?;
+            drop(frames);
+            Ok(entries.into_iter().zip(bodies).map(|(entry, body)| Entry { body, ..entry }).collect())
         };
         self.reading = Some(read.boxed());
     }

@@ -416,6 +416,8 @@ pub(crate) struct Welcome<'a> {
     /// When the access token expires, and with it the socket.
     pub(crate) expires_at: String,
     pub(crate) limits: &'a Value,
+    /// The body of `GET /v1/state`; its `seq` is `last_seq`.
+    pub(crate) state: &'a Value,
 }
 
 pub(crate) fn welcome(welcome: &Welcome<'_>) -> String {

@@ -116,6 +116,8 @@ async fn on_message(context: &Context, CoreMessage { subject, payload, reply, ..
             }
             respond(context, reply, sign_sockets(tokens, user, Vec::new())).await;
         }
+        Some(PodMessage::PersonChanged(user)) => context.people.forget(user),
+        Some(PodMessage::Accepted(user, offer, device)) => context.sockets.record_accepted(user, offer, &device.into()),
         None => tracing::debug!(subject, "not a message that this platform signed"),
     }
 }

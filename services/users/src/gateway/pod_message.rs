@@ -7,7 +7,7 @@
 use platform::Tokens;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use streams::UserId;
+use streams::{MatchId, UserId};
 use uuid::Uuid;
 
 use crate::signed_text;
@@ -49,6 +49,10 @@ pub(crate) enum PodMessage {
     SocketsOf(UserId),
     /// A request: close these sockets of the user, whose place newer ones took. The reply is an empty list.
     Displace(UserId, Vec<Uuid>),
+    /// What others are shown of this user has changed.
+    PersonChanged(UserId),
+    /// The user has accepted this offer on this device, by a request over HTTP.
+    Accepted(UserId, MatchId, String),
 }
 
 /// A socket at another pod.

@@ -9,14 +9,33 @@ use super::frame;
 use super::pod_message::{BROADCAST, UserFrame, in_messages, pod_subject};
 use crate::context::Context;
 use crate::mailbox::{NewEntry, notification, notify_subject};
+use crate::party::{self, FrameBody};
 use crate::presence::Route;
 
 /// Sends the frames of committed entries, each with its `seq`, in their order: a pod gets one message for all its users, and all pods
 /// what is for a user without a route, because a socket whose row is missing may still be open.
 pub(crate) async fn publish(context: &Context, entries: Vec<(NewEntry, u64)>, routes: &BTreeMap<UserId, Vec<Route>>) {
     let mut by_subject: BTreeMap<String, Vec<UserFrame>> = BTreeMap::new();
-    for (entry, seq) in entries {
-        let text = frame::event(entry.subject.as_str(), seq, &entry.event_id, entry.time, &entry.body);
+    let bodies = {
+        let frames: Vec<FrameBody<'_>> = entries
+            .iter()
+            .map(|(entry, _)| FrameBody {
+                viewer: entry.user,
+                subject: entry.subject.as_str(),
+                time: entry.time,
+                body: &entry.body,
+            })
+            .collect();
+        match party::join(context, &frames).await {
+            Ok(bodies) => bodies,
+            // The poll of mailboxes finds the entries.
+            Err(error) => {
+                return tracing::warn!(%error, "the other parties of new events cannot be read; their frames come later");
+            }
+        }
+    };
+    for ((entry, seq), body) in entries.into_iter().zip(bodies) {
+        let text = frame::event(entry.subject.as_str(), seq, &entry.event_id, entry.time, &body);
         let Some(routes) = routes.get(&entry.user) else {
             by_subject.entry(BROADCAST.to_owned()).or_default().extend(user_frame(entry.user, seq, text));
             continue;

@@ -12,8 +12,8 @@ use futures_util::{Sink, Stream, StreamExt};
 use platform::StoreError;
 use platform::limits::Limit;
 use platform::token::Access;
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use streams::UserId;
 use streams::event::rfc3339;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -34,10 +34,11 @@ use super::transport::{
     Incoming, NOT_UTF8, NOT_WEBSOCKET, Outgoing, SHUTDOWN, SIGN_IN_ENDED, SILENCE_MAX, SILENT, SessionEnd,
     SocketRequest, TOKEN_EXPIRED, TOO_FAST, TOO_LARGE, TOO_SLOW, TRY_LATER,
 };
-use crate::commands::command::{Command, Refusal};
-use crate::commands::sender::Sender;
+use crate::commands::command::{self, Answer, Command, NotBegun, Refusal};
+use crate::commands::sender::{Sender, Via};
 use crate::context::Context;
 use crate::mailbox::Entry;
+use crate::state;
 
 /// A client that takes no frame for this long reads too slowly. Also the wait for unfinished commands at the end.
 const SEND_WAIT: Duration = Duration::from_secs(5);
@@ -89,7 +90,11 @@ where
     }
     context.platform.metrics.sockets.inc();
     match Box::pin(start(context, &slot, &request)).await {
-        Ok(start) => Session::new(context, &slot, &request, start, out).run(&mut incoming).await,
+        Ok((start, state)) => {
+            let mut session = Session::new(context, &slot, &request, start, &state, out);
+            drop(state);
+            session.run(&mut incoming).await;
+        }
         Err(error) => {
             tracing::warn!(error, "a socket cannot be served now");
             out.push_error(None, &Refusal::unavailable());
@@ -106,13 +111,16 @@ where
     context.platform.metrics.sockets.dec();
 }
 
-async fn start(context: &Context, slot: &SocketSlot, request: &SocketRequest) -> Result<SessionStart, String> {
+async fn start(context: &Context, slot: &SocketSlot, request: &SocketRequest) -> Result<(SessionStart, Value), String> {
     // Frames come before the mailbox is read, so that no event in between is missed.
     if !pod_link::is_up(context).await {
         return Err("frames do not reach this pod".to_owned());
     }
-    let start = connection::open(context, request.access.user, slot, &request.device, request.last_seq).await;
-    start.map_err(|error| error.to_string())
+    let user = request.access.user;
+    let opened = connection::open(context, user, slot, &request.device, request.last_seq).await;
+    let (start, rows) = opened.map_err(|error| error.to_string())?;
+    let state = state::complete(context, user, rows).await.map_err(|error| error.to_string())?;
+    Ok((start, state))
 }
 
 /// What the session reacts to.
@@ -158,6 +166,7 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
         slot: &'a SocketSlot,
         request: &'a SocketRequest,
         start: SessionStart,
+        state: &Value,
         mut out: Outbound<'a, K>,
     ) -> Self {
         let (now, user) = (Instant::now(), request.access.user);
@@ -169,6 +178,7 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
             server_time: rfc3339::text(&context.platform.world.now()),
             expires_at: rfc3339::text(&request.access.expires_at),
             limits: &context.limits,
+            state,
         }));
         Self {
             context,
@@ -354,25 +364,21 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
     }
 
     fn begin_command(&mut self, id: Option<Id>, mut command: Command) -> Option<SessionEnd> {
-        if let Some((limit, count)) = command.cost()
-            && let Err(refused) = self.context.platform.take(limit, self.user, count)
-        {
-            self.out.push_error(id.as_deref(), &refused.into());
-            // A client that takes no notice of the limit is no better than one that sends too many frames.
-            return (!self.refusals.take(Instant::now())).then_some(TOO_FAST);
-        }
-        if let Command::Positions(positions) = &mut command {
-            // The device's clock learns from the frames in the order in which they come.
-            let checked = positions.correct(&mut self.slot.clock());
-            // Without an id there is no ack that could name the points of a batch.
-            let unnamed = positions.refused.first().filter(|_| id.is_none() && positions.points.is_empty());
-            let unnamed = unnamed.map(|point| Refusal::field(point.field.clone(), point.message.clone()));
-            if let Some(refusal) = checked.err().or(unnamed) {
+        let answer = if id.is_some() { Answer::Ack } else { Answer::None };
+        match command::begin(&self.context.platform, self.user, &mut command, &self.slot.clock, answer) {
+            Ok(()) => {}
+            Err(NotBegun::Refused(refusal)) => {
                 self.out.push_error(id.as_deref(), &refusal);
                 return None;
             }
+            Err(NotBegun::Limited(refusal)) => {
+                self.out.push_error(id.as_deref(), &refusal);
+                // A client that takes no notice of the limit is no better than one that sends too many frames.
+                return (!self.refusals.take(Instant::now())).then_some(TOO_FAST);
+            }
         }
         let sender = Sender {
+            via: Via::Socket,
             user: self.user,
             device: self.request.device.clone(),
             device_name: self.slot.device_name.clone(),

@@ -13,7 +13,7 @@ use geospatial::device_clock::DeviceClock;
 use platform::CancellationToken;
 use platform::limits::Quota;
 use streams::event::UserBeacon;
-use streams::{SignInId, UserId};
+use streams::{MatchId, SignInId, UserId};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -30,6 +30,8 @@ use crate::presence::known::KnownDriver;
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
 /// A socket from which nothing came for so long has missed a ping.
 const GONE_AFTER_MS: u64 = 25_000;
+/// How long what belongs to a user without a socket is remembered after a request over HTTP.
+const CALLER_REMEMBERED: Duration = Duration::from_secs(60);
 /// How long the clock of a device is remembered after its last socket has closed.
 const CLOCK_REMEMBERED: Duration = Duration::from_secs(3_600);
 
@@ -57,6 +59,8 @@ struct Registry {
     slots: BTreeMap<(UserId, Uuid), Slot>,
     /// Users with a socket here.
     users: BTreeMap<UserId, OfUser>,
+    /// Users without a socket here who sent commands over HTTP, and when they sent the last one.
+    callers: BTreeMap<UserId, (Shared, Instant)>,
     /// The clocks of devices, by name. Those that are wrong are remembered for a while after the last socket has closed.
     clocks: BTreeMap<(UserId, Arc<str>), RememberedClock>,
     /// Drivers of whom a beacon may be due.
@@ -67,12 +71,23 @@ struct Registry {
     unrecorded: BTreeSet<UserId>,
 }
 
-/// What the sockets of a user share.
+/// What the sockets of a user, and requests over HTTP, share.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    pub(crate) publish_lane: Arc<PublishLane>,
+    pub(crate) known_driver: Arc<Mutex<KnownDriver>>,
+}
+
 #[derive(Debug)]
 struct OfUser {
     sockets: usize,
-    publish_lane: Arc<PublishLane>,
-    known_driver: Arc<Mutex<KnownDriver>>,
+    shared: Shared,
+}
+
+impl Shared {
+    fn new(points: Quota) -> Self {
+        Self { publish_lane: Arc::new(PublishLane::new(points, Instant::now())), known_driver: Arc::default() }
+    }
 }
 
 #[derive(Debug)]
@@ -117,7 +132,8 @@ pub(crate) struct SocketSlot {
     pub(crate) known_driver: Arc<Mutex<KnownDriver>>,
     /// The name under which the positions of this socket go out.
     pub(crate) device_name: Arc<str>,
-    clock: Arc<Mutex<DeviceClock>>,
+    /// The clock of the socket's device.
+    pub(crate) clock: Arc<Mutex<DeviceClock>>,
     received_ms: Arc<AtomicU64>,
 }
 
@@ -126,8 +142,8 @@ impl SocketSlot {
         self.known_driver.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The clock of the socket's device.
-    pub(crate) fn clock(&self) -> MutexGuard<'_, DeviceClock> {
+    #[cfg(test)]
+    fn clock(&self) -> MutexGuard<'_, DeviceClock> {
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -161,11 +177,8 @@ impl Drop for SocketSlot {
 impl Registry {
     fn insert(&mut self, user: UserId, session: Uuid, slot: Slot, points: Quota) -> &OfUser {
         self.slots.insert((user, session), slot);
-        let new = || OfUser {
-            sockets: 0,
-            publish_lane: Arc::new(PublishLane::new(points, Instant::now())),
-            known_driver: Arc::default(),
-        };
+        let shared = self.callers.remove(&user).map(|(shared, _)| shared);
+        let new = || OfUser { sockets: 0, shared: shared.unwrap_or_else(|| Shared::new(points)) };
         let of_user = self.users.entry(user).or_insert_with(new);
         of_user.sockets += 1;
         of_user
@@ -266,7 +279,7 @@ impl Sockets {
         let (name, received) = (device_name.clone(), received_ms.clone());
         let slot = Slot { inbox: inbox.clone(), device, device_name: name, sign_in, received_ms: received };
         let of_user = registry.insert(user, session, slot, points);
-        let (publish_lane, known_driver) = (of_user.publish_lane.clone(), of_user.known_driver.clone());
+        let Shared { publish_lane, known_driver } = of_user.shared.clone();
         self.open.send_modify(|open| *open += 1);
         let sockets = self.clone();
         Ok(SocketSlot { sockets, user, session, inbox, publish_lane, known_driver, device_name, clock, received_ms })
@@ -347,13 +360,33 @@ impl Sockets {
         }
     }
 
+    /// A driver accepted an offer on this device, at another pod.
+    pub(crate) fn record_accepted(&self, user: UserId, offer: MatchId, device: &Arc<str>) {
+        if let Some(driver) = self.known_driver(user) {
+            driver.lock().unwrap_or_else(PoisonError::into_inner).set_accepted(offer, device.clone());
+        }
+    }
+
+    /// What a request over HTTP shares with the user's sockets and other requests, and the clock of its device.
+    pub(crate) fn caller(&self, user: UserId, device: &Arc<str>, points: Quota) -> (Shared, Arc<Mutex<DeviceClock>>) {
+        let now = Instant::now();
+        let mut registry = self.registry();
+        let clock = registry.clock(user, device);
+        if let Some(of_user) = registry.users.get(&user) {
+            return (of_user.shared.clone(), clock);
+        }
+        let (shared, used_at) = registry.callers.entry(user).or_insert_with(|| (Shared::new(points), now));
+        *used_at = now;
+        (shared.clone(), clock)
+    }
+
     /// Where this pod knows a driver.
     pub(crate) fn located(&self, user: UserId) -> Option<Located> {
         self.known_driver(user)?.lock().unwrap_or_else(PoisonError::into_inner).located()
     }
 
     fn known_driver(&self, user: UserId) -> Option<Arc<Mutex<KnownDriver>>> {
-        self.registry().users.get(&user).map(|of_user| of_user.known_driver.clone())
+        self.registry().users.get(&user).map(|of_user| of_user.shared.known_driver.clone())
     }
 
     /// A beacon of the driver may be due.
@@ -375,10 +408,13 @@ impl Sockets {
         moved.into_iter().filter_map(due).collect()
     }
 
-    /// Forgets the clocks of devices that have no socket any more: those that are right at once, the others after a while.
+    /// Forgets callers without a socket after a while, and the clocks of devices that have no socket any more: those that are right at
+    /// once, the others after a while.
     pub(crate) fn forget_clocks(&self) {
         let now = Instant::now();
-        self.registry().clocks.retain(|_, (clock, used_at)| {
+        let mut registry = self.registry();
+        registry.callers.retain(|_, (_, used_at)| now.saturating_duration_since(*used_at) < CALLER_REMEMBERED);
+        registry.clocks.retain(|_, (clock, used_at)| {
             if Arc::strong_count(clock) > 1 {
                 *used_at = now;
                 return true;

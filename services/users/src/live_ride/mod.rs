@@ -28,6 +28,13 @@ pub(crate) struct LiveRide {
     pub(crate) places: Option<Places>,
 }
 
+impl LiveRide {
+    pub(crate) fn current(&self, ride_id: RideId) -> CurrentRide {
+        let Self { driver_id, passenger_id, version, status, places, .. } = *self;
+        CurrentRide { ride_id, driver_id, passenger_id, version, status, places }
+    }
+}
+
 /// The event with the highest version of each ride.
 fn newest<'a>(events: &[&'a RideEvent]) -> BTreeMap<RideId, &'a RideEvent> {
     let mut newest: BTreeMap<RideId, &RideEvent> = BTreeMap::new();

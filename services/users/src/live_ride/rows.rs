@@ -27,14 +27,16 @@ pub(crate) async fn apply(
         On::Postgres(pg) => {
             sqlx::query(
                 "insert into live_rides as l (ride_id, driver_id, passenger_id, version, status, changed_at, device, pickup_lat, \
-                 pickup_lng, dropoff_lat, dropoff_lng) select r, d, p, v, s, $6, o.device, a, b, c, e \
+                 pickup_lng, dropoff_lat, dropoff_lng, match_id, event) \
+                 select r, d, p, v, s, $6, o.device, a, b, c, e, m, t \
                  from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::text[], $7::uuid[], $8::float8[], \
-                 $9::float8[], $10::float8[], $11::float8[]) as n (r, d, p, v, s, m, a, b, c, e) \
+                 $9::float8[], $10::float8[], $11::float8[], $12::text[]) as n (r, d, p, v, s, m, a, b, c, e, t) \
                  left join offers o on o.match_id = m order by r \
                  on conflict on constraint live_rides_pkey do update \
                  set version = excluded.version, status = excluded.status, changed_at = excluded.changed_at, \
                  pickup_lat = excluded.pickup_lat, pickup_lng = excluded.pickup_lng, \
-                 dropoff_lat = excluded.dropoff_lat, dropoff_lng = excluded.dropoff_lng \
+                 dropoff_lat = excluded.dropoff_lat, dropoff_lng = excluded.dropoff_lng, \
+                 match_id = excluded.match_id, event = excluded.event \
                  where l.version < excluded.version",
             )
             .bind(column(newest.values(), |e| e.ride_id.0))
@@ -48,6 +50,7 @@ pub(crate) async fn apply(
             .bind(column(newest.values(), |e| e.pickup.lng))
             .bind(column(newest.values(), |e| e.dropoff.lat))
             .bind(column(newest.values(), |e| e.dropoff.lng))
+            .bind(column(newest.values(), |e| body(e)))
             .execute(&mut *pg)
             .await?;
         }
@@ -63,11 +66,17 @@ pub(crate) async fn apply(
                 }
                 let RideEvent { driver_id, passenger_id, version, status, pickup, dropoff, .. } = *event;
                 let places = Some(Places { pickup, dropoff });
+                tables.ride_events.insert(id, (event.match_id, body(event)));
                 rows.insert(id, LiveRide { driver_id, passenger_id, version, status, changed_at: now, places });
             }
         }
     }
     Ok(())
+}
+
+/// The event as JSON.
+fn body(event: &RideEvent) -> String {
+    serde_json::to_string(event).expect("events have string keys and no failing serializer")
 }
 
 fn read_places(row: &PgRow) -> Result<Option<Places>, StoreError> {
@@ -114,11 +123,7 @@ pub(crate) async fn current(tx: &mut Transaction<Tables>, user: UserId) -> Resul
             let mut rides: Vec<(&RideId, &LiveRide)> =
                 tables.live_rides.iter().filter(|(_, ride)| is_mine(ride) && !ride.status.is_final()).collect();
             rides.sort_by_key(|(_, ride)| ride.changed_at);
-            let current = |(ride_id, ride): (&RideId, &LiveRide)| {
-                let LiveRide { driver_id, passenger_id, version, status, places, .. } = *ride;
-                CurrentRide { ride_id: *ride_id, driver_id, passenger_id, version, status, places }
-            };
-            Ok(CurrentRides::of(user, rides.into_iter().map(current)))
+            Ok(CurrentRides::of(user, rides.into_iter().map(|(ride_id, ride)| ride.current(*ride_id))))
         }
     }
 }
@@ -198,6 +203,8 @@ pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> R
             *rows = left.map(|(id, r)| (*id, *r)).collect();
             let devices = tables.ride_devices.iter().filter(|(id, _)| tables.live_rides.contains_key(*id));
             tables.ride_devices = devices.map(|(id, device)| (*id, device.clone())).collect();
+            let events = tables.ride_events.iter().filter(|(id, _)| tables.live_rides.contains_key(*id));
+            tables.ride_events = events.map(|(id, event)| (*id, event.clone())).collect();
         }
     }
     Ok(())

@@ -6,11 +6,12 @@
 pub(crate) mod rows;
 #[cfg(test)]
 mod tests;
+pub(crate) mod view;
 
 use chrono::{DateTime, Duration, Utc};
-use platform::Problem;
+use platform::{Problem, StoreError};
 use streams::event::{MatchAccepted, MatchFound, MatchRejected, RejectReason};
-use streams::{Event, MatchId, Position, RequestId, Service, UserId, VehicleType};
+use streams::{MatchId, Position, RequestId, Service, UserId, VehicleType};
 
 use crate::trip::Trip;
 
@@ -39,12 +40,40 @@ impl OfferState {
             Self::Closed => "closed",
         }
     }
+
+    pub(crate) fn parse(name: &str) -> Result<Self, StoreError> {
+        let known = Self::ALL.into_iter().find(|state| state.as_str() == name);
+        known.ok_or_else(|| StoreError::Other(format!("unknown state `{name}` of an offer")))
+    }
+}
+
+/// How the end of an offer reaches its parties.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct OfferEnd {
+    /// With which this service ended it.
+    pub(crate) event: Option<MatchRejected>,
+    /// Both parties have the end in their mailboxes.
+    pub(crate) is_shown: bool,
+}
+
+/// An offer before a `match.rejected` is applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Before {
+    pub(crate) state: OfferState,
+    pub(crate) end_shown: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DriverAnswer {
     Accept,
     Reject,
+}
+
+/// What a driver's answer comes to.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Answered {
+    Accepted(MatchAccepted),
+    Declined(MatchRejected),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -90,18 +119,14 @@ impl Offer {
     ///
     /// # Errors
     /// `offer_closed` if the offer has ended, `offer_expired` if its time is over.
-    pub(crate) fn answered(
-        &self,
-        answer: DriverAnswer,
-        now: DateTime<Utc>,
-    ) -> Result<Option<(OfferState, Event)>, Problem> {
+    pub(crate) fn answered(&self, answer: DriverAnswer, now: DateTime<Utc>) -> Result<Option<Answered>, Problem> {
         match (self.state, answer) {
             (OfferState::Accepted, DriverAnswer::Accept) | (OfferState::Declined, DriverAnswer::Reject) => Ok(None),
             (OfferState::Open, _) if now >= self.expires_at => {
                 Err(Problem::conflict("offer_expired", "the time to answer this offer is over"))
             }
-            (OfferState::Open, DriverAnswer::Accept) => Ok(Some((OfferState::Accepted, self.accepted(now)))),
-            (OfferState::Open, DriverAnswer::Reject) => Ok(Some((OfferState::Declined, self.declined(now)))),
+            (OfferState::Open, DriverAnswer::Accept) => Ok(Some(Answered::Accepted(self.accepted(now)))),
+            (OfferState::Open, DriverAnswer::Reject) => Ok(Some(Answered::Declined(self.declined(now)))),
             (OfferState::Accepted, DriverAnswer::Reject) => {
                 Err(Problem::conflict("offer_closed", "you accepted this offer: cancel the ride instead"))
             }
@@ -112,8 +137,8 @@ impl Offer {
         }
     }
 
-    fn accepted(&self, now: DateTime<Utc>) -> Event {
-        Event::MatchAccepted(MatchAccepted {
+    fn accepted(&self, now: DateTime<Utc>) -> MatchAccepted {
+        MatchAccepted {
             match_id: self.match_id,
             request_id: self.request_id,
             driver_id: self.driver_id,
@@ -122,16 +147,21 @@ impl Offer {
             dropoff: self.trip.dropoff,
             vehicle_type: self.trip.vehicle_type,
             accepted_at: now,
-        })
+        }
     }
 
-    fn declined(&self, now: DateTime<Utc>) -> Event {
-        Event::MatchRejected(self.rejected(RejectReason::Declined, now))
+    pub(crate) fn declined(&self, now: DateTime<Utc>) -> MatchRejected {
+        self.rejected(RejectReason::Declined, now)
     }
 
     /// The event of its end by the end of its search.
-    pub(crate) fn cancelled(&self, now: DateTime<Utc>) -> Event {
-        Event::MatchRejected(self.rejected(RejectReason::Cancelled, now))
+    pub(crate) fn cancelled(&self, now: DateTime<Utc>) -> MatchRejected {
+        self.rejected(RejectReason::Cancelled, now)
+    }
+
+    /// The event of its end by its time: match has made another offer to one of its parties since then.
+    pub(crate) fn expired(&self, now: DateTime<Utc>) -> MatchRejected {
+        self.rejected(RejectReason::Expired, now)
     }
 
     fn rejected(&self, reason: RejectReason, now: DateTime<Utc>) -> MatchRejected {
@@ -144,9 +174,12 @@ impl Offer {
 /// Whether `match.rejected` is shown to both parties of an offer that was in the state `before`. They get one of each offer, the
 /// one that ended it here: what this service has published itself (the state has changed with it), or what changes the state. A
 /// later one, such as match's `expired` for an offer that the end of its search has closed, tells them nothing. Nor does one that
-/// match sent before it received the acceptance: a ride or `superseded` follows.
-pub(crate) fn is_shown(before: Option<OfferState>, rejection: &MatchRejected) -> bool {
-    before.is_none_or(|state| rejection.is_from(Service::Users) || rejected(state, rejection.reason) != state)
+/// match sent before it received the acceptance: a ride or `superseded` follows; nor one of an offer whose end they have already, because
+/// the next offer came first (`rows::take_unshown_ends`).
+pub(crate) fn is_shown(before: Option<Before>, rejection: &MatchRejected) -> bool {
+    before.is_none_or(|Before { state, end_shown }| {
+        !end_shown && (rejection.is_from(Service::Users) || rejected(state, rejection.reason) != state)
+    })
 }
 
 /// The state of an offer after `match.rejected`. An accepted offer changes only by `superseded`: after every other reason

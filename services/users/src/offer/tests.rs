@@ -1,11 +1,13 @@
 //! Offers: every state against every answer, and the rows on both stores.
 
+use std::collections::BTreeMap;
+
 use platform::World;
 use streams::{Position, VehicleType};
 use testing::{Backend, on_both_stores};
 use uuid::Uuid;
 
-use super::rows::{answer, insert, lock_of_driver, newest_accepted, purge, reject};
+use super::rows::{accept, close, insert, lock_of_driver, newest_accepted, purge, reject, set_end_shown, unshown};
 use super::*;
 use crate::tables::Tables;
 
@@ -30,14 +32,15 @@ fn offer(n: u128, state: OfferState) -> Offer {
 fn an_answer_counts_once_and_in_time() {
     let outcome = |state, answer, now| match offer(1, state).answered(answer, at(now)) {
         Ok(None) => "repeat".to_owned(),
-        Ok(Some((next, event))) => format!("{} {}", next.as_str(), event.subject()),
-        Err(problem) => problem.code.to_owned(),
+        Ok(Some(Answered::Accepted(_))) => "accepted".to_owned(),
+        Ok(Some(Answered::Declined(event))) => format!("{:?}", event.reason).to_lowercase(),
+        Err(problem) => problem.code.into_owned(),
     };
     use DriverAnswer::{Accept, Reject};
     use OfferState::{Accepted, Closed, Declined, Open};
     for (state, answer, now, expected) in [
-        (Open, Accept, 14, "accepted match.accepted"),
-        (Open, Reject, 14, "declined match.rejected"),
+        (Open, Accept, 14, "accepted"),
+        (Open, Reject, 14, "declined"),
         (Open, Accept, 15, "offer_expired"),
         (Open, Reject, 15, "offer_expired"),
         (Accepted, Accept, 14, "repeat"),
@@ -56,7 +59,7 @@ fn an_answer_counts_once_and_in_time() {
 const REASONS: [RejectReason; 4] =
     [RejectReason::Declined, RejectReason::Expired, RejectReason::Cancelled, RejectReason::Superseded];
 
-on_both_stores!(rejections_change_rows_as_the_rule_says);
+on_both_stores!(rejections_change_rows_as_the_rule_says, an_end_is_unshown_until_both_parties_have_it);
 
 async fn rejections_change_rows_as_the_rule_says(backend: Backend) {
     let store = backend.store::<Tables>(&World::seeded(at(0), 1), "test", "users", &crate::MIGRATIONS).await;
@@ -64,14 +67,13 @@ async fn rejections_change_rows_as_the_rule_says(backend: Backend) {
     for state in OfferState::ALL {
         for reason in REASONS {
             n += 1;
-            let (mine, other) = (offer(n, OfferState::Open), offer(n + 50, OfferState::Open));
+            let (mine, other) = (offer(n, state), offer(n + 50, OfferState::Open));
             let mut tx = store.begin().await.unwrap();
-            insert(&mut tx, &[mine, other]).await.unwrap();
-            answer(&mut tx, mine.match_id, state, None).await.unwrap();
+            insert(&mut tx, &[mine, other], &BTreeMap::new()).await.unwrap();
             let unknown = MatchId(Uuid::from_u128(999));
             reject(&mut tx, &[(unknown, reason), (mine.match_id, reason)]).await.unwrap();
             // A repeat of match.found changes nothing.
-            insert(&mut tx, &[mine]).await.unwrap();
+            insert(&mut tx, &[mine], &BTreeMap::new()).await.unwrap();
             tx.commit().await.unwrap();
             let mut tx = store.begin().await.unwrap();
             let found = lock_of_driver(&mut tx, mine.match_id, mine.driver_id).await.unwrap();
@@ -83,9 +85,9 @@ async fn rejections_change_rows_as_the_rule_says(backend: Backend) {
     }
     let accepted = offer(90, OfferState::Open);
     let mut tx = store.begin().await.unwrap();
-    insert(&mut tx, &[accepted]).await.unwrap();
+    insert(&mut tx, &[accepted], &BTreeMap::new()).await.unwrap();
     assert_eq!(newest_accepted(&mut tx, accepted.driver_id).await.unwrap(), None);
-    answer(&mut tx, accepted.match_id, OfferState::Accepted, Some("phone")).await.unwrap();
+    accept(&mut tx, accepted.match_id, "phone").await.unwrap();
     let newest = newest_accepted(&mut tx, accepted.driver_id).await.unwrap();
     assert_eq!(newest, Some((accepted.match_id, "phone".to_owned())));
     drop(tx);
@@ -95,4 +97,27 @@ async fn rejections_change_rows_as_the_rule_says(backend: Backend) {
     assert!(lock_of_driver(&mut tx, first.match_id, first.driver_id).await.unwrap().is_some());
     purge(&mut tx, at(16) + RETENTION).await.unwrap();
     assert!(lock_of_driver(&mut tx, first.match_id, first.driver_id).await.unwrap().is_none());
+}
+
+async fn an_end_is_unshown_until_both_parties_have_it(backend: Backend) {
+    let store = backend.store::<Tables>(&World::seeded(at(0), 1), "test", "users", &crate::MIGRATIONS).await;
+    let (one, two, three) = (offer(1, OfferState::Open), offer(2, OfferState::Open), offer(3, OfferState::Accepted));
+    let mut tx = store.begin().await.unwrap();
+    insert(&mut tx, &[one, two, three], &BTreeMap::new()).await.unwrap();
+    let ids = async |tx: &mut platform::Transaction<Tables>, parties: &[UserId]| {
+        let found = unshown(tx, parties).await.unwrap();
+        found.into_iter().map(|unshown| (unshown.offer.match_id, unshown.end)).collect::<Vec<_>>()
+    };
+    let all = [one.driver_id, two.passenger_id, three.driver_id];
+    assert_eq!(ids(&mut tx, &all).await, [(one.match_id, None), (two.match_id, None)]);
+    assert_eq!(ids(&mut tx, &[one.passenger_id]).await, [(one.match_id, None)]);
+    let end = one.cancelled(at(5));
+    close(&mut tx, std::slice::from_ref(&end)).await.unwrap();
+    assert_eq!(ids(&mut tx, &[one.driver_id]).await, [(one.match_id, Some(end.clone()))]);
+    let before = reject(&mut tx, &[(one.match_id, end.reason)]).await.unwrap()[&one.match_id];
+    assert!(is_shown(Some(before), &end), "{before:?}");
+    set_end_shown(&mut tx, &[one.match_id]).await.unwrap();
+    assert_eq!(ids(&mut tx, &all).await, [(two.match_id, None)]);
+    let before = reject(&mut tx, &[(one.match_id, end.reason)]).await.unwrap()[&one.match_id];
+    assert!(!is_shown(Some(before), &end), "{before:?}");
 }

@@ -119,6 +119,21 @@ impl Beacon {
         if self.connected { Some(Self { connected: false, ..self.at(known) }.publish_if_active(now)) } else { None }
     }
 
+    /// The beacon of a driver who may not drive any more, with its event if it was available; `None` if it is inactive already.
+    pub(crate) fn off_duty(&self, now: DateTime<Utc>) -> Option<(Self, Option<Event>)> {
+        let was_available = self.is_available();
+        let mut next = Self { active: false, ..self.clone() };
+        let event = was_available.then(|| next.publish(now));
+        self.active.then_some((next, event))
+    }
+
+    /// The beacon of another vehicle, with its event if it is available.
+    pub(crate) fn with_vehicle(&self, vehicle_type: VehicleType, now: DateTime<Utc>) -> (Self, Option<Event>) {
+        let mut next = Self { vehicle_type, ..self.clone() };
+        let event = next.is_available().then(|| next.publish(now));
+        (next, event)
+    }
+
     fn publish_if_active(mut self, now: DateTime<Utc>) -> (Self, Option<Event>) {
         let event = self.active.then(|| self.publish(now));
         (self, event)

@@ -15,8 +15,8 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Duration, Utc};
 use platform::store::rows::column;
 use platform::{Problem, Retry, StoreError, Transaction};
-use streams::RequestId;
 use streams::ride_command::{EndSearch, RideReply, SEARCH_FULFILLED};
+use streams::{Event, RequestId};
 
 use super::{Search, rows};
 use crate::commands::command::{CommandError, Refusal};
@@ -124,11 +124,12 @@ async fn end_all(
     if ending.is_empty() {
         return Ok(None);
     }
-    offer::rows::close(tx, &offers).await?;
-    rows::delete(tx, &column(&ending, |search| search.key())).await?;
     let now = context.platform.world.now();
-    for offer in &offers {
-        context.publish(tx, &offer.cancelled(now));
+    let ends = column(&offers, |offer| offer.cancelled(now));
+    offer::rows::close(tx, &ends).await?;
+    rows::delete(tx, &column(&ending, |search| search.key())).await?;
+    for end in ends {
+        context.publish(tx, &Event::MatchRejected(end));
         context.platform.metrics.matches.with_label_values(&["cancelled"]).inc();
     }
     let mut ended_at = None;

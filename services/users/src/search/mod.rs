@@ -21,7 +21,17 @@ pub(crate) struct Search {
     pub(crate) expires_at: DateTime<Utc>,
 }
 
+/// A pickup that is moved by less stays where it is: a pin that trembles under a finger takes no offer away.
+const PIN_M: f64 = 25.0;
+
 impl Search {
+    /// Whether a wish for `trip` is a repeat of this search.
+    pub(crate) fn is_of(&self, trip: &Trip) -> bool {
+        self.trip.vehicle_type == trip.vehicle_type
+            && self.trip.dropoff == trip.dropoff
+            && (self.trip.pickup == trip.pickup || self.trip.pickup.distance_m(&trip.pickup) < PIN_M)
+    }
+
     pub(crate) fn key(&self) -> SearchKey {
         (self.request_id, self.user_id)
     }

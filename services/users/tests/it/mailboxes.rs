@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use streams::event::LocationAggregate;
 use streams::{Event, RideId, RideStatus};
 use testing::{Backend, on_both_stores};
@@ -135,6 +135,13 @@ async fn sequences_have_no_gaps_under_concurrent_batches() {
     }
 }
 
+/// The data of an event without these fields.
+fn without(event: &Value, fields: &[&str]) -> Value {
+    let mut data = event["data"].clone();
+    fields.iter().for_each(|field| _ = data.as_object_mut().unwrap().remove(*field));
+    data
+}
+
 async fn each_event_reaches_the_users_concerned(backend: Backend) {
     let cluster = Cluster::on(backend).await;
     let mut pod = cluster.pod("one").await;
@@ -146,12 +153,18 @@ async fn each_event_reaches_the_users_concerned(backend: Backend) {
     assert_eq!(p.event().await["type"], "user.finder");
     let found = cluster.found(driver, passenger, request["request_id"].as_str().unwrap().parse().unwrap(), 60);
     cluster.publish(&Event::MatchFound(found.clone())).await;
-    for client in [&mut d, &mut p] {
-        let event = client.event().await;
+    let (of_driver, of_passenger) = (d.event().await, p.event().await);
+    for event in [&of_driver, &of_passenger] {
         assert_eq!(event["type"], "match.found");
-        assert_eq!(event["data"], serde_json::to_value(&found).unwrap());
-        assert_eq!(time(&event), found.found_at);
+        assert_eq!(time(event), found.found_at);
     }
+    let plate = &of_passenger["data"]["driver"]["plate"];
+    assert_eq!((plate, &of_driver["data"]["passenger"]), (&json!("T 0031"), &Value::Null));
+    assert_eq!(without(&of_passenger, &["driver", "expires_in_s"]), serde_json::to_value(&found).unwrap());
+    // Before the acceptance the driver knows the trip roughly.
+    let (exact, rough) = (serde_json::to_value(&found).unwrap(), &of_driver["data"]);
+    assert!(rough.get("dropoff").is_none() && rough["pickup"] != exact["pickup"], "{rough}");
+    assert_eq!((&rough["match_id"], &rough["fare_estimate"]), (&exact["match_id"], &exact["fare_estimate"]));
     d.ack("match.accept", match_id(&found)).await;
     for client in [&mut d, &mut p] {
         assert_eq!(client.event().await["type"], "match.accepted");
@@ -162,9 +175,8 @@ async fn each_event_reaches_the_users_concerned(backend: Backend) {
     assert_eq!((&of_driver["type"], &of_passenger["type"]), (&json!("ride.pickup"), &json!("ride.pickup")));
     assert_eq!(of_passenger["data"]["pin"], cluster.tokens.ride_pin(ride), "the passenger's PIN");
     assert_eq!(of_driver["data"]["pin"], json!(null), "the driver gets it from the passenger");
-    let mut without = of_passenger["data"].clone();
-    without.as_object_mut().unwrap().remove("pin");
-    assert_eq!(without, of_driver["data"]);
+    assert_eq!(without(&of_passenger, &["pin", "driver"]), without(&of_driver, &["passenger"]));
+    assert_eq!(of_driver["data"]["passenger"], json!({"name": null, "rating": null}));
 
     // An aggregate reaches the passenger, also after the end of the ride.
     let aggregate = |distance_m| {

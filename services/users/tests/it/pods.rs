@@ -31,6 +31,7 @@ pub(crate) struct Cluster {
 pub(crate) struct Pod {
     pub(crate) users: Users,
     pub(crate) platform: Platform,
+    pub(crate) tokens: Tokens,
     stop: CancellationToken,
     running: Option<Running>,
 }
@@ -71,8 +72,8 @@ impl Cluster {
         platform.limiter = Arc::new(Limiter::new(limits.parse().unwrap()));
         // Each process has tokens of its own: it learns from the others which sign-ins have ended.
         let tokens = self.tokens.of_another_process();
-        let users = Users::start(&platform, &self.store, tokens, config).await.unwrap();
-        Pod { users, platform, stop: CancellationToken::new(), running: None }
+        let users = Users::start(&platform, &self.store, tokens.clone(), config).await.unwrap();
+        Pod { users, platform, tokens, stop: CancellationToken::new(), running: None }
     }
 
     /// A pod with the limits of production, but for those that `limits` changes.

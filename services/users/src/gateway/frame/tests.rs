@@ -301,7 +301,8 @@ fn welcome_ack_and_error_have_these_texts() {
     let first = |missed| {
         let (user_id, session_id, last_seq, limits) = (UserId(uuid), uuid, 7, &limits);
         let (server_time, expires_at) = (rfc3339::text(&now()), rfc3339::text(&now()));
-        welcome(&Welcome { user_id, session_id, last_seq, missed, server_time, expires_at, limits })
+        let state = &json!({"seq": 7});
+        welcome(&Welcome { user_id, session_id, last_seq, missed, server_time, expires_at, limits, state })
     };
     let limited = Refusal { limit: Some("points"), retry_after_s: Some(4), ..Refusal::new("too_many_requests", "m") };
     let frames = [
@@ -315,8 +316,8 @@ fn welcome_ack_and_error_have_these_texts() {
         error(Some(&id), &limited),
     ];
     insta::assert_snapshot!(frames.join("\n"), @r#"
-    {"type":"welcome","data":{"user_id":"01890000-0000-7000-8000-000000000001","session_id":"01890000-0000-7000-8000-000000000001","last_seq":7,"server_time":"2026-01-02T00:00:00.000000Z","expires_at":"2026-01-02T00:00:00.000000Z","limits":{"sockets":5}}}
-    {"type":"welcome","data":{"user_id":"01890000-0000-7000-8000-000000000001","session_id":"01890000-0000-7000-8000-000000000001","last_seq":7,"missed":{"from":3,"to":5},"server_time":"2026-01-02T00:00:00.000000Z","expires_at":"2026-01-02T00:00:00.000000Z","limits":{"sockets":5}}}
+    {"type":"welcome","data":{"user_id":"01890000-0000-7000-8000-000000000001","session_id":"01890000-0000-7000-8000-000000000001","last_seq":7,"server_time":"2026-01-02T00:00:00.000000Z","expires_at":"2026-01-02T00:00:00.000000Z","limits":{"sockets":5},"state":{"seq":7}}}
+    {"type":"welcome","data":{"user_id":"01890000-0000-7000-8000-000000000001","session_id":"01890000-0000-7000-8000-000000000001","last_seq":7,"missed":{"from":3,"to":5},"server_time":"2026-01-02T00:00:00.000000Z","expires_at":"2026-01-02T00:00:00.000000Z","limits":{"sockets":5},"state":{"seq":7}}}
     {"type":"missed","data":{"from":3,"to":3}}
     {"type":"ack","id":{"n": 1},"data":{"request_id":"01890000-0000-7000-8000-000000000001"}}
     {"type":"ack","id":null,"data":{"seq":3}}

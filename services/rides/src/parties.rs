@@ -1,0 +1,64 @@
+//! The other party of a ride, as users says who it is: a bounded core request when somebody looks at one ride. Names and plates are in
+//! no table and no event of rides.
+
+use chrono::Duration;
+use platform::breaker::Rules;
+use platform::{Breaker, Platform};
+use serde_json::{Value, json};
+use streams::UserId;
+use streams::parties::{PARTIES, PARTIES_WAIT, Parties, PartiesRequest, SHOWN_HOURS};
+
+use crate::ride::Ride;
+
+/// Without an answer every look at a ride would take the whole wait.
+const RULES: Rules = Rules { failures_max: 5, open_for: Duration::seconds(2) };
+
+#[derive(Debug)]
+pub(crate) struct OtherParty {
+    platform: Platform,
+    breaker: Breaker,
+}
+
+impl OtherParty {
+    pub(crate) fn new(platform: &Platform) -> Self {
+        Self { platform: platform.clone(), breaker: Breaker::new(platform, "parties", RULES) }
+    }
+
+    /// The field in which `viewer` is shown the other party, with its value: null while users does not answer. `None` a day after
+    /// the end of the ride, and for somebody who is both.
+    pub(crate) async fn shown(&self, ride: &Ride, viewer: UserId) -> Option<(&'static str, Value)> {
+        let is_over = ride.status.is_final();
+        if is_over && self.platform.world.now() >= ride.updated_at + Duration::hours(SHOWN_HOURS)
+            || ride.driver_id == ride.passenger_id
+        {
+            return None;
+        }
+        let parties =
+            self.request(&PartiesRequest { driver_id: ride.driver_id, passenger_id: ride.passenger_id }).await;
+        Some(match parties {
+            Some(Parties { driver, .. }) if viewer == ride.passenger_id => ("driver", json!(driver)),
+            Some(Parties { passenger, .. }) => ("passenger", json!(passenger)),
+            None if viewer == ride.passenger_id => ("driver", Value::Null),
+            None => ("passenger", Value::Null),
+        })
+    }
+
+    async fn request(&self, request: &PartiesRequest) -> Option<Parties> {
+        if !self.breaker.admits() {
+            return None;
+        }
+        let body = serde_json::to_vec(request).expect("ids are JSON");
+        let reply = self.platform.bus.request(PARTIES, body.into(), PARTIES_WAIT).await.map_err(|e| e.to_string());
+        match reply.and_then(|reply| serde_json::from_slice(&reply).map_err(|e| e.to_string())) {
+            Ok(parties) => {
+                self.breaker.succeeded();
+                Some(parties)
+            }
+            Err(error) => {
+                self.breaker.failed();
+                tracing::debug!(error, "users did not say who the parties of a ride are");
+                None
+            }
+        }
+    }
+}

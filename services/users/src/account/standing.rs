@@ -1,0 +1,146 @@
+//! What becomes of a driver's offers and beacon when their standing, or their vehicle, changes: one transaction each. The operators' API
+//! calls [`set_status`].
+
+use platform::{Problem, Retry, StoreError, Transaction};
+use streams::{Event, UserId, VehicleType};
+
+use super::rows::{self, VEHICLE_KEYS};
+use super::{Driver, DriverStatus};
+use crate::commands::command::CommandError;
+use crate::context::Context;
+use crate::offer::{self, OfferState};
+use crate::tables::Tables;
+use crate::{live_ride, presence};
+
+/// Gives a driver another status. One who is not approved any more goes off duty, and an open offer is withdrawn: the passenger's search
+/// goes on with others. An accepted offer and a ride under way stay. A repeat has no effect. Returns the status before; `None` if there
+/// is no such driver.
+///
+/// # Errors
+/// [`StoreError`]; nothing was changed.
+pub(crate) async fn set_status(
+    context: &Context,
+    driver: UserId,
+    status: DriverStatus,
+) -> Result<Option<DriverStatus>, StoreError> {
+    context.store.transact(Retry::SerializationOrConflict, |tx| set_status_in(context, tx, driver, status)).await
+}
+
+async fn set_status_in(
+    context: &Context,
+    mut tx: Transaction<Tables>,
+    user: UserId,
+    status: DriverStatus,
+) -> Result<Option<DriverStatus>, StoreError> {
+    rows::lock(&mut tx, user).await?;
+    let Some(driver) = rows::driver_of(&mut tx, user).await? else { return Ok(None) };
+    if driver.status == status {
+        return Ok(Some(status));
+    }
+    rows::set_status(&mut tx, user, status).await?;
+    if status != DriverStatus::Approved {
+        withdraw_offers(context, &mut tx, user).await?;
+        go_off_duty(context, &mut tx, user).await?;
+    }
+    tx.commit().await?;
+    tracing::info!(user_id = %user, status = status.as_str(), "the status of a driver has changed");
+    Ok(Some(driver.status))
+}
+
+/// Closes the open offers of a driver. To match and to the passenger it is as if the driver had declined.
+async fn withdraw_offers(context: &Context, tx: &mut Transaction<Tables>, driver: UserId) -> Result<(), StoreError> {
+    let mut open = offer::rows::lock_live_of_driver(tx, driver).await?;
+    open.retain(|offer| offer.state == OfferState::Open);
+    let now = context.platform.world.now();
+    let ends: Vec<_> = open.iter().map(|offer| offer.declined(now)).collect();
+    offer::rows::close(tx, &ends).await?;
+    for end in ends {
+        context.publish(tx, &Event::MatchRejected(end));
+        context.platform.metrics.matches.with_label_values(&["declined"]).inc();
+    }
+    Ok(())
+}
+
+async fn go_off_duty(context: &Context, tx: &mut Transaction<Tables>, driver: UserId) -> Result<(), StoreError> {
+    let now = context.platform.world.now();
+    for beacon in presence::rows::lock_beacons(tx, &[driver]).await? {
+        if let Some((next, event)) = beacon.off_duty(now) {
+            presence::rows::put_beacon(tx, &next).await?;
+            event.iter().for_each(|event| context.publish(tx, event));
+        }
+    }
+    Ok(())
+}
+
+/// Changes what a driver drives, while no ride is live and none is about to be. With another type of vehicle, open offers are withdrawn,
+/// and a beacon on duty is published again.
+///
+/// # Errors
+/// [`Problem`] `ride_live`, `not_driver`, `plate_taken`; or what `change` refuses.
+pub(crate) async fn change_vehicle(
+    context: &Context,
+    user: UserId,
+    change: impl Fn(Driver) -> Driver,
+) -> Result<Driver, Problem> {
+    let retry = Retry::Serialization;
+    let done = context.store.transact(retry, |tx| change_vehicle_in(context, tx, user, &change)).await;
+    done.map_err(|error| match error {
+        CommandError::Refused(refusal) => refusal.into_problem(),
+        CommandError::Store(StoreError::Conflict { constraint }) if VEHICLE_KEYS.contains(&&*constraint) => {
+            plate_taken()
+        }
+        CommandError::Store(error) => error.into(),
+    })
+}
+
+pub(crate) fn plate_taken() -> Problem {
+    Problem::conflict("plate_taken", "another driver has this plate")
+}
+
+async fn change_vehicle_in(
+    context: &Context,
+    mut tx: Transaction<Tables>,
+    user: UserId,
+    change: &impl Fn(Driver) -> Driver,
+) -> Result<Driver, CommandError> {
+    rows::lock(&mut tx, user).await?;
+    let not_driver = || crate::commands::command::Refusal::not_driver();
+    let known = rows::driver_of(&mut tx, user).await?.ok_or_else(not_driver)?;
+    let next = change(known.clone());
+    if next == known {
+        return Ok(known);
+    }
+    // Locked, so that none is accepted meanwhile.
+    let offers = offer::rows::lock_live_of_driver(&mut tx, user).await?;
+    let accepted = offers.iter().filter(|offer| offer.state == OfferState::Accepted).map(|offer| offer.match_id);
+    let becomes_a_ride = {
+        let now = context.platform.world.now();
+        offer::rows::any_without_ride(&mut tx, &accepted.collect::<Vec<_>>(), now).await?
+    };
+    if becomes_a_ride || live_ride::rows::current(&mut tx, user).await?.driven.is_some() {
+        let message = "you are in a ride: the vehicle can be changed when it is over";
+        return Err(Problem::conflict("ride_live", message).into());
+    }
+    rows::set_vehicle(&mut tx, user, &next).await?;
+    if next.vehicle_type != known.vehicle_type {
+        withdraw_offers(context, &mut tx, user).await?;
+        change_beacon(context, &mut tx, user, next.vehicle_type).await?;
+    }
+    tx.commit().await?;
+    Ok(next)
+}
+
+async fn change_beacon(
+    context: &Context,
+    tx: &mut Transaction<Tables>,
+    driver: UserId,
+    vehicle_type: VehicleType,
+) -> Result<(), StoreError> {
+    let now = context.platform.world.now();
+    for beacon in presence::rows::lock_beacons(tx, &[driver]).await? {
+        let (next, event) = beacon.with_vehicle(vehicle_type, now);
+        presence::rows::put_beacon(tx, &next).await?;
+        event.iter().for_each(|event| context.publish(tx, event));
+    }
+    Ok(())
+}

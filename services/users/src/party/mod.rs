@@ -1,0 +1,115 @@
+//! The other party of a match or a ride, as a user is shown it: joined to the body of an event when a frame is made. It is in no stream,
+//! in no mailbox and in no audit trail, so that a name or a plate is changed, or gone, in one place.
+//!
+//! `view` decides who is shown in which body, `cache` remembers people for a few seconds, so that a batch of frames costs one query at
+//! most, and usually none.
+
+pub(crate) mod cache;
+mod view;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use platform::responder::{self, Endpoint, Reply};
+use platform::{CancellationToken, StoreError};
+use streams::parties::{PARTIES, PARTIES_WAIT, Parties, PartiesRequest};
+use streams::{Service, UserId};
+use tokio::sync::Semaphore;
+
+use self::cache::Person;
+pub(crate) use self::view::FrameBody;
+use self::view::Shown;
+use crate::account;
+use crate::context::Context;
+use crate::gateway::pod_message::{BROADCAST, PodMessage};
+
+/// Requests of rides that are worked on at once, and those in hand at most.
+const CONCURRENCY: usize = 8;
+const ACCEPTED_MAX: usize = 256;
+
+/// The bodies as their viewers are shown them, in the order of `frames`.
+///
+/// # Errors
+/// [`StoreError`] if somebody who is to be shown cannot be read.
+pub(crate) async fn join(context: &Context, frames: &[FrameBody<'_>]) -> Result<Vec<String>, StoreError> {
+    let now = context.platform.world.now();
+    let shown: Vec<Shown> = frames.iter().map(|frame| frame.shown(now)).collect();
+    let people = people(context, shown.iter().filter_map(Shown::user)).await?;
+    let person = |user: &UserId| people.get(user).and_then(Option::as_ref);
+    Ok(frames.iter().zip(&shown).map(|(frame, shown)| frame.with(shown, person, now)).collect())
+}
+
+/// These users, from the cache or in one query. `None` for one who is not there.
+async fn people(
+    context: &Context,
+    users: impl Iterator<Item = UserId>,
+) -> Result<BTreeMap<UserId, Option<Arc<Person>>>, StoreError> {
+    let mut found = BTreeMap::new();
+    let mut missing = Vec::new();
+    for user in users {
+        match context.people.known(user, context.platform.world.now()) {
+            Some(person) => _ = found.insert(user, person),
+            None => missing.push(user),
+        }
+    }
+    if missing.is_empty() {
+        return Ok(found);
+    }
+    missing.sort_unstable();
+    missing.dedup();
+    // What was forgotten while the rows were read is not remembered from them.
+    let reading = context.people.begin_read();
+    let mut tx = context.store.begin().await?;
+    let mut read = account::rows::people(&mut tx, &missing).await?;
+    drop(tx);
+    for user in missing {
+        let person = read.remove(&user).map(Arc::new);
+        context.people.remember(user, person.clone(), reading, context.platform.world.now());
+        found.insert(user, person);
+    }
+    Ok(found)
+}
+
+/// A user's name or vehicle has changed, and the change is committed: every pod reads it again.
+pub(crate) async fn changed(context: &Context, user: UserId) {
+    context.people.forget(user);
+    let message = PodMessage::PersonChanged(user).sign(&context.tokens);
+    if let Err(error) = context.platform.bus.publish_core(BROADCAST, message.into()).await {
+        tracing::debug!(%error, "other pods show a user as before for some seconds");
+    }
+}
+
+/// Answers rides, which shows one ride by HTTP, until `stop`.
+pub(crate) async fn answer(context: Context, stop: CancellationToken) {
+    let endpoint = Endpoint {
+        service: Some(Service::Users),
+        name: "parties".to_owned(),
+        subject: PARTIES.to_owned(),
+        queue_group: Some(PARTIES.to_owned()),
+        accepted_max: ACCEPTED_MAX,
+        wait: PARTIES_WAIT,
+        health_part: None,
+    };
+    let permits = Arc::new(Semaphore::new(CONCURRENCY));
+    let platform = context.platform.clone();
+    responder::serve(platform, endpoint, stop, move |request| reply(context.clone(), permits.clone(), request)).await;
+}
+
+async fn reply(context: Context, permits: Arc<Semaphore>, request: Bytes) -> Reply {
+    let request: PartiesRequest = match serde_json::from_slice(&request) {
+        Ok(request) => request,
+        Err(error) => return Reply::unreadable(&error),
+    };
+    let Ok(_permit) = permits.acquire().await else { return Reply::none("it ends") };
+    match people(&context, [request.driver_id, request.passenger_id].into_iter()).await {
+        Ok(people) => {
+            let person = |user: UserId| people.get(&user).and_then(Option::as_ref);
+            Reply::json(&Parties {
+                driver: person(request.driver_id).and_then(|person| person.as_driver()),
+                passenger: person(request.passenger_id).map(|person| person.as_passenger()),
+            })
+        }
+        Err(error) => Reply::none(error.to_string()),
+    }
+}
