@@ -43,8 +43,11 @@ pub enum RideAction {
     /// Driver or passenger ends the ride.
     #[serde(rename = "ride.cancel")]
     Cancel {
-        /// Free text of the caller; becomes the event's `reason`.
+        /// A code or free text of the caller; becomes the event's `reason`.
         reason: String,
+        /// Free text beside a code.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        note: Option<String>,
     },
 }
 

@@ -45,6 +45,8 @@ const LATE_CHANGE: f64 = 0.02;
 
 /// The shortest time between two transactions that end the wait early, because somebody arrived and needs all points up to then.
 const EARLY_INTERVAL: Duration = Duration::seconds(10);
+/// The same if a client waits for the fee of a cancelled ride.
+const AT_ONCE_INTERVAL: Duration = Duration::milliseconds(500);
 
 pub(crate) struct LocationUpdates {
     platform: Platform,
@@ -52,13 +54,15 @@ pub(crate) struct LocationUpdates {
     broadcast: PositionBroadcast,
     points_wait: Duration,
     next_early: DateTime<Utc>,
+    next_at_once: DateTime<Utc>,
 }
 
 impl LocationUpdates {
     pub(crate) fn new(platform: &Platform, config: &Config, cache: &Arc<Cache>) -> Self {
         let (points_wait, next_early) = (config.points_wait, platform.world.now());
         let broadcast = PositionBroadcast::new(platform);
-        Self { platform: platform.clone(), cache: cache.clone(), broadcast, points_wait, next_early }
+        let next_at_once = next_early;
+        Self { platform: platform.clone(), cache: cache.clone(), broadcast, points_wait, next_early, next_at_once }
     }
 }
 
@@ -123,12 +127,21 @@ impl Handler for LocationUpdates {
     }
 
     fn handle_waiting_at(&mut self, waiting: &Waiting) -> DateTime<Utc> {
-        if waiting.lowest_sequence > self.cache.arrived_rides().needed_up_to() {
+        let (at_once, soon) = {
+            let arrived_rides = self.cache.arrived_rides();
+            (arrived_rides.needed_at_once(), arrived_rides.needed_up_to())
+        };
+        let now = self.platform.world.now();
+        let (next, interval) = if waiting.lowest_sequence <= at_once {
+            (&mut self.next_at_once, AT_ONCE_INTERVAL)
+        } else if waiting.lowest_sequence <= soon {
+            (&mut self.next_early, EARLY_INTERVAL)
+        } else {
             return waiting.since + self.points_wait;
-        }
-        let (at, now) = (self.next_early.max(waiting.since), self.platform.world.now());
+        };
+        let at = (*next).max(waiting.since);
         if at <= now {
-            self.next_early = now + EARLY_INTERVAL;
+            *next = now + interval;
         }
         at
     }

@@ -92,9 +92,36 @@ pub struct Priced {
     pub driver_payout: Money,
 }
 
-/// The fare of a distance and a duration. Base, distance and time are each rounded half up to a cent; a line of its own then
-/// raises the sum to the minimum. A negative or infinite measure counts as 0.
+/// What was driven, and how long it took.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Trip {
+    pub distance_m: f64,
+    pub duration_s: f64,
+}
+
+/// Whether a fare is at least the minimum of its tariff.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Minimum {
+    Applies,
+    /// For a ride that its driver ends.
+    Waived,
+}
+
+/// The fare of a distance and a duration, at least the minimum.
 pub fn price(tariff: &Tariff, distance_m: f64, duration_s: f64) -> Priced {
+    bill(tariff, &Trip { distance_m, duration_s }, Minimum::Applies)
+}
+
+/// One amount under one name.
+pub fn flat(tariff: &Tariff, name: &str, cents: i64) -> Priced {
+    let (platform_fee, driver_payout) = split(tariff, cents);
+    let fare = Fare { lines: vec![line(name, cents)], total: Money::usd(cents), estimated: false };
+    Priced { fare, platform_fee, driver_payout }
+}
+
+/// The fare of a trip. Base, distance and time are each rounded half up to a cent; a line of its own then
+/// raises the sum to the minimum. A negative or infinite measure counts as 0.
+pub fn bill(tariff: &Tariff, trip: &Trip, minimum: Minimum) -> Priced {
     let part = |rate: i64, units: f64, per: i64| -> i64 {
         // Whole metres and seconds; no real ride has more than 10 million of either.
         let units = if units.is_finite() { units.clamp(0.0, 1e7).round() as i64 } else { 0 };
@@ -102,14 +129,15 @@ pub fn price(tariff: &Tariff, distance_m: f64, duration_s: f64) -> Priced {
     };
     let mut lines = vec![
         line("base", tariff.base),
-        line("distance", part(tariff.per_km, distance_m, 1_000)),
-        line("time", part(tariff.per_minute, duration_s, 60)),
+        line("distance", part(tariff.per_km, trip.distance_m, 1_000)),
+        line("time", part(tariff.per_minute, trip.duration_s, 60)),
     ];
-    let sum: i64 = lines.iter().map(|l| l.amount.amount).sum();
-    if sum < tariff.minimum {
-        lines.push(line("minimum", tariff.minimum - sum));
+    let sum = |lines: &[FareLine]| lines.iter().map(|l| l.amount.amount).sum::<i64>();
+    let driven = sum(&lines);
+    if minimum == Minimum::Applies && driven < tariff.minimum {
+        lines.push(line("minimum", tariff.minimum - driven));
     }
-    let total = sum.max(tariff.minimum);
+    let total = sum(&lines);
     let (platform_fee, driver_payout) = split(tariff, total);
     Priced { fare: Fare { lines, total: Money::usd(total), estimated: false }, platform_fee, driver_payout }
 }
@@ -124,11 +152,19 @@ fn line(name: &str, cents: i64) -> FareLine {
     FareLine { name: name.to_owned(), amount: Money::usd(cents) }
 }
 
+/// 25 km/h, usual in a city.
+const ESTIMATED_MPS: f64 = 7.0;
+
 /// Distance (m) and duration (s) of a trip that nobody has driven yet: the great circle times 1.3, the usual detour in a street
-/// network, at 7 m/s (25 km/h, usual in a city).
+/// network, at 7 m/s.
 pub fn estimate(from: &Position, to: &Position) -> (f64, f64) {
     let distance_m = from.distance_m(to) * 1.3;
-    (distance_m, distance_m / 7.0)
+    (distance_m, distance_m / ESTIMATED_MPS)
+}
+
+/// The estimated distance (m) of a trip that is not over, after so many seconds.
+pub fn estimate_so_far(from: &Position, to: &Position, duration_s: f64) -> f64 {
+    estimate(from, to).0.min(ESTIMATED_MPS * duration_s.max(0.0))
 }
 
 #[cfg(test)]
@@ -150,6 +186,27 @@ mod tests {
             assert_eq!(priced.fare.total.amount, total, "{vehicle:?} {distance_m} {duration_s}");
             assert_eq!(priced.fare.lines.iter().map(|l| l.amount.amount).sum::<i64>(), total);
             assert_eq!(priced.platform_fee.amount + priced.driver_payout.amount, total);
+        }
+    }
+
+    #[test]
+    fn a_waived_minimum_leaves_what_was_driven() {
+        let car = Tariffs::default().car;
+        let trip = Trip { distance_m: 1_000.0, duration_s: 60.0 };
+        assert_eq!(bill(&car, &trip, Minimum::Applies).fare.total.amount, 600);
+        let waived = bill(&car, &trip, Minimum::Waived);
+        assert_eq!((waived.fare.total.amount, waived.fare.lines.len()), (250 + 120 + 30, 3));
+        assert_eq!(waived.platform_fee.amount + waived.driver_payout.amount, 400);
+        let flat = flat(&car, "cancellation", 300);
+        assert_eq!((flat.fare.total.amount, flat.driver_payout.amount), (300, 240));
+    }
+
+    #[test]
+    fn a_trip_under_way_is_estimated_by_its_time_and_at_most_as_a_whole() {
+        let (from, to) = (Position { lat: 0.0, lng: 0.0 }, Position { lat: 0.1, lng: 0.0 });
+        let whole_m = estimate(&from, &to).0;
+        for (duration_s, metres) in [(-1.0, 0.0), (100.0, 700.0), (1e6, whole_m)] {
+            assert_eq!(estimate_so_far(&from, &to, duration_s), metres, "{duration_s}");
         }
     }
 

@@ -78,6 +78,35 @@ pub enum Party {
     System,
 }
 
+/// Why somebody cancels a ride, for programs. The words are in `reason` or `note`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CancelCode {
+    /// The passenger does not need the ride any more.
+    ChangedMind,
+    /// The driver is too far away or does not come.
+    DriverTooFar,
+    /// The pickup is not where the passenger is.
+    WrongPickup,
+    /// The passenger did not come to the pickup.
+    NoShow,
+    /// The vehicle cannot go on.
+    VehicleProblem,
+    /// Somebody does not feel safe.
+    Unsafe,
+    /// Anything else, also what an old client says in words alone.
+    #[serde(other)]
+    Other,
+}
+
+impl CancelCode {
+    /// The code that `reason` is; words are [`Self::Other`].
+    pub fn of(reason: &str) -> Self {
+        let code = serde::de::value::StrDeserializer::<serde::de::value::Error>::new(reason);
+        Self::deserialize(code).unwrap_or(Self::Other)
+    }
+}
+
 /// One step of a ride. `by`, `reason` and `fee` are required in `ride.cancelled`, and `distance_m` to `driver_payout` in
 /// `ride.completed`; elsewhere they are left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -113,16 +142,22 @@ pub struct RideEvent {
     /// Cancelled: why, in the canceller's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Cancelled: the reason as a code. Older events do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason_code: Option<CancelCode>,
+    /// Cancelled: what the canceller says beside a code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// Cancelled: what the passenger pays for it; may be 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fee: Option<Money>,
-    /// Completed: driven from start to arrival, metres.
+    /// Completed, or cancelled after the start: driven from the start on, metres.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distance_m: Option<f64>,
-    /// Completed: from start to arrival, seconds.
+    /// Completed, or cancelled after the start: the time from the start on, seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_s: Option<f64>,
-    /// Completed: what the passenger pays.
+    /// Completed, or cancelled with a fee: what the passenger pays, line by line. Older cancellations do not have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fare: Option<Fare>,
     /// Completed, or cancelled with a fee: the platform's part.
@@ -156,7 +191,9 @@ impl RideEvent {
             RideStatus::Cancelled => {
                 fields.required("by", self.by.as_ref())?;
                 fields.required("reason", self.reason.as_ref())?;
-                fields.required("fee", self.fee.as_ref())
+                fields.required("fee", self.fee.as_ref())?;
+                fields.measure("distance_m", self.distance_m)?;
+                fields.measure("duration_s", self.duration_s)
             }
             RideStatus::Completed => {
                 fields.required("distance_m", self.distance_m.as_ref())?;

@@ -21,6 +21,8 @@ pub(crate) struct ArrivedRides {
     rides: BTreeMap<RideId, ArrivedRide>,
     /// The highest watermark that another process waits for.
     needed_elsewhere: u64,
+    /// The highest sequence up to which a cancelled ride must be measured now: a client waits for its fee.
+    needed_at_once: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +75,15 @@ impl ArrivedRides {
 
     pub(crate) fn set_needed_elsewhere(&mut self, sequence: u64) {
         self.needed_elsewhere = sequence;
+    }
+
+    pub(crate) fn set_needed_at_once(&mut self, sequence: u64) {
+        self.needed_at_once = sequence;
+    }
+
+    /// Points of the stream up to this sequence should become rows at once.
+    pub(crate) fn needed_at_once(&self) -> u64 {
+        self.needed_at_once
     }
 
     /// Points of the stream up to this sequence should become rows soon: a ride waits for one of them.

@@ -284,6 +284,8 @@ impl TestRide {
             previous_hash: "0".repeat(64),
             hash: "0".repeat(64),
             by: cancelled.then_some(Party::Driver),
+            reason_code: None,
+            note: None,
             reason: cancelled.then(|| "no one there".to_owned()),
             fee: cancelled.then_some(usd),
             distance_m: completed.then_some(900.0),

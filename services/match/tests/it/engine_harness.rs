@@ -302,6 +302,8 @@ impl EngineHarness {
             previous_hash: String::new(),
             hash: String::new(),
             by: None,
+            reason_code: None,
+            note: None,
             reason: None,
             fee: None,
             distance_m: None,

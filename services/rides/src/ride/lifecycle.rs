@@ -54,6 +54,8 @@ pub enum Refusal {
     PinLocked(i64),
     #[error("the reason must have 1 to {REASON_MAX} bytes, none of them 0")]
     Reason,
+    #[error("the note must have 1 to {REASON_MAX} bytes, none of them 0, or be left out")]
+    Note,
 }
 
 impl Refusal {
@@ -67,7 +69,7 @@ impl Refusal {
             Self::Ended => "ride_ended",
             Self::WrongPin => "wrong_pin",
             Self::PinLocked(_) => "pin_locked",
-            Self::Reason => "invalid_field",
+            Self::Reason | Self::Note => "invalid_field",
         }
     }
 
@@ -76,6 +78,7 @@ impl Refusal {
         match self {
             Self::WrongPin | Self::PinLocked(_) => Some("pin"),
             Self::Reason => Some("reason"),
+            Self::Note => Some("note"),
             Self::NotYours | Self::NotStarted | Self::NotArrived | Self::Arrived | Self::Ended => None,
         }
     }

@@ -3,6 +3,7 @@
 //! Ride, command and time go in; the next ride, its event and the bill come out. `version` counts the events, and each event holds
 //! the hash of the one before. Nothing here reads a clock, a store or a bus.
 
+pub mod cancellation;
 pub mod lifecycle;
 pub(crate) mod requests;
 pub(crate) mod rows;
@@ -11,9 +12,11 @@ pub(crate) mod update;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use chrono::{DateTime, Duration, Utc};
 use pricing::{self, Priced, Tariff, Tariffs};
-use streams::event::{Fare, MatchAccepted, Party, RideEvent};
+use streams::event::{CancelCode, Fare, MatchAccepted, Party, RideEvent};
 use streams::{MatchId, Money, PaymentId, Position, RideId, RideStatus, UserId, VehicleType};
 
+pub use self::cancellation::{Cancellation, DrivenSoFar};
+use self::cancellation::Charge;
 use self::lifecycle::{Command, REASON_MAX, Refusal, Step, step};
 use crate::hash_chain::{self, NO_PREVIOUS_HASH};
 
@@ -21,8 +24,6 @@ use crate::hash_chain::{self, NO_PREVIOUS_HASH};
 pub const PIN_TRIES: u32 = 5;
 /// The pause between two tries after that, seconds.
 pub const PIN_PAUSE_S: i64 = 30;
-/// A passenger who cancels at most this long after the ride was created pays nothing, seconds.
-pub const FREE_CANCELLATION_S: i64 = 120;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ride {
@@ -70,18 +71,6 @@ pub struct Receipt {
     pub driver_payout: Money,
 }
 
-/// How a ride ended early. `fee` = `platform_fee` + `driver_payout`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cancellation {
-    pub by: Party,
-    /// In the canceller's words.
-    pub reason: String,
-    /// What the passenger pays for it.
-    pub fee: Money,
-    pub platform_fee: Money,
-    pub driver_payout: Money,
-}
-
 /// A command with the data that [`decide`] needs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum CommandInput<'a> {
@@ -95,8 +84,12 @@ pub enum CommandInput<'a> {
     },
     Arrive,
     Cancel {
-        /// 1 to [`REASON_MAX`] bytes.
+        /// A code or words, 1 to [`REASON_MAX`] bytes.
         reason: &'a str,
+        /// Words beside a code, as long at most.
+        note: Option<&'a str>,
+        /// How far a started ride has come.
+        driven: Option<DrivenSoFar>,
     },
     Complete(Distance),
 }
@@ -139,15 +132,15 @@ pub(crate) fn billed_distance(ride: &Ride, metres: f64, covered: Option<f64>, ma
     if covered.is_some_and(|covered| covered < COVERED_MIN) {
         return Distance::Estimated;
     }
-    plausible(ride, metres, max_speed_mps)
+    plausible(ride, metres, ride.duration_s(), max_speed_mps)
 }
 
 /// What to bill for a final distance: nothing that nobody can have driven. It is impossible if it needs more than
 /// `max_speed_mps`. Where that is lifted, as for a simulation faster than life, and for a vehicle that went in circles for a day,
 /// there is a second bound, by the trip. Both leave a long detour alone. What is impossible says nothing about the ride, so the
 /// estimate is billed, as without a distance.
-pub(crate) fn plausible(ride: &Ride, metres: f64, max_speed_mps: f64) -> Distance {
-    let by_speed = max_speed_mps * (ride.duration_s() + CLOCK_SLACK_S) + DISTANCE_SLACK_M;
+pub(crate) fn plausible(ride: &Ride, metres: f64, duration_s: f64, max_speed_mps: f64) -> Distance {
+    let by_speed = max_speed_mps * (duration_s + CLOCK_SLACK_S) + DISTANCE_SLACK_M;
     let by_trip = HONEST_M.max(HONEST_DETOUR * pricing::estimate(&ride.pickup, &ride.dropoff).0);
     if metres <= by_speed.min(by_trip) { Distance::Measured(metres) } else { Distance::Estimated }
 }
@@ -205,6 +198,8 @@ impl Ride {
             hash: String::new(),
             by: None,
             reason: None,
+            reason_code: None,
+            note: None,
             fee: None,
             distance_m: None,
             duration_s: None,
@@ -249,6 +244,12 @@ impl Ride {
         let fare = self.receipt.as_ref().map(|r| (r.platform_fee, r.driver_payout));
         let fee = || self.cancellation.as_ref().filter(|c| c.fee.amount > 0).map(|c| (c.platform_fee, c.driver_payout));
         fare.or_else(fee)
+    }
+
+    /// What the passenger pays, line by line; `None` before the end, and for a free cancellation.
+    pub fn fare(&self) -> Option<&Fare> {
+        let cancelled = || self.cancellation.as_ref().and_then(|c| c.fare.as_ref());
+        self.receipt.as_ref().map(|r| &r.fare).or_else(cancelled)
     }
 
     /// The part that `user` has in this ride, if any.
@@ -306,10 +307,12 @@ impl Ride {
             hash: String::new(),
             by: cancelled.map(|c| c.by),
             reason: cancelled.map(|c| c.reason.clone()),
+            reason_code: cancelled.and_then(|c| c.code),
+            note: cancelled.and_then(|c| c.note.clone()),
             fee: cancelled.map(|c| c.fee),
-            distance_m: receipt.map(|r| r.distance_m),
-            duration_s: receipt.map(|r| r.duration_s),
-            fare: receipt.map(|r| r.fare.clone()),
+            distance_m: receipt.map(|r| r.distance_m).or_else(|| cancelled?.distance_m),
+            duration_s: receipt.map(|r| r.duration_s).or_else(|| cancelled?.duration_s),
+            fare: self.fare().cloned(),
             platform_fee: self.parts().map(|(fee, _)| fee),
             driver_payout: self.parts().map(|(_, payout)| payout),
             request_id: None,
@@ -350,18 +353,16 @@ pub fn decide(
             return if same { Ok(Outcome::AlreadyDone) } else { Err(Refusal::Ended) };
         }
         (_, None) => return Ok(Outcome::AlreadyDone),
-        (CommandInput::Cancel { reason }, Some(to)) => {
-            // PostgreSQL's type text cannot hold a NUL byte.
-            if reason.is_empty() || reason.len() > REASON_MAX || reason.contains('\0') {
+        (CommandInput::Cancel { reason, note, driven }, Some(to)) => {
+            if !is_text(reason) {
                 return Err(Refusal::Reason);
             }
-            let fee = cancellation_fee(tariff, by, ride.status, now - ride.created_at);
-            ride.advance(to, now, |next| {
-                let (platform_fee, driver_payout) = pricing::split(tariff, fee.amount);
-                next.cancellation =
-                    Some(Cancellation { by, reason: reason.to_owned(), fee, platform_fee, driver_payout });
-                Some(Bill { reason: BillReason::Cancellation, total: fee, platform_fee, driver_payout })
-            })
+            if note.is_some_and(|note| !is_text(note)) {
+                return Err(Refusal::Note);
+            }
+            let charge = cancellation::charge(ride, by, tariff, driven.as_ref(), now);
+            let words = (reason.to_owned(), note.map(str::to_owned));
+            ride.advance(to, now, |next| Some(cancel(next, by, words, charge)))
         }
         (CommandInput::Arrive, Some(to)) => ride.advance(to, now, |next| {
             next.arrived_at = Some(next.updated_at);
@@ -415,17 +416,24 @@ fn complete(ride: &mut Ride, tariff: &Tariff, distance: Distance) -> Bill {
     bill
 }
 
-/// What a passenger pays for a ride that ends early: nothing if the driver or the platform ends it. A passenger who ends it pays
-/// nothing in the first [`FREE_CANCELLATION_S`] after the ride was created, then the tariff's cancellation fee, and once in the
-/// vehicle the tariff's minimum. The fee is split like a fare.
-pub fn cancellation_fee(tariff: &Tariff, by: Party, status: RideStatus, since_created: Duration) -> Money {
-    let cents = match (by, status) {
-        (Party::Driver | Party::System, _) => 0,
-        (Party::Passenger, RideStatus::Started) => tariff.minimum,
-        (Party::Passenger, _) if since_created <= Duration::seconds(FREE_CANCELLATION_S) => 0,
-        (Party::Passenger, _) => tariff.cancellation,
+/// Whether a text of a canceller can be stored: PostgreSQL's type text cannot hold a NUL byte.
+fn is_text(text: &str) -> bool {
+    !text.is_empty() && text.len() <= REASON_MAX && !text.contains('\0')
+}
+
+fn cancel(ride: &mut Ride, by: Party, (reason, note): (String, Option<String>), charge: Charge) -> Bill {
+    let Charge { priced, distance_m, duration_s } = charge;
+    let zero = Money::usd(0);
+    let (fare, platform_fee, driver_payout) = match priced {
+        Some(Priced { fare, platform_fee, driver_payout }) => (Some(fare), platform_fee, driver_payout),
+        None => (None, zero, zero),
     };
-    Money::usd(cents)
+    let fee = fare.as_ref().map_or(zero, |fare| fare.total);
+    let code = Some(CancelCode::of(&reason));
+    let cancellation =
+        Cancellation { by, reason, code, note, fee, fare, distance_m, duration_s, platform_fee, driver_payout };
+    ride.cancellation = Some(cancellation);
+    Bill { reason: BillReason::Cancellation, total: fee, platform_fee, driver_payout }
 }
 
 #[cfg(test)]

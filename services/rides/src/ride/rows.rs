@@ -66,6 +66,11 @@ pub(crate) fn to_row(ride: &Ride) -> Map<String, Value> {
         "cancelled_by": cancellation.map(|c| c.by),
         "cancel_reason": cancellation.map(|c| &c.reason),
         "cancel_fee": cancellation.map(|c| c.fee.amount),
+        "cancel_code": cancellation.and_then(|c| c.code),
+        "cancel_note": cancellation.and_then(|c| c.note.as_ref()),
+        "cancel_fare": cancellation.and_then(|c| c.fare.as_ref()),
+        "cancel_distance_m": cancellation.and_then(|c| c.distance_m),
+        "cancel_duration_s": cancellation.and_then(|c| c.duration_s),
     });
     match row {
         Value::Object(columns) => columns,
@@ -93,7 +98,12 @@ pub(crate) fn from_row(row: &PgRow) -> Result<Ride, StoreError> {
         Some(by) => Some(Cancellation {
             by,
             reason: row.take("cancel_reason")?,
+            code: row.take("cancel_code")?,
+            note: row.take("cancel_note")?,
             fee: Money::usd(row.take("cancel_fee")?),
+            fare: row.take("cancel_fare")?,
+            distance_m: row.take("cancel_distance_m")?,
+            duration_s: row.take("cancel_duration_s")?,
             platform_fee,
             driver_payout,
         }),

@@ -4,6 +4,8 @@ use proptest::prelude::ProptestConfig;
 use proptest::test_runner::{RngSeed, TestCaseError, TestRunner};
 use proptest::{prop_assert, prop_assert_eq};
 
+use streams::driven_distance::DrivenDistance;
+
 use super::lifecycle::may_follow;
 use super::*;
 
@@ -31,9 +33,15 @@ fn input(command: Command) -> CommandInput<'static> {
     match command {
         Command::Start => CommandInput::Start { pin: PIN, right: PIN, tries: PinTries::default() },
         Command::Arrive => CommandInput::Arrive,
-        Command::Cancel => CommandInput::Cancel { reason: "too late" },
+        Command::Cancel => CommandInput::Cancel { reason: "too late", note: None, driven: None },
         Command::Complete => CommandInput::Complete(Distance::Measured(5_000.0)),
     }
+}
+
+/// The receipt of a cancelled ride: `name cents, …`.
+fn lines_of(ride: &Ride) -> String {
+    let lines = ride.fare().map_or(&[][..], |fare| &fare.lines);
+    lines.iter().map(|line| format!("{} {}", line.name, line.amount.amount)).collect::<Vec<_>>().join(", ")
 }
 
 fn changed(ride: &Ride, by: Party, input: &CommandInput<'_>, now: DateTime<Utc>) -> Change {
@@ -201,7 +209,7 @@ fn a_distance_that_nobody_can_have_driven_is_billed_by_the_estimate() {
         (&far, 2_000_000.0, 70.0, false),
     ] {
         let expected = if billed { Distance::Measured(metres) } else { Distance::Estimated };
-        assert_eq!(plausible(ride, metres, max_speed_mps), expected, "{metres} m at {max_speed_mps} m/s");
+        assert_eq!(plausible(ride, metres, ride.duration_s(), max_speed_mps), expected, "{metres} m at {max_speed_mps} m/s");
     }
 }
 
@@ -241,20 +249,47 @@ fn many_short_hops_are_billed_in_full() {
 
 #[test]
 fn a_cancellation_costs_what_its_party_status_and_time_say() {
-    let tariff = Tariffs::default().car;
     use Party::*;
-    for (by, status, seconds, cents) in [
-        (Driver, RideStatus::Pickup, 1_000, 0),
-        (Driver, RideStatus::Started, 1_000, 0),
-        (System, RideStatus::Pickup, 1_000, 0),
-        (Passenger, RideStatus::Pickup, 0, 0),
-        (Passenger, RideStatus::Pickup, 120, 0),
-        (Passenger, RideStatus::Pickup, 121, 300),
-        (Passenger, RideStatus::Started, 10, 600),
-        (Passenger, RideStatus::Started, 1_000, 600),
+    for (by, status, second, lines) in [
+        (Driver, RideStatus::Pickup, 1_000, ""),
+        (System, RideStatus::Pickup, 1_000, ""),
+        (System, RideStatus::Started, 1_000, ""),
+        (Passenger, RideStatus::Pickup, 0, ""),
+        (Passenger, RideStatus::Pickup, 120, ""),
+        (Passenger, RideStatus::Pickup, 121, "cancellation 300"),
     ] {
-        let fee = cancellation_fee(&tariff, by, status, Duration::seconds(seconds));
-        assert_eq!(fee, Money::usd(cents), "{by:?} {status:?} {seconds}");
+        let ride = changed(&ride_in(status), by, &input(Command::Cancel), at(second)).ride;
+        assert_eq!(lines_of(&ride), lines, "{by:?} {status:?} {second}");
+    }
+    // Cancelled 300 s after the start: what was driven, as the positions show it.
+    let (whole_m, in_time_m) = (pricing::estimate(&accepted().pickup, &accepted().dropoff).0, 7.0 * 300.0);
+    assert!(whole_m > in_time_m);
+    let measured = |distance_m, covered| Some(DrivenDistance { distance_m, covered });
+    for (by, measured, lines, metres, estimated) in [
+        (Passenger, measured(20_000.0, 1.0), "base 250, distance 2400, time 150", 20_000.0, false),
+        (Driver, measured(20_000.0, 1.0), "base 250, distance 2400, time 150", 20_000.0, false),
+        (Passenger, measured(500.0, 1.0), "base 250, distance 60, time 150, minimum 140", 500.0, false),
+        (Driver, measured(500.0, 1.0), "base 250, distance 60, time 150", 500.0, false),
+        // Still at the pickup.
+        (Passenger, measured(150.0, 1.0), "base 250, distance 18, time 150, minimum 182", 150.0, false),
+        (Driver, measured(150.0, 1.0), "", 150.0, false),
+        // Positions that show too little prove what they show.
+        (Passenger, measured(20_000.0, 0.4), "base 250, distance 2400, time 150", 20_000.0, true),
+        (Passenger, measured(500.0, 0.4), "base 250, distance 252, time 150", in_time_m, true),
+        // No positions, no answer of location, and what nobody can have driven.
+        (Driver, measured(0.0, 0.0), "base 250, distance 252, time 150", in_time_m, true),
+        (Passenger, None, "base 250, distance 252, time 150", in_time_m, true),
+        (Passenger, measured(900_000.0, 1.0), "base 250, distance 252, time 150", in_time_m, true),
+    ] {
+        let driven = Some(DrivenSoFar { until: at(360), measured, max_speed_mps: 70.0 });
+        let cancel = CommandInput::Cancel { reason: "unsafe", note: Some("too fast"), driven };
+        let change = changed(&ride_in(RideStatus::Started), by, &cancel, at(362));
+        assert_eq!(lines_of(&change.ride), lines, "{by:?} {measured:?}");
+        assert_eq!((change.event.distance_m, change.event.duration_s), (Some(metres), Some(300.0)));
+        assert_eq!(change.event.fare.as_ref().is_some_and(|fare| fare.estimated), estimated);
+        assert_eq!(change.event.fee, Some(change.bill.map_or(Money::usd(0), |bill| bill.total)));
+        let words = (change.event.reason_code, change.event.note.as_deref());
+        assert_eq!(words, (Some(CancelCode::Unsafe), Some("too fast")));
     }
     let free = changed(&ride_in(RideStatus::Pickup), Party::Passenger, &input(Command::Cancel), at(20));
     assert_eq!((free.event.fee, free.bill), (Some(Money::usd(0)), None));
@@ -262,6 +297,7 @@ fn a_cancellation_costs_what_its_party_status_and_time_say() {
     let bill = late.bill.unwrap();
     assert_eq!((bill.reason, bill.total), (BillReason::Cancellation, Money::usd(300)));
     assert_eq!((late.event.by, late.event.reason.as_deref()), (Some(Party::Passenger), Some("too late")));
+    assert_eq!(late.event.reason_code, Some(CancelCode::Other), "words are no code");
 }
 
 #[test]
@@ -269,7 +305,7 @@ fn a_reason_has_1_to_500_bytes() {
     let ride = ride_in(RideStatus::Pickup);
     let long = "é".repeat(251);
     for (reason, good) in [("", false), ("x", true), (&long[..500], true), (&long[..], false), ("a\0b", false)] {
-        let found = decide(&ride, Party::Driver, &CommandInput::Cancel { reason }, &Tariffs::default(), at(5));
+        let found = decide(&ride, Party::Driver, &CommandInput::Cancel { reason, note: None, driven: None }, &Tariffs::default(), at(5));
         assert_eq!(found.is_ok(), good, "{}", reason.len());
         assert!(good || found == Err(Refusal::Reason));
     }
@@ -373,7 +409,7 @@ fn walk(commands: &[RandomCommand]) -> Result<RideStatus, TestCaseError> {
         let input = match command {
             0..=2 => CommandInput::Start { pin, right: PIN, tries },
             3..=4 => CommandInput::Arrive,
-            5 => CommandInput::Cancel { reason: "no longer" },
+            5 => CommandInput::Cancel { reason: "no longer", note: None, driven: None },
             6..=7 => CommandInput::Complete(Distance::Measured(f64::from(*distance_m))),
             _ => CommandInput::Complete(Distance::Estimated),
         };

@@ -168,9 +168,10 @@ const TYPES: [(&str, ParseData); 10] = [
         Ok(Request::Command(Command::Ride(ride_id, RideAction::Arrive)))
     }),
     ("ride.cancel", |data, _| {
-        let RideCancel { ride_id, reason } = read(data)?;
+        let RideCancel { ride_id, reason, note } = read(data)?;
         bounded("reason", &reason, REASON_MAX)?;
-        Ok(Request::Command(Command::Ride(ride_id, RideAction::Cancel { reason })))
+        bounded("note", note.as_deref().unwrap_or_default(), REASON_MAX)?;
+        Ok(Request::Command(Command::Ride(ride_id, RideAction::Cancel { reason, note })))
     }),
     ("mailbox.ack", |data, _| {
         let seq = read::<MailboxAck>(data)?.seq;
@@ -276,6 +277,7 @@ struct RideArrive {
 struct RideCancel {
     ride_id: RideId,
     reason: String,
+    note: Option<String>,
 }
 
 #[derive(Deserialize)]

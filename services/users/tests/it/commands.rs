@@ -288,7 +288,7 @@ async fn a_ride_command_is_a_request_to_rides_with_a_deadline() {
     assert!(began.elapsed() <= Duration::from_secs(6));
     let commands = rides.await.unwrap();
     assert!(commands.iter().all(|c| c.user_id == passenger && c.ride_id == ride && c.traceparent.starts_with("00-")));
-    assert_eq!(commands[0].action, RideAction::Cancel { reason: "no \"time\"".into() });
+    assert_eq!(commands[0].action, RideAction::Cancel { reason: "no \"time\"".into(), note: None });
     assert_eq!(commands[1].action, RideAction::Start { pin: "0000".into() });
     pod.stop().await;
 }

@@ -163,6 +163,8 @@ impl Cluster {
             previous_hash: "0".repeat(64),
             hash: "f".repeat(64),
             by: cancelled.then_some(streams::event::Party::Passenger),
+            reason_code: None,
+            note: None,
             reason: cancelled.then(|| "late".to_owned()),
             fee: cancelled.then_some(Money::usd(0)),
             distance_m: completed.then_some(1_000.0),
