@@ -130,9 +130,10 @@ impl RideCommands {
         let request = DrivenDistanceRequest { ride_id, driver_id, pickup, started_at, until };
         let body = serde_json::to_vec(&request).expect("a request has string keys and finite numbers");
         let reply = self.platform.bus.request(DRIVEN_DISTANCE, body.into(), DRIVEN_DISTANCE_WAIT).await;
-        let measured = match reply.map_err(|e| e.to_string()).and_then(|r| {
-            serde_json::from_slice::<DrivenDistance>(&r).map_err(|e| e.to_string())
-        }) {
+        let measured = match reply
+            .map_err(|e| e.to_string())
+            .and_then(|r| serde_json::from_slice::<DrivenDistance>(&r).map_err(|e| e.to_string()))
+        {
             Ok(measured) => Some(measured),
             Err(error) => {
                 tracing::warn!(error, %ride_id, "location does not say how far a cancelled ride came: billed by the estimate");
@@ -172,7 +173,12 @@ impl RideCommands {
                 CommandInput::Start { pin, right: &right, tries }
             }
             RideAction::Arrive => CommandInput::Arrive,
-            RideAction::Cancel { reason, note } => CommandInput::Cancel { reason, note: note.as_deref(), driven },
+            RideAction::Cancel { reason, note } => {
+                // Only then may a search go on.
+                let before_start = by == Party::Driver && ride.started_at.is_none() && !ride.status.is_final();
+                let search = if before_start { requests::of_match(&mut tx, ride.match_id).await? } else { None };
+                CommandInput::Cancel { reason, note: note.as_deref(), driven, search }
+            }
         };
         debug_assert!(by != Party::System);
         match decide(&ride, by, &input, &self.config.tariffs, world.now()) {
@@ -181,6 +187,10 @@ impl RideCommands {
                 let (status, reply) = (change.ride.status, ok(&change.ride));
                 if forget_tries {
                     rows::store_pin_tries(&mut tx, ride.ride_id, &PinTries::default()).await?;
+                }
+                let continues = change.ride.cancellation.as_ref().and_then(|c| c.continues);
+                if let Some(request) = continues {
+                    requests::reopen(&mut tx, request, ride.match_id).await?;
                 }
                 let update = RideUpdate { expected_version: ride.version, change: *change, trace };
                 write_updates(&mut tx, vec![update]).await?;

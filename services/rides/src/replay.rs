@@ -111,6 +111,7 @@ pub(crate) fn apply(before: Option<&Ride>, event: &RideEvent) -> (Ride, Option<B
                     duration_s: event.duration_s,
                     platform_fee,
                     driver_payout,
+                    continues: event.request_id.filter(|_| event.search_continues == Some(true)),
                 });
             }
         }
@@ -133,7 +134,8 @@ mod tests {
     #[test]
     fn replaying_the_events_of_a_ride_gives_its_row_and_its_bill() {
         let start = CommandInput::Start { pin: "1", right: "1", tries: PinTries::default() };
-        let cancel = CommandInput::Cancel { reason: "rain", note: None, driven: None };
+        let search = Some(accepted().request_id);
+        let cancel = CommandInput::Cancel { reason: "rain", note: None, driven: None, search };
         let driven = |distance_m, covered| CommandInput::Cancel {
             reason: "unsafe",
             note: Some("the brakes"),
@@ -142,6 +144,7 @@ mod tests {
                 measured: Some(DrivenDistance { distance_m, covered }),
                 max_speed_mps: 70.0,
             }),
+            search,
         };
         let complete = |distance| (Party::System, CommandInput::Complete(distance), 2_000);
         let (begin, arrive) = ((Party::Driver, start, 60), (Party::Driver, CommandInput::Arrive, 960));

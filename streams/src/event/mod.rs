@@ -26,7 +26,7 @@ pub use payment::PaymentCapture;
 pub use position::Position;
 pub use ride::{CancelCode, Party, RideEvent, RideStatus};
 pub use subject::{Service, Subject, UnknownSubject};
-pub use user::{UserBeacon, UserFinder, VehicleType};
+pub use user::{CancelledRide, UserBeacon, UserFinder, VehicleType};
 pub use validation::EventError;
 
 use validation::Fields;

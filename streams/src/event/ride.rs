@@ -166,7 +166,10 @@ pub struct RideEvent {
     /// Completed, or cancelled with a fee: the driver's part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver_payout: Option<Money>,
-    /// Pickup: the search that became this ride. Older events do not have it.
+    /// Cancelled: the passenger's search goes on, with the same `request_id`, without this driver. Left out if it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search_continues: Option<bool>,
+    /// Pickup, and cancelled if the search goes on: the search that became this ride. Older events do not have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<RequestId>,
 }

@@ -284,6 +284,7 @@ impl TestRide {
             previous_hash: "0".repeat(64),
             hash: "0".repeat(64),
             by: cancelled.then_some(Party::Driver),
+            search_continues: None,
             reason_code: None,
             note: None,
             reason: cancelled.then(|| "no one there".to_owned()),

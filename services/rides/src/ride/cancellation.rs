@@ -7,7 +7,7 @@ use chrono::{DateTime, Duration, Utc};
 use pricing::{Minimum, Priced, Tariff, Trip};
 use streams::driven_distance::DrivenDistance;
 use streams::event::{CancelCode, Fare, Party};
-use streams::{Money, RideStatus};
+use streams::{Money, RequestId, RideStatus};
 
 use super::{COVERED_MIN, Distance, Ride, plausible};
 
@@ -36,6 +36,8 @@ pub struct Cancellation {
     pub duration_s: Option<f64>,
     pub platform_fee: Money,
     pub driver_payout: Money,
+    /// The passenger's search, if it goes on.
+    pub continues: Option<RequestId>,
 }
 
 /// How far a started ride has come when it is cancelled.
@@ -47,6 +49,11 @@ pub struct DrivenSoFar {
     pub measured: Option<DrivenDistance>,
     /// TRACK_MAX_SPEED_MPS.
     pub max_speed_mps: f64,
+}
+
+/// Whether the passenger's search goes on if `by` cancels `ride`: its driver does not come, and the passenger still waits.
+pub(super) fn continues_search(ride: &Ride, by: Party, code: CancelCode) -> bool {
+    by == Party::Driver && ride.started_at.is_none() && code != CancelCode::NoShow
 }
 
 /// What is charged for a cancellation.
@@ -82,13 +89,7 @@ pub(super) fn charge(
     }
 }
 
-fn after_start(
-    ride: &Ride,
-    by: Party,
-    tariff: &Tariff,
-    driven: Option<&DrivenSoFar>,
-    now: DateTime<Utc>,
-) -> Charge {
+fn after_start(ride: &Ride, by: Party, tariff: &Tariff, driven: Option<&DrivenSoFar>, now: DateTime<Utc>) -> Charge {
     let until = driven.map_or(now, |driven| driven.until);
     let duration_s = ride.started_at.map_or(0.0, |from| (until - from).as_seconds_f64().max(0.0));
     let (distance_m, is_estimated) = distance_so_far(ride, driven, duration_s);

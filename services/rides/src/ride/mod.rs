@@ -13,10 +13,10 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use chrono::{DateTime, Duration, Utc};
 use pricing::{self, Priced, Tariff, Tariffs};
 use streams::event::{CancelCode, Fare, MatchAccepted, Party, RideEvent};
-use streams::{MatchId, Money, PaymentId, Position, RideId, RideStatus, UserId, VehicleType};
+use streams::{MatchId, Money, PaymentId, Position, RequestId, RideId, RideStatus, UserId, VehicleType};
 
-pub use self::cancellation::{Cancellation, DrivenSoFar};
 use self::cancellation::Charge;
+pub use self::cancellation::{Cancellation, DrivenSoFar};
 use self::lifecycle::{Command, REASON_MAX, Refusal, Step, step};
 use crate::hash_chain::{self, NO_PREVIOUS_HASH};
 
@@ -90,6 +90,8 @@ pub enum CommandInput<'a> {
         note: Option<&'a str>,
         /// How far a started ride has come.
         driven: Option<DrivenSoFar>,
+        /// The search that became this ride, as far as it is known.
+        search: Option<RequestId>,
     },
     Complete(Distance),
 }
@@ -206,6 +208,7 @@ impl Ride {
             fare: None,
             platform_fee: None,
             driver_payout: None,
+            search_continues: None,
             request_id: Some(accepted.request_id),
         };
         event.hash = hash_chain::hash(&event);
@@ -292,6 +295,7 @@ impl Ride {
 
     fn event(&self) -> RideEvent {
         let (receipt, cancelled) = (self.receipt.as_ref(), self.cancellation.as_ref());
+        let continues = cancelled.and_then(|c| c.continues);
         RideEvent {
             ride_id: self.ride_id,
             match_id: self.match_id,
@@ -315,7 +319,8 @@ impl Ride {
             fare: self.fare().cloned(),
             platform_fee: self.parts().map(|(fee, _)| fee),
             driver_payout: self.parts().map(|(_, payout)| payout),
-            request_id: None,
+            search_continues: continues.map(|_| true),
+            request_id: continues,
         }
     }
 }
@@ -353,7 +358,7 @@ pub fn decide(
             return if same { Ok(Outcome::AlreadyDone) } else { Err(Refusal::Ended) };
         }
         (_, None) => return Ok(Outcome::AlreadyDone),
-        (CommandInput::Cancel { reason, note, driven }, Some(to)) => {
+        (CommandInput::Cancel { reason, note, driven, search }, Some(to)) => {
             if !is_text(reason) {
                 return Err(Refusal::Reason);
             }
@@ -361,8 +366,10 @@ pub fn decide(
                 return Err(Refusal::Note);
             }
             let charge = cancellation::charge(ride, by, tariff, driven.as_ref(), now);
+            let code = CancelCode::of(reason);
+            let continues = search.filter(|_| cancellation::continues_search(ride, by, code));
             let words = (reason.to_owned(), note.map(str::to_owned));
-            ride.advance(to, now, |next| Some(cancel(next, by, words, charge)))
+            ride.advance(to, now, |next| Some(cancel(next, by, words, charge, continues)))
         }
         (CommandInput::Arrive, Some(to)) => ride.advance(to, now, |next| {
             next.arrived_at = Some(next.updated_at);
@@ -421,7 +428,13 @@ fn is_text(text: &str) -> bool {
     !text.is_empty() && text.len() <= REASON_MAX && !text.contains('\0')
 }
 
-fn cancel(ride: &mut Ride, by: Party, (reason, note): (String, Option<String>), charge: Charge) -> Bill {
+fn cancel(
+    ride: &mut Ride,
+    by: Party,
+    (reason, note): (String, Option<String>),
+    charge: Charge,
+    continues: Option<RequestId>,
+) -> Bill {
     let Charge { priced, distance_m, duration_s } = charge;
     let zero = Money::usd(0);
     let (fare, platform_fee, driver_payout) = match priced {
@@ -430,9 +443,19 @@ fn cancel(ride: &mut Ride, by: Party, (reason, note): (String, Option<String>), 
     };
     let fee = fare.as_ref().map_or(zero, |fare| fare.total);
     let code = Some(CancelCode::of(&reason));
-    let cancellation =
-        Cancellation { by, reason, code, note, fee, fare, distance_m, duration_s, platform_fee, driver_payout };
-    ride.cancellation = Some(cancellation);
+    ride.cancellation = Some(Cancellation {
+        by,
+        reason,
+        code,
+        note,
+        fee,
+        fare,
+        distance_m,
+        duration_s,
+        platform_fee,
+        driver_payout,
+        continues,
+    });
     Bill { reason: BillReason::Cancellation, total: fee, platform_fee, driver_payout }
 }
 

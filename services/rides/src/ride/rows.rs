@@ -71,6 +71,7 @@ pub(crate) fn to_row(ride: &Ride) -> Map<String, Value> {
         "cancel_fare": cancellation.and_then(|c| c.fare.as_ref()),
         "cancel_distance_m": cancellation.and_then(|c| c.distance_m),
         "cancel_duration_s": cancellation.and_then(|c| c.duration_s),
+        "cancel_continues": cancellation.and_then(|c| c.continues),
     });
     match row {
         Value::Object(columns) => columns,
@@ -104,6 +105,7 @@ pub(crate) fn from_row(row: &PgRow) -> Result<Ride, StoreError> {
             fare: row.take("cancel_fare")?,
             distance_m: row.take("cancel_distance_m")?,
             duration_s: row.take("cancel_duration_s")?,
+            continues: row.take("cancel_continues")?,
             platform_fee,
             driver_payout,
         }),

@@ -33,7 +33,7 @@ fn input(command: Command) -> CommandInput<'static> {
     match command {
         Command::Start => CommandInput::Start { pin: PIN, right: PIN, tries: PinTries::default() },
         Command::Arrive => CommandInput::Arrive,
-        Command::Cancel => CommandInput::Cancel { reason: "too late", note: None, driven: None },
+        Command::Cancel => CommandInput::Cancel { reason: "too late", note: None, driven: None, search: None },
         Command::Complete => CommandInput::Complete(Distance::Measured(5_000.0)),
     }
 }
@@ -209,7 +209,11 @@ fn a_distance_that_nobody_can_have_driven_is_billed_by_the_estimate() {
         (&far, 2_000_000.0, 70.0, false),
     ] {
         let expected = if billed { Distance::Measured(metres) } else { Distance::Estimated };
-        assert_eq!(plausible(ride, metres, ride.duration_s(), max_speed_mps), expected, "{metres} m at {max_speed_mps} m/s");
+        assert_eq!(
+            plausible(ride, metres, ride.duration_s(), max_speed_mps),
+            expected,
+            "{metres} m at {max_speed_mps} m/s"
+        );
     }
 }
 
@@ -282,7 +286,7 @@ fn a_cancellation_costs_what_its_party_status_and_time_say() {
         (Passenger, measured(900_000.0, 1.0), "base 250, distance 252, time 150", in_time_m, true),
     ] {
         let driven = Some(DrivenSoFar { until: at(360), measured, max_speed_mps: 70.0 });
-        let cancel = CommandInput::Cancel { reason: "unsafe", note: Some("too fast"), driven };
+        let cancel = CommandInput::Cancel { reason: "unsafe", note: Some("too fast"), driven, search: None };
         let change = changed(&ride_in(RideStatus::Started), by, &cancel, at(362));
         assert_eq!(lines_of(&change.ride), lines, "{by:?} {measured:?}");
         assert_eq!((change.event.distance_m, change.event.duration_s), (Some(metres), Some(300.0)));
@@ -305,7 +309,13 @@ fn a_reason_has_1_to_500_bytes() {
     let ride = ride_in(RideStatus::Pickup);
     let long = "é".repeat(251);
     for (reason, good) in [("", false), ("x", true), (&long[..500], true), (&long[..], false), ("a\0b", false)] {
-        let found = decide(&ride, Party::Driver, &CommandInput::Cancel { reason, note: None, driven: None }, &Tariffs::default(), at(5));
+        let found = decide(
+            &ride,
+            Party::Driver,
+            &CommandInput::Cancel { reason, note: None, driven: None, search: None },
+            &Tariffs::default(),
+            at(5),
+        );
         assert_eq!(found.is_ok(), good, "{}", reason.len());
         assert!(good || found == Err(Refusal::Reason));
     }
@@ -409,7 +419,7 @@ fn walk(commands: &[RandomCommand]) -> Result<RideStatus, TestCaseError> {
         let input = match command {
             0..=2 => CommandInput::Start { pin, right: PIN, tries },
             3..=4 => CommandInput::Arrive,
-            5 => CommandInput::Cancel { reason: "no longer", note: None, driven: None },
+            5 => CommandInput::Cancel { reason: "no longer", note: None, driven: None, search: None },
             6..=7 => CommandInput::Complete(Distance::Measured(f64::from(*distance_m))),
             _ => CommandInput::Complete(Distance::Estimated),
         };

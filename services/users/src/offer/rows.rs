@@ -144,6 +144,32 @@ pub(crate) async fn searches_of(
     }
 }
 
+/// Closes the offers that had become rides whose searches go on.
+pub(crate) async fn close_ridden(tx: &mut Transaction<Tables>, offers: &[MatchId]) -> Result<(), StoreError> {
+    if offers.is_empty() {
+        return Ok(());
+    }
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query(
+                "with locked as (select match_id from offers where match_id = any($1) order by match_id for update) \
+                 update offers set state = 'closed' from locked where offers.match_id = locked.match_id",
+            )
+            .bind(column(offers, |id| id.0))
+            .execute(&mut *pg)
+            .await?;
+        }
+        On::Memory(tables) => {
+            for id in offers {
+                if let Some(row) = tables.offers.get_mut(id) {
+                    row.state = OfferState::Closed;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Closes offers that the caller has locked.
 pub(crate) async fn close(tx: &mut Transaction<Tables>, offers: &[Offer]) -> Result<(), StoreError> {
     if offers.is_empty() {

@@ -113,6 +113,7 @@ impl Cluster {
             dropoff: THERE,
             vehicle_type: VehicleType::Car,
             recorded_at: self.world.now(),
+            continues: None,
         })
     }
 
@@ -163,6 +164,7 @@ impl Cluster {
             previous_hash: "0".repeat(64),
             hash: "f".repeat(64),
             by: cancelled.then_some(streams::event::Party::Passenger),
+            search_continues: None,
             reason_code: None,
             note: None,
             reason: cancelled.then(|| "late".to_owned()),
