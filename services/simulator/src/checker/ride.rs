@@ -236,6 +236,10 @@ pub(super) fn body_problems(party: Party, status: Status, event: &Event) -> Vec<
     if status == Status::Completed {
         problems.extend(fare::problems(&event.data).into_iter().map(|problem| format!("ride {ride_id}: {problem}")));
     }
+    let has_fee = event.data.pointer("/fee/amount").and_then(Value::as_i64).is_some_and(|cents| cents > 0);
+    if status == Status::Cancelled && has_fee {
+        problems.extend(fare::problems(&event.data).into_iter().map(|problem| format!("ride {ride_id}: {problem}")));
+    }
     if status == Status::Cancelled && text(&event.data, "by").is_empty() {
         problems.push(format!("ride {ride_id}: cancelled by nobody"));
     }

@@ -415,7 +415,7 @@ impl Driver {
         };
         let faults = &self.city.config.faults;
         let cancels = self.rng.random_bool(faults.driver_cancel);
-        let cancel_at = cancels.then(|| now + Duration::from_millis(self.rng.random_range(0..3_000)));
+        let cancel_at = cancels.then(|| now + Duration::from_millis(self.rng.random_range(0..10_000)));
         let give_wrong_pin = self.rng.random_bool(faults.wrong_pin);
         let holds_positions = self.rng.random_bool(faults.held);
         let (driven_m, pin_locked_until) = (0.0, None);
