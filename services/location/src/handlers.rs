@@ -421,7 +421,7 @@ impl RideTracks {
                 RideStatus::Completed | RideStatus::Cancelled => {
                     track.closed_at = Some(track.closed_at.unwrap_or(now));
                 }
-                RideStatus::Pickup | RideStatus::Started | RideStatus::Arrived => {}
+                RideStatus::Pickup | RideStatus::Waiting | RideStatus::Started | RideStatus::Arrived => {}
             }
         }
         let tracks: Vec<TrackRow> = tracks.into_values().collect();

@@ -1,4 +1,4 @@
-//! The ride commands ride.start, ride.arrive and ride.cancel, and the end of a search: NATS requests with a deadline.
+//! The ride commands ride.wait, ride.start, ride.arrive and ride.cancel, and the end of a search: NATS requests with a deadline.
 //!
 //! One process of the queue group gets each request. It replies after the commit, never before. Without a reply the outcome is
 //! unknown: the client repeats the command, which has no second effect.
@@ -11,7 +11,7 @@ use platform::store::Retry;
 use platform::{CancellationToken, Platform, Store, StoreError, Tokens, Trace, Transaction, kill_point};
 use serde_json::json;
 use streams::driven_distance::{DRIVEN_DISTANCE, DRIVEN_DISTANCE_WAIT, DrivenDistance, DrivenDistanceRequest};
-use streams::event::Party;
+use streams::event::{Party, rfc3339};
 use streams::ride_command::{
     EndSearch, RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAction, RideCommand, RideReply, RidesRequest, SEARCH_FULFILLED,
 };
@@ -165,8 +165,9 @@ impl RideCommands {
             RideAction::Start { pin } if self.tokens.is_ride_pin(ride.ride_id, pin) => pin.clone(),
             _ => self.tokens.ride_pin(ride.ride_id),
         };
-        let mut forget_tries = ride.status == RideStatus::Pickup;
+        let mut forget_tries = matches!(ride.status, RideStatus::Pickup | RideStatus::Waiting);
         let input = match &command.action {
+            RideAction::Wait { driver_at } => CommandInput::Wait { driver_at: *driver_at },
             RideAction::Start { pin } => {
                 let tries = rows::pin_tries(&mut tx, ride.ride_id).await?;
                 forget_tries &= tries.failures > 0;
@@ -240,9 +241,12 @@ fn ok(ride: &Ride) -> RideReply {
 }
 
 fn refused(refusal: Refusal) -> RideReply {
-    error(refusal.code(), refusal.to_string(), refusal.field())
+    let allowed_at = refusal.allowed_at().map(|at| rfc3339::text(&at));
+    let (code, field) = (refusal.code().to_owned(), refusal.field().map(str::to_owned));
+    RideReply::Error { code, message: refusal.to_string(), field, allowed_at }
 }
 
 fn error(code: &str, message: impl Into<String>, field: Option<&str>) -> RideReply {
-    RideReply::Error { code: code.to_owned(), message: message.into(), field: field.map(str::to_owned) }
+    let field = field.map(str::to_owned);
+    RideReply::Error { code: code.to_owned(), message: message.into(), field, allowed_at: None }
 }

@@ -152,6 +152,7 @@ impl Api {
             "vehicle_type": ride.vehicle_type,
             "created_at": rfc3339::text(&ride.created_at),
             "updated_at": rfc3339::text(&ride.updated_at),
+            "waiting_at": ride.waiting_at.as_ref().map(rfc3339::text),
             "started_at": ride.started_at.as_ref().map(rfc3339::text),
             "arrived_at": ride.arrived_at.as_ref().map(rfc3339::text),
             "distance_m": receipt.map(|r| r.distance_m).or_else(|| cancelled?.distance_m),
@@ -164,7 +165,7 @@ impl Api {
             })),
             "payment": payment.map(|p| json!({"status": p.status.as_str()})),
         });
-        if viewer == ride.passenger_id && ride.status == RideStatus::Pickup {
+        if viewer == ride.passenger_id && matches!(ride.status, RideStatus::Pickup | RideStatus::Waiting) {
             view["pin"] = self.tokens.ride_pin(ride.ride_id).into();
         }
         view

@@ -80,13 +80,15 @@ pub(crate) fn apply(before: Option<&Ride>, event: &RideEvent) -> (Ride, Option<B
     let at = event.occurred_at;
     let mut ride = Ride::from_event(event);
     if let Some(before) = before {
-        (ride.created_at, ride.started_at, ride.arrived_at) = (before.created_at, before.started_at, before.arrived_at);
+        ride.created_at = before.created_at;
+        (ride.waiting_at, ride.started_at, ride.arrived_at) = (before.waiting_at, before.started_at, before.arrived_at);
     }
     let zero = Money::usd(0);
     let (platform_fee, driver_payout) = (event.platform_fee.unwrap_or(zero), event.driver_payout.unwrap_or(zero));
     let mut billed = None;
     match event.status {
         RideStatus::Pickup => {}
+        RideStatus::Waiting => ride.waiting_at = Some(at),
         RideStatus::Started => ride.started_at = Some(at),
         RideStatus::Arrived => ride.arrived_at = Some(at),
         RideStatus::Completed => {
@@ -148,7 +150,13 @@ mod tests {
         };
         let complete = |distance| (Party::System, CommandInput::Complete(distance), 2_000);
         let (begin, arrive) = ((Party::Driver, start, 60), (Party::Driver, CommandInput::Arrive, 960));
-        let ways: [&[(Party, CommandInput<'_>, i64)]; 9] = [
+        let wait = (Party::Driver, CommandInput::Wait { driver_at: Some(accepted().pickup) }, 40);
+        let later = (Party::Driver, start, 400);
+        let no_show = CommandInput::Cancel { reason: "no_show", note: None, driven: None, search };
+        let ways: [&[(Party, CommandInput<'_>, i64)]; 12] = [
+            &[wait, later, (Party::Driver, CommandInput::Arrive, 960), complete(Distance::Measured(9_876.5))],
+            &[wait, later, (Party::Passenger, cancel, 1_000)],
+            &[wait, (Party::Driver, no_show, 340)],
             &[begin, arrive, complete(Distance::Measured(1_234.567))],
             &[begin, arrive, complete(Distance::Estimated)],
             &[begin, (Party::Passenger, cancel, 70)],

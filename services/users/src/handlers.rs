@@ -32,6 +32,7 @@ pub(crate) const LANES: [&[Subject]; 4] = [
         Subject::MatchRejected,
         Subject::MatchAccepted,
         Subject::RidePickup,
+        Subject::RideWaiting,
         Subject::RideStarted,
         Subject::RideArrived,
         Subject::RideCompleted,

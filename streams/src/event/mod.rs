@@ -177,6 +177,7 @@ impl Event {
             Subject::MatchRejected => Self::MatchRejected(read(subject, body)?),
             Subject::MatchAccepted => Self::MatchAccepted(read(subject, body)?),
             Subject::RidePickup
+            | Subject::RideWaiting
             | Subject::RideStarted
             | Subject::RideArrived
             | Subject::RideCompleted

@@ -1,4 +1,4 @@
-//! The steps of a ride: `ride.pickup`, `ride.started`, `ride.arrived`, `ride.completed` and `ride.cancelled`.
+//! The steps of a ride: `ride.pickup`, `ride.waiting`, `ride.started`, `ride.arrived`, `ride.completed` and `ride.cancelled`.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,8 @@ use super::validation::{EventError, Fields};
 pub enum RideStatus {
     /// The driver is on the way to the pickup.
     Pickup,
+    /// The driver waits at the pickup. A ride may start without it.
+    Waiting,
     /// The passenger is in the vehicle.
     Started,
     /// At the dropoff; rides waits for the final distance to bill it.
@@ -28,13 +30,15 @@ pub enum RideStatus {
 }
 
 impl RideStatus {
-    /// All five, in legal order.
-    pub const ALL: [Self; 5] = [Self::Pickup, Self::Started, Self::Arrived, Self::Completed, Self::Cancelled];
+    /// All six, in legal order.
+    pub const ALL: [Self; 6] =
+        [Self::Pickup, Self::Waiting, Self::Started, Self::Arrived, Self::Completed, Self::Cancelled];
 
     /// The subject of the event that leads to this status.
     pub const fn subject(self) -> Subject {
         match self {
             Self::Pickup => Subject::RidePickup,
+            Self::Waiting => Subject::RideWaiting,
             Self::Started => Subject::RideStarted,
             Self::Arrived => Subject::RideArrived,
             Self::Completed => Subject::RideCompleted,
@@ -46,6 +50,7 @@ impl RideStatus {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pickup => "pickup",
+            Self::Waiting => "waiting",
             Self::Started => "started",
             Self::Arrived => "arrived",
             Self::Completed => "completed",
@@ -207,7 +212,7 @@ impl RideEvent {
                 fields.measure("distance_m", self.distance_m)?;
                 fields.measure("duration_s", self.duration_s)
             }
-            RideStatus::Pickup | RideStatus::Started | RideStatus::Arrived => Ok(()),
+            RideStatus::Pickup | RideStatus::Waiting | RideStatus::Started | RideStatus::Arrived => Ok(()),
         }
     }
 }

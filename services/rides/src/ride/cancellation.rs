@@ -4,11 +4,12 @@
 //! at least the minimum of the tariff if the passenger ends the ride, and without the minimum if the driver does.
 
 use chrono::{DateTime, Duration, Utc};
-use pricing::{Minimum, Priced, Tariff, Trip};
+use pricing::{Minimum, Priced, Tariffs, Trip, WaitingRules};
 use streams::driven_distance::DrivenDistance;
 use streams::event::{CancelCode, Fare, Party};
 use streams::{Money, RequestId, RideStatus};
 
+use super::lifecycle::Refusal;
 use super::{COVERED_MIN, Distance, Ride, plausible};
 
 /// A passenger who cancels at most this long after the ride was created pays nothing, seconds.
@@ -51,6 +52,18 @@ pub struct DrivenSoFar {
     pub max_speed_mps: f64,
 }
 
+/// Whether the driver may give the passenger up.
+///
+/// # Errors
+/// The driver does not wait at the pickup, or not long enough.
+pub(super) fn check_no_show(ride: &Ride, waiting: &WaitingRules, now: DateTime<Utc>) -> Result<(), Refusal> {
+    let Some(since) = ride.waiting_at.filter(|_| ride.status == RideStatus::Waiting) else {
+        return Err(Refusal::NotWaiting);
+    };
+    let allowed_at = since + Duration::seconds(i64::from(waiting.no_show_after_s));
+    if now < allowed_at { Err(Refusal::TooEarly(allowed_at)) } else { Ok(()) }
+}
+
 /// Whether the passenger's search goes on if `by` cancels `ride`: its driver does not come, and the passenger still waits.
 pub(super) fn continues_search(ride: &Ride, by: Party, code: CancelCode) -> bool {
     by == Party::Driver && ride.started_at.is_none() && code != CancelCode::NoShow
@@ -76,20 +89,27 @@ impl Charge {
 pub(super) fn charge(
     ride: &Ride,
     by: Party,
-    tariff: &Tariff,
+    code: CancelCode,
+    tariffs: &Tariffs,
     driven: Option<&DrivenSoFar>,
     now: DateTime<Utc>,
 ) -> Charge {
+    let tariff = tariffs.of(ride.vehicle_type);
     match (by, ride.status) {
         (Party::System, _) => Charge::FREE,
-        (_, RideStatus::Started) => after_start(ride, by, tariff, driven, now),
+        (_, RideStatus::Started) => after_start(ride, by, tariffs, driven, now),
+        // `no_show` was refused where the driver had not waited long enough.
+        (Party::Driver, _) if code == CancelCode::NoShow => {
+            Charge::priced(pricing::flat(tariff, "no_show", tariff.cancellation))
+        }
         (Party::Driver, _) => Charge::FREE,
         (Party::Passenger, _) if now - ride.created_at <= Duration::seconds(FREE_CANCELLATION_S) => Charge::FREE,
         (Party::Passenger, _) => Charge::priced(pricing::flat(tariff, "cancellation", tariff.cancellation)),
     }
 }
 
-fn after_start(ride: &Ride, by: Party, tariff: &Tariff, driven: Option<&DrivenSoFar>, now: DateTime<Utc>) -> Charge {
+fn after_start(ride: &Ride, by: Party, tariffs: &Tariffs, driven: Option<&DrivenSoFar>, now: DateTime<Utc>) -> Charge {
+    let tariff = tariffs.of(ride.vehicle_type);
     let until = driven.map_or(now, |driven| driven.until);
     let duration_s = ride.started_at.map_or(0.0, |from| (until - from).as_seconds_f64().max(0.0));
     let (distance_m, is_estimated) = distance_so_far(ride, driven, duration_s);
@@ -98,7 +118,8 @@ fn after_start(ride: &Ride, by: Party, tariff: &Tariff, driven: Option<&DrivenSo
     if by == Party::Driver && distance_m <= AT_PICKUP_M {
         return Charge { priced: None, distance_m: distance, duration_s: duration };
     }
-    let mut priced = pricing::bill(tariff, &Trip { distance_m, duration_s }, minimum);
+    let mut priced =
+        pricing::bill(tariff, &Trip { distance_m, duration_s, waited_s: ride.waited_s(&tariffs.waiting) }, minimum);
     priced.fare.estimated = is_estimated;
     Charge { priced: Some(priced), distance_m: distance, duration_s: duration }
 }

@@ -11,13 +11,13 @@ pub(crate) mod update;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use chrono::{DateTime, Duration, Utc};
-use pricing::{self, Priced, Tariff, Tariffs};
+use pricing::{self, Minimum, Priced, Tariffs, Trip, WaitingRules};
 use streams::event::{CancelCode, Fare, MatchAccepted, Party, RideEvent};
 use streams::{MatchId, Money, PaymentId, Position, RequestId, RideId, RideStatus, UserId, VehicleType};
 
 use self::cancellation::Charge;
 pub use self::cancellation::{Cancellation, DrivenSoFar};
-use self::lifecycle::{Command, REASON_MAX, Refusal, Step, step};
+use self::lifecycle::{Command, REASON_MAX, Refusal, Step, WAIT_WITHIN_M, step};
 use crate::hash_chain::{self, NO_PREVIOUS_HASH};
 
 /// Wrong PINs before a pause.
@@ -41,6 +41,7 @@ pub struct Ride {
     pub created_at: DateTime<Utc>,
     /// When its newest event occurred.
     pub updated_at: DateTime<Utc>,
+    pub waiting_at: Option<DateTime<Utc>>,
     pub started_at: Option<DateTime<Utc>>,
     pub arrived_at: Option<DateTime<Utc>>,
     /// `hash` of its newest event.
@@ -74,6 +75,10 @@ pub struct Receipt {
 /// A command with the data that [`decide`] needs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum CommandInput<'a> {
+    Wait {
+        /// Where the driver is, as far as the platform knows.
+        driver_at: Option<Position>,
+    },
     Start {
         /// What the driver gave.
         pin: &'a str,
@@ -99,6 +104,7 @@ pub enum CommandInput<'a> {
 impl CommandInput<'_> {
     pub const fn command(&self) -> Command {
         match self {
+            Self::Wait { .. } => Command::Wait,
             Self::Start { .. } => Command::Start,
             Self::Arrive => Command::Arrive,
             Self::Cancel { .. } => Command::Cancel,
@@ -229,6 +235,7 @@ impl Ride {
             vehicle_type: event.vehicle_type,
             created_at: event.occurred_at,
             updated_at: event.occurred_at,
+            waiting_at: None,
             started_at: None,
             arrived_at: None,
             last_hash: event.hash.clone(),
@@ -270,6 +277,14 @@ impl Ride {
     pub fn duration_s(&self) -> f64 {
         match (self.started_at, self.arrived_at) {
             (Some(from), Some(to)) => (to - from).as_seconds_f64().max(0.0),
+            _ => 0.0,
+        }
+    }
+
+    /// How long the driver waited at the pickup beyond the free time, seconds; 0 before the start.
+    pub fn waited_s(&self, rules: &WaitingRules) -> f64 {
+        match (self.waiting_at, self.started_at) {
+            (Some(from), Some(to)) => ((to - from).as_seconds_f64() - f64::from(rules.free_s)).max(0.0),
             _ => 0.0,
         }
     }
@@ -337,7 +352,7 @@ pub fn decide(
     now: DateTime<Utc>,
 ) -> Result<Outcome, Refusal> {
     let may = match input.command() {
-        Command::Start | Command::Arrive => by == Party::Driver,
+        Command::Wait | Command::Start | Command::Arrive => by == Party::Driver,
         Command::Cancel => true,
         Command::Complete => by == Party::System,
     };
@@ -349,8 +364,18 @@ pub fn decide(
         Step::AlreadyDone => None,
         Step::To(status) => Some(status),
     };
-    let tariff = tariffs.of(ride.vehicle_type);
     let change = match (*input, to) {
+        (CommandInput::Wait { .. }, None) if ride.waiting_at.is_none() => return Err(Refusal::Started),
+        (CommandInput::Wait { driver_at }, Some(to)) => {
+            let away_m = driver_at.ok_or(Refusal::PlaceUnknown)?.distance_m(&ride.pickup);
+            if away_m > WAIT_WITHIN_M {
+                return Err(Refusal::TooFar(away_m.round() as u64));
+            }
+            ride.advance(to, now, |next| {
+                next.waiting_at = Some(next.updated_at);
+                None
+            })
+        }
         (CommandInput::Start { pin, right, tries }, to) => return start(ride, pin, right, tries, to, now),
         (CommandInput::Cancel { .. }, None) => {
             // The party that cancelled may repeat the command; for the other one the ride has ended.
@@ -365,8 +390,11 @@ pub fn decide(
             if note.is_some_and(|note| !is_text(note)) {
                 return Err(Refusal::Note);
             }
-            let charge = cancellation::charge(ride, by, tariff, driven.as_ref(), now);
             let code = CancelCode::of(reason);
+            if by == Party::Driver && code == CancelCode::NoShow {
+                cancellation::check_no_show(ride, &tariffs.waiting, now)?;
+            }
+            let charge = cancellation::charge(ride, by, code, tariffs, driven.as_ref(), now);
             let continues = search.filter(|_| cancellation::continues_search(ride, by, code));
             let words = (reason.to_owned(), note.map(str::to_owned));
             ride.advance(to, now, |next| Some(cancel(next, by, words, charge, continues)))
@@ -376,7 +404,7 @@ pub fn decide(
             None
         }),
         (CommandInput::Complete(distance), Some(to)) => {
-            ride.advance(to, now, |next| Some(complete(next, tariff, distance)))
+            ride.advance(to, now, |next| Some(complete(next, tariffs, distance)))
         }
     };
     Ok(Outcome::Changed(Box::new(change)))
@@ -410,13 +438,16 @@ fn start(
     }))))
 }
 
-fn complete(ride: &mut Ride, tariff: &Tariff, distance: Distance) -> Bill {
+fn complete(ride: &mut Ride, tariffs: &Tariffs, distance: Distance) -> Bill {
+    let tariff = tariffs.of(ride.vehicle_type);
+    let waited_s = ride.waited_s(&tariffs.waiting);
     let duration_s = ride.duration_s();
     let distance_m = match distance {
         Distance::Measured(metres) => metres,
         Distance::Estimated => pricing::estimate(&ride.pickup, &ride.dropoff).0,
     };
-    let Priced { mut fare, platform_fee, driver_payout } = pricing::price(tariff, distance_m, duration_s);
+    let Priced { mut fare, platform_fee, driver_payout } =
+        pricing::bill(tariff, &Trip { distance_m, duration_s, waited_s }, Minimum::Applies);
     fare.estimated = distance == Distance::Estimated;
     let bill = Bill { reason: BillReason::Fare, total: fare.total, platform_fee, driver_payout };
     ride.receipt = Some(Receipt { distance_m, duration_s, fare, platform_fee, driver_payout });

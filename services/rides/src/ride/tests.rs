@@ -31,6 +31,7 @@ pub(crate) fn accepted() -> MatchAccepted {
 
 fn input(command: Command) -> CommandInput<'static> {
     match command {
+        Command::Wait => CommandInput::Wait { driver_at: Some(accepted().pickup) },
         Command::Start => CommandInput::Start { pin: PIN, right: PIN, tries: PinTries::default() },
         Command::Arrive => CommandInput::Arrive,
         Command::Cancel => CommandInput::Cancel { reason: "too late", note: None, driven: None, search: None },
@@ -62,6 +63,7 @@ fn ride_in(status: RideStatus) -> Ride {
     let arrived = || changed(&started(), Party::Driver, &input(Command::Arrive), at(960)).ride;
     match status {
         RideStatus::Pickup => pickup,
+        RideStatus::Waiting => changed(&pickup, Party::Driver, &input(Command::Wait), at(30)).ride,
         RideStatus::Started => started(),
         RideStatus::Arrived => arrived(),
         RideStatus::Completed => changed(&arrived(), Party::System, &input(Command::Complete), at(961)).ride,
@@ -88,6 +90,15 @@ pub(crate) fn whole_ride() -> Vec<RideEvent> {
 fn each_command_does_what_the_table_says_in_each_status() {
     use Command::*;
     let wanted = |status, command| match (status, command) {
+        (RideStatus::Pickup, Wait) => "-> waiting",
+        (RideStatus::Waiting, Wait) => "again",
+        // It had not waited.
+        (RideStatus::Started | RideStatus::Arrived | RideStatus::Completed, Wait) => "ride_started",
+        (RideStatus::Cancelled, Wait) => "ride_ended",
+        (RideStatus::Waiting, Start) => "-> started",
+        (RideStatus::Waiting, Arrive) => "ride_not_started",
+        (RideStatus::Waiting, Cancel) => "-> cancelled",
+        (RideStatus::Waiting, Complete) => "ride_not_arrived",
         (RideStatus::Pickup, Start) => "-> started",
         (RideStatus::Pickup, Arrive) => "ride_not_started",
         (RideStatus::Pickup, Cancel) => "-> cancelled",
@@ -128,7 +139,7 @@ fn each_command_does_what_the_table_says_in_each_status() {
                     Err(refusal) => refusal.code().to_owned(),
                 };
                 let may = match command {
-                    Start | Arrive => by == Party::Driver,
+                    Wait | Start | Arrive => by == Party::Driver,
                     Cancel => true,
                     Complete => by == Party::System,
                 };
@@ -150,6 +161,9 @@ fn only_the_contracts_orders_are_legal() {
     use RideStatus::*;
     let legal = [
         (None, Pickup),
+        (Some(Pickup), Waiting),
+        (Some(Waiting), Started),
+        (Some(Waiting), Cancelled),
         (Some(Pickup), Started),
         (Some(Pickup), Cancelled),
         (Some(Started), Arrived),
@@ -305,6 +319,41 @@ fn a_cancellation_costs_what_its_party_status_and_time_say() {
 }
 
 #[test]
+fn waiting_begins_at_the_pickup_costs_after_the_free_time_and_ends_in_a_no_show() {
+    let tariffs = Tariffs::default();
+    let pickup = ride_in(RideStatus::Pickup);
+    let north = |metres: f64| Some(Position { lat: pickup.pickup.lat + metres / 111_195.0, ..pickup.pickup });
+    for (driver_at, expected) in
+        [(None, Err(Refusal::PlaceUnknown)), (north(160.0), Err(Refusal::TooFar(160))), (north(149.0), Ok(()))]
+    {
+        let found = decide(&pickup, Party::Driver, &CommandInput::Wait { driver_at }, &tariffs, at(30));
+        assert_eq!(found.map(|_| ()), expected, "{driver_at:?}");
+    }
+    let waiting = ride_in(RideStatus::Waiting);
+    assert_eq!(waiting.waiting_at, Some(at(30)));
+    for (start_s, total) in [(31, 1_300), (210, 1_300), (211, 1_301), (330, 1_360)] {
+        let started = changed(&waiting, Party::Driver, &input(Command::Start), at(start_s)).ride;
+        let arrived = changed(&started, Party::Driver, &input(Command::Arrive), at(start_s + 900)).ride;
+        let ride = changed(&arrived, Party::System, &input(Command::Complete), at(start_s + 901)).ride;
+        assert_eq!(ride.fare().unwrap().total.amount, total, "started after {start_s} s: {}", lines_of(&ride));
+    }
+    let no_show =
+        CommandInput::Cancel { reason: "no_show", note: None, driven: None, search: Some(accepted().request_id) };
+    let give_up = |ride: &Ride, second| decide(ride, Party::Driver, &no_show, &tariffs, at(second));
+    assert_eq!(give_up(&pickup, 1_000), Err(Refusal::NotWaiting));
+    assert_eq!(give_up(&ride_in(RideStatus::Started), 1_000), Err(Refusal::NotWaiting));
+    assert_eq!(give_up(&waiting, 329), Err(Refusal::TooEarly(at(330))));
+    let ended = changed(&waiting, Party::Driver, &no_show, at(330));
+    assert_eq!((lines_of(&ended.ride).as_str(), ended.event.search_continues), ("no_show 300", None));
+    assert_eq!(ended.bill.map(|bill| bill.driver_payout.amount), Some(240));
+    // Another reason is no no-show: the driver is not paid, and the search goes on.
+    let leaves =
+        CommandInput::Cancel { reason: "flat tyre", note: None, driven: None, search: Some(accepted().request_id) };
+    let left = changed(&waiting, Party::Driver, &leaves, at(400));
+    assert_eq!((lines_of(&left.ride).as_str(), left.event.search_continues), ("", Some(true)));
+}
+
+#[test]
 fn a_reason_has_1_to_500_bytes() {
     let ride = ride_in(RideStatus::Pickup);
     let long = "é".repeat(251);
@@ -371,12 +420,17 @@ impl Model {
     ) -> Result<Option<&'static str>, &'static str> {
         let last = self.events[self.events.len() - 1];
         let event = match input {
-            CommandInput::Start { .. } | CommandInput::Arrive if by != Party::Driver => return Err("forbidden"),
+            CommandInput::Wait { .. } | CommandInput::Start { .. } | CommandInput::Arrive if by != Party::Driver => {
+                return Err("forbidden");
+            }
             CommandInput::Complete(_) if by != Party::System => return Err("forbidden"),
             CommandInput::Cancel { .. } if last == "cancelled" && self.cancelled_by == Some(by) => return Ok(None),
             CommandInput::Complete(_) if last == "completed" => return Ok(None),
             CommandInput::Arrive if ["arrived", "completed"].contains(&last) => return Ok(None),
-            CommandInput::Start { pin, right, .. } if !["pickup", "cancelled"].contains(&last) => {
+            CommandInput::Wait { .. } if last != "pickup" && last != "cancelled" => {
+                return if self.events.contains(&"waiting") { Ok(None) } else { Err("ride_started") };
+            }
+            CommandInput::Start { pin, right, .. } if !["pickup", "waiting", "cancelled"].contains(&last) => {
                 return if pin == right { Ok(None) } else { Err("wrong_pin") };
             }
             _ if ["completed", "cancelled"].contains(&last) => return Err("ride_ended"),
@@ -387,8 +441,9 @@ impl Model {
                 (self.wrong_pins, self.wrong_pin_at) = (self.wrong_pins + 1, second);
                 return Err("wrong_pin");
             }
+            CommandInput::Wait { .. } => "waiting",
             CommandInput::Start { .. } => "started",
-            CommandInput::Arrive if last == "pickup" => return Err("ride_not_started"),
+            CommandInput::Arrive if ["pickup", "waiting"].contains(&last) => return Err("ride_not_started"),
             CommandInput::Arrive => "arrived",
             CommandInput::Cancel { .. } if last == "arrived" => return Err("ride_arrived"),
             CommandInput::Cancel { .. } => {
@@ -417,7 +472,8 @@ fn walk(commands: &[RandomCommand]) -> Result<RideStatus, TestCaseError> {
         let by = [Party::Driver, Party::Driver, Party::Passenger, Party::System][usize::from(*by)];
         let pin = if *wrong_pin { "9999" } else { PIN };
         let input = match command {
-            0..=2 => CommandInput::Start { pin, right: PIN, tries },
+            0 => CommandInput::Wait { driver_at: Some(accepted().pickup) },
+            1..=2 => CommandInput::Start { pin, right: PIN, tries },
             3..=4 => CommandInput::Arrive,
             5 => CommandInput::Cancel { reason: "no longer", note: None, driven: None, search: None },
             6..=7 => CommandInput::Complete(Distance::Measured(f64::from(*distance_m))),
@@ -477,5 +533,5 @@ fn ten_thousand_random_rides_follow_the_model() {
         panic!("{failure}");
     }
     let ends = ends.into_inner();
-    assert!(ends.len() == 5 && ends.values().all(|n| *n > 100), "{ends:?}");
+    assert!(ends.len() == 6 && ends.values().all(|n| *n > 100), "{ends:?}");
 }

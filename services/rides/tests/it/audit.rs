@@ -149,13 +149,15 @@ async fn a_fulfilled_request_never_becomes_a_second_ride_after_a_rebuild(backend
     let app = app.restarted_on(store).await;
     app.publish(&Event::MatchAccepted(of_once.clone())).await;
     app.event(&of_once, RideStatus::Pickup).await;
+    let rides = app.trail().await.len();
     app.publish(&Event::MatchAccepted(of_twice.clone())).await;
-    app.superseded(&of_twice).await;
     // Another driver had accepted before that ride began, and the acceptance is delivered only now, when it is over.
     let (request_id, passenger_id) = (matches[0].request_id, matches[0].passenger_id);
     let late = MatchAccepted { request_id, passenger_id, ..app.matched() };
     app.publish(&Event::MatchAccepted(late.clone())).await;
-    app.superseded(&late).await;
+    app.settled().await;
+    assert_eq!(app.all("MATCH_STREAM", "match.rejected").await.len(), 2);
+    assert_eq!(app.trail().await.len(), rides, "no second ride");
     app.end().await;
 }
 

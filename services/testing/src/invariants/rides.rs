@@ -34,6 +34,7 @@ fn cancellation_problems(events: &[Event<'_>]) -> Vec<String> {
     if fee != sum || fee != parts {
         wrong.push(format!("a fee of {fee}, its lines {sum}, fee and payout {parts}"));
     }
+    let waited = events.iter().any(|event| event.subject == "ride.waiting");
     let started = events.iter().any(|event| event.subject == "ride.started");
     if started != body["distance_m"].is_number() || started != body["duration_s"].is_number() {
         wrong.push("what was driven is known after the start, and only then".to_owned());
@@ -41,7 +42,7 @@ fn cancellation_problems(events: &[Event<'_>]) -> Vec<String> {
     match (started, by) {
         (true, "passenger") if fee <= 0 || !has("base") => wrong.push(format!("{fee} for what was driven")),
         (true, "driver") if has("minimum") => wrong.push("its driver ended it, and is paid the minimum".to_owned()),
-        (false, "driver") if fee > 0 && (code != "no_show" || !has("no_show")) => {
+        (false, "driver") if fee > 0 && (code != "no_show" || !has("no_show") || !waited) => {
             wrong.push(format!("its driver did not come, and is paid {fee}"));
         }
         (false, "passenger") if fee > 0 && !has("cancellation") => wrong.push(format!("a fee of {fee}, and not why")),
@@ -96,6 +97,9 @@ impl History<'_> {
             let is_legal = matches!(
                 order[..],
                 ["pickup", "started", "arrived", "completed"]
+                    | ["pickup", "waiting", "started", "arrived", "completed"]
+                    | ["pickup", "waiting", "cancelled"]
+                    | ["pickup", "waiting", "started", "cancelled"]
                     | ["pickup", "cancelled"]
                     | ["pickup", "started", "cancelled"]
             );

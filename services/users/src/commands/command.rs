@@ -19,7 +19,7 @@ use crate::trip::Trip;
 pub(crate) enum Command {
     /// `location.update`: goes straight to the stream.
     Positions(Positions),
-    /// `ride.start`, `ride.arrive`, `ride.cancel`: a NATS request to rides.
+    /// `ride.wait`, `ride.start`, `ride.arrive`, `ride.cancel`: a NATS request to rides.
     Ride(RideId, RideAction),
     /// Everything else: one transaction on the rows of this service.
     Rows(RowCommand),
@@ -136,6 +136,7 @@ impl Command {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Positions(_) => "location.update",
+            Self::Ride(_, RideAction::Wait { .. }) => "ride.wait",
             Self::Ride(_, RideAction::Start { .. }) => "ride.start",
             Self::Ride(_, RideAction::Arrive) => "ride.arrive",
             Self::Ride(_, RideAction::Cancel { .. }) => "ride.cancel",
@@ -162,12 +163,15 @@ pub(crate) struct Refusal {
     pub(crate) limit: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) retry_after_s: Option<u64>,
+    /// When the same is allowed, RFC 3339, if it came too early.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) allowed_at: Option<String>,
 }
 
 impl Refusal {
     pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
         let code = Cow::Borrowed(code);
-        Self { code, message: message.into(), field: None, limit: None, retry_after_s: None }
+        Self { code, message: message.into(), field: None, limit: None, retry_after_s: None, allowed_at: None }
     }
 
     pub(crate) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
@@ -186,7 +190,7 @@ impl Refusal {
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
         let Problem { code, message, field, retry_after_s, limit, .. } = problem;
-        Self { code: Cow::Borrowed(code), message, field, limit, retry_after_s }
+        Self { code: Cow::Borrowed(code), message, field, limit, retry_after_s, allowed_at: None }
     }
 }
 

@@ -145,7 +145,7 @@ fn request(kind: Option<&RawValue>, data: Option<&RawValue>, now: DateTime<Utc>)
 type ParseData = fn(&str, DateTime<Utc>) -> Result<Request, Refusal>;
 
 /// Every type of frame that a client may send; the most frequent first.
-const TYPES: [(&str, ParseData); 10] = [
+const TYPES: [(&str, ParseData); 11] = [
     ("location.update", |data, now| positions(data, now).map(|p| Request::Command(Command::Positions(p)))),
     ("beacon.update", |data, _| beacon(read(data)?).map(Request::Command)),
     ("finder.update", |data, _| finder(read(data)?).map(Request::Command)),
@@ -157,6 +157,10 @@ const TYPES: [(&str, ParseData); 10] = [
         let MatchAnswer { match_id, reason } = read(data)?;
         bounded("reason", reason.as_deref().unwrap_or_default(), REASON_MAX)?;
         Ok(Request::Command(Command::Rows(RowCommand::Answer(match_id, DriverAnswer::Reject))))
+    }),
+    ("ride.wait", |data, _| {
+        let ride_id = read::<RideWait>(data)?.ride_id;
+        Ok(Request::Command(Command::Ride(ride_id, RideAction::Wait { driver_at: None })))
     }),
     ("ride.start", |data, _| {
         let RideStart { ride_id, pin } = read(data)?;
@@ -260,6 +264,11 @@ struct BatchData<'a> {
 struct MatchAnswer {
     match_id: MatchId,
     reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RideWait {
+    ride_id: RideId,
 }
 
 #[derive(Deserialize)]

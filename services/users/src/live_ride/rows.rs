@@ -97,10 +97,10 @@ pub(crate) async fn current(tx: &mut Transaction<Tables>, user: UserId) -> Resul
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select ride_id, driver_id, passenger_id, version, status, changed_at, pickup_lat, pickup_lng, dropoff_lat, \
-                 dropoff_lng from live_rides where driver_id = $1 and status in ('pickup', 'started', 'arrived') \
+                 dropoff_lng from live_rides where driver_id = $1 and status in ('pickup', 'waiting', 'started', 'arrived') \
                  union all \
                  select ride_id, driver_id, passenger_id, version, status, changed_at, pickup_lat, pickup_lng, dropoff_lat, \
-                 dropoff_lng from live_rides where passenger_id = $1 and status in ('pickup', 'started', 'arrived') \
+                 dropoff_lng from live_rides where passenger_id = $1 and status in ('pickup', 'waiting', 'started', 'arrived') \
                  order by changed_at",
             )
             .bind(user.0)
@@ -144,7 +144,7 @@ pub(crate) async fn of_passenger(
     match tx.on() {
         On::Postgres(pg) => {
             let row = sqlx::query(
-                "select ride_id from live_rides where passenger_id = $1 and status in ('pickup', 'started', 'arrived') \
+                "select ride_id from live_rides where passenger_id = $1 and status in ('pickup', 'waiting', 'started', 'arrived') \
                  limit 1",
             )
             .bind(passenger.0)

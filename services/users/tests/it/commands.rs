@@ -57,7 +57,10 @@ async fn a_search_expires_after_its_time() {
     let mut client = pod.connect(passenger, None).await;
     let request = client.ack("finder.update", trip(THERE)).await;
     assert!(search_events(&mut client, 1).await[0].0);
-    client.quiet(Duration::from_secs(299)).await;
+    client.quiet(Duration::from_secs(268)).await;
+    let near = client.event_of("user.finder").await;
+    assert_eq!((&near["data"]["request_id"], &near["data"]["expires_in_s"]), (&request["request_id"], &30.into()));
+    client.quiet(Duration::from_secs(28)).await;
     assert_eq!(search_events(&mut client, 1).await, [(false, request["request_id"].clone())]);
     assert_ne!(client.ack("finder.update", trip(THERE)).await, request);
     pod.stop().await;
@@ -264,6 +267,7 @@ async fn a_ride_command_is_a_request_to_rides_with_a_deadline() {
                 code: "wrong_pin".into(),
                 message: "say \"again\"".into(),
                 field: Some("pin".into()),
+                allowed_at: None,
             }),
             None,
         ] {
