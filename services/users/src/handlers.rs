@@ -124,17 +124,20 @@ impl EventHandler {
         now: DateTime<Utc>,
     ) -> Result<(), StoreError> {
         let ttl = Duration::seconds(i64::from(self.context.config.request_ttl_s));
-        let mut ended = Vec::new();
-        for (ride, trace) in cancelled {
-            let Some(search) = Search::continued(ride, now, ttl) else { continue };
-            // A later end of the search must not find the accepted offer of a ride that is over.
-            ended.push(ride.match_id);
+        let searches: Vec<_> = cancelled
+            .iter()
+            .filter_map(|(ride, trace)| Some((*ride, *trace, Search::continued(ride, now, ttl)?)))
+            .collect();
+        // A later end of the search must not find the accepted offer of a ride that is over. And if the passenger has ended the search
+        // meanwhile, which closed the offer, it does not go on.
+        let ridden = offer::rows::close_ridden(tx, &column(&searches, |(ride, ..)| ride.match_id)).await?;
+        for (ride, trace, search) in searches.iter().filter(|(ride, ..)| ridden.contains(&ride.match_id)) {
             let is_free = live_ride::rows::of_passenger(tx, search.user_id).await?.is_none();
-            if is_free && search::rows::insert_continued(tx, &search).await? {
+            if is_free && search::rows::put_continued(tx, search).await? {
                 tx.publish(&search.goes_on(ride), trace);
             }
         }
-        offer::rows::close_ridden(tx, &ended).await
+        Ok(())
     }
 
     /// Stores the ends of offers that have no row yet, so that a match.found that arrives later opens nothing. Returns the ids of the

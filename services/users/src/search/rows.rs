@@ -83,11 +83,25 @@ pub(crate) async fn insert(tx: &mut Transaction<Tables>, search: &Search) -> Res
     Ok(())
 }
 
-/// Inserts a search that goes on, unless its passenger has an open one. Whether it did.
-pub(crate) async fn insert_continued(tx: &mut Transaction<Tables>, search: &Search) -> Result<bool, StoreError> {
+/// Opens a search that goes on, unless its passenger has another one. Whether it did. Its row is still there if the end of its ride
+/// was received before the beginning.
+pub(crate) async fn put_continued(tx: &mut Transaction<Tables>, search: &Search) -> Result<bool, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             let Trip { pickup, dropoff, vehicle_type } = search.trip;
+            let still_open = sqlx::query(
+                "update searches set began_at = $3, expires_at = $4, ending_at = null, end_announced_at = null \
+                 where request_id = $1 and user_id = $2",
+            )
+            .bind(search.request_id.0)
+            .bind(search.user_id.0)
+            .bind(search.began_at)
+            .bind(search.expires_at)
+            .execute(&mut *pg)
+            .await?;
+            if still_open.rows_affected() > 0 {
+                return Ok(true);
+            }
             let done = sqlx::query(
                 "insert into searches (request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, \
                  vehicle_type, began_at, expires_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing",
@@ -106,9 +120,12 @@ pub(crate) async fn insert_continued(tx: &mut Transaction<Tables>, search: &Sear
             Ok(done.rows_affected() > 0)
         }
         On::Memory(tables) => {
-            let is_free = !tables.searches.contains_key(&search.user_id);
+            let open = tables.searches.get(&search.user_id);
+            let is_free = open.is_none_or(|open| open.request_id == search.request_id);
             if is_free {
                 tables.searches.insert(search.user_id, *search);
+                tables.ending_searches.remove(&search.request_id);
+                tables.announced_ends.remove(&search.request_id);
             }
             Ok(is_free)
         }
