@@ -144,8 +144,8 @@ mod tests {
             assert_eq!(status(3, RideStatus::Started), Some((RideStatus::Started, Destination::Dropoff)));
             // The older one comes again.
             assert_eq!(status(1, RideStatus::Pickup), Some((RideStatus::Started, Destination::Dropoff)));
-            assert_eq!(status(3, RideStatus::Arrived), Some((RideStatus::Arrived, Destination::Dropoff)));
-            assert_eq!(status(4, RideStatus::Completed), None);
+            assert_eq!(status(4, RideStatus::Arrived), Some((RideStatus::Arrived, Destination::Dropoff)));
+            assert_eq!(status(5, RideStatus::Completed), None);
             assert_eq!(status(2, RideStatus::Started), None, "it has ended");
         }
     }
