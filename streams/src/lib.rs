@@ -1,12 +1,13 @@
 //! What two services must agree on, and nothing else: the events, the topology of streams and consumers, the one command that
-//! users passes on to rides, the requests for where drivers are, for debts and for the parties of a ride, the sign-ins that have ended, what processes say of themselves, how far positions are read, and
-//! the bus that carries them.
+//! users passes on to rides, the requests for where drivers are, how far a ride has come, for debts and for the parties of a ride, the
+//! sign-ins that have ended, what processes say of themselves, how far positions are read, and the bus that carries them.
 //! It knows no service, no database and no HTTP.
 
 #![warn(missing_docs)]
 
 pub mod bus;
 pub mod debts;
+pub mod driven_distance;
 pub mod event;
 pub mod fleet;
 #[doc(hidden)]

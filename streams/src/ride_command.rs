@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::event::Position;
 use crate::event::ids::{RequestId, RideId, UserId};
 
 /// The subject of the request; rides subscribes in the queue group of the same name.
@@ -31,6 +32,12 @@ pub struct RideCommand {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type")]
 pub enum RideAction {
+    /// The driver waits at the pickup.
+    #[serde(rename = "ride.wait")]
+    Wait {
+        /// Where the driver is, by what users and location know; not by what the command says. `None`: they do not know.
+        driver_at: Option<Position>,
+    },
     /// The passenger is in the vehicle, which the driver proves by the passenger's PIN.
     #[serde(rename = "ride.start")]
     Start {
@@ -43,8 +50,11 @@ pub enum RideAction {
     /// Driver or passenger ends the ride.
     #[serde(rename = "ride.cancel")]
     Cancel {
-        /// Free text of the caller; becomes the event's `reason`.
+        /// A code or free text of the caller; becomes the event's `reason`.
         reason: String,
+        /// Free text beside a code.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        note: Option<String>,
     },
 }
 
@@ -105,5 +115,8 @@ pub enum RideReply {
         /// The field of the client's command that is wrong, if it is one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         field: Option<String>,
+        /// When the same is allowed, RFC 3339, if it is too early for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        allowed_at: Option<String>,
     },
 }

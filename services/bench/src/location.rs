@@ -99,7 +99,8 @@ async fn offer(
         senders.spawn(async move {
             let mut frames = 0u64;
             while began.elapsed() < length {
-                let due = began.elapsed().as_secs_f64() * rate / (points * SENDERS) as f64;
+                // One sender after the other, so that a large frame of each does not come at once.
+                let due = began.elapsed().as_secs_f64() * rate / (points * SENDERS) as f64 - n as f64 / SENDERS as f64;
                 if frames as f64 > due {
                     sleep(Duration::from_millis(1)).await;
                     continue;

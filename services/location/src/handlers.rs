@@ -44,6 +44,8 @@ const LATE_CHANGE: f64 = 0.02;
 
 /// The shortest time between two transactions that end the wait early, because somebody arrived and needs all points up to then.
 const EARLY_INTERVAL: Duration = Duration::seconds(10);
+/// The same if a client waits for the fee of a cancelled ride.
+const AT_ONCE_INTERVAL: Duration = Duration::milliseconds(500);
 
 pub(crate) struct LocationUpdates {
     platform: Platform,
@@ -52,13 +54,16 @@ pub(crate) struct LocationUpdates {
     progress: ProgressReporter,
     points_wait: Duration,
     next_early: DateTime<Utc>,
+    next_at_once: DateTime<Utc>,
 }
 
 impl LocationUpdates {
     pub(crate) fn new(platform: &Platform, config: &Config, cache: &Arc<Cache>) -> Self {
         let (points_wait, next_early) = (config.points_wait, platform.world.now());
         let (broadcast, progress) = (PositionBroadcast::new(platform, cache), ProgressReporter::new(platform));
-        Self { platform: platform.clone(), cache: cache.clone(), broadcast, progress, points_wait, next_early }
+        let next_at_once = next_early;
+        let (platform, cache) = (platform.clone(), cache.clone());
+        Self { platform, cache, broadcast, progress, points_wait, next_early, next_at_once }
     }
 }
 
@@ -125,12 +130,20 @@ impl Handler for LocationUpdates {
 
     fn handle_waiting_at(&mut self, waiting: &Waiting) -> DateTime<Utc> {
         let now = self.platform.world.now();
-        if waiting.lowest_sequence > self.cache.arrived_rides().needed_up_to(now) {
+        let (at_once, soon) = {
+            let arrived_rides = self.cache.arrived_rides();
+            (arrived_rides.needed_at_once(now), arrived_rides.needed_up_to(now))
+        };
+        let (next, interval) = if waiting.lowest_sequence <= at_once {
+            (&mut self.next_at_once, AT_ONCE_INTERVAL)
+        } else if waiting.lowest_sequence <= soon {
+            (&mut self.next_early, EARLY_INTERVAL)
+        } else {
             return waiting.since + self.points_wait;
-        }
-        let at = self.next_early.max(waiting.since);
+        };
+        let at = (*next).max(waiting.since);
         if at <= now {
-            self.next_early = now + EARLY_INTERVAL;
+            *next = now + interval;
         }
         at
     }
@@ -410,7 +423,7 @@ impl RideTracks {
                 RideStatus::Completed | RideStatus::Cancelled => {
                     track.closed_at = Some(track.closed_at.unwrap_or(now));
                 }
-                RideStatus::Pickup | RideStatus::Started | RideStatus::Arrived => {}
+                RideStatus::Pickup | RideStatus::Waiting | RideStatus::Started | RideStatus::Arrived => {}
             }
         }
         let tracks: Vec<TrackRow> = tracks.into_values().collect();

@@ -5,12 +5,13 @@
 //!
 //! Handlers (`handlers.rs`) store the points of rides and publish aggregates of their tracks (`track/`); they also keep the
 //! cache in memory (`cache.rs`), of which `http.rs` answers who is nearby, and `requests.rs` where drivers are, if match takes over
-//! or a passenger's socket opens. Consumers are shared, so each position reaches one process;
+//! or a passenger's socket opens, and `driven.rs` how far a ride has come, if it is cancelled. Consumers are shared, so each position reaches one process;
 //! `position_broadcast.rs` forwards it to the others. A process that starts reads where drivers were from rows (`driver/`).
 
 mod cache;
 mod catch_up;
 mod config;
+mod driven;
 mod driver;
 mod handlers;
 mod http;
@@ -102,6 +103,8 @@ impl Location {
         tasks.spawn_worker(&RIDE_SUBJECTS, BATCH_MAX, RideTracks::new(&platform, &config, &cache));
         tasks.spawn(catch_up::run(platform.clone(), cache.clone(), stop.clone()));
         tasks.spawn(requests::serve(platform.clone(), cache.clone(), stop.clone()));
+        let driven = driven::DrivenDistances::new(&platform, &store, &config, &cache);
+        tasks.spawn(driven.serve(stop.clone()));
         let world = platform.world.clone();
         tasks.spawn_purge(move || purge(store.clone(), world.clone()));
         tasks.spawn(position_broadcast::receive(platform, cache, stop));

@@ -35,11 +35,17 @@ pub(crate) struct PositionBroadcast {
     cache: Arc<Cache>,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Outgoing<'a> {
     updates: Vec<&'a LocationUpdate>,
     beacons: Vec<&'a UserBeacon>,
     needed_up_to: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    needed_at_once: u64,
+}
+
+fn is_zero(sequence: &u64) -> bool {
+    *sequence == 0
 }
 
 #[derive(Deserialize)]
@@ -49,6 +55,9 @@ struct Incoming {
     /// Points of the stream up to this sequence should become rows soon; 0 if none. A process of the version before does not say it.
     #[serde(default)]
     needed_up_to: u64,
+    /// The same at once, for a cancelled ride.
+    #[serde(default)]
+    needed_at_once: u64,
 }
 
 impl PositionBroadcast {
@@ -67,7 +76,7 @@ impl PositionBroadcast {
         if !self.has_others() {
             return;
         }
-        let mut outgoing = Outgoing { updates: Vec::new(), beacons: Vec::new(), needed_up_to: 0 };
+        let mut outgoing = Outgoing::default();
         for received in batch {
             match &received.event {
                 Event::LocationUpdate(update) => outgoing.updates.push(update),
@@ -83,13 +92,20 @@ impl PositionBroadcast {
     /// Tells the others that a ride waits for points up to this sequence. If that is lost, the points wait no longer than they may.
     pub(crate) async fn send_needed(&self, needed_up_to: u64) {
         if self.has_others() {
-            self.publish(&Outgoing { updates: Vec::new(), beacons: Vec::new(), needed_up_to }).await;
+            self.publish(&Outgoing { needed_up_to, ..Outgoing::default() }).await;
+        }
+    }
+
+    /// Tells the others that a client waits until the points up to this sequence are rows.
+    pub(crate) async fn send_needed_at_once(&self, needed_at_once: u64) {
+        if self.has_others() {
+            self.publish(&Outgoing { needed_at_once, ..Outgoing::default() }).await;
         }
     }
 
     /// Tells the others that this process is there.
     async fn send_presence(&self) {
-        self.publish(&Outgoing { updates: Vec::new(), beacons: Vec::new(), needed_up_to: 0 }).await;
+        self.publish(&Outgoing::default()).await;
     }
 
     async fn publish(&self, outgoing: &Outgoing<'_>) {
@@ -154,6 +170,9 @@ fn apply(cache: &Cache, own_pod: &str, payload: &[u8], now: DateTime<Utc>) {
     };
     if incoming.needed_up_to > 0 {
         cache.arrived_rides().set_needed_elsewhere(incoming.needed_up_to, now);
+    }
+    if incoming.needed_at_once > 0 {
+        cache.arrived_rides().set_needed_at_once(incoming.needed_at_once, now);
     }
     let mut positions = cache.positions();
     for update in incoming.updates.iter().filter(|u| u.location.is_valid()) {

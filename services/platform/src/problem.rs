@@ -30,13 +30,15 @@ pub struct Problem {
     pub retry_after_s: Option<u64>,
     /// The name of the limit that was reached, if it is one of `limits::table`.
     pub limit: Option<&'static str>,
+    /// When the same request may succeed, if it came too early: a time as RFC 3339.
+    pub allowed_at: Option<String>,
 }
 
 impl Problem {
     /// A problem without a field.
     pub fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         let code = code.into();
-        Self { status, code, message: message.into(), field: None, retry_after_s: None, limit: None }
+        Self { status, code, message: message.into(), field: None, retry_after_s: None, limit: None, allowed_at: None }
     }
 
     /// 422: a field is missing, malformed or out of range.
@@ -101,6 +103,9 @@ impl IntoResponse for Problem {
         }
         if let Some(limit) = self.limit {
             body["limit"] = limit.into();
+        }
+        if let Some(at) = self.allowed_at {
+            body["allowed_at"] = at.into();
         }
         let kind = (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         let mut response = (self.status, [kind], body.to_string()).into_response();

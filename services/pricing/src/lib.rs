@@ -10,7 +10,9 @@ pub struct Tariff {
     pub base: i64,
     pub per_km: i64,
     pub per_minute: i64,
-    /// The least total.
+    /// For each minute that the driver waits at the pickup, after the free ones.
+    pub wait_per_minute: i64,
+    /// The least total, without waiting.
     pub minimum: i64,
     /// The platform's share of the total, basis points (2,000 is 20 %), at most 10,000.
     pub platform_fee_bp: i64,
@@ -37,13 +39,14 @@ impl Tariff {
                 "base" => self.base = value,
                 "per_km" => self.per_km = value,
                 "per_minute" => self.per_minute = value,
+                "wait_per_minute" => self.wait_per_minute = value,
                 "minimum" => self.minimum = value,
                 "cancellation" => self.cancellation = value,
                 "platform_fee_bp" if value <= 10_000 => self.platform_fee_bp = value,
                 "platform_fee_bp" => return Err("platform_fee_bp is at most 10000".to_owned()),
                 other => {
                     return Err(format!(
-                        "unknown key `{other}`: base, per_km, per_minute, minimum, cancellation, platform_fee_bp"
+                        "unknown key `{other}`: base, per_km, per_minute, wait_per_minute, minimum, cancellation, platform_fee_bp"
                     ));
                 }
             }
@@ -52,12 +55,28 @@ impl Tariff {
     }
 }
 
-/// The tariffs of all vehicle types.
+/// How long a driver waits at the pickup, seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WaitingRules {
+    /// MATCH_WAIT_FREE_S: this long it costs nothing.
+    pub free_s: u32,
+    /// NO_SHOW_AFTER_S: after this the driver may give the passenger up, and is paid the cancellation fee.
+    pub no_show_after_s: u32,
+}
+
+impl Default for WaitingRules {
+    fn default() -> Self {
+        Self { free_s: 180, no_show_after_s: 300 }
+    }
+}
+
+/// The tariffs of all vehicle types, and the rules of waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tariffs {
     pub car: Tariff,
     pub motorcycle: Tariff,
     pub van: Tariff,
+    pub waiting: WaitingRules,
 }
 
 impl Default for Tariffs {
@@ -66,11 +85,17 @@ impl Default for Tariffs {
             base,
             per_km,
             per_minute,
+            wait_per_minute: per_minute,
             minimum,
             platform_fee_bp: 2_000,
             cancellation: 300,
         };
-        Self { car: tariff(250, 120, 30, 600), motorcycle: tariff(150, 80, 20, 400), van: tariff(400, 180, 45, 900) }
+        Self {
+            car: tariff(250, 120, 30, 600),
+            motorcycle: tariff(150, 80, 20, 400),
+            van: tariff(400, 180, 45, 900),
+            waiting: WaitingRules::default(),
+        }
     }
 }
 
@@ -92,9 +117,38 @@ pub struct Priced {
     pub driver_payout: Money,
 }
 
-/// The fare of a distance and a duration. Base, distance and time are each rounded half up to a cent; a line of its own then
-/// raises the sum to the minimum. A negative or infinite measure counts as 0.
+/// What was driven, and how long it took.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Trip {
+    pub distance_m: f64,
+    pub duration_s: f64,
+    /// At the pickup, beyond the free time.
+    pub waited_s: f64,
+}
+
+/// Whether a fare is at least the minimum of its tariff.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Minimum {
+    Applies,
+    /// For a ride that its driver ends.
+    Waived,
+}
+
+/// The fare of a distance and a duration, at least the minimum.
 pub fn price(tariff: &Tariff, distance_m: f64, duration_s: f64) -> Priced {
+    bill(tariff, &Trip { distance_m, duration_s, waited_s: 0.0 }, Minimum::Applies)
+}
+
+/// One amount under one name.
+pub fn flat(tariff: &Tariff, name: &str, cents: i64) -> Priced {
+    let (platform_fee, driver_payout) = split(tariff, cents);
+    let fare = Fare { lines: vec![line(name, cents)], total: Money::usd(cents), estimated: false };
+    Priced { fare, platform_fee, driver_payout }
+}
+
+/// The fare of a trip. Base, distance and time are each rounded half up to a cent; a line of its own then
+/// raises the sum to the minimum, and another one adds what waiting costs. A negative or infinite measure counts as 0.
+pub fn bill(tariff: &Tariff, trip: &Trip, minimum: Minimum) -> Priced {
     let part = |rate: i64, units: f64, per: i64| -> i64 {
         // Whole metres and seconds; no real ride has more than 10 million of either.
         let units = if units.is_finite() { units.clamp(0.0, 1e7).round() as i64 } else { 0 };
@@ -102,14 +156,19 @@ pub fn price(tariff: &Tariff, distance_m: f64, duration_s: f64) -> Priced {
     };
     let mut lines = vec![
         line("base", tariff.base),
-        line("distance", part(tariff.per_km, distance_m, 1_000)),
-        line("time", part(tariff.per_minute, duration_s, 60)),
+        line("distance", part(tariff.per_km, trip.distance_m, 1_000)),
+        line("time", part(tariff.per_minute, trip.duration_s, 60)),
     ];
-    let sum: i64 = lines.iter().map(|l| l.amount.amount).sum();
-    if sum < tariff.minimum {
-        lines.push(line("minimum", tariff.minimum - sum));
+    let sum = |lines: &[FareLine]| lines.iter().map(|l| l.amount.amount).sum::<i64>();
+    let driven = sum(&lines);
+    if minimum == Minimum::Applies && driven < tariff.minimum {
+        lines.push(line("minimum", tariff.minimum - driven));
     }
-    let total = sum.max(tariff.minimum);
+    let waiting = part(tariff.wait_per_minute, trip.waited_s, 60);
+    if waiting > 0 {
+        lines.push(line("waiting", waiting));
+    }
+    let total = sum(&lines);
     let (platform_fee, driver_payout) = split(tariff, total);
     Priced { fare: Fare { lines, total: Money::usd(total), estimated: false }, platform_fee, driver_payout }
 }
@@ -124,13 +183,20 @@ fn line(name: &str, cents: i64) -> FareLine {
     FareLine { name: name.to_owned(), amount: Money::usd(cents) }
 }
 
+/// 25 km/h, usual in a city.
+const ESTIMATED_MPS: f64 = 7.0;
+
 /// Distance (m) and duration (s) of a trip that nobody has driven yet: the great circle times 1.3, the usual detour in a street
-/// network, at 7 m/s (25 km/h, usual in a city). To a hundredth, as measured distances are: events and receipts say no more than is
-/// known.
+/// network, at 7 m/s. To a hundredth, as measured distances are: events and receipts say no more than is known.
 pub fn estimate(from: &Position, to: &Position) -> (f64, f64) {
     let rounded = |value: f64| (value * 100.0).round() / 100.0;
     let distance_m = from.distance_m(to) * 1.3;
-    (rounded(distance_m), rounded(distance_m / 7.0))
+    (rounded(distance_m), rounded(distance_m / ESTIMATED_MPS))
+}
+
+/// The estimated distance (m) of a trip that is not over, after so many seconds.
+pub fn estimate_so_far(from: &Position, to: &Position, duration_s: f64) -> f64 {
+    estimate(from, to).0.min(ESTIMATED_MPS * duration_s.max(0.0))
 }
 
 #[cfg(test)]
@@ -166,6 +232,31 @@ mod tests {
             assert_eq!(priced.fare.total.amount, total, "{vehicle:?} {distance_m} {duration_s}");
             assert_eq!(priced.fare.lines.iter().map(|l| l.amount.amount).sum::<i64>(), total);
             assert_eq!(priced.platform_fee.amount + priced.driver_payout.amount, total);
+        }
+    }
+
+    #[test]
+    fn a_waived_minimum_leaves_what_was_driven() {
+        let car = Tariffs::default().car;
+        let trip = Trip { distance_m: 1_000.0, duration_s: 60.0, waited_s: 0.0 };
+        assert_eq!(bill(&car, &trip, Minimum::Applies).fare.total.amount, 600);
+        let waived = bill(&car, &trip, Minimum::Waived);
+        assert_eq!((waived.fare.total.amount, waived.fare.lines.len()), (250 + 120 + 30, 3));
+        assert_eq!(waived.platform_fee.amount + waived.driver_payout.amount, 400);
+        // Waiting is paid beside the minimum.
+        let waited = bill(&car, &Trip { waited_s: 90.0, ..trip }, Minimum::Applies);
+        let last = waited.fare.lines.last().map(|line| (line.name.as_str(), line.amount.amount));
+        assert_eq!((waited.fare.total.amount, last), (645, Some(("waiting", 45))));
+        let flat = flat(&car, "cancellation", 300);
+        assert_eq!((flat.fare.total.amount, flat.driver_payout.amount), (300, 240));
+    }
+
+    #[test]
+    fn a_trip_under_way_is_estimated_by_its_time_and_at_most_as_a_whole() {
+        let (from, to) = (Position { lat: 0.0, lng: 0.0 }, Position { lat: 0.1, lng: 0.0 });
+        let whole_m = estimate(&from, &to).0;
+        for (duration_s, metres) in [(-1.0, 0.0), (100.0, 700.0), (1e6, whole_m)] {
+            assert_eq!(estimate_so_far(&from, &to, duration_s), metres, "{duration_s}");
         }
     }
 

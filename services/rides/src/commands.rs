@@ -1,4 +1,4 @@
-//! The ride commands ride.start, ride.arrive and ride.cancel, and the end of a search: NATS requests with a deadline.
+//! The ride commands ride.wait, ride.start, ride.arrive and ride.cancel, and the end of a search: NATS requests with a deadline.
 //!
 //! One process of the queue group gets each request. It replies after the commit, never before. Without a reply the outcome is
 //! unknown: the client repeats the command, which has no second effect.
@@ -10,7 +10,8 @@ use platform::responder::{self, Endpoint, Reply};
 use platform::store::Retry;
 use platform::{CancellationToken, Platform, Store, StoreError, Tokens, Trace, Transaction, kill_point};
 use serde_json::json;
-use streams::event::Party;
+use streams::driven_distance::{DRIVEN_DISTANCE, DRIVEN_DISTANCE_WAIT, DrivenDistance, DrivenDistanceRequest};
+use streams::event::{Party, rfc3339};
 use streams::ride_command::{
     EndSearch, RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAction, RideCommand, RideReply, RidesRequest, SEARCH_FULFILLED,
 };
@@ -22,7 +23,7 @@ use crate::config::Config;
 use crate::ride::lifecycle::Refusal;
 use crate::ride::requests::{self, Fate};
 use crate::ride::update::{RideUpdate, count, write_updates};
-use crate::ride::{CommandInput, Outcome, PinTries, Ride, decide, rows};
+use crate::ride::{CommandInput, DrivenSoFar, Outcome, PinTries, Ride, decide, rows};
 use crate::tables::Tables;
 
 /// The queue group of all rides processes.
@@ -34,6 +35,19 @@ const ACCEPTED_MAX: usize = 1_024;
 
 /// The name of this part in the health report.
 const PART: &str = "ride commands";
+
+/// What one transaction of a command comes to.
+enum Pass {
+    Done(RideReply),
+    /// It cancels this started ride: how far has it come?
+    AskDriven(Box<Ride>),
+}
+
+impl From<RideReply> for Pass {
+    fn from(reply: RideReply) -> Self {
+        Self::Done(reply)
+    }
+}
 
 /// Executes ride commands; clones share its state.
 #[derive(Clone)]
@@ -83,8 +97,7 @@ impl RideCommands {
         match RidesRequest::parse(body) {
             Ok(RidesRequest::Ride(command)) => {
                 let span = tracing::info_span!("ride_command", ride_id = %command.ride_id, trace_id = trace_id(&command.traceparent));
-                let done = self.store.transact(retry, |tx| self.execute_in(tx, &command));
-                async { reply_of(done.await) }.instrument(span).await
+                async { reply_of(self.execute_ride(&command).await) }.instrument(span).await
             }
             Ok(RidesRequest::EndSearch(end)) => {
                 let span = tracing::info_span!("end_search", request_id = %end.request_id, trace_id = trace_id(&end.traceparent));
@@ -95,31 +108,79 @@ impl RideCommands {
         }
     }
 
-    /// Executes a command in one transaction. What the reply says is committed.
+    /// Executes a command. If it cancels a started ride, location says between two transactions how far the ride has come.
     ///
     /// # Errors
     /// [`StoreError`]: the outcome is unknown, and the same command may be tried again.
-    async fn execute_in(&self, mut tx: Transaction<Tables>, command: &RideCommand) -> Result<RideReply, StoreError> {
+    async fn execute_ride(&self, command: &RideCommand) -> Result<RideReply, StoreError> {
+        let retry = Retry::Serialization;
+        let mut driven = None;
+        loop {
+            match self.store.transact(retry, |tx| self.execute_in(tx, command, driven)).await? {
+                Pass::Done(reply) => return Ok(reply),
+                Pass::AskDriven(ride) => driven = Some(self.driven_so_far(&ride).await),
+            }
+        }
+    }
+
+    /// How far a started ride has come. Without an answer the estimate is billed.
+    async fn driven_so_far(&self, ride: &Ride) -> DrivenSoFar {
+        let Ride { ride_id, driver_id, pickup, .. } = *ride;
+        let (until, max_speed_mps) = (self.platform.world.now(), self.config.max_speed_mps);
+        let started_at = ride.started_at.unwrap_or(until);
+        let request = DrivenDistanceRequest { ride_id, driver_id, pickup, started_at, until };
+        let body = serde_json::to_vec(&request).expect("a request has string keys and finite numbers");
+        let reply = self.platform.bus.request(DRIVEN_DISTANCE, body.into(), DRIVEN_DISTANCE_WAIT).await;
+        let measured = match reply
+            .map_err(|e| e.to_string())
+            .and_then(|r| serde_json::from_slice::<DrivenDistance>(&r).map_err(|e| e.to_string()))
+        {
+            Ok(measured) => Some(measured),
+            Err(error) => {
+                tracing::warn!(error, %ride_id, "location does not say how far a cancelled ride came: billed by the estimate");
+                None
+            }
+        };
+        DrivenSoFar { until, measured, max_speed_mps }
+    }
+
+    /// Executes a command in one transaction. What the reply says is committed.
+    async fn execute_in(
+        &self,
+        mut tx: Transaction<Tables>,
+        command: &RideCommand,
+        driven: Option<DrivenSoFar>,
+    ) -> Result<Pass, StoreError> {
         let world = &self.platform.world;
         // Another user's ride is not found: not even its existence is disclosed.
         let found = rows::lock_ride_of(&mut tx, command.ride_id, command.user_id).await?;
         let Some((ride, by)) = found.and_then(|ride| ride.party(command.user_id).map(|by| (ride, by))) else {
-            return Ok(error("not_found", "no such ride of yours", Some("ride_id")));
+            return Ok(error("not_found", "no such ride of yours", Some("ride_id")).into());
         };
+        let cancels = matches!(command.action, RideAction::Cancel { .. });
+        if cancels && ride.status == RideStatus::Started && driven.is_none() {
+            return Ok(Pass::AskDriven(Box::new(ride)));
+        }
         // A secret may have changed since the passenger was shown the PIN.
         let right = match &command.action {
             RideAction::Start { pin } if self.tokens.is_ride_pin(ride.ride_id, pin) => pin.clone(),
             _ => self.tokens.ride_pin(ride.ride_id),
         };
-        let mut forget_tries = ride.status == RideStatus::Pickup;
+        let mut forget_tries = matches!(ride.status, RideStatus::Pickup | RideStatus::Waiting);
         let input = match &command.action {
+            RideAction::Wait { driver_at } => CommandInput::Wait { driver_at: *driver_at },
             RideAction::Start { pin } => {
                 let tries = rows::pin_tries(&mut tx, ride.ride_id).await?;
                 forget_tries &= tries.failures > 0;
                 CommandInput::Start { pin, right: &right, tries }
             }
             RideAction::Arrive => CommandInput::Arrive,
-            RideAction::Cancel { reason } => CommandInput::Cancel { reason },
+            RideAction::Cancel { reason, note } => {
+                // Only then may a search go on.
+                let before_start = by == Party::Driver && ride.started_at.is_none() && !ride.status.is_final();
+                let search = if before_start { requests::of_match(&mut tx, ride.match_id).await? } else { None };
+                CommandInput::Cancel { reason, note: note.as_deref(), driven, search }
+            }
         };
         debug_assert!(by != Party::System);
         match decide(&ride, by, &input, &self.config.tariffs, world.now()) {
@@ -129,20 +190,24 @@ impl RideCommands {
                 if forget_tries {
                     rows::store_pin_tries(&mut tx, ride.ride_id, &PinTries::default()).await?;
                 }
+                let continues = change.ride.cancellation.as_ref().and_then(|c| c.continues);
+                if let Some(request) = continues {
+                    requests::reopen(&mut tx, request, ride.match_id).await?;
+                }
                 let update = RideUpdate { expected_version: ride.version, change: *change, trace };
                 write_updates(&mut tx, vec![update]).await?;
                 tx.commit().await?;
                 kill_point::reached("ride_command.before_reply");
                 count(&self.platform.metrics, status, 1);
-                Ok(reply)
+                Ok(reply.into())
             }
-            Ok(Outcome::AlreadyDone) => Ok(ok(&ride)),
+            Ok(Outcome::AlreadyDone) => Ok(ok(&ride).into()),
             Ok(Outcome::WrongPin(counted)) => {
                 rows::store_pin_tries(&mut tx, ride.ride_id, &counted).await?;
                 tx.commit().await?;
-                Ok(refused(Refusal::WrongPin))
+                Ok(refused(Refusal::WrongPin).into())
             }
-            Err(refusal) => Ok(refused(refusal)),
+            Err(refusal) => Ok(refused(refusal).into()),
         }
     }
 }
@@ -177,9 +242,12 @@ fn ok(ride: &Ride) -> RideReply {
 }
 
 fn refused(refusal: Refusal) -> RideReply {
-    error(refusal.code(), refusal.to_string(), refusal.field())
+    let allowed_at = refusal.allowed_at().map(|at| rfc3339::text(&at));
+    let (code, field) = (refusal.code().to_owned(), refusal.field().map(str::to_owned));
+    RideReply::Error { code, message: refusal.to_string(), field, allowed_at }
 }
 
 fn error(code: &str, message: impl Into<String>, field: Option<&str>) -> RideReply {
-    RideReply::Error { code: code.to_owned(), message: message.into(), field: field.map(str::to_owned) }
+    let field = field.map(str::to_owned);
+    RideReply::Error { code: code.to_owned(), message: message.into(), field, allowed_at: None }
 }

@@ -150,7 +150,7 @@ impl Completions {
             let (metres, max_speed_mps) = (aggregate.distance_m, self.config.max_speed_mps);
             let distance = billed_distance(ride, metres, aggregate.covered, max_speed_mps);
             if let Some(update) = self.complete(ride, distance, trace)? {
-                if plausible(ride, metres, max_speed_mps) == Distance::Estimated {
+                if plausible(ride, metres, ride.duration_s(), max_speed_mps) == Distance::Estimated {
                     tracing::warn!(ride_id = %id, distance_m = aggregate.distance_m, duration_s = ride.duration_s(), "nobody can have driven the final distance: billed by the estimate");
                     self.platform.metrics.distances_refused.with_label_values(&[Service::Rides.name()]).inc();
                 } else if distance == Distance::Estimated {

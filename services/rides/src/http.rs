@@ -145,6 +145,8 @@ impl Api {
     /// A ride as its driver or its passenger sees it; only the passenger sees the PIN.
     fn view(&self, ride: &Ride, viewer: UserId, payment: Option<&Payment>) -> Value {
         let receipt = ride.receipt.as_ref();
+        let cancelled = ride.cancellation.as_ref();
+        let parts = ride.parts();
         let mut view = json!({
             "ride_id": ride.ride_id,
             "match_id": ride.match_id,
@@ -157,17 +159,20 @@ impl Api {
             "vehicle_type": ride.vehicle_type,
             "created_at": rfc3339::text(&ride.created_at),
             "updated_at": rfc3339::text(&ride.updated_at),
+            "waiting_at": ride.waiting_at.as_ref().map(rfc3339::text),
             "started_at": ride.started_at.as_ref().map(rfc3339::text),
             "arrived_at": ride.arrived_at.as_ref().map(rfc3339::text),
-            "distance_m": receipt.map(|r| r.distance_m),
-            "duration_s": receipt.map(|r| r.duration_s),
-            "fare": receipt.map(|r| &r.fare),
-            "platform_fee": receipt.map(|r| r.platform_fee),
-            "driver_payout": receipt.map(|r| r.driver_payout),
-            "cancelled": ride.cancellation.as_ref().map(|c| json!({"by": c.by, "reason": c.reason, "fee": c.fee})),
+            "distance_m": receipt.map(|r| r.distance_m).or_else(|| cancelled?.distance_m),
+            "duration_s": receipt.map(|r| r.duration_s).or_else(|| cancelled?.duration_s),
+            "fare": ride.fare(),
+            "platform_fee": parts.map(|(fee, _)| fee),
+            "driver_payout": parts.map(|(_, payout)| payout),
+            "cancelled": cancelled.map(|c| json!({
+                "by": c.by, "reason": c.reason, "reason_code": c.code, "note": c.note, "fee": c.fee,
+            })),
             "payment": payment.map(|p| json!({"status": p.status.as_str()})),
         });
-        if viewer == ride.passenger_id && ride.status == RideStatus::Pickup {
+        if viewer == ride.passenger_id && matches!(ride.status, RideStatus::Pickup | RideStatus::Waiting) {
             view["pin"] = self.tokens.ride_pin(ride.ride_id).into();
         }
         view

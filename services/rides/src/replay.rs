@@ -58,6 +58,9 @@ fn check_sums(event: &RideEvent) -> Result<(), String> {
                     fare.total.amount
                 ));
             }
+            if let Some(fee) = event.fee.filter(|fee| fee.amount != fare.total.amount) {
+                return Err(format!("the fee is {} and not the fare's total, {}", fee.amount, fare.total.amount));
+            }
             fare.total.amount
         }
         (None, Some(fee)) => fee.amount,
@@ -77,13 +80,15 @@ pub(crate) fn apply(before: Option<&Ride>, event: &RideEvent) -> (Ride, Option<B
     let at = event.occurred_at;
     let mut ride = Ride::from_event(event);
     if let Some(before) = before {
-        (ride.created_at, ride.started_at, ride.arrived_at) = (before.created_at, before.started_at, before.arrived_at);
+        ride.created_at = before.created_at;
+        (ride.waiting_at, ride.started_at, ride.arrived_at) = (before.waiting_at, before.started_at, before.arrived_at);
     }
     let zero = Money::usd(0);
     let (platform_fee, driver_payout) = (event.platform_fee.unwrap_or(zero), event.driver_payout.unwrap_or(zero));
     let mut billed = None;
     match event.status {
         RideStatus::Pickup => {}
+        RideStatus::Waiting => ride.waiting_at = Some(at),
         RideStatus::Started => ride.started_at = Some(at),
         RideStatus::Arrived => ride.arrived_at = Some(at),
         RideStatus::Completed => {
@@ -97,7 +102,19 @@ pub(crate) fn apply(before: Option<&Ride>, event: &RideEvent) -> (Ride, Option<B
         RideStatus::Cancelled => {
             if let (Some(by), Some(reason), Some(fee)) = (event.by, event.reason.clone(), event.fee) {
                 billed = Some((BillReason::Cancellation, fee));
-                ride.cancellation = Some(Cancellation { by, reason, fee, platform_fee, driver_payout });
+                ride.cancellation = Some(Cancellation {
+                    by,
+                    reason,
+                    code: event.reason_code,
+                    note: event.note.clone(),
+                    fee,
+                    fare: event.fare.clone(),
+                    distance_m: event.distance_m,
+                    duration_s: event.duration_s,
+                    platform_fee,
+                    driver_payout,
+                    continues: event.request_id.filter(|_| event.search_continues == Some(true)),
+                });
             }
         }
     }
@@ -108,23 +125,44 @@ pub(crate) fn apply(before: Option<&Ride>, event: &RideEvent) -> (Ride, Option<B
 #[cfg(test)]
 mod tests {
     use pricing::Tariffs;
+    use streams::driven_distance::DrivenDistance;
     use streams::event::Party;
 
     use super::*;
     use crate::ride::tests::{accepted, at, whole_ride};
-    use crate::ride::{CommandInput, Distance, Outcome, PinTries, decide};
+    use crate::ride::{CommandInput, Distance, DrivenSoFar, Outcome, PinTries, decide};
     use streams::RideId;
 
     #[test]
     fn replaying_the_events_of_a_ride_gives_its_row_and_its_bill() {
         let start = CommandInput::Start { pin: "1", right: "1", tries: PinTries::default() };
-        let cancel = CommandInput::Cancel { reason: "rain" };
+        let search = Some(accepted().request_id);
+        let cancel = CommandInput::Cancel { reason: "rain", note: None, driven: None, search };
+        let driven = |distance_m, covered| CommandInput::Cancel {
+            reason: "unsafe",
+            note: Some("the brakes"),
+            driven: Some(DrivenSoFar {
+                until: at(360),
+                measured: Some(DrivenDistance { distance_m, covered }),
+                max_speed_mps: 70.0,
+            }),
+            search,
+        };
         let complete = |distance| (Party::System, CommandInput::Complete(distance), 2_000);
         let (begin, arrive) = ((Party::Driver, start, 60), (Party::Driver, CommandInput::Arrive, 960));
-        let ways: [&[(Party, CommandInput<'_>, i64)]; 6] = [
+        let wait = (Party::Driver, CommandInput::Wait { driver_at: Some(accepted().pickup) }, 40);
+        let later = (Party::Driver, start, 400);
+        let no_show = CommandInput::Cancel { reason: "no_show", note: None, driven: None, search };
+        let ways: [&[(Party, CommandInput<'_>, i64)]; 12] = [
+            &[wait, later, (Party::Driver, CommandInput::Arrive, 960), complete(Distance::Measured(9_876.5))],
+            &[wait, later, (Party::Passenger, cancel, 1_000)],
+            &[wait, (Party::Driver, no_show, 340)],
             &[begin, arrive, complete(Distance::Measured(1_234.567))],
             &[begin, arrive, complete(Distance::Estimated)],
             &[begin, (Party::Passenger, cancel, 70)],
+            &[begin, (Party::Passenger, driven(3_456.78, 1.0), 362)],
+            &[begin, (Party::Driver, driven(3_456.78, 0.2), 362)],
+            &[begin, (Party::Driver, driven(10.0, 1.0), 362)],
             &[(Party::Passenger, cancel, 1_000)],
             &[(Party::Driver, cancel, 10)],
             &[begin, (Party::Driver, CommandInput::Arrive, -500)],

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use clap::{Args, ValueEnum};
 use platform::limits::{Amount, Limit, Limits, Quota, TrustedProxies};
 use platform::{Tokens, World};
-use pricing::Tariffs;
+use pricing::{Tariffs, WaitingRules};
 use streams::{Service, VehicleType};
 
 use crate::nats_login::NatsLogin;
@@ -110,6 +110,12 @@ pub struct Settings {
     /// Metres from a pickup within which drivers are sought.
     #[arg(long, env = "MATCH_RADIUS_M", default_value_t = 5_000.0, global = true)]
     pub match_radius_m: f64,
+    /// Seconds that a driver waits at the pickup for nothing; after that each minute costs.
+    #[arg(long, env = "MATCH_WAIT_FREE_S", default_value_t = 180, value_parser = clap::value_parser!(u32).range(0..=3_600), global = true)]
+    pub match_wait_free_s: u32,
+    /// Seconds of waiting after which a driver may cancel with the reason `no_show`, and is paid the cancellation fee.
+    #[arg(long, env = "NO_SHOW_AFTER_S", default_value_t = 300, value_parser = clap::value_parser!(u32).range(0..=3_600), global = true)]
+    pub no_show_after_s: u32,
     /// A GPS point that would need more metres a second is a jump and left out of the distance.
     #[arg(long, env = "TRACK_MAX_SPEED_MPS", default_value_t = 70.0, global = true)]
     pub track_max_speed_mps: f64,
@@ -117,14 +123,14 @@ pub struct Settings {
     /// if the newest one reaches the arrival.
     #[arg(long, env = "TRACK_FINAL_WAIT_S", default_value_t = 30, value_parser = clap::value_parser!(u32).range(0..=3_600), global = true)]
     pub track_final_wait_s: u32,
-    /// Cents: base=250,per_km=120,per_minute=30,minimum=600,cancellation=300 and platform_fee_bp=2000 (hundredths of a
-    /// per cent); what is not named keeps its default, which is as here.
+    /// Cents: base=250,per_km=120,per_minute=30,wait_per_minute=30,minimum=600,cancellation=300 and platform_fee_bp=2000
+    /// (hundredths of a per cent); what is not named keeps its default, which is as here.
     #[arg(long, env = "FARE_CAR", default_value = "", hide_default_value = true, global = true)]
     pub fare_car: String,
-    /// The same for motorcycles: base=150,per_km=80,per_minute=20,minimum=400.
+    /// The same for motorcycles: base=150,per_km=80,per_minute=20,wait_per_minute=20,minimum=400.
     #[arg(long, env = "FARE_MOTORCYCLE", default_value = "", hide_default_value = true, global = true)]
     pub fare_motorcycle: String,
-    /// The same for vans: base=400,per_km=180,per_minute=45,minimum=900.
+    /// The same for vans: base=400,per_km=180,per_minute=45,wait_per_minute=45,minimum=900.
     #[arg(long, env = "FARE_VAN", default_value = "", hide_default_value = true, global = true)]
     pub fare_van: String,
     /// Who captures payments: `ledger` (books only), or `refuse` (refuses every capture; for tests).
@@ -290,6 +296,7 @@ impl Settings {
             };
             *tariff = tariff.changed(text).map_err(|e| anyhow::anyhow!("{name}: {e}"))?;
         }
+        tariffs.waiting = WaitingRules { free_s: self.match_wait_free_s, no_show_after_s: self.no_show_after_s };
         Ok(tariffs)
     }
 }

@@ -48,6 +48,8 @@ enum State {
     Riding {
         ride_id: String,
         cancel_at: Option<Instant>,
+        /// The passenger does not want a ride any more.
+        leaves: bool,
     },
     /// Makes no more requests.
     Done,
@@ -160,7 +162,7 @@ impl Passenger {
                     self.rest(now);
                 }
             }
-            State::Riding { ride_id, cancel_at } => match *cancel_at {
+            State::Riding { ride_id, cancel_at, .. } => match *cancel_at {
                 Some(at) if at <= now => {
                     *cancel_at = None;
                     let data = json!({"ride_id": ride_id, "reason": "changed my mind"});
@@ -249,7 +251,7 @@ impl Passenger {
                 self.city.statistics().increment(Counter::RidesCompleted);
                 self.on_ride_end(event.text("ride_id"), now);
             }
-            "ride.cancelled" => self.on_ride_end(event.text("ride_id"), now),
+            "ride.cancelled" => self.on_cancelled(event, now),
             _ => {}
         }
     }
@@ -309,7 +311,7 @@ impl Passenger {
         if self.rng.random_bool(self.city.config.faults.forbidden_command) {
             self.send_forbidden(&ride_id, match_id, event.text("pin"));
         }
-        self.state = State::Riding { ride_id, cancel_at };
+        self.state = State::Riding { ride_id, cancel_at, leaves: cancel_at.is_some() };
     }
 
     /// Sends a command that the platform must refuse: for another's ride, one of the driver's, or of an unknown type.
@@ -326,6 +328,27 @@ impl Passenger {
         let id = self.client.send(kind, data);
         self.city.statistics().increment(Counter::ForbiddenCommands);
         self.forbidden.insert(id, tried);
+    }
+
+    /// After the driver's cancellation the search may go on: the passenger waits for another driver, or ends it.
+    fn on_cancelled(&mut self, event: &Event, now: Instant) {
+        let ride_id = event.text("ride_id");
+        let mine = match &self.state {
+            State::Riding { ride_id: live, leaves, .. } if live == ride_id => Some(*leaves),
+            _ => None,
+        };
+        self.on_ride_end(ride_id, now);
+        let goes_on = event.data.get("search_continues") == Some(&Value::Bool(true));
+        let Some(leaves) = mine.filter(|_| goes_on) else { return };
+        let [pickup, dropoff, vehicle_type] =
+            ["pickup", "dropoff", "vehicle_type"].map(|field| event.data.get(field).cloned().unwrap_or(Value::Null));
+        let data = json!({"active": true, "pickup": pickup, "dropoff": dropoff, "vehicle_type": vehicle_type});
+        let cancels = leaves || self.rng.random_bool(self.city.config.faults.cancel_search);
+        let cancel_at = cancels.then(|| now + Duration::from_millis(self.rng.random_range(0..1_500)));
+        let give_up_at = now + self.city.config.patience;
+        // Its offers are not measured: the search began long ago.
+        let search = Search { began_at: now, data, has_offer: true, cancel_at, give_up_at };
+        self.state = State::Searching { search };
     }
 
     fn on_ride_end(&mut self, ride_id: &str, now: Instant) {

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Duration, Utc};
+use platform::store::rows::column;
 use platform::{Failure, Handler, Received, StoreError, Trace, Transaction};
 use streams::event::{LocationAggregate, MatchFound, MatchRejected, RejectReason, RideEvent};
 use streams::{Event, MatchId, RequestId, RideId, RideStatus, Subject, UserId};
@@ -14,8 +15,8 @@ use crate::mailbox::NewEntry;
 use crate::offer::rows::Unshown;
 use crate::offer::{Before, Offer, OfferState};
 use crate::presence::Route;
-use crate::search::SearchKey;
 use crate::search::ending::ENDING_WAIT;
+use crate::search::{Search, SearchKey};
 use crate::tables::Tables;
 use crate::{live_ride, mailbox, offer, presence, search};
 
@@ -32,6 +33,7 @@ pub(crate) const LANES: [&[Subject]; 4] = [
         Subject::MatchRejected,
         Subject::MatchAccepted,
         Subject::RidePickup,
+        Subject::RideWaiting,
         Subject::RideStarted,
         Subject::RideArrived,
         Subject::RideCompleted,
@@ -73,6 +75,7 @@ impl EventHandler {
         let (mut found, mut traces): (Vec<&MatchFound>, Vec<&Trace>) = Default::default();
         let mut rejections: Vec<(&str, &MatchRejected)> = Vec::new();
         let mut rides: Vec<&RideEvent> = Vec::new();
+        let mut cancelled: Vec<(&RideEvent, &Trace)> = Vec::new();
         for received in batch {
             match &received.event {
                 Event::MatchFound(e) => {
@@ -80,7 +83,10 @@ impl EventHandler {
                     traces.push(&received.trace);
                 }
                 Event::MatchRejected(e) => rejections.push((received.id.as_str(), e)),
-                Event::Ride(e) => rides.push(e),
+                Event::Ride(e) => {
+                    rides.push(e);
+                    cancelled.extend(e.search_continues.map(|_| (&**e, &received.trace)));
+                }
                 _ => {}
             }
         }
@@ -107,11 +113,12 @@ impl EventHandler {
         let before = offer::rows::reject(tx, &reasons).await?;
         let now = self.context.platform.world.now();
         live_ride::rows::apply(tx, &rides, now).await?;
+        self.continue_searches(tx, &cancelled, now).await?;
         self.closed = 0;
         for ((offer, e), trace) in offers.iter().zip(&found).zip(traces) {
             if offer.state == OfferState::Closed && inserted.contains(&offer.match_id) {
                 // Later than match.found, also if the clock of match is ahead.
-                let cancelled = offer.cancelled(now.max(e.found_at + chrono::Duration::microseconds(3)));
+                let cancelled = offer.cancelled(now.max(e.found_at + Duration::microseconds(3)));
                 offer::rows::close(tx, std::slice::from_ref(&cancelled)).await?;
                 tx.publish(&Event::MatchRejected(cancelled), trace);
                 self.closed += 1;
@@ -170,6 +177,30 @@ impl EventHandler {
         Ok(ends)
     }
 
+    /// Opens the searches again whose rides were cancelled by their drivers, unless the passenger is in another ride or search by now.
+    async fn continue_searches(
+        &self,
+        tx: &mut Transaction<Tables>,
+        cancelled: &[(&RideEvent, &Trace)],
+        now: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        let ttl = Duration::seconds(i64::from(self.context.config.request_ttl_s));
+        let searches: Vec<_> = cancelled
+            .iter()
+            .filter_map(|(ride, trace)| Some((*ride, *trace, Search::continued(ride, now, ttl)?)))
+            .collect();
+        // A later end of the search must not find the accepted offer of a ride that is over. And if the passenger has ended the search
+        // meanwhile, which closed the offer, it does not go on.
+        let ridden = offer::rows::close_ridden(tx, &column(&searches, |(ride, ..)| ride.match_id)).await?;
+        for (ride, trace, search) in searches.iter().filter(|(ride, ..)| ridden.contains(&ride.match_id)) {
+            let is_free = live_ride::rows::of_passenger(tx, search.user_id).await?.is_none();
+            if is_free && search::rows::put_continued(tx, search).await? {
+                tx.publish(&search.goes_on(ride), trace);
+            }
+        }
+        Ok(())
+    }
+
     /// Stores the ends of offers that have no row yet, so that a match.found that arrives later opens nothing. Returns the ids of the
     /// messages that are the first of their offer.
     async fn store_unknown<'a>(
@@ -197,7 +228,10 @@ impl EventHandler {
         rides: &[&RideEvent],
     ) -> Result<Vec<SearchKey>, StoreError> {
         let (mut searches, mut unknown) = (Vec::new(), Vec::new());
-        for ride in rides.iter().filter(|ride| ride.status == RideStatus::Pickup) {
+        let pickups = rides.iter().filter(|ride| ride.status == RideStatus::Pickup);
+        // A ride.pickup that comes after the end of its ride says nothing of a search that went on.
+        let ended = live_ride::rows::ended(tx, &column(pickups.clone(), |ride| ride.ride_id)).await?;
+        for ride in pickups.filter(|ride| !ended.contains(&ride.ride_id)) {
             let offer = found.iter().find(|e| e.match_id == ride.match_id);
             match ride.request_id.or(offer.map(|e| e.request_id)) {
                 Some(request) => searches.push((request, ride.passenger_id)),

@@ -37,6 +37,8 @@ pub struct Tables {
     pub(crate) searches: OrdMap<UserId, Search>,
     /// The column `searches.ending_at`.
     pub(crate) ending_searches: OrdMap<RequestId, DateTime<Utc>>,
+    /// The searches with a value in the column `searches.end_announced_at`.
+    pub(crate) announced_ends: OrdSet<RequestId>,
     pub(crate) offers: OrdMap<MatchId, Offer>,
     /// The index of offers by search.
     pub(crate) offers_of_search: OrdSet<(RequestId, MatchId)>,

@@ -1,15 +1,18 @@
-//! The periodic work of the service: it ends searches that have expired, publishes beacons of drivers who moved, polls mailboxes for events whose notification was
+//! The periodic work of the service: it ends searches that have expired and announces their ends, publishes beacons of drivers who moved, polls mailboxes for events whose notification was
 //! lost, touches the lease of the pod, sweeps the rows of dead pods, and deletes old rows.
 
 use std::time::Duration;
 
 use platform::{CancellationToken, StoreError};
+use streams::{Subject, UserId};
 use tokio::time::{Instant, sleep};
 
 use crate::commands::beacon;
 use crate::context::Context;
-use crate::gateway::connection;
-use crate::{live_ride, mailbox, offer, rate_limit, search, sign_in};
+use crate::gateway::{connection, publish_frames};
+use crate::mailbox::NewEntry;
+use crate::search::{NEAR_END, NearEnd, Search};
+use crate::{live_ride, mailbox, offer, presence, rate_limit, search, sign_in};
 
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
@@ -30,6 +33,7 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         }
         let now = Instant::now();
         log_failure("expire searches", search::ending::expire(&context).await);
+        log_failure("announce the ends of searches", announce_ends(&context).await);
         log_failure("record closed sockets", connection::record_closed(&context).await);
         log_failure("beacons of drivers who moved", follow_drivers(&context).await);
         if now >= next_poll {
@@ -49,6 +53,28 @@ fn log_failure(task: &str, result: Result<(), StoreError>) {
     if let Err(error) = result {
         tracing::warn!(%error, task, "a periodic task of users failed; it runs again after its interval");
     }
+}
+
+/// Tells passengers that their searches end soon, in their mailboxes alone: it concerns nobody else.
+async fn announce_ends(context: &Context) -> Result<(), StoreError> {
+    let now = context.platform.world.now();
+    let mut tx = context.store.begin().await?;
+    let due = search::rows::announce_ends(&mut tx, now + NEAR_END, NEAR_END).await?;
+    if due.is_empty() {
+        return Ok(());
+    }
+    let entry = |search: &Search| {
+        let NearEnd { event_id, time, body } = search.near_end();
+        NewEntry { user: search.user_id, event_id, subject: Subject::UserFinder, time, body }
+    };
+    let entries: Vec<NewEntry> = due.iter().map(entry).collect();
+    let seqs = mailbox::rows::append(&mut tx, &entries, now).await?;
+    let mut users: Vec<UserId> = entries.iter().map(|entry| entry.user).collect();
+    users.sort_unstable();
+    let routes = presence::rows::routes(&mut tx, &users).await?;
+    tx.commit().await?;
+    publish_frames::publish(context, entries.into_iter().zip(seqs).collect(), &routes).await;
+    Ok(())
 }
 
 /// Publishes the beacons of drivers who moved far from their last one.

@@ -24,9 +24,9 @@ pub use matching::{MatchAccepted, MatchFound, MatchRejected, RejectReason};
 pub use money::{Currency, Fare, FareLine, Money};
 pub use payment::PaymentCapture;
 pub use position::Position;
-pub use ride::{Party, RideEvent, RideStatus};
+pub use ride::{CancelCode, Party, RideEvent, RideStatus};
 pub use subject::{Service, Subject, UnknownSubject};
-pub use user::{UserBeacon, UserFinder, VehicleType};
+pub use user::{CancelledRide, UserBeacon, UserFinder, VehicleType};
 pub use validation::EventError;
 
 use validation::Fields;
@@ -177,6 +177,7 @@ impl Event {
             Subject::MatchRejected => Self::MatchRejected(read(subject, body)?),
             Subject::MatchAccepted => Self::MatchAccepted(read(subject, body)?),
             Subject::RidePickup
+            | Subject::RideWaiting
             | Subject::RideStarted
             | Subject::RideArrived
             | Subject::RideCompleted

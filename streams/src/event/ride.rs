@@ -1,4 +1,4 @@
-//! The steps of a ride: `ride.pickup`, `ride.started`, `ride.arrived`, `ride.completed` and `ride.cancelled`.
+//! The steps of a ride: `ride.pickup`, `ride.waiting`, `ride.started`, `ride.arrived`, `ride.completed` and `ride.cancelled`.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,8 @@ use super::validation::{EventError, Fields};
 pub enum RideStatus {
     /// The driver is on the way to the pickup.
     Pickup,
+    /// The driver waits at the pickup. A ride may start without it.
+    Waiting,
     /// The passenger is in the vehicle.
     Started,
     /// At the dropoff; rides waits for the final distance to bill it.
@@ -28,13 +30,15 @@ pub enum RideStatus {
 }
 
 impl RideStatus {
-    /// All five, in legal order.
-    pub const ALL: [Self; 5] = [Self::Pickup, Self::Started, Self::Arrived, Self::Completed, Self::Cancelled];
+    /// All six, in legal order.
+    pub const ALL: [Self; 6] =
+        [Self::Pickup, Self::Waiting, Self::Started, Self::Arrived, Self::Completed, Self::Cancelled];
 
     /// The subject of the event that leads to this status.
     pub const fn subject(self) -> Subject {
         match self {
             Self::Pickup => Subject::RidePickup,
+            Self::Waiting => Subject::RideWaiting,
             Self::Started => Subject::RideStarted,
             Self::Arrived => Subject::RideArrived,
             Self::Completed => Subject::RideCompleted,
@@ -46,6 +50,7 @@ impl RideStatus {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pickup => "pickup",
+            Self::Waiting => "waiting",
             Self::Started => "started",
             Self::Arrived => "arrived",
             Self::Completed => "completed",
@@ -76,6 +81,35 @@ pub enum Party {
     Passenger,
     /// The platform, for example after the driver was offline for too long.
     System,
+}
+
+/// Why somebody cancels a ride, for programs. The words are in `reason` or `note`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CancelCode {
+    /// The passenger does not need the ride any more.
+    ChangedMind,
+    /// The driver is too far away or does not come.
+    DriverTooFar,
+    /// The pickup is not where the passenger is.
+    WrongPickup,
+    /// The passenger did not come to the pickup.
+    NoShow,
+    /// The vehicle cannot go on.
+    VehicleProblem,
+    /// Somebody does not feel safe.
+    Unsafe,
+    /// Anything else, also what an old client says in words alone.
+    #[serde(other)]
+    Other,
+}
+
+impl CancelCode {
+    /// The code that `reason` is; words are [`Self::Other`].
+    pub fn of(reason: &str) -> Self {
+        let code = serde::de::value::StrDeserializer::<serde::de::value::Error>::new(reason);
+        Self::deserialize(code).unwrap_or(Self::Other)
+    }
 }
 
 /// One step of a ride. `by`, `reason` and `fee` are required in `ride.cancelled`, and `distance_m` to `driver_payout` in
@@ -113,16 +147,22 @@ pub struct RideEvent {
     /// Cancelled: why, in the canceller's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Cancelled: the reason as a code. Older events do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason_code: Option<CancelCode>,
+    /// Cancelled: what the canceller says beside a code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// Cancelled: what the passenger pays for it; may be 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fee: Option<Money>,
-    /// Completed: driven from start to arrival, metres.
+    /// Completed, or cancelled after the start: driven from the start on, metres.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distance_m: Option<f64>,
-    /// Completed: from start to arrival, seconds.
+    /// Completed, or cancelled after the start: the time from the start on, seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_s: Option<f64>,
-    /// Completed: what the passenger pays.
+    /// Completed, or cancelled with a fee: what the passenger pays, line by line. Older cancellations do not have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fare: Option<Fare>,
     /// Completed, or cancelled with a fee: the platform's part.
@@ -131,7 +171,10 @@ pub struct RideEvent {
     /// Completed, or cancelled with a fee: the driver's part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver_payout: Option<Money>,
-    /// Pickup: the search that became this ride. Older events do not have it.
+    /// Cancelled: the passenger's search goes on, with the same `request_id`, without this driver. Left out if it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search_continues: Option<bool>,
+    /// Pickup, and cancelled if the search goes on: the search that became this ride. Older events do not have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<RequestId>,
 }
@@ -156,7 +199,9 @@ impl RideEvent {
             RideStatus::Cancelled => {
                 fields.required("by", self.by.as_ref())?;
                 fields.required("reason", self.reason.as_ref())?;
-                fields.required("fee", self.fee.as_ref())
+                fields.required("fee", self.fee.as_ref())?;
+                fields.measure("distance_m", self.distance_m)?;
+                fields.measure("duration_s", self.duration_s)
             }
             RideStatus::Completed => {
                 fields.required("distance_m", self.distance_m.as_ref())?;
@@ -167,7 +212,7 @@ impl RideEvent {
                 fields.measure("distance_m", self.distance_m)?;
                 fields.measure("duration_s", self.duration_s)
             }
-            RideStatus::Pickup | RideStatus::Started | RideStatus::Arrived => Ok(()),
+            RideStatus::Pickup | RideStatus::Waiting | RideStatus::Started | RideStatus::Arrived => Ok(()),
         }
     }
 }

@@ -82,6 +82,8 @@ subjects! {
     MatchAccepted = "match.accepted",
     /// The ride exists; the driver is on the way.
     RidePickup = "ride.pickup",
+    /// The driver waits at the pickup.
+    RideWaiting = "ride.waiting",
     /// The passenger is in the vehicle.
     RideStarted = "ride.started",
     /// The vehicle is at the dropoff.

@@ -51,6 +51,7 @@ fn bodies() -> Vec<(Subject, Value)> {
         (Subject::MatchRejected, with(without_reason, json!({"reason": "superseded", "rejected_at": at}))),
         (Subject::MatchAccepted, with(offer, json!({"accepted_at": at}))),
         (Subject::RidePickup, ride("pickup", 1, json!({}))),
+        (Subject::RideWaiting, ride("waiting", 2, json!({}))),
         (Subject::RideStarted, ride("started", 2, json!({}))),
         (Subject::RideArrived, ride("arrived", 3, json!({}))),
         (

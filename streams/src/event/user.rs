@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::ids::{RequestId, UserId};
+use super::ids::{MatchId, RequestId, RideId, UserId};
 use super::position::Position;
 use super::rfc3339;
 use super::validation::{EventError, Fields};
@@ -89,9 +89,23 @@ pub struct UserFinder {
     pub dropoff: Position,
     /// Only drivers of this type are proposed.
     pub vehicle_type: VehicleType,
-    /// When the search began or ended, by the clock of users.
+    /// When the search began, went on or ended, by the clock of users.
     #[serde(with = "rfc3339")]
     pub recorded_at: DateTime<Utc>,
+    /// The search had become this ride, which its driver cancelled before the start: it goes on, first in line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continues: Option<CancelledRide>,
+}
+
+/// The ride that a search had become until its driver cancelled it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelledRide {
+    /// The ride.
+    pub ride_id: RideId,
+    /// Its match.
+    pub match_id: MatchId,
+    /// Who cancelled it, and is not offered this search again.
+    pub driver_id: UserId,
 }
 
 impl UserFinder {

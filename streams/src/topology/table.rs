@@ -53,6 +53,7 @@ pub const TABLE: &[Row] = {
         row(Subject::MatchRejected, "MATCH_STREAM", &[Match, Users, Rides], &[Users, Match], &[]),
         row(Subject::MatchAccepted, "MATCH_STREAM", &[Users], &[Users, Rides, Match], &[Rides]),
         row(Subject::RidePickup, "RIDE_STREAM", &[Rides], &[Users, Match], &[Users]),
+        row(Subject::RideWaiting, "RIDE_STREAM", &[Rides], &[Users], &[]),
         row(Subject::RideStarted, "RIDE_STREAM", &[Rides], &[Users, Location], &[]),
         row(Subject::RideArrived, "RIDE_STREAM", &[Rides], &[Users, Location], &[]),
         row(Subject::RideCompleted, "RIDE_STREAM", &[Rides], &[Users, Match, Location], &[]),

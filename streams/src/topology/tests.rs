@@ -62,6 +62,7 @@ fn table_equals_the_contract() {
         "match_accepted_rides",
         "match_accepted_match",
         "ride_pickup_users",
+        "ride_waiting_users",
         "ride_started_users",
         "ride_arrived_users",
         "ride_completed_users",
@@ -94,7 +95,7 @@ fn table_equals_the_contract() {
         ),
         (
             "RIDE_STREAM",
-            "ride.pickup ride.started ride.arrived ride.completed ride.cancelled",
+            "ride.pickup ride.waiting ride.started ride.arrived ride.completed ride.cancelled",
             Retention::Limits,
             Storage::File,
             Discard::New,

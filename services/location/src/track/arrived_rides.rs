@@ -18,12 +18,19 @@ const GIVE_UP_AFTER: Duration = Duration::seconds(30);
 /// What another process waits for is forgotten when it has not said so for this long; while it waits it says so four times a second.
 const NEEDED_ELSEWHERE_FOR: Duration = Duration::seconds(5);
 
+/// The sequence, unless it was said too long ago. Of a stream that was recreated since, it would be above all sequences for ever.
+fn valid(said: Option<(u64, DateTime<Utc>)>, now: DateTime<Utc>) -> u64 {
+    said.filter(|(_, said_at)| now <= *said_at + NEEDED_ELSEWHERE_FOR).map_or(0, |(sequence, _)| sequence)
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct ArrivedRides {
     rides: BTreeMap<RideId, ArrivedRide>,
     /// The highest watermark that another process waits for, and when it last said so. Of a stream that was recreated since, it would
     /// otherwise be above all sequences for ever.
     needed_elsewhere: Option<(u64, DateTime<Utc>)>,
+    /// The highest sequence up to which a cancelled ride must be measured now, because a client waits for its fee, and since when.
+    needed_at_once: Option<(u64, DateTime<Utc>)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -78,10 +85,18 @@ impl ArrivedRides {
         self.needed_elsewhere = Some((sequence, now));
     }
 
+    pub(crate) fn set_needed_at_once(&mut self, sequence: u64, now: DateTime<Utc>) {
+        self.needed_at_once = Some((sequence, now));
+    }
+
+    /// Points of the stream up to this sequence should become rows at once.
+    pub(crate) fn needed_at_once(&self, now: DateTime<Utc>) -> u64 {
+        valid(self.needed_at_once, now)
+    }
+
     /// Points of the stream up to this sequence should become rows soon: a ride waits for one of them.
     pub(crate) fn needed_up_to(&self, now: DateTime<Utc>) -> u64 {
-        let elsewhere = self.needed_elsewhere.filter(|(_, said_at)| now <= *said_at + NEEDED_ELSEWHERE_FOR);
-        elsewhere.map_or(0, |(sequence, _)| sequence).max(self.needed_here())
+        valid(self.needed_elsewhere, now).max(self.needed_here())
     }
 
     /// Rides whose final aggregate can be published.

@@ -10,4 +10,4 @@ mod rules;
 mod state;
 
 pub use rules::{Input, StepOutput, step};
-pub use state::{Driver, Engine, EngineRows, Offer, OfferOutcome, Request, Ride, Rules};
+pub use state::{Driver, Engine, EngineRows, Exclusion, Offer, OfferOutcome, Request, Ride, Rules};

@@ -1,6 +1,6 @@
 //! The engine's rows in the store: loaded when a process becomes active, written once a batch with one statement a table.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Duration, Utc};
 use imbl::OrdMap;
@@ -12,7 +12,7 @@ use streams::{Position, RideId, UserId, VehicleType};
 use uuid::Uuid;
 
 use super::state::{
-    Driver, ENDED_REMEMBERED, EngineRows, OFFLINE_REMEMBERED, Offer, OfferOutcome, Request, Ride,
+    Driver, ENDED_REMEMBERED, EngineRows, Exclusion, OFFLINE_REMEMBERED, Offer, OfferOutcome, Request, Ride,
     requests_remembered_from,
 };
 use crate::tables::Tx;
@@ -33,8 +33,10 @@ pub async fn load(tx: &mut Tx, now: DateTime<Utc>, request_ttl: Duration) -> Res
                 .fetch_all(&mut *pg)
                 .await?;
             let requests = sqlx::query(
-                "select *, case when ended_at is null then array(select driver_id from exclusions e where \
-                 e.request_id = r.request_id) else '{}' end as excluded from requests r \
+                "select *, array(select driver_id from exclusions e where e.request_id = r.request_id order by driver_id) \
+                 as excluded, array(select until from exclusions e where e.request_id = r.request_id order by driver_id) \
+                 as excluded_until, array(select misses from exclusions e where e.request_id = r.request_id order by driver_id) \
+                 as excluded_misses from requests r \
                  where ended_at is null or ended_at >= $1 order by request_id",
             )
             .bind(requests_from)
@@ -133,7 +135,8 @@ async fn write_requests(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreError>
                  order by ended nulls last, id on conflict (request_id) do update set \
                  pickup_lat = excluded.pickup_lat, pickup_lng = excluded.pickup_lng, \
                  dropoff_lat = excluded.dropoff_lat, dropoff_lng = excluded.dropoff_lng, \
-                 vehicle_type = excluded.vehicle_type, changed_at = excluded.changed_at, ended_at = excluded.ended_at",
+                 vehicle_type = excluded.vehicle_type, opened_at = excluded.opened_at, changed_at = excluded.changed_at, \
+                 ended_at = excluded.ended_at",
             )
             .bind(column(rows, |r| r.request_id.0))
             .bind(column(rows, |r| r.passenger_id.0))
@@ -165,15 +168,19 @@ async fn write_requests(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreError>
 
 /// In memory the exclusions are part of the request.
 async fn write_exclusions(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreError> {
-    let pairs: Vec<_> = rows.iter().flat_map(|r| r.excluded.iter().map(|d| (r.request_id.0, d.0))).collect();
+    let of_request = |r: &Request| r.excluded.iter().map(|(d, e)| (r.request_id.0, d.0, *e)).collect::<Vec<_>>();
+    let exclusions: Vec<(Uuid, Uuid, Exclusion)> = rows.iter().flat_map(of_request).collect();
     match tx.on() {
-        On::Postgres(pg) if !pairs.is_empty() => {
+        On::Postgres(pg) if !exclusions.is_empty() => {
             sqlx::query(
-                "insert into exclusions (request_id, driver_id) select * from unnest($1::uuid[], $2::uuid[]) \
-                 on conflict do nothing",
+                "insert into exclusions (request_id, driver_id, until, misses) \
+                 select * from unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::integer[]) \
+                 on conflict (request_id, driver_id) do update set until = excluded.until, misses = excluded.misses",
             )
-            .bind(column(&pairs, |p| p.0))
-            .bind(column(&pairs, |p| p.1))
+            .bind(column(&exclusions, |e| e.0))
+            .bind(column(&exclusions, |e| e.1))
+            .bind(column(&exclusions, |e| e.2.until))
+            .bind(column(&exclusions, |e| i32::try_from(e.2.misses).unwrap_or(i32::MAX)))
             .execute(&mut *pg)
             .await?;
         }
@@ -245,9 +252,10 @@ async fn write_rides(tx: &mut Tx, rows: &[Ride]) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
-                "insert into rides (ride_id, match_id, driver_id, passenger_id, began_at, ended_at) select * from \
-                 unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::timestamptz[], $6::timestamptz[]) \
-                 on conflict (ride_id) do update set ended_at = excluded.ended_at",
+                "insert into rides (ride_id, match_id, driver_id, passenger_id, began_at, ended_at, driver_cancelled) \
+                 select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::timestamptz[], $6::timestamptz[], \
+                 $7::bool[]) on conflict (ride_id) do update set ended_at = excluded.ended_at, \
+                 driver_cancelled = excluded.driver_cancelled",
             )
             .bind(column(rows, |r| r.ride_id.0))
             .bind(column(rows, |r| r.match_id.0))
@@ -255,6 +263,7 @@ async fn write_rides(tx: &mut Tx, rows: &[Ride]) -> Result<(), StoreError> {
             .bind(column(rows, |r| r.passenger_id.0))
             .bind(column(rows, |r| r.began_at))
             .bind(column(rows, |r| r.ended_at))
+            .bind(column(rows, |r| r.driver_cancelled))
             .execute(&mut *pg)
             .await?;
         }
@@ -351,8 +360,18 @@ fn read_request(row: &PgRow) -> Result<Request, StoreError> {
         opened_at: row.try_get("opened_at")?,
         changed_at: row.try_get("changed_at")?,
         ended_at: row.try_get("ended_at")?,
-        excluded: row.try_get::<Vec<Uuid>, _>("excluded")?.into_iter().map(UserId).collect(),
+        excluded: read_exclusions(row)?,
     })
+}
+
+fn read_exclusions(row: &PgRow) -> Result<BTreeMap<UserId, Exclusion>, StoreError> {
+    let drivers: Vec<Uuid> = row.try_get("excluded")?;
+    let until: Vec<Option<DateTime<Utc>>> = row.try_get("excluded_until")?;
+    let misses: Vec<i32> = row.try_get("excluded_misses")?;
+    let exclusions = until.into_iter().zip(misses);
+    let exclusions =
+        exclusions.map(|(until, misses)| Exclusion { until, misses: u32::try_from(misses).unwrap_or_default() });
+    Ok(drivers.into_iter().map(UserId).zip(exclusions).collect())
 }
 
 fn read_offer(row: &PgRow) -> Result<Offer, StoreError> {
@@ -378,5 +397,6 @@ fn read_ride(row: &PgRow) -> Result<Ride, StoreError> {
         passenger_id: id(row, "passenger_id")?,
         began_at: row.try_get("began_at")?,
         ended_at: row.try_get("ended_at")?,
+        driver_cancelled: row.try_get("driver_cancelled")?,
     })
 }

@@ -1,14 +1,16 @@
 //! What the engine does with each event and as time passes: the rules of matching. Pure: the time and new ids come in as
 //! arguments, events and changed rows go out. Nothing here knows a database, a stream or a clock.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Duration, SubsecRound, Utc};
-use streams::event::{MatchAccepted, MatchFound, MatchRejected, RejectReason, RideEvent, UserBeacon, UserFinder};
+use streams::event::{
+    CancelledRide, MatchAccepted, MatchFound, MatchRejected, Party, RejectReason, RideEvent, UserBeacon, UserFinder,
+};
 use streams::{Event, MatchId, Position, RequestId, RideStatus, Service, UserId, VehicleType};
 
 use super::assign::{Assignment, WaitingRequest};
-use super::state::{ChangedIds, Driver, Engine, EngineRows, Offer, OfferOutcome, Request, Ride};
+use super::state::{ChangedIds, Driver, Engine, EngineRows, ExclusionReason, Offer, OfferOutcome, Request, Ride};
 use crate::positions::DriverPositions;
 
 /// After this long without an answer of rides, an accepted offer is reported to operators.
@@ -107,6 +109,12 @@ struct Step<'a> {
     output: StepOutput,
 }
 
+/// When a search began, by its id, which is a UUIDv7.
+fn began_at(request: RequestId) -> Option<DateTime<Utc>> {
+    let (seconds, nanoseconds) = request.0.get_timestamp()?.to_unix();
+    DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanoseconds)
+}
+
 /// Cuts to microseconds, the precision of PostgreSQL.
 fn micros(at: DateTime<Utc>) -> DateTime<Utc> {
     at.trunc_subsecs(6)
@@ -156,17 +164,32 @@ impl Step<'_> {
     }
 
     fn finder(&mut self, e: &UserFinder) {
+        let continues = e.continues.filter(|_| e.active);
+        if let Some(ride) = &continues {
+            self.driver_cancelled(ride, e.user_id);
+        }
         let changed_at = micros(e.recorded_at);
+        let too_old = changed_at + self.engine.rules().request_ttl <= self.now;
+        let is_newer = |r: &Request| r.request_id != e.request_id && r.opened_at > changed_at;
+        let is_outdated = e.active && (too_old || self.engine.requests_of(e.user_id).any(is_newer));
         let known = self.engine.requests().get(&e.request_id).cloned();
+        let reopens = continues.is_some() && known.as_ref().is_none_or(|r| r.ended_at.is_some());
         let is_new = known.is_none();
         let request = match known {
-            // A request that ended stays ended, one passenger cannot change another's, and an older change is ignored.
-            Some(r) if r.ended_at.is_some() || r.passenger_id != e.user_id || changed_at < r.changed_at => return,
+            // One passenger cannot change another's, and an older change is ignored.
+            Some(r) if r.passenger_id != e.user_id || changed_at < r.changed_at => return,
+            // It had become a ride. An end by its passenger is newer than this, or stays.
+            Some(r) if reopens && changed_at > r.changed_at && !is_outdated => Request { ended_at: None, ..r },
+            // A request that ended stays ended; but what goes on may not be older than the end by its passenger.
+            Some(r) if r.ended_at.is_some() => {
+                if !e.active {
+                    self.put_request(Request { changed_at, ..r });
+                }
+                return;
+            }
             Some(r) => r,
             None => {
-                let too_old = changed_at + self.engine.rules().request_ttl <= self.now;
-                let has_newer = self.engine.requests_of(e.user_id).any(|r| r.opened_at > changed_at);
-                if e.active && (too_old || has_newer) {
+                if is_outdated {
                     return;
                 }
                 Request {
@@ -175,11 +198,12 @@ impl Step<'_> {
                     pickup: e.pickup,
                     dropoff: e.dropoff,
                     vehicle_type: e.vehicle_type,
-                    opened_at: changed_at,
+                    // A search that goes on after a long ride is forgotten here. Its id says when it began.
+                    opened_at: began_at(e.request_id).filter(|_| reopens).map_or(changed_at, |at| at.min(changed_at)),
                     changed_at,
                     // The end of an unknown request is stored: its beginning may arrive later, and must not open it.
                     ended_at: (!e.active).then_some(self.now),
-                    excluded: BTreeSet::new(),
+                    excluded: BTreeMap::new(),
                 }
             }
         };
@@ -194,7 +218,7 @@ impl Step<'_> {
         let mut changed = request.clone();
         (changed.pickup, changed.dropoff, changed.vehicle_type) = (e.pickup, e.dropoff, e.vehicle_type);
         changed.changed_at = changed_at;
-        if is_new {
+        if is_new || reopens {
             // A passenger has at most one live request: the newer one replaces the older.
             if let Some(older) = self.engine.live_request(e.user_id).map(|r| r.request_id) {
                 self.end_request(older, None);
@@ -202,7 +226,26 @@ impl Step<'_> {
         } else if changed != (Request { changed_at, ..request }) {
             self.withdraw_outstanding_of(e.request_id);
         }
+        if let Some(ride) = continues {
+            let before = changed.excluded.get(&ride.driver_id);
+            changed.excluded.insert(ride.driver_id, ExclusionReason::Cancelled.exclusion(before, self.now));
+        }
         self.put_request(changed);
+    }
+
+    /// A driver cancelled a ride before its start. The engine may not have received its events yet: they change nothing more.
+    fn driver_cancelled(&mut self, cancelled: &CancelledRide, passenger_id: UserId) {
+        let CancelledRide { ride_id, match_id, driver_id } = *cancelled;
+        let known = self.engine.rides().get(&ride_id).cloned();
+        if known.as_ref().is_some_and(|ride| ride.ended_at.is_some()) {
+            return;
+        }
+        if let Some(offer) = self.engine.offers().get(&match_id).cloned() {
+            self.put_offer(Offer { ended: Some((self.now, OfferOutcome::Ridden)), ..offer });
+        }
+        let began_at = known.map_or(self.now, |ride| ride.began_at);
+        let ended_at = Some(self.now);
+        self.put_ride(Ride { ride_id, match_id, driver_id, passenger_id, began_at, ended_at, driver_cancelled: true });
     }
 
     fn accepted(&mut self, e: &MatchAccepted) {
@@ -259,6 +302,10 @@ impl Step<'_> {
             // The engine published it itself, when it ended the offer.
             RejectReason::Expired | RejectReason::Cancelled => return,
         };
+        let reason = match outcome {
+            OfferOutcome::Declined => ExclusionReason::Declined,
+            _ => ExclusionReason::Missed,
+        };
         let offer = match self.engine.offers().get(&e.match_id).cloned() {
             None => self.unknown_offer(e, outcome),
             Some(offer) if outcome == OfferOutcome::Declined && offer.is_accepted() => return,
@@ -269,14 +316,14 @@ impl Step<'_> {
                     Offer { ended: Some((at, outcome)), ..offer }
                 }
                 Some(_) => {
-                    self.exclude(offer.request_id, offer.driver_id);
+                    self.exclude(offer.request_id, offer.driver_id, reason);
                     return;
                 }
             },
         };
         let (request, driver, passenger) = (offer.request_id, offer.driver_id, offer.passenger_id);
         self.put_offer(offer);
-        self.exclude(request, driver);
+        self.exclude(request, driver, reason);
         if outcome == OfferOutcome::Superseded && self.engine.is_locked(passenger) {
             self.end_request(request, None);
         }
@@ -321,6 +368,7 @@ impl Step<'_> {
             passenger_id: e.passenger_id,
             began_at: known.as_ref().map_or(micros(e.occurred_at), |r| r.began_at),
             ended_at: e.status.is_final().then_some(self.now),
+            driver_cancelled: e.status == RideStatus::Cancelled && e.by == Some(Party::Driver),
         };
         match e.status {
             RideStatus::Pickup if known.is_none() => {}
@@ -336,6 +384,9 @@ impl Step<'_> {
         if e.status == RideStatus::Pickup {
             self.clear_for_ride(e);
         }
+        if let Some(request) = e.request_id.filter(|_| ride.driver_cancelled) {
+            self.exclude(request, ride.driver_id, ExclusionReason::Cancelled);
+        }
         self.put_ride(ride);
     }
 
@@ -350,7 +401,7 @@ impl Step<'_> {
             } else {
                 // No event: rides itself publishes match.rejected (superseded) for an accepted offer.
                 self.put_offer(Offer { ended: Some((self.now, OfferOutcome::Superseded)), ..other });
-                self.exclude(other.request_id, other.driver_id);
+                self.exclude(other.request_id, other.driver_id, ExclusionReason::Missed);
             }
         }
         if let Some(request) = self.engine.live_request(e.passenger_id)
@@ -365,7 +416,7 @@ impl Step<'_> {
     fn end_request(&mut self, id: RequestId, changed_at: Option<DateTime<Utc>>) {
         let Some(request) = self.engine.requests().get(&id).filter(|r| r.ended_at.is_none()).cloned() else { return };
         let changed_at = changed_at.unwrap_or(request.changed_at);
-        self.put_request(Request { ended_at: Some(self.now), changed_at, excluded: BTreeSet::new(), ..request });
+        self.put_request(Request { ended_at: Some(self.now), changed_at, ..request });
     }
 
     fn withdraw_outstanding_of(&mut self, id: RequestId) {
@@ -389,11 +440,11 @@ impl Step<'_> {
         self.put_offer(Offer { ended: Some((self.now, outcome)), ..offer });
     }
 
-    /// Does not offer this driver to this request again.
-    fn exclude(&mut self, id: RequestId, driver: UserId) {
-        let live = self.engine.requests().get(&id).filter(|r| r.ended_at.is_none());
-        let Some(mut request) = live.cloned() else { return };
-        if request.excluded.insert(driver) {
+    /// Does not offer this driver to this request for some time. It may have ended, and go on.
+    fn exclude(&mut self, id: RequestId, driver: UserId, reason: ExclusionReason) {
+        let Some(mut request) = self.engine.requests().get(&id).cloned() else { return };
+        let exclusion = reason.exclusion(request.excluded.get(&driver), self.now);
+        if request.excluded.insert(driver, exclusion) != Some(exclusion) {
             self.put_request(request);
         }
     }
@@ -405,7 +456,7 @@ impl Step<'_> {
                 self.put_offer(Offer { ended: Some((self.now, OfferOutcome::Released)), ..offer });
             } else {
                 self.withdraw(offer.match_id, RejectReason::Expired);
-                self.exclude(offer.request_id, offer.driver_id);
+                self.exclude(offer.request_id, offer.driver_id, ExclusionReason::Missed);
             }
         }
     }
@@ -413,12 +464,12 @@ impl Step<'_> {
     /// Ends requests that have waited too long, without an event: users notifies the passenger. A request with a live offer goes
     /// on until that offer has ended.
     fn end_old_requests(&mut self) {
-        let opened_until = self.now - self.engine.rules().request_ttl;
+        let since_until = self.now - self.engine.rules().request_ttl;
         let is_held = |r: &Request| self.engine.held_by(r.passenger_id).is_some_and(|o| o.request_id == r.request_id);
         let old: Vec<RequestId> = self
             .engine
             .live_requests()
-            .take_while(|r| r.opened_at <= opened_until)
+            .filter(|r| r.waits_since() <= since_until)
             .filter(|r| !is_held(r))
             .map(|r| r.request_id)
             .collect();
@@ -468,7 +519,7 @@ impl Step<'_> {
         let waiting: Vec<WaitingRequest> = self
             .engine
             .waiting()
-            .filter(|r| !self.engine.is_paused(r.passenger_id, self.now))
+            .filter(|r| !self.engine.is_resting(r, self.now))
             .filter(in_scope)
             .map(|r| WaitingRequest {
                 request_id: r.request_id,
@@ -479,13 +530,24 @@ impl Step<'_> {
             })
             .collect();
         let (engine, positions) = (&*self.engine, &*self.positions);
+        let now = self.now;
         let assignments = engine.rules().policy.assign(&waiting, &mut |request, k, assigned| {
-            let excluded = engine.requests().get(&request.request_id).map(|r| &r.excluded);
-            positions.nearest(request.vehicle_type, &request.pickup, k, radius_m, |driver| {
-                driver != request.passenger_id
-                    && !assigned.contains(&driver)
-                    && excluded.is_none_or(|e| !e.contains(&driver))
-            })
+            let exclusion = |driver| engine.requests().get(&request.request_id)?.excluded.get(&driver);
+            let nearest = |may: &dyn Fn(UserId) -> bool| {
+                positions.nearest(request.vehicle_type, &request.pickup, k, radius_m, |driver| {
+                    driver != request.passenger_id
+                        && !assigned.contains(&driver)
+                        && may(driver)
+                        && !engine.has_cancelled_on(driver, request.passenger_id)
+                })
+            };
+            // Who was asked before is asked again after all others.
+            let others = nearest(&|driver| exclusion(driver).is_none());
+            if others.is_empty() {
+                nearest(&|driver| exclusion(driver).is_some_and(|e| e.is_over(now)))
+            } else {
+                others
+            }
         });
         for assignment in assignments {
             self.offer(&assignment, new_match_id());

@@ -24,6 +24,15 @@ const ACCEPTED_LIMIT: Duration = Duration::minutes(5);
 const MOVES_MAX: usize = 3;
 const MOVES_WITHIN: Duration = Duration::minutes(5);
 const MOVES_PAUSE: Duration = Duration::seconds(10);
+/// A driver who missed an offer may get the same request again after this pause, and twice as long after each further one, up to
+/// [`MISSED_PAUSE_MAX`]: nobody is asked again before the others, and the only driver around is not lost.
+const MISSED_PAUSE: Duration = Duration::seconds(10);
+const MISSED_PAUSE_MAX: Duration = Duration::seconds(60);
+/// The same for a driver who declined.
+const DECLINED_PAUSE: Duration = Duration::seconds(120);
+/// A search that goes on after its driver's cancellation is offered after this pause: meanwhile its passenger learns of it, and may
+/// end or change it before another driver is asked.
+const CONTINUED_PAUSE: Duration = Duration::seconds(1);
 /// How long ended requests are remembered beyond the time that a request may wait.
 const REQUESTS_REMEMBERED: Duration = Duration::seconds(60);
 /// How long ended offers and rides are remembered. Whether an older ride has ended is looked up in its row.
@@ -94,8 +103,71 @@ pub struct Request {
     pub changed_at: DateTime<Utc>,
     /// `None` while it is live.
     pub ended_at: Option<DateTime<Utc>>,
-    /// Drivers who declined it or let its offer expire. Empty once it has ended.
-    pub excluded: BTreeSet<UserId>,
+    /// Drivers who are not offered it for some time, or never again.
+    pub excluded: BTreeMap<UserId, Exclusion>,
+}
+
+impl Request {
+    /// Whether it goes on after a ride that its driver cancelled.
+    fn has_continued(&self) -> bool {
+        self.changed_at > self.opened_at && self.excluded.values().any(|exclusion| exclusion.until.is_none())
+    }
+
+    /// Since when it waits for a driver: one that goes on has its whole time again.
+    pub(super) fn waits_since(&self) -> DateTime<Utc> {
+        if self.has_continued() { self.changed_at } else { self.opened_at }
+    }
+
+    /// Whether it has just gone on.
+    fn has_just_continued(&self, now: DateTime<Utc>) -> bool {
+        self.changed_at + CONTINUED_PAUSE > now && self.has_continued()
+    }
+}
+
+/// Since when, and for how long, a driver is not offered a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exclusion {
+    /// `None`: never again.
+    pub until: Option<DateTime<Utc>>,
+    /// Offers of the request that the driver missed.
+    pub misses: u32,
+}
+
+impl Exclusion {
+    /// Whether the driver may be offered the request at `now`, after those who are not excluded.
+    pub fn is_over(&self, now: DateTime<Utc>) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
+}
+
+/// Why a driver is not offered a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ExclusionReason {
+    Declined,
+    /// The offer expired, or its acceptance lost to another one.
+    Missed,
+    /// The driver cancelled the ride of it.
+    Cancelled,
+}
+
+impl ExclusionReason {
+    /// A later reason never shortens an exclusion.
+    pub(super) fn exclusion(self, before: Option<&Exclusion>, now: DateTime<Utc>) -> Exclusion {
+        let misses = before.map_or(0, |e| e.misses);
+        let (pause, misses) = match self {
+            Self::Cancelled => (None, misses),
+            Self::Declined => (Some(DECLINED_PAUSE), misses),
+            Self::Missed => {
+                (Some((MISSED_PAUSE * (1 << misses.min(4))).min(MISSED_PAUSE_MAX)), misses.saturating_add(1))
+            }
+        };
+        let until = pause.map(|pause| now + pause);
+        let until = match before.map(|e| e.until) {
+            Some(before) => until.zip(before).map(|(until, before)| until.max(before)),
+            None => until,
+        };
+        Exclusion { until, misses }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,6 +256,8 @@ pub struct Ride {
     pub began_at: DateTime<Utc>,
     /// When the engine handled its end; `None` while it is live.
     pub ended_at: Option<DateTime<Utc>>,
+    /// Its driver cancelled it: the two are not brought together again for [`ENDED_REMEMBERED`].
+    pub driver_cancelled: bool,
 }
 
 /// Rows of the engine, each list by id: all of them, or those that a step changed.
@@ -220,6 +294,8 @@ pub struct Engine {
     /// The live rides of a driver or passenger. More than one only while the event of the first one's end is late.
     locked: BTreeMap<UserId, BTreeSet<RideId>>,
     rides_of_match: BTreeSet<(MatchId, RideId)>,
+    /// Passenger and driver of the remembered rides that their drivers cancelled.
+    driver_cancelled: BTreeSet<(UserId, UserId, RideId)>,
     /// Live offers by deadline.
     deadlines: BTreeSet<(DateTime<Utc>, MatchId)>,
     /// Cancelled offers by passenger and the time of their end.
@@ -241,6 +317,7 @@ impl Engine {
             held: BTreeMap::new(),
             locked: BTreeMap::new(),
             rides_of_match: BTreeSet::new(),
+            driver_cancelled: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             cancelled: BTreeMap::new(),
             no_expiry_before: DateTime::<Utc>::MIN_UTC,
@@ -307,6 +384,13 @@ impl Engine {
         self.rides_of_match.range(of_match).next().is_some()
     }
 
+    /// Whether a driver has cancelled a ride of this passenger of late.
+    pub fn has_cancelled_on(&self, driver: UserId, passenger: UserId) -> bool {
+        let rides = RideId(uuid::Uuid::nil())..=RideId(uuid::Uuid::max());
+        let (first, last) = ((passenger, driver, *rides.start()), (passenger, driver, *rides.end()));
+        self.driver_cancelled.range(first..=last).next().is_some()
+    }
+
     /// Whether a ride locks a user.
     pub fn is_locked(&self, user: UserId) -> bool {
         self.locked.contains_key(&user)
@@ -370,6 +454,11 @@ impl Engine {
         last.is_some_and(|at| at + MOVES_PAUSE > now) && recent.count() + 1 >= MOVES_MAX
     }
 
+    /// Whether the next offer of a request has to wait, although drivers are free.
+    pub(super) fn is_resting(&self, request: &Request, now: DateTime<Utc>) -> bool {
+        request.has_just_continued(now) || self.is_paused(request.passenger_id, now)
+    }
+
     /// Whether any request is live, so that a match can come of time alone.
     pub fn has_live_requests(&self) -> bool {
         !self.queue.is_empty()
@@ -388,12 +477,11 @@ impl Engine {
         self.drivers.insert(driver.user_id, driver);
     }
 
-    pub(super) fn put_request(&mut self, mut request: Request) {
+    pub(super) fn put_request(&mut self, request: Request) {
         let (id, entry) = (request.request_id, (request.opened_at, request.request_id));
         if request.ended_at.is_none() {
             self.queue.insert(entry);
         } else {
-            request.excluded = BTreeSet::new();
             self.queue.remove(&entry);
         }
         self.requests_of.entry(request.passenger_id).or_default().insert(id);
@@ -434,6 +522,9 @@ impl Engine {
             }
         }
         self.rides_of_match.insert((ride.match_id, ride.ride_id));
+        if ride.driver_cancelled {
+            self.driver_cancelled.insert((ride.passenger_id, ride.driver_id, ride.ride_id));
+        }
         self.rides.insert(ride.ride_id, ride);
     }
 
@@ -460,11 +551,12 @@ impl Engine {
             }
             retained
         });
-        let rides_of_match = &mut self.rides_of_match;
+        let (rides_of_match, driver_cancelled) = (&mut self.rides_of_match, &mut self.driver_cancelled);
         self.rides.retain(|_, ride| {
             let retained = ride.ended_at.is_none_or(|at| at >= ended_from);
             if !retained {
                 rides_of_match.remove(&(ride.match_id, ride.ride_id));
+                driver_cancelled.remove(&(ride.passenger_id, ride.driver_id, ride.ride_id));
             }
             retained
         });

@@ -11,7 +11,8 @@ use matching::engine::{
 };
 use matching::positions::DriverPositions;
 use streams::event::{
-    LocationUpdate, MatchAccepted, MatchFound, MatchRejected, RejectReason, RideEvent, UserBeacon, UserFinder,
+    CancelledRide, LocationUpdate, MatchAccepted, MatchFound, MatchRejected, Party, RejectReason, RideEvent,
+    UserBeacon, UserFinder,
 };
 use streams::{Event, MatchId, Position, RequestId, RideId, RideStatus, Service, UserId, VehicleType};
 use uuid::Uuid;
@@ -67,7 +68,8 @@ pub(crate) struct EngineHarness {
     pub(crate) found: BTreeMap<MatchId, MatchFound>,
     pub(crate) rides: BTreeMap<RideId, MatchId>,
     pub(crate) stored: StoredRows,
-    excluded: BTreeSet<(RequestId, UserId)>,
+    /// Until when a driver must not be offered a request.
+    excluded: BTreeMap<(RequestId, UserId), DateTime<Utc>>,
     /// Matches that were found and, as far as events and rows say, have not ended.
     open: BTreeSet<MatchId>,
     next: u128,
@@ -91,7 +93,7 @@ impl EngineHarness {
             found: BTreeMap::new(),
             rides: BTreeMap::new(),
             stored: StoredRows::default(),
-            excluded: BTreeSet::new(),
+            excluded: BTreeMap::new(),
             open: BTreeSet::new(),
             next: 0,
         }
@@ -104,7 +106,7 @@ impl EngineHarness {
                 && e.reason == RejectReason::Declined
                 && !self.engine.held_by(e.driver_id).is_some_and(Offer::is_accepted)
             {
-                self.excluded.insert((e.request_id, e.driver_id));
+                self.excluded.insert((e.request_id, e.driver_id), self.now + Duration::seconds(120));
             }
         }
         // As the handler does: the row says whether a ride has ended, because the engine may have forgotten it.
@@ -123,7 +125,8 @@ impl EngineHarness {
         for event in &output.events {
             match event {
                 Event::MatchFound(e) => {
-                    assert!(!self.excluded.contains(&(e.request_id, e.driver_id)), "offered again: {e:?}");
+                    let until = self.excluded.get(&(e.request_id, e.driver_id));
+                    assert!(until.is_none_or(|until| *until <= self.now), "offered again: {e:?}");
                     assert_ne!(e.driver_id, e.passenger_id);
                     assert!(self.found.insert(e.match_id, e.clone()).is_none());
                     self.open.insert(e.match_id);
@@ -134,7 +137,8 @@ impl EngineHarness {
                         "ended twice: {e:?}"
                     );
                     if e.reason == RejectReason::Expired {
-                        self.excluded.insert((e.request_id, e.driver_id));
+                        let until = self.excluded.entry((e.request_id, e.driver_id)).or_insert(self.now);
+                        *until = (*until).max(self.now + Duration::seconds(10));
                     }
                 }
                 other => panic!("match does not publish {other:?}"),
@@ -260,6 +264,7 @@ impl EngineHarness {
             dropoff: km(at + 5.0),
             vehicle_type: VehicleType::Car,
             recorded_at: self.now,
+            continues: None,
         }
     }
 
@@ -302,6 +307,9 @@ impl EngineHarness {
             previous_hash: String::new(),
             hash: String::new(),
             by: None,
+            search_continues: None,
+            reason_code: None,
+            note: None,
             reason: None,
             fee: None,
             distance_m: None,
@@ -314,7 +322,7 @@ impl EngineHarness {
     }
 
     /// One line: `d1 on 0.3`, `d1 on 0.3 van`, `d1 off`, `d1 at 2`, `r1 p1 find 0`, `r1 p1 end`, `m1 accept`, `m1 decline`,
-    /// `m1 superseded`, `m1 expired`, `m1 cancelled` (by the end of its search), `k1 pickup m1`, `k1 completed m1`, `k1 cancelled m1`, `15 s`. With a last word
+    /// `m1 superseded`, `m1 expired`, `m1 cancelled` (by the end of its search), `k1 pickup m1`, `k1 completed m1`, `k1 cancelled m1`, `k1 abandoned m1` (by its driver), `r1 p1 continues k1 m1`, `15 s`. With a last word
     /// `@-7` the sender's clock says 7 s ago. Returns what was published.
     pub(crate) fn line(&mut self, line: &str) -> String {
         let (line, ago) = line.split_once(" @").unwrap_or((line, "0"));
@@ -347,6 +355,18 @@ impl EngineHarness {
             [m, "accept"] => {
                 let e = self.accepted(MatchId(uuid(m)));
                 vec![self.step(&[Input::Accepted(&e)])]
+            }
+            [r, p, "continues", k, m] => {
+                let driver_id = self.found[&MatchId(uuid(m))].driver_id;
+                let ride = CancelledRide { ride_id: RideId(uuid(k)), match_id: MatchId(uuid(m)), driver_id };
+                let e = UserFinder { continues: Some(ride), ..self.search(r, p, 0.0) };
+                vec![self.step(&[Input::Finder(&UserFinder { recorded_at: self.now + ago, ..e })])]
+            }
+            [k, "abandoned", m] => {
+                let found = self.found[&MatchId(uuid(m))].clone();
+                let e = self.ride(RideId(uuid(k)), &found, RideStatus::Cancelled);
+                let e = RideEvent { by: Some(Party::Driver), request_id: Some(found.request_id), ..e };
+                vec![self.step(&[Input::Ride(&e)])]
             }
             [k, status, m] => {
                 let found = self.found[&MatchId(uuid(m))].clone();

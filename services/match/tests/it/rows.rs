@@ -133,6 +133,7 @@ async fn a_second_live_row_of_one_person_is_refused(backend: Backend) {
         passenger_id: first.passenger_id,
         began_at: harness.now,
         ended_at: None,
+        driver_cancelled: false,
     };
     write(&store, &EngineRows { rides: vec![ride("k1"), ride("k2")], ..EngineRows::default() }).await.unwrap();
 }

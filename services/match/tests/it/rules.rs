@@ -158,13 +158,76 @@ fn an_offer_expires_after_the_grace_and_the_next_driver_is_offered() {
         ("r1 p1 find 0", "m1 d1 to r1"),
         ("16 s", ""),
         ("1 s", "m1 expired, m2 d2 to r1"),
-        // Both are free, but never again offered to that request.
-        ("17 s", "m2 expired"),
-        ("5 s", ""),
-        ("r2 p2 find 0", "m3 d1 to r2"),
         // The engine receives its own match.rejected.
         ("m1 expired", ""),
+        // The first one is asked again after the other, and then after a longer pause.
+        ("17 s", "m2 expired, m3 d1 to r1"),
+        ("r2 p2 find 0", "m4 d2 to r2"),
+        ("m4 accept", ""),
+        ("17 s", "m3 expired"),
+        ("19 s", ""),
+        ("1 s", "m5 d1 to r1"),
+        ("17 s", "m5 expired"),
+        // Whoever was not asked yet comes first.
+        ("40 s", "m6 d1 to r1"),
+        ("m6 decline", ""),
+        ("d3 on 2", "m7 d3 to r1"),
     ]);
+}
+
+#[test]
+fn a_search_goes_on_after_its_driver_cancels_whatever_comes_first() {
+    // The end of the ride, the search that goes on, and the first event of the ride.
+    let [end, on, begin] = ["k1 abandoned m1", "r1 p1 continues k1 m1", "k1 pickup m1"];
+    for order in [&[begin, end, on][..], &[begin, on, end], &[on, begin, end], &[end, on, begin], &[on, end, begin]] {
+        let mut harness = play(&[
+            ("d1 on 0", ""),
+            ("r1 p1 find 0", "m1 d1 to r1"),
+            // Others wait, and not as long.
+            ("r2 p2 find 0", ""),
+            ("m1 accept", ""),
+            ("5 s", ""),
+        ]);
+        let published: Vec<String> = order.iter().map(|line| harness.line(line)).collect();
+        // The driver who cancelled is offered to others at once, and never again to this search.
+        assert_eq!(published.concat(), "m2 d1 to r2", "{order:?}");
+        harness.play(&[
+            ("m2 accept", ""),
+            ("1 s", ""),
+            ("r3 p3 find 0", ""),
+            // First in line.
+            ("d2 on 1", "m3 d2 to r1"),
+            ("m3 decline", "m4 d2 to r3"),
+            ("m4 cancelled", ""),
+            ("k2 pickup m2", ""),
+            ("k2 completed m2", ""),
+            ("d2 off", ""),
+            // It has its whole time again, from the fifth second on.
+            ("296 s", ""),
+            ("d3 on 1", "m5 d3 to r1"),
+            ("m5 decline", ""),
+            ("5 s", ""),
+            ("d4 on 1", ""),
+            ("d3 off", ""),
+            ("d4 off", ""),
+            // A new search of the same passenger does not bring the two together for ten minutes.
+            ("r4 p1 find 0", ""),
+            ("9 s", ""),
+            ("r5 p5 find 0", "m6 d1 to r5"),
+        ]);
+    }
+}
+
+#[test]
+fn the_end_of_a_search_that_went_on_is_final() {
+    let lines = ["r1 p1 continues k1 m1 @-2", "r1 p1 end @-1", "k1 abandoned m1", "k1 pickup m1"];
+    for order in [[0, 1, 2, 3], [1, 0, 2, 3], [2, 1, 0, 3], [3, 2, 1, 0], [3, 0, 1, 2]] {
+        let mut harness = play(&[("d1 on 0", ""), ("r1 p1 find 0", "m1 d1 to r1"), ("m1 accept", ""), ("9 s", "")]);
+        for n in order {
+            assert_eq!(harness.line(lines[n]), "", "{order:?}");
+        }
+        harness.play(&[("d2 on 0", ""), ("9 s", ""), ("r2 p2 find 0", "m2 d1 to r2")]);
+    }
 }
 
 #[test]
@@ -298,6 +361,7 @@ fn a_search_moved_again_and_again_costs_its_passenger_the_next_ten_seconds() {
         ("10 s", "m6 d1 to r5"),
         ("m6 decline", ""),
         ("r5 p1 end", ""),
+        ("r9 p9 end", ""),
         ("285 s", ""),
         ("d1 on 0", ""),
         // The first ones are more than five minutes ago.

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use platform::Transaction;
 use streams::bus::{MESSAGE_ID, StoredMessage};
-use streams::{Event, MatchId, RequestId, RideId};
+use streams::{Event, MatchId, RequestId, RideId, RideStatus};
 
 use super::findings::Findings;
 use super::rows;
@@ -19,7 +19,7 @@ use crate::event_log::EventRow;
 use crate::event_log::rows::append_events;
 use crate::ledger;
 use crate::payment::{self, CaptureError, Payment, PaymentStatus, Provider};
-use crate::ride::requests::insert_fulfilled;
+use crate::ride::requests;
 use crate::ride::rows::insert_rebuilt_rides;
 use crate::ride::{Bill, Ride};
 use crate::tables::Tables;
@@ -49,9 +49,34 @@ struct Page {
     fulfilled: Vec<(RequestId, MatchId)>,
 }
 
+/// Requests with several rides: each but the last was cancelled by its driver, and the search went on. The stream may have the
+/// events of two rides in any order.
+#[derive(Default)]
+struct ContinuedSearches {
+    reopened: BTreeSet<(RequestId, MatchId)>,
+    /// Rides of requests for which another one was recorded first.
+    later: Vec<(RequestId, MatchId)>,
+}
+
+impl ContinuedSearches {
+    /// Leaves the last ride of each request.
+    async fn write(self, tx: &mut Transaction<Tables>) -> Result<(), AuditError> {
+        for (request, of_match) in &self.reopened {
+            requests::reopen(tx, *request, *of_match).await?;
+        }
+        let last: Vec<_> = self.later.into_iter().filter(|pair| !self.reopened.contains(pair)).collect();
+        if !last.is_empty() {
+            requests::insert_fulfilled(tx, &last).await?;
+        }
+        Ok(())
+    }
+}
+
 impl Page {
     fn add(&mut self, stored: &StoredMessage, decoded: DecodedEvent) {
-        self.fulfilled.extend(decoded.event.request_id.map(|request| (request, decoded.event.match_id)));
+        if let Some(request) = decoded.event.request_id.filter(|_| decoded.event.status == RideStatus::Pickup) {
+            self.fulfilled.push((request, decoded.event.match_id));
+        }
         self.events.push(EventRow {
             ride_id: decoded.event.ride_id,
             version: decoded.event.version,
@@ -79,11 +104,14 @@ pub(super) async fn rebuild(sources: &Sources, provider: Provider) -> Result<Reb
     let mut stream = StreamAudit::new(Beginning::of(info.first_sequence));
     let mut rebuilt = Rebuilt::default();
     let mut left_out: BTreeSet<RideId> = BTreeSet::new();
+    let mut continued = ContinuedSearches::default();
     let mut reader = sources.read_stream(1, info.last_sequence).await?;
     while let Some(batch) = reader.next().await? {
         let mut page = Page::default();
         for stored in &batch {
             let Some(decoded) = stream.message(stored) else { continue };
+            let reopened = decoded.ride.cancellation.as_ref().and_then(|c| c.continues);
+            continued.reopened.extend(reopened.map(|request| (request, decoded.ride.match_id)));
             if !decoded.begun_before {
                 page.add(stored, decoded);
             } else if decoded.ride.status.is_final() {
@@ -95,6 +123,7 @@ pub(super) async fn rebuild(sources: &Sources, provider: Provider) -> Result<Reb
         }
         // Nothing is written of an unsound stream, but all of it is read, so that every finding is reported.
         if stream.findings.count() == 0 {
+            continued.later.extend(requests::insert_fulfilled(&mut tx, &page.fulfilled).await?);
             write(sources, &mut tx, page, provider, &mut rebuilt).await?;
         }
     }
@@ -106,6 +135,7 @@ pub(super) async fn rebuild(sources: &Sources, provider: Provider) -> Result<Reb
             let page = Page { ended: part.iter().map(|ride| (ride.clone(), None)).collect(), ..Page::default() };
             write(sources, &mut tx, page, provider, &mut rebuilt).await?;
         }
+        continued.write(&mut tx).await?;
         tx.commit().await?;
         return Ok(rebuilt);
     }
@@ -123,9 +153,6 @@ async fn write(
     rebuilt.rides += page.ended.len() as u64;
     if !page.events.is_empty() {
         append_events(tx, page.events).await.map_err(|error| repeated(error, "event"))?;
-    }
-    if !page.fulfilled.is_empty() {
-        insert_fulfilled(tx, &page.fulfilled).await?;
     }
     let (rides, bills): (Vec<Ride>, Vec<Option<Bill>>) = page.ended.into_iter().unzip();
     if rides.is_empty() {

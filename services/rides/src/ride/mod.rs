@@ -3,6 +3,7 @@
 //! Ride, command and time go in; the next ride, its event and the bill come out. `version` counts the events, and each event holds
 //! the hash of the one before. Nothing here reads a clock, a store or a bus.
 
+pub mod cancellation;
 pub mod lifecycle;
 pub(crate) mod requests;
 pub(crate) mod rows;
@@ -10,19 +11,19 @@ pub(crate) mod update;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use chrono::{DateTime, Duration, Utc};
-use pricing::{self, Priced, Tariff, Tariffs};
-use streams::event::{Fare, MatchAccepted, Party, RideEvent};
-use streams::{MatchId, Money, PaymentId, Position, RideId, RideStatus, UserId, VehicleType};
+use pricing::{self, Minimum, Priced, Tariffs, Trip, WaitingRules};
+use streams::event::{CancelCode, Fare, MatchAccepted, Party, RideEvent};
+use streams::{MatchId, Money, PaymentId, Position, RequestId, RideId, RideStatus, UserId, VehicleType};
 
-use self::lifecycle::{Command, REASON_MAX, Refusal, Step, step};
+use self::cancellation::Charge;
+pub use self::cancellation::{Cancellation, DrivenSoFar};
+use self::lifecycle::{Command, REASON_MAX, Refusal, Step, WAIT_WITHIN_M, step};
 use crate::hash_chain::{self, NO_PREVIOUS_HASH};
 
 /// Wrong PINs before a pause.
 pub const PIN_TRIES: u32 = 5;
 /// The pause between two tries after that, seconds.
 pub const PIN_PAUSE_S: i64 = 30;
-/// A passenger who cancels at most this long after the ride was created pays nothing, seconds.
-pub const FREE_CANCELLATION_S: i64 = 120;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ride {
@@ -40,6 +41,7 @@ pub struct Ride {
     pub created_at: DateTime<Utc>,
     /// When its newest event occurred.
     pub updated_at: DateTime<Utc>,
+    pub waiting_at: Option<DateTime<Utc>>,
     pub started_at: Option<DateTime<Utc>>,
     pub arrived_at: Option<DateTime<Utc>>,
     /// `hash` of its newest event.
@@ -70,21 +72,13 @@ pub struct Receipt {
     pub driver_payout: Money,
 }
 
-/// How a ride ended early. `fee` = `platform_fee` + `driver_payout`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cancellation {
-    pub by: Party,
-    /// In the canceller's words.
-    pub reason: String,
-    /// What the passenger pays for it.
-    pub fee: Money,
-    pub platform_fee: Money,
-    pub driver_payout: Money,
-}
-
 /// A command with the data that [`decide`] needs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum CommandInput<'a> {
+    Wait {
+        /// Where the driver is, as far as the platform knows.
+        driver_at: Option<Position>,
+    },
     Start {
         /// What the driver gave.
         pin: &'a str,
@@ -95,8 +89,14 @@ pub enum CommandInput<'a> {
     },
     Arrive,
     Cancel {
-        /// 1 to [`REASON_MAX`] bytes.
+        /// A code or words, 1 to [`REASON_MAX`] bytes.
         reason: &'a str,
+        /// Words beside a code, as long at most.
+        note: Option<&'a str>,
+        /// How far a started ride has come.
+        driven: Option<DrivenSoFar>,
+        /// The search that became this ride, as far as it is known.
+        search: Option<RequestId>,
     },
     Complete(Distance),
 }
@@ -104,6 +104,7 @@ pub enum CommandInput<'a> {
 impl CommandInput<'_> {
     pub const fn command(&self) -> Command {
         match self {
+            Self::Wait { .. } => Command::Wait,
             Self::Start { .. } => Command::Start,
             Self::Arrive => Command::Arrive,
             Self::Cancel { .. } => Command::Cancel,
@@ -139,15 +140,15 @@ pub(crate) fn billed_distance(ride: &Ride, metres: f64, covered: Option<f64>, ma
     if covered.is_some_and(|covered| covered < COVERED_MIN) {
         return Distance::Estimated;
     }
-    plausible(ride, metres, max_speed_mps)
+    plausible(ride, metres, ride.duration_s(), max_speed_mps)
 }
 
 /// What to bill for a final distance: nothing that nobody can have driven. It is impossible if it needs more than
 /// `max_speed_mps`. Where that is lifted, as for a simulation faster than life, and for a vehicle that went in circles for a day,
 /// there is a second bound, by the trip. Both leave a long detour alone. What is impossible says nothing about the ride, so the
 /// estimate is billed, as without a distance.
-pub(crate) fn plausible(ride: &Ride, metres: f64, max_speed_mps: f64) -> Distance {
-    let by_speed = max_speed_mps * (ride.duration_s() + CLOCK_SLACK_S) + DISTANCE_SLACK_M;
+pub(crate) fn plausible(ride: &Ride, metres: f64, duration_s: f64, max_speed_mps: f64) -> Distance {
+    let by_speed = max_speed_mps * (duration_s + CLOCK_SLACK_S) + DISTANCE_SLACK_M;
     let by_trip = HONEST_M.max(HONEST_DETOUR * pricing::estimate(&ride.pickup, &ride.dropoff).0);
     if metres <= by_speed.min(by_trip) { Distance::Measured(metres) } else { Distance::Estimated }
 }
@@ -205,12 +206,15 @@ impl Ride {
             hash: String::new(),
             by: None,
             reason: None,
+            reason_code: None,
+            note: None,
             fee: None,
             distance_m: None,
             duration_s: None,
             fare: None,
             platform_fee: None,
             driver_payout: None,
+            search_continues: None,
             request_id: Some(accepted.request_id),
         };
         event.hash = hash_chain::hash(&event);
@@ -231,6 +235,7 @@ impl Ride {
             vehicle_type: event.vehicle_type,
             created_at: event.occurred_at,
             updated_at: event.occurred_at,
+            waiting_at: None,
             started_at: None,
             arrived_at: None,
             last_hash: event.hash.clone(),
@@ -251,6 +256,12 @@ impl Ride {
         fare.or_else(fee)
     }
 
+    /// What the passenger pays, line by line; `None` before the end, and for a free cancellation.
+    pub fn fare(&self) -> Option<&Fare> {
+        let cancelled = || self.cancellation.as_ref().and_then(|c| c.fare.as_ref());
+        self.receipt.as_ref().map(|r| &r.fare).or_else(cancelled)
+    }
+
     /// The part that `user` has in this ride, if any.
     pub fn party(&self, user: UserId) -> Option<Party> {
         if user == self.driver_id {
@@ -266,6 +277,14 @@ impl Ride {
     pub fn duration_s(&self) -> f64 {
         match (self.started_at, self.arrived_at) {
             (Some(from), Some(to)) => (to - from).as_seconds_f64().max(0.0),
+            _ => 0.0,
+        }
+    }
+
+    /// How long the driver waited at the pickup beyond the free time, seconds; 0 before the start.
+    pub fn waited_s(&self, rules: &WaitingRules) -> f64 {
+        match (self.waiting_at, self.started_at) {
+            (Some(from), Some(to)) => ((to - from).as_seconds_f64() - f64::from(rules.free_s)).max(0.0),
             _ => 0.0,
         }
     }
@@ -291,6 +310,7 @@ impl Ride {
 
     fn event(&self) -> RideEvent {
         let (receipt, cancelled) = (self.receipt.as_ref(), self.cancellation.as_ref());
+        let continues = cancelled.and_then(|c| c.continues);
         RideEvent {
             ride_id: self.ride_id,
             match_id: self.match_id,
@@ -306,13 +326,16 @@ impl Ride {
             hash: String::new(),
             by: cancelled.map(|c| c.by),
             reason: cancelled.map(|c| c.reason.clone()),
+            reason_code: cancelled.and_then(|c| c.code),
+            note: cancelled.and_then(|c| c.note.clone()),
             fee: cancelled.map(|c| c.fee),
-            distance_m: receipt.map(|r| r.distance_m),
-            duration_s: receipt.map(|r| r.duration_s),
-            fare: receipt.map(|r| r.fare.clone()),
+            distance_m: receipt.map(|r| r.distance_m).or_else(|| cancelled?.distance_m),
+            duration_s: receipt.map(|r| r.duration_s).or_else(|| cancelled?.duration_s),
+            fare: self.fare().cloned(),
             platform_fee: self.parts().map(|(fee, _)| fee),
             driver_payout: self.parts().map(|(_, payout)| payout),
-            request_id: None,
+            search_continues: continues.map(|_| true),
+            request_id: continues,
         }
     }
 }
@@ -329,7 +352,7 @@ pub fn decide(
     now: DateTime<Utc>,
 ) -> Result<Outcome, Refusal> {
     let may = match input.command() {
-        Command::Start | Command::Arrive => by == Party::Driver,
+        Command::Wait | Command::Start | Command::Arrive => by == Party::Driver,
         Command::Cancel => true,
         Command::Complete => by == Party::System,
     };
@@ -341,8 +364,18 @@ pub fn decide(
         Step::AlreadyDone => None,
         Step::To(status) => Some(status),
     };
-    let tariff = tariffs.of(ride.vehicle_type);
     let change = match (*input, to) {
+        (CommandInput::Wait { .. }, None) if ride.waiting_at.is_none() => return Err(Refusal::Started),
+        (CommandInput::Wait { driver_at }, Some(to)) => {
+            let away_m = driver_at.ok_or(Refusal::PlaceUnknown)?.distance_m(&ride.pickup);
+            if away_m > WAIT_WITHIN_M {
+                return Err(Refusal::TooFar(away_m.round() as u64));
+            }
+            ride.advance(to, now, |next| {
+                next.waiting_at = Some(next.updated_at);
+                None
+            })
+        }
         (CommandInput::Start { pin, right, tries }, to) => return start(ride, pin, right, tries, to, now),
         (CommandInput::Cancel { .. }, None) => {
             // The party that cancelled may repeat the command; for the other one the ride has ended.
@@ -350,25 +383,28 @@ pub fn decide(
             return if same { Ok(Outcome::AlreadyDone) } else { Err(Refusal::Ended) };
         }
         (_, None) => return Ok(Outcome::AlreadyDone),
-        (CommandInput::Cancel { reason }, Some(to)) => {
-            // PostgreSQL's type text cannot hold a NUL byte.
-            if reason.is_empty() || reason.len() > REASON_MAX || reason.contains('\0') {
+        (CommandInput::Cancel { reason, note, driven, search }, Some(to)) => {
+            if !is_text(reason) {
                 return Err(Refusal::Reason);
             }
-            let fee = cancellation_fee(tariff, by, ride.status, now - ride.created_at);
-            ride.advance(to, now, |next| {
-                let (platform_fee, driver_payout) = pricing::split(tariff, fee.amount);
-                next.cancellation =
-                    Some(Cancellation { by, reason: reason.to_owned(), fee, platform_fee, driver_payout });
-                Some(Bill { reason: BillReason::Cancellation, total: fee, platform_fee, driver_payout })
-            })
+            if note.is_some_and(|note| !is_text(note)) {
+                return Err(Refusal::Note);
+            }
+            let code = CancelCode::of(reason);
+            if by == Party::Driver && code == CancelCode::NoShow {
+                cancellation::check_no_show(ride, &tariffs.waiting, now)?;
+            }
+            let charge = cancellation::charge(ride, by, code, tariffs, driven.as_ref(), now);
+            let continues = search.filter(|_| cancellation::continues_search(ride, by, code));
+            let words = (reason.to_owned(), note.map(str::to_owned));
+            ride.advance(to, now, |next| Some(cancel(next, by, words, charge, continues)))
         }
         (CommandInput::Arrive, Some(to)) => ride.advance(to, now, |next| {
             next.arrived_at = Some(next.updated_at);
             None
         }),
         (CommandInput::Complete(distance), Some(to)) => {
-            ride.advance(to, now, |next| Some(complete(next, tariff, distance)))
+            ride.advance(to, now, |next| Some(complete(next, tariffs, distance)))
         }
     };
     Ok(Outcome::Changed(Box::new(change)))
@@ -402,30 +438,56 @@ fn start(
     }))))
 }
 
-fn complete(ride: &mut Ride, tariff: &Tariff, distance: Distance) -> Bill {
+fn complete(ride: &mut Ride, tariffs: &Tariffs, distance: Distance) -> Bill {
+    let tariff = tariffs.of(ride.vehicle_type);
+    let waited_s = ride.waited_s(&tariffs.waiting);
     let duration_s = ride.duration_s();
     let distance_m = match distance {
         Distance::Measured(metres) => metres,
         Distance::Estimated => pricing::estimate(&ride.pickup, &ride.dropoff).0,
     };
-    let Priced { mut fare, platform_fee, driver_payout } = pricing::price(tariff, distance_m, duration_s);
+    let Priced { mut fare, platform_fee, driver_payout } =
+        pricing::bill(tariff, &Trip { distance_m, duration_s, waited_s }, Minimum::Applies);
     fare.estimated = distance == Distance::Estimated;
     let bill = Bill { reason: BillReason::Fare, total: fare.total, platform_fee, driver_payout };
     ride.receipt = Some(Receipt { distance_m, duration_s, fare, platform_fee, driver_payout });
     bill
 }
 
-/// What a passenger pays for a ride that ends early: nothing if the driver or the platform ends it. A passenger who ends it pays
-/// nothing in the first [`FREE_CANCELLATION_S`] after the ride was created, then the tariff's cancellation fee, and once in the
-/// vehicle the tariff's minimum. The fee is split like a fare.
-pub fn cancellation_fee(tariff: &Tariff, by: Party, status: RideStatus, since_created: Duration) -> Money {
-    let cents = match (by, status) {
-        (Party::Driver | Party::System, _) => 0,
-        (Party::Passenger, RideStatus::Started) => tariff.minimum,
-        (Party::Passenger, _) if since_created <= Duration::seconds(FREE_CANCELLATION_S) => 0,
-        (Party::Passenger, _) => tariff.cancellation,
+/// Whether a text of a canceller can be stored: PostgreSQL's type text cannot hold a NUL byte.
+fn is_text(text: &str) -> bool {
+    !text.is_empty() && text.len() <= REASON_MAX && !text.contains('\0')
+}
+
+fn cancel(
+    ride: &mut Ride,
+    by: Party,
+    (reason, note): (String, Option<String>),
+    charge: Charge,
+    continues: Option<RequestId>,
+) -> Bill {
+    let Charge { priced, distance_m, duration_s } = charge;
+    let zero = Money::usd(0);
+    let (fare, platform_fee, driver_payout) = match priced {
+        Some(Priced { fare, platform_fee, driver_payout }) => (Some(fare), platform_fee, driver_payout),
+        None => (None, zero, zero),
     };
-    Money::usd(cents)
+    let fee = fare.as_ref().map_or(zero, |fare| fare.total);
+    let code = Some(CancelCode::of(&reason));
+    ride.cancellation = Some(Cancellation {
+        by,
+        reason,
+        code,
+        note,
+        fee,
+        fare,
+        distance_m,
+        duration_s,
+        platform_fee,
+        driver_payout,
+        continues,
+    });
+    Bill { reason: BillReason::Cancellation, total: fee, platform_fee, driver_payout }
 }
 
 #[cfg(test)]

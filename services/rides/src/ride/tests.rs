@@ -4,6 +4,8 @@ use proptest::prelude::ProptestConfig;
 use proptest::test_runner::{RngSeed, TestCaseError, TestRunner};
 use proptest::{prop_assert, prop_assert_eq};
 
+use streams::driven_distance::DrivenDistance;
+
 use super::lifecycle::may_follow;
 use super::*;
 
@@ -29,11 +31,18 @@ pub(crate) fn accepted() -> MatchAccepted {
 
 fn input(command: Command) -> CommandInput<'static> {
     match command {
+        Command::Wait => CommandInput::Wait { driver_at: Some(accepted().pickup) },
         Command::Start => CommandInput::Start { pin: PIN, right: PIN, tries: PinTries::default() },
         Command::Arrive => CommandInput::Arrive,
-        Command::Cancel => CommandInput::Cancel { reason: "too late" },
+        Command::Cancel => CommandInput::Cancel { reason: "too late", note: None, driven: None, search: None },
         Command::Complete => CommandInput::Complete(Distance::Measured(5_000.0)),
     }
+}
+
+/// The receipt of a cancelled ride: `name cents, …`.
+fn lines_of(ride: &Ride) -> String {
+    let lines = ride.fare().map_or(&[][..], |fare| &fare.lines);
+    lines.iter().map(|line| format!("{} {}", line.name, line.amount.amount)).collect::<Vec<_>>().join(", ")
 }
 
 fn changed(ride: &Ride, by: Party, input: &CommandInput<'_>, now: DateTime<Utc>) -> Change {
@@ -54,6 +63,7 @@ fn ride_in(status: RideStatus) -> Ride {
     let arrived = || changed(&started(), Party::Driver, &input(Command::Arrive), at(960)).ride;
     match status {
         RideStatus::Pickup => pickup,
+        RideStatus::Waiting => changed(&pickup, Party::Driver, &input(Command::Wait), at(30)).ride,
         RideStatus::Started => started(),
         RideStatus::Arrived => arrived(),
         RideStatus::Completed => changed(&arrived(), Party::System, &input(Command::Complete), at(961)).ride,
@@ -80,6 +90,15 @@ pub(crate) fn whole_ride() -> Vec<RideEvent> {
 fn each_command_does_what_the_table_says_in_each_status() {
     use Command::*;
     let wanted = |status, command| match (status, command) {
+        (RideStatus::Pickup, Wait) => "-> waiting",
+        (RideStatus::Waiting, Wait) => "again",
+        // It had not waited.
+        (RideStatus::Started | RideStatus::Arrived | RideStatus::Completed, Wait) => "ride_started",
+        (RideStatus::Cancelled, Wait) => "ride_ended",
+        (RideStatus::Waiting, Start) => "-> started",
+        (RideStatus::Waiting, Arrive) => "ride_not_started",
+        (RideStatus::Waiting, Cancel) => "-> cancelled",
+        (RideStatus::Waiting, Complete) => "ride_not_arrived",
         (RideStatus::Pickup, Start) => "-> started",
         (RideStatus::Pickup, Arrive) => "ride_not_started",
         (RideStatus::Pickup, Cancel) => "-> cancelled",
@@ -120,7 +139,7 @@ fn each_command_does_what_the_table_says_in_each_status() {
                     Err(refusal) => refusal.code().to_owned(),
                 };
                 let may = match command {
-                    Start | Arrive => by == Party::Driver,
+                    Wait | Start | Arrive => by == Party::Driver,
                     Cancel => true,
                     Complete => by == Party::System,
                 };
@@ -142,6 +161,9 @@ fn only_the_contracts_orders_are_legal() {
     use RideStatus::*;
     let legal = [
         (None, Pickup),
+        (Some(Pickup), Waiting),
+        (Some(Waiting), Started),
+        (Some(Waiting), Cancelled),
         (Some(Pickup), Started),
         (Some(Pickup), Cancelled),
         (Some(Started), Arrived),
@@ -202,7 +224,11 @@ fn a_distance_that_nobody_can_have_driven_is_billed_by_the_estimate() {
         (&far, 2_000_000.0, 70.0, false),
     ] {
         let expected = if billed { Distance::Measured(metres) } else { Distance::Estimated };
-        assert_eq!(plausible(ride, metres, max_speed_mps), expected, "{metres} m at {max_speed_mps} m/s");
+        assert_eq!(
+            plausible(ride, metres, ride.duration_s(), max_speed_mps),
+            expected,
+            "{metres} m at {max_speed_mps} m/s"
+        );
     }
 }
 
@@ -242,20 +268,47 @@ fn many_short_hops_are_billed_in_full() {
 
 #[test]
 fn a_cancellation_costs_what_its_party_status_and_time_say() {
-    let tariff = Tariffs::default().car;
     use Party::*;
-    for (by, status, seconds, cents) in [
-        (Driver, RideStatus::Pickup, 1_000, 0),
-        (Driver, RideStatus::Started, 1_000, 0),
-        (System, RideStatus::Pickup, 1_000, 0),
-        (Passenger, RideStatus::Pickup, 0, 0),
-        (Passenger, RideStatus::Pickup, 120, 0),
-        (Passenger, RideStatus::Pickup, 121, 300),
-        (Passenger, RideStatus::Started, 10, 600),
-        (Passenger, RideStatus::Started, 1_000, 600),
+    for (by, status, second, lines) in [
+        (Driver, RideStatus::Pickup, 1_000, ""),
+        (System, RideStatus::Pickup, 1_000, ""),
+        (System, RideStatus::Started, 1_000, ""),
+        (Passenger, RideStatus::Pickup, 0, ""),
+        (Passenger, RideStatus::Pickup, 120, ""),
+        (Passenger, RideStatus::Pickup, 121, "cancellation 300"),
     ] {
-        let fee = cancellation_fee(&tariff, by, status, Duration::seconds(seconds));
-        assert_eq!(fee, Money::usd(cents), "{by:?} {status:?} {seconds}");
+        let ride = changed(&ride_in(status), by, &input(Command::Cancel), at(second)).ride;
+        assert_eq!(lines_of(&ride), lines, "{by:?} {status:?} {second}");
+    }
+    // Cancelled 300 s after the start: what was driven, as the positions show it.
+    let (whole_m, in_time_m) = (pricing::estimate(&accepted().pickup, &accepted().dropoff).0, 7.0 * 300.0);
+    assert!(whole_m > in_time_m);
+    let measured = |distance_m, covered| Some(DrivenDistance { distance_m, covered });
+    for (by, measured, lines, metres, estimated) in [
+        (Passenger, measured(20_000.0, 1.0), "base 250, distance 2400, time 150", 20_000.0, false),
+        (Driver, measured(20_000.0, 1.0), "base 250, distance 2400, time 150", 20_000.0, false),
+        (Passenger, measured(500.0, 1.0), "base 250, distance 60, time 150, minimum 140", 500.0, false),
+        (Driver, measured(500.0, 1.0), "base 250, distance 60, time 150", 500.0, false),
+        // Still at the pickup.
+        (Passenger, measured(150.0, 1.0), "base 250, distance 18, time 150, minimum 182", 150.0, false),
+        (Driver, measured(150.0, 1.0), "", 150.0, false),
+        // Positions that show too little prove what they show.
+        (Passenger, measured(20_000.0, 0.4), "base 250, distance 2400, time 150", 20_000.0, true),
+        (Passenger, measured(500.0, 0.4), "base 250, distance 252, time 150", in_time_m, true),
+        // No positions, no answer of location, and what nobody can have driven.
+        (Driver, measured(0.0, 0.0), "base 250, distance 252, time 150", in_time_m, true),
+        (Passenger, None, "base 250, distance 252, time 150", in_time_m, true),
+        (Passenger, measured(900_000.0, 1.0), "base 250, distance 252, time 150", in_time_m, true),
+    ] {
+        let driven = Some(DrivenSoFar { until: at(360), measured, max_speed_mps: 70.0 });
+        let cancel = CommandInput::Cancel { reason: "unsafe", note: Some("too fast"), driven, search: None };
+        let change = changed(&ride_in(RideStatus::Started), by, &cancel, at(362));
+        assert_eq!(lines_of(&change.ride), lines, "{by:?} {measured:?}");
+        assert_eq!((change.event.distance_m, change.event.duration_s), (Some(metres), Some(300.0)));
+        assert_eq!(change.event.fare.as_ref().is_some_and(|fare| fare.estimated), estimated);
+        assert_eq!(change.event.fee, Some(change.bill.map_or(Money::usd(0), |bill| bill.total)));
+        let words = (change.event.reason_code, change.event.note.as_deref());
+        assert_eq!(words, (Some(CancelCode::Unsafe), Some("too fast")));
     }
     let free = changed(&ride_in(RideStatus::Pickup), Party::Passenger, &input(Command::Cancel), at(20));
     assert_eq!((free.event.fee, free.bill), (Some(Money::usd(0)), None));
@@ -263,6 +316,42 @@ fn a_cancellation_costs_what_its_party_status_and_time_say() {
     let bill = late.bill.unwrap();
     assert_eq!((bill.reason, bill.total), (BillReason::Cancellation, Money::usd(300)));
     assert_eq!((late.event.by, late.event.reason.as_deref()), (Some(Party::Passenger), Some("too late")));
+    assert_eq!(late.event.reason_code, Some(CancelCode::Other), "words are no code");
+}
+
+#[test]
+fn waiting_begins_at_the_pickup_costs_after_the_free_time_and_ends_in_a_no_show() {
+    let tariffs = Tariffs::default();
+    let pickup = ride_in(RideStatus::Pickup);
+    let north = |metres: f64| Some(Position { lat: pickup.pickup.lat + metres / 111_195.0, ..pickup.pickup });
+    for (driver_at, expected) in
+        [(None, Err(Refusal::PlaceUnknown)), (north(160.0), Err(Refusal::TooFar(160))), (north(149.0), Ok(()))]
+    {
+        let found = decide(&pickup, Party::Driver, &CommandInput::Wait { driver_at }, &tariffs, at(30));
+        assert_eq!(found.map(|_| ()), expected, "{driver_at:?}");
+    }
+    let waiting = ride_in(RideStatus::Waiting);
+    assert_eq!(waiting.waiting_at, Some(at(30)));
+    for (start_s, total) in [(31, 1_300), (210, 1_300), (211, 1_301), (330, 1_360)] {
+        let started = changed(&waiting, Party::Driver, &input(Command::Start), at(start_s)).ride;
+        let arrived = changed(&started, Party::Driver, &input(Command::Arrive), at(start_s + 900)).ride;
+        let ride = changed(&arrived, Party::System, &input(Command::Complete), at(start_s + 901)).ride;
+        assert_eq!(ride.fare().unwrap().total.amount, total, "started after {start_s} s: {}", lines_of(&ride));
+    }
+    let no_show =
+        CommandInput::Cancel { reason: "no_show", note: None, driven: None, search: Some(accepted().request_id) };
+    let give_up = |ride: &Ride, second| decide(ride, Party::Driver, &no_show, &tariffs, at(second));
+    assert_eq!(give_up(&pickup, 1_000), Err(Refusal::NotWaiting));
+    assert_eq!(give_up(&ride_in(RideStatus::Started), 1_000), Err(Refusal::NotWaiting));
+    assert_eq!(give_up(&waiting, 329), Err(Refusal::TooEarly(at(330))));
+    let ended = changed(&waiting, Party::Driver, &no_show, at(330));
+    assert_eq!((lines_of(&ended.ride).as_str(), ended.event.search_continues), ("no_show 300", None));
+    assert_eq!(ended.bill.map(|bill| bill.driver_payout.amount), Some(240));
+    // Another reason is no no-show: the driver is not paid, and the search goes on.
+    let leaves =
+        CommandInput::Cancel { reason: "flat tyre", note: None, driven: None, search: Some(accepted().request_id) };
+    let left = changed(&waiting, Party::Driver, &leaves, at(400));
+    assert_eq!((lines_of(&left.ride).as_str(), left.event.search_continues), ("", Some(true)));
 }
 
 #[test]
@@ -270,7 +359,13 @@ fn a_reason_has_1_to_500_bytes() {
     let ride = ride_in(RideStatus::Pickup);
     let long = "é".repeat(251);
     for (reason, good) in [("", false), ("x", true), (&long[..500], true), (&long[..], false), ("a\0b", false)] {
-        let found = decide(&ride, Party::Driver, &CommandInput::Cancel { reason }, &Tariffs::default(), at(5));
+        let found = decide(
+            &ride,
+            Party::Driver,
+            &CommandInput::Cancel { reason, note: None, driven: None, search: None },
+            &Tariffs::default(),
+            at(5),
+        );
         assert_eq!(found.is_ok(), good, "{}", reason.len());
         assert!(good || found == Err(Refusal::Reason));
     }
@@ -326,12 +421,17 @@ impl Model {
     ) -> Result<Option<&'static str>, &'static str> {
         let last = self.events[self.events.len() - 1];
         let event = match input {
-            CommandInput::Start { .. } | CommandInput::Arrive if by != Party::Driver => return Err("forbidden"),
+            CommandInput::Wait { .. } | CommandInput::Start { .. } | CommandInput::Arrive if by != Party::Driver => {
+                return Err("forbidden");
+            }
             CommandInput::Complete(_) if by != Party::System => return Err("forbidden"),
             CommandInput::Cancel { .. } if last == "cancelled" && self.cancelled_by == Some(by) => return Ok(None),
             CommandInput::Complete(_) if last == "completed" => return Ok(None),
             CommandInput::Arrive if ["arrived", "completed"].contains(&last) => return Ok(None),
-            CommandInput::Start { pin, right, .. } if !["pickup", "cancelled"].contains(&last) => {
+            CommandInput::Wait { .. } if last != "pickup" && last != "cancelled" => {
+                return if self.events.contains(&"waiting") { Ok(None) } else { Err("ride_started") };
+            }
+            CommandInput::Start { pin, right, .. } if !["pickup", "waiting", "cancelled"].contains(&last) => {
                 return if pin == right { Ok(None) } else { Err("wrong_pin") };
             }
             _ if ["completed", "cancelled"].contains(&last) => return Err("ride_ended"),
@@ -342,8 +442,9 @@ impl Model {
                 (self.wrong_pins, self.wrong_pin_at) = (self.wrong_pins + 1, second);
                 return Err("wrong_pin");
             }
+            CommandInput::Wait { .. } => "waiting",
             CommandInput::Start { .. } => "started",
-            CommandInput::Arrive if last == "pickup" => return Err("ride_not_started"),
+            CommandInput::Arrive if ["pickup", "waiting"].contains(&last) => return Err("ride_not_started"),
             CommandInput::Arrive => "arrived",
             CommandInput::Cancel { .. } if last == "arrived" => return Err("ride_arrived"),
             CommandInput::Cancel { .. } => {
@@ -372,9 +473,10 @@ fn walk(commands: &[RandomCommand]) -> Result<RideStatus, TestCaseError> {
         let by = [Party::Driver, Party::Driver, Party::Passenger, Party::System][usize::from(*by)];
         let pin = if *wrong_pin { "9999" } else { PIN };
         let input = match command {
-            0..=2 => CommandInput::Start { pin, right: PIN, tries },
+            0 => CommandInput::Wait { driver_at: Some(accepted().pickup) },
+            1..=2 => CommandInput::Start { pin, right: PIN, tries },
             3..=4 => CommandInput::Arrive,
-            5 => CommandInput::Cancel { reason: "no longer" },
+            5 => CommandInput::Cancel { reason: "no longer", note: None, driven: None, search: None },
             6..=7 => CommandInput::Complete(Distance::Measured(f64::from(*distance_m))),
             _ => CommandInput::Complete(Distance::Estimated),
         };
@@ -432,5 +534,5 @@ fn ten_thousand_random_rides_follow_the_model() {
         panic!("{failure}");
     }
     let ends = ends.into_inner();
-    assert!(ends.len() == 5 && ends.values().all(|n| *n > 100), "{ends:?}");
+    assert!(ends.len() == 6 && ends.values().all(|n| *n > 100), "{ends:?}");
 }

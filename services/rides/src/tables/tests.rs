@@ -111,7 +111,12 @@ fn completed(ride: &Ride, seconds: i64) -> Ride {
 }
 
 fn cancelled(ride: &Ride, seconds: i64) -> Ride {
-    next(ride, Party::Passenger, &CommandInput::Cancel { reason: "“rain”, 'wind'\n" }, seconds)
+    next(
+        ride,
+        Party::Passenger,
+        &CommandInput::Cancel { reason: "“rain”, 'wind'\n", note: None, driven: None, search: None },
+        seconds,
+    )
 }
 
 async fn a_ride_is_read_as_it_was_written(backend: Backend) {

@@ -126,14 +126,38 @@ async fn the_tables_are_rebuilt_from_the_stream(backend: Backend) {
 
 async fn a_fulfilled_request_never_becomes_a_second_ride_after_a_rebuild(backend: Backend) {
     let (app, matches) = populated(backend, Provider::Ledger).await;
+    // Two searches go on after their drivers cancelled; one of them becomes a ride again.
+    let [once, twice] = [app.matched(), app.matched()];
+    for matched in [&once, &twice] {
+        app.publish(&Event::MatchAccepted(matched.clone())).await;
+        let ride = app.event(matched, RideStatus::Pickup).await;
+        assert_eq!(app.cancel(ride.driver_id, ride.ride_id).await, "cancelled 2");
+        app.event(matched, RideStatus::Cancelled).await;
+    }
+    let again = |of: &MatchAccepted| MatchAccepted {
+        request_id: of.request_id,
+        passenger_id: of.passenger_id,
+        ..app.matched()
+    };
+    let (second, of_once, of_twice) = (again(&twice), again(&once), again(&twice));
+    app.publish(&Event::MatchAccepted(second.clone())).await;
+    let ride = app.event(&second, RideStatus::Pickup).await;
+    assert!(app.cancel(ride.passenger_id, ride.ride_id).await.starts_with("cancelled"));
+    app.settled().await;
     let store = backend.store(&app.platform.world, "test", "rides", &rides::MIGRATIONS).await;
     Audit::new(&app.platform.bus, &store, &app.platform.world).rebuild(Provider::Ledger).await.unwrap();
     let app = app.restarted_on(store).await;
+    app.publish(&Event::MatchAccepted(of_once.clone())).await;
+    app.event(&of_once, RideStatus::Pickup).await;
+    let rides = app.trail().await.len();
+    app.publish(&Event::MatchAccepted(of_twice.clone())).await;
     // Another driver had accepted before that ride began, and the acceptance is delivered only now, when it is over.
     let (request_id, passenger_id) = (matches[0].request_id, matches[0].passenger_id);
     let late = MatchAccepted { request_id, passenger_id, ..app.matched() };
     app.publish(&Event::MatchAccepted(late.clone())).await;
-    app.superseded(&late).await;
+    app.settled().await;
+    assert_eq!(app.all("MATCH_STREAM", "match.rejected").await.len(), 2);
+    assert_eq!(app.trail().await.len(), rides, "no second ride");
     app.end().await;
 }
 

@@ -136,7 +136,7 @@ async fn a_late_cancellation_is_billed_like_a_fare(backend: Backend) {
     let ride = app.event(&matched, RideStatus::Pickup).await.ride_id;
     assert_eq!(app.start_ride(matched.driver_id, ride).await, "started 2");
     assert_eq!(
-        app.command(matched.passenger_id, ride, RideAction::Cancel { reason: String::new() }).await,
+        app.command(matched.passenger_id, ride, RideAction::Cancel { reason: String::new(), note: None }).await,
         "invalid_field"
     );
     assert_eq!(app.cancel(matched.passenger_id, ride).await, "cancelled 3");

@@ -232,7 +232,7 @@ impl TestApp {
     }
 
     pub(crate) async fn cancel(&self, user: UserId, ride: RideId) -> String {
-        self.command(user, ride, RideAction::Cancel { reason: "changed plans".to_owned() }).await
+        self.command(user, ride, RideAction::Cancel { reason: "changed plans".to_owned(), note: None }).await
     }
 
     /// A new ride of these two that has arrived at its dropoff.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rides::Config;
 use streams::event::MatchAccepted;
 use streams::topology::DEAD_LETTER_STREAM;
-use streams::{Event, Headers, Message, RideStatus};
+use streams::{Event, Headers, Message, Money, RideStatus};
 use testing::{Backend, on_both_stores};
 
 use crate::harness::TestApp;
@@ -13,6 +13,7 @@ on_both_stores!(
     a_driver_never_gets_two_live_rides,
     a_passenger_never_gets_two_live_rides,
     a_late_second_acceptance_of_a_fulfilled_request_is_superseded,
+    a_search_goes_on_after_its_driver_cancels_before_the_start,
     a_hundred_matches_at_once_become_a_hundred_rides,
     an_ended_search_never_becomes_a_ride,
     of_an_end_and_an_acceptance_at_once_one_wins,
@@ -54,10 +55,38 @@ async fn a_late_second_acceptance_of_a_fulfilled_request_is_superseded(backend: 
     let late = MatchAccepted { request_id: matched.request_id, passenger_id: matched.passenger_id, ..app.matched() };
     app.publish(&Event::MatchAccepted(matched.clone())).await;
     let ride = app.event(&matched, RideStatus::Pickup).await;
-    assert_eq!(app.cancel(ride.driver_id, ride.ride_id).await, "cancelled 2");
+    assert_eq!(app.cancel(ride.passenger_id, ride.ride_id).await, "cancelled 2");
     app.publish(&Event::MatchAccepted(late.clone())).await;
     app.superseded(&late).await;
     assert_eq!(app.trail().await.len(), 2, "no second ride");
+    app.end().await;
+}
+
+async fn a_search_goes_on_after_its_driver_cancels_before_the_start(backend: Backend) {
+    let app = TestApp::start(backend, Config::default()).await;
+    let first = app.matched();
+    let [second, late] = [0, 1].map(|_| MatchAccepted {
+        request_id: first.request_id,
+        passenger_id: first.passenger_id,
+        ..app.matched()
+    });
+    app.publish(&Event::MatchAccepted(first.clone())).await;
+    let ride = app.event(&first, RideStatus::Pickup).await;
+    for _ in 0..2 {
+        assert_eq!(app.cancel(ride.driver_id, ride.ride_id).await, "cancelled 2");
+    }
+    let cancelled = app.event(&first, RideStatus::Cancelled).await;
+    assert_eq!((cancelled.search_continues, cancelled.request_id), (Some(true), Some(first.request_id)));
+    assert_eq!(cancelled.fee, Some(Money::usd(0)));
+    // It becomes one ride again. That one starts, and its search does not go on after that.
+    app.publish(&Event::MatchAccepted(second.clone())).await;
+    let ride = app.event(&second, RideStatus::Pickup).await;
+    app.publish(&Event::MatchAccepted(late.clone())).await;
+    app.superseded(&late).await;
+    assert_eq!(app.start_ride(ride.driver_id, ride.ride_id).await, "started 2");
+    assert_eq!(app.cancel(ride.driver_id, ride.ride_id).await, "cancelled 3");
+    assert_eq!(app.event(&second, RideStatus::Cancelled).await.search_continues, None);
+    assert_eq!(app.end_search(&second).await, "search_fulfilled");
     app.end().await;
 }
 
@@ -101,7 +130,7 @@ async fn an_ended_search_never_becomes_a_ride(backend: Backend) {
     app.publish(&Event::MatchAccepted(other.clone())).await;
     let ride = app.event(&other, RideStatus::Pickup).await;
     assert_eq!(app.end_search(&other).await, "search_fulfilled");
-    assert_eq!(app.cancel(ride.driver_id, ride.ride_id).await, "cancelled 2");
+    assert_eq!(app.cancel(ride.passenger_id, ride.ride_id).await, "cancelled 2");
     assert_eq!(app.end_search(&other).await, "search_fulfilled");
     assert_eq!(app.trail().await.len(), 2, "of the other search");
     app.end().await;

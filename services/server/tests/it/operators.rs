@@ -94,6 +94,7 @@ async fn a_pod_sends_heartbeats_and_answers_for_its_health_and_services(shape: S
         ("rides", "command", "rides.command", "rides"),
         ("location", "fleet", "location.service.fleet", "location"),
         ("location", "newest", "location.newest", "location"),
+        ("location", "driven", "location.driven", "location"),
     ] {
         let id = format!("pod-7-{service}");
         for (verb, kind) in [("PING", "ping"), ("INFO", "info"), ("STATS", "stats")] {

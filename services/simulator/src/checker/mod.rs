@@ -60,6 +60,10 @@ pub(crate) struct Checker {
     rides: Rides,
     offers: HashMap<String, Offer>,
     ride_by_request: HashMap<String, String>,
+    /// Rides that their drivers cancelled while the search goes on.
+    continued: HashSet<String>,
+    /// Requests that ended, with their rides: wrong unless the search went on after the ride.
+    ended_rides: Vec<(String, String)>,
     /// Requests that a `user.finder` has announced.
     searches: HashSet<String>,
     /// Requests whose end was acked, or announced by a `user.finder`: no ride may come of them.
@@ -113,9 +117,8 @@ impl Checker {
         if !self.ended_searches.insert(request_id.to_owned()) {
             return;
         }
-        if let Some(ride_id) = self.ride_by_request.get(request_id) {
-            self.violation(format!("request {request_id} ended, and is the ride {ride_id}"));
-        }
+        let ride_id = self.ride_by_request.get(request_id).cloned();
+        self.ended_rides.extend(ride_id.map(|ride_id| (request_id.to_owned(), ride_id)));
     }
 
     /// The answer to the command `cause` of `user` promises this effect.
@@ -169,6 +172,9 @@ impl Checker {
                 Some(status) => {
                     for problem in self.rides.receive(party, user, status, event, now) {
                         self.violation(problem);
+                    }
+                    if event.data.get("search_continues") == Some(&Value::Bool(true)) {
+                        self.continued.insert(event.text("ride_id").to_owned());
                     }
                     if status == Status::Pickup {
                         let accept_sent_at = self.ride_pickup(party, event);
@@ -226,10 +232,11 @@ impl Checker {
         if let Some(reason) = &offer.rejected[party.index()] {
             problems.push(format!("ride {ride_id}: match {match_id} was {reason} before"));
         }
-        if !offer.request_id.is_empty() {
+        if !offer.request_id.is_empty() && !self.continued.contains(ride_id) {
+            self.ride_by_request.retain(|request, ride| *request != offer.request_id || !self.continued.contains(ride));
             let first = self.ride_by_request.entry(offer.request_id.clone()).or_insert_with(|| ride_id.to_owned());
             if self.ended_searches.contains(&offer.request_id) {
-                problems.push(format!("ride {ride_id}: its search {} had ended", offer.request_id));
+                self.ended_rides.push((offer.request_id.clone(), ride_id.to_owned()));
             }
             if first != ride_id {
                 problems.push(format!("request {} was served two times, {first} and {ride_id}", offer.request_id));
@@ -331,6 +338,8 @@ impl Checker {
     pub(crate) fn finish(&mut self, now: Instant, patience: Duration) {
         self.report_overdue(now);
         let mut problems = self.rides.final_problems(now, patience);
+        let ended = self.ended_rides.iter().filter(|(_, ride)| !self.continued.contains(ride));
+        problems.extend(ended.map(|(request, ride)| format!("request {request} ended, and is the ride {ride}")));
         problems.extend(self.missing_match_events());
         problems.into_iter().for_each(|problem| self.violation(problem));
     }

@@ -47,6 +47,7 @@ impl Party {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Status {
     Pickup,
+    Waiting,
     Started,
     Arrived,
     Completed,
@@ -58,6 +59,7 @@ impl Status {
     pub(super) fn after(subject: &str) -> Option<Self> {
         Some(match subject {
             "ride.pickup" => Self::Pickup,
+            "ride.waiting" => Self::Waiting,
             "ride.started" => Self::Started,
             "ride.arrived" => Self::Arrived,
             "ride.completed" => Self::Completed,
@@ -69,6 +71,7 @@ impl Status {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Pickup => "pickup",
+            Self::Waiting => "waiting",
             Self::Started => "started",
             Self::Arrived => "arrived",
             Self::Completed => "completed",
@@ -80,14 +83,16 @@ impl Status {
         matches!(self, Self::Completed | Self::Cancelled)
     }
 
-    /// The contract's order: pickup, started, arrived, completed; cancelled may follow pickup or started.
+    /// The contract's order: pickup, waiting (may be left out), started, arrived, completed; cancelled may follow pickup, waiting or
+    /// started.
     fn may_follow(self, before: Option<Self>) -> bool {
         match self {
             Self::Pickup => before.is_none(),
-            Self::Started => before == Some(Self::Pickup),
+            Self::Waiting => before == Some(Self::Pickup),
+            Self::Started => matches!(before, Some(Self::Pickup | Self::Waiting)),
             Self::Arrived => before == Some(Self::Started),
             Self::Completed => before == Some(Self::Arrived),
-            Self::Cancelled => matches!(before, Some(Self::Pickup | Self::Started)),
+            Self::Cancelled => matches!(before, Some(Self::Pickup | Self::Waiting | Self::Started)),
         }
     }
 }
@@ -234,6 +239,10 @@ pub(super) fn body_problems(party: Party, status: Status, event: &Event) -> Vec<
         problems.push(format!("ride {ride_id}: the {}'s {} {verb}", party.name(), event.kind));
     }
     if status == Status::Completed {
+        problems.extend(fare::problems(&event.data).into_iter().map(|problem| format!("ride {ride_id}: {problem}")));
+    }
+    let has_fee = event.data.pointer("/fee/amount").and_then(Value::as_i64).is_some_and(|cents| cents > 0);
+    if status == Status::Cancelled && has_fee {
         problems.extend(fare::problems(&event.data).into_iter().map(|problem| format!("ride {ride_id}: {problem}")));
     }
     if status == Status::Cancelled && text(&event.data, "by").is_empty() {

@@ -255,7 +255,7 @@ fn no_ride_may_come_of_a_search_that_has_ended() {
     let mut scenario = Scenario::new();
     scenario.checker.search_ended("req-m-a");
     scenario.step("dp", "a", 1, "pickup");
-    assert!(scenario.end().contains("its search req-m-a had ended"));
+    assert!(scenario.end().contains("request req-m-a ended, and is the ride a"));
 
     let mut scenario = Scenario::new();
     scenario.step("dp", "a", 1, "pickup");

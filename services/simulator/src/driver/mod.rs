@@ -52,6 +52,9 @@ const GO_OFFLINE_TIMEOUT: Duration = Duration::from_secs(5);
 const TICK_MIN: Duration = Duration::from_millis(20);
 /// How long a car stands at most, simulated seconds, and how many points a frozen receiver repeats at most.
 const STANDS_MAX_S: f64 = 300.0;
+/// The share of drivers who say that they wait at the pickup, and of those who cancel, who say that nobody came.
+const WAITS: f64 = 0.3;
+const SAYS_NO_SHOW: f64 = 0.3;
 const FROZEN_POINTS_MAX: u32 = 8;
 /// The share of positions that are sent with an id, so that the platform answers.
 const ANSWERED_POSITIONS: f64 = 0.05;
@@ -166,12 +169,19 @@ impl Driver {
         let State::Riding { trip, leg } = &mut self.state else { return no_later };
         if trip.cancel_at.is_some_and(|at| at <= now) {
             trip.cancel_at = None;
-            let data = json!({"ride_id": trip.ride_id, "reason": "vehicle trouble"});
+            // A passenger who does not come; the platform decides whether the driver has waited long enough.
+            let reason = if std::mem::take(&mut trip.says_no_show) { "no_show" } else { "vehicle trouble" };
+            let data = json!({"ride_id": trip.ride_id, "reason": reason});
             self.client.send("ride.cancel", data);
         }
         let left_m = self.vehicle.left_m();
         match leg {
-            Leg::ToPickup if left_m == 0.0 => *leg = Leg::AtPickup { since: now, start_id: None },
+            Leg::ToPickup if left_m == 0.0 => {
+                *leg = Leg::AtPickup { since: now, start_id: None };
+                if trip.waits {
+                    self.client.send("ride.wait", json!({"ride_id": trip.ride_id}));
+                }
+            }
             Leg::ToDropoff if left_m == 0.0 && trip.holds_positions => {
                 let data = json!({"ride_id": trip.ride_id});
                 *leg = Leg::Arrived;
@@ -415,11 +425,22 @@ impl Driver {
         };
         let faults = &self.city.config.faults;
         let cancels = self.rng.random_bool(faults.driver_cancel);
-        let cancel_at = cancels.then(|| now + Duration::from_millis(self.rng.random_range(0..3_000)));
+        let cancel_at = cancels.then(|| now + Duration::from_millis(self.rng.random_range(0..10_000)));
         let give_wrong_pin = self.rng.random_bool(faults.wrong_pin);
         let holds_positions = self.rng.random_bool(faults.held);
         let (driven_m, pin_locked_until) = (0.0, None);
-        let trip = Trip { ride_id, dropoff, driven_m, holds_positions, give_wrong_pin, pin_locked_until, cancel_at };
+        let (waits, says_no_show) = (self.rng.random_bool(WAITS), self.rng.random_bool(SAYS_NO_SHOW));
+        let trip = Trip {
+            ride_id,
+            dropoff,
+            driven_m,
+            holds_positions,
+            give_wrong_pin,
+            pin_locked_until,
+            cancel_at,
+            waits,
+            says_no_show,
+        };
         self.vehicle.head_for(pickup, now);
         self.state = State::Riding { trip: Box::new(trip), leg: Leg::ToPickup };
     }
@@ -463,6 +484,7 @@ impl Driver {
                 }
                 self.expect(command.kind, Effect::OfferEnds { match_id });
             }
+            "ride.wait" => self.expect("ride.wait", reaches(Status::Waiting)),
             "ride.start" => {
                 if self.had_wrong_pin(&command.id) {
                     self.city.checker().violation(format!("ride {ride_id}: started with a wrong PIN"));
@@ -499,6 +521,12 @@ impl Driver {
                 if let Some((trip, Leg::AtPickup { start_id, .. })) = self.state.ride(&ride_id) {
                     trip.pin_locked_until = Some(clock::now() + PIN_LOCK);
                     *start_id = None;
+                }
+            }
+            // The driver has not waited long enough to say that nobody came: then there is another reason.
+            "ride.cancel" if ["too_early", "ride_not_waiting"].contains(&code) => {
+                if let Some((trip, _)) = self.state.ride(&ride_id) {
+                    trip.cancel_at = Some(clock::now());
                 }
             }
             // Only the ride's end is a reason to refuse these.

@@ -60,6 +60,10 @@ pub(super) struct Trip {
     /// The platform accepts no PIN before this.
     pub(super) pin_locked_until: Option<Instant>,
     pub(super) cancel_at: Option<Instant>,
+    /// The driver says so when at the pickup.
+    pub(super) waits: bool,
+    /// The first cancellation says that the passenger did not come.
+    pub(super) says_no_show: bool,
 }
 
 #[derive(Debug)]

@@ -71,6 +71,7 @@ impl History<'_> {
                     let mut accepted = (0..).zip(sent).filter(|(index, _)| !refused.contains(index));
                     points.is_empty() || accepted.all(|(_, point)| points.contains(&(user, time(point, "recorded_at"))))
                 }
+                "ride.wait" => steps.contains(&(ride, "ride.waiting")),
                 "ride.start" => steps.contains(&(ride, "ride.started")),
                 "ride.arrive" => steps.contains(&(ride, "ride.arrived")),
                 "ride.cancel" => steps.contains(&(ride, "ride.cancelled")),

@@ -22,6 +22,39 @@ fn cents(money: &Value) -> i64 {
     money["amount"].as_i64().unwrap_or(0)
 }
 
+/// What is wrong with what a cancelled ride costs.
+fn cancellation_problems(events: &[Event<'_>]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let Some(Event { body, .. }) = events.last() else { return wrong };
+    let (fee, by, code) = (cents(&body["fee"]), text(body, "by"), text(body, "reason_code"));
+    let lines = body["fare"]["lines"].as_array().map_or(&[][..], Vec::as_slice);
+    let sum: i64 = lines.iter().map(|line| cents(&line["amount"])).sum();
+    let has = |name: &str| lines.iter().any(|line| text(line, "name") == name);
+    let parts = cents(&body["platform_fee"]) + cents(&body["driver_payout"]);
+    if fee != sum || fee != parts {
+        wrong.push(format!("a fee of {fee}, its lines {sum}, fee and payout {parts}"));
+    }
+    let waited = events.iter().any(|event| event.subject == "ride.waiting");
+    let started = events.iter().any(|event| event.subject == "ride.started");
+    if started != body["distance_m"].is_number() || started != body["duration_s"].is_number() {
+        wrong.push("what was driven is known after the start, and only then".to_owned());
+    }
+    match (started, by) {
+        (true, "passenger") if fee <= 0 || !has("base") => wrong.push(format!("{fee} for what was driven")),
+        (true, "driver") if has("minimum") => wrong.push("its driver ended it, and is paid the minimum".to_owned()),
+        (false, "driver") if fee > 0 && (code != "no_show" || !has("no_show") || !waited) => {
+            wrong.push(format!("its driver did not come, and is paid {fee}"));
+        }
+        (false, "passenger") if fee > 0 && !has("cancellation") => wrong.push(format!("a fee of {fee}, and not why")),
+        _ => {}
+    }
+    let goes_on = by == "driver" && !started && code != "no_show";
+    if goes_on != (body["search_continues"] == true) {
+        wrong.push(format!("cancelled by the {by}, and its search goes on: {}", body["search_continues"]));
+    }
+    wrong
+}
+
 /// What the passenger owes by the last event of a ride, in minor units: the fare, the cancellation fee, or nothing.
 pub fn fee_or_fare(last: &Value) -> i64 {
     match text(last, "status") {
@@ -64,6 +97,9 @@ impl History<'_> {
             let is_legal = matches!(
                 order[..],
                 ["pickup", "started", "arrived", "completed"]
+                    | ["pickup", "waiting", "started", "arrived", "completed"]
+                    | ["pickup", "waiting", "cancelled"]
+                    | ["pickup", "waiting", "started", "cancelled"]
                     | ["pickup", "cancelled"]
                     | ["pickup", "started", "cancelled"]
             );
@@ -138,13 +174,14 @@ impl History<'_> {
         wrong
     }
 
-    /// One ride for an accepted match or its rejection as superseded, one ride for a request, and no answer given twice.
+    /// One ride for an accepted match or its rejection as superseded, one ride for a request at a time, and no answer given twice.
+    /// A request has another ride only after its driver cancelled before the start, and never one with that driver.
     pub fn one_winner(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         let [found, accepted, rejected] =
             ["match.found", "match.accepted", "match.rejected"].map(|subject| self.by(subject, "match_id"));
         let ridden = self.ridden();
-        let mut of_request: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut of_request: BTreeMap<&str, Vec<&Vec<Event<'_>>>> = BTreeMap::new();
         for (id, events) in &ridden {
             let ride = text(events[0].body, "ride_id");
             let Some(acceptance) = accepted.get(id) else {
@@ -157,8 +194,19 @@ impl History<'_> {
                 }
             }
             let request = text(acceptance[0], "request_id");
-            if let Some(other) = of_request.insert(request, ride) {
-                wrong.push(format!("request {request} became two rides: {other}, {ride}"));
+            of_request.entry(request).or_default().push(events);
+        }
+        for (request, mut rides) in of_request {
+            rides.sort_by_key(|events| time(events[0].body, "occurred_at"));
+            for pair in rides.windows(2) {
+                let last = pair[0].last().map_or(&Value::Null, |event| event.body);
+                if last["search_continues"] != true || text(last, "request_id") != request {
+                    wrong.push(format!("request {request} became a second ride: {}", text(pair[1][0].body, "ride_id")));
+                }
+            }
+            let drivers: BTreeSet<&str> = rides.iter().map(|events| text(events[0].body, "driver_id")).collect();
+            if drivers.len() < rides.len() {
+                wrong.push(format!("request {request}: who cancelled was sent again"));
             }
         }
         for (id, events) in &accepted {
@@ -209,7 +257,9 @@ impl History<'_> {
         let mut wrong = Vec::new();
         for (id, events) in self.ridden() {
             let request = accepted.get(id).map_or("", |bodies| text(bodies[0], "request_id"));
-            if ended.contains(request) {
+            // A search that went on after this ride ends like any other.
+            let went_on = events.last().is_some_and(|last| last.body["search_continues"] == true);
+            if ended.contains(request) && !went_on {
                 wrong.push(format!("ride {}: its search {request} has ended", text(events[0].body, "ride_id")));
             }
         }
@@ -230,6 +280,9 @@ impl History<'_> {
                 if owed <= 0 || owed != lines || owed != parts {
                     wrong.push(format!("ride {ride}: a fare of {owed}, its lines {lines}, fee and payout {parts}"));
                 }
+            }
+            if text(last.body, "status") == "cancelled" {
+                wrong.extend(cancellation_problems(events).into_iter().map(|what| format!("ride {ride}: {what}")));
             }
             let captured = captures.remove(ride).unwrap_or_default();
             let captured: Vec<i64> = captured.iter().map(|capture| cents(&capture["amount"])).collect();

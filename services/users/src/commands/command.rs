@@ -22,7 +22,7 @@ use crate::trip::Trip;
 pub(crate) enum Command {
     /// `location.update`: goes straight to the stream.
     Positions(Positions),
-    /// `ride.start`, `ride.arrive`, `ride.cancel`: a NATS request to rides.
+    /// `ride.wait`, `ride.start`, `ride.arrive`, `ride.cancel`: a NATS request to rides.
     Ride(RideId, RideAction),
     /// Everything else: one transaction on the rows of this service.
     Rows(RowCommand),
@@ -139,6 +139,7 @@ impl Command {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Positions(_) => "location.update",
+            Self::Ride(_, RideAction::Wait { .. }) => "ride.wait",
             Self::Ride(_, RideAction::Start { .. }) => "ride.start",
             Self::Ride(_, RideAction::Arrive) => "ride.arrive",
             Self::Ride(_, RideAction::Cancel { .. }) => "ride.cancel",
@@ -214,12 +215,15 @@ pub(crate) struct Refusal {
     pub(crate) limit: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) retry_after_s: Option<u64>,
+    /// When the same is allowed, RFC 3339, if it came too early.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) allowed_at: Option<String>,
 }
 
 impl Refusal {
     pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
         let code = Cow::Borrowed(code);
-        Self { code, message: message.into(), field: None, limit: None, retry_after_s: None }
+        Self { code, message: message.into(), field: None, limit: None, retry_after_s: None, allowed_at: None }
     }
 
     pub(crate) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
@@ -240,7 +244,7 @@ impl Refusal {
 
     /// The same over HTTP: code, message and field, with the status that fits the code.
     pub(crate) fn into_problem(self) -> Problem {
-        let Self { code, message, field, limit, retry_after_s } = self;
+        let Self { code, message, field, limit, retry_after_s, allowed_at } = self;
         let status = match &*code {
             "invalid_json" | "invalid_frame" => StatusCode::BAD_REQUEST,
             "unauthorized" => StatusCode::UNAUTHORIZED,
@@ -253,7 +257,7 @@ impl Refusal {
             // All others say that the state of a search, an offer or a ride forbids it.
             _ => StatusCode::CONFLICT,
         };
-        Problem { status, code, message, field, retry_after_s, limit }
+        Problem { status, code, message, field, retry_after_s, limit, allowed_at }
     }
 
     pub(crate) fn not_driver() -> Self {
@@ -263,8 +267,8 @@ impl Refusal {
 
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
-        let Problem { code, message, field, retry_after_s, limit, .. } = problem;
-        Self { code, message, field, limit, retry_after_s }
+        let Problem { code, message, field, retry_after_s, limit, allowed_at, .. } = problem;
+        Self { code, message, field, limit, retry_after_s, allowed_at }
     }
 }
 

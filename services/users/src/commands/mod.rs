@@ -16,6 +16,7 @@ pub(crate) mod window;
 
 use platform::{Retry, kill_point};
 use serde_json::Value;
+use streams::ride_command::RideAction;
 
 use crate::context::Context;
 use command::{Command, CommandError, Refusal, RowCommand};
@@ -27,6 +28,7 @@ use sender::Sender;
 /// [`Refusal`], and nothing was changed. After `unavailable` the client repeats the same command.
 pub(crate) async fn execute(context: &Context, sender: Sender, command: Command) -> Result<Value, Refusal> {
     match command {
+        Command::Ride(ride_id, RideAction::Wait { .. }) => ride::wait(context, &sender, ride_id).await,
         Command::Ride(ride_id, action) => ride::request(context, sender.user, ride_id, action).await,
         Command::Positions(positions) => {
             if !positions::is_driver(context, sender.user).await? {

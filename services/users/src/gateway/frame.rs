@@ -145,7 +145,7 @@ fn request(kind: Option<&RawValue>, data: Option<&RawValue>, now: DateTime<Utc>)
 type ParseData = fn(&str, DateTime<Utc>) -> Result<Request, Refusal>;
 
 /// Every type of frame that a client may send; the most frequent first.
-const TYPES: [(&str, ParseData); 10] = [
+const TYPES: [(&str, ParseData); 11] = [
     ("location.update", |data, now| positions(data, now).map(|p| Request::Command(Command::Positions(p)))),
     ("beacon.update", |data, _| beacon(read(data)?).map(Request::Command)),
     ("finder.update", |data, _| finder(read(data)?).map(Request::Command)),
@@ -158,6 +158,10 @@ const TYPES: [(&str, ParseData); 10] = [
         bounded("reason", reason.as_deref().unwrap_or_default(), REASON_MAX)?;
         Ok(Request::Command(Command::Rows(RowCommand::Answer(match_id, DriverAnswer::Reject))))
     }),
+    ("ride.wait", |data, _| {
+        let ride_id = read::<RideWait>(data)?.ride_id;
+        Ok(Request::Command(Command::Ride(ride_id, RideAction::Wait { driver_at: None })))
+    }),
     ("ride.start", |data, _| {
         let RideStart { ride_id, pin } = read(data)?;
         bounded("pin", &pin, PIN_MAX)?;
@@ -168,9 +172,10 @@ const TYPES: [(&str, ParseData); 10] = [
         Ok(Request::Command(Command::Ride(ride_id, RideAction::Arrive)))
     }),
     ("ride.cancel", |data, _| {
-        let RideCancel { ride_id, reason } = read(data)?;
+        let RideCancel { ride_id, reason, note } = read(data)?;
         bounded("reason", &reason, REASON_MAX)?;
-        Ok(Request::Command(Command::Ride(ride_id, RideAction::Cancel { reason })))
+        bounded("note", note.as_deref().unwrap_or_default(), REASON_MAX)?;
+        Ok(Request::Command(Command::Ride(ride_id, RideAction::Cancel { reason, note })))
     }),
     ("mailbox.ack", |data, _| {
         let seq = read::<MailboxAck>(data)?.seq;
@@ -262,6 +267,11 @@ struct MatchAnswer {
 }
 
 #[derive(Deserialize)]
+struct RideWait {
+    ride_id: RideId,
+}
+
+#[derive(Deserialize)]
 struct RideStart {
     ride_id: RideId,
     pin: String,
@@ -276,6 +286,7 @@ struct RideArrive {
 struct RideCancel {
     ride_id: RideId,
     reason: String,
+    note: Option<String>,
 }
 
 #[derive(Deserialize)]

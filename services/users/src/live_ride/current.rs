@@ -33,7 +33,10 @@ pub(crate) struct CurrentRide {
 
 impl CurrentRide {
     pub(crate) fn destination(&self) -> Destination {
-        if self.status == RideStatus::Pickup { Destination::Pickup } else { Destination::Dropoff }
+        match self.status {
+            RideStatus::Pickup | RideStatus::Waiting => Destination::Pickup,
+            _ => Destination::Dropoff,
+        }
     }
 
     /// How long the vehicle needs from `from` to there, in seconds, by the formula of `match.found`'s `pickup_eta_s`.
@@ -137,11 +140,12 @@ mod tests {
                 mine.map(|ride| (ride.status, ride.destination()))
             };
             assert_eq!(status(1, RideStatus::Pickup), Some((RideStatus::Pickup, Destination::Pickup)));
-            assert_eq!(status(2, RideStatus::Started), Some((RideStatus::Started, Destination::Dropoff)));
+            assert_eq!(status(2, RideStatus::Waiting), Some((RideStatus::Waiting, Destination::Pickup)));
+            assert_eq!(status(3, RideStatus::Started), Some((RideStatus::Started, Destination::Dropoff)));
             // The older one comes again.
             assert_eq!(status(1, RideStatus::Pickup), Some((RideStatus::Started, Destination::Dropoff)));
-            assert_eq!(status(3, RideStatus::Arrived), Some((RideStatus::Arrived, Destination::Dropoff)));
-            assert_eq!(status(4, RideStatus::Completed), None);
+            assert_eq!(status(4, RideStatus::Arrived), Some((RideStatus::Arrived, Destination::Dropoff)));
+            assert_eq!(status(5, RideStatus::Completed), None);
             assert_eq!(status(2, RideStatus::Started), None, "it has ended");
         }
     }

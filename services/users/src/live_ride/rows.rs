@@ -1,6 +1,6 @@
 //! The rows of `live_rides`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use platform::store::rows::column;
@@ -106,10 +106,10 @@ pub(crate) async fn current(tx: &mut Transaction<Tables>, user: UserId) -> Resul
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select ride_id, driver_id, passenger_id, version, status, changed_at, pickup_lat, pickup_lng, dropoff_lat, \
-                 dropoff_lng from live_rides where driver_id = $1 and status in ('pickup', 'started', 'arrived') \
+                 dropoff_lng from live_rides where driver_id = $1 and status in ('pickup', 'waiting', 'started', 'arrived') \
                  union all \
                  select ride_id, driver_id, passenger_id, version, status, changed_at, pickup_lat, pickup_lng, dropoff_lat, \
-                 dropoff_lng from live_rides where passenger_id = $1 and status in ('pickup', 'started', 'arrived') \
+                 dropoff_lng from live_rides where passenger_id = $1 and status in ('pickup', 'waiting', 'started', 'arrived') \
                  order by changed_at",
             )
             .bind(user.0)
@@ -149,7 +149,7 @@ pub(crate) async fn of_passenger(
     match tx.on() {
         On::Postgres(pg) => {
             let row = sqlx::query(
-                "select ride_id from live_rides where passenger_id = $1 and status in ('pickup', 'started', 'arrived') \
+                "select ride_id from live_rides where passenger_id = $1 and status in ('pickup', 'waiting', 'started', 'arrived') \
                  limit 1",
             )
             .bind(passenger.0)
@@ -160,6 +160,28 @@ pub(crate) async fn of_passenger(
         On::Memory(tables) => {
             let mut rides = tables.live_rides.iter();
             Ok(rides.find(|(_, r)| r.passenger_id == passenger && !r.status.is_final()).map(|(id, _)| *id))
+        }
+    }
+}
+
+/// Those of `rides` that have ended, as far as they have rows.
+pub(crate) async fn ended(tx: &mut Transaction<Tables>, rides: &[RideId]) -> Result<BTreeSet<RideId>, StoreError> {
+    if rides.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select ride_id from live_rides where ride_id = any($1) and status in ('completed', 'cancelled')",
+            )
+            .bind(column(rides, |r| r.0))
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(|row| Ok(RideId(row.try_get("ride_id")?))).collect()
+        }
+        On::Memory(tables) => {
+            let has_ended = |id: &&RideId| tables.live_rides.get(*id).is_some_and(|ride| ride.status.is_final());
+            Ok(rides.iter().filter(has_ended).copied().collect())
         }
     }
 }

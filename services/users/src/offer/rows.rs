@@ -159,6 +159,39 @@ pub(crate) async fn searches_of(
     }
 }
 
+/// Closes those of `offers` that are accepted: they had become rides, and their searches go on. Returns them.
+pub(crate) async fn close_ridden(
+    tx: &mut Transaction<Tables>,
+    offers: &[MatchId],
+) -> Result<BTreeSet<MatchId>, StoreError> {
+    if offers.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "with locked as (select match_id from offers where match_id = any($1) and state = 'accepted' \
+                 order by match_id for update) update offers set state = 'closed' from locked \
+                 where offers.match_id = locked.match_id and offers.state = 'accepted' returning offers.match_id",
+            )
+            .bind(column(offers, |id| id.0))
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(|row| Ok(MatchId(row.try_get("match_id")?))).collect()
+        }
+        On::Memory(tables) => {
+            let mut closed = BTreeSet::new();
+            for id in offers {
+                if let Some(row) = tables.offers.get_mut(id).filter(|row| row.state == OfferState::Accepted) {
+                    row.state = OfferState::Closed;
+                    closed.insert(*id);
+                }
+            }
+            Ok(closed)
+        }
+    }
+}
+
 /// Closes offers, which the caller has locked, with these events.
 pub(crate) async fn close(tx: &mut Transaction<Tables>, ends: &[MatchRejected]) -> Result<(), StoreError> {
     if ends.is_empty() {

@@ -1,13 +1,24 @@
-//! Passengers' searches that are open, at most one each. It offers nothing: match receives a search as an event.
+//! Passengers' searches that are open, at most one each. One that became a ride goes on if the driver cancels before the start. It offers nothing: match receives a search as an event.
 
 pub(crate) mod ending;
 pub(crate) mod rows;
 
 use chrono::{DateTime, Duration, Utc};
-use streams::event::UserFinder;
+use streams::event::{CancelledRide, RideEvent, UserFinder, rfc3339};
 use streams::{Event, RequestId, UserId};
 
 use crate::trip::Trip;
+
+/// So long before its end a search's passenger learns that it is near.
+pub(crate) const NEAR_END: Duration = Duration::seconds(30);
+
+/// An entry of the passenger's mailbox that no stream has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NearEnd {
+    pub(crate) event_id: String,
+    pub(crate) time: DateTime<Utc>,
+    pub(crate) body: String,
+}
 
 /// A search and its passenger.
 pub(crate) type SearchKey = (RequestId, UserId);
@@ -40,6 +51,33 @@ impl Search {
         Event::UserFinder(self.finder(self.began_at))
     }
 
+    /// The search that goes on after `cancelled`, if one does. It has its whole time again, and began a moment after the cancellation.
+    pub(crate) fn continued(cancelled: &RideEvent, now: DateTime<Utc>, ttl: Duration) -> Option<Self> {
+        let request_id = cancelled.request_id.filter(|_| cancelled.search_continues == Some(true))?;
+        let RideEvent { pickup, dropoff, vehicle_type, .. } = *cancelled;
+        let began_at = now.max(cancelled.occurred_at + Duration::microseconds(1));
+        let trip = Trip { pickup, dropoff, vehicle_type };
+        Some(Self { request_id, user_id: cancelled.passenger_id, trip, began_at, expires_at: began_at + ttl })
+    }
+
+    /// The event of a search that goes on after this ride.
+    pub(crate) fn goes_on(&self, cancelled: &RideEvent) -> Event {
+        let RideEvent { ride_id, match_id, driver_id, .. } = *cancelled;
+        let continues = Some(CancelledRide { ride_id, match_id, driver_id });
+        Event::UserFinder(UserFinder { continues, ..self.finder(self.began_at) })
+    }
+
+    /// What its passenger receives [`NEAR_END`] before its end: the search as it is, and when it ends.
+    pub(crate) fn near_end(&self) -> NearEnd {
+        let noticed_at = self.expires_at - NEAR_END;
+        let finder = self.finder(noticed_at);
+        let event = Event::UserFinder(finder.clone());
+        let mut body = serde_json::to_value(&finder).expect("a search has string keys");
+        body["expires_at"] = rfc3339::text(&self.expires_at).into();
+        body["expires_in_s"] = NEAR_END.num_seconds().into();
+        NearEnd { event_id: event.message_id(noticed_at), time: noticed_at, body: body.to_string() }
+    }
+
     /// The event of its end. Its time is later than that of its beginning, also within one step of the clock: message ids
     /// contain the time.
     pub(crate) fn ended(&self, now: DateTime<Utc>) -> Event {
@@ -50,6 +88,35 @@ impl Search {
     fn finder(&self, recorded_at: DateTime<Utc>) -> UserFinder {
         let Trip { pickup, dropoff, vehicle_type } = self.trip;
         let Self { request_id, user_id, .. } = *self;
-        UserFinder { request_id, user_id, active: true, pickup, dropoff, vehicle_type, recorded_at }
+        let continues = None;
+        UserFinder { request_id, user_id, active: true, pickup, dropoff, vehicle_type, recorded_at, continues }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use streams::{Position, VehicleType};
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn the_notice_of_a_near_end_is_the_search_with_its_end() {
+        let began_at = DateTime::UNIX_EPOCH;
+        let place = Position { lat: 1.0, lng: 2.0 };
+        let search = Search {
+            request_id: RequestId(Uuid::from_u128(1)),
+            user_id: UserId(Uuid::from_u128(2)),
+            trip: Trip { pickup: place, dropoff: place, vehicle_type: VehicleType::Car },
+            began_at,
+            expires_at: began_at + Duration::seconds(300),
+        };
+        let notice = search.near_end();
+        assert_eq!(notice.time, began_at + Duration::seconds(270));
+        assert_eq!(notice.event_id, format!("user.finder-{}-270000000", search.request_id));
+        let body: serde_json::Value = serde_json::from_str(&notice.body).unwrap();
+        assert_eq!((&body["active"], &body["expires_in_s"]), (&true.into(), &30.into()));
+        assert_eq!(body["expires_at"], "1970-01-01T00:05:00.000000Z");
+        assert_eq!(body["recorded_at"], "1970-01-01T00:04:30.000000Z");
     }
 }

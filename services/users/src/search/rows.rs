@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Duration, Utc};
 use platform::store::rows::column;
 use platform::{On, StoreError, Transaction};
 use sqlx::Row;
@@ -83,6 +83,93 @@ pub(crate) async fn insert(tx: &mut Transaction<Tables>, search: &Search) -> Res
     Ok(())
 }
 
+/// Opens a search that goes on, unless its passenger has another one. Whether it did. Its row is still there if the end of its ride
+/// was received before the beginning.
+pub(crate) async fn put_continued(tx: &mut Transaction<Tables>, search: &Search) -> Result<bool, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let Trip { pickup, dropoff, vehicle_type } = search.trip;
+            let still_open = sqlx::query(
+                "update searches set began_at = $3, expires_at = $4, ending_at = null, end_announced_at = null \
+                 where request_id = $1 and user_id = $2",
+            )
+            .bind(search.request_id.0)
+            .bind(search.user_id.0)
+            .bind(search.began_at)
+            .bind(search.expires_at)
+            .execute(&mut *pg)
+            .await?;
+            if still_open.rows_affected() > 0 {
+                return Ok(true);
+            }
+            let done = sqlx::query(
+                "insert into searches (request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, \
+                 vehicle_type, began_at, expires_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing",
+            )
+            .bind(search.request_id.0)
+            .bind(search.user_id.0)
+            .bind(pickup.lat)
+            .bind(pickup.lng)
+            .bind(dropoff.lat)
+            .bind(dropoff.lng)
+            .bind(vehicle_type.as_str())
+            .bind(search.began_at)
+            .bind(search.expires_at)
+            .execute(&mut *pg)
+            .await?;
+            Ok(done.rows_affected() > 0)
+        }
+        On::Memory(tables) => {
+            let open = tables.searches.get(&search.user_id);
+            let is_free = open.is_none_or(|open| open.request_id == search.request_id);
+            if is_free {
+                tables.searches.insert(search.user_id, *search);
+                tables.ending_searches.remove(&search.request_id);
+                tables.announced_ends.remove(&search.request_id);
+            }
+            Ok(is_free)
+        }
+    }
+}
+
+/// At most [`EXPIRE_MAX`] searches that expire at `until` or earlier and whose passengers have not been told, and marks them as told. One
+/// that was shorter than `shortest` from the beginning is left out.
+pub(crate) async fn announce_ends(
+    tx: &mut Transaction<Tables>,
+    until: DateTime<Utc>,
+    shortest: Duration,
+) -> Result<Vec<Search>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "with due as (select request_id from searches where expires_at <= $1 and end_announced_at is null \
+                 and expires_at - began_at > make_interval(secs => $3) \
+                 order by expires_at, request_id limit $2 for update skip locked) \
+                 update searches s set end_announced_at = $1 from due where s.request_id = due.request_id \
+                 returning s.request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, began_at, \
+                 expires_at",
+            )
+            .bind(until)
+            .bind(EXPIRE_MAX as i64)
+            .bind(shortest.as_seconds_f64())
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(read).collect()
+        }
+        On::Memory(tables) => {
+            let announced = &tables.announced_ends;
+            let is_due = |s: &&Search| {
+                s.expires_at <= until && s.expires_at - s.began_at > shortest && !announced.contains(&s.request_id)
+            };
+            let mut due: Vec<Search> = tables.searches.values().filter(is_due).copied().collect();
+            due.sort_by_key(|s| (s.expires_at, s.request_id));
+            due.truncate(EXPIRE_MAX);
+            tables.announced_ends.extend(due.iter().map(|s| s.request_id));
+            Ok(due)
+        }
+    }
+}
+
 /// Those of `searches` that are open. Their rows stay locked until the transaction ends.
 pub(crate) async fn lock_open(
     tx: &mut Transaction<Tables>,
@@ -131,6 +218,7 @@ pub(crate) async fn delete(tx: &mut Transaction<Tables>, searches: &[SearchKey])
                     tables.searches.remove(&key.1);
                 }
                 tables.ending_searches.remove(&key.0);
+                tables.announced_ends.remove(&key.0);
             }
         }
     }

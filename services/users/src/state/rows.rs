@@ -51,8 +51,8 @@ const READ: &str = "select u.phone, u.name, d.vehicle_type, d.plate, d.make, d.m
      from (select $1::uuid as user_id) me left join users u using (user_id) left join drivers d using (user_id) \
      left join mailbox_heads h using (user_id) left join searches s using (user_id) left join beacons b using (user_id) \
      left join lateral (select * from live_rides l where l.ride_id in \
-     (select ride_id from live_rides where driver_id = me.user_id and status in ('pickup', 'started', 'arrived') \
-     union select ride_id from live_rides where passenger_id = me.user_id and status in ('pickup', 'started', 'arrived')) \
+     (select ride_id from live_rides where driver_id = me.user_id and status in ('pickup', 'waiting', 'started', 'arrived') \
+     union select ride_id from live_rides where passenger_id = me.user_id and status in ('pickup', 'waiting', 'started', 'arrived')) \
      order by l.changed_at desc limit 1) r on true \
      left join lateral (select * from offers q where q.match_id in \
      (select match_id from offers where driver_id = me.user_id and state = 'open' and expires_at > $2 \

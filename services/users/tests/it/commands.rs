@@ -57,7 +57,10 @@ async fn a_search_expires_after_its_time() {
     let mut client = pod.connect(passenger, None).await;
     let request = client.ack("finder.update", trip(THERE)).await;
     assert!(search_events(&mut client, 1).await[0].0);
-    client.quiet(Duration::from_secs(299)).await;
+    client.quiet(Duration::from_secs(268)).await;
+    let near = client.event_of("user.finder").await;
+    assert_eq!((&near["data"]["request_id"], &near["data"]["expires_in_s"]), (&request["request_id"], &30.into()));
+    client.quiet(Duration::from_secs(28)).await;
     assert_eq!(search_events(&mut client, 1).await, [(false, request["request_id"].clone())]);
     assert_ne!(client.ack("finder.update", trip(THERE)).await, request);
     pod.stop().await;
@@ -264,6 +267,7 @@ async fn a_ride_command_is_a_request_to_rides_with_a_deadline() {
                 code: "wrong_pin".into(),
                 message: "say \"again\"".into(),
                 field: Some("pin".into()),
+                allowed_at: None,
             }),
             None,
         ] {
@@ -288,7 +292,7 @@ async fn a_ride_command_is_a_request_to_rides_with_a_deadline() {
     assert!(began.elapsed() <= Duration::from_secs(6));
     let commands = rides.await.unwrap();
     assert!(commands.iter().all(|c| c.user_id == passenger && c.ride_id == ride && c.traceparent.starts_with("00-")));
-    assert_eq!(commands[0].action, RideAction::Cancel { reason: "no \"time\"".into() });
+    assert_eq!(commands[0].action, RideAction::Cancel { reason: "no \"time\"".into(), note: None });
     assert_eq!(commands[1].action, RideAction::Start { pin: "0000".into() });
     pod.stop().await;
 }

@@ -46,7 +46,7 @@ async fn rides(cluster: &Cluster, replies: Vec<RideReply>) -> JoinHandle<Vec<End
 }
 
 fn refusal(code: &str) -> RideReply {
-    RideReply::Error { code: code.to_owned(), message: "no".to_owned(), field: None }
+    RideReply::Error { code: code.to_owned(), message: "no".to_owned(), field: None, allowed_at: None }
 }
 
 /// As match publishes it.

@@ -114,6 +114,7 @@ impl Cluster {
             dropoff: THERE,
             vehicle_type: VehicleType::Car,
             recorded_at: self.world.now(),
+            continues: None,
         })
     }
 
@@ -164,6 +165,9 @@ impl Cluster {
             previous_hash: "0".repeat(64),
             hash: "f".repeat(64),
             by: cancelled.then_some(streams::event::Party::Passenger),
+            search_continues: None,
+            reason_code: None,
+            note: None,
             reason: cancelled.then(|| "late".to_owned()),
             fee: cancelled.then_some(Money::usd(0)),
             distance_m: completed.then_some(1_000.0),

@@ -55,6 +55,7 @@ const PURE: &[&str] = &[
     "services/users/src/sign_in/otp/admission.rs",
     "services/users/src/sign_in/phone.rs",
     "services/users/src/signed_text.rs",
+    "streams/src/driven_distance.rs",
     "streams/src/event/ids.rs",
     "streams/src/event/location.rs",
     "streams/src/event/matching.rs",
