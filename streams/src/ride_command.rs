@@ -115,8 +115,8 @@ pub enum RideReply {
         /// The field of the client's command that is wrong, if it is one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         field: Option<String>,
-        /// When the same is allowed, RFC 3339, if it is too early for it.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        allowed_at: Option<String>,
+        /// When the same is allowed, if it is too early for it.
+        #[serde(default, with = "crate::event::rfc3339::optional", skip_serializing_if = "Option::is_none")]
+        allowed_at: Option<chrono::DateTime<chrono::Utc>>,
     },
 }

@@ -14,8 +14,8 @@ use crate::track::arrived_rides::ArrivedRides;
 pub(crate) struct Cache {
     positions: Mutex<DriverPositions>,
     arrived_rides: Mutex<ArrivedRides>,
-    /// When another location process was last heard.
-    others_heard_at: Mutex<Option<DateTime<Utc>>>,
+    /// When another location process last said something.
+    others_seen_at: Mutex<Option<DateTime<Utc>>>,
 }
 
 impl Cache {
@@ -27,8 +27,8 @@ impl Cache {
         self.arrived_rides.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn others_heard_at(&self) -> MutexGuard<'_, Option<DateTime<Utc>>> {
-        self.others_heard_at.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn others_seen_at(&self) -> MutexGuard<'_, Option<DateTime<Utc>>> {
+        self.others_seen_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Applies what rows say: live rides make their drivers busy, ended rides free them, arrived rides wait for their last

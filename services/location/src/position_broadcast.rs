@@ -4,7 +4,7 @@
 //! A core message may be lost. That does no harm: the driver's next point comes within seconds, beacons are read from their rows
 //! every 5 s, and tracks use rows only.
 //! On the memory bus there is one process, and nothing is sent. On NATS each process says every 5 s that it is there, and a process that
-//! has not heard of another one for 20 s sends no positions.
+//! knows of no other one for 20 s sends no positions.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,8 +67,8 @@ impl PositionBroadcast {
     }
 
     fn has_others(&self) -> bool {
-        let heard_at = *self.cache.others_heard_at();
-        heard_at.is_some_and(|at| self.world.now() - at < SILENCE_MAX)
+        let seen_at = *self.cache.others_seen_at();
+        seen_at.is_some_and(|at| self.world.now() - at < SILENCE_MAX)
     }
 
     /// Sends the positions of a batch. A failure is logged and nothing more.
@@ -160,7 +160,7 @@ fn apply(cache: &Cache, own_pod: &str, payload: &[u8], now: DateTime<Utc>) {
     if pod == own_pod.as_bytes() {
         return;
     }
-    *cache.others_heard_at() = Some(now);
+    *cache.others_seen_at() = Some(now);
     let incoming: Incoming = match serde_json::from_slice(body) {
         Ok(incoming) => incoming,
         Err(error) => {

@@ -9,9 +9,11 @@ use axum::body::{Bytes, HttpBody as _};
 use axum::extract::{DefaultBodyLimit, FromRequest, OptionalFromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use streams::event::rfc3339;
 use tokio::time::timeout;
 
 use crate::store::StoreError;
@@ -30,8 +32,8 @@ pub struct Problem {
     pub retry_after_s: Option<u64>,
     /// The name of the limit that was reached, if it is one of `limits::table`.
     pub limit: Option<&'static str>,
-    /// When the same request may succeed, if it came too early: a time as RFC 3339.
-    pub allowed_at: Option<String>,
+    /// When the same request may succeed, if it came too early.
+    pub allowed_at: Option<DateTime<Utc>>,
 }
 
 impl Problem {
@@ -105,7 +107,7 @@ impl IntoResponse for Problem {
             body["limit"] = limit.into();
         }
         if let Some(at) = self.allowed_at {
-            body["allowed_at"] = at.into();
+            body["allowed_at"] = rfc3339::text(&at).into();
         }
         let kind = (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         let mut response = (self.status, [kind], body.to_string()).into_response();

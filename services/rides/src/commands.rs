@@ -11,7 +11,7 @@ use platform::store::Retry;
 use platform::{CancellationToken, Platform, Store, StoreError, Tokens, Trace, Transaction, kill_point};
 use serde_json::json;
 use streams::driven_distance::{DRIVEN_DISTANCE, DRIVEN_DISTANCE_WAIT, DrivenDistance, DrivenDistanceRequest};
-use streams::event::{Party, rfc3339};
+use streams::event::Party;
 use streams::ride_command::{
     EndSearch, RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAction, RideCommand, RideReply, RidesRequest, SEARCH_FULFILLED,
 };
@@ -242,7 +242,7 @@ fn ok(ride: &Ride) -> RideReply {
 }
 
 fn refused(refusal: Refusal) -> RideReply {
-    let allowed_at = refusal.allowed_at().map(|at| rfc3339::text(&at));
+    let allowed_at = refusal.allowed_at();
     let (code, field) = (refusal.code().to_owned(), refusal.field().map(str::to_owned));
     RideReply::Error { code, message: refusal.to_string(), field, allowed_at }
 }

@@ -406,7 +406,7 @@ mod tests {
         };
         assert_eq!(of(Service::Users), [("USER_STREAM", 2), ("MATCH_STREAM", 2)]);
         assert_eq!(of(Service::Match), [("MATCH_STREAM", 2)]);
-        assert_eq!(of(Service::Rides), [("MATCH_STREAM", 1), ("RIDE_STREAM", 5), ("PAYMENT_STREAM", 1)]);
+        assert_eq!(of(Service::Rides), [("MATCH_STREAM", 1), ("RIDE_STREAM", 6), ("PAYMENT_STREAM", 1)]);
         assert_eq!(of(Service::Location), [("LOCATION_STREAM", 1)]);
     }
 

@@ -7,10 +7,10 @@ use chrono::{DateTime, Duration, Utc};
 use pricing::{Minimum, Priced, Tariffs, Trip, WaitingRules};
 use streams::driven_distance::DrivenDistance;
 use streams::event::{CancelCode, Fare, Party};
-use streams::{Money, RequestId, RideStatus};
+use streams::{Money, Position, RequestId, RideStatus, VehicleType};
 
+use super::distance::{COVERED_MIN, Distance, plausible};
 use super::lifecycle::Refusal;
-use super::{COVERED_MIN, Distance, Ride, plausible};
 
 /// A passenger who cancels at most this long after the ride was created pays nothing, seconds.
 pub const FREE_CANCELLATION_S: i64 = 120;
@@ -41,6 +41,20 @@ pub struct Cancellation {
     pub continues: Option<RequestId>,
 }
 
+/// What a cancellation is decided by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct CancelledRide {
+    pub(super) status: RideStatus,
+    pub(super) vehicle_type: VehicleType,
+    pub(super) pickup: Position,
+    pub(super) dropoff: Position,
+    pub(super) created_at: DateTime<Utc>,
+    pub(super) waiting_at: Option<DateTime<Utc>>,
+    pub(super) started_at: Option<DateTime<Utc>>,
+    /// How long the driver waited beyond the free time, seconds.
+    pub(super) waited_s: f64,
+}
+
 /// How far a started ride has come when it is cancelled.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DrivenSoFar {
@@ -56,7 +70,7 @@ pub struct DrivenSoFar {
 ///
 /// # Errors
 /// The driver does not wait at the pickup, or not long enough.
-pub(super) fn check_no_show(ride: &Ride, waiting: &WaitingRules, now: DateTime<Utc>) -> Result<(), Refusal> {
+pub(super) fn check_no_show(ride: &CancelledRide, waiting: &WaitingRules, now: DateTime<Utc>) -> Result<(), Refusal> {
     let Some(since) = ride.waiting_at.filter(|_| ride.status == RideStatus::Waiting) else {
         return Err(Refusal::NotWaiting);
     };
@@ -65,7 +79,7 @@ pub(super) fn check_no_show(ride: &Ride, waiting: &WaitingRules, now: DateTime<U
 }
 
 /// Whether the passenger's search goes on if `by` cancels `ride`: its driver does not come, and the passenger still waits.
-pub(super) fn continues_search(ride: &Ride, by: Party, code: CancelCode) -> bool {
+pub(super) fn continues_search(ride: &CancelledRide, by: Party, code: CancelCode) -> bool {
     by == Party::Driver && ride.started_at.is_none() && code != CancelCode::NoShow
 }
 
@@ -87,7 +101,7 @@ impl Charge {
 
 /// What `ride` costs if `by` cancels it at `now`.
 pub(super) fn charge(
-    ride: &Ride,
+    ride: &CancelledRide,
     by: Party,
     code: CancelCode,
     tariffs: &Tariffs,
@@ -108,7 +122,13 @@ pub(super) fn charge(
     }
 }
 
-fn after_start(ride: &Ride, by: Party, tariffs: &Tariffs, driven: Option<&DrivenSoFar>, now: DateTime<Utc>) -> Charge {
+fn after_start(
+    ride: &CancelledRide,
+    by: Party,
+    tariffs: &Tariffs,
+    driven: Option<&DrivenSoFar>,
+    now: DateTime<Utc>,
+) -> Charge {
     let tariff = tariffs.of(ride.vehicle_type);
     let until = driven.map_or(now, |driven| driven.until);
     let duration_s = ride.started_at.map_or(0.0, |from| (until - from).as_seconds_f64().max(0.0));
@@ -118,19 +138,18 @@ fn after_start(ride: &Ride, by: Party, tariffs: &Tariffs, driven: Option<&Driven
     if by == Party::Driver && distance_m <= AT_PICKUP_M {
         return Charge { priced: None, distance_m: distance, duration_s: duration };
     }
-    let mut priced =
-        pricing::bill(tariff, &Trip { distance_m, duration_s, waited_s: ride.waited_s(&tariffs.waiting) }, minimum);
+    let mut priced = pricing::bill(tariff, &Trip { distance_m, duration_s, waited_s: ride.waited_s }, minimum);
     priced.fare.estimated = is_estimated;
     Charge { priced: Some(priced), distance_m: distance, duration_s: duration }
 }
 
 /// What was driven, and whether that is the estimate. It follows the rules of a completed ride: what nobody can have driven and
 /// what shows too little of the time is not believed. But fixes that leave much of the time out still prove their own part.
-fn distance_so_far(ride: &Ride, driven: Option<&DrivenSoFar>, duration_s: f64) -> (f64, bool) {
+fn distance_so_far(ride: &CancelledRide, driven: Option<&DrivenSoFar>, duration_s: f64) -> (f64, bool) {
     let estimate_m = pricing::estimate_so_far(&ride.pickup, &ride.dropoff, duration_s);
     let Some((driven, measured)) = driven.and_then(|d| Some((d, d.measured?))) else { return (estimate_m, true) };
     let metres = measured.distance_m;
-    if plausible(ride, metres, duration_s, driven.max_speed_mps) == Distance::Estimated {
+    if plausible((&ride.pickup, &ride.dropoff), metres, duration_s, driven.max_speed_mps) == Distance::Estimated {
         (estimate_m, true)
     } else if measured.covered < COVERED_MIN {
         (metres.max(estimate_m), true)

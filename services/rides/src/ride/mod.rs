@@ -4,6 +4,7 @@
 //! the hash of the one before. Nothing here reads a clock, a store or a bus.
 
 pub mod cancellation;
+mod distance;
 pub mod lifecycle;
 pub(crate) mod requests;
 pub(crate) mod rows;
@@ -15,8 +16,10 @@ use pricing::{self, Minimum, Priced, Tariffs, Trip, WaitingRules};
 use streams::event::{CancelCode, Fare, MatchAccepted, Party, RideEvent};
 use streams::{MatchId, Money, PaymentId, Position, RequestId, RideId, RideStatus, UserId, VehicleType};
 
-use self::cancellation::Charge;
 pub use self::cancellation::{Cancellation, DrivenSoFar};
+use self::cancellation::{CancelledRide, Charge};
+use self::distance::COVERED_MIN;
+pub use self::distance::Distance;
 use self::lifecycle::{Command, REASON_MAX, Refusal, Step, WAIT_WITHIN_M, step};
 use crate::hash_chain::{self, NO_PREVIOUS_HASH};
 
@@ -113,27 +116,6 @@ impl CommandInput<'_> {
     }
 }
 
-/// The distance that a fare is computed from.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Distance {
-    /// That of the final aggregate: cumulative since the start, metres.
-    Measured(f64),
-    /// No final aggregate came in time, or its positions show too little: the estimate from pickup to dropoff.
-    Estimated,
-}
-
-/// Billed beyond what the speed allows: points are noisy, and the way to the first of them counts too, metres.
-const DISTANCE_SLACK_M: f64 = 1_000.0;
-/// The same for the clocks of start and arrival, seconds.
-const CLOCK_SLACK_S: f64 = 10.0;
-/// However far pickup and dropoff are apart, a ride of so many metres may be honest: a day of errands, or there and back.
-const HONEST_M: f64 = 100_000.0;
-/// Beyond that, so many times the estimate.
-const HONEST_DETOUR: f64 = 10.0;
-
-/// Positions that show less than this part of the time between start and arrival say too little about the way.
-const COVERED_MIN: f64 = 0.5;
-
 /// What to bill for a final aggregate. `covered` is the part of the ride's time that its positions show; an aggregate that does not
 /// say so is believed.
 pub(crate) fn billed_distance(ride: &Ride, metres: f64, covered: Option<f64>, max_speed_mps: f64) -> Distance {
@@ -143,14 +125,9 @@ pub(crate) fn billed_distance(ride: &Ride, metres: f64, covered: Option<f64>, ma
     plausible(ride, metres, ride.duration_s(), max_speed_mps)
 }
 
-/// What to bill for a final distance: nothing that nobody can have driven. It is impossible if it needs more than
-/// `max_speed_mps`. Where that is lifted, as for a simulation faster than life, and for a vehicle that went in circles for a day,
-/// there is a second bound, by the trip. Both leave a long detour alone. What is impossible says nothing about the ride, so the
-/// estimate is billed, as without a distance.
+/// What to bill for a final distance: nothing that nobody can have driven.
 pub(crate) fn plausible(ride: &Ride, metres: f64, duration_s: f64, max_speed_mps: f64) -> Distance {
-    let by_speed = max_speed_mps * (duration_s + CLOCK_SLACK_S) + DISTANCE_SLACK_M;
-    let by_trip = HONEST_M.max(HONEST_DETOUR * pricing::estimate(&ride.pickup, &ride.dropoff).0);
-    if metres <= by_speed.min(by_trip) { Distance::Measured(metres) } else { Distance::Estimated }
+    distance::plausible((&ride.pickup, &ride.dropoff), metres, duration_s, max_speed_mps)
 }
 
 /// The next version of a ride, the event that leads to it, and the bill.
@@ -289,6 +266,12 @@ impl Ride {
         }
     }
 
+    fn at_cancellation(&self, rules: &WaitingRules) -> CancelledRide {
+        let Self { status, vehicle_type, pickup, dropoff, created_at, waiting_at, started_at, .. } = *self;
+        let waited_s = self.waited_s(rules);
+        CancelledRide { status, vehicle_type, pickup, dropoff, created_at, waiting_at, started_at, waited_s }
+    }
+
     /// The next version and its event, with the hash; `change` sets what the command changes, and returns the bill.
     fn advance(
         &self,
@@ -390,12 +373,12 @@ pub fn decide(
             if note.is_some_and(|note| !is_text(note)) {
                 return Err(Refusal::Note);
             }
-            let code = CancelCode::of(reason);
+            let (code, cancelled) = (CancelCode::of(reason), ride.at_cancellation(&tariffs.waiting));
             if by == Party::Driver && code == CancelCode::NoShow {
-                cancellation::check_no_show(ride, &tariffs.waiting, now)?;
+                cancellation::check_no_show(&cancelled, &tariffs.waiting, now)?;
             }
-            let charge = cancellation::charge(ride, by, code, tariffs, driven.as_ref(), now);
-            let continues = search.filter(|_| cancellation::continues_search(ride, by, code));
+            let charge = cancellation::charge(&cancelled, by, code, tariffs, driven.as_ref(), now);
+            let continues = search.filter(|_| cancellation::continues_search(&cancelled, by, code));
             let words = (reason.to_owned(), note.map(str::to_owned));
             ride.advance(to, now, |next| Some(cancel(next, by, words, charge, continues)))
         }

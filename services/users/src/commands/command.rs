@@ -10,6 +10,7 @@ use platform::limits::{Limit, Refused};
 use platform::store::TransactionError;
 use platform::{Platform, Problem, StoreError};
 use serde::Serialize;
+use streams::event::rfc3339;
 use streams::ride_command::RideAction;
 use streams::{MatchId, Position, RideId, UserId};
 
@@ -215,9 +216,9 @@ pub(crate) struct Refusal {
     pub(crate) limit: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) retry_after_s: Option<u64>,
-    /// When the same is allowed, RFC 3339, if it came too early.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) allowed_at: Option<String>,
+    /// When the same is allowed, if it came too early.
+    #[serde(with = "rfc3339::optional", skip_serializing_if = "Option::is_none")]
+    pub(crate) allowed_at: Option<DateTime<Utc>>,
 }
 
 impl Refusal {

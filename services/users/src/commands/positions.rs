@@ -13,14 +13,14 @@ use chrono::{DateTime, Utc};
 use platform::{StoreError, kill_point};
 use serde_json::{Value, json};
 use streams::event::{LocationUpdate, Reception};
-use streams::{BusError, Event, Message, Service, UserId};
+use streams::{Event, Message, Service, UserId};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
 use super::command::{Point, Positions, Refusal};
 use super::publish_lane::PART_MAX;
 use super::sender::Sender;
-use super::window::Room;
+use super::window;
 use crate::account;
 use crate::context::Context;
 use crate::live_ride;
@@ -45,7 +45,7 @@ pub(crate) async fn publish(context: &Context, sender: &Sender, positions: Posit
     let updates: Vec<LocationUpdate> = points.into_iter().map(|point| update(sender, point, received_at)).collect();
     live_ride::publish::newest(context, sender.ride.as_ref(), &updates).await;
     let left_out = match sender.ride {
-        Some(_) => send(context, sender, &updates, received_at, None).await.map(|()| 0)?,
+        Some(_) => send(context, sender, &updates, received_at, Room::NotNeeded).await.map(|()| 0)?,
         None => publish_free(context, sender, updates, received_at).await?,
     };
     let mut answer = json!({"points": count});
@@ -66,15 +66,13 @@ async fn publish_free(
     received_at: DateTime<Utc>,
 ) -> Result<usize, Refusal> {
     let lane = &sender.publish_lane;
-    if !lane.holds(&sender.device_name)
-        && let Some(room) = context.window.try_enter(updates.len(), Instant::now())
-    {
-        return send(context, sender, &updates, received_at, Some(room)).await.map(|()| 0);
+    if !lane.holds(&sender.device_name) && context.window.has_room(updates.len().min(PART_MAX), Instant::now()) {
+        return send(context, sender, &updates, received_at, Room::Needed).await.map(|()| 0);
     }
     // What the phone held back may be of a ride that has ended since.
     let (late, current): (Vec<_>, Vec<_>) = updates.into_iter().partition(|update| update.is_late(received_at));
     if !late.is_empty() {
-        send(context, sender, &late, received_at, None).await?;
+        send(context, sender, &late, received_at, Room::NotNeeded).await?;
     }
     let count = current.len();
     let Some(newest) = current.into_iter().max_by_key(|update| update.recorded_at) else { return Ok(0) };
@@ -87,41 +85,59 @@ async fn publish_free(
         count_left_out(1);
         return Ok(count);
     };
-    let Ok(Some(room)) = timeout(HELD_MAX, context.window.enter()).await else {
-        count_left_out(1);
-        return Err(Refusal::unavailable());
-    };
+    let _of_user = lane.enter(1).await.ok_or_else(Refusal::unavailable)?;
+    let room = enter_window(context, 1).await.inspect_err(|_| count_left_out(1))?;
+    let _of_pod = permits(&context.publish_permits, 1).await?;
+    // Its turn has come: whichever position is the newest now goes out.
     let Some(held) = turn.take() else { return Ok(count) };
     let is_own = held.recorded_at == id;
+    publish_part(context, vec![message(&held, context.new_trace().as_str())], Some(room)).await?;
     let held_at = held.reception.as_ref().map_or(received_at, |reception| reception.received_at);
-    send(context, sender, &[held], held_at, Some(room)).await?;
+    on_stored(context, sender, &[held], held_at);
     Ok(if is_own { count - 1 } else { count })
 }
 
-/// Returns once the stream has stored the positions.
+/// Whether positions need room in the pod's window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Needed,
+    NotNeeded,
+}
+
+/// Returns once the stream has stored the positions. Each part waits for its own room, after the user's lane, so that who sends much holds
+/// no room while others wait.
 async fn send(
     context: &Context,
     sender: &Sender,
     updates: &[LocationUpdate],
     received_at: DateTime<Utc>,
-    mut room: Option<Room<'_>>,
+    room: Room,
 ) -> Result<(), Refusal> {
     let trace = context.new_trace();
     let in_flight = if updates.len() <= PART_MAX { &context.publish_permits } else { &context.batch_permits };
     for part in updates.chunks(PART_MAX) {
         let _of_user = sender.publish_lane.enter(part.len()).await.ok_or_else(Refusal::unavailable)?;
+        let taken = match room {
+            Room::Needed => Some(enter_window(context, part.len()).await?),
+            Room::NotNeeded => None,
+        };
         let _of_pod = permits(in_flight, part.len()).await?;
         let messages = part.iter().map(|update| message(update, trace.as_str())).collect();
-        publish_part(context, messages, room.as_mut()).await.map_err(|error| {
-            tracing::warn!(%error, "positions were not published");
-            Refusal::unavailable()
-        })?;
+        publish_part(context, messages, taken).await?;
     }
+    on_stored(context, sender, updates, received_at);
+    Ok(())
+}
+
+fn on_stored(context: &Context, sender: &Sender, updates: &[LocationUpdate], received_at: DateTime<Utc>) {
     kill_point::reached("positions.before_ack");
     if sender.driver().record_positions(updates, received_at) {
         context.sockets.add_moved(sender.user);
     }
-    Ok(())
+}
+
+async fn enter_window(context: &Context, count: usize) -> Result<window::Room<'_>, Refusal> {
+    timeout(HELD_MAX, context.window.enter(count)).await.ok().flatten().ok_or_else(Refusal::unavailable)
 }
 
 async fn permits(semaphore: &Semaphore, count: usize) -> Result<SemaphorePermit<'_>, Refusal> {
@@ -129,7 +145,11 @@ async fn permits(semaphore: &Semaphore, count: usize) -> Result<SemaphorePermit<
     semaphore.acquire_many(count).await.map_err(|_| Refusal::unavailable())
 }
 
-async fn publish_part(context: &Context, part: Vec<Message>, mut room: Option<&mut Room<'_>>) -> Result<(), BusError> {
+async fn publish_part(
+    context: &Context,
+    part: Vec<Message>,
+    mut room: Option<window::Room<'_>>,
+) -> Result<(), Refusal> {
     let results = context.platform.publish_all(part).await;
     let (published, now) = (results.iter().filter_map(|r| r.as_ref().ok()), Instant::now());
     let mut count = 0;
@@ -140,7 +160,13 @@ async fn publish_part(context: &Context, part: Vec<Message>, mut room: Option<&m
         }
     }
     context.platform.metrics.published.with_label_values(&[Service::Users.name()]).inc_by(count);
-    results.into_iter().find_map(Result::err).map_or(Ok(()), Err)
+    match results.into_iter().find_map(Result::err) {
+        Some(error) => {
+            tracing::warn!(%error, "positions were not published");
+            Err(Refusal::unavailable())
+        }
+        None => Ok(()),
+    }
 }
 
 /// The event of a point whose times are corrected.

@@ -75,19 +75,19 @@ impl Window {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Room for `count` positions, if there is some and nobody waits.
-    pub(crate) fn try_enter(&self, count: usize, now: Instant) -> Option<Room<'_>> {
-        let count = u32::try_from(count).ok()?;
-        let permit = self.free.try_acquire_many(count).or_else(|_| {
+    /// Whether there is room for `count` positions, and nobody waits for it.
+    pub(crate) fn has_room(&self, count: usize, now: Instant) -> bool {
+        if self.free.available_permits() < count {
             self.release(now);
-            self.free.try_acquire_many(count)
-        });
-        Some(Room { window: self, permit: permit.ok()? })
+        }
+        self.free.available_permits() >= count
     }
 
-    /// Waits for room for one position, after all who wait already. `None` if the window is closed, which it never is.
-    pub(crate) async fn enter(&self) -> Option<Room<'_>> {
-        let mut acquire = pin!(self.free.acquire());
+    /// Waits for room for `count` positions, [`ROOM_MIN`] at most, after all who wait already. `None` if the window is closed, which it
+    /// never is.
+    pub(crate) async fn enter(&self, count: usize) -> Option<Room<'_>> {
+        let count = u32::try_from(count.min(ROOM_MIN)).ok()?;
+        let mut acquire = pin!(self.free.acquire_many(count));
         loop {
             match timeout(UNDER_WAY_MAX / 4, acquire.as_mut()).await {
                 Ok(permit) => return Some(Room { window: self, permit: permit.ok()? }),
@@ -152,9 +152,14 @@ mod tests {
         PositionProgress { consumer: reader.to_owned(), sequence, age_ms }
     }
 
+    fn try_enter(window: &Window, count: u32) -> Option<Room<'_>> {
+        window.has_room(count as usize, Instant::now());
+        Some(Room { window, permit: window.free.try_acquire_many(count).ok()? })
+    }
+
     fn fill(window: &Window, sequences: std::ops::Range<u64>) {
         for sequence in sequences {
-            window.try_enter(1, Instant::now()).expect("room").published(sequence, Instant::now());
+            try_enter(window, 1).expect("room").published(sequence, Instant::now());
         }
     }
 
@@ -162,18 +167,18 @@ mod tests {
     async fn room_is_free_again_when_both_readers_have_read_it() {
         let window = Window::new(Instant::now());
         fill(&window, 1..ROOM_MAX as u64 + 1);
-        assert!(window.try_enter(1, Instant::now()).is_none());
+        assert!(try_enter(&window, 1).is_none());
         window.on_progress(&progress(READERS[0], 500, 0), Instant::now());
-        assert!(window.try_enter(1, Instant::now()).is_none(), "the other reader has not read it");
+        assert!(try_enter(&window, 1).is_none(), "the other reader has not read it");
         window.on_progress(&progress(READERS[1], 10, 0), Instant::now());
-        assert!(window.try_enter(11, Instant::now()).is_none());
-        let room = window.try_enter(10, Instant::now()).expect("ten were read");
+        assert!(try_enter(&window, 11).is_none());
+        let room = try_enter(&window, 10).expect("ten were read");
         drop(room);
         window.on_progress(&progress("somebody", 2_000, 0), Instant::now());
-        assert!(window.try_enter(11, Instant::now()).is_none(), "no reader of positions");
+        assert!(try_enter(&window, 11).is_none(), "no reader of positions");
         // A stream that was created again counts from 1.
         window.on_progress(&progress(READERS[0], 3, 0), Instant::now());
-        assert!(window.try_enter(10, Instant::now()).is_some());
+        assert!(try_enter(&window, 10).is_some());
     }
 
     #[tokio::test(start_paused = true)]
@@ -181,12 +186,12 @@ mod tests {
         let window = Window::new(Instant::now());
         fill(&window, 1..ROOM_MAX as u64 + 1);
         let began = Instant::now();
-        let mut waiting = pin!(window.enter());
+        let mut waiting = pin!(window.enter(1));
         assert!(timeout(UNDER_WAY_MAX / 2, waiting.as_mut()).await.is_err());
         assert!(waiting.await.is_some());
         assert!(began.elapsed() <= UNDER_WAY_MAX + UNDER_WAY_MAX / 4);
         // What is not published is free at once.
-        assert!(window.try_enter(ROOM_MAX, Instant::now()).is_some());
+        assert!(try_enter(&window, ROOM_MAX as u32).is_some());
     }
 
     #[tokio::test(start_paused = true)]
@@ -205,10 +210,10 @@ mod tests {
         for reader in READERS {
             window.on_progress(&progress(reader, 2_000, 500), Instant::now());
         }
-        assert!(window.try_enter(ROOM_MIN, Instant::now()).is_some(), "what was taken beyond the room is gone");
-        assert!(window.try_enter(ROOM_MIN + 1, Instant::now()).is_none());
+        assert!(try_enter(&window, ROOM_MIN as u32).is_some(), "what was taken beyond the room is gone");
+        assert!(try_enter(&window, ROOM_MIN as u32 + 1).is_none());
         assert_eq!([100, 100].map(&report), [125, 156]);
         assert_eq!([100; 20].map(&report).last(), Some(&ROOM_MAX));
-        assert!(window.try_enter(ROOM_MAX, Instant::now()).is_some());
+        assert!(try_enter(&window, ROOM_MAX as u32).is_some());
     }
 }

@@ -132,7 +132,7 @@ pub(crate) async fn put_continued(tx: &mut Transaction<Tables>, search: &Search)
     }
 }
 
-/// At most [`EXPIRE_MAX`] searches that expire at `until` or earlier and whose passengers have not been told, and marks them as told. One
+/// At most [`EXPIRE_MAX`] searches that expire at `until` or earlier and whose passengers have had no notice of it, and marks them as announced. One
 /// that was shorter than `shortest` from the beginning is left out.
 pub(crate) async fn announce_ends(
     tx: &mut Transaction<Tables>,

@@ -102,6 +102,17 @@ async fn what_one_driver_has_collected_delays_no_other() {
         client.text(json!({"id": "last", "type": "location.update", "data": points(&cluster, 1)}).to_string()).await;
         floods.push(client);
     }
+    // The readers keep up, and say so.
+    let bus = cluster.bus.clone();
+    tokio::spawn(async move {
+        for sequence in (0u64..).step_by(1_000) {
+            for consumer in ["location_update_location", "location_update_match"] {
+                let body = json!({"consumer": consumer, "sequence": sequence, "age_ms": 10}).to_string();
+                let _ = bus.publish_core(streams::position_progress::POSITION_PROGRESS, body.into()).await;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
     let honest = pod.driver("+12125550820").await;
     let mut honest = pod.connect(honest, None).await;
     let began = tokio::time::Instant::now();
