@@ -199,7 +199,7 @@ fn command_data(kind: &str, ride_id: &str, match_id: &str, token: &str) -> Optio
         }
         "match.accept" | "match.reject" => json!({"match_id": match_id}),
         "ride.start" => json!({"ride_id": ride_id, "pin": "none"}),
-        "ride.arrive" => json!({"ride_id": ride_id}),
+        "ride.wait" | "ride.arrive" => json!({"ride_id": ride_id}),
         "ride.cancel" => json!({"ride_id": ride_id, "reason": "x"}),
         "mailbox.ack" => json!({"seq": 1_000_000}),
         "auth.refresh" => json!({"access_token": token}),
