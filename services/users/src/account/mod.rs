@@ -3,6 +3,8 @@
 //!
 //! Roles are not stored: everybody is a passenger, and a user with a row in `drivers` is a driver too.
 
+pub(crate) mod deletion;
+pub(crate) mod export;
 pub(crate) mod plate;
 pub(crate) mod rows;
 pub(crate) mod standing;
