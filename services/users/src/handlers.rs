@@ -18,7 +18,7 @@ use crate::presence::Route;
 use crate::search::ending::ENDING_WAIT;
 use crate::search::{Search, SearchKey};
 use crate::tables::Tables;
-use crate::{live_ride, mailbox, offer, presence, search};
+use crate::{account, live_ride, mailbox, offer, presence, search};
 
 /// The most messages of one transaction.
 pub(crate) const BATCH_MAX: usize = 256;
@@ -381,7 +381,10 @@ impl Handler for EventHandler {
     async fn handle(&mut self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
         let hidden = self.update_rows(tx, batch).await?;
         let passengers = Self::passengers(tx, batch).await?;
-        let entries = self.new_entries(batch, &hidden, &passengers);
+        let mut entries = self.new_entries(batch, &hidden, &passengers);
+        // Nothing is stored for a person whose account has ended.
+        let deleted = account::rows::deleted(tx, &column(&entries, |entry| entry.user)).await?;
+        entries.retain(|entry| !deleted.contains(&entry.user));
         let seqs = mailbox::rows::append(tx, &entries, self.context.platform.world.now()).await?;
         // After the entries: a socket that opens meanwhile reads its mailbox with a lock that waits for this transaction, or was recorded
         // before it.

@@ -26,6 +26,8 @@ pub(crate) fn routes() -> Routes<Context> {
         .post("/v1/auth/token", sign_in_by_code)
         .get("/v1/me", me)
         .patch("/v1/me", change_me)
+        .delete("/v1/me", delete_me)
+        .get("/v1/me/export", export_me)
         .post("/v1/drivers", register_driver)
         .patch("/v1/drivers", change_vehicle)
         .get("/v1/state", state)
@@ -80,6 +82,16 @@ async fn change_me(
     tx.commit().await?;
     party::changed(&context, user).await;
     Ok(Json(profile))
+}
+
+/// 204. After it the access token is refused, as after a sign-out.
+async fn delete_me(State(context): State<Context>, SignedIn(user): SignedIn) -> Result<StatusCode, Problem> {
+    account::deletion::delete(&context, user).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn export_me(State(context): State<Context>, SignedIn(user): SignedIn) -> Result<Json<Value>, Problem> {
+    account::export::of(&context, user).await?.map(Json).ok_or_else(no_such_user)
 }
 
 #[derive(Debug, Deserialize)]

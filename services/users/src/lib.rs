@@ -16,6 +16,7 @@ mod live_ride;
 mod mailbox;
 mod offer;
 mod party;
+mod plain_text;
 mod presence;
 mod rate_limit;
 mod search;

@@ -72,6 +72,10 @@ pub(crate) struct AccountRows {
     pub(crate) users: OrdMap<UserId, UserRow>,
     pub(crate) phones: OrdMap<Phone, UserId>,
     pub(crate) drivers: OrdMap<UserId, Driver>,
+    /// The column `drivers.registered_at`.
+    pub(crate) registered: OrdMap<UserId, DateTime<Utc>>,
+    /// Users whose accounts have ended, with the column `users.deleted_at`. They are in none of the other maps.
+    pub(crate) deleted: OrdMap<UserId, DateTime<Utc>>,
     /// By the plates as they are compared.
     pub(crate) plates: OrdMap<String, UserId>,
 }
@@ -87,6 +91,7 @@ impl AccountRows {
 pub(crate) struct UserRow {
     pub(crate) phone: Phone,
     pub(crate) name: Option<String>,
+    pub(crate) created_at: DateTime<Utc>,
 }
 
 /// Sign-ins, with the indexes by user and by the time of their end.

@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::gateway::{connection, publish_frames};
 use crate::mailbox::NewEntry;
 use crate::search::{NEAR_END, NearEnd, Search};
-use crate::{live_ride, mailbox, offer, presence, rate_limit, search, sign_in};
+use crate::{account, live_ride, mailbox, offer, presence, rate_limit, search, sign_in};
 
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
@@ -119,6 +119,7 @@ pub(crate) async fn purge(context: Context) -> Result<(), StoreError> {
             break;
         }
     }
+    account::deletion::sweep(&context).await?;
     let mut tx = context.store.begin().await?;
     mailbox::device_rows::purge_devices(&mut tx, now).await?;
     offer::rows::purge(&mut tx, now).await?;

@@ -39,7 +39,7 @@ async fn operators_routes_answer(shape: Shape) {
     assert!(metrics.as_str().unwrap().contains("# TYPE rideshare_sockets gauge"));
     let (status, problem) = get("/v1/nothing").await;
     assert_eq!((status, &problem["code"]), (404, &Value::from("no_such_route")));
-    let (status, problem) = http(running.addr(), "DELETE", "/v1/me", None, None).await;
+    let (status, problem) = http(running.addr(), "PUT", "/v1/me", None, None).await;
     assert_eq!((status, &problem["status"]), (405, &json!(405)));
     running.stop().await;
 }

@@ -19,7 +19,7 @@ async fn problem_bodies() {
     let (none, passenger) = (None, Some(&passenger));
     let cases: [(Option<&Person>, &str, &str, Option<Value>); 14] = [
         (none, "GET", "/v1/nothing", None),
-        (none, "DELETE", "/v1/me", None),
+        (none, "PUT", "/v1/me", None),
         (none, "GET", "/v1/me", None),
         (none, "POST", "/v1/auth/otp", Some(json!({"phone": 7}))),
         (none, "POST", "/v1/auth/otp", Some(json!({"phone": "12"}))),

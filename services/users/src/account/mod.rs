@@ -3,6 +3,8 @@
 //!
 //! Roles are not stored: everybody is a passenger, and a user with a row in `drivers` is a driver too.
 
+pub(crate) mod deletion;
+pub(crate) mod export;
 pub(crate) mod plate;
 pub(crate) mod rows;
 pub(crate) mod standing;
@@ -12,6 +14,8 @@ use std::str::FromStr;
 use platform::{Problem, StoreError};
 use serde::Serialize;
 use streams::{UserId, VehicleType};
+
+use crate::plain_text;
 
 /// The most characters of a name.
 const NAME_MAX: usize = 100;
@@ -122,28 +126,25 @@ impl Profile {
     }
 }
 
-/// `name` without surrounding spaces.
+/// `name` as others see it, see [`plain_text::line`].
 ///
 /// # Errors
 /// A problem with the field `name`.
 pub(crate) fn validate_name(name: &str) -> Result<String, Problem> {
-    let name = name.trim();
-    if !(1..=NAME_MAX).contains(&name.chars().count()) || name.chars().any(char::is_control) {
-        return Err(Problem::field("name", format!("1 to {NAME_MAX} characters, none of them a control character")));
-    }
-    Ok(name.to_owned())
+    line_of("name", name, NAME_MAX)
 }
 
-/// One of the words that describe a vehicle, without surrounding spaces.
+/// One of the words that describe a vehicle, as others see it.
 ///
 /// # Errors
 /// A problem with this field.
 pub(crate) fn validate_word(field: &str, word: &str) -> Result<String, Problem> {
-    let word = word.trim();
-    if !(1..=WORD_MAX).contains(&word.chars().count()) || word.chars().any(char::is_control) {
-        return Err(Problem::field(field, format!("1 to {WORD_MAX} characters, none of them a control character")));
-    }
-    Ok(word.to_owned())
+    line_of(field, word, WORD_MAX)
+}
+
+fn line_of(field: &str, text: &str, most: usize) -> Result<String, Problem> {
+    let line = plain_text::line(text).filter(|line| line.chars().count() <= most);
+    line.ok_or_else(|| Problem::field(field, format!("1 to {most} characters, at least one of which can be seen")))
 }
 
 #[cfg(test)]
@@ -151,10 +152,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_trimmed_and_bounded() {
+    fn names_are_cleaned_and_bounded() {
         assert_eq!(validate_name("  Ann O'Hara \"Z\" ").as_deref(), Ok("Ann O'Hara \"Z\""));
         assert_eq!(validate_name(&"ß".repeat(NAME_MAX)), Ok("ß".repeat(NAME_MAX)));
-        for wrong in ["", "  ", "a\u{0}b", "a\nb", &"a".repeat(NAME_MAX + 1)] {
+        assert_eq!(validate_name("Ann\n\u{202e}Lee\u{200b}").as_deref(), Ok("Ann Lee"));
+        assert_eq!(validate_name(&format!("{}\u{200b}", "a".repeat(NAME_MAX))), Ok("a".repeat(NAME_MAX)));
+        for wrong in ["", "  ", "\u{0}\u{200b}", &"a".repeat(NAME_MAX + 1)] {
             assert_eq!(validate_name(wrong).unwrap_err().field.as_deref(), Some("name"), "{wrong:?}");
         }
     }

@@ -3,14 +3,11 @@
 use platform::Problem;
 use unicode_normalization::UnicodeNormalization;
 
+use crate::plain_text::is_hyphen;
+
 /// The most letters and digits of a plate, and its most characters with spaces and hyphens.
 const LETTERS_MAX: usize = 16;
 const CHARACTERS_MAX: usize = 32;
-
-/// What is between the letters and digits of a plate.
-fn is_hyphen(c: char) -> bool {
-    matches!(c, '-' | '\u{2010}'..='\u{2015}' | '\u{2212}')
-}
 
 /// `plate` as it is shown: upper case, full-width and other forms of a character as the character itself (NFKC), single spaces and plain
 /// hyphens.

@@ -1,6 +1,6 @@
 //! The rows of `users` and `drivers`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use platform::store::rows::column;
@@ -17,6 +17,8 @@ use crate::tables::{Tables, UserRow};
 /// The constraints that give a plate to one driver only: as it is compared, and as it is written, which those of the version before know.
 pub(crate) const VEHICLE_KEYS: [&str; 2] = [PLATE_KEY, "drivers_plate_key"];
 const PLATE_KEY: &str = "drivers_plate_key_key";
+/// The most users of one call of [`deleted_since`].
+const SWEEP_MAX: i64 = 5_000;
 
 /// Reads the columns of `drivers`, which a left join may have left null.
 fn read_driver(row: &PgRow) -> Result<Option<Driver>, StoreError> {
@@ -47,7 +49,7 @@ pub(crate) async fn people(
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select user_id, name, vehicle_type, plate, make, model, color, status from users \
-                 left join drivers using (user_id) where user_id = any($1)",
+                 left join drivers using (user_id) where user_id = any($1) and deleted_at is null",
             )
             .bind(column(users, |user| user.0))
             .fetch_all(&mut *pg)
@@ -127,7 +129,7 @@ pub(crate) async fn get_or_insert(
                 return Ok(*user);
             }
             rows.phones.insert(phone.clone(), new_id);
-            rows.users.insert(new_id, UserRow { phone: phone.clone(), name: None });
+            rows.users.insert(new_id, UserRow { phone: phone.clone(), name: None, created_at: now });
             Ok(new_id)
         }
     }
@@ -144,11 +146,11 @@ pub(crate) async fn exists(tx: &mut Transaction<Tables>, phone: &Phone) -> Resul
     }
 }
 
-/// Locks the user's row until the transaction ends; false if there is none.
+/// Locks the user's row until the transaction ends; false if there is none, or if the account has ended.
 pub(crate) async fn lock(tx: &mut Transaction<Tables>, user: UserId) -> Result<bool, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            let row = sqlx::query("select from users where user_id = $1 for update")
+            let row = sqlx::query("select from users where user_id = $1 and deleted_at is null for update")
                 .bind(user.0)
                 .fetch_optional(&mut *pg)
                 .await?;
@@ -161,7 +163,7 @@ pub(crate) async fn lock(tx: &mut Transaction<Tables>, user: UserId) -> Result<b
 pub(crate) async fn set_name(tx: &mut Transaction<Tables>, user: UserId, name: Option<&str>) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            sqlx::query("update users set name = $2 where user_id = $1")
+            sqlx::query("update users set name = $2 where user_id = $1 and deleted_at is null")
                 .bind(user.0)
                 .bind(name)
                 .execute(&mut *pg)
@@ -219,6 +221,7 @@ pub(crate) async fn insert_driver(
             }
             rows.plates.insert(key, user);
             rows.drivers.insert(user, driver.clone());
+            rows.registered.insert(user, now);
         }
     }
     Ok(())
@@ -285,4 +288,114 @@ pub(crate) async fn set_vehicle(
         }
     }
     Ok(())
+}
+
+pub(crate) async fn phone_of(tx: &mut Transaction<Tables>, user: UserId) -> Result<Option<Phone>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let row = sqlx::query("select phone from users where user_id = $1 and phone is not null")
+                .bind(user.0)
+                .fetch_optional(&mut *pg)
+                .await?;
+            let Some(row) = row else { return Ok(None) };
+            let phone = Phone::parse(row.try_get("phone")?);
+            phone.map(Some).map_err(|problem| StoreError::Other(format!("a stored phone: {}", problem.message)))
+        }
+        On::Memory(tables) => Ok(tables.accounts.users.get(&user).map(|row| row.phone.clone())),
+    }
+}
+
+/// Since when there is an account, and since when the user is a driver.
+pub(crate) async fn since(
+    tx: &mut Transaction<Tables>,
+    user: UserId,
+) -> Result<Option<(DateTime<Utc>, Option<DateTime<Utc>>)>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let row = sqlx::query(
+                "select created_at, registered_at from users left join drivers using (user_id) where user_id = $1",
+            )
+            .bind(user.0)
+            .fetch_optional(&mut *pg)
+            .await?;
+            Ok(row.map(|row| Ok::<_, sqlx::Error>((row.try_get(0)?, row.try_get(1)?))).transpose()?)
+        }
+        On::Memory(tables) => {
+            let rows = &tables.accounts;
+            Ok(rows.users.get(&user).map(|row| (row.created_at, rows.registered.get(&user).copied())))
+        }
+    }
+}
+
+/// Erases the account of `user`, whose row the caller has locked: the id stays.
+pub(crate) async fn delete(tx: &mut Transaction<Tables>, user: UserId, now: DateTime<Utc>) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query("delete from drivers where user_id = $1").bind(user.0).execute(&mut *pg).await?;
+            sqlx::query(
+                "update users set phone = null, name = null, deleted_at = $2 where user_id = $1 and deleted_at is null",
+            )
+            .bind(user.0)
+            .bind(now)
+            .execute(&mut *pg)
+            .await?;
+        }
+        On::Memory(tables) => {
+            let rows = &mut tables.accounts;
+            let Some(row) = rows.users.remove(&user) else { return Ok(()) };
+            rows.phones.remove(&row.phone);
+            if let Some(driver) = rows.drivers.remove(&user) {
+                rows.plates.remove(&plate::key(&driver.plate));
+            }
+            rows.registered.remove(&user);
+            rows.deleted.insert(user, now);
+        }
+    }
+    Ok(())
+}
+
+/// Those of `users` whose accounts have ended.
+pub(crate) async fn deleted(tx: &mut Transaction<Tables>, users: &[UserId]) -> Result<BTreeSet<UserId>, StoreError> {
+    if users.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query("select user_id from users where user_id = any($1) and deleted_at is not null")
+                .bind(column(users, |user| user.0))
+                .fetch_all(&mut *pg)
+                .await?;
+            rows.iter().map(|row| Ok(UserId(row.try_get("user_id")?))).collect()
+        }
+        On::Memory(tables) => {
+            let deleted = &tables.accounts.deleted;
+            Ok(users.iter().filter(|user| deleted.contains_key(*user)).copied().collect())
+        }
+    }
+}
+
+/// The users whose accounts ended after `since`, the last ones first, [`SWEEP_MAX`] at most.
+pub(crate) async fn deleted_since(
+    tx: &mut Transaction<Tables>,
+    since: DateTime<Utc>,
+) -> Result<Vec<UserId>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select user_id from users where deleted_at > $1 order by deleted_at desc, user_id desc limit $2",
+            )
+            .bind(since)
+            .bind(SWEEP_MAX)
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(|row| Ok(UserId(row.try_get("user_id")?))).collect()
+        }
+        On::Memory(tables) => {
+            let later = tables.accounts.deleted.iter().filter(|(_, at)| **at > since);
+            let mut later: Vec<_> = later.map(|(user, at)| (*at, *user)).collect();
+            later.sort_unstable_by(|a, b| b.cmp(a));
+            later.truncate(usize::try_from(SWEEP_MAX).unwrap_or(usize::MAX));
+            Ok(later.into_iter().map(|(_, user)| user).collect())
+        }
+    }
 }

@@ -48,7 +48,11 @@ async fn set_status_in(
 }
 
 /// Closes the open offers of a driver. To match and to the passenger it is as if the driver had declined.
-async fn withdraw_offers(context: &Context, tx: &mut Transaction<Tables>, driver: UserId) -> Result<(), StoreError> {
+pub(super) async fn withdraw_offers(
+    context: &Context,
+    tx: &mut Transaction<Tables>,
+    driver: UserId,
+) -> Result<(), StoreError> {
     let mut open = offer::rows::lock_live_of_driver(tx, driver).await?;
     open.retain(|offer| offer.state == OfferState::Open);
     let now = context.platform.world.now();
@@ -61,7 +65,11 @@ async fn withdraw_offers(context: &Context, tx: &mut Transaction<Tables>, driver
     Ok(())
 }
 
-async fn go_off_duty(context: &Context, tx: &mut Transaction<Tables>, driver: UserId) -> Result<(), StoreError> {
+pub(super) async fn go_off_duty(
+    context: &Context,
+    tx: &mut Transaction<Tables>,
+    driver: UserId,
+) -> Result<(), StoreError> {
     let now = context.platform.world.now();
     for beacon in presence::rows::lock_beacons(tx, &[driver]).await? {
         if let Some((next, event)) = beacon.off_duty(now) {

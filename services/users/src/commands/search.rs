@@ -7,11 +7,11 @@ use streams::{RequestId, UserId};
 
 use super::command::{CommandError, Refusal};
 use crate::context::Context;
-use crate::live_ride;
 use crate::search::ending::{self, End, Step};
 use crate::search::{self, Search};
 use crate::tables::Tables;
 use crate::trip::Trip;
+use crate::{account, live_ride};
 
 /// Begins a search; one with the same trip that is open already is the result of a repeat, also if the pickup was moved by a few metres. Another trip ends the open
 /// search first.
@@ -26,6 +26,10 @@ async fn begin_in(
     trip: Trip,
     agreed: Option<RequestId>,
 ) -> Result<Step<Value>, CommandError> {
+    // Whose account ends at the same moment has no search, or ends it first.
+    if !account::rows::lock(&mut tx, user).await? {
+        return Err(Problem::unauthorized("there is no such user any more: sign in again").into());
+    }
     let open = search::rows::lock_of_passenger(&mut tx, user).await?;
     if let Some(open) = open.filter(|open| open.is_of(&trip)) {
         return Ok(Step::Done(json!({"request_id": open.request_id})));

@@ -22,6 +22,7 @@ use uuid::Uuid;
 use crate::commands::command::{Command, Point, Positions, Refusal, RefusedPoint, RowCommand};
 use crate::mailbox::MissedRange;
 use crate::offer::DriverAnswer;
+use crate::plain_text;
 use crate::presence::BeaconUpdate;
 use crate::trip::Trip;
 
@@ -34,6 +35,8 @@ const ID_MAX: usize = 1_024;
 const REASON_MAX: usize = 500;
 /// The most bytes of a PIN; a right one has four digits.
 const PIN_MAX: usize = 16;
+/// The most bytes of a PIN as it is typed: in the digits of any script, with spaces.
+const PIN_TEXT_MAX: usize = 64;
 /// The most bytes of an access token.
 const TOKEN_MAX: usize = 4_096;
 /// The most points of one `location.update`.
@@ -164,6 +167,8 @@ const TYPES: [(&str, ParseData); 11] = [
     }),
     ("ride.start", |data, _| {
         let RideStart { ride_id, pin } = read(data)?;
+        bounded("pin", &pin, PIN_TEXT_MAX)?;
+        let pin = plain_text::code(&pin);
         bounded("pin", &pin, PIN_MAX)?;
         Ok(Request::Command(Command::Ride(ride_id, RideAction::Start { pin })))
     }),

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use platform::store::rows::column;
 use platform::{On, StoreError, Transaction};
 use sqlx::Row;
+use sqlx::postgres::PgRow;
 use streams::UserId;
 
 use super::{DEVICES_MAX, Device, RETENTION, SEEN_PRECISION};
@@ -60,6 +61,33 @@ pub(crate) async fn open_device(
         }
     }
     Ok(())
+}
+
+/// The devices of a user, in the order of their names, with what each has read.
+pub(crate) async fn of_user(
+    tx: &mut Transaction<Tables>,
+    user: UserId,
+) -> Result<Vec<(String, DeviceRow)>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select device, acked_seq, seen_at from mailbox_devices where user_id = $1 order by device collate \"C\"",
+            )
+            .bind(user.0)
+            .fetch_all(&mut *pg)
+            .await?;
+            let read = |row: &PgRow| -> Result<(String, DeviceRow), StoreError> {
+                let acked_seq = u64::try_from(row.try_get::<i64, _>("acked_seq")?).unwrap_or(0);
+                Ok((row.try_get("device")?, DeviceRow { acked_seq, seen_at: row.try_get("seen_at")? }))
+            };
+            rows.iter().map(read).collect()
+        }
+        On::Memory(tables) => {
+            let rows = tables.mailboxes.devices.range((user, Device::UNNAMED)..);
+            let of_user = rows.take_while(|((of, _), _)| *of == user);
+            Ok(of_user.map(|((_, device), row)| (device.as_str().to_owned(), *row)).collect())
+        }
+    }
 }
 
 /// Records that these devices are still connected.

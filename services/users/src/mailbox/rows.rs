@@ -364,3 +364,34 @@ pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> R
         }
     }
 }
+
+/// Deletes all that there is of the mailboxes of `users`, with the marks of their devices. As [`append`], the last operation of a
+/// transaction.
+pub(crate) async fn erase(tx: &mut Transaction<Tables>, users: &[UserId]) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            for statement in [
+                "delete from mailbox_heads where user_id in \
+                 (select user_id from mailbox_heads where user_id = any($1) order by user_id for update)",
+                "delete from mailbox where user_id = any($1)",
+                "delete from mailbox_devices where user_id = any($1)",
+            ] {
+                sqlx::query(statement).bind(column(users, |user| user.0)).execute(&mut *pg).await?;
+            }
+        }
+        On::Memory(tables) => {
+            let rows = &mut tables.mailboxes;
+            for user in users {
+                rows.cursors.remove(user);
+                let entries: Vec<_> = rows.entries.range((*user, 0)..=(*user, u64::MAX)).map(|(key, _)| *key).collect();
+                entries.into_iter().for_each(|key| remove(rows, key));
+                let of_user = rows.devices.range((*user, Device::UNNAMED)..).take_while(|((of, _), _)| of == user);
+                let devices: Vec<_> = of_user.map(|(key, _)| key.clone()).collect();
+                devices.into_iter().for_each(|key| {
+                    rows.devices.remove(&key);
+                });
+            }
+        }
+    }
+    Ok(())
+}

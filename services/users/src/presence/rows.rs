@@ -90,6 +90,25 @@ pub(crate) async fn put_beacon(tx: &mut Transaction<Tables>, beacon: &Beacon) ->
     Ok(())
 }
 
+/// Deletes the beacons of users whose accounts have ended.
+pub(crate) async fn delete_beacons(tx: &mut Transaction<Tables>, users: &[UserId]) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query(
+                "delete from beacons where user_id in \
+                 (select user_id from beacons where user_id = any($1) order by user_id for update)",
+            )
+            .bind(column(users, |user| user.0))
+            .execute(&mut *pg)
+            .await?;
+        }
+        On::Memory(tables) => users.iter().for_each(|user| {
+            tables.presence.beacons.remove(user);
+        }),
+    }
+    Ok(())
+}
+
 /// A process of the version before takes a row for that of a dead pod once its `seen_at` is old. So it lies ahead by more than an upgrade
 /// takes.
 const SEEN_AHEAD: Duration = Duration::days(1);

@@ -7,7 +7,9 @@ use phonenumber::metadata::DATABASE;
 use phonenumber::{Metadata, Mode, Type};
 use platform::Problem;
 
-/// The most bytes of a number as a client sends it.
+use crate::plain_text;
+
+/// The most digits of a number as a client sends it.
 const TEXT_MAX: usize = 32;
 /// The most digits of an E.164 number, with the country code.
 const DIGITS_MAX: usize = 15;
@@ -72,7 +74,8 @@ impl Countries {
 pub(crate) struct Phone(String);
 
 impl Phone {
-    /// Parses a number in international form, without its spaces, dots, hyphens and parentheses.
+    /// Parses a number in international form, in the digits of any script, without its spaces, dots, hyphens and parentheses. Phones
+    /// paste numbers of their address book between marks of direction, which are invisible.
     ///
     /// It checks only that the country code is assigned and that the country has numbers of this length. Numbering plans
     /// grow faster than any program's copy of them, and only a code that arrives proves that a number exists.
@@ -81,14 +84,18 @@ impl Phone {
     /// A problem that names the field `phone`.
     pub(crate) fn parse(text: &str) -> Result<Self, Problem> {
         let wrong = || Problem::field("phone", "a phone number in E.164 is needed, such as +14155550132");
-        let text = text.trim();
-        let well_formed = text.len() <= TEXT_MAX
-            && text.starts_with('+')
-            && text[1..].chars().all(|c| c.is_ascii_digit() || matches!(c, ' ' | '.' | '-' | '(' | ')'));
-        if !well_formed {
+        // The bound before anything is done with the text: of a number in full-width digits each takes three bytes.
+        if text.len() > 4 * TEXT_MAX {
             return Err(wrong());
         }
-        let plain: String = text.chars().filter(|c| *c == '+' || c.is_ascii_digit()).collect();
+        let is_left_out = |c: &char| matches!(c, '.' | '(' | ')' | '\u{ff0e}' | '\u{ff08}' | '\u{ff09}');
+        let code = plain_text::code(text);
+        let plain = code.chars().filter(|c| !is_left_out(c)).map(|c| if c == '\u{ff0b}' { '+' } else { c });
+        let plain: String = plain.collect();
+        let digits = plain.strip_prefix('+').filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
+        if digits.is_none_or(|digits| digits.len() > TEXT_MAX) {
+            return Err(wrong());
+        }
         let number = phonenumber::parse(None, plain).map_err(|_| wrong())?;
         let length = u16::try_from(number.national().to_string().len()).map_err(|_| wrong())?;
         let countries = DATABASE.by_code(&number.code().value()).unwrap_or_default();
@@ -168,6 +175,9 @@ mod tests {
             ("+14155550132", "+14155550132"),
             (" +1 (415) 555-0132 ", "+14155550132"),
             ("+1.415.555.0132", "+14155550132"),
+            ("+١ ٤١٥ ٥٥٥-٠١٣٢", "+14155550132"),
+            ("＋１（４１５）５５５－０１３２", "+14155550132"),
+            ("\u{202a}+1\u{a0}415\u{2011}555\u{2011}0132\u{202c}", "+14155550132"),
             // Numbers reserved for fiction are accepted: tests and simulations use them.
             ("+15550001234", "+15550001234"),
             ("+4915112345678", "+4915112345678"),

@@ -91,3 +91,17 @@ pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> R
     }
     Ok(())
 }
+
+/// Deletes the sign-ins of a user whose account ends.
+pub(crate) async fn erase(tx: &mut Transaction<Tables>, user: UserId) -> Result<(), StoreError> {
+    if let On::Postgres(pg) = tx.on() {
+        for statement in [
+            "delete from refresh_tokens using sign_ins \
+             where refresh_tokens.sign_in_id = sign_ins.sign_in_id and sign_ins.user_id = $1",
+            "delete from sign_ins where user_id = $1",
+        ] {
+            sqlx::query(statement).bind(user.0).execute(&mut *pg).await?;
+        }
+    }
+    Ok(())
+}

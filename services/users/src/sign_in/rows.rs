@@ -112,6 +112,37 @@ pub(crate) async fn live_of(
     }
 }
 
+/// All rows of a user, also of sign-ins that ended lately, in the order of their ids.
+pub(crate) async fn of_user(tx: &mut Transaction<Tables>, user: UserId) -> Result<Vec<SignIn>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query("select * from user_sign_ins where user_id = $1 order by sign_in_id")
+                .bind(user.0)
+                .fetch_all(&mut *pg)
+                .await?;
+            rows.iter().map(read).collect()
+        }
+        On::Memory(tables) => Ok(tables.sign_ins.of(user).cloned().collect()),
+    }
+}
+
+/// Erases what the sign-ins of a user say of the person's devices. The rows stay until every process has read that they ended.
+pub(crate) async fn erase_devices(tx: &mut Transaction<Tables>, user: UserId) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query("update user_sign_ins set device = null where user_id = $1 and device is not null")
+                .bind(user.0)
+                .execute(&mut *pg)
+                .await?;
+        }
+        On::Memory(tables) => {
+            let theirs: Vec<SignIn> = tables.sign_ins.of(user).cloned().collect();
+            theirs.into_iter().for_each(|sign_in| tables.sign_ins.put(SignIn { device: None, ..sign_in }));
+        }
+    }
+    Ok(())
+}
+
 /// Whether the user has, or had until lately, this sign-in.
 pub(crate) async fn is_of(tx: &mut Transaction<Tables>, id: SignInId, user: UserId) -> Result<bool, StoreError> {
     match tx.on() {

@@ -6,7 +6,7 @@ use streams::debts::{DEBTS, DEBTS_WAIT, DebtView, DebtsRequest};
 use crate::context::Context;
 
 /// `None` if rides does not answer, or has been asked too much: a state does not wait for it for longer than [`DEBTS_WAIT`].
-pub(super) async fn of(context: &Context, user_id: UserId) -> Option<Vec<DebtView>> {
+pub(crate) async fn of(context: &Context, user_id: UserId) -> Option<Vec<DebtView>> {
     // When many sockets open at once, rides is not asked about all of them.
     let _permit = context.debts_permits.try_acquire().ok()?;
     if !context.debts.admits() {

@@ -4,7 +4,7 @@
 //! twice. `rows` reads it in one statement. What it shows of others is joined as in every frame (`party`), and what the user owes is
 //! asked of rides (`debts`): without an answer the state is complete but for `debts`, and says so in `unavailable`.
 
-mod debts;
+pub(crate) mod debts;
 pub(crate) mod rows;
 
 use chrono::{DateTime, Utc};

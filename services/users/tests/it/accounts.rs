@@ -20,6 +20,7 @@ const BOB: &str = "+4915112345678";
 on_both_stores!(
     an_unknown_phone_becomes_a_passenger,
     a_code_works_once,
+    a_code_and_a_phone_are_read_in_any_digits,
     five_wrong_codes_invalidate_the_right_one,
     a_new_code_replaces_the_old_one,
     a_code_lives_five_minutes,
@@ -59,6 +60,20 @@ async fn a_code_works_once(backend: Backend) {
     app.sign_in_with(ANN, &code).await.ok(200);
     assert_eq!(app.sign_in_with(ANN, &code).await.problem(), "401 invalid_code -");
     assert_eq!(app.sign_in_with(BOB, &code).await.problem(), "401 invalid_code -");
+}
+
+async fn a_code_and_a_phone_are_read_in_any_digits(backend: Backend) {
+    let app = App::on(backend).await;
+    // The same digits, from U+0660 and from U+FF10 on, and as a message may show them.
+    let digits = |text: &str, zero: u32| -> String {
+        text.chars().map(|c| c.to_digit(10).map_or(c, |digit| char::from_u32(zero + digit).unwrap())).collect()
+    };
+    let code = app.code("\u{202a}+١ ٤١٥ ٥٥٥ ٠١٣٢\u{202c}").await;
+    assert_eq!(app.sign_in_with(ANN, &digits(&code, 0x660)).await.ok(200)["user"]["phone"], ANN);
+    let code = app.code(ANN).await;
+    app.sign_in_with(&digits(ANN, 0xff10), &digits(&code, 0xff10)).await.ok(200);
+    let code = app.code(ANN).await;
+    app.sign_in_with(ANN, &format!(" {}-{} ", &code[..3], &code[3..])).await.ok(200);
 }
 
 async fn five_wrong_codes_invalidate_the_right_one(backend: Backend) {
@@ -136,7 +151,11 @@ async fn a_profile_is_read_and_changed(backend: Backend) {
     assert_eq!(change(json!({"name": "  Ann \"the\" Ö. "})).await.ok(200)["name"], "Ann \"the\" Ö.");
     assert_eq!(change(json!({})).await.ok(200)["name"], "Ann \"the\" Ö.");
     assert_eq!(change(json!({"name": "x".repeat(100)})).await.ok(200)["name"], "x".repeat(100));
-    for wrong in [json!(""), json!("   "), json!("a\u{7}"), json!("x".repeat(101)), json!(7), json!(["a"])] {
+    let cleaned = change(json!({"name": " A\u{7}n\u{200b}n \n \u{202e}Lee\u{301} "})).await.ok(200);
+    assert_eq!(cleaned["name"], "Ann Leé", "what cannot be seen is left out");
+    change(json!({"name": "x".repeat(100)})).await.ok(200);
+    let unseen = json!(" \u{200b}\u{202e}\u{7}");
+    for wrong in [json!(""), json!("   "), unseen, json!("x".repeat(101)), json!(7), json!(["a"])] {
         assert_eq!(change(json!({"name": wrong})).await.problem(), "422 invalid_field name", "{wrong}");
     }
     assert_eq!(app.me(token).await.ok(200)["name"], "x".repeat(100));
@@ -279,9 +298,9 @@ async fn a_malformed_request_gets_a_problem(backend: Backend) {
     let large = send("POST", "/v1/auth/otp", json, format!("{{\"phone\": \"{}\"}}", "x".repeat(17_000))).await;
     assert_eq!(large.problem(), "413 body_too_large -");
     assert_eq!(send("GET", "/v1/nothing", json, String::new()).await.problem(), "404 no_such_route -");
-    let method = send("DELETE", "/v1/me", json, String::new()).await;
+    let method = send("PUT", "/v1/me", json, String::new()).await;
     assert_eq!(method.problem(), "405 method_not_allowed -");
-    assert_eq!(method.headers[header::ALLOW], "GET,HEAD,PATCH");
+    assert_eq!(method.headers[header::ALLOW], "GET,HEAD,PATCH,DELETE");
 }
 
 /// A webhook is a real socket, and would time out in paused time.

@@ -8,6 +8,7 @@ mod auth;
 mod client;
 mod codes;
 mod commands;
+mod deletion;
 mod devices;
 mod drivers;
 mod ends_of_searches;

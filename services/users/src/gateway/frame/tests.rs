@@ -116,6 +116,7 @@ fn a_missing_or_malformed_field_is_named() {
         ("match.reject", json!({"match_id": RIDE, "reason": "x".repeat(501)}), "invalid_field reason"),
         ("ride.start", json!({"ride_id": RIDE}), "invalid_field pin"),
         ("ride.start", json!({"ride_id": RIDE, "pin": "1".repeat(17)}), "invalid_field pin"),
+        ("ride.start", json!({"ride_id": RIDE, "pin": " ".repeat(65)}), "invalid_field pin"),
         ("ride.arrive", json!({"pin": "1"}), "invalid_field ride_id"),
         ("ride.cancel", json!({"ride_id": RIDE}), "invalid_field reason"),
         ("ride.cancel", json!({"ride_id": RIDE, "reason": "ä".repeat(251)}), "invalid_field reason"),
@@ -132,6 +133,8 @@ fn a_missing_or_malformed_field_is_named() {
         assert_eq!(outcome_of(kind, data.clone()), expected, "{kind} {data}");
     }
     assert!(outcome_of("finder.update", trip.clone()).starts_with("Rows(Search(Trip"));
+    let start = outcome_of("ride.start", json!({"ride_id": RIDE, "pin": " 12-٣４ "}));
+    assert!(start.contains(r#"pin: "1234""#), "{start}");
     assert!(outcome_of("match.reject", json!({"match_id": RIDE})).ends_with("Reject))"));
     assert!(outcome_of("ride.cancel", json!({"ride_id": RIDE, "reason": "ä".repeat(250)})).contains("Cancel"));
 }

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::{Asker, Code, CodeMatch, Presented, admission};
 use crate::account;
 use crate::context::Context;
+use crate::plain_text;
 use crate::rate_limit::{self, Buckets, RowKey};
 use crate::sign_in::delivery::OtpDelivery;
 use crate::sign_in::otp;
@@ -200,7 +201,7 @@ pub(crate) async fn verify(
     })?;
 
     let presented = Presented {
-        hashes: otp::hashes(&context.tokens, &phone, request.code.trim()),
+        hashes: otp::hashes(&context.tokens, &phone, &plain_text::code(&request.code)),
         // An id that is none belongs to no code.
         request_id: request.request_id.as_deref().map(|id| id.parse().unwrap_or_default()),
         asker: asker(context, address),

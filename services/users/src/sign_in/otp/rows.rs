@@ -137,6 +137,18 @@ pub(crate) async fn delete_all(tx: &mut Transaction<Tables>, phone: &Phone) -> R
     Ok(())
 }
 
+/// Deletes all that is stored of codes for a phone whose owner's account ends.
+pub(crate) async fn erase(tx: &mut Transaction<Tables>, phone: &Phone) -> Result<(), StoreError> {
+    delete_all(tx, phone).await?;
+    if let On::Postgres(pg) = tx.on() {
+        // Those of processes of the version before.
+        for statement in ["delete from otps where phone = $1", "delete from otp_requests where phone = $1"] {
+            sqlx::query(statement).bind(phone.as_str()).execute(&mut *pg).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Deletes codes that have expired.
 pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<(), StoreError> {
     match tx.on() {

@@ -1,0 +1,210 @@
+//! The end of an account, and what a person may have of what is kept, on both stores.
+
+use std::sync::{Arc, Mutex};
+
+use axum::body::Body;
+use axum::http::{Request, header};
+use http_body_util::BodyExt;
+use platform::On;
+use serde_json::{Value, json};
+use sqlx::Row;
+use streams::debts::{DEBTS, DebtView};
+use streams::{RideId, RideStatus};
+use testing::{Backend, on_both_stores};
+use tokio::task::JoinHandle;
+use tower::ServiceExt;
+use users::SocketRequest;
+
+use crate::client::{match_id, trip};
+use crate::commands::Pair;
+use crate::pods::{Cluster, HERE, Pod, THERE};
+
+on_both_stores!(
+    an_account_ends_and_nothing_of_the_person_stays,
+    an_account_does_not_end_before_the_search_the_ride_and_the_debts,
+);
+
+const PHONE: &str = "+12125554701";
+
+/// The status and the body of a request to this pod.
+async fn call(pod: &Pod, method: &str, path: &str, token: &str, body: Value) -> (u16, Value) {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::USER_AGENT, "Anns Phone")
+        .header(header::AUTHORIZATION, format!("Bearer {token}"))
+        .body(Body::from(body.to_string()))
+        .unwrap();
+    let response = pod.users.routes().into_router().oneshot(request).await.unwrap();
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, serde_json::from_slice(&body).unwrap_or_default())
+}
+
+async fn signed_in(pod: &Pod) -> Value {
+    let (_, sent) = call(pod, "POST", "/v1/auth/otp", "", json!({"phone": PHONE})).await;
+    let body = json!({"phone": PHONE, "code": sent["code"]});
+    let (status, given) = call(pod, "POST", "/v1/auth/token", "", body).await;
+    assert_eq!(status, 200, "{given}");
+    given
+}
+
+/// Answers for rides: everybody owes `debts`.
+async fn answer_debts(cluster: &Cluster, debts: &Arc<Mutex<Vec<DebtView>>>) -> JoinHandle<()> {
+    let mut requests = cluster.bus.subscribe(DEBTS, Some(DEBTS)).await.unwrap();
+    let (bus, debts) = (cluster.bus.clone(), debts.clone());
+    tokio::spawn(async move {
+        while let Some(message) = requests.next().await {
+            let reply = serde_json::to_vec(&*debts.lock().unwrap()).unwrap();
+            bus.publish_core(&message.reply.unwrap(), reply.into()).await.unwrap();
+        }
+    })
+}
+
+/// All that the tables of users have, but for what passes through.
+async fn dump(cluster: &Cluster) -> String {
+    let mut tx = cluster.store.begin().await.unwrap();
+    match tx.on() {
+        On::Memory(tables) => format!("{tables:?}"),
+        On::Postgres(pg) => {
+            let row = sqlx::query(
+                "select concat_ws(';', (select string_agg(t::text, ';') from users t), \
+                 (select string_agg(t::text, ';') from drivers t), (select string_agg(t::text, ';') from user_sign_ins t), \
+                 (select string_agg(t::text, ';') from sign_ins t), (select string_agg(t::text, ';') from otp_codes t), \
+                 (select string_agg(t::text, ';') from otps t), (select string_agg(t::text, ';') from otp_requests t), \
+                 (select string_agg(t::text, ';') from mailbox t), (select string_agg(t::text, ';') from mailbox_heads t), \
+                 (select string_agg(t::text, ';') from mailbox_devices t), (select string_agg(t::text, ';') from beacons t), \
+                 (select string_agg(t::text, ';') from searches t), (select string_agg(t::text, ';') from offers t), \
+                 (select string_agg(t::text, ';') from live_rides t)) as text",
+            );
+            row.fetch_one(&mut *pg).await.unwrap().get("text")
+        }
+    }
+}
+
+/// What of the person is in the tables. A phone is shown by its last digits in memory.
+fn found_in(dump: &str) -> Vec<&'static str> {
+    let texts = ["Ann Lee", "Anns Phone", "ERASE 1", "ERASE1", "ann-device", "4701", "user.beacon"];
+    texts.into_iter().filter(|text| dump.contains(text)).collect()
+}
+
+async fn an_account_ends_and_nothing_of_the_person_stays(backend: Backend) {
+    let cluster = Cluster::on(backend).await;
+    let (mut pod, mut other) = (cluster.pod("one").await, cluster.pod("two").await);
+    let answering = answer_debts(&cluster, &Arc::default()).await;
+    let given = signed_in(&pod).await;
+    let token = given["access_token"].as_str().unwrap();
+    assert_eq!(call(&pod, "PATCH", "/v1/me", token, json!({"name": "Ann Lee"})).await.0, 200);
+    let vehicle = json!({"vehicle_type": "car", "plate": "erase 1"});
+    assert_eq!(call(&pod, "POST", "/v1/drivers", token, vehicle.clone()).await.0, 201);
+    let access = other.tokens.verify(token).unwrap();
+    let user = access.user;
+    // On another pod than the deletion.
+    let socket = SocketRequest::new(access, None).on_device("ann-device").unwrap();
+    let mut socket = other.connect_with(socket).await;
+    socket.ack("beacon.update", json!({"active": true, "location": HERE})).await;
+    socket.event_of("user.beacon").await;
+    call(&pod, "POST", "/v1/auth/otp", "", json!({"phone": PHONE})).await;
+
+    let (status, export) = call(&pod, "GET", "/v1/me/export", token, Value::Null).await;
+    assert_eq!(status, 200, "{export}");
+    let profile = &export["profile"];
+    assert_eq!((&profile["phone"], &profile["name"]), (&json!(PHONE), &json!("Ann Lee")));
+    assert_eq!(
+        (&profile["driver"]["plate"], &export["sign_ins"][0]["device"]),
+        (&json!("ERASE 1"), &json!("Anns Phone"))
+    );
+    assert_eq!(export["devices"][0]["device"], "ann-device");
+    assert_eq!(
+        (&export["mailbox"]["last_seq"], &export["mailbox"]["events"][0]["type"]),
+        (&json!(1), &json!("user.beacon"))
+    );
+    assert_eq!(export["mailbox"]["events"][0]["data"]["user_id"], json!(user));
+    assert_eq!((&export["state"]["beacon"]["active"], &export["rides"]["href"]), (&json!(true), &json!("/v1/rides")));
+    assert!(export["created_at"].is_string() && export["driver_since"].is_string(), "{export}");
+    assert_eq!(found_in(&dump(&cluster).await).len(), 7);
+
+    assert_eq!(call(&pod, "DELETE", "/v1/me", token, Value::Null).await, (204, Value::Null));
+    let (_, code) = socket.end().await;
+    assert_eq!(code, 4001);
+    for (method, path) in [("GET", "/v1/me"), ("DELETE", "/v1/me"), ("GET", "/v1/me/export")] {
+        assert_eq!(call(&pod, method, path, token, Value::Null).await.0, 401, "{method} {path}");
+    }
+    assert_eq!(
+        call(&pod, "POST", "/v1/auth/refresh", "", json!({"refresh_token": given["refresh_token"]})).await.0,
+        401
+    );
+    // What comes late has no entry: when another user has the later event, it has passed.
+    let witness = pod.passenger("+12125554702").await;
+    let mut w = pod.connect(witness, None).await;
+    cluster.publish_searches(user, 1).await;
+    cluster.publish_searches(witness, 1).await;
+    w.event_of("user.finder").await;
+    assert_eq!(found_in(&dump(&cluster).await), [""; 0]);
+
+    // A token of the version before names no sign-in. It finds nobody, and a repeat has no effect.
+    assert_eq!(pod.http(user, "PATCH", "/v1/me", json!({"name": "Ann Lee"})).await.0, 401);
+    assert_eq!(pod.command(user, "finder.update", trip(THERE)).await, Err("401 unauthorized -".to_owned()));
+    assert_eq!(pod.http(user, "POST", "/v1/drivers", vehicle.clone()).await.0, 401);
+    assert_eq!(pod.http(user, "DELETE", "/v1/me", Value::Null).await.0, 204);
+    assert_eq!(pod.connect(user, Some(0)).await.last_seq, 0);
+
+    // The phone and the plate are free.
+    let again = signed_in(&pod).await;
+    let expected =
+        json!({"id": again["user"]["id"], "phone": PHONE, "name": null, "roles": ["passenger"], "driver": null});
+    assert_eq!(again["user"], expected);
+    assert_ne!(again["user"]["id"], given["user"]["id"]);
+    let (status, _) = call(&pod, "POST", "/v1/drivers", again["access_token"].as_str().unwrap(), vehicle).await;
+    assert_eq!(status, 201);
+    answering.abort();
+    pod.stop().await;
+    other.stop().await;
+}
+
+async fn an_account_does_not_end_before_the_search_the_ride_and_the_debts(backend: Backend) {
+    let cluster = Cluster::on(backend).await;
+    let mut pod = cluster.pod("one").await;
+    let mut pair = Pair::offered(&cluster, &pod, 471, 60).await;
+    let delete = async |user| {
+        let (status, problem) = pod.http(user, "DELETE", "/v1/me", Value::Null).await;
+        problem["code"].as_str().map_or(status.as_str().to_owned(), str::to_owned)
+    };
+    assert_eq!(delete(pair.passenger).await, "unavailable", "nobody says what is owed");
+    let debts = Arc::new(Mutex::new(Vec::new()));
+    let answering = answer_debts(&cluster, &debts).await;
+    assert_eq!(delete(pair.passenger).await, "ride_live", "a search");
+    pair.d.ack("match.accept", match_id(&pair.found)).await;
+    assert_eq!((delete(pair.passenger).await, delete(pair.driver).await), ("ride_live".into(), "ride_live".into()));
+    let ride: RideId = cluster.world.id();
+    cluster.publish(&cluster.ride(ride, &pair.found, 1, RideStatus::Pickup)).await;
+    pair.d.event_of("ride.pickup").await;
+    assert_eq!((delete(pair.passenger).await, delete(pair.driver).await), ("ride_live".into(), "ride_live".into()));
+    cluster.publish(&cluster.ride(ride, &pair.found, 2, RideStatus::Cancelled)).await;
+    let end = pair.d.event_of("ride.cancelled").await;
+    assert_eq!(end["data"]["passenger"], json!({"name": null, "rating": null}));
+    let amount = streams::Money::usd(700);
+    debts.lock().unwrap().push(DebtView {
+        debt_id: cluster.world.id(),
+        ride_id: ride,
+        amount,
+        since: cluster.world.now(),
+    });
+    assert_eq!(delete(pair.passenger).await, "debt_open");
+    debts.lock().unwrap().clear();
+    assert_eq!(delete(pair.passenger).await, "204");
+    // The other party is shown nobody.
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    cluster.publish(&cluster.ride(ride, &pair.found, 3, RideStatus::Cancelled)).await;
+    let shown = pair.d.event_of("ride.cancelled").await;
+    assert_eq!((&shown["data"]["version"], &shown["data"]["passenger"]), (&json!(3), &Value::Null));
+
+    // An open offer is withdrawn, and the passenger's search goes on.
+    let mut next = Pair::offered(&cluster, &pod, 472, 60).await;
+    assert_eq!(delete(next.driver).await, "204");
+    assert_eq!(next.p.event_of("match.rejected").await["data"]["reason"], "declined");
+    assert!(!pod.state(next.passenger).await["search"].is_null());
+    answering.abort();
+    pod.stop().await;
+}
