@@ -142,7 +142,12 @@ pub(crate) async fn receive(platform: Platform, cache: Arc<Cache>, stop: Cancell
                 };
                 let Some(message) = message else { break };
                 delays.reset();
+                let knew_others = broadcast.has_others();
                 apply(&cache, &platform.pod, &message.payload, platform.world.now());
+                if !knew_others && broadcast.has_others() {
+                    // A process that has just started should not wait for the next time.
+                    broadcast.send_presence().await;
+                }
             },
             Err(error) => tracing::warn!(%error, "cannot subscribe to the positions of other location processes"),
         }
