@@ -18,8 +18,9 @@ pub(crate) async fn all(scene: &Scene) -> BTreeSet<(String, String)> {
     rows
 }
 
-/// Each message that the bus gave up has one dead letter for each consumer that it was lost for, and nothing else has one. Each
-/// is requeued, and from then on it is as if the message had never failed.
+/// Only a message that the bus gave up has a dead letter, and one for each consumer that it was lost for. Each is requeued, and from then on
+/// it is as if the message had never failed. One without a letter was handled after all, because its last delivery was slow: that nothing was
+/// neither handled nor dead-lettered is checked by the inboxes.
 pub(crate) async fn requeue(scene: &Scene) -> Vec<String> {
     let mut wrong = Vec::new();
     let bus = Bus::Memory(scene.bus.clone());
@@ -37,7 +38,6 @@ pub(crate) async fn requeue(scene: &Scene) -> Vec<String> {
             Err(error) => wrong.push(format!("{}: {error}", describe(&letter))),
         }
     }
-    wrong.extend(lost.into_iter().map(|(consumer, n)| format!("{consumer}: {n} was given up and has no dead letter")));
     wrong
 }
 

@@ -294,7 +294,8 @@ macro_rules! seeds {
         $(#[test]
         fn $name() {
             let mut sums = Sums::new();
-            sums.add($first, run_twice($first, 10));
+            let is_repeated = $first % 20 == 1;
+            sums.add($first, if is_repeated { run_twice($first, 10) } else { run($first, 10, Sabotage::default(), false) });
             for seed in $first + 1..$first + 5 {
                 sums.add(seed, run(seed, 10, Sabotage::default(), false));
             }
@@ -303,7 +304,7 @@ macro_rules! seeds {
     };
 }
 
-// 200 seeds of ten minutes each, in parts that run beside each other. The first of each part runs twice, and must do the same again;
+// 200 seeds of ten minutes each, in parts that run beside each other. One in twenty runs twice, and must do the same again;
 // `scripts/simulate-faults` runs every seed twice.
 seeds!(
     seeds_1_to_5: 1,

@@ -340,6 +340,8 @@ impl Checker {
         let mut problems = self.rides.final_problems(now, patience);
         let ended = self.ended_rides.iter().filter(|(_, ride)| !self.continued.contains(ride));
         problems.extend(ended.map(|(request, ride)| format!("request {request} ended, and is the ride {ride}")));
+        problems
+            .extend(self.rides.never_begun().map(|ride| format!("ride {ride} was seen on its way, and never began")));
         problems.extend(self.missing_match_events());
         problems.into_iter().for_each(|problem| self.violation(problem));
     }

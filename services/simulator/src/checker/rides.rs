@@ -28,6 +28,8 @@ pub(super) struct Rides {
     /// The live rides of each person, by the events that the person has received.
     live: HashMap<String, BTreeSet<String>>,
     by_match: HashMap<String, String>,
+    /// Rides of which somebody saw a live position before anybody received an event, and who.
+    seen_early: BTreeMap<String, String>,
     /// Events that arrived after one with a higher version: legal, but worth a number.
     pub(super) late_versions: u64,
 }
@@ -53,6 +55,10 @@ impl Rides {
         let ride = self.rides.entry(ride_id.clone()).or_insert_with(|| Ride::new(event));
         if ride.match_id != event.text("match_id") || ride.people[party.index()] != user {
             problems.push(format!("ride {ride_id}: {} names another match or another {}", event.kind, party.name()));
+        }
+        let passenger = &ride.people[Party::Passenger.index()];
+        if let Some(viewer) = self.seen_early.remove(&ride_id).filter(|viewer| viewer != passenger) {
+            problems.push(format!("ride {ride_id}: {viewer} saw where it was, and rides in another"));
         }
         let received = &mut ride.received[party.index()];
         if received.contains_key(&number) {
@@ -109,9 +115,18 @@ impl Rides {
     }
 
     /// Whether `user` rides in it and has not received its pickup: the events may come later than a live position.
-    pub(super) fn is_ahead_of_pickup(&self, user: &str, ride_id: &str) -> bool {
+    pub(super) fn is_ahead_of_pickup(&mut self, user: &str, ride_id: &str) -> bool {
         let party = Party::Passenger.index();
-        self.rides.get(ride_id).is_some_and(|ride| ride.people[party] == user && ride.received[party].is_empty())
+        match self.rides.get(ride_id) {
+            Some(ride) => ride.people[party] == user && ride.received[party].is_empty(),
+            // Judged when its first event comes.
+            None => self.seen_early.entry(ride_id.to_owned()).or_insert_with(|| user.to_owned()) == user,
+        }
+    }
+
+    /// Rides of which somebody saw a live position, and no event ever.
+    pub(super) fn never_begun(&self) -> impl Iterator<Item = &str> {
+        self.seen_early.keys().map(String::as_str)
     }
 
     /// The passenger of a ride that the passenger knows to be live.

@@ -75,7 +75,9 @@ impl Search {
         let mut body = serde_json::to_value(&finder).expect("a search has string keys");
         body["expires_at"] = rfc3339::text(&self.expires_at).into();
         body["expires_in_s"] = NEAR_END.num_seconds().into();
-        NearEnd { event_id: event.message_id(noticed_at), time: noticed_at, body: body.to_string() }
+        // Not the id of an event: an event of the search may happen at the same time.
+        let event_id = format!("{}.near_end", event.message_id(noticed_at));
+        NearEnd { event_id, time: noticed_at, body: body.to_string() }
     }
 
     /// The event of its end. Its time is later than that of its beginning, also within one step of the clock: message ids
@@ -113,7 +115,7 @@ mod tests {
         };
         let notice = search.near_end();
         assert_eq!(notice.time, began_at + Duration::seconds(270));
-        assert_eq!(notice.event_id, format!("user.finder-{}-270000000", search.request_id));
+        assert_eq!(notice.event_id, format!("user.finder-{}-270000000.near_end", search.request_id));
         let body: serde_json::Value = serde_json::from_str(&notice.body).unwrap();
         assert_eq!((&body["active"], &body["expires_in_s"]), (&true.into(), &30.into()));
         assert_eq!(body["expires_at"], "1970-01-01T00:05:00.000000Z");
