@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Duration, Utc};
 use platform::store::rows::column;
 use platform::{On, StoreError, Transaction};
-use sqlx::Row;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{Postgres, Row};
 use streams::{RequestId, UserId};
 
 use super::{Search, SearchKey};
@@ -50,27 +51,34 @@ pub(crate) async fn lock_of_passenger(
     }
 }
 
+macro_rules! insert_search {
+    () => {
+        "insert into searches (request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, \
+         began_at, expires_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+    };
+}
+
+/// The query with the values of all columns of [`insert_search!`].
+fn with_columns(sql: &'static str, search: &Search) -> Query<'static, Postgres, PgArguments> {
+    let Trip { pickup, dropoff, vehicle_type } = search.trip;
+    sqlx::query(sql)
+        .bind(search.request_id.0)
+        .bind(search.user_id.0)
+        .bind(pickup.lat)
+        .bind(pickup.lng)
+        .bind(dropoff.lat)
+        .bind(dropoff.lng)
+        .bind(vehicle_type.as_str())
+        .bind(search.began_at)
+        .bind(search.expires_at)
+}
+
 /// # Errors
 /// A conflict with [`USER_KEY`] if the passenger has an open search.
 pub(crate) async fn insert(tx: &mut Transaction<Tables>, search: &Search) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            let Trip { pickup, dropoff, vehicle_type } = search.trip;
-            sqlx::query(
-                "insert into searches (request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, \
-                 vehicle_type, began_at, expires_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-            )
-            .bind(search.request_id.0)
-            .bind(search.user_id.0)
-            .bind(pickup.lat)
-            .bind(pickup.lng)
-            .bind(dropoff.lat)
-            .bind(dropoff.lng)
-            .bind(vehicle_type.as_str())
-            .bind(search.began_at)
-            .bind(search.expires_at)
-            .execute(&mut *pg)
-            .await?;
+            with_columns(insert_search!(), search).execute(&mut *pg).await?;
         }
         On::Memory(tables) => {
             let rows = &mut tables.searches;
@@ -88,7 +96,6 @@ pub(crate) async fn insert(tx: &mut Transaction<Tables>, search: &Search) -> Res
 pub(crate) async fn put_continued(tx: &mut Transaction<Tables>, search: &Search) -> Result<bool, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            let Trip { pickup, dropoff, vehicle_type } = search.trip;
             let still_open = sqlx::query(
                 "update searches set began_at = $3, expires_at = $4, ending_at = null, end_announced_at = null \
                  where request_id = $1 and user_id = $2",
@@ -102,21 +109,8 @@ pub(crate) async fn put_continued(tx: &mut Transaction<Tables>, search: &Search)
             if still_open.rows_affected() > 0 {
                 return Ok(true);
             }
-            let done = sqlx::query(
-                "insert into searches (request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, \
-                 vehicle_type, began_at, expires_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing",
-            )
-            .bind(search.request_id.0)
-            .bind(search.user_id.0)
-            .bind(pickup.lat)
-            .bind(pickup.lng)
-            .bind(dropoff.lat)
-            .bind(dropoff.lng)
-            .bind(vehicle_type.as_str())
-            .bind(search.began_at)
-            .bind(search.expires_at)
-            .execute(&mut *pg)
-            .await?;
+            let sql = concat!(insert_search!(), " on conflict do nothing");
+            let done = with_columns(sql, search).execute(&mut *pg).await?;
             Ok(done.rows_affected() > 0)
         }
         On::Memory(tables) => {

@@ -1,4 +1,4 @@
-//! The end of an account, and what a person may have of what is kept, on both stores.
+//! The end of an account, and the export of what is stored of a person, on both stores.
 
 use std::sync::{Arc, Mutex};
 
