@@ -105,6 +105,22 @@ impl Account {
         }
     }
 
+    /// Signs in again with a code, as an app does that was installed again. With `signs_out` the sign-in before is ended first.
+    ///
+    /// # Errors
+    /// See [`Self::sign_in`].
+    pub(crate) async fn sign_in_again(&self, signs_out: bool) -> Result<()> {
+        let mut tokens = self.tokens.lock().await;
+        if signs_out {
+            let body = json!({});
+            let access = Some(tokens.access.as_str());
+            let response = post_with_retries(&self.clients, "/v1/auth/sign-out", access, &body, RETRY_LIMIT).await?;
+            // By an earlier try whose answer was lost, the token is refused.
+            ensure!([204, 401].contains(&response.status), "POST /v1/auth/sign-out: {}", response.problem());
+        }
+        self.sign_in_as_before(&mut tokens).await
+    }
+
     async fn refresh(&self, tokens: &mut Tokens) -> Result<()> {
         let body = json!({"refresh_token": tokens.refresh});
         // A repeat after a lost answer gets the same pair of tokens.
@@ -115,6 +131,10 @@ impl Account {
             *tokens = Tokens::read(&response.body)?;
             return Ok(());
         }
+        self.sign_in_as_before(tokens).await
+    }
+
+    async fn sign_in_as_before(&self, tokens: &mut Tokens) -> Result<()> {
         let (user_id, fresh) = sign_in_by_code(&self.clients, &self.phone).await?;
         ensure!(user_id == self.user_id, "signed in again as {user_id}, but was {}", self.user_id);
         *tokens = fresh;

@@ -143,6 +143,9 @@ pub struct Faults {
     pub driver_cancel: f64,
     /// The connection breaks without a close frame. Rolled for each event and each command.
     pub cut: f64,
+    /// The app is installed again: it has forgotten everything, signs in anew and shows what the welcome's state says. Rolled for each
+    /// event and each command.
+    pub reinstall: f64,
     /// A command is sent twice at once.
     pub repeat: f64,
     /// A driver gives a wrong PIN first.
@@ -174,6 +177,7 @@ impl Default for Faults {
             cancel_ride: 0.03,
             driver_cancel: 0.01,
             cut: 0.01,
+            reinstall: 0.003,
             repeat: 0.05,
             wrong_pin: 0.1,
             bad_track: 0.1,
@@ -197,6 +201,7 @@ impl Faults {
             cancel_ride: 0.0,
             driver_cancel: 0.0,
             cut: 0.0,
+            reinstall: 0.0,
             repeat: 0.0,
             wrong_pin: 0.0,
             bad_track: 0.0,
@@ -219,6 +224,7 @@ impl Faults {
             ("cancel_ride", self.cancel_ride),
             ("driver_cancel", self.driver_cancel),
             ("cut", self.cut),
+            ("reinstall", self.reinstall),
             ("repeat", self.repeat),
             ("wrong_pin", self.wrong_pin),
             ("bad_track", self.bad_track),

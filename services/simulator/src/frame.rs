@@ -12,6 +12,8 @@ pub(crate) enum Frame {
     Welcome {
         user_id: String,
         last_seq: u64,
+        /// The body of `GET /v1/state`.
+        state: Value,
     },
     Ack {
         id: String,
@@ -113,7 +115,9 @@ pub(crate) fn parse(frame: &str) -> Result<Frame, String> {
                 return Err(missing("data.user_id"));
             }
             let last_seq = raw.data.get("last_seq").and_then(Value::as_u64).ok_or(missing("data.last_seq"))?;
-            Ok(Frame::Welcome { user_id, last_seq })
+            let state =
+                raw.data.get("state").filter(|state| state.is_object()).cloned().ok_or(missing("data.state"))?;
+            Ok(Frame::Welcome { user_id, last_seq, state })
         }
         "ack" => {
             let Some(id) = raw.id else { return Err("`ack` without `id`".to_owned()) };
@@ -167,7 +171,7 @@ mod tests {
 
     #[test]
     fn the_type_of_a_frame_decides_how_it_is_read() {
-        let welcome = r#"{"type":"welcome","data":{"user_id":"u","session_id":"s","last_seq":4}}"#;
+        let welcome = r#"{"type":"welcome","data":{"user_id":"u","session_id":"s","last_seq":4,"state":{"seq":4}}}"#;
         assert!(matches!(parse(welcome), Ok(Frame::Welcome { last_seq: 4, .. })));
         let ack = r#"{"type":"ack","id":"7","data":{"ride_id":"r"}}"#;
         assert!(matches!(parse(ack), Ok(Frame::Ack { id, .. }) if id == "7"));
@@ -190,6 +194,7 @@ mod tests {
     fn an_error_names_the_missing_or_malformed_field() {
         let cases = [
             (r#"{"type":"welcome","data":{"user_id":"u"}}"#, "last_seq"),
+            (r#"{"type":"welcome","data":{"user_id":"u","last_seq":4}}"#, "state"),
             (r#"{"type":"ack"}"#, "id"),
             (r#"{"type":"ride.pickup","event_id":"e","time":"2026-01-01T00:00:00Z","data":{}}"#, "seq"),
             (r#"{"type":"ride.pickup","seq":1,"event_id":"e","time":"noon","data":{}}"#, "noon"),

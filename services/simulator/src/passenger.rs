@@ -238,7 +238,47 @@ impl Passenger {
                 self.forbidden.remove(&command.id);
                 self.on_search_failed(&command);
             }
+            Input::Rebuilt { state } => self.rebuild(&state),
             Input::Deadline => {}
+        }
+    }
+
+    /// The app was installed again: what it shows is what the platform's state says. What the passenger wants is as before.
+    fn rebuild(&mut self, state: &Value) {
+        let now = clock::now();
+        self.offers.clear();
+        self.old_matches.clear();
+        self.ended_rides.clear();
+        self.forbidden.clear();
+        self.search_ends.clear();
+        let leaves = match &self.state {
+            State::Resting { .. } | State::Waiting { .. } | State::Done | State::EndingSearch { .. } => true,
+            State::Searching { search } => search.cancel_at.is_some(),
+            State::Riding { leaves, .. } => *leaves,
+        };
+        let cancel_at = leaves.then_some(now);
+        let part = |name: &str| state.get(name).filter(|part| !part.is_null());
+        if let Some(ride) = part("ride") {
+            let ride_id = text(ride, "ride_id").to_owned();
+            if let Some(Value::String(pin)) = ride.get("pin") {
+                self.city.share_pin(&ride_id, pin);
+            }
+            self.state = State::Riding { ride_id, cancel_at, leaves };
+        } else if let Some(search) = part("search") {
+            let mut data = json!({"active": true});
+            for field in ["pickup", "dropoff", "vehicle_type"] {
+                data[field] = search.get(field).cloned().unwrap_or_default();
+            }
+            let give_up_at = now + self.city.config.patience;
+            // Its offers are not measured: the search began before.
+            let search = Search { began_at: now, data, has_offer: true, cancel_at, give_up_at };
+            self.state = State::Searching { search };
+            if let Some(offer) = part("offer") {
+                let eta_s = offer.get("pickup_eta_s").and_then(Value::as_f64).unwrap_or(0.0);
+                self.offers.insert(text(offer, "match_id").to_owned(), eta_s);
+            }
+        } else if !matches!(self.state, State::Resting { .. } | State::Waiting { .. } | State::Done) {
+            self.rest(now);
         }
     }
 

@@ -48,6 +48,8 @@ pub struct Summary {
     pub reconnects: u64,
     /// Connections cut on purpose.
     pub cuts: u64,
+    /// Apps installed again, which had forgotten everything.
+    pub reinstalls: u64,
     /// Commands sent again for want of an answer.
     pub retries: u64,
     /// Commands sent twice on purpose.
@@ -97,6 +99,7 @@ impl Summary {
             late_versions: checker.late_versions(),
             reconnects: count(Counter::Reconnects),
             cuts: count(Counter::Cuts),
+            reinstalls: count(Counter::Reinstalls),
             retries: count(Counter::CommandsRetried),
             repeats_sent: count(Counter::CommandsRepeated),
             points: count(Counter::PositionsSent),
@@ -157,7 +160,11 @@ impl Summary {
                 self.events,
                 format!("{} repeated, {} after a newer one of their ride", self.repeated_events, self.late_versions),
             ),
-            row("reconnects", self.reconnects, format!("{} connections cut on purpose", self.cuts)),
+            row(
+                "reconnects",
+                self.reconnects,
+                format!("{} connections cut on purpose, {} apps installed again", self.cuts, self.reinstalls),
+            ),
             row("commands sent again", self.retries, "for want of an answer".to_owned()),
             row("commands sent twice", self.repeats_sent, "on purpose".to_owned()),
             row("wrong PINs", self.wrong_pins, "on purpose".to_owned()),

@@ -75,6 +75,7 @@ pub(crate) fn config(
         standing: share(5),
         tablet: share(50),
         forbidden_command: share(30),
+        reinstall: share(4) / 4.0,
     };
     let off = dice.percent(40);
     let slow_clock = if off { one_of(dice, &[50, 7_200, 20 * 3_600]) } else { 0 };

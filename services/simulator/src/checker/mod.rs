@@ -7,6 +7,7 @@ mod live_lane;
 mod mailbox;
 mod ride;
 mod rides;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -119,6 +120,25 @@ impl Checker {
         }
         let ride_id = self.ride_by_request.get(request_id).cloned();
         self.ended_rides.extend(ride_id.map(|ride_id| (request_id.to_owned(), ride_id)));
+    }
+
+    /// A welcome named this state to `user`, who has received the events up to `last_seq`.
+    pub(crate) fn state_received(&mut self, user: &str, state: &Value, last_seq: u64) {
+        let seq = state.get("seq").and_then(Value::as_u64);
+        if seq.is_none_or(|seq| seq < last_seq) {
+            self.violation(format!("{user}: the state is of seq {seq:?}, after seq {last_seq} was received"));
+        }
+        let request_id = state.pointer("/search/request_id").and_then(Value::as_str).unwrap_or_default();
+        if self.ended_searches.contains(request_id) {
+            self.violation(format!("{user}: the state shows the search {request_id}, which has ended"));
+        }
+    }
+
+    /// Compares a state with what `user` has received, which is exactly the events up to its `seq`.
+    pub(crate) fn compare_state(&mut self, user: &str, state: &Value) {
+        let Some(party) = self.people.get(user).map(|person| person.party) else { return };
+        let problems = state::ride_problems(&self.rides, party, user, state);
+        problems.into_iter().for_each(|problem| self.violation(problem));
     }
 
     /// The answer to the command `cause` of `user` promises this effect.

@@ -106,6 +106,13 @@ impl Rides {
         self.has_reached(party, ride_id, Status::Completed)
     }
 
+    /// The live ride of `user` by the events that this party has received, and the newest version of these.
+    pub(super) fn newest_of_live(&self, party: Party, user: &str) -> Option<(&str, u64)> {
+        let ride_id = self.live.get(user)?.iter().next()?;
+        let newest = self.rides.get(ride_id)?.received[party.index()].keys().next_back()?;
+        Some((ride_id, *newest))
+    }
+
     /// The driver of a live ride as its passenger `user` knows it, and whether the passenger has received its start. `None` before
     /// `ride.pickup`, after the end, and for everybody else.
     pub(super) fn live_of_passenger(&self, user: &str, ride_id: &str) -> Option<(&str, bool)> {

@@ -366,3 +366,35 @@ fn a_live_position_is_shown_to_the_passenger_of_a_live_ride_alone() {
     assert!(lines[0].contains("to the pickup after the start"), "{found}");
     assert!(lines[1].starts_with("dan got") && lines[2].starts_with("pia got"), "{found}");
 }
+
+#[test]
+fn a_state_that_is_not_what_the_events_say_is_a_violation() {
+    let ride = |version: u64, status: &str| json!({"ride_id": "a", "version": version, "status": status});
+    let with_pin = |mut ride: Value| {
+        ride["pin"] = json!("1234");
+        ride
+    };
+    let compare = |user: &str, ride: Value| {
+        let mut scenario = Scenario::new();
+        scenario.step("dp", "a", 1, "pickup").step("d", "a", 2, "started");
+        scenario.checker.compare_state(user, &json!({"seq": 4, "ride": ride}));
+        scenario.checker.violations().join("\n")
+    };
+    assert_eq!(compare("dan", ride(2, "started")), "");
+    assert_eq!(compare("pia", with_pin(ride(1, "pickup"))), "");
+    assert!(compare("dan", Value::Null).contains("the state shows None"));
+    assert!(compare("dan", ride(1, "pickup")).contains("version: 1"));
+    assert!(compare("pia", ride(1, "pickup")).contains("a PIN in the state of the passenger: false"));
+    assert!(compare("dan", with_pin(ride(2, "started"))).contains("a PIN in the state of the driver: true"));
+
+    let mut scenario = Scenario::new();
+    scenario.complete_ride("a").checker.compare_state("pia", &json!({"seq": 6, "ride": ride(4, "completed")}));
+    assert!(scenario.checker.violations().join("\n").contains("the events up to its seq None"));
+
+    let mut scenario = Scenario::new();
+    scenario.checker.search_ended("r");
+    scenario.checker.state_received("pia", &json!({"seq": 6, "search": {"request_id": "q"}}), 6);
+    assert_eq!(scenario.checker.violation_count(), 0);
+    scenario.checker.state_received("pia", &json!({"seq": 6, "search": {"request_id": "r"}}), 7);
+    assert_eq!(scenario.checker.violation_count(), 2, "{:?}", scenario.checker.violations());
+}

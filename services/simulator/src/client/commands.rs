@@ -61,6 +61,11 @@ impl CommandQueue {
         id
     }
 
+    /// Forgets every command without an answer.
+    pub(super) fn clear(&mut self) {
+        self.pending.clear();
+    }
+
     /// Removes the oldest command that has had no answer for `limit`.
     pub(super) fn remove_expired(&mut self, now: Instant, limit: Duration) -> Option<Command> {
         let place = self.pending.iter().position(|pending| now.duration_since(pending.created_at) >= limit)?;

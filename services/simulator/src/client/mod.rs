@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Result;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -15,6 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 pub(crate) use self::commands::Command;
 use self::commands::CommandQueue;
+use self::socket::Welcome;
 pub(crate) use self::socket::{PHONE, Socket, SocketInput, TABLET};
 use crate::account::Account;
 use crate::checker::{Delivery, MailboxChecker};
@@ -32,6 +34,8 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
 const UNSENT_FRAMES_MAX: usize = 64;
 /// `mailbox.ack` is sent after so many events.
 const EVENTS_AN_ACK: u64 = 25;
+/// Each sign-in takes a code, and the platform gives five for a number at once.
+const REINSTALLS_MAX: u32 = 2;
 /// The pause before a reconnect when the peer or the network closed the connection.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -50,6 +54,11 @@ pub(crate) enum Input {
     /// The command was given up.
     Unanswered {
         command: Command,
+    },
+    /// The app was installed again and has forgotten everything: this is the state that the platform names. Events up to its `seq` do
+    /// not come any more.
+    Rebuilt {
+        state: Value,
     },
     /// The deadline of [`Client::next`] has passed.
     Deadline,
@@ -72,6 +81,26 @@ pub(crate) struct Client {
     events: u64,
     commands: CommandQueue,
     unsent_frames: VecDeque<String>,
+    /// The `device` of the installation.
+    device: String,
+    /// How many times the app was installed again.
+    reinstalls: u32,
+    /// Set from the moment when the app is installed again until it has a connection: whether its person has signed out before.
+    reinstalling: Option<SignsOut>,
+    /// Whether an app that is installed again has another id of its device.
+    device_changes: bool,
+    reinstall_rng: StdRng,
+    /// The `seq` of the state from which the screen was rebuilt: the person knows what the events up to it say.
+    screen_seq: u64,
+    /// The state of the last welcome, until all events up to its `seq` have been received.
+    unchecked_state: Option<Value>,
+}
+
+/// Whether somebody signs out before the app is installed again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SignsOut {
+    Yes,
+    No,
 }
 
 impl Client {
@@ -91,6 +120,13 @@ impl Client {
             mailbox: MailboxChecker::default(),
             events: 0,
             unsent_frames: VecDeque::new(),
+            device: PHONE.to_owned(),
+            reinstalls: 0,
+            reinstalling: None,
+            device_changes: true,
+            reinstall_rng: StdRng::seed_from_u64(seed.wrapping_add(1)),
+            screen_seq: 0,
+            unchecked_state: None,
         }
     }
 
@@ -108,9 +144,19 @@ impl Client {
         self.connects
     }
 
+    /// An app that is installed again has the same id of its device as before.
+    pub(crate) fn keep_device(&mut self) {
+        self.device_changes = false;
+    }
+
     /// Sends a command, and repeats it until it is answered; the answer comes as an [`Input`] with the returned id.
     pub(crate) fn send(&mut self, kind: &'static str, data: Value) -> String {
-        self.commands.push(kind, data, clock::now())
+        let id = self.commands.push(kind, data, clock::now());
+        if self.reinstalling.is_some() {
+            // There is no app.
+            self.commands.clear();
+        }
+        id
     }
 
     /// Sends a command without an id, which the platform does not answer.
@@ -133,7 +179,9 @@ impl Client {
                 return Input::Unanswered { command };
             }
             if self.socket.is_none() && now >= self.reconnect_at {
-                Box::pin(self.connect()).await;
+                if let Some(state) = Box::pin(self.connect()).await {
+                    return Input::Rebuilt { state };
+                }
                 continue;
             }
             self.send_due(now).await;
@@ -178,9 +226,40 @@ impl Client {
         self.city.checker().disconnected(&self.account.user_id);
     }
 
-    async fn connect(&mut self) {
+    /// The app is installed again: it has forgotten its commands, its device's id and the screen. The checker forgets nothing: it
+    /// still receives each event once.
+    fn reinstall(&mut self) {
+        self.city.statistics().increment(Counter::Reinstalls);
+        self.reinstalls += 1;
+        self.commands = CommandQueue::new(format!("{:x}-{}-{}", self.city.run_id, self.user_id(), self.reinstalls));
+        self.unsent_frames.clear();
+        if self.device_changes {
+            self.device = format!("{PHONE}-{}", self.reinstalls);
+        }
+        let signs_out = if self.reinstall_rng.random_bool(0.5) { SignsOut::Yes } else { SignsOut::No };
+        self.reinstalling = Some(signs_out);
+        let pause = Duration::from_millis(self.reinstall_rng.random_range(0..3_000));
+        self.disconnect(pause);
+    }
+
+    /// Whether the app is installed again now. Rolled for each event and each command.
+    fn roll_reinstall(&mut self) -> bool {
+        let probability = self.city.config.faults.reinstall;
+        self.reinstalls < REINSTALLS_MAX && self.reinstalling.is_none() && self.reinstall_rng.random_bool(probability)
+    }
+
+    /// Signs in again, if the app was installed again, and opens a connection.
+    async fn open(&mut self) -> Result<(Socket, Welcome)> {
+        if let Some(signs_out) = self.reinstalling {
+            self.account.sign_in_again(signs_out == SignsOut::Yes).await?;
+        }
         let http = &self.city.users_clients[self.next_url % self.city.users_clients.len()];
-        match Socket::open(http, &self.account, Some(self.mailbox.last_seq()), PHONE).await {
+        Socket::open(http, &self.account, Some(self.mailbox.last_seq()), &self.device).await
+    }
+
+    /// Returns the state of the welcome if the app was installed again.
+    async fn connect(&mut self) -> Option<Value> {
+        match self.open().await {
             Ok((socket, welcome)) => {
                 let now = clock::now();
                 self.socket = Some(socket);
@@ -197,6 +276,15 @@ impl Client {
                 if welcome.user_id != self.account.user_id {
                     checker.violation(format!("{} was welcomed as {}", self.account.user_id, welcome.user_id));
                 }
+                checker.state_received(&self.account.user_id, &welcome.state, self.mailbox.last_seq());
+                drop(checker);
+                let rebuilt = self.reinstalling.take().map(|_| welcome.state.clone());
+                if rebuilt.is_some() {
+                    self.screen_seq = seq_of(&welcome.state);
+                }
+                self.unchecked_state = Some(welcome.state);
+                self.compare_state();
+                rebuilt
             }
             Err(error) => {
                 tracing::debug!(user_id = %self.account.user_id, error = format!("{error:#}"), "no connection");
@@ -204,7 +292,18 @@ impl Client {
                 let max_ms = (100_u64 << self.failures.min(6)).min(5_000);
                 let pause = Duration::from_millis(self.rng.random_range(max_ms / 2..=max_ms));
                 self.disconnect(pause);
+                None
             }
+        }
+    }
+
+    /// Compares the state of the last welcome with the events, once those up to its `seq` have been received.
+    fn compare_state(&mut self) {
+        let received = self.mailbox.last_seq();
+        if let Some(state) = self.unchecked_state.take_if(|state| seq_of(state) <= received)
+            && seq_of(&state) == received
+        {
+            self.city.checker().compare_state(&self.account.user_id, &state);
         }
     }
 
@@ -233,13 +332,16 @@ impl Client {
                 frames.push(frame);
             }
         }
+        let sent = frames.len();
         for frame in frames {
             if let Err(error) = socket.send(frame).await {
                 tracing::debug!(user_id = %self.account.user_id, %error, "connection lost while sending");
                 return self.disconnect(RECONNECT_PAUSE);
             }
         }
-        if cut {
+        if sent > 0 && self.roll_reinstall() {
+            self.reinstall();
+        } else if cut {
             self.cut();
         }
     }
@@ -314,8 +416,16 @@ impl Client {
             let seq = self.mailbox.last_seq();
             self.send("mailbox.ack", json!({"seq": seq}));
         }
+        self.compare_state();
+        if self.roll_reinstall() {
+            self.reinstall();
+            return None;
+        }
         if cut {
             self.cut();
+        }
+        if event.seq <= self.screen_seq {
+            return None;
         }
         Some(Input::Event(event))
     }
@@ -379,6 +489,11 @@ impl Client {
             let _ = observer.send(observation(self.account.user_id.clone()));
         }
     }
+}
+
+/// The `seq` of a state.
+fn seq_of(state: &Value) -> u64 {
+    state.get("seq").and_then(Value::as_u64).unwrap_or(0)
 }
 
 fn latency_name(command: &str) -> &'static str {

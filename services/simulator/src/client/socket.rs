@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures_util::{SinkExt, StreamExt};
+use serde_json::Value;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, header};
@@ -40,6 +41,8 @@ pub(crate) struct Welcome {
     pub(crate) user_id: String,
     /// The newest `seq` of the mailbox.
     pub(crate) last_seq: u64,
+    /// The body of `GET /v1/state`.
+    pub(crate) state: Value,
 }
 
 #[derive(Debug)]
@@ -134,7 +137,7 @@ async fn read_welcome(stream: &mut WebSocketStream<Connection>) -> Result<Welcom
     loop {
         match stream.next().await.context("closed before the welcome")?? {
             Message::Text(frame) => match frame::parse(&frame) {
-                Ok(Frame::Welcome { user_id, last_seq }) => return Ok(Welcome { user_id, last_seq }),
+                Ok(Frame::Welcome { user_id, last_seq, state }) => return Ok(Welcome { user_id, last_seq, state }),
                 other => bail!("the first frame is no welcome but {other:?}"),
             },
             Message::Close(frame) => bail!("closed before the welcome: {frame:?}"),

@@ -46,6 +46,8 @@ const PLACE_AGE_MAX: Duration = Duration::from_secs(10);
 const PLACE_ERROR_M: f64 = 2_000.0;
 /// The most ended rides that are stored, to recognise late events.
 const ENDED_RIDES_MAX: usize = 16;
+/// Within this time after the device of a ride was last received, another one's positions count.
+const HAND_OVER: Duration = Duration::from_secs(35);
 /// The wait for the ack of going offline at the end.
 const GO_OFFLINE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The least time between two looks at what is due.
@@ -76,6 +78,8 @@ pub(crate) struct Driver {
     wrong_pin_ids: HashSet<String>,
     /// The number of the connection on which `beacon.update` was last sent.
     active_on: u64,
+    /// Until then another device may be the one whose positions count.
+    unseen_until: Instant,
 }
 
 impl Driver {
@@ -96,7 +100,11 @@ impl Driver {
         if rng.random_bool(city.config.faults.tablet) {
             devices.spawn(tablet::run(Arc::clone(&city), Arc::clone(&account), index));
         }
-        let client = Client::new(Arc::clone(&city), account, index);
+        let mut client = Client::new(Arc::clone(&city), account, index);
+        if !devices.is_empty() {
+            // With the phone's id gone, the tablet at the depot would be as good as the new one.
+            client.keep_device();
+        }
         let speed_mps = rng.random_range(8.0..14.0) * city.config.speed;
         let mut driver = Self {
             client,
@@ -109,6 +117,7 @@ impl Driver {
             ended_rides: VecDeque::new(),
             wrong_pin_ids: HashSet::new(),
             active_on: 0,
+            unseen_until: now,
             city,
         };
         while driver.city.phase() != Phase::Over {
@@ -207,7 +216,7 @@ impl Driver {
         let riding = matches!(self.state, State::Riding { .. });
         let (mut with_passenger, mut holds) = (false, false);
         if let State::Riding { trip, leg: Leg::ToDropoff } = &mut self.state {
-            trip.driven_m += before.distance_m(&self.vehicle.position);
+            trip.driven_m = trip.driven_m.map(|driven_m| driven_m + before.distance_m(&self.vehicle.position));
             (with_passenger, holds) = (true, trip.holds_positions);
         }
         let arrives = riding && before != self.vehicle.position && self.vehicle.is_there();
@@ -262,6 +271,7 @@ impl Driver {
     fn expect_seen(&self, position: Position, now: Instant) {
         if let State::Riding { trip, .. } = &self.state
             && self.vehicle.clock_offset < CLOCK_AHEAD_MAX
+            && now >= self.unseen_until
         {
             self.city.checker().position_sent(&trip.ride_id, position, now);
         }
@@ -345,8 +355,47 @@ impl Driver {
             Input::Acked { command, data } => self.on_ack(&command, &data),
             Input::Refused { command, code } => self.on_refusal(&command, &code),
             Input::Unanswered { command } => self.on_unanswered(&command),
+            Input::Rebuilt { state } => self.rebuild(&state),
             Input::Deadline => {}
         }
+    }
+
+    /// The app was installed again: what it shows is what the platform's state says. The vehicle is where it was, and the positions
+    /// that the phone held are lost.
+    fn rebuild(&mut self, state: &Value) {
+        let now = clock::now();
+        self.outgoing = OutgoingPositions::default();
+        self.next_offer = None;
+        self.ended_rides.clear();
+        self.wrong_pin_ids.clear();
+        self.unseen_until = now + HAND_OVER;
+        let part = |name: &str| state.get(name).filter(|part| !part.is_null());
+        let rebuilt = part("ride").and_then(Trip::of_state);
+        match (rebuilt, part("offer")) {
+            (Some((trip, leg, target)), _) => {
+                self.vehicle.head_for(target, now);
+                self.state = State::Riding { trip: Box::new(trip), leg: leg(now) };
+            }
+            (None, Some(offer)) if text(offer, "state") == "open" => {
+                let offer = self.offer(offer, now);
+                self.consider(offer, now);
+            }
+            (None, Some(offer)) => {
+                let match_id = text(offer, "match_id").to_owned();
+                self.state = State::Answered { match_id, until: now + OUTCOME_TIMEOUT };
+            }
+            (None, None) => {
+                self.state = State::Free;
+                self.vehicle.stop();
+            }
+        }
+    }
+
+    /// The offer of a match.found or of a state.
+    fn offer(&self, body: &Value, now: Instant) -> Offer {
+        let left = time(body, "expires_at").map(|at| at - self.city.wall_clock.now());
+        let left = left.and_then(|left| left.to_std().ok()).unwrap_or(Duration::ZERO).min(OUTCOME_TIMEOUT);
+        Offer { match_id: text(body, "match_id").to_owned(), expires_at: now + left }
     }
 
     fn on_event(&mut self, event: &Event) {
@@ -372,9 +421,7 @@ impl Driver {
     fn on_match_found(&mut self, event: &Event, now: Instant) {
         self.city.statistics().increment(Counter::Offers);
         self.check_place(event);
-        let left = time(&event.data, "expires_at").map(|at| at - self.city.wall_clock.now());
-        let left = left.and_then(|left| left.to_std().ok()).unwrap_or(Duration::ZERO).min(OUTCOME_TIMEOUT);
-        let offer = Offer { match_id: event.text("match_id").to_owned(), expires_at: now + left };
+        let offer = self.offer(&event.data, now);
         match self.state {
             State::Free => self.consider(offer, now),
             _ => self.next_offer = Some(offer),
@@ -428,7 +475,7 @@ impl Driver {
         let cancel_at = cancels.then(|| now + Duration::from_millis(self.rng.random_range(0..10_000)));
         let give_wrong_pin = self.rng.random_bool(faults.wrong_pin);
         let holds_positions = self.rng.random_bool(faults.held);
-        let (driven_m, pin_locked_until) = (0.0, None);
+        let (driven_m, pin_locked_until) = (Some(0.0), None);
         let (waits, says_no_show) = (self.rng.random_bool(WAITS), self.rng.random_bool(SAYS_NO_SHOW));
         let trip = Trip {
             ride_id,
@@ -459,7 +506,8 @@ impl Driver {
         let driven_m = trip.driven_m;
         self.state = State::Free;
         self.vehicle.stop();
-        let Some(billed_m) = event.data.get("distance_m").and_then(Value::as_f64) else { return };
+        let billed_m = event.data.get("distance_m").and_then(Value::as_f64);
+        let Some((billed_m, driven_m)) = billed_m.zip(driven_m) else { return };
         self.city.statistics().billed(billed_m, driven_m);
         // With a clock that is ahead, by as much as the contract allows, points before the start count as points of the ride.
         let ahead_s = self.vehicle.clock_offset.as_seconds_f64().clamp(0.0, CLOCK_AHEAD_MAX.as_seconds_f64());

@@ -1,7 +1,10 @@
 //! Where a driver stands: free, deciding on an offer, or in a ride.
 
+use serde::Deserialize;
+use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::frame::text;
 use crate::position::Position;
 
 #[derive(Debug)]
@@ -51,8 +54,8 @@ pub(super) struct Offer {
 pub(super) struct Trip {
     pub(super) ride_id: String,
     pub(super) dropoff: Position,
-    /// With the passenger.
-    pub(super) driven_m: f64,
+    /// With the passenger. `None` if the phone has lost positions: then the bill is not compared.
+    pub(super) driven_m: Option<f64>,
     /// The phone sends the positions only after `ride.arrive`.
     pub(super) holds_positions: bool,
     /// The next PIN is to be wrong.
@@ -81,4 +84,30 @@ pub(super) enum Leg {
     },
     /// `ride.arrive` was sent; the platform does the rest.
     Arrived,
+}
+
+impl Trip {
+    /// Of the `ride` of a state: the trip, the leg that it is on from now on, and where it leads. `None` if it lacks a place.
+    pub(super) fn of_state(ride: &Value) -> Option<(Self, fn(Instant) -> Leg, Position)> {
+        let position = |field: &str| ride.get(field).and_then(|value| Position::deserialize(value).ok());
+        let (pickup, dropoff) = (position("pickup")?, position("dropoff")?);
+        let (leg, target): (fn(Instant) -> Leg, _) = match text(ride, "status") {
+            "started" => (|_| Leg::ToDropoff, dropoff),
+            "arrived" => (|_| Leg::Arrived, dropoff),
+            "waiting" => (|now| Leg::AtPickup { since: now, start_id: None }, pickup),
+            _ => (|_| Leg::ToPickup, pickup),
+        };
+        let trip = Self {
+            ride_id: text(ride, "ride_id").to_owned(),
+            dropoff,
+            driven_m: None,
+            holds_positions: false,
+            give_wrong_pin: false,
+            pin_locked_until: None,
+            cancel_at: None,
+            waits: false,
+            says_no_show: false,
+        };
+        Some((trip, leg, target))
+    }
 }

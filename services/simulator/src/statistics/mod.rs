@@ -30,6 +30,8 @@ pub(crate) enum Counter {
     Reconnects,
     /// Connections cut on purpose.
     Cuts,
+    /// Apps installed again, which have forgotten everything.
+    Reinstalls,
     CommandsRetried,
     /// Commands sent twice on purpose.
     CommandsRepeated,
