@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use streams::driven_distance::{DRIVEN_DISTANCE, DRIVEN_DISTANCE_WAIT, DrivenDistance, DrivenDistanceRequest};
 use streams::event::{LocationAggregate, LocationUpdate};
-use streams::{Event, RideStatus};
+use streams::{BusError, Event, RideStatus};
 use testing::{Backend, on_both_stores};
 
 use crate::harness::{ServiceHarness, TestRide, place};
@@ -17,6 +18,7 @@ on_both_stores!(
     a_buffer_that_comes_after_the_final_distance_is_counted,
     a_cancelled_ride_has_no_final_aggregate,
     a_new_process_continues_from_the_rows,
+    a_cancelled_ride_is_measured_with_what_waits_in_every_process,
 );
 
 #[tokio::test(flavor = "multi_thread")]
@@ -250,4 +252,53 @@ mod never {
         assert_driven(&harness.final_aggregate(ride.id).await, 150.0, 11);
         harness.end().await;
     }
+}
+
+/// Asks how far the ride came until `second`, as rides does when it is cancelled.
+async fn driven_until(harness: &ServiceHarness, ride: TestRide, second: f64) -> DrivenDistance {
+    let (started_at, until) = (harness.second(0.0), harness.second(second));
+    let request =
+        DrivenDistanceRequest { ride_id: ride.id, driver_id: ride.driver, pickup: place(0.0, 0.0), started_at, until };
+    let body = serde_json::to_string(&request).unwrap();
+    let asked = async {
+        loop {
+            match harness.platform.bus.request(DRIVEN_DISTANCE, body.clone().into(), DRIVEN_DISTANCE_WAIT).await {
+                // A process has only just started, and does not listen yet.
+                Err(BusError::NoResponders(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+                reply => return reply.unwrap(),
+            }
+        }
+    };
+    let reply = tokio::time::timeout(Duration::from_secs(30), asked).await.expect("location answers");
+    serde_json::from_slice(&reply).unwrap()
+}
+
+async fn a_cancelled_ride_is_measured_with_what_waits_in_every_process(backend: Backend) {
+    let mut harness = ServiceHarness::start(backend, 0).await;
+    // Longer than the answer may take: points become rows because the answer needs them.
+    harness.config.points_wait = chrono::Duration::seconds(20);
+    harness.start_process().await;
+    harness.start_process().await;
+    let [ride, other, empty] = [(); 3].map(|()| TestRide::new(&harness));
+    ride.publish(&harness, RideStatus::Started, 0.0).await;
+    ride.drive(&harness, (0..=40).rev()).await;
+    ride.drive(&harness, [7, 7, 30]).await;
+    other.drive(&harness, 0..=10).await;
+    let driven = driven_until(&harness, ride, 40.0).await;
+    assert!((driven.distance_m - 600.0).abs() < 1.0 && driven.covered > 0.99, "{driven:?}");
+    // It is the same without the ride's start, which may not have arrived: the request says when it was.
+    let driven = driven_until(&harness, other, 10.0).await;
+    assert!((driven.distance_m - 150.0).abs() < 1.0 && driven.covered > 0.99, "{driven:?}");
+    // What came before the start and after the end is no part of it.
+    let until_20 = driven_until(&harness, ride, 20.0).await;
+    assert!((until_20.distance_m - 300.0).abs() < 1.0, "{until_20:?}");
+    let nothing = driven_until(&harness, empty, 40.0).await;
+    assert!(nothing.distance_m < 1.0 && nothing.covered < 0.01, "{nothing:?}");
+    // A request that cannot be read, and a driver who is not the ride's.
+    let wait = DRIVEN_DISTANCE_WAIT;
+    let unreadable = harness.platform.bus.request(DRIVEN_DISTANCE, "{}".into(), wait).await;
+    assert!(unreadable.is_err() || serde_json::from_slice::<DrivenDistance>(&unreadable.unwrap()).is_err());
+    let strange = driven_until(&harness, TestRide { driver: other.driver, ..ride }, 40.0).await;
+    assert!(strange.distance_m < 1.0, "{strange:?}");
+    harness.end().await;
 }
