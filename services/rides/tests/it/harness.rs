@@ -17,16 +17,17 @@ use serde_json::Value;
 use streams::bus::{BusError, ReplayStart};
 use streams::event::{LocationAggregate, MatchAccepted, RejectReason, RideEvent};
 use streams::memory::MemoryBus;
+use streams::nats::{NatsBus, NatsSettings};
 use streams::ride_command::{EndSearch, RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAction, RideCommand, RideReply};
 use streams::{Bus, Event, Headers, Message, Position, RideId, RideStatus, Service, UserId, VehicleType};
-use testing::Backend;
+use testing::{Backend, nats};
 use tokio::task::JoinHandle;
 use tower::ServiceExt;
 
 /// Limit of a wait for a message.
 const WAIT: Duration = Duration::from_secs(10);
 
-fn parsed(row: &EventRow) -> RideEvent {
+pub(crate) fn parsed(row: &EventRow) -> RideEvent {
     hash_chain::verify_body(&row.subject, row.body.as_bytes()).unwrap()
 }
 
@@ -38,14 +39,35 @@ pub(crate) struct TestApp {
     pub(crate) audit: Audit,
     pub(crate) stop: CancellationToken,
     run: JoinHandle<()>,
+    /// How long a replay waits for another message before the stream counts as read.
+    replay_wait: Duration,
+    /// Dropped, and so stopped, with the app.
+    nats: Option<nats::Server>,
+}
+
+fn world() -> World {
+    World::seeded("2026-03-01T08:00:00Z".parse().unwrap(), 11)
 }
 
 impl TestApp {
+    /// On the memory bus.
     pub(crate) async fn start(backend: Backend, config: Config) -> Self {
+        let world = world();
+        let bus = Bus::Memory(MemoryBus::new(world.started_at(), 100_000));
+        Self::on(world, bus, None, backend, config).await
+    }
+
+    /// On a nats-server of its own and PostgreSQL.
+    pub(crate) async fn start_on_nats(config: Config) -> Self {
+        let server = nats::Server::new().unwrap();
+        let (urls, name) = (vec![server.url.clone()], "rides test".to_owned());
+        let bus = NatsBus::connect(&NatsSettings { urls, name, ..Default::default() }).await.unwrap();
+        Self::on(world(), Bus::Nats(bus), Some(server), Backend::Postgres, config).await
+    }
+
+    async fn on(world: World, bus: Bus, nats: Option<nats::Server>, backend: Backend, config: Config) -> Self {
         // Rides of these tests are over within milliseconds, so their kilometres are driven faster than life.
         let config = Config { max_speed_mps: 1e6, ..config };
-        let world = World::seeded("2026-03-01T08:00:00Z".parse().unwrap(), 11);
-        let bus = Bus::Memory(MemoryBus::new(world.started_at(), 100_000));
         let platform = Platform::new(world.clone(), bus, "test");
         platform.bus.apply(&platform.topology).await.unwrap();
         let tokens = Tokens::new(&world, &[3; 32]).unwrap();
@@ -54,19 +76,20 @@ impl TestApp {
         let audit = Audit::new(&platform.bus, &store, &platform.world);
         let stop = CancellationToken::new();
         let run = tokio::spawn(rides.clone().run(stop.clone()));
-        Self { platform, tokens, store, rides, audit, stop, run }
+        let replay_wait = Duration::from_millis(if nats.is_some() { 500 } else { 1 });
+        Self { platform, tokens, store, rides, audit, stop, run, replay_wait, nats }
     }
 
     /// Stops the service and starts it again with the tables of `store`.
     pub(crate) async fn restarted_on(mut self, store: Store<rides::Tables>) -> Self {
         self.stop.cancel();
         tokio::time::timeout(Duration::from_secs(30), &mut self.run).await.expect("it stops in time").unwrap();
-        let (platform, tokens) = (self.platform, self.tokens);
+        let (platform, tokens, replay_wait, nats) = (self.platform, self.tokens, self.replay_wait, self.nats);
         let rides = Rides::start(&platform, &store, tokens.clone(), Config::default()).await.unwrap();
         let audit = Audit::new(&platform.bus, &store, &platform.world);
         let stop = CancellationToken::new();
         let run = tokio::spawn(rides.clone().run(stop.clone()));
-        Self { platform, tokens, store, rides, audit, stop, run }
+        Self { platform, tokens, store, rides, audit, stop, run, replay_wait, nats }
     }
 
     /// Every test ends with a graceful stop, an event log that equals the stream, and an audit without findings.
@@ -140,7 +163,7 @@ impl TestApp {
     pub(crate) async fn all(&self, stream: &str, filter: &str) -> Vec<Message> {
         let mut replay = self.platform.bus.replay(stream, Some(filter), ReplayStart::Sequence(1)).await.unwrap();
         let mut found = Vec::new();
-        while let Some(stored) = replay.next(Duration::from_millis(1)).await.unwrap() {
+        while let Some(stored) = replay.next(self.replay_wait).await.unwrap() {
             found.push(Message { subject: stored.subject, headers: stored.headers, payload: stored.payload });
         }
         found

@@ -8,3 +8,4 @@ mod harness;
 mod http;
 mod lifecycle;
 mod matches;
+mod races;
