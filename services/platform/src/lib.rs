@@ -10,6 +10,7 @@ pub mod event_metrics;
 pub mod http_client;
 pub mod kill_point;
 pub mod limits;
+pub mod plain_text;
 pub mod pod;
 pub mod problem;
 pub mod relay;

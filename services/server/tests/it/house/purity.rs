@@ -47,7 +47,7 @@ const PURE: &[&str] = &[
     "services/users/src/mailbox/mod.rs",
     "services/users/src/mailbox/notification.rs",
     "services/users/src/offer/mod.rs",
-    "services/users/src/plain_text.rs",
+    "services/platform/src/plain_text.rs",
     "services/users/src/presence/known.rs",
     "services/users/src/presence/mod.rs",
     "services/users/src/rate_limit/mod.rs",
