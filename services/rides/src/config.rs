@@ -1,5 +1,6 @@
 //! What an operator can set.
 
+use chrono::Duration;
 use pricing::Tariffs;
 
 use crate::payment::Provider;
@@ -12,10 +13,21 @@ pub struct Config {
     pub completion_wait_s: i64,
     /// A final distance that needs more than so many metres a second is not billed.
     pub max_speed_mps: f64,
+    /// `PUBLIC_URL`: where the links of shared rides begin, without a slash at the end; empty: they are paths.
+    pub public_url: String,
+    /// `RATING_COMMENT_RETENTION_DAYS`: how long the comment of a rating is stored.
+    pub comment_retention: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { tariffs: Tariffs::default(), provider: Provider::default(), completion_wait_s: 60, max_speed_mps: 70.0 }
+        Self {
+            tariffs: Tariffs::default(),
+            provider: Provider::default(),
+            completion_wait_s: 60,
+            max_speed_mps: 70.0,
+            public_url: String::new(),
+            comment_retention: Duration::days(365),
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! rides: one ride per accepted match, its lifecycle, its fare, the ledger, and the capture of payments.
+//! rides: one ride per accepted match, its lifecycle, its fare, the ledger, the capture of payments, and what its parties say of it.
 //!
 //! It reads match.accepted, location.aggregate and payment.capture, answers ride commands, and is the only writer of ride.* and
 //! payment.capture. It knows no socket and no position but those in its events, and touches no schema but `rides`.
@@ -14,8 +14,12 @@ mod http;
 pub mod ledger;
 mod parties;
 pub mod payment;
+mod person;
+mod purge;
+mod rating;
 mod replay;
 pub mod ride;
+mod share;
 mod tables;
 
 use std::fmt;
@@ -63,9 +67,17 @@ impl Rides {
         Ok(Self { platform: platform.clone(), store: store.clone(), tokens, config: Arc::new(config) })
     }
 
-    /// The routes `/v1/rides`, `/v1/rides/{id}` and `/v1/estimates`.
+    /// The routes `/v1/rides` and those below it, and `/v1/estimates`.
     pub fn routes(&self) -> platform::routes::Routes {
         http::routes(&self.platform, &self.store, &self.tokens, &self.config)
+    }
+
+    /// Erases what has served its time, as the running service does every hour.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the next purge erases what remains.
+    pub async fn purge(&self) -> Result<(), StoreError> {
+        purge::run(self.platform.clone(), self.store.clone(), self.config.clone()).await
     }
 
     /// Runs until `stop`; then finishes the work in hand, publishes what it wrote, and returns.
@@ -77,7 +89,9 @@ impl Rides {
         tasks.spawn_worker(&[Subject::PaymentCapture], BATCH_MAX, handlers::Captures::new(&platform, &config));
         tasks.spawn(commands::RideCommands::new(&platform, &store, tokens, &config).serve(stop.clone()));
         tasks.spawn(debts::answer(platform.clone(), store.clone(), stop.clone()));
-        tasks.spawn_purge(|| async { Ok(()) });
+        tasks.spawn(rating::means::answer(platform.clone(), store.clone(), stop.clone()));
+        tasks.spawn(person::answer(platform.clone(), store.clone(), stop.clone()));
+        tasks.spawn_purge(move || purge::run(platform.clone(), store.clone(), config.clone()));
         tasks.until_stop().await;
         tasks.drain().await;
     }

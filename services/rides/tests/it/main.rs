@@ -8,3 +8,5 @@ mod harness;
 mod http;
 mod lifecycle;
 mod matches;
+mod ratings;
+mod shares;
