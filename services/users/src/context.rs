@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::gateway::client_limits::limits_of_client;
 use crate::gateway::sockets::Sockets;
 use crate::party::cache::PeopleCache;
+use crate::party::means::MeansCache;
 use crate::presence::lease::PodLease;
 use crate::tables::Tables;
 
@@ -34,6 +35,8 @@ const RIDES_RULES: Rules = Rules { failures_max: 10, open_for: Duration::seconds
 
 /// Without an answer a state says that debts are unknown; commands have a breaker of their own.
 const DEBTS_RULES: Rules = Rules { failures_max: 5, open_for: Duration::seconds(2) };
+/// Without an answer frames have the ratings that were known.
+const RATINGS_RULES: Rules = Rules { failures_max: 3, open_for: Duration::seconds(5) };
 /// Requests for debts that await their reply at once.
 const DEBTS_MAX: usize = 16;
 
@@ -75,6 +78,9 @@ pub(crate) struct Parts {
     pub(crate) debts_permits: Arc<Semaphore>,
     /// People as others are shown them.
     pub(crate) people: Arc<PeopleCache>,
+    /// The means of their ratings, and the breaker of requests to rides for them.
+    pub(crate) means: Arc<MeansCache>,
+    pub(crate) ratings: Arc<Breaker>,
 }
 
 impl Context {
@@ -96,6 +102,8 @@ impl Context {
             debts: Arc::new(Breaker::new(platform, "debts", DEBTS_RULES)),
             debts_permits: Arc::new(Semaphore::new(DEBTS_MAX)),
             people: Arc::default(),
+            means: Arc::default(),
+            ratings: Arc::new(Breaker::new(platform, "ratings", RATINGS_RULES)),
         }))
     }
 

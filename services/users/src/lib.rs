@@ -16,7 +16,7 @@ mod live_ride;
 mod mailbox;
 mod offer;
 mod party;
-mod plain_text;
+mod phone_change;
 mod presence;
 mod rate_limit;
 mod search;
@@ -96,6 +96,14 @@ impl Users {
         status: DriverStatus,
     ) -> Result<Option<DriverStatus>, StoreError> {
         account::standing::set_status(&self.0, driver, status).await
+    }
+
+    /// Deletes what has served its time, as the running service does every hour.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the next purge deletes what remains.
+    pub async fn purge(&self) -> Result<(), StoreError> {
+        timers::purge(self.0.clone()).await
     }
 
     /// Closes the sockets of these sign-ins, which have ended, on this pod.
