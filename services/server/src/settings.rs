@@ -94,6 +94,16 @@ pub struct Settings {
     /// Days that a sign-in lasts at most, however often it is refreshed.
     #[arg(long, env = "SIGN_IN_MAX_DAYS", default_value_t = 90, global = true)]
     pub sign_in_max_days: u32,
+    /// Days for which phone and plate of a suspended driver whose account has ended are remembered, as keyed hashes: so that nobody comes back
+    /// as approved by registering again.
+    #[arg(long, env = "SUSPENSION_MEMORY_DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(0..=3_650), global = true)]
+    pub suspension_memory_days: u32,
+    /// Days for which the comment of a rating is stored. The stars stay.
+    #[arg(long, env = "RATING_COMMENT_RETENTION_DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3_650), global = true)]
+    pub rating_comment_retention_days: u32,
+    /// Where clients reach the platform, as in https://rides.example: links of shared rides begin with it; without it they are paths.
+    #[arg(long, env = "PUBLIC_URL", default_value = "", hide_default_value = true, global = true)]
+    pub public_url: String,
     /// How a sign-in code reaches its phone: `response` (in the answer; for development), `log`, or `webhook:<url>`
     /// [default: response when embedded on a loopback address, log when embedded on another one, else required].
     #[arg(long, env = "OTP_DELIVERY", hide_env_values = true, global = true)]
@@ -177,6 +187,11 @@ impl Settings {
         chrono::Duration::seconds(i64::from(self.track_final_wait_s))
     }
 
+    /// PUBLIC_URL without a slash at its end.
+    pub fn public_url(&self) -> &str {
+        self.public_url.trim_end_matches('/')
+    }
+
     /// Whether a code is in the answer although nobody named `response`: only callers on this machine get it.
     pub fn answers_codes_by_default(&self) -> bool {
         self.embedded() && self.http_addr.ip().is_loopback()
@@ -235,6 +250,10 @@ impl Settings {
         }
         if self.pod_id.as_deref() == Some("") {
             anyhow::bail!("POD_ID is empty: give the process a name, or leave it unset");
+        }
+        let url = self.public_url();
+        if !url.is_empty() && !url.starts_with("https://") && !url.starts_with("http://") {
+            anyhow::bail!("PUBLIC_URL must begin with https:// or http://, as in https://rides.example");
         }
         self.limits()?;
         self.trusted_proxies()?;
