@@ -72,7 +72,7 @@ pub(crate) async fn request(
     tx.commit().await?;
     // The new number first: whoever mistyped it and gets no code there leaves the old one alone.
     for (phone, code) in [(&new_phone, &new_code), (&old_phone, &old_code)] {
-        if let Err(error) = codes::deliver(&context, phone, code).await {
+        if let Err(error) = context.config.otp_delivery.deliver(&context.codes_client, phone, code).await {
             tracing::warn!(
                 error,
                 calling_code = phone.calling_code(),
