@@ -75,6 +75,7 @@ fn routes() -> BTreeMap<&'static str, RouteRow> {
         ("DELETE /v1/rides/{id}/share/{share_id}", row(SignedIn)),
         ("GET /v1/shares/{token}", row(Public)),
         ("GET /s/{token}", row(Public)),
+        ("POST /v1/rides/{id}/sos", body(SignedIn, json!({"note": "help"}))),
         ("POST /v1/rides/{id}/rating", body(SignedIn, json!({"stars": 5}))),
         ("GET /v1/estimates", query(Public, "?pickup=40,-73&dropoff=40.1,-73&vehicle_type=car")),
         ("GET /v1/drivers/nearby", query(SignedIn, "?lat=40.75&lng=-73.98")),
@@ -159,7 +160,8 @@ async fn every_route_by_every_role() {
     // Ending a sign-in, and an account, comes last: what comes after it has no token.
     let mut listed: Vec<_> = running.apps[0].routes.iter().map(|r| format!("{} {}", r.method, r.path)).collect();
     listed.sort_by_key(|route| {
-        (route == "DELETE /v1/me", route.ends_with("sign-out"), route.contains("DELETE"), route.clone())
+        let (is_end, is_delete) = (route == "DELETE /v1/me", route.contains("DELETE"));
+        (is_end, route.ends_with("sign-out"), route.starts_with("DELETE /v1/auth/"), is_delete, route.clone())
     });
     for route in listed {
         let row = rows.remove(route.as_str()).unwrap_or_else(|| panic!("{route} has no row in the matrix"));
