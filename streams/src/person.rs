@@ -48,11 +48,13 @@ pub enum PersonList {
     RatingsReceived,
     /// Links of rides that the person made.
     Shares,
+    /// Calls for help of the person.
+    SosAlerts,
 }
 
 impl PersonList {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::RatingsGiven, Self::RatingsReceived, Self::Shares];
+    pub const ALL: [Self; 4] = [Self::RatingsGiven, Self::RatingsReceived, Self::Shares, Self::SosAlerts];
 
     /// The field of the export.
     pub fn field(self) -> &'static str {
@@ -60,6 +62,7 @@ impl PersonList {
             Self::RatingsGiven => "ratings_given",
             Self::RatingsReceived => "ratings_received",
             Self::Shares => "shares",
+            Self::SosAlerts => "sos_alerts",
         }
     }
 }

@@ -42,6 +42,7 @@ pub struct Metrics {
     /// By status reached.
     pub rides: IntCounterVec,
     /// Final distances that nobody can have driven, billed by the estimate instead, by service.
+    pub sos: IntCounterVec,
     pub distances_refused: IntCounterVec,
     pub distances_late: IntCounterVec,
     /// Positions of free drivers that were not published because the readers were behind, by service.
@@ -126,6 +127,7 @@ impl Metrics {
             sockets: gauge("sockets", "Open WebSockets."),
             frames: counter("frames_total", "WebSocket frames.", "direction"),
             matches: counter("matches_total", "Matches by outcome.", "outcome"),
+            sos: counter("sos_total", "Calls for help and their positions, by what became of them.", "outcome"),
             distances_refused: counter(
                 "distances_refused_total",
                 "Final distances that nobody can have driven, billed by the estimate instead.",

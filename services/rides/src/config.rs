@@ -4,6 +4,7 @@ use chrono::Duration;
 use pricing::Tariffs;
 
 use crate::payment::Provider;
+use crate::sos::sink::SosSink;
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -15,6 +16,10 @@ pub struct Config {
     pub max_speed_mps: f64,
     /// `PUBLIC_URL`: where the links of shared rides begin, without a slash at the end; empty: they are paths.
     pub public_url: String,
+    /// `SOS_WEBHOOK`: where calls for help go; `None`: nowhere.
+    pub sos_sink: Option<SosSink>,
+    /// `SOS_RETENTION_DAYS`: how long a call for help is stored after it was closed.
+    pub sos_retention: Duration,
     /// `RATING_COMMENT_RETENTION_DAYS`: how long the comment of a rating is stored.
     pub comment_retention: Duration,
 }
@@ -27,6 +32,8 @@ impl Default for Config {
             completion_wait_s: 60,
             max_speed_mps: 70.0,
             public_url: String::new(),
+            sos_sink: None,
+            sos_retention: Duration::days(365),
             comment_retention: Duration::days(365),
         }
     }

@@ -14,6 +14,7 @@ use platform::{ClientAddress, Limit, Platform, Problem, SignedIn, Store, Tokens}
 use serde_json::{Value, json};
 use streams::event::rfc3339;
 use streams::{Position, RideId, RideStatus, UserId, VehicleType};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::config::Config;
@@ -25,6 +26,8 @@ use crate::ride::Ride;
 use crate::ride::rows::{self, After};
 use crate::share;
 use crate::share::viewed::{self, NotShown, SharedRide, Whereabouts};
+use crate::sos;
+use crate::sos::routes::SosRequest;
 use crate::tables::Tables;
 
 const LIMIT_DEFAULT: u32 = 20;
@@ -40,6 +43,7 @@ struct Api {
     config: Arc<Config>,
     parties: Arc<OtherParty>,
     whereabouts: Arc<Whereabouts>,
+    raised: Arc<Notify>,
 }
 
 impl FromRef<Api> for Tokens {
@@ -48,20 +52,28 @@ impl FromRef<Api> for Tokens {
     }
 }
 
-pub(crate) fn routes(platform: &Platform, store: &Store<Tables>, tokens: &Tokens, config: &Arc<Config>) -> Routes {
-    let parties = Arc::new(OtherParty::new(platform));
+pub(crate) fn routes(
+    platform: &Platform,
+    store: &Store<Tables>,
+    tokens: &Tokens,
+    config: &Arc<Config>,
+    whereabouts: &Arc<Whereabouts>,
+    raised: &Arc<Notify>,
+) -> Routes {
     let api = Api {
         platform: platform.clone(),
         store: store.clone(),
         tokens: tokens.clone(),
         config: config.clone(),
-        parties,
-        whereabouts: Arc::new(Whereabouts::new(platform)),
+        parties: Arc::new(OtherParty::new(platform)),
+        whereabouts: whereabouts.clone(),
+        raised: raised.clone(),
     };
     Routes::default()
         .get("/v1/rides", list)
         .get("/v1/rides/{id}", one)
         .post("/v1/rides/{id}/rating", rate)
+        .post("/v1/rides/{id}/sos", call_for_help)
         .post("/v1/rides/{id}/share", share_ride)
         .get("/v1/rides/{id}/share", shares)
         .delete("/v1/rides/{id}/share/{share_id}", revoke_share)
@@ -99,6 +111,20 @@ async fn rate(
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let (status, body) = rating::routes::rate(&api.store, &api.platform.world, (ride_id(id)?, user), request).await?;
     Ok((status, Json(body)))
+}
+
+/// 201, also for a repeat. The body may be left out: who cannot type calls all the same.
+async fn call_for_help(
+    State(api): State<Api>,
+    SignedIn(user): SignedIn,
+    id: RawId,
+    request: Option<Json<SosRequest>>,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let request = request.map(|Json(request)| request).unwrap_or_default();
+    let has_sink = api.config.sos_sink.is_some();
+    let called = sos::routes::call((&api.platform, &api.store), (ride_id(id)?, user), request, has_sink).await?;
+    api.raised.notify_one();
+    Ok((StatusCode::CREATED, Json(called)))
 }
 
 /// 201. The token is in this answer alone.

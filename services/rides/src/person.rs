@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::rating::{self, Rating};
 use crate::share::{self, Share};
+use crate::sos;
 use crate::tables::Tables;
 
 /// Requests that are worked on at once, and those in hand at most.
@@ -71,6 +72,11 @@ async fn page(
         let next = shares.last().filter(|_| shares.len() >= PAGE_MAX as usize).map(|share| share.share_id);
         return Ok(PersonPage { entries: shares.iter().map(made).collect(), next });
     }
+    if list == PersonList::SosAlerts {
+        let alerts = sos::rows::raised_by(&mut tx, user, after, PAGE_MAX).await?;
+        let next = alerts.last().filter(|_| alerts.len() >= PAGE_MAX as usize).map(|alert| alert.sos_id);
+        return Ok(PersonPage { entries: alerts.iter().map(sos::routes::view).collect(), next });
+    }
     let (ratings, view): (Vec<Rating>, fn(&Rating) -> Value) = match list {
         PersonList::RatingsGiven => (rating::rows::given_by(&mut tx, user, after, PAGE_MAX).await?, given),
         _ => {
@@ -107,5 +113,6 @@ async fn erase(store: &Store<Tables>, users: &[UserId]) -> Result<(), StoreError
     let mut tx = store.begin().await?;
     rating::rows::erase_people(&mut tx, users).await?;
     share::rows::erase_people(&mut tx, users).await?;
+    sos::rows::erase_people(&mut tx, users).await?;
     tx.commit().await
 }

@@ -1,4 +1,4 @@
-//! What rides erases when its time is over: the comments of ratings, and links. Rides, events and the ledger stay.
+//! What rides erases when its time is over: the comments of ratings, links, and calls for help. Rides, events and the ledger stay.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use platform::{Platform, Store, StoreError};
 
 use crate::config::Config;
 use crate::tables::Tables;
-use crate::{rating, share};
+use crate::{rating, share, sos};
 
 /// Erases what is older than the settings allow, a bounded number of rows in each transaction.
 ///
@@ -15,6 +15,8 @@ use crate::{rating, share};
 pub(crate) async fn run(platform: Platform, store: Store<Tables>, config: Arc<Config>) -> Result<(), StoreError> {
     let mut tx = store.begin().await?;
     share::rows::purge(&mut tx, platform.world.now() - share::ENDED_RETENTION).await?;
+    let now = platform.world.now();
+    sos::rows::purge(&mut tx, now - config.sos_retention, now).await?;
     tx.commit().await?;
     let comments_before = platform.world.now() - config.comment_retention;
     loop {

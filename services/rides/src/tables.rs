@@ -11,6 +11,7 @@ use crate::payment::{Debt, Payment};
 use crate::rating::{Rater, Rating};
 use crate::ride::{PinTries, Ride};
 use crate::share::Share;
+use crate::sos::Alert;
 
 /// The tables, with the indexes and constraints that their operations rely on.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +31,7 @@ pub struct Tables {
     pub(crate) payments: OrdMap<PaymentId, Payment>,
     pub(crate) payment_of: OrdMap<RideId, PaymentId>,
     pub(crate) debts: OrdMap<PaymentId, Debt>,
+    pub(crate) sos_alerts: OrdMap<Uuid, Alert>,
     pub(crate) shares: OrdMap<Uuid, Share>,
     /// The unique constraint on `token_hash`.
     pub(crate) share_tokens: OrdMap<Vec<u8>, Uuid>,

@@ -191,6 +191,8 @@ impl App {
                 // The final distance may come that late; then it still has to be computed and delivered.
                 comment_retention: chrono::TimeDelta::days(settings.rating_comment_retention_days.into()),
                 public_url: settings.public_url().to_owned(),
+                sos_sink: settings.sos_sink()?,
+                sos_retention: chrono::TimeDelta::days(settings.sos_retention_days.into()),
                 completion_wait_s: default.completion_wait_s.max(2 * i64::from(settings.track_final_wait_s)),
             };
             let rides = Rides::start(&platform, &store, tokens.clone(), config).await?;

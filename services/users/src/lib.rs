@@ -123,6 +123,7 @@ impl Users {
         tasks.spawn(sign_in::ended::run(context.clone(), stop.clone()));
         tasks.spawn(sign_in::ended::answer(context.clone(), stop.clone()));
         tasks.spawn(party::answer(context.clone(), stop.clone()));
+        tasks.spawn(party::contacts::answer(context.clone(), stop.clone()));
         let purged = context.clone();
         tasks.spawn_purge(move || timers::purge(purged.clone()));
         tasks.until_stop().await;

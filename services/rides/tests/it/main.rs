@@ -10,3 +10,4 @@ mod lifecycle;
 mod matches;
 mod ratings;
 mod shares;
+mod sos;

@@ -5,4 +5,5 @@ pub mod dead_letters;
 mod progress;
 pub mod run;
 pub mod simulate;
+pub mod sos;
 pub mod streams;

@@ -5,6 +5,7 @@
 //! most, and usually none. The means of their ratings are of rides (`means`): one core request for those that are not known.
 
 pub(crate) mod cache;
+pub(crate) mod contacts;
 pub(crate) mod means;
 mod view;
 
