@@ -45,7 +45,7 @@ async fn completed(app: &TestApp, matched: &MatchAccepted) -> RideId {
     ride
 }
 
-/// What users is told of the mean of a user.
+/// What users gets for the mean of a user.
 async fn mean(app: &TestApp, user: UserId) -> Option<(f64, u32)> {
     let request = serde_json::to_vec(&RatingsRequest { users: vec![user, app.platform.world.id()] }).unwrap();
     let reply = app.platform.bus.request(RATINGS, request.into(), RATINGS_WAIT * 20).await.unwrap();
