@@ -1,11 +1,12 @@
 //! What two services must agree on, and nothing else: the events, the topology of streams and consumers, the one command that
-//! users passes on to rides, the requests for where drivers are, how far a ride has come, for debts and for the parties of a ride, the
+//! users passes on to rides, the requests for where drivers are, how far a ride has come, for debts, ratings, what is stored of a person, the parties of a ride and how they are reached, the
 //! sign-ins that have ended, what processes say of themselves, how far positions are read, and the bus that carries them.
 //! It knows no service, no database and no HTTP.
 
 #![warn(missing_docs)]
 
 pub mod bus;
+pub mod contacts;
 pub mod debts;
 pub mod driven_distance;
 pub mod event;
@@ -16,8 +17,10 @@ pub mod memory;
 pub mod nats;
 pub mod newest_position;
 pub mod parties;
+pub mod person;
 pub mod pods;
 pub mod position_progress;
+pub mod ratings;
 pub mod ride_command;
 pub mod sign_ins;
 pub mod simulation;

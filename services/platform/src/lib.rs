@@ -10,6 +10,7 @@ pub mod event_metrics;
 pub mod http_client;
 pub mod kill_point;
 pub mod limits;
+pub mod plain_text;
 pub mod pod;
 pub mod problem;
 pub mod relay;
@@ -20,6 +21,7 @@ pub mod service;
 pub mod store;
 pub mod telemetry;
 pub mod token;
+pub mod webhook;
 pub mod world;
 
 use std::sync::Arc;

@@ -42,6 +42,7 @@ pub struct Metrics {
     /// By status reached.
     pub rides: IntCounterVec,
     /// Final distances that nobody can have driven, billed by the estimate instead, by service.
+    pub sos: IntCounterVec,
     pub distances_refused: IntCounterVec,
     pub distances_late: IntCounterVec,
     /// Positions of free drivers that were not published because the readers were behind, by service.
@@ -71,6 +72,11 @@ pub struct Metrics {
     pub breakers: IntGaugeVec,
     /// Requests not sent because their breaker was open, by breaker.
     pub breaker_refused: IntCounterVec,
+    /// Tries of the HTTP client, by purpose and outcome: 2xx to 5xx, timeout, connection, circuit_open, refused (an address that is
+    /// not public).
+    pub http_requests: IntCounterVec,
+    /// Hosts to which nothing is sent, because they do not answer, by purpose.
+    pub http_hosts_open: IntGaugeVec,
 }
 
 impl Default for Metrics {
@@ -125,6 +131,7 @@ impl Metrics {
             sockets: gauge("sockets", "Open WebSockets."),
             frames: counter("frames_total", "WebSocket frames.", "direction"),
             matches: counter("matches_total", "Matches by outcome.", "outcome"),
+            sos: counter("sos_total", "Calls for help and their positions, by what became of them.", "outcome"),
             distances_refused: counter(
                 "distances_refused_total",
                 "Final distances that nobody can have driven, billed by the estimate instead.",
@@ -153,6 +160,14 @@ impl Metrics {
             match_active: gauge("match_active", "1 while this process makes the offers."),
             breakers: gauges("breaker_state", "0 closed, 1 half-open, 2 open.", "breaker"),
             breaker_refused: counter("breaker_refused_total", "Requests not sent, the breaker was open.", "breaker"),
+            http_requests: registered(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("rideshare_http_client_requests_total", "Requests sent, with each retry."),
+                    &["purpose", "outcome"],
+                ),
+            ),
+            http_hosts_open: gauges("http_client_hosts_open", "Hosts that do not answer: nothing is sent.", "purpose"),
             registry,
         }
     }

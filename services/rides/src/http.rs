@@ -1,26 +1,33 @@
-//! The routes of rides: a user's own rides, and estimates.
-//!
-//! They only read. Another user's ride is not found. Who the other party is, users says when it is asked (`parties.rs`).
+//! The routes of rides: a user's own rides, what a party says of one, and estimates. Another user's ride is not found. Who the other party is, users says when it is asked (`parties.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRef, Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use chrono::DateTime;
 use platform::problem::Json;
 use platform::routes::Routes;
-use platform::{Platform, Problem, SignedIn, Store, Tokens};
+use platform::{ClientAddress, Limit, Platform, Problem, SignedIn, Store, Tokens};
 use serde_json::{Value, json};
 use streams::event::rfc3339;
 use streams::{Position, RideId, RideStatus, UserId, VehicleType};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::config::Config;
 use crate::parties::OtherParty;
 use crate::payment::{self, Payment};
+use crate::rating;
+use crate::rating::routes::RatingRequest;
 use crate::ride::Ride;
 use crate::ride::rows::{self, After};
+use crate::share;
+use crate::share::viewed::{self, NotShown, SharedRide, Whereabouts};
+use crate::sos;
+use crate::sos::routes::SosRequest;
 use crate::tables::Tables;
 
 const LIMIT_DEFAULT: u32 = 20;
@@ -30,10 +37,13 @@ type RawQuery = Result<Query<BTreeMap<String, String>>, QueryRejection>;
 
 #[derive(Clone)]
 struct Api {
+    platform: Platform,
     store: Store<Tables>,
     tokens: Tokens,
     config: Arc<Config>,
     parties: Arc<OtherParty>,
+    whereabouts: Arc<Whereabouts>,
+    raised: Arc<Notify>,
 }
 
 impl FromRef<Api> for Tokens {
@@ -42,27 +52,125 @@ impl FromRef<Api> for Tokens {
     }
 }
 
-pub(crate) fn routes(platform: &Platform, store: &Store<Tables>, tokens: &Tokens, config: &Arc<Config>) -> Routes {
-    let parties = Arc::new(OtherParty::new(platform));
-    let api = Api { store: store.clone(), tokens: tokens.clone(), config: config.clone(), parties };
-    Routes::default().get("/v1/rides", list).get("/v1/rides/{id}", one).get("/v1/estimates", estimate).with_state(api)
+pub(crate) fn routes(
+    platform: &Platform,
+    store: &Store<Tables>,
+    tokens: &Tokens,
+    config: &Arc<Config>,
+    whereabouts: &Arc<Whereabouts>,
+    raised: &Arc<Notify>,
+) -> Routes {
+    let api = Api {
+        platform: platform.clone(),
+        store: store.clone(),
+        tokens: tokens.clone(),
+        config: config.clone(),
+        parties: Arc::new(OtherParty::new(platform)),
+        whereabouts: whereabouts.clone(),
+        raised: raised.clone(),
+    };
+    Routes::default()
+        .get("/v1/rides", list)
+        .get("/v1/rides/{id}", one)
+        .post("/v1/rides/{id}/rating", rate)
+        .post("/v1/rides/{id}/sos", call_for_help)
+        .post("/v1/rides/{id}/share", share_ride)
+        .get("/v1/rides/{id}/share", shares)
+        .delete("/v1/rides/{id}/share/{share_id}", revoke_share)
+        .get("/v1/shares/{token}", shared)
+        .get("/s/{token}", shared_page)
+        .get("/v1/estimates", estimate)
+        .with_state(api)
 }
 
-async fn one(
-    State(api): State<Api>,
-    SignedIn(user): SignedIn,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<Json<Value>, Problem> {
-    let id: RideId = id.ok().and_then(|Path(id)| id.parse().ok()).ok_or_else(|| Problem::not_found("ride"))?;
+async fn one(State(api): State<Api>, SignedIn(user): SignedIn, id: RawId) -> Result<Json<Value>, Problem> {
+    let id = ride_id(id)?;
     let mut tx = api.store.begin().await?;
     let ride = rows::ride_of(&mut tx, id, user).await?.ok_or_else(|| Problem::not_found("ride"))?;
     let payments = payment::rows::payments_of(&mut tx, &[id]).await?;
+    let ratings = rating::rows::of_rides(&mut tx, &[id]).await?;
+    let other = if user == ride.driver_id { ride.passenger_id } else { ride.driver_id };
+    let mean = rating::rows::means(&mut tx, &[other], api.platform.world.now()).await?;
     drop(tx);
     let mut view = api.view(&ride, user, payments.first());
-    if let Some((field, party)) = api.parties.shown(&ride, user).await {
+    view["rating"] = json!(rating::routes::own(&ride, user, &ratings).map(rating::routes::view));
+    if let Some((field, mut party)) = api.parties.shown(&ride, user).await {
+        if party.is_object() {
+            party["rating"] = json!(mean.first().map(|rating| rating.mean));
+        }
         view[field] = party;
     }
     Ok(Json(view))
+}
+
+async fn rate(
+    State(api): State<Api>,
+    SignedIn(user): SignedIn,
+    id: RawId,
+    Json(request): Json<RatingRequest>,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let (status, body) = rating::routes::rate(&api.store, &api.platform.world, (ride_id(id)?, user), request).await?;
+    Ok((status, Json(body)))
+}
+
+/// 201, also for a repeat. The body may be left out: who cannot type calls all the same.
+async fn call_for_help(
+    State(api): State<Api>,
+    SignedIn(user): SignedIn,
+    id: RawId,
+    request: Option<Json<SosRequest>>,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let request = request.map(|Json(request)| request).unwrap_or_default();
+    let has_sink = api.config.sos_sink.is_some();
+    let called = sos::routes::call((&api.platform, &api.store), (ride_id(id)?, user), request, has_sink).await?;
+    api.raised.notify_one();
+    Ok((StatusCode::CREATED, Json(called)))
+}
+
+/// 201. The token is in this answer alone.
+async fn share_ride(
+    State(api): State<Api>,
+    SignedIn(user): SignedIn,
+    id: RawId,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let parts = (&api.store, &api.tokens, &api.platform.world);
+    let made = share::routes::make(parts, &api.config.public_url, (ride_id(id)?, user)).await?;
+    Ok((StatusCode::CREATED, Json(made)))
+}
+
+async fn shares(State(api): State<Api>, SignedIn(user): SignedIn, id: RawId) -> Result<Json<Value>, Problem> {
+    share::routes::list(&api.store, &api.platform.world, (ride_id(id)?, user)).await.map(Json)
+}
+
+async fn revoke_share(
+    State(api): State<Api>,
+    SignedIn(user): SignedIn,
+    ids: Result<Path<(String, String)>, PathRejection>,
+) -> Result<StatusCode, Problem> {
+    let not_found = || Problem::not_found("link");
+    let Path((ride, share)) = ids.map_err(|_| not_found())?;
+    let (ride, share) = (ride.parse().map_err(|_| not_found())?, share.parse().map_err(|_| not_found())?);
+    share::routes::revoke(&api.store, &api.platform.world, (ride, user), share).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Needs no sign-in: the link is enough.
+async fn shared(State(api): State<Api>, address: ClientAddress, token: RawId) -> Result<Json<SharedRide>, Problem> {
+    api.platform.take(Limit::Shares, address, 1)?;
+    Ok(Json(api.shared_ride(token).await?))
+}
+
+async fn shared_page(State(api): State<Api>, address: ClientAddress, token: RawId) -> Response {
+    if let Err(refused) = api.platform.take(Limit::Shares, address, 1) {
+        return Problem::from(refused).into_response();
+    }
+    share::page::response(api.shared_ride(token).await)
+}
+
+type RawId = Result<Path<String>, PathRejection>;
+
+fn ride_id(id: RawId) -> Result<RideId, Problem> {
+    id.ok().and_then(|Path(id)| id.parse().ok()).ok_or_else(|| Problem::not_found("ride"))
 }
 
 async fn list(State(api): State<Api>, SignedIn(user): SignedIn, query: RawQuery) -> Result<Json<Value>, Problem> {
@@ -142,6 +250,12 @@ fn read_cursor(text: &str) -> Option<After> {
 }
 
 impl Api {
+    async fn shared_ride(&self, token: RawId) -> Result<SharedRide, NotShown> {
+        let Path(token) = token.map_err(|_| NotShown::Unknown)?;
+        let now = self.platform.world.now();
+        viewed::shared_ride((&self.store, &self.tokens), &self.parties, &self.whereabouts, &token, now).await
+    }
+
     /// A ride as its driver or its passenger sees it; only the passenger sees the PIN.
     fn view(&self, ride: &Ride, viewer: UserId, payment: Option<&Payment>) -> Value {
         let receipt = ride.receipt.as_ref();

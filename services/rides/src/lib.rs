@@ -1,4 +1,4 @@
-//! rides: one ride per accepted match, its lifecycle, its fare, the ledger, and the capture of payments.
+//! rides: one ride per accepted match, its lifecycle, its fare, the ledger, the capture of payments, and what its parties say of it.
 //!
 //! It reads match.accepted, location.aggregate and payment.capture, answers ride commands, and is the only writer of ride.* and
 //! payment.capture. It knows no socket and no position but those in its events, and touches no schema but `rides`.
@@ -14,8 +14,13 @@ mod http;
 pub mod ledger;
 mod parties;
 pub mod payment;
+mod person;
+mod purge;
+mod rating;
 mod replay;
 pub mod ride;
+mod share;
+pub mod sos;
 mod tables;
 
 use std::fmt;
@@ -25,7 +30,10 @@ use platform::{CancellationToken, Platform, ServiceTasks, Store, StoreError, Tok
 use streams::{Service, Subject};
 
 pub use config::Config;
+use share::viewed::Whereabouts;
+use sos::sink::Sender;
 pub use tables::Tables;
+use tokio::sync::Notify;
 
 /// The migrations of the schema `rides`; those of platform come before them.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/rides");
@@ -40,6 +48,9 @@ pub struct Rides {
     store: Store<Tables>,
     tokens: Tokens,
     config: Arc<Config>,
+    whereabouts: Arc<Whereabouts>,
+    /// Somebody in this process calls for help.
+    raised: Arc<Notify>,
 }
 
 impl fmt::Debug for Rides {
@@ -60,24 +71,45 @@ impl Rides {
         config: Config,
     ) -> Result<Self, StoreError> {
         store.check().await?;
-        Ok(Self { platform: platform.clone(), store: store.clone(), tokens, config: Arc::new(config) })
+        Ok(Self {
+            platform: platform.clone(),
+            store: store.clone(),
+            tokens,
+            config: Arc::new(config),
+            whereabouts: Arc::new(Whereabouts::new(platform)),
+            raised: Arc::default(),
+        })
     }
 
-    /// The routes `/v1/rides`, `/v1/rides/{id}` and `/v1/estimates`.
+    /// The routes `/v1/rides` and those below it, and `/v1/estimates`.
     pub fn routes(&self) -> platform::routes::Routes {
-        http::routes(&self.platform, &self.store, &self.tokens, &self.config)
+        let Self { platform, store, tokens, config, whereabouts, raised } = self;
+        http::routes(platform, store, tokens, config, whereabouts, raised)
+    }
+
+    /// Erases what has served its time, as the running service does every hour.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the next purge erases what remains.
+    pub async fn purge(&self) -> Result<(), StoreError> {
+        purge::run(self.platform.clone(), self.store.clone(), self.config.clone()).await
     }
 
     /// Runs until `stop`; then finishes the work in hand, publishes what it wrote, and returns.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { platform, store, tokens, config } = self;
+        let Self { platform, store, tokens, config, whereabouts, raised } = self;
         let mut tasks = ServiceTasks::start(&platform, Service::Rides, &store, &stop);
         tasks.spawn_worker(&[Subject::MatchAccepted], BATCH_MAX, handlers::AcceptedMatches::new(&platform));
         tasks.spawn_worker(&[Subject::LocationAggregate], BATCH_MAX, handlers::Completions::new(&platform, &config));
         tasks.spawn_worker(&[Subject::PaymentCapture], BATCH_MAX, handlers::Captures::new(&platform, &config));
         tasks.spawn(commands::RideCommands::new(&platform, &store, tokens, &config).serve(stop.clone()));
         tasks.spawn(debts::answer(platform.clone(), store.clone(), stop.clone()));
-        tasks.spawn_purge(|| async { Ok(()) });
+        tasks.spawn(rating::means::answer(platform.clone(), store.clone(), stop.clone()));
+        tasks.spawn(person::answer(platform.clone(), store.clone(), stop.clone()));
+        if let Some(sink) = &config.sos_sink {
+            tasks.spawn(Sender::new(&platform, &store, sink.clone(), whereabouts).run(raised, stop.clone()));
+        }
+        tasks.spawn_purge(move || purge::run(platform.clone(), store.clone(), config.clone()));
         tasks.until_stop().await;
         tasks.drain().await;
     }

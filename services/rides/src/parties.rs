@@ -6,7 +6,7 @@ use platform::breaker::Rules;
 use platform::{Breaker, Platform};
 use serde_json::{Value, json};
 use streams::UserId;
-use streams::parties::{PARTIES, PARTIES_WAIT, Parties, PartiesRequest, SHOWN_HOURS};
+use streams::parties::{DriverView, PARTIES, PARTIES_WAIT, Parties, PartiesRequest, SHOWN_HOURS};
 
 use crate::ride::Ride;
 
@@ -41,6 +41,12 @@ impl OtherParty {
             None if viewer == ride.passenger_id => ("driver", Value::Null),
             None => ("passenger", Value::Null),
         })
+    }
+
+    /// The driver of a ride as its passenger sees them; `None` while users does not answer.
+    pub(crate) async fn driver_of(&self, ride: &Ride) -> Option<DriverView> {
+        let people = PartiesRequest { driver_id: ride.driver_id, passenger_id: ride.passenger_id };
+        self.request(&people).await?.driver
     }
 
     async fn request(&self, request: &PartiesRequest) -> Option<Parties> {

@@ -3,11 +3,15 @@
 use chrono::{DateTime, Utc};
 use imbl::{OrdMap, OrdSet};
 use streams::{MatchId, PaymentId, RequestId, RideId, RideStatus, UserId};
+use uuid::Uuid;
 
 use crate::event_log::EventRow;
 use crate::ledger::Entry;
 use crate::payment::{Debt, Payment};
+use crate::rating::{Rater, Rating};
 use crate::ride::{PinTries, Ride};
+use crate::share::Share;
+use crate::sos::Alert;
 
 /// The tables, with the indexes and constraints that their operations rely on.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +31,13 @@ pub struct Tables {
     pub(crate) payments: OrdMap<PaymentId, Payment>,
     pub(crate) payment_of: OrdMap<RideId, PaymentId>,
     pub(crate) debts: OrdMap<PaymentId, Debt>,
+    pub(crate) sos_alerts: OrdMap<Uuid, Alert>,
+    pub(crate) shares: OrdMap<Uuid, Share>,
+    /// The unique constraint on `token_hash`.
+    pub(crate) share_tokens: OrdMap<Vec<u8>, Uuid>,
+    pub(crate) ratings: OrdMap<(RideId, Rater), Rating>,
+    /// By who is rated, and from when on it counts.
+    pub(crate) ratings_of: OrdSet<(UserId, DateTime<Utc>, RideId, Rater)>,
 }
 
 impl Tables {
@@ -50,6 +61,24 @@ impl Tables {
             }
         }
         self.rides.insert(id, ride.clone());
+    }
+
+    /// Deletes links with their tokens.
+    pub(crate) fn remove_shares(&mut self, is_removed: impl Fn(&Share) -> bool) {
+        for share in self.shares.values().filter(|share| is_removed(share)).cloned().collect::<Vec<_>>() {
+            self.shares.remove(&share.share_id);
+            self.share_tokens.remove(&share.token_hash);
+        }
+    }
+
+    /// Writes the row of a rating and its entry in the index.
+    pub(crate) fn put_rating(&mut self, rating: &Rating) {
+        let key = (rating.ride_id, rating.by);
+        let entry = |rating: &Rating| Some((rating.of_user?, rating.counts_from, rating.ride_id, rating.by));
+        if let Some(before) = self.ratings.insert(key, rating.clone()).as_ref().and_then(entry) {
+            self.ratings_of.remove(&before);
+        }
+        self.ratings_of.extend(entry(rating));
     }
 }
 

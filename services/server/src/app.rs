@@ -189,6 +189,10 @@ impl App {
                 provider,
                 max_speed_mps: settings.track_max_speed_mps,
                 // The final distance may come that late; then it still has to be computed and delivered.
+                comment_retention: chrono::TimeDelta::days(settings.rating_comment_retention_days.into()),
+                public_url: settings.public_url().to_owned(),
+                sos_sink: settings.sos_sink()?,
+                sos_retention: chrono::TimeDelta::days(settings.sos_retention_days.into()),
                 completion_wait_s: default.completion_wait_s.max(2 * i64::from(settings.track_final_wait_s)),
             };
             let rides = Rides::start(&platform, &store, tokens.clone(), config).await?;
@@ -226,6 +230,7 @@ impl App {
                 request_ttl_s: settings.match_request_ttl_s,
                 driver_approval: settings.driver_approval,
                 sign_in_life: chrono::TimeDelta::days(settings.sign_in_max_days.into()),
+                suspension_memory: chrono::TimeDelta::days(settings.suspension_memory_days.into()),
                 ..Default::default()
             };
             let users = Users::start(&platform, &store, tokens.clone(), config).await?;

@@ -10,8 +10,9 @@ use crate::app;
 use crate::commands::audit::AuditAction;
 use crate::commands::dead_letters::DeadLettersAction;
 use crate::commands::simulate::City;
+use crate::commands::sos::SosAction;
 use crate::commands::streams::StreamsAction;
-use crate::commands::{audit, dead_letters, run, simulate, streams};
+use crate::commands::{audit, dead_letters, run, simulate, sos, streams};
 use crate::settings::Settings;
 
 /// An event-driven ride-sharing backend: users, match, rides and location over NATS JetStream.
@@ -62,6 +63,11 @@ pub enum Command {
         #[command(subcommand)]
         action: DeadLettersAction,
     },
+    /// Calls for help, in the database of DATABASE_URL: list those that are open, close one.
+    Sos {
+        #[command(subcommand)]
+        action: SosAction,
+    },
     /// Apply the database migrations and end. (`run` does so too, if its role may.)
     Migrate {
         /// Then let the role of each schema read and write its rows, and nothing else. The roles are this prefix and users,
@@ -86,6 +92,7 @@ impl Cli {
             Some(Command::Streams { action }) => streams::run(&settings, action).await,
             Some(Command::Audit { action }) => audit::run(&settings, &action).await,
             Some(Command::DeadLetters { action }) => dead_letters::run(&settings, &action).await,
+            Some(Command::Sos { action }) => sos::run(&settings, &action).await,
             Some(Command::Migrate { role_prefix }) => {
                 app::migrate(&settings, role_prefix.as_deref()).await?;
                 println!("all schemas are up to date");

@@ -3,10 +3,14 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use axum::http::Uri;
+use axum::http::uri::Scheme;
 use clap::{Args, ValueEnum};
 use platform::limits::{Amount, Limit, Limits, Quota, TrustedProxies};
+use platform::webhook::Secret;
 use platform::{Tokens, World};
 use pricing::{Tariffs, WaitingRules};
+use rides::sos::sink::SosSink;
 use streams::{Service, VehicleType};
 
 use crate::nats_login::NatsLogin;
@@ -94,6 +98,25 @@ pub struct Settings {
     /// Days that a sign-in lasts at most, however often it is refreshed.
     #[arg(long, env = "SIGN_IN_MAX_DAYS", default_value_t = 90, global = true)]
     pub sign_in_max_days: u32,
+    /// Days for which phone and plate of a suspended driver whose account has ended are remembered, as keyed hashes: so that nobody comes back
+    /// as approved by registering again.
+    #[arg(long, env = "SUSPENSION_MEMORY_DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(0..=3_650), global = true)]
+    pub suspension_memory_days: u32,
+    /// Days for which the comment of a rating is stored. The stars stay.
+    #[arg(long, env = "RATING_COMMENT_RETENTION_DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3_650), global = true)]
+    pub rating_comment_retention_days: u32,
+    /// Where clients reach the platform, as in https://rides.example: links of shared rides begin with it; without it they are paths.
+    #[arg(long, env = "PUBLIC_URL", default_value = "", hide_default_value = true, global = true)]
+    pub public_url: String,
+    /// Where calls for help go: an http or https address of the operators; without it they are logged and counted, and nobody is informed.
+    #[arg(long, env = "SOS_WEBHOOK", hide_env_values = true, global = true)]
+    pub sos_webhook: Option<String>,
+    /// Signs what is sent there, as Standard Webhooks have it: `whsec_` and base64, or 24 to 64 bytes. Required with SOS_WEBHOOK.
+    #[arg(long, env = "SOS_WEBHOOK_SECRET", hide_env_values = true, global = true)]
+    pub sos_webhook_secret: Option<String>,
+    /// Days for which a call for help is stored after it was closed.
+    #[arg(long, env = "SOS_RETENTION_DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3_650), global = true)]
+    pub sos_retention_days: u32,
     /// How a sign-in code reaches its phone: `response` (in the answer; for development), `log`, or `webhook:<url>`
     /// [default: response when embedded on a loopback address, log when embedded on another one, else required].
     #[arg(long, env = "OTP_DELIVERY", hide_env_values = true, global = true)]
@@ -177,6 +200,31 @@ impl Settings {
         chrono::Duration::seconds(i64::from(self.track_final_wait_s))
     }
 
+    /// Where calls for help go, if anywhere.
+    ///
+    /// # Errors
+    /// A sentence that names the variable.
+    pub fn sos_sink(&self) -> anyhow::Result<Option<SosSink>> {
+        let Some(text) = set_text(&self.sos_webhook) else { return Ok(None) };
+        let wrong =
+            || anyhow::anyhow!("SOS_WEBHOOK must be an address with http or https, as in https://ops.example/sos");
+        let url: Uri = text.parse().map_err(|_| wrong())?;
+        let is_http = url.scheme() == Some(&Scheme::HTTP) || url.scheme() == Some(&Scheme::HTTPS);
+        if !is_http || url.host().is_none_or(str::is_empty) {
+            return Err(wrong());
+        }
+        let secret = set_text(&self.sos_webhook_secret).ok_or_else(|| {
+            anyhow::anyhow!("SOS_WEBHOOK needs SOS_WEBHOOK_SECRET, with which its receiver knows who calls")
+        })?;
+        let secret = Secret::parse(secret).map_err(|why| anyhow::anyhow!("SOS_WEBHOOK_SECRET: {why}"))?;
+        Ok(Some(SosSink { url, secret }))
+    }
+
+    /// PUBLIC_URL without a slash at its end.
+    pub fn public_url(&self) -> &str {
+        self.public_url.trim_end_matches('/')
+    }
+
     /// Whether a code is in the answer although nobody named `response`: only callers on this machine get it.
     pub fn answers_codes_by_default(&self) -> bool {
         self.embedded() && self.http_addr.ip().is_loopback()
@@ -236,6 +284,11 @@ impl Settings {
         if self.pod_id.as_deref() == Some("") {
             anyhow::bail!("POD_ID is empty: give the process a name, or leave it unset");
         }
+        let url = self.public_url();
+        if !url.is_empty() && !url.starts_with("https://") && !url.starts_with("http://") {
+            anyhow::bail!("PUBLIC_URL must begin with https:// or http://, as in https://rides.example");
+        }
+        self.sos_sink()?;
         self.limits()?;
         self.trusted_proxies()?;
         Ok(())
@@ -411,4 +464,9 @@ mod tests {
             assert!(error.starts_with("FARE_VAN") && error.contains(reason), "{error}");
         }
     }
+}
+
+/// The value of a setting that is not empty.
+fn set_text(setting: &Option<String>) -> Option<&str> {
+    setting.as_deref().map(str::trim).filter(|text| !text.is_empty())
 }

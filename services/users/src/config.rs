@@ -18,6 +18,8 @@ pub struct Config {
     pub driver_approval: DriverApproval,
     /// `SIGN_IN_MAX_DAYS`: how long a sign-in may last, however often it is refreshed.
     pub sign_in_life: TimeDelta,
+    /// `SUSPENSION_MEMORY_DAYS`: how long phone and plate of a suspended driver whose account ended are remembered, as hashes.
+    pub suspension_memory: TimeDelta,
     /// Sockets of all users on this pod.
     pub sockets_max: usize,
 }
@@ -30,6 +32,7 @@ impl Default for Config {
             request_ttl_s: 300,
             driver_approval: DriverApproval::default(),
             sign_in_life: TimeDelta::days(90),
+            suspension_memory: TimeDelta::days(365),
             sockets_max: 50_000,
         }
     }

@@ -19,7 +19,9 @@ use crate::config::Config;
 use crate::gateway::client_limits::limits_of_client;
 use crate::gateway::sockets::Sockets;
 use crate::party::cache::PeopleCache;
+use crate::party::means::MeansCache;
 use crate::presence::lease::PodLease;
+use crate::sign_in::delivery::CODES;
 use crate::tables::Tables;
 
 /// Position messages of all sockets together that await the stream's acknowledgement at once: those of frames with few
@@ -27,13 +29,13 @@ use crate::tables::Tables;
 const PUBLISHES_MAX: usize = 1_000;
 const BATCHES_MAX: usize = 50;
 
-/// A webhook may be slow for one number: it must fail for many before codes are refused.
-const WEBHOOK_RULES: Rules = Rules { failures_max: 10, open_for: Duration::seconds(10) };
 /// Each request without an answer holds a command for its whole deadline.
 const RIDES_RULES: Rules = Rules { failures_max: 10, open_for: Duration::seconds(2) };
 
 /// Without an answer a state says that debts are unknown; commands have a breaker of their own.
 const DEBTS_RULES: Rules = Rules { failures_max: 5, open_for: Duration::seconds(2) };
+/// Without an answer frames have the ratings that were known.
+const RATINGS_RULES: Rules = Rules { failures_max: 3, open_for: Duration::seconds(5) };
 /// Requests for debts that await their reply at once.
 const DEBTS_MAX: usize = 16;
 
@@ -63,11 +65,10 @@ pub(crate) struct Parts {
     pub(crate) batch_permits: Arc<Semaphore>,
     /// The positions of free drivers under way.
     pub(crate) window: Arc<Window>,
-    pub(crate) http_client: HttpClient,
+    /// Of the webhook that delivers codes.
+    pub(crate) codes_client: HttpClient,
     /// The limits that concern a client, as its welcome names them.
     pub(crate) limits: Arc<Value>,
-    /// Of the webhook that delivers codes.
-    pub(crate) webhook: Arc<Breaker>,
     /// Of requests to rides.
     pub(crate) rides: Arc<Breaker>,
     /// Of requests to rides for debts, with a permit for each.
@@ -75,6 +76,9 @@ pub(crate) struct Parts {
     pub(crate) debts_permits: Arc<Semaphore>,
     /// People as others are shown them.
     pub(crate) people: Arc<PeopleCache>,
+    /// The means of their ratings, and the breaker of requests to rides for them.
+    pub(crate) means: Arc<MeansCache>,
+    pub(crate) ratings: Arc<Breaker>,
 }
 
 impl Context {
@@ -89,13 +93,14 @@ impl Context {
             publish_permits: Arc::new(Semaphore::new(PUBLISHES_MAX)),
             batch_permits: Arc::new(Semaphore::new(BATCHES_MAX)),
             window: Arc::new(Window::new(Instant::now())),
-            http_client: HttpClient::default(),
+            codes_client: HttpClient::new(platform, CODES),
             limits: Arc::new(limits_of_client(platform.limiter.limits())),
-            webhook: Arc::new(Breaker::new(platform, "webhook", WEBHOOK_RULES)),
             rides: Arc::new(Breaker::new(platform, "rides", RIDES_RULES)),
             debts: Arc::new(Breaker::new(platform, "debts", DEBTS_RULES)),
             debts_permits: Arc::new(Semaphore::new(DEBTS_MAX)),
             people: Arc::default(),
+            means: Arc::default(),
+            ratings: Arc::new(Breaker::new(platform, "ratings", RATINGS_RULES)),
         }))
     }
 

@@ -7,18 +7,19 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use platform::problem::Json;
 use platform::routes::Routes;
-use platform::{ClientAddress, Problem, SignedIn, StoreError};
+use platform::{ClientAddress, Problem, SignedIn, StoreError, Transaction};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
-use streams::VehicleType;
+use streams::{UserId, VehicleType};
 
 use crate::account::rows::VEHICLE_KEYS;
-use crate::account::{self, Driver, Profile, standing};
+use crate::account::{self, Driver, Profile, standing, suspension};
 use crate::context::Context;
 use crate::sign_in::otp;
 use crate::sign_in::otp::routes::TokenRequest;
 use crate::sign_in::routes::{TokenResponse, begin};
-use crate::{commands, party, state};
+use crate::tables::Tables;
+use crate::{commands, party, phone_change, state};
 
 pub(crate) fn routes() -> Routes<Context> {
     Routes::default()
@@ -28,6 +29,8 @@ pub(crate) fn routes() -> Routes<Context> {
         .patch("/v1/me", change_me)
         .delete("/v1/me", delete_me)
         .get("/v1/me/export", export_me)
+        .post("/v1/me/phone", phone_change::routes::request)
+        .post("/v1/me/phone/confirm", phone_change::routes::confirm)
         .post("/v1/drivers", register_driver)
         .patch("/v1/drivers", change_vehicle)
         .get("/v1/state", state)
@@ -118,7 +121,6 @@ async fn register_driver(
         status: context.config.driver_approval.of_new(),
         ..Driver::new(vehicle_type, account::plate::normalize(&plate)?)
     };
-    let now = context.platform.world.now();
     let mut tx = context.store.begin().await?;
     if !account::rows::lock(&mut tx, user).await? {
         return Err(no_such_user());
@@ -130,7 +132,7 @@ async fn register_driver(
             let message = format!("you are a driver already, with {vehicle}: change it with PATCH /v1/drivers");
             return Err(Problem::conflict("already_driver", message));
         }
-        None => match account::rows::insert_driver(&mut tx, user, &driver, now).await {
+        None => match insert_driver(&context, &mut tx, user, driver).await {
             Err(StoreError::Conflict { constraint }) if VEHICLE_KEYS.contains(&&*constraint) => {
                 return Err(standing::plate_taken());
             }
@@ -141,6 +143,18 @@ async fn register_driver(
     tx.commit().await?;
     party::changed(&context, user).await;
     Ok((StatusCode::CREATED, Json(profile)))
+}
+
+/// A new driver; one who was suspended under an earlier account does not come back as approved.
+async fn insert_driver(
+    context: &Context,
+    tx: &mut Transaction<Tables>,
+    user: UserId,
+    driver: Driver,
+) -> Result<(), StoreError> {
+    let Some(phone) = account::rows::phone_of(tx, user).await? else { return Ok(()) };
+    let status = suspension::status_of_new(context, tx, (&phone, &driver.plate), driver.status).await?;
+    account::rows::insert_driver(tx, user, &Driver { status, ..driver }, context.platform.world.now()).await
 }
 
 /// A merge patch (RFC 7396) of what the caller drives.

@@ -16,7 +16,7 @@ mod live_ride;
 mod mailbox;
 mod offer;
 mod party;
-mod plain_text;
+mod phone_change;
 mod presence;
 mod rate_limit;
 mod search;
@@ -98,6 +98,14 @@ impl Users {
         account::standing::set_status(&self.0, driver, status).await
     }
 
+    /// Deletes what has served its time, as the running service does every hour.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the next purge deletes what remains.
+    pub async fn purge(&self) -> Result<(), StoreError> {
+        timers::purge(self.0.clone()).await
+    }
+
     /// Closes the sockets of these sign-ins, which have ended, on this pod.
     pub fn end_sign_ins(&self, ended: &[SignInId]) {
         self.0.sockets.end_sign_ins(ended);
@@ -115,6 +123,7 @@ impl Users {
         tasks.spawn(sign_in::ended::run(context.clone(), stop.clone()));
         tasks.spawn(sign_in::ended::answer(context.clone(), stop.clone()));
         tasks.spawn(party::answer(context.clone(), stop.clone()));
+        tasks.spawn(party::contacts::answer(context.clone(), stop.clone()));
         let purged = context.clone();
         tasks.spawn_purge(move || timers::purge(purged.clone()));
         tasks.until_stop().await;

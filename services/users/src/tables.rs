@@ -16,6 +16,7 @@ use crate::account::{Driver, Profile};
 use crate::live_ride::LiveRide;
 use crate::mailbox::{Device, Entry, MailboxCursor};
 use crate::offer::{Offer, OfferEnd, OfferState};
+use crate::phone_change::PhoneChange;
 use crate::presence::Beacon;
 use crate::rate_limit::RowKey;
 use crate::search::Search;
@@ -30,6 +31,9 @@ pub struct Tables {
     pub(crate) codes: OrdMap<(Phone, Uuid), Code>,
     /// Buckets that are not full: when each is full again.
     pub(crate) rate_limits: OrdMap<RowKey, DateTime<Utc>>,
+    /// Marks of suspended drivers, by their hash: until when.
+    pub(crate) suspensions: OrdMap<Vec<u8>, DateTime<Utc>>,
+    pub(crate) phone_changes: OrdMap<UserId, PhoneChange>,
     pub(crate) sign_ins: SignInRows,
     pub(crate) mailboxes: MailboxRows,
     pub(crate) presence: PresenceRows,
@@ -72,6 +76,8 @@ pub(crate) struct AccountRows {
     pub(crate) users: OrdMap<UserId, UserRow>,
     pub(crate) phones: OrdMap<Phone, UserId>,
     pub(crate) drivers: OrdMap<UserId, Driver>,
+    /// The users with a value in the column `users.erased_elsewhere_at`.
+    pub(crate) erased_elsewhere: OrdSet<UserId>,
     /// The column `drivers.registered_at`.
     pub(crate) registered: OrdMap<UserId, DateTime<Utc>>,
     /// Users whose accounts have ended, with the column `users.deleted_at`. They are in none of the other maps.

@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::gateway::{connection, publish_frames};
 use crate::mailbox::NewEntry;
 use crate::search::{NEAR_END, NearEnd, Search};
-use crate::{account, live_ride, mailbox, offer, presence, rate_limit, search, sign_in};
+use crate::{account, live_ride, mailbox, offer, phone_change, presence, rate_limit, search, sign_in};
 
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
@@ -107,6 +107,8 @@ pub(crate) async fn purge(context: Context) -> Result<(), StoreError> {
     let now = context.platform.world.now();
     let mut tx = context.store.begin().await?;
     sign_in::otp::rows::purge(&mut tx, now).await?;
+    phone_change::rows::purge(&mut tx, now).await?;
+    account::suspension::purge(&mut tx, now).await?;
     rate_limit::rows::purge(&mut tx, now).await?;
     sign_in::rows::purge(&mut tx, now).await?;
     sign_in::previous_version::purge(&mut tx, now).await?;

@@ -279,13 +279,58 @@ impl TestApp {
     }
 
     pub(crate) async fn get(&self, user: Option<UserId>, uri: &str) -> (StatusCode, Value) {
-        let mut request = Request::builder().uri(uri);
-        if let Some(user) = user {
-            request = request.header("authorization", format!("Bearer {}", self.tokens.access(user)));
-        }
-        let answer = self.rides.routes().into_router().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
-        let status = answer.status();
-        let body = answer.into_body().collect().await.unwrap().to_bytes();
-        (status, serde_json::from_slice(&body).unwrap())
+        self.call("GET", user, uri, &Value::Null).await
     }
+
+    /// A request with a JSON body, unless that is null.
+    pub(crate) async fn call(
+        &self,
+        method: &str,
+        user: Option<UserId>,
+        uri: &str,
+        body: &Value,
+    ) -> (StatusCode, Value) {
+        call(&self.rides, &self.tokens, method, user, uri, body).await
+    }
+
+    /// Runs the purge of a process whose clock is this much later.
+    pub(crate) async fn purge_later(&self, by: chrono::Duration) {
+        let world = World::seeded(self.platform.world.now() + by, 13);
+        let platform = Platform::new(world.clone(), self.platform.bus.clone(), "later");
+        let tokens = Tokens::new(&world, &[3; 32]).unwrap();
+        Rides::start(&platform, &self.store, tokens, Config::default()).await.unwrap().purge().await.unwrap();
+    }
+
+    /// The same request to a process on the same store whose clock is this much later.
+    pub(crate) async fn call_later(
+        &self,
+        by: chrono::Duration,
+        (method, user, uri): (&str, UserId, &str),
+        body: &Value,
+    ) -> (StatusCode, Value) {
+        let world = World::seeded(self.platform.world.now() + by, 12);
+        let platform = Platform::new(world.clone(), self.platform.bus.clone(), "later");
+        let tokens = Tokens::new(&world, &[3; 32]).unwrap();
+        let rides = Rides::start(&platform, &self.store, tokens.clone(), Config::default()).await.unwrap();
+        call(&rides, &tokens, method, Some(user), uri, body).await
+    }
+}
+
+async fn call(
+    rides: &Rides,
+    tokens: &Tokens,
+    method: &str,
+    user: Option<UserId>,
+    uri: &str,
+    body: &Value,
+) -> (StatusCode, Value) {
+    let mut request = Request::builder().method(method).uri(uri).header("content-type", "application/json");
+    if let Some(user) = user {
+        request = request.header("authorization", format!("Bearer {}", tokens.access(user)));
+    }
+    let content = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+    let answer = rides.routes().into_router().oneshot(request.body(content).unwrap()).await.unwrap();
+    let status = answer.status();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    (status, serde_json::from_slice(&body).unwrap_or_default())
 }

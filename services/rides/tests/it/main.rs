@@ -9,3 +9,6 @@ mod http;
 mod lifecycle;
 mod matches;
 mod races;
+mod ratings;
+mod shares;
+mod sos;

@@ -6,4 +6,5 @@ pub mod nats_permissions;
 mod progress;
 pub mod run;
 pub mod simulate;
+pub mod sos;
 pub mod streams;

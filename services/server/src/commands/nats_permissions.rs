@@ -4,13 +4,16 @@
 use std::fmt::Write;
 
 use streams::Service;
+use streams::contacts::CONTACTS;
 use streams::debts::DEBTS;
 use streams::driven_distance::DRIVEN_DISTANCE;
 use streams::fleet::{FLEET, FLEET_QUEUE_GROUP};
 use streams::newest_position::NEWEST_POSITION;
 use streams::parties::PARTIES;
+use streams::person::PERSON;
 use streams::pods::{HEARTBEAT, TOPOLOGY};
 use streams::position_progress::POSITION_PROGRESS;
+use streams::ratings::RATINGS;
 use streams::ride_command::RIDE_COMMANDS;
 use streams::sign_ins::{SIGN_INS_ENDED, SIGN_INS_LIST};
 use streams::topology::{TABLE, Topology, is_fast};
@@ -38,7 +41,10 @@ const CORE_SUBJECTS: &[CoreSubject] = {
     &[
         subject(RIDE_COMMANDS, None, &[Users], &[Rides]),
         subject(DEBTS, None, &[Users], &[Rides]),
+        subject(RATINGS, None, &[Users], &[Rides]),
+        subject(PERSON, None, &[Users], &[Rides]),
         subject(PARTIES, None, &[Rides], &[Users]),
+        subject(CONTACTS, None, &[Rides], &[Users]),
         subject("users.pod.*", None, &[Users], &[Users]),
         subject("users.broadcast", None, &[Users], &[Users]),
         // Of processes of the version before.
@@ -46,7 +52,7 @@ const CORE_SUBJECTS: &[CoreSubject] = {
         subject(SIGN_INS_ENDED, None, &[Users], &[Users, Match, Rides, Location]),
         subject(SIGN_INS_LIST, None, &[Match, Rides, Location], &[Users]),
         subject("location.live.*", None, &[Users], &[Users]),
-        subject(NEWEST_POSITION, Some(FLEET_QUEUE_GROUP), &[Users], &[Location]),
+        subject(NEWEST_POSITION, Some(FLEET_QUEUE_GROUP), &[Users, Rides], &[Location]),
         subject(DRIVEN_DISTANCE, Some(FLEET_QUEUE_GROUP), &[Rides], &[Location]),
         subject(POSITION_PROGRESS, None, &[Match, Location], &[Users]),
         subject("location.service.heard", None, &[Location], &[Location]),

@@ -65,6 +65,7 @@ impl Class {
             "/v1/drivers/nearby" | "/v1/estimates" | "/v1/quotes" => Self::Estimates,
             "/v1/ws" | "/v1/commands" | "/v1/state" | "/v1/rides" => Self::Rides,
             _ if path.starts_with("/v1/rides/") => Self::Rides,
+            _ if path.starts_with("/s/") || path.starts_with("/v1/shares/") => Self::Estimates,
             _ if path.starts_with("/health/") => Self::Health,
             _ => Self::Accounts,
         }

@@ -61,6 +61,8 @@ fn routes() -> BTreeMap<&'static str, RouteRow> {
         ("PATCH /v1/me", body(SignedIn, json!({"name": "Ann"}))),
         ("DELETE /v1/me", row(SignedIn)),
         ("GET /v1/me/export", row(SignedIn)),
+        ("POST /v1/me/phone", body(SignedIn, json!({"phone": "none"}))),
+        ("POST /v1/me/phone/confirm", body(SignedIn, json!({"change_id": UNKNOWN, "old_code": "1", "new_code": "2"}))),
         ("POST /v1/drivers", body(SignedIn, json!({"vehicle_type": "boat", "plate": "X"}))),
         ("PATCH /v1/drivers", body(SignedIn, json!({"vehicle_type": "boat"}))),
         ("GET /v1/state", row(SignedIn)),
@@ -68,6 +70,13 @@ fn routes() -> BTreeMap<&'static str, RouteRow> {
         ("GET /v1/ws", row(SignedIn)),
         ("GET /v1/rides", row(SignedIn)),
         ("GET /v1/rides/{id}", row(SignedIn)),
+        ("POST /v1/rides/{id}/share", body(SignedIn, json!({}))),
+        ("GET /v1/rides/{id}/share", row(SignedIn)),
+        ("DELETE /v1/rides/{id}/share/{share_id}", row(SignedIn)),
+        ("GET /v1/shares/{token}", row(Public)),
+        ("GET /s/{token}", row(Public)),
+        ("POST /v1/rides/{id}/sos", body(SignedIn, json!({"note": "help"}))),
+        ("POST /v1/rides/{id}/rating", body(SignedIn, json!({"stars": 5}))),
         ("GET /v1/estimates", query(Public, "?pickup=40,-73&dropoff=40.1,-73&vehicle_type=car")),
         ("GET /v1/drivers/nearby", query(SignedIn, "?lat=40.75&lng=-73.98")),
     ])
@@ -134,6 +143,10 @@ async fn every_route_by_every_role() {
     let (mut d, mut p) = (people.driver.connect(None).await, people.passenger.connect(None).await);
     let (ride_id, _) = ride(&mut d, &mut p).await;
     let sign_in = sign_in_of(&people.passenger).await;
+    let (status, share) =
+        http(running.addr(), "POST", &format!("/v1/rides/{ride_id}/share"), Some(&people.passenger.token), None).await;
+    assert_eq!(status, 201, "{share}");
+    let (share_id, share_token) = (share["share_id"].as_str().unwrap(), share["token"].as_str().unwrap());
     let forged = {
         let mut token = people.passenger.token.clone();
         let last = if token.ends_with('A') { 'E' } else { 'A' };
@@ -147,13 +160,19 @@ async fn every_route_by_every_role() {
     // Ending a sign-in, and an account, comes last: what comes after it has no token.
     let mut listed: Vec<_> = running.apps[0].routes.iter().map(|r| format!("{} {}", r.method, r.path)).collect();
     listed.sort_by_key(|route| {
-        (route == "DELETE /v1/me", route.ends_with("sign-out"), route.contains("DELETE"), route.clone())
+        let (is_end, is_delete) = (route == "DELETE /v1/me", route.contains("DELETE"));
+        (is_end, route.ends_with("sign-out"), route.starts_with("DELETE /v1/auth/"), is_delete, route.clone())
     });
     for route in listed {
         let row = rows.remove(route.as_str()).unwrap_or_else(|| panic!("{route} has no row in the matrix"));
         let (method, path) = route.split_once(' ').unwrap();
         let (own, unknown) = if path.contains("sign-ins/") { (&sign_in, UNKNOWN) } else { (&ride_id, UNKNOWN) };
-        let at = |id: &str| format!("{}{}", path.replace("{id}", id), row.query);
+        let at = |id: &str| {
+            // Of an unknown ride the link is unknown too.
+            let share_id = if id == ride_id { share_id } else { UNKNOWN };
+            let path = path.replace("{share_id}", share_id).replace("{token}", share_token);
+            format!("{}{}", path.replace("{id}", id), row.query)
+        };
         let call =
             async |id: &str, token: Option<&str>| http(running.addr(), method, &at(id), token, row.body.clone()).await;
         writeln!(text, "{route}").unwrap();

@@ -3,14 +3,14 @@
 //! people by nothing else. The phone is free: who signs up with it is a new person.
 //!
 //! An event that was on its way has no entry in the mailbox of a deleted person (`handlers.rs`). What a command wrote that raced with the
-//! deletion, [`sweep`] erases.
+//! deletion, [`sweep`] erases. What rides stores of the person, such as the comments of ratings, it erases when it is asked (`elsewhere`).
 
 use chrono::{DateTime, TimeDelta, Utc};
 use platform::{Problem, Retry, StoreError, Transaction};
 use streams::UserId;
 use streams::sign_ins::EndedSignIn;
 
-use super::{rows, standing};
+use super::{elsewhere, rows, standing};
 use crate::commands::command::CommandError;
 use crate::context::Context;
 use crate::offer::{self, OfferState};
@@ -18,7 +18,7 @@ use crate::sign_in::rows::Ending;
 use crate::sign_in::{self, ended, otp, previous_version};
 use crate::state::debts;
 use crate::tables::Tables;
-use crate::{live_ride, mailbox, party, presence, search};
+use crate::{live_ride, mailbox, party, phone_change, presence, search};
 
 /// For how long after a deletion late rows are looked for: longer than an event waits on a stream that has entries for people.
 const LATE_MAX: TimeDelta = TimeDelta::days(8);
@@ -39,6 +39,8 @@ pub(crate) async fn delete(context: &Context, user: UserId) -> Result<(), Proble
     let ended = deleted.map_err(|error| error.into_refusal().into_problem())?;
     ended::announce(context, &ended, "the account was deleted").await;
     party::changed(context, user).await;
+    // Without an answer the hourly sweep has it done.
+    elsewhere::erase(context, &[user]).await;
     Ok(())
 }
 
@@ -62,7 +64,9 @@ async fn delete_in(
     previous_version::erase(&mut tx, user).await?;
     if let Some(phone) = rows::phone_of(&mut tx, user).await? {
         otp::rows::erase(&mut tx, &phone).await?;
+        standing::remember_suspended(context, &mut tx, user, &phone).await?;
     }
+    phone_change::rows::delete(&mut tx, user).await?;
     rows::delete(&mut tx, user, now).await?;
     erase_late(&mut tx, &[user]).await?;
     tx.commit().await?;
@@ -94,9 +98,9 @@ async fn erase_late(tx: &mut Transaction<Tables>, users: &[UserId]) -> Result<()
 pub(crate) async fn sweep(context: &Context) -> Result<(), StoreError> {
     let mut tx = context.store.begin().await?;
     let deleted = rows::deleted_since(&mut tx, context.platform.world.now() - LATE_MAX).await?;
-    if deleted.is_empty() {
-        return Ok(());
+    if !deleted.is_empty() {
+        erase_late(&mut tx, &deleted).await?;
     }
-    erase_late(&mut tx, &deleted).await?;
-    tx.commit().await
+    tx.commit().await?;
+    elsewhere::sweep(context).await
 }

@@ -1,11 +1,11 @@
-//! All that users keeps of a person, as that person may have it.
+//! All that is stored of a person, as that person may have it: what users has, and what rides says (`elsewhere`).
 
-use platform::StoreError;
+use platform::Problem;
 use serde_json::{Value, json};
 use streams::UserId;
 use streams::event::rfc3339;
 
-use super::rows;
+use super::{elsewhere, rows};
 use crate::context::Context;
 use crate::mailbox::{ENTRIES_MAX, Entry};
 use crate::sign_in::SignIn;
@@ -15,8 +15,8 @@ use crate::{mailbox, sign_in, state};
 /// `None` if there is no such user.
 ///
 /// # Errors
-/// [`StoreError`].
-pub(crate) async fn of(context: &Context, user: UserId) -> Result<Option<Value>, StoreError> {
+/// [`Problem`] `unavailable`.
+pub(crate) async fn of(context: &Context, user: UserId) -> Result<Option<Value>, Problem> {
     let now = context.platform.world.now();
     let mut tx = context.store.begin().await?;
     let Some(profile) = rows::profile_of(&mut tx, user).await? else { return Ok(None) };
@@ -29,7 +29,7 @@ pub(crate) async fn of(context: &Context, user: UserId) -> Result<Option<Value>,
     drop(tx);
     let state = state::of(context, user).await?;
     let device = |(device, row): &(String, DeviceRow)| json!({"device": device, "acked_seq": row.acked_seq, "seen_at": rfc3339::text(&row.seen_at)});
-    Ok(Some(json!({
+    let mut export = json!({
         "exported_at": rfc3339::text(&now),
         "profile": profile,
         "created_at": since.map(|(created_at, _)| rfc3339::text(&created_at)),
@@ -47,7 +47,11 @@ pub(crate) async fn of(context: &Context, user: UserId) -> Result<Option<Value>,
         },
         // They are of another service, which pages them.
         "rides": {"href": "/v1/rides"},
-    })))
+    });
+    for (field, value) in elsewhere::export(context, user).await? {
+        export[field] = value;
+    }
+    Ok(Some(export))
 }
 
 fn sign_in_view(sign_in: &SignIn) -> Value {

@@ -4,10 +4,12 @@
 //! Roles are not stored: everybody is a passenger, and a user with a row in `drivers` is a driver too.
 
 pub(crate) mod deletion;
+mod elsewhere;
 pub(crate) mod export;
 pub(crate) mod plate;
 pub(crate) mod rows;
 pub(crate) mod standing;
+pub(crate) mod suspension;
 
 use std::str::FromStr;
 
@@ -15,7 +17,7 @@ use platform::{Problem, StoreError};
 use serde::Serialize;
 use streams::{UserId, VehicleType};
 
-use crate::plain_text;
+use platform::plain_text;
 
 /// The most characters of a name.
 const NAME_MAX: usize = 100;

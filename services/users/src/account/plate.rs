@@ -3,7 +3,7 @@
 use platform::Problem;
 use unicode_normalization::UnicodeNormalization;
 
-use crate::plain_text::is_hyphen;
+use platform::plain_text::is_hyphen;
 
 /// The most letters and digits of a plate, and its most characters with spaces and hyphens.
 const LETTERS_MAX: usize = 16;

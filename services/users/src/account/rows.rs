@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use platform::store::rows::column;
 use platform::{On, StoreError, Transaction};
 use sqlx::Row;
@@ -55,7 +55,10 @@ pub(crate) async fn people(
             .fetch_all(&mut *pg)
             .await?;
             let read = |row: &PgRow| -> Result<(UserId, Person), StoreError> {
-                Ok((UserId(row.try_get("user_id")?), Person { name: row.try_get("name")?, driver: read_driver(row)? }))
+                Ok((
+                    UserId(row.try_get("user_id")?),
+                    Person { name: row.try_get("name")?, driver: read_driver(row)?, rating: None },
+                ))
             };
             rows.iter().map(read).collect()
         }
@@ -63,7 +66,7 @@ pub(crate) async fn people(
             let rows = &tables.accounts;
             let person = |user: &UserId| {
                 let driver = rows.drivers.get(user).cloned();
-                Some((*user, Person { name: rows.users.get(user)?.name.clone(), driver }))
+                Some((*user, Person { name: rows.users.get(user)?.name.clone(), driver, rating: None }))
             };
             Ok(users.iter().filter_map(person).collect())
         }
@@ -290,6 +293,34 @@ pub(crate) async fn set_vehicle(
     Ok(())
 }
 
+/// Gives an account another phone.
+///
+/// # Errors
+/// A conflict if another account has it.
+pub(crate) async fn set_phone(tx: &mut Transaction<Tables>, user: UserId, phone: &Phone) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query("update users set phone = $2 where user_id = $1 and deleted_at is null")
+                .bind(user.0)
+                .bind(phone.as_str())
+                .execute(&mut *pg)
+                .await?;
+        }
+        On::Memory(tables) => {
+            let rows = &mut tables.accounts;
+            if rows.phones.get(phone).is_some_and(|of| *of != user) {
+                return Err(StoreError::Conflict { constraint: "users_phone_key".to_owned() });
+            }
+            if let Some(row) = rows.users.get_mut(&user) {
+                rows.phones.remove(&row.phone);
+                rows.phones.insert(phone.clone(), user);
+                row.phone = phone.clone();
+            }
+        }
+    }
+    Ok(())
+}
+
 pub(crate) async fn phone_of(tx: &mut Transaction<Tables>, user: UserId) -> Result<Option<Phone>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
@@ -398,4 +429,52 @@ pub(crate) async fn deleted_since(
             Ok(later.into_iter().map(|(_, user)| user).collect())
         }
     }
+}
+
+/// Users whose accounts ended and of whom rides may still have something. A minute after the end at the earliest: then all processes
+/// refuse their tokens.
+pub(crate) async fn to_erase_elsewhere(
+    tx: &mut Transaction<Tables>,
+    most: usize,
+    now: DateTime<Utc>,
+) -> Result<Vec<UserId>, StoreError> {
+    let ended_before = now - TimeDelta::minutes(1);
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select user_id from users where deleted_at < $1 and erased_elsewhere_at is null \
+                 order by deleted_at limit $2",
+            )
+            .bind(ended_before)
+            .bind(i64::try_from(most).unwrap_or(i64::MAX))
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(|row| Ok(UserId(row.try_get("user_id")?))).collect()
+        }
+        On::Memory(tables) => {
+            let rows = &tables.accounts;
+            let open =
+                rows.deleted.iter().filter(|(user, at)| **at < ended_before && !rows.erased_elsewhere.contains(*user));
+            Ok(open.take(most).map(|(user, _)| *user).collect())
+        }
+    }
+}
+
+/// Rides has nothing of these people any more.
+pub(crate) async fn set_erased_elsewhere(
+    tx: &mut Transaction<Tables>,
+    users: &[UserId],
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query("update users set erased_elsewhere_at = $2 where user_id = any($1)")
+                .bind(column(users, |user| user.0))
+                .bind(now)
+                .execute(&mut *pg)
+                .await?;
+        }
+        On::Memory(tables) => tables.accounts.erased_elsewhere.extend(users.iter().copied()),
+    }
+    Ok(())
 }

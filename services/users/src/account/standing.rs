@@ -5,10 +5,12 @@ use platform::{Problem, Retry, StoreError, Transaction};
 use streams::{Event, UserId, VehicleType};
 
 use super::rows::{self, VEHICLE_KEYS};
+use super::suspension::{self, Mark};
 use super::{Driver, DriverStatus};
 use crate::commands::command::CommandError;
 use crate::context::Context;
 use crate::offer::{self, OfferState};
+use crate::sign_in::phone::Phone;
 use crate::tables::Tables;
 use crate::{live_ride, presence};
 
@@ -38,6 +40,11 @@ async fn set_status_in(
         return Ok(Some(status));
     }
     rows::set_status(&mut tx, user, status).await?;
+    if status == DriverStatus::Approved
+        && let Some(phone) = rows::phone_of(&mut tx, user).await?
+    {
+        suspension::forget(context, &mut tx, [Mark::Phone(&phone), Mark::Plate(&driver.plate)]).await?;
+    }
     if status != DriverStatus::Approved {
         withdraw_offers(context, &mut tx, user).await?;
         go_off_duty(context, &mut tx, user).await?;
@@ -45,6 +52,19 @@ async fn set_status_in(
     tx.commit().await?;
     tracing::info!(user_id = %user, status = status.as_str(), "the status of a driver has changed");
     Ok(Some(driver.status))
+}
+
+/// Remembers phone and plate of a driver who is suspended, before the account or the phone is gone.
+pub(crate) async fn remember_suspended(
+    context: &Context,
+    tx: &mut Transaction<Tables>,
+    user: UserId,
+    phone: &Phone,
+) -> Result<(), StoreError> {
+    let driver = rows::driver_of(tx, user).await?;
+    let Some(driver) = driver.filter(|driver| driver.status == DriverStatus::Suspended) else { return Ok(()) };
+    suspension::remember(context, tx, Mark::Phone(phone)).await?;
+    suspension::remember(context, tx, Mark::Plate(&driver.plate)).await
 }
 
 /// Closes the open offers of a driver. To match and to the passenger it is as if the driver had declined.
@@ -130,12 +150,36 @@ async fn change_vehicle_in(
         return Err(Problem::conflict("ride_live", message).into());
     }
     rows::set_vehicle(&mut tx, user, &next).await?;
+    if next.plate != known.plate {
+        change_plate(context, &mut tx, user, (&known, &next)).await?;
+    }
     if next.vehicle_type != known.vehicle_type {
         withdraw_offers(context, &mut tx, user).await?;
         change_beacon(context, &mut tx, user, next.vehicle_type).await?;
     }
     tx.commit().await?;
     Ok(next)
+}
+
+/// The plate of a suspended driver stays remembered, and an approved one who takes a plate that is remembered waits for an operator.
+async fn change_plate(
+    context: &Context,
+    tx: &mut Transaction<Tables>,
+    user: UserId,
+    (known, next): (&Driver, &Driver),
+) -> Result<(), StoreError> {
+    if known.status == DriverStatus::Suspended {
+        return suspension::remember(context, tx, Mark::Plate(&known.plate)).await;
+    }
+    let Some(phone) = rows::phone_of(tx, user).await? else { return Ok(()) };
+    let status = suspension::status_of_new(context, tx, (&phone, &next.plate), known.status).await?;
+    if status != known.status {
+        rows::set_status(tx, user, status).await?;
+        withdraw_offers(context, tx, user).await?;
+        go_off_duty(context, tx, user).await?;
+        tracing::info!(user_id = %user, status = status.as_str(), "a driver took a plate that was of a suspended one");
+    }
+    Ok(())
 }
 
 async fn change_beacon(

@@ -22,9 +22,9 @@ use uuid::Uuid;
 use crate::commands::command::{Command, Point, Positions, Refusal, RefusedPoint, RowCommand};
 use crate::mailbox::MissedRange;
 use crate::offer::DriverAnswer;
-use crate::plain_text;
 use crate::presence::BeaconUpdate;
 use crate::trip::Trip;
+use platform::plain_text;
 
 /// The most bytes of a frame.
 pub(crate) const FRAME_MAX: usize = 64 * 1024;

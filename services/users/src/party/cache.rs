@@ -15,10 +15,12 @@ const LIFE: Duration = Duration::seconds(10);
 const PEOPLE_MAX: usize = 10_000;
 
 /// What others may be shown of a user.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Person {
     pub(crate) name: Option<String>,
     pub(crate) driver: Option<Driver>,
+    /// The mean of their ratings, which rides knows: `None` in what is remembered here.
+    pub(crate) rating: Option<f64>,
 }
 
 impl Person {
@@ -32,12 +34,12 @@ impl Person {
             make: driver.make.clone(),
             model: driver.model.clone(),
             color: driver.color.clone(),
-            rating: None,
+            rating: self.rating,
         })
     }
 
     pub(crate) fn as_passenger(&self) -> PassengerView {
-        PassengerView { name: self.name.clone(), rating: None }
+        PassengerView { name: self.name.clone(), rating: self.rating }
     }
 }
 
@@ -107,7 +109,7 @@ mod tests {
     fn a_person_is_remembered_for_a_while_and_never_from_before_a_change() {
         let (cache, at) = (PeopleCache::default(), |s: i64| DateTime::UNIX_EPOCH + Duration::seconds(s));
         let user = |n: u128| UserId(Uuid::from_u128(n));
-        let ann = Some(Arc::new(Person { name: Some("Ann".to_owned()), driver: None }));
+        let ann = Some(Arc::new(Person { name: Some("Ann".to_owned()), driver: None, rating: None }));
         cache.remember(user(1), ann.clone(), cache.begin_read(), at(0));
         cache.remember(user(2), None, cache.begin_read(), at(0));
         assert_eq!(cache.known(user(1), at(9)), Some(ann.clone()));

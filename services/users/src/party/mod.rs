@@ -2,9 +2,11 @@
 //! in no mailbox and in no audit trail, so that a name or a plate is changed, or gone, in one place.
 //!
 //! `view` decides who is shown in which body, `cache` remembers people for a few seconds, so that a batch of frames costs one query at
-//! most, and usually none.
+//! most, and usually none. The means of their ratings are of rides (`means`): one core request for those that are not known.
 
 pub(crate) mod cache;
+pub(crate) mod contacts;
+pub(crate) mod means;
 mod view;
 
 use std::collections::BTreeMap;
@@ -14,6 +16,7 @@ use bytes::Bytes;
 use platform::responder::{self, Endpoint, Reply};
 use platform::{CancellationToken, StoreError};
 use streams::parties::{PARTIES, PARTIES_WAIT, Parties, PartiesRequest};
+use streams::ratings::{MeanRating, RATINGS, RATINGS_USERS_MAX, RATINGS_WAIT, RatingsRequest};
 use streams::{Service, UserId};
 use tokio::sync::Semaphore;
 
@@ -35,7 +38,8 @@ const ACCEPTED_MAX: usize = 256;
 pub(crate) async fn join(context: &Context, frames: &[FrameBody<'_>]) -> Result<Vec<String>, StoreError> {
     let now = context.platform.world.now();
     let shown: Vec<Shown> = frames.iter().map(|frame| frame.shown(now)).collect();
-    let people = people(context, shown.iter().filter_map(Shown::user)).await?;
+    let mut people = people(context, shown.iter().filter_map(Shown::user)).await?;
+    rate(context, &mut people).await;
     let person = |user: &UserId| people.get(user).and_then(Option::as_ref);
     Ok(frames.iter().zip(&shown).map(|(frame, shown)| frame.with(shown, person, now)).collect())
 }
@@ -71,6 +75,46 @@ async fn people(
     Ok(found)
 }
 
+/// Joins the means of people's ratings. While rides does not answer, those that are known.
+async fn rate(context: &Context, people: &mut BTreeMap<UserId, Option<Arc<Person>>>) {
+    let there = people.iter().filter(|(_, person)| person.is_some()).map(|(user, _)| *user);
+    let unknown = context.means.unknown(there, context.platform.world.now());
+    for users in unknown.chunks(RATINGS_USERS_MAX) {
+        if !read_means(context, users).await {
+            break;
+        }
+    }
+    let now = context.platform.world.now();
+    for (user, person) in people.iter_mut() {
+        let (Some(shown), Some(mean)) = (person.as_deref(), context.means.mean(*user, now)) else { continue };
+        *person = Some(Arc::new(Person { rating: Some(mean), ..shown.clone() }));
+    }
+}
+
+/// Asks rides for the means of these users and remembers them. False without an answer: frames do not wait for longer than
+/// [`RATINGS_WAIT`].
+async fn read_means(context: &Context, users: &[UserId]) -> bool {
+    if !context.ratings.admits() {
+        return false;
+    }
+    let request = serde_json::to_vec(&RatingsRequest { users: users.to_vec() }).expect("ids are JSON");
+    let reply = context.platform.bus.request(RATINGS, request.into(), RATINGS_WAIT).await.map_err(|e| e.to_string());
+    match reply.and_then(|reply| serde_json::from_slice::<Vec<MeanRating>>(&reply).map_err(|e| e.to_string())) {
+        Ok(means) => {
+            context.ratings.succeeded();
+            let means: BTreeMap<UserId, f64> = means.into_iter().map(|rating| (rating.user_id, rating.mean)).collect();
+            let read = users.iter().map(|user| (*user, means.get(user).copied()));
+            context.means.remember(read, context.platform.world.now());
+            true
+        }
+        Err(error) => {
+            context.ratings.failed();
+            tracing::debug!(error, "rides did not say the ratings of people");
+            false
+        }
+    }
+}
+
 /// A user's name or vehicle has changed, and the change is committed: every pod reads it again.
 pub(crate) async fn changed(context: &Context, user: UserId) {
     context.people.forget(user);
@@ -80,7 +124,7 @@ pub(crate) async fn changed(context: &Context, user: UserId) {
     }
 }
 
-/// Answers rides, which shows one ride by HTTP, until `stop`.
+/// Answers rides, which shows one ride by HTTP and knows the ratings itself, until `stop`.
 pub(crate) async fn answer(context: Context, stop: CancellationToken) {
     let endpoint = Endpoint {
         service: Some(Service::Users),

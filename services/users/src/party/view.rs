@@ -124,8 +124,8 @@ mod tests {
         );
         let frame = FrameBody { viewer, subject, time: at(0), body: &body };
         let vehicle = Driver::new(VehicleType::Car, "AB 1".to_owned());
-        let dan = Arc::new(Person { name: Some("D\"an".to_owned()), driver: Some(vehicle) });
-        let pia = Arc::new(Person { name: None, driver: None });
+        let dan = Arc::new(Person { name: Some("D\"an".to_owned()), driver: Some(vehicle), rating: Some(4.67) });
+        let pia = Arc::new(Person { name: None, driver: None, rating: None });
         let person = |user: &UserId| if *user == DRIVER { Some(&dan) } else { Some(&pia) };
         let full = frame.with(&frame.shown(at(now)), person, at(now));
         serde_json::from_str::<serde_json::Value>(&full).unwrap();
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn each_party_is_shown_the_other_and_nobody_else() {
-        let driver = r#""driver":{"name":"D\"an","vehicle_type":"car","plate":"AB 1","make":null,"model":null,"color":null,"rating":null}"#;
+        let driver = r#""driver":{"name":"D\"an","vehicle_type":"car","plate":"AB 1","make":null,"model":null,"color":null,"rating":4.67}"#;
         let passenger = r#","passenger":{"name":null,"rating":null}"#;
         let day = SHOWN_HOURS * 3_600;
         for (subject, viewer, now, expected) in [

@@ -7,7 +7,7 @@ use phonenumber::metadata::DATABASE;
 use phonenumber::{Metadata, Mode, Type};
 use platform::Problem;
 
-use crate::plain_text;
+use platform::plain_text;
 
 /// The most digits of a number as a client sends it.
 const TEXT_MAX: usize = 32;

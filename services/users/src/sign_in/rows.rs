@@ -17,6 +17,8 @@ const ENDED_KEPT: TimeDelta = TimeDelta::days(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
     One(SignInId),
+    /// All but this one.
+    AllBut(SignInId),
     All,
 }
 
@@ -165,35 +167,40 @@ pub(crate) async fn end(
     ending: Ending,
     now: DateTime<Utc>,
 ) -> Result<Vec<EndedSignIn>, StoreError> {
-    let one = match ending {
-        Ending::One(id) => Some(id),
-        Ending::All => None,
+    let (one, but) = match ending {
+        Ending::One(id) => (Some(id), None),
+        Ending::AllBut(id) => (None, Some(id)),
+        Ending::All => (None, None),
     };
     let mut ids = match tx.on() {
         On::Postgres(pg) => {
             // The tables of the version before, whose processes may still serve refresh tokens from them.
             sqlx::query(
                 "update sign_ins set revoked_at = $3 \
-                 where user_id = $1 and ($2::uuid is null or sign_in_id = $2) and revoked_at is null",
+                 where user_id = $1 and ($2::uuid is null or sign_in_id = $2) and sign_in_id is distinct from $4 \
+                 and revoked_at is null",
             )
             .bind(user_id.0)
             .bind(one.map(|id| id.0))
             .bind(now)
+            .bind(but.map(|id| id.0))
             .execute(&mut *pg)
             .await?;
             let rows = sqlx::query(
                 "update user_sign_ins set ended_at = $3 \
-                 where user_id = $1 and ($2::uuid is null or sign_in_id = $2) and ended_at is null returning sign_in_id",
+                 where user_id = $1 and ($2::uuid is null or sign_in_id = $2) and sign_in_id is distinct from $4 \
+                 and ended_at is null returning sign_in_id",
             )
             .bind(user_id.0)
             .bind(one.map(|id| id.0))
             .bind(now)
+            .bind(but.map(|id| id.0))
             .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(|row| Ok(SignInId(row.try_get("sign_in_id")?))).collect::<Result<Vec<_>, StoreError>>()?
         }
         On::Memory(tables) => {
-            let chosen = |id: SignInId| one.is_none_or(|one| one == id);
+            let chosen = |id: SignInId| one.is_none_or(|one| one == id) && but != Some(id);
             let live = tables.sign_ins.of(user_id).filter(|sign_in| sign_in.ended_at.is_none() && chosen(sign_in.id));
             let ended: Vec<SignIn> = live.map(|sign_in| SignIn { ended_at: Some(now), ..sign_in.clone() }).collect();
             let ids = ended.iter().map(|sign_in| sign_in.id).collect();

@@ -1,5 +1,6 @@
 //! The end of an account, and the export of what is stored of a person, on both stores.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
@@ -9,11 +10,13 @@ use platform::On;
 use serde_json::{Value, json};
 use sqlx::Row;
 use streams::debts::{DEBTS, DebtView};
-use streams::{RideId, RideStatus};
+use streams::person::{PERSON, PersonList, PersonPage, PersonRequest};
+use streams::{RideId, RideStatus, UserId};
 use testing::{Backend, on_both_stores};
 use tokio::task::JoinHandle;
 use tower::ServiceExt;
-use users::SocketRequest;
+use users::{DriverStatus, SocketRequest};
+use uuid::Uuid;
 
 use crate::client::{match_id, trip};
 use crate::commands::Pair;
@@ -22,6 +25,8 @@ use crate::pods::{Cluster, HERE, Pod, THERE};
 on_both_stores!(
     an_account_ends_and_nothing_of_the_person_stays,
     an_account_does_not_end_before_the_search_the_ride_and_the_debts,
+    a_suspended_driver_does_not_come_back_as_approved,
+    what_rides_has_of_a_person_is_in_the_export_and_erased_with_the_account,
 );
 
 const PHONE: &str = "+12125554701";
@@ -62,6 +67,29 @@ async fn answer_debts(cluster: &Cluster, debts: &Arc<Mutex<Vec<DebtView>>>) -> J
     })
 }
 
+/// Answers for rides about people: one rating given on each of two pages, none received. Says which were to be erased.
+async fn answer_person(cluster: &Cluster, erased: &Arc<Mutex<Vec<UserId>>>) -> JoinHandle<()> {
+    let mut requests = cluster.bus.subscribe(PERSON, Some(PERSON)).await.unwrap();
+    let (bus, erased) = (cluster.bus.clone(), erased.clone());
+    tokio::spawn(async move {
+        while let Some(message) = requests.next().await {
+            let reply = match serde_json::from_slice(&message.payload).unwrap() {
+                PersonRequest::Export { list: PersonList::RatingsGiven, after, .. } => {
+                    let next = after.is_none().then(|| Uuid::from_u128(7));
+                    let entries = vec![json!({"stars": if after.is_none() { 4 } else { 5 }})];
+                    serde_json::to_vec(&PersonPage { entries, next })
+                }
+                PersonRequest::Export { .. } => serde_json::to_vec(&PersonPage { entries: Vec::new(), next: None }),
+                PersonRequest::Erase { users } => {
+                    erased.lock().unwrap().extend(users);
+                    serde_json::to_vec(&true)
+                }
+            };
+            bus.publish_core(&message.reply.unwrap(), reply.unwrap().into()).await.unwrap();
+        }
+    })
+}
+
 /// All that the tables of users have, but for what passes through.
 async fn dump(cluster: &Cluster) -> String {
     let mut tx = cluster.store.begin().await.unwrap();
@@ -93,6 +121,7 @@ async fn an_account_ends_and_nothing_of_the_person_stays(backend: Backend) {
     let cluster = Cluster::on(backend).await;
     let (mut pod, mut other) = (cluster.pod("one").await, cluster.pod("two").await);
     let answering = answer_debts(&cluster, &Arc::default()).await;
+    let answering_person = answer_person(&cluster, &Arc::default()).await;
     let given = signed_in(&pod).await;
     let token = given["access_token"].as_str().unwrap();
     assert_eq!(call(&pod, "PATCH", "/v1/me", token, json!({"name": "Ann Lee"})).await.0, 200);
@@ -159,6 +188,7 @@ async fn an_account_ends_and_nothing_of_the_person_stays(backend: Backend) {
     let (status, _) = call(&pod, "POST", "/v1/drivers", again["access_token"].as_str().unwrap(), vehicle).await;
     assert_eq!(status, 201);
     answering.abort();
+    answering_person.abort();
     pod.stop().await;
     other.stop().await;
 }
@@ -207,4 +237,88 @@ async fn an_account_does_not_end_before_the_search_the_ride_and_the_debts(backen
     assert!(!pod.state(next.passenger).await["search"].is_null());
     answering.abort();
     pod.stop().await;
+}
+
+async fn what_rides_has_of_a_person_is_in_the_export_and_erased_with_the_account(backend: Backend) {
+    let cluster = Cluster::on(backend).await;
+    let mut pod = cluster.pod("one").await;
+    let answering_debts = answer_debts(&cluster, &Arc::default()).await;
+    let user = pod.passenger("+12125554731").await;
+    let (status, problem) = pod.http(user, "GET", "/v1/me/export", Value::Null).await;
+    assert_eq!((status.as_u16(), &problem["code"]), (503, &json!("unavailable")), "all or nothing");
+    // Nobody erases it now: the purge has it done.
+    assert_eq!(pod.http(user, "DELETE", "/v1/me", Value::Null).await.0, 204);
+
+    let erased = Arc::default();
+    let answering = answer_person(&cluster, &erased).await;
+    let other = pod.passenger("+12125554732").await;
+    let (status, export) = pod.http(other, "GET", "/v1/me/export", Value::Null).await;
+    assert_eq!(status.as_u16(), 200, "{export}");
+    let given: Vec<_> =
+        export["ratings_given"].as_array().unwrap().iter().map(|rating| rating["stars"].clone()).collect();
+    assert_eq!((&given[..], &export["ratings_received"]), (&[json!(4), json!(5)][..], &json!([])));
+    assert_eq!(pod.http(other, "DELETE", "/v1/me", Value::Null).await.0, 204);
+    assert_eq!(*erased.lock().unwrap(), [other], "at once");
+    pod.stop().await;
+    // A process whose clock is an hour later: its purge erases what nobody has confirmed.
+    erased.lock().unwrap().clear();
+    let purge = async |pod: &Pod| pod.users.purge().await.unwrap();
+    let mut later = cluster.later(chrono::Duration::hours(1)).pod("two").await;
+    purge(&later).await;
+    assert_eq!(erased.lock().unwrap().iter().copied().collect::<BTreeSet<_>>(), BTreeSet::from([user, other]));
+    erased.lock().unwrap().clear();
+    purge(&later).await;
+    assert_eq!(*erased.lock().unwrap(), [], "confirmed");
+    answering.abort();
+    answering_debts.abort();
+    later.stop().await;
+}
+
+async fn a_suspended_driver_does_not_come_back_as_approved(backend: Backend) {
+    let cluster = Cluster::on(backend).await;
+    let mut pod = cluster.pod("one").await;
+    let answering = answer_debts(&cluster, &Arc::default()).await;
+    let registered = async |pod: &Pod, user: UserId, plate: &str| {
+        let (status, profile) =
+            pod.http(user, "POST", "/v1/drivers", json!({"vehicle_type": "car", "plate": plate})).await;
+        assert_eq!(status.as_u16(), 201, "{profile}");
+        profile["driver"]["status"].as_str().unwrap().to_owned()
+    };
+    let suspended = async |phone: &str, plate: &str| {
+        let user = pod.passenger(phone).await;
+        assert_eq!(registered(&pod, user, plate).await, "approved");
+        pod.users.set_driver_status(user, DriverStatus::Suspended).await.unwrap();
+        user
+    };
+    let gone = async |user: UserId| assert_eq!(pod.http(user, "DELETE", "/v1/me", Value::Null).await.0, 204);
+    let (phone, other_phone) = ("+12125554741", "+12125554742");
+    gone(suspended(phone, "SUS 1").await).await;
+    // With the phone: suspended, whatever the plate. With the plate alone: an operator decides, also after a change of vehicle.
+    let again = pod.passenger(phone).await;
+    assert_eq!(registered(&pod, again, "NEW 1").await, "suspended");
+    let other = pod.passenger(other_phone).await;
+    assert_eq!(registered(&pod, other, "sus-1").await, "pending");
+    gone(other).await;
+    let third = pod.passenger("+12125554743").await;
+    assert_eq!(registered(&pod, third, "NEW 3").await, "approved");
+    let (_, changed) = pod.http(third, "PATCH", "/v1/drivers", json!({"plate": "SUS1"})).await;
+    assert_eq!(changed["driver"]["status"], "pending");
+    // A suspended driver who changes the plate before the deletion is known by both.
+    assert_eq!(pod.http(again, "PATCH", "/v1/drivers", json!({"plate": "NEW 2"})).await.0, 200);
+    gone(again).await;
+    let fourth = pod.passenger(other_phone).await;
+    assert_eq!(registered(&pod, fourth, "NEW 1").await, "pending");
+    // An operator's approval is the end of it.
+    pod.users.set_driver_status(fourth, DriverStatus::Approved).await.unwrap();
+    gone(fourth).await;
+    let fifth = pod.passenger(other_phone).await;
+    assert_eq!(registered(&pod, fifth, "NEW 1").await, "approved");
+    // And so is the time of the setting.
+    let mut later = cluster.later(chrono::Duration::days(366)).pod("two").await;
+    later.users.purge().await.unwrap();
+    let sixth = later.passenger(phone).await;
+    assert_eq!(registered(&later, sixth, "NEW 2").await, "approved");
+    answering.abort();
+    pod.stop().await;
+    later.stop().await;
 }

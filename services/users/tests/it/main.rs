@@ -17,6 +17,7 @@ mod live_lane;
 mod logs;
 mod mailboxes;
 mod offers_in_order;
+mod phone_change;
 mod pods;
 mod positions;
 mod races;

@@ -62,6 +62,11 @@ impl Cluster {
         Self { bus: Self::new_bus(&self.world).await, ..self.clone() }
     }
 
+    /// The same cluster as processes see it whose clock is this much later.
+    pub(crate) fn later(&self, by: chrono::Duration) -> Self {
+        Self { world: World::seeded(self.world.now() + by, 6), ..self.clone() }
+    }
+
     /// A pod that serves sockets and nothing else: no worker, no relay, no timer.
     pub(crate) async fn idle_pod(&self, name: &str, config: Config) -> Pod {
         self.pod_with(name, config, &Limits::raised()).await

@@ -8,19 +8,19 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use platform::limits::Refused;
 use platform::problem::Json;
-use platform::{ClientAddress, Limit, Problem, Transaction};
+use platform::{ClientAddress, Limit, Problem, StoreError, Transaction};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Asker, Code, CodeMatch, Presented, admission};
 use crate::account;
 use crate::context::Context;
-use crate::plain_text;
 use crate::rate_limit::{self, Buckets, RowKey};
 use crate::sign_in::delivery::OtpDelivery;
 use crate::sign_in::otp;
 use crate::sign_in::phone::Phone;
 use crate::tables::Tables;
+use platform::plain_text;
 
 #[derive(Deserialize)]
 pub(crate) struct CodeRequest {
@@ -88,7 +88,7 @@ pub(crate) async fn request_code(
     otp::rows::insert(&mut tx, &phone, &Code::new(request_id, asker, hash, last.as_ref(), now)).await?;
     tx.commit().await?;
 
-    if let Err(error) = deliver(&context, &phone, &code).await {
+    if let Err(error) = context.config.otp_delivery.deliver(&context.codes_client, &phone, &code).await {
         count("undelivered");
         tracing::warn!(error, calling_code = phone.calling_code(), "a one-time code could not be delivered");
         let mut tx = context.store.begin().await?;
@@ -102,27 +102,18 @@ pub(crate) async fn request_code(
     Ok((StatusCode::ACCEPTED, Json(CodeResponse { expires_in_s: otp::CODE_LIFE_S, request_id, code })))
 }
 
-async fn deliver(context: &Context, phone: &Phone, code: &str) -> Result<(), String> {
-    let delivery = &context.config.otp_delivery;
-    if !matches!(delivery, OtpDelivery::Webhook(_)) {
-        return delivery.deliver(&context.http_client, phone, code).await;
-    }
-    if !context.webhook.admits() {
-        return Err("the webhook has not answered for a while: nothing is sent to it".to_owned());
-    }
-    let delivered = delivery.deliver(&context.http_client, phone, code).await;
-    if delivered.is_ok() {
-        context.webhook.succeeded()
-    } else {
-        context.webhook.failed()
-    }
-    delivered
-}
-
 /// What was taken from which buckets.
-struct Taken(Vec<(Limit, RowKey)>);
+pub(crate) struct Taken(Vec<(Limit, RowKey)>);
 
-async fn take_for_request(context: &Context, phone: &Phone, address: ClientAddress) -> Result<Taken, Problem> {
+/// Takes what a code for `phone` costs.
+///
+/// # Errors
+/// `too_many_requests` names the limit that is used up.
+pub(crate) async fn take_for_request(
+    context: &Context,
+    phone: &Phone,
+    address: ClientAddress,
+) -> Result<Taken, Problem> {
     let mut tx = context.store.begin().await?;
     let (address, number) = (address_text(address), phone.as_str());
     let mut keys = vec![
@@ -159,13 +150,28 @@ async fn take(
     Ok(Taken(keys.iter().filter(|(limit, _)| taken.contains(limit)).copied().collect()))
 }
 
+/// Takes what a comparison costs, as if the code were wrong.
+///
+/// # Errors
+/// `too_many_requests` names the limit that is used up.
+pub(crate) async fn take_for_comparison(context: &Context, address: ClientAddress) -> Result<Taken, Problem> {
+    let here = address_text(address);
+    let keys = [
+        row_key(context, Limit::WrongCodesAddress, &here),
+        row_key(context, Limit::WrongCodesFirst, &here),
+        row_key(context, Limit::WrongCodesAll, ""),
+    ];
+    let tx = context.store.begin().await?;
+    take(context, tx, &keys, admission::admit_comparison).await
+}
+
 /// Puts back what was taken, but for these limits.
-async fn put_back(
+pub(crate) async fn put_back(
     context: &Context,
     tx: &mut Transaction<Tables>,
     taken: &Taken,
     except: &[Limit],
-) -> Result<(), Problem> {
+) -> Result<(), StoreError> {
     let keys = taken.0.iter().filter(|(limit, _)| !except.contains(limit)).copied();
     let limits = context.platform.limiter.limits();
     let mut buckets = Buckets::full(limits, keys.clone(), context.platform.world.now());
@@ -173,7 +179,7 @@ async fn put_back(
     for (limit, _) in keys {
         buckets.put_back(limit);
     }
-    Ok(rate_limit::rows::store(tx, &buckets).await?)
+    rate_limit::rows::store(tx, &buckets).await
 }
 
 /// The phone of a right code, which does not work any more, in the transaction in which its owner is to be signed in.
@@ -187,14 +193,7 @@ pub(crate) async fn verify(
 ) -> Result<(Transaction<Tables>, Phone), Problem> {
     let count = |outcome: &str| context.platform.metrics.codes_presented.with_label_values(&[outcome]).inc();
     let phone = Phone::parse(&request.phone)?;
-    let here = address_text(address);
-    let keys = [
-        row_key(context, Limit::WrongCodesAddress, &here),
-        row_key(context, Limit::WrongCodesFirst, &here),
-        row_key(context, Limit::WrongCodesAll, ""),
-    ];
-    let tx = context.store.begin().await?;
-    let taken = take(context, tx, &keys, admission::admit_comparison).await.inspect_err(|problem| {
+    let taken = take_for_comparison(context, address).await.inspect_err(|problem| {
         if problem.limit.is_some() {
             count("limited");
         }

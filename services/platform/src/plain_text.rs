@@ -17,7 +17,7 @@ const ZEROS: [u32; 74] = [
 const SEGMENTED_ZERO: u32 = 0x1fbf0;
 
 /// The ASCII digit of the same value as a decimal digit of any script; any other character stays.
-pub(crate) fn ascii_digit(c: char) -> char {
+pub fn ascii_digit(c: char) -> char {
     let at = u32::from(c);
     let zero = match ZEROS.partition_point(|zero| *zero <= at) {
         _ if at >= SEGMENTED_ZERO => SEGMENTED_ZERO,
@@ -28,13 +28,13 @@ pub(crate) fn ascii_digit(c: char) -> char {
 }
 
 /// A hyphen or a dash of any form.
-pub(crate) fn is_hyphen(c: char) -> bool {
+pub fn is_hyphen(c: char) -> bool {
     matches!(c, '-' | '\u{2010}'..='\u{2015}' | '\u{2212}' | '\u{fe58}' | '\u{fe63}' | '\u{ff0d}')
 }
 
 /// Whether nothing is shown for `c`: a control or format character (of zero width, or one that turns the direction of what follows),
 /// a filler, or a selector of variants. Marks that a script shows around a number are format characters too, and are seen.
-pub(crate) fn is_invisible(c: char) -> bool {
+pub fn is_invisible(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
@@ -45,14 +45,14 @@ pub(crate) fn is_invisible(c: char) -> bool {
 
 /// A code of digits as it was made, from what somebody typed or pasted: without spaces, hyphens and what cannot be seen, with ASCII
 /// digits. Anything else stays, and so a wrong code stays wrong.
-pub(crate) fn code(text: &str) -> String {
+pub fn code(text: &str) -> String {
     let is_left_out = |c: &char| c.is_whitespace() || is_hyphen(*c) || is_invisible(*c);
     text.chars().filter(|c| !is_left_out(c)).map(ascii_digit).collect()
 }
 
 /// `text` in one line as it is seen: composed (NFC), without what is invisible, with single spaces between words and none around them.
 /// `None` if nothing is left to be seen.
-pub(crate) fn line(text: &str) -> Option<String> {
+pub fn line(text: &str) -> Option<String> {
     // A line break separates words; it is a control character as well.
     let visible = text.chars().map(|c| if c.is_whitespace() { ' ' } else { c }).filter(|c| !is_invisible(*c));
     let composed = visible.nfc().collect::<String>();

@@ -1,0 +1,106 @@
+//! `POST /v1/rides/{id}/sos`, and what operators do to alerts.
+
+use platform::store::Retry;
+use platform::{Platform, Problem, Store, StoreError, Transaction, World};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use streams::event::rfc3339;
+use streams::{Position, RideId, UserId};
+use uuid::Uuid;
+
+use super::{Alert, Call, raise, rows};
+use crate::ride::rows::lock_ride_of;
+use crate::tables::Tables;
+
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct SosRequest {
+    location: Option<Position>,
+    note: Option<String>,
+}
+
+/// Raises an alert, or repeats one. It is stored when this returns; `has_sink` says whether somebody is to hear of it.
+pub(crate) async fn call(
+    (platform, store): (&Platform, &Store<Tables>),
+    (ride, user): (RideId, UserId),
+    request: SosRequest,
+    has_sink: bool,
+) -> Result<Value, Problem> {
+    let call = Call::new(request.location, request.note.as_deref())?;
+    let new_id = platform.world.id::<Uuid>();
+    let retry = Retry::SerializationOrConflict;
+    let raised = store.transact(retry, |tx| call_in(tx, &platform.world, (ride, user), call.clone(), new_id)).await;
+    let (alert, is_new) = raised??;
+    if is_new {
+        let (sos_id, ride_id) = (alert.sos_id, alert.ride_id);
+        platform.metrics.sos.with_label_values(&[if has_sink { "raised" } else { "no_sink" }]).inc();
+        if has_sink {
+            tracing::warn!(%sos_id, %ride_id, round = alert.round, "somebody calls for help");
+        } else {
+            tracing::error!(%sos_id, %ride_id, "somebody calls for help, and no SOS_WEBHOOK is set: nobody is informed");
+        }
+    }
+    Ok(json!({
+        "sos_id": alert.sos_id, "raised_at": rfc3339::text(&alert.raised_at), "operators": operators(&alert, has_sink),
+    }))
+}
+
+/// Whether operators know.
+fn operators(alert: &Alert, has_sink: bool) -> &'static str {
+    match (alert.delivery.accepted_at, alert.delivery.dead_at) {
+        (Some(_), _) => "informed",
+        (None, Some(_)) => "not_reached",
+        (None, None) if has_sink => "being_informed",
+        (None, None) => "none",
+    }
+}
+
+async fn call_in(
+    mut tx: Transaction<Tables>,
+    world: &World,
+    (ride, user): (RideId, UserId),
+    call: Call,
+    new_id: Uuid,
+) -> Result<Result<(Alert, bool), Problem>, StoreError> {
+    let Some(ride) = lock_ride_of(&mut tx, ride, user).await? else { return Ok(Err(Problem::not_found("ride"))) };
+    let known = rows::lock_of(&mut tx, ride.ride_id, user).await?;
+    let round = known.as_ref().map_or(0, |known| known.round);
+    let alert = match raise(&ride, user, known, call, new_id, world.now()) {
+        Ok(alert) => alert,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    rows::put(&mut tx, &alert).await?;
+    tx.commit().await?;
+    let is_new = alert.round != round;
+    Ok(Ok((alert, is_new)))
+}
+
+/// Open alerts, the newest first.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn open_alerts(store: &Store<Tables>) -> Result<Vec<Alert>, StoreError> {
+    let mut tx = store.begin().await?;
+    rows::open(&mut tx).await
+}
+
+/// Closes an alert, so that no positions go out any more; a repeat has no effect. False if there is none.
+///
+/// # Errors
+/// [`StoreError`]; nothing was changed.
+pub async fn close_alert(store: &Store<Tables>, world: &World, sos_id: Uuid, reason: &str) -> Result<bool, StoreError> {
+    let mut tx = store.begin().await?;
+    let Some(alert) = rows::lock(&mut tx, sos_id).await? else { return Ok(false) };
+    if alert.closed.is_none() {
+        rows::put(&mut tx, &Alert { closed: Some((world.now(), reason.to_owned())), ..alert }).await?;
+        tx.commit().await?;
+    }
+    Ok(true)
+}
+
+/// An alert as whoever raised it may have it.
+pub(crate) fn view(alert: &Alert) -> Value {
+    json!({
+        "sos_id": alert.sos_id, "ride_id": alert.ride_id, "raised_at": rfc3339::text(&alert.raised_at), "note": alert.note,
+        "location": alert.place.map(|(at, _)| at), "closed_at": alert.closed.as_ref().map(|(at, _)| rfc3339::text(at)),
+    })
+}
