@@ -37,11 +37,20 @@ impl State {
             Self::Open => "open",
         }
     }
+
+    /// Its value in metrics.
+    pub(crate) fn value(self) -> i64 {
+        match self {
+            Self::Closed => 0,
+            Self::HalfOpen => 1,
+            Self::Open => 2,
+        }
+    }
 }
 
 /// The rule, without clock and lock.
 #[derive(Debug, Clone, Copy)]
-struct Circuit {
+pub(crate) struct Circuit {
     rules: Rules,
     /// In a row.
     failures: u32,
@@ -50,13 +59,17 @@ struct Circuit {
 }
 
 impl Circuit {
-    fn state(&self) -> State {
+    pub(crate) fn new(rules: Rules) -> Self {
+        Self { rules, failures: 0, until: None }
+    }
+
+    pub(crate) fn state(&self) -> State {
         self.until.map_or(State::Closed, |(state, _)| state)
     }
 
     /// Whether a request may be sent now. A caller that sends it reports the outcome; if it does not, another may be sent after
     /// the same time.
-    fn admits(&mut self, now: DateTime<Utc>) -> bool {
+    pub(crate) fn admits(&mut self, now: DateTime<Utc>) -> bool {
         match self.until {
             None => true,
             Some((_, until)) if now < until => false,
@@ -67,11 +80,11 @@ impl Circuit {
         }
     }
 
-    fn succeeded(&mut self) {
+    pub(crate) fn succeeded(&mut self) {
         (self.failures, self.until) = (0, None);
     }
 
-    fn failed(&mut self, now: DateTime<Utc>) {
+    pub(crate) fn failed(&mut self, now: DateTime<Utc>) {
         self.failures = self.failures.saturating_add(1);
         if self.failures >= self.rules.failures_max {
             self.until = Some((State::Open, now + self.rules.open_for));
@@ -94,7 +107,7 @@ impl Breaker {
     pub fn new(platform: &Platform, name: &'static str, rules: Rules) -> Self {
         let breaker = Self {
             name,
-            circuit: Mutex::new(Circuit { rules, failures: 0, until: None }),
+            circuit: Mutex::new(Circuit::new(rules)),
             world: platform.world.clone(),
             metrics: platform.metrics.clone(),
             health: platform.health.clone(),
@@ -143,12 +156,7 @@ impl Breaker {
     }
 
     fn report(&self, state: State) {
-        let value = match state {
-            State::Closed => 0,
-            State::HalfOpen => 1,
-            State::Open => 2,
-        };
-        self.metrics.breakers.with_label_values(&[self.name]).set(value);
+        self.metrics.breakers.with_label_values(&[self.name]).set(state.value());
         self.health.set_breaker(self.name, state.as_str());
     }
 }
@@ -165,7 +173,7 @@ mod tests {
 
     #[test]
     fn it_opens_after_failures_in_a_row_and_closes_after_one_answer() {
-        let mut circuit = Circuit { rules: RULES, failures: 0, until: None };
+        let mut circuit = Circuit::new(RULES);
         let fail = |circuit: &mut Circuit, second| {
             assert!(circuit.admits(at(second)), "{second}");
             circuit.failed(at(second));

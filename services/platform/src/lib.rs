@@ -20,6 +20,7 @@ pub mod service;
 pub mod store;
 pub mod telemetry;
 pub mod token;
+pub mod webhook;
 pub mod world;
 
 use std::sync::Arc;

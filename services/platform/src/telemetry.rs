@@ -67,6 +67,11 @@ pub struct Metrics {
     pub breakers: IntGaugeVec,
     /// Requests not sent because their breaker was open, by breaker.
     pub breaker_refused: IntCounterVec,
+    /// Tries of the HTTP client, by purpose and outcome: 2xx to 5xx, timeout, connection, circuit_open, refused (an address that is
+    /// not public).
+    pub http_requests: IntCounterVec,
+    /// Hosts to which nothing is sent, because they do not answer, by purpose.
+    pub http_hosts_open: IntGaugeVec,
 }
 
 impl Default for Metrics {
@@ -147,6 +152,14 @@ impl Metrics {
             shed: counter("requests_shed_total", "Requests dropped, too much to do.", "class"),
             breakers: gauges("breaker_state", "0 closed, 1 half-open, 2 open.", "breaker"),
             breaker_refused: counter("breaker_refused_total", "Requests not sent, the breaker was open.", "breaker"),
+            http_requests: registered(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("rideshare_http_client_requests_total", "Requests sent, with each retry."),
+                    &["purpose", "outcome"],
+                ),
+            ),
+            http_hosts_open: gauges("http_client_hosts_open", "Hosts that do not answer: nothing is sent.", "purpose"),
             registry,
         }
     }

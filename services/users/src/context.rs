@@ -20,6 +20,7 @@ use crate::gateway::client_limits::limits_of_client;
 use crate::gateway::sockets::Sockets;
 use crate::party::cache::PeopleCache;
 use crate::presence::lease::PodLease;
+use crate::sign_in::delivery::CODES;
 use crate::tables::Tables;
 
 /// Position messages of all sockets together that await the stream's acknowledgement at once: those of frames with few
@@ -27,8 +28,6 @@ use crate::tables::Tables;
 const PUBLISHES_MAX: usize = 1_000;
 const BATCHES_MAX: usize = 50;
 
-/// A webhook may be slow for one number: it must fail for many before codes are refused.
-const WEBHOOK_RULES: Rules = Rules { failures_max: 10, open_for: Duration::seconds(10) };
 /// Each request without an answer holds a command for its whole deadline.
 const RIDES_RULES: Rules = Rules { failures_max: 10, open_for: Duration::seconds(2) };
 
@@ -63,11 +62,10 @@ pub(crate) struct Parts {
     pub(crate) batch_permits: Arc<Semaphore>,
     /// The positions of free drivers under way.
     pub(crate) window: Arc<Window>,
-    pub(crate) http_client: HttpClient,
+    /// Of the webhook that delivers codes.
+    pub(crate) codes_client: HttpClient,
     /// The limits that concern a client, as its welcome names them.
     pub(crate) limits: Arc<Value>,
-    /// Of the webhook that delivers codes.
-    pub(crate) webhook: Arc<Breaker>,
     /// Of requests to rides.
     pub(crate) rides: Arc<Breaker>,
     /// Of requests to rides for debts, with a permit for each.
@@ -89,9 +87,8 @@ impl Context {
             publish_permits: Arc::new(Semaphore::new(PUBLISHES_MAX)),
             batch_permits: Arc::new(Semaphore::new(BATCHES_MAX)),
             window: Arc::new(Window::new(Instant::now())),
-            http_client: HttpClient::default(),
+            codes_client: HttpClient::new(platform, CODES),
             limits: Arc::new(limits_of_client(platform.limiter.limits())),
-            webhook: Arc::new(Breaker::new(platform, "webhook", WEBHOOK_RULES)),
             rides: Arc::new(Breaker::new(platform, "rides", RIDES_RULES)),
             debts: Arc::new(Breaker::new(platform, "debts", DEBTS_RULES)),
             debts_permits: Arc::new(Semaphore::new(DEBTS_MAX)),

@@ -5,14 +5,23 @@ use std::time::Duration;
 
 use axum::http::Uri;
 use axum::http::uri::Scheme;
-use platform::http_client::HttpClient;
+use platform::breaker::Rules;
+use platform::http_client::{HttpClient, Protocol, Purpose, Reach};
 use serde_json::json;
 
 use super::otp::CODE_LIFE_S;
 use super::phone::Phone;
 
-/// The wait for a webhook, from the connection to its response.
-const WEBHOOK_WAIT: Duration = Duration::from_secs(5);
+/// The client of the webhook. One number may be slow: it must fail for many before nothing is sent. A code is sent once, because a
+/// person who has two does not know which one counts.
+pub(crate) const CODES: Purpose = Purpose {
+    name: "webhook",
+    wait: Duration::from_secs(5),
+    tries: 1,
+    circuit: Rules { failures_max: 10, open_for: chrono::Duration::seconds(10) },
+    reach: Reach::Anywhere,
+    protocol: Protocol::Any,
+};
 
 /// The values of `OTP_DELIVERY`: `response`, `log` or `webhook:<url>`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -65,8 +74,8 @@ impl OtpDelivery {
             }
             Self::Webhook(url) => {
                 let body = json!({"phone": phone.as_str(), "code": code, "expires_in_s": CODE_LIFE_S}).to_string();
-                let posted = client.post_json(url, body, WEBHOOK_WAIT).await;
-                let status = posted.map_err(|error| format!("the webhook: {error}"))?;
+                let posted = client.post_json(url, body).await;
+                let status = posted.map_err(|error| format!("the webhook: {error}"))?.status();
                 if status.is_success() { Ok(()) } else { Err(format!("the webhook answered {status}")) }
             }
         }
@@ -84,7 +93,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let delivery: OtpDelivery = format!("webhook:http://{}", listener.local_addr().unwrap()).parse().unwrap();
         let phone = Phone::parse("+14155550132").unwrap();
-        let error = delivery.deliver(&HttpClient::default(), &phone, "123456").await.unwrap_err();
+        let bus = streams::Bus::Memory(streams::memory::MemoryBus::new(chrono::DateTime::UNIX_EPOCH, 1));
+        let platform = platform::Platform::new(platform::World::seeded(chrono::DateTime::UNIX_EPOCH, 1), bus, "one");
+        let error = delivery.deliver(&HttpClient::new(&platform, CODES), &phone, "123456").await.unwrap_err();
         assert_eq!(error, "the webhook: did not answer in 5s");
     }
 

@@ -88,7 +88,7 @@ pub(crate) async fn request_code(
     otp::rows::insert(&mut tx, &phone, &Code::new(request_id, asker, hash, last.as_ref(), now)).await?;
     tx.commit().await?;
 
-    if let Err(error) = deliver(&context, &phone, &code).await {
+    if let Err(error) = context.config.otp_delivery.deliver(&context.codes_client, &phone, &code).await {
         count("undelivered");
         tracing::warn!(error, calling_code = phone.calling_code(), "a one-time code could not be delivered");
         let mut tx = context.store.begin().await?;
@@ -100,23 +100,6 @@ pub(crate) async fn request_code(
     count("sent");
     let code = (context.config.otp_delivery == OtpDelivery::Response).then_some(code);
     Ok((StatusCode::ACCEPTED, Json(CodeResponse { expires_in_s: otp::CODE_LIFE_S, request_id, code })))
-}
-
-async fn deliver(context: &Context, phone: &Phone, code: &str) -> Result<(), String> {
-    let delivery = &context.config.otp_delivery;
-    if !matches!(delivery, OtpDelivery::Webhook(_)) {
-        return delivery.deliver(&context.http_client, phone, code).await;
-    }
-    if !context.webhook.admits() {
-        return Err("the webhook has not answered for a while: nothing is sent to it".to_owned());
-    }
-    let delivered = delivery.deliver(&context.http_client, phone, code).await;
-    if delivered.is_ok() {
-        context.webhook.succeeded()
-    } else {
-        context.webhook.failed()
-    }
-    delivered
 }
 
 /// What was taken from which buckets.
