@@ -3,6 +3,7 @@
 use chrono::TimeDelta;
 
 use crate::account::DriverApproval;
+use crate::push::config::PushConfig;
 use crate::sign_in::delivery::OtpDelivery;
 use crate::sign_in::phone::Countries;
 
@@ -18,6 +19,8 @@ pub struct Config {
     pub driver_approval: DriverApproval,
     /// `SIGN_IN_MAX_DAYS`: how long a sign-in may last, however often it is refreshed.
     pub sign_in_life: TimeDelta,
+    /// How pushes are sent, and where.
+    pub push: PushConfig,
     /// Sockets of all users on this pod.
     pub sockets_max: usize,
 }
@@ -30,6 +33,7 @@ impl Default for Config {
             request_ttl_s: 300,
             driver_approval: DriverApproval::default(),
             sign_in_life: TimeDelta::days(90),
+            push: PushConfig::default(),
             sockets_max: 50_000,
         }
     }

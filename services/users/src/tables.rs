@@ -17,6 +17,7 @@ use crate::live_ride::LiveRide;
 use crate::mailbox::{Device, Entry, MailboxCursor};
 use crate::offer::{Offer, OfferEnd, OfferState};
 use crate::presence::Beacon;
+use crate::push::rows::PushRows;
 use crate::rate_limit::RowKey;
 use crate::search::Search;
 use crate::sign_in::SignIn;
@@ -33,6 +34,8 @@ pub struct Tables {
     pub(crate) sign_ins: SignInRows,
     pub(crate) mailboxes: MailboxRows,
     pub(crate) presence: PresenceRows,
+    /// Devices, and what is pushed to them.
+    pub(crate) push: PushRows,
     /// Open searches, by passenger: at most one each.
     pub(crate) searches: OrdMap<UserId, Search>,
     /// The column `searches.ending_at`.

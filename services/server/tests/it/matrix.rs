@@ -65,6 +65,10 @@ fn routes() -> BTreeMap<&'static str, RouteRow> {
         ("PATCH /v1/drivers", body(SignedIn, json!({"vehicle_type": "boat"}))),
         ("GET /v1/state", row(SignedIn)),
         ("POST /v1/commands", body(SignedIn, json!({"type": "beacon.update", "data": {"active": false}}))),
+        ("POST /v1/devices", body(SignedIn, json!({"platform": "fcm", "token": "not a token"}))),
+        ("GET /v1/devices", row(SignedIn)),
+        ("DELETE /v1/devices", body(SignedIn, json!({"device_id": UNKNOWN}))),
+        ("DELETE /v1/devices/{id}", row(SignedIn)),
         ("GET /v1/ws", row(SignedIn)),
         ("GET /v1/rides", row(SignedIn)),
         ("GET /v1/rides/{id}", row(SignedIn)),
@@ -134,6 +138,10 @@ async fn every_route_by_every_role() {
     let (mut d, mut p) = (people.driver.connect(None).await, people.passenger.connect(None).await);
     let (ride_id, _) = ride(&mut d, &mut p).await;
     let sign_in = sign_in_of(&people.passenger).await;
+    let device = json!({"platform": "fcm", "token": "abc:def"});
+    let (_, registered) =
+        http(running.addr(), "POST", "/v1/devices", Some(&people.passenger.token), Some(device)).await;
+    let device = registered["device_id"].as_str().unwrap_or_else(|| panic!("{registered}")).to_owned();
     let forged = {
         let mut token = people.passenger.token.clone();
         let last = if token.ends_with('A') { 'E' } else { 'A' };
@@ -147,12 +155,18 @@ async fn every_route_by_every_role() {
     // Ending a sign-in, and an account, comes last: what comes after it has no token.
     let mut listed: Vec<_> = running.apps[0].routes.iter().map(|r| format!("{} {}", r.method, r.path)).collect();
     listed.sort_by_key(|route| {
-        (route == "DELETE /v1/me", route.ends_with("sign-out"), route.contains("DELETE"), route.clone())
+        let ends_sign_in = route.ends_with("sign-out") || route.contains("DELETE /v1/auth");
+        (route == "DELETE /v1/me", route.ends_with("sign-out"), ends_sign_in, route.contains("DELETE"), route.clone())
     });
     for route in listed {
         let row = rows.remove(route.as_str()).unwrap_or_else(|| panic!("{route} has no row in the matrix"));
         let (method, path) = route.split_once(' ').unwrap();
-        let (own, unknown) = if path.contains("sign-ins/") { (&sign_in, UNKNOWN) } else { (&ride_id, UNKNOWN) };
+        let own = match path {
+            _ if path.contains("sign-ins/") => &sign_in,
+            _ if path.contains("devices/") => &device,
+            _ => &ride_id,
+        };
+        let unknown = UNKNOWN;
         let at = |id: &str| format!("{}{}", path.replace("{id}", id), row.query);
         let call =
             async |id: &str, token: Option<&str>| http(running.addr(), method, &at(id), token, row.body.clone()).await;

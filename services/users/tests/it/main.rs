@@ -19,6 +19,8 @@ mod mailboxes;
 mod offers_in_order;
 mod pods;
 mod positions;
+mod push;
+mod push_platforms;
 mod races;
 mod sign_ins;
 mod sockets;
