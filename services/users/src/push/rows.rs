@@ -429,42 +429,50 @@ pub(crate) async fn claim(
     }
 }
 
-pub(crate) async fn delete(tx: &mut Transaction<Tables>, (user, seq, device): PushKey) -> Result<(), StoreError> {
+pub(crate) async fn delete(tx: &mut Transaction<Tables>, keys: &[PushKey]) -> Result<(), StoreError> {
+    if keys.is_empty() {
+        return Ok(());
+    }
     match tx.on() {
         On::Postgres(pg) => {
-            sqlx::query("delete from pushes where user_id = $1 and seq = $2 and device_id = $3")
-                .bind(user.0)
-                .bind(to_bigint(seq))
-                .bind(device)
-                .execute(&mut *pg)
-                .await?;
+            sqlx::query(
+                "delete from pushes p using unnest($1::uuid[], $2::bigint[], $3::uuid[]) as k (user_id, seq, device_id) \
+                 where p.user_id = k.user_id and p.seq = k.seq and p.device_id = k.device_id",
+            )
+            .bind(column(keys, |(user, ..)| user.0))
+            .bind(column(keys, |(_, seq, _)| to_bigint(*seq)))
+            .bind(column(keys, |(.., device)| *device))
+            .execute(&mut *pg)
+            .await?;
         }
-        On::Memory(tables) => tables.push.remove((user, seq, device)),
+        On::Memory(tables) => keys.iter().for_each(|key| tables.push.remove(*key)),
     }
     Ok(())
 }
 
-/// Ends the claim of a push, which is due again at `due_at`; `tries` is how often it was tried.
+/// Ends the claim of pushes, which are due again at `due_at`; `less_tries` of their tries do not count.
 pub(crate) async fn put_back(
     tx: &mut Transaction<Tables>,
-    (user, seq, device): PushKey,
+    keys: &[PushKey],
     due_at: DateTime<Utc>,
     less_tries: i32,
 ) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
-                "update pushes set due_at = $4, tries = tries - $5 where user_id = $1 and seq = $2 and device_id = $3",
+                "update pushes p set due_at = $4, tries = tries - $5 \
+                 from unnest($1::uuid[], $2::bigint[], $3::uuid[]) as k (user_id, seq, device_id) \
+                 where p.user_id = k.user_id and p.seq = k.seq and p.device_id = k.device_id",
             )
-            .bind(user.0)
-            .bind(to_bigint(seq))
-            .bind(device)
+            .bind(column(keys, |(user, ..)| user.0))
+            .bind(column(keys, |(_, seq, _)| to_bigint(*seq)))
+            .bind(column(keys, |(.., device)| *device))
             .bind(due_at)
             .bind(less_tries)
             .execute(&mut *pg)
             .await?;
         }
-        On::Memory(tables) => tables.push.set_due((user, seq, device), due_at, -less_tries),
+        On::Memory(tables) => keys.iter().for_each(|key| tables.push.set_due(*key, due_at, -less_tries)),
     }
     Ok(())
 }

@@ -236,7 +236,7 @@ pub(crate) fn real_time(backend: Backend) {
 }
 
 async fn pod(cluster: &Cluster) -> Pod {
-    let push = PushConfig { reach: Reach::PublicOrLoopback, wait: Duration::from_millis(500), ..PushConfig::default() };
+    let push = PushConfig { reach: Reach::PublicOrLoopback, wait: Duration::from_secs(2), ..PushConfig::default() };
     let mut pod = cluster.idle_pod("one", Config { push, ..Config::default() }).await;
     pod.run();
     pod
@@ -365,8 +365,7 @@ async fn a_sink_that_is_down_receives_each_event_once_afterwards(backend: Backen
     let (cluster, mut sink, mut other) = (Cluster::on(backend).await, Sink::new().await, Sink::new().await);
     let mut pod = pod(&cluster).await;
     let mut second = {
-        let push =
-            PushConfig { reach: Reach::PublicOrLoopback, wait: Duration::from_millis(500), ..PushConfig::default() };
+        let push = PushConfig { reach: Reach::PublicOrLoopback, wait: Duration::from_secs(2), ..PushConfig::default() };
         cluster.idle_pod("two", Config { push, ..Config::default() }).await
     };
     second.run();
@@ -405,7 +404,7 @@ async fn a_sink_that_is_down_receives_each_event_once_afterwards(backend: Backen
         assert_eq!(taken, expected, "each once, after {down:?}");
     }
     assert!(sink.from.try_recv().is_err() && other.from.try_recv().is_err());
-    let lines = pod.platform.metrics.text();
+    let lines = pod.platform.metrics.text() + &second.platform.metrics.text();
     assert!(lines.contains(r#"rideshare_http_client_requests_total{outcome="5xx",purpose="push_webhook"}"#), "{lines}");
     pod.stop().await;
     second.stop().await;
