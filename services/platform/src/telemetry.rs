@@ -75,6 +75,9 @@ pub struct Metrics {
     /// Tries of the HTTP client, by purpose and outcome: 2xx to 5xx, timeout, connection, circuit_open, refused (an address that is
     /// not public).
     pub http_requests: IntCounterVec,
+    /// Tries to send pushes, by platform and outcome: sent, failed, not_tried (a breaker is open), gone (its device is removed), refused,
+    /// expired, unconfigured; and, of any platform, taken (by a socket, so that none was sent).
+    pub pushes: IntCounterVec,
     /// Hosts to which nothing is sent, because they do not answer, by purpose.
     pub http_hosts_open: IntGaugeVec,
 }
@@ -165,6 +168,13 @@ impl Metrics {
                 IntCounterVec::new(
                     Opts::new("rideshare_http_client_requests_total", "Requests sent, with each retry."),
                     &["purpose", "outcome"],
+                ),
+            ),
+            pushes: registered(
+                &registry,
+                IntCounterVec::new(
+                    Opts::new("rideshare_pushes_total", "Tries to send pushes."),
+                    &["platform", "outcome"],
                 ),
             ),
             http_hosts_open: gauges("http_client_hosts_open", "Hosts that do not answer: nothing is sent.", "purpose"),

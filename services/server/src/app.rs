@@ -229,6 +229,7 @@ impl App {
                     .context("CODE_COUNTRIES")?,
                 request_ttl_s: settings.match_request_ttl_s,
                 driver_approval: settings.driver_approval,
+                push: settings.push.config(settings.embedded())?,
                 sign_in_life: chrono::TimeDelta::days(settings.sign_in_max_days.into()),
                 suspension_memory: chrono::TimeDelta::days(settings.suspension_memory_days.into()),
                 ..Default::default()

@@ -8,5 +8,6 @@ pub mod http;
 pub mod monitor;
 pub mod nats_login;
 mod open_files;
+pub mod push_settings;
 pub mod settings;
 pub mod stream_sizes;

@@ -14,6 +14,7 @@ use rides::sos::sink::SosSink;
 use streams::{Service, VehicleType};
 
 use crate::nats_login::NatsLogin;
+use crate::push_settings::PushSettings;
 use crate::stream_sizes::StreamSizes;
 
 /// The most days of SIGN_IN_MAX_DAYS: ten years.
@@ -178,6 +179,8 @@ pub struct Settings {
     /// What is logged, as in `info,rides=debug`.
     #[arg(long, env = "RUST_LOG", default_value = "info", global = true)]
     pub log: String,
+    #[command(flatten)]
+    pub push: PushSettings,
     // The last: its heading would hold for what follows.
     #[command(flatten)]
     pub stream_sizes: StreamSizes,
@@ -291,6 +294,9 @@ impl Settings {
         self.sos_sink()?;
         self.limits()?;
         self.trusted_proxies()?;
+        if services.contains(&Service::Users) {
+            self.push.config(self.embedded())?;
+        }
         Ok(())
     }
 
@@ -390,6 +396,9 @@ mod tests {
             (vec!["--match-radius-m", "NaN"], Service::ALL.to_vec(), "MATCH_RADIUS_M"),
             (vec!["--queue-size", "0"], Service::ALL.to_vec(), "QUEUE_SIZE"),
             (vec!["--sign-in-max-days", "0"], Service::ALL.to_vec(), "SIGN_IN_MAX_DAYS"),
+            (vec!["--fcm-credentials-file", "/none"], Service::ALL.to_vec(), "FCM_CREDENTIALS_FILE"),
+            (vec!["--apns-key-file", "/none"], Service::ALL.to_vec(), "APNS_KEY_ID"),
+            (vec!["--push-vapid-key-file", "/none"], Service::ALL.to_vec(), "PUSH_VAPID_SUBJECT"),
             (vec!["--limits", "off"], Service::ALL.to_vec(), "LIMITS: `off`"),
             (vec!["--trusted-proxies", "x"], Service::ALL.to_vec(), "TRUSTED_PROXIES"),
         ] {

@@ -3,6 +3,7 @@
 use chrono::TimeDelta;
 
 use crate::account::DriverApproval;
+use crate::push::config::PushConfig;
 use crate::sign_in::delivery::OtpDelivery;
 use crate::sign_in::phone::Countries;
 
@@ -20,6 +21,8 @@ pub struct Config {
     pub sign_in_life: TimeDelta,
     /// `SUSPENSION_MEMORY_DAYS`: how long phone and plate of a suspended driver whose account ended are remembered, as hashes.
     pub suspension_memory: TimeDelta,
+    /// How pushes are sent, and where.
+    pub push: PushConfig,
     /// Sockets of all users on this pod.
     pub sockets_max: usize,
 }
@@ -33,6 +36,7 @@ impl Default for Config {
             driver_approval: DriverApproval::default(),
             sign_in_life: TimeDelta::days(90),
             suspension_memory: TimeDelta::days(365),
+            push: PushConfig::default(),
             sockets_max: 50_000,
         }
     }

@@ -21,6 +21,9 @@ use crate::gateway::sockets::Sockets;
 use crate::party::cache::PeopleCache;
 use crate::party::means::MeansCache;
 use crate::presence::lease::PodLease;
+use crate::push::due::Due;
+use crate::push::sinks::Sinks;
+use crate::push::taken::Taken;
 use crate::sign_in::delivery::CODES;
 use crate::tables::Tables;
 
@@ -74,6 +77,10 @@ pub(crate) struct Parts {
     /// Of requests to rides for debts, with a permit for each.
     pub(crate) debts: Arc<Breaker>,
     pub(crate) debts_permits: Arc<Semaphore>,
+    /// Where pushes go, when they are due, and which are not needed.
+    pub(crate) sinks: Arc<Sinks>,
+    pub(crate) due: Arc<Due>,
+    pub(crate) taken: Arc<Taken>,
     /// People as others are shown them.
     pub(crate) people: Arc<PeopleCache>,
     /// The means of their ratings, and the breaker of requests to rides for them.
@@ -87,6 +94,9 @@ impl Context {
             platform: platform.clone(),
             store: store.clone(),
             tokens,
+            sinks: Arc::new(Sinks::new(platform, &config.push)),
+            due: Arc::default(),
+            taken: Arc::default(),
             config: Arc::new(config),
             sockets: Arc::default(),
             lease: Arc::new(PodLease::new(platform)),

@@ -11,7 +11,7 @@ use streams::{Event, MatchId, RequestId, RideId, RideStatus, Subject, UserId};
 
 use crate::context::Context;
 use crate::gateway::publish_frames;
-use crate::mailbox::NewEntry;
+use crate::mailbox::{Appended, NewEntry};
 use crate::offer::rows::Unshown;
 use crate::offer::{Before, Offer, OfferState};
 use crate::presence::Route;
@@ -46,7 +46,7 @@ pub(crate) const LANES: [&[Subject]; 4] = [
 pub(crate) struct EventHandler {
     context: Context,
     /// The entries of this transaction, each with its `seq`.
-    appended: Vec<(NewEntry, u64)>,
+    appended: Vec<(NewEntry, Appended)>,
     /// Where the sockets of their users are.
     routes: BTreeMap<UserId, Vec<Route>>,
     /// Offers of this transaction that were closed at once, because their search has ended.
@@ -385,14 +385,14 @@ impl Handler for EventHandler {
         // Nothing is stored for a person whose account has ended.
         let deleted = account::rows::deleted(tx, &column(&entries, |entry| entry.user)).await?;
         entries.retain(|entry| !deleted.contains(&entry.user));
-        let seqs = mailbox::rows::append(tx, &entries, self.context.platform.world.now()).await?;
+        let appended = mailbox::rows::append(tx, &entries, self.context.platform.world.now()).await?;
         // After the entries: a socket that opens meanwhile reads its mailbox with a lock that waits for this transaction, or was recorded
         // before it.
         let mut users: Vec<UserId> = entries.iter().map(|entry| entry.user).collect();
         users.sort_unstable();
         users.dedup();
         self.routes = presence::rows::routes(tx, &users).await?;
-        self.appended = entries.into_iter().zip(seqs).collect();
+        self.appended = entries.into_iter().zip(appended).collect();
         Ok(())
     }
 

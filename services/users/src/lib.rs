@@ -18,6 +18,7 @@ mod offer;
 mod party;
 mod phone_change;
 mod presence;
+mod push;
 mod rate_limit;
 mod search;
 mod sign_in;
@@ -38,6 +39,7 @@ use context::Context;
 use gateway::pod_link;
 pub use gateway::transport::{Incoming, Outgoing, SocketRequest};
 use handlers::EventHandler;
+pub use push::config::{ApnsConfig, FcmConfig, PushConfig, VapidConfig};
 pub use sign_in::delivery::OtpDelivery;
 pub use sign_in::phone::Countries;
 pub use tables::Tables;
@@ -66,7 +68,8 @@ impl Users {
     }
 
     pub fn routes(&self) -> Routes {
-        http::routes().merge(sign_in::routes::routes()).merge(gateway::upgrade::routes()).with_state(self.0.clone())
+        let (devices, sockets) = (push::routes::routes(), gateway::upgrade::routes());
+        http::routes().merge(sign_in::routes::routes()).merge(devices).merge(sockets).with_state(self.0.clone())
     }
 
     /// The `type` of every frame that a client may send.
@@ -120,6 +123,8 @@ impl Users {
         }
         tasks.spawn(pod_link::run(context.clone(), stop.clone()));
         tasks.spawn(timers::run(context.clone(), stop.clone()));
+        tasks.spawn(push::sender::run(context.clone(), stop.clone()));
+        tasks.spawn(push::cleaner::run(context.clone(), stop.clone()));
         tasks.spawn(sign_in::ended::run(context.clone(), stop.clone()));
         tasks.spawn(sign_in::ended::answer(context.clone(), stop.clone()));
         tasks.spawn(party::answer(context.clone(), stop.clone()));

@@ -18,6 +18,7 @@ use crate::mailbox::{Device, Entry, MailboxCursor};
 use crate::offer::{Offer, OfferEnd, OfferState};
 use crate::phone_change::PhoneChange;
 use crate::presence::Beacon;
+use crate::push::rows::PushRows;
 use crate::rate_limit::RowKey;
 use crate::search::Search;
 use crate::sign_in::SignIn;
@@ -37,6 +38,8 @@ pub struct Tables {
     pub(crate) sign_ins: SignInRows,
     pub(crate) mailboxes: MailboxRows,
     pub(crate) presence: PresenceRows,
+    /// Devices, and what is pushed to them.
+    pub(crate) push: PushRows,
     /// Open searches, by passenger: at most one each.
     pub(crate) searches: OrdMap<UserId, Search>,
     /// The column `searches.ending_at`.

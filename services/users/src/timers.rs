@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::gateway::{connection, publish_frames};
 use crate::mailbox::NewEntry;
 use crate::search::{NEAR_END, NearEnd, Search};
-use crate::{account, live_ride, mailbox, offer, phone_change, presence, rate_limit, search, sign_in};
+use crate::{account, live_ride, mailbox, offer, phone_change, presence, push, rate_limit, search, sign_in};
 
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
@@ -68,12 +68,12 @@ async fn announce_ends(context: &Context) -> Result<(), StoreError> {
         NewEntry { user: search.user_id, event_id, subject: Subject::UserFinder, time, body }
     };
     let entries: Vec<NewEntry> = due.iter().map(entry).collect();
-    let seqs = mailbox::rows::append(&mut tx, &entries, now).await?;
+    let appended = mailbox::rows::append(&mut tx, &entries, now).await?;
     let mut users: Vec<UserId> = entries.iter().map(|entry| entry.user).collect();
     users.sort_unstable();
     let routes = presence::rows::routes(&mut tx, &users).await?;
     tx.commit().await?;
-    publish_frames::publish(context, entries.into_iter().zip(seqs).collect(), &routes).await;
+    publish_frames::publish(context, entries.into_iter().zip(appended).collect(), &routes).await;
     Ok(())
 }
 
@@ -126,5 +126,6 @@ pub(crate) async fn purge(context: Context) -> Result<(), StoreError> {
     mailbox::device_rows::purge_devices(&mut tx, now).await?;
     offer::rows::purge(&mut tx, now).await?;
     live_ride::rows::purge(&mut tx, now).await?;
+    push::rows::purge(&mut tx).await?;
     tx.commit().await
 }

@@ -67,6 +67,10 @@ fn routes() -> BTreeMap<&'static str, RouteRow> {
         ("PATCH /v1/drivers", body(SignedIn, json!({"vehicle_type": "boat"}))),
         ("GET /v1/state", row(SignedIn)),
         ("POST /v1/commands", body(SignedIn, json!({"type": "beacon.update", "data": {"active": false}}))),
+        ("POST /v1/devices", body(SignedIn, json!({"platform": "fcm", "token": "not a token"}))),
+        ("GET /v1/devices", row(SignedIn)),
+        ("DELETE /v1/devices", body(SignedIn, json!({"device_id": UNKNOWN}))),
+        ("DELETE /v1/devices/{id}", row(SignedIn)),
         ("GET /v1/ws", row(SignedIn)),
         ("GET /v1/rides", row(SignedIn)),
         ("GET /v1/rides/{id}", row(SignedIn)),
@@ -147,6 +151,10 @@ async fn every_route_by_every_role() {
         http(running.addr(), "POST", &format!("/v1/rides/{ride_id}/share"), Some(&people.passenger.token), None).await;
     assert_eq!(status, 201, "{share}");
     let (share_id, share_token) = (share["share_id"].as_str().unwrap(), share["token"].as_str().unwrap());
+    let device = json!({"platform": "fcm", "token": "abc:def"});
+    let (_, registered) =
+        http(running.addr(), "POST", "/v1/devices", Some(&people.passenger.token), Some(device)).await;
+    let device = registered["device_id"].as_str().unwrap_or_else(|| panic!("{registered}")).to_owned();
     let forged = {
         let mut token = people.passenger.token.clone();
         let last = if token.ends_with('A') { 'E' } else { 'A' };
@@ -160,13 +168,19 @@ async fn every_route_by_every_role() {
     // Ending a sign-in, and an account, comes last: what comes after it has no token.
     let mut listed: Vec<_> = running.apps[0].routes.iter().map(|r| format!("{} {}", r.method, r.path)).collect();
     listed.sort_by_key(|route| {
-        let (is_end, is_delete) = (route == "DELETE /v1/me", route.contains("DELETE"));
-        (is_end, route.ends_with("sign-out"), route.starts_with("DELETE /v1/auth/"), is_delete, route.clone())
+        let is_end = route == "DELETE /v1/me";
+        let ends_sign_in = route.ends_with("sign-out") || route.contains("DELETE /v1/auth");
+        (is_end, route.ends_with("sign-out"), ends_sign_in, route.contains("DELETE"), route.clone())
     });
     for route in listed {
         let row = rows.remove(route.as_str()).unwrap_or_else(|| panic!("{route} has no row in the matrix"));
         let (method, path) = route.split_once(' ').unwrap();
-        let (own, unknown) = if path.contains("sign-ins/") { (&sign_in, UNKNOWN) } else { (&ride_id, UNKNOWN) };
+        let own = match path {
+            _ if path.contains("sign-ins/") => &sign_in,
+            _ if path.contains("devices/") => &device,
+            _ => &ride_id,
+        };
+        let unknown = UNKNOWN;
         let at = |id: &str| {
             // Of an unknown ride the link is unknown too.
             let share_id = if id == ride_id { share_id } else { UNKNOWN };

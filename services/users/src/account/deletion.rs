@@ -18,7 +18,7 @@ use crate::sign_in::rows::Ending;
 use crate::sign_in::{self, ended, otp, previous_version};
 use crate::state::debts;
 use crate::tables::Tables;
-use crate::{live_ride, mailbox, party, phone_change, presence, search};
+use crate::{live_ride, mailbox, party, phone_change, presence, push, search};
 
 /// For how long after a deletion late rows are looked for: longer than an event waits on a stream that has entries for people.
 const LATE_MAX: TimeDelta = TimeDelta::days(8);
@@ -88,6 +88,7 @@ async fn is_live(tx: &mut Transaction<Tables>, user: UserId, now: DateTime<Utc>)
 /// Erases what events and commands write without a look at the account.
 async fn erase_late(tx: &mut Transaction<Tables>, users: &[UserId]) -> Result<(), StoreError> {
     presence::rows::delete_beacons(tx, users).await?;
+    push::rows::erase(tx, users).await?;
     mailbox::rows::erase(tx, users).await
 }
 

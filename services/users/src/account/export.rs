@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::mailbox::{ENTRIES_MAX, Entry};
 use crate::sign_in::SignIn;
 use crate::tables::DeviceRow;
-use crate::{mailbox, sign_in, state};
+use crate::{mailbox, push, sign_in, state};
 
 /// `None` if there is no such user.
 ///
@@ -23,6 +23,7 @@ pub(crate) async fn of(context: &Context, user: UserId) -> Result<Option<Value>,
     let since = rows::since(&mut tx, user).await?;
     let sign_ins = sign_in::rows::of_user(&mut tx, user).await?;
     let devices = mailbox::device_rows::of_user(&mut tx, user).await?;
+    let push_devices = push::rows::of_user(&mut tx, user).await?;
     let cursor = mailbox::rows::cursor(&mut tx, user).await?;
     let most = usize::try_from(ENTRIES_MAX).unwrap_or(usize::MAX);
     let entries = mailbox::rows::entries_after(&mut tx, user, 0, most).await?;
@@ -36,6 +37,7 @@ pub(crate) async fn of(context: &Context, user: UserId) -> Result<Option<Value>,
         "driver_since": since.and_then(|(_, registered_at)| registered_at).as_ref().map(rfc3339::text),
         "sign_ins": sign_ins.iter().map(sign_in_view).collect::<Vec<_>>(),
         "devices": devices.iter().map(device).collect::<Vec<_>>(),
+        "push_devices": push_devices.iter().map(push::routes::view).collect::<Vec<_>>(),
         "mailbox": {
             "last_seq": cursor.last_seq,
             "acked_seq": cursor.acked_seq,

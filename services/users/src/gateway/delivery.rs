@@ -79,6 +79,11 @@ impl<'a> Delivery<'a> {
         }
     }
 
+    /// The newest `seq` sent to the client.
+    pub(crate) fn sent_seq(&self) -> u64 {
+        self.sent_seq
+    }
+
     /// Whether the client has the events that it missed before the session, or cannot have them now.
     pub(crate) fn has_resumed(&self) -> bool {
         self.sent_seq >= self.start_seq || self.is_unreadable

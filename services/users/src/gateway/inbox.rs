@@ -35,6 +35,8 @@ pub(crate) struct Inbox {
 struct Waiting {
     frames: VecDeque<Arc<str>>,
     signal: Signal,
+    /// The newest entry of which pushes wait.
+    pushed_seq: u64,
     /// The session has not taken the signal as it is now.
     is_new: bool,
     /// The session takes no more frames.
@@ -66,6 +68,17 @@ impl Inbox {
                 waiting.frames.push_back(frame.clone());
             }
         });
+    }
+
+    /// Pushes of the entry `seq`, whose frame comes next, wait until the client has it.
+    pub(crate) fn expect_answer(&self, seq: u64) {
+        let mut waiting = self.waiting();
+        waiting.pushed_seq = waiting.pushed_seq.max(seq);
+    }
+
+    /// The newest entry of which pushes wait; 0 without any.
+    pub(crate) fn pushed_seq(&self) -> u64 {
+        self.waiting().pushed_seq
     }
 
     /// The session reads its mailbox, if it has not sent this entry yet.

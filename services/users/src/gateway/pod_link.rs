@@ -98,7 +98,10 @@ async fn on_message(context: &Context, CoreMessage { subject, payload, reply, ..
     }
     match PodMessage::read(tokens, &payload) {
         Some(PodMessage::Frames(frames)) => {
-            for UserFrame { user_id, seq, frame } in frames {
+            for UserFrame { user_id, seq, is_pushed, frame } in frames {
+                if is_pushed {
+                    context.sockets.expect_answer(user_id, seq);
+                }
                 context.sockets.deliver(user_id, seq, &Arc::from(frame.get()));
             }
         }

@@ -36,6 +36,9 @@ pub(crate) struct UserFrame {
     pub(crate) user_id: UserId,
     /// Of the entry.
     pub(crate) seq: u64,
+    /// Pushes of it wait for a socket to take it. A process of the version before sends none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_pushed: bool,
     /// As the client receives it, to the byte.
     pub(crate) frame: Box<RawValue>,
 }
@@ -129,7 +132,7 @@ mod tests {
 
     fn frame(user: u128, seq: u64, text: &str) -> UserFrame {
         let frame = RawValue::from_string(text.to_owned()).unwrap();
-        UserFrame { user_id: UserId(Uuid::from_u128(user)), seq, frame }
+        UserFrame { user_id: UserId(Uuid::from_u128(user)), seq, is_pushed: false, frame }
     }
 
     #[test]

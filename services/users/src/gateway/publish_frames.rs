@@ -8,13 +8,21 @@ use streams::UserId;
 use super::frame;
 use super::pod_message::{BROADCAST, UserFrame, in_messages, pod_subject};
 use crate::context::Context;
-use crate::mailbox::{NewEntry, notification, notify_subject};
+use crate::mailbox::{Appended, NewEntry, notification, notify_subject};
 use crate::party::{self, FrameBody};
 use crate::presence::Route;
+use crate::push::rows::SOCKET_WAIT;
 
 /// Sends the frames of committed entries, each with its `seq`, in their order: a pod gets one message for all its users, and all pods
 /// what is for a user without a route, because a socket whose row is missing may still be open.
-pub(crate) async fn publish(context: &Context, entries: Vec<(NewEntry, u64)>, routes: &BTreeMap<UserId, Vec<Route>>) {
+pub(crate) async fn publish(
+    context: &Context,
+    entries: Vec<(NewEntry, Appended)>,
+    routes: &BTreeMap<UserId, Vec<Route>>,
+) {
+    if entries.iter().any(|(_, appended)| appended.is_pushed) {
+        context.due.add(context.platform.world.now() + SOCKET_WAIT);
+    }
     let mut by_subject: BTreeMap<String, Vec<UserFrame>> = BTreeMap::new();
     let bodies = {
         let frames: Vec<FrameBody<'_>> = entries
@@ -34,17 +42,17 @@ pub(crate) async fn publish(context: &Context, entries: Vec<(NewEntry, u64)>, ro
             }
         }
     };
-    for ((entry, seq), body) in entries.into_iter().zip(bodies) {
-        let text = frame::event(entry.subject.as_str(), seq, &entry.event_id, entry.time, &body);
+    for ((entry, appended), body) in entries.into_iter().zip(bodies) {
+        let text = frame::event(entry.subject.as_str(), appended.seq, &entry.event_id, entry.time, &body);
         let Some(routes) = routes.get(&entry.user) else {
-            by_subject.entry(BROADCAST.to_owned()).or_default().extend(user_frame(entry.user, seq, text));
+            by_subject.entry(BROADCAST.to_owned()).or_default().extend(user_frame(entry.user, appended, text));
             continue;
         };
         for route in routes {
             match route {
                 Route::Pod(pod) => {
                     let frames = by_subject.entry(pod_subject(pod)).or_default();
-                    frames.extend(user_frame(entry.user, seq, text.clone()));
+                    frames.extend(user_frame(entry.user, appended, text.clone()));
                 }
                 Route::PreviousVersion => {
                     let message = notification::of_event(&context.tokens, entry.user, &text);
@@ -60,8 +68,8 @@ pub(crate) async fn publish(context: &Context, entries: Vec<(NewEntry, u64)>, ro
     }
 }
 
-fn user_frame(user_id: UserId, seq: u64, text: String) -> Option<UserFrame> {
-    Some(UserFrame { user_id, seq, frame: RawValue::from_string(text).ok()? })
+fn user_frame(user_id: UserId, Appended { seq, is_pushed }: Appended, text: String) -> Option<UserFrame> {
+    Some(UserFrame { user_id, seq, is_pushed, frame: RawValue::from_string(text).ok()? })
 }
 
 async fn send(context: &Context, subject: &str, body: String) {

@@ -158,6 +158,9 @@ struct Session<'a, K> {
     refusals: Bucket,
     received_at: Instant,
     ping_at: Instant,
+    /// The newest entry behind whose frame a ping was sent because pushes of it wait, and the newest that the client took.
+    pinged_seq: u64,
+    taken_seq: u64,
 }
 
 impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
@@ -195,6 +198,8 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
             refusals: Bucket::full(REFUSALS, now),
             received_at: now,
             ping_at: now + PING_INTERVAL,
+            pinged_seq: 0,
+            taken_seq: 0,
         }
     }
 
@@ -247,16 +252,19 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
             Input::Drained(false) | Input::Incoming(None) => return Some(SessionEnd::Disconnected),
             Input::Frame(frame) if self.out.has_room() => {
                 self.delivery.on_event(&frame).into_iter().for_each(|frame| self.out.push_text(frame));
+                self.ping_if_pushed();
             }
             Input::Frame(frame) => self.delivery.on_event_later(&frame),
             Input::Entries(entries) => {
                 self.delivery.on_read(entries).into_iter().for_each(|frame| self.out.push_text(frame));
+                self.ping_if_pushed();
             }
             Input::Live(input) => self.live.on_input(input),
             Input::Finished(finished) => self.on_finished(finished),
             Input::Incoming(Some(incoming)) => {
                 self.received_at = Instant::now();
                 self.slot.received(self.received_at);
+                self.on_alive();
                 return self.on_incoming(incoming);
             }
             Input::Timer => return self.on_timer(Instant::now()),
@@ -305,6 +313,23 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
             }
         }
         None
+    }
+
+    /// If pushes wait for one of the frames, the client is asked behind them whether it is there.
+    fn ping_if_pushed(&mut self) {
+        let sent_seq = self.delivery.sent_seq();
+        if self.slot.inbox.pushed_seq() > self.pinged_seq && sent_seq > self.pinged_seq && self.out.has_room() {
+            self.pinged_seq = sent_seq;
+            self.out.push(Outgoing::Ping);
+        }
+    }
+
+    /// The client has sent something. If all frames had left before, it has them: `push/taken.rs`.
+    fn on_alive(&mut self) {
+        if self.pinged_seq > self.taken_seq && !self.out.is_busy() {
+            self.taken_seq = self.pinged_seq;
+            self.context.taken.add(self.user, self.taken_seq);
+        }
     }
 
     /// Sends a passenger the newest position of the driver, if it is due. While other frames wait, so does it, and while the client

@@ -313,6 +313,13 @@ impl Sockets {
         }
     }
 
+    /// Pushes of the entry `seq` wait: the user's sessions here find out whether their clients take it.
+    pub(crate) fn expect_answer(&self, user: UserId, seq: u64) {
+        for (_, slot) in self.registry().of(user) {
+            slot.inbox.expect_answer(seq);
+        }
+    }
+
     /// One more core subscription brings frames.
     pub(crate) fn add_link(&self) {
         self.links.send_modify(|links| *links += 1);

@@ -66,6 +66,14 @@ pub(crate) struct NewEntry {
     pub(crate) body: String,
 }
 
+/// An entry as it was appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Appended {
+    pub(crate) seq: u64,
+    /// Whether pushes of it wait.
+    pub(crate) is_pushed: bool,
+}
+
 /// An event in a mailbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {

@@ -9,9 +9,11 @@ use sqlx::postgres::PgRow;
 use streams::UserId;
 
 use super::{
-    CUT_EVERY, Device, ENTRIES_MAX, Entry, MailboxCursor, MissedRange, NewEntry, RETENTION, SEEN_PRECISION,
+    Appended, CUT_EVERY, Device, ENTRIES_MAX, Entry, MailboxCursor, MissedRange, NewEntry, RETENTION, SEEN_PRECISION,
     later_entries_of_same_user, to_be_counted,
 };
+use crate::push::notice::{self, Notice};
+use crate::push::rows::{PushRows, SOCKET_WAIT};
 use crate::tables::{DeviceRow, EntryRow, MailboxRows, Tables};
 
 /// The most rows that one purge deletes.
@@ -26,7 +28,7 @@ fn read_seq(row: &PgRow, column: &str) -> Result<u64, sqlx::Error> {
     Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0))
 }
 
-/// Appends `entries` to their mailboxes, in their order, and returns the `seq` of each.
+/// Appends `entries` to their mailboxes, in their order, with their pushes to the devices of their users, and returns the `seq` of each.
 ///
 /// Call it once in a transaction, as the last operation: it locks the cursors of all users concerned until the transaction
 /// ends. One statement locks them in the order of user ids, so that two writers never deadlock.
@@ -34,35 +36,45 @@ pub(crate) async fn append(
     tx: &mut Transaction<Tables>,
     entries: &[NewEntry],
     now: DateTime<Utc>,
-) -> Result<Vec<u64>, StoreError> {
+) -> Result<Vec<Appended>, StoreError> {
     if entries.is_empty() {
         return Ok(Vec::new());
     }
-    let seqs = insert_all(tx, entries, now).await?;
-    for user in to_be_counted(entries, &seqs) {
+    let appended = insert_all(tx, entries, now).await?;
+    for user in to_be_counted(entries, &column(&appended, |one| one.seq)) {
         cut(tx, user).await?;
     }
-    Ok(seqs)
+    Ok(appended)
 }
 
 async fn insert_all(
     tx: &mut Transaction<Tables>,
     entries: &[NewEntry],
     now: DateTime<Utc>,
-) -> Result<Vec<u64>, StoreError> {
+) -> Result<Vec<Appended>, StoreError> {
+    let notices = column(entries, notice::of_entry);
+    let push_at = now + SOCKET_WAIT;
     match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "with entries as (select * from unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], \
-                 $5::timestamptz[], $6::text[]) with ordinality as e (user_id, later, event_id, subject, time, body, n)), \
+                 $5::timestamptz[], $6::text[], $8::text[], $9::bool[], $10::uuid[], $11::timestamptz[]) with ordinality \
+                 as e (user_id, later, event_id, subject, time, body, message, urgent, topic, expires_at, n)), \
                  heads as (insert into mailbox_heads as h (user_id, last_seq) \
                  select user_id, count(*) from entries group by user_id order by user_id \
                  on conflict on constraint mailbox_heads_pkey do update set last_seq = h.last_seq + excluded.last_seq \
                  returning user_id, last_seq), \
                  inserted as (insert into mailbox (user_id, seq, event_id, subject, time, body, posted_at) \
                  select user_id, last_seq - later, event_id, subject, time, body, $7 \
-                 from entries join heads using (user_id)) \
-                 select last_seq - later as seq from entries join heads using (user_id) order by n",
+                 from entries join heads using (user_id)), \
+                 pushed as (insert into pushes \
+                 (user_id, seq, device_id, event_id, message, urgent, topic, expires_at, due_at, tries) \
+                 select user_id, last_seq - later, device_id, event_id, message, urgent, topic, expires_at, $12, 0 \
+                 from entries join heads using (user_id) join push_devices using (user_id) where message is not null \
+                 returning user_id, seq) \
+                 select last_seq - later as seq, \
+                 exists (select from pushed p where p.user_id = e.user_id and p.seq = last_seq - later) as is_pushed \
+                 from entries e join heads using (user_id) order by n",
             )
             .bind(column(entries, |e| e.user.0))
             .bind(later_entries_of_same_user(entries))
@@ -71,11 +83,26 @@ async fn insert_all(
             .bind(column(entries, |e| e.time))
             .bind(column(entries, |e| e.body.as_str()))
             .bind(now)
+            .bind(column(&notices, |notice| notice.as_ref().map(|notice| notice.message.as_str())))
+            .bind(column(&notices, |notice| notice.as_ref().map(|notice| notice.urgent)))
+            .bind(column(&notices, |notice| notice.as_ref().map(|notice| notice.topic)))
+            .bind(column(&notices, |notice| notice.as_ref().map(|notice| notice.expires_at)))
+            .bind(push_at)
             .fetch_all(&mut *pg)
             .await?;
-            rows.iter().map(|row| Ok(read_seq(row, "seq")?)).collect()
+            rows.iter()
+                .map(|row| Ok(Appended { seq: read_seq(row, "seq")?, is_pushed: row.try_get("is_pushed")? }))
+                .collect()
         }
-        On::Memory(tables) => entries.iter().map(|entry| insert(&mut tables.mailboxes, entry, now)).collect(),
+        On::Memory(tables) => {
+            let mut insert_with_push = |(entry, notice): (&NewEntry, &Option<Notice>)| {
+                let seq = insert(&mut tables.mailboxes, entry, now)?;
+                let mut push =
+                    |notice| PushRows::insert(&mut tables.push, entry.user, seq, &entry.event_id, notice, push_at);
+                Ok(Appended { seq, is_pushed: notice.as_ref().is_some_and(&mut push) })
+            };
+            entries.iter().zip(&notices).map(&mut insert_with_push).collect()
+        }
     }
 }
 
@@ -273,8 +300,8 @@ async fn first_gap(tx: &mut Transaction<Tables>, user: UserId, seq: u64, last_se
 }
 
 /// Moves the mark of `device` to `seq`, and deletes the entries that every device seen in the last day has acknowledged. As
-/// long as a socket without a device was seen, none is deleted: nobody can tell for whom it would speak. Returns false, and
-/// changes nothing, if `seq` is beyond the newest entry.
+/// long as a socket without a device was seen, none is deleted: nobody can tell for whom it would speak. What a device has acknowledged is
+/// pushed to none. Returns false, and has changed nothing that may be committed, if `seq` is beyond the newest entry.
 pub(crate) async fn ack(
     tx: &mut Transaction<Tables>,
     user: UserId,
@@ -286,7 +313,8 @@ pub(crate) async fn ack(
     match tx.on() {
         On::Postgres(pg) => {
             let acked = sqlx::query(
-                "update mailbox_heads set acked_seq = greatest(acked_seq, $2) where user_id = $1 and last_seq >= $2",
+                "with taken as (delete from pushes where user_id = $1 and seq <= $2) \
+                 update mailbox_heads set acked_seq = greatest(acked_seq, $2) where user_id = $1 and last_seq >= $2",
             )
             .bind(user.0)
             .bind(to_bigint(seq))
@@ -325,6 +353,7 @@ pub(crate) async fn ack(
                 return Ok(seq == 0);
             };
             cursor.acked_seq = cursor.acked_seq.max(seq);
+            tables.push.remove_up_to(user, seq);
             let mark = rows.devices.entry((user, device.clone())).or_insert(DeviceRow { acked_seq: 0, seen_at: now });
             *mark = DeviceRow { acked_seq: mark.acked_seq.max(seq), seen_at: now };
             let of_user = rows.devices.range((user, Device::UNNAMED)..).take_while(|((of, _), _)| *of == user);

@@ -5,7 +5,7 @@ use testing::{Backend, on_both_stores};
 use uuid::Uuid;
 
 use super::device_rows::{open_device, purge_devices, touch_devices};
-use super::rows::{ack, append, cursor, cursors, entries_after, missed, purge};
+use super::rows::{ack, cursor, cursors, entries_after, missed, purge};
 use super::*;
 use crate::tables::Tables;
 
@@ -37,6 +37,14 @@ async fn in_one<T>(
     let done = work(&mut tx).await?;
     tx.commit().await?;
     Ok(done)
+}
+
+async fn append(
+    tx: &mut Transaction<Tables>,
+    entries: &[NewEntry],
+    now: DateTime<Utc>,
+) -> Result<Vec<u64>, StoreError> {
+    Ok(rows::append(tx, entries, now).await?.into_iter().map(|one| one.seq).collect())
 }
 
 async fn seqs(store: &Store<Tables>, n: u128, from: u64, limit: usize) -> Vec<u64> {

@@ -8,6 +8,7 @@ use streams::sign_ins::{EndedSignIn, SIGN_INS_PAGE};
 use streams::{SignInId, UserId};
 
 use super::{IDLE_MAX, SIGN_INS_MAX, SignIn};
+use crate::push;
 use crate::tables::Tables;
 
 /// How long the row of an ended sign-in stays: longer than any access token of it.
@@ -160,7 +161,7 @@ pub(crate) async fn is_of(tx: &mut Transaction<Tables>, id: SignInId, user: User
     }
 }
 
-/// Ends sign-ins of a user; returns those that were not ended before.
+/// Ends sign-ins of a user, and removes the devices that they registered for pushes; returns those that were not ended before.
 pub(crate) async fn end(
     tx: &mut Transaction<Tables>,
     user_id: UserId,
@@ -208,6 +209,7 @@ pub(crate) async fn end(
             ids
         }
     };
+    push::rows::remove_of_sign_ins(tx, user_id, one.map(|_| ids.as_slice())).await?;
     ids.sort_unstable();
     Ok(ids.into_iter().map(|sign_in_id| EndedSignIn { sign_in_id, user_id, ended_at: now }).collect())
 }

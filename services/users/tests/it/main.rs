@@ -20,6 +20,8 @@ mod offers_in_order;
 mod phone_change;
 mod pods;
 mod positions;
+mod push;
+mod push_platforms;
 mod races;
 mod sign_ins;
 mod sockets;
