@@ -365,6 +365,11 @@ fn set(secret: &Option<String>) -> Option<&[u8]> {
     secret.as_ref().map(String::as_bytes).filter(|secret| !secret.is_empty())
 }
 
+/// The value of a setting that is not empty.
+fn set_text(setting: &Option<String>) -> Option<&str> {
+    setting.as_deref().map(str::trim).filter(|text| !text.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
@@ -473,9 +478,4 @@ mod tests {
             assert!(error.starts_with("FARE_VAN") && error.contains(reason), "{error}");
         }
     }
-}
-
-/// The value of a setting that is not empty.
-fn set_text(setting: &Option<String>) -> Option<&str> {
-    setting.as_deref().map(str::trim).filter(|text| !text.is_empty())
 }

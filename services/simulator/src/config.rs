@@ -143,7 +143,7 @@ pub struct Faults {
     pub driver_cancel: f64,
     /// The connection breaks without a close frame. Rolled for each event and each command.
     pub cut: f64,
-    /// The app is installed again: it has forgotten everything, signs in anew and shows what the welcome's state says. Rolled for each
+    /// The app is installed again: it has forgotten everything, signs in again and shows what the welcome's state says. Rolled for each
     /// event and each command.
     pub reinstall: f64,
     /// A command is sent twice at once.

@@ -18,7 +18,7 @@ use crate::mailbox::{Device, Entry, MailboxCursor};
 use crate::offer::{Offer, OfferEnd, OfferState};
 use crate::phone_change::PhoneChange;
 use crate::presence::Beacon;
-use crate::push::rows::PushRows;
+use crate::push::queue::PushRows;
 use crate::rate_limit::RowKey;
 use crate::search::Search;
 use crate::sign_in::SignIn;

@@ -43,7 +43,7 @@ fn each_alarm_has_a_section_and_metrics_that_exist() {
     let mut sources = String::new();
     for package in ["platform", "users", "server"] {
         for file in walk(&root().join("services").join(package).join("src")) {
-            sources.push_str(&std::fs::read_to_string(file).unwrap());
+            sources.push_str(&String::from_utf8_lossy(&std::fs::read(file).unwrap()));
         }
     }
     for word in alarms.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {

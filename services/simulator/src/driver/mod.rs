@@ -370,11 +370,11 @@ impl Driver {
         self.wrong_pin_ids.clear();
         self.unseen_until = now + HAND_OVER;
         let part = |name: &str| state.get(name).filter(|part| !part.is_null());
-        let rebuilt = part("ride").and_then(Trip::of_state);
+        let rebuilt = part("ride").and_then(|ride| Trip::of_state(ride, now));
         match (rebuilt, part("offer")) {
             (Some((trip, leg, target)), _) => {
                 self.vehicle.head_for(target, now);
-                self.state = State::Riding { trip: Box::new(trip), leg: leg(now) };
+                self.state = State::Riding { trip: Box::new(trip), leg };
             }
             (None, Some(offer)) if text(offer, "state") == "open" => {
                 let offer = self.offer(offer, now);

@@ -88,14 +88,14 @@ pub(super) enum Leg {
 
 impl Trip {
     /// Of the `ride` of a state: the trip, the leg that it is on from now on, and where it leads. `None` if it lacks a place.
-    pub(super) fn of_state(ride: &Value) -> Option<(Self, fn(Instant) -> Leg, Position)> {
+    pub(super) fn of_state(ride: &Value, now: Instant) -> Option<(Self, Leg, Position)> {
         let position = |field: &str| ride.get(field).and_then(|value| Position::deserialize(value).ok());
         let (pickup, dropoff) = (position("pickup")?, position("dropoff")?);
-        let (leg, target): (fn(Instant) -> Leg, _) = match text(ride, "status") {
-            "started" => (|_| Leg::ToDropoff, dropoff),
-            "arrived" => (|_| Leg::Arrived, dropoff),
-            "waiting" => (|now| Leg::AtPickup { since: now, start_id: None }, pickup),
-            _ => (|_| Leg::ToPickup, pickup),
+        let (leg, target) = match text(ride, "status") {
+            "started" => (Leg::ToDropoff, dropoff),
+            "arrived" => (Leg::Arrived, dropoff),
+            "waiting" => (Leg::AtPickup { since: now, start_id: None }, pickup),
+            _ => (Leg::ToPickup, pickup),
         };
         let trip = Self {
             ride_id: text(ride, "ride_id").to_owned(),

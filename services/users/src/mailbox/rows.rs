@@ -13,7 +13,8 @@ use super::{
     later_entries_of_same_user, to_be_counted,
 };
 use crate::push::notice::{self, Notice};
-use crate::push::rows::{PushRows, SOCKET_WAIT};
+use crate::push::queue::PushRows;
+use crate::push::rows::SOCKET_WAIT;
 use crate::tables::{DeviceRow, EntryRow, MailboxRows, Tables};
 
 /// The most rows that one purge deletes.

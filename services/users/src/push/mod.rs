@@ -13,6 +13,7 @@ mod fcm;
 mod jwt;
 pub(crate) mod notice;
 pub(crate) mod outcome;
+pub(crate) mod queue;
 pub(crate) mod routes;
 pub(crate) mod rows;
 pub(crate) mod sender;

@@ -2,7 +2,6 @@
 
 use aws_lc_rs::digest;
 use chrono::{DateTime, TimeDelta, Utc};
-use imbl::{OrdMap, OrdSet};
 use platform::store::rows::column;
 use platform::{On, StoreError, Transaction};
 use sqlx::Row;
@@ -11,92 +10,11 @@ use streams::{SignInId, UserId};
 use uuid::Uuid;
 
 use super::device::{DEVICES_MAX, PushDevice, PushPlatform, token_hash};
-use super::notice::Notice;
+pub(crate) use super::queue::PushKey;
 use crate::tables::Tables;
 
 /// A push is sent if no socket took its event in this time.
 pub(crate) const SOCKET_WAIT: TimeDelta = TimeDelta::seconds(1);
-
-/// User, `seq` and device: the key of a push.
-pub(crate) type PushKey = (UserId, u64, Uuid);
-
-/// Both tables in memory.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct PushRows {
-    devices: OrdMap<Uuid, PushDevice>,
-    of_user: OrdSet<(UserId, Uuid)>,
-    /// The unique constraint on the token.
-    tokens: OrdMap<[u8; 32], Uuid>,
-    pushes: OrdMap<PushKey, PushRow>,
-    due: OrdSet<(DateTime<Utc>, PushKey)>,
-}
-
-#[derive(Debug, Clone)]
-struct PushRow {
-    event_id: String,
-    notice: Notice,
-    due_at: DateTime<Utc>,
-    tries: i32,
-}
-
-impl PushRows {
-    fn devices_of(&self, user: UserId) -> impl Iterator<Item = &PushDevice> {
-        let ids = self.of_user.range((user, Uuid::nil())..=(user, Uuid::max()));
-        ids.filter_map(|(_, id)| self.devices.get(id))
-    }
-
-    /// Inserts a push for each device of the user. Returns whether there is any.
-    pub(crate) fn insert(
-        &mut self,
-        user: UserId,
-        seq: u64,
-        event_id: &str,
-        notice: &Notice,
-        due_at: DateTime<Utc>,
-    ) -> bool {
-        let devices: Vec<Uuid> = self.devices_of(user).map(|device| device.id).collect();
-        for device in &devices {
-            let row = PushRow { event_id: event_id.to_owned(), notice: notice.clone(), due_at, tries: 0 };
-            self.pushes.insert((user, seq, *device), row);
-            self.due.insert((due_at, (user, seq, *device)));
-        }
-        !devices.is_empty()
-    }
-
-    fn remove(&mut self, key: PushKey) {
-        if let Some(row) = self.pushes.remove(&key) {
-            self.due.remove(&(row.due_at, key));
-        }
-    }
-
-    fn set_due(&mut self, key: PushKey, due_at: DateTime<Utc>, more_tries: i32) {
-        if let Some(row) = self.pushes.get_mut(&key) {
-            self.due.remove(&(row.due_at, key));
-            (row.due_at, row.tries) = (due_at, row.tries + more_tries);
-            self.due.insert((due_at, key));
-        }
-    }
-
-    fn remove_device(&mut self, id: Uuid) -> Option<PushDevice> {
-        let device = self.devices.remove(&id)?;
-        self.of_user.remove(&(device.user, id));
-        self.tokens.remove(&token_hash(device.platform, &device.token));
-        let keys: Vec<PushKey> = self.keys_of(device.user, u64::MAX).filter(|key| key.2 == id).collect();
-        keys.into_iter().for_each(|key| self.remove(key));
-        Some(device)
-    }
-
-    fn keys_of(&self, user: UserId, up_to: u64) -> impl Iterator<Item = PushKey> {
-        self.pushes.range((user, 0, Uuid::nil())..=(user, up_to, Uuid::max())).map(|(key, _)| *key)
-    }
-
-    /// Deletes the pushes of a user up to `seq`, and returns how many there were.
-    pub(crate) fn remove_up_to(&mut self, user: UserId, seq: u64) -> u64 {
-        let keys: Vec<PushKey> = self.keys_of(user, seq).collect();
-        keys.iter().for_each(|key| self.remove(*key));
-        keys.len() as u64
-    }
-}
 
 /// A push that this process is to send now.
 #[derive(Debug, Clone)]

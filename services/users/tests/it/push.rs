@@ -357,8 +357,10 @@ async fn what_a_socket_takes_is_not_pushed(backend: Backend) {
     pod.stop().await;
 }
 
-/// How long a sink is down in these tests. It was a minute once, with the same result.
-const DOWN: Duration = Duration::from_secs(4);
+/// How long a sink is down in these tests, seconds; `PUSH_SINK_DOWN_S` makes it longer.
+fn down_for() -> Duration {
+    Duration::from_secs(std::env::var("PUSH_SINK_DOWN_S").map_or(4, |seconds| seconds.parse().unwrap()))
+}
 
 async fn a_sink_that_is_down_receives_each_event_once_afterwards(backend: Backend) {
     real_time(backend);
@@ -387,7 +389,7 @@ async fn a_sink_that_is_down_receives_each_event_once_afterwards(backend: Backen
         for _ in &rides {
             other.next_taken().await.verify(&driver.secret);
         }
-        tokio::time::sleep(DOWN).await;
+        tokio::time::sleep(down_for()).await;
         if down == Answer::Status(0) {
             sink.listen_again().await;
         }
