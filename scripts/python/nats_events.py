@@ -6,6 +6,7 @@ import datetime
 import json
 import re
 import socket
+import ssl
 import sys
 import time
 import urllib.request
@@ -17,13 +18,18 @@ LIMIT_S = 60
 class Nats:
     """A connection that speaks as much of the protocol as is needed here."""
 
-    def __init__(self, url):
-        host, port = url.removeprefix("nats://").split(":")
+    def __init__(self, url, login=None, ca=None):
+        host, port = url.split("://")[1].split(":")
         self.socket = socket.create_connection((host, int(port)), timeout=LIMIT_S)
+        # The server speaks first, also if it then wants TLS.
+        while not self.socket.recv(1) == b"\n":
+            pass
+        if ca:
+            self.socket = ssl.create_default_context(cafile=ca).wrap_socket(self.socket, server_hostname=host)
         self.reader = self.socket.makefile("rb")
-        self.reader.readline()
         self.inbox = f"_INBOX.{uuid.uuid4().hex}"
-        self.send('CONNECT {"verbose":false,"headers":true,"no_responders":true}\r\nSUB %s 1\r\n' % self.inbox)
+        options = {"verbose": False, "headers": True, "no_responders": True, **(login or {})}
+        self.send(f"CONNECT {json.dumps(options)}\r\nSUB {self.inbox} 1\r\n")
 
     def send(self, text):
         self.socket.sendall(text.encode())
