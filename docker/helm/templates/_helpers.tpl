@@ -166,6 +166,9 @@ topologySpreadConstraints:
 
 {{/* Probes, preStop, port and security of a process that serves HTTP. */}}
 {{- define "rideshare.serving" -}}
+{{- if le (int .Values.terminationGracePeriodSeconds) (add 30 (int .Values.preStopSeconds) | int) }}
+{{- fail "terminationGracePeriodSeconds must be more than preStopSeconds and the 30 s of a drain" }}
+{{- end -}}
 ports:
   - { name: http, containerPort: 8080 }
 # Starting waits for NATS and PostgreSQL, up to two minutes.

@@ -24,6 +24,8 @@ REFUSED = [
     ({"postgres": {"trial": {"enabled": True}}, "settings": {"JWT_SECRET": "x"}}, "JWT_SECRET"),
     ({"postgres": {"trial": {"enabled": True}}, "settings": {"NATS_PASSWORD": "x"}}, "NATS_PASSWORD"),
     ({"postgres": {"trial": {"enabled": True}}, "terminationGracePeriodSeconds": 30}, "terminationGracePeriodSeconds"),
+    ({"postgres": {"trial": {"enabled": True}}, "preStopSeconds": 20}, "terminationGracePeriodSeconds"),
+    ({"postgres": {"trial": {"enabled": True}}, "keda": {"enabled": True, "services": {"users": {"maxReplicas": 1}}}}, "maxReplicas"),
     ({"postgres": {"trial": {"enabled": True}}, "nats": {"enabled": False}}, "url"),
     ({"postgres": {"trial": {"enabled": True}}, "nats": {"external": {"url": "nats://rs:hunter2@host:4222"}}}, "url"),
     ({"postgres": {"trial": {"enabled": True}}, "user": {"replicas": 3}}, "user"),
