@@ -13,10 +13,15 @@ def main():
     nack.check(faults)
     rendered = chart.check(faults)
     for name, (values, objects) in rendered.items():
-        pods.check(name, values, objects, faults)
-        network.check(name, values, objects, compose_file, faults)
-        wiring.check(name, values, objects, compose_file, faults)
-    unchecked = cluster.check(*rendered["production"], faults)
+        try:
+            pods.check(name, values, objects, faults)
+            network.check(name, values, objects, compose_file, faults)
+            wiring.check(name, values, objects, compose_file, faults)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # An object without a field that the rules read.
+            faults.expect(False, f"{name}: {type(error).__name__}: {error}")
+    # A chart that is wrong is not started.
+    unchecked = ["the chart's NATS: faults before"] if faults.found else cluster.check(*rendered["production"], faults)
     for fault in faults.found:
         print(f"check-deploy: {fault}", file=sys.stderr)
     for what in unchecked:

@@ -110,7 +110,11 @@ def check(faults):
             except helm_python.HelmError as error:
                 faults.expect(word in str(error), f"{of} is refused without naming {word}: {error}")
         for name, of in values().items():
-            objects, notes = render(chart, of)
+            try:
+                objects, notes = render(chart, of)
+            except helm_python.HelmError as error:
+                faults.expect(False, f"{name}: {error}")
+                continue
             faults.expect(notes.strip(), f"{name}: NOTES.txt is empty")
             for document in objects:
                 validate(document, name, faults)

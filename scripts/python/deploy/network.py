@@ -1,6 +1,6 @@
 """Who reaches whom: the NetworkPolicies of the chart against the networks and needs of compose.yaml."""
 
-from . import SERVICES
+from . import RELEASE, SERVICES
 from .pods import component, pods
 
 # Ports of the chart's pods.
@@ -94,6 +94,10 @@ def check(name, values, objects, compose, faults):
         for direction in ("Ingress", "Egress"):
             is_closed = any(direction in p["spec"]["policyTypes"] for p in own)
             faults.expect(is_closed, f"{name}: {document['metadata']['name']}: {direction} is open")
+    whole = {"app.kubernetes.io/name": "rideshare", "app.kubernetes.io/instance": RELEASE}
+    defaults = [p["spec"] for p in policies if p["spec"]["podSelector"] == {"matchLabels": whole}]
+    is_closed = len(defaults) == 1 and set(defaults[0]["policyTypes"]) == {"Ingress", "Egress"} and "ingress" not in defaults[0]
+    faults.expect(is_closed, f"{name}: no policy closes what the others do not open")
     for policy in policies:
         for rule in (policy["spec"].get("ingress") or []) + (policy["spec"].get("egress") or []):
             peers = rule.get("from") or rule.get("to")
