@@ -119,6 +119,7 @@ impl Leader {
         // Well before the lease expires: at most a second.
         let positions = fleet::positions(&self.platform).await;
         let mut workers = self.spawn_workers(epoch, positions, &workers_stop);
+        self.platform.metrics.match_active.set(1.0);
         loop {
             tokio::select! {
                 biased;
@@ -151,6 +152,7 @@ impl Leader {
         }
         workers_stop.cancel();
         while workers.join_next().await.is_some() {}
+        self.platform.metrics.match_active.set(0.0);
         kill_point::reached("match.before_give_back");
         // A standby can take a released lease at once. If the release fails, the standby waits until the lease expires.
         let released = timeout(LEASE_TIMEOUT, self.release(epoch)).await;

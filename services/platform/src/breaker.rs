@@ -205,7 +205,7 @@ mod tests {
         }
         assert!(!breaker.admits());
         assert_eq!(platform.health.breakers(), [("webhook", "open")]);
-        let text = platform.metrics.text();
+        let text = platform.metrics.text(&platform.health);
         assert!(text.contains("rideshare_breaker_state{breaker=\"webhook\"} 2"), "{text}");
         assert!(text.contains("rideshare_breaker_refused_total{breaker=\"webhook\"} 1"), "{text}");
     }

@@ -63,6 +63,10 @@ pub struct Metrics {
     /// Sign-ins, by outcome: started, refreshed, repeated (the answer may have been lost), refused (a refresh token that is not
     /// valid), reused (a refresh token that was used before), ended.
     pub sign_ins: IntCounterVec,
+    /// 1 if this part of the process works, by part, as health names it.
+    part_healthy: IntGaugeVec,
+    /// 1 while this process makes the offers.
+    pub match_active: Gauge,
     /// 0 closed, 1 half-open, 2 open, by breaker.
     pub breakers: IntGaugeVec,
     /// Requests not sent because their breaker was open, by breaker.
@@ -145,14 +149,20 @@ impl Metrics {
             codes_presented: counter("codes_presented_total", "One-time codes presented.", "outcome"),
             sign_ins: counter("sign_ins_total", "Sign-ins by what became of them.", "outcome"),
             shed: counter("requests_shed_total", "Requests dropped, too much to do.", "class"),
+            part_healthy: gauges("part_healthy", "1 if this part of the process works.", "part"),
+            match_active: gauge("match_active", "1 while this process makes the offers."),
             breakers: gauges("breaker_state", "0 closed, 1 half-open, 2 open.", "breaker"),
             breaker_refused: counter("breaker_refused_total", "Requests not sent, the breaker was open.", "breaker"),
             registry,
         }
     }
 
-    /// In Prometheus' text format.
-    pub fn text(&self) -> String {
+    /// In Prometheus' text format, with the parts of `health`.
+    pub fn text(&self, health: &Health) -> String {
+        self.part_healthy.reset();
+        for (part, fault) in health.parts() {
+            self.part_healthy.with_label_values(&[part.as_str()]).set(i64::from(fault.is_none()));
+        }
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 }

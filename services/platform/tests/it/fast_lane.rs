@@ -34,7 +34,7 @@ async fn rig(nats: Option<&Server>) -> Rig {
 
 fn count(platform: &Platform, metric: &str, path: EventPath) -> u64 {
     let line = format!("rideshare_events_{metric}_total{{path=\"{}\",subject=\"user.beacon\"}} ", path.name());
-    platform.metrics.text().lines().find_map(|l| l.strip_prefix(&line)?.parse().ok()).unwrap_or(0)
+    platform.metrics.text(&platform.health).lines().find_map(|l| l.strip_prefix(&line)?.parse().ok()).unwrap_or(0)
 }
 
 /// Taken, handled and duplicates of both paths together.

@@ -9,6 +9,7 @@ use platform::World;
 use streams::Bus;
 use streams::topology::Topology;
 
+use super::nats_permissions;
 use crate::app;
 use crate::settings::{QueueType, Settings};
 
@@ -18,6 +19,8 @@ pub enum StreamsAction {
     Show,
     /// Create or update what differs.
     Apply,
+    /// Print the users of a nats-server and what each may do, as a part of its configuration: `docker/nats-users.conf`.
+    Permissions,
     /// Write a file for each stream and consumer, as `nats stream add --config` and `nats consumer add --config` take it.
     Export {
         /// The directory.
@@ -36,6 +39,10 @@ pub async fn run(settings: &Settings, action: StreamsAction) -> Result<ExitCode>
         .map_err(|faults| anyhow!("the topology is not sound: {}", faults.join("; ")))?;
     if let StreamsAction::Export { directory } = action {
         return export(&topology, &directory, settings.nats_replicas);
+    }
+    if matches!(action, StreamsAction::Permissions) {
+        print!("{}", nats_permissions::configuration(&topology, &settings.core_nats_queue_group));
+        return Ok(ExitCode::SUCCESS);
     }
     ensure!(settings.queue_type == QueueType::Nats, "a memory bus has no server: set QUEUE_TYPE=nats and NATS_URL");
     let bus = app::bus(settings, &World::real(), "streams").await?;

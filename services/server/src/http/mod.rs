@@ -73,7 +73,7 @@ fn ready(health: &PodHealth) -> Response {
 
 async fn metrics(State(platform): State<Platform>) -> Response {
     let kind = [("content-type", "text/plain; version=0.0.4; charset=utf-8")];
-    (kind, platform.metrics.text()).into_response()
+    (kind, platform.metrics.text(&platform.health)).into_response()
 }
 
 async fn stats(platform: Platform, stats: Stats) -> Response {

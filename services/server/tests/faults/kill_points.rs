@@ -220,7 +220,7 @@ fn expect_death(process: &mut Process, point: &str, armed: &mut BTreeSet<&'stati
 }
 
 /// Waits until no message and no outbox row waits and every ride is over.
-async fn at_rest(database: &str, bus: &streams::Bus) {
+pub(crate) async fn at_rest(database: &str, bus: &streams::Bus) {
     let until = Instant::now() + REST_WAIT;
     loop {
         let unrest = records::unrest(database, bus).await;

@@ -11,4 +11,5 @@ mod processes;
 mod proxy;
 mod records;
 mod rig;
+mod secured;
 mod servers;

@@ -145,6 +145,7 @@ impl Process {
             .env_remove("RIDESHARE_KILL_AT")
             .env("QUEUE_TYPE", "nats")
             .env("NATS_URL", &self.addresses.nats)
+            .env("NATS_INBOX_PREFIX", format!("_INBOX_{}", self.service))
             .env("NATS_REPLICAS", self.addresses.replicas.to_string())
             .env("DATABASE_URL", &self.addresses.database)
             .env("DATABASE_CONNECTIONS", "6")

@@ -11,7 +11,7 @@ use streams::bus::{ReplayStart, StoredMessage};
 use streams::topology::{DEAD_LETTER_STREAM, Topology};
 use streams::{Bus, Message, Service};
 
-use crate::harness::client::{Person, Socket};
+use crate::harness::client::{Person, Socket, http};
 use crate::harness::ride::{drive, online, trip};
 use crate::harness::running::{Running, Shape};
 use crate::harness::{rideshare, settled, until};
@@ -317,6 +317,36 @@ async fn rebuilt_tables_equal_the_live_ones_row_for_row() {
     let (status, output) = on(nats, &fresh, &["verify"]);
     assert!(status == 1 && output.contains("add up to 1 cents and not to 0"), "{output}");
     assert_eq!(dump(&live).await, running, "the live one was only read");
+    rides.running.stop().await;
+}
+
+#[tokio::test]
+async fn the_trail_of_people_whose_accounts_have_ended_is_sound_and_can_be_rebuilt() {
+    let mut rides = Rides::start().await;
+    let cancel = json!({"ride_id": rides.live["ride_id"], "reason": "changed_plans"});
+    rides.passenger.ack("ride.cancel", cancel).await;
+    rides.driver.event("ride.cancelled").await;
+    settled(&rides.running.apps[0].platform).await;
+    for person in &rides.people {
+        let (status, problem) = http(person.addr, "DELETE", "/v1/me", Some(&person.token), None).await;
+        assert_eq!(status, 204, "{problem}");
+    }
+    settled(&rides.running.apps[0].platform).await;
+    let (status, output) = rides.audit(&["verify"]);
+    assert!(status == 0 && output.contains("all of it is sound"), "{output}");
+    let live = rides.running.settings.database_url.clone().unwrap();
+    let fresh = database::fresh().await;
+    let (status, output) = on(&rides.running.nats.as_ref().unwrap().url, &fresh, &["rebuild"]);
+    assert!(status == 0 && output.contains("3 rides, 9 events"), "{output}");
+    assert_eq!(dump(&fresh).await, dump(&live).await);
+    // Rides name people by their ids; who they were is nowhere any more.
+    let mut connection = sqlx::PgConnection::connect(&live).await.unwrap();
+    let named: i64 = sqlx::query_scalar("select count(*) from users.users where phone is not null or name is not null")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(named, 0);
+    drop((rides.driver, rides.passenger));
     rides.running.stop().await;
 }
 

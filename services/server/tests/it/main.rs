@@ -24,6 +24,7 @@ mod program;
 mod ride;
 mod roles;
 mod row_writes;
+mod runbook;
 mod state;
 mod stuck_stream;
 mod transcript;

@@ -1,5 +1,5 @@
-//! `docker/nats-users.conf`: whole rides run with a NATS user for each service, while somebody watches all subjects; and what a
-//! thief of one service's password can do is what that service does.
+//! `docker/nats-users.conf`: it is what the program writes; whole rides run with a NATS user for each service, while somebody watches all
+//! subjects; and what a thief of one password can do is what its service, or an operator, does.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use server::app::{self, App};
 use server::nats_login::NatsLogin;
 use server::settings::Settings;
 use streams::Service;
-use streams::topology::{Topology, is_fast};
+use streams::topology::{TABLE, Topology, is_fast};
 use testing::nats::Server;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -29,7 +29,7 @@ fn password(user: &str) -> String {
 
 fn server() -> Server {
     let mut configuration = configuration();
-    for user in ["admin", "users", "match", "rides", "location"] {
+    for user in ["admin", "users", "match", "rides", "location", "operator", "observer"] {
         // As compose.yaml gives it: in quotes.
         let value = format!("\"{}\"", password(user));
         configuration = configuration.replace(&format!("$NATS_{}_PASSWORD", user.to_uppercase()), &value);
@@ -98,11 +98,83 @@ async fn a_ride_runs_with_a_user_for_each_service_and_a_watcher_of_everything() 
     admin.publish(broken).await.unwrap();
     until("three letters", async || admin.stream_info("DEAD_LETTER_STREAM").await.unwrap().messages == 3).await;
     until("nothing waits", async || admin.stream_info("MATCH_STREAM").await.unwrap().messages == 0).await;
+    operate(&nats);
+    until("two letters are left", async || admin.stream_info("DEAD_LETTER_STREAM").await.unwrap().messages == 2).await;
     watching.abort();
     let log = std::fs::read_to_string(PathBuf::from(&nats.directory).join("nats.log")).unwrap();
     let violations: Vec<&str> = log.lines().filter(|line| line.contains("iolation")).collect();
     assert!(violations.is_empty(), "{violations:#?}");
     Running::of(apps, Some(nats), settings).stop().await;
+}
+
+/// The commands that operators run, with their user: they read the audit trail, and requeue and remove dead letters.
+fn operate(nats: &Server) {
+    let operator = format!("operator:{}@", password("operator"));
+    let url = nats.url.replace("://", &format!("://{operator}"));
+    let run = |args: &[&str]| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_rideshare"))
+            .args(args)
+            .env_clear()
+            .envs([("QUEUE_TYPE", "nats"), ("NATS_URL", &url), ("NATS_INBOX_PREFIX", "_INBOX_operator")])
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{args:?}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(run(&["streams", "show"]).contains("DEAD_LETTER_STREAM"));
+    assert_eq!(run(&["audit", "replay", "--format", "json"]).lines().count(), 4, "pickup, started, arrived, completed");
+    let letters = run(&["dead-letters", "list"]);
+    assert!(letters.contains("match_accepted_rides"), "{letters}");
+    run(&["dead-letters", "show", "1"]);
+    run(&["dead-letters", "remove", "1"]);
+}
+
+#[test]
+fn the_file_is_what_the_program_writes() {
+    let written = server::commands::nats_permissions::configuration(&Topology::rideshare(), "rideshare");
+    assert_eq!(configuration(), written, "rideshare streams permissions > docker/nats-users.conf");
+}
+
+#[tokio::test]
+async fn operators_and_observers_change_nothing_of_the_services() {
+    let server = server();
+    for user in ["operator", "observer"] {
+        for subject in TABLE.iter().map(|row| row.subject.as_str()).chain([
+            "rides.command",
+            "users.broadcast",
+            "users.sign_ins.ended",
+            "location.live.x",
+            "pods.topology",
+            "dead_letter.match_accepted_rides",
+            "$JS.API.STREAM.PURGE.RIDE_STREAM",
+            "$JS.API.STREAM.DELETE.RIDE_STREAM",
+            "$JS.API.STREAM.UPDATE.RIDE_STREAM",
+            "$JS.API.STREAM.CREATE.X",
+            "$JS.API.STREAM.MSG.DELETE.RIDE_STREAM",
+            "$JS.API.CONSUMER.DELETE.MATCH_STREAM.match_accepted_rides",
+            "$JS.API.CONSUMER.CREATE.MATCH_STREAM.spy",
+            "$JS.API.CONSUMER.MSG.NEXT.MATCH_STREAM.match_accepted_rides",
+            "$JS.ACK.MATCH_STREAM.match_accepted_rides.1.1.1.1.0",
+        ]) {
+            assert!(!may(&server, user, &publish(subject)).await, "{user} publishes {subject}");
+        }
+        for subject in
+            [">", "ride.>", "location.>", "user.>", "match.found", "_INBOX.>", "_INBOX_users.>", "rides.command"]
+        {
+            assert!(!may(&server, user, &format!("SUB {subject} 1")).await, "{user} subscribes to {subject}");
+        }
+        assert!(may(&server, user, &publish("$JS.API.STREAM.INFO.RIDE_STREAM")).await, "{user}");
+        assert!(may(&server, user, "SUB pods.heartbeat 1").await, "{user}");
+    }
+    for subject in [
+        "$JS.API.CONSUMER.CREATE.RIDE_STREAM.x",
+        "$JS.API.STREAM.MSG.GET.RIDE_STREAM",
+        "$JS.API.STREAM.MSG.DELETE.DEAD_LETTER_STREAM",
+    ] {
+        assert!(!may(&server, "observer", &publish(subject)).await, "the observer publishes {subject}");
+        assert!(may(&server, "operator", &publish(subject)).await, "the operator publishes {subject}");
+    }
 }
 
 #[tokio::test]

@@ -56,7 +56,7 @@ async fn a_stuck_stream_is_reported_for_as_long_as_it_is_stuck() {
         puller.fetch(1, WAIT).await.unwrap()[0].ack_confirmed().await.unwrap();
     }
     assert_eq!(stuck(), (1, 0));
-    assert!(platform.metrics.text().contains("rideshare_stream_stuck{stream=\"MATCH_STREAM\"} 1"));
+    assert!(platform.metrics.text(&platform.health).contains("rideshare_stream_stuck{stream=\"MATCH_STREAM\"} 1"));
     assert_eq!(bus.stream_info("MATCH_STREAM").await.unwrap().messages, 1, "the monitor only reports");
     bus.release("MATCH_STREAM", &consumer.durable, 1).await.unwrap();
     tokio::time::sleep(Duration::from_secs(10)).await;

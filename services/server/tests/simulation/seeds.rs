@@ -304,8 +304,8 @@ macro_rules! seeds {
     };
 }
 
-// 200 seeds of ten minutes each, in parts that run beside each other. One in twenty runs twice, and must do the same again;
-// `scripts/simulate-faults` runs every seed twice.
+// 100 seeds of ten minutes each, in parts that run beside each other. One in twenty runs twice, and must do the same again;
+// `scripts/simulate-faults` runs every seed twice, and as many as it is asked for.
 seeds!(
     seeds_1_to_5: 1,
     seeds_6_to_10: 6,
@@ -327,26 +327,6 @@ seeds!(
     seeds_86_to_90: 86,
     seeds_91_to_95: 91,
     seeds_96_to_100: 96,
-    seeds_101_to_105: 101,
-    seeds_106_to_110: 106,
-    seeds_111_to_115: 111,
-    seeds_116_to_120: 116,
-    seeds_121_to_125: 121,
-    seeds_126_to_130: 126,
-    seeds_131_to_135: 131,
-    seeds_136_to_140: 136,
-    seeds_141_to_145: 141,
-    seeds_146_to_150: 146,
-    seeds_151_to_155: 151,
-    seeds_156_to_160: 156,
-    seeds_161_to_165: 161,
-    seeds_166_to_170: 166,
-    seeds_171_to_175: 171,
-    seeds_176_to_180: 176,
-    seeds_181_to_185: 181,
-    seeds_186_to_190: 186,
-    seeds_191_to_195: 191,
-    seeds_196_to_200: 196,
 );
 
 #[expect(clippy::disallowed_methods, reason = "the speed of the simulation is measured by the wall's clock")]

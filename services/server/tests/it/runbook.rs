@@ -1,0 +1,108 @@
+//! `docker/RUNBOOK.md`: each of its commands runs against a running platform, and each alarm of `docker/alerts.yaml` has a section there and
+//! asks for metrics that exist.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use platform::World;
+use sqlx::Connection;
+use streams::{Headers, Message};
+
+use crate::harness::client::{Person, http};
+use crate::harness::ride::{drive, online, trip};
+use crate::harness::running::{Running, Shape};
+use crate::harness::{rideshare, settled, until};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn read(file: &str) -> String {
+    std::fs::read_to_string(root().join(file)).unwrap()
+}
+
+/// The texts between fences of this language.
+fn blocks(page: &str, language: &str) -> Vec<String> {
+    let fence = format!("```{language}\n");
+    page.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap().trim().to_owned()).collect()
+}
+
+#[test]
+fn each_alarm_has_a_section_and_metrics_that_exist() {
+    let (alarms, page) = (read("docker/alerts.yaml"), read("docker/RUNBOOK.md"));
+    let headings = page.lines().filter_map(|line| line.strip_prefix("## "));
+    let sections: BTreeSet<&str> = headings.collect();
+    let names: Vec<&str> = alarms.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(names.len() > 10, "{names:?}");
+    for name in names {
+        assert!(sections.contains(name), "docker/RUNBOOK.md has no section for the alarm {name}");
+        let link = format!("runbook_url: docker/RUNBOOK.md#{}\n", name.to_lowercase());
+        assert!(alarms.contains(&link), "docker/alerts.yaml: {name} has no link to its section");
+    }
+    let mut sources = String::new();
+    for package in ["platform", "users", "server"] {
+        for file in walk(&root().join("services").join(package).join("src")) {
+            sources.push_str(&std::fs::read_to_string(file).unwrap());
+        }
+    }
+    for word in alarms.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+        let Some(metric) = word.strip_prefix("rideshare_").filter(|metric| !metric.is_empty()) else { continue };
+        assert!(
+            sources.contains(&format!("\"{metric}\"")) || sources.contains(&format!("\"rideshare_{metric}\"")),
+            "docker/alerts.yaml asks for rideshare_{metric}, which no process has"
+        );
+    }
+}
+
+fn walk(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
+#[tokio::test]
+async fn every_command_runs() {
+    let running = Running::start(Shape::Nats, &["--track-max-speed-mps", "1000000"]).await;
+    let mut driver = Person::driver(running.addr(), 1).await.connect(None).await;
+    let mut passenger = Person::passenger(running.addr(), 2).await.connect(None).await;
+    online(&mut driver, 40.751).await;
+    passenger.ack("finder.update", trip()).await;
+    let found = driver.event("match.found").await["data"]["match_id"].clone();
+    drive(&mut driver, &mut passenger, &found, &World::real()).await;
+    let ride = passenger.event("ride.completed").await["data"]["ride_id"].as_str().unwrap().to_owned();
+    let bus = &running.apps[0].platform.bus;
+    let (subject, payload) = ("location.aggregate".to_owned(), Bytes::from_static(b"{"));
+    bus.publish(Message { subject, headers: Headers::default(), payload }).await.unwrap();
+    until("two letters", async || bus.stream_info("DEAD_LETTER_STREAM").await.unwrap().messages == 2).await;
+    settled(&running.apps[0].platform).await;
+
+    let page = read("docker/RUNBOOK.md");
+    let database = running.settings.database_url.clone().unwrap();
+    let nats = running.nats.as_ref().unwrap().url.clone();
+    let mut commands = 0;
+    for line in blocks(&page, "console").iter().flat_map(|block| block.lines()) {
+        commands += 1;
+        if let Some(path) = line.strip_prefix("GET ") {
+            let (status, body) = http(running.addr(), "GET", path, None, None).await;
+            assert_eq!(status, 200, "{line}: {body}");
+            continue;
+        }
+        let command = line.strip_prefix("$ rideshare ").unwrap_or_else(|| panic!("no command: {line}"));
+        let command = command.replace("RIDE", &ride).replace("SEQUENCE", "1");
+        let servers = ["--queue-type", "nats", "--nats-url", &nats, "--database-url", &database, "--log", "error"];
+        let output = rideshare(&[command.split(' ').collect::<Vec<_>>(), servers.to_vec()].concat());
+        // A message that cannot be read fails again.
+        let expected: &[i32] = if command.starts_with("dead-letters requeue") { &[0, 1] } else { &[0] };
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(expected.contains(&output.status.code().unwrap()), "{line}: {errors}");
+    }
+    let mut connection = sqlx::PgConnection::connect(&database).await.unwrap();
+    for query in blocks(&page, "sql") {
+        commands += 1;
+        let query = sqlx::AssertSqlSafe(query);
+        sqlx::query(query).fetch_all(&mut connection).await.unwrap();
+    }
+    assert!(commands > 20, "{commands}");
+    drop((driver, passenger));
+    running.stop().await;
+}
