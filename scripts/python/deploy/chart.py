@@ -23,6 +23,7 @@ REFUSED = [
     ({"postgres": {"trial": {"enabled": True}, "external": {"host": "db"}}}, "host"),
     ({"postgres": {"trial": {"enabled": True}}, "settings": {"JWT_SECRET": "x"}}, "JWT_SECRET"),
     ({"postgres": {"trial": {"enabled": True}}, "settings": {"NATS_PASSWORD": "x"}}, "NATS_PASSWORD"),
+    ({"postgres": {"trial": {"enabled": True}}, "settings": {"CORE_NATS_QUEUE_GROUP": "x"}}, "CORE_NATS_QUEUE_GROUP"),
     ({"postgres": {"trial": {"enabled": True}}, "terminationGracePeriodSeconds": 30}, "terminationGracePeriodSeconds"),
     ({"postgres": {"trial": {"enabled": True}}, "preStopSeconds": 20}, "terminationGracePeriodSeconds"),
     ({"postgres": {"trial": {"enabled": True}}, "keda": {"enabled": True, "services": {"users": {"maxReplicas": 1}}}}, "maxReplicas"),

@@ -20,7 +20,6 @@ from . import DOCKER, SERVICES, nack
 from .pods import component, environment, pods
 
 LIMIT_S = 60
-USERS = ("ADMIN", "USERS", "MATCH", "RIDES", "LOCATION")
 LAG = 5
 
 
@@ -166,17 +165,18 @@ def check_running(objects, settings, servers, passwords, directory, faults):
 
 def check(values, objects, faults):
     """Returns what could not be checked."""
-    program = os.environ.get("NATS_SERVER")
-    if not program:
-        return ["the chart's NATS: nats-server is not there (scripts/setup)"]
-    if not os.access(os.environ["RIDESHARE"], os.X_OK):
-        return [f"the chart's NATS: {os.environ['RIDESHARE']} is not built"]
     (config,) = [d["data"] for d in objects if d["kind"] == "ConfigMap" and "nats.conf" in d["data"]]
     routes = re.findall(r"([a-z-]+-\d+)\.([a-z-]+):6222", config["nats.conf"])
     (pod,) = [d for d in objects if d["kind"] == "StatefulSet"]
     expected = [(f"{pod['metadata']['name']}-{n}", pod["spec"]["serviceName"]) for n in range(values["nats"]["replicas"])]
     faults.equal(routes, expected, "routes are the pods' names, by which KEDA asks them")
-    passwords = {user: secrets.token_hex(16) for user in USERS}
+    program = os.environ.get("NATS_SERVER")
+    if not program:
+        return ["the chart's NATS: nats-server is not there (scripts/setup)"]
+    if not os.access(os.environ["RIDESHARE"], os.X_OK):
+        return [f"the chart's NATS: {os.environ['RIDESHARE']} is not built"]
+    users = re.findall(r"\$NATS_([A-Z]+)_PASSWORD", config["nats-users.conf"])
+    passwords = {user: secrets.token_hex(16) for user in users}
     with tempfile.TemporaryDirectory(prefix="rideshare-cluster.") as name:
         directory = pathlib.Path(name)
         certificates(directory, [".".join(route) for route in routes])

@@ -22,8 +22,8 @@ const CONSUMER: &str = "match_accepted_rides";
 
 /// Where the server answers operators.
 fn monitoring_address(server: &Server) -> SocketAddr {
-    let files = std::fs::read_dir(&server.directory).unwrap().map(|entry| entry.unwrap().path());
-    let ports = files.filter(|path| path.extension().is_some_and(|extension| extension == "ports")).next().unwrap();
+    let mut files = std::fs::read_dir(&server.directory).unwrap().map(|entry| entry.unwrap().path());
+    let ports = files.find(|path| path.extension().is_some_and(|extension| extension == "ports")).unwrap();
     let text = std::fs::read_to_string(ports).unwrap();
     let url = text.split('"').find_map(|part| part.strip_prefix("http://")).expect("a monitoring port");
     url.parse().unwrap()
