@@ -7,7 +7,7 @@
 {{- define "rideshare.selector" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: rideshare
-app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
@@ -255,9 +255,9 @@ cluster {
   ]
   {{- if .Values.nats.tls.secretName }}
   tls {
-    cert_file: "/etc/nats/certs/tls.crt"
-    key_file: "/etc/nats/certs/tls.key"
-    ca_file: "/etc/nats/certs/ca.crt"
+    cert_file: "/etc/nats-certs/tls.crt"
+    key_file: "/etc/nats-certs/tls.key"
+    ca_file: "/etc/nats-certs/ca.crt"
     verify: true
     timeout: 5
   }
@@ -267,8 +267,8 @@ cluster {
 {{- if .Values.nats.tls.secretName }}
 
 tls {
-  cert_file: "/etc/nats/certs/tls.crt"
-  key_file: "/etc/nats/certs/tls.key"
+  cert_file: "/etc/nats-certs/tls.crt"
+  key_file: "/etc/nats-certs/tls.key"
   min_version: "1.2"
   timeout: 5
 }

@@ -49,7 +49,7 @@ class Server:
     def configure(self, config, users, servers):
         """The rendered configuration, with this machine's addresses and folders."""
         local = config.replace('"/data"', f'"{self.directory}/data"').replace("/var/run/nats/", f"{self.directory}/")
-        local = local.replace("/etc/nats/certs/", f"{self.directory.parent}/certs/")
+        local = local.replace("/etc/nats-certs/", f"{self.directory.parent}/certs/")
         for port, own in ((4222, self.client), (8222, self.monitor), (6222, self.route)):
             local = local.replace(f'"0.0.0.0:{port}"', f'"127.0.0.1:{own}"')
         for other in servers:
