@@ -108,7 +108,8 @@ def main(url, address):
     nats.flush()
     print("by core NATS: PONG, which is all that core NATS answers; the stream stores it as well")
     wait(address, f"each of the {readers} readers handled the second one once", lambda now: handled(now) == 2 * readers)
-    now = wait(address, "match got all three publishes by core NATS", lambda now: now("taken", "core") == 3)
+    # How many is not fixed: a copy whose event the stream has brought before is dropped without being counted.
+    wait(address, "match got events by core NATS as well", lambda now: now("taken", "core") >= 1)
     wait(
         address,
         "every event that came by both paths had its effect by one",
