@@ -104,7 +104,8 @@ async fn dump(cluster: &Cluster) -> String {
                  (select string_agg(t::text, ';') from mailbox t), (select string_agg(t::text, ';') from mailbox_heads t), \
                  (select string_agg(t::text, ';') from mailbox_devices t), (select string_agg(t::text, ';') from beacons t), \
                  (select string_agg(t::text, ';') from searches t), (select string_agg(t::text, ';') from offers t), \
-                 (select string_agg(t::text, ';') from live_rides t)) as text",
+                 (select string_agg(t::text, ';') from live_rides t), \
+                 (select string_agg(t::text, ';') from push_devices t)) as text",
             );
             row.fetch_one(&mut *pg).await.unwrap().get("text")
         }
@@ -113,7 +114,7 @@ async fn dump(cluster: &Cluster) -> String {
 
 /// What of the person is in the tables. A phone is shown by its last digits in memory.
 fn found_in(dump: &str) -> Vec<&'static str> {
-    let texts = ["Ann Lee", "Anns Phone", "ERASE 1", "ERASE1", "ann-device", "4701", "user.beacon"];
+    let texts = ["Ann Lee", "Anns Phone", "ERASE 1", "ERASE1", "ann-device", "4701", "user.beacon", "token-of-ann"];
     texts.into_iter().filter(|text| dump.contains(text)).collect()
 }
 
@@ -127,6 +128,8 @@ async fn an_account_ends_and_nothing_of_the_person_stays(backend: Backend) {
     assert_eq!(call(&pod, "PATCH", "/v1/me", token, json!({"name": "Ann Lee"})).await.0, 200);
     let vehicle = json!({"vehicle_type": "car", "plate": "erase 1"});
     assert_eq!(call(&pod, "POST", "/v1/drivers", token, vehicle.clone()).await.0, 201);
+    let push_device = json!({"platform": "fcm", "token": "push:token-of-ann"});
+    assert_eq!(call(&pod, "POST", "/v1/devices", token, push_device).await.0, 201);
     let access = other.tokens.verify(token).unwrap();
     let user = access.user;
     // On another pod than the deletion.
@@ -145,6 +148,8 @@ async fn an_account_ends_and_nothing_of_the_person_stays(backend: Backend) {
         (&json!("ERASE 1"), &json!("Anns Phone"))
     );
     assert_eq!(export["devices"][0]["device"], "ann-device");
+    assert_eq!(export["push_devices"][0]["platform"], "fcm");
+    assert!(!export.to_string().contains("token-of-ann"), "{export}");
     assert_eq!(
         (&export["mailbox"]["last_seq"], &export["mailbox"]["events"][0]["type"]),
         (&json!(1), &json!("user.beacon"))
@@ -152,7 +157,7 @@ async fn an_account_ends_and_nothing_of_the_person_stays(backend: Backend) {
     assert_eq!(export["mailbox"]["events"][0]["data"]["user_id"], json!(user));
     assert_eq!((&export["state"]["beacon"]["active"], &export["rides"]["href"]), (&json!(true), &json!("/v1/rides")));
     assert!(export["created_at"].is_string() && export["driver_since"].is_string(), "{export}");
-    assert_eq!(found_in(&dump(&cluster).await).len(), 7);
+    assert_eq!(found_in(&dump(&cluster).await).len(), 8);
 
     assert_eq!(call(&pod, "DELETE", "/v1/me", token, Value::Null).await, (204, Value::Null));
     let (_, code) = socket.end().await;
