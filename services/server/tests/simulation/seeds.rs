@@ -304,7 +304,7 @@ macro_rules! seeds {
     };
 }
 
-// 100 seeds of ten minutes each, in parts that run beside each other. One in twenty runs twice, and must do the same again;
+// 60 seeds of ten minutes each, in parts that run beside each other. One in twenty runs twice, and must do the same again;
 // `scripts/simulate-faults` runs every seed twice, and as many as it is asked for.
 seeds!(
     seeds_1_to_5: 1,
@@ -319,14 +319,6 @@ seeds!(
     seeds_46_to_50: 46,
     seeds_51_to_55: 51,
     seeds_56_to_60: 56,
-    seeds_61_to_65: 61,
-    seeds_66_to_70: 66,
-    seeds_71_to_75: 71,
-    seeds_76_to_80: 76,
-    seeds_81_to_85: 81,
-    seeds_86_to_90: 86,
-    seeds_91_to_95: 91,
-    seeds_96_to_100: 96,
 );
 
 #[expect(clippy::disallowed_methods, reason = "the speed of the simulation is measured by the wall's clock")]
