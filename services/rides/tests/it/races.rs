@@ -150,8 +150,7 @@ async fn at_once_they_are_as_one_after_the_other(backend: Backend) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_table_holds_on_nats() {
-    one_after_the_other(TestApp::start_on_nats(config()).await).await;
+async fn on_nats_too_they_are_as_one_after_the_other() {
     at_once(TestApp::start_on_nats(config()).await).await;
 }
 

@@ -49,7 +49,7 @@ async fn a_city_runs_with_a_nats_user_for_each_service() {
         rides_url: Some(processes[1].url()),
         drivers: 6,
         passengers: 6,
-        rides: 20,
+        rides: 8,
         time_limit: Duration::from_secs(240),
         seed: 5,
         speed: 200.0,
@@ -59,7 +59,7 @@ async fn a_city_runs_with_a_nats_user_for_each_service() {
         ..Config::default()
     });
     let summary = summary.await.unwrap();
-    assert!(summary.completed >= 15 && summary.passed(), "{summary}");
+    assert!(summary.completed >= 6 && summary.passed(), "{summary}");
     at_rest(&database, &admin).await;
     let observations: Vec<_> = observations.try_iter().collect();
     let wrong = checks::all(&Records::read(&database, &admin).await, &observations);
