@@ -304,13 +304,11 @@ macro_rules! seeds {
     };
 }
 
-// 20 seeds of ten minutes each, in parts that run beside each other; the first of them runs twice, and must do the same again.
+// Ten seeds of ten minutes each, in parts that run beside each other; the first of them runs twice, and must do the same again.
 // `scripts/simulate-faults` runs every seed twice, and as many as it is asked for: 200 before a release.
 seeds!(
     seeds_1_to_5: 1,
     seeds_6_to_10: 6,
-    seeds_11_to_15: 11,
-    seeds_16_to_20: 16,
 );
 
 #[expect(clippy::disallowed_methods, reason = "the speed of the simulation is measured by the wall's clock")]
@@ -338,9 +336,10 @@ fn a_message_that_every_process_dies_of_or_hangs_with_is_dead_lettered() {
     assert_eq!(ran.violations, Vec::<String>::new(), "seed {seed}");
 }
 
-/// Prints the first of 200 seeds that finds `sabotage`; fails if none does.
-fn first_red(sabotage: Sabotage, expected: &[&str]) {
-    for seed in 1..=200 {
+/// Prints the first of 200 seeds, from `first` on, that finds `sabotage`; fails if none does. `first` found it when this was written: it
+/// only saves time.
+fn first_red(first: u64, sabotage: Sabotage, expected: &[&str]) {
+    for seed in first..first + 200 {
         let ran = run(seed, 10, sabotage, false);
         let violation = ran.violations.iter().find(|what| expected.iter().any(|text| what.contains(text)));
         if let Some(violation) = violation {
@@ -353,22 +352,22 @@ fn first_red(sabotage: Sabotage, expected: &[&str]) {
 
 #[test]
 fn a_missing_inbox_is_detected() {
-    first_red(Sabotage { no_inbox: true, ..Sabotage::default() }, &["dead letter"]);
+    first_red(1, Sabotage { no_inbox: true, ..Sabotage::default() }, &["dead letter"]);
 }
 
 #[test]
 fn a_missing_hold_is_detected() {
-    first_red(Sabotage { no_hold: true, ..Sabotage::default() }, &["is in two offers"]);
+    first_red(1, Sabotage { no_hold: true, ..Sabotage::default() }, &["is in two offers"]);
 }
 
 #[test]
 fn a_missing_version_check_is_detected() {
-    first_red(Sabotage { no_version_check: true, ..Sabotage::default() }, &["not free"]);
+    first_red(13, Sabotage { no_version_check: true, ..Sabotage::default() }, &["not free"]);
 }
 
 #[test]
 fn a_missing_unique_live_ride_is_detected() {
     // The hold of match is the first guard, and rarely lets two acceptances through: it is off too.
     let sabotage = Sabotage { no_unique_live_ride: true, no_hold: true, ..Sabotage::default() };
-    first_red(sabotage, &["is in two rides"]);
+    first_red(1, sabotage, &["is in two rides"]);
 }
