@@ -7,7 +7,7 @@ use chrono::{DateTime, Duration, Utc};
 use streams::UserId;
 
 /// A mean may be older than the newest rating by this.
-const LIFE: Duration = Duration::seconds(60);
+const LIFE: Duration = Duration::seconds(2);
 /// For so long it is shown while rides does not answer.
 const STALE_LIFE: Duration = Duration::hours(1);
 /// The most means that are remembered: about 1 MB.
@@ -58,12 +58,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mean_is_read_again_after_a_minute_and_shown_for_an_hour_without_an_answer() {
+    fn a_mean_is_read_again_after_two_seconds_and_shown_for_an_hour_without_an_answer() {
         let (cache, at) = (MeansCache::default(), |s: i64| DateTime::UNIX_EPOCH + Duration::seconds(s));
         let user = |n: u128| UserId(Uuid::from_u128(n));
         cache.remember([(user(1), Some(4.5)), (user(2), None)], at(0));
         let unknown = |now| cache.unknown([1, 2, 3].map(user).into_iter(), at(now));
-        assert_eq!((unknown(59), unknown(60)), (vec![user(3)], [1, 2, 3].map(user).to_vec()));
+        assert_eq!((unknown(1), unknown(2)), (vec![user(3)], [1, 2, 3].map(user).to_vec()));
         let mean = |n, now| cache.mean(user(n), at(now));
         assert_eq!((mean(1, 3_599), mean(1, 3_600), mean(2, 1), mean(3, 1)), (Some(4.5), None, None, None));
         cache.remember((0..u128::try_from(MEANS_MAX).unwrap() + 10).map(|n| (user(n), None)), at(1));

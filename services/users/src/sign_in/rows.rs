@@ -209,7 +209,9 @@ pub(crate) async fn end(
             ids
         }
     };
-    push::rows::remove_of_sign_ins(tx, user_id, one.map(|_| ids.as_slice())).await?;
+    // With all of them go the devices that no sign-in registered.
+    let some = one.or(but).map(|_| ids.as_slice());
+    push::rows::remove_of_sign_ins(tx, user_id, some).await?;
     ids.sort_unstable();
     Ok(ids.into_iter().map(|sign_in_id| EndedSignIn { sign_in_id, user_id, ended_at: now }).collect())
 }

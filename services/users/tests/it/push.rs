@@ -124,6 +124,12 @@ async fn devices_go_with_their_sign_in_and_their_account(backend: Backend) {
     app.call("POST", "/v1/auth/sign-out", Some(&three), json!({"everywhere": true})).await.ok(204);
     let four = access(&app.signed_in(phone).await);
     assert_eq!(devices(&app, &four).await, [] as [Value; 0]);
+    // A change of phone ends the other sign-ins alone.
+    register(&app, &four, "fcm", "third-token").await;
+    let sent = app.call("POST", "/v1/me/phone", Some(&four), json!({"phone": "+12125550806"})).await.ok(202);
+    let codes = json!({"change_id": sent["change_id"], "old_code": sent["old_code"], "new_code": sent["new_code"]});
+    app.call("POST", "/v1/me/phone/confirm", Some(&four), codes).await.ok(200);
+    assert_eq!(devices(&app, &four).await.len(), 1);
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
