@@ -31,7 +31,8 @@ pub enum PersonRequest {
         /// `next` of the page before; `None` for the first page.
         after: Option<Uuid>,
     },
-    /// Erases what belongs to people whose accounts have ended: the reply is `true`. A repeat has no effect.
+    /// Erases what belongs to people whose accounts have ended: the reply is `true`, or `false` while one of them has an open call for
+    /// help: then the request is to be repeated later. A repeat has no effect.
     Erase {
         /// At most [`ERASED_MAX`].
         users: Vec<UserId>,

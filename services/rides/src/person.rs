@@ -51,7 +51,7 @@ async fn reply(platform: Platform, store: Store<Tables>, permits: Arc<Semaphore>
             page(&platform, &store, user_id, list, after).await.map(|page| Reply::json(&page))
         }
         PersonRequest::Erase { users } if users.len() <= ERASED_MAX => {
-            erase(&store, &users).await.map(|()| Reply::json(&true))
+            erase(&store, &users).await.map(|is_all| Reply::json(&is_all))
         }
         PersonRequest::Erase { .. } => return Reply::none(format!("at most {ERASED_MAX} people at once")),
     };
@@ -109,10 +109,12 @@ fn made(share: &Share) -> Value {
     view
 }
 
-async fn erase(store: &Store<Tables>, users: &[UserId]) -> Result<(), StoreError> {
+/// False while one of them has an open call for help, which is erased later.
+async fn erase(store: &Store<Tables>, users: &[UserId]) -> Result<bool, StoreError> {
     let mut tx = store.begin().await?;
     rating::rows::erase_people(&mut tx, users).await?;
     share::rows::erase_people(&mut tx, users).await?;
-    sos::rows::erase_people(&mut tx, users).await?;
-    tx.commit().await
+    let is_all = sos::rows::erase_people(&mut tx, users).await?;
+    tx.commit().await?;
+    Ok(is_all)
 }

@@ -156,6 +156,7 @@ pub(crate) async fn claim_due(tx: &mut Transaction<Tables>, now: DateTime<Utc>) 
 }
 
 /// Open alerts whose positions are due, some of them, for this process alone. Those that are older than [`OPEN_MAX`] are closed instead.
+/// One that the sink has not accepted is left to [`claim_due`], which gives it up first: closed before, it would end unnoticed.
 pub(crate) async fn claim_positions(
     tx: &mut Transaction<Tables>,
     now: DateTime<Utc>,
@@ -164,8 +165,8 @@ pub(crate) async fn claim_positions(
     let due = match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
-                "select * from sos_alerts where closed_at is null and positions_at <= $1 \
-                 order by positions_at limit $2 for update skip locked",
+                "select * from sos_alerts where closed_at is null and (accepted_at is not null or dead_at is not null) \
+                 and positions_at <= $1 order by positions_at limit $2 for update skip locked",
             )
             .bind(before)
             .bind(CLAIMED_MAX)
@@ -175,7 +176,9 @@ pub(crate) async fn claim_positions(
         }
         On::Memory(tables) => {
             let open = tables.sos_alerts.values().filter(|alert| alert.closed.is_none());
-            open.filter(|alert| alert.positions_at <= before).take(CLAIMED_MAX as usize).cloned().collect()
+            let settled =
+                open.filter(|Alert { delivery, .. }| delivery.accepted_at.is_some() || delivery.dead_at.is_some());
+            settled.filter(|alert| alert.positions_at <= before).take(CLAIMED_MAX as usize).cloned().collect()
         }
     };
     let mut claimed = Vec::new();
@@ -236,22 +239,27 @@ pub(crate) async fn raised_by(
     }
 }
 
-/// Erases notes and places of these people's alerts that are closed. An open one stays whole until it is closed.
-pub(crate) async fn erase_people(tx: &mut Transaction<Tables>, users: &[UserId]) -> Result<(), StoreError> {
+/// Deletes these people's alerts that are closed. Returns whether that is all of them: an open one stays whole until it is closed.
+pub(crate) async fn erase_people(tx: &mut Transaction<Tables>, users: &[UserId]) -> Result<bool, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             sqlx::query("delete from sos_alerts where user_id = any($1) and closed_at is not null")
                 .bind(column(users, |user| user.0))
                 .execute(&mut *pg)
                 .await?;
+            let left = sqlx::query("select from sos_alerts where user_id = any($1) limit 1")
+                .bind(column(users, |user| user.0))
+                .fetch_optional(&mut *pg)
+                .await?;
+            Ok(left.is_none())
         }
         On::Memory(tables) => {
             let stays = |alert: &Alert| !users.contains(&alert.user) || alert.closed.is_none();
             tables.sos_alerts =
                 tables.sos_alerts.iter().filter(|(_, a)| stays(a)).map(|(k, a)| (*k, a.clone())).collect();
+            Ok(!tables.sos_alerts.values().any(|alert| users.contains(&alert.user)))
         }
     }
-    Ok(())
 }
 
 /// Deletes alerts that were closed before `before`, and closes those that are open for longer than [`OPEN_MAX`].

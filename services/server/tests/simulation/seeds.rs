@@ -305,7 +305,7 @@ macro_rules! seeds {
 }
 
 // Ten seeds of ten minutes each, in parts that run beside each other; the first of them runs twice, and must do the same again.
-// `scripts/simulate-faults` runs every seed twice, and as many as it is asked for: 200 before a release.
+// `scripts/simulate-faults` runs every seed twice, and as many as `--seeds` says: 200 before a release.
 seeds!(
     seeds_1_to_5: 1,
     seeds_6_to_10: 6,

@@ -45,7 +45,7 @@ pub(super) async fn export(context: &Context, user_id: UserId) -> Result<Map<Str
     Ok(lists)
 }
 
-/// Has rides erase what it stores of these people. False if it does not answer.
+/// Has rides erase what it stores of these people. False if it does not answer, or could not erase all yet.
 pub(super) async fn erase(context: &Context, users: &[UserId]) -> bool {
     request(context, &PersonRequest::Erase { users: users.to_vec() }).await == Some(true)
 }

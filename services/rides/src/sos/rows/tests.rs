@@ -73,12 +73,18 @@ async fn an_alert_is_claimed_once_for_each_try_and_dead_after_a_day(backend: Bac
 
 async fn positions_are_due_every_five_seconds_until_the_alert_is_closed(backend: Backend) {
     let store = store(backend).await;
-    put_in(&store, &alert(1, 0)).await;
+    let accepted = Alert { delivery: Delivery { accepted_at: Some(at(0)), ..alert(1, 0).delivery }, ..alert(1, 0) };
+    put_in(&store, &accepted).await;
     put_in(&store, &Alert { closed: Some((at(1), "safe".to_owned())), ..alert(2, 0) }).await;
+    // Not accepted: given up before it is closed, however long its last pause was.
+    let waiting = Delivery { next_try_at: at(DAY + 30), tries: 9, ..alert(3, 0).delivery };
+    put_in(&store, &Alert { delivery: waiting, ..alert(3, 0) }).await;
     assert_eq!((positions(&store, 4).await, positions(&store, 5).await), (vec![], vec![1]));
     assert_eq!((positions(&store, 9).await, positions(&store, 10).await), (vec![], vec![1]));
     assert_eq!(positions(&store, DAY - 1).await, [1]);
     assert_eq!(positions(&store, DAY + 5).await, [], "closed after a day");
+    assert_eq!(due(&store, DAY + 30).await, [(3, 9, true)]);
+    assert_eq!(positions(&store, DAY + 30).await, [], "and then closed");
     let mut tx = store.begin().await.unwrap();
     assert_eq!(open(&mut tx).await.unwrap(), []);
     let closed = lock(&mut tx, Uuid::from_u128(1)).await.unwrap().unwrap().closed;
@@ -97,9 +103,13 @@ async fn closed_alerts_are_deleted_and_old_ones_closed(backend: Backend) {
     assert_eq!(lock(&mut tx, Uuid::from_u128(2)).await.unwrap(), None);
     // With the account goes what is closed.
     put(&mut tx, &alert(3, 0)).await.unwrap();
-    erase_people(&mut tx, &[1, 3].map(|n| UserId(Uuid::from_u128(n)))).await.unwrap();
+    let people = [1, 3].map(|n| UserId(Uuid::from_u128(n)));
+    assert!(!erase_people(&mut tx, &people).await.unwrap(), "one is open");
     let left = [1, 3].map(Uuid::from_u128);
     assert_eq!(lock(&mut tx, left[0]).await.unwrap(), None);
     assert!(lock(&mut tx, left[1]).await.unwrap().is_some());
     assert_eq!(raised_by(&mut tx, UserId(left[1]), Uuid::nil(), 9).await.unwrap().len(), 1);
+    put(&mut tx, &Alert { closed: Some((at(2), "safe".to_owned())), ..alert(3, 0) }).await.unwrap();
+    assert!(erase_people(&mut tx, &people).await.unwrap());
+    assert_eq!(lock(&mut tx, left[1]).await.unwrap(), None);
 }
