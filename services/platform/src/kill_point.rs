@@ -23,6 +23,11 @@ pub const POINTS: &[&str] = &[
     "match.after_take",
     "match.after_load",
     "match.before_give_back",
+    "push.before_send",
+    "push.before_record",
+    "sos.before_send",
+    "sos.before_record",
+    "sign_in.before_announce",
 ];
 
 /// Ends the process if this point is armed.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use platform::breaker::Rules;
 use platform::http_client::{HttpClient, Protocol, Purpose, Reach};
 use platform::webhook::{self, Secret};
-use platform::{CancellationToken, Platform, Store, StoreError};
+use platform::{CancellationToken, Platform, Store, StoreError, kill_point};
 use serde_json::{Value, json};
 use streams::contacts::{CONTACTS, CONTACTS_WAIT, Contacts, ContactsRequest};
 use streams::event::rfc3339;
@@ -131,7 +131,9 @@ impl Sender {
 
     async fn send_round(&self, alert: &Alert) -> Result<(), String> {
         let body = self.raised(alert).await.map_err(|error| error.to_string())?;
+        kill_point::reached("sos.before_send");
         self.post(&format!("sos_{}_{}", alert.sos_id, alert.round), &body).await?;
+        kill_point::reached("sos.before_record");
         let mut tx = self.store.begin().await.map_err(|error| error.to_string())?;
         let stored = rows::lock(&mut tx, alert.sos_id).await.map_err(|error| error.to_string())?;
         if let Some(mut stored) = stored.filter(|stored| stored.round == alert.round) {

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::checks;
 use crate::processes::{Addresses, Directory, Process};
 use crate::records::{self, Records};
+use crate::script::{self, Sink};
 use testing::database;
 use testing::nats::Server;
 
@@ -39,6 +40,8 @@ enum Also {
     Sigterm,
     /// The nats-server's store is deleted once the city lives.
     Wipe,
+    /// A passenger without a socket takes a ride: pushes, a call for help, the end of another sign-in.
+    Script,
 }
 
 macro_rules! cases {
@@ -106,6 +109,23 @@ cases! {
         at: &[("match", 1)],
         also: Also::Sigterm,
     };
+    before_a_push_is_sent: Case { point: "push.before_send", at: &[("users", 1)], also: Also::Script };
+    before_the_outcome_of_a_push_is_recorded: Case {
+        point: "push.before_record",
+        at: &[("users", 1)],
+        also: Also::Script,
+    };
+    before_a_call_for_help_is_sent: Case { point: "sos.before_send", at: &[("rides", 1)], also: Also::Script };
+    before_the_answer_to_a_call_for_help_is_recorded: Case {
+        point: "sos.before_record",
+        at: &[("rides", 1)],
+        also: Also::Script,
+    };
+    before_the_end_of_a_sign_in_is_announced: Case {
+        point: "sign_in.before_announce",
+        at: &[("users", 1)],
+        also: Also::Script,
+    };
 }
 
 #[test]
@@ -123,8 +143,14 @@ async fn run(case: &Case) {
         .into_iter()
         .map(|service| Process::new(service, 0, addresses.clone(), &logs.0))
         .collect();
+    let sink = Sink::new().await;
     let mut armed = BTreeSet::new();
     for process in &mut processes {
+        process.settings = vec![
+            ("PUSH_TO_LOOPBACK", "true".to_owned()),
+            ("SOS_WEBHOOK", sink.url("/sos")),
+            ("SOS_WEBHOOK_SECRET", script::SOS_SECRET.to_owned()),
+        ];
         let nth = case.at.iter().find(|(service, _)| *service == process.service);
         process.start(nth.map(|(_, nth)| format!("{}:{nth}", case.point)).as_deref());
         armed.extend(nth.map(|(service, _)| *service));
@@ -147,7 +173,15 @@ async fn run(case: &Case) {
     }
     let (to, observations) = mpsc::channel();
     let urls = [processes[3].url(), processes[1].url()];
-    let mut city = Box::pin(simulator::run(city(urls, to)));
+    let addresses = script::Platform { users: processes[3].address(), rides: processes[1].address() };
+    let mut city = Box::pin(async {
+        let scripted = async {
+            if case.also == Also::Script {
+                script::ride(addresses, &sink).await;
+            }
+        };
+        tokio::join!(simulator::run(city(urls, to)), scripted).0
+    });
     let mut wipes = case.also == Also::Wipe;
     let summary = loop {
         tokio::select! {

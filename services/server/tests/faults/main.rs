@@ -11,5 +11,6 @@ mod processes;
 mod proxy;
 mod records;
 mod rig;
+mod script;
 mod secured;
 mod servers;

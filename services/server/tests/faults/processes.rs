@@ -2,7 +2,7 @@
 //! owns children and their logs, and knows nothing of faults or rides.
 
 use std::fs::{File, OpenOptions};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -108,6 +108,8 @@ pub(crate) struct Process {
     /// How often it was started.
     pub(crate) lives: u32,
     pub(crate) child: Option<ChildProcess>,
+    /// Settings beside those that every process of the rigs has.
+    pub(crate) settings: Vec<(&'static str, String)>,
     log: PathBuf,
 }
 
@@ -115,7 +117,7 @@ impl Process {
     pub(crate) fn new(service: &'static str, slot: usize, addresses: Addresses, logs: &Path) -> Self {
         let name = format!("{service}-{slot}");
         let log = logs.join(format!("{name}.log"));
-        Self { service, name, port: free_port(), addresses, lives: 0, child: None, log }
+        Self { service, name, port: free_port(), addresses, lives: 0, child: None, settings: Vec::new(), log }
     }
 
     /// The id of this life of the process.
@@ -124,7 +126,11 @@ impl Process {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}", self.address())
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
     /// Starts it with a pod id of its own; `kill_at` arms a kill point.
@@ -161,6 +167,7 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
+        command.envs(self.settings.iter().map(|(name, value)| (name, value)));
         if let Some(point) = kill_at {
             command.env("RIDESHARE_KILL_AT", point);
         }

@@ -190,7 +190,8 @@ impl Checker {
             }
             _ => match Status::after(kind) {
                 Some(status) => {
-                    for problem in self.rides.receive(party, user, status, event, now) {
+                    let simulated = Party::BOTH.map(|party| self.people.contains_key(event.text(party.field())));
+                    for problem in self.rides.receive((party, user), simulated, status, event, now) {
                         self.violation(problem);
                     }
                     if event.data.get("search_continues") == Some(&Value::Bool(true)) {
@@ -369,9 +370,9 @@ impl Checker {
     /// Parties of ended rides that never received `match.found` or `match.accepted`.
     fn missing_match_events(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        for (ride_id, match_id) in self.rides.ended_with_match() {
-            let Some(offer) = self.offers.get(match_id) else { continue };
-            for party in Party::BOTH {
+        for (ride_id, ride) in self.rides.with_end() {
+            let Some(offer) = self.offers.get(&ride.match_id) else { continue };
+            for party in Party::BOTH.into_iter().filter(|party| ride.simulated[party.index()]) {
                 for (kind, received) in [("match.found", offer.found), ("match.accepted", offer.accepted)] {
                     if !received[party.index()] {
                         problems.push(format!("ride {ride_id}: the {} never got {kind}", party.name()));

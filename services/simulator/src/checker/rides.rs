@@ -35,11 +35,11 @@ pub(super) struct Rides {
 }
 
 impl Rides {
-    /// Adds a `ride.*` event that `user` received. Returns what is wrong with it.
+    /// Adds a `ride.*` event that `user` received; `simulated` says which parties are. Returns what is wrong with it.
     pub(super) fn receive(
         &mut self,
-        party: Party,
-        user: &str,
+        (party, user): (Party, &str),
+        simulated: [bool; 2],
         status: Status,
         event: &Event,
         now: Instant,
@@ -52,7 +52,7 @@ impl Rides {
             return problems;
         };
         problems.extend(self.second_ride_of_match(event.text("match_id"), &ride_id));
-        let ride = self.rides.entry(ride_id.clone()).or_insert_with(|| Ride::new(event));
+        let ride = self.rides.entry(ride_id.clone()).or_insert_with(|| Ride::new(event, simulated));
         if ride.match_id != event.text("match_id") || ride.people[party.index()] != user {
             problems.push(format!("ride {ride_id}: {} names another match or another {}", event.kind, party.name()));
         }
@@ -163,10 +163,9 @@ impl Rides {
         self.rides.values().filter(|ride| !ride.has_ended()).count()
     }
 
-    /// Ride id and match id of each ended ride, in order of ride ids.
-    pub(super) fn ended_with_match(&self) -> impl Iterator<Item = (&str, &str)> {
-        let ended = self.rides.iter().filter(|(_, ride)| ride.has_ended());
-        ended.map(|(ride_id, ride)| (ride_id.as_str(), ride.match_id.as_str()))
+    /// Each ended ride with its id, in order of ride ids.
+    pub(super) fn with_end(&self) -> impl Iterator<Item = (&str, &Ride)> {
+        self.rides.iter().filter(|(_, ride)| ride.has_ended()).map(|(ride_id, ride)| (ride_id.as_str(), ride))
     }
 
     /// In order of ride ids.

@@ -398,3 +398,17 @@ fn a_state_that_is_not_what_the_events_say_is_a_violation() {
     scenario.checker.state_received("pia", &json!({"seq": 6, "search": {"request_id": "r"}}), 7);
     assert_eq!(scenario.checker.violation_count(), 2, "{:?}", scenario.checker.violations());
 }
+
+#[test]
+fn of_a_ride_with_a_stranger_only_the_simulated_party_is_checked() {
+    let stranger = [("passenger_id", json!("sam"))];
+    let mut scenario = Scenario::new();
+    scenario.step_with("d", "a", 1, "pickup", &stranger).step_with("d", "a", 2, "cancelled", &stranger);
+    assert!(scenario.checker.is_settled(scenario.now));
+    assert_eq!(scenario.end(), "");
+
+    let mut scenario = Scenario::new();
+    scenario.step_with("d", "a", 1, "pickup", &stranger).step_with("d", "a", 3, "arrived", &stranger);
+    let wrong = scenario.end();
+    assert!(wrong.contains("ride a: nobody got version 2 of 3"), "{wrong}");
+}

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use platform::{CancellationToken, StoreError};
+use platform::{CancellationToken, StoreError, kill_point};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, sleep_until};
 
@@ -173,6 +173,7 @@ fn count_outcome(context: &Context, platform: PushPlatform, label: &str) {
 
 async fn send(context: Context, push: Claimed, platform: PushPlatform, token: String, host: String) -> Ended {
     let world = &context.platform.world;
+    kill_point::reached("push.before_send");
     let outcome = context.sinks.send(&push, platform, &token, &context.tokens, world).await;
     let next = outcome::next(&outcome, push.tries, push.expires_at, world.now());
     let (event_id, device_id, name) = (&push.event_id, &push.device, platform.as_str());
@@ -184,6 +185,7 @@ async fn send(context: Context, push: Claimed, platform: PushPlatform, token: St
         Outcome::Gone => tracing::info!(%device_id, platform = name, "a device is gone, and removed"),
         Outcome::Sent | Outcome::NotTried | Outcome::Unconfigured => {}
     }
+    kill_point::reached("push.before_record");
     record(&context, &push, next).await;
     count_outcome(&context, platform, if next == Next::Expire { "expired" } else { outcome.label() });
     // There may be room for another one of the host.

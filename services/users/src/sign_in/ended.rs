@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use platform::responder::{self, Endpoint, Reply};
 use platform::token::ended;
-use platform::{CancellationToken, StoreError};
+use platform::{CancellationToken, StoreError, kill_point};
 use streams::bus::{CoreMessage, Subscription};
 use streams::sign_ins::{
     EndedSignIn, EndedSignInsRequest, SIGN_INS_ENDED, SIGN_INS_LIST, SIGN_INS_LIST_WAIT, SIGN_INS_PAGE,
@@ -29,6 +29,9 @@ const POLL_OVERLAP: TimeDelta = TimeDelta::seconds(60);
 
 /// Makes committed ends take effect, here and in every other process.
 pub(crate) async fn announce(context: &Context, ended: &[EndedSignIn], cause: &'static str) {
+    if !ended.is_empty() {
+        kill_point::reached("sign_in.before_announce");
+    }
     for EndedSignIn { sign_in_id, user_id, .. } in ended {
         tracing::info!(%user_id, %sign_in_id, cause, "a sign-in has ended");
         context.platform.metrics.sign_ins.with_label_values(&["ended"]).inc();
