@@ -162,7 +162,7 @@ async fn shared(State(api): State<Api>, address: ClientAddress, token: RawId) ->
 
 async fn shared_page(State(api): State<Api>, address: ClientAddress, token: RawId) -> Response {
     if let Err(refused) = api.platform.take(Limit::Shares, address, 1) {
-        return Problem::from(refused).into_response();
+        return share::page::refused(&Problem::from(refused).into_response());
     }
     share::page::response(api.shared_ride(token).await)
 }

@@ -19,7 +19,7 @@ const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;margin:0;background
 main{max-width:26rem;margin:2rem auto;padding:1.5rem;background:#fff;border-radius:12px}\
 h1{font-size:1.4rem;margin:0 0 1rem}dl{display:grid;grid-template-columns:auto 1fr;gap:.4rem 1rem;margin:0}\
 dt{color:#667085}dd{margin:0;text-align:right;font-weight:600;overflow-wrap:anywhere}\
-.plate{font-size:1.3rem;letter-spacing:.06em}.stale{color:#b54708}p{margin:1rem 0 0;color:#667085}\
+.plate{font-size:1.3rem;letter-spacing:.06em}.stale{color:#b54708}a{color:inherit}p{margin:1rem 0 0;color:#667085}\
 @media(prefers-color-scheme:dark){body{background:#16181d;color:#f4f5f7}main{background:#22252c}}";
 
 pub(crate) fn response(shared: Result<SharedRide, NotShown>) -> Response {
@@ -29,6 +29,20 @@ pub(crate) fn response(shared: Result<SharedRide, NotShown>) -> Response {
         Err(NotShown::Unknown) => (StatusCode::NOT_FOUND, document(false, "There is no such trip", "")),
         Err(NotShown::Unavailable) => (StatusCode::SERVICE_UNAVAILABLE, document(true, "One moment, please", "")),
     };
+    page(status, html)
+}
+
+/// Instead of the page, when too many are asked for from one address: it comes back by itself. `refusal` is the answer for programs.
+pub(crate) fn refused(refusal: &Response) -> Response {
+    let wait = "<p>Too many pages were opened from here at once. This one comes back by itself.</p>";
+    let mut response = page(refusal.status(), document(true, "One moment, please", wait));
+    if let Some(after) = refusal.headers().get(header::RETRY_AFTER) {
+        response.headers_mut().insert(header::RETRY_AFTER, after.clone());
+    }
+    response
+}
+
+fn page(status: StatusCode, html: String) -> Response {
     let mut response = (status, html).into_response();
     let style = STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
     let policy = format!(
@@ -162,6 +176,15 @@ mod tests {
         assert!(!stale.contains("2 min") && stale.contains("class=\"stale\""), "{stale}");
         let unknown = ride_page(&SharedRide { location: None, recorded_at: None, eta_s: None, ..ride });
         assert!(unknown.contains("not known"), "{unknown}");
+    }
+
+    #[test]
+    fn a_refused_page_comes_back_by_itself() {
+        let refusal = (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "3")], "{}").into_response();
+        let response = refused(&refusal);
+        assert_eq!((response.status(), &response.headers()["retry-after"]), (refusal.status(), &"3".parse().unwrap()));
+        assert_eq!(response.headers()["content-type"], "text/html; charset=utf-8");
+        assert!(document(true, "", "").contains("content=\"5\""), "it is loaded again");
     }
 
     #[test]
