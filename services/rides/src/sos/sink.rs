@@ -25,7 +25,7 @@ use crate::tables::Tables;
 
 /// Another process may have died with an alert in hand: each looks for what is due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Alerts and positions that are on their way at once.
+/// While so many alerts and positions are on their way no more are looked for; a look adds 32 at most.
 const IN_HAND_MAX: usize = 32;
 const CLIENT: Purpose = Purpose {
     name: "sos",
