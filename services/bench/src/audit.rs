@@ -132,7 +132,7 @@ async fn fill(bus: &Bus, world: &World, events: usize) -> Result<()> {
             for n in 0..AT_ONCE.min((events - written).div_ceil(STEPS)) {
                 let (ride, event) = match rides.get(n) {
                     None => {
-                        let change = Ride::create(&accepted(world), world.id(), world.now());
+                        let change = Ride::create(&accepted(world), world.id(), None, world.now());
                         (change.ride, change.event)
                     }
                     Some(ride) => advanced(world, ride, step)?,

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use pricing::Tariffs;
+use pricing::market;
 
 use crate::engine::Rules;
 use crate::engine::assign::Policy;
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// MATCH_OFFER_TTL_S: how long a driver has to answer an offer.
     pub offer_ttl_s: u32,
@@ -15,8 +15,8 @@ pub struct Config {
     pub request_ttl_s: u32,
     /// MATCH_RADIUS_M: the farthest driver to whom a request is offered, great circle.
     pub radius_m: f64,
-    /// FARE_*: for the fare estimate in an offer.
-    pub tariffs: Tariffs,
+    /// MARKETS_FILE and FARE_*: where requests are, and the fare estimate in an offer.
+    pub markets: market::Current,
     /// A standby takes over once the active process has not renewed its lease for this long.
     pub lease_ttl: Duration,
     /// How often the active process renews its lease.
@@ -31,7 +31,7 @@ impl Default for Config {
             offer_ttl_s: 15,
             request_ttl_s: 300,
             radius_m: 5_000.0,
-            tariffs: Tariffs::default(),
+            markets: market::Current::default(),
             lease_ttl: Duration::from_secs(5),
             lease_renew: Duration::from_secs(1),
             lease_poll: Duration::from_millis(500),
@@ -45,7 +45,7 @@ impl Config {
             offer_ttl: chrono::Duration::seconds(self.offer_ttl_s.into()),
             request_ttl: chrono::Duration::seconds(self.request_ttl_s.into()),
             radius_m: self.radius_m,
-            tariffs: self.tariffs,
+            markets: self.markets.get(),
             policy: Policy::FirstCome,
         }
     }

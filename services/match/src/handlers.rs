@@ -11,7 +11,8 @@ use platform::{Failure, Handler, Metrics, Platform, Received, Trace, Transaction
 use streams::event::RejectReason;
 use streams::{Event, RequestId, RideId, RideStatus};
 
-use crate::engine::{self, Engine, Input, Rules, StepOutput, rows};
+use crate::config::Config;
+use crate::engine::{self, Engine, Input, StepOutput, rows};
 use crate::lease;
 use crate::positions::DriverPositions;
 use crate::tables::Tables;
@@ -28,6 +29,7 @@ pub(crate) struct Matcher {
     positions: Arc<Mutex<DriverPositions>>,
     world: World,
     metrics: Arc<Metrics>,
+    config: Config,
     epoch: i64,
     took_over_at: DateTime<Utc>,
     /// The engine differs from the rows, and must be loaded before it is used.
@@ -39,10 +41,16 @@ pub(crate) struct Matcher {
 }
 
 impl Matcher {
-    pub(crate) fn new(platform: &Platform, rules: Rules, positions: Arc<Mutex<DriverPositions>>, epoch: i64) -> Self {
+    pub(crate) fn new(
+        platform: &Platform,
+        config: &Config,
+        positions: Arc<Mutex<DriverPositions>>,
+        epoch: i64,
+    ) -> Self {
         let now = platform.world.now();
         Self {
-            engine: Engine::new(rules),
+            engine: Engine::new(config.rules()),
+            config: config.clone(),
             positions,
             world: platform.world.clone(),
             metrics: platform.metrics.clone(),
@@ -56,8 +64,8 @@ impl Matcher {
     }
 
     async fn reload(&mut self, tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<(), Failure> {
-        let rules = self.engine.rules().clone();
-        let rows = rows::load(tx, now, rules.request_ttl).await?;
+        let rules = self.config.rules();
+        let rows = rows::load(tx, now, rules.longest_request_ttl()).await?;
         tracing::info!(
             epoch = self.epoch,
             drivers = rows.drivers.len(),
@@ -76,6 +84,9 @@ impl Matcher {
     }
 
     fn step(&mut self, mut inputs: Vec<Input<'_>>, now: DateTime<Utc>) -> StepOutput {
+        if !Arc::ptr_eq(&self.engine.rules().markets, &self.config.markets.get()) {
+            self.engine.set_rules(self.config.rules());
+        }
         if now >= self.next_tick {
             inputs.push(Input::Tick);
             self.next_tick = now + TICK_INTERVAL;

@@ -175,7 +175,7 @@ impl Leader {
             &self.store,
             SUBJECTS.map(consumer).to_vec(),
             BATCH_MAX,
-            Matcher::new(&self.platform, self.config.rules(), positions.clone(), epoch),
+            Matcher::new(&self.platform, &self.config, positions.clone(), epoch),
         );
         workers.spawn(matcher.run(stop.clone()));
         let listener = Worker::new(

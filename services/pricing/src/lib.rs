@@ -1,12 +1,15 @@
-//! Tariffs, and what a ride costs. Pure, in integers. match prices the estimate in an offer, rides prices the fare. All amounts
-//! are minor units of one currency.
+//! Markets, their tariffs, and what a ride costs. Pure, in integers. match prices the estimate in an offer, rides prices the fare. The
+//! amounts of a tariff are minor units of its currency.
 
-use streams::event::{Fare, FareLine};
-use streams::{Money, Position, VehicleType};
+pub mod market;
 
-/// What rides in one type of vehicle cost, cents.
+use streams::event::{Fare, FareLine, RideTerms};
+use streams::{Currency, Money, Position, VehicleType};
+
+/// What rides in one type of vehicle cost, minor units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tariff {
+    pub currency: Currency,
     pub base: i64,
     pub per_km: i64,
     pub per_minute: i64,
@@ -82,6 +85,7 @@ pub struct Tariffs {
 impl Default for Tariffs {
     fn default() -> Self {
         let tariff = |base, per_km, per_minute, minimum| Tariff {
+            currency: Currency::USD,
             base,
             per_km,
             per_minute,
@@ -107,6 +111,44 @@ impl Tariffs {
             VehicleType::Van => &self.van,
         }
     }
+
+    pub(crate) const fn of_mut(&mut self, vehicle: VehicleType) -> &mut Tariff {
+        match vehicle {
+            VehicleType::Car => &mut self.car,
+            VehicleType::Motorcycle => &mut self.motorcycle,
+            VehicleType::Van => &mut self.van,
+        }
+    }
+
+    /// What a ride in such a vehicle costs that begins now; `version` is that of the markets.
+    pub fn terms(&self, vehicle: VehicleType, version: &str) -> RideTerms {
+        let Tariff { currency, base, per_km, per_minute, wait_per_minute, minimum, platform_fee_bp, cancellation } =
+            *self.of(vehicle);
+        let WaitingRules { free_s: wait_free_s, no_show_after_s } = self.waiting;
+        let version = version.to_owned();
+        RideTerms {
+            version,
+            currency,
+            base,
+            per_km,
+            per_minute,
+            wait_per_minute,
+            minimum,
+            platform_fee_bp,
+            cancellation,
+            wait_free_s,
+            no_show_after_s,
+        }
+    }
+}
+
+/// The tariff of a ride that began on these terms, and its rules of waiting.
+pub fn of_terms(terms: &RideTerms) -> (Tariff, WaitingRules) {
+    let RideTerms {
+        currency, base, per_km, per_minute, wait_per_minute, minimum, platform_fee_bp, cancellation, ..
+    } = *terms;
+    let tariff = Tariff { currency, base, per_km, per_minute, wait_per_minute, minimum, platform_fee_bp, cancellation };
+    (tariff, WaitingRules { free_s: terms.wait_free_s, no_show_after_s: terms.no_show_after_s })
 }
 
 /// A fare and how it is split: `fare.total` = `platform_fee` + `driver_payout`.
@@ -142,7 +184,8 @@ pub fn price(tariff: &Tariff, distance_m: f64, duration_s: f64) -> Priced {
 /// One amount under one name.
 pub fn flat(tariff: &Tariff, name: &str, cents: i64) -> Priced {
     let (platform_fee, driver_payout) = split(tariff, cents);
-    let fare = Fare { lines: vec![line(name, cents)], total: Money::usd(cents), estimated: false };
+    let amount = Money::new(cents, tariff.currency);
+    let fare = Fare { lines: vec![FareLine { name: name.to_owned(), amount }], total: amount, estimated: false };
     Priced { fare, platform_fee, driver_payout }
 }
 
@@ -154,6 +197,7 @@ pub fn bill(tariff: &Tariff, trip: &Trip, minimum: Minimum) -> Priced {
         let units = if units.is_finite() { units.clamp(0.0, 1e7).round() as i64 } else { 0 };
         (rate * units + per / 2) / per
     };
+    let line = |name: &str, amount| FareLine { name: name.to_owned(), amount: Money::new(amount, tariff.currency) };
     let mut lines = vec![
         line("base", tariff.base),
         line("distance", part(tariff.per_km, trip.distance_m, 1_000)),
@@ -170,17 +214,14 @@ pub fn bill(tariff: &Tariff, trip: &Trip, minimum: Minimum) -> Priced {
     }
     let total = sum(&lines);
     let (platform_fee, driver_payout) = split(tariff, total);
-    Priced { fare: Fare { lines, total: Money::usd(total), estimated: false }, platform_fee, driver_payout }
+    let total = Money::new(total, tariff.currency);
+    Priced { fare: Fare { lines, total, estimated: false }, platform_fee, driver_payout }
 }
 
 /// The platform's and the driver's share of an amount. They add up to it.
 pub fn split(tariff: &Tariff, total: i64) -> (Money, Money) {
     let fee = (total * tariff.platform_fee_bp + 5_000) / 10_000;
-    (Money::usd(fee), Money::usd(total - fee))
-}
-
-fn line(name: &str, cents: i64) -> FareLine {
-    FareLine { name: name.to_owned(), amount: Money::usd(cents) }
+    (Money::new(fee, tariff.currency), Money::new(total - fee, tariff.currency))
 }
 
 /// 25 km/h, usual in a city.
@@ -189,9 +230,14 @@ const ESTIMATED_MPS: f64 = 7.0;
 /// Distance (m) and duration (s) of a trip that nobody has driven yet: the great circle times 1.3, the usual detour in a street
 /// network, at 7 m/s. To a hundredth, as measured distances are: events and receipts say no more than is known.
 pub fn estimate(from: &Position, to: &Position) -> (f64, f64) {
+    estimate_at(from, to, ESTIMATED_MPS)
+}
+
+/// The same at `speed_mps`.
+fn estimate_at(from: &Position, to: &Position, speed_mps: f64) -> (f64, f64) {
     let rounded = |value: f64| (value * 100.0).round() / 100.0;
     let distance_m = from.distance_m(to) * 1.3;
-    (rounded(distance_m), rounded(distance_m / ESTIMATED_MPS))
+    (rounded(distance_m), rounded(distance_m / speed_mps))
 }
 
 /// The estimated distance (m) of a trip that is not over, after so many seconds.

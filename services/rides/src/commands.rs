@@ -183,7 +183,7 @@ impl RideCommands {
             }
         };
         debug_assert!(by != Party::System);
-        match decide(&ride, by, &input, &self.config.tariffs, world.now()) {
+        match decide(&ride, by, &input, &self.config.markets.get().general, world.now()) {
             Ok(Outcome::Changed(change)) => {
                 let trace = Trace::follow(Some(&command.traceparent), world);
                 let (status, reply) = (change.ride.status, ok(&change.ride));

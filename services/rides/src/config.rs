@@ -1,14 +1,15 @@
 //! What an operator can set.
 
 use chrono::Duration;
-use pricing::Tariffs;
+use pricing::market;
 
 use crate::payment::Provider;
 use crate::sos::sink::SosSink;
 
 #[derive(Debug, Clone)]
 pub struct Config {
-    pub tariffs: Tariffs,
+    /// Where rides begin, and at what terms.
+    pub markets: market::Current,
     pub provider: Provider,
     /// Seconds after the arrival that a ride waits for its final distance. Then it is billed by the estimate.
     pub completion_wait_s: i64,
@@ -27,7 +28,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            tariffs: Tariffs::default(),
+            markets: market::Current::default(),
             provider: Provider::default(),
             completion_wait_s: 60,
             max_speed_mps: 70.0,

@@ -26,12 +26,13 @@ const OVERDUE_INTERVAL_S: i64 = 1;
 /// match.accepted → a ride, or match.rejected (superseded) if the match cannot become one.
 pub(crate) struct AcceptedMatches {
     platform: Platform,
+    config: Arc<Config>,
     created: u64,
 }
 
 impl AcceptedMatches {
-    pub(crate) fn new(platform: &Platform) -> Self {
-        Self { platform: platform.clone(), created: 0 }
+    pub(crate) fn new(platform: &Platform, config: &Arc<Config>) -> Self {
+        Self { platform: platform.clone(), config: config.clone(), created: 0 }
     }
 }
 
@@ -52,8 +53,12 @@ impl Handler for AcceptedMatches {
                 matches.entry(accepted.match_id).or_insert((accepted, &received.trace));
             }
         }
-        let changes: Vec<Change> =
-            matches.values().map(|(accepted, _)| Ride::create(accepted, world.id(), now)).collect();
+        let markets = self.config.markets.get();
+        let create = |accepted: &MatchAccepted| {
+            let (market, terms) = markets.terms(&accepted.pickup, accepted.vehicle_type);
+            Ride::create(accepted, world.id(), Some((market.market_id.clone(), terms)), now)
+        };
+        let changes: Vec<Change> = matches.values().map(|(accepted, _)| create(accepted)).collect();
         let requests = matches.values().map(|(accepted, _)| accepted.request_id);
         let rides: Vec<_> = requests.zip(&changes).map(|(request, change)| (request, change.ride.clone())).collect();
         let inserted = rows::insert_live_rides(tx, &rides).await?;
@@ -116,7 +121,7 @@ impl Completions {
     fn complete(&self, ride: &Ride, distance: Distance, trace: &Trace) -> Result<Option<RideUpdate>, Failure> {
         let now = self.platform.world.now();
         let input = CommandInput::Complete(distance);
-        match decide(ride, Party::System, &input, &self.config.tariffs, now) {
+        match decide(ride, Party::System, &input, &self.config.markets.get().general, now) {
             Ok(Outcome::Changed(change)) => {
                 Ok(Some(RideUpdate { expected_version: ride.version, change: *change, trace: trace.clone() }))
             }

@@ -211,10 +211,15 @@ async fn estimate(State(api): State<Api>, query: RawQuery) -> Result<Json<Value>
         .ok_or_else(|| Problem::field("vehicle_type", "is missing: use car, motorcycle or van"))?
         .parse()
         .map_err(|why: String| Problem::field("vehicle_type", why))?;
-    let (distance_m, duration_s) = pricing::estimate(&pickup, &dropoff);
-    let priced = pricing::price(api.config.tariffs.of(vehicle), distance_m, duration_s);
+    let markets = api.config.markets.get();
+    let market = markets
+        .serving(&pickup, &dropoff, vehicle)
+        .map_err(|why| Problem { code: why.code().into(), ..Problem::field(why.field(), why.to_string()) })?;
+    let (distance_m, duration_s) = market.estimate(&pickup, &dropoff, api.platform.world.now());
+    let priced = market.price(vehicle, distance_m, duration_s);
     Ok(Json(json!({
         "distance_m": distance_m, "duration_s": duration_s, "fare": priced.fare, "vehicle_type": vehicle,
+        "market_id": market.market_id,
     })))
 }
 
@@ -284,6 +289,7 @@ impl Api {
             "cancelled": cancelled.map(|c| json!({
                 "by": c.by, "reason": c.reason, "reason_code": c.code, "note": c.note, "fee": c.fee,
             })),
+            "market_id": ride.market_id,
             "payment": payment.map(|p| json!({"status": p.status.as_str()})),
         });
         if viewer == ride.passenger_id && matches!(ride.status, RideStatus::Pickup | RideStatus::Waiting) {
@@ -300,7 +306,7 @@ mod tests {
 
     #[test]
     fn only_a_cursor_that_was_given_out_is_read() {
-        let ride = Ride::create(&accepted(), RideId(Uuid::from_u128(9)), at(0)).ride;
+        let ride = Ride::create(&accepted(), RideId(Uuid::from_u128(9)), None, at(0)).ride;
         let text = cursor(&ride);
         assert_eq!(read_cursor(&text), Some(After { created_at: ride.created_at, ride_id: ride.ride_id }));
         let (short, long) = (&text[1..], format!("{text}0"));

@@ -99,7 +99,7 @@ impl Rides {
     pub async fn run(self, stop: CancellationToken) {
         let Self { platform, store, tokens, config, whereabouts, raised } = self;
         let mut tasks = ServiceTasks::start(&platform, Service::Rides, &store, &stop);
-        tasks.spawn_worker(&[Subject::MatchAccepted], BATCH_MAX, handlers::AcceptedMatches::new(&platform));
+        tasks.spawn_worker(&[Subject::MatchAccepted], BATCH_MAX, handlers::AcceptedMatches::new(&platform, &config));
         tasks.spawn_worker(&[Subject::LocationAggregate], BATCH_MAX, handlers::Completions::new(&platform, &config));
         tasks.spawn_worker(&[Subject::PaymentCapture], BATCH_MAX, handlers::Captures::new(&platform, &config));
         tasks.spawn(commands::RideCommands::new(&platform, &store, tokens, &config).serve(stop.clone()));

@@ -81,9 +81,10 @@ pub(crate) fn apply(before: Option<&Ride>, event: &RideEvent) -> (Ride, Option<B
     let mut ride = Ride::from_event(event);
     if let Some(before) = before {
         ride.created_at = before.created_at;
+        ride.terms.clone_from(&before.terms);
         (ride.waiting_at, ride.started_at, ride.arrived_at) = (before.waiting_at, before.started_at, before.arrived_at);
     }
-    let zero = Money::usd(0);
+    let zero = Money::new(0, ride.currency());
     let (platform_fee, driver_payout) = (event.platform_fee.unwrap_or(zero), event.driver_payout.unwrap_or(zero));
     let mut billed = None;
     match event.status {
@@ -168,7 +169,7 @@ mod tests {
             &[begin, (Party::Driver, CommandInput::Arrive, -500)],
         ];
         for way in ways {
-            let mut decided = Ride::create(&accepted(), RideId(uuid::Uuid::from_u128(9)), at(0));
+            let mut decided = Ride::create(&accepted(), RideId(uuid::Uuid::from_u128(9)), None, at(0));
             let mut replayed = apply(None, &decided.event);
             assert_eq!((validate(None, &decided.event), &replayed.0), (Ok(()), &decided.ride));
             for (by, input, now) in way {

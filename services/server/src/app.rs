@@ -12,6 +12,7 @@ use platform::dead_letters::sweeper;
 use platform::routes::Route;
 use platform::token::ended;
 use platform::{Limiter, Platform, Store, StoreError, World, background, pod};
+use pricing::market;
 use rides::Rides;
 use sqlx::migrate::Migrator;
 use streams::memory::MemoryBus;
@@ -41,6 +42,7 @@ pub struct App {
     pub router: Router,
     /// Their list, with the operators' routes.
     pub routes: Vec<Route>,
+    markets: market::Current,
     tasks: JoinSet<()>,
 }
 
@@ -154,7 +156,7 @@ impl App {
     /// As [`start`](Self::start).
     pub async fn prepare(settings: &Settings, services: &[Service], world: World) -> Result<Self> {
         settings.validate(services)?;
-        let tariffs = settings.tariffs()?;
+        let markets = market::Current::new(settings.markets()?);
         let pod = pod_id(settings);
         let bus = bus(settings, &world, &pod).await?;
         let mut platform = Platform::new(world.clone(), bus, pod);
@@ -185,7 +187,7 @@ impl App {
             let provider = settings.payment_provider.parse().map_err(anyhow::Error::msg).context("PAYMENT_PROVIDER")?;
             let default = rides::Config::default();
             let config = rides::Config {
-                tariffs,
+                markets: markets.clone(),
                 provider,
                 max_speed_mps: settings.track_max_speed_mps,
                 // The final distance may come that late; then it still has to be computed and delivered.
@@ -205,7 +207,7 @@ impl App {
                 offer_ttl_s: settings.match_offer_ttl_s,
                 request_ttl_s: settings.match_request_ttl_s,
                 radius_m: settings.match_radius_m,
-                tariffs,
+                markets: markets.clone(),
                 ..Default::default()
             };
             let matching = Matching::start(&platform, &store, config).await?;
@@ -228,6 +230,7 @@ impl App {
                     .map_err(anyhow::Error::msg)
                     .context("CODE_COUNTRIES")?,
                 request_ttl_s: settings.match_request_ttl_s,
+                markets: markets.clone(),
                 driver_approval: settings.driver_approval,
                 push: settings.push.config(settings.embedded())?,
                 sign_in_life: chrono::TimeDelta::days(settings.sign_in_max_days.into()),
@@ -250,7 +253,22 @@ impl App {
         let routes = http::routes(&platform, services, routes);
         let list = routes.list().to_vec();
         let router = http::limited(http::router(routes), &platform, tokens, settings.trusted_proxies()?);
-        Ok(Self { addr: settings.http_addr, platform, users: serving_users, router, routes: list, tasks })
+        Ok(Self { addr: settings.http_addr, platform, users: serving_users, markets, router, routes: list, tasks })
+    }
+
+    /// Reads MARKETS_FILE again. A file with a mistake changes nothing.
+    pub fn reload_markets(&self, settings: &Settings) {
+        match settings.markets() {
+            Ok(markets) => {
+                tracing::info!(
+                    version = markets.version,
+                    markets = markets.iter().count(),
+                    "the markets were read again"
+                );
+                self.markets.replace(markets);
+            }
+            Err(error) => tracing::error!("the markets stay as they are: {error:#}"),
+        }
     }
 
     /// Stops accepting connections, finishes or puts back messages in hand, closes the sockets, drains the outboxes. False if

@@ -9,10 +9,11 @@ use clap::{Parser, Subcommand};
 use crate::app;
 use crate::commands::audit::AuditAction;
 use crate::commands::dead_letters::DeadLettersAction;
+use crate::commands::markets::MarketsAction;
 use crate::commands::simulate::City;
 use crate::commands::sos::SosAction;
 use crate::commands::streams::StreamsAction;
-use crate::commands::{audit, dead_letters, run, simulate, sos, streams};
+use crate::commands::{audit, dead_letters, markets, run, simulate, sos, streams};
 use crate::settings::Settings;
 
 /// An event-driven ride-sharing backend: users, match, rides and location over NATS JetStream.
@@ -58,6 +59,11 @@ pub enum Command {
         #[command(subcommand)]
         action: AuditAction,
     },
+    /// The markets of MARKETS_FILE: check and list them, fit their speeds to trips that were driven.
+    Markets {
+        #[command(subcommand)]
+        action: MarketsAction,
+    },
     /// Dead letters, on the NATS server of NATS_URL: list, show, requeue, remove.
     DeadLetters {
         #[command(subcommand)]
@@ -92,6 +98,7 @@ impl Cli {
             Some(Command::Streams { action }) => streams::run(&settings, action).await,
             Some(Command::Audit { action }) => audit::run(&settings, &action).await,
             Some(Command::DeadLetters { action }) => dead_letters::run(&settings, &action).await,
+            Some(Command::Markets { action }) => markets::run(&settings, &action),
             Some(Command::Sos { action }) => sos::run(&settings, &action).await,
             Some(Command::Migrate { role_prefix }) => {
                 app::migrate(&settings, role_prefix.as_deref()).await?;

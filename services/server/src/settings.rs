@@ -2,13 +2,16 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
+use anyhow::Context as _;
 use axum::http::Uri;
 use axum::http::uri::Scheme;
 use clap::{Args, ValueEnum};
 use platform::limits::{Amount, Limit, Limits, Quota, TrustedProxies};
 use platform::webhook::Secret;
 use platform::{Tokens, World};
+use pricing::market::Markets;
 use pricing::{Tariffs, WaitingRules};
 use rides::sos::sink::SosSink;
 use streams::{Service, VehicleType};
@@ -157,6 +160,10 @@ pub struct Settings {
     /// The same for vans: base=400,per_km=180,per_minute=45,wait_per_minute=45,minimum=900.
     #[arg(long, env = "FARE_VAN", default_value = "", hide_default_value = true, global = true)]
     pub fare_van: String,
+    /// A GeoJSON file of the markets: where people are driven, at which fares and by which rules. It is read again on SIGHUP; a ride keeps the
+    /// fares with which it began [default: the world is one market, at the fares of FARE_*].
+    #[arg(long, env = "MARKETS_FILE", global = true)]
+    pub markets_file: Option<PathBuf>,
     /// Who captures payments: `ledger` (books only), or `refuse` (refuses every capture; for tests).
     #[arg(long, env = "PAYMENT_PROVIDER", default_value = "ledger", global = true)]
     pub payment_provider: String,
@@ -357,6 +364,21 @@ impl Settings {
         }
         tariffs.waiting = WaitingRules { free_s: self.match_wait_free_s, no_show_after_s: self.no_show_after_s };
         Ok(tariffs)
+    }
+}
+
+impl Settings {
+    /// The markets of MARKETS_FILE, or the world.
+    ///
+    /// # Errors
+    /// A sentence that names the variable, the feature and the property at fault.
+    pub fn markets(&self) -> anyhow::Result<Markets> {
+        let general = self.tariffs()?;
+        let Some(path) = self.markets_file.as_deref().filter(|path| !path.as_os_str().is_empty()) else {
+            return Ok(Markets::world(general));
+        };
+        let text = std::fs::read_to_string(path).with_context(|| format!("MARKETS_FILE {}", path.display()))?;
+        Markets::parse(&text, &general).map_err(|why| anyhow::anyhow!("MARKETS_FILE {} {why}", path.display()))
     }
 }
 

@@ -1,6 +1,8 @@
 //! The service's settings, as the program hands them over.
 
 use chrono::TimeDelta;
+use pricing::market::{self, Markets};
+use streams::Position;
 
 use crate::account::DriverApproval;
 use crate::push::config::PushConfig;
@@ -15,6 +17,8 @@ pub struct Config {
     pub code_countries: Countries,
     /// `MATCH_REQUEST_TTL_S`: how long a search stays open, in seconds.
     pub request_ttl_s: u32,
+    /// `MARKETS_FILE`: where people are served.
+    pub markets: market::Current,
     /// `DRIVER_APPROVAL`: who decides about a new driver.
     pub driver_approval: DriverApproval,
     /// `SIGN_IN_MAX_DAYS`: how long a sign-in may last, however often it is refreshed.
@@ -33,11 +37,20 @@ impl Default for Config {
             otp_delivery: OtpDelivery::default(),
             code_countries: Countries::default(),
             request_ttl_s: 300,
+            markets: market::Current::default(),
             driver_approval: DriverApproval::default(),
             sign_in_life: TimeDelta::days(90),
             suspension_memory: TimeDelta::days(365),
             push: PushConfig::default(),
             sockets_max: 50_000,
         }
+    }
+}
+
+impl Config {
+    /// How long a search with this pickup stays open.
+    pub(crate) fn request_ttl(&self, markets: &Markets, pickup: &Position) -> TimeDelta {
+        let of_market = markets.at(pickup).and_then(|market| market.request_ttl_s);
+        TimeDelta::seconds(of_market.unwrap_or(self.request_ttl_s).into())
     }
 }

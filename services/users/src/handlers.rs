@@ -7,7 +7,7 @@ use chrono::{DateTime, Duration, Utc};
 use platform::store::rows::column;
 use platform::{Failure, Handler, Received, StoreError, Trace, Transaction};
 use streams::event::{LocationAggregate, MatchFound, MatchRejected, RejectReason, RideEvent};
-use streams::{Event, MatchId, RequestId, RideId, RideStatus, Subject, UserId};
+use streams::{Event, MatchId, Position, RequestId, RideId, RideStatus, Subject, UserId};
 
 use crate::context::Context;
 use crate::gateway::publish_frames;
@@ -184,7 +184,8 @@ impl EventHandler {
         cancelled: &[(&RideEvent, &Trace)],
         now: DateTime<Utc>,
     ) -> Result<(), StoreError> {
-        let ttl = Duration::seconds(i64::from(self.context.config.request_ttl_s));
+        let markets = self.context.config.markets.get();
+        let ttl = |pickup: &Position| self.context.config.request_ttl(&markets, pickup);
         let searches: Vec<_> = cancelled
             .iter()
             .filter_map(|(ride, trace)| Some((*ride, *trace, Search::continued(ride, now, ttl)?)))
@@ -195,7 +196,7 @@ impl EventHandler {
         for (ride, trace, search) in searches.iter().filter(|(ride, ..)| ridden.contains(&ride.match_id)) {
             let is_free = live_ride::rows::of_passenger(tx, search.user_id).await?.is_none();
             if is_free && search::rows::put_continued(tx, search).await? {
-                tx.publish(&search.goes_on(ride), trace);
+                tx.publish(&search.goes_on(ride, &markets), trace);
             }
         }
         Ok(())

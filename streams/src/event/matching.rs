@@ -36,6 +36,9 @@ pub struct MatchFound {
     pub pickup_eta_s: f64,
     /// The estimated fare; the bill follows the distance driven.
     pub fare_estimate: Money,
+    /// The market of the pickup; an event of the version before markets has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub market_id: Option<String>,
     /// When match chose the driver.
     #[serde(with = "rfc3339")]
     pub found_at: DateTime<Utc>,

@@ -24,7 +24,7 @@ pub use matching::{MatchAccepted, MatchFound, MatchRejected, RejectReason};
 pub use money::{Currency, Fare, FareLine, Money};
 pub use payment::PaymentCapture;
 pub use position::Position;
-pub use ride::{CancelCode, Party, RideEvent, RideStatus};
+pub use ride::{CancelCode, Party, RideEvent, RideStatus, RideTerms};
 pub use subject::{Service, Subject, UnknownSubject};
 pub use user::{CancelledRide, UserBeacon, UserFinder, VehicleType};
 pub use validation::EventError;

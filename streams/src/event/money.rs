@@ -1,13 +1,59 @@
 //! Money and fares. Amounts are integers in minor units, never floats.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
-/// ISO 4217 code of the currency of an amount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Currency {
+/// ISO 4217 code of the currency of an amount: three capital letters. The code decides what the minor unit is: the cent of USD, the yen
+/// itself of JPY.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Currency([u8; 3]);
+
+impl Currency {
     /// United States dollar; its minor unit is the cent.
-    Usd,
+    pub const USD: Self = Self(*b"USD");
+
+    /// The three letters.
+    pub fn as_str(&self) -> &str {
+        // Three capital letters, as `from_str` has checked.
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl FromStr for Currency {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let code: Option<[u8; 3]> = text.as_bytes().try_into().ok();
+        let code = code.filter(|code| code.iter().all(u8::is_ascii_uppercase));
+        code.map(Self).ok_or_else(|| format!("`{text}` is no currency: three capital letters are needed, as in USD"))
+    }
+}
+
+impl TryFrom<String> for Currency {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Currency> for String {
+    fn from(currency: Currency) -> Self {
+        currency.as_str().to_owned()
+    }
+}
+
+impl fmt::Display for Currency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Currency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// An amount of money in minor units of its currency.
@@ -22,7 +68,12 @@ pub struct Money {
 impl Money {
     /// An amount in US cents.
     pub const fn usd(cents: i64) -> Self {
-        Self { amount: cents, currency: Currency::Usd }
+        Self::new(cents, Currency::USD)
+    }
+
+    /// An amount in minor units of `currency`.
+    pub const fn new(amount: i64, currency: Currency) -> Self {
+        Self { amount, currency }
     }
 }
 

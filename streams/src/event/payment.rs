@@ -19,6 +19,9 @@ pub struct PaymentCapture {
     pub driver_id: UserId,
     /// 0 or more.
     pub amount: Money,
+    /// The market of the ride; an event of the version before markets has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub market_id: Option<String>,
 }
 
 impl PaymentCapture {

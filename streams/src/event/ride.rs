@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::ids::{MatchId, RequestId, RideId, UserId};
-use super::money::{Fare, Money};
+use super::money::{Currency, Fare, Money};
 use super::position::Position;
 use super::rfc3339;
 use super::subject::Subject;
@@ -177,6 +177,39 @@ pub struct RideEvent {
     /// Pickup, and cancelled if the search goes on: the search that became this ride. Older events do not have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<RequestId>,
+    /// The market of the pickup. Older events do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub market_id: Option<String>,
+    /// Pickup: what the ride costs, however tariffs change while it lasts. Older events do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<RideTerms>,
+}
+
+/// The tariff of a ride and its rules of waiting, as they were when it began. Amounts are minor units of `currency`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RideTerms {
+    /// The version of the markets from which they are.
+    pub version: String,
+    /// Of every amount of the ride.
+    pub currency: Currency,
+    /// For the beginning.
+    pub base: i64,
+    /// For each kilometre.
+    pub per_km: i64,
+    /// For each minute from the start on.
+    pub per_minute: i64,
+    /// For each minute of waiting at the pickup beyond the free time.
+    pub wait_per_minute: i64,
+    /// The least total, without waiting.
+    pub minimum: i64,
+    /// The platform's share of the total, basis points.
+    pub platform_fee_bp: i64,
+    /// For a passenger who cancels late.
+    pub cancellation: i64,
+    /// This long a driver waits for nothing, seconds.
+    pub wait_free_s: u32,
+    /// After this the driver may give the passenger up, seconds.
+    pub no_show_after_s: u32,
 }
 
 impl RideEvent {

@@ -196,7 +196,7 @@ fn value_of_another_type_is_refused() {
         (UserBeacon, "recorded_at", json!("1969-12-31T23:59:59Z")),
         (MatchRejected, "reason", json!("tired")),
         (MatchFound, "fare_estimate.amount", json!(12.5)),
-        (MatchFound, "fare_estimate.currency", json!("EUR")),
+        (MatchFound, "fare_estimate.currency", json!("euro")),
         (RidePickup, "version", json!(-1)),
         (RideCancelled, "by", json!("stranger")),
         (LocationAggregate, "points", json!(1.5)),

@@ -295,6 +295,8 @@ impl TestRide {
             platform_fee: completed.then_some(usd),
             driver_payout: completed.then_some(usd),
             request_id: None,
+            market_id: None,
+            terms: None,
         }))
     }
 

@@ -169,7 +169,7 @@ impl Step<'_> {
             self.driver_cancelled(ride, e.user_id);
         }
         let changed_at = micros(e.recorded_at);
-        let too_old = changed_at + self.engine.rules().request_ttl <= self.now;
+        let too_old = changed_at + self.engine.rules().request_ttl(&e.pickup) <= self.now;
         let is_newer = |r: &Request| r.request_id != e.request_id && r.opened_at > changed_at;
         let is_outdated = e.active && (too_old || self.engine.requests_of(e.user_id).any(is_newer));
         let known = self.engine.requests().get(&e.request_id).cloned();
@@ -464,12 +464,12 @@ impl Step<'_> {
     /// Ends requests that have waited too long, without an event: users notifies the passenger. A request with a live offer goes
     /// on until that offer has ended.
     fn end_old_requests(&mut self) {
-        let since_until = self.now - self.engine.rules().request_ttl;
+        let (rules, now) = (self.engine.rules(), self.now);
         let is_held = |r: &Request| self.engine.held_by(r.passenger_id).is_some_and(|o| o.request_id == r.request_id);
         let old: Vec<RequestId> = self
             .engine
             .live_requests()
-            .filter(|r| r.waits_since() <= since_until)
+            .filter(|r| r.waits_since() + rules.request_ttl(&r.pickup) <= now)
             .filter(|r| !is_held(r))
             .map(|r| r.request_id)
             .collect();
@@ -562,8 +562,9 @@ impl Step<'_> {
             return;
         }
         let rules = self.engine.rules();
-        let (pickup_distance_m, pickup_eta_s) = pricing::estimate(&driver.position, &request.pickup);
-        let (distance_m, duration_s) = pricing::estimate(&request.pickup, &request.dropoff);
+        let market = rules.markets.of_pickup(&request.pickup);
+        let (pickup_distance_m, pickup_eta_s) = market.estimate(&driver.position, &request.pickup, self.now);
+        let (distance_m, duration_s) = market.estimate(&request.pickup, &request.dropoff, self.now);
         let found = MatchFound {
             match_id,
             request_id: request.request_id,
@@ -575,9 +576,10 @@ impl Step<'_> {
             vehicle_type: request.vehicle_type,
             pickup_distance_m,
             pickup_eta_s,
-            fare_estimate: pricing::price(rules.tariffs.of(request.vehicle_type), distance_m, duration_s).fare.total,
+            fare_estimate: market.price(request.vehicle_type, distance_m, duration_s).fare.total,
+            market_id: Some(market.market_id.clone()),
             found_at: self.now,
-            expires_at: self.now + rules.offer_ttl,
+            expires_at: self.now + rules.offer_ttl(&request.pickup),
         };
         self.put_offer(Offer {
             match_id,

@@ -5,9 +5,10 @@
 //! [`Engine`] are private to this file for that reason.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
-use pricing::Tariffs;
+use pricing::market::{Market, Markets};
 use streams::event::{MatchRejected, RejectReason, UserBeacon};
 use streams::{MatchId, Position, RequestId, RideId, Service, UserId, VehicleType};
 
@@ -54,9 +55,41 @@ pub struct Rules {
     pub request_ttl: Duration,
     /// The farthest driver to whom a request is offered, great circle.
     pub radius_m: f64,
-    /// For the fare estimate.
-    pub tariffs: Tariffs,
+    /// Where requests are, with the fares of estimates. A market may set the three values above for itself.
+    pub markets: Arc<Markets>,
     pub policy: Policy,
+}
+
+impl Rules {
+    /// The market of a pickup, if it is in any: the markets may have changed since the request began.
+    pub(super) fn market(&self, pickup: &Position) -> Option<&Market> {
+        self.markets.at(pickup)
+    }
+
+    pub(super) fn offer_ttl(&self, pickup: &Position) -> Duration {
+        self.market(pickup).and_then(|m| m.offer_ttl_s).map_or(self.offer_ttl, |s| Duration::seconds(s.into()))
+    }
+
+    pub(super) fn request_ttl(&self, pickup: &Position) -> Duration {
+        self.market(pickup).and_then(|m| m.request_ttl_s).map_or(self.request_ttl, |s| Duration::seconds(s.into()))
+    }
+
+    /// The longest that any request may wait.
+    pub(crate) fn longest_request_ttl(&self) -> Duration {
+        let of_markets = self.markets.iter().filter_map(|m| m.request_ttl_s).map(|s| Duration::seconds(s.into()));
+        of_markets.fold(self.request_ttl, Duration::max)
+    }
+
+    /// Within which a driver is offered a request with this pickup.
+    pub(super) fn radius_m(&self, pickup: &Position) -> f64 {
+        self.market(pickup).and_then(|m| m.radius_m).unwrap_or(self.radius_m)
+    }
+
+    /// Whether a driver who is at `place` may be offered a request with this pickup: a market is served by the drivers in it.
+    pub(super) fn is_served_from(&self, place: &Position, pickup: &Position) -> bool {
+        let id = |at: &Position| self.market(at).map(|m| m.market_id.as_str());
+        self.markets.is_one() || id(place) == id(pickup)
+    }
 }
 
 /// A driver, as their newest beacon says.
@@ -338,6 +371,11 @@ impl Engine {
         engine
     }
 
+    /// Takes over changed rules; offers that are open keep theirs.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+
     pub fn rules(&self) -> &Rules {
         &self.rules
     }
@@ -530,7 +568,7 @@ impl Engine {
 
     /// Forgets what ended long ago. The rows stay until they are purged.
     pub(super) fn prune(&mut self, now: DateTime<Utc>) {
-        let requests_from = requests_remembered_from(now, self.rules.request_ttl);
+        let requests_from = requests_remembered_from(now, self.rules.longest_request_ttl());
         let ended_from = now - ENDED_REMEMBERED;
         let requests_of = &mut self.requests_of;
         self.requests.retain(|id, request| {

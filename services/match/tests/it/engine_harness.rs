@@ -3,6 +3,7 @@
 //! north of one point.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
 use geospatial::newest::Fix;
@@ -22,7 +23,7 @@ pub(crate) fn rules() -> Rules {
         offer_ttl: Duration::seconds(15),
         request_ttl: Duration::seconds(300),
         radius_m: 5_000.0,
-        tariffs: Default::default(),
+        markets: Arc::new(pricing::market::Markets::world(Default::default())),
         policy: Default::default(),
     }
 }
@@ -265,6 +266,7 @@ impl EngineHarness {
             vehicle_type: VehicleType::Car,
             recorded_at: self.now,
             continues: None,
+            market_id: None,
         }
     }
 
@@ -318,6 +320,8 @@ impl EngineHarness {
             platform_fee: None,
             driver_payout: None,
             request_id: None,
+            market_id: None,
+            terms: None,
         }
     }
 

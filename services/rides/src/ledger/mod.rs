@@ -68,19 +68,22 @@ pub struct Movement {
     pub payment_id: PaymentId,
     /// The value date: when the event occurred that caused it.
     pub at: DateTime<Utc>,
+    /// Of every posting: amounts of two currencies are never in one movement.
+    pub currency: Currency,
     /// Two or more, none of 0, each account once.
     pub postings: Vec<Posting>,
 }
 
 /// The postings of a movement do not add up to 0: a bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the postings add up to {0} cents and not to 0")]
+#[error("the postings add up to {0} minor units and not to 0")]
 pub struct Unbalanced(pub i64);
 
 impl Movement {
     fn new(
         kind: Kind,
         (ride_id, payment_id, at): (RideId, PaymentId, DateTime<Utc>),
+        currency: Currency,
         postings: Vec<(String, i64)>,
     ) -> Result<Self, Unbalanced> {
         let sum = postings.iter().map(|(_, amount)| amount).sum();
@@ -89,7 +92,7 @@ impl Movement {
         }
         let postings = postings.into_iter().filter(|(_, amount)| *amount != 0);
         let postings = postings.map(|(account, amount)| Posting { account, amount }).collect();
-        Ok(Self { kind, ride_id, payment_id, at, postings })
+        Ok(Self { kind, ride_id, payment_id, at, currency, postings })
     }
 
     /// The rows of the movement. A rebuild computes the same rows, with the same ids.
@@ -104,7 +107,7 @@ impl Movement {
             ride_id: self.ride_id,
             kind: self.kind,
             account: posting.account.clone(),
-            amount: Money { amount: posting.amount, currency: Currency::Usd },
+            amount: Money::new(posting.amount, self.currency),
             at: self.at,
         };
         self.postings.iter().map(entry).collect()
@@ -125,7 +128,7 @@ pub fn billed(ride: &Ride, bill: &Bill) -> Result<Movement, Unbalanced> {
         (driver(ride.driver_id), -bill.driver_payout.amount),
         (REVENUE.to_owned(), -bill.platform_fee.amount),
     ];
-    Movement::new(kind, (ride.ride_id, ride.payment_id(), ride.updated_at), postings)
+    Movement::new(kind, (ride.ride_id, ride.payment_id(), ride.updated_at), bill.total.currency, postings)
 }
 
 /// A provider captured the money: it is cash, and the passenger no longer owes it.
@@ -133,9 +136,9 @@ pub fn billed(ride: &Ride, bill: &Bill) -> Result<Movement, Unbalanced> {
 /// # Errors
 /// None in practice: two postings of one amount are balanced.
 pub fn captured(payment: &Payment, provider: &str) -> Result<Movement, Unbalanced> {
-    let cents = payment.amount.amount;
-    let postings = vec![(format!("{CASH}{provider}"), cents), (passenger(payment.passenger_id), -cents)];
-    Movement::new(Kind::Capture, (payment.ride_id, payment.payment_id, payment.created_at), postings)
+    let Money { amount, currency } = payment.amount;
+    let postings = vec![(format!("{CASH}{provider}"), amount), (passenger(payment.passenger_id), -amount)];
+    Movement::new(Kind::Capture, (payment.ride_id, payment.payment_id, payment.created_at), currency, postings)
 }
 
 /// A row of `ledger_entries`.
@@ -160,7 +163,7 @@ mod tests {
     use pricing::{self, Tariffs};
 
     fn ride() -> Ride {
-        Ride::create(&accepted(), RideId(Uuid::from_u128(9)), at(0)).ride
+        Ride::create(&accepted(), RideId(Uuid::from_u128(9)), None, at(0)).ride
     }
 
     #[test]

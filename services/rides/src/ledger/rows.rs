@@ -20,8 +20,8 @@ pub(crate) async fn post(tx: &mut Transaction<Tables>, movements: &[Movement]) -
         On::Postgres(pg) => {
             sqlx::query(
                 "insert into ledger_entries (entry_id, transaction_id, ride_id, kind, account, amount, currency, at) \
-                 select e, t, r, k, a, m, 'USD', d from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], \
-                 $5::text[], $6::bigint[], $7::timestamptz[]) as u (e, t, r, k, a, m, d)",
+                 select e, t, r, k, a, m, y, d from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], \
+                 $5::text[], $6::bigint[], $7::timestamptz[], $8::text[]) as u (e, t, r, k, a, m, d, y)",
             )
             .bind(column(&entries, |e| e.entry_id))
             .bind(column(&entries, |e| e.transaction_id))
@@ -30,6 +30,7 @@ pub(crate) async fn post(tx: &mut Transaction<Tables>, movements: &[Movement]) -
             .bind(column(&entries, |e| e.account.as_str()))
             .bind(column(&entries, |e| e.amount.amount))
             .bind(column(&entries, |e| e.at))
+            .bind(column(&entries, |e| e.amount.currency.as_str()))
             .execute(&mut *pg)
             .await?;
         }
@@ -46,20 +47,21 @@ pub(crate) async fn post(tx: &mut Transaction<Tables>, movements: &[Movement]) -
     Ok(())
 }
 
-/// The balance of an account, cents; debit positive.
+/// The balance of an account, minor units of `currency`; debit positive.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn balance(tx: &mut Transaction<Tables>, account: &str) -> Result<i64, StoreError> {
+pub async fn balance(tx: &mut Transaction<Tables>, account: &str, currency: Currency) -> Result<i64, StoreError> {
     match tx.on() {
-        On::Postgres(pg) => {
-            Ok(sqlx::query_scalar("select coalesce(sum(amount), 0)::bigint from ledger_entries where account = $1")
-                .bind(account)
-                .fetch_one(&mut *pg)
-                .await?)
-        }
+        On::Postgres(pg) => Ok(sqlx::query_scalar(
+            "select coalesce(sum(amount), 0)::bigint from ledger_entries where account = $1 and currency = $2",
+        )
+        .bind(account)
+        .bind(currency.as_str())
+        .fetch_one(&mut *pg)
+        .await?),
         On::Memory(tables) => {
-            let of_account = tables.entries.values().filter(|e| e.account == account);
+            let of_account = tables.entries.values().filter(|e| e.account == account && e.amount.currency == currency);
             Ok(of_account.map(|e| e.amount.amount).sum())
         }
     }
@@ -74,7 +76,7 @@ pub(crate) async fn entries_between(
     match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
-                "select entry_id, transaction_id, ride_id, kind, account, amount, at from ledger_entries \
+                "select entry_id, transaction_id, ride_id, kind, account, amount, currency, at from ledger_entries \
                  where ride_id >= $1 and ride_id <= $2 order by ride_id, kind, account",
             )
             .bind(first.0)
@@ -92,6 +94,7 @@ pub(crate) async fn entries_between(
 
 fn read(row: &PgRow) -> Result<Entry, StoreError> {
     let kind: String = row.try_get("kind")?;
+    let currency: Currency = row.try_get::<String, _>("currency")?.parse().map_err(StoreError::Other)?;
     let kind = [Kind::Fare, Kind::Cancellation, Kind::Capture].into_iter().find(|k| k.as_str() == kind);
     Ok(Entry {
         entry_id: row.try_get("entry_id")?,
@@ -99,7 +102,7 @@ fn read(row: &PgRow) -> Result<Entry, StoreError> {
         ride_id: RideId(row.try_get("ride_id")?),
         kind: kind.ok_or_else(|| StoreError::Other("an entry of the ledger has an unknown kind".to_owned()))?,
         account: row.try_get("account")?,
-        amount: Money { amount: row.try_get("amount")?, currency: Currency::Usd },
+        amount: Money::new(row.try_get("amount")?, currency),
         at: row.try_get("at")?,
     })
 }

@@ -120,6 +120,8 @@ pub struct Payment {
     pub created_at: DateTime<Utc>,
     /// When it was settled.
     pub tried_at: Option<DateTime<Utc>>,
+    /// The market of the ride.
+    pub market_id: Option<String>,
 }
 
 impl Payment {
@@ -135,6 +137,7 @@ impl Payment {
             reference: None,
             created_at: ride.updated_at,
             tried_at: None,
+            market_id: ride.market_id.clone(),
         }
     }
 
@@ -146,6 +149,7 @@ impl Payment {
             passenger_id: self.passenger_id,
             driver_id: self.driver_id,
             amount: self.amount,
+            market_id: self.market_id.clone(),
         }
     }
 

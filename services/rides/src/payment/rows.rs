@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use platform::store::rows::column;
 use platform::{On, StoreError, Transaction};
-use streams::{Money, PaymentId, RideId, UserId};
+use streams::{Currency, Money, PaymentId, RideId, UserId};
 use uuid::Uuid;
 
 use crate::payment::{Debt, Payment, PaymentStatus};
@@ -17,10 +17,13 @@ struct PaymentRow {
     driver_id: Uuid,
     amount: i64,
     #[sqlx(try_from = "String")]
+    currency: Currency,
+    #[sqlx(try_from = "String")]
     status: PaymentStatus,
     reference: Option<String>,
     created_at: DateTime<Utc>,
     tried_at: Option<DateTime<Utc>>,
+    market_id: Option<String>,
 }
 
 impl From<PaymentRow> for Payment {
@@ -30,11 +33,12 @@ impl From<PaymentRow> for Payment {
             ride_id: RideId(row.ride_id),
             passenger_id: UserId(row.passenger_id),
             driver_id: UserId(row.driver_id),
-            amount: Money::usd(row.amount),
+            amount: Money::new(row.amount, row.currency),
             status: row.status,
             reference: row.reference,
             created_at: row.created_at,
             tried_at: row.tried_at,
+            market_id: row.market_id,
         }
     }
 }
@@ -45,6 +49,8 @@ struct DebtRow {
     ride_id: Uuid,
     passenger_id: Uuid,
     amount: i64,
+    #[sqlx(try_from = "String")]
+    currency: Currency,
     at: DateTime<Utc>,
 }
 
@@ -54,7 +60,7 @@ impl From<DebtRow> for Debt {
             payment_id: PaymentId(row.payment_id),
             ride_id: RideId(row.ride_id),
             passenger_id: UserId(row.passenger_id),
-            amount: Money::usd(row.amount),
+            amount: Money::new(row.amount, row.currency),
             at: row.at,
         }
     }
@@ -65,9 +71,9 @@ pub(crate) async fn insert_payments(tx: &mut Transaction<Tables>, payments: &[Pa
     match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
-                "insert into payments (payment_id, ride_id, passenger_id, driver_id, amount, currency, status, created_at) \
-                 select p, r, g, d, a, 'USD', 'pending', c from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], \
-                 $5::bigint[], $6::timestamptz[]) as u (p, r, g, d, a, c)",
+                "insert into payments (payment_id, ride_id, passenger_id, driver_id, amount, currency, status, created_at, \
+                 market_id) select p, r, g, d, a, y, 'pending', c, m from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], \
+                 $5::bigint[], $6::timestamptz[], $7::text[], $8::text[]) as u (p, r, g, d, a, c, y, m)",
             )
             .bind(column(payments, |c| c.payment_id.0))
             .bind(column(payments, |c| c.ride_id.0))
@@ -75,6 +81,8 @@ pub(crate) async fn insert_payments(tx: &mut Transaction<Tables>, payments: &[Pa
             .bind(column(payments, |c| c.driver_id.0))
             .bind(column(payments, |c| c.amount.amount))
             .bind(column(payments, |c| c.created_at))
+            .bind(column(payments, |c| c.amount.currency.as_str()))
+            .bind(column(payments, |c| c.market_id.as_deref()))
             .execute(&mut *pg)
             .await?;
         }
@@ -99,7 +107,7 @@ pub(crate) async fn lock_payments(
     match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query_as::<_, PaymentRow>(
-                "select payment_id, ride_id, passenger_id, driver_id, amount, status, reference, created_at, tried_at \
+                "select payment_id, ride_id, passenger_id, driver_id, amount, currency, market_id, status, reference, created_at, tried_at \
                  from payments where payment_id = any($1) order by payment_id for update",
             )
             .bind(column(payments, |p| p.0))
@@ -172,7 +180,7 @@ pub async fn payments_of(tx: &mut Transaction<Tables>, rides: &[RideId]) -> Resu
     match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query_as::<_, PaymentRow>(
-                "select payment_id, ride_id, passenger_id, driver_id, amount, status, reference, created_at, tried_at \
+                "select payment_id, ride_id, passenger_id, driver_id, amount, currency, market_id, status, reference, created_at, tried_at \
                  from payments where ride_id = any($1)",
             )
             .bind(column(rides, |r| r.0))
@@ -195,7 +203,7 @@ pub async fn debts_of(tx: &mut Transaction<Tables>, passenger: UserId) -> Result
     match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query_as::<_, DebtRow>(
-                "select payment_id, ride_id, passenger_id, amount, at from debts where passenger_id = $1 order by at",
+                "select payment_id, ride_id, passenger_id, amount, currency, at from debts where passenger_id = $1 order by at",
             )
             .bind(passenger.0)
             .fetch_all(&mut *pg)
@@ -211,7 +219,7 @@ pub(crate) async fn debts_of_rides(tx: &mut Transaction<Tables>, rides: &[RideId
     match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query_as::<_, DebtRow>(
-                "select d.payment_id, d.ride_id, d.passenger_id, d.amount, d.at from debts d \
+                "select d.payment_id, d.ride_id, d.passenger_id, d.amount, d.currency, d.at from debts d \
                  join payments p on p.payment_id = d.payment_id where p.ride_id = any($1)",
             )
             .bind(column(rides, |r| r.0))

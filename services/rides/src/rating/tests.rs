@@ -6,7 +6,7 @@ use crate::ride::tests::{accepted, at};
 
 /// A ride that has ended at `at(0)` after its start.
 fn completed() -> Ride {
-    let ride = Ride::create(&accepted(), RideId(Uuid::from_u128(9)), at(0)).ride;
+    let ride = Ride::create(&accepted(), RideId(Uuid::from_u128(9)), None, at(0)).ride;
     Ride { status: RideStatus::Completed, started_at: Some(at(0)), ..ride }
 }
 

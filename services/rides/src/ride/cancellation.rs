@@ -4,10 +4,10 @@
 //! at least the minimum of the tariff if the passenger ends the ride, and without the minimum if the driver does.
 
 use chrono::{DateTime, Duration, Utc};
-use pricing::{Minimum, Priced, Tariffs, Trip, WaitingRules};
+use pricing::{Minimum, Priced, Tariff, Trip, WaitingRules};
 use streams::driven_distance::DrivenDistance;
 use streams::event::{CancelCode, Fare, Party};
-use streams::{Money, Position, RequestId, RideStatus, VehicleType};
+use streams::{Money, Position, RequestId, RideStatus};
 
 use super::distance::{COVERED_MIN, Distance, plausible};
 use super::lifecycle::Refusal;
@@ -45,7 +45,6 @@ pub struct Cancellation {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct CancelledRide {
     pub(super) status: RideStatus,
-    pub(super) vehicle_type: VehicleType,
     pub(super) pickup: Position,
     pub(super) dropoff: Position,
     pub(super) created_at: DateTime<Utc>,
@@ -104,14 +103,13 @@ pub(super) fn charge(
     ride: &CancelledRide,
     by: Party,
     code: CancelCode,
-    tariffs: &Tariffs,
+    tariff: &Tariff,
     driven: Option<&DrivenSoFar>,
     now: DateTime<Utc>,
 ) -> Charge {
-    let tariff = tariffs.of(ride.vehicle_type);
     match (by, ride.status) {
         (Party::System, _) => Charge::FREE,
-        (_, RideStatus::Started) => after_start(ride, by, tariffs, driven, now),
+        (_, RideStatus::Started) => after_start(ride, by, tariff, driven, now),
         // `no_show` was refused where the driver had not waited long enough.
         (Party::Driver, _) if code == CancelCode::NoShow => {
             Charge::priced(pricing::flat(tariff, "no_show", tariff.cancellation))
@@ -125,11 +123,10 @@ pub(super) fn charge(
 fn after_start(
     ride: &CancelledRide,
     by: Party,
-    tariffs: &Tariffs,
+    tariff: &Tariff,
     driven: Option<&DrivenSoFar>,
     now: DateTime<Utc>,
 ) -> Charge {
-    let tariff = tariffs.of(ride.vehicle_type);
     let until = driven.map_or(now, |driven| driven.until);
     let duration_s = ride.started_at.map_or(0.0, |from| (until - from).as_seconds_f64().max(0.0));
     let (distance_m, is_estimated) = distance_so_far(ride, driven, duration_s);

@@ -12,8 +12,8 @@ pub(crate) mod update;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use chrono::{DateTime, Duration, Utc};
-use pricing::{self, Minimum, Priced, Tariffs, Trip, WaitingRules};
-use streams::event::{CancelCode, Fare, MatchAccepted, Party, RideEvent};
+use pricing::{self, Minimum, Priced, Tariff, Tariffs, Trip, WaitingRules};
+use streams::event::{CancelCode, Currency, Fare, MatchAccepted, Party, RideEvent, RideTerms};
 use streams::{MatchId, Money, PaymentId, Position, RequestId, RideId, RideStatus, UserId, VehicleType};
 
 pub use self::cancellation::{Cancellation, DrivenSoFar};
@@ -53,6 +53,10 @@ pub struct Ride {
     pub receipt: Option<Receipt>,
     /// Only once cancelled.
     pub cancellation: Option<Cancellation>,
+    /// The market of the pickup; a ride of the version before has none, and no terms.
+    pub market_id: Option<String>,
+    /// What it costs, as it was when the ride began.
+    pub terms: Option<RideTerms>,
 }
 
 /// Wrong PINs given for a ride that has not started. They are not part of the ride's history: they only limit the next tries.
@@ -166,8 +170,14 @@ pub enum Outcome {
 }
 
 impl Ride {
-    /// The ride that an accepted match becomes, and its first event.
-    pub fn create(accepted: &MatchAccepted, ride_id: RideId, now: DateTime<Utc>) -> Change {
+    /// The ride that an accepted match becomes, and its first event; `place` is the market of the pickup, with the terms of such a ride.
+    pub fn create(
+        accepted: &MatchAccepted,
+        ride_id: RideId,
+        place: Option<(String, RideTerms)>,
+        now: DateTime<Utc>,
+    ) -> Change {
+        let (market_id, terms) = place.unzip();
         let mut event = RideEvent {
             ride_id,
             match_id: accepted.match_id,
@@ -193,6 +203,8 @@ impl Ride {
             driver_payout: None,
             search_continues: None,
             request_id: Some(accepted.request_id),
+            market_id,
+            terms,
         };
         event.hash = hash_chain::hash(&event);
         Change { ride: Self::from_event(&event), event, bill: None }
@@ -218,7 +230,20 @@ impl Ride {
             last_hash: event.hash.clone(),
             receipt: None,
             cancellation: None,
+            market_id: event.market_id.clone(),
+            terms: event.terms.clone(),
         }
+    }
+
+    /// What the ride costs, and its rules of waiting; `tariffs` are for a ride that has no terms.
+    fn tariff(&self, tariffs: &Tariffs) -> (Tariff, WaitingRules) {
+        let general = || (*tariffs.of(self.vehicle_type), tariffs.waiting);
+        self.terms.as_ref().map_or_else(general, pricing::of_terms)
+    }
+
+    /// The currency of every amount of the ride.
+    pub fn currency(&self) -> Currency {
+        self.terms.as_ref().map_or(Currency::USD, |terms| terms.currency)
     }
 
     /// The id of the payment for its newest event; always the same for the same event.
@@ -267,9 +292,9 @@ impl Ride {
     }
 
     fn at_cancellation(&self, rules: &WaitingRules) -> CancelledRide {
-        let Self { status, vehicle_type, pickup, dropoff, created_at, waiting_at, started_at, .. } = *self;
+        let Self { status, pickup, dropoff, created_at, waiting_at, started_at, .. } = *self;
         let waited_s = self.waited_s(rules);
-        CancelledRide { status, vehicle_type, pickup, dropoff, created_at, waiting_at, started_at, waited_s }
+        CancelledRide { status, pickup, dropoff, created_at, waiting_at, started_at, waited_s }
     }
 
     /// The next version and its event, with the hash; `change` sets what the command changes, and returns the bill.
@@ -319,11 +344,13 @@ impl Ride {
             driver_payout: self.parts().map(|(_, payout)| payout),
             search_continues: continues.map(|_| true),
             request_id: continues,
+            market_id: self.market_id.clone(),
+            terms: None,
         }
     }
 }
 
-/// Decides on a command by `by`, who is one of the ride's two people, or the system.
+/// Decides on a command by `by`, who is one of the ride's two people, or the system. `tariffs` are for a ride that has no terms of its own.
 ///
 /// # Errors
 /// [`Refusal`]: nothing changes.
@@ -373,11 +400,12 @@ pub fn decide(
             if note.is_some_and(|note| !is_text(note)) {
                 return Err(Refusal::Note);
             }
-            let (code, cancelled) = (CancelCode::of(reason), ride.at_cancellation(&tariffs.waiting));
+            let (tariff, waiting) = ride.tariff(tariffs);
+            let (code, cancelled) = (CancelCode::of(reason), ride.at_cancellation(&waiting));
             if by == Party::Driver && code == CancelCode::NoShow {
-                cancellation::check_no_show(&cancelled, &tariffs.waiting, now)?;
+                cancellation::check_no_show(&cancelled, &waiting, now)?;
             }
-            let charge = cancellation::charge(&cancelled, by, code, tariffs, driven.as_ref(), now);
+            let charge = cancellation::charge(&cancelled, by, code, &tariff, driven.as_ref(), now);
             let continues = search.filter(|_| cancellation::continues_search(&cancelled, by, code));
             let words = (reason.to_owned(), note.map(str::to_owned));
             ride.advance(to, now, |next| Some(cancel(next, by, words, charge, continues)))
@@ -422,15 +450,15 @@ fn start(
 }
 
 fn complete(ride: &mut Ride, tariffs: &Tariffs, distance: Distance) -> Bill {
-    let tariff = tariffs.of(ride.vehicle_type);
-    let waited_s = ride.waited_s(&tariffs.waiting);
+    let (tariff, waiting) = ride.tariff(tariffs);
+    let waited_s = ride.waited_s(&waiting);
     let duration_s = ride.duration_s();
     let distance_m = match distance {
         Distance::Measured(metres) => metres,
         Distance::Estimated => pricing::estimate(&ride.pickup, &ride.dropoff).0,
     };
     let Priced { mut fare, platform_fee, driver_payout } =
-        pricing::bill(tariff, &Trip { distance_m, duration_s, waited_s }, Minimum::Applies);
+        pricing::bill(&tariff, &Trip { distance_m, duration_s, waited_s }, Minimum::Applies);
     fare.estimated = distance == Distance::Estimated;
     let bill = Bill { reason: BillReason::Fare, total: fare.total, platform_fee, driver_payout };
     ride.receipt = Some(Receipt { distance_m, duration_s, fare, platform_fee, driver_payout });
@@ -450,7 +478,7 @@ fn cancel(
     continues: Option<RequestId>,
 ) -> Bill {
     let Charge { priced, distance_m, duration_s } = charge;
-    let zero = Money::usd(0);
+    let zero = Money::new(0, ride.currency());
     let (fare, platform_fee, driver_payout) = match priced {
         Some(Priced { fare, platform_fee, driver_payout }) => (Some(fare), platform_fee, driver_payout),
         None => (None, zero, zero),

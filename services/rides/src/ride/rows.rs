@@ -16,8 +16,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row};
+use streams::event::RideTerms;
 use streams::simulation::sabotage;
-use streams::{MatchId, Money, Position, RequestId, RideId, UserId};
+use streams::{Currency, MatchId, Money, Position, RequestId, RideId, UserId};
 use uuid::Uuid;
 
 use crate::ride::{Cancellation, PinTries, Receipt, Ride};
@@ -73,6 +74,8 @@ pub(crate) fn to_row(ride: &Ride) -> Map<String, Value> {
         "cancel_distance_m": cancellation.and_then(|c| c.distance_m),
         "cancel_duration_s": cancellation.and_then(|c| c.duration_s),
         "cancel_continues": cancellation.and_then(|c| c.continues),
+        "market_id": ride.market_id,
+        "terms": ride.terms,
     });
     match row {
         Value::Object(columns) => columns,
@@ -83,9 +86,11 @@ pub(crate) fn to_row(ride: &Ride) -> Map<String, Value> {
 /// A ride from its row, which is the first column of `row`, as JSON text.
 pub(crate) fn from_row(row: &PgRow) -> Result<Ride, StoreError> {
     let mut row = Columns(serde_json::from_str(row.try_get(0)?).map_err(malformed)?);
+    let terms: Option<RideTerms> = row.take("terms")?;
+    let currency = terms.as_ref().map_or(Currency::USD, |terms| terms.currency);
     // Cancellations older than the columns of the parts have no parts.
-    let platform_fee = Money::usd(row.take::<Option<i64>>("platform_fee")?.unwrap_or(0));
-    let driver_payout = Money::usd(row.take::<Option<i64>>("driver_payout")?.unwrap_or(0));
+    let platform_fee = Money::new(row.take::<Option<i64>>("platform_fee")?.unwrap_or(0), currency);
+    let driver_payout = Money::new(row.take::<Option<i64>>("driver_payout")?.unwrap_or(0), currency);
     let receipt = match row.take("fare")? {
         Some(fare) => Some(Receipt {
             distance_m: row.take("distance_m")?,
@@ -102,7 +107,7 @@ pub(crate) fn from_row(row: &PgRow) -> Result<Ride, StoreError> {
             reason: row.take("cancel_reason")?,
             code: row.take("cancel_code")?,
             note: row.take("cancel_note")?,
-            fee: Money::usd(row.take("cancel_fee")?),
+            fee: Money::new(row.take("cancel_fee")?, currency),
             fare: row.take("cancel_fare")?,
             distance_m: row.take("cancel_distance_m")?,
             duration_s: row.take("cancel_duration_s")?,
@@ -130,6 +135,8 @@ pub(crate) fn from_row(row: &PgRow) -> Result<Ride, StoreError> {
         last_hash: row.take("last_hash")?,
         receipt,
         cancellation,
+        market_id: row.take("market_id")?,
+        terms,
     })
 }
 

@@ -53,7 +53,7 @@ fn changed(ride: &Ride, by: Party, input: &CommandInput<'_>, now: DateTime<Utc>)
 }
 
 fn created() -> Change {
-    Ride::create(&accepted(), RideId(uuid::Uuid::from_u128(9)), at(0))
+    Ride::create(&accepted(), RideId(uuid::Uuid::from_u128(9)), None, at(0))
 }
 
 /// A ride that has got as far as `status`; cancelled by its passenger.

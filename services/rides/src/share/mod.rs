@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_party_of_a_live_ride_has_five_open_links() {
-        let ride = Ride::create(&accepted(), RideId(Uuid::from_u128(9)), at(0)).ride;
+        let ride = Ride::create(&accepted(), RideId(Uuid::from_u128(9)), None, at(0)).ride;
         let share = |n| Share::new(&ride, ride.passenger_id, Uuid::from_u128(n), [7; 32], at(0));
         let mut shares: Vec<Share> = (0..4).map(share).collect();
         let code = |ride: &Ride, shares: &[Share], now| admit(ride, shares, at(now)).map_err(|problem| problem.code);

@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn one_persons_calls_on_a_ride_are_one_alert_until_it_is_closed() {
-        let live = Ride::create(&accepted(), RideId(id(9)), at(0)).ride;
+        let live = Ride::create(&accepted(), RideId(id(9)), None, at(0)).ride;
         let over = Ride { status: RideStatus::Completed, ..live.clone() };
         let passenger = live.passenger_id;
         let first = raise(&live, passenger, None, call(60.0, Some("help")), id(1), at(1)).unwrap();

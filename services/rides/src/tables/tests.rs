@@ -63,7 +63,7 @@ impl Bench {
     }
 
     fn change(&self, accepted: &MatchAccepted, seconds: i64) -> Change {
-        Ride::create(accepted, self.world.id(), at(seconds))
+        Ride::create(accepted, self.world.id(), None, at(seconds))
     }
 
     async fn insert(&self, rides: &[Ride]) -> Vec<MatchId> {
@@ -375,7 +375,7 @@ async fn a_ride_is_billed_once(backend: Backend) {
         for account in
             [&ledger::passenger(ride.passenger_id), &ledger::driver(ride.driver_id), ledger::REVENUE, "cash:ledger"]
         {
-            found.push(ledger::rows::balance(&mut tx, account).await.unwrap());
+            found.push(ledger::rows::balance(&mut tx, account, streams::Currency::USD).await.unwrap());
         }
         found
     };

@@ -38,6 +38,7 @@ async fn redelivery_never_bills_twice(backend: Backend) {
     app.aggregate(ride.ride_id, ride.driver_id, 9_000.0, true).await;
     app.aggregate(ride.ride_id, ride.driver_id, 5_000.0, true).await;
     let capture = streams::event::PaymentCapture {
+        market_id: ride.market_id.clone(),
         payment_id: app.payment(ride.ride_id).await.unwrap().payment_id,
         ride_id: ride.ride_id,
         passenger_id: ride.passenger_id,
@@ -63,6 +64,7 @@ async fn a_driver_never_bills_the_ride_of_another(backend: Backend) {
     app.aggregate(ride.ride_id, other, 900_000.0, true).await;
     app.aggregate(app.platform.world.id(), other, 5_000.0, true).await;
     let forged = streams::event::PaymentCapture {
+        market_id: ride.market_id.clone(),
         payment_id: app.platform.world.id(),
         ride_id: ride.ride_id,
         passenger_id: ride.passenger_id,

@@ -272,7 +272,9 @@ impl TestApp {
         let accounts = [&ledger::passenger(of.passenger_id), &ledger::driver(of.driver_id), ledger::REVENUE, &cash];
         let mut found = [0; 4];
         for (balance, account) in found.iter_mut().zip(accounts) {
-            *balance = ledger::rows::balance(&mut self.store.begin().await.unwrap(), account).await.unwrap();
+            *balance = ledger::rows::balance(&mut self.store.begin().await.unwrap(), account, streams::Currency::USD)
+                .await
+                .unwrap();
         }
         assert_eq!(found.iter().sum::<i64>(), 0, "the ledger balances");
         found

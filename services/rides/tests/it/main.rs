@@ -7,6 +7,7 @@ mod bills;
 mod harness;
 mod http;
 mod lifecycle;
+mod markets;
 mod matches;
 mod races;
 mod ratings;

@@ -1,6 +1,7 @@
 //! Who wins, of every two commands on a ride, in either order and at once. `after` is the table; the offer before a ride has one of its own
 //! (`services/users/tests/it/races.rs`).
 
+use pricing::market::Current;
 use pricing::{Tariffs, WaitingRules};
 use rides::Config;
 use streams::event::{MatchAccepted, RideEvent};
@@ -135,7 +136,7 @@ impl Scene {
 /// The passenger's time is over as soon as the driver waits.
 fn config() -> Config {
     let waiting = WaitingRules { no_show_after_s: 0, ..WaitingRules::default() };
-    Config { tariffs: Tariffs { waiting, ..Tariffs::default() }, ..Config::default() }
+    Config { markets: Current::world(Tariffs { waiting, ..Tariffs::default() }), ..Config::default() }
 }
 
 /// What comes before the two: a ride on its way to the pickup, at it, and with the passenger.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use platform::World;
 use streams::Service;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::App;
 use crate::open_files;
@@ -29,6 +29,8 @@ pub async fn run(settings: &Settings, services: &[Service]) -> Result<ExitCode> 
     open_files::raise();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    // Without markets to read again, the end of a terminal ends the program, as usual.
+    let mut hangup = settings.markets_file.is_some().then(|| signal(SignalKind::hangup())).transpose()?;
     let mut app = tokio::select! {
         biased;
         _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
@@ -41,13 +43,16 @@ pub async fn run(settings: &Settings, services: &[Service]) -> Result<ExitCode> 
         tracing::warn!("the bus is in memory: events under way are gone at exit, although the database stays");
     }
     tracing::info!(pod = %app.platform.pod, "{names}: http://{}", app.addr);
-    let code = tokio::select! {
-        biased;
-        _ = interrupt.recv() => ExitCode::SUCCESS,
-        _ = terminate.recv() => ExitCode::SUCCESS,
-        why = app.broken() => {
-            tracing::error!("{why}");
-            ExitCode::FAILURE
+    let code = loop {
+        tokio::select! {
+            biased;
+            _ = interrupt.recv() => break ExitCode::SUCCESS,
+            _ = terminate.recv() => break ExitCode::SUCCESS,
+            () = hung_up(&mut hangup) => app.reload_markets(settings),
+            why = app.broken() => {
+                tracing::error!("{why}");
+                break ExitCode::FAILURE;
+            }
         }
     };
     tracing::info!("stopping");
@@ -63,4 +68,15 @@ pub async fn run(settings: &Settings, services: &[Service]) -> Result<ExitCode> 
         );
     }
     Ok(code)
+}
+
+/// The next SIGHUP; pending for ever where nobody listens for it.
+async fn hung_up(hangup: &mut Option<Signal>) {
+    let received = match hangup {
+        Some(hangup) => hangup.recv().await,
+        None => None,
+    };
+    if received.is_none() {
+        std::future::pending::<()>().await;
+    }
 }

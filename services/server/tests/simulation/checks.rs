@@ -10,11 +10,13 @@ use rides::{Tables, ledger, payment};
 use serde_json::Value;
 use streams::bus::{ReplayStart, StoredMessage};
 use streams::topology::{Retention, Topology};
-use streams::{Bus, RideId};
+use streams::{Bus, Currency, RideId};
 use testing::invariants::{AckedCommand, Event, History, Mailbox, MailboxEntry, fee_or_fare, text};
 
 use crate::inbox;
 use crate::scene::{Received, Scene};
+
+const USD: Currency = Currency::USD;
 
 /// What is not at rest: processes that are unhealthy, messages and rows that wait, rides that have not ended.
 pub(crate) async fn unrest(scene: &Scene) -> Vec<String> {
@@ -123,17 +125,17 @@ async fn money(history: &History<'_>, rides: &Store<Tables>) -> Vec<String> {
         payments.insert(*ride, payment.into_iter().collect());
     }
     wrong.extend(history.payments(&payments));
-    let mut earned = balance(&mut rides.begin().await.unwrap(), ledger::REVENUE).await.unwrap();
+    let mut earned = balance(&mut rides.begin().await.unwrap(), ledger::REVENUE, USD).await.unwrap();
     for driver in drivers {
-        earned += balance(&mut rides.begin().await.unwrap(), &format!("driver:{driver}")).await.unwrap();
+        earned += balance(&mut rides.begin().await.unwrap(), &format!("driver:{driver}"), USD).await.unwrap();
     }
     for passenger in passengers {
-        let owed = balance(&mut rides.begin().await.unwrap(), &format!("passenger:{passenger}")).await.unwrap();
+        let owed = balance(&mut rides.begin().await.unwrap(), &format!("passenger:{passenger}"), USD).await.unwrap();
         if owed != 0 {
             wrong.push(format!("{passenger} owes {owed} although all is captured"));
         }
     }
-    let cash = balance(&mut rides.begin().await.unwrap(), "cash:ledger").await.unwrap();
+    let cash = balance(&mut rides.begin().await.unwrap(), "cash:ledger", USD).await.unwrap();
     if cash != turnover || earned != -cash {
         wrong.push(format!("the rides come to {turnover}, the cash to {cash}, what is earned to {}", -earned));
     }

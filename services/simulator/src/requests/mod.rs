@@ -21,6 +21,8 @@ pub struct Request {
     pub pickup_time: DateTime<Utc>,
     pub pickup: Position,
     pub dropoff: Position,
+    /// When the passenger left, if the record says so.
+    pub dropoff_time: Option<DateTime<Utc>>,
 }
 
 /// The content of a file of trips.
@@ -35,6 +37,8 @@ pub struct Trips {
 #[derive(serde::Deserialize)]
 struct Row {
     pickup_time: DateTime<Utc>,
+    #[serde(default)]
+    dropoff_time: String,
     pickup_lat: f64,
     pickup_lng: f64,
     dropoff_lat: f64,
@@ -70,7 +74,8 @@ fn read(source: impl std::io::Read, limit: Option<usize>) -> Result<Trips> {
         let dropoff = Position { lat: row.dropoff_lat, lng: row.dropoff_lng };
         let plausible = pickup.is_plausible() && dropoff.is_plausible();
         if plausible && (TRIP_MIN_M..=TRIP_MAX_M).contains(&pickup.distance_m(&dropoff)) {
-            trips.requests.push(Request { pickup_time: row.pickup_time, pickup, dropoff });
+            let dropoff_time = DateTime::parse_from_rfc3339(&row.dropoff_time).ok().map(|at| at.to_utc());
+            trips.requests.push(Request { pickup_time: row.pickup_time, pickup, dropoff, dropoff_time });
         } else {
             trips.skipped += 1;
         }

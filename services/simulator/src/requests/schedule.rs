@@ -99,7 +99,7 @@ fn seeded(centre: Position, pickup_time: DateTime<Utc>, rng: &mut StdRng) -> Req
     };
     let pickup = around(centre, 0.0, 1_500.0);
     let dropoff = around(pickup, 800.0, 3_000.0);
-    Request { pickup_time, pickup, dropoff }
+    Request { pickup_time, pickup, dropoff, dropoff_time: None }
 }
 
 #[cfg(test)]
@@ -114,6 +114,7 @@ mod tests {
             pickup_time: DateTime::from_timestamp(seconds, 0).unwrap(),
             pickup: Position { lat: 40.7, lng: -73.9 },
             dropoff: Position { lat: 40.8, lng: -73.9 },
+            dropoff_time: None,
         };
         let trips = Trips { requests: vec![at(0), at(1), at(100_000)], skipped: 0 };
         let start = clock::now();

@@ -252,7 +252,7 @@ impl Refusal {
             "not_driver" | "forbidden" | "driver_not_approved" => StatusCode::FORBIDDEN,
             "not_found" => StatusCode::NOT_FOUND,
             "frame_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
-            "invalid_field" | "unknown_type" => StatusCode::UNPROCESSABLE_ENTITY,
+            "invalid_field" | "unknown_type" | "out_of_area" => StatusCode::UNPROCESSABLE_ENTITY,
             "too_many_requests" => StatusCode::TOO_MANY_REQUESTS,
             "unavailable" => StatusCode::SERVICE_UNAVAILABLE,
             // All others say that the state of a search, an offer or a ride forbids it.

@@ -34,6 +34,9 @@ async fn begin_in(
     if let Some(open) = open.filter(|open| open.is_of(&trip)) {
         return Ok(Step::Done(json!({"request_id": open.request_id})));
     }
+    let markets = context.config.markets.get();
+    let served = markets.serving(&trip.pickup, &trip.dropoff, trip.vehicle_type);
+    served.map_err(|why| Problem { code: why.code().into(), ..Problem::field(why.field(), why.to_string()) })?;
     if live_ride::rows::of_passenger(&mut tx, user).await?.is_some() {
         let message = "you are in a ride: another can be asked for when it is over";
         return Err(Problem::conflict("ride_live", message).into());
@@ -51,10 +54,10 @@ async fn begin_in(
         user_id: user,
         trip,
         began_at: now,
-        expires_at: now + Duration::seconds(i64::from(context.config.request_ttl_s)),
+        expires_at: now + context.config.request_ttl(&markets, &trip.pickup),
     };
     search::rows::insert(&mut tx, &search).await?;
-    context.publish(&mut tx, &search.began());
+    context.publish(&mut tx, &search.began(&markets));
     tx.commit().await?;
     Ok(Step::Done(json!({"request_id": search.request_id})))
 }

@@ -48,6 +48,7 @@ mod tests {
             pickup_distance_m: 404.123,
             pickup_eta_s: 75.5,
             fare_estimate: Money::usd(900),
+            market_id: None,
             found_at: DateTime::UNIX_EPOCH,
             expires_at: DateTime::UNIX_EPOCH,
         };

@@ -124,7 +124,7 @@ async fn end_all(
     if ending.is_empty() {
         return Ok(None);
     }
-    let now = context.platform.world.now();
+    let (now, markets) = (context.platform.world.now(), context.config.markets.get());
     let ends = column(&offers, |offer| offer.cancelled(now));
     offer::rows::close(tx, &ends).await?;
     rows::delete(tx, &column(&ending, |search| search.key())).await?;
@@ -134,7 +134,7 @@ async fn end_all(
     }
     let mut ended_at = None;
     for search in &ending {
-        let ended = search.ended(now);
+        let ended = search.ended(now, &markets);
         ended_at = ended_at.max(ended.occurred_at());
         context.publish(tx, &ended);
     }

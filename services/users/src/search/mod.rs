@@ -4,8 +4,9 @@ pub(crate) mod ending;
 pub(crate) mod rows;
 
 use chrono::{DateTime, Duration, Utc};
+use pricing::market::Markets;
 use streams::event::{CancelledRide, RideEvent, UserFinder, rfc3339};
-use streams::{Event, RequestId, UserId};
+use streams::{Event, Position, RequestId, UserId};
 
 use crate::trip::Trip;
 
@@ -47,30 +48,35 @@ impl Search {
         (self.request_id, self.user_id)
     }
 
-    pub(crate) fn began(&self) -> Event {
-        Event::UserFinder(self.finder(self.began_at))
+    /// `markets`, here and below, say in which one the pickup is.
+    pub(crate) fn began(&self, markets: &Markets) -> Event {
+        Event::UserFinder(self.finder(self.began_at, markets))
     }
 
     /// The search that goes on after `cancelled`, if one does. It has its whole time again, and began a moment after the cancellation.
-    pub(crate) fn continued(cancelled: &RideEvent, now: DateTime<Utc>, ttl: Duration) -> Option<Self> {
+    pub(crate) fn continued(
+        cancelled: &RideEvent,
+        now: DateTime<Utc>,
+        ttl: impl Fn(&Position) -> Duration,
+    ) -> Option<Self> {
         let request_id = cancelled.request_id.filter(|_| cancelled.search_continues == Some(true))?;
         let RideEvent { pickup, dropoff, vehicle_type, .. } = *cancelled;
         let began_at = now.max(cancelled.occurred_at + Duration::microseconds(1));
         let trip = Trip { pickup, dropoff, vehicle_type };
-        Some(Self { request_id, user_id: cancelled.passenger_id, trip, began_at, expires_at: began_at + ttl })
+        Some(Self { request_id, user_id: cancelled.passenger_id, trip, began_at, expires_at: began_at + ttl(&pickup) })
     }
 
     /// The event of a search that goes on after this ride.
-    pub(crate) fn goes_on(&self, cancelled: &RideEvent) -> Event {
+    pub(crate) fn goes_on(&self, cancelled: &RideEvent, markets: &Markets) -> Event {
         let RideEvent { ride_id, match_id, driver_id, .. } = *cancelled;
         let continues = Some(CancelledRide { ride_id, match_id, driver_id });
-        Event::UserFinder(UserFinder { continues, ..self.finder(self.began_at) })
+        Event::UserFinder(UserFinder { continues, ..self.finder(self.began_at, markets) })
     }
 
     /// What its passenger receives [`NEAR_END`] before its end: the search as it is, and when it ends.
-    pub(crate) fn near_end(&self) -> NearEnd {
+    pub(crate) fn near_end(&self, markets: &Markets) -> NearEnd {
         let noticed_at = self.expires_at - NEAR_END;
-        let finder = self.finder(noticed_at);
+        let finder = self.finder(noticed_at, markets);
         let event = Event::UserFinder(finder.clone());
         let mut body = serde_json::to_value(&finder).expect("a search has string keys");
         body["expires_at"] = rfc3339::text(&self.expires_at).into();
@@ -82,16 +88,27 @@ impl Search {
 
     /// The event of its end. Its time is later than that of its beginning, also within one step of the clock: message ids
     /// contain the time.
-    pub(crate) fn ended(&self, now: DateTime<Utc>) -> Event {
+    pub(crate) fn ended(&self, now: DateTime<Utc>, markets: &Markets) -> Event {
         let ended_at = now.max(self.began_at + Duration::microseconds(1));
-        Event::UserFinder(UserFinder { active: false, ..self.finder(ended_at) })
+        Event::UserFinder(UserFinder { active: false, ..self.finder(ended_at, markets) })
     }
 
-    fn finder(&self, recorded_at: DateTime<Utc>) -> UserFinder {
+    fn finder(&self, recorded_at: DateTime<Utc>, markets: &Markets) -> UserFinder {
         let Trip { pickup, dropoff, vehicle_type } = self.trip;
         let Self { request_id, user_id, .. } = *self;
+        let market_id = markets.at(&pickup).map(|market| market.market_id.clone());
         let continues = None;
-        UserFinder { request_id, user_id, active: true, pickup, dropoff, vehicle_type, recorded_at, continues }
+        UserFinder {
+            request_id,
+            user_id,
+            active: true,
+            pickup,
+            dropoff,
+            vehicle_type,
+            market_id,
+            recorded_at,
+            continues,
+        }
     }
 }
 
@@ -113,7 +130,7 @@ mod tests {
             began_at,
             expires_at: began_at + Duration::seconds(300),
         };
-        let notice = search.near_end();
+        let notice = search.near_end(&Markets::world(pricing::Tariffs::default()));
         assert_eq!(notice.time, began_at + Duration::seconds(270));
         assert_eq!(notice.event_id, format!("user.finder-{}-270000000.near_end", search.request_id));
         let body: serde_json::Value = serde_json::from_str(&notice.body).unwrap();

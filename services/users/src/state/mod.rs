@@ -9,6 +9,7 @@ pub(crate) mod rows;
 
 use chrono::{DateTime, Utc};
 use platform::StoreError;
+use pricing::market::Markets;
 use serde_json::{Map, Value, json};
 use streams::debts::DebtView;
 use streams::event::rfc3339;
@@ -60,7 +61,9 @@ pub(crate) async fn complete(context: &Context, user: UserId, rows: StateRows) -
         let found = bodies.iter().zip(&joined).find(|((name, _), _)| *name == wanted);
         found.map_or(Value::Null, |(_, body)| body.clone())
     };
-    Ok(body(&rows, part("match"), part("ride"), debts, now))
+    let markets = context.config.markets.get();
+    let search = rows.search.as_ref().map(|search| search_body(search, &markets));
+    Ok(body(&rows, search, part("match"), part("ride"), debts, now))
 }
 
 /// By whose rules the other party is shown: an open offer as its match.found, an accepted one as its match.accepted.
@@ -72,12 +75,19 @@ fn subject(name: &str, body: &Value) -> &'static str {
     }
 }
 
-fn body(rows: &StateRows, offer: Value, ride: Value, debts: Option<Vec<DebtView>>, now: DateTime<Utc>) -> Value {
+fn body(
+    rows: &StateRows,
+    search: Option<Value>,
+    offer: Value,
+    ride: Value,
+    debts: Option<Vec<DebtView>>,
+    now: DateTime<Utc>,
+) -> Value {
     let mut state = json!({
         "server_time": rfc3339::text(&now),
         "seq": rows.seq,
         "user": rows.profile,
-        "search": rows.search.as_ref().map(search_body),
+        "search": search,
         "offer": offer,
         "ride": ride,
         "beacon": rows.beacon.as_ref().map(beacon_body),
@@ -90,8 +100,8 @@ fn body(rows: &StateRows, offer: Value, ride: Value, debts: Option<Vec<DebtView>
 }
 
 /// The fields of its user.finder, and when it expires.
-fn search_body(search: &Search) -> Value {
-    let mut body = object(&search.began());
+fn search_body(search: &Search, markets: &Markets) -> Value {
+    let mut body = object(&search.began(markets));
     body.insert("expires_at".to_owned(), rfc3339::text(&search.expires_at).into());
     body.into()
 }

@@ -120,6 +120,7 @@ impl Cluster {
             vehicle_type: VehicleType::Car,
             recorded_at: self.world.now(),
             continues: None,
+            market_id: None,
         })
     }
 
@@ -137,6 +138,7 @@ impl Cluster {
             pickup_distance_m: 10.5,
             pickup_eta_s: 2.25,
             fare_estimate: Money::usd(1_234),
+            market_id: None,
             found_at,
             expires_at: found_at + chrono::Duration::seconds(ttl_s),
         }
@@ -185,6 +187,8 @@ impl Cluster {
             platform_fee: completed.then_some(Money::usd(100)),
             driver_payout: completed.then_some(Money::usd(400)),
             request_id: None,
+            market_id: None,
+            terms: None,
         }))
     }
 }

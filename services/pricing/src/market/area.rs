@@ -1,0 +1,79 @@
+//! An area of the earth: polygons with holes, in degrees. Edges are straight in longitude and latitude, as RFC 7946 has it; a ring may
+//! cross the antimeridian, also one whose longitudes jump from 180 to −180.
+
+use geo::{BoundingRect, Intersects, LineString, Point, Polygon, Rect};
+use streams::Position;
+
+/// The corners that an area may have in all.
+pub(super) const CORNERS_MAX: usize = 100_000;
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Area(Vec<(Rect, Polygon)>);
+
+impl Area {
+    /// From polygons, each of rings of `[longitude, latitude]`: the outer one first, then its holes.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with which ring.
+    pub(super) fn new(polygons: &[Vec<Vec<[f64; 2]>>]) -> Result<Self, String> {
+        let mut area = Vec::new();
+        let corners: usize = polygons.iter().flatten().map(Vec::len).sum();
+        if corners > CORNERS_MAX {
+            return Err(format!("has {corners} corners: {CORNERS_MAX} are allowed"));
+        }
+        for rings in polygons {
+            let mut rings = rings.iter().map(|ring| unwrapped(ring));
+            let Some(outer) = rings.next() else { return Err("has a polygon without a ring".to_owned()) };
+            let outer = outer?;
+            let middle = outer.0[0].x;
+            let mut holes = rings.collect::<Result<Vec<_>, _>>()?;
+            for hole in &mut holes {
+                // A hole of a polygon across the antimeridian is written on either side of it.
+                let turns = ((middle - hole.0[0].x) / 360.0).round() * 360.0;
+                hole.0.iter_mut().for_each(|corner| corner.x += turns);
+            }
+            let polygon = Polygon::new(outer, holes);
+            let bounds = polygon.bounding_rect().ok_or("has a polygon without corners")?;
+            area.push((bounds, polygon));
+        }
+        if area.is_empty() {
+            return Err("has no polygon".to_owned());
+        }
+        Ok(Self(area))
+    }
+
+    /// Whether it contains the place, borders included.
+    pub(super) fn contains(&self, place: &Position) -> bool {
+        self.0.iter().any(|(bounds, polygon)| {
+            [0.0, 360.0, -360.0].into_iter().any(|turn| {
+                let point = Point::new(place.lng + turn, place.lat);
+                bounds.intersects(&point) && polygon.intersects(&point)
+            })
+        })
+    }
+}
+
+/// A ring whose longitudes do not jump.
+fn unwrapped(ring: &[[f64; 2]]) -> Result<LineString, String> {
+    if ring.len() < 4 || ring.first() != ring.last() {
+        return Err("has a ring that is not closed: four corners or more are needed, the last as the first".to_owned());
+    }
+    let mut turn = 0.0;
+    let mut corners = Vec::with_capacity(ring.len());
+    for (n, &[lng, lat]) in ring.iter().enumerate() {
+        if !(Position { lat, lng }).is_valid() {
+            return Err(format!("has the corner [{lng}, {lat}]: longitude and latitude in degrees are needed"));
+        }
+        if let Some(before) = n.checked_sub(1).map(|n| ring[n][0]) {
+            let step = lng - before;
+            if step.abs() > 180.0 {
+                turn -= 360.0 * step.signum();
+            }
+        }
+        corners.push((lng + turn, lat));
+    }
+    if turn != 0.0 {
+        return Err("has a ring around a pole: cut it at the antimeridian".to_owned());
+    }
+    Ok(LineString::from(corners))
+}

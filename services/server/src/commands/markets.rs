@@ -1,0 +1,80 @@
+//! `rideshare markets`: what MARKETS_FILE says, and speeds that fit trips that were driven.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+use pricing::market::fit::{self, Driven, Fitted};
+use serde_json::{Value, json};
+use simulator::read_requests;
+use streams::Position;
+
+use crate::settings::Settings;
+
+#[derive(Debug, Subcommand)]
+pub enum MarketsAction {
+    /// Check MARKETS_FILE, and list its markets.
+    Show,
+    /// Fit the speeds of the estimates to trips that were driven, by hour of the day, and write the file with them to stdout.
+    Fit {
+        /// A CSV file of trips with the columns pickup_time and dropoff_time (RFC 3339), pickup_lat, pickup_lng, dropoff_lat and dropoff_lng.
+        #[arg(long)]
+        requests: PathBuf,
+    },
+}
+
+/// # Errors
+/// A file cannot be read, or holds a mistake.
+pub fn run(settings: &Settings, action: &MarketsAction) -> Result<ExitCode> {
+    match action {
+        MarketsAction::Show => show(settings),
+        MarketsAction::Fit { requests } => fit(settings, requests),
+    }
+}
+
+fn show(settings: &Settings) -> Result<ExitCode> {
+    let markets = settings.markets()?;
+    println!("version {}", markets.version);
+    for market in markets.iter() {
+        let currency = market.tariff(streams::VehicleType::Car).currency;
+        println!("{:<24} {currency}  {:<24} {}", market.market_id, market.time_zone, market.name);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Without MARKETS_FILE it writes the speeds of the world alone.
+fn fit(settings: &Settings, requests: &PathBuf) -> Result<ExitCode> {
+    let markets = settings.markets()?;
+    let trips = read_requests(requests, None)?;
+    let position = |at: simulator::Position| Position { lat: at.lat, lng: at.lng };
+    let driven: Vec<Driven> = trips
+        .requests
+        .iter()
+        .filter_map(|request| {
+            let duration_s = (request.dropoff_time? - request.pickup_time).as_seconds_f64();
+            let (from, to) = (position(request.pickup), position(request.dropoff));
+            Some(Driven { at: request.pickup_time, from, to, duration_s })
+        })
+        .collect();
+    if driven.is_empty() {
+        bail!("{} has no trip with a dropoff_time", requests.display());
+    }
+    let mut file: Value = match &settings.markets_file {
+        Some(path) => serde_json::from_str(&std::fs::read_to_string(path)?).context("MARKETS_FILE")?,
+        None => json!({"features": [{"properties": {"market_id": pricing::market::WORLD}}]}),
+    };
+    let features = file["features"].as_array_mut().context("MARKETS_FILE has no features")?;
+    for feature in features {
+        let id = feature.pointer("/properties/market_id").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let Some(market) = markets.get(&id) else { continue };
+        let Some(Fitted { speed_kmh, trips, before, after }) = fit::fit(market, &driven) else {
+            eprintln!("{id}: too few trips; its speeds stay");
+            continue;
+        };
+        eprintln!("{id}: {trips} trips; estimated over driven time {before:.3} before, {after:.3} with these speeds");
+        feature["properties"]["speed_kmh"] = json!(speed_kmh);
+    }
+    println!("{}", serde_json::to_string_pretty(&file)?);
+    Ok(ExitCode::SUCCESS)
+}
