@@ -79,6 +79,8 @@ pub(crate) struct AccountRows {
     pub(crate) users: OrdMap<UserId, UserRow>,
     pub(crate) phones: OrdMap<Phone, UserId>,
     pub(crate) drivers: OrdMap<UserId, Driver>,
+    /// The column `drivers.reviewed`.
+    pub(crate) reviewed: OrdSet<UserId>,
     /// The users with a value in the column `users.erased_elsewhere_at`.
     pub(crate) erased_elsewhere: OrdSet<UserId>,
     /// The column `drivers.registered_at`.

@@ -22,9 +22,9 @@ pub const WORLD: &str = "world";
 /// The longest trip of a market that names none, kilometres of great circle.
 const MAX_TRIP_KM: f64 = 150.0;
 
-/// Whether an operator must have approved a driver before the first ride in this market.
+/// Whether an operator must have approved a driver who goes on duty in this market.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Approval {
+enum Approval {
     Auto,
     Manual,
 }
@@ -41,8 +41,8 @@ pub struct Market {
     pub market_id: String,
     pub name: String,
     pub time_zone: Tz,
-    /// `None`: DRIVER_APPROVAL.
-    pub driver_approval: Option<Approval>,
+    /// `None` and `Auto`: as the driver registered, by DRIVER_APPROVAL.
+    driver_approval: Option<Approval>,
     /// `None`: the general settings.
     pub offer_ttl_s: Option<u32>,
     pub request_ttl_s: Option<u32>,
@@ -105,6 +105,11 @@ impl Market {
             speed: Speed::Always(ESTIMATED_MPS),
             area: None,
         }
+    }
+
+    /// Whether only drivers whom an operator has approved may go on duty here.
+    pub fn needs_review(&self) -> bool {
+        self.driver_approval == Some(Approval::Manual)
     }
 
     pub const fn tariff(&self, vehicle: VehicleType) -> &Tariff {

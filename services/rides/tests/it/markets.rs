@@ -55,9 +55,8 @@ async fn a_ride_is_billed_by_the_terms_with_which_it_began(backend: Backend) {
     }
 
     // The next ride has the new terms, and so has an estimate.
-    let (status, estimate) = app
-        .get(None, "/v1/estimates?pickup=40.7484,-73.9857&dropoff=40.7484,-73.9857&vehicle_type=car")
-        .await;
+    let (status, estimate) =
+        app.get(None, "/v1/estimates?pickup=40.7484,-73.9857&dropoff=40.7484,-73.9857&vehicle_type=car").await;
     assert_eq!(status, StatusCode::OK, "{estimate}");
     assert_eq!((&estimate["market_id"], &estimate["fare"]["total"]["amount"]), (&json!("here"), &json!(500)));
     for (query, code, field) in [

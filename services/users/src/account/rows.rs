@@ -230,6 +230,7 @@ pub(crate) async fn insert_driver(
     Ok(())
 }
 
+/// As an operator decides.
 pub(crate) async fn set_status(
     tx: &mut Transaction<Tables>,
     user: UserId,
@@ -237,7 +238,7 @@ pub(crate) async fn set_status(
 ) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            sqlx::query("update drivers set status = $2 where user_id = $1")
+            sqlx::query("update drivers set status = $2, reviewed = reviewed or $2 = 'approved' where user_id = $1")
                 .bind(user.0)
                 .bind(status.as_str())
                 .execute(&mut *pg)
@@ -246,10 +247,24 @@ pub(crate) async fn set_status(
         On::Memory(tables) => {
             if let Some(driver) = tables.accounts.drivers.get_mut(&user) {
                 driver.status = status;
+                if status == DriverStatus::Approved {
+                    tables.accounts.reviewed.insert(user);
+                }
             }
         }
     }
     Ok(())
+}
+
+/// Whether an operator has approved the driver.
+pub(crate) async fn is_reviewed(tx: &mut Transaction<Tables>, user: UserId) -> Result<bool, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let reviewed = sqlx::query_scalar("select reviewed from drivers where user_id = $1").bind(user.0);
+            Ok(reviewed.fetch_optional(&mut *pg).await?.unwrap_or(false))
+        }
+        On::Memory(tables) => Ok(tables.accounts.reviewed.contains(&user)),
+    }
 }
 
 /// Stores what a driver drives.
@@ -375,6 +390,7 @@ pub(crate) async fn delete(tx: &mut Transaction<Tables>, user: UserId, now: Date
             let rows = &mut tables.accounts;
             let Some(row) = rows.users.remove(&user) else { return Ok(()) };
             rows.phones.remove(&row.phone);
+            rows.reviewed.remove(&user);
             if let Some(driver) = rows.drivers.remove(&user) {
                 rows.plates.remove(&plate::key(&driver.plate));
             }

@@ -36,7 +36,7 @@ async fn set_status_in(
 ) -> Result<Option<DriverStatus>, StoreError> {
     rows::lock(&mut tx, user).await?;
     let Some(driver) = rows::driver_of(&mut tx, user).await? else { return Ok(None) };
-    if driver.status == status {
+    if driver.status == status && status != DriverStatus::Approved {
         return Ok(Some(status));
     }
     rows::set_status(&mut tx, user, status).await?;

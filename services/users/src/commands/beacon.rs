@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use platform::{StoreError, Transaction};
+use pricing::market::Market;
 use serde_json::{Value, json};
 use streams::event::UserBeacon;
 use streams::{Event, UserId};
@@ -28,6 +29,12 @@ pub(crate) async fn update(
     let driver = account::rows::driver_of(&mut tx, user).await?.ok_or_else(Refusal::not_driver)?;
     if matches!(update, BeaconUpdate::Active(_)) && driver.status != DriverStatus::Approved {
         return Err(Refusal::not_approved(driver.status).into());
+    }
+    if let BeaconUpdate::Active(at) = update
+        && context.config.markets.get().at(&at).is_some_and(Market::needs_review)
+        && !account::rows::is_reviewed(&mut tx, user).await?
+    {
+        return Err(Refusal::not_approved(DriverStatus::Pending).into());
     }
     let known = presence::rows::lock_beacons(&mut tx, &[user]).await?.pop();
     let now = context.platform.world.now();

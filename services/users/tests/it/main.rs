@@ -16,6 +16,7 @@ mod limits;
 mod live_lane;
 mod logs;
 mod mailboxes;
+mod markets;
 mod offers_in_order;
 mod phone_change;
 mod pods;
