@@ -1,7 +1,7 @@
 //! The audit of RIDE_STREAM: verified by itself and against the tables, the tables rebuilt from it, and the stream repaired from the
 //! event log.
 //!
-//! Only `repair` and `rebuild` change anything, and nothing touches a durable consumer. The checks are pure ([`stream`],
+//! Only `repair`, `rebuild` and `recover` change anything, and nothing touches a durable consumer. The checks are pure ([`stream`],
 //! [`database`], [`compare`], [`repair::plan`]). The commands around them read the stream in order and the tables in pages, so their
 //! memory does not grow with the stream: they hold the rides that are live, and a page.
 
@@ -10,6 +10,7 @@ pub mod database;
 mod findings;
 mod positions;
 pub mod rebuild;
+mod recover;
 pub mod repair;
 mod rows;
 mod sources;
@@ -77,6 +78,15 @@ impl Audit {
     /// [`AuditError::Refused`] if a table has rows; otherwise if it could not be done. Then nothing was written.
     pub async fn rebuild(&self, provider: Provider) -> Result<Rebuilt, AuditError> {
         rebuild::rebuild(&self.sources, provider).await
+    }
+
+    /// Adds to the tables what the stream has and they lack, after a restore to an earlier moment. No service may run meanwhile. Asks
+    /// `provider` for the result of each bill.
+    ///
+    /// # Errors
+    /// [`AuditError`] if it could not be done. Then nothing was written.
+    pub async fn recover(&self, provider: Provider) -> Result<Rebuilt, AuditError> {
+        recover::recover(&self.sources, provider).await
     }
 }
 
