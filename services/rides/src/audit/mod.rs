@@ -61,7 +61,7 @@ impl Audit {
     /// # Errors
     /// [`AuditError`] if the audit could not read to the end. What is wrong with what it read is in the [`Report`].
     pub async fn verify(&self) -> Result<Report, AuditError> {
-        verify::verify(&self.sources).await
+        Box::pin(verify::verify(&self.sources)).await
     }
 
     /// Publishes again what the event log has and the stream lacks.
@@ -69,7 +69,7 @@ impl Audit {
     /// # Errors
     /// [`AuditError`] if it could not be done to the end. Another repair continues.
     pub async fn repair(&self) -> Result<Repaired, AuditError> {
-        repair::repair(&self.sources).await
+        Box::pin(repair::repair(&self.sources)).await
     }
 
     /// Rebuilds the tables, which must be empty, from the stream. Asks `provider` for the result of each bill.
@@ -77,7 +77,7 @@ impl Audit {
     /// # Errors
     /// [`AuditError::Refused`] if a table has rows; otherwise if it could not be done. Then nothing was written.
     pub async fn rebuild(&self, provider: Provider) -> Result<Rebuilt, AuditError> {
-        rebuild::rebuild(&self.sources, provider).await
+        Box::pin(rebuild::rebuild(&self.sources, provider)).await
     }
 
     /// Adds to the tables what the stream has and they lack, after a restore to an earlier moment. No service may run meanwhile. Asks
@@ -86,7 +86,7 @@ impl Audit {
     /// # Errors
     /// [`AuditError`] if it could not be done. Then nothing was written.
     pub async fn recover(&self, provider: Provider) -> Result<Rebuilt, AuditError> {
-        recover::recover(&self.sources, provider).await
+        Box::pin(recover::recover(&self.sources, provider)).await
     }
 }
 
