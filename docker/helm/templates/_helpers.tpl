@@ -66,6 +66,15 @@ imagePullSecrets:
   valueFrom: { secretKeyRef: { name: {{ (index . 0).Values.secretName }}, key: {{ last . }} } }
 {{- end }}
 
+{{/* Secrets that are only there while a secret changes, or never: (list . KEY…). */}}
+{{- define "rideshare.optionalSecrets" -}}
+{{- $root := first . -}}
+{{- range rest . }}
+- name: {{ . }}
+  valueFrom: { secretKeyRef: { name: {{ $root.Values.secretName }}, key: {{ . }}, optional: true } }
+{{- end }}
+{{- end }}
+
 {{/* DATABASE_URL of a role: (list . ROLE KEY). The kubelet puts the password into it. */}}
 {{- define "rideshare.databaseUrl" -}}
 {{- $root := index . 0 -}}

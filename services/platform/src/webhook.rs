@@ -22,10 +22,12 @@ pub const TOLERANCE: TimeDelta = TimeDelta::minutes(5);
 /// The specification wants at least 24 bytes and at most 64.
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 const SECRET_PREFIX: &str = "whsec_";
+/// The most secrets that sign a message at once.
+const SECRETS_MAX: usize = 4;
 
-/// The key that signs, known to both ends.
+/// The keys that sign, known to both ends: several while a secret changes.
 #[derive(Clone)]
-pub struct Secret(hmac::Key);
+pub struct Secret(Vec<hmac::Key>);
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -34,11 +36,20 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// Reads `whsec_<base64>`; a text without the prefix is the key itself.
+    /// Reads `whsec_<base64>`, or several with spaces between them; a text without the prefix is the key itself.
     ///
     /// # Errors
     /// What is wrong, without the secret.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let parts: Vec<&str> = text.split(' ').filter(|part| !part.is_empty()).collect();
+        if parts.len() < 2 || parts.len() > SECRETS_MAX || !parts.iter().all(|part| part.starts_with(SECRET_PREFIX)) {
+            return Self::parse_one(text);
+        }
+        let keys = parts.into_iter().map(Self::parse_one).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self(keys.into_iter().flat_map(|secret| secret.0).collect()))
+    }
+
+    fn parse_one(text: &str) -> Result<Self, &'static str> {
         let bytes = match text.strip_prefix(SECRET_PREFIX) {
             Some(coded) => STANDARD
                 .decode(coded)
@@ -53,7 +64,7 @@ impl Secret {
     }
 
     pub fn of_bytes(bytes: &[u8]) -> Self {
-        Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
+        Self(vec![hmac::Key::new(hmac::HMAC_SHA256, bytes)])
     }
 
     /// The text that [`parse`](Self::parse) reads, as the specification writes a secret.
@@ -61,12 +72,16 @@ impl Secret {
         format!("{SECRET_PREFIX}{}", STANDARD.encode(bytes))
     }
 
-    /// The value of [`SIGNATURE`]: `v1,<base64 of the HMAC-SHA256 of id.timestamp.body>`.
+    /// The value of [`SIGNATURE`]: `v1,<base64 of the HMAC-SHA256 of id.timestamp.body>`, one by each key, with spaces between them.
     pub fn sign(&self, id: &str, at: DateTime<Utc>, body: &[u8]) -> String {
-        let mut context = hmac::Context::with_key(&self.0);
-        context.update(signed_head(id, &at.timestamp().to_string()).as_bytes());
-        context.update(body);
-        format!("v1,{}", STANDARD.encode(context.sign()))
+        let head = signed_head(id, &at.timestamp().to_string());
+        let signatures = self.0.iter().map(|key| {
+            let mut context = hmac::Context::with_key(key);
+            context.update(head.as_bytes());
+            context.update(body);
+            format!("v1,{}", STANDARD.encode(context.sign()))
+        });
+        signatures.collect::<Vec<_>>().join(" ")
     }
 
     /// Verifies a message by the values of its three headers. Of several signatures, with spaces between them, one must be right.
@@ -90,7 +105,11 @@ impl Secret {
         signed.extend_from_slice(body);
         let known = signatures.split(' ').filter_map(|signature| signature.strip_prefix("v1,"));
         let mut tags = known.filter_map(|coded| STANDARD.decode(coded).ok());
-        if tags.any(|tag| hmac::verify(&self.0, &signed, &tag).is_ok()) { Ok(()) } else { Err(Forged::Signature) }
+        if tags.any(|tag| self.0.iter().any(|key| hmac::verify(key, &signed, &tag).is_ok())) {
+            Ok(())
+        } else {
+            Err(Forged::Signature)
+        }
     }
 }
 
@@ -161,6 +180,20 @@ mod tests {
         }
         let other = Secret::parse("another secret of 24 bytes.").unwrap();
         assert_eq!(other.verify(ID, &time, SIGNATURE, BODY, at(AT)), Err(Forged::Signature));
+    }
+
+    #[test]
+    fn while_a_secret_changes_both_sign() {
+        let new = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+        let both = Secret::parse(&format!("{new} {SECRET}")).unwrap();
+        let signed = both.sign(ID, at(AT), BODY);
+        for one in [new, SECRET] {
+            let one = Secret::parse(one).unwrap();
+            assert_eq!(one.verify(ID, &AT.to_string(), &signed, BODY, at(AT)), Ok(()));
+            assert_eq!(both.verify(ID, &AT.to_string(), &one.sign(ID, at(AT), BODY), BODY, at(AT)), Ok(()));
+        }
+        assert!(Secret::parse(&format!("{new} whsec_c2hvcnQ=")).is_err(), "each must be long enough");
+        assert!(Secret::parse("two words that are one key of 24 bytes").is_ok());
     }
 
     #[test]

@@ -23,6 +23,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use users::Users;
 
+use crate::databases::DatabaseUrl;
 use crate::http;
 use crate::monitor::{self, Check};
 use crate::settings::{QueueType, Settings};
@@ -91,11 +92,11 @@ impl Opening<'_> {
         migrations: &Migrator,
     ) -> Result<Store<T>> {
         let Platform { world, pod, .. } = self.platform;
-        let store = match &self.settings.database_url {
+        let store = match self.settings.database_of(service) {
             None => Store::memory(world, pod),
-            Some(url) => {
+            Some(DatabaseUrl { url, setting }) => {
                 let connections = self.settings.database_connections;
-                Store::postgres(world, pod, url, schema, migrations, connections).await.context("DATABASE_URL")?
+                Store::postgres(world, pod, url, schema, migrations, connections).await.context(setting)?
             }
         };
         let checked = store.clone();
@@ -113,11 +114,15 @@ impl Opening<'_> {
 /// then use it.
 ///
 /// # Errors
-/// Without a DATABASE_URL, or if the database refuses.
+/// Without a database for each service, or if the database refuses.
 pub async fn migrate(settings: &Settings, role_prefix: Option<&str>) -> Result<()> {
-    let Some(url) = &settings.database_url else {
-        anyhow::bail!("migrate needs DATABASE_URL: state in memory has no migrations");
-    };
+    for service in Service::ALL {
+        let name = service.name().to_uppercase();
+        anyhow::ensure!(
+            settings.database_of(service).is_some(),
+            "migrate needs DATABASE_URL, or DATABASE_URL_{name} and those of the others: state in memory has no migrations"
+        );
+    }
     let world = World::real();
     let bus = Bus::Memory(MemoryBus::new(world.started_at(), 1));
     let platform = Platform::new(world, bus, pod_id(settings));
@@ -126,8 +131,14 @@ pub async fn migrate(settings: &Settings, role_prefix: Option<&str>) -> Result<(
     opening.store::<matching::Tables>(Service::Match, "matching", &matching::MIGRATIONS).await?;
     opening.store::<rides::Tables>(Service::Rides, "rides", &rides::MIGRATIONS).await?;
     opening.store::<location::Tables>(Service::Location, "location", &location::MIGRATIONS).await?;
-    for schema in ["users", "matching", "rides", "location"] {
-        if let Some(prefix) = role_prefix {
+    let schemas = [
+        (Service::Users, "users"),
+        (Service::Match, "matching"),
+        (Service::Rides, "rides"),
+        (Service::Location, "location"),
+    ];
+    for (service, schema) in schemas {
+        if let (Some(prefix), Some(DatabaseUrl { url, .. })) = (role_prefix, settings.database_of(service)) {
             Store::<()>::grant(url, schema, &format!("{prefix}{schema}")).await.context("DATABASE_ROLE_PREFIX")?;
         }
     }

@@ -69,7 +69,7 @@ pub enum Command {
         #[command(subcommand)]
         action: DeadLettersAction,
     },
-    /// Calls for help, in the database of DATABASE_URL: list those that are open, close one.
+    /// Calls for help, in the database of rides: list those that are open, close one.
     Sos {
         #[command(subcommand)]
         action: SosAction,

@@ -4,6 +4,7 @@
 pub mod app;
 pub mod cli;
 pub mod commands;
+pub mod databases;
 pub mod http;
 pub mod monitor;
 pub mod nats_login;

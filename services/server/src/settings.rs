@@ -16,6 +16,7 @@ use pricing::{Tariffs, WaitingRules};
 use rides::sos::sink::SosSink;
 use streams::{Service, VehicleType};
 
+use crate::databases::{DatabaseUrl, Databases};
 use crate::nats_login::NatsLogin;
 use crate::push_settings::PushSettings;
 use crate::stream_sizes::StreamSizes;
@@ -115,7 +116,8 @@ pub struct Settings {
     /// Where calls for help go: an http or https address of the operators; without it they are logged and counted, and nobody is informed.
     #[arg(long, env = "SOS_WEBHOOK", hide_env_values = true, global = true)]
     pub sos_webhook: Option<String>,
-    /// Signs what is sent there, as Standard Webhooks have it: `whsec_` and base64, or 24 to 64 bytes. Required with SOS_WEBHOOK.
+    /// Signs what is sent there, as Standard Webhooks have it: `whsec_` and base64, or 24 to 64 bytes. Required with SOS_WEBHOOK. Several of the
+    /// first form, with spaces between them, all sign: while the secret changes.
     #[arg(long, env = "SOS_WEBHOOK_SECRET", hide_env_values = true, global = true)]
     pub sos_webhook_secret: Option<String>,
     /// Days for which a call for help is stored after it was closed.
@@ -188,7 +190,9 @@ pub struct Settings {
     pub log: String,
     #[command(flatten)]
     pub push: PushSettings,
-    // The last: its heading would hold for what follows.
+    // The last: their headings would hold for what follows.
+    #[command(flatten)]
+    pub databases: Databases,
     #[command(flatten)]
     pub stream_sizes: StreamSizes,
 }
@@ -203,7 +207,18 @@ impl fmt::Debug for Settings {
 impl Settings {
     /// Memory bus and memory state: nothing outside this process.
     pub fn embedded(&self) -> bool {
-        self.queue_type == QueueType::Memory && self.database_url.is_none()
+        self.queue_type == QueueType::Memory && !self.has_database()
+    }
+
+    /// Where the schema of `service` is: in its own database, else in that of DATABASE_URL; in memory if neither is set.
+    pub fn database_of(&self, service: Service) -> Option<DatabaseUrl<'_>> {
+        let shared = self.database_url.as_deref().map(|url| DatabaseUrl { url, setting: "DATABASE_URL" });
+        self.databases.of(service).or(shared)
+    }
+
+    /// Whether the state of any service is in a database.
+    pub fn has_database(&self) -> bool {
+        Service::ALL.into_iter().any(|service| self.database_of(service).is_some())
     }
 
     pub fn track_final_wait(&self) -> chrono::Duration {
@@ -257,10 +272,19 @@ impl Settings {
                 "QUEUE_TYPE=memory is a bus inside one process: run all four services in it, or use QUEUE_TYPE=nats"
             );
         }
-        if !memory && self.database_url.is_none() {
-            anyhow::bail!(
-                "QUEUE_TYPE=nats needs DATABASE_URL: without a database what was acknowledged would be gone at exit"
-            );
+        if let Some(without) = services.iter().find(|service| self.database_of(**service).is_none()) {
+            let own = format!("DATABASE_URL_{}", without.name().to_uppercase());
+            if !memory {
+                anyhow::bail!(
+                    "QUEUE_TYPE=nats needs DATABASE_URL, or {own}: without a database what was acknowledged would be gone at exit"
+                );
+            }
+            if self.has_database() {
+                anyhow::bail!(
+                    "{own} is missing: if some services have a database, all need one, or what one acknowledged is gone \
+                     at exit while the others remember it; DATABASE_URL is for all that have none of their own"
+                );
+            }
         }
         if self.queue_size == 0
             || self.nats_replicas == 0
@@ -414,6 +438,12 @@ mod tests {
         for (args, services, reason) in [
             (vec![], vec![Service::Users], "run all four services"),
             (vec!["--queue-type", "nats"], Service::ALL.to_vec(), "DATABASE_URL"),
+            (
+                vec!["--queue-type", "nats", "--database-url-users", "postgres://x/y"],
+                vec![Service::Users, Service::Rides],
+                "DATABASE_URL_RIDES",
+            ),
+            (vec!["--database-url-rides", "postgres://x/y"], Service::ALL.to_vec(), "DATABASE_URL_USERS is missing"),
             (vec!["--queue-type", "nats", "--database-url", "postgres://x/y"], Service::ALL.to_vec(), "JWT_SECRET"),
             (
                 vec!["--queue-type", "nats", "--database-url", "postgres://x/y", "--jwt-secret", "s"],
@@ -433,6 +463,15 @@ mod tests {
             assert!(error.contains(reason), "{args:?}: {error}");
         }
         settings(&[]).validate(&Service::ALL).unwrap();
+    }
+
+    #[test]
+    fn a_service_has_its_own_database_or_that_of_all() {
+        let settings = settings(&["--database-url", "all", "--database-url-match", "own", "--database-url-rides", ""]);
+        let of = |service| settings.database_of(service).map(|database| (database.url, database.setting));
+        assert_eq!(of(Service::Match), Some(("own", "DATABASE_URL_MATCH")));
+        assert_eq!(of(Service::Rides), Some(("all", "DATABASE_URL")));
+        assert_eq!(of(Service::Users), Some(("all", "DATABASE_URL")));
     }
 
     #[tokio::test]

@@ -69,16 +69,7 @@ impl Server {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn start(&mut self) -> Result<()> {
-        let port = self.url.rsplit(':').next().filter(|p| !p.is_empty()).unwrap_or("-1");
-        let directory = self.directory.display();
-        let mut config = format!(
-            "listen: \"127.0.0.1:{port}\"\nports_file_dir: \"{directory}\"\n\
-             jetstream {{ store_dir: \"{directory}/jetstream\", {} }}\n",
-            self.storage
-        );
-        config.push_str(&self.config);
-        let file = self.directory.join("nats.conf");
-        std::fs::write(&file, config)?;
+        let file = self.write_configuration()?;
         let log = std::fs::File::create(self.directory.join("nats.log"))?;
         let child = Command::new(&self.program)
             .arg("--config")
@@ -107,6 +98,40 @@ impl Server {
         }
     }
 
+    /// Reads these lines instead of the former ones, as after SIGHUP; connections whose user has changed end.
+    ///
+    /// # Errors
+    /// If it does not say within 30 s that it has.
+    pub fn reload(&mut self, config: &str) -> Result<()> {
+        config.clone_into(&mut self.config);
+        self.write_configuration()?;
+        let reloads = |log: String| log.matches("Reloaded server configuration").count();
+        let before = reloads(self.log());
+        let child = self.child.as_ref().context("it does not run")?;
+        Command::new("kill").arg("-HUP").arg(child.id().to_string()).status()?;
+        for _ in 0..READY_LIMIT.as_millis() / LOOK_EVERY.as_millis() {
+            if reloads(self.log()) > before {
+                return Ok(());
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        bail!("nats-server has not read its configuration again in {READY_LIMIT:?}: {}", self.log())
+    }
+
+    fn write_configuration(&self) -> Result<PathBuf> {
+        let port = self.url.rsplit(':').next().filter(|p| !p.is_empty()).unwrap_or("-1");
+        let directory = self.directory.display();
+        let mut config = format!(
+            "listen: \"127.0.0.1:{port}\"\nports_file_dir: \"{directory}\"\n\
+             jetstream {{ store_dir: \"{directory}/jetstream\", {} }}\n",
+            self.storage
+        );
+        config.push_str(&self.config);
+        let file = self.directory.join("nats.conf");
+        std::fs::write(&file, config)?;
+        Ok(file)
+    }
+
     /// Kills it, as a crash would.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -123,7 +148,7 @@ impl Server {
 /// The address in the server's file of ports, once it says that it is ready.
 fn ready(ports: &Path, log: &Path) -> Option<String> {
     let text = std::fs::read_to_string(ports).ok()?;
-    let url = text.split('"').find(|part| part.starts_with("nats://"))?;
+    let url = text.split('"').find(|part| part.starts_with("nats://") || part.starts_with("tls://"))?;
     std::fs::read_to_string(log).ok()?.contains("Server is ready").then(|| url.to_owned())
 }
 

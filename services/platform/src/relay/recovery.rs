@@ -12,15 +12,18 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
+use sqlx::Postgres;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
 use streams::topology::{Retention, Stream, TABLE, Topology, TopologyState};
 use streams::{BusError, Service, Subject};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::row::{OutboxRow, PAGE, RelayOutcome};
+use crate::store::connections::Connections;
 use crate::store::rows::column;
-use crate::store::{StoreError, relay_statement};
+use crate::store::{StoreError, relay_connection, relay_statement};
 use crate::{CancellationToken, Platform, kill_point};
 
 /// How often the streams are checked while all is well. A recent observation is good enough for such a check, also one of another
@@ -103,7 +106,7 @@ impl RecoveryState {
     /// publish nothing newer, which would come before the older.
     pub(super) async fn recover(
         &mut self,
-        pool: Option<&PgPool>,
+        pool: Option<&Connections>,
         platform: &Platform,
         service: Service,
         stop: &CancellationToken,
@@ -178,7 +181,7 @@ fn to_micros(at: DateTime<Utc>) -> DateTime<Utc> {
 
 /// Compares the streams with what is stored about them, and publishes again what is missing.
 async fn check(
-    pool: &PgPool,
+    pool: &Connections,
     platform: &Platform,
     service: Service,
     due: Check,
@@ -212,7 +215,7 @@ async fn check(
 /// Publishes the rows of `backfills` again, page by page in the order of `seq`. After a crash, the next process continues
 /// behind the last whole page.
 async fn republish(
-    pool: &PgPool,
+    pool: &Connections,
     platform: &Platform,
     service: Service,
     backfills: &[Backfill],
@@ -279,12 +282,15 @@ fn runs(rows: Vec<OutboxRow>) -> Vec<Vec<OutboxRow>> {
 struct Stored(Vec<Backfill>);
 
 impl Stored {
-    async fn read(pool: &PgPool, identities: &BTreeMap<String, StreamIdentity>) -> Result<Self, StoreError> {
+    async fn read(pool: &Connections, identities: &BTreeMap<String, StreamIdentity>) -> Result<Self, StoreError> {
         let statement = sqlx::query_as(
             "select subject, made, again_after, again_until, later from outbox_subjects where subject = any($1) order by 1",
         );
         let subjects = column(identities.keys(), String::as_str);
-        relay_statement(statement.bind(subjects).fetch_all(pool)).await.map(Self)
+        let mut single = relay_connection(pool).await?;
+        let stored = relay_statement(statement.bind(subjects).fetch_all(single.on())).await?;
+        relay_statement(single.end()).await?;
+        Ok(Self(stored))
     }
 
     fn matches(&self, identities: &BTreeMap<String, StreamIdentity>) -> bool {
@@ -294,9 +300,15 @@ impl Stored {
     }
 }
 
+async fn execute(pool: &Connections, statement: Query<'_, Postgres, PgArguments>) -> Result<(), StoreError> {
+    let mut single = relay_connection(pool).await?;
+    relay_statement(statement.execute(single.on())).await?;
+    relay_statement(single.end()).await
+}
+
 /// Stores the identities that changed, and returns what has to be published again.
 async fn detect_recreated(
-    pool: &PgPool,
+    pool: &Connections,
     identities: &BTreeMap<String, StreamIdentity>,
     mut stored: Stored,
     now: DateTime<Utc>,
@@ -317,7 +329,7 @@ async fn detect_recreated(
         let second_pass_at = column(identities.values(), |identity| {
             identity.duplicate_window.map(|window| identity.created_at + 2 * window)
         });
-        relay_statement(statement.bind(&subjects).bind(created_at).bind(second_pass_at).execute(pool)).await?;
+        execute(pool, statement.bind(&subjects).bind(created_at).bind(second_pass_at)).await?;
         stored = Stored::read(pool, identities).await?;
     }
     if stored.0.iter().any(|b| b.second_pass_at.is_some_and(|at| at <= now)) {
@@ -328,35 +340,39 @@ async fn detect_recreated(
              published_at >= made - (later - made)), again_until) \
              where subject = any($1) and later <= $2 and again_after >= again_until",
         );
-        relay_statement(statement.bind(&subjects).bind(now).execute(pool)).await?;
+        execute(pool, statement.bind(&subjects).bind(now)).await?;
         stored = Stored::read(pool, identities).await?;
     }
     Ok(stored.0.into_iter().filter(|b| b.after < b.until).collect())
 }
 
 /// Published rows and unpublished ones: a process that was paused may yet mark a row that it published to the lost stream.
-async fn page(pool: &PgPool, subjects: &[&str], after: i64, until: i64) -> Result<Vec<OutboxRow>, StoreError> {
+async fn page(pool: &Connections, subjects: &[&str], after: i64, until: i64) -> Result<Vec<OutboxRow>, StoreError> {
     let statement = sqlx::query_as(
         "select seq, message_id, key, subject, body, traceparent, occurred_at, created_at from outbox \
          where seq > $1 and seq <= $2 and subject = any($3) order by seq limit $4",
     );
-    relay_statement(statement.bind(after).bind(until).bind(subjects).bind(PAGE as i64).fetch_all(pool)).await
+    let mut single = relay_connection(pool).await?;
+    let statement = statement.bind(after).bind(until).bind(subjects).bind(PAGE as i64);
+    let rows = relay_statement(statement.fetch_all(single.on())).await?;
+    relay_statement(single.end()).await?;
+    Ok(rows)
 }
 
 /// Stores that everything up to `last` is published again, unless a stream was recreated once more meanwhile.
-async fn advance(pool: &PgPool, backfills: &[Backfill], last: i64) -> Result<(), StoreError> {
+async fn advance(pool: &Connections, backfills: &[Backfill], last: i64) -> Result<(), StoreError> {
     let statement = sqlx::query(
         "update outbox_subjects as known set again_after = $3 from unnest($1::text[], $2::timestamptz[]) as u (subject, made) \
          where known.subject = u.subject and known.made = u.made and known.again_after < $3",
     );
     let subjects = column(backfills, |b| b.subject.as_str());
     let created_at = column(backfills, |b| b.created_at);
-    relay_statement(statement.bind(subjects).bind(created_at).bind(last).execute(pool)).await.map(drop)
+    execute(pool, statement.bind(subjects).bind(created_at).bind(last)).await
 }
 
 /// See [`super::mark_recovered`].
 pub(super) async fn mark_recovered(
-    pool: &PgPool,
+    pool: &Connections,
     created_at: &BTreeMap<String, DateTime<Utc>>,
 ) -> Result<(), StoreError> {
     let statement = sqlx::query(
@@ -366,7 +382,7 @@ pub(super) async fn mark_recovered(
     );
     let (subjects, created_at): (Vec<&str>, Vec<_>) =
         created_at.iter().map(|(subject, at)| (subject.as_str(), to_micros(*at))).unzip();
-    relay_statement(statement.bind(subjects).bind(created_at).execute(pool)).await.map(drop)
+    execute(pool, statement.bind(subjects).bind(created_at)).await
 }
 
 #[cfg(test)]

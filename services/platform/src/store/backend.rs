@@ -1,20 +1,17 @@
 //! What a store and its transactions share: where the tables are, and whose they are.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use imbl::OrdMap;
 use sqlx::Postgres;
-use sqlx::postgres::PgPool;
 use streams::simulation::Faults;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use super::connections::Connections;
 use crate::relay::row::{OutboxRow, RelayQueue};
 use crate::world::World;
 
-/// Limit of the wait for a connection, or, in memory, for the transaction before.
-pub(super) const BEGIN_WAIT: Duration = Duration::from_secs(5);
 /// Rows of a table that one transaction purges.
 pub(super) const PURGE_PAGE: i64 = 10_000;
 
@@ -24,7 +21,7 @@ pub trait Tables: Clone + Default + Send + Sync + 'static {}
 impl<T: Clone + Default + Send + Sync + 'static> Tables for T {}
 
 pub(super) enum Backend<T> {
-    Postgres { pool: PgPool, relay_pool: PgPool },
+    Postgres { pool: Connections, relay_pool: Connections },
     Memory(Arc<Mutex<Committed<T>>>),
 }
 

@@ -16,7 +16,7 @@ pub enum StoreError {
         /// The constraint's name, as in the migrations.
         constraint: String,
     },
-    /// The role of DATABASE_URL lacks a right.
+    /// The role of the address lacks a right.
     #[error("the database role lacks a right: {0}")]
     Forbidden(String),
     /// A fault in the program or the schema.

@@ -6,39 +6,58 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::backend::BEGIN_WAIT;
+use super::connections::{Address, BEGIN_WAIT};
 use super::error::StoreError;
 use crate::retry;
 
-/// Limit of the wait for a server at start.
+/// Limit of the wait for a server at start, and of all tries for a lock that somebody else holds.
 const START_WAIT: Duration = Duration::from_secs(60);
+/// For this long a migration waits for a lock. Meanwhile every statement on its table waits behind it: so it gives up, and tries again.
+const LOCK_WAIT: &str = "2s";
 
 /// The tables of every service. The service's own migrations come after them in the same schema.
 static COMMON: Migrator = sqlx::migrate!("../../migrations/platform");
 
-/// Creates and migrates `schema`; waits up to a minute for a server that is not up yet, or that restarts meanwhile.
-pub(super) async fn run(options: &PgConnectOptions, schema: &str, own: &Migrator) -> Result<(), StoreError> {
+/// Creates and migrates `schema`; waits up to a minute for a server that is not up yet, or that restarts meanwhile, and for locks of others.
+pub(super) async fn run(address: &Address, schema: &str, own: &Migrator) -> Result<(), StoreError> {
     let mut delays = retry::dependency();
     let until = Instant::now() + START_WAIT;
     loop {
-        match run_once(options, schema, own).await {
+        match run_once(address, schema, own).await {
             Err(StoreError::Unavailable(_)) if Instant::now() < until => sleep(delays.next_delay()).await,
+            // Each migration is a transaction: what did not get its lock has changed nothing.
+            Err(StoreError::Serialization(why)) if Instant::now() < until => {
+                tracing::warn!(schema, %why, "a migration waits for a lock, and tries again");
+                sleep(delays.next_delay()).await;
+            }
             done => return done,
         }
     }
 }
 
 /// On a connection of its own, without the time limits of ordinary statements.
-async fn run_once(options: &PgConnectOptions, schema: &str, own: &Migrator) -> Result<(), StoreError> {
-    let mut connection = timeout(BEGIN_WAIT, PgConnection::connect_with(options))
+async fn run_once(address: &Address, schema: &str, own: &Migrator) -> Result<(), StoreError> {
+    let options = match address.is_pooler() {
+        true => address.options().clone(),
+        false => address.options().clone().options([("lock_timeout", LOCK_WAIT)]),
+    };
+    let mut connection = timeout(BEGIN_WAIT, PgConnection::connect_with(&options))
         .await
         .map_err(|_| StoreError::Unavailable(format!("no answer in {BEGIN_WAIT:?}")))??;
-    if is_up_to_date(&mut connection, schema, own).await? {
+    // In a transaction, because a pooler may give each statement outside of one to another connection.
+    let mut tx = connection.begin_with(address.begin()).await?;
+    let is_up_to_date = is_up_to_date(&mut tx, schema, own).await?;
+    tx.commit().await?;
+    if is_up_to_date {
         return Ok(connection.close().await?);
+    }
+    if address.is_pooler() {
+        let what = "it lacks a migration, and none can be applied by way of a pooler: run `rideshare migrate` with the address of \
+                    PostgreSQL itself";
+        return Err(StoreError::Other(what.to_owned()));
     }
     {
         // Two processes may start at once, and `if not exists` alone does not keep them from colliding.
@@ -85,11 +104,11 @@ async fn is_up_to_date(connection: &mut PgConnection, schema: &str, own: &Migrat
 ///
 /// # Errors
 /// If the role does not exist, or if the connection's own role may not grant this.
-pub(super) async fn grant(options: &PgConnectOptions, schema: &str, role: &str) -> Result<(), StoreError> {
+pub(super) async fn grant(address: &Address, schema: &str, role: &str) -> Result<(), StoreError> {
     if !is_role_name(role) {
         return Err(StoreError::Other(format!("role {role:?}: lower-case letters, digits and _ only, 63 at most")));
     }
-    let mut connection = PgConnection::connect_with(options).await?;
+    let mut connection = PgConnection::connect_with(address.options()).await?;
     for statement in [
         format!("grant usage on schema {schema} to {role}"),
         format!("grant select, insert, update, delete on all tables in schema {schema} to {role}"),

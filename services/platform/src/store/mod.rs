@@ -5,6 +5,7 @@
 //! those of every service: `inbox` and `outbox`.
 
 mod backend;
+pub(crate) mod connections;
 mod error;
 mod inbox;
 mod migrate;
@@ -13,13 +14,11 @@ pub mod rows;
 mod transaction;
 
 use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::migrate::Migrator;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use streams::simulation::{Fault, Faults};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -27,9 +26,10 @@ use tokio::time::timeout;
 use crate::relay::row::{OutboxRow, RelayQueue};
 use crate::world::World;
 pub use backend::Tables;
-use backend::{BEGIN_WAIT, Backend, Committed, Context, Draft, Work};
+use backend::{Backend, Committed, Context, Draft, Work};
+use connections::{Address, BEGIN_WAIT, Connections};
 pub use error::StoreError;
-pub(crate) use outbox::relay_statement;
+pub(crate) use outbox::{relay_connection, relay_statement};
 pub(crate) use transaction::Retries;
 pub use transaction::{On, Retry, Transaction, TransactionError};
 
@@ -95,7 +95,7 @@ impl<T: Tables> Store<T> {
     }
 
     /// The schema `schema` of a PostgreSQL database, created and migrated if need be, on at most `connections` connections
-    /// (at least 2) plus 2 for the relay.
+    /// (at least 2) plus 2 for the relay. With `pooler=transaction` among its parameters the URL leads to a pooler.
     ///
     /// # Errors
     /// [`StoreError`] if the server does not answer or a migration fails; its text says which.
@@ -107,30 +107,17 @@ impl<T: Tables> Store<T> {
         migrations: &Migrator,
         connections: u32,
     ) -> Result<Self, StoreError> {
-        let options = connect_options(url, schema)?;
-        migrate::run(&options, schema, migrations).await.map_err(|error| match error {
+        let address = Address::parse(url, schema)?;
+        // Once, at the start: its future would make that of every start larger.
+        Box::pin(migrate::run(&address, schema, migrations)).await.map_err(|error| match error {
             StoreError::Forbidden(why) => StoreError::Forbidden(format!(
                 "{why}. Schema {schema} lacks a migration: apply it by `rideshare migrate` with the role that owns the schema"
             )),
             StoreError::Other(why) => StoreError::Other(format!("migration of schema {schema}: {why}")),
             error => error,
         })?;
-        // Every wait has a limit, also that for a process that was stopped in the middle of a transaction.
-        let options = options.options([
-            ("statement_timeout", "10s"),
-            ("lock_timeout", "5s"),
-            ("idle_in_transaction_session_timeout", "15s"),
-            // Every statement finds its rows by an index. A plan that was cached while a table was empty would scan it.
-            ("enable_seqscan", "off"),
-            // The line above inflates cost estimates, and the planner would compile cheap statements because of them.
-            ("jit", "off"),
-        ]);
-        let pool =
-            |n, options| PgPoolOptions::new().max_connections(n).acquire_timeout(BEGIN_WAIT).connect_lazy_with(options);
-        let main = pool(connections.max(2), options.clone());
-        // Should a crash of the server lose a `published_at`, the relay publishes that row again under the same message id.
-        let relay_pool = pool(2, options.options([("synchronous_commit", "off")]));
-        Ok(Self::new(Backend::Postgres { pool: main, relay_pool }, world, pod))
+        let (pool, relay_pool) = address.pools(connections.max(2), 2);
+        Ok(Self::new(Backend::Postgres { pool, relay_pool }, world, pod))
     }
 
     /// Lets `role` read and write the rows of the migrated `schema`, and nothing else.
@@ -138,7 +125,7 @@ impl<T: Tables> Store<T> {
     /// # Errors
     /// [`StoreError`] if the role does not exist, or if the role of `url` may not grant it.
     pub async fn grant(url: &str, schema: &'static str, role: &str) -> Result<(), StoreError> {
-        migrate::grant(&connect_options(url, schema)?, schema, role).await
+        migrate::grant(&Address::parse(url, schema)?, schema, role).await
     }
 
     /// Begins a transaction; dropping it rolls it back. Hold it only around operations on the store.
@@ -157,6 +144,16 @@ impl<T: Tables> Store<T> {
             }
         };
         Ok(Transaction::new(work, self.context.clone()))
+    }
+
+    /// Begins a read-only transaction that sees the tables as they are at its first read.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub async fn snapshot(&self) -> Result<Transaction<T>, StoreError> {
+        let Backend::Postgres { pool, .. } = &self.backend else { return self.begin().await };
+        self.reach(Fault::BeginRefused).await?;
+        Ok(Transaction::new(Work::Postgres(Box::new(pool.snapshot().await?)), self.context.clone()))
     }
 
     /// Begins a transaction and gives it to `work`, which commits it or drops it; and again, as `retry` says, if the
@@ -199,7 +196,12 @@ impl<T: Tables> Store<T> {
         self.reach(Fault::BeginRefused).await?;
         match &self.backend {
             Backend::Postgres { pool, .. } => {
-                timeout(BEGIN_WAIT, sqlx::query("select 1").execute(pool))
+                let select = async {
+                    let mut single = pool.single().await?;
+                    sqlx::query("select 1").execute(single.on()).await?;
+                    single.end().await
+                };
+                timeout(BEGIN_WAIT, select)
                     .await
                     .map_err(|_| StoreError::Unavailable("no answer in 5 s".to_owned()))??;
             }
@@ -231,7 +233,7 @@ impl<T: Tables> Store<T> {
     }
 
     /// The relay's own connections; none in memory.
-    pub(crate) fn relay_pool(&self) -> Option<&PgPool> {
+    pub(crate) fn relay_pool(&self) -> Option<&Connections> {
         match &self.backend {
             Backend::Postgres { relay_pool, .. } => Some(relay_pool),
             Backend::Memory(_) => None,
@@ -262,11 +264,4 @@ impl<T: Tables> Store<T> {
         self.reach(Fault::RelayRefused).await?;
         outbox::oldest_unpublished(&self.backend).await
     }
-}
-
-fn connect_options(url: &str, schema: &str) -> Result<PgConnectOptions, StoreError> {
-    Ok(PgConnectOptions::from_str(url)
-        .map_err(|e| StoreError::Other(format!("DATABASE_URL: {e}; for example postgres://user@host/database")))?
-        .application_name(&format!("rideshare {schema}"))
-        .options([("search_path", schema)]))
 }

@@ -8,12 +8,18 @@ use sqlx::Row;
 use tokio::time::timeout;
 
 use super::backend::{Backend, PURGE_PAGE, Work};
+use super::connections::{Connections, Single};
 use super::error::StoreError;
 use super::rows::column;
 use crate::relay::row::{Backlog, OutboxRow, PAGE};
 
 /// Limit of a statement of the relay. The server's own limit is shorter, but a server that was paused enforces none.
 const RELAY_WAIT: Duration = Duration::from_secs(15);
+
+/// A connection for a statement of the relay.
+pub(crate) async fn relay_connection(pool: &Connections) -> Result<Single, StoreError> {
+    relay_statement(pool.single()).await
+}
 
 /// Runs a statement of the relay under a limit.
 pub(crate) async fn relay_statement<R>(statement: impl Future<Output = sqlx::Result<R>>) -> Result<R, StoreError> {
@@ -79,7 +85,10 @@ pub(super) async fn unpublished<T>(
                  case when $2::timestamptz is null then pod = $3 else created_at < $2 end) order by seq limit $4",
             );
             let statement = statement.bind(after).bind(created_before).bind(pod).bind(PAGE as i64);
-            relay_statement(statement.fetch_all(relay_pool)).await
+            let mut single = relay_connection(relay_pool).await?;
+            let rows = relay_statement(statement.fetch_all(single.on())).await?;
+            relay_statement(single.end()).await?;
+            Ok(rows)
         }
         Backend::Memory(shared) => {
             let committed = shared.lock().await;
@@ -99,7 +108,9 @@ pub(super) async fn mark_published<T>(
     match backend {
         Backend::Postgres { relay_pool, .. } => {
             let statement = sqlx::query("update outbox set published_at = $1 where seq = any($2)");
-            relay_statement(statement.bind(now).bind(rows).execute(relay_pool)).await?;
+            let mut single = relay_connection(relay_pool).await?;
+            relay_statement(statement.bind(now).bind(rows).execute(single.on())).await?;
+            relay_statement(single.end()).await?;
         }
         Backend::Memory(shared) => {
             let mut committed = shared.lock().await;
@@ -116,7 +127,10 @@ pub(super) async fn oldest_unpublished<T>(backend: &Backend<T>) -> Result<Option
         Backend::Postgres { relay_pool, .. } => {
             let statement =
                 sqlx::query_scalar("select created_at from outbox where published_at is null order by seq limit 1");
-            relay_statement(statement.fetch_optional(relay_pool)).await
+            let mut single = relay_connection(relay_pool).await?;
+            let oldest = relay_statement(statement.fetch_optional(single.on())).await?;
+            relay_statement(single.end()).await?;
+            Ok(oldest)
         }
         Backend::Memory(shared) => {
             let committed = shared.lock().await;

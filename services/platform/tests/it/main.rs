@@ -7,5 +7,6 @@ mod consumer;
 mod dead_letters;
 mod fast_lane;
 mod lost_streams;
+mod migrations;
 mod store;
 mod waiting;

@@ -1,7 +1,7 @@
 //! The audit of RIDE_STREAM: verified by itself and against the tables, the tables rebuilt from it, and the stream repaired from the
 //! event log.
 //!
-//! Only `repair` and `rebuild` change anything, and nothing touches a durable consumer. The checks are pure ([`stream`],
+//! Only `repair`, `rebuild` and `recover` change anything, and nothing touches a durable consumer. The checks are pure ([`stream`],
 //! [`database`], [`compare`], [`repair::plan`]). The commands around them read the stream in order and the tables in pages, so their
 //! memory does not grow with the stream: they hold the rides that are live, and a page.
 
@@ -10,6 +10,7 @@ pub mod database;
 mod findings;
 mod positions;
 pub mod rebuild;
+mod recover;
 pub mod repair;
 mod rows;
 mod sources;
@@ -60,7 +61,7 @@ impl Audit {
     /// # Errors
     /// [`AuditError`] if the audit could not read to the end. What is wrong with what it read is in the [`Report`].
     pub async fn verify(&self) -> Result<Report, AuditError> {
-        verify::verify(&self.sources).await
+        Box::pin(verify::verify(&self.sources)).await
     }
 
     /// Publishes again what the event log has and the stream lacks.
@@ -68,7 +69,7 @@ impl Audit {
     /// # Errors
     /// [`AuditError`] if it could not be done to the end. Another repair continues.
     pub async fn repair(&self) -> Result<Repaired, AuditError> {
-        repair::repair(&self.sources).await
+        Box::pin(repair::repair(&self.sources)).await
     }
 
     /// Rebuilds the tables, which must be empty, from the stream. Asks `provider` for the result of each bill.
@@ -76,7 +77,16 @@ impl Audit {
     /// # Errors
     /// [`AuditError::Refused`] if a table has rows; otherwise if it could not be done. Then nothing was written.
     pub async fn rebuild(&self, provider: Provider) -> Result<Rebuilt, AuditError> {
-        rebuild::rebuild(&self.sources, provider).await
+        Box::pin(rebuild::rebuild(&self.sources, provider)).await
+    }
+
+    /// Adds to the tables what the stream has and they lack, after a restore to an earlier moment. No service may run meanwhile. Asks
+    /// `provider` for the result of each bill.
+    ///
+    /// # Errors
+    /// [`AuditError`] if it could not be done. Then nothing was written.
+    pub async fn recover(&self, provider: Provider) -> Result<Rebuilt, AuditError> {
+        Box::pin(recover::recover(&self.sources, provider)).await
     }
 }
 

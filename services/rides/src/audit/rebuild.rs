@@ -20,7 +20,7 @@ use crate::event_log::rows::append_events;
 use crate::ledger;
 use crate::payment::{self, CaptureError, Payment, PaymentStatus, Provider};
 use crate::ride::requests;
-use crate::ride::rows::insert_rebuilt_rides;
+use crate::ride::rows::{insert_rebuilt_rides, replace_rides};
 use crate::ride::{Bill, Ride};
 use crate::tables::Tables;
 
@@ -43,24 +43,31 @@ pub struct Rebuilt {
 
 /// What a batch of messages adds to the tables.
 #[derive(Default)]
-struct Page {
-    events: Vec<EventRow>,
-    ended: Vec<(Ride, Option<Bill>)>,
-    fulfilled: Vec<(RequestId, MatchId)>,
+pub(super) struct Page {
+    pub(super) events: Vec<EventRow>,
+    pub(super) ended: Vec<(Ride, Option<Bill>)>,
+    pub(super) fulfilled: Vec<(RequestId, MatchId)>,
+}
+
+/// Whether a ride that is written may have an older row.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rows {
+    New,
+    MayExist,
 }
 
 /// Requests with several rides: each but the last was cancelled by its driver, and the search went on. The stream may have the
 /// events of two rides in any order.
 #[derive(Default)]
-struct ContinuedSearches {
-    reopened: BTreeSet<(RequestId, MatchId)>,
+pub(super) struct ContinuedSearches {
+    pub(super) reopened: BTreeSet<(RequestId, MatchId)>,
     /// Rides of requests for which another one was recorded first.
-    later: Vec<(RequestId, MatchId)>,
+    pub(super) later: Vec<(RequestId, MatchId)>,
 }
 
 impl ContinuedSearches {
     /// Leaves the last ride of each request.
-    async fn write(self, tx: &mut Transaction<Tables>) -> Result<(), AuditError> {
+    pub(super) async fn write(self, tx: &mut Transaction<Tables>) -> Result<(), AuditError> {
         for (request, of_match) in &self.reopened {
             requests::reopen(tx, *request, *of_match).await?;
         }
@@ -73,7 +80,7 @@ impl ContinuedSearches {
 }
 
 impl Page {
-    fn add(&mut self, stored: &StoredMessage, decoded: DecodedEvent) {
+    pub(super) fn add(&mut self, stored: &StoredMessage, decoded: DecodedEvent) {
         if let Some(request) = decoded.event.request_id.filter(|_| decoded.event.status == RideStatus::Pickup) {
             self.fulfilled.push((request, decoded.event.match_id));
         }
@@ -124,7 +131,7 @@ pub(super) async fn rebuild(sources: &Sources, provider: Provider) -> Result<Reb
         // Nothing is written of an unsound stream, but all of it is read, so that every finding is reported.
         if stream.findings.count() == 0 {
             continued.later.extend(requests::insert_fulfilled(&mut tx, &page.fulfilled).await?);
-            write(sources, &mut tx, page, provider, &mut rebuilt).await?;
+            write(sources, &mut tx, page, provider, Rows::New, &mut rebuilt).await?;
         }
     }
     let live: Vec<_> = stream.live().filter(|r| !stream.has_begun_before(r.ride_id)).cloned().collect();
@@ -133,7 +140,7 @@ pub(super) async fn rebuild(sources: &Sources, provider: Provider) -> Result<Reb
     if stream.findings.count() == 0 {
         for part in live.chunks(PAGE) {
             let page = Page { ended: part.iter().map(|ride| (ride.clone(), None)).collect(), ..Page::default() };
-            write(sources, &mut tx, page, provider, &mut rebuilt).await?;
+            write(sources, &mut tx, page, provider, Rows::New, &mut rebuilt).await?;
         }
         continued.write(&mut tx).await?;
         tx.commit().await?;
@@ -142,11 +149,12 @@ pub(super) async fn rebuild(sources: &Sources, provider: Provider) -> Result<Reb
     Ok(Rebuilt { messages: rebuilt.messages, findings: stream.findings, ..Rebuilt::default() })
 }
 
-async fn write(
+pub(super) async fn write(
     sources: &Sources,
     tx: &mut Transaction<Tables>,
     page: Page,
     provider: Provider,
+    existing: Rows,
     rebuilt: &mut Rebuilt,
 ) -> Result<(), AuditError> {
     rebuilt.events += page.events.len() as u64;
@@ -158,7 +166,10 @@ async fn write(
     if rides.is_empty() {
         return Ok(());
     }
-    insert_rebuilt_rides(tx, &rides).await.map_err(|error| repeated(error, "ride"))?;
+    match existing {
+        Rows::New => insert_rebuilt_rides(tx, &rides).await.map_err(|error| repeated(error, "ride"))?,
+        Rows::MayExist => replace_rides(tx, &rides).await?,
+    }
     let (mut due, mut settled, mut movements) = (Vec::new(), Vec::new(), Vec::new());
     let unbalanced = |e: ledger::Unbalanced| AuditError::Refused(e.to_string());
     for (ride, bill) in rides.iter().zip(bills) {

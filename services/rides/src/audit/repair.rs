@@ -76,7 +76,7 @@ pub(super) async fn repair(sources: &Sources) -> Result<Repaired, AuditError> {
     let mut first = Some(RideId(Uuid::nil()));
     while let Some(from) = first {
         let bound = comparison.bound(from).await?;
-        let page = rows::records(&mut rows::snapshot(&sources.store).await?, from, bound, PAGE).await?;
+        let page = rows::records(&mut sources.store.snapshot().await?, from, bound, PAGE).await?;
         let unsound = page.records.iter().filter(|records| !database.check(records)).map(|records| records.ride_id);
         let unsound: BTreeSet<RideId> = unsound.collect();
         sources.progress.rides.fetch_add(page.records.len() as u64, Ordering::Relaxed);

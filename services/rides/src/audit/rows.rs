@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use platform::{On, Store, StoreError, Transaction};
+use platform::{On, StoreError, Transaction};
 use sqlx::Row;
 use streams::RideId;
 use uuid::Uuid;
@@ -13,15 +13,6 @@ use crate::ledger::rows::entries_between;
 use crate::payment::rows::{debts_of_rides, payments_of};
 use crate::ride::rows::rides_from;
 use crate::tables::Tables;
-
-/// A read-only transaction that sees the tables as they are at its first read.
-pub(super) async fn snapshot(store: &Store<Tables>) -> Result<Transaction<Tables>, StoreError> {
-    let mut tx = store.begin().await?;
-    if let On::Postgres(pg) = tx.on() {
-        sqlx::query("set transaction isolation level repeatable read, read only").execute(&mut *pg).await?;
-    }
-    Ok(tx)
-}
 
 /// A page of rides, by id, with everything that has one of their ids.
 pub(super) struct Page {
@@ -71,13 +62,21 @@ pub(super) async fn records(
     Ok(Page { records: records.into_values().collect(), last, next })
 }
 
+/// Keeps every other transaction from writing rides.
+pub(super) async fn lock(tx: &mut Transaction<Tables>) -> Result<(), StoreError> {
+    if let On::Postgres(pg) = tx.on() {
+        sqlx::query("lock table rides, events, ledger_entries, payments, superseded, served in exclusive mode")
+            .execute(&mut *pg)
+            .await?;
+    }
+    Ok(())
+}
+
 /// Keeps every other transaction from writing rides, and returns the first table that has a row, if one has.
 pub(super) async fn lock_empty(tx: &mut Transaction<Tables>) -> Result<Option<&'static str>, StoreError> {
+    lock(tx).await?;
     match tx.on() {
         On::Postgres(pg) => {
-            sqlx::query("lock table rides, events, ledger_entries, payments, superseded, served in exclusive mode")
-                .execute(&mut *pg)
-                .await?;
             let row = sqlx::query(
                 "select exists (select 1 from rides), exists (select 1 from events), \
                  exists (select 1 from ledger_entries), exists (select 1 from payments), \

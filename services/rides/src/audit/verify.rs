@@ -46,7 +46,7 @@ pub(super) async fn verify(sources: &Sources) -> Result<Report, AuditError> {
     let mut first = Some(RideId(Uuid::nil()));
     while let Some(from) = first {
         let bound = comparison.bound(from).await?;
-        let page = rows::records(&mut rows::snapshot(&sources.store).await?, from, bound, PAGE).await?;
+        let page = rows::records(&mut sources.store.snapshot().await?, from, bound, PAGE).await?;
         for records in &page.records {
             database.check(records);
         }

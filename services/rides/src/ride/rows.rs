@@ -230,6 +230,26 @@ pub(crate) async fn insert_rebuilt_rides(tx: &mut Transaction<Tables>, rides: &[
     Ok(())
 }
 
+/// Inserts rides, or puts them in the place of their older rows, as a recovery has computed them from their events.
+pub(crate) async fn replace_rides(tx: &mut Transaction<Tables>, rides: &[Ride]) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let (json, columns) = json_rows(rides);
+            let set: Vec<String> = columns.iter().map(|column| format!("{column} = excluded.{column}")).collect();
+            let (columns, set) = (columns.join(", "), set.join(", "));
+            sqlx::query(AssertSqlSafe(format!(
+                "insert into rides ({columns}) select {columns} from json_populate_recordset(null::rides, $1::json) \
+                 on conflict (ride_id) do update set {set}"
+            )))
+            .bind(json)
+            .execute(&mut *pg)
+            .await?;
+        }
+        On::Memory(tables) => rides.iter().for_each(|ride| tables.put_ride(ride)),
+    }
+    Ok(())
+}
+
 /// Records as superseded those of `matches` that have no ride and are not superseded yet; returns them.
 pub(crate) async fn supersede(
     tx: &mut Transaction<Tables>,

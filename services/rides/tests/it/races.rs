@@ -143,16 +143,16 @@ fn config() -> Config {
 const BEFORE: [&[Act]; 3] = [&[], &[Wait], &[Start]];
 
 async fn of_every_two_commands_the_table_says_who_wins(backend: Backend) {
-    one_after_the_other(TestApp::start(backend, config()).await).await;
+    Box::pin(one_after_the_other(TestApp::start(backend, config()).await)).await;
 }
 
 async fn at_once_they_are_as_one_after_the_other(backend: Backend) {
-    at_once(TestApp::start(backend, config()).await).await;
+    Box::pin(at_once(TestApp::start(backend, config()).await)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_nats_too_they_are_as_one_after_the_other() {
-    at_once(TestApp::start_on_nats(config()).await).await;
+    Box::pin(at_once(TestApp::start_on_nats(config()).await)).await;
 }
 
 async fn one_after_the_other(mut app: TestApp) {

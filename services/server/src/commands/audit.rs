@@ -1,6 +1,6 @@
-//! `rideshare audit`: RIDE_STREAM read, verified, repaired, and rebuilt into tables.
+//! `rideshare audit`: RIDE_STREAM read, verified, repaired, and rebuilt or recovered into tables.
 //!
-//! Verify, repair and rebuild are those of `rides::audit`; replay is `audit/replay.rs`. Results go to standard output, progress to
+//! Verify, repair, rebuild and recover are those of `rides::audit`; replay is `audit/replay.rs`. Results go to standard output, progress to
 //! standard error. Nothing here touches a durable consumer.
 
 pub mod replay;
@@ -12,10 +12,11 @@ use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 use platform::{Store, World};
 use rides::audit::{Audit, AuditError, Findings, Progress};
-use streams::Bus;
+use streams::{Bus, Service};
 
 use super::progress::ProgressLine;
 use crate::app;
+use crate::databases::DatabaseUrl;
 use crate::settings::{QueueType, Settings};
 
 #[derive(Debug, Subcommand)]
@@ -25,9 +26,12 @@ pub enum AuditAction {
     /// Check it: hash chains, legal orders, versions, every ride and event of the database against the stream, the ledger.
     /// Differences are listed, with status 1. The platform may run meanwhile.
     Verify,
-    /// Write the tables of rides from it into the database of DATABASE_URL, which must have no rides. Payments are captured by
+    /// Write the tables of rides from it into the database of rides, which must have no rides. Payments are captured by
     /// PAYMENT_PROVIDER again.
     Rebuild,
+    /// Add to the tables of rides what it has and they lack, after a restore of the database to an earlier moment, before any service
+    /// runs again. Payments are captured by PAYMENT_PROVIDER.
+    Recover,
     /// Publish the events again that the database has and the stream lacks, with their ids and hashes, each ride in order. Status
     /// 1 if something could not be repaired. The platform may run meanwhile.
     Repair,
@@ -44,13 +48,14 @@ pub async fn run(settings: &Settings, action: &AuditAction) -> Result<ExitCode> 
          QUEUE_TYPE=nats and NATS_URL"
     );
     if !matches!(action, AuditAction::Replay(_)) {
-        ensure!(settings.database_url.is_some(), "this compares the stream with a database: set DATABASE_URL");
+        rides_database(settings)?;
     }
     let world = World::real();
     let bus = app::bus(settings, &world, "audit").await?;
     match action {
         AuditAction::Replay(what) => replay::run(&bus, &world, what).await,
         AuditAction::Verify => verify(&audit(settings, &bus, &world).await?).await,
+        AuditAction::Recover => recover(settings, &audit(settings, &bus, &world).await?).await,
         AuditAction::Rebuild => rebuild(settings, &audit(settings, &bus, &world).await?).await,
         AuditAction::Repair => {
             // A missing stream is created first, with its consumers.
@@ -62,12 +67,15 @@ pub async fn run(settings: &Settings, action: &AuditAction) -> Result<ExitCode> 
     }
 }
 
+fn rides_database(settings: &Settings) -> Result<DatabaseUrl<'_>> {
+    let why = "this compares the stream with a database: set DATABASE_URL, or DATABASE_URL_RIDES";
+    settings.database_of(Service::Rides).context(why)
+}
+
 pub(crate) async fn audit(settings: &Settings, bus: &Bus, world: &World) -> Result<Audit> {
-    let url = settings.database_url.as_deref().unwrap_or_default();
+    let DatabaseUrl { url, setting } = rides_database(settings)?;
     let store: Store<rides::Tables> =
-        Store::postgres(world, &app::pod_id(settings), url, "rides", &rides::MIGRATIONS, 4)
-            .await
-            .context("DATABASE_URL")?;
+        Store::postgres(world, &app::pod_id(settings), url, "rides", &rides::MIGRATIONS, 4).await.context(setting)?;
     Ok(Audit::new(bus, &store, world))
 }
 
@@ -102,6 +110,21 @@ async fn rebuild(settings: &Settings, audit: &Audit) -> Result<ExitCode> {
     if rebuilt.begun_before > 0 {
         println!("left out: {} rides that began before the stream does", rebuilt.begun_before);
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn recover(settings: &Settings, audit: &Audit) -> Result<ExitCode> {
+    let provider = settings.payment_provider.parse().map_err(anyhow::Error::msg).context("PAYMENT_PROVIDER")?;
+    let recovered = with_progress(&audit.progress, audit.recover(provider)).await?;
+    list(&recovered.findings);
+    if recovered.findings.count() > 0 {
+        println!("nothing was written");
+        return Ok(conclude(&recovered.findings, ""));
+    }
+    println!(
+        "of {} messages the database lacked: {} events of {} rides; {} ledger entries were written for them",
+        recovered.messages, recovered.events, recovered.rides, recovered.entries
+    );
     Ok(ExitCode::SUCCESS)
 }
 

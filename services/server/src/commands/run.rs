@@ -37,7 +37,7 @@ pub async fn run(settings: &Settings, services: &[Service]) -> Result<ExitCode> 
         _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
         app = App::start(settings, services, World::real()) => app?,
     };
-    if settings.database_url.is_none() {
+    if !settings.has_database() {
         tracing::warn!("state is in memory and gone at exit: set DATABASE_URL to keep it");
     } else if settings.queue_type == QueueType::Memory {
         tracing::warn!("the bus is in memory: events under way are gone at exit, although the database stays");

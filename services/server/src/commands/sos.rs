@@ -7,9 +7,11 @@ use chrono::SecondsFormat;
 use clap::Subcommand;
 use platform::{Store, World};
 use rides::sos::{self, Alert};
+use streams::Service;
 use uuid::Uuid;
 
 use crate::app;
+use crate::databases::DatabaseUrl;
 use crate::settings::Settings;
 
 /// Connections to the database.
@@ -34,12 +36,14 @@ pub enum SosAction {
 /// # Errors
 /// A sentence for the person who typed it.
 pub async fn run(settings: &Settings, action: &SosAction) -> Result<ExitCode> {
-    let url = settings.database_url.as_deref().context("calls for help are in a database: set DATABASE_URL")?;
+    let DatabaseUrl { url, setting } = settings
+        .database_of(Service::Rides)
+        .context("calls for help are in a database: set DATABASE_URL, or DATABASE_URL_RIDES")?;
     let world = World::real();
     let store: Store<rides::Tables> =
         Store::postgres(&world, &app::pod_id(settings), url, "rides", &rides::MIGRATIONS, CONNECTIONS)
             .await
-            .context("DATABASE_URL")?;
+            .context(setting)?;
     match action {
         SosAction::List => {
             let open = sos::open_alerts(&store).await?;

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::Subcommand;
 use platform::World;
-use streams::Bus;
 use streams::topology::Topology;
+use streams::{Bus, BusError};
 
 use super::nats_permissions;
 use crate::app;
@@ -19,6 +19,9 @@ pub enum StreamsAction {
     Show,
     /// Create or update what differs.
     Apply,
+    /// Deliver RIDE_STREAM from its beginning again to all its consumers, after a restore of the database to an earlier moment: what a service
+    /// has handled, it drops. No service may run meanwhile.
+    Rewind,
     /// Print the users of a nats-server and what each may do, as a part of its configuration: `docker/nats-users.conf`.
     Permissions,
     /// Write a file for each stream and consumer, as `nats stream add --config` and `nats consumer add --config` take it.
@@ -47,7 +50,16 @@ pub async fn run(settings: &Settings, action: StreamsAction) -> Result<ExitCode>
     ensure!(settings.queue_type == QueueType::Nats, "a memory bus has no server: set QUEUE_TYPE=nats and NATS_URL");
     let bus = app::bus(settings, &World::real(), "streams").await?;
     let topology = topology.with_sweeper();
-    if matches!(action, StreamsAction::Apply) {
+    if matches!(action, StreamsAction::Rewind) {
+        // Each is made again with the policy of the topology, which delivers all.
+        for consumer in topology.consumers.iter().filter(|consumer| consumer.stream == rides::audit::STREAM) {
+            match bus.delete_consumer(&consumer.stream, &consumer.durable).await {
+                Ok(()) | Err(BusError::NotFound(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    if matches!(action, StreamsAction::Apply | StreamsAction::Rewind) {
         for change in bus.apply(&topology).await? {
             println!("{change}");
         }

@@ -146,11 +146,11 @@ async fn run(case: &Case) {
     let sink = Sink::new().await;
     let mut armed = BTreeSet::new();
     for process in &mut processes {
-        process.settings = vec![
+        process.environment.extend([
             ("PUSH_TO_LOOPBACK", "true".to_owned()),
             ("SOS_WEBHOOK", sink.url("/sos")),
             ("SOS_WEBHOOK_SECRET", script::SOS_SECRET.to_owned()),
-        ];
+        ]);
         let nth = case.at.iter().find(|(service, _)| *service == process.service);
         process.start(nth.map(|(_, nth)| format!("{}:{nth}", case.point)).as_deref());
         armed.extend(nth.map(|(service, _)| *service));

@@ -4,13 +4,17 @@
 
 mod checks;
 mod duplicates;
+mod failover;
 mod injection;
 mod kill_points;
 mod nemesis;
+mod pooler;
 mod processes;
 mod proxy;
 mod records;
+mod restore;
 mod rig;
+mod rotation;
 mod script;
 mod secured;
 mod servers;

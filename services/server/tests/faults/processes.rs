@@ -1,6 +1,7 @@
 //! Processes of the binary `rideshare`, each with addresses of its own for every server: started, killed, stopped, continued. It
 //! owns children and their logs, and knows nothing of faults or rides.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
@@ -105,11 +106,11 @@ pub(crate) struct Process {
     /// Where it serves HTTP.
     pub(crate) port: u16,
     pub(crate) addresses: Addresses,
+    /// More of its environment, from its next start on.
+    pub(crate) environment: BTreeMap<&'static str, String>,
     /// How often it was started.
     pub(crate) lives: u32,
     pub(crate) child: Option<ChildProcess>,
-    /// Settings beside those that every process of the rigs has.
-    pub(crate) settings: Vec<(&'static str, String)>,
     log: PathBuf,
 }
 
@@ -117,7 +118,7 @@ impl Process {
     pub(crate) fn new(service: &'static str, slot: usize, addresses: Addresses, logs: &Path) -> Self {
         let name = format!("{service}-{slot}");
         let log = logs.join(format!("{name}.log"));
-        Self { service, name, port: free_port(), addresses, lives: 0, child: None, settings: Vec::new(), log }
+        Self { service, name, port: free_port(), addresses, environment: BTreeMap::new(), lives: 0, child: None, log }
     }
 
     /// The id of this life of the process.
@@ -164,10 +165,10 @@ impl Process {
             .env("MATCH_RADIUS_M", "20000")
             .env("TRACK_MAX_SPEED_MPS", "100000")
             .env("RUST_LOG", std::env::var("FAULTS_LOG").unwrap_or_else(|_| "info".to_owned()))
+            .envs(&self.environment)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        command.envs(self.settings.iter().map(|(name, value)| (name, value)));
         if let Some(point) = kill_at {
             command.env("RIDESHARE_KILL_AT", point);
         }
@@ -245,8 +246,14 @@ impl Process {
 
 /// `rideshare audit …`: whether its status was 0, and its output.
 pub(crate) async fn audit(command: &str, nats: &[String], replicas: usize, database: &str) -> (bool, String) {
+    rideshare(&["audit", command], nats, replicas, database).await
+}
+
+/// `rideshare …`, with the settings of an operator.
+pub(crate) async fn rideshare(command: &[&str], nats: &[String], replicas: usize, database: &str) -> (bool, String) {
     let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_rideshare"))
-        .args(["audit", command, "--queue-type", "nats", "--log", "error", "--nats-url", &nats.join(",")])
+        .args(command)
+        .args(["--queue-type", "nats", "--log", "error", "--nats-url", &nats.join(",")])
         .args(["--nats-replicas", &replicas.to_string(), "--database-url", database])
         .kill_on_drop(true)
         .output();

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,11 +29,12 @@ pub(crate) enum Line {
 
 const DRIP_PAUSE: Duration = Duration::from_millis(5);
 
-/// Forwards connections to one address.
+/// Forwards connections to one address, which may change.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     line: Arc<watch::Sender<Line>>,
+    to: Arc<AtomicU16>,
     _forwarding: JoinSet<()>,
 }
 
@@ -43,8 +45,14 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let line = Arc::new(watch::Sender::new(Line::Open));
         let mut forwarding = JoinSet::new();
-        forwarding.spawn(accept(listener, SocketAddr::from(([127, 0, 0, 1], port)), line.clone()));
-        Self { port: address.port(), line, _forwarding: forwarding }
+        let to = Arc::new(AtomicU16::new(port));
+        forwarding.spawn(accept(listener, to.clone(), line.clone()));
+        Self { port: address.port(), line, to, _forwarding: forwarding }
+    }
+
+    /// Sends new connections to another port.
+    pub(crate) fn move_to(&self, port: u16) {
+        self.to.store(port, Ordering::Relaxed);
     }
 
     pub(crate) fn set(&self, line: Line) {
@@ -52,13 +60,14 @@ impl Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, to: SocketAddr, line: Arc<watch::Sender<Line>>) {
+async fn accept(listener: TcpListener, to: Arc<AtomicU16>, line: Arc<watch::Sender<Line>>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             biased;
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept() => if let Ok((from, _)) = accepted {
+                let to = SocketAddr::from(([127, 0, 0, 1], to.load(Ordering::Relaxed)));
                 connections.spawn(forward(from, to, line.subscribe()));
             }
         }

@@ -1,11 +1,15 @@
-//! A city on the nats-server that is shipped, with its permissions: each service is a process and a NATS user of its own, and the server
-//! refuses nothing that they do.
+//! A city on the nats-server that is shipped, with its permissions and over TLS with client certificates: each service is a process and a
+//! NATS user of its own, and the server refuses nothing that they do.
 
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use server::commands::nats_permissions;
 use simulator::{Config, Faults};
+use streams::Bus;
+use streams::nats::{Login, NatsBus, NatsSettings};
 use streams::topology::Topology;
 use testing::database;
 use testing::nats::Server;
@@ -13,12 +17,47 @@ use testing::nats::Server;
 use crate::checks;
 use crate::kill_points::at_rest;
 use crate::processes::{Addresses, Directory, Process};
-use crate::records::{self, Records};
+use crate::records::Records;
 
 const USERS: [&str; 7] = ["admin", "users", "match", "rides", "location", "operator", "observer"];
 
 fn with_login(url: &str, user: &str) -> String {
-    url.replace("://", &format!("://{user}:password-of-{user}@"))
+    let (_, host) = url.split_once("://").unwrap();
+    format!("tls://{user}:password-of-{user}@{host}")
+}
+
+/// Files that `docker/nats-certs` made: the authority's certificate, one that server and clients show, and its key.
+struct Certificates(PathBuf);
+
+impl Certificates {
+    fn new(directory: PathBuf) -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docker/nats-certs");
+        let output = Command::new(script).arg(&directory).output().unwrap();
+        assert!(output.status.success(), "docker/nats-certs: {}", String::from_utf8_lossy(&output.stderr));
+        Self(directory)
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+
+    /// What makes the server accept nobody without a certificate of the authority.
+    fn of_server(&self) -> String {
+        let [certificate, key, authority] = ["server.pem", "server-key.pem", "ca.pem"].map(|name| self.file(name));
+        format!(
+            "tls {{ cert_file: \"{certificate}\", key_file: \"{key}\", ca_file: \"{authority}\", verify: true, timeout: 10 }}\n"
+        )
+    }
+
+    fn settings(&self) -> [(&'static str, String); 3] {
+        [("NATS_CA", "ca.pem"), ("NATS_CERT", "server.pem"), ("NATS_KEY", "server-key.pem")]
+            .map(|(setting, name)| (setting, self.file(name)))
+    }
+
+    fn login(&self) -> Login {
+        let [ca, cert, key] = self.settings().map(|(_, file)| Some(file.into()));
+        Login { ca, cert, key, ..Login::default() }
+    }
 }
 
 #[tokio::test]
@@ -28,15 +67,29 @@ async fn a_city_runs_with_a_nats_user_for_each_service() {
         let password = format!("\"password-of-{user}\"");
         configuration = configuration.replace(&format!("$NATS_{}_PASSWORD", user.to_uppercase()), &password);
     }
-    let nats = Server::configured(&configuration).unwrap();
-    let admin = records::bus(&[with_login(&nats.url, "admin")], 1).await;
+    let logs = Directory::new();
+    let certificates = Certificates::new(logs.0.join("certs"));
+    let nats = Server::configured(&(configuration + &certificates.of_server())).unwrap();
+    let admin = NatsSettings {
+        urls: vec![with_login(&nats.url, "admin")],
+        login: certificates.login(),
+        replicas: 1,
+        name: "admin".to_owned(),
+        ..Default::default()
+    };
+    let stranger = NatsSettings { login: Login { cert: None, key: None, ..certificates.login() }, ..admin.clone() };
+    let connected = tokio::time::timeout(Duration::from_secs(2), NatsBus::connect(&stranger)).await;
+    assert!(!matches!(connected, Ok(Ok(_))), "nobody connects without a certificate");
+    let admin = Bus::Nats(NatsBus::connect(&admin).await.unwrap());
     admin.apply(&Topology::rideshare().with_sweeper()).await.unwrap();
-    let (database, logs) = (database::fresh().await, Directory::new());
+    let database = database::fresh().await;
     let mut processes: Vec<Process> = ["location", "rides", "match", "users"]
         .into_iter()
         .map(|service| {
             let (nats, database) = (with_login(&nats.url, service), database.clone());
-            Process::new(service, 0, Addresses { nats, replicas: 1, database }, &logs.0)
+            let mut process = Process::new(service, 0, Addresses { nats, replicas: 1, database }, &logs.0);
+            process.environment.extend(certificates.settings());
+            process
         })
         .collect();
     for process in &mut processes {

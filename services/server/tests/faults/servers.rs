@@ -20,6 +20,35 @@ fn program(variable: &str) -> PathBuf {
         .into()
 }
 
+/// Gives a directory to a user who is not root, and returns the command that runs another one as this user: neither PostgreSQL nor
+/// PgBouncer runs as root.
+fn give_away(home: &Path) -> Vec<String> {
+    let mut as_user = Vec::new();
+    if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
+        let users = std::fs::read_to_string("/etc/passwd").unwrap();
+        let owner = if users.lines().any(|line| line.starts_with("postgres:")) { "postgres" } else { "nobody" };
+        assert!(Command::new("chown").arg(owner).arg(home).status().unwrap().success());
+        let group = std::fs::metadata(home).unwrap();
+        as_user = ["setpriv", "--reuid", owner, "--clear-groups", "--regid"].map(str::to_owned).to_vec();
+        let line = users.lines().find(|line| line.starts_with(&format!("{owner}:"))).unwrap();
+        as_user.push(line.split(':').nth(3).map_or_else(|| group.gid().to_string(), str::to_owned));
+        as_user.push("--".to_owned());
+    }
+    as_user
+}
+
+/// `program`, run by this command.
+fn command_as(as_user: &[String], program: PathBuf) -> Command {
+    match as_user.split_first() {
+        None => Command::new(program),
+        Some((change, arguments)) => {
+            let mut command = Command::new(change);
+            command.args(arguments).arg(program);
+            command
+        }
+    }
+}
+
 /// A PostgreSQL server with a directory of its own.
 #[derive(Debug)]
 pub(crate) struct Postgres {
@@ -32,35 +61,66 @@ pub(crate) struct Postgres {
 }
 
 impl Postgres {
+    /// A new server, started.
     pub(crate) async fn new(root: &Path) -> Self {
-        let home = root.join("postgres");
-        std::fs::create_dir(&home).unwrap();
-        let mut as_user = Vec::new();
-        if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
-            let users = std::fs::read_to_string("/etc/passwd").unwrap();
-            let owner = if users.lines().any(|line| line.starts_with("postgres:")) { "postgres" } else { "nobody" };
-            assert!(Command::new("chown").arg(owner).arg(&home).status().unwrap().success());
-            let group = std::fs::metadata(&home).unwrap();
-            as_user = ["setpriv", "--reuid", owner, "--clear-groups", "--regid"].map(str::to_owned).to_vec();
-            let line = users.lines().find(|line| line.starts_with(&format!("{owner}:"))).unwrap();
-            as_user.push(line.split(':').nth(3).map_or_else(|| group.gid().to_string(), str::to_owned));
-            as_user.push("--".to_owned());
-        }
-        let mut postgres = Self { bin: program("POSTGRES_BIN"), home, as_user, port: free_port(), child: None };
-        let created = postgres
-            .command("initdb")
-            .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"])
-            .arg(format!("--pgdata={}", postgres.data().display()))
-            .status()
-            .unwrap();
-        assert!(created.success(), "initdb failed: {}", postgres.home.join("log").display());
+        Self::configured(root, "").await
+    }
+
+    /// The same with these lines in its configuration.
+    pub(crate) async fn configured(root: &Path, lines: &str) -> Self {
+        let mut postgres = Self::place(root, "postgres");
+        postgres.run(
+            "initdb",
+            &["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync", "--pgdata=data"],
+        );
         let more = "listen_addresses = '127.0.0.1'\nunix_socket_directories = ''\nmax_connections = 300\n\
                     shared_buffers = '128MB'\nfsync = off\nsynchronous_commit = on\n";
-        let file = postgres.data().join("postgresql.conf");
-        let text = std::fs::read_to_string(&file).unwrap() + more;
-        std::fs::write(&file, text).unwrap();
+        postgres.configure(&format!("{more}{lines}"));
         postgres.start().await;
         postgres
+    }
+
+    /// A copy of this server as it is now, not started.
+    pub(crate) fn base_backup(&self, root: &Path, name: &str, options: &[&str]) -> Self {
+        let copy = Self::place(root, name);
+        let from = format!("host=127.0.0.1 port={} user=postgres application_name={name}", self.port);
+        let all = ["--pgdata=data", "--checkpoint=fast", "--no-sync", "--dbname", &from];
+        copy.run("pg_basebackup", &[&all[..], options].concat());
+        copy
+    }
+
+    /// A directory of its own for a server that does not exist yet.
+    fn place(root: &Path, name: &str) -> Self {
+        let home = root.join(name);
+        std::fs::create_dir(&home).unwrap();
+        let as_user = give_away(&home);
+        Self { bin: program("POSTGRES_BIN"), home, as_user, port: free_port(), child: None }
+    }
+
+    /// Runs one of its programs to its end.
+    fn run(&self, name: &str, arguments: &[&str]) {
+        let status = self.command(name).args(arguments).status().unwrap();
+        assert!(status.success(), "{name} failed: {}", self.home.join("log").display());
+    }
+
+    /// Adds lines to its configuration, which it reads when it starts.
+    pub(crate) fn configure(&self, lines: &str) {
+        let file = self.data().join("postgresql.conf");
+        let text = std::fs::read_to_string(&file).unwrap() + lines;
+        std::fs::write(&file, text).unwrap();
+    }
+
+    /// Makes it recover from an archive at its next start, as its configuration says.
+    pub(crate) fn recover_at_start(&self) {
+        std::fs::write(self.data().join("recovery.signal"), "").unwrap();
+    }
+
+    /// Who may connect, by the lines of pg_hba.conf; read again at once.
+    pub(crate) fn admit(&self, lines: &str) {
+        std::fs::write(self.data().join("pg_hba.conf"), lines).unwrap();
+        if let Some(child) = &self.child {
+            child.signal("HUP");
+        }
     }
 
     fn data(&self) -> PathBuf {
@@ -68,15 +128,7 @@ impl Postgres {
     }
 
     fn command(&self, name: &str) -> Command {
-        let file = self.bin.join(name);
-        let mut command = match self.as_user.split_first() {
-            None => Command::new(file),
-            Some((program, arguments)) => {
-                let mut command = Command::new(program);
-                command.args(arguments).arg(file);
-                command
-            }
-        };
+        let mut command = command_as(&self.as_user, self.bin.join(name));
         let out = log(&self.home.join("log"));
         command.current_dir(&self.home).stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out);
         command
@@ -92,7 +144,7 @@ impl Postgres {
         format!("postgres://postgres@127.0.0.1:{port}/postgres")
     }
 
-    /// Starts it if it does not run; after a crash it recovers from its write-ahead log.
+    /// Starts it if it does not run, until it answers; after a crash it recovers from its write-ahead log.
     pub(crate) async fn start(&mut self) {
         if self.child.is_some() {
             return;
@@ -104,7 +156,9 @@ impl Postgres {
         loop {
             let file = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
             let is_ours = file.lines().next() == Some(&child.0.id().to_string());
-            if is_ours && file.lines().nth(7).is_some_and(|line| line.starts_with("ready")) {
+            if is_ours
+                && file.lines().nth(7).is_some_and(|line| line.starts_with("ready") || line.starts_with("standby"))
+            {
                 return;
             }
             let log = self.home.join("log");
@@ -112,6 +166,11 @@ impl Postgres {
             assert!(Instant::now() < until, "PostgreSQL was not ready in {READY_WAIT:?}: {}", log.display());
             sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Kills the server itself; its other processes end when they notice.
+    pub(crate) fn kill(&mut self) {
+        self.child = None;
     }
 
     /// Stops it in immediate mode: without a checkpoint, as in a crash.
@@ -130,6 +189,45 @@ impl Drop for Postgres {
             child.signal("QUIT");
             let _ = child.0.wait();
         }
+    }
+}
+
+/// A PgBouncer in transaction mode, before the PostgreSQL at a port.
+#[derive(Debug)]
+pub(crate) struct Bouncer {
+    pub(crate) port: u16,
+    _child: ChildProcess,
+}
+
+impl Bouncer {
+    /// With so many connections to each database.
+    pub(crate) async fn new(root: &Path, to: u16, pool_size: u32) -> Self {
+        let (home, port) = (root.join("pgbouncer"), free_port());
+        std::fs::create_dir(&home).unwrap();
+        std::fs::write(home.join("users"), "\"postgres\" \"\"\n").unwrap();
+        let config = format!(
+            "[databases]\n* = host=127.0.0.1 port={to}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             unix_socket_dir =\nauth_type = trust\nauth_file = users\npool_mode = transaction\n\
+             default_pool_size = {pool_size}\nmax_client_conn = 500\n"
+        );
+        std::fs::write(home.join("pgbouncer.ini"), config).unwrap();
+        let out = log(&home.join("log"));
+        let child = command_as(&give_away(&home), program("PGBOUNCER"))
+            .arg("pgbouncer.ini")
+            .current_dir(&home)
+            .stdin(Stdio::null())
+            .stdout(out.try_clone().unwrap())
+            .stderr(out)
+            .spawn()
+            .unwrap();
+        let mut child = ChildProcess(child);
+        let until = Instant::now() + READY_WAIT;
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            assert!(child.ended().is_none(), "PgBouncer ended: {}", home.join("log").display());
+            assert!(Instant::now() < until, "PgBouncer was not ready in {READY_WAIT:?}");
+            sleep(Duration::from_millis(20)).await;
+        }
+        Self { port, _child: child }
     }
 }
 

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod audit;
+mod compatibility;
+mod databases;
 mod dead_letters;
 mod ended_searches;
 mod exhaustion;

@@ -1,0 +1,104 @@
+//! PostgreSQL fails over: the primary is killed while rides are under way, its synchronous standby is promoted, and the address of the
+//! database leads there. Nothing that was acknowledged is lost, and nothing is done twice.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use simulator::{Config, Faults};
+use sqlx::{Connection, PgConnection};
+use testing::nats::Server;
+use tokio::time::{Instant, sleep};
+
+use crate::checks;
+use crate::kill_points::at_rest;
+use crate::processes::{Addresses, Directory, Process, audit};
+use crate::proxy::{Line, Proxy};
+use crate::records::{self, Records};
+use crate::servers::Postgres;
+
+const REPLICATION_WAIT: Duration = Duration::from_secs(30);
+
+/// Waits until the standby has what the primary commits before the primary says so.
+async fn synchronous(primary: &Postgres) {
+    let mut connection = PgConnection::connect(&Postgres::url(primary.port())).await.unwrap();
+    for statement in [
+        "alter system set synchronous_standby_names = 'standby'",
+        "alter system set synchronous_commit = 'remote_apply'",
+        "select pg_reload_conf()",
+    ] {
+        sqlx::query(statement).execute(&mut connection).await.unwrap();
+    }
+    let until = Instant::now() + REPLICATION_WAIT;
+    let state = "select count(*) from pg_stat_replication where sync_state = 'sync'";
+    while sqlx::query_scalar::<_, i64>(state).fetch_one(&mut connection).await.unwrap() == 0 {
+        assert!(Instant::now() < until, "no synchronous standby in {REPLICATION_WAIT:?}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn rides_go_on_after_the_primary_is_killed_and_its_standby_promoted() {
+    let (logs, nats) = (Directory::new(), Server::new().unwrap());
+    let mut primary = Postgres::new(&logs.0).await;
+    let mut standby = primary.base_backup(&logs.0, "standby", &["--write-recovery-conf", "--wal-method=stream"]);
+    standby.start().await;
+    synchronous(&primary).await;
+    let address = Proxy::to(primary.port()).await;
+    let addresses = Addresses { nats: nats.url.clone(), replicas: 1, database: Postgres::url(address.port) };
+    let mut processes: Vec<Process> = ["location", "rides", "match", "users"]
+        .into_iter()
+        .map(|service| Process::new(service, 0, addresses.clone(), &logs.0))
+        .collect();
+    for process in &mut processes {
+        process.start(None);
+        process.wait_ready().await;
+    }
+    let bus = records::bus(std::slice::from_ref(&nats.url), 1).await;
+    let (to, observations) = mpsc::channel();
+    let mut city = Box::pin(simulator::run(Config {
+        urls: vec![processes[3].url()],
+        rides_url: Some(processes[1].url()),
+        drivers: 6,
+        passengers: 6,
+        rides: 14,
+        time_limit: Duration::from_secs(240),
+        outage: Duration::from_secs(60),
+        seed: 11,
+        speed: 200.0,
+        billed_tolerance: None,
+        faults: Faults::none(),
+        observer: Some(to),
+        ..Config::default()
+    }));
+    let mut events_before = 0;
+    let summary = loop {
+        tokio::select! {
+            biased;
+            summary = &mut city => break summary.unwrap(),
+            () = sleep(Duration::from_millis(50)) => {}
+        }
+        let events = bus.stream_info("RIDE_STREAM").await.unwrap().messages;
+        if events_before == 0 && events >= 12 {
+            events_before = events;
+            primary.kill();
+            address.set(Line::Cut);
+            let mut connection = PgConnection::connect(&Postgres::url(standby.port())).await.unwrap();
+            let promoted = sqlx::query_scalar::<_, bool>("select pg_promote()").fetch_one(&mut connection).await;
+            assert!(promoted.unwrap(), "the standby is promoted");
+            address.move_to(standby.port());
+            address.set(Line::Open);
+        }
+    };
+    assert!(events_before > 0, "the city was over before the primary was killed");
+    assert!(summary.completed >= 14 && summary.passed(), "{summary}");
+    let database = Postgres::url(standby.port());
+    at_rest(&database, &bus).await;
+    let observations: Vec<_> = observations.try_iter().collect();
+    let wrong = checks::all(&Records::read(&database, &bus).await, &observations);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let (sound, said) = audit("verify", std::slice::from_ref(&nats.url), 1, &database).await;
+    assert!(sound, "{said}");
+    for process in &mut processes {
+        assert!(process.stop().await, "{} ends on SIGTERM", process.name);
+    }
+}

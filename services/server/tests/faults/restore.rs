@@ -1,0 +1,164 @@
+//! PostgreSQL is restored to a moment before its end, from a base backup and archived WAL. RIDE_STREAM has the rides of the time between:
+//! `audit recover` brings them back into the tables of rides, `streams rewind` to the other services.
+
+use std::time::Duration;
+
+use simulator::{Config, Faults};
+use sqlx::{Connection, PgConnection};
+use testing::nats::Server;
+use tokio::time::{Instant, sleep};
+
+use crate::kill_points::at_rest;
+use crate::processes::{Addresses, Directory, Process, rideshare};
+use crate::records;
+use crate::servers::Postgres;
+
+const WAIT: Duration = Duration::from_secs(60);
+
+fn city(processes: &[Process], rides: usize, seed: u64) -> Config {
+    Config {
+        urls: vec![processes[3].url()],
+        rides_url: Some(processes[1].url()),
+        drivers: 5,
+        passengers: 5,
+        rides,
+        time_limit: Duration::from_secs(240),
+        seed,
+        run_id: Some(seed),
+        speed: 200.0,
+        billed_tolerance: None,
+        faults: Faults::none(),
+        ..Config::default()
+    }
+}
+
+fn processes(nats: &Server, database: &str, logs: &Directory) -> Vec<Process> {
+    let addresses = Addresses { nats: nats.url.clone(), replicas: 1, database: database.to_owned() };
+    let services = ["location", "rides", "match", "users"].into_iter();
+    services.map(|service| Process::new(service, 0, addresses.clone(), &logs.0)).collect()
+}
+
+async fn start(processes: &mut [Process]) {
+    for process in processes {
+        process.start(None);
+        process.wait_ready().await;
+    }
+}
+
+async fn until(what: &str, connection: &mut PgConnection, query: &'static str) {
+    let limit = Instant::now() + WAIT;
+    while !sqlx::query_scalar::<_, bool>(query).fetch_one(&mut *connection).await.unwrap() {
+        assert!(Instant::now() < limit, "not in {WAIT:?}: {what}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The rides of the database: how many, and how many of them have ended.
+async fn rides(connection: &mut PgConnection) -> (i64, i64) {
+    let query = "select count(*), count(*) filter (where status in ('completed', 'cancelled')) from rides.rides";
+    sqlx::query_as(query).fetch_one(connection).await.unwrap()
+}
+
+/// A city's day, and a moment in the middle of it, with the rides then: some are over, some are under way, some are yet to come.
+async fn day(connection: &mut PgConnection, city: Config) -> (String, (i64, i64)) {
+    let mut day = Box::pin(simulator::run(city));
+    let mut moment = None;
+    let summary = loop {
+        tokio::select! {
+            biased;
+            summary = &mut day => break summary.unwrap(),
+            () = sleep(Duration::from_millis(20)) => {}
+        }
+        let (all, ended) = rides(connection).await;
+        if moment.is_none() && ended >= 3 && all > ended {
+            let now = sqlx::query_scalar("select now()::text").fetch_one(&mut *connection).await.unwrap();
+            moment = Some((now, (all, ended)));
+        }
+    };
+    assert!(summary.passed(), "{summary}");
+    moment.unwrap()
+}
+
+#[tokio::test]
+async fn a_restore_to_an_earlier_moment_has_the_rides_of_the_time_since() {
+    let (logs, nats) = (Directory::new(), Server::new().unwrap());
+    let mut postgres = Postgres::configured(
+        &logs.0,
+        "archive_mode = on\narchive_command = 'cp %p ../part && mv ../part ../archived-%f'\n",
+    )
+    .await;
+    let archive = logs.0.join("postgres");
+    let mut before = processes(&nats, &Postgres::url(postgres.port()), &logs);
+    start(&mut before).await;
+    let mut restored = postgres.base_backup(&logs.0, "restored", &["--wal-method=none"]);
+
+    let mut connection = PgConnection::connect(&Postgres::url(postgres.port())).await.unwrap();
+    let bus = records::bus(std::slice::from_ref(&nats.url), 1).await;
+    let (moment, (all, ended)) = day(&mut connection, city(&before, 12, 21)).await;
+    at_rest(&Postgres::url(postgres.port()), &bus).await;
+    let at_the_end = rides(&mut connection).await;
+    assert!(at_the_end.0 > all && all > ended, "{at_the_end:?} in the end, {all} and {ended} at {moment}");
+    for process in &mut before {
+        assert!(process.stop().await, "{} ends on SIGTERM", process.name);
+    }
+    let last: String =
+        sqlx::query_scalar("select pg_walfile_name(pg_switch_wal())").fetch_one(&mut connection).await.unwrap();
+    let archived = archive.join(format!("archived-{last}"));
+    let limit = Instant::now() + WAIT;
+    while !archived.exists() {
+        assert!(Instant::now() < limit, "{last} was not archived in {WAIT:?}");
+        sleep(Duration::from_millis(50)).await;
+    }
+    drop(connection);
+    postgres.crash().await;
+
+    restored.configure(&format!(
+        "archive_mode = off\nrestore_command = 'cp {}/archived-%f %p'\nrecovery_target_time = '{moment}'\n\
+         recovery_target_action = 'promote'\n",
+        archive.display()
+    ));
+    restored.recover_at_start();
+    restored.start().await;
+    let database = Postgres::url(restored.port());
+    let mut connection = PgConnection::connect(&database).await.unwrap();
+    until("the recovery ends", &mut connection, "select not pg_is_in_recovery()").await;
+    let (restored_all, restored_ended) = rides(&mut connection).await;
+    assert!(restored_all >= all && restored_ended < at_the_end.1, "{restored_all}, {restored_ended}");
+
+    // As in docker/RUNBOOK.md.
+    let urls = std::slice::from_ref(&nats.url);
+    let (sound, said) = rideshare(&["audit", "verify"], urls, 1, &database).await;
+    assert!(!sound && said.contains("it is in the stream and not in the database"), "{said}");
+    for command in [&["migrate"][..], &["audit", "recover"], &["streams", "rewind"]] {
+        let (done, said) = rideshare(command, urls, 1, &database).await;
+        assert!(done, "{command:?}: {said}");
+    }
+    assert_eq!(rides(&mut connection).await, at_the_end, "every ride is as it was at the end");
+    let (done, said) = rideshare(&["audit", "recover"], urls, 1, &database).await;
+    assert!(done && said.contains("0 events of 0 rides"), "again, it changes nothing: {said}");
+    let mut after = processes(&nats, &database, &logs);
+    start(&mut after).await;
+    at_rest(&database, &bus).await;
+    // The relay may have published again what the outbox of that moment had not published.
+    for command in ["repair", "verify"] {
+        let (sound, said) = rideshare(&["audit", command], urls, 1, &database).await;
+        assert!(sound, "audit {command}: {said}");
+    }
+    assert_eq!(rides(&mut connection).await, at_the_end);
+    // The people of that day are free again: nobody is held by a ride that is over, and a second day goes well.
+    for (what, query) in [
+        ("rides in users", "select count(*) from users.live_rides where status in ('pickup', 'started', 'arrived')"),
+        ("rides in match", "select count(*) from matching.rides where ended_at is null"),
+    ] {
+        let held: i64 = sqlx::query_scalar(query).fetch_one(&mut connection).await.unwrap();
+        assert_eq!(held, 0, "{what} that are over");
+    }
+    let summary = simulator::run(city(&after, 3, 22)).await.unwrap();
+    assert!(summary.completed >= 3 && summary.passed(), "{summary}");
+    at_rest(&database, &bus).await;
+    let (sound, said) = rideshare(&["audit", "verify"], urls, 1, &database).await;
+    assert!(sound, "{said}");
+    for process in &mut after {
+        assert!(process.stop().await, "{} ends on SIGTERM", process.name);
+    }
+}
