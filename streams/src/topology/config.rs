@@ -186,13 +186,48 @@ pub(crate) fn difference(what: &str, found: Option<Value>, wanted: &Value, chang
     differs.then_some(config)
 }
 
+/// Whether `have` are the wanted subjects and others of the same nouns. A subject with a wildcard is nobody's.
+fn has_newer_subjects(have: &Value, want: &Value) -> bool {
+    let texts = |list: &Value| -> Vec<String> {
+        list.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let noun = |subject: &str| subject.split_once('.').map(|(noun, _)| noun.to_owned());
+    let (have, want) = (texts(have), texts(want));
+    let nouns: Vec<_> = want.iter().map(|subject| noun(subject)).collect();
+    let is_newer = |subject: &String| !subject.contains(['*', '>']) && nouns.contains(&noun(subject));
+    want.iter().all(|subject| have.contains(subject)) && have.iter().all(|s| want.contains(s) || is_newer(s))
+}
+
 /// Whether a setting of a stream stays although it differs: a limit of bytes or age that is above the wanted one, because somebody
-/// has raised it and a lower one would delete messages; and storage on disk instead of memory, which only a new stream changes.
+/// has raised it and a lower one would delete messages; storage on disk instead of memory, which only a new stream changes; and subjects
+/// that a newer version has added, because two versions run side by side while one takes over.
 fn is_kept(key: &str, have: &Value, want: &Value) -> bool {
+    if key == "subjects" {
+        return has_newer_subjects(have, want);
+    }
     match (key, have.as_i64(), want.as_i64()) {
         ("max_bytes", Some(have), Some(want)) => have < 0 || (want > 0 && have > want),
         ("max_age", Some(have), Some(want)) => have == 0 || (want > 0 && have > want),
         ("storage", _, _) => have == "file",
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_of_a_newer_version_stay_and_strange_ones_do_not() {
+        let want = json!(["ride.pickup", "ride.started"]);
+        for (have, stays) in [
+            (json!(["ride.pickup", "ride.waiting", "ride.started"]), true),
+            (json!(["ride.started", "ride.pickup"]), true),
+            (json!(["ride.pickup", "ride.waiting"]), false),
+            (json!(["ride.pickup", "ride.started", "ride.*"]), false),
+            (json!(["ride.pickup", "ride.started", "user.beacon"]), false),
+        ] {
+            assert_eq!(is_kept("subjects", &have, &want), stays, "{have}");
+        }
     }
 }

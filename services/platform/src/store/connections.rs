@@ -12,6 +12,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, SqlSafeStr, SqlStr, Transaction};
 
 use super::error::StoreError;
+use super::plans;
 
 /// Limit of the wait for a connection, or, in memory, for the transaction before.
 pub(super) const BEGIN_WAIT: Duration = Duration::from_secs(5);
@@ -84,7 +85,10 @@ impl Address {
     }
 
     fn pool(&self, connections: u32, session: &[(&str, &str)]) -> Connections {
-        let pool = PgPoolOptions::new().max_connections(connections).acquire_timeout(BEGIN_WAIT);
+        let pool = PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(BEGIN_WAIT)
+            .before_acquire(|_, _| Box::pin(std::future::ready(Ok(plans::is_usable()))));
         if !self.is_pooler {
             let options = self.options.clone().options(session.iter().copied());
             return Connections { pool: pool.connect_lazy_with(options), pooled: None };

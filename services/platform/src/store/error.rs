@@ -1,5 +1,7 @@
 //! The kinds of failure of the store, by what the caller can do about them.
 
+use super::plans;
+
 /// Why the store did not do what it was asked; nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -33,6 +35,7 @@ impl From<sqlx::Error> for StoreError {
                 match (code.get(..2), code.as_ref()) {
                     // serialization_failure, deadlock_detected, lock_not_available.
                     (_, "40001" | "40P01" | "55P03") => Self::Serialization(text),
+                    (_, code) if plans::is_outdated(code, &text) => Self::Serialization(text),
                     // query_canceled by statement_timeout, in_failed_sql_transaction: a retry fails in the same way.
                     (_, "57014" | "25P02") => Self::Other(text),
                     // Connection exceptions, lack of resources, operator intervention, an ended transaction.

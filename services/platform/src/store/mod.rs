@@ -10,6 +10,7 @@ mod error;
 mod inbox;
 mod migrate;
 mod outbox;
+mod plans;
 pub mod rows;
 mod transaction;
 

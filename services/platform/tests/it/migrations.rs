@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use platform::{Store, World};
+use platform::{On, Retry, Store, StoreError, World};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{Connection, PgConnection, SqlStr};
 
@@ -43,4 +43,25 @@ async fn a_migration_gives_up_its_place_in_the_queue_of_a_lock_and_tries_again()
     let notes: i64 =
         sqlx::query_scalar("select count(note) from accounts.accounts").fetch_one(&mut holder).await.unwrap();
     assert_eq!(notes, 0);
+}
+
+#[tokio::test]
+async fn a_column_that_a_newer_version_adds_stops_no_running_process() {
+    let (url, world) = (testing::database::fresh().await, World::real());
+    let store = Store::<Tables>::postgres(&world, &"test".into(), &url, "accounts", &MIGRATIONS, 2).await.unwrap();
+    let read = async || {
+        let read = async |mut tx: platform::Transaction<Tables>| {
+            let On::Postgres(pg) = tx.on() else { unreachable!() };
+            sqlx::query("select * from accounts where name = '1'")
+                .fetch_optional(&mut *pg)
+                .await
+                .map_err(StoreError::from)?;
+            Ok::<_, StoreError>(())
+        };
+        store.transact(Retry::Serialization, read).await
+    };
+    read().await.unwrap();
+    let mut other = PgConnection::connect(&url).await.unwrap();
+    sqlx::query("alter table accounts.accounts add column note text").execute(&mut other).await.unwrap();
+    read().await.unwrap();
 }
