@@ -258,7 +258,8 @@ impl Api {
     async fn shared_ride(&self, token: RawId) -> Result<SharedRide, NotShown> {
         let Path(token) = token.map_err(|_| NotShown::Unknown)?;
         let now = self.platform.world.now();
-        viewed::shared_ride((&self.store, &self.tokens), &self.parties, &self.whereabouts, &token, now).await
+        let (store, markets) = ((&self.store, &self.tokens), self.config.markets.get());
+        viewed::shared_ride(store, &markets, &self.parties, &self.whereabouts, &token, now).await
     }
 
     /// A ride as its driver or its passenger sees it; only the passenger sees the PIN.

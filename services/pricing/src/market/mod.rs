@@ -131,6 +131,11 @@ impl Market {
         }
     }
 
+    /// By how much a trip takes longer here at `at` than [`crate::estimate`] says.
+    pub fn pace(&self, at: DateTime<Utc>) -> f64 {
+        ESTIMATED_MPS / self.speed_mps(at)
+    }
+
     /// Distance (m) and duration (s) of a trip that begins at `at`, as [`crate::estimate`], at the speed of that hour.
     pub fn estimate(&self, from: &Position, to: &Position, at: DateTime<Utc>) -> (f64, f64) {
         estimate_at(from, to, self.speed_mps(at))

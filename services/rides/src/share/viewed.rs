@@ -3,6 +3,7 @@
 use chrono::{DateTime, Duration, Utc};
 use platform::breaker::Rules;
 use platform::{Breaker, Platform, Problem, Store, Tokens};
+use pricing::market::{Market, Markets};
 use serde::Serialize;
 use streams::event::rfc3339;
 use streams::newest_position::{NEWEST_POSITION, NewestPosition, NewestPositionRequest};
@@ -117,6 +118,7 @@ impl Whereabouts {
 /// [`NotShown`].
 pub(crate) async fn shared_ride(
     (store, tokens): (&Store<Tables>, &Tokens),
+    markets: &Markets,
     parties: &OtherParty,
     whereabouts: &Whereabouts,
     token: &str,
@@ -124,7 +126,7 @@ pub(crate) async fn shared_ride(
 ) -> Result<SharedRide, NotShown> {
     let ride = ride_of_token(store, tokens, token, now).await?;
     let (driver, newest) = tokio::join!(parties.driver_of(&ride), whereabouts.of(ride.driver_id));
-    Ok(shown(&ride, driver, newest, now))
+    Ok(shown(&ride, markets.of_pickup(&ride.pickup), driver, newest, now))
 }
 
 async fn ride_of_token(
@@ -149,7 +151,13 @@ async fn ride_of_token(
     ride.filter(|ride| !ride.status.is_final()).ok_or(NotShown::Ended)
 }
 
-fn shown(ride: &Ride, driver: Option<DriverView>, newest: Option<NewestPosition>, now: DateTime<Utc>) -> SharedRide {
+fn shown(
+    ride: &Ride,
+    market: &Market,
+    driver: Option<DriverView>,
+    newest: Option<NewestPosition>,
+    now: DateTime<Utc>,
+) -> SharedRide {
     let (eta_to, destination) = match ride.status {
         RideStatus::Pickup | RideStatus::Waiting => ("pickup", ride.pickup),
         _ => ("dropoff", ride.dropoff),
@@ -171,7 +179,7 @@ fn shown(ride: &Ride, driver: Option<DriverView>, newest: Option<NewestPosition>
         heading_deg: newest.and_then(|newest| newest.heading_deg),
         speed_mps: newest.and_then(|newest| newest.speed_mps),
         recorded_at: newest.map(|newest| newest.recorded_at),
-        eta_s: newest.map(|newest| pricing::estimate(&newest.location, &destination).1),
+        eta_s: newest.map(|newest| market.estimate(&newest.location, &destination, now).1),
         eta_to,
         stale: newest.is_none_or(|newest| now - newest.recorded_at > FRESH),
         server_time: now,

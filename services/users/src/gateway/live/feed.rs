@@ -27,7 +27,8 @@ pub(crate) struct LiveView {
     speed_mps: Option<f64>,
     #[serde(with = "rfc3339")]
     recorded_at: DateTime<Utc>,
-    eta_s: Option<f64>,
+    /// Seconds, at the usual speed; the session puts in that of the market.
+    pub(super) eta_s: Option<f64>,
     eta_to: Destination,
     stale: bool,
 }

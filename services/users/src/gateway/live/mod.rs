@@ -130,7 +130,15 @@ impl<'a> LiveLane<'a> {
 
     /// The frame that is due now. It counts as sent.
     pub(crate) fn take_due(&mut self) -> Option<LiveView> {
-        self.following.as_deref_mut()?.feed.take_due(self.context.platform.world.now())
+        let now = self.context.platform.world.now();
+        let feed = &mut self.following.as_deref_mut()?.feed;
+        let mut view = feed.take_due(now)?;
+        let pickup = feed.ride().places.map(|places| places.pickup);
+        view.eta_s = view.eta_s.zip(pickup).map_or(view.eta_s, |(eta_s, pickup)| {
+            let pace = self.context.config.markets.get().of_pickup(&pickup).pace(now);
+            Some((eta_s * pace * 100.0).round() / 100.0)
+        });
+        Some(view)
     }
 }
 
