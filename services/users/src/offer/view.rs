@@ -14,11 +14,10 @@ const ROUNDED_M: f64 = 100.0;
 pub(crate) fn for_driver(found: &MatchFound) -> Map<String, Value> {
     let pickup = snapped(&found.pickup, ROUNDED_M);
     let (pickup_distance_m, usual_s) = pricing::estimate(&found.driver_location, &pickup);
-    // At the speed by which match has estimated.
-    let pickup_eta_s = match found.pickup_distance_m > 0.0 {
-        true => (pickup_distance_m * found.pickup_eta_s / found.pickup_distance_m * 100.0).round() / 100.0,
-        false => usual_s,
-    };
+    // At the speed by which match has estimated, to a tenth: the exact times would show how far the exact pickup is.
+    let speed_mps = (found.pickup_distance_m / found.pickup_eta_s * 10.0).round() / 10.0;
+    let is_known = speed_mps.is_finite() && speed_mps > 0.0;
+    let pickup_eta_s = if is_known { (pickup_distance_m / speed_mps * 100.0).round() / 100.0 } else { usual_s };
     let dropoff_distance_m = (pickup.distance_m(&found.dropoff) / ROUNDED_M).round() * ROUNDED_M;
     let dropoff_bearing_deg = bearing_deg(&pickup, &found.dropoff).round().rem_euclid(360.0);
     let rounded = MatchFound { pickup, pickup_distance_m, pickup_eta_s, ..found.clone() };
