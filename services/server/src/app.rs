@@ -205,6 +205,8 @@ impl App {
                 offer_ttl_s: settings.match_offer_ttl_s,
                 request_ttl_s: settings.match_request_ttl_s,
                 radius_m: settings.match_radius_m,
+                policy: settings.match_policy,
+                window_ms: settings.match_window_ms,
                 tariffs,
                 ..Default::default()
             };

@@ -9,10 +9,11 @@ use clap::{Parser, Subcommand};
 use crate::app;
 use crate::commands::audit::AuditAction;
 use crate::commands::dead_letters::DeadLettersAction;
+use crate::commands::dispatch::DispatchAction;
 use crate::commands::simulate::City;
 use crate::commands::sos::SosAction;
 use crate::commands::streams::StreamsAction;
-use crate::commands::{audit, dead_letters, run, simulate, sos, streams};
+use crate::commands::{audit, dead_letters, dispatch, run, simulate, sos, streams};
 use crate::settings::Settings;
 
 /// An event-driven ride-sharing backend: users, match, rides and location over NATS JetStream.
@@ -63,6 +64,11 @@ pub enum Command {
         #[command(subcommand)]
         action: DeadLettersAction,
     },
+    /// How drivers are offered to passengers: try policies on recorded demand.
+    Dispatch {
+        #[command(subcommand)]
+        action: DispatchAction,
+    },
     /// Calls for help, in the database of DATABASE_URL: list those that are open, close one.
     Sos {
         #[command(subcommand)]
@@ -92,6 +98,7 @@ impl Cli {
             Some(Command::Streams { action }) => streams::run(&settings, action).await,
             Some(Command::Audit { action }) => audit::run(&settings, &action).await,
             Some(Command::DeadLetters { action }) => dead_letters::run(&settings, &action).await,
+            Some(Command::Dispatch { action }) => dispatch::run(&settings, &action),
             Some(Command::Sos { action }) => sos::run(&settings, &action).await,
             Some(Command::Migrate { role_prefix }) => {
                 app::migrate(&settings, role_prefix.as_deref()).await?;

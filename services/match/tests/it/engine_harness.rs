@@ -24,6 +24,8 @@ pub(crate) fn rules() -> Rules {
         radius_m: 5_000.0,
         tariffs: Default::default(),
         policy: Default::default(),
+        window: Duration::seconds(120),
+        speed_mps: 7.0,
     }
 }
 
