@@ -36,7 +36,7 @@ impl Default for Config {
             request_ttl_s: 300,
             radius_m: 5_000.0,
             policy: Policy::default(),
-            window_ms: 120_000,
+            window_ms: 300_000,
             tariffs: Tariffs::default(),
             lease_ttl: Duration::from_secs(5),
             lease_renew: Duration::from_secs(1),

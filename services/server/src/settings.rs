@@ -140,7 +140,7 @@ pub struct Settings {
     pub match_policy: matching::Policy,
     /// Milliseconds after its beginning in which a search may be held back for a driver who is about to be free nearer, while others
     /// wait around it (`batched`); 0: never.
-    #[arg(long, env = "MATCH_WINDOW_MS", default_value_t = 120_000, value_parser = clap::value_parser!(u32).range(0..=3_600_000), global = true)]
+    #[arg(long, env = "MATCH_WINDOW_MS", default_value_t = 300_000, value_parser = clap::value_parser!(u32).range(0..=3_600_000), global = true)]
     pub match_window_ms: u32,
     /// Seconds that a driver waits at the pickup for nothing; after that each minute costs.
     #[arg(long, env = "MATCH_WAIT_FREE_S", default_value_t = 180, value_parser = clap::value_parser!(u32).range(0..=3_600), global = true)]

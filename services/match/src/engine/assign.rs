@@ -156,8 +156,8 @@ fn shortest_pair(waiting: &[WaitingRequest], supply: &mut Supply<'_>) -> Vec<Ass
 /// is [`AGE_WEIGHT`].
 const GAP_PERCENT: i64 = 30;
 const GAP_MAX_MS: i64 = 60_000;
-/// With one rival a request comes before any new one after 71 % of its time: 4 · 0.71⁴ = 1, times the way from the edge of the radius.
-const AGE_WEIGHT: f64 = 4.0;
+/// With one rival a request comes before any new one after 60 % of its time: 8 · 0.6⁴ = 1, times the way from the edge of the radius.
+const AGE_WEIGHT: f64 = 8.0;
 /// Far below [`ALONE_MS`].
 const AGE_BONUS_MAX_MS: f64 = 1e9;
 /// More than any pair costs: a driver who can be offered is, unless the request is held back for a better one.
@@ -190,6 +190,7 @@ fn batched(waiting: &[WaitingRequest], terms: &Terms, supply: &mut Supply<'_>) -
                 continue;
             }
             assigned.extend([driver.id, request.passenger_id]);
+            let driver = Near { distance_m: driver.position.distance_m(&request.pickup), ..driver };
             assignments.push(Assignment { request_id: request.request_id, driver });
         }
         if assignments.len() == before {

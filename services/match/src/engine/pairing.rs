@@ -25,7 +25,8 @@ pub fn least_cost(rows: &[Row], columns: usize) -> Vec<Option<usize>> {
     search.of_row.into_iter().map(|column| column.filter(|c| *c < columns)).collect()
 }
 
-/// Columns from `columns` on are those of the rows that stay alone: one each, which only that row can have.
+/// Columns from `columns` on are those of the rows that stay alone: one each, which only that row can have. The last row has the
+/// first of them, so that of equal costs it is the one to stay alone.
 struct Search<'a> {
     rows: &'a [Row],
     columns: usize,
@@ -90,7 +91,7 @@ impl<'a> Search<'a> {
 
     fn relax(&mut self, row: usize, base: i64, heap: &mut BinaryHeap<Reverse<(i64, usize)>>) {
         let rows = self.rows;
-        let own = (self.columns + row, rows[row].alone);
+        let own = (self.columns + rows.len() - 1 - row, rows[row].alone);
         for &(column, cost) in rows[row].edges.iter().chain([&own]) {
             let distance = base + cost - self.potential[column];
             if !self.is_final[column] && distance < self.distance[column] {
