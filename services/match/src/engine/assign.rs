@@ -58,10 +58,12 @@ pub struct Finishing {
     pub distance_m: f64,
 }
 
+/// Finds free drivers for a request: the `k` nearest within the radius, without those in the set.
+pub type NearestDrivers<'a> = dyn FnMut(&WaitingRequest, usize, &BTreeSet<UserId>) -> Vec<Near> + 'a;
+
 /// The drivers, as a policy may ask for them.
 pub struct Supply<'a> {
-    /// Free drivers for a request: the `k` nearest within the radius, without those in the set.
-    pub free: &'a mut dyn FnMut(&WaitingRequest, usize, &BTreeSet<UserId>) -> Vec<Near>,
+    pub free: &'a mut NearestDrivers<'a>,
     /// The distance (m) from a free driver to the next free one; the radius if there is none in it.
     pub apart_m: &'a mut dyn FnMut(&WaitingRequest, &Near) -> f64,
     /// Drivers who will be free near the pickup before the request's window ends.
