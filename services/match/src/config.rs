@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pricing::market;
+use pricing::{ESTIMATED_MPS, market};
 
 use crate::engine::Rules;
 use crate::engine::assign::Policy;
@@ -15,6 +15,10 @@ pub struct Config {
     pub request_ttl_s: u32,
     /// MATCH_RADIUS_M: the farthest driver to whom a request is offered, great circle.
     pub radius_m: f64,
+    /// MATCH_POLICY: how drivers are offered.
+    pub policy: Policy,
+    /// MATCH_WINDOW_MS: how long after its beginning a search may be held back.
+    pub window_ms: u32,
     /// MARKETS_FILE and FARE_*: where requests are, and the fare estimate in an offer.
     pub markets: market::Current,
     /// A standby takes over once the active process has not renewed its lease for this long.
@@ -31,6 +35,8 @@ impl Default for Config {
             offer_ttl_s: 15,
             request_ttl_s: 300,
             radius_m: 5_000.0,
+            policy: Policy::default(),
+            window_ms: 300_000,
             markets: market::Current::default(),
             lease_ttl: Duration::from_secs(5),
             lease_renew: Duration::from_secs(1),
@@ -46,7 +52,9 @@ impl Config {
             request_ttl: chrono::Duration::seconds(self.request_ttl_s.into()),
             radius_m: self.radius_m,
             markets: self.markets.get(),
-            policy: Policy::FirstCome,
+            policy: self.policy,
+            speed_mps: ESTIMATED_MPS,
+            window: chrono::Duration::milliseconds(self.window_ms.into()),
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod config;
 pub mod engine;
+pub mod evaluate;
 mod fleet;
 mod handlers;
 mod leader;
@@ -20,6 +21,7 @@ use platform::{CancellationToken, Platform, ServiceTasks, Store, StoreError, Wor
 use streams::Service;
 
 pub use crate::config::Config;
+pub use crate::engine::assign::Policy;
 use crate::engine::rows;
 use crate::leader::Leader;
 pub use crate::tables::{Tables, Tx};

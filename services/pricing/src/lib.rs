@@ -225,7 +225,7 @@ pub fn split(tariff: &Tariff, total: i64) -> (Money, Money) {
 }
 
 /// 25 km/h, usual in a city.
-const ESTIMATED_MPS: f64 = 7.0;
+pub const ESTIMATED_MPS: f64 = 7.0;
 
 /// Distance (m) and duration (s) of a trip that nobody has driven yet: the great circle times 1.3, the usual detour in a street
 /// network, at 7 m/s. To a hundredth, as measured distances are: events and receipts say no more than is known.

@@ -219,6 +219,8 @@ impl App {
                 request_ttl_s: settings.match_request_ttl_s,
                 radius_m: settings.match_radius_m,
                 markets: markets.clone(),
+                policy: settings.match_policy,
+                window_ms: settings.match_window_ms,
                 ..Default::default()
             };
             let matching = Matching::start(&platform, &store, config).await?;

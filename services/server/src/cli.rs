@@ -9,11 +9,12 @@ use clap::{Parser, Subcommand};
 use crate::app;
 use crate::commands::audit::AuditAction;
 use crate::commands::dead_letters::DeadLettersAction;
+use crate::commands::dispatch::DispatchAction;
 use crate::commands::markets::MarketsAction;
 use crate::commands::simulate::City;
 use crate::commands::sos::SosAction;
 use crate::commands::streams::StreamsAction;
-use crate::commands::{audit, dead_letters, markets, run, simulate, sos, streams};
+use crate::commands::{audit, dead_letters, dispatch, markets, run, simulate, sos, streams};
 use crate::settings::Settings;
 
 /// An event-driven ride-sharing backend: users, match, rides and location over NATS JetStream.
@@ -69,6 +70,11 @@ pub enum Command {
         #[command(subcommand)]
         action: DeadLettersAction,
     },
+    /// How drivers are offered to passengers: try policies on recorded demand.
+    Dispatch {
+        #[command(subcommand)]
+        action: DispatchAction,
+    },
     /// Calls for help, in the database of rides: list those that are open, close one.
     Sos {
         #[command(subcommand)]
@@ -99,6 +105,7 @@ impl Cli {
             Some(Command::Audit { action }) => audit::run(&settings, &action).await,
             Some(Command::DeadLetters { action }) => dead_letters::run(&settings, &action).await,
             Some(Command::Markets { action }) => markets::run(&settings, &action),
+            Some(Command::Dispatch { action }) => dispatch::run(&settings, &action),
             Some(Command::Sos { action }) => sos::run(&settings, &action).await,
             Some(Command::Migrate { role_prefix }) => {
                 app::migrate(&settings, role_prefix.as_deref()).await?;

@@ -139,6 +139,14 @@ pub struct Settings {
     /// Metres from a pickup within which drivers are sought.
     #[arg(long, env = "MATCH_RADIUS_M", default_value_t = 5_000.0, global = true)]
     pub match_radius_m: f64,
+    /// How drivers are offered to passengers: `batched` pairs those who wait and the drivers around them together, at the least total
+    /// cost; with `first-come` who waits longest takes the nearest driver.
+    #[arg(long, env = "MATCH_POLICY", default_value = "batched", value_parser = policy, global = true)]
+    pub match_policy: matching::Policy,
+    /// Milliseconds after its beginning in which a search may be held back for a driver who is about to be free nearer, while others
+    /// wait around it (`batched`); 0: never.
+    #[arg(long, env = "MATCH_WINDOW_MS", default_value_t = 300_000, value_parser = clap::value_parser!(u32).range(0..=3_600_000), global = true)]
+    pub match_window_ms: u32,
     /// Seconds that a driver waits at the pickup for nothing; after that each minute costs.
     #[arg(long, env = "MATCH_WAIT_FREE_S", default_value_t = 180, value_parser = clap::value_parser!(u32).range(0..=3_600), global = true)]
     pub match_wait_free_s: u32,
@@ -201,6 +209,14 @@ impl fmt::Debug for Settings {
     // Passwords, secrets and addresses that hold them are among the fields.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings").field("queue_type", &self.queue_type).finish_non_exhaustive()
+    }
+}
+
+/// A policy that is fit for passengers.
+fn policy(text: &str) -> Result<matching::Policy, String> {
+    match text.parse()? {
+        matching::Policy::ShortestPair => Err("shortest-pair is for comparison: one of batched, first-come".to_owned()),
+        policy => Ok(policy),
     }
 }
 

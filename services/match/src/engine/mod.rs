@@ -5,6 +5,8 @@
 //! request. `rows.rs` loads and writes the rows.
 
 pub mod assign;
+mod marketplace;
+pub mod pairing;
 pub mod rows;
 mod rules;
 mod state;

@@ -252,10 +252,13 @@ async fn write_rides(tx: &mut Tx, rows: &[Ride]) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
-                "insert into rides (ride_id, match_id, driver_id, passenger_id, began_at, ended_at, driver_cancelled) \
+                "insert into rides (ride_id, match_id, driver_id, passenger_id, began_at, ended_at, driver_cancelled, \
+                 expected_end_at, expected_end_lat, expected_end_lng) \
                  select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::timestamptz[], $6::timestamptz[], \
-                 $7::bool[]) on conflict (ride_id) do update set ended_at = excluded.ended_at, \
-                 driver_cancelled = excluded.driver_cancelled",
+                 $7::bool[], $8::timestamptz[], $9::float8[], $10::float8[]) on conflict (ride_id) do update \
+                 set ended_at = excluded.ended_at, driver_cancelled = excluded.driver_cancelled, \
+                 expected_end_at = excluded.expected_end_at, expected_end_lat = excluded.expected_end_lat, \
+                 expected_end_lng = excluded.expected_end_lng",
             )
             .bind(column(rows, |r| r.ride_id.0))
             .bind(column(rows, |r| r.match_id.0))
@@ -264,6 +267,9 @@ async fn write_rides(tx: &mut Tx, rows: &[Ride]) -> Result<(), StoreError> {
             .bind(column(rows, |r| r.began_at))
             .bind(column(rows, |r| r.ended_at))
             .bind(column(rows, |r| r.driver_cancelled))
+            .bind(column(rows, |r| r.expected_end.map(|end| end.0)))
+            .bind(column(rows, |r| r.expected_end.map(|end| end.1.lat)))
+            .bind(column(rows, |r| r.expected_end.map(|end| end.1.lng)))
             .execute(&mut *pg)
             .await?;
         }
@@ -398,5 +404,13 @@ fn read_ride(row: &PgRow) -> Result<Ride, StoreError> {
         began_at: row.try_get("began_at")?,
         ended_at: row.try_get("ended_at")?,
         driver_cancelled: row.try_get("driver_cancelled")?,
+        // Null in rows of processes of the version before.
+        expected_end: read_expected_end(row)?,
     })
+}
+
+fn read_expected_end(row: &PgRow) -> Result<Option<(DateTime<Utc>, Position)>, StoreError> {
+    let at: Option<DateTime<Utc>> = row.try_get("expected_end_at")?;
+    let (lat, lng): (Option<f64>, Option<f64>) = (row.try_get("expected_end_lat")?, row.try_get("expected_end_lng")?);
+    Ok(at.zip(lat.zip(lng)).map(|(at, (lat, lng))| (at, Position { lat, lng })))
 }

@@ -9,12 +9,16 @@ use streams::event::{
 };
 use streams::{Event, MatchId, Position, RequestId, RideStatus, Service, UserId, VehicleType};
 
-use super::assign::{Assignment, WaitingRequest};
+use super::assign::{Assignment, DETOUR, WaitingRequest};
+use super::marketplace::Marketplace;
 use super::state::{ChangedIds, Driver, Engine, EngineRows, ExclusionReason, Offer, OfferOutcome, Request, Ride};
 use crate::positions::DriverPositions;
 
 /// After this long without an answer of rides, an accepted offer is reported to operators.
 const OVERDUE_AFTER: Duration = Duration::seconds(60);
+
+/// A ride that would take longer than a day has a place that is wrong.
+const EXPECTED_MAX_MS: i64 = 86_400_000;
 
 #[derive(Debug, Clone, Copy)]
 pub enum Input<'a> {
@@ -245,7 +249,16 @@ impl Step<'_> {
         }
         let began_at = known.map_or(self.now, |ride| ride.began_at);
         let ended_at = Some(self.now);
-        self.put_ride(Ride { ride_id, match_id, driver_id, passenger_id, began_at, ended_at, driver_cancelled: true });
+        self.put_ride(Ride {
+            ride_id,
+            match_id,
+            driver_id,
+            passenger_id,
+            began_at,
+            ended_at,
+            driver_cancelled: true,
+            expected_end: None,
+        });
     }
 
     fn accepted(&mut self, e: &MatchAccepted) {
@@ -369,6 +382,7 @@ impl Step<'_> {
             began_at: known.as_ref().map_or(micros(e.occurred_at), |r| r.began_at),
             ended_at: e.status.is_final().then_some(self.now),
             driver_cancelled: e.status == RideStatus::Cancelled && e.by == Some(Party::Driver),
+            expected_end: (e.status == RideStatus::Pickup).then(|| self.expected_end(e)),
         };
         match e.status {
             RideStatus::Pickup if known.is_none() => {}
@@ -388,6 +402,14 @@ impl Step<'_> {
             self.exclude(request, ride.driver_id, ExclusionReason::Cancelled);
         }
         self.put_ride(ride);
+    }
+
+    /// If the driver goes straight to the pickup and to the dropoff.
+    fn expected_end(&self, e: &RideEvent) -> (DateTime<Utc>, Position) {
+        let from = self.positions.newest(e.driver_id).unwrap_or(e.pickup);
+        let way_m = (from.distance_m(&e.pickup) + e.pickup.distance_m(&e.dropoff)) * DETOUR;
+        let ms = way_m / self.engine.rules().speed_mps * 1_000.0;
+        (micros(e.occurred_at) + Duration::milliseconds((ms as i64).clamp(0, EXPECTED_MAX_MS)), e.dropoff)
     }
 
     /// Ends the other offers that hold the two of a new ride, and the passenger's search.
@@ -502,7 +524,6 @@ impl Step<'_> {
     }
 
     fn make_matches(&mut self, scope: MatchScope, new_match_id: &mut dyn FnMut() -> MatchId) {
-        let radius_m = self.engine.rules().radius_m;
         let returned: Vec<(VehicleType, Position)> = std::mem::take(&mut self.returned)
             .into_iter()
             .filter_map(|id| Some((self.engine.availability(id)?, self.positions.newest(id)?)))
@@ -510,46 +531,15 @@ impl Step<'_> {
         if scope == MatchScope::Affected && returned.is_empty() && self.unmatched.is_empty() {
             return;
         }
-        let in_scope = |r: &&Request| {
+        let marketplace = Marketplace { engine: self.engine, positions: self.positions, now: self.now };
+        let rules = self.engine.rules();
+        let is_affected = |r: &WaitingRequest| {
             let in_reach = |&(vehicle, at): &(VehicleType, Position)| {
-                vehicle == r.vehicle_type && at.distance_m(&r.pickup) <= radius_m
+                vehicle == r.vehicle_type && at.distance_m(&r.pickup) <= rules.radius_m(&r.pickup)
             };
             scope == MatchScope::AllWaiting || self.unmatched.contains(&r.request_id) || returned.iter().any(in_reach)
         };
-        let waiting: Vec<WaitingRequest> = self
-            .engine
-            .waiting()
-            .filter(|r| !self.engine.is_resting(r, self.now))
-            .filter(in_scope)
-            .map(|r| WaitingRequest {
-                request_id: r.request_id,
-                passenger_id: r.passenger_id,
-                pickup: r.pickup,
-                vehicle_type: r.vehicle_type,
-                opened_at: r.opened_at,
-            })
-            .collect();
-        let (engine, positions) = (&*self.engine, &*self.positions);
-        let now = self.now;
-        let assignments = engine.rules().policy.assign(&waiting, &mut |request, k, assigned| {
-            let exclusion = |driver| engine.requests().get(&request.request_id)?.excluded.get(&driver);
-            let nearest = |may: &dyn Fn(UserId) -> bool| {
-                positions.nearest(request.vehicle_type, &request.pickup, k, radius_m, |driver| {
-                    driver != request.passenger_id
-                        && !assigned.contains(&driver)
-                        && may(driver)
-                        && !engine.has_cancelled_on(driver, request.passenger_id)
-                })
-            };
-            // Who was asked before is asked again after all others.
-            let others = nearest(&|driver| exclusion(driver).is_none());
-            if others.is_empty() {
-                nearest(&|driver| exclusion(driver).is_some_and(|e| e.is_over(now)))
-            } else {
-                others
-            }
-        });
-        for assignment in assignments {
+        for assignment in marketplace.assign(is_affected) {
             self.offer(&assignment, new_match_id());
         }
         self.update_availability();

@@ -58,6 +58,10 @@ pub struct Rules {
     /// Where requests are, with the fares of estimates. A market may set the three values above for itself.
     pub markets: Arc<Markets>,
     pub policy: Policy,
+    /// How long after its beginning a request may be held back for a better driver.
+    pub window: Duration,
+    /// Of drivers, on the great circle times 1.3.
+    pub speed_mps: f64,
 }
 
 impl Rules {
@@ -291,6 +295,8 @@ pub struct Ride {
     pub ended_at: Option<DateTime<Utc>>,
     /// Its driver cancelled it: the two are not brought together again for [`ENDED_REMEMBERED`].
     pub driver_cancelled: bool,
+    /// Where and when it is expected to end, while it is live.
+    pub expected_end: Option<(DateTime<Utc>, Position)>,
 }
 
 /// Rows of the engine, each list by id: all of them, or those that a step changed.
@@ -327,6 +333,8 @@ pub struct Engine {
     /// The live rides of a driver or passenger. More than one only while the event of the first one's end is late.
     locked: BTreeMap<UserId, BTreeSet<RideId>>,
     rides_of_match: BTreeSet<(MatchId, RideId)>,
+    /// Live rides by the time of their expected end.
+    finishing: BTreeSet<(DateTime<Utc>, RideId)>,
     /// Passenger and driver of the remembered rides that their drivers cancelled.
     driver_cancelled: BTreeSet<(UserId, UserId, RideId)>,
     /// Live offers by deadline.
@@ -350,6 +358,7 @@ impl Engine {
             held: BTreeMap::new(),
             locked: BTreeMap::new(),
             rides_of_match: BTreeSet::new(),
+            finishing: BTreeSet::new(),
             driver_cancelled: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             cancelled: BTreeMap::new(),
@@ -432,6 +441,12 @@ impl Engine {
     /// Whether a ride locks a user.
     pub fn is_locked(&self, user: UserId) -> bool {
         self.locked.contains_key(&user)
+    }
+
+    /// Live rides that are expected to end from `from` to `until`, the earliest first.
+    pub(super) fn finishing(&self, from: DateTime<Utc>, until: DateTime<Utc>) -> impl Iterator<Item = &Ride> {
+        let (first, last) = ((from, RideId(uuid::Uuid::nil())), (until, RideId(uuid::Uuid::max())));
+        self.finishing.range(first..=last).filter_map(|(_, id)| self.rides.get(id))
     }
 
     /// The live offer that holds a user.
@@ -558,6 +573,12 @@ impl Engine {
                     self.locked.remove(&person);
                 }
             }
+        }
+        if let Some((at, _)) = self.rides.get(&ride.ride_id).and_then(|r| r.expected_end) {
+            self.finishing.remove(&(at, ride.ride_id));
+        }
+        if let Some((at, _)) = ride.expected_end.filter(|_| ride.ended_at.is_none()) {
+            self.finishing.insert((at, ride.ride_id));
         }
         self.rides_of_match.insert((ride.match_id, ride.ride_id));
         if ride.driver_cancelled {

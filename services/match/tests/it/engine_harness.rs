@@ -25,6 +25,8 @@ pub(crate) fn rules() -> Rules {
         radius_m: 5_000.0,
         markets: Arc::new(pricing::market::Markets::world(Default::default())),
         policy: Default::default(),
+        window: Duration::seconds(120),
+        speed_mps: 7.0,
     }
 }
 

@@ -2,7 +2,9 @@
 //! whole service on the memory bus.
 #![allow(clippy::unwrap_used)]
 
+mod assign;
 mod engine_harness;
+mod evaluate;
 mod flow;
 mod lease;
 mod random_walk;

@@ -134,6 +134,7 @@ async fn a_second_live_row_of_one_person_is_refused(backend: Backend) {
         began_at: harness.now,
         ended_at: None,
         driver_cancelled: false,
+        expected_end: None,
     };
     write(&store, &EngineRows { rides: vec![ride("k1"), ride("k2")], ..EngineRows::default() }).await.unwrap();
 }

@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod dead_letters;
+pub mod dispatch;
 pub mod markets;
 pub mod nats_permissions;
 mod progress;

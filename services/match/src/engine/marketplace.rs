@@ -1,0 +1,156 @@
+//! Who waits, and which drivers there are for them, as the policy sees it: the engine's rows and the drivers' positions at one
+//! moment. Pure, and changes nothing.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Duration, Utc};
+use geospatial::Near;
+use streams::UserId;
+
+use super::assign::{Assignment, CANDIDATES, Finishing, Policy, Supply, Terms, WaitingRequest, eta_ms};
+use super::state::{Engine, Request, Ride};
+use crate::positions::DriverPositions;
+
+/// The most requests that are paired at once: of those that can have a driver the oldest and those with the nearest ones, and of
+/// the others the oldest. One pairing takes some milliseconds at most, however many wait.
+const OLDEST_MAX: usize = 64;
+const NEAREST_MAX: usize = 256;
+const RIVALS_MAX: usize = 128;
+/// Less than a degree of latitude has anywhere.
+const METERS_PER_DEGREE: f64 = 110_000.0;
+/// A request waits for a driver whose ride is expected to end within this time, and for no later one: what a ride will do
+/// is uncertain.
+const LOOK_AHEAD: Duration = Duration::seconds(30);
+
+#[derive(Clone, Copy)]
+pub(super) struct Marketplace<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) positions: &'a DriverPositions,
+    pub(super) now: DateTime<Utc>,
+}
+
+impl Marketplace<'_> {
+    /// The policy's assignments for the affected requests, and for those that could have the same drivers.
+    pub(super) fn assign(&self, is_affected: impl Fn(&WaitingRequest) -> bool) -> Vec<Assignment> {
+        let rules = self.engine.rules();
+        let waiting = self.engine.waiting().filter(|r| !self.engine.is_resting(r, self.now)).map(waiting_request);
+        let waiting = if rules.policy == Policy::Batched {
+            self.with_rivals(&waiting.collect::<Vec<_>>(), is_affected)
+        } else {
+            waiting.filter(is_affected).collect()
+        };
+        let terms = Terms {
+            now: self.now,
+            radius_m: rules.radius_m,
+            speed_mps: rules.speed_mps,
+            request_ttl: rules.request_ttl,
+            window: rules.window,
+        };
+        let mut supply = Supply {
+            free: &mut |request, k, assigned| self.free(request, k, assigned),
+            apart_m: &mut |request, near| self.apart_m(request, near),
+            finishing: &mut |request| self.finishing(request),
+        };
+        rules.policy.assign(&waiting, &terms, &mut supply)
+    }
+
+    /// The affected requests for which there are drivers, and those that could have the same ones, the longest waiting first. Each
+    /// with the number of its rivals.
+    fn with_rivals(
+        &self,
+        waiting: &[WaitingRequest],
+        is_affected: impl Fn(&WaitingRequest) -> bool,
+    ) -> Vec<WaitingRequest> {
+        // Whoever is farther from each other than this has no driver within the radius of both.
+        let rules = self.engine.rules();
+        let is_near = |a: &WaitingRequest, b: &WaitingRequest| {
+            let reach_m = 2.0 * rules.radius_m(&a.pickup).max(rules.radius_m(&b.pickup));
+            a.vehicle_type == b.vehicle_type
+                && (a.pickup.lat - b.pickup.lat).abs() * METERS_PER_DEGREE <= reach_m
+                && a.pickup.distance_m(&b.pickup) <= reach_m
+        };
+        let none = BTreeSet::new();
+        let nearest = |r: &WaitingRequest| self.free(r, 1, &none).first().map(|near| near.distance_m);
+        let affected = waiting.iter().enumerate().filter(|(_, r)| is_affected(r));
+        let mut first: Vec<(usize, f64)> = affected.filter_map(|(n, r)| Some((n, nearest(r)?))).collect();
+        // The oldest and the nearest of too many.
+        if let Some((_, others)) = first.split_at_mut_checked(OLDEST_MAX) {
+            others.sort_by(|a, b| a.1.total_cmp(&b.1));
+            first.truncate(OLDEST_MAX + NEAREST_MAX);
+        }
+        let first: BTreeSet<usize> = first.into_iter().map(|(n, _)| n).collect();
+        let could_have = |n: &usize| !first.contains(n) && first.iter().any(|f| is_near(&waiting[*f], &waiting[*n]));
+        let rivals: Vec<usize> = (0..waiting.len()).filter(could_have).take(RIVALS_MAX).collect();
+        let all: BTreeSet<usize> = first.iter().copied().chain(rivals).collect();
+        let with_count = |n: usize| {
+            let rivals = waiting.iter().filter(|other| is_near(&waiting[n], other)).count() - 1;
+            WaitingRequest { rivals, ..waiting[n].clone() }
+        };
+        all.into_iter().map(with_count).collect()
+    }
+
+    /// The `k` nearest free drivers within the radius. Who was asked before is asked again after all others.
+    fn free(&self, request: &WaitingRequest, k: usize, assigned: &BTreeSet<UserId>) -> Vec<Near> {
+        let rules = self.engine.rules();
+        let exclusion = |driver| self.engine.requests().get(&request.request_id)?.excluded.get(&driver);
+        let nearest = |may: &dyn Fn(UserId) -> bool| {
+            let radius_m = rules.radius_m(&request.pickup);
+            self.positions.nearest(request.vehicle_type, &request.pickup, k, radius_m, |driver| {
+                driver != request.passenger_id
+                    && self.positions.newest(driver).is_some_and(|at| rules.is_served_from(&at, &request.pickup))
+                    && !assigned.contains(&driver)
+                    && may(driver)
+                    && !self.engine.has_cancelled_on(driver, request.passenger_id)
+            })
+        };
+        let others = nearest(&|driver| exclusion(driver).is_none());
+        if others.is_empty() {
+            nearest(&|driver| exclusion(driver).is_some_and(|e| e.is_over(self.now)))
+        } else {
+            others
+        }
+    }
+
+    fn apart_m(&self, request: &WaitingRequest, near: &Near) -> f64 {
+        let radius_m = self.engine.rules().radius_m(&request.pickup);
+        let next =
+            self.positions.nearest(request.vehicle_type, &near.position, 1, radius_m, |driver| driver != near.id);
+        next.first().map_or(radius_m, |next| next.distance_m)
+    }
+
+    /// Drivers whose rides are expected to end soon, within the radius. Not those whom the passenger does not get.
+    fn finishing(&self, request: &WaitingRequest) -> Vec<Finishing> {
+        let rules = self.engine.rules();
+        let until = self.now + LOOK_AHEAD;
+        let excluded = self.engine.requests().get(&request.request_id).map(|r| &r.excluded);
+        let of_ride = |ride: &Ride| {
+            let (at, place) = ride.expected_end?;
+            let driver = self.engine.drivers().get(&ride.driver_id)?;
+            let distance_m = place.distance_m(&request.pickup);
+            let is_offered = driver.active
+                && driver.vehicle_type == request.vehicle_type
+                && driver.user_id != request.passenger_id
+                && distance_m <= rules.radius_m(&request.pickup)
+                && rules.is_served_from(&place, &request.pickup)
+                && excluded.is_none_or(|excluded| !excluded.contains_key(&driver.user_id))
+                && !self.engine.has_cancelled_on(driver.user_id, request.passenger_id);
+            let left_ms = (at - self.now).num_milliseconds();
+            is_offered.then_some(Finishing { id: driver.user_id, left_ms, distance_m })
+        };
+        let mut all: Vec<Finishing> = self.engine.finishing(self.now, until).filter_map(of_ride).collect();
+        all.sort_unstable_by_key(|f| (f.left_ms + eta_ms(f.distance_m, rules.speed_mps), f.id));
+        all.truncate(CANDIDATES);
+        all
+    }
+}
+
+fn waiting_request(r: &Request) -> WaitingRequest {
+    WaitingRequest {
+        request_id: r.request_id,
+        passenger_id: r.passenger_id,
+        pickup: r.pickup,
+        vehicle_type: r.vehicle_type,
+        opened_at: r.opened_at,
+        rivals: 0,
+    }
+}
