@@ -624,3 +624,41 @@ fn one_step_makes_many_matches_and_offers_no_driver_twice() {
     assert_eq!(output.events.iter().filter(|e| matches!(e, Event::MatchFound(_))).count(), 50);
     assert_eq!(harness.engine.waiting().count(), 10);
 }
+
+#[test]
+fn a_market_is_served_by_the_drivers_in_it_and_by_its_rules() {
+    // South of 2 km is one market, with a radius of 1.5 km and 30 s for an answer; north of it another one.
+    let border = km(2.0).lat;
+    let market = |id: &str, south: f64, north: f64, more: serde_json::Value| {
+        let ring = [[-75.0, south], [-73.0, south], [-73.0, north], [-75.0, north], [-75.0, south]];
+        let mut properties = serde_json::json!({
+            "market_id": id, "currency": "EUR", "time_zone": "UTC",
+            "fares": {"car": {"base": 7, "per_km": 0, "per_minute": 0, "minimum": 0}},
+        });
+        properties.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::json!({
+            "type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": properties,
+        })
+    };
+    let more = serde_json::json!({"radius_m": 1_500, "offer_ttl_s": 30, "speed_kmh": 36});
+    let features = [market("south", 40.0, border, more), market("north", border, 41.0, serde_json::json!({}))];
+    let file = serde_json::json!({"type": "FeatureCollection", "features": features}).to_string();
+    let markets = pricing::market::Markets::parse(&file, &pricing::Tariffs::default()).unwrap();
+    let mut harness = EngineHarness::new();
+    harness.engine.set_rules(engine::Rules { markets: std::sync::Arc::new(markets), ..rules() });
+    harness.play(&[
+        ("d1 on 2.5", ""),
+        ("d2 on 0", ""),
+        // d1 is near, and serves another market; d2 is too far away for this one.
+        ("r1 p1 find 1.9", ""),
+        ("d2 at 1", ""),
+        ("1 s", "m1 d2 to r1"),
+        ("r2 p2 find 3", "m2 d1 to r2"),
+    ]);
+    let [south, north] = ["m1", "m2"].map(|id| &harness.found[&MatchId(uuid(id))]);
+    assert_eq!((south.market_id.as_deref(), north.market_id.as_deref()), (Some("south"), Some("north")));
+    assert_eq!((south.fare_estimate.amount, south.fare_estimate.currency.as_str()), (7, "EUR"));
+    let seconds = |found: &streams::event::MatchFound| (found.expires_at - found.found_at).num_seconds();
+    assert_eq!((seconds(south), seconds(north)), (30, 15));
+    assert!((south.pickup_eta_s - south.pickup_distance_m / 10.0).abs() < 0.02);
+}
