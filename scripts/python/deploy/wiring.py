@@ -69,25 +69,35 @@ def check_environment(name, values, objects, compose, faults):
 
 
 def ingress_paths():
-    """PATH → (pathType, service), from docker/ingress.conf."""
-    text = (DOCKER / "ingress.conf").read_text()
-    found = re.findall(r"location (= )?(/\S*) \{\s*proxy_pass \$(\w+);", text)
-    return {path: ("Exact" if exact else "Prefix", service) for exact, path, service in found}
+    """PATH → (pathType, service, whether requests are logged), from docker/ingress.conf."""
+    text = "\n".join(line.split("#")[0] for line in (DOCKER / "ingress.conf").read_text().splitlines())
+    made = {}
+    for exact, path, body in re.findall(r"location (= )?(/\S*) \{([^}]*)\}", text):
+        if upstream := re.search(r"proxy_pass \$(\w+);", body):
+            made[path] = ("Exact" if exact else "Prefix", upstream.group(1), "access_log off;" not in body)
+    return made
 
 
 def check_ingress(name, values, objects, faults):
-    for ingress in (d for d in objects if d["kind"] == "Ingress"):
+    services = {d["metadata"]["name"] for d in objects if d["kind"] == "Service"}
+    found = {}
+    ingresses = [d for d in objects if d["kind"] == "Ingress"]
+    for ingress in ingresses:
         (rule,) = ingress["spec"]["rules"]
-        services = {d["metadata"]["name"] for d in objects if d["kind"] == "Service"}
-        found = {}
+        annotations = ingress["metadata"].get("annotations", {})
+        is_logged = annotations.get("nginx.ingress.kubernetes.io/enable-access-log") != "false"
         for path in rule["http"]["paths"]:
             backend = path["backend"]["service"]["name"]
             faults.expect(backend in services, f"{name}: the ingress sends {path['path']} to {backend}, which does not exist")
-            found[path["path"]] = (path["pathType"], backend.removeprefix("rideshare-"))
-        expected = ingress_paths()
-        if values["queue"] == "memory":
-            expected = {path: (kind, "all") for path, (kind, _) in expected.items()}
-        faults.equal(found, expected, f"{name}: paths of the ingress")
+            faults.expect(path["path"] not in found, f"{name}: two paths {path['path']} of the ingress")
+            found[path["path"]] = (path["pathType"], backend.removeprefix("rideshare-"), is_logged)
+    expected = ingress_paths() if values["ingress"]["enabled"] else {}
+    if values["queue"] == "memory":
+        expected = {path: (kind, "all", is_logged) for path, (kind, _, is_logged) in expected.items()}
+    faults.equal(found, expected, f"{name}: paths of the ingress")
+    # One of them asks for the certificate.
+    asking = [i for i in ingresses if any(key.startswith("cert-manager.io/") for key in i["metadata"].get("annotations", {}))]
+    faults.expect(len(asking) <= 1, f"{name}: {len(asking)} objects ask for one certificate")
 
 
 def check_services(name, objects, faults):
