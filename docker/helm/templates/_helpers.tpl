@@ -25,12 +25,13 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{- end }}
 {{- end }}
 
-{{/* The services: their database role, and whether they read JWT_SECRET, deliver codes, and are reached by clients. */}}
+{{/* The services: their database role, and whether they read JWT_SECRET, deliver codes, are reached by clients, and read the
+markets. */}}
 {{- define "rideshare.services" -}}
-users: { role: rideshare_users, variable: USERS, signs: true, codes: true, clients: true }
-match: { role: rideshare_matching, variable: MATCH, signs: false, codes: false, clients: false }
-rides: { role: rideshare_rides, variable: RIDES, signs: true, codes: false, clients: true }
-location: { role: rideshare_location, variable: LOCATION, signs: true, codes: false, clients: true }
+users: { role: rideshare_users, variable: USERS, signs: true, codes: true, clients: true, markets: true }
+match: { role: rideshare_matching, variable: MATCH, signs: false, codes: false, clients: false, markets: true }
+rides: { role: rideshare_rides, variable: RIDES, signs: true, codes: false, clients: true, markets: true }
+location: { role: rideshare_location, variable: LOCATION, signs: true, codes: false, clients: true, markets: false }
 {{- end }}
 
 {{- define "rideshare.hasDatabase" -}}
@@ -148,19 +149,51 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{/* The authority of NATS' certificate; its key stays with NATS. */}}
-{{- define "rideshare.natsCaMount" -}}
-{{- if .Values.nats.tls.secretName }}
+{{/* What a container mounts: (list . CA MARKETS). CA is the authority of NATS' certificate; its key stays with NATS. A ConfigMap is mounted
+as a folder, because a single file of it is never updated. */}}
+{{- define "rideshare.mounts" -}}
+{{- $ca := and (index . 1) (index . 0).Values.nats.tls.secretName -}}
+{{- $markets := and (index . 2) (index . 0).Values.markets -}}
+{{- if or $ca $markets }}
 volumeMounts:
+  {{- if $ca }}
   - { name: nats-ca, mountPath: /etc/rideshare, readOnly: true }
+  {{- end }}
+  {{- if $markets }}
+  - { name: markets, mountPath: /etc/rideshare-markets, readOnly: true }
+  {{- end }}
 {{- end }}
 {{- end }}
 
-{{- define "rideshare.natsCaVolume" -}}
-{{- with .Values.nats.tls.secretName }}
+{{/* The volumes of rideshare.mounts, with the same arguments. */}}
+{{- define "rideshare.volumes" -}}
+{{- $ca := and (index . 1) (index . 0).Values.nats.tls.secretName -}}
+{{- $markets := and (index . 2) (index . 0).Values.markets -}}
+{{- if or $ca $markets }}
 volumes:
+  {{- if $ca }}
   - name: nats-ca
-    secret: { secretName: {{ . }}, items: [{ key: ca.crt, path: nats-ca.pem }] }
+    secret: { secretName: {{ $ca }}, items: [{ key: ca.crt, path: nats-ca.pem }] }
+  {{- end }}
+  {{- if $markets }}
+  - name: markets
+    configMap: { name: {{ include "rideshare.fullname" (index . 0) }}-markets }
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "rideshare.marketsEnv" -}}
+{{- if .Values.markets }}
+- name: MARKETS_FILE
+  value: /etc/rideshare-markets/markets.geojson
+{{- end }}
+{{- end }}
+
+{{/* A process reads its markets when it starts: others roll its pods. */}}
+{{- define "rideshare.marketsAnnotation" -}}
+{{- with .Values.markets }}
+annotations:
+  checksum/markets: {{ sha256sum . }}
 {{- end }}
 {{- end }}
 

@@ -24,6 +24,11 @@ REFUSED = [
     ({"postgres": {"trial": {"enabled": True}}, "settings": {"JWT_SECRET": "x"}}, "JWT_SECRET"),
     ({"postgres": {"trial": {"enabled": True}}, "settings": {"NATS_PASSWORD": "x"}}, "NATS_PASSWORD"),
     ({"postgres": {"trial": {"enabled": True}}, "settings": {"CORE_NATS_QUEUE_GROUP": "x"}}, "CORE_NATS_QUEUE_GROUP"),
+    ({"postgres": {"trial": {"enabled": True}}, "settings": {"MARKETS_FILE": "x"}}, "MARKETS_FILE"),
+    ({"postgres": {"trial": {"enabled": True}}, "markets": {"type": "FeatureCollection"}}, "markets"),
+    ({"postgres": {"trial": {"enabled": True}}, "markets": "markets.geojson"}, "markets"),
+    ({"postgres": {"trial": {"enabled": True}}, "markets": '{"type": "Feature"}'}, "FeatureCollection"),
+    ({"postgres": {"trial": {"enabled": True}}, "markets": '{"type": "FeatureCollection"'}, "FeatureCollection"),
     ({"postgres": {"trial": {"enabled": True}}, "terminationGracePeriodSeconds": 30}, "terminationGracePeriodSeconds"),
     ({"postgres": {"trial": {"enabled": True}}, "preStopSeconds": 20}, "terminationGracePeriodSeconds"),
     ({"postgres": {"trial": {"enabled": True}}, "keda": {"enabled": True, "services": {"users": {"maxReplicas": 1}}}}, "maxReplicas"),
@@ -42,6 +47,7 @@ SHAPES = {
         "topology": {"apply": False},
     },
     "memory without a database": {"queue": "memory"},
+    "memory with markets": {"queue": "memory", "markets": '{"type": "FeatureCollection", "features": []}\n'},
 }
 
 

@@ -2,7 +2,7 @@
 
 import re
 
-from . import DOCKER, SERVICES, NAMESPACE, ROOT, documents, read_json
+from . import DOCKER, SERVICES, NAMESPACE, ROOT, documents, markets, read_json
 from .compose import memory_with_database
 from .pods import component, environment, pods
 
@@ -34,6 +34,10 @@ def resolved(container, values):
 def expected_environment(compose, service, values):
     """As compose.yaml has it, with the choices of these values."""
     made = memory_with_database() if service == "all" else dict(compose["services"][service]["environment"])
+    if "MARKETS_FILE" in made:
+        made["MARKETS_FILE"] = f"{markets.FOLDER}/markets.geojson"
+        if not values["markets"]:
+            del made["MARKETS_FILE"]
     made = {name: re.sub(r":[-?][^}]*\}", "}", value) for name, value in made.items()}
     if "HTTP_ADDR" in made:
         made["TRUSTED_PROXIES"] = values["trustedProxies"]
