@@ -120,8 +120,8 @@ impl Tariffs {
         }
     }
 
-    /// What a ride in such a vehicle costs that begins now; `version` is that of the markets.
-    pub fn terms(&self, vehicle: VehicleType, version: &str) -> RideTerms {
+    /// What a ride in such a vehicle costs that begins now, in traffic of this speed; `version` is that of the markets.
+    pub fn terms(&self, vehicle: VehicleType, speed_mps: f64, version: &str) -> RideTerms {
         let Tariff { currency, base, per_km, per_minute, wait_per_minute, minimum, platform_fee_bp, cancellation } =
             *self.of(vehicle);
         let WaitingRules { free_s: wait_free_s, no_show_after_s } = self.waiting;
@@ -138,6 +138,7 @@ impl Tariffs {
             cancellation,
             wait_free_s,
             no_show_after_s,
+            speed_mm_s: (speed_mps * 1_000.0).round() as u32,
         }
     }
 }
@@ -240,9 +241,9 @@ fn estimate_at(from: &Position, to: &Position, speed_mps: f64) -> (f64, f64) {
     (rounded(distance_m), rounded(distance_m / speed_mps))
 }
 
-/// The estimated distance (m) of a trip that is not over, after so many seconds.
-pub fn estimate_so_far(from: &Position, to: &Position, duration_s: f64) -> f64 {
-    estimate(from, to).0.min(ESTIMATED_MPS * duration_s.max(0.0))
+/// The estimated distance (m) of a trip that is not over, after so many seconds at this speed.
+pub fn estimate_so_far(from: &Position, to: &Position, speed_mps: f64, duration_s: f64) -> f64 {
+    estimate(from, to).0.min(speed_mps * duration_s.max(0.0))
 }
 
 #[cfg(test)]
@@ -302,7 +303,7 @@ mod tests {
         let (from, to) = (Position { lat: 0.0, lng: 0.0 }, Position { lat: 0.1, lng: 0.0 });
         let whole_m = estimate(&from, &to).0;
         for (duration_s, metres) in [(-1.0, 0.0), (100.0, 700.0), (1e6, whole_m)] {
-            assert_eq!(estimate_so_far(&from, &to, duration_s), metres, "{duration_s}");
+            assert_eq!(estimate_so_far(&from, &to, ESTIMATED_MPS, duration_s), metres, "{duration_s}");
         }
     }
 

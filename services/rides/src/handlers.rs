@@ -55,7 +55,7 @@ impl Handler for AcceptedMatches {
         }
         let markets = self.config.markets.get();
         let create = |accepted: &MatchAccepted| {
-            let (market, terms) = markets.terms(&accepted.pickup, accepted.vehicle_type);
+            let (market, terms) = markets.terms(&accepted.pickup, accepted.vehicle_type, now);
             Ride::create(accepted, world.id(), Some((market.market_id.clone(), terms)), now)
         };
         let changes: Vec<Change> = matches.values().map(|(accepted, _)| create(accepted)).collect();

@@ -82,6 +82,8 @@ pub(crate) fn apply(before: Option<&Ride>, event: &RideEvent) -> (Ride, Option<B
     if let Some(before) = before {
         ride.created_at = before.created_at;
         ride.terms.clone_from(&before.terms);
+        // A process of the version before, which runs beside this one, names no market.
+        ride.market_id = ride.market_id.or_else(|| before.market_id.clone());
         (ride.waiting_at, ride.started_at, ride.arrived_at) = (before.waiting_at, before.started_at, before.arrived_at);
     }
     let zero = Money::new(0, ride.currency());

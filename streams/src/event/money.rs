@@ -15,6 +15,16 @@ impl Currency {
     /// United States dollar; its minor unit is the cent.
     pub const USD: Self = Self(*b"USD");
 
+    /// How many decimals an amount has when it is written for people: 2 but for these (ISO 4217).
+    pub fn decimals(&self) -> usize {
+        match self.as_str() {
+            "BIF" | "CLP" | "DJF" | "GNF" | "ISK" | "JPY" | "KMF" | "KRW" | "PYG" | "RWF" | "UGX" | "UYI" | "VND"
+            | "VUV" | "XAF" | "XOF" | "XPF" => 0,
+            "BHD" | "IQD" | "JOD" | "KWD" | "LYD" | "OMR" | "TND" => 3,
+            _ => 2,
+        }
+    }
+
     /// The three letters.
     pub fn as_str(&self) -> &str {
         // Three capital letters, as `from_str` has checked.
@@ -77,6 +87,17 @@ impl Money {
     }
 }
 
+/// As people write it: `12.34 USD`, `1234 JPY`.
+impl fmt::Display for Money {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (decimals, sign) = (self.currency.decimals(), if self.amount < 0 { "-" } else { "" });
+        let digits = format!("{:0>width$}", self.amount.unsigned_abs(), width = decimals + 1);
+        let (whole, part) = digits.split_at(digits.len() - decimals);
+        let point = if decimals == 0 { "" } else { "." };
+        write!(f, "{sign}{whole}{point}{part} {}", self.currency)
+    }
+}
+
 /// One line of a fare.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FareLine {
@@ -96,4 +117,25 @@ pub struct Fare {
     /// True if the distance is the estimate, because no final aggregate came in time.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub estimated: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_written_with_the_decimals_of_their_currency() {
+        for (amount, code, text) in [
+            (1_234, "USD", "12.34 USD"),
+            (-5, "EUR", "-0.05 EUR"),
+            (1_234, "JPY", "1234 JPY"),
+            (0, "JPY", "0 JPY"),
+            (7, "KWD", "0.007 KWD"),
+        ] {
+            assert_eq!(Money::new(amount, code.parse().unwrap()).to_string(), text);
+        }
+        for text in ["usd", "US", "USDT", "U1D", "ÄÖ"] {
+            assert!(text.parse::<Currency>().is_err(), "{text}");
+        }
+    }
 }

@@ -210,6 +210,8 @@ pub struct RideTerms {
     pub wait_free_s: u32,
     /// After this the driver may give the passenger up, seconds.
     pub no_show_after_s: u32,
+    /// The speed of estimates, millimetres a second.
+    pub speed_mm_s: u32,
 }
 
 impl RideEvent {

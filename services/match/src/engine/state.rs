@@ -65,17 +65,12 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The market of a pickup, if it is in any: the markets may have changed since the request began.
-    pub(super) fn market(&self, pickup: &Position) -> Option<&Market> {
-        self.markets.at(pickup)
-    }
-
     pub(super) fn offer_ttl(&self, pickup: &Position) -> Duration {
-        self.market(pickup).and_then(|m| m.offer_ttl_s).map_or(self.offer_ttl, |s| Duration::seconds(s.into()))
+        self.markets.of_pickup(pickup).offer_ttl_s.map_or(self.offer_ttl, |s| Duration::seconds(s.into()))
     }
 
     pub(super) fn request_ttl(&self, pickup: &Position) -> Duration {
-        self.market(pickup).and_then(|m| m.request_ttl_s).map_or(self.request_ttl, |s| Duration::seconds(s.into()))
+        self.markets.of_pickup(pickup).request_ttl_s.map_or(self.request_ttl, |s| Duration::seconds(s.into()))
     }
 
     /// The longest that any request may wait.
@@ -86,13 +81,13 @@ impl Rules {
 
     /// Within which a driver is offered a request with this pickup.
     pub(super) fn radius_m(&self, pickup: &Position) -> f64 {
-        self.market(pickup).and_then(|m| m.radius_m).unwrap_or(self.radius_m)
+        self.markets.of_pickup(pickup).radius_m.unwrap_or(self.radius_m)
     }
 
     /// Whether a driver who is at `place` may be offered a request with this pickup: a market is served by the drivers in it.
     pub(super) fn is_served_from(&self, place: &Position, pickup: &Position) -> bool {
-        let id = |at: &Position| self.market(at).map(|m| m.market_id.as_str());
-        self.markets.is_one() || id(place) == id(pickup)
+        let id = |market: &Market| market.market_id.clone();
+        self.markets.is_world() || self.markets.at(place).map(id) == Some(id(self.markets.of_pickup(pickup)))
     }
 }
 

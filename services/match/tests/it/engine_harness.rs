@@ -200,7 +200,7 @@ impl EngineHarness {
                 assert!(cached.contains_key(id), "the engine has forgotten {row:?}, which is live");
             }
         }
-        let rebuilt = Engine::from_rows(rules(), rows(&self.engine));
+        let rebuilt = Engine::from_rows(self.engine.rules().clone(), rows(&self.engine));
         assert!(rebuilt == self.engine, "the indexes are not those of the rows");
         same(self.engine.drivers(), &self.stored.drivers, |_| false);
         same(self.engine.requests(), &self.stored.requests, |r| r.ended_at.is_none());

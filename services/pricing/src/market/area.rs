@@ -1,11 +1,11 @@
 //! An area of the earth: polygons with holes, in degrees. Edges are straight in longitude and latitude, as RFC 7946 has it; a ring may
 //! cross the antimeridian, also one whose longitudes jump from 180 to −180.
 
-use geo::{BoundingRect, Intersects, LineString, Point, Polygon, Rect};
+use geo::{Area as _, BoundingRect, Intersects, LineString, Point, Polygon, Rect};
 use streams::Position;
 
-/// The corners that an area may have in all.
-pub(super) const CORNERS_MAX: usize = 100_000;
+/// The corners that an area may have in all: match looks for the market of every waiting request each second.
+pub(super) const CORNERS_MAX: usize = 10_000;
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Area(Vec<(Rect, Polygon)>);
@@ -33,6 +33,9 @@ impl Area {
                 hole.0.iter_mut().for_each(|corner| corner.x += turns);
             }
             let polygon = Polygon::new(outer, holes);
+            if polygon.unsigned_area() == 0.0 {
+                return Err("has a polygon of no area".to_owned());
+            }
             let bounds = polygon.bounding_rect().ok_or("has a polygon without corners")?;
             area.push((bounds, polygon));
         }
@@ -66,7 +69,11 @@ fn unwrapped(ring: &[[f64; 2]]) -> Result<LineString, String> {
         }
         if let Some(before) = n.checked_sub(1).map(|n| ring[n][0]) {
             let step = lng - before;
-            if step.abs() > 180.0 {
+            if (180.0..270.0).contains(&step.abs()) || step.abs() == 360.0 {
+                let hint = "add a corner, or cut the area at the antimeridian";
+                return Err(format!("has an edge of more than 180° of longitude, from {before} to {lng}: {hint}"));
+            }
+            if step.abs() >= 270.0 {
                 turn -= 360.0 * step.signum();
             }
         }

@@ -155,13 +155,18 @@ pub struct Markets {
     /// For rides that began before there were markets: those of FARE_* and of the settings of waiting.
     pub general: Tariffs,
     markets: Vec<Market>,
+    /// Those that a version before had and this one has not, as long as the process lives: nobody asks for a ride there any more.
+    retired: Vec<Market>,
 }
+
+/// The most markets that are remembered.
+const RETIRED_MAX: usize = 1_000;
 
 impl Markets {
     /// The whole world as one market.
     pub fn world(tariffs: Tariffs) -> Self {
         let version = file::version(format!("{tariffs:?}").as_bytes());
-        Self { version, general: tariffs, markets: vec![Market::world(tariffs)] }
+        Self { version, general: tariffs, markets: vec![Market::world(tariffs)], retired: Vec::new() }
     }
 
     /// What MARKETS_FILE says. Its rules of waiting are those of `general`.
@@ -170,12 +175,12 @@ impl Markets {
     /// A sentence that names the feature, the property and what would be right.
     pub fn parse(text: &str, general: &Tariffs) -> Result<Self, String> {
         let markets = file::markets(text, general)?;
-        Ok(Self { version: file::version(text.as_bytes()), general: *general, markets })
+        Ok(Self { version: file::version(text.as_bytes()), general: *general, markets, retired: Vec::new() })
     }
 
-    /// Whether it is the whole world, or one market of a file.
-    pub fn is_one(&self) -> bool {
-        self.markets.len() == 1
+    /// Whether the whole world is one market.
+    pub fn is_world(&self) -> bool {
+        self.markets[0].area.is_none()
     }
 
     /// The market of a place: the first in the file that contains it, borders included.
@@ -208,15 +213,17 @@ impl Markets {
         }
     }
 
-    /// The market of a pickup. A place in none, which only a search can have that is older than the markets, is taken for the first.
+    /// The market of a pickup. A search or a ride that began in a market which is no more is still by its rules; a pickup that never
+    /// was in any is taken for the first market.
     pub fn of_pickup(&self, pickup: &Position) -> &Market {
-        self.at(pickup).unwrap_or(&self.markets[0])
+        let retired = || self.retired.iter().find(|market| market.contains(pickup));
+        self.at(pickup).or_else(retired).unwrap_or(&self.markets[0])
     }
 
-    /// The market of a ride that begins here, and its terms.
-    pub fn terms(&self, pickup: &Position, vehicle: VehicleType) -> (&Market, RideTerms) {
+    /// The market of a ride that begins here at `at`, and its terms.
+    pub fn terms(&self, pickup: &Position, vehicle: VehicleType, at: DateTime<Utc>) -> (&Market, RideTerms) {
         let market = self.of_pickup(pickup);
-        (market, market.tariffs.terms(vehicle, &self.version))
+        (market, market.tariffs.terms(vehicle, market.speed_mps(at), &self.version))
     }
 }
 
@@ -238,7 +245,12 @@ impl Current {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub fn replace(&self, markets: Markets) {
+    pub fn replace(&self, mut markets: Markets) {
+        let before = self.get();
+        let known = before.markets.iter().chain(&before.retired);
+        let retired: Vec<Market> =
+            known.filter(|m| markets.get(&m.market_id).is_none()).take(RETIRED_MAX).cloned().collect();
+        markets.retired = retired;
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(markets);
     }
 }

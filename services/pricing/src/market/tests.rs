@@ -89,7 +89,7 @@ fn a_trip_is_served_by_the_market_of_its_pickup_and_by_its_rules() {
     assert_eq!((field, message.as_str()), ("dropoff", "is 334 km from the pickup: the longest trip in A is 150 km"));
     assert_eq!(serving(place(0.5, 2.1), place(0.5, 2.2), VehicleType::Car).unwrap_err().0, "dropoff");
     assert_eq!(serving(place(0.5, 0.5), place(0.5, 0.6), VehicleType::Van).unwrap_err().0, "vehicle_type");
-    let (market, terms) = markets.terms(&place(0.5, 2.5), VehicleType::Car);
+    let (market, terms) = markets.terms(&place(0.5, 2.5), VehicleType::Car, DateTime::UNIX_EPOCH);
     let expected = ("b", "JPY", markets.version.as_str(), 10, 2_000, 0);
     let Tariff { wait_per_minute, platform_fee_bp, cancellation, .. } = crate::of_terms(&terms).0;
     let found = (
@@ -123,7 +123,7 @@ fn an_estimate_takes_the_speed_of_the_hour_where_the_market_is() {
 #[test]
 fn without_a_file_the_world_is_one_market_at_the_general_tariffs() {
     let world = Markets::world(Tariffs::default());
-    let (market, terms) = world.terms(&place(-89.0, 170.0), VehicleType::Van);
+    let (market, terms) = world.terms(&place(-89.0, 170.0), VehicleType::Van, DateTime::UNIX_EPOCH);
     assert_eq!((market.market_id.as_str(), terms.currency, terms.base), (WORLD, Currency::USD, 400));
     assert!(world.serving(&place(0.0, 0.0), &place(80.0, 100.0), VehicleType::Car).is_ok(), "a trip of any length");
     let (from, to) = (place(1.0, 1.0), place(1.1, 1.1));
@@ -144,6 +144,8 @@ fn mistakes_are_named() {
         feature("Polygon", ring(), properties)
     };
     let unclosed = json!([[[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]]);
+    let wide = json!([square(-100.0, 0.0, 100.0, 1.0)]);
+    let flat = json!([[[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [0.0, 0.0]]]);
     let pole = json!([[[-180.0, 70.0], [-60.0, 70.0], [60.0, 70.0], [179.0, 70.0], [-180.0, 70.0]]]);
     for (feature, words) in [
         (changed("currency", json!("dollar")), "three capital letters"),
@@ -167,6 +169,9 @@ fn mistakes_are_named() {
         (changed("market_id", json!("new york")), "market_id"),
         (feature("Polygon", unclosed, properties("a", "USD")), "not closed"),
         (feature("Polygon", json!([square(0.0, 0.0, 200.0, 1.0)]), properties("a", "USD")), "degrees"),
+        (feature("Polygon", wide, properties("a", "USD")), "more than 180°"),
+        (feature("Polygon", json!([square(-180.0, -90.0, 180.0, 90.0)]), properties("a", "USD")), "more than 180°"),
+        (feature("Polygon", flat, properties("a", "USD")), "no area"),
         (feature("Polygon", pole, properties("a", "USD")), "pole"),
         (feature("Point", json!([1.0, 1.0]), properties("a", "USD")), "Point"),
     ] {
@@ -179,4 +184,26 @@ fn mistakes_are_named() {
         assert!(Markets::parse(text, &Tariffs::default()).unwrap_err().contains(words));
     }
     assert!(parse(&[]).unwrap_err().contains("0 features"));
+}
+
+#[test]
+fn a_market_that_is_gone_is_remembered_for_what_began_in_it() {
+    let [a, b] = [(0.0, "a"), (2.0, "b")].map(|(west, id)| {
+        feature(
+            "Polygon",
+            json!([square(west, 0.0, west + 1.0, 1.0)]),
+            properties(id, if id == "a" { "USD" } else { "EUR" }),
+        )
+    });
+    let current = Current::new(parse(&[a.clone(), b.clone()]).unwrap());
+    let in_b = place(0.5, 2.5);
+    for _ in 0..2 {
+        current.replace(parse(std::slice::from_ref(&a)).unwrap());
+        let markets = current.get();
+        assert_eq!(markets.at(&in_b), None, "nobody asks for a ride there");
+        assert_eq!(markets.of_pickup(&in_b).market_id, "b");
+        assert_eq!(markets.of_pickup(&place(50.0, 50.0)).market_id, "a");
+    }
+    current.replace(parse(&[a, b]).unwrap());
+    assert!(current.get().at(&in_b).is_some() && current.get().retired.is_empty());
 }

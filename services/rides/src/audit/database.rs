@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use streams::{Event, RideId};
+use streams::{Currency, Event, Money, RideId};
 
 use super::findings::{Finding, Findings};
 use crate::event_log::EventRow;
 use crate::hash_chain;
-use crate::ledger::{self, Entry, Kind};
+use crate::ledger::{self, Entry, Kind, Movement};
 use crate::payment::{Debt, Payment, PaymentStatus};
 use crate::replay;
 use crate::ride::rows::to_row;
@@ -129,7 +129,8 @@ fn row_differences(row: &Ride, replayed: &Ride) -> Vec<String> {
         .collect()
 }
 
-type Lines = BTreeMap<String, i64>;
+/// Minor units by account and currency.
+type Lines = BTreeMap<(String, Currency), i64>;
 
 /// What is wrong in the ledger and the payments of a ride whose last event billed `bill`.
 fn money_differences(ride: &Ride, bill: Option<&Bill>, records: &RideRecords) -> Vec<String> {
@@ -137,15 +138,14 @@ fn money_differences(ride: &Ride, bill: Option<&Bill>, records: &RideRecords) ->
     let lines = |kind: Kind| -> Lines {
         let mut lines = Lines::new();
         for entry in records.entries.iter().filter(|e| e.kind == kind) {
-            *lines.entry(entry.account.clone()).or_default() += entry.amount.amount;
+            *lines.entry((entry.account.clone(), entry.amount.currency)).or_default() += entry.amount.amount;
         }
         lines
     };
     let billed = bill.and_then(|bill| ledger::billed(ride, bill).ok());
     for kind in [Kind::Fare, Kind::Cancellation] {
         let expected = billed.as_ref().filter(|due| due.kind == kind);
-        let expected: Lines =
-            expected.iter().flat_map(|due| &due.postings).map(|p| (p.account.clone(), p.amount)).collect();
+        let expected = expected.map(lines_of).unwrap_or_default();
         compare_lines(kind, &lines(kind), &expected, &mut wrong);
     }
     let payment = match (bill, &records.payments[..]) {
@@ -155,7 +155,9 @@ fn money_differences(ride: &Ride, bill: Option<&Bill>, records: &RideRecords) ->
             None
         }
         (Some(bill), [payment]) => {
-            let due = Payment::due(ride, bill.total);
+            // A process of the version before stores no market.
+            let market_id = payment.market_id.clone().and(ride.market_id.clone());
+            let due = Payment { market_id, ..Payment::due(ride, bill.total) };
             if !due.is_for(&payment.capture()) || due.created_at != payment.created_at {
                 wrong.push(format!("its payment is {payment:?}, and what was billed {due:?}"));
             }
@@ -168,9 +170,10 @@ fn money_differences(ride: &Ride, bill: Option<&Bill>, records: &RideRecords) ->
     };
     let captured = lines(Kind::Capture);
     let captured_payment = payment.filter(|p| p.status == PaymentStatus::Captured);
-    let provider = captured.keys().find_map(|account| account.strip_prefix(ledger::CASH)).unwrap_or("(no provider)");
+    let provider =
+        captured.keys().find_map(|(account, _)| account.strip_prefix(ledger::CASH)).unwrap_or("(no provider)");
     let expected = captured_payment.and_then(|payment| ledger::captured(payment, provider).ok());
-    let expected: Lines = expected.iter().flat_map(|m| &m.postings).map(|p| (p.account.clone(), p.amount)).collect();
+    let expected = expected.as_ref().map(lines_of).unwrap_or_default();
     compare_lines(Kind::Capture, &captured, &expected, &mut wrong);
     let refused = payment.filter(|p| p.status == PaymentStatus::Refused);
     let debts: Vec<_> = records.debts.iter().map(|d| (d.payment_id, d.amount)).collect();
@@ -180,21 +183,28 @@ fn money_differences(ride: &Ride, bill: Option<&Bill>, records: &RideRecords) ->
     wrong
 }
 
+fn lines_of(movement: &Movement) -> Lines {
+    movement.postings.iter().map(|p| ((p.account.clone(), movement.currency), p.amount)).collect()
+}
+
 fn compare_lines(kind: Kind, found: &Lines, expected: &Lines, wrong: &mut Vec<String>) {
-    let sum: i64 = found.values().sum();
-    if sum != 0 {
-        wrong.push(format!("its ledger entries of kind {} add up to {sum} cents and not to 0", kind.as_str()));
+    let mut sums: BTreeMap<Currency, i64> = BTreeMap::new();
+    for ((_, currency), amount) in found {
+        *sums.entry(*currency).or_default() += amount;
     }
-    for account in found.keys().chain(expected.keys().filter(|a| !found.contains_key(*a))) {
-        let (has, must) = (found.get(account), expected.get(account));
+    let kind = kind.as_str();
+    for (currency, sum) in sums.into_iter().filter(|(_, sum)| *sum != 0) {
+        let sum = Money::new(sum, currency);
+        wrong.push(format!("its ledger entries of kind {kind} add up to {sum} and not to 0"));
+    }
+    for line in found.keys().chain(expected.keys().filter(|line| !found.contains_key(*line))) {
+        let (has, must) = (found.get(line), expected.get(line));
         if has != must {
-            let cents = |amount: Option<&i64>| amount.map_or("nothing".to_owned(), |a| format!("{a} cents"));
-            wrong.push(format!(
-                "the ledger ({}) has {} on {account}, and must have {}",
-                kind.as_str(),
-                cents(has),
-                cents(must)
-            ));
+            let (account, currency) = line;
+            let money = |amount: Option<&i64>| {
+                amount.map_or("nothing".to_owned(), |amount| Money::new(*amount, *currency).to_string())
+            };
+            wrong.push(format!("the ledger ({kind}) has {} on {account}, and must have {}", money(has), money(must)));
         }
     }
 }

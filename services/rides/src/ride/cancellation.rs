@@ -52,6 +52,8 @@ pub(super) struct CancelledRide {
     pub(super) started_at: Option<DateTime<Utc>>,
     /// How long the driver waited beyond the free time, seconds.
     pub(super) waited_s: f64,
+    /// Of the estimate.
+    pub(super) speed_mps: f64,
 }
 
 /// How far a started ride has come when it is cancelled.
@@ -143,7 +145,7 @@ fn after_start(
 /// What was driven, and whether that is the estimate. It follows the rules of a completed ride: what nobody can have driven and
 /// what shows too little of the time is not believed. But fixes that leave much of the time out still prove their own part.
 fn distance_so_far(ride: &CancelledRide, driven: Option<&DrivenSoFar>, duration_s: f64) -> (f64, bool) {
-    let estimate_m = pricing::estimate_so_far(&ride.pickup, &ride.dropoff, duration_s);
+    let estimate_m = pricing::estimate_so_far(&ride.pickup, &ride.dropoff, ride.speed_mps, duration_s);
     let Some((driven, measured)) = driven.and_then(|d| Some((d, d.measured?))) else { return (estimate_m, true) };
     let metres = measured.distance_m;
     if plausible((&ride.pickup, &ride.dropoff), metres, duration_s, driven.max_speed_mps) == Distance::Estimated {

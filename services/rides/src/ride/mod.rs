@@ -294,7 +294,9 @@ impl Ride {
     fn at_cancellation(&self, rules: &WaitingRules) -> CancelledRide {
         let Self { status, pickup, dropoff, created_at, waiting_at, started_at, .. } = *self;
         let waited_s = self.waited_s(rules);
-        CancelledRide { status, pickup, dropoff, created_at, waiting_at, started_at, waited_s }
+        let of_terms = |terms: &RideTerms| f64::from(terms.speed_mm_s) / 1_000.0;
+        let speed_mps = self.terms.as_ref().map_or(pricing::ESTIMATED_MPS, of_terms);
+        CancelledRide { status, pickup, dropoff, created_at, waiting_at, started_at, waited_s, speed_mps }
     }
 
     /// The next version and its event, with the hash; `change` sets what the command changes, and returns the bill.

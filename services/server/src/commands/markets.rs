@@ -60,15 +60,23 @@ fn fit(settings: &Settings, requests: &PathBuf) -> Result<ExitCode> {
     if driven.is_empty() {
         bail!("{} has no trip with a dropoff_time", requests.display());
     }
-    let mut file: Value = match &settings.markets_file {
-        Some(path) => serde_json::from_str(&std::fs::read_to_string(path)?).context("MARKETS_FILE")?,
-        None => json!({"features": [{"properties": {"market_id": pricing::market::WORLD}}]}),
+    let path = settings.markets_file.as_deref().filter(|path| !path.as_os_str().is_empty());
+    let Some(path) = path else {
+        let world = markets.iter().next().context("there is always a market")?;
+        let fitted = fit::fit(&markets, world, &driven).context("there are too few trips")?;
+        eprintln!(
+            "estimated over driven time {:.3} at 25.2 km/h, {:.3} with these speeds",
+            fitted.before, fitted.after
+        );
+        println!("{}", json!({"speed_kmh": fitted.speed_kmh}));
+        return Ok(ExitCode::SUCCESS);
     };
+    let mut file: Value = serde_json::from_str(&std::fs::read_to_string(path)?).context("MARKETS_FILE")?;
     let features = file["features"].as_array_mut().context("MARKETS_FILE has no features")?;
     for feature in features {
         let id = feature.pointer("/properties/market_id").and_then(Value::as_str).unwrap_or_default().to_owned();
         let Some(market) = markets.get(&id) else { continue };
-        let Some(Fitted { speed_kmh, trips, before, after }) = fit::fit(market, &driven) else {
+        let Some(Fitted { speed_kmh, trips, before, after }) = fit::fit(&markets, market, &driven) else {
             eprintln!("{id}: too few trips; its speeds stay");
             continue;
         };

@@ -21,6 +21,7 @@ pub(crate) async fn of(context: &Context, user: UserId) -> Result<Option<Value>,
     let mut tx = context.store.begin().await?;
     let Some(profile) = rows::profile_of(&mut tx, user).await? else { return Ok(None) };
     let since = rows::since(&mut tx, user).await?;
+    let is_reviewed = since.is_some() && rows::is_reviewed(&mut tx, user).await?;
     let sign_ins = sign_in::rows::of_user(&mut tx, user).await?;
     let devices = mailbox::device_rows::of_user(&mut tx, user).await?;
     let push_devices = push::rows::of_user(&mut tx, user).await?;
@@ -35,6 +36,7 @@ pub(crate) async fn of(context: &Context, user: UserId) -> Result<Option<Value>,
         "profile": profile,
         "created_at": since.map(|(created_at, _)| rfc3339::text(&created_at)),
         "driver_since": since.and_then(|(_, registered_at)| registered_at).as_ref().map(rfc3339::text),
+        "driver_reviewed": is_reviewed,
         "sign_ins": sign_ins.iter().map(sign_in_view).collect::<Vec<_>>(),
         "devices": devices.iter().map(device).collect::<Vec<_>>(),
         "push_devices": push_devices.iter().map(push::routes::view).collect::<Vec<_>>(),

@@ -2,11 +2,12 @@
 //! calls [`set_status`].
 
 use platform::{Problem, Retry, StoreError, Transaction};
-use streams::{Event, UserId, VehicleType};
+use pricing::market::Market;
+use streams::{Event, Position, UserId, VehicleType};
 
 use super::rows::{self, VEHICLE_KEYS};
 use super::suspension::{self, Mark};
-use super::{Driver, DriverStatus};
+use super::{Driver, DriverApproval, DriverStatus};
 use crate::commands::command::CommandError;
 use crate::context::Context;
 use crate::offer::{self, OfferState};
@@ -52,6 +53,22 @@ async fn set_status_in(
     tx.commit().await?;
     tracing::info!(user_id = %user, status = status.as_str(), "the status of a driver has changed");
     Ok(Some(driver.status))
+}
+
+/// Whether `place` is in a market that asks for an operator's approval which this driver does not have. Where all are approved by operators,
+/// who is approved has it.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) async fn must_be_reviewed(
+    context: &Context,
+    tx: &mut Transaction<Tables>,
+    driver: UserId,
+    place: &Position,
+) -> Result<bool, StoreError> {
+    let needs_review = context.config.markets.get().at(place).is_some_and(Market::needs_review);
+    let is_asked = needs_review && context.config.driver_approval != DriverApproval::Manual;
+    Ok(is_asked && !rows::is_reviewed(tx, driver).await?)
 }
 
 /// Remembers phone and plate of a driver who is suspended, before the account or the phone is gone.

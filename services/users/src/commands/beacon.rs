@@ -2,14 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use platform::{StoreError, Transaction};
-use pricing::market::Market;
 use serde_json::{Value, json};
 use streams::event::UserBeacon;
 use streams::{Event, UserId};
 
 use super::command::{CommandError, Refusal};
 use super::sender::{Sender, Via};
-use crate::account::DriverStatus;
+use crate::account::{DriverStatus, standing};
 use crate::context::Context;
 use crate::presence::{Beacon, BeaconUpdate, Located};
 use crate::tables::Tables;
@@ -31,8 +30,7 @@ pub(crate) async fn update(
         return Err(Refusal::not_approved(driver.status).into());
     }
     if let BeaconUpdate::Active(at) = update
-        && context.config.markets.get().at(&at).is_some_and(Market::needs_review)
-        && !account::rows::is_reviewed(&mut tx, user).await?
+        && standing::must_be_reviewed(context, &mut tx, user, &at).await?
     {
         return Err(Refusal::not_approved(DriverStatus::Pending).into());
     }
@@ -76,6 +74,16 @@ pub(crate) async fn follow(context: &Context, moved: &[(UserId, Located)]) -> Re
     for beacon in presence::rows::lock_beacons(&mut tx, &users).await? {
         let to = moved.iter().find(|(user, _)| *user == beacon.user_id).map(|(_, to)| *to);
         match to.and_then(|to| beacon.moved(to, now)) {
+            // Into a market that asks for an approval: offers of it would be in vain.
+            Some((next, _))
+                if standing::must_be_reviewed(context, &mut tx, next.user_id, &next.event().location).await? =>
+            {
+                if let Some((next, event)) = next.off_duty(now) {
+                    presence::rows::put_beacon(&mut tx, &next).await?;
+                    event.iter().for_each(|event| context.publish(&mut tx, event));
+                    published.push(next.event());
+                }
+            }
             Some((next, event)) => {
                 presence::rows::put_beacon(&mut tx, &next).await?;
                 context.publish(&mut tx, &event);

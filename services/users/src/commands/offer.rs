@@ -6,7 +6,7 @@ use streams::{Event, MatchId};
 
 use super::command::{CommandError, Refusal};
 use super::sender::{Sender, Via};
-use crate::account::{self, DriverStatus};
+use crate::account::{self, DriverStatus, standing};
 use crate::context::Context;
 use crate::gateway::pod_message::{BROADCAST, PodMessage};
 use crate::offer;
@@ -35,6 +35,9 @@ pub(crate) async fn answer(
             let driver = account::rows::driver_of(&mut tx, sender.user).await?;
             if let Some(status) = driver.map(|driver| driver.status).filter(|s| *s != DriverStatus::Approved) {
                 return Err(Refusal::not_approved(status).into());
+            }
+            if standing::must_be_reviewed(context, &mut tx, sender.user, &event.pickup).await? {
+                return Err(Refusal::not_approved(DriverStatus::Pending).into());
             }
             // The device that accepts is the one whose positions are those of the ride.
             offer::rows::accept(&mut tx, id, &sender.device_name).await?;

@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use streams::bus::{MESSAGE_ID, ReplayStart, StoredMessage};
 use streams::event::rfc3339;
 use streams::topology::{Topology, subject_matches};
-use streams::{Bus, Headers, RideId, Subject};
+use streams::{Bus, Headers, Money, RideId, Subject};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::commands::progress::ProgressLine;
@@ -296,17 +296,20 @@ fn plain(value: Option<&serde_json::Value>) -> String {
 fn table(message: &StoredMessage, out: &mut Vec<u8>) -> Result<()> {
     let body: serde_json::Value = serde_json::from_slice(&message.payload).unwrap_or_default();
     let text = |field: &str| plain(body.get(field));
-    let money = |path: &str| body.pointer(path).and_then(serde_json::Value::as_i64).map(|cents| cents as f64 / 100.0);
+    let money = |path: &str| {
+        let money = body.pointer(path).and_then(|money| serde_json::from_value::<Money>(money.clone()).ok());
+        money.map(|money| money.to_string()).unwrap_or_default()
+    };
     let what = match message.subject.parse() {
         _ if body.is_null() => "not readable".to_owned(),
         Ok(Subject::RideCompleted) => format!(
-            "{} m in {} s, {:.2} USD",
+            "{} m in {} s, {}",
             body["distance_m"].as_f64().unwrap_or_default().round(),
             body["duration_s"].as_f64().unwrap_or_default().round(),
-            money("/fare/total/amount").unwrap_or_default()
+            money("/fare/total")
         ),
         Ok(Subject::RideCancelled) => {
-            format!("by {}, {:.2} USD: {}", text("by"), money("/fee/amount").unwrap_or_default(), text("reason"))
+            format!("by {}, {}: {}", text("by"), money("/fee"), text("reason"))
         }
         _ => format!("driver {} passenger {}", text("driver_id"), text("passenger_id")),
     };
