@@ -168,6 +168,10 @@ impl App {
     pub async fn prepare(settings: &Settings, services: &[Service], world: World) -> Result<Self> {
         settings.validate(services)?;
         let markets = market::Current::new(settings.markets()?);
+        if let Some(path) = settings.markets_path() {
+            let (version, markets) = (markets.get().version.clone(), markets.get().iter().count());
+            tracing::info!(version, markets, "the markets are those of {}", path.display());
+        }
         let pod = pod_id(settings);
         let bus = bus(settings, &world, &pod).await?;
         let mut platform = Platform::new(world.clone(), bus, pod);

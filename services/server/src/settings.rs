@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::Context as _;
 use axum::http::Uri;
@@ -173,7 +173,7 @@ pub struct Settings {
     /// A GeoJSON file of the markets: where people are driven, at which fares and by which rules. It is read again on SIGHUP; a ride keeps the
     /// fares with which it began [default: the world is one market, at the fares of FARE_*].
     #[arg(long, env = "MARKETS_FILE", global = true)]
-    pub markets_file: Option<PathBuf>,
+    pub markets_file: Option<String>,
     /// Who captures payments: `ledger` (books only), or `refuse` (refuses every capture; for tests).
     #[arg(long, env = "PAYMENT_PROVIDER", default_value = "ledger", global = true)]
     pub payment_provider: String,
@@ -408,15 +408,18 @@ impl Settings {
 }
 
 impl Settings {
+    /// MARKETS_FILE, if it is set.
+    pub fn markets_path(&self) -> Option<&Path> {
+        set_text(&self.markets_file).map(Path::new)
+    }
+
     /// The markets of MARKETS_FILE, or the world.
     ///
     /// # Errors
     /// A sentence that names the variable, the feature and the property at fault.
     pub fn markets(&self) -> anyhow::Result<Markets> {
         let general = self.tariffs()?;
-        let Some(path) = self.markets_file.as_deref().filter(|path| !path.as_os_str().is_empty()) else {
-            return Ok(Markets::world(general));
-        };
+        let Some(path) = self.markets_path() else { return Ok(Markets::world(general)) };
         let text = std::fs::read_to_string(path).with_context(|| format!("MARKETS_FILE {}", path.display()))?;
         Markets::parse(&text, &general).map_err(|why| anyhow::anyhow!("MARKETS_FILE {} {why}", path.display()))
     }

@@ -34,7 +34,7 @@ pub struct StreamSizes {
     /// As above [default: 1h]
     #[arg(long, env = "MATCH_STREAM_MAX_AGE", value_parser = age, global = true)]
     match_stream_max_age: Option<Duration>,
-    /// The audit trail: about 4.4 KiB a ride; when it is full, no ride begins [default: 576MiB, 134,000 rides].
+    /// The audit trail: about 4.7 KiB a ride; when it is full, no ride begins [default: 576MiB, 125,000 rides].
     #[arg(long, env = "RIDE_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
     ride_stream_max_bytes: Option<i64>,
     /// As above [default: 7d]

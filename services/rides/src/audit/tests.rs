@@ -295,7 +295,7 @@ fn every_wrong_row_is_named() {
         ),
         (|a| a.events[1].hash = a.events[0].hash.clone(), "version 2: in the database, the column hash"),
         (|a| a.events[2].message_id.push('0'), "version 3: in the database, the column message_id"),
-        (|a| a.entries[0].amount.amount += 1, "its ledger entries of kind fare add up to 1 cents"),
+        (|a| a.entries[0].amount.amount += 1, "its ledger entries of kind fare add up to 0.01 USD"),
         (|a| drop(a.entries.remove(1)), "the ledger (fare) has nothing on driver:"),
         (
             |a| {

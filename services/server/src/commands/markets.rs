@@ -60,8 +60,7 @@ fn fit(settings: &Settings, requests: &PathBuf) -> Result<ExitCode> {
     if driven.is_empty() {
         bail!("{} has no trip with a dropoff_time", requests.display());
     }
-    let path = settings.markets_file.as_deref().filter(|path| !path.as_os_str().is_empty());
-    let Some(path) = path else {
+    let Some(path) = settings.markets_path() else {
         let world = markets.iter().next().context("there is always a market")?;
         let fitted = fit::fit(&markets, world, &driven).context("there are too few trips")?;
         eprintln!(

@@ -30,7 +30,7 @@ pub async fn run(settings: &Settings, services: &[Service]) -> Result<ExitCode> 
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     // Without markets to read again, the end of a terminal ends the program, as usual.
-    let mut hangup = settings.markets_file.is_some().then(|| signal(SignalKind::hangup())).transpose()?;
+    let mut hangup = settings.markets_path().is_some().then(|| signal(SignalKind::hangup())).transpose()?;
     let mut app = tokio::select! {
         biased;
         _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
