@@ -8,7 +8,7 @@ use serde_json::Value;
 use streams::{Currency, VehicleType};
 
 use super::area::Area;
-use super::{Approval, MAX_TRIP_KM, Market, Speed};
+use super::rules::{Approval, MAX_TRIP_KM, Market, Speed};
 use crate::{Tariff, Tariffs};
 
 /// Markets of one file.

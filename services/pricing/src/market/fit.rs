@@ -3,7 +3,7 @@
 use chrono::{DateTime, Timelike, Utc};
 use streams::Position;
 
-use super::{Market, Markets};
+use super::rules::Market;
 use crate::estimate;
 
 /// Below so many trips an hour of the day has the speed of the whole day.
@@ -50,10 +50,11 @@ impl Sum {
 }
 
 /// The speeds at which the estimates of each hour add up to what was driven in it: the sum of distances, great circle × 1.3, over the sum of
-/// durations. A mean of speeds would be too fast, because slow trips take longer. `None` without enough trips in the market.
-pub fn fit(markets: &Markets, market: &Market, trips: &[Driven]) -> Option<Fitted> {
+/// durations. A mean of speeds would be too fast, because slow trips take longer. `trips` are those of the market; `None` if
+/// they are too few.
+pub fn fit(market: &Market, trips: &[Driven]) -> Option<Fitted> {
     let (mut day, mut hours, mut before_s) = (Sum::default(), [Sum::default(); 24], 0.0);
-    for trip in trips.iter().filter(|trip| markets.at(&trip.from) == Some(market)) {
+    for trip in trips {
         let metres = estimate(&trip.from, &trip.to).0;
         if !DURATION_S.contains(&trip.duration_s) || !SPEED_KMH.contains(&(metres / trip.duration_s * 3.6)) {
             continue;
@@ -79,8 +80,7 @@ mod tests {
 
     #[test]
     fn estimates_of_an_hour_add_up_to_what_was_driven_in_it() {
-        let world = Markets::world(Tariffs::default());
-        let market = world.iter().next().unwrap();
+        let market = &Market::world(Tariffs::default());
         let from = Position { lat: 40.7, lng: -74.0 };
         let to = Position { lat: 40.75, lng: -74.0 };
         let trip = |hour: u32, duration_s: f64| Driven {
@@ -93,12 +93,12 @@ mod tests {
         trips.extend((0..20).map(|_| trip(3, 600.0)));
         // Too few of an hour, and records that nobody drove.
         trips.extend([trip(5, 900.0), trip(8, 5.0), trip(8, 90_000.0)]);
-        let fitted = fit(&world, market, &trips).unwrap();
+        let fitted = fit(market, &trips).unwrap();
         let metres = estimate(&from, &to).0;
         let kmh = |seconds: f64| (metres / seconds * 36.0).round() / 10.0;
         assert_eq!((fitted.trips, fitted.speed_kmh[8], fitted.speed_kmh[3]), (41, kmh(1_800.0), kmh(600.0)));
         assert_eq!((fitted.speed_kmh[5], fitted.speed_kmh[12]), (fitted.speed_kmh[0], fitted.speed_kmh[0]));
         assert!((fitted.after - 1.0).abs() < 0.02 && (fitted.before - 1.0).abs() > 0.05, "{fitted:?}");
-        assert_eq!(fit(&world, market, &trips[..19]), None);
+        assert_eq!(fit(market, &trips[..19]), None);
     }
 }

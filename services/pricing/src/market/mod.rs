@@ -4,148 +4,18 @@
 mod area;
 mod file;
 pub mod fit;
+mod rules;
 #[cfg(test)]
 mod tests;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use chrono::{DateTime, Timelike, Utc};
-use chrono_tz::Tz;
+use chrono::{DateTime, Utc};
 use streams::event::RideTerms;
 use streams::{Position, VehicleType};
 
-use self::area::Area;
-use crate::{ESTIMATED_MPS, Priced, Tariff, Tariffs, estimate_at};
-
-/// The only market without MARKETS_FILE: the whole world.
-pub const WORLD: &str = "world";
-/// The longest trip of a market that names none, kilometres of great circle.
-const MAX_TRIP_KM: f64 = 150.0;
-
-/// Whether an operator must have approved a driver who goes on duty in this market.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Approval {
-    Auto,
-    Manual,
-}
-
-/// How fast the traffic is, metres a second, by hour of the day in the time zone of the market.
-#[derive(Debug, Clone, PartialEq)]
-enum Speed {
-    Always(f64),
-    ByHour(Box<[f64; 24]>),
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub struct Market {
-    pub market_id: String,
-    pub name: String,
-    pub time_zone: Tz,
-    /// `None` and `Auto`: as the driver registered, by DRIVER_APPROVAL.
-    driver_approval: Option<Approval>,
-    /// `None`: the general settings.
-    pub offer_ttl_s: Option<u32>,
-    pub request_ttl_s: Option<u32>,
-    pub radius_m: Option<f64>,
-    /// The longest trip, kilometres of great circle from pickup to dropoff; `None`: any.
-    pub max_trip_km: Option<f64>,
-    /// The waiting rules are the general ones.
-    tariffs: Tariffs,
-    /// In the order of car, motorcycle, van.
-    offered: [bool; 3],
-    speed: Speed,
-    /// `None`: the whole world.
-    area: Option<Area>,
-}
-
-/// Why a trip cannot be asked for.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum NotServed {
-    #[error("nobody is driven from here: the pickup is in no market")]
-    OutOfArea,
-    #[error("is {km:.0} km from the pickup: the longest trip in {market} is {max_km:.0} km")]
-    TooLong { market: String, km: f64, max_km: f64 },
-    #[error("is not offered in {market}")]
-    VehicleType { market: String },
-}
-
-impl NotServed {
-    /// The code of the problem.
-    pub const fn code(&self) -> &'static str {
-        match self {
-            Self::OutOfArea | Self::TooLong { .. } => "out_of_area",
-            Self::VehicleType { .. } => "invalid_field",
-        }
-    }
-
-    /// The field that is at fault.
-    pub const fn field(&self) -> &'static str {
-        match self {
-            Self::OutOfArea => "pickup",
-            Self::TooLong { .. } => "dropoff",
-            Self::VehicleType { .. } => "vehicle_type",
-        }
-    }
-}
-
-impl Market {
-    /// The whole world, at these tariffs.
-    fn world(tariffs: Tariffs) -> Self {
-        Self {
-            market_id: WORLD.to_owned(),
-            name: "World".to_owned(),
-            time_zone: Tz::UTC,
-            driver_approval: None,
-            offer_ttl_s: None,
-            request_ttl_s: None,
-            radius_m: None,
-            max_trip_km: None,
-            tariffs,
-            offered: [true; 3],
-            speed: Speed::Always(ESTIMATED_MPS),
-            area: None,
-        }
-    }
-
-    /// Whether only drivers whom an operator has approved may go on duty here.
-    pub fn needs_review(&self) -> bool {
-        self.driver_approval == Some(Approval::Manual)
-    }
-
-    pub const fn tariff(&self, vehicle: VehicleType) -> &Tariff {
-        self.tariffs.of(vehicle)
-    }
-
-    fn offers(&self, vehicle: VehicleType) -> bool {
-        self.offered[vehicle as usize]
-    }
-
-    fn contains(&self, at: &Position) -> bool {
-        self.area.as_ref().is_none_or(|area| area.contains(at))
-    }
-
-    fn speed_mps(&self, at: DateTime<Utc>) -> f64 {
-        match &self.speed {
-            Speed::Always(speed) => *speed,
-            Speed::ByHour(speeds) => speeds[at.with_timezone(&self.time_zone).hour() as usize],
-        }
-    }
-
-    /// By how much a trip takes longer here at `at` than [`crate::estimate`] says.
-    pub fn pace(&self, at: DateTime<Utc>) -> f64 {
-        ESTIMATED_MPS / self.speed_mps(at)
-    }
-
-    /// Distance (m) and duration (s) of a trip that begins at `at`, as [`crate::estimate`], at the speed of that hour.
-    pub fn estimate(&self, from: &Position, to: &Position, at: DateTime<Utc>) -> (f64, f64) {
-        estimate_at(from, to, self.speed_mps(at))
-    }
-
-    /// The estimated fare of such a trip.
-    pub fn price(&self, vehicle: VehicleType, distance_m: f64, duration_s: f64) -> Priced {
-        crate::price(self.tariff(vehicle), distance_m, duration_s)
-    }
-}
+pub use self::rules::{Market, NotServed, WORLD};
+use crate::Tariffs;
 
 /// All markets, as one file says. At least one.
 #[derive(Debug, Clone, PartialEq)]

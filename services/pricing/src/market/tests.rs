@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 use streams::Currency;
 
 use super::*;
+use crate::Tariff;
 
 fn square(west: f64, south: f64, east: f64, north: f64) -> Value {
     json!([[west, south], [east, south], [east, north], [west, north], [west, south]])

@@ -302,12 +302,12 @@ fn every_wrong_row_is_named() {
                 a.entries[1].amount.amount -= 10;
                 a.entries[2].amount.amount += 10;
             },
-            "the ledger (fare) has -1050 cents on driver:",
+            "the ledger (fare) has -10.50 USD on driver:",
         ),
         (|a| a.entries.truncate(3), "the ledger (capture) has nothing on passenger:"),
         (
             |a| a.payments[0].status = PaymentStatus::Pending,
-            "the ledger (capture) has 1300 cents on cash:ledger, and must have nothing",
+            "the ledger (capture) has 13.00 USD on cash:ledger, and must have nothing",
         ),
         (|a| a.payments.clear(), "it was billed once and has 0 payments"),
         (|a| a.payments.push(a.payments[0].clone()), "it was billed once and has 2 payments"),

@@ -62,7 +62,7 @@ fn fit(settings: &Settings, requests: &PathBuf) -> Result<ExitCode> {
     }
     let Some(path) = settings.markets_path() else {
         let world = markets.iter().next().context("there is always a market")?;
-        let fitted = fit::fit(&markets, world, &driven).context("there are too few trips")?;
+        let fitted = fit::fit(world, &driven).context("there are too few trips")?;
         eprintln!(
             "estimated over driven time {:.3} at 25.2 km/h, {:.3} with these speeds",
             fitted.before, fitted.after
@@ -75,7 +75,9 @@ fn fit(settings: &Settings, requests: &PathBuf) -> Result<ExitCode> {
     for feature in features {
         let id = feature.pointer("/properties/market_id").and_then(Value::as_str).unwrap_or_default().to_owned();
         let Some(market) = markets.get(&id) else { continue };
-        let Some(Fitted { speed_kmh, trips, before, after }) = fit::fit(&markets, market, &driven) else {
+        let of_market: Vec<Driven> =
+            driven.iter().filter(|trip| markets.at(&trip.from) == Some(market)).copied().collect();
+        let Some(Fitted { speed_kmh, trips, before, after }) = fit::fit(market, &of_market) else {
             eprintln!("{id}: too few trips; its speeds stay");
             continue;
         };

@@ -340,8 +340,7 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    const BODY: &str =
-        r#"{"ride_id":"r","version":2,"reason":"a \"long, long\"\u001b[2Jlunch","fee":{"amount":300,"currency":"USD"}, "x":1.50}"#;
+    const BODY: &str = r#"{"ride_id":"r","version":2,"reason":"a \"long, long\"\u001b[2Jlunch","fee":{"amount":300,"currency":"USD"}, "x":1.50}"#;
 
     #[test]
     fn a_json_line_has_the_body_byte_for_byte_or_as_text() {
