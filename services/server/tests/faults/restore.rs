@@ -82,7 +82,9 @@ async fn pending_payments(connection: &mut PgConnection) -> i64 {
 /// over, the payment is pending, and settled after the moment.
 async fn day(connection: &mut PgConnection, city: Config) -> (String, (i64, i64)) {
     let mut day = Box::pin(simulator::run(city));
-    let (mut moment, mut captures_wait) = (None, false);
+    let mut moment = None;
+    // From the first ride on: a passenger reads the bill until it is paid, and takes no other ride before.
+    sqlx::query("select pg_advisory_lock(1)").execute(&mut *connection).await.unwrap();
     let summary = loop {
         tokio::select! {
             biased;
@@ -93,11 +95,7 @@ async fn day(connection: &mut PgConnection, city: Config) -> (String, (i64, i64)
         if moment.is_some() {
             continue;
         }
-        if ended >= 2 && !captures_wait {
-            sqlx::query("select pg_advisory_lock(1)").execute(&mut *connection).await.unwrap();
-            captures_wait = true;
-        }
-        if captures_wait && all > ended && pending_payments(connection).await > 0 {
+        if all > ended && pending_payments(connection).await > 0 {
             let now = sqlx::query_scalar("select now()::text").fetch_one(&mut *connection).await.unwrap();
             moment = Some((now, (all, ended)));
             sqlx::query("select pg_advisory_unlock(1)").execute(&mut *connection).await.unwrap();
