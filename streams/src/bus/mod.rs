@@ -409,6 +409,17 @@ impl Bus {
         }
     }
 
+    /// Creates a durable consumer, in place of the one of its name if there is one: it delivers what was stored at `from` or later.
+    ///
+    /// # Errors
+    /// [`BusError`]; if the consumer is gone then, a repetition creates it.
+    pub async fn recreate_consumer(&self, consumer: &Consumer, from: DateTime<Utc>) -> Result<(), BusError> {
+        match self {
+            Self::Nats(b) => b.recreate_consumer(consumer, from).await,
+            Self::Memory(b) => b.recreate_consumer(consumer, from),
+        }
+    }
+
     /// Sends a core message to the subscribers of this moment. Returns once it is sent, not once it has arrived. A stream
     /// that captures the subject stores it too.
     ///

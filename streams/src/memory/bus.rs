@@ -251,6 +251,10 @@ impl MemoryBus {
         self.with(|server, _| server.delete_consumer(stream, durable))
     }
 
+    pub(crate) fn recreate_consumer(&self, consumer: &Consumer, from: DateTime<Utc>) -> Result<(), BusError> {
+        self.with(|server, now| server.recreate_consumer(consumer, from, now))
+    }
+
     pub(crate) async fn publish_core(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
         self.faults.reach_bus().await?;
         if !self.faults.occurs(Fault::CoreMessageLost) {

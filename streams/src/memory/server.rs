@@ -362,6 +362,18 @@ impl Server {
         }
     }
 
+    pub(super) fn recreate_consumer(
+        &mut self,
+        consumer: &topology::Consumer,
+        from: DateTime<Utc>,
+        now: Instant,
+    ) -> Result<(), BusError> {
+        let stream = self.stream_mut(&consumer.stream)?;
+        stream.delete_consumer(&consumer.durable);
+        stream.add_consumer(consumer.clone(), stream.sequence_at(from), now);
+        Ok(())
+    }
+
     /// The names of a stream and of its consumer, to be shared by deliveries.
     pub(super) fn names(&self, stream: &str, durable: &str) -> Result<(Arc<str>, Arc<str>), BusError> {
         Ok((self.stream(stream)?.name.clone(), self.consumer(stream, durable)?.name.clone()))

@@ -293,10 +293,16 @@ impl Stream {
                 }
             }
             None => {
-                let consumer = Consumer::new(&config, self.config.storage, stored, from, now);
-                self.consumers.insert(config.durable.clone(), consumer);
+                self.add_consumer(config, from, now);
             }
         }
+    }
+
+    /// A new consumer, which begins at the sequence `from`.
+    pub(super) fn add_consumer(&mut self, config: topology::Consumer, from: u64, now: Instant) {
+        let stored = self.sequences(&config.filter, from);
+        let consumer = Consumer::new(&config, self.config.storage, stored, from, now);
+        self.consumers.insert(config.durable.clone(), consumer);
     }
 
     /// Removes a consumer, and with it its interest. False if there is none.

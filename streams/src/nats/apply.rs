@@ -44,7 +44,7 @@ impl NatsBus {
             }
         }
         for consumer in &topology.consumers {
-            let Consumer { stream, durable, filter, .. } = consumer;
+            let Consumer { stream, durable, .. } = consumer;
             let what = format!("consumer {durable} on {stream}");
             let found = match self.config(&format!("CONSUMER.INFO.{stream}.{durable}")).await {
                 // If its stream is missing, which a comparison does not create, so is the consumer.
@@ -54,11 +54,7 @@ impl NatsBus {
             if let Some(config) = topology::difference(&what, found, &consumer.to_json(), &mut changes)
                 && mode == Mode::Apply
             {
-                let mut subject = format!("CONSUMER.CREATE.{stream}.{durable}");
-                if !filter.is_empty() {
-                    subject = format!("{subject}.{filter}");
-                }
-                self.api::<Value>(&subject, &json!({"stream_name": stream, "config": config})).await?;
+                self.put_consumer(consumer, &config).await?;
             }
         }
         for (stream, is_new) in closed {
@@ -71,6 +67,15 @@ impl NatsBus {
             changes.extend(opened.into_iter().filter(|_| !is_new));
         }
         Ok(changes)
+    }
+
+    pub(super) async fn put_consumer(&self, consumer: &Consumer, config: &Value) -> Result<(), BusError> {
+        let Consumer { stream, durable, filter, .. } = consumer;
+        let mut subject = format!("CONSUMER.CREATE.{stream}.{durable}");
+        if !filter.is_empty() {
+            subject = format!("{subject}.{filter}");
+        }
+        self.api::<Value>(&subject, &json!({"stream_name": stream, "config": config})).await.map(|_| ())
     }
 
     /// Creates or updates a stream, on disk if the server has no memory for one that may be there.

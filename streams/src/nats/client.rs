@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout};
 use super::login::{Credential, Login};
 use crate::bus::message::{BusError, ConsumerInfo, CoreMessage, Headers, Message, Published, StreamInfo};
 use crate::bus::open::{OpenSubscription, OpenSubscriptions};
-use crate::topology::{MESSAGE_MAX, MINIMUM_SERVER};
+use crate::topology::{Consumer, MESSAGE_MAX, MINIMUM_SERVER};
 
 /// Publishes of this process without an acknowledgement yet. 1,000 keep a server busy; with 25,000 its consumers starve.
 const PUBLISHES_IN_FLIGHT: usize = 1_000;
@@ -380,6 +380,15 @@ impl NatsBus {
 
     pub(crate) async fn delete_consumer(&self, stream: &str, durable: &str) -> Result<(), BusError> {
         self.api::<Value>(&format!("CONSUMER.DELETE.{stream}.{durable}"), &json!({})).await.map(|_| ())
+    }
+
+    pub(crate) async fn recreate_consumer(&self, consumer: &Consumer, from: DateTime<Utc>) -> Result<(), BusError> {
+        let Consumer { stream, durable, .. } = consumer;
+        match self.delete_consumer(stream, durable).await {
+            Ok(()) | Err(BusError::NotFound(_)) => {}
+            Err(error) => return Err(error),
+        }
+        self.put_consumer(consumer, &consumer.to_json_from(from)).await
     }
 
     pub(crate) async fn publish_core(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {

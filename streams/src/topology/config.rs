@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
+
+use crate::event::rfc3339;
 
 /// When a stream removes a message, apart from its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +78,10 @@ pub struct Consumer {
     pub backoff: Vec<Duration>,
 }
 
+const DELIVER_POLICY: &str = "deliver_policy";
+/// The policy of a consumer that was made again to deliver once more.
+const BY_START_TIME: &str = "by_start_time";
+
 /// The stream of dead letters.
 pub const DEAD_LETTER_STREAM: &str = "DEAD_LETTER_STREAM";
 
@@ -140,7 +147,7 @@ impl Consumer {
             "filter_subject": self.filter,
             "ack_policy": "explicit",
             "ack_wait": nanos(self.ack_wait),
-            "deliver_policy": "all",
+            (DELIVER_POLICY): "all",
             "replay_policy": "instant",
             "max_deliver": self.max_deliver,
             "max_ack_pending": self.max_ack_pending,
@@ -148,6 +155,14 @@ impl Consumer {
         if !self.backoff.is_empty() {
             config["backoff"] = self.backoff.iter().map(|&d| nanos(d)).collect();
         }
+        config
+    }
+
+    /// The same for a consumer that delivers what was stored at `from` or later.
+    pub(crate) fn to_json_from(&self, from: DateTime<Utc>) -> Value {
+        let mut config = self.to_json();
+        config[DELIVER_POLICY] = json!(BY_START_TIME);
+        config["opt_start_time"] = json!(rfc3339::text(&from));
         config
     }
 }
@@ -198,7 +213,7 @@ fn has_newer_subjects(have: &Value, want: &Value) -> bool {
     want.iter().all(|subject| have.contains(subject)) && have.iter().all(|s| want.contains(s) || is_newer(s))
 }
 
-/// Whether a setting of a stream stays although it differs: a limit of bytes or age that is above the wanted one, because somebody
+/// Whether a setting stays although it differs: where a consumer that was made again has begun, which no update changes; of a stream a limit of bytes or age that is above the wanted one, because somebody
 /// has raised it and a lower one would delete messages; storage on disk instead of memory, which only a new stream changes; and subjects
 /// that a newer version has added, because two versions run side by side while one takes over.
 fn is_kept(key: &str, have: &Value, want: &Value) -> bool {
@@ -209,6 +224,7 @@ fn is_kept(key: &str, have: &Value, want: &Value) -> bool {
         ("max_bytes", Some(have), Some(want)) => have < 0 || (want > 0 && have > want),
         ("max_age", Some(have), Some(want)) => have == 0 || (want > 0 && have > want),
         ("storage", _, _) => have == "file",
+        (DELIVER_POLICY, _, _) => have == BY_START_TIME,
         _ => false,
     }
 }

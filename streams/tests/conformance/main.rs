@@ -112,6 +112,7 @@ suite! {
         state_names_what_is_missing_and_sees_it_recreated;
     topology:
         apply_reports_what_it_created_and_nothing_when_repeated
+        a_consumer_is_made_again_from_a_time_on
         compare_changes_nothing
         recreated_stream_or_consumer_has_a_later_creation_time
         ack_of_a_lost_stream_removes_nothing_from_the_recreated_one

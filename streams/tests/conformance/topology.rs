@@ -24,6 +24,28 @@ pub(crate) async fn apply_reports_what_it_created_and_nothing_when_repeated(f: &
     Ok(())
 }
 
+pub(crate) async fn a_consumer_is_made_again_from_a_time_on(f: &Fixture) -> Result<()> {
+    let stream = f.stream("S", &["a"], Retention::Limits);
+    let consumer = f.consumer(&stream, "C", "a");
+    f.apply(&[&stream], &[&consumer]).await?;
+    f.publish_numbers("a", 2).await?;
+    sleep(millis(50)).await;
+    f.publish("a", "later").await?;
+    let at = f.bus.get_message(&stream.name, 3).await?.stored_at;
+    receive_and_ack(&mut f.pull(&consumer).await?, 3).await?;
+    f.bus.recreate_consumer(&consumer, at).await?;
+    assert_eq!(f.lag(&consumer).await?, (1, 0));
+    // No difference from a consumer that began with its stream.
+    assert_eq!(f.apply(&[&stream], &[&consumer]).await?, Vec::<String>::new());
+    let mut puller = f.pull(&consumer).await?;
+    f.publish("a", "next").await?;
+    assert_eq!(texts(&receive_and_ack(&mut puller, 2).await?), ["later", "next"]);
+    f.bus.delete_consumer(&stream.name, &consumer.durable).await?;
+    f.bus.recreate_consumer(&consumer, at - Duration::from_secs(3_600)).await?;
+    assert_eq!(f.lag(&consumer).await?, (4, 0));
+    Ok(())
+}
+
 pub(crate) async fn compare_changes_nothing(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Interest);
     let consumer = f.consumer(&stream, "C", "a");

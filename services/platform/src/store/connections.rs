@@ -4,12 +4,14 @@
 //! `pool_mode = transaction`, the next transaction may be on another connection: so each sets its schema and limits itself, in the
 //! message that begins it, and no statement is run outside of one.
 
+use std::io;
 use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, SqlSafeStr, SqlStr, Transaction};
+use tokio::time::timeout;
 
 use super::error::StoreError;
 use super::plans;
@@ -80,6 +82,7 @@ impl Address {
 
     /// The connections of transactions, and those of the relay.
     pub(super) fn pools(&self, connections: u32, relay_connections: u32) -> (Connections, Connections) {
+        plans::add_connections(connections + relay_connections);
         let relay: Vec<_> = SESSION.into_iter().chain([RELAY]).collect();
         (self.pool(connections, &SESSION), self.pool(relay_connections, &relay))
     }
@@ -99,6 +102,12 @@ impl Address {
         let pooled = Some(Pooled { begin: text(BEGIN), snapshot: text(SNAPSHOT) });
         Connections { pool: pool.connect_lazy_with(self.options.clone()), pooled }
     }
+}
+
+/// Runs what begins a transaction, and fails as if the connection had ended if it takes longer than [`BEGIN_WAIT`].
+pub(super) async fn in_begin_wait<R>(begin: impl Future<Output = sqlx::Result<R>>) -> sqlx::Result<R> {
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("no transaction in {BEGIN_WAIT:?}"));
+    timeout(BEGIN_WAIT, begin).await.map_err(|_| late())?
 }
 
 fn without_pooler(url: &str) -> (String, bool) {
@@ -126,15 +135,20 @@ struct Pooled {
 
 impl Connections {
     pub(crate) async fn begin(&self) -> sqlx::Result<Transaction<'static, Postgres>> {
-        // On the heap: it would make the future of every handler larger.
         let begin = self.pooled.as_ref().map_or_else(|| BEGIN.into_sql_str(), |pooled| pooled.begin.clone());
-        Box::pin(self.pool.begin_with(begin)).await
+        self.begin_with(begin).await
     }
 
     /// Begins a read-only transaction that sees the tables at one moment.
     pub(crate) async fn snapshot(&self) -> sqlx::Result<Transaction<'static, Postgres>> {
         let begin = self.pooled.as_ref().map_or_else(|| SNAPSHOT.into_sql_str(), |pooled| pooled.snapshot.clone());
-        Box::pin(self.pool.begin_with(begin)).await
+        self.begin_with(begin).await
+    }
+
+    /// A pooler accepts connections at once and lets `begin` wait until the server has one free, so this wait has a limit of its own.
+    async fn begin_with(&self, begin: SqlStr) -> sqlx::Result<Transaction<'static, Postgres>> {
+        // On the heap: it would make the future of every handler larger.
+        Box::pin(in_begin_wait(self.pool.begin_with(begin))).await
     }
 
     /// For a single statement: behind a pooler in a transaction, which [`Single::end`] commits.

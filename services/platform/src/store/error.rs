@@ -35,7 +35,7 @@ impl From<sqlx::Error> for StoreError {
                 match (code.get(..2), code.as_ref()) {
                     // serialization_failure, deadlock_detected, lock_not_available.
                     (_, "40001" | "40P01" | "55P03") => Self::Serialization(text),
-                    (_, code) if plans::is_outdated(code, &text) => Self::Serialization(text),
+                    _ if db.try_downcast_ref().is_some_and(plans::is_outdated) => Self::Serialization(text),
                     // query_canceled by statement_timeout, in_failed_sql_transaction: a retry fails in the same way.
                     (_, "57014" | "25P02") => Self::Other(text),
                     // Connection exceptions, lack of resources, operator intervention, an ended transaction.

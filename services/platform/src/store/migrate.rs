@@ -9,7 +9,7 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::connections::{Address, BEGIN_WAIT};
+use super::connections::{Address, BEGIN_WAIT, in_begin_wait};
 use super::error::StoreError;
 use crate::retry;
 
@@ -48,7 +48,7 @@ async fn run_once(address: &Address, schema: &str, own: &Migrator) -> Result<(),
         .await
         .map_err(|_| StoreError::Unavailable(format!("no answer in {BEGIN_WAIT:?}")))??;
     // In a transaction, because a pooler may give each statement outside of one to another connection.
-    let mut tx = connection.begin_with(address.begin()).await?;
+    let mut tx = in_begin_wait(connection.begin_with(address.begin())).await?;
     let is_up_to_date = is_up_to_date(&mut tx, schema, own).await?;
     tx.commit().await?;
     if is_up_to_date {

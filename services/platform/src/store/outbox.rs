@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::Row;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use super::backend::{Backend, PURGE_PAGE, Work};
 use super::connections::{Connections, Single};
@@ -151,6 +152,22 @@ pub(super) async fn unpublished_of<T>(work: &mut Work<T>, message_ids: &[&str]) 
         Work::Memory(m) => {
             let rows = m.draft.outbox.values().filter(|row| message_ids.contains(&row.message_id.as_str()));
             Ok(rows.map(|row| row.message_id.clone()).collect())
+        }
+    }
+}
+
+/// Those of the keys of which a row is not published yet.
+pub(super) async fn unpublished_keys<T>(work: &mut Work<T>, keys: &[Uuid]) -> Result<HashSet<Uuid>, StoreError> {
+    match work {
+        Work::Postgres(pg) => {
+            let statement =
+                sqlx::query_scalar("select distinct key from outbox where published_at is null and key = any($1)");
+            let rows: Vec<Uuid> = statement.bind(keys).fetch_all(&mut ***pg).await?;
+            Ok(rows.into_iter().collect())
+        }
+        Work::Memory(m) => {
+            let rows = m.draft.outbox.values().filter(|row| keys.contains(&row.key));
+            Ok(rows.map(|row| row.key).collect())
         }
     }
 }

@@ -3,18 +3,26 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// More than all pools of a process have connections. The most that are replaced after an error: a reconnection costs milliseconds.
-const REPLACED_MAX: u32 = 128;
+use sqlx::postgres::PgDatabaseError;
 
-/// How many connections are replaced when they are taken next.
+/// The function of PostgreSQL that refuses such a plan. Its code, feature_not_supported, has other causes too, and its text is translated.
+const ROUTINE: &str = "RevalidateCachedQuery";
+
+/// How many connections all pools of this process may have.
+static CONNECTIONS: AtomicU32 = AtomicU32::new(0);
+/// How many connections are replaced when they are taken next: a reconnection costs milliseconds.
 static TO_REPLACE: AtomicU32 = AtomicU32::new(0);
 
+/// Counts the connections of a new pool. A pool lives as long as its process.
+pub(super) fn add_connections(connections: u32) {
+    CONNECTIONS.fetch_add(connections, Ordering::Relaxed);
+}
+
 /// Whether this error of PostgreSQL says so; then the connections are replaced, and the transaction may be tried again.
-pub(super) fn is_outdated(code: &str, text: &str) -> bool {
-    // feature_not_supported: only the text says that it is about a plan.
-    let is_outdated = code == "0A000" && text.contains("cached plan");
+pub(super) fn is_outdated(error: &PgDatabaseError) -> bool {
+    let is_outdated = error.code() == "0A000" && error.routine() == Some(ROUTINE);
     if is_outdated {
-        TO_REPLACE.store(REPLACED_MAX, Ordering::Relaxed);
+        TO_REPLACE.store(CONNECTIONS.load(Ordering::Relaxed), Ordering::Relaxed);
     }
     is_outdated
 }

@@ -12,6 +12,7 @@ use sqlx::PgConnection;
 use streams::Event;
 use streams::simulation::Fault;
 use tokio::time::sleep;
+use uuid::Uuid;
 
 use super::backend::{Context, Draft, Tables, Work};
 use super::error::StoreError;
@@ -93,6 +94,14 @@ impl<T: Tables> Transaction<T> {
     /// [`StoreError`].
     pub async fn unpublished_of(&mut self, message_ids: &[&str]) -> Result<HashSet<String>, StoreError> {
         outbox::unpublished_of(&mut self.work, message_ids).await
+    }
+
+    /// Those of the keys (of what an event is about: a ride, a payment) of which an outbox row is not published yet.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn unpublished_keys(&mut self, keys: &[Uuid]) -> Result<HashSet<Uuid>, StoreError> {
+        outbox::unpublished_keys(&mut self.work, keys).await
     }
 
     /// Deletes a page of old inbox and outbox rows; true if none is left.

@@ -81,10 +81,10 @@ impl Audit {
     }
 
     /// Adds to the tables what the stream has and they lack, after a restore to an earlier moment. No service may run meanwhile. Asks
-    /// `provider` for the result of each bill.
+    /// `provider` for the result of each bill, and requests the capture of what is pending.
     ///
     /// # Errors
-    /// [`AuditError`] if it could not be done. Then nothing was written.
+    /// [`AuditError`] if it could not be done. Then nothing was written, or all but some of these requests: repeat it.
     pub async fn recover(&self, provider: Provider) -> Result<Rebuilt, AuditError> {
         Box::pin(recover::recover(&self.sources, provider)).await
     }

@@ -35,6 +35,8 @@ pub struct Rebuilt {
     pub events: u64,
     /// Entries of the ledger written.
     pub entries: u64,
+    /// Payments that were pending before a recovery, and whose capture is requested again.
+    pub captures: u64,
     /// Rides left out because they began before the stream does.
     pub begun_before: u64,
     /// Why nothing was written, if the trail is not sound.

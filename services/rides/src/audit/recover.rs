@@ -1,5 +1,5 @@
 //! `audit recover`: adds to the tables of rides what the stream has and the tables lack, in one transaction: after the database was restored
-//! to an earlier moment.
+//! to an earlier moment. Then it requests the capture of each payment that is pending there, page by page: nothing else would.
 //!
 //! The services must not run: a ride that goes on from its old row would have two histories. If the tables have another event in the
 //! place of one of the stream's, that has happened, and nothing is written. What `rebuild` cannot rebuild, this cannot recover.
@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use streams::bus::StoredMessage;
-use streams::{RideId, RideStatus};
+use streams::{Event, PaymentId, RideId, RideStatus};
+use uuid::Uuid;
 
 use super::findings::{Finding, Findings};
 use super::rebuild::{ContinuedSearches, Page, Rebuilt, Rows, write};
@@ -15,7 +16,8 @@ use super::rows;
 use super::sources::{AuditError, PAGE, STREAM, Sources};
 use super::stream::{Beginning, DecodedEvent, StreamAudit};
 use crate::event_log::rows::events_at;
-use crate::payment::Provider;
+use crate::payment::rows::payments_after;
+use crate::payment::{Payment, PaymentStatus, Provider};
 use crate::ride::Ride;
 use crate::ride::requests;
 
@@ -84,5 +86,31 @@ pub(super) async fn recover(sources: &Sources, provider: Provider) -> Result<Reb
     }
     continued.write(&mut tx).await?;
     tx.commit().await?;
+    recovered.captures = request_captures(sources).await?;
     Ok(recovered)
+}
+
+/// Requests the capture of each pending payment again, a page of payments in a transaction, and returns how many. A payment that was pending at
+/// the moment of the restore may have been captured after it: then its message is gone from the work queue, and only the database knows of it. The
+/// reader captures only what is pending, so a message too many changes nothing; each has an id of its own (of the present time), because the stream
+/// and the inbox may know that of the message before. What waits in the outbox is not requested twice, so that this may be repeated.
+async fn request_captures(sources: &Sources) -> Result<u64, AuditError> {
+    let (mut requested, mut after) = (0, PaymentId(Uuid::nil()));
+    loop {
+        let mut tx = sources.store.begin().await?;
+        let page = payments_after(&mut tx, after, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(requested) };
+        after = last.payment_id;
+        let pending: Vec<&Payment> = page.iter().filter(|payment| payment.status == PaymentStatus::Pending).collect();
+        if pending.is_empty() {
+            continue;
+        }
+        let keys: Vec<_> = pending.iter().map(|payment| payment.payment_id.0).collect();
+        let waiting = tx.unpublished_keys(&keys).await?;
+        for payment in pending.into_iter().filter(|payment| !waiting.contains(&payment.payment_id.0)) {
+            tx.publish(&Event::PaymentCapture(payment.capture()), &sources.world.trace());
+            requested += 1;
+        }
+        tx.commit().await?;
+    }
 }

@@ -172,6 +172,31 @@ pub(crate) async fn settle_payments(tx: &mut Transaction<Tables>, settled: &[Pay
     Err(StoreError::Serialization("a concurrent transaction settled a payment".to_owned()))
 }
 
+/// A page of all payments, by id: the first ones after `after`.
+pub(crate) async fn payments_after(
+    tx: &mut Transaction<Tables>,
+    after: PaymentId,
+    limit: usize,
+) -> Result<Vec<Payment>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query_as::<_, PaymentRow>(
+                "select payment_id, ride_id, passenger_id, driver_id, amount, currency, market_id, status, reference, created_at, tried_at \
+                 from payments where payment_id > $1 order by payment_id limit $2",
+            )
+            .bind(after.0)
+            .bind(limit as i64)
+            .fetch_all(&mut *pg)
+            .await?;
+            Ok(rows.into_iter().map(Payment::from).collect())
+        }
+        On::Memory(tables) => {
+            let all = tables.payments.values().filter(|payment| payment.payment_id > after);
+            Ok(all.take(limit).cloned().collect())
+        }
+    }
+}
+
 /// The payments of rides. The caller has checked who owns the rides.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use rides::Config;
 use rides::audit::{Audit, AuditError, Findings, STREAM};
 use rides::event_log::rows::events_of;
 use rides::payment::rows::payments_of;
-use rides::payment::{Payment, Provider};
+use rides::payment::{Payment, PaymentStatus, Provider};
 use streams::bus::ReplayStart;
 use streams::event::MatchAccepted;
 use streams::ride_command::RideAction;
@@ -21,6 +21,7 @@ on_both_stores!(
     the_tables_are_rebuilt_from_the_stream,
     no_table_is_rebuilt_from_an_unsound_stream,
     a_fulfilled_request_never_becomes_a_second_ride_after_a_rebuild,
+    a_recovery_requests_the_capture_of_what_is_pending,
     an_edited_copy_is_reported_and_left_alone,
     a_busy_platform_has_no_finding_at_any_moment,
 );
@@ -175,6 +176,37 @@ async fn no_table_is_rebuilt_from_an_unsound_stream(backend: Backend) {
     let report = audit.verify().await.unwrap();
     assert_eq!((report.rides, report.events), (0, 0), "nothing was written");
     app.stop.cancel();
+}
+
+/// As after a restore: the payment is pending, its outbox row says that it was published, and the work queue does not have it.
+async fn a_recovery_requests_the_capture_of_what_is_pending(backend: Backend) {
+    let mut app = TestApp::start(backend, Config { provider: Provider::Away, ..Config::default() }).await;
+    let matched = app.matched();
+    let ride = app.arrived(&matched).await;
+    app.aggregate(ride.ride_id, ride.driver_id, 4_321.0, true).await;
+    app.event(&matched, RideStatus::Completed).await;
+    let mut captures =
+        app.platform.bus.replay("PAYMENT_STREAM", Some("payment.capture"), ReplayStart::Sequence(1)).await.unwrap();
+    let lost = captures.next(WINDOW).await.unwrap().expect("it is published");
+    app.stopped().await;
+    app.platform.bus.delete_message("PAYMENT_STREAM", lost.sequence).await.unwrap();
+    assert_eq!(app.payment(ride.ride_id).await.unwrap().status, PaymentStatus::Pending);
+    let first = app.audit.recover(Provider::Ledger).await.unwrap();
+    assert_eq!((first.events, first.rides, first.captures), (0, 0, 1));
+    let again = app.audit.recover(Provider::Ledger).await.unwrap();
+    assert_eq!(again.captures, 0, "it waits in the outbox already");
+    let store = app.store.clone();
+    let app = app.restarted_on(store).await;
+    let published = async {
+        while app.store.waiting().await.unwrap() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(WINDOW, published).await.expect("the capture is published");
+    app.settled().await;
+    assert_eq!(app.payment(ride.ride_id).await.unwrap().status, PaymentStatus::Captured);
+    assert_eq!(app.audit.recover(Provider::Ledger).await.unwrap().captures, 0, "nothing is pending");
+    app.end().await;
 }
 
 async fn an_edited_copy_is_reported_and_left_alone(backend: Backend) {

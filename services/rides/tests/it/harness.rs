@@ -80,10 +80,16 @@ impl TestApp {
         Self { platform, tokens, store, rides, audit, stop, run, replay_wait, nats }
     }
 
+    /// Stops the service; once more it does nothing.
+    pub(crate) async fn stopped(&mut self) {
+        self.stop.cancel();
+        let run = std::mem::replace(&mut self.run, tokio::spawn(async {}));
+        tokio::time::timeout(Duration::from_secs(30), run).await.expect("it stops in time").unwrap();
+    }
+
     /// Stops the service and starts it again with the tables of `store`.
     pub(crate) async fn restarted_on(mut self, store: Store<rides::Tables>) -> Self {
-        self.stop.cancel();
-        tokio::time::timeout(Duration::from_secs(30), &mut self.run).await.expect("it stops in time").unwrap();
+        self.stopped().await;
         let (platform, tokens, replay_wait, nats) = (self.platform, self.tokens, self.replay_wait, self.nats);
         let rides = Rides::start(&platform, &store, tokens.clone(), Config::default()).await.unwrap();
         let audit = Audit::new(&platform.bus, &store, &platform.world);
@@ -94,8 +100,7 @@ impl TestApp {
 
     /// Every test ends with a graceful stop, an event log that equals the stream, and an audit without findings.
     pub(crate) async fn end(mut self) {
-        self.stop.cancel();
-        tokio::time::timeout(Duration::from_secs(30), &mut self.run).await.expect("it stops in time").unwrap();
+        self.stopped().await;
         let mut trail: Vec<RideEvent> = self.trail().await;
         trail.sort_by_key(|event| (event.ride_id, event.version));
         for ride in trail.chunk_by(|a, b| a.ride_id == b.ride_id) {

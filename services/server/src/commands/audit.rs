@@ -125,6 +125,7 @@ async fn recover(settings: &Settings, audit: &Audit) -> Result<ExitCode> {
         "of {} messages the database lacked: {} events of {} rides; {} ledger entries were written for them",
         recovered.messages, recovered.events, recovered.rides, recovered.entries
     );
+    println!("{} pending payments are requested to be captured", recovered.captures);
     Ok(ExitCode::SUCCESS)
 }
 

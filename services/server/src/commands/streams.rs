@@ -4,14 +4,19 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use chrono::TimeDelta;
 use clap::Subcommand;
 use platform::World;
+use streams::Bus;
 use streams::topology::Topology;
-use streams::{Bus, BusError};
 
 use super::nats_permissions;
 use crate::app;
 use crate::settings::{QueueType, Settings};
+
+/// How far back a stream is delivered again, however long it stores its messages. A service knows what it has handled for 8 days (see
+/// `Store::purge`): what is older it would handle twice.
+const REWIND: TimeDelta = TimeDelta::days(7);
 
 #[derive(Debug, Subcommand)]
 pub enum StreamsAction {
@@ -19,7 +24,7 @@ pub enum StreamsAction {
     Show,
     /// Create or update what differs.
     Apply,
-    /// Deliver RIDE_STREAM from its beginning again to all its consumers, after a restore of the database to an earlier moment: what a service
+    /// Deliver the last 7 days of RIDE_STREAM again to all its consumers, after a restore of the database to an earlier moment: what a service
     /// has handled, it drops. No service may run meanwhile.
     Rewind,
     /// Print the users of a nats-server and what each may do, as a part of its configuration: `docker/nats-users.conf`.
@@ -51,12 +56,9 @@ pub async fn run(settings: &Settings, action: StreamsAction) -> Result<ExitCode>
     let bus = app::bus(settings, &World::real(), "streams").await?;
     let topology = topology.with_sweeper();
     if matches!(action, StreamsAction::Rewind) {
-        // Each is made again with the policy of the topology, which delivers all.
+        let from = bus.server_time(rides::audit::STREAM).await? - REWIND;
         for consumer in topology.consumers.iter().filter(|consumer| consumer.stream == rides::audit::STREAM) {
-            match bus.delete_consumer(&consumer.stream, &consumer.durable).await {
-                Ok(()) | Err(BusError::NotFound(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
+            bus.recreate_consumer(consumer, from).await?;
         }
     }
     if matches!(action, StreamsAction::Apply | StreamsAction::Rewind) {

@@ -60,7 +60,7 @@ async fn rides_go_on_after_the_primary_is_killed_and_its_standby_promoted() {
         rides_url: Some(processes[1].url()),
         drivers: 6,
         passengers: 6,
-        rides: 14,
+        rides: 8,
         time_limit: Duration::from_secs(240),
         outage: Duration::from_secs(60),
         seed: 11,
@@ -78,7 +78,7 @@ async fn rides_go_on_after_the_primary_is_killed_and_its_standby_promoted() {
             () = sleep(Duration::from_millis(50)) => {}
         }
         let events = bus.stream_info("RIDE_STREAM").await.unwrap().messages;
-        if events_before == 0 && events >= 12 {
+        if events_before == 0 && events >= 8 {
             events_before = events;
             primary.kill();
             address.set(Line::Cut);
@@ -90,7 +90,7 @@ async fn rides_go_on_after_the_primary_is_killed_and_its_standby_promoted() {
         }
     };
     assert!(events_before > 0, "the city was over before the primary was killed");
-    assert!(summary.completed >= 14 && summary.passed(), "{summary}");
+    assert!(summary.completed >= 8 && summary.passed(), "{summary}");
     let database = Postgres::url(standby.port());
     at_rest(&database, &bus).await;
     let observations: Vec<_> = observations.try_iter().collect();

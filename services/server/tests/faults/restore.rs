@@ -1,5 +1,6 @@
 //! PostgreSQL is restored to a moment before its end, from a base backup and archived WAL. RIDE_STREAM has the rides of the time between:
-//! `audit recover` brings them back into the tables of rides, `streams rewind` to the other services.
+//! `audit recover` brings them back into the tables of rides, `streams rewind` to the other services. What was pending at that moment and paid
+//! after it is captured again.
 
 use std::time::Duration;
 
@@ -59,10 +60,31 @@ async fn rides(connection: &mut PgConnection) -> (i64, i64) {
     sqlx::query_as(query).fetch_one(connection).await.unwrap()
 }
 
-/// A city's day, and a moment in the middle of it, with the rides then: some are over, some are under way, some are yet to come.
+/// From here on a payment is settled only while nobody holds the advisory lock.
+async fn let_captures_wait(connection: &mut PgConnection) {
+    for statement in [
+        "create function rides.wait() returns trigger language plpgsql as \
+         $$ begin perform pg_advisory_xact_lock(1); return new; end $$",
+        "create trigger wait before update on rides.payments for each row execute function rides.wait()",
+    ] {
+        sqlx::query(statement).execute(&mut *connection).await.unwrap();
+    }
+}
+
+/// How many payments are pending although their messages are published.
+async fn pending_payments(connection: &mut PgConnection) -> i64 {
+    let query = "select count(*) from rides.payments p join rides.outbox o on o.key = p.payment_id \
+                 where p.status = 'pending' and o.published_at is not null";
+    sqlx::query_scalar(query).fetch_one(connection).await.unwrap()
+}
+
+/// A city's day, and a moment in the middle of it, with the rides then: some are over, some are under way, some are yet to come. Of one that is
+/// over, the payment is pending, and settled after the moment.
 async fn day(connection: &mut PgConnection, city: Config) -> (String, (i64, i64)) {
     let mut day = Box::pin(simulator::run(city));
     let mut moment = None;
+    // From the first ride on: a passenger reads the bill until it is paid, and takes no other ride before.
+    sqlx::query("select pg_advisory_lock(1)").execute(&mut *connection).await.unwrap();
     let summary = loop {
         tokio::select! {
             biased;
@@ -70,9 +92,13 @@ async fn day(connection: &mut PgConnection, city: Config) -> (String, (i64, i64)
             () = sleep(Duration::from_millis(20)) => {}
         }
         let (all, ended) = rides(connection).await;
-        if moment.is_none() && ended >= 3 && all > ended {
+        if moment.is_some() {
+            continue;
+        }
+        if all > ended && pending_payments(connection).await > 0 {
             let now = sqlx::query_scalar("select now()::text").fetch_one(&mut *connection).await.unwrap();
             moment = Some((now, (all, ended)));
+            sqlx::query("select pg_advisory_unlock(1)").execute(&mut *connection).await.unwrap();
         }
     };
     assert!(summary.passed(), "{summary}");
@@ -93,8 +119,9 @@ async fn a_restore_to_an_earlier_moment_has_the_rides_of_the_time_since() {
     let mut restored = postgres.base_backup(&logs.0, "restored", &["--wal-method=none"]);
 
     let mut connection = PgConnection::connect(&Postgres::url(postgres.port())).await.unwrap();
+    let_captures_wait(&mut connection).await;
     let bus = records::bus(std::slice::from_ref(&nats.url), 1).await;
-    let (moment, (all, ended)) = day(&mut connection, city(&before, 12, 21)).await;
+    let (moment, (all, ended)) = day(&mut connection, city(&before, 8, 21)).await;
     at_rest(&Postgres::url(postgres.port()), &bus).await;
     let at_the_end = rides(&mut connection).await;
     assert!(at_the_end.0 > all && all > ended, "{at_the_end:?} in the end, {all} and {ended} at {moment}");
@@ -124,6 +151,7 @@ async fn a_restore_to_an_earlier_moment_has_the_rides_of_the_time_since() {
     until("the recovery ends", &mut connection, "select not pg_is_in_recovery()").await;
     let (restored_all, restored_ended) = rides(&mut connection).await;
     assert!(restored_all >= all && restored_ended < at_the_end.1, "{restored_all}, {restored_ended}");
+    assert!(pending_payments(&mut connection).await > 0, "a payment was pending at {moment}");
 
     // As in docker/RUNBOOK.md.
     let urls = std::slice::from_ref(&nats.url);
@@ -135,7 +163,8 @@ async fn a_restore_to_an_earlier_moment_has_the_rides_of_the_time_since() {
     }
     assert_eq!(rides(&mut connection).await, at_the_end, "every ride is as it was at the end");
     let (done, said) = rideshare(&["audit", "recover"], urls, 1, &database).await;
-    assert!(done && said.contains("0 events of 0 rides"), "again, it changes nothing: {said}");
+    let nothing = said.contains("0 events of 0 rides") && said.contains("\n0 pending payments");
+    assert!(done && nothing, "again, it changes nothing: {said}");
     let mut after = processes(&nats, &database, &logs);
     start(&mut after).await;
     at_rest(&database, &bus).await;
@@ -145,6 +174,9 @@ async fn a_restore_to_an_earlier_moment_has_the_rides_of_the_time_since() {
         assert!(sound, "audit {command}: {said}");
     }
     assert_eq!(rides(&mut connection).await, at_the_end);
+    let pending = "select count(*) from rides.payments where status = 'pending'";
+    let pending: i64 = sqlx::query_scalar(pending).fetch_one(&mut connection).await.unwrap();
+    assert_eq!(pending, 0, "each payment is settled");
     // The people of that day are free again: nobody is held by a ride that is over, and a second day goes well.
     for (what, query) in [
         ("rides in users", "select count(*) from users.live_rides where status in ('pickup', 'started', 'arrived')"),

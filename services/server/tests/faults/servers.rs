@@ -208,7 +208,8 @@ impl Bouncer {
         let config = format!(
             "[databases]\n* = host=127.0.0.1 port={to}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
              unix_socket_dir =\nauth_type = trust\nauth_file = users\npool_mode = transaction\n\
-             default_pool_size = {pool_size}\nmax_client_conn = 500\n"
+             default_pool_size = {pool_size}\nmax_client_conn = 500\n\
+             query_wait_timeout = 10\n"
         );
         std::fs::write(home.join("pgbouncer.ini"), config).unwrap();
         let out = log(&home.join("log"));
