@@ -83,7 +83,7 @@ impl Market {
     pub(super) fn world(tariffs: Tariffs) -> Self {
         Self {
             market_id: WORLD.to_owned(),
-            name: "World".to_owned(),
+            name: WORLD.to_owned(),
             time_zone: Tz::UTC,
             driver_approval: None,
             offer_ttl_s: None,
