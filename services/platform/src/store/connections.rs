@@ -187,6 +187,12 @@ impl Single {
 mod tests {
     use super::*;
 
+    #[tokio::test(start_paused = true)]
+    async fn a_begin_that_a_pooler_lets_wait_is_given_up() {
+        let error = StoreError::from(in_begin_wait(std::future::pending::<sqlx::Result<()>>()).await.unwrap_err());
+        assert!(matches!(&error, StoreError::Unavailable(why) if why.contains("no transaction in 5s")), "{error}");
+    }
+
     #[test]
     fn an_address_says_whether_it_leads_to_a_pooler() {
         for (url, plain, is_pooler) in [
