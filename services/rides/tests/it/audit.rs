@@ -202,7 +202,7 @@ async fn a_recovery_requests_the_capture_of_what_is_pending(backend: Backend) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), captured).await.expect("the capture is requested again");
+    tokio::time::timeout(WINDOW, captured).await.expect("the capture is requested again");
     assert_eq!(app.audit.recover(Provider::Ledger).await.unwrap().captures, 0, "nothing is pending");
     app.end().await;
 }
