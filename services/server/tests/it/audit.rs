@@ -315,7 +315,7 @@ async fn rebuilt_tables_equal_the_live_ones_row_for_row() {
         .await
         .unwrap();
     let (status, output) = on(nats, &fresh, &["verify"]);
-    assert!(status == 1 && output.contains("add up to 1 cents and not to 0"), "{output}");
+    assert!(status == 1 && output.contains("add up to 0.01 USD and not to 0"), "{output}");
     assert_eq!(dump(&live).await, running, "the live one was only read");
     rides.running.stop().await;
 }
