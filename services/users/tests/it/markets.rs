@@ -8,6 +8,7 @@ use testing::{Backend, on_both_stores};
 use users::{Config, DriverStatus};
 
 use crate::client::{match_id, trip};
+use crate::commands::Pair;
 use crate::pods::{Cluster, HERE, THERE};
 
 on_both_stores!(a_search_is_by_the_rules_of_its_market, a_market_may_ask_for_an_operators_approval);
@@ -63,13 +64,11 @@ async fn a_market_may_ask_for_an_operators_approval(backend: Backend) {
     // Elsewhere the approval by registering is enough.
     d.ack("beacon.update", on(Position { lat: 50.0, lng: 8.0 })).await;
     // But not for a ride in this market, however the driver came by the offer.
-    let passenger = pod.passenger("+12125553703").await;
-    let found = cluster.found(driver, passenger, cluster.world.id(), 60);
-    cluster.publish(&streams::Event::MatchFound(found.clone())).await;
-    d.event_of("match.found").await;
-    assert_eq!(d.refused("match.accept", match_id(&found)).await, "driver_not_approved -");
+    let mut pair = Pair::offered(&cluster, &pod, 371, 600).await;
+    assert_eq!(pair.d.refused("match.accept", match_id(&pair.found)).await, "driver_not_approved -");
+    pod.users.set_driver_status(pair.driver, DriverStatus::Approved).await.unwrap();
+    pair.d.ack("match.accept", match_id(&pair.found)).await;
     pod.users.set_driver_status(driver, DriverStatus::Approved).await.unwrap();
     d.ack("beacon.update", on(HERE)).await;
-    d.ack("match.accept", match_id(&found)).await;
     pod.stop().await;
 }
