@@ -191,6 +191,8 @@ async fn a_recovery_requests_the_capture_of_what_is_pending(backend: Backend) {
     app.stopped().await;
     app.platform.bus.delete_message("PAYMENT_STREAM", lost.sequence).await.unwrap();
     assert_eq!(app.payment(ride.ride_id).await.unwrap().status, PaymentStatus::Pending);
+    // The id of a request is by its time, and the clock of this test stands still between two steps.
+    tokio::time::sleep(Duration::from_millis(1)).await;
     let first = app.audit.recover(Provider::Ledger).await.unwrap();
     assert_eq!((first.events, first.rides, first.captures), (0, 0, 1));
     let again = app.audit.recover(Provider::Ledger).await.unwrap();
