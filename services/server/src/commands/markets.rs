@@ -1,6 +1,6 @@
 //! `rideshare markets`: what MARKETS_FILE says, and speeds that fit trips that were driven.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -44,7 +44,7 @@ fn show(settings: &Settings) -> Result<ExitCode> {
 }
 
 /// Without MARKETS_FILE it writes the speeds of the world alone.
-fn fit(settings: &Settings, requests: &PathBuf) -> Result<ExitCode> {
+fn fit(settings: &Settings, requests: &Path) -> Result<ExitCode> {
     let markets = settings.markets()?;
     let trips = read_requests(requests, None)?;
     let position = |at: simulator::Position| Position { lat: at.lat, lng: at.lng };
