@@ -1,6 +1,8 @@
 //! The program: settings, start-up and shutdown, HTTP, and the commands. It decides nothing about users, matches, rides or
 //! positions, and has no table.
 
+#![allow(rustdoc::bare_urls, reason = "the doc comments of settings are the texts of --help")]
+
 pub mod app;
 pub mod cli;
 pub mod commands;

@@ -288,7 +288,7 @@ pub struct Ride {
     pub began_at: DateTime<Utc>,
     /// When the engine handled its end; `None` while it is live.
     pub ended_at: Option<DateTime<Utc>>,
-    /// Its driver cancelled it: the two are not brought together again for [`ENDED_REMEMBERED`].
+    /// Its driver cancelled it: the two are not brought together again for `ENDED_REMEMBERED`.
     pub driver_cancelled: bool,
     /// Where and when it is expected to end, while it is live.
     pub expected_end: Option<(DateTime<Utc>, Position)>,
