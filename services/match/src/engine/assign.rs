@@ -23,6 +23,9 @@ pub struct WaitingRequest {
     pub pickup: Position,
     pub vehicle_type: VehicleType,
     pub opened_at: DateTime<Utc>,
+    /// The farthest driver, great circle, and how long the request waits: as its market has it.
+    pub radius_m: f64,
+    pub request_ttl: Duration,
     /// How many others wait who could have the same drivers.
     pub rivals: usize,
 }
@@ -42,10 +45,6 @@ pub struct Terms {
     pub speed_mps: f64,
     /// How long after it was opened a request may be held back.
     pub window: Duration,
-    /// The farthest driver, great circle.
-    pub radius_m: f64,
-    /// How long a request waits.
-    pub request_ttl: Duration,
 }
 
 /// A driver whose ride is about to end near a pickup.
@@ -260,8 +259,8 @@ fn gap_ms(apart_ms: i64) -> i64 {
 /// nobody who comes later is preferred. Among many who wait it is less: the oldest first would be the longest way for all of them.
 fn age_bonus_ms(request: &WaitingRequest, terms: &Terms) -> i64 {
     let age = (terms.now - request.opened_at).num_milliseconds().max(0) as f64;
-    let share = age / terms.request_ttl.num_milliseconds().max(1) as f64;
-    let farthest = eta_ms(terms.radius_m, terms.speed_mps) as f64;
+    let share = age / request.request_ttl.num_milliseconds().max(1) as f64;
+    let farthest = eta_ms(request.radius_m, terms.speed_mps) as f64;
     let bonus = AGE_WEIGHT * farthest * share.powi(4) / request.rivals.max(1) as f64;
     bonus.min(AGE_BONUS_MAX_MS) as i64
 }

@@ -8,7 +8,7 @@ use geospatial::Near;
 use streams::UserId;
 
 use super::assign::{Assignment, CANDIDATES, Finishing, Policy, Supply, Terms, WaitingRequest, eta_ms};
-use super::state::{Engine, Request, Ride};
+use super::state::{Engine, Request, Ride, Rules};
 use crate::positions::DriverPositions;
 
 /// The most requests that are paired at once: of those that can have a driver the oldest and those with the nearest ones, and of
@@ -33,19 +33,14 @@ impl Marketplace<'_> {
     /// The policy's assignments for the affected requests, and for those that could have the same drivers.
     pub(super) fn assign(&self, is_affected: impl Fn(&WaitingRequest) -> bool) -> Vec<Assignment> {
         let rules = self.engine.rules();
-        let waiting = self.engine.waiting().filter(|r| !self.engine.is_resting(r, self.now)).map(waiting_request);
+        let waiting = self.engine.waiting().filter(|r| !self.engine.is_resting(r, self.now));
+        let waiting = waiting.map(|r| waiting_request(r, rules));
         let waiting = if rules.policy == Policy::Batched {
             self.with_rivals(&waiting.collect::<Vec<_>>(), is_affected)
         } else {
             waiting.filter(is_affected).collect()
         };
-        let terms = Terms {
-            now: self.now,
-            radius_m: rules.radius_m,
-            speed_mps: rules.speed_mps,
-            request_ttl: rules.request_ttl,
-            window: rules.window,
-        };
+        let terms = Terms { now: self.now, speed_mps: rules.speed_mps, window: rules.window };
         let mut supply = Supply {
             free: &mut |request, k, assigned| self.free(request, k, assigned),
             apart_m: &mut |request, near| self.apart_m(request, near),
@@ -62,9 +57,8 @@ impl Marketplace<'_> {
         is_affected: impl Fn(&WaitingRequest) -> bool,
     ) -> Vec<WaitingRequest> {
         // Whoever is farther from each other than this has no driver within the radius of both.
-        let rules = self.engine.rules();
         let is_near = |a: &WaitingRequest, b: &WaitingRequest| {
-            let reach_m = 2.0 * rules.radius_m(&a.pickup).max(rules.radius_m(&b.pickup));
+            let reach_m = 2.0 * a.radius_m.max(b.radius_m);
             a.vehicle_type == b.vehicle_type
                 && (a.pickup.lat - b.pickup.lat).abs() * METERS_PER_DEGREE <= reach_m
                 && a.pickup.distance_m(&b.pickup) <= reach_m
@@ -92,15 +86,15 @@ impl Marketplace<'_> {
     /// The `k` nearest free drivers within the radius. Who was asked before is asked again after all others.
     fn free(&self, request: &WaitingRequest, k: usize, assigned: &BTreeSet<UserId>) -> Vec<Near> {
         let rules = self.engine.rules();
+        let market = rules.markets.of_pickup(&request.pickup);
         let exclusion = |driver| self.engine.requests().get(&request.request_id)?.excluded.get(&driver);
         let nearest = |may: &dyn Fn(UserId) -> bool| {
-            let radius_m = rules.radius_m(&request.pickup);
-            self.positions.nearest(request.vehicle_type, &request.pickup, k, radius_m, |driver| {
+            self.positions.nearest(request.vehicle_type, &request.pickup, k, request.radius_m, |driver| {
                 driver != request.passenger_id
-                    && self.positions.newest(driver).is_some_and(|at| rules.is_served_from(&at, &request.pickup))
                     && !assigned.contains(&driver)
                     && may(driver)
                     && !self.engine.has_cancelled_on(driver, request.passenger_id)
+                    && self.positions.newest(driver).is_some_and(|at| rules.is_served_from(&at, market))
             })
         };
         let others = nearest(&|driver| exclusion(driver).is_none());
@@ -112,7 +106,7 @@ impl Marketplace<'_> {
     }
 
     fn apart_m(&self, request: &WaitingRequest, near: &Near) -> f64 {
-        let radius_m = self.engine.rules().radius_m(&request.pickup);
+        let radius_m = request.radius_m;
         let next =
             self.positions.nearest(request.vehicle_type, &near.position, 1, radius_m, |driver| driver != near.id);
         next.first().map_or(radius_m, |next| next.distance_m)
@@ -121,6 +115,7 @@ impl Marketplace<'_> {
     /// Drivers whose rides are expected to end soon, within the radius. Not those whom the passenger does not get.
     fn finishing(&self, request: &WaitingRequest) -> Vec<Finishing> {
         let rules = self.engine.rules();
+        let market = rules.markets.of_pickup(&request.pickup);
         let until = self.now + LOOK_AHEAD;
         let excluded = self.engine.requests().get(&request.request_id).map(|r| &r.excluded);
         let of_ride = |ride: &Ride| {
@@ -130,8 +125,8 @@ impl Marketplace<'_> {
             let is_offered = driver.active
                 && driver.vehicle_type == request.vehicle_type
                 && driver.user_id != request.passenger_id
-                && distance_m <= rules.radius_m(&request.pickup)
-                && rules.is_served_from(&place, &request.pickup)
+                && distance_m <= request.radius_m
+                && rules.is_served_from(&place, market)
                 && excluded.is_none_or(|excluded| !excluded.contains_key(&driver.user_id))
                 && !self.engine.has_cancelled_on(driver.user_id, request.passenger_id);
             let left_ms = (at - self.now).num_milliseconds();
@@ -144,13 +139,15 @@ impl Marketplace<'_> {
     }
 }
 
-fn waiting_request(r: &Request) -> WaitingRequest {
+fn waiting_request(r: &Request, rules: &Rules) -> WaitingRequest {
     WaitingRequest {
         request_id: r.request_id,
         passenger_id: r.passenger_id,
         pickup: r.pickup,
         vehicle_type: r.vehicle_type,
         opened_at: r.opened_at,
+        radius_m: rules.radius_m(&r.pickup),
+        request_ttl: rules.request_ttl(&r.pickup),
         rivals: 0,
     }
 }

@@ -532,10 +532,9 @@ impl Step<'_> {
             return;
         }
         let marketplace = Marketplace { engine: self.engine, positions: self.positions, now: self.now };
-        let rules = self.engine.rules();
         let is_affected = |r: &WaitingRequest| {
             let in_reach = |&(vehicle, at): &(VehicleType, Position)| {
-                vehicle == r.vehicle_type && at.distance_m(&r.pickup) <= rules.radius_m(&r.pickup)
+                vehicle == r.vehicle_type && at.distance_m(&r.pickup) <= r.radius_m
             };
             scope == MatchScope::AllWaiting || self.unmatched.contains(&r.request_id) || returned.iter().any(in_reach)
         };

@@ -75,7 +75,8 @@ impl Rules {
 
     /// The longest that any request may wait.
     pub(crate) fn longest_request_ttl(&self) -> Duration {
-        let of_markets = self.markets.iter().filter_map(|m| m.request_ttl_s).map(|s| Duration::seconds(s.into()));
+        let of_markets = self.markets.iter_with_retired().filter_map(|m| m.request_ttl_s);
+        let of_markets = of_markets.map(|s| Duration::seconds(s.into()));
         of_markets.fold(self.request_ttl, Duration::max)
     }
 
@@ -84,10 +85,10 @@ impl Rules {
         self.markets.of_pickup(pickup).radius_m.unwrap_or(self.radius_m)
     }
 
-    /// Whether a driver who is at `place` may be offered a request with this pickup: a market is served by the drivers in it.
-    pub(super) fn is_served_from(&self, place: &Position, pickup: &Position) -> bool {
-        let id = |market: &Market| market.market_id.clone();
-        self.markets.is_world() || self.markets.at(place).map(id) == Some(id(self.markets.of_pickup(pickup)))
+    /// Whether a driver who is at `place` may be offered a request of `market`: a market is served by the drivers in it. Nobody is in one
+    /// that is no more.
+    pub(super) fn is_served_from(&self, place: &Position, market: &Market) -> bool {
+        self.markets.is_world() || self.markets.at(place).is_some_and(|at| std::ptr::eq(at, market))
     }
 }
 

@@ -80,6 +80,8 @@ impl Street {
             vehicle_type: VehicleType::Car,
             opened_at: start_time() - Duration::seconds(age_s),
             rivals,
+            radius_m: RADIUS_M,
+            request_ttl: Duration::seconds(300),
         };
         let mut waiting: Vec<WaitingRequest> = self.requests.iter().enumerate().map(of).collect();
         waiting.sort_by_key(|r| (r.opened_at, r.request_id));
@@ -98,13 +100,11 @@ impl Street {
     }
 
     fn assign(&self, policy: Policy) -> Vec<Assignment> {
-        let terms = Terms {
-            now: start_time(),
-            speed_mps: 7.0,
-            window: Duration::seconds(120),
-            radius_m: RADIUS_M,
-            request_ttl: Duration::seconds(300),
-        };
+        self.assign_to(&self.waiting(), policy)
+    }
+
+    fn assign_to(&self, waiting: &[WaitingRequest], policy: Policy) -> Vec<Assignment> {
+        let terms = Terms { now: start_time(), speed_mps: 7.0, window: Duration::seconds(120) };
         let finishing = |request: &WaitingRequest| {
             let of = |(n, &(at, left_ms)): (usize, &(i32, i64))| {
                 let distance_m = km(f64::from(at) / 100.0).distance_m(&request.pickup);
@@ -117,7 +117,7 @@ impl Street {
             apart_m: &mut |_, _| RADIUS_M,
             finishing: &mut |request| finishing(request),
         };
-        policy.assign(&self.waiting(), &terms, &mut supply)
+        policy.assign(waiting, &terms, &mut supply)
     }
 }
 
@@ -234,4 +234,14 @@ fn a_passenger_alone_is_offered_the_driver_at_once_and_one_of_two_waits_for_a_ne
     assert!(first_waits(0) && first_waits(119));
     // Its window is over.
     assert!(!first_waits(121));
+}
+
+#[test]
+fn age_counts_by_the_time_that_the_market_of_a_request_gives_it() {
+    let street = Street { requests: vec![(0, 50), (0, 50)], drivers: vec![100], finishing: Vec::new() };
+    let mut waiting = street.waiting();
+    let first = |waiting: &[WaitingRequest]| street.assign_to(waiting, Policy::Batched)[0].request_id;
+    assert_eq!(first(&waiting), waiting[0].request_id, "of equals the older id");
+    waiting[1].request_ttl = Duration::seconds(60);
+    assert_eq!(first(&waiting), waiting[1].request_id, "its time is nearly over");
 }

@@ -66,6 +66,11 @@ impl Markets {
         self.markets.iter()
     }
 
+    /// All, and those that are no more: something may have begun in them.
+    pub fn iter_with_retired(&self) -> impl Iterator<Item = &Market> {
+        self.markets.iter().chain(&self.retired)
+    }
+
     /// The market of a trip that may be asked for.
     ///
     /// # Errors
@@ -117,9 +122,12 @@ impl Current {
 
     pub fn replace(&self, mut markets: Markets) {
         let before = self.get();
-        let known = before.markets.iter().chain(&before.retired);
-        let retired: Vec<Market> =
-            known.filter(|m| markets.get(&m.market_id).is_none()).take(RETIRED_MAX).cloned().collect();
+        let retired: Vec<Market> = before
+            .iter_with_retired()
+            .filter(|m| markets.get(&m.market_id).is_none())
+            .take(RETIRED_MAX)
+            .cloned()
+            .collect();
         markets.retired = retired;
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(markets);
     }
