@@ -50,7 +50,7 @@ impl Default for Config {
 impl Config {
     /// How long a search with this pickup stays open.
     pub(crate) fn request_ttl(&self, markets: &Markets, pickup: &Position) -> TimeDelta {
-        let of_market = markets.at(pickup).and_then(|market| market.request_ttl_s);
+        let of_market = markets.of_pickup(pickup).request_ttl_s;
         TimeDelta::seconds(of_market.unwrap_or(self.request_ttl_s).into())
     }
 }

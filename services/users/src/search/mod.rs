@@ -96,7 +96,7 @@ impl Search {
     fn finder(&self, recorded_at: DateTime<Utc>, markets: &Markets) -> UserFinder {
         let Trip { pickup, dropoff, vehicle_type } = self.trip;
         let Self { request_id, user_id, .. } = *self;
-        let market_id = markets.at(&pickup).map(|market| market.market_id.clone());
+        let market_id = Some(markets.of_pickup(&pickup).market_id.clone());
         let continues = None;
         UserFinder {
             request_id,
