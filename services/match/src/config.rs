@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use pricing::{ESTIMATED_MPS, market};
+use pricing::market;
+use roads::Roads;
 
 use crate::engine::Rules;
 use crate::engine::assign::Policy;
@@ -21,6 +22,8 @@ pub struct Config {
     pub window_ms: u32,
     /// MARKETS_FILE and FARE_*: where requests are, and the fare estimate in an offer.
     pub markets: market::Current,
+    /// ROUTING_URL: who knows how long drivers need by road; `None`: it is estimated.
+    pub roads: Option<Roads>,
     /// A standby takes over once the active process has not renewed its lease for this long.
     pub lease_ttl: Duration,
     /// How often the active process renews its lease.
@@ -38,6 +41,7 @@ impl Default for Config {
             policy: Policy::default(),
             window_ms: 300_000,
             markets: market::Current::default(),
+            roads: None,
             lease_ttl: Duration::from_secs(5),
             lease_renew: Duration::from_secs(1),
             lease_poll: Duration::from_millis(500),
@@ -53,7 +57,8 @@ impl Config {
             radius_m: self.radius_m,
             markets: self.markets.get(),
             policy: self.policy,
-            speed_mps: ESTIMATED_MPS,
+            speed_mps: None,
+            roads: self.roads.is_some(),
             window: chrono::Duration::milliseconds(self.window_ms.into()),
         }
     }

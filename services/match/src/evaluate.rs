@@ -130,7 +130,8 @@ impl<'a> City<'a> {
             markets: Arc::new(Markets::world(Default::default())),
             policy,
             window: trial.window,
-            speed_mps: trial.speed_mps,
+            speed_mps: Some(trial.speed_mps),
+            roads: false,
         };
         let mut city = Self {
             trips,

@@ -15,11 +15,14 @@ use crate::config::Config;
 use crate::engine::{self, Engine, Input, StepOutput, rows};
 use crate::lease;
 use crate::positions::DriverPositions;
+use crate::road_requests::RoadRequests;
 use crate::tables::Tables;
 
 /// How often waiting requests are tried again, because drivers move.
 const TICK_INTERVAL: Duration = Duration::seconds(1);
 const HOUSEKEEPING_INTERVAL: Duration = Duration::seconds(60);
+/// How often the engine looks for road times that it waits for.
+const ROADS_POLL: Duration = Duration::milliseconds(20);
 /// For so long after a take-over no offer expires: the driver's answer may wait in the stream since before its deadline, and the
 /// driver must not be offered to somebody else first.
 const TAKE_OVER_GRACE: Duration = Duration::seconds(2);
@@ -36,6 +39,7 @@ pub(crate) struct Matcher {
     stale: bool,
     next_tick: DateTime<Utc>,
     next_housekeeping: DateTime<Utc>,
+    roads: RoadRequests,
     /// The output of the transaction under way; counted and logged once it is committed.
     uncommitted: StepOutput,
 }
@@ -59,6 +63,7 @@ impl Matcher {
             stale: true,
             next_tick: now,
             next_housekeeping: now + HOUSEKEEPING_INTERVAL,
+            roads: RoadRequests::new(config.roads.clone()),
             uncommitted: StepOutput::default(),
         }
     }
@@ -112,7 +117,11 @@ impl Handler for Matcher {
         let pickups: Vec<RideId> = batch.iter().filter_map(|r| pickup(&r.event)).collect();
         let ended = if pickups.is_empty() { Default::default() } else { rows::ended_rides(tx, &pickups).await? };
         let mut traces: BTreeMap<RequestId, &Trace> = BTreeMap::new();
-        let mut inputs = Vec::with_capacity(batch.len() + 2);
+        let mut inputs = Vec::with_capacity(batch.len() + 3);
+        let roads = self.roads.take_answers();
+        if !roads.is_empty() {
+            inputs.push(Input::Roads(&roads));
+        }
         for received in batch {
             match &received.event {
                 Event::UserBeacon(e) => inputs.push(Input::Beacon(e, received.stored_at)),
@@ -157,7 +166,10 @@ impl Handler for Matcher {
     }
 
     async fn committed(&mut self, batch: &[&Received]) {
-        let output = std::mem::take(&mut self.uncommitted);
+        let mut output = std::mem::take(&mut self.uncommitted);
+        if !output.wanted.is_empty() {
+            self.roads.send(std::mem::take(&mut output.wanted));
+        }
         let count = |outcome: &str| self.metrics.matches.with_label_values(&[outcome]).inc();
         for event in &output.events {
             match event {
@@ -194,7 +206,8 @@ impl Handler for Matcher {
             return Some(self.world.now());
         }
         let tick = self.engine.has_live_requests().then_some(self.next_tick);
-        [tick, self.engine.next_deadline()].into_iter().flatten().min()
+        let roads = self.roads.is_open().then(|| self.world.now() + ROADS_POLL);
+        [tick, self.engine.next_deadline(), roads].into_iter().flatten().min()
     }
 }
 

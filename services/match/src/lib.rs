@@ -13,6 +13,7 @@ mod handlers;
 mod leader;
 pub mod lease;
 pub mod positions;
+mod road_requests;
 mod tables;
 
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 
 use chrono::Duration;
 use pricing::market;
+use roads::Roads;
 
 use crate::payment::Provider;
 use crate::sos::sink::SosSink;
@@ -11,6 +12,8 @@ pub struct Config {
     /// Where rides begin, and at what terms.
     pub markets: market::Current,
     pub provider: Provider,
+    /// ROUTING_URL: who knows ways by road; `None`: they are estimated.
+    pub roads: Option<Roads>,
     /// Seconds after the arrival that a ride waits for its final distance. Then it is billed by the estimate.
     pub completion_wait_s: i64,
     /// A final distance that needs more than so many metres a second is not billed.
@@ -30,6 +33,7 @@ impl Default for Config {
         Self {
             markets: market::Current::default(),
             provider: Provider::default(),
+            roads: None,
             completion_wait_s: 60,
             max_speed_mps: 70.0,
             public_url: String::new(),

@@ -11,6 +11,7 @@ use chrono::DateTime;
 use platform::problem::Json;
 use platform::routes::Routes;
 use platform::{ClientAddress, Limit, Platform, Problem, SignedIn, Store, Tokens};
+use roads::{Leg, Road};
 use serde_json::{Value, json};
 use streams::event::rfc3339;
 use streams::{Position, RideId, RideStatus, UserId, VehicleType};
@@ -215,11 +216,21 @@ async fn estimate(State(api): State<Api>, query: RawQuery) -> Result<Json<Value>
     let market = markets
         .serving(&pickup, &dropoff, vehicle)
         .map_err(|why| Problem { code: why.code().into(), ..Problem::field(why.field(), why.to_string()) })?;
-    let (distance_m, duration_s) = market.estimate(&pickup, &dropoff, api.platform.world.now());
+    let road = match &api.config.roads {
+        Some(roads) => roads.way(pickup, dropoff).await,
+        None => None,
+    };
+    let (distance_m, duration_s, estimated) = match road {
+        Some(Road::Leg(Leg { distance_m, duration_s })) => (distance_m, duration_s, false),
+        Some(Road::None) | None => {
+            let (distance_m, duration_s) = market.estimate(&pickup, &dropoff, api.platform.world.now());
+            (distance_m, duration_s, true)
+        }
+    };
     let priced = market.price(vehicle, distance_m, duration_s);
     Ok(Json(json!({
         "distance_m": distance_m, "duration_s": duration_s, "fare": priced.fare, "vehicle_type": vehicle,
-        "market_id": market.market_id,
+        "market_id": market.market_id, "estimated": estimated,
     })))
 }
 

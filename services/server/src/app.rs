@@ -14,6 +14,7 @@ use platform::token::ended;
 use platform::{Limiter, Platform, Store, StoreError, World, background, pod};
 use pricing::market;
 use rides::Rides;
+use roads::Roads;
 use sqlx::migrate::Migrator;
 use streams::memory::MemoryBus;
 use streams::nats::{NatsBus, NatsSettings};
@@ -180,6 +181,7 @@ impl App {
         platform.limiter = Arc::new(Limiter::new(settings.limits()?));
         background::apply_topology(&platform).await.map_err(anyhow::Error::msg)?;
         let tokens = settings.tokens(&world)?;
+        let roads = settings.routing_url().context("ROUTING_URL")?.map(|url| Roads::new(&platform, url));
         let stop = platform.shutdown.clone();
         let mut opening = Opening { settings, platform: &platform, checks: Vec::new() };
         let mut tasks = JoinSet::new();
@@ -204,6 +206,7 @@ impl App {
             let config = rides::Config {
                 markets: markets.clone(),
                 provider,
+                roads: roads.clone(),
                 max_speed_mps: settings.track_max_speed_mps,
                 // The final distance may come that late; then it still has to be computed and delivered.
                 comment_retention: chrono::TimeDelta::days(settings.rating_comment_retention_days.into()),
@@ -224,6 +227,7 @@ impl App {
                 radius_m: settings.match_radius_m,
                 markets: markets.clone(),
                 policy: settings.match_policy,
+                roads,
                 window_ms: settings.match_window_ms,
                 ..Default::default()
             };

@@ -14,6 +14,7 @@ use platform::{Tokens, World};
 use pricing::market::Markets;
 use pricing::{Tariffs, WaitingRules};
 use rides::sos::sink::SosSink;
+use roads::Roads;
 use streams::{Service, VehicleType};
 
 use crate::databases::{DatabaseUrl, Databases};
@@ -174,6 +175,10 @@ pub struct Settings {
     /// fares with which it began [default: the world is one market, at the fares of FARE_*].
     #[arg(long, env = "MARKETS_FILE", global = true)]
     pub markets_file: Option<String>,
+    /// A server that knows times by road, OSRM or compatible (table and route services), as in `http://127.0.0.1:5000`. What it does not
+    /// answer in 200 ms is estimated: the great circle times 1.3 at the market's speed [default: everything is].
+    #[arg(long, env = "ROUTING_URL", global = true)]
+    pub routing_url: Option<String>,
     /// Who captures payments: `ledger` (books only), or `refuse` (refuses every capture; for tests).
     #[arg(long, env = "PAYMENT_PROVIDER", default_value = "ledger", global = true)]
     pub payment_provider: String,
@@ -408,6 +413,15 @@ impl Settings {
 }
 
 impl Settings {
+    /// ROUTING_URL, if it is set.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn routing_url(&self) -> anyhow::Result<Option<&str>> {
+        let url = set_text(&self.routing_url);
+        url.map(|url| Roads::check_url(url).map(|()| url).map_err(anyhow::Error::msg)).transpose()
+    }
+
     /// MARKETS_FILE, if it is set.
     pub fn markets_path(&self) -> Option<&Path> {
         set_text(&self.markets_file).map(Path::new)

@@ -39,6 +39,10 @@ pub struct MatchFound {
     /// The market of the pickup; an event of the version before markets has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub market_id: Option<String>,
+    /// False: times and distances are those of a street network. True: the great circle times 1.3, at the market's speed. An event of the
+    /// version before road times has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimated: Option<bool>,
     /// When match chose the driver.
     #[serde(with = "rfc3339")]
     pub found_at: DateTime<Utc>,

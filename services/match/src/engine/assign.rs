@@ -26,6 +26,8 @@ pub struct WaitingRequest {
     /// The farthest driver, great circle, and how long the request waits: as its market has it.
     pub radius_m: f64,
     pub request_ttl: Duration,
+    /// Of a driver on the way to the pickup, on the great circle times [`DETOUR`].
+    pub speed_mps: f64,
     /// How many others wait who could have the same drivers.
     pub rivals: usize,
 }
@@ -41,8 +43,6 @@ pub struct Assignment {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Terms {
     pub now: DateTime<Utc>,
-    /// Of a driver on the way to a pickup.
-    pub speed_mps: f64,
     /// How long after it was opened a request may be held back.
     pub window: Duration,
 }
@@ -54,11 +54,20 @@ pub struct Finishing {
     /// Until the expected end.
     pub left_ms: i64,
     /// From where the ride ends to the pickup.
-    pub distance_m: f64,
+    pub eta_ms: i64,
 }
 
-/// Finds free drivers for a request: the `k` nearest within the radius, without those in the set.
-pub type NearestDrivers<'a> = dyn FnMut(&WaitingRequest, usize, &BTreeSet<UserId>) -> Vec<Near> + 'a;
+/// A free driver within the radius.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate {
+    /// The distance is the great circle.
+    pub near: Near,
+    /// On the way to the pickup: by road, if that is known.
+    pub eta_ms: i64,
+}
+
+/// Finds free drivers for a request: the `k` who are there first, of those within the radius and not in the set, in this order.
+pub type NearestDrivers<'a> = dyn FnMut(&WaitingRequest, usize, &BTreeSet<UserId>) -> Vec<Candidate> + 'a;
 
 /// The drivers, as a policy may ask for them.
 pub struct Supply<'a> {
@@ -74,9 +83,9 @@ pub enum Policy {
     /// Requests and drivers are paired together, at the least total cost.
     #[default]
     Batched,
-    /// The request that has waited longest chooses first, and takes the nearest driver that is left.
+    /// The request that has waited longest chooses first, and takes the driver of those left who is there first.
     FirstCome,
-    /// The nearest pair first, then the nearest of those that are left.
+    /// The pair with the shortest way first, then that of those that are left.
     ShortestPair,
 }
 
@@ -119,7 +128,7 @@ fn first_come(waiting: &[WaitingRequest], supply: &mut Supply<'_>) -> Vec<Assign
         if assigned.contains(&request.passenger_id) {
             continue;
         }
-        if let Some(&driver) = (supply.free)(request, 1, &assigned).first() {
+        if let Some(&Candidate { near: driver, .. }) = (supply.free)(request, 1, &assigned).first() {
             assigned.extend([driver.id, request.passenger_id]);
             assignments.push(Assignment { request_id: request.request_id, driver });
         }
@@ -132,13 +141,13 @@ fn shortest_pair(waiting: &[WaitingRequest], supply: &mut Supply<'_>) -> Vec<Ass
     let mut assignments = Vec::new();
     // The nearest driver of each request; it may be taken when its turn comes, and then the request's next one is looked up.
     let mut pairs = BTreeMap::new();
-    let mut add = |pairs: &mut BTreeMap<(u64, usize), Near>, n: usize, assigned: &BTreeSet<UserId>| {
-        if let Some(&driver) = (supply.free)(&waiting[n], 1, assigned).first() {
-            pairs.insert((driver.distance_m.to_bits(), n), driver);
+    let mut add = |pairs: &mut BTreeMap<(i64, u64, usize), Near>, n: usize, assigned: &BTreeSet<UserId>| {
+        if let Some(&Candidate { near, eta_ms }) = (supply.free)(&waiting[n], 1, assigned).first() {
+            pairs.insert((eta_ms, near.distance_m.to_bits(), n), near);
         }
     };
     (0..waiting.len()).for_each(|n| add(&mut pairs, n, &assigned));
-    while let Some(((_, n), driver)) = pairs.pop_first() {
+    while let Some(((_, _, n), driver)) = pairs.pop_first() {
         let request = &waiting[n];
         if assigned.contains(&request.passenger_id) {
             continue;
@@ -219,16 +228,16 @@ impl Graph {
             let free = (supply.free)(request, CANDIDATES, assigned);
             let bonus_ms = age_bonus_ms(request, terms);
             let mut row = Row { edges: Vec::new(), alone: ALONE_MS };
-            for near in &free {
-                let apart_ms = eta_ms((supply.apart_m)(request, near), terms.speed_mps);
-                let cost = eta_ms(near.distance_m, terms.speed_mps) + gap_ms(apart_ms) - bonus_ms;
+            for Candidate { near, eta_ms } in &free {
+                let apart_ms = self::eta_ms((supply.apart_m)(request, near), request.speed_mps);
+                let cost = eta_ms + gap_ms(apart_ms) - bonus_ms;
                 row.edges.push((graph.column(near.id, Some(*near)), cost));
             }
             let may_wait = request.rivals > 0 && terms.now - request.opened_at < terms.window;
             // Who has nobody waits anyway, and wants the one who is free next.
             if may_wait || free.is_empty() {
                 for driver in (supply.finishing)(request) {
-                    let arrival_ms = driver.left_ms + eta_ms(driver.distance_m, terms.speed_mps);
+                    let arrival_ms = driver.left_ms + driver.eta_ms;
                     row.edges.push((graph.column(driver.id, None), arrival_ms + gap_ms(GAP_MAX_MS) - bonus_ms));
                 }
             }
@@ -260,7 +269,7 @@ fn gap_ms(apart_ms: i64) -> i64 {
 fn age_bonus_ms(request: &WaitingRequest, terms: &Terms) -> i64 {
     let age = (terms.now - request.opened_at).num_milliseconds().max(0) as f64;
     let share = age / request.request_ttl.num_milliseconds().max(1) as f64;
-    let farthest = eta_ms(request.radius_m, terms.speed_mps) as f64;
+    let farthest = eta_ms(request.radius_m, request.speed_mps) as f64;
     let bonus = AGE_WEIGHT * farthest * share.powi(4) / request.rivals.max(1) as f64;
     bonus.min(AGE_BONUS_MAX_MS) as i64
 }

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Duration, Utc};
 use geospatial::Near;
-use streams::UserId;
+use roads::cache::Way;
+use streams::{Position, UserId};
 
-use super::assign::{Assignment, CANDIDATES, Finishing, Policy, Supply, Terms, WaitingRequest, eta_ms};
+use super::assign::{Assignment, CANDIDATES, Candidate, Finishing, Policy, Supply, Terms, WaitingRequest, eta_ms};
+use super::road_times::WayTime;
 use super::state::{Engine, Request, Ride, Rules};
 use crate::positions::DriverPositions;
 
@@ -21,6 +23,8 @@ const METERS_PER_DEGREE: f64 = 110_000.0;
 /// A request waits for a driver whose ride is expected to end within this time, and for no later one: what a ride will do
 /// is uncertain.
 const LOOK_AHEAD: Duration = Duration::seconds(30);
+/// Drivers, as the crow flies, whose road times are looked up for a request: who is nearest on the map may be across a river.
+const ROAD_CANDIDATES: usize = 24;
 
 #[derive(Clone, Copy)]
 pub(super) struct Marketplace<'a> {
@@ -33,20 +37,48 @@ impl Marketplace<'_> {
     /// The policy's assignments for the affected requests, and for those that could have the same drivers.
     pub(super) fn assign(&self, is_affected: impl Fn(&WaitingRequest) -> bool) -> Vec<Assignment> {
         let rules = self.engine.rules();
-        let waiting = self.engine.waiting().filter(|r| !self.engine.is_resting(r, self.now));
-        let waiting = waiting.map(|r| waiting_request(r, rules));
+        let waiting = self.waiting().filter(|r| !self.engine.road_times().is_held(r.request_id));
         let waiting = if rules.policy == Policy::Batched {
             self.with_rivals(&waiting.collect::<Vec<_>>(), is_affected)
         } else {
             waiting.filter(is_affected).collect()
         };
-        let terms = Terms { now: self.now, speed_mps: rules.speed_mps, window: rules.window };
+        let terms = Terms { now: self.now, window: rules.window };
         let mut supply = Supply {
             free: &mut |request, k, assigned| self.free(request, k, assigned),
             apart_m: &mut |request, near| self.apart_m(request, near),
             finishing: &mut |request| self.finishing(request),
         };
         rules.policy.assign(&waiting, &terms, &mut supply)
+    }
+
+    /// Requests that may have a driver now, the longest waiting first.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = WaitingRequest> {
+        let waiting = self.engine.waiting().filter(|r| !self.engine.is_resting(r, self.now));
+        waiting.map(|r| waiting_request(r, self.engine.rules(), self.now))
+    }
+
+    /// The ways that a decision on the request goes by: of the nearest drivers to the pickup, and of the passenger.
+    pub(super) fn ways(&self, request: &WaitingRequest) -> Vec<Way> {
+        let none = BTreeSet::new();
+        let near = self.free_by_air(request, ROAD_CANDIDATES, &none);
+        if near.is_empty() {
+            return Vec::new();
+        }
+        let to_pickup = |from: Position| Way { from, to: request.pickup };
+        let dropoff = self.engine.requests().get(&request.request_id).map(|r| r.dropoff);
+        let trip = dropoff.map(|to| Way { from: request.pickup, to });
+        let finishing = self.finishing_by_air(request).into_iter().map(|(ride, ..)| to_pickup(ride));
+        near.iter().map(|near| to_pickup(near.position)).chain(finishing).chain(trip).collect()
+    }
+
+    /// How long (ms) a driver needs from one place to the pickup; `None` if no road leads there.
+    fn eta_ms(&self, request: &WaitingRequest, from: Position, distance_m: f64) -> Option<i64> {
+        match self.engine.road_times().get(&Way { from, to: request.pickup }, self.now) {
+            WayTime::Road(leg) => Some((leg.duration_s * 1_000.0) as i64),
+            WayTime::Unreachable => None,
+            WayTime::Estimate => Some(eta_ms(distance_m, request.speed_mps)),
+        }
     }
 
     /// The affected requests for which there are drivers, and those that could have the same ones, the longest waiting first. Each
@@ -64,7 +96,7 @@ impl Marketplace<'_> {
                 && a.pickup.distance_m(&b.pickup) <= reach_m
         };
         let none = BTreeSet::new();
-        let nearest = |r: &WaitingRequest| self.free(r, 1, &none).first().map(|near| near.distance_m);
+        let nearest = |r: &WaitingRequest| self.free(r, 1, &none).first().map(|first| first.near.distance_m);
         let affected = waiting.iter().enumerate().filter(|(_, r)| is_affected(r));
         let mut first: Vec<(usize, f64)> = affected.filter_map(|(n, r)| Some((n, nearest(r)?))).collect();
         // The oldest and the nearest of too many.
@@ -83,8 +115,24 @@ impl Marketplace<'_> {
         all.into_iter().map(with_count).collect()
     }
 
+    /// The `k` free drivers within the radius who are at the pickup first.
+    fn free(&self, request: &WaitingRequest, k: usize, assigned: &BTreeSet<UserId>) -> Vec<Candidate> {
+        let by_road = self.engine.rules().roads;
+        let near = self.free_by_air(request, if by_road { k.max(ROAD_CANDIDATES) } else { k }, assigned);
+        let candidate = |near: Near| {
+            let eta_ms = self.eta_ms(request, near.position, near.distance_m)?;
+            Some(Candidate { near, eta_ms })
+        };
+        let mut candidates: Vec<Candidate> = near.into_iter().filter_map(candidate).collect();
+        if by_road {
+            candidates.sort_by_key(|candidate| candidate.eta_ms);
+            candidates.truncate(k);
+        }
+        candidates
+    }
+
     /// The `k` nearest free drivers within the radius. Who was asked before is asked again after all others.
-    fn free(&self, request: &WaitingRequest, k: usize, assigned: &BTreeSet<UserId>) -> Vec<Near> {
+    fn free_by_air(&self, request: &WaitingRequest, k: usize, assigned: &BTreeSet<UserId>) -> Vec<Near> {
         let rules = self.engine.rules();
         let market = rules.markets.of_pickup(&request.pickup);
         let exclusion = |driver| self.engine.requests().get(&request.request_id)?.excluded.get(&driver);
@@ -112,8 +160,20 @@ impl Marketplace<'_> {
         next.first().map_or(radius_m, |next| next.distance_m)
     }
 
-    /// Drivers whose rides are expected to end soon, within the radius. Not those whom the passenger does not get.
+    /// Those of them who are at the pickup first.
     fn finishing(&self, request: &WaitingRequest) -> Vec<Finishing> {
+        let finishing = |(from, id, left_ms, distance_m): (Position, UserId, i64, f64)| {
+            Some(Finishing { id, left_ms, eta_ms: self.eta_ms(request, from, distance_m)? })
+        };
+        let mut all: Vec<Finishing> = self.finishing_by_air(request).into_iter().filter_map(finishing).collect();
+        all.sort_unstable_by_key(|f| (f.left_ms + f.eta_ms, f.id));
+        all.truncate(CANDIDATES);
+        all
+    }
+
+    /// Drivers whose rides are expected to end soon, within the radius, each with where and in how many ms that is, and its distance (m)
+    /// from the pickup. Not those whom the passenger does not get.
+    fn finishing_by_air(&self, request: &WaitingRequest) -> Vec<(Position, UserId, i64, f64)> {
         let rules = self.engine.rules();
         let market = rules.markets.of_pickup(&request.pickup);
         let until = self.now + LOOK_AHEAD;
@@ -130,16 +190,13 @@ impl Marketplace<'_> {
                 && excluded.is_none_or(|excluded| !excluded.contains_key(&driver.user_id))
                 && !self.engine.has_cancelled_on(driver.user_id, request.passenger_id);
             let left_ms = (at - self.now).num_milliseconds();
-            is_offered.then_some(Finishing { id: driver.user_id, left_ms, distance_m })
+            is_offered.then_some((place, driver.user_id, left_ms, distance_m))
         };
-        let mut all: Vec<Finishing> = self.engine.finishing(self.now, until).filter_map(of_ride).collect();
-        all.sort_unstable_by_key(|f| (f.left_ms + eta_ms(f.distance_m, rules.speed_mps), f.id));
-        all.truncate(CANDIDATES);
-        all
+        self.engine.finishing(self.now, until).filter_map(of_ride).collect()
     }
 }
 
-fn waiting_request(r: &Request, rules: &Rules) -> WaitingRequest {
+fn waiting_request(r: &Request, rules: &Rules, now: DateTime<Utc>) -> WaitingRequest {
     WaitingRequest {
         request_id: r.request_id,
         passenger_id: r.passenger_id,
@@ -148,6 +205,7 @@ fn waiting_request(r: &Request, rules: &Rules) -> WaitingRequest {
         opened_at: r.opened_at,
         radius_m: rules.radius_m(&r.pickup),
         request_ttl: rules.request_ttl(&r.pickup),
+        speed_mps: rules.speed_mps(&r.pickup, now),
         rivals: 0,
     }
 }

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Duration, SubsecRound, Utc};
+use roads::cache::Way;
+use roads::{Leg, Road};
 use streams::event::{
     CancelledRide, MatchAccepted, MatchFound, MatchRejected, Party, RejectReason, RideEvent, UserBeacon, UserFinder,
 };
@@ -11,6 +13,7 @@ use streams::{Event, MatchId, Position, RequestId, RideStatus, Service, UserId, 
 
 use super::assign::{Assignment, DETOUR, WaitingRequest};
 use super::marketplace::Marketplace;
+use super::road_times::WayTime;
 use super::state::{ChangedIds, Driver, Engine, EngineRows, ExclusionReason, Offer, OfferOutcome, Request, Ride};
 use crate::positions::DriverPositions;
 
@@ -19,6 +22,9 @@ const OVERDUE_AFTER: Duration = Duration::seconds(60);
 
 /// A ride that would take longer than a day has a place that is wrong.
 const EXPECTED_MAX_MS: i64 = 86_400_000;
+
+/// The most requests for which a step asks for road times, the longest waiting first. The others are estimated.
+const REQUESTS_BY_ROAD_MAX: usize = 256;
 
 #[derive(Debug, Clone, Copy)]
 pub enum Input<'a> {
@@ -30,6 +36,8 @@ pub enum Input<'a> {
     Rejected(&'a MatchRejected),
     /// ride.pickup, ride.completed and ride.cancelled; others are ignored.
     Ride(&'a RideEvent),
+    /// Answers to [`StepOutput::wanted`], in any order; `None`: nobody can say.
+    Roads(&'a [(Way, Option<Road>)]),
     /// About every second: drivers may have moved, requests may have waited too long.
     Tick,
     /// About every minute: forget what ended long ago.
@@ -46,6 +54,8 @@ pub struct StepOutput {
     pub overdue: Vec<MatchId>,
     /// Accepted offers that the engine gave up because rides never answered.
     pub released: Vec<MatchId>,
+    /// Ways whose road times the engine waits for.
+    pub wanted: Vec<Way>,
 }
 
 /// Handles `inputs` in order, then ends what is over at `now`, then looks for matches.
@@ -74,6 +84,9 @@ pub fn step(
             Input::Accepted(e) => step.accepted(e),
             Input::Rejected(e) => step.rejected(e),
             Input::Ride(e) => step.ride(e),
+            Input::Roads(answers) => {
+                answers.iter().for_each(|(way, road)| step.engine.road_times_mut().receive(way, *road, now));
+            }
             Input::Tick => scope = MatchScope::AllWaiting,
             Input::Housekeeping => step.housekeeping(),
         }
@@ -86,6 +99,7 @@ pub fn step(
     step.make_matches(scope, new_match_id);
     let Step { engine, changed, mut output, .. } = step;
     output.rows = engine.rows_of(&changed);
+    output.wanted = engine.road_times_mut().take_wanted();
     output
 }
 
@@ -408,7 +422,7 @@ impl Step<'_> {
     fn expected_end(&self, e: &RideEvent) -> (DateTime<Utc>, Position) {
         let from = self.positions.newest(e.driver_id).unwrap_or(e.pickup);
         let way_m = (from.distance_m(&e.pickup) + e.pickup.distance_m(&e.dropoff)) * DETOUR;
-        let ms = way_m / self.engine.rules().speed_mps * 1_000.0;
+        let ms = way_m / self.engine.rules().speed_mps(&e.pickup, self.now) * 1_000.0;
         (micros(e.occurred_at) + Duration::milliseconds((ms as i64).clamp(0, EXPECTED_MAX_MS)), e.dropoff)
     }
 
@@ -528,20 +542,38 @@ impl Step<'_> {
             .into_iter()
             .filter_map(|id| Some((self.engine.availability(id)?, self.positions.newest(id)?)))
             .collect();
+        let held = self.engine.road_times_mut().take_held();
+        self.unmatched.extend(held);
         if scope == MatchScope::Affected && returned.is_empty() && self.unmatched.is_empty() {
             return;
         }
-        let marketplace = Marketplace { engine: self.engine, positions: self.positions, now: self.now };
+        let unmatched = std::mem::take(&mut self.unmatched);
         let is_affected = |r: &WaitingRequest| {
             let in_reach = |&(vehicle, at): &(VehicleType, Position)| {
                 vehicle == r.vehicle_type && at.distance_m(&r.pickup) <= r.radius_m
             };
-            scope == MatchScope::AllWaiting || self.unmatched.contains(&r.request_id) || returned.iter().any(in_reach)
+            scope == MatchScope::AllWaiting || unmatched.contains(&r.request_id) || returned.iter().any(in_reach)
         };
+        if self.engine.rules().roads {
+            self.request_roads(is_affected);
+        }
+        let marketplace = Marketplace { engine: self.engine, positions: self.positions, now: self.now };
         for assignment in marketplace.assign(is_affected) {
             self.offer(&assignment, new_match_id());
         }
         self.update_availability();
+    }
+
+    /// Asks for the road times that the affected requests need, and holds back those that may have them soon.
+    fn request_roads(&mut self, is_affected: impl Fn(&WaitingRequest) -> bool) {
+        let marketplace = Marketplace { engine: self.engine, positions: self.positions, now: self.now };
+        let affected = marketplace.waiting().filter(is_affected).take(REQUESTS_BY_ROAD_MAX);
+        let ways: Vec<_> = affected.map(|r| (r.request_id, marketplace.ways(&r))).collect();
+        let (now, road_times) = (self.now, self.engine.road_times_mut());
+        for (request, ways) in ways {
+            let pending = ways.into_iter().fold(false, |pending, way| road_times.want(way, now) | pending);
+            road_times.hold(request, pending, now);
+        }
     }
 
     fn offer(&mut self, assignment: &Assignment, match_id: MatchId) {
@@ -552,8 +584,16 @@ impl Step<'_> {
         }
         let rules = self.engine.rules();
         let market = rules.markets.of_pickup(&request.pickup);
-        let (pickup_distance_m, pickup_eta_s) = market.estimate(&driver.position, &request.pickup, self.now);
-        let (distance_m, duration_s) = market.estimate(&request.pickup, &request.dropoff, self.now);
+        let road_times = self.engine.road_times();
+        let way = |from: Position, to: Position| match road_times.get(&Way { from, to }, self.now) {
+            WayTime::Road(Leg { distance_m, duration_s }) => (distance_m, duration_s, false),
+            WayTime::Unreachable | WayTime::Estimate => {
+                let (distance_m, duration_s) = market.estimate(&from, &to, self.now);
+                (distance_m, duration_s, true)
+            }
+        };
+        let (pickup_distance_m, pickup_eta_s, pickup_estimated) = way(driver.position, request.pickup);
+        let (distance_m, duration_s, trip_estimated) = way(request.pickup, request.dropoff);
         let found = MatchFound {
             match_id,
             request_id: request.request_id,
@@ -567,6 +607,7 @@ impl Step<'_> {
             pickup_eta_s,
             fare_estimate: market.price(request.vehicle_type, distance_m, duration_s).fare.total,
             market_id: Some(market.market_id.clone()),
+            estimated: Some(pickup_estimated || trip_estimated),
             found_at: self.now,
             expires_at: self.now + rules.offer_ttl(&request.pickup),
         };

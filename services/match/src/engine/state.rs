@@ -13,6 +13,7 @@ use streams::event::{MatchRejected, RejectReason, UserBeacon};
 use streams::{MatchId, Position, RequestId, RideId, Service, UserId, VehicleType};
 
 use super::assign::Policy;
+use super::road_times::RoadTimes;
 use crate::positions::DriverPositions;
 
 /// An offer ends this long after its `expires_at`. users refuses answers after `expires_at`; the grace lets an answer that was
@@ -60,8 +61,10 @@ pub struct Rules {
     pub policy: Policy,
     /// How long after its beginning a request may be held back for a better driver.
     pub window: Duration,
-    /// Of drivers, on the great circle times 1.3.
-    pub speed_mps: f64,
+    /// Of drivers, on the great circle times 1.3, instead of that of the pickup's market.
+    pub speed_mps: Option<f64>,
+    /// Whether road times can be asked for.
+    pub roads: bool,
 }
 
 impl Rules {
@@ -83,6 +86,11 @@ impl Rules {
     /// Within which a driver is offered a request with this pickup.
     pub(super) fn radius_m(&self, pickup: &Position) -> f64 {
         self.markets.of_pickup(pickup).radius_m.unwrap_or(self.radius_m)
+    }
+
+    /// Of drivers on the way to this pickup.
+    pub(super) fn speed_mps(&self, pickup: &Position, now: DateTime<Utc>) -> f64 {
+        self.speed_mps.unwrap_or_else(|| self.markets.of_pickup(pickup).speed_mps(now))
     }
 
     /// Whether a driver who is at `place` may be offered a request of `market`: a market is served by the drivers in it. Nobody is in one
@@ -339,6 +347,7 @@ pub struct Engine {
     cancelled: BTreeMap<UserId, BTreeSet<(DateTime<Utc>, MatchId)>>,
     /// No offer ends by time alone before this.
     no_expiry_before: DateTime<Utc>,
+    road_times: RoadTimes,
 }
 
 impl Engine {
@@ -359,6 +368,7 @@ impl Engine {
             deadlines: BTreeSet::new(),
             cancelled: BTreeMap::new(),
             no_expiry_before: DateTime::<Utc>::MIN_UTC,
+            road_times: RoadTimes::default(),
         }
     }
 
@@ -383,6 +393,14 @@ impl Engine {
 
     pub fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    pub fn road_times(&self) -> &RoadTimes {
+        &self.road_times
+    }
+
+    pub(super) fn road_times_mut(&mut self) -> &mut RoadTimes {
+        &mut self.road_times
     }
 
     pub fn drivers(&self) -> &BTreeMap<UserId, Driver> {
@@ -485,9 +503,10 @@ impl Engine {
         self.live_offers().next().filter(|o| o.deadline().max(self.no_expiry_before) <= now)
     }
 
-    /// When the next offer ends without an event.
+    /// When something happens without an event: the next offer ends, or a request has waited long enough for road times.
     pub fn next_deadline(&self) -> Option<DateTime<Utc>> {
-        self.deadlines.first().map(|(at, _)| (*at).max(self.no_expiry_before))
+        let of_offer = self.deadlines.first().map(|(at, _)| (*at).max(self.no_expiry_before));
+        of_offer.into_iter().chain(self.road_times.deadline()).min()
     }
 
     /// Whether a passenger has moved their search so often that the next offer has to wait.
@@ -598,6 +617,7 @@ impl Engine {
             }
             retained
         });
+        self.road_times.prune(now);
         let cancelled = &mut self.cancelled;
         self.offers.retain(|_, offer| {
             let retained = offer.ended.is_none_or(|(at, _)| at >= ended_from);

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::Duration;
 use geospatial::Near;
-use matching::engine::assign::{Assignment, CANDIDATES, Finishing, Policy, Supply, Terms, WaitingRequest};
+use matching::engine::assign::{
+    Assignment, CANDIDATES, Candidate, DETOUR, Finishing, Policy, Supply, Terms, WaitingRequest,
+};
 use matching::engine::pairing::{Row, least_cost};
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestRunner};
@@ -69,6 +71,15 @@ struct Street {
 }
 
 const RADIUS_M: f64 = 2_000.0;
+const SPEED_MPS: f64 = 7.0;
+
+fn eta_ms(distance_m: f64) -> i64 {
+    (distance_m * DETOUR / SPEED_MPS * 1_000.0) as i64
+}
+
+fn candidate(near: Near) -> Candidate {
+    Candidate { near, eta_ms: eta_ms(near.distance_m) }
+}
 
 impl Street {
     fn waiting(&self) -> Vec<WaitingRequest> {
@@ -82,6 +93,7 @@ impl Street {
             rivals,
             radius_m: RADIUS_M,
             request_ttl: Duration::seconds(300),
+            speed_mps: SPEED_MPS,
         };
         let mut waiting: Vec<WaitingRequest> = self.requests.iter().enumerate().map(of).collect();
         waiting.sort_by_key(|r| (r.opened_at, r.request_id));
@@ -104,16 +116,17 @@ impl Street {
     }
 
     fn assign_to(&self, waiting: &[WaitingRequest], policy: Policy) -> Vec<Assignment> {
-        let terms = Terms { now: start_time(), speed_mps: 7.0, window: Duration::seconds(120) };
+        let terms = Terms { now: start_time(), window: Duration::seconds(120) };
         let finishing = |request: &WaitingRequest| {
             let of = |(n, &(at, left_ms)): (usize, &(i32, i64))| {
                 let distance_m = km(f64::from(at) / 100.0).distance_m(&request.pickup);
-                Finishing { id: user(&format!("f{n}")), left_ms, distance_m }
+                let finishing = Finishing { id: user(&format!("f{n}")), left_ms, eta_ms: eta_ms(distance_m) };
+                (distance_m <= RADIUS_M).then_some(finishing)
             };
-            self.finishing.iter().enumerate().map(of).filter(|f| f.distance_m <= RADIUS_M).collect()
+            self.finishing.iter().enumerate().filter_map(of).collect()
         };
         let mut supply = Supply {
-            free: &mut |request, k, assigned| self.near(request, assigned).into_iter().take(k).collect(),
+            free: &mut |request, k, assigned| self.near(request, assigned).into_iter().take(k).map(candidate).collect(),
             apart_m: &mut |_, _| RADIUS_M,
             finishing: &mut |request| finishing(request),
         };

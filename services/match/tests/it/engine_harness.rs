@@ -26,7 +26,8 @@ pub(crate) fn rules() -> Rules {
         markets: Arc::new(pricing::market::Markets::world(Default::default())),
         policy: Default::default(),
         window: Duration::seconds(120),
-        speed_mps: 7.0,
+        speed_mps: Some(7.0),
+        roads: false,
     }
 }
 

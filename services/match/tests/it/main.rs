@@ -8,5 +8,6 @@ mod evaluate;
 mod flow;
 mod lease;
 mod random_walk;
+mod road_times;
 mod rows;
 mod rules;

@@ -24,6 +24,7 @@ mod operators;
 mod problems;
 mod program;
 mod ride;
+mod road_times;
 mod roles;
 mod row_writes;
 mod runbook;

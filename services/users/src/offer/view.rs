@@ -8,16 +8,22 @@ use streams::event::MatchFound;
 
 /// To so many metres a driver sees the pickup, and how far the dropoff is from it.
 const ROUNDED_M: f64 = 100.0;
+const ROUNDED_S: f64 = 10.0;
 
 /// The body of the driver's copy of match.found. Of the pickup it has the next point of a grid of 100 m, and distance and ETA to that;
 /// of the dropoff the distance to 100 m and the direction to a degree.
 pub(crate) fn for_driver(found: &MatchFound) -> Map<String, Value> {
     let pickup = snapped(&found.pickup, ROUNDED_M);
-    let (pickup_distance_m, usual_s) = pricing::estimate(&found.driver_location, &pickup);
+    let (mut pickup_distance_m, usual_s) = pricing::estimate(&found.driver_location, &pickup);
     // At the speed by which match has estimated, to a tenth: the exact times would show how far the exact pickup is.
     let speed_mps = (found.pickup_distance_m / found.pickup_eta_s * 10.0).round() / 10.0;
     let is_known = speed_mps.is_finite() && speed_mps > 0.0;
-    let pickup_eta_s = if is_known { (pickup_distance_m / speed_mps * 100.0).round() / 100.0 } else { usual_s };
+    let mut pickup_eta_s = if is_known { (pickup_distance_m / speed_mps * 100.0).round() / 100.0 } else { usual_s };
+    if found.estimated == Some(false) {
+        // By road, as match knows it; rounded, because the way to the exact pickup is of another length for each door.
+        pickup_distance_m = (found.pickup_distance_m / ROUNDED_M).round() * ROUNDED_M;
+        pickup_eta_s = (found.pickup_eta_s / ROUNDED_S).round() * ROUNDED_S;
+    }
     let dropoff_distance_m = (pickup.distance_m(&found.dropoff) / ROUNDED_M).round() * ROUNDED_M;
     let dropoff_bearing_deg = bearing_deg(&pickup, &found.dropoff).round().rem_euclid(360.0);
     let rounded = MatchFound { pickup, pickup_distance_m, pickup_eta_s, ..found.clone() };
@@ -53,6 +59,7 @@ mod tests {
             pickup_eta_s: 75.5,
             fare_estimate: Money::usd(900),
             market_id: None,
+            estimated: None,
             found_at: DateTime::UNIX_EPOCH,
             expires_at: DateTime::UNIX_EPOCH,
         };

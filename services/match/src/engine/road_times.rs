@@ -1,0 +1,177 @@
+//! Road times as the engine knows them: those that it was given as an input, and those that it waits for. Pure. Without ROUTING_URL
+//! all of it is empty.
+//!
+//! A request whose ways are not known yet is held back, so that a driver across a river is not offered because the crow flies
+//! there; for [`WAIT`] at most, and once in [`HOLD_AGAIN_AFTER`]. Then what is not known is estimated.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Duration, Utc};
+use roads::cache::{Way, WayKey};
+use roads::{Leg, Road};
+use streams::RequestId;
+
+/// The longest that a request is held back for road times: those who ask for them answer within 200 ms.
+const WAIT: Duration = Duration::milliseconds(250);
+const HOLD_AGAIN_AFTER: Duration = Duration::seconds(5);
+/// How long an answer is used. Whoever answers has it for the hour.
+const KNOWN_FOR: Duration = Duration::minutes(10);
+/// How long a way that nobody could answer is estimated.
+const ESTIMATED_FOR: Duration = Duration::seconds(5);
+/// The most ways, and the most that one step asks for. What does not fit is estimated.
+const WAYS_MAX: usize = 50_000;
+const WANTED_MAX: usize = 1_000;
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Knowledge {
+    /// Until this moment an answer may come.
+    Pending(DateTime<Utc>),
+    Known(Road, DateTime<Utc>),
+    Estimated(DateTime<Utc>),
+}
+
+impl Knowledge {
+    const fn until(&self) -> DateTime<Utc> {
+        match self {
+            Self::Pending(until) | Self::Known(_, until) | Self::Estimated(until) => *until,
+        }
+    }
+}
+
+/// What the engine goes by for a way.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum WayTime {
+    Road(Leg),
+    /// No road leads there.
+    Unreachable,
+    /// Not known: to be estimated.
+    Estimate,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RoadTimes {
+    ways: BTreeMap<WayKey, Knowledge>,
+    /// Since when requests are held back.
+    held: BTreeMap<RequestId, DateTime<Utc>>,
+    /// When the last hold of a request began.
+    last_hold: BTreeMap<RequestId, DateTime<Utc>>,
+    wanted: Vec<Way>,
+}
+
+impl RoadTimes {
+    pub fn get(&self, way: &Way, now: DateTime<Utc>) -> WayTime {
+        match self.ways.get(&way.key()) {
+            Some(Knowledge::Known(road, until)) if now < *until => match *road {
+                Road::Leg(leg) => WayTime::Road(leg),
+                Road::None => WayTime::Unreachable,
+            },
+            _ => WayTime::Estimate,
+        }
+    }
+
+    /// Asks for a way that is not known. True while an answer may come.
+    pub(super) fn want(&mut self, way: Way, now: DateTime<Utc>) -> bool {
+        let key = way.key();
+        match self.ways.get(&key) {
+            Some(knowledge) if now < knowledge.until() => matches!(knowledge, Knowledge::Pending(_)),
+            // Nobody answered in time, not even that there is no answer.
+            Some(Knowledge::Pending(until)) if now < *until + ESTIMATED_FOR => {
+                let until = *until + ESTIMATED_FOR;
+                self.ways.insert(key, Knowledge::Estimated(until));
+                false
+            }
+            _ if self.wanted.len() >= WANTED_MAX || self.ways.len() >= WAYS_MAX => false,
+            _ => {
+                self.ways.insert(key, Knowledge::Pending(now + WAIT));
+                self.wanted.push(way);
+                true
+            }
+        }
+    }
+
+    /// Takes an answer; `None`: nobody can say.
+    pub(super) fn receive(&mut self, way: &Way, road: Option<Road>, now: DateTime<Utc>) {
+        let knowledge = match road {
+            Some(road) => Knowledge::Known(road, now + KNOWN_FOR),
+            None => Knowledge::Estimated(now + ESTIMATED_FOR),
+        };
+        if self.ways.len() < WAYS_MAX || self.ways.contains_key(&way.key()) {
+            self.ways.insert(way.key(), knowledge);
+        }
+    }
+
+    /// Whether a request whose ways are `pending` is held back.
+    pub(super) fn hold(&mut self, request: RequestId, pending: bool, now: DateTime<Utc>) -> bool {
+        if !pending {
+            return false;
+        }
+        let begun = self.last_hold.get(&request).copied().filter(|begun| now < *begun + HOLD_AGAIN_AFTER);
+        let begun = begun.unwrap_or(now);
+        if now >= begun + WAIT {
+            return false;
+        }
+        self.last_hold.insert(request, begun);
+        self.held.insert(request, begun);
+        true
+    }
+
+    pub(super) fn is_held(&self, request: RequestId) -> bool {
+        self.held.contains_key(&request)
+    }
+
+    /// The requests that are held back; none is any more.
+    pub(super) fn take_held(&mut self) -> impl Iterator<Item = RequestId> {
+        std::mem::take(&mut self.held).into_keys()
+    }
+
+    pub(super) fn take_wanted(&mut self) -> Vec<Way> {
+        std::mem::take(&mut self.wanted)
+    }
+
+    /// When the first hold is over.
+    pub(super) fn deadline(&self) -> Option<DateTime<Utc>> {
+        self.held.values().map(|begun| *begun + WAIT).min()
+    }
+
+    pub(super) fn prune(&mut self, now: DateTime<Utc>) {
+        self.ways.retain(|_, knowledge| now < knowledge.until() + ESTIMATED_FOR);
+        self.last_hold.retain(|_, begun| now < *begun + HOLD_AGAIN_AFTER);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use streams::Position;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_way_is_asked_for_once_and_a_request_waits_for_it_no_longer_than_it_may() {
+        let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let ms = |ms| now + Duration::milliseconds(ms);
+        let way = |lat| Way { from: Position { lat, lng: 0.0 }, to: Position { lat: 1.0, lng: 0.0 } };
+        let request = RequestId(Uuid::from_u128(1));
+        let mut times = RoadTimes::default();
+        assert!(times.want(way(0.0), now) && times.want(way(0.0), ms(1)) && times.want(way(0.1), ms(1)));
+        assert_eq!(times.take_wanted(), [way(0.0), way(0.1)]);
+        assert!(times.hold(request, true, ms(1)) && times.is_held(request));
+        assert_eq!(times.deadline(), Some(ms(251)));
+        let leg = Leg { distance_m: 1.0, duration_s: 2.0 };
+        times.receive(&way(0.0), Some(Road::Leg(leg)), ms(100));
+        assert_eq!(times.get(&way(0.0), ms(100)), WayTime::Road(leg));
+        assert_eq!((times.want(way(0.0), ms(100)), times.want(way(0.1), ms(100))), (false, true));
+        // The other way's answer never comes.
+        assert_eq!(times.take_held().collect::<Vec<_>>(), [request]);
+        assert!(times.hold(request, true, ms(250)) && !times.hold(request, true, ms(251)));
+        assert_eq!((times.want(way(0.1), ms(251)), times.get(&way(0.1), ms(251))), (false, WayTime::Estimate));
+        // Later it is asked for again, and the request may be held back again.
+        assert!(times.want(way(0.1), ms(5_300)) && times.hold(request, true, ms(5_300)));
+        assert_eq!(times.take_wanted(), [way(0.1)]);
+        times.receive(&way(0.1), Some(Road::None), ms(5_400));
+        assert_eq!(times.get(&way(0.1), ms(5_400)), WayTime::Unreachable);
+        assert_eq!(times.get(&way(0.0), now + KNOWN_FOR + Duration::seconds(1)), WayTime::Estimate);
+        times.prune(now + Duration::hours(1));
+        assert!(times.ways.is_empty() && times.last_hold.is_empty());
+    }
+}

@@ -1,0 +1,54 @@
+//! Asks for the road times that the engine waits for, beside the engine: no transaction waits for a routing server.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use roads::cache::Way;
+use roads::{Road, Roads};
+use tokio::task::JoinSet;
+
+/// Requests under way, each with the ways of one step. What does not fit is answered at once: nobody can say.
+const REQUESTS_MAX: usize = 8;
+
+type Answers = Vec<(Way, Option<Road>)>;
+
+#[derive(Debug)]
+pub(crate) struct RoadRequests {
+    roads: Option<Roads>,
+    under_way: JoinSet<()>,
+    answers: Arc<Mutex<Answers>>,
+}
+
+impl RoadRequests {
+    pub(crate) fn new(roads: Option<Roads>) -> Self {
+        Self { roads, under_way: JoinSet::new(), answers: Arc::default() }
+    }
+
+    pub(crate) fn send(&mut self, ways: Vec<Way>) {
+        while self.under_way.try_join_next().is_some() {}
+        let answers = self.answers.clone();
+        match &self.roads {
+            Some(roads) if self.under_way.len() < REQUESTS_MAX => {
+                let roads = roads.clone();
+                self.under_way.spawn(async move {
+                    let found = roads.ways(&ways).await;
+                    append(&answers, ways.into_iter().zip(found).collect());
+                });
+            }
+            _ => append(&answers, ways.into_iter().map(|way| (way, None)).collect()),
+        }
+    }
+
+    /// The answers since the last call.
+    pub(crate) fn take_answers(&mut self) -> Answers {
+        std::mem::take(&mut *self.answers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether an answer may come, or has come.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.under_way.is_empty() || !self.answers.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+}
+
+fn append(answers: &Mutex<Answers>, mut more: Answers) {
+    answers.lock().unwrap_or_else(PoisonError::into_inner).append(&mut more);
+}
