@@ -28,10 +28,10 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{/* The services: their database role, and whether they read JWT_SECRET, deliver codes, are reached by clients, and read the
 markets. */}}
 {{- define "rideshare.services" -}}
-users: { role: rideshare_users, variable: USERS, signs: true, codes: true, clients: true, markets: true }
-match: { role: rideshare_matching, variable: MATCH, signs: false, codes: false, clients: false, markets: true }
-rides: { role: rideshare_rides, variable: RIDES, signs: true, codes: false, clients: true, markets: true }
-location: { role: rideshare_location, variable: LOCATION, signs: true, codes: false, clients: true, markets: false }
+users: { role: rideshare_users, variable: USERS, signs: true, codes: true, webhooks: true, roads: false, clients: true, markets: true }
+match: { role: rideshare_matching, variable: MATCH, signs: false, codes: false, webhooks: false, roads: true, clients: false, markets: true }
+rides: { role: rideshare_rides, variable: RIDES, signs: true, codes: false, webhooks: true, roads: true, clients: true, markets: true }
+location: { role: rideshare_location, variable: LOCATION, signs: true, codes: false, webhooks: false, roads: false, clients: true, markets: false }
 {{- end }}
 
 {{- define "rideshare.hasDatabase" -}}

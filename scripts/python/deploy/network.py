@@ -121,8 +121,10 @@ def check(name, values, objects, compose, faults):
     if values["queue"] == "nats" and not has_nats:
         jobs = [j for j, exists in (("topology", values["topology"]["apply"]), ("consumers", values["keda"]["enabled"])) if exists]
         expected |= {(s, 4222, cidr) for s in (*running, *jobs) for cidr in values["nats"]["external"]["cidrs"]}
-    coded = "users" if values["queue"] == "nats" else "all"
-    expected |= {(coded, 443, cidr) for cidr in values["networkPolicy"]["webhookCidrs"]}
+    of = lambda *services: services if values["queue"] == "nats" else ("all",)
+    policy = values["networkPolicy"]
+    expected |= {(s, 443, cidr) for s in of("users", "rides") for cidr in policy["webhookCidrs"]}
+    expected |= {(s, policy["routingPort"], cidr) for s in of("match", "rides") for cidr in policy["routingCidrs"]}
     faults.equal(outside(objects, "Egress"), expected, f"{name}: what is reached outside")
 
 

@@ -2,8 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use roads::cache::Way;
-use roads::{Road, Roads};
+use roads::{Road, Roads, Way};
 use tokio::task::JoinSet;
 
 /// Requests under way, each with the ways of one step. What does not fit is answered at once: nobody can say.

@@ -2,39 +2,12 @@
 
 use chrono::{DateTime, Utc};
 use geospatial::Hashed;
-use streams::Position;
 
-use crate::Road;
+use crate::way::{Road, Way, WayKey};
 
-/// Of a cell, degrees: 55 m from south to north. What is known of one way holds for all between the same two cells.
-const CELL_DEG: f64 = 0.0005;
 /// Ways in one generation; there are two.
 const GENERATION_MAX: usize = 50_000;
 const HOUR_S: i64 = 3_600;
-
-/// From one place to another.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Way {
-    pub from: Position,
-    pub to: Position,
-}
-
-/// The cells of a way's ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WayKey {
-    from: (i32, i32),
-    to: (i32, i32),
-}
-
-impl Way {
-    pub fn key(&self) -> WayKey {
-        WayKey { from: cell(&self.from), to: cell(&self.to) }
-    }
-}
-
-fn cell(place: &Position) -> (i32, i32) {
-    ((place.lat / CELL_DEG).floor() as i32, (place.lng / CELL_DEG).floor() as i32)
-}
 
 /// What the server said within this hour. Bounded by two generations: when the newer one is full, the older one is dropped.
 #[derive(Debug, Default)]
@@ -78,7 +51,7 @@ pub(crate) fn by_destination(ways: &[Way], max: usize) -> Vec<Vec<Way>> {
         if !seen.insert(key) {
             continue;
         }
-        match batches.iter_mut().find(|batch| batch[0].key().to == key.to && batch.len() < max) {
+        match batches.iter_mut().find(|batch| batch[0].key().has_destination_of(&key) && batch.len() < max) {
             Some(batch) => batch.push(*way),
             None => batches.push(vec![*way]),
         }
@@ -88,8 +61,10 @@ pub(crate) fn by_destination(ways: &[Way], max: usize) -> Vec<Vec<Way>> {
 
 #[cfg(test)]
 mod tests {
+    use streams::Position;
+
     use super::*;
-    use crate::Leg;
+    use crate::way::Leg;
 
     fn at(lat: f64, lng: f64) -> Position {
         Position { lat, lng }

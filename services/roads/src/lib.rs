@@ -1,10 +1,11 @@
 //! How long the ways in a street network take, by an OSRM-compatible server (ROUTING_URL). Legs are stored by
-//! cell and hour ([`cache`]); `osrm.rs` writes requests and reads responses, and is pure, as is the cache.
+//! cell and hour (`cache.rs`); `osrm.rs` writes requests and reads responses, and is pure, as are the cache and the types in `way.rs`.
 //!
 //! A caller never waits for longer than [`WAIT`]. What the server did not say by then is `None`: the caller estimates it.
 
-pub mod cache;
+mod cache;
 mod osrm;
+mod way;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,7 +18,8 @@ use platform::http_client::{HttpClient, Protocol, Purpose, Reach};
 use platform::{Platform, World};
 use streams::Position;
 
-use crate::cache::{Cache, Way};
+use crate::cache::Cache;
+pub use crate::way::{Leg, Road, Way, WayKey};
 
 /// The longest wait for road times, for all ways of one call together.
 pub const WAIT: Duration = Duration::from_millis(200);
@@ -27,21 +29,6 @@ const SOURCES_MAX: usize = 99;
 const REQUESTS_MAX: usize = 16;
 /// After so many failures in a row the server is left alone for some seconds.
 const CIRCUIT: Rules = Rules { failures_max: 3, open_for: chrono::Duration::seconds(10) };
-
-/// A way by road, from where a driver or a passenger is.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Leg {
-    pub distance_m: f64,
-    pub duration_s: f64,
-}
-
-/// What the server says of a way.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Road {
-    Leg(Leg),
-    /// No road leads there.
-    None,
-}
 
 /// Clones share one cache and one client.
 #[derive(Debug, Clone)]

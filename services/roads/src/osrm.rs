@@ -5,8 +5,7 @@ use std::fmt::Write;
 
 use serde::Deserialize;
 
-use crate::cache::Way;
-use crate::{Leg, Road};
+use crate::way::{Leg, Road, Way};
 
 /// Of a leg that can be believed: a day, and half the earth.
 const DURATION_MAX_S: f64 = 86_400.0;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Duration, Utc};
 use geospatial::Near;
-use roads::cache::Way;
+use roads::Way;
 use streams::{Position, UserId};
 
 use super::assign::{Assignment, CANDIDATES, Candidate, Finishing, Policy, Supply, Terms, WaitingRequest, eta_ms};

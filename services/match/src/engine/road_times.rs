@@ -7,8 +7,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Duration, Utc};
-use roads::cache::{Way, WayKey};
-use roads::{Leg, Road};
+use roads::{Leg, Road, Way, WayKey};
 use streams::RequestId;
 
 /// The longest that a request is held back for road times: those who ask for them answer within 200 ms.

@@ -4,8 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Duration, SubsecRound, Utc};
-use roads::cache::Way;
-use roads::{Leg, Road};
+use roads::{Leg, Road, Way};
 use streams::event::{
     CancelledRide, MatchAccepted, MatchFound, MatchRejected, Party, RejectReason, RideEvent, UserBeacon, UserFinder,
 };

@@ -3,8 +3,7 @@
 use chrono::Duration;
 use matching::engine::assign::Policy;
 use matching::engine::{Engine, Input, Rules, StepOutput};
-use roads::cache::Way;
-use roads::{Leg, Road};
+use roads::{Leg, Road, Way};
 use streams::event::MatchFound;
 use streams::{Event, UserId, VehicleType};
 
