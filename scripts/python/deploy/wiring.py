@@ -38,6 +38,8 @@ def expected_environment(compose, service, values):
         made["MARKETS_FILE"] = f"{markets.FOLDER}/markets.geojson"
         if not values["markets"]:
             del made["MARKETS_FILE"]
+    # Of docker/.env alone; the chart has it in `settings`.
+    made.pop("ROUTING_URL", None)
     made = {name: re.sub(r":[-?][^}]*\}", "}", value) for name, value in made.items()}
     if "HTTP_ADDR" in made:
         made["TRUSTED_PROXIES"] = values["trustedProxies"]
