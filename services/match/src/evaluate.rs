@@ -273,6 +273,7 @@ impl<'a> City<'a> {
             recorded_at: time(ms),
             continues: None,
             market_id: None,
+            expires_at: None,
         }
     }
 

@@ -11,7 +11,7 @@ const HOUR_S: i64 = 3_600;
 
 /// What the server said within this hour. Bounded by two generations: when the newer one is full, the older one is dropped.
 #[derive(Debug, Default)]
-pub struct Cache {
+pub(crate) struct Cache {
     hour: i64,
     newer: Hashed<WayKey, Road>,
     older: Hashed<WayKey, Road>,
@@ -19,7 +19,7 @@ pub struct Cache {
 
 impl Cache {
     /// What was said of this way in the hour of `now`.
-    pub fn get(&self, way: &Way, now: DateTime<Utc>) -> Option<Road> {
+    pub(crate) fn get(&self, way: &Way, now: DateTime<Utc>) -> Option<Road> {
         if hour(now) != self.hour {
             return None;
         }
@@ -27,7 +27,7 @@ impl Cache {
         self.newer.get(&key).or_else(|| self.older.get(&key)).copied()
     }
 
-    pub fn put(&mut self, way: &Way, road: Road, now: DateTime<Utc>) {
+    pub(crate) fn put(&mut self, way: &Way, road: Road, now: DateTime<Utc>) {
         if hour(now) != self.hour {
             *self = Self { hour: hour(now), ..Self::default() };
         }

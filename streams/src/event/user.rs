@@ -92,6 +92,9 @@ pub struct UserFinder {
     /// When the search began, went on or ended, by the clock of users.
     #[serde(with = "rfc3339")]
     pub recorded_at: DateTime<Utc>,
+    /// When the search ends by its time; an event of the version before this field has none.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "rfc3339::optional")]
+    pub expires_at: Option<DateTime<Utc>>,
     /// The market of the pickup; an event of the version before markets has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub market_id: Option<String>,

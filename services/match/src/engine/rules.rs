@@ -19,6 +19,9 @@ use crate::positions::DriverPositions;
 /// After this long without an answer of rides, an accepted offer is reported to operators.
 const OVERDUE_AFTER: Duration = Duration::seconds(60);
 
+/// No search lasts longer.
+const SEARCH_MAX: Duration = Duration::days(1);
+
 /// A ride that would take longer than a day has a place that is wrong.
 const EXPECTED_MAX_MS: i64 = 86_400_000;
 
@@ -186,7 +189,8 @@ impl Step<'_> {
             self.driver_cancelled(ride, e.user_id);
         }
         let changed_at = micros(e.recorded_at);
-        let too_old = changed_at + self.engine.rules().request_ttl(&e.pickup) <= self.now;
+        let expires_at = e.expires_at.map(|at| micros(at).min(changed_at + SEARCH_MAX));
+        let too_old = expires_at.unwrap_or_else(|| changed_at + self.engine.rules().request_ttl(&e.pickup)) <= self.now;
         let is_newer = |r: &Request| r.request_id != e.request_id && r.opened_at > changed_at;
         let is_outdated = e.active && (too_old || self.engine.requests_of(e.user_id).any(is_newer));
         let known = self.engine.requests().get(&e.request_id).cloned();
@@ -220,6 +224,7 @@ impl Step<'_> {
                     changed_at,
                     // The end of an unknown request is stored: its beginning may arrive later, and must not open it.
                     ended_at: (!e.active).then_some(self.now),
+                    expires_at,
                     excluded: BTreeMap::new(),
                 }
             }
@@ -243,6 +248,7 @@ impl Step<'_> {
         } else if changed != (Request { changed_at, ..request }) {
             self.withdraw_outstanding_of(e.request_id);
         }
+        changed.expires_at = expires_at;
         if let Some(ride) = continues {
             let before = changed.excluded.get(&ride.driver_id);
             changed.excluded.insert(ride.driver_id, ExclusionReason::Cancelled.exclusion(before, self.now));
@@ -504,7 +510,7 @@ impl Step<'_> {
         let old: Vec<RequestId> = self
             .engine
             .live_requests()
-            .filter(|r| r.waits_since() + rules.request_ttl(&r.pickup) <= now)
+            .filter(|r| r.expires_at(rules) <= now)
             .filter(|r| !is_held(r))
             .map(|r| r.request_id)
             .collect();

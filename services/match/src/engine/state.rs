@@ -144,6 +144,8 @@ pub struct Request {
     pub changed_at: DateTime<Utc>,
     /// `None` while it is live.
     pub ended_at: Option<DateTime<Utc>>,
+    /// When it ends by its time; `None`: users did not say.
+    pub expires_at: Option<DateTime<Utc>>,
     /// Drivers who are not offered it for some time, or never again.
     pub excluded: BTreeMap<UserId, Exclusion>,
 }
@@ -157,6 +159,11 @@ impl Request {
     /// Since when it waits for a driver: one that goes on has its whole time again.
     pub(super) fn waits_since(&self) -> DateTime<Utc> {
         if self.has_continued() { self.changed_at } else { self.opened_at }
+    }
+
+    /// When it ends by its time.
+    pub(super) fn expires_at(&self, rules: &Rules) -> DateTime<Utc> {
+        self.expires_at.unwrap_or_else(|| self.waits_since() + rules.request_ttl(&self.pickup))
     }
 
     /// Whether it has just gone on.

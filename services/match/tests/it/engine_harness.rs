@@ -270,6 +270,7 @@ impl EngineHarness {
             recorded_at: self.now,
             continues: None,
             market_id: None,
+            expires_at: None,
         }
     }
 

@@ -662,3 +662,30 @@ fn a_market_is_served_by_the_drivers_in_it_and_by_its_rules() {
     assert_eq!((seconds(south), seconds(north)), (30, 15));
     assert!((south.pickup_eta_s - south.pickup_distance_m / 10.0).abs() < 0.02);
 }
+
+#[test]
+fn a_search_ends_when_users_says_whatever_the_settings_of_match_are() {
+    let mut harness = EngineHarness::new();
+    let ends_at = |harness: &EngineHarness, s| Some(harness.now + chrono::Duration::seconds(s));
+    let short = streams::event::UserFinder { expires_at: ends_at(&harness, 60), ..harness.search("r1", "p1", 0.0) };
+    let long = streams::event::UserFinder { expires_at: ends_at(&harness, 600), ..harness.search("r2", "p2", 0.0) };
+    // Of a version before the field: the setting is 300 s.
+    let before = harness.search("r3", "p3", 0.0);
+    harness.step(&[Input::Finder(&short), Input::Finder(&long), Input::Finder(&before)]);
+    let live = |harness: &EngineHarness| -> Vec<String> {
+        harness.engine.waiting().map(|r| crate::engine_harness::name(r.request_id.0)).collect()
+    };
+    for (seconds, expected) in [(59, &["r1", "r2", "r3"][..]), (1, &["r2", "r3"]), (240, &["r2"]), (300, &[])] {
+        harness.pass_time(seconds);
+        assert_eq!(live(&harness), expected);
+    }
+    // One that comes too late is not opened; nobody searches for longer than a day.
+    let late = streams::event::UserFinder { expires_at: ends_at(&harness, 0), ..harness.search("r4", "p4", 0.0) };
+    let endless =
+        streams::event::UserFinder { expires_at: ends_at(&harness, 1 << 30), ..harness.search("r5", "p5", 0.0) };
+    harness.step(&[Input::Finder(&late), Input::Finder(&endless)]);
+    assert_eq!(live(&harness), ["r5"]);
+    harness.now += chrono::Duration::days(1);
+    harness.step(&[Input::Tick]);
+    assert_eq!(live(&harness), [""; 0]);
+}

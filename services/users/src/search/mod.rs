@@ -5,7 +5,7 @@ pub(crate) mod rows;
 
 use chrono::{DateTime, Duration, Utc};
 use pricing::market::Markets;
-use streams::event::{CancelledRide, RideEvent, UserFinder, rfc3339};
+use streams::event::{CancelledRide, RideEvent, UserFinder};
 use streams::{Event, Position, RequestId, UserId};
 
 use crate::trip::Trip;
@@ -73,13 +73,12 @@ impl Search {
         Event::UserFinder(UserFinder { continues, ..self.finder(self.began_at, markets) })
     }
 
-    /// What its passenger receives [`NEAR_END`] before its end: the search as it is, and when it ends.
+    /// What its passenger receives [`NEAR_END`] before its end: the search as it is, and how long it lasts.
     pub(crate) fn near_end(&self, markets: &Markets) -> NearEnd {
         let noticed_at = self.expires_at - NEAR_END;
         let finder = self.finder(noticed_at, markets);
         let event = Event::UserFinder(finder.clone());
         let mut body = serde_json::to_value(&finder).expect("a search has string keys");
-        body["expires_at"] = rfc3339::text(&self.expires_at).into();
         body["expires_in_s"] = NEAR_END.num_seconds().into();
         // Not the id of an event: an event of the search may happen at the same time.
         let event_id = format!("{}.near_end", event.message_id(noticed_at));
@@ -106,6 +105,7 @@ impl Search {
             dropoff,
             vehicle_type,
             market_id,
+            expires_at: Some(self.expires_at),
             recorded_at,
             continues,
         }

@@ -121,6 +121,7 @@ impl Cluster {
             recorded_at: self.world.now(),
             continues: None,
             market_id: None,
+            expires_at: None,
         })
     }
 
