@@ -100,7 +100,7 @@ impl Cli {
             None => run::run(&settings, &[]).await,
             Some(Command::Run { services }) => run::run(&settings, &services).await,
             Some(Command::Demo(city)) => simulate::demo(settings, &city).await,
-            Some(Command::Simulate { url, rides_url, city }) => simulate::run(url, rides_url, &city).await,
+            Some(Command::Simulate { url, rides_url, city }) => simulate::simulate(url, rides_url, &city).await,
             Some(Command::Streams { action }) => streams::run(&settings, action).await,
             Some(Command::Audit { action }) => audit::run(&settings, &action).await,
             Some(Command::DeadLetters { action }) => dead_letters::run(&settings, &action).await,

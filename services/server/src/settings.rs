@@ -179,6 +179,9 @@ pub struct Settings {
     /// answer in 200 ms is estimated: the great circle times 1.3 at the market's speed [default: everything is].
     #[arg(long, env = "ROUTING_URL", global = true)]
     pub routing_url: Option<String>,
+    /// Markets instead of the world, while MARKETS_FILE is not set: the two cities of the demo.
+    #[arg(skip)]
+    pub default_markets: Option<&'static str>,
     /// Who captures payments: `ledger` (books only), or `refuse` (refuses every capture; for tests).
     #[arg(long, env = "PAYMENT_PROVIDER", default_value = "ledger", global = true)]
     pub payment_provider: String,
@@ -433,7 +436,10 @@ impl Settings {
     /// A sentence that names the variable, the feature and the property at fault.
     pub fn markets(&self) -> anyhow::Result<Markets> {
         let general = self.tariffs()?;
-        let Some(path) = self.markets_path() else { return Ok(Markets::world(general)) };
+        let Some(path) = self.markets_path() else {
+            let parse = |text| Markets::parse(text, &general).map_err(anyhow::Error::msg);
+            return self.default_markets.map_or_else(|| Ok(Markets::world(general)), parse);
+        };
         let text = std::fs::read_to_string(path).with_context(|| format!("MARKETS_FILE {}", path.display()))?;
         Markets::parse(&text, &general).map_err(|why| anyhow::anyhow!("MARKETS_FILE {} {why}", path.display()))
     }

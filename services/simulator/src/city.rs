@@ -80,7 +80,8 @@ impl City {
         let wall_clock = WallClock::new(config.starts_at);
         let run_id = config.run_id.unwrap_or_else(|| wall_clock.now().timestamp_micros().unsigned_abs());
         let checker = Checker::new(config.outage);
-        let schedule = RequestSchedule::new(config.requests.take(), config.centre, config.speed, config.seed, start);
+        let schedule =
+            RequestSchedule::new(config.requests.take(), config.centres.clone(), config.speed, config.seed, start);
         Ok(Self {
             config,
             users_clients,

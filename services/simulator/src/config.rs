@@ -42,9 +42,10 @@ pub struct Config {
     /// The most time that a driver takes to answer an offer, real time; at least 21 ms.
     pub think_max: Duration,
     pub faults: Faults,
-    /// Real trips; `None`: seeded ones around `centre`.
+    /// Real trips; `None`: seeded ones around the centres.
     pub requests: Option<Trips>,
-    pub centre: Position,
+    /// Of one or several cities, over which people are spread in turn.
+    pub centres: Vec<Position>,
     /// How long a passenger searches before giving up.
     pub patience: Duration,
     /// Selects the phone numbers. `None` takes the wall clock, so that two runs use different accounts and stay below the
@@ -85,7 +86,7 @@ impl Default for Config {
             think_max: Duration::from_millis(600),
             faults: Faults::default(),
             requests: None,
-            centre: Position { lat: 40.7484, lng: -73.9857 },
+            centres: vec![Position { lat: 40.7484, lng: -73.9857 }],
             patience: Duration::from_secs(120),
             run_id: None,
             outage: Duration::ZERO,
@@ -107,7 +108,9 @@ impl Config {
         ensure!(!self.urls.is_empty(), "no URL of a users process given");
         ensure!(self.drivers > 0 && self.passengers > 0, "a city needs at least one driver and one passenger");
         ensure!(self.rides > 0, "the number of rides to complete is 0");
-        ensure!(self.centre.is_plausible(), "the centre of the city is no position: {:?}", self.centre);
+        ensure!(!self.centres.is_empty(), "there is no city");
+        let wrong = self.centres.iter().find(|centre| !centre.is_plausible());
+        ensure!(wrong.is_none(), "the centre of the city is no position: {wrong:?}");
         ensure!(self.speed.is_finite() && self.speed > 0.0, "speed is {}, but must be above 0", self.speed);
         let think_min = THINK_MIN + Duration::from_millis(1);
         ensure!(

@@ -132,7 +132,7 @@ impl Passenger {
         match &mut self.state {
             State::Resting { .. } | State::Waiting { .. } if closing => self.state = State::Done,
             State::Resting { until } if *until > now => return no_later.min(*until),
-            State::Resting { .. } => match self.city.schedule().next(now) {
+            State::Resting { .. } => match self.city.schedule().next(now, self.index) {
                 Some(request) => self.state = State::Waiting { request },
                 None => {
                     self.without_request = true;
@@ -288,7 +288,7 @@ impl Passenger {
             "match.found" => self.on_match_found(event, now),
             "ride.pickup" => self.on_pickup(event, now),
             "ride.completed" => {
-                self.city.statistics().increment(Counter::RidesCompleted);
+                self.city.statistics().completed(&event.data);
                 self.on_ride_end(event.text("ride_id"), now);
             }
             "ride.cancelled" => self.on_cancelled(event, now),

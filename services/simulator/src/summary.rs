@@ -12,6 +12,8 @@ pub struct Summary {
     pub elapsed: Duration,
     /// Rides that ended with a fare.
     pub completed: u64,
+    /// Rides with a fare, and the sum of their fares in minor units, by currency.
+    pub fares: BTreeMap<String, (u64, i64)>,
     pub cancelled: u64,
     /// Cancelled rides by the event's field `by`.
     pub cancelled_by: BTreeMap<String, u64>,
@@ -79,6 +81,7 @@ impl Summary {
         Self {
             elapsed,
             completed: count(Counter::RidesCompleted),
+            fares: statistics.fares().clone(),
             cancelled: count(Counter::RidesCancelled),
             cancelled_by: statistics.cancelled_by().clone(),
             unfinished: checker.unfinished_rides() as u64,
@@ -123,8 +126,12 @@ impl Summary {
     fn rows(&self) -> Vec<(&'static str, String, String)> {
         let row = |name, number: u64, note: String| (name, number.to_string(), note);
         let cancelled_by: Vec<_> = self.cancelled_by.iter().map(|(by, count)| format!("{count} by {by}")).collect();
+        let fare =
+            |(currency, (rides, sum)): (&String, &(u64, i64))| format!("{currency}: {rides} rides, {sum} minor units");
+        let fares: Vec<_> = self.fares.iter().map(fare).collect();
         let mut rows = vec![
             row("rides completed", self.completed, format!("in {:.1} s", self.elapsed.as_secs_f64())),
+            row("currencies", self.fares.len() as u64, fares.join("; ")),
             row("rides cancelled", self.cancelled, cancelled_by.join(", ")),
             row("rides without an end", self.unfinished, String::new()),
             row("rides read over HTTP", self.rides_compared, "and compared with their events".to_owned()),

@@ -34,6 +34,8 @@ pub fn measure(points: &[Point], ride: &RideTimes, max_speed_mps: f64) -> Measur
     let driver = devices::driver_fixes(points, ride, max_speed_mps);
     let parts = line::best(&driver.fixes, max_speed_mps);
     let metres: f64 = ends::cut(&parts, ride, max_speed_mps).iter().map(|part| way::length_m(part)).sum();
+    // The sum of nothing is −0, which JSON would show.
+    let metres = metres + 0.0;
     let on_ride = parts.iter().flatten().filter(|fix| ride.contains(fix.recorded_at));
     let last =
         on_ride.clone().next_back().map(|fix| TrackPoint { location: fix.position, recorded_at: fix.recorded_at });

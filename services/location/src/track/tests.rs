@@ -84,6 +84,11 @@ fn a_straight_drive_is_exact_and_one_point_has_no_distance() {
 }
 
 #[test]
+fn no_point_is_no_distance_and_not_minus_zero() {
+    assert_eq!(serde_json::to_string(&measured([]).distance_m).unwrap(), "0.0");
+}
+
+#[test]
 fn a_bad_point_that_a_long_silence_made_possible_is_left_out() {
     // 100 km in half an hour are possible; back in a second they are not.
     let after =

@@ -14,6 +14,11 @@ use crate::app::App;
 use crate::open_files;
 use crate::settings::Settings;
 
+/// The cities of the demo, as MARKETS_FILE has them, and their centres.
+const DEMO_MARKETS: &str = include_str!("demo_markets.geojson");
+const DEMO_CENTRES: [simulator::Position; 2] =
+    [simulator::Position { lat: 40.7484, lng: -73.9857 }, simulator::Position { lat: 52.5200, lng: 13.4050 }];
+
 /// A simulated city.
 #[derive(Debug, Clone, Args)]
 pub struct City {
@@ -67,12 +72,20 @@ impl City {
     }
 }
 
-/// Runs the city against the platform at `urls`. Status 1 if a client saw a violation, or if no ride was completed.
+/// Runs a city against a platform that runs elsewhere.
+///
+/// # Errors
+/// As [`run`].
+pub async fn simulate(urls: Vec<String>, rides_url: Option<String>, city: &City) -> Result<ExitCode> {
+    run(city.config(urls, rides_url)?).await
+}
+
+/// Runs a city. Status 1 if a client saw a violation, or if no ride was completed.
 ///
 /// # Errors
 /// If the platform cannot be reached, or the CSV cannot be read.
-pub async fn run(urls: Vec<String>, rides_url: Option<String>, city: &City) -> Result<ExitCode> {
-    let summary = simulator::run(city.config(urls, rides_url)?).await?;
+async fn run(config: simulator::Config) -> Result<ExitCode> {
+    let summary = simulator::run(config).await?;
     println!("{summary}");
     Ok(if summary.violations.is_empty() && summary.completed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -85,6 +98,9 @@ pub async fn demo(mut settings: Settings, city: &City) -> Result<ExitCode> {
     ensure!(settings.embedded(), "demo runs embedded: unset QUEUE_TYPE and DATABASE_URL, or use simulate");
     open_files::raise();
     settings.http_addr = ([127, 0, 0, 1], 0).into();
+    // Trips of a file are where they are, and a caller with markets has cities of their own.
+    let two_cities = city.requests.is_none() && settings.markets_path().is_none();
+    settings.default_markets = two_cities.then_some(DEMO_MARKETS);
     settings.otp_delivery = Some("response".to_owned());
     // Everybody in the city has the same address, and moves faster than life. What the caller set counts on top of that.
     settings.limits = format!("{},{}", Limits::raised(), settings.limits);
@@ -92,7 +108,12 @@ pub async fn demo(mut settings: Settings, city: &City) -> Result<ExitCode> {
     settings.track_max_speed_mps = settings.track_max_speed_mps.max(70.0 * city.speed.max(1.0));
     let app = App::start(&settings, &Service::ALL, World::real()).await?;
     eprintln!("the platform runs embedded at http://{}: memory bus, state in memory", app.addr);
-    let result = run(vec![format!("http://{}", app.addr)], None, city).await;
+    let mut config = city.config(vec![format!("http://{}", app.addr)], None)?;
+    if two_cities {
+        eprintln!("two cities: New York, in USD, and Berlin, in EUR");
+        config.centres = DEMO_CENTRES.to_vec();
+    }
+    let result = run(config).await;
     let drained = app.stop().await;
     ensure!(drained, "the platform did not stop in time");
     result

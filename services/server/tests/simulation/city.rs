@@ -95,7 +95,7 @@ pub(crate) fn config(
         // Some drivers answer when the offer has all but expired.
         think_max: Duration::from_millis(one_of(dice, &[600, 4_000, 15_000])),
         faults,
-        centre: CENTRE,
+        centres: vec![CENTRE],
         patience: seconds(60),
         run_id: Some(seed),
         // The faults of seed 32 leave no process of users, of match or of rides from second 49 to second 531.

@@ -78,6 +78,7 @@ pub(crate) struct Driver {
     wrong_pin_ids: HashSet<String>,
     /// The number of the connection on which `beacon.update` was last sent.
     active_on: u64,
+    index: usize,
     /// Until then another device may be the one whose positions count.
     unseen_until: Instant,
 }
@@ -91,8 +92,8 @@ impl Driver {
         let mut rng = StdRng::seed_from_u64(city.config.seed.wrapping_mul(0x1_0000).wrapping_add(index as u64));
         let account = city.sign_in(index, Party::Driver).await?;
         account.register_driver(vehicle_type(index, city.config.drivers), "S").await?;
-        let position = city.schedule().idle_position();
-        let target = city.schedule().idle_position();
+        let position = city.schedule().idle_position(index);
+        let target = city.schedule().idle_position(index);
         let now = clock::now();
         let clock_offset = clock_offset(&city.config, index)?;
         // Dropped, and so aborted, with the driver.
@@ -117,6 +118,7 @@ impl Driver {
             ended_rides: VecDeque::new(),
             wrong_pin_ids: HashSet::new(),
             active_on: 0,
+            index,
             unseen_until: now,
             city,
         };
@@ -153,7 +155,7 @@ impl Driver {
                 if let Some(offer) = self.next_offer.take().filter(|offer| offer.expires_at > now) {
                     self.consider(offer, now);
                 } else if self.vehicle.is_there() {
-                    let target = self.city.schedule().idle_position();
+                    let target = self.city.schedule().idle_position(self.index);
                     self.vehicle.head_for(target, now);
                 }
             }

@@ -17,7 +17,7 @@ use crate::frame::{self, Frame, rfc3339};
 
 /// The pause before the tablet connects again.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
-/// How far the depot is from the centre, metres to the north: no driver and no ride comes near.
+/// How far the depot is from the first centre, metres to the north: no driver and no ride comes near.
 const DEPOT_NORTH_M: f64 = 40_000.0;
 
 /// Connects again and again until the phase is over.
@@ -45,7 +45,7 @@ pub(super) async fn run(city: Arc<City>, account: Arc<Account>, index: usize) {
 /// # Errors
 /// The connection is lost.
 async fn send_positions(city: &City, mut socket: Socket) -> Result<()> {
-    let depot = city.config.centre.offset(DEPOT_NORTH_M, 0.0);
+    let depot = city.config.centres[0].offset(DEPOT_NORTH_M, 0.0);
     let mut next_at: Instant = clock::now();
     loop {
         let incoming = tokio::select! {

@@ -36,32 +36,32 @@ pub(crate) struct RequestSchedule {
 #[derive(Debug)]
 enum Source {
     File { trips: Trips, next: usize },
-    Seeded { centre: Position, clock: DateTime<Utc> },
+    Seeded { centres: Vec<Position>, clock: DateTime<Utc> },
 }
 
 impl RequestSchedule {
-    pub(crate) fn new(trips: Option<Trips>, centre: Position, speed: f64, seed: u64, start: Instant) -> Self {
+    pub(crate) fn new(trips: Option<Trips>, centres: Vec<Position>, speed: f64, seed: u64, start: Instant) -> Self {
         let source = match trips {
             Some(trips) => Source::File { trips, next: 0 },
-            None => Source::Seeded { centre, clock: DateTime::UNIX_EPOCH },
+            None => Source::Seeded { centres, clock: DateTime::UNIX_EPOCH },
         };
         let rng = StdRng::seed_from_u64(seed ^ 0x0dea_1dea);
         Self { source, speed, next_at: start, previous_pickup_time: None, rng }
     }
 
-    /// The next request; `None` at the end of the file.
-    pub(crate) fn next(&mut self, now: Instant) -> Option<ScheduledRequest> {
+    /// The next request, made by the passenger of this index; `None` at the end of the file.
+    pub(crate) fn next(&mut self, now: Instant, person: usize) -> Option<ScheduledRequest> {
         let request = match &mut self.source {
             Source::File { trips, next } => {
                 let request = trips.requests.get(*next)?.clone();
                 *next += 1;
                 request
             }
-            Source::Seeded { centre, clock } => {
+            Source::Seeded { centres, clock } => {
                 // Independent passengers: the gaps are exponentially distributed.
                 let gap_s = -SEEDED_GAP_S * (1.0 - self.rng.random::<f64>()).ln();
                 *clock += chrono::Duration::milliseconds((gap_s * 1000.0) as i64);
-                seeded(*centre, *clock, &mut self.rng)
+                seeded(centres[person % centres.len()], *clock, &mut self.rng)
             }
         };
         let gap = self.previous_pickup_time.map_or(Duration::ZERO, |previous| {
@@ -74,8 +74,8 @@ impl RequestSchedule {
         Some(ScheduledRequest { not_before: self.next_at, request })
     }
 
-    /// Where an idle driver goes: near a coming pickup.
-    pub(crate) fn idle_position(&mut self) -> Position {
+    /// Where the idle driver of this index goes: near a coming pickup.
+    pub(crate) fn idle_position(&mut self, person: usize) -> Position {
         let pickup = match &self.source {
             Source::File { trips, next } => {
                 let left = trips.requests.len().saturating_sub(*next);
@@ -83,7 +83,9 @@ impl RequestSchedule {
                 let index = from + self.rng.random_range(0..count.clamp(1, PICKUPS_AHEAD));
                 trips.requests.get(index).map(|request| request.pickup)
             }
-            Source::Seeded { centre, clock } => Some(seeded(*centre, *clock, &mut self.rng).pickup),
+            Source::Seeded { centres, clock } => {
+                Some(seeded(centres[person % centres.len()], *clock, &mut self.rng).pickup)
+            }
         };
         let pickup = pickup.unwrap_or(Position { lat: 40.7484, lng: -73.9857 });
         pickup.offset(self.rng.random_range(-300.0..300.0), self.rng.random_range(-300.0..300.0))
@@ -118,19 +120,32 @@ mod tests {
         };
         let trips = Trips { requests: vec![at(0), at(1), at(100_000)], skipped: 0 };
         let start = clock::now();
-        let mut schedule = RequestSchedule::new(Some(trips), Position { lat: 1.0, lng: 1.0 }, 10.0, 1, start);
-        assert_eq!(schedule.next(start).unwrap().not_before, start);
-        assert_eq!(schedule.next(start).unwrap().not_before, start + Duration::from_millis(100));
-        assert_eq!(schedule.next(start).unwrap().not_before, start + Duration::from_millis(300));
-        assert!(schedule.next(start).is_none());
+        let mut schedule = RequestSchedule::new(Some(trips), vec![Position { lat: 1.0, lng: 1.0 }], 10.0, 1, start);
+        assert_eq!(schedule.next(start, 0).unwrap().not_before, start);
+        assert_eq!(schedule.next(start, 0).unwrap().not_before, start + Duration::from_millis(100));
+        assert_eq!(schedule.next(start, 0).unwrap().not_before, start + Duration::from_millis(300));
+        assert!(schedule.next(start, 0).is_none());
+    }
+
+    #[tokio::test]
+    async fn people_are_spread_over_the_cities() {
+        let start = clock::now();
+        let cities = [Position { lat: 40.7, lng: -73.9 }, Position { lat: 52.5, lng: 13.4 }];
+        let mut schedule = RequestSchedule::new(None, cities.to_vec(), 10.0, 1, start);
+        for person in 0..10 {
+            let city = cities[person % 2];
+            let request = schedule.next(start, person).unwrap().request;
+            assert!(request.pickup.distance_m(&city) < 2_000.0 && request.dropoff.distance_m(&city) < 5_000.0);
+            assert!(schedule.idle_position(person).distance_m(&city) < 3_000.0);
+        }
     }
 
     #[tokio::test]
     async fn the_same_seed_gives_the_same_trips() {
         let start = clock::now();
         let trips = |seed| {
-            let mut schedule = RequestSchedule::new(None, Position { lat: 40.7, lng: -73.9 }, 10.0, seed, start);
-            (0..20).map(|_| schedule.next(start).unwrap().request).collect::<Vec<_>>()
+            let mut schedule = RequestSchedule::new(None, vec![Position { lat: 40.7, lng: -73.9 }], 10.0, seed, start);
+            (0..20).map(|n| schedule.next(start, n).unwrap().request).collect::<Vec<_>>()
         };
         assert_eq!(trips(7), trips(7));
         assert_ne!(trips(7), trips(8));

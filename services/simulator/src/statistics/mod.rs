@@ -7,9 +7,12 @@ use std::time::Duration;
 
 pub use samples::Distribution;
 pub(crate) use samples::Samples;
+use serde_json::Value;
 
 /// The most different refusals that are counted.
 const REFUSALS_MAX: usize = 100;
+/// The most currencies.
+const CURRENCIES_MAX: usize = 200;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Counter {
@@ -47,6 +50,8 @@ pub(crate) struct Statistics {
     counters: BTreeMap<Counter, u64>,
     refusals: BTreeMap<String, u64>,
     cancelled_by: BTreeMap<String, u64>,
+    /// Rides and minor units, by currency.
+    fares: BTreeMap<String, (u64, i64)>,
     latencies_ms: BTreeMap<&'static str, Samples>,
     pub(crate) pickup_eta_s: Samples,
     /// Billed over driven distance of completed rides.
@@ -89,6 +94,21 @@ impl Statistics {
         if self.refusals.len() < REFUSALS_MAX || self.refusals.contains_key(&name) {
             *self.refusals.entry(name).or_default() += 1;
         }
+    }
+
+    /// A ride was completed; the event's body has its fare.
+    pub(crate) fn completed(&mut self, event: &Value) {
+        self.increment(Counter::RidesCompleted);
+        let total = &event["fare"]["total"];
+        let (Some(amount), Some(currency)) = (total["amount"].as_i64(), total["currency"].as_str()) else { return };
+        if self.fares.len() < CURRENCIES_MAX || self.fares.contains_key(currency) {
+            let (rides, sum) = self.fares.entry(currency.to_owned()).or_default();
+            (*rides, *sum) = (*rides + 1, *sum + amount);
+        }
+    }
+
+    pub(crate) fn fares(&self) -> &BTreeMap<String, (u64, i64)> {
+        &self.fares
     }
 
     /// A ride was cancelled; `by` is the event's field.
