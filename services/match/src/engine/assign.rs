@@ -166,8 +166,10 @@ fn shortest_pair(waiting: &[WaitingRequest], supply: &mut Supply<'_>) -> Vec<Ass
 /// is [`AGE_WEIGHT`].
 const GAP_PERCENT: i64 = 30;
 const GAP_MAX_MS: i64 = 60_000;
-/// With one rival a request comes before any new one after 60 % of its time: 8 · 0.6⁴ = 1, times the way from the edge of the radius.
+/// With one rival a request comes before any new one after 97 % of its time: 8 · 0.968⁶⁴ = 1, times the way from the edge of the radius.
+/// The lower the exponent, the more are served, and the longer everybody waits.
 const AGE_WEIGHT: f64 = 8.0;
+const AGE_EXPONENT: i32 = 64;
 /// Far below [`ALONE_MS`].
 const AGE_BONUS_MAX_MS: f64 = 1e9;
 /// More than any pair costs: a driver who can be offered is, unless the request is held back for a better one.
@@ -270,6 +272,6 @@ fn age_bonus_ms(request: &WaitingRequest, terms: &Terms) -> i64 {
     let age = (terms.now - request.opened_at).num_milliseconds().max(0) as f64;
     let share = age / request.request_ttl.num_milliseconds().max(1) as f64;
     let farthest = eta_ms(request.radius_m, request.speed_mps) as f64;
-    let bonus = AGE_WEIGHT * farthest * share.powi(4) / request.rivals.max(1) as f64;
+    let bonus = AGE_WEIGHT * farthest * share.powi(AGE_EXPONENT) / request.rivals.max(1) as f64;
     bonus.min(AGE_BONUS_MAX_MS) as i64
 }
