@@ -240,6 +240,15 @@ async fn server_info(client: &Client) -> Result<ServerInfo, BusError> {
     }
 }
 
+/// Waits until a task of the client has reported the first connection. Counted later it would look like another connection than the one by
+/// which a message came that was pulled at once, and the message would not be acknowledged.
+async fn first_connection_counted(reconnects: &AtomicU64) {
+    let until = Instant::now() + REPLY_WAIT;
+    while reconnects.load(Ordering::Relaxed) == 0 && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 pub(super) fn api_error(what: &str, error: &jetstream::Error) -> BusError {
     use jetstream::ErrorCode;
     let text = format!("{what}: {error}");
@@ -270,6 +279,7 @@ impl NatsBus {
         let dropped = Arc::new(AtomicU64::new(0));
         let client = connect(settings, &reconnects, &dropped).await?;
         let info = server_info(&client).await?;
+        first_connection_counted(&reconnects).await;
         let mut parts = info.version.split(['.', '-']).map(|p| p.parse::<u64>().unwrap_or(0));
         let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
         if version < MINIMUM_SERVER {

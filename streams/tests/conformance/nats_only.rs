@@ -171,6 +171,26 @@ async fn a_poisoned_header_among_a_thousand_delays_no_other() -> Result<()> {
     Ok(())
 }
 
+/// The client reports its first connection by a task of its own, which may run after the pull.
+#[tokio::test]
+async fn what_is_pulled_right_after_connecting_is_acknowledged() -> Result<()> {
+    let server = Server::new()?;
+    let f = Fixture::at("at-once", &server.url).await?;
+    let stream = f.stream("s", &["a"], Retention::Interest);
+    let consumer = f.consumer(&stream, "c", "a");
+    f.apply(&[&stream], &[&consumer]).await?;
+    for n in 0..20 {
+        f.publish("a", "at once").await?;
+        let settings = NatsSettings { urls: vec![server.url.clone()], ..NatsSettings::default() };
+        let bus = Bus::Nats(NatsBus::connect(&settings).await?);
+        ensure!(bus.reconnects() == 1, "connection {n} is counted {} times", bus.reconnects());
+        let mut puller = bus.pull(&consumer).await?;
+        let delivery = puller.fetch(1, Duration::from_secs(30)).await?.remove(0);
+        delivery.ack_confirmed().await?;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn credentials_are_shown_as_set_and_in_the_address() -> Result<()> {
     let host = |server: &Server| server.url.replace("nats://", "");
