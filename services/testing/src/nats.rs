@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::shipped::{self, Certificates};
+
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
@@ -17,12 +19,21 @@ pub struct Server {
     /// With its store in `jetstream`.
     pub directory: PathBuf,
     child: Option<Child>,
-    /// More of its configuration, such as users.
-    config: String,
-    /// How much JetStream may store.
-    storage: String,
+    configuration: Configuration,
     /// Its address, the same after [`start`](Self::start) is called again.
     pub url: String,
+}
+
+#[derive(Debug)]
+enum Configuration {
+    Own {
+        /// More lines, such as users.
+        lines: String,
+        /// How much JetStream may store.
+        storage: String,
+    },
+    /// That of compose.yaml.
+    Shipped(Certificates),
 }
 
 impl Server {
@@ -43,6 +54,26 @@ impl Server {
         Self::with(config, "max_file_store: 1TB, max_memory_store: 64GB")
     }
 
+    /// The server of compose.yaml: TLS, the users and permissions of `docker/nats-users.conf` with the passwords of
+    /// [`shipped::password`](crate::shipped::password), and a certificate of [`certificates`](Self::certificates).
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and without openssl.
+    pub fn shipped() -> Result<Self> {
+        let directory = Self::new_directory()?;
+        let certificates = Certificates::new(&directory.join("certs"))?;
+        Self::launch(directory, Configuration::Shipped(certificates))
+    }
+
+    /// Those of a [`shipped`](Self::shipped) server.
+    #[must_use]
+    pub fn certificates(&self) -> Option<&Certificates> {
+        match &self.configuration {
+            Configuration::Own { .. } => None,
+            Configuration::Shipped(certificates) => Some(certificates),
+        }
+    }
+
     /// With these limits of JetStream, in the words of the server's configuration.
     ///
     /// # Errors
@@ -51,15 +82,23 @@ impl Server {
         Self::with("", limits)
     }
 
-    fn with(config: &str, storage: &str) -> Result<Self> {
+    fn with(lines: &str, storage: &str) -> Result<Self> {
+        let configuration = Configuration::Own { lines: lines.to_owned(), storage: storage.to_owned() };
+        Self::launch(Self::new_directory()?, configuration)
+    }
+
+    fn new_directory() -> Result<PathBuf> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let program = std::env::var_os("NATS_SERVER")
-            .context("NATS_SERVER is not set: run the tests by scripts/test, which finds a nats-server")?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("rideshare-nats-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&directory)?;
-        let (config, storage) = (config.to_owned(), storage.to_owned());
-        let mut server = Self { program: program.into(), directory, child: None, config, storage, url: String::new() };
+        Ok(directory)
+    }
+
+    fn launch(directory: PathBuf, configuration: Configuration) -> Result<Self> {
+        let program = std::env::var_os("NATS_SERVER")
+            .context("NATS_SERVER is not set: run the tests by scripts/test, which finds a nats-server")?;
+        let mut server = Self { program: program.into(), directory, child: None, configuration, url: String::new() };
         server.start()?;
         Ok(server)
     }
@@ -101,9 +140,12 @@ impl Server {
     /// Reads these lines instead of the former ones, as after SIGHUP; connections whose user has changed end.
     ///
     /// # Errors
-    /// If it does not say within 30 s that it has.
+    /// If it does not say within 30 s that it has, or is a [`shipped`](Self::shipped) one.
     pub fn reload(&mut self, config: &str) -> Result<()> {
-        config.clone_into(&mut self.config);
+        let Configuration::Own { lines, .. } = &mut self.configuration else {
+            bail!("its configuration is the one that is shipped")
+        };
+        config.clone_into(lines);
         self.write_configuration()?;
         let reloads = |log: String| log.matches("Reloaded server configuration").count();
         let before = reloads(self.log());
@@ -120,13 +162,17 @@ impl Server {
 
     fn write_configuration(&self) -> Result<PathBuf> {
         let port = self.url.rsplit(':').next().filter(|p| !p.is_empty()).unwrap_or("-1");
+        let (lines, storage) = match &self.configuration {
+            Configuration::Own { lines, storage } => (lines, storage),
+            Configuration::Shipped(certificates) => {
+                return shipped::write_configuration(&self.directory, port, certificates);
+            }
+        };
         let directory = self.directory.display();
-        let mut config = format!(
+        let config = format!(
             "listen: \"127.0.0.1:{port}\"\nports_file_dir: \"{directory}\"\n\
-             jetstream {{ store_dir: \"{directory}/jetstream\", {} }}\n",
-            self.storage
+             jetstream {{ store_dir: \"{directory}/jetstream\", {storage} }}\n{lines}"
         );
-        config.push_str(&self.config);
         let file = self.directory.join("nats.conf");
         std::fs::write(&file, config)?;
         Ok(file)
@@ -138,6 +184,12 @@ impl Server {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// What it has refused since it was started: the lines of its log about permissions that a client lacks.
+    #[must_use]
+    pub fn refused(&self) -> Vec<String> {
+        self.log().lines().filter(|line| line.contains("iolation")).map(str::to_owned).collect()
     }
 
     fn log(&self) -> String {

@@ -5,18 +5,17 @@ use std::time::Duration;
 
 use platform::World;
 use serde_json::{Value, json};
-use server::app::App;
 use sqlx::Connection;
 use streams::bus::{ReplayStart, StoredMessage};
 use streams::topology::{DEAD_LETTER_STREAM, Topology};
 use streams::{Bus, Message, Service};
 
 use crate::harness::client::{Person, Socket, http};
+use crate::harness::nats::Nats;
 use crate::harness::ride::{drive, online, trip};
 use crate::harness::running::{Running, Shape};
-use crate::harness::{rideshare, settled, until};
+use crate::harness::{rideshare, until};
 use testing::database;
-use testing::nats::Server;
 
 const STREAM: &str = "RIDE_STREAM";
 
@@ -52,12 +51,12 @@ impl Rides {
                 passenger.event("ride.cancelled").await;
             }
         }
-        settled(&running.apps[0].platform).await;
+        running.settled().await;
         Self { running, people, live, driver, passenger }
     }
 
     fn bus(&self) -> &Bus {
-        &self.running.apps[0].platform.bus
+        self.running.bus()
     }
 
     /// Mailbox entries of both people about rides.
@@ -74,14 +73,14 @@ impl Rides {
 
     fn audit(&self, args: &[&str]) -> (i32, String) {
         let database = self.running.settings.database_url.clone().unwrap();
-        on(&self.running.nats.as_ref().unwrap().url, &database, args)
+        on(self.running.nats(), &database, args)
     }
 }
 
 /// `rideshare audit …`; its status, and all that it printed.
-fn on(nats: &str, database: &str, args: &[&str]) -> (i32, String) {
-    let base = ["--queue-type", "nats", "--nats-url", nats, "--database-url", database, "--log", "error"];
-    let Output { status, stdout, stderr } = rideshare(&[&["audit"], args, &base[..]].concat());
+fn on(nats: &Nats, database: &str, args: &[&str]) -> (i32, String) {
+    let base = ["--database-url", database, "--log", "error"];
+    let Output { status, stdout, stderr } = nats.rideshare(&[&["audit"], args, &base[..]].concat());
     let output = String::from_utf8(stdout).unwrap() + &String::from_utf8(stderr).unwrap();
     (status.code().unwrap(), output)
 }
@@ -129,7 +128,7 @@ async fn dump(database: &str) -> Vec<(&'static str, Vec<String>)> {
 impl Rides {
     /// The republished events had no second effect: no further mailbox entry, nobody freed or locked, and the live ride goes on.
     async fn without_second_effects(mut self) {
-        settled(&self.running.apps[0].platform).await;
+        self.running.settled().await;
         assert_eq!(self.ride_events_in_mailboxes().await, 2 * 8);
         assert_eq!(self.bus().stream_info(DEAD_LETTER_STREAM).await.unwrap().messages, 0);
         let code = self.passenger.refused("finder.update", trip()).await;
@@ -138,7 +137,7 @@ impl Rides {
         self.driver.ack("ride.arrive", json!({"ride_id": self.live["ride_id"]})).await;
         self.driver.event("ride.arrived").await;
         self.passenger.event("ride.arrived").await;
-        settled(&self.running.apps[0].platform).await;
+        self.running.settled().await;
         let (status, output) = self.audit(&["verify"]);
         assert!(status == 0 && output.contains("10 messages in the stream"), "{output}");
         drop((self.driver, self.passenger));
@@ -146,7 +145,7 @@ impl Rides {
     }
 
     fn published_again(&self) -> u64 {
-        self.running.apps[0].platform.metrics.published_again.with_label_values(&["rides"]).get()
+        self.running.app(Service::Rides).platform.metrics.published_again.with_label_values(&["rides"]).get()
     }
 }
 
@@ -163,7 +162,7 @@ async fn the_ride_stream_is_deleted_and_published_again() {
 
     // While no process runs that would recover it.
     let bus = rides.bus().clone();
-    assert!(rides.running.apps.remove(0).stop().await);
+    rides.running.pause().await;
     bus.delete_stream(STREAM).await.unwrap();
     bus.apply(&Topology::rideshare()).await.unwrap();
     let (status, output) = rides.audit(&["verify"]);
@@ -179,13 +178,13 @@ async fn the_ride_stream_is_deleted_and_published_again() {
     assert!(status == 0 && output.contains("all of it is sound"), "{output}");
 
     // Every consumer receives all of it again.
-    rides.running.apps.push(App::start(&rides.running.settings, &Service::ALL, World::real()).await.unwrap());
+    rides.running.start_again().await;
     for person in &mut rides.people {
         person.addr = rides.running.addr();
     }
     rides.driver = rides.people[0].connect(None).await;
     rides.passenger = rides.people[1].connect(None).await;
-    let again = rides.running.apps[0].platform.metrics.clone();
+    let again = rides.running.app(Service::Rides).platform.metrics.clone();
     rides.without_second_effects().await;
     assert_eq!(again.published_again.with_label_values(&["rides"]).get(), 0, "it was repaired");
 }
@@ -195,6 +194,7 @@ async fn a_ride_stream_lost_under_a_running_platform_is_published_again_by_it() 
     let rides = Rides::start().await;
     let before = rides.stored().await;
     rides.bus().delete_stream(STREAM).await.unwrap();
+    rides.running.nats().apply_if_secured().await;
     until("the platform has published it again", async || {
         rides.bus().stream_info(STREAM).await.is_ok_and(|info| info.messages == 8)
     })
@@ -218,10 +218,9 @@ async fn a_ride_stream_lost_under_a_running_platform_is_published_again_by_it() 
 async fn missing_and_duplicated_events_are_repaired() {
     let mut rides = Rides::start().await;
     let (bus, before) = (rides.bus().clone(), rides.stored().await);
-    assert!(rides.running.apps.remove(0).stop().await);
+    rides.running.pause().await;
     // As after five minutes: no id is left in the duplicate window.
-    let nats = &rides.running.nats.as_ref().unwrap().url;
-    let jetstream = async_nats::jetstream::new(async_nats::connect(nats).await.unwrap());
+    let jetstream = async_nats::jetstream::new(rides.running.nats().client().await);
     let mut config = jetstream.get_stream(STREAM).await.unwrap().cached_info().config.clone();
     config.duplicate_window = Duration::from_millis(100);
     jetstream.update_stream(config).await.unwrap();
@@ -262,9 +261,8 @@ async fn missing_and_duplicated_events_are_repaired() {
 async fn one_changed_byte_is_reported_with_ride_version_and_reason() {
     let rides = Rides::start().await;
     let original = rides.stored().await;
-    let copy = Server::new().unwrap();
-    let settings = crate::harness::running::settings(&["--queue-type", "nats", "--nats-url", &copy.url]);
-    let bus = server::app::bus(&settings, &World::real(), "copy").await.unwrap();
+    let copy = Nats::start().await;
+    let bus = copy.bus().await;
     let mut topology = Topology::rideshare();
     topology.streams.retain(|stream| stream.name == STREAM);
     topology.consumers.clear();
@@ -280,13 +278,13 @@ async fn one_changed_byte_is_reported_with_ride_version_and_reason() {
         bus.publish(Message { payload: body.into(), ..message }).await.unwrap();
     }
     let database = rides.running.settings.database_url.clone().unwrap();
-    let (status, output) = on(&copy.url, &database, &["verify"]);
+    let (status, output) = on(&copy, &database, &["verify"]);
     let place = format!("ride {} version {} (sequence 3): ", edited["ride_id"].as_str().unwrap(), edited["version"]);
     assert_eq!(status, 1, "{output}");
     assert!(output.contains(&format!("{place}the body was changed: its hash is ")), "{output}");
     assert!(output.contains(&format!("{place}its body is not the database's from byte ")), "{output}");
     assert!(output.ends_with("2 differences\n"), "{output}");
-    let (status, output) = on(&copy.url, &database::fresh().await, &["rebuild"]);
+    let (status, output) = on(&copy, &database::fresh().await, &["rebuild"]);
     assert!(status == 1 && output.contains("nothing was written"), "{output}");
     rides.running.stop().await;
 }
@@ -295,7 +293,7 @@ async fn one_changed_byte_is_reported_with_ride_version_and_reason() {
 async fn rebuilt_tables_equal_the_live_ones_row_for_row() {
     let rides = Rides::start().await;
     let live = rides.running.settings.database_url.clone().unwrap();
-    let nats = &rides.running.nats.as_ref().unwrap().url;
+    let nats = rides.running.nats();
     let fresh = database::fresh().await;
     let (status, output) = on(nats, &fresh, &["rebuild"]);
     assert!(status == 0 && output.contains("of 8 messages: 3 rides, 8 events and 10 ledger entries"), "{output}");
@@ -325,7 +323,7 @@ async fn rebuilt_tables_equal_the_live_ones_row_for_row() {
 async fn recovered_tables_equal_the_live_ones_row_for_row() {
     let rides = Rides::start().await;
     let live = rides.running.settings.database_url.clone().unwrap();
-    let nats = &rides.running.nats.as_ref().unwrap().url;
+    let nats = rides.running.nats();
     let fresh = database::fresh().await;
     let (status, output) = on(nats, &fresh, &["rebuild"]);
     assert_eq!(status, 0, "{output}");
@@ -373,17 +371,17 @@ async fn the_trail_of_people_whose_accounts_have_ended_is_sound_and_can_be_rebui
     let cancel = json!({"ride_id": rides.live["ride_id"], "reason": "changed_plans"});
     rides.passenger.ack("ride.cancel", cancel).await;
     rides.driver.event("ride.cancelled").await;
-    settled(&rides.running.apps[0].platform).await;
+    rides.running.settled().await;
     for person in &rides.people {
         let (status, problem) = http(person.addr, "DELETE", "/v1/me", Some(&person.token), None).await;
         assert_eq!(status, 204, "{problem}");
     }
-    settled(&rides.running.apps[0].platform).await;
+    rides.running.settled().await;
     let (status, output) = rides.audit(&["verify"]);
     assert!(status == 0 && output.contains("all of it is sound"), "{output}");
     let live = rides.running.settings.database_url.clone().unwrap();
     let fresh = database::fresh().await;
-    let (status, output) = on(&rides.running.nats.as_ref().unwrap().url, &fresh, &["rebuild"]);
+    let (status, output) = on(rides.running.nats(), &fresh, &["rebuild"]);
     assert!(status == 0 && output.contains("3 rides, 9 events"), "{output}");
     assert_eq!(dump(&fresh).await, dump(&live).await);
     // Rides name people by their ids; who they were is nowhere any more.
@@ -403,7 +401,7 @@ async fn a_replay_shows_what_matches_and_touches_no_consumer() {
     let stored = rides.stored().await;
     let consumers = async || rides.bus().stream_info(STREAM).await.unwrap().consumers;
     // The stream may count more now: the ordered consumer that read `stored` is deleted after half a minute.
-    let durables = &rides.running.apps[0].platform.topology.consumers;
+    let durables = Topology::rideshare().consumers;
     let durables = durables.iter().filter(|c| c.stream == STREAM).count() as u64;
     let (status, output) = rides.audit(&["replay", "--format", "json"]);
     assert_eq!(status, 0, "{output}");
@@ -445,10 +443,10 @@ async fn a_replay_shows_what_matches_and_touches_no_consumer() {
 #[tokio::test]
 async fn a_replay_follows_until_it_is_interrupted() {
     let mut rides = Rides::start().await;
-    let (nats, mut args) = (rides.running.nats.as_ref().unwrap().url.clone(), vec!["audit", "replay", "--follow"]);
-    args.extend(["--format", "json", "--queue-type", "nats", "--nats-url", &nats, "--log", "error"]);
+    let login = rides.running.nats().arguments("operator");
     let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_rideshare"))
-        .args(args)
+        .args(["audit", "replay", "--follow", "--format", "json", "--log", "error"])
+        .args(login)
         .stdout(std::process::Stdio::piped())
         .kill_on_drop(true)
         .spawn()

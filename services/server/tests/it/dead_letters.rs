@@ -3,30 +3,27 @@
 use std::process::Output;
 
 use bytes::Bytes;
-use platform::World;
 use serde_json::{Value, json};
-use server::app::App;
 use streams::bus::MESSAGE_ID;
 use streams::topology::{DEAD_LETTER_STREAM, GIVEN_UP_STREAM, Topology};
 use streams::{Headers, Message, Service, Subject};
 
 use crate::harness::client::Person;
+use crate::harness::nats::Nats;
 use crate::harness::ride::{online, trip};
-use crate::harness::running::{Running, settings, shared};
-use crate::harness::{rideshare, until};
+use crate::harness::running::{Running, shared, start};
+use crate::harness::until;
 use crate::stuck_stream::exhaust_deliveries;
-use testing::nats::Server;
 
 /// `rideshare dead-letters …` against this server, while the services in the test's own process go on.
-async fn command(url: &str, words: &str) -> Output {
-    let words = format!("dead-letters {words} --nats-url {url}");
-    let run = move || rideshare(&words.split_whitespace().collect::<Vec<_>>());
-    tokio::task::spawn_blocking(run).await.unwrap()
+async fn command(nats: &Nats, words: &str) -> Output {
+    let words = format!("dead-letters {words}");
+    nats.rideshare_meanwhile(&words.split_whitespace().collect::<Vec<_>>()).await
 }
 
 /// The same; it must succeed, and its JSON is returned.
-async fn answer(url: &str, words: &str) -> Value {
-    let output = command(url, &format!("{words} --format json")).await;
+async fn answer(nats: &Nats, words: &str) -> Value {
+    let output = command(nats, &format!("{words} --format json")).await;
     assert!(output.status.success(), "{words}: {output:?}");
     serde_json::from_slice(&output.stdout).unwrap()
 }
@@ -41,12 +38,11 @@ fn text(bytes: &[u8]) -> String {
 
 #[tokio::test]
 async fn a_requeued_message_is_handled_by_its_own_consumer_alone() {
-    let nats = Server::new().unwrap();
-    let url = nats.url.clone();
+    let nats = Nats::start().await;
     let settings = shared(&nats, &[]).await;
     let mut apps = Vec::new();
     for service in [Service::Users, Service::Match, Service::Location] {
-        apps.push(App::start(&settings, &[service], World::real()).await.unwrap());
+        apps.extend(start(&settings, &[service]).await);
     }
     let addr = apps[0].addr;
     let mut driver = Person::driver(addr, 1).await.connect(None).await;
@@ -57,27 +53,27 @@ async fn a_requeued_message_is_handled_by_its_own_consumer_alone() {
     driver.ack("match.accept", json!({"match_id": found})).await;
     passenger.event("match.accepted").await;
     // As if process after process of rides died while handling it, and none were left.
-    let bus = apps[0].platform.bus.clone();
+    let bus = nats.bus().await;
     let consumer = apps[0].platform.topology.consumer(Subject::MatchAccepted, Service::Rides).clone();
     exhaust_deliveries(&mut bus.pull(&consumer).await.unwrap()).await;
     let held = async |stream| bus.stream_info(stream).await.unwrap().messages;
     // Another service's process stores the letter, but releases nothing for rides.
     until("its letter is there", async || held(DEAD_LETTER_STREAM).await == 1).await;
     assert_eq!((held("MATCH_STREAM").await, held(GIVEN_UP_STREAM).await), (1, 1));
-    let listed = answer(&url, "list").await;
+    let listed = answer(&nats, "list").await;
     assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
     assert_eq!(listed[0]["consumer"], "match_accepted_rides");
-    let shown = answer(&url, &format!("show {}", listed[0]["sequence"])).await;
+    let shown = answer(&nats, &format!("show {}", listed[0]["sequence"])).await;
     assert_eq!(shown["body"]["match_id"], found);
 
     // No process of rides runs: nothing is changed, and the output says why.
-    let refused = command(&url, "requeue --consumer match_accepted_rides").await;
+    let refused = command(&nats, "requeue --consumer match_accepted_rides").await;
     assert!(!refused.status.success());
     assert!(text(&refused.stdout).contains("nobody handles match_accepted_rides"), "{refused:?}");
-    assert_eq!(answer(&url, "list").await, listed);
+    assert_eq!(answer(&nats, "list").await, listed);
 
-    apps.push(App::start(&settings, &[Service::Rides], World::real()).await.unwrap());
-    let requeued = async || command(&url, "requeue --all --format json").await;
+    apps.extend(start(&settings, &[Service::Rides]).await);
+    let requeued = async || command(&nats, "requeue --all --format json").await;
     let mut output = requeued().await;
     until("rides answers the request", async || {
         let nobody = text(&output.stdout).contains("nobody handles");
@@ -91,7 +87,7 @@ async fn a_requeued_message_is_handled_by_its_own_consumer_alone() {
     let sequence = &listed[0]["sequence"];
     let expected = json!([{"sequence": sequence, "consumer": "match_accepted_rides", "outcome": "requeued"}]);
     assert_eq!(results, expected);
-    assert_eq!(answer(&url, "list").await, json!([]));
+    assert_eq!(answer(&nats, "list").await, json!([]));
     until("nothing is left on MATCH_STREAM", async || held("MATCH_STREAM").await == 0).await;
     until("nothing is left to sweep", async || held(GIVEN_UP_STREAM).await == 0).await;
     let ride_id = driver.event("ride.pickup").await["data"]["ride_id"].clone();
@@ -102,17 +98,15 @@ async fn a_requeued_message_is_handled_by_its_own_consumer_alone() {
         let handled = apps[app].platform.metrics.handled.with_label_values(&[consumer]).get();
         assert_eq!(handled, 1, "{consumer}");
     }
-    Running::of(apps, Some(nats), settings).stop().await;
+    Running::of(apps, nats, settings).await.stop().await;
 }
 
 #[tokio::test]
 async fn list_show_and_remove_take_the_letters_that_match_every_condition() {
-    let nats = Server::new().unwrap();
-    let url = nats.url.clone();
-    let nothing = command(&url, "list").await;
+    let nats = Nats::bare();
+    let nothing = command(&nats, "list").await;
     assert!(text(&nothing.stderr).contains("has no DEAD_LETTER_STREAM"), "{nothing:?}");
-    let more = ["--queue-type", "nats", "--nats-url", &url];
-    let bus = server::app::bus(&settings(&more), &World::real(), "test").await.unwrap();
+    let bus = nats.bus().await;
     bus.apply(&Topology::rideshare()).await.unwrap();
     for (n, consumer) in ["user_beacon_match", "match_accepted_rides", "user_beacon_match"].into_iter().enumerate() {
         let mut headers = Headers::default();
@@ -142,14 +136,14 @@ async fn list_show_and_remove_take_the_letters_that_match_every_condition() {
         ("--younger-than 1h", &[1, 2, 3]),
         ("--younger-than 1h --consumer match_accepted_rides", &[2]),
     ] {
-        assert_eq!(sequences(&answer(&url, &format!("list {words}")).await), covered, "{words}");
+        assert_eq!(sequences(&answer(&nats, &format!("list {words}")).await), covered, "{words}");
     }
-    let table = text(&command(&url, "list").await.stdout);
+    let table = text(&command(&nats, "list").await.stdout);
     assert!(table.lines().count() == 4 && table.contains("match_accepted_rides") && table.contains("no such driver"));
-    let shown = answer(&url, "show 1").await;
+    let shown = answer(&nats, "show 1").await;
     assert_eq!((&shown["body"], &shown["headers"]), (&json!({"a": [1]}), &json!([["x-own", "kept"]])));
     assert_eq!((&shown["message_id"], &shown["deliveries"]), (&json!("user.beacon-0"), &json!(3)));
-    assert_eq!(answer(&url, "show --sequence 2").await["body"], "{", "what is no JSON is shown as it is");
+    assert_eq!(answer(&nats, "show --sequence 2").await["body"], "{", "what is no JSON is shown as it is");
     for (words, reason) in [
         ("show 9", "there is no dead letter 9"),
         ("show", "SEQUENCE"),
@@ -160,16 +154,16 @@ async fn list_show_and_remove_take_the_letters_that_match_every_condition() {
         ("list --consumer kitchen", "there is no consumer `kitchen`"),
         ("list --older-than soon", "is no age"),
     ] {
-        let refused = command(&url, words).await;
+        let refused = command(&nats, words).await;
         let error = text(&refused.stderr);
         assert!(!refused.status.success() && error.to_lowercase().contains(&reason.to_lowercase()), "{words}: {error}");
     }
-    assert_eq!(sequences(&answer(&url, "list").await), [1, 2, 3], "and nothing was changed");
-    assert_eq!(sequences(&answer(&url, "remove 1").await), [1]);
-    assert_eq!(sequences(&answer(&url, "list").await), [2, 3]);
-    let removed = command(&url, "remove --consumer user_beacon_match").await;
+    assert_eq!(sequences(&answer(&nats, "list").await), [1, 2, 3], "and nothing was changed");
+    assert_eq!(sequences(&answer(&nats, "remove 1").await), [1]);
+    assert_eq!(sequences(&answer(&nats, "list").await), [2, 3]);
+    let removed = command(&nats, "remove --consumer user_beacon_match").await;
     assert!(text(&removed.stdout).contains("1 of 1 done"), "{removed:?}");
-    assert_eq!(sequences(&answer(&url, "remove --all").await), [2]);
-    assert_eq!(answer(&url, "list").await, json!([]));
+    assert_eq!(sequences(&answer(&nats, "remove --all").await), [2]);
+    assert_eq!(answer(&nats, "list").await, json!([]));
     assert_eq!(bus.compare(&Topology::rideshare()).await.unwrap(), Vec::<String>::new(), "all is as it was");
 }

@@ -7,14 +7,12 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use platform::World;
 use serde_json::{Value, json};
-use server::app::App;
 use streams::Service;
 
 use crate::harness::client::{Person, Socket};
+use crate::harness::nats::Nats;
 use crate::harness::ride::at;
-use crate::harness::running::{Running, Shape, shared};
-use crate::harness::settled;
-use testing::nats::Server;
+use crate::harness::running::{Running, Shape, shared, start};
 
 /// One passenger makes only so many races: who ends searches again and again waits for the next offer.
 const RACES_EACH: usize = 2;
@@ -195,8 +193,7 @@ async fn an_acked_end_is_final(shape: Shape) {
         }
     }))
     .await;
-    let platform = running.apps[0].platform.clone();
-    settled(&platform).await;
+    running.settled().await;
     let mut all = Races::default();
     for (lane, person) in lanes {
         all = all.add(&lane.finish(person).await);
@@ -210,17 +207,17 @@ crate::harness::on_both_shapes!(an_acked_end_is_final);
 /// match makes the offers and is stopped; the races are run; then match goes on.
 #[tokio::test]
 async fn an_acked_end_is_final_while_match_is_away() {
-    let nats = Server::new().unwrap();
+    let nats = Nats::start().await;
     let mut settings = shared(&nats, &["--limits", NO_LIMITS]).await;
     let mut apps = Vec::new();
     for (n, services) in
         [&[Service::Users, Service::Rides, Service::Location][..], &[Service::Match]].iter().enumerate()
     {
         settings.pod_id = Some(format!("pod-{n}"));
-        apps.push(App::start(&settings, services, World::real()).await.unwrap());
+        apps.extend(start(&settings, services).await);
     }
     let matching = apps.pop().unwrap();
-    let mut running = Running::of(apps, Some(nats), settings.clone());
+    let mut running = Running::of(apps, nats, settings.clone()).await;
     let (drivers, passengers) = people(&running).await;
     let lanes = drivers.iter().enumerate().map(|(n, person)| async move { (Lane::new(person, n).await, person) });
     let mut lanes = join_all(lanes).await;
@@ -240,9 +237,8 @@ async fn an_acked_end_is_final_while_match_is_away() {
     )
     .await;
     settings.pod_id = Some("pod-9".to_owned());
-    running.apps.push(App::start(&settings, &[Service::Match], World::real()).await.unwrap());
-    let platform = running.apps[0].platform.clone();
-    settled(&platform).await;
+    running.apps.extend(start(&settings, &[Service::Match]).await);
+    running.settled().await;
     let mut all = Races::default();
     for (lane, person) in lanes {
         all = all.add(&lane.finish(person).await);

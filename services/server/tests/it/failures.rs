@@ -7,7 +7,7 @@ use platform::World;
 use serde_json::json;
 use server::app::App;
 use streams::bus::{ReplayStart, StoredMessage};
-use streams::topology::DEAD_LETTER_STREAM;
+use streams::topology::{DEAD_LETTER_STREAM, Topology};
 use streams::{Bus, Headers, Message, Service};
 
 use crate::harness::client::{Person, WAIT, http};
@@ -31,7 +31,7 @@ on_both_shapes!(messages_that_cannot_be_parsed_are_dead_lettered_once_for_each_c
 
 async fn messages_that_cannot_be_parsed_are_dead_lettered_once_for_each_consumer(shape: Shape) {
     let running = Running::start(shape, &[]).await;
-    let bus = &running.apps[0].platform.bus;
+    let bus = running.bus();
     let wrong_type = json!({"match_id": 7}).to_string();
     let missing = json!({"match_id": "0190b7a0-0000-7000-8000-000000000000"}).to_string();
     for body in ["{\"match_id\": ", &wrong_type, &missing] {
@@ -71,12 +71,13 @@ async fn messages_that_cannot_be_parsed_are_dead_lettered_once_for_each_consumer
 #[tokio::test]
 async fn a_deleted_stream_and_a_deleted_consumer_are_recreated() {
     let running = Running::start(Shape::Nats, &[]).await;
-    let platform = &running.apps[0].platform;
-    platform.bus.delete_stream("LOCATION_STREAM").await.unwrap();
-    platform.bus.delete_consumer("USER_STREAM", "user_finder_match").await.unwrap();
+    let bus = running.bus();
+    bus.delete_stream("LOCATION_STREAM").await.unwrap();
+    bus.delete_consumer("USER_STREAM", "user_finder_match").await.unwrap();
     until("health is red", async || http(running.addr(), "GET", "/health/ready", None, None).await.0 == 503).await;
+    running.nats().apply_if_secured().await;
     until("the topology is whole again", async || {
-        platform.bus.compare(&platform.topology).await.is_ok_and(|d| d.is_empty())
+        bus.compare(&Topology::rideshare()).await.is_ok_and(|d| d.is_empty())
     })
     .await;
     until("health is green", async || http(running.addr(), "GET", "/health/ready", None, None).await.0 == 200).await;
@@ -95,14 +96,14 @@ async fn after_a_restart_of_nats_health_is_green_only_with_the_memory_stream_rec
     let ready = async || http(addr, "GET", "/health/ready", None, None).await.0;
     let mut driver = Person::driver(addr, 1).await.connect(None).await;
     online(&mut driver, 40.751).await;
-    running.nats.as_mut().unwrap().kill();
+    running.nats_mut().kill();
     until("health is red", async || ready().await == 503).await;
-    running.nats.as_mut().unwrap().start().unwrap();
-    let platform = &running.apps[0].platform;
+    running.nats_mut().start_again();
+    running.nats().apply_if_secured().await;
     until("health is green", async || ready().await == 200).await;
-    let stream = platform.bus.stream_info("LOCATION_STREAM").await;
+    let stream = running.bus().stream_info("LOCATION_STREAM").await;
     assert!(stream.is_ok(), "health is green once the memory stream is back, not before: {stream:?}");
-    let now = platform.world.now().to_rfc3339();
+    let now = World::real().now().to_rfc3339();
     let point = json!({"location": {"lat": 40.751, "lng": -73.98}, "recorded_at": now});
     until("a position is acked", async || driver.command("location.update", point.clone()).await["type"] == "ack")
         .await;
@@ -172,12 +173,11 @@ async fn a_stop_closes_sockets_with_1001_and_a_restart_loses_nothing() {
     let found = d.event("match.found").await["data"]["match_id"].clone();
     d.ack("match.accept", json!({"match_id": found})).await;
     let seen = d.last_seq;
-    assert!(running.apps.remove(0).stop().await);
+    running.pause().await;
     assert_eq!((d.closed().await, p.closed().await), (1001, 1001));
-    let app = App::start(&running.settings, &Service::ALL, World::real()).await.unwrap();
-    let mut d = Person { addr: app.addr, ..driver }.connect(Some(seen)).await;
+    running.start_again().await;
+    let mut d = Person { addr: running.addr(), ..driver }.connect(Some(seen)).await;
     d.event("ride.pickup").await;
-    running.apps.push(app);
     running.stop().await;
 }
 

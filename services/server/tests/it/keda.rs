@@ -5,15 +5,13 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use platform::World;
 use serde_json::Value;
-use server::app::{self, App};
 use streams::topology::Topology;
 use streams::{Headers, Message, Service, Subject};
-use testing::nats::Server;
 
 use crate::harness::client::{WAIT, http};
-use crate::harness::running::shared;
+use crate::harness::nats::Nats;
+use crate::harness::running::{shared, start};
 use crate::harness::until;
 
 /// The account of clients if the server's configuration names none.
@@ -21,8 +19,8 @@ const ACCOUNT: &str = "$G";
 const CONSUMER: &str = "match_accepted_rides";
 
 /// Where the server answers operators.
-fn monitoring_address(server: &Server) -> SocketAddr {
-    let mut files = std::fs::read_dir(&server.directory).unwrap().map(|entry| entry.unwrap().path());
+fn monitoring_address(server: &Nats) -> SocketAddr {
+    let mut files = std::fs::read_dir(server.directory()).unwrap().map(|entry| entry.unwrap().path());
     let ports = files.find(|path| path.extension().is_some_and(|extension| extension == "ports")).unwrap();
     let text = std::fs::read_to_string(ports).unwrap();
     let url = text.split('"').find_map(|part| part.strip_prefix("http://")).expect("a monitoring port");
@@ -73,11 +71,11 @@ fn chart_values(key: &str) -> Vec<u64> {
 
 #[tokio::test]
 async fn the_lag_that_keda_reads_is_the_one_that_the_platform_reports() {
-    let nats = Server::configured("http: \"127.0.0.1:-1\"\n").unwrap();
+    let nats = Nats::start().await;
     let settings = shared(&nats, &[]).await;
     // Nobody reads the consumer of rides.
-    let app = App::start(&settings, &[Service::Location], World::real()).await.unwrap();
-    let (monitoring, bus, process) = (monitoring_address(&nats), app.platform.bus.clone(), app.addr);
+    let app = start(&settings, &[Service::Location]).await.remove(0);
+    let (monitoring, bus, process) = (monitoring_address(&nats), nats.bus().await, app.addr);
     let consumer = Topology::rideshare().consumer(Subject::MatchAccepted, Service::Rides).clone();
     assert_eq!(consumer.durable, CONSUMER);
     let agree = async |expected: u64| {
@@ -119,8 +117,7 @@ async fn the_lag_that_keda_reads_is_the_one_that_the_platform_reports() {
 
     // The process would create a deleted consumer again within seconds.
     assert!(app.stop().await);
-    let admin = app::bus(&settings, &World::real(), "admin").await.unwrap();
-    admin.delete_consumer(&consumer.stream, CONSUMER).await.unwrap();
+    bus.delete_consumer(&consumer.stream, CONSUMER).await.unwrap();
     let lag = keda_lag(monitoring, &consumer.stream, CONSUMER).await;
     assert_eq!(
         lag, 7,

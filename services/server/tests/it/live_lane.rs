@@ -5,15 +5,13 @@ use std::time::Duration;
 
 use platform::World;
 use serde_json::{Value, json};
-use server::app::App;
-use streams::Service;
-use testing::nats::Server;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::harness::client::{Person, Socket};
+use crate::harness::nats::Nats;
 use crate::harness::on_both_shapes;
 use crate::harness::ride::{at, online, trip};
 use crate::harness::running::{Running, Shape, shared};
@@ -112,14 +110,13 @@ impl Line {
 
 #[tokio::test]
 async fn live_positions_go_on_while_postgresql_is_away() {
-    let nats = Server::new().unwrap();
+    let nats = Nats::start().await;
     let mut settings = shared(&nats, &[]).await;
     let url = settings.database_url.clone().unwrap();
     let authority = url.split(['@', '/']).find(|part| part.contains(':') && !part.ends_with(':')).unwrap().to_owned();
     let mut line = Line::to(authority.replace("localhost", "127.0.0.1").parse().unwrap()).await;
     settings.database_url = Some(url.replace(&authority, &format!("127.0.0.1:{}", line.port)));
-    let app = App::start(&settings, &Service::ALL, World::real()).await.unwrap();
-    let running = Running::of(vec![app], Some(nats), settings);
+    let running = Running::on(nats, settings).await;
     let (driver, passenger) = (Person::driver(running.addr(), 1).await, Person::passenger(running.addr(), 2).await);
     let (mut d, mut p) = (driver.connect(None).await, passenger.connect(None).await);
     let (ride_id, pin) = accepted(&mut d, &mut p).await;

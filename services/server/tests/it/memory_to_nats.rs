@@ -6,12 +6,11 @@ use serde_json::json;
 use server::app::App;
 use streams::Service;
 use testing::database;
-use testing::nats::Server;
 
 use crate::harness::client::Person;
+use crate::harness::nats::Nats;
 use crate::harness::ride::{at, online, trip};
 use crate::harness::running::{Running, settings};
-use crate::harness::{rideshare, settled};
 
 #[tokio::test]
 async fn rides_go_on_after_the_switch_from_the_memory_bus_to_nats() {
@@ -43,11 +42,10 @@ async fn rides_go_on_after_the_switch_from_the_memory_bus_to_nats() {
     drop((d, p, d2, p2));
     assert!(memory.stop().await, "it drains");
 
-    let nats = Server::new().unwrap();
-    let on_nats = [&common[..], &["--queue-type", "nats", "--nats-url", &nats.url]].concat();
-    let on_nats = settings(&on_nats);
-    let app = App::start(&on_nats, &Service::ALL, World::real()).await.unwrap();
-    let addr = app.addr;
+    let nats = Nats::start().await;
+    let settings = nats.settings(&common);
+    let running = Running::on(nats, settings).await;
+    let addr = running.addr();
     let connect = async |person: &Person, seen: u64| Person { addr, ..person.clone() }.connect(Some(seen)).await;
     let mut d = connect(&driver[0], seen[0]).await;
     let mut p = connect(&passenger[0], seen[1]).await;
@@ -65,12 +63,11 @@ async fn rides_go_on_after_the_switch_from_the_memory_bus_to_nats() {
     d2.event("ride.pickup").await;
     d2.ack("ride.start", json!({"ride_id": second["ride_id"], "pin": second["pin"]})).await;
     p2.event("ride.started").await;
-    settled(&app.platform).await;
+    running.settled().await;
     drop((d, p, d2, p2));
 
     // RIDE_STREAM on NATS holds also what happened before the switch.
-    let audit = ["audit", "verify", "--queue-type", "nats", "--nats-url", &nats.url, "--database-url", &database];
-    let verified = rideshare(&audit);
+    let verified = running.nats().rideshare(&["audit", "verify", "--database-url", &database]);
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
-    Running::of(vec![app], Some(nats), on_nats).stop().await;
+    running.stop().await;
 }

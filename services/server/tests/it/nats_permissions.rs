@@ -1,21 +1,19 @@
 //! `docker/nats-users.conf`: it is what the program writes; whole rides run with a NATS user for each service, while somebody watches all
 //! subjects; and what a thief of one password can do is what its service, or an operator, does.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use platform::World;
-use server::app::{self, App};
-use server::nats_login::NatsLogin;
-use server::settings::Settings;
 use streams::Service;
 use streams::topology::{TABLE, Topology, is_fast};
 use testing::nats::Server;
+use testing::shipped::{self, password};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 use crate::harness::client::Person;
 use crate::harness::ride::{drive, online, trip};
-use crate::harness::running::{Running, shared};
+use crate::harness::running::{Running, Shape};
 use crate::harness::until;
 
 fn configuration() -> String {
@@ -23,28 +21,9 @@ fn configuration() -> String {
     std::fs::read_to_string(file).unwrap()
 }
 
-fn password(user: &str) -> String {
-    format!("12e4-{user}")
-}
-
+/// Without TLS, so that a test can speak its protocol line by line.
 fn server() -> Server {
-    let mut configuration = configuration();
-    for user in ["admin", "users", "match", "rides", "location", "operator", "observer"] {
-        // As compose.yaml gives it: in quotes.
-        let value = format!("\"{}\"", password(user));
-        configuration = configuration.replace(&format!("$NATS_{}_PASSWORD", user.to_uppercase()), &value);
-    }
-    Server::configured(&configuration).unwrap()
-}
-
-fn as_user(settings: &Settings, user: &str) -> Settings {
-    let nats = NatsLogin {
-        nats_user: Some(user.to_owned()),
-        nats_password: Some(password(user)),
-        nats_inbox_prefix: format!("_INBOX_{user}"),
-        ..settings.nats.clone()
-    };
-    Settings { nats, ..settings.clone() }
+    Server::configured(&shipped::users(password).unwrap()).unwrap()
 }
 
 /// Whether the server lets `user` send this line, which is a SUB or a PUB.
@@ -69,19 +48,9 @@ fn publish(subject: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_ride_runs_with_a_user_for_each_service_and_a_watcher_of_everything() {
-    let nats = server();
-    let settings = shared(&nats, &[]).await;
-    let admin = app::bus(&as_user(&settings, "admin"), &World::real(), "admin").await.unwrap();
-    admin.apply(&Topology::rideshare().with_sweeper()).await.unwrap();
-    let mut all = admin.subscribe(">", None).await.unwrap();
-    let watching = tokio::spawn(async move { while all.next().await.is_some() {} });
-    let mut apps = Vec::new();
-    for service in [Service::Users, Service::Match, Service::Rides, Service::Location] {
-        let settings = as_user(&settings, service.name());
-        apps.push(App::start(&settings, &[service], World::real()).await.unwrap());
-    }
-    let addr = apps[0].addr;
+async fn operators_work_beside_a_ride_with_a_user_for_each_service() {
+    let running = Running::start(Shape::Secured, &[]).await;
+    let addr = running.addr();
     let mut driver = Person::driver(addr, 1).await.connect(None).await;
     let mut passenger = Person::passenger(addr, 2).await.connect(None).await;
     online(&mut driver, 40.751).await;
@@ -95,39 +64,25 @@ async fn a_ride_runs_with_a_user_for_each_service_and_a_watcher_of_everything() 
         headers: streams::Headers::default(),
         payload: bytes::Bytes::from_static(b"{"),
     };
-    admin.publish(broken).await.unwrap();
-    until("three letters", async || admin.stream_info("DEAD_LETTER_STREAM").await.unwrap().messages == 3).await;
-    until("nothing waits", async || admin.stream_info("MATCH_STREAM").await.unwrap().messages == 0).await;
-    operate(&nats);
-    until("two letters are left", async || admin.stream_info("DEAD_LETTER_STREAM").await.unwrap().messages == 2).await;
-    watching.abort();
-    let log = std::fs::read_to_string(PathBuf::from(&nats.directory).join("nats.log")).unwrap();
-    let violations: Vec<&str> = log.lines().filter(|line| line.contains("iolation")).collect();
-    assert!(violations.is_empty(), "{violations:#?}");
-    Running::of(apps, Some(nats), settings).stop().await;
-}
-
-/// The commands that operators run, with their user: they read the audit trail, and requeue and remove dead letters.
-fn operate(nats: &Server) {
-    let operator = format!("operator:{}@", password("operator"));
-    let url = nats.url.replace("://", &format!("://{operator}"));
-    let run = |args: &[&str]| {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_rideshare"))
-            .args(args)
-            .env_clear()
-            .envs([("QUEUE_TYPE", "nats"), ("NATS_URL", &url), ("NATS_INBOX_PREFIX", "_INBOX_operator")])
-            .output()
-            .unwrap();
+    let bus = running.bus();
+    bus.publish(broken).await.unwrap();
+    until("three letters", async || bus.stream_info("DEAD_LETTER_STREAM").await.unwrap().messages == 3).await;
+    until("nothing waits", async || bus.stream_info("MATCH_STREAM").await.unwrap().messages == 0).await;
+    let run = async |command: &[&str]| {
+        let output = running.nats().rideshare_meanwhile(command).await;
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{args:?}: {errors}");
+        assert!(output.status.success(), "{command:?}: {errors}");
         String::from_utf8(output.stdout).unwrap()
     };
-    assert!(run(&["streams", "show"]).contains("DEAD_LETTER_STREAM"));
-    assert_eq!(run(&["audit", "replay", "--format", "json"]).lines().count(), 4, "pickup, started, arrived, completed");
-    let letters = run(&["dead-letters", "list"]);
+    assert!(run(&["streams", "show"]).await.contains("DEAD_LETTER_STREAM"));
+    let trail = run(&["audit", "replay", "--format", "json"]).await;
+    assert_eq!(trail.lines().count(), 4, "pickup, started, arrived, completed");
+    let letters = run(&["dead-letters", "list"]).await;
     assert!(letters.contains("match_accepted_rides"), "{letters}");
-    run(&["dead-letters", "show", "1"]);
-    run(&["dead-letters", "remove", "1"]);
+    run(&["dead-letters", "show", "1"]).await;
+    run(&["dead-letters", "remove", "1"]).await;
+    assert_eq!(bus.stream_info("DEAD_LETTER_STREAM").await.unwrap().messages, 2);
+    running.stop().await;
 }
 
 #[test]

@@ -10,14 +10,15 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use platform::World;
 use serde_json::{Value, json};
-use server::app::App;
 use streams::bus::{MESSAGE_ID, ReplayStart, StoredMessage};
+use streams::topology::Topology;
 use streams::{Bus, Headers, Message, Service};
 
 use crate::harness::client::{Person, Socket, WAIT, http};
+use crate::harness::nats::Nats;
 use crate::harness::ride::{at, online, trip};
-use crate::harness::running::{Running, Shape, shared};
-use crate::harness::{on_both_shapes, settled, until};
+use crate::harness::running::{Running, Shape, shared, start};
+use crate::harness::{on_both_shapes, until};
 
 on_both_shapes!(
     a_message_id_made_of_now_never_deduplicates,
@@ -61,7 +62,7 @@ impl Pair {
     }
 
     fn bus(&self) -> &Bus {
-        &self.running.apps[0].platform.bus
+        self.running.bus()
     }
 
     /// Searches; returns the offer that both receive.
@@ -137,38 +138,38 @@ async fn publish(bus: &Bus, subject: &str, body: &[u8]) {
 
 #[tokio::test]
 async fn a_consumer_that_is_away_8_s_loses_its_messages() {
-    let nats = testing::nats::Server::new().unwrap();
+    let nats = Nats::start().await;
     let settings = shared(&nats, &[]).await;
     let others = [Service::Users, Service::Rides, Service::Location];
-    let first = App::start(&settings, &[Service::Match], World::real()).await.unwrap();
-    let app = App::start(&settings, &others, World::real()).await.unwrap();
+    let first = start(&settings, &[Service::Match]).await.remove(0);
+    let mut apps = start(&settings, &others).await;
+    let addr = apps[0].addr;
     assert!(first.stop().await);
-    let mut driver = Person::driver(app.addr, 1).await.connect(None).await;
-    let mut passenger = Person::passenger(app.addr, 2).await.connect(None).await;
+    let mut driver = Person::driver(addr, 1).await.connect(None).await;
+    let mut passenger = Person::passenger(addr, 2).await.connect(None).await;
     online(&mut driver, 40.751).await;
     passenger.ack("finder.update", trip()).await;
     // No process of match runs for so long.
     tokio::time::sleep(Duration::from_millis(8_500)).await;
-    let second = App::start(&settings, &[Service::Match], World::real()).await.unwrap();
+    apps.extend(start(&settings, &[Service::Match]).await);
     driver.event("match.found").await;
     passenger.event("match.found").await;
     drop((driver, passenger));
-    assert!(second.stop().await);
-    assert!(app.stop().await);
+    Running::of(apps, nats, settings).await.stop().await;
 }
 
 #[tokio::test]
 async fn a_second_process_of_a_service_kills_the_first_ones_consumers() {
     let mut pair = Pair::start(Shape::Nats).await;
     let settings = pair.running.settings.clone();
-    let second = App::start(&settings, &Service::ALL, World::real()).await.unwrap();
-    let platform = &pair.running.apps[0].platform;
-    assert_eq!(platform.bus.compare(&platform.topology).await.unwrap(), Vec::<String>::new());
+    let second = start(&settings, &Service::ALL).await;
+    assert_eq!(pair.bus().compare(&Topology::rideshare()).await.unwrap(), Vec::<String>::new());
     pair.ride().await;
     // It ends, and deletes nothing of the first one's.
-    assert!(second.stop().await);
-    let platform = &pair.running.apps[0].platform;
-    assert_eq!(platform.bus.compare(&platform.topology).await.unwrap(), Vec::<String>::new());
+    for app in second {
+        assert!(app.stop().await);
+    }
+    assert_eq!(pair.bus().compare(&Topology::rideshare()).await.unwrap(), Vec::<String>::new());
     online(&mut pair.d, 40.751).await;
     pair.ride().await;
     pair.stop().await;
@@ -177,13 +178,14 @@ async fn a_second_process_of_a_service_kills_the_first_ones_consumers() {
 #[tokio::test]
 async fn publish_fails_after_commit_and_the_event_is_never_sent() {
     let mut pair = Pair::start(Shape::Nats).await;
-    settled(&pair.running.apps[0].platform).await;
+    pair.running.settled().await;
     let addr = pair.running.addr();
-    pair.running.nats.as_mut().unwrap().kill();
+    pair.running.nats_mut().kill();
     until("health is red", async || http(addr, "GET", "/health/ready", None, None).await.0 == 503).await;
     // Committed, and acked to the client, while nothing can be published.
     pair.p.ack("finder.update", trip()).await;
-    pair.running.nats.as_mut().unwrap().start().unwrap();
+    pair.running.nats_mut().start_again();
+    pair.running.nats().apply_if_secured().await;
     pair.p.event("match.found").await;
     pair.d.event("match.found").await;
     pair.stop().await;
@@ -217,13 +219,13 @@ async fn redelivery_bills_twice(shape: Shape) {
             break aggregate;
         }
     };
-    settled(&pair.running.apps[0].platform).await;
+    pair.running.settled().await;
     // Both again, without the ids that the inboxes have.
     for _ in 0..2 {
         publish(pair.bus(), "location.aggregate", &last).await;
         publish(pair.bus(), "payment.capture", &capture).await;
     }
-    settled(&pair.running.apps[0].platform).await;
+    pair.running.settled().await;
     assert_eq!(stored(pair.bus(), "RIDE_STREAM").await.len(), 4, "one completion");
     for _ in 0..2 {
         tokio::time::timeout(WAIT, captures.next()).await.unwrap().unwrap();
@@ -263,7 +265,7 @@ async fn two_live_rides(shape: Shape, shared: &str) {
     let rejected = socket.event("match.rejected").await["data"].clone();
     assert_eq!(rejected["reason"], "superseded");
     assert_ne!(rejected["match_id"], pickup["match_id"]);
-    settled(&pair.running.apps[0].platform).await;
+    pair.running.settled().await;
     assert_eq!(stored(pair.bus(), "RIDE_STREAM").await.len(), 1);
     drop(socket);
     pair.stop().await;
@@ -403,7 +405,7 @@ async fn offline_drivers_stay_offered(shape: Shape) {
     let mut far = Person::driver(pair.running.addr(), 3).await.connect(None).await;
     online(&mut far, 40.765).await;
     pair.d.ack("beacon.update", json!({"active": false, "location": at(40.751, -73.98)})).await;
-    settled(&pair.running.apps[0].platform).await;
+    pair.running.settled().await;
     pair.p.ack("finder.update", trip()).await;
     let offer = far.event("match.found").await;
     let offered = pair.p.event("match.found").await["data"]["match_id"].clone();
@@ -417,7 +419,7 @@ async fn a_waiting_passenger_is_never_matched_when_a_driver_comes_later(shape: S
     let (driver, passenger) = (Person::driver(running.addr(), 1).await, Person::passenger(running.addr(), 2).await);
     let (mut d, mut p) = (driver.connect(None).await, passenger.connect(None).await);
     p.ack("finder.update", trip()).await;
-    settled(&running.apps[0].platform).await;
+    running.settled().await;
     online(&mut d, 40.751).await;
     d.event("match.found").await;
     p.event("match.found").await;

@@ -53,7 +53,7 @@ async fn request(bus: &Bus, subject: &str, body: &'static str) -> Value {
 
 async fn a_pod_sends_heartbeats_and_answers_for_its_health_and_services(shape: Shape) {
     let running = Running::start(shape, &["--pod-id", "pod-7"]).await;
-    let (bus, health) = (&running.apps[0].platform.bus, &running.apps[0].platform.health);
+    let (bus, health) = (running.bus(), &running.apps[0].platform.health);
     let all = json!(["users", "match", "rides", "location"]);
     let mut heartbeats = bus.subscribe("pods.heartbeat", None).await.unwrap();
     let mut heartbeat = async || -> Heartbeat {

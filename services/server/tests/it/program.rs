@@ -2,6 +2,7 @@
 
 use testing::nats::Server;
 
+use crate::harness::nats::Nats;
 use crate::harness::rideshare;
 
 #[test]
@@ -102,16 +103,11 @@ fn export_writes_the_files_of_the_repository() {
 
 #[tokio::test]
 async fn streams_apply_brings_the_server_to_the_topology_and_show_says_so() {
-    let nats = Server::new().unwrap();
-    let url = nats.url.clone();
-    let run = |args: &'static [&'static str]| {
-        let base = ["--queue-type", "nats", "--nats-url", &url];
-        rideshare(&[args, &base[..]].concat())
-    };
-    let before = run(&["streams", "show"]);
+    let nats = Nats::bare();
+    let before = nats.rideshare(&["streams", "show"]);
     assert_eq!(before.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&before.stdout).contains("differs: stream RIDE_STREAM: missing"));
-    assert!(run(&["streams", "apply"]).status.success());
-    let after = run(&["streams", "show"]);
+    assert!(nats.rideshare(&["streams", "apply"]).status.success());
+    let after = nats.rideshare(&["streams", "show"]);
     assert!(after.status.success(), "{}", String::from_utf8_lossy(&after.stdout));
 }

@@ -4,11 +4,11 @@ use platform::World;
 use serde_json::{Value, json};
 
 use crate::harness::client::{Person, http};
-use crate::harness::on_both_shapes;
+use crate::harness::on_all_shapes;
 use crate::harness::ride::{at, drive, online, trip};
 use crate::harness::running::{Running, Shape};
 
-on_both_shapes!(
+on_all_shapes!(
     a_ride_from_request_to_receipt,
     a_declined_offer_goes_to_the_next_driver,
     payment_refused_leaves_both_parties_locked

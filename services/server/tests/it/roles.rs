@@ -4,11 +4,11 @@ use platform::World;
 use server::app::{self, App};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use streams::Service;
-use testing::nats::Server;
 
 use crate::harness::client::Person;
+use crate::harness::nats::{Nats, as_user};
 use crate::harness::ride::{drive, online, trip};
-use crate::harness::running::{Running, shared};
+use crate::harness::running::{Running, shared, start};
 
 const SCHEMAS: [(Service, &str, &str); 4] = [
     (Service::Users, "users", "users"),
@@ -23,7 +23,7 @@ async fn execute(connection: &mut PgConnection, statement: String) -> Result<(),
 
 #[tokio::test]
 async fn each_service_runs_with_a_role_for_its_own_schema() {
-    let nats = Server::new().unwrap();
+    let nats = Nats::start().await;
     let mut settings = shared(&nats, &["--track-max-speed-mps", "1000000"]).await;
     let owner_url = settings.database_url.clone().unwrap();
     let (server, database) = owner_url.rsplit_once('/').unwrap();
@@ -47,9 +47,9 @@ async fn each_service_runs_with_a_role_for_its_own_schema() {
     for (service, schema, _) in SCHEMAS {
         settings.database_url = Some(url_of(&format!("{prefix}{schema}")));
         settings.pod_id = Some(schema.to_owned());
-        apps.push(App::start(&settings, &[service], World::real()).await.unwrap());
+        apps.extend(start(&settings, &[service]).await);
     }
-    let running = Running::of(apps, Some(nats), settings);
+    let running = Running::of(apps, nats, settings).await;
     let (driver, passenger) = (Person::driver(running.addr(), 1).await, Person::passenger(running.addr(), 2).await);
     let (mut d, mut p) = (driver.connect(None).await, passenger.connect(None).await);
     online(&mut d, 40.751).await;
@@ -89,7 +89,7 @@ async fn each_service_runs_with_a_role_for_its_own_schema() {
 /// An upgrade whose migrations nobody applied: the role may not, and the error says who can.
 #[tokio::test]
 async fn a_role_that_may_not_migrate_says_what_to_do() {
-    let nats = Server::new().unwrap();
+    let nats = Nats::start().await;
     let mut settings = shared(&nats, &[]).await;
     let owner_url = settings.database_url.clone().unwrap();
     let (server, database) = owner_url.rsplit_once('/').unwrap();
@@ -97,7 +97,10 @@ async fn a_role_that_may_not_migrate_says_what_to_do() {
     let mut owner = PgConnection::connect(&owner_url).await.unwrap();
     execute(&mut owner, format!("create role {role} login")).await.unwrap();
     settings.database_url = Some(format!("postgres://{role}@{}/{database}", server.rsplit_once('@').unwrap().1));
-    let error = format!("{:#}", App::prepare(&settings, &[Service::Match], World::real()).await.unwrap_err());
+    let error = format!(
+        "{:#}",
+        App::prepare(&as_user(&settings, "match"), &[Service::Match], World::real()).await.unwrap_err()
+    );
     assert!(error.contains("rideshare migrate"), "{error}");
     execute(&mut owner, format!("drop role {role}")).await.unwrap();
 }

@@ -264,13 +264,11 @@ async fn a_point_takes_at_most_900_bytes_of_its_stream() {
         })
         .collect();
     d.ack("location.update", json!({"points": points})).await;
-    let info = running.apps[0].platform.bus.stream_info("LOCATION_STREAM").await.unwrap();
+    let info = running.bus().stream_info("LOCATION_STREAM").await.unwrap();
     println!("{} points take {} bytes: {} each", info.messages, info.bytes, info.bytes / info.messages);
     assert_eq!(info.messages, u64::from(SENT), "points of a ride stay in the stream until they are rows");
     assert!(info.bytes <= 900 * info.messages, "{} bytes", info.bytes / info.messages);
-    until("the points are rows", async || {
-        running.apps[0].platform.bus.stream_info("LOCATION_STREAM").await.unwrap().messages == 0
-    })
-    .await;
+    until("the points are rows", async || running.bus().stream_info("LOCATION_STREAM").await.unwrap().messages == 0)
+        .await;
     running.stop().await;
 }

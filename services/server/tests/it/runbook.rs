@@ -12,7 +12,7 @@ use streams::{Headers, Message};
 use crate::harness::client::{Person, http};
 use crate::harness::ride::{drive, online, trip};
 use crate::harness::running::{Running, Shape};
-use crate::harness::{rideshare, settled, until};
+use crate::harness::until;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -62,7 +62,16 @@ fn walk(directory: &Path) -> Vec<PathBuf> {
 
 #[tokio::test]
 async fn every_command_runs() {
-    let running = Running::start(Shape::Nats, &["--track-max-speed-mps", "1000000"]).await;
+    every_command(Shape::Nats).await;
+}
+
+#[tokio::test]
+async fn every_command_runs_on_a_secured_server() {
+    every_command(Shape::Secured).await;
+}
+
+async fn every_command(shape: Shape) {
+    let running = Running::start(shape, &["--track-max-speed-mps", "1000000"]).await;
     let mut driver = Person::driver(running.addr(), 1).await.connect(None).await;
     let mut passenger = Person::passenger(running.addr(), 2).await.connect(None).await;
     online(&mut driver, 40.751).await;
@@ -70,15 +79,14 @@ async fn every_command_runs() {
     let found = driver.event("match.found").await["data"]["match_id"].clone();
     drive(&mut driver, &mut passenger, &found, &World::real()).await;
     let ride = passenger.event("ride.completed").await["data"]["ride_id"].as_str().unwrap().to_owned();
-    let bus = &running.apps[0].platform.bus;
+    let bus = running.bus();
     let (subject, payload) = ("location.aggregate".to_owned(), Bytes::from_static(b"{"));
     bus.publish(Message { subject, headers: Headers::default(), payload }).await.unwrap();
     until("two letters", async || bus.stream_info("DEAD_LETTER_STREAM").await.unwrap().messages == 2).await;
-    settled(&running.apps[0].platform).await;
+    running.settled().await;
 
     let page = read("docker/RUNBOOK.md");
     let database = running.settings.database_url.clone().unwrap();
-    let nats = running.nats.as_ref().unwrap().url.clone();
     let mut commands = 0;
     for line in blocks(&page, "console").iter().flat_map(|block| block.lines()) {
         commands += 1;
@@ -89,11 +97,8 @@ async fn every_command_runs() {
         }
         let command = line.strip_prefix("$ rideshare ").unwrap_or_else(|| panic!("no command: {line}"));
         let command = command.replace("RIDE", &ride).replace("SEQUENCE", "1");
-        let servers = ["--queue-type", "nats", "--nats-url", &nats, "--database-url", &database, "--log", "error"];
-        let arguments: Vec<String> = command.split(' ').chain(servers).map(str::to_owned).collect();
-        // On a thread of its own: the platform of this process must go on meanwhile.
-        let run = move || rideshare(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
-        let output = tokio::task::spawn_blocking(run).await.unwrap();
+        let arguments: Vec<&str> = command.split(' ').chain(["--database-url", &database, "--log", "error"]).collect();
+        let output = running.nats().rideshare_meanwhile(&arguments).await;
         // A message that cannot be read fails again.
         let expected: &[i32] = if command.starts_with("dead-letters requeue") { &[0, 1] } else { &[0] };
         let errors = String::from_utf8_lossy(&output.stderr);

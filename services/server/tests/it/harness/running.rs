@@ -7,19 +7,22 @@ use platform::World;
 use server::app::App;
 use server::cli::Cli;
 use server::settings::Settings;
-use streams::Service;
+use streams::{Bus, Service};
 
-use testing::nats::Server;
 use testing::{MustEnd, database};
 
+use super::front::Front;
+use super::nats::{Nats, as_user};
 use super::watcher::Watcher;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Shape {
     /// One process, memory bus, memory state.
     Embedded,
-    /// One process on NATS and PostgreSQL.
+    /// On NATS and PostgreSQL: one process, or as `Secured` if this run of the suite is about that.
     Nats,
+    /// On PostgreSQL and the nats-server that is shipped: a process for each service, with its own user, behind one address.
+    Secured,
 }
 
 pub(crate) fn settings(more: &[&str]) -> Settings {
@@ -28,69 +31,147 @@ pub(crate) fn settings(more: &[&str]) -> Settings {
 }
 
 /// Settings for processes that share `nats` and a new database.
-pub(crate) async fn shared(nats: &Server, more: &[&str]) -> Settings {
-    let (nats, database) = (nats.url.clone(), database::fresh().await);
+pub(crate) async fn shared(nats: &Nats, more: &[&str]) -> Settings {
+    let database = database::fresh().await;
     let secret = "a secret of thirty-two bytes or more";
-    let mut args = vec!["--queue-type", "nats", "--nats-url", &nats, "--database-url", &database];
+    let mut args = vec!["--database-url", &database];
     args.extend(["--jwt-secret", secret, "--otp-delivery", "response", "--database-connections", "6"]);
     args.extend(more);
-    settings(&args)
+    nats.settings(&args)
+}
+
+/// Starts a process of these services; on a secured server one of each, because a process is one NATS user.
+pub(crate) async fn start(settings: &Settings, services: &[Service]) -> Vec<App> {
+    if settings.nats.nats_user.is_none() {
+        return vec![App::start(settings, services, World::real()).await.unwrap()];
+    }
+    let mut apps = Vec::new();
+    for service in services {
+        let settings = as_user(settings, service.name());
+        apps.push(App::start(&settings, &[*service], World::real()).await.unwrap());
+    }
+    apps
 }
 
 /// A running platform. A test that drops it without [`Running::stop`] fails.
 pub(crate) struct Running {
     pub(crate) apps: Vec<App>,
-    pub(crate) nats: Option<Server>,
+    nats: Option<Nats>,
     pub(crate) settings: Settings,
+    /// On a secured server that of the administrator, else that of a process.
+    bus: Bus,
+    front: Option<Front>,
     _watcher: Option<Watcher>,
     end: MustEnd,
 }
 
 impl Running {
     /// Processes that a test started itself.
-    pub(crate) fn of(apps: Vec<App>, nats: Option<Server>, settings: Settings) -> Self {
-        let watcher = nats.as_ref().map(|nats| Watcher::new(&nats.url));
-        Self { apps, nats, settings, _watcher: watcher, end: MustEnd::new("Running::stop") }
+    pub(crate) async fn of(apps: Vec<App>, nats: Nats, settings: Settings) -> Self {
+        let watcher = Watcher::new(&nats).await;
+        Self::new(apps, Some(nats), settings, Some(watcher)).await
+    }
+
+    async fn new(apps: Vec<App>, nats: Option<Nats>, settings: Settings, _watcher: Option<Watcher>) -> Self {
+        let bus = match &nats {
+            Some(nats) if nats.is_secured() => nats.bus().await,
+            _ => apps[0].platform.bus.clone(),
+        };
+        Self { apps, nats, settings, bus, front: None, _watcher, end: MustEnd::new("Running::stop") }
     }
 
     pub(crate) async fn start(shape: Shape, more: &[&str]) -> Self {
-        let (nats, settings) = match shape {
-            Shape::Embedded => (None, settings(more)),
-            Shape::Nats => {
-                let nats = Server::new().unwrap();
-                let settings = shared(&nats, more).await;
-                (Some(nats), settings)
+        let nats = match shape {
+            Shape::Embedded => {
+                let settings = settings(more);
+                let apps = start(&settings, &Service::ALL).await;
+                return Self::new(apps, None, settings, None).await;
             }
+            Shape::Nats => Nats::start().await,
+            Shape::Secured => Nats::secured().await,
         };
+        let settings = shared(&nats, more).await;
+        Self::on(nats, settings).await
+    }
+
+    /// All services, on this server and with these settings.
+    pub(crate) async fn on(nats: Nats, settings: Settings) -> Self {
         // Before the platform: what a process subscribes to at its start must work beside it as well.
-        let _watcher = nats.as_ref().map(|nats| Watcher::new(&nats.url));
-        let app = App::start(&settings, &Service::ALL, World::real()).await.unwrap();
-        Self { _watcher, ..Self::of(vec![app], nats, settings) }
+        let watcher = Watcher::new(&nats).await;
+        let apps = start(&settings, &Service::ALL).await;
+        let mut running = Self::new(apps, Some(nats), settings, Some(watcher)).await;
+        if running.apps.len() > 1 {
+            let front = Front::new().await;
+            front.set(&running.apps);
+            running.front = Some(front);
+        }
+        running
     }
 
     /// Two processes of users, one of each other, all in this test's process but each with its own connections.
     pub(crate) async fn split(more: &[&str]) -> Self {
-        let nats = Server::new().unwrap();
+        let nats = Nats::start().await;
         let mut settings = shared(&nats, more).await;
-        let _watcher = Some(Watcher::new(&nats.url));
+        let watcher = Watcher::new(&nats).await;
         let mut apps = Vec::new();
         for (n, service) in
             [Service::Users, Service::Match, Service::Rides, Service::Location, Service::Users].into_iter().enumerate()
         {
             settings.pod_id = Some(format!("pod-{n}"));
-            apps.push(App::start(&settings, &[service], World::real()).await.unwrap());
+            apps.extend(start(&settings, &[service]).await);
         }
-        Self { _watcher, ..Self::of(apps, Some(nats), settings) }
+        Self::new(apps, Some(nats), settings, Some(watcher)).await
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
-        self.apps[0].addr
+        self.front.as_ref().map_or(self.apps[0].addr, |front| front.addr)
+    }
+
+    /// The process of this service.
+    pub(crate) fn app(&self, service: Service) -> &App {
+        let place = Service::ALL.into_iter().position(|one| one == service);
+        &self.apps[if self.apps.len() == 1 { 0 } else { place.unwrap() }]
+    }
+
+    pub(crate) fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
+    /// The server; a test on the memory bus has none.
+    pub(crate) fn nats(&self) -> &Nats {
+        self.nats.as_ref().unwrap()
+    }
+
+    pub(crate) fn nats_mut(&mut self) -> &mut Nats {
+        self.nats.as_mut().unwrap()
+    }
+
+    /// Waits until every consumer has handled and acknowledged all that was published.
+    pub(crate) async fn settled(&self) {
+        super::settled(&self.bus).await;
+    }
+
+    /// Ends every process; `start_again` starts them, at the same address if that is a front's.
+    pub(crate) async fn pause(&mut self) {
+        for app in self.apps.drain(..) {
+            assert!(app.stop().await, "everything ends in time");
+        }
+    }
+
+    pub(crate) async fn start_again(&mut self) {
+        self.apps = start(&self.settings, &Service::ALL).await;
+        if let Some(front) = &self.front {
+            front.set(&self.apps);
+        }
     }
 
     /// Ends every process, each of which must finish what it has begun.
     pub(crate) async fn stop(mut self) {
         for app in self.apps {
             assert!(app.stop().await, "everything ends in time");
+        }
+        if let Some(nats) = &self.nats {
+            nats.assert_nothing_refused();
         }
         self.end.reached();
     }
