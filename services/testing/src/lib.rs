@@ -5,6 +5,7 @@
 pub mod database;
 pub mod http;
 pub mod invariants;
+pub mod jwt;
 mod must_end;
 pub mod nats;
 pub mod shipped;

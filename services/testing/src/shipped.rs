@@ -25,6 +25,13 @@ pub fn password(user: &str) -> String {
     format!("12e4-{user}")
 }
 
+/// The address of a server over TLS, with a user.
+#[must_use]
+pub fn with_login(url: &str, user: &str, password: &str) -> String {
+    let host = url.rsplit("//").next().unwrap_or(url);
+    format!("tls://{user}:{password}@{host}")
+}
+
 /// `docker/nats-users.conf` with these passwords in the place of its variables.
 ///
 /// # Errors
@@ -83,6 +90,50 @@ impl Certificates {
     #[must_use]
     pub fn file(&self, name: &str) -> String {
         self.0.join(name).display().to_string()
+    }
+
+    /// What makes a server show its certificate, and accept nobody without one of an authority that it trusts.
+    #[must_use]
+    pub fn of_server(&self) -> String {
+        let [certificate, key, authority] = ["server.pem", "server-key.pem", "ca.pem"].map(|name| self.file(name));
+        format!(
+            "tls {{ cert_file: \"{certificate}\", key_file: \"{key}\", ca_file: \"{authority}\", verify: true, timeout: 10 }}\n"
+        )
+    }
+
+    /// A copy in `directory`, which changes by itself.
+    ///
+    /// # Errors
+    /// If a file cannot be copied.
+    pub fn copy(&self, directory: &Path) -> Result<Self> {
+        std::fs::create_dir_all(directory)?;
+        let copy = Self(directory.to_owned());
+        copy.trust(&[self])?;
+        copy.show(self)?;
+        Ok(copy)
+    }
+
+    /// From here on these authorities are trusted, and no others.
+    ///
+    /// # Errors
+    /// If a file cannot be read or written.
+    pub fn trust(&self, authorities: &[&Self]) -> Result<()> {
+        let mut all = String::new();
+        for authority in authorities {
+            all += &std::fs::read_to_string(authority.file("ca.pem"))?;
+        }
+        Ok(std::fs::write(self.file("ca.pem"), all)?)
+    }
+
+    /// From here on the certificate of `other` is shown.
+    ///
+    /// # Errors
+    /// If a file cannot be copied.
+    pub fn show(&self, other: &Self) -> Result<()> {
+        for name in ["server.pem", "server-key.pem"] {
+            std::fs::copy(other.file(name), self.file(name))?;
+        }
+        Ok(())
     }
 
     /// What a client shows and trusts.

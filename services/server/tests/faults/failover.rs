@@ -1,19 +1,16 @@
 //! PostgreSQL fails over: the primary is killed while rides are under way, its synchronous standby is promoted, and the address of the
 //! database leads there. Nothing that was acknowledged is lost, and nothing is done twice.
 
-use std::sync::mpsc;
 use std::time::Duration;
 
-use simulator::{Config, Faults};
+use simulator::Config;
 use sqlx::{Connection, PgConnection};
 use testing::nats::Server;
 use tokio::time::{Instant, sleep};
 
-use crate::checks;
-use crate::kill_points::at_rest;
-use crate::processes::{Addresses, Directory, Process, audit};
+use crate::fleet::{Fleet, judge};
+use crate::processes::{Addresses, Directory};
 use crate::proxy::{Line, Proxy};
-use crate::records::{self, Records};
 use crate::servers::Postgres;
 
 const REPLICATION_WAIT: Duration = Duration::from_secs(30);
@@ -44,32 +41,12 @@ async fn rides_go_on_after_the_primary_is_killed_and_its_standby_promoted() {
     standby.start().await;
     synchronous(&primary).await;
     let address = Proxy::to(primary.port()).await;
-    let addresses = Addresses { nats: nats.url.clone(), replicas: 1, database: Postgres::url(address.port) };
-    let mut processes: Vec<Process> = ["location", "rides", "match", "users"]
-        .into_iter()
-        .map(|service| Process::new(service, 0, addresses.clone(), &logs.0))
-        .collect();
-    for process in &mut processes {
-        process.start(None);
-        process.wait_ready().await;
-    }
-    let bus = records::bus(std::slice::from_ref(&nats.url), 1).await;
-    let (to, observations) = mpsc::channel();
-    let mut city = Box::pin(simulator::run(Config {
-        urls: vec![processes[3].url()],
-        rides_url: Some(processes[1].url()),
-        drivers: 6,
-        passengers: 6,
-        rides: 8,
-        time_limit: Duration::from_secs(240),
-        outage: Duration::from_secs(60),
-        seed: 11,
-        speed: 200.0,
-        billed_tolerance: None,
-        faults: Faults::none(),
-        observer: Some(to),
-        ..Config::default()
-    }));
+    let mut fleet = Fleet::new(&Addresses::new(&nats.url, &Postgres::url(address.port)), &logs);
+    fleet.start().await;
+    let servers = Addresses::new(&nats.url, &Postgres::url(standby.port()));
+    let bus = servers.bus().await;
+    let (day, observations) = fleet.day(6, 8, 11);
+    let mut city = Box::pin(simulator::run(Config { outage: Duration::from_secs(60), ..day }));
     let mut events_before = 0;
     let summary = loop {
         tokio::select! {
@@ -82,7 +59,7 @@ async fn rides_go_on_after_the_primary_is_killed_and_its_standby_promoted() {
             events_before = events;
             primary.kill();
             address.set(Line::Cut);
-            let mut connection = PgConnection::connect(&Postgres::url(standby.port())).await.unwrap();
+            let mut connection = PgConnection::connect(&servers.database).await.unwrap();
             let promoted = sqlx::query_scalar::<_, bool>("select pg_promote()").fetch_one(&mut connection).await;
             assert!(promoted.unwrap(), "the standby is promoted");
             address.move_to(standby.port());
@@ -91,14 +68,6 @@ async fn rides_go_on_after_the_primary_is_killed_and_its_standby_promoted() {
     };
     assert!(events_before > 0, "the city was over before the primary was killed");
     assert!(summary.completed >= 8 && summary.passed(), "{summary}");
-    let database = Postgres::url(standby.port());
-    at_rest(&database, &bus).await;
-    let observations: Vec<_> = observations.try_iter().collect();
-    let wrong = checks::all(&Records::read(&database, &bus).await, &observations);
-    assert!(wrong.is_empty(), "{wrong:#?}");
-    let (sound, said) = audit("verify", std::slice::from_ref(&nats.url), 1, &database).await;
-    assert!(sound, "{said}");
-    for process in &mut processes {
-        assert!(process.stop().await, "{} ends on SIGTERM", process.name);
-    }
+    judge(&servers, &observations).await;
+    fleet.stop().await;
 }

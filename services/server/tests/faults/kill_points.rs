@@ -2,24 +2,22 @@
 //! point armed with it, a small city that takes rides meanwhile, and the checks afterwards.
 
 use std::collections::BTreeSet;
-use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
 use bytes::Bytes;
 use platform::kill_point::POINTS;
-use simulator::{Config, Faults, Observation};
+use simulator::{Config, Faults};
 use streams::{Headers, Message};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::checks;
+use crate::fleet::{Fleet, at_rest};
 use crate::processes::{Addresses, Directory, Process};
-use crate::records::{self, Records};
-use crate::script::{self, Sink};
+use crate::receivers::Receivers;
+use crate::records::Records;
+use crate::script;
 use testing::database;
 use testing::nats::Server;
-
-/// From the last ride to rest: an ack wait and some delays between tries.
-const REST_WAIT: Duration = Duration::from_secs(90);
 
 struct Case {
     point: &'static str,
@@ -138,24 +136,17 @@ async fn run(case: &Case) {
     let mut nats = Server::new().unwrap();
     let database = database::fresh().await;
     let logs = Directory::new();
-    let addresses = Addresses { nats: nats.url.clone(), replicas: 1, database: database.clone() };
-    let mut processes: Vec<Process> = ["location", "rides", "match", "users"]
-        .into_iter()
-        .map(|service| Process::new(service, 0, addresses.clone(), &logs.0))
-        .collect();
-    let sink = Sink::new().await;
+    let servers = Addresses::new(&nats.url, &database);
+    let mut fleet = Fleet::new(&servers, &logs);
+    let receivers = Receivers::new().await;
     let mut armed = BTreeSet::new();
-    for process in &mut processes {
-        process.environment.extend([
-            ("PUSH_TO_LOOPBACK", "true".to_owned()),
-            ("SOS_WEBHOOK", sink.url("/sos")),
-            ("SOS_WEBHOOK_SECRET", script::SOS_SECRET.to_owned()),
-        ]);
+    fleet.set(&receivers.settings());
+    for process in &mut fleet.processes {
         let nth = case.at.iter().find(|(service, _)| *service == process.service);
         process.start(nth.map(|(_, nth)| format!("{}:{nth}", case.point)).as_deref());
         armed.extend(nth.map(|(service, _)| *service));
     }
-    for process in &mut processes {
+    for process in &mut fleet.processes {
         while process.died().is_none() && process.ready().await.is_err() {
             sleep(Duration::from_millis(50)).await;
         }
@@ -164,23 +155,25 @@ async fn run(case: &Case) {
         }
         process.wait_ready().await;
     }
-    let bus = records::bus(std::slice::from_ref(&nats.url), 1).await;
+    let bus = servers.bus().await;
     if case.also == Also::BrokenMessages {
         for body in ["{\"match_id\": ", "{\"match_id\": 7}", "[]"] {
             let (subject, payload) = ("match.accepted".to_owned(), Bytes::from_static(body.as_bytes()));
             bus.publish(Message { subject, headers: Headers::default(), payload }).await.unwrap();
         }
     }
-    let (to, observations) = mpsc::channel();
-    let urls = [processes[3].url(), processes[1].url()];
-    let addresses = script::Platform { users: processes[3].address(), rides: processes[1].address() };
+    let (day, observations) = fleet.day(2, 6, 3);
+    // The tablets acknowledge every event. Apps are installed again, half of them after a sign-out.
+    let faults = Faults { tablet: 1.0, reinstall: 0.01, ..Faults::none() };
+    let day = Config { faults, outage: Duration::from_secs(60), ..day };
+    let addresses = script::Platform::of(&fleet);
     let mut city = Box::pin(async {
         let scripted = async {
             if case.also == Also::Script {
-                script::ride(addresses, &sink).await;
+                script::ride(&addresses, &receivers, 1).await;
             }
         };
-        tokio::join!(simulator::run(city(urls, to)), scripted).0
+        tokio::join!(simulator::run(day), scripted).0
     });
     let mut wipes = case.also == Also::Wipe;
     let summary = loop {
@@ -195,7 +188,7 @@ async fn run(case: &Case) {
             std::fs::remove_dir_all(nats.directory.join("jetstream")).unwrap();
             nats.start().unwrap();
         }
-        for process in &mut processes {
+        for process in &mut fleet.processes {
             if case.also == Also::Sigterm && armed.contains(process.service) {
                 process.signal("TERM");
             }
@@ -209,34 +202,14 @@ async fn run(case: &Case) {
     let records = Records::read(&database, &bus).await;
     let wrong = checks::all(&records, &observations);
     assert!(wrong.is_empty(), "{}: {wrong:#?}", case.point);
+    assert_eq!(receivers.refused(), Vec::<String>::new(), "{}", case.point);
     assert_eq!(
         records.dead.len(),
         if case.also == Also::BrokenMessages { 9 } else { 0 },
         "{}: dead letters",
         case.point
     );
-    for process in &mut processes {
-        assert!(process.stop().await, "{} ends on SIGTERM", process.name);
-    }
-}
-
-fn city([users, rides]: [String; 2], ledger: Sender<Observation>) -> Config {
-    Config {
-        billed_tolerance: None,
-        urls: vec![users],
-        rides_url: Some(rides),
-        drivers: 2,
-        passengers: 2,
-        rides: 6,
-        time_limit: Duration::from_secs(240),
-        seed: 3,
-        speed: 200.0,
-        // The tablets acknowledge every event. Apps are installed again, half of them after a sign-out.
-        faults: Faults { tablet: 1.0, reinstall: 0.01, ..Faults::none() },
-        outage: Duration::from_secs(60),
-        observer: Some(ledger),
-        ..Config::default()
-    }
+    fleet.stop().await;
 }
 
 /// Starts a process again that has died at its kill point; any other death fails the test.
@@ -250,17 +223,4 @@ fn expect_death(process: &mut Process, point: &str, armed: &mut BTreeSet<&'stati
     assert!(armed.remove(process.service), "{} died: {}", process.name, process.tail(40));
     assert!(process.text().contains(&format!("kill point {point}")), "{}: {}", process.name, process.tail(40));
     process.start(None);
-}
-
-/// Waits until no message and no outbox row waits and every ride is over.
-pub(crate) async fn at_rest(database: &str, bus: &streams::Bus) {
-    let until = Instant::now() + REST_WAIT;
-    loop {
-        let unrest = records::unrest(database, bus).await;
-        if unrest.is_empty() {
-            return;
-        }
-        assert!(Instant::now() < until, "no rest in {REST_WAIT:?}: {unrest:#?}");
-        sleep(Duration::from_millis(250)).await;
-    }
 }

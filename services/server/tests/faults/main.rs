@@ -5,12 +5,14 @@
 mod checks;
 mod duplicates;
 mod failover;
+mod fleet;
 mod injection;
 mod kill_points;
 mod nemesis;
 mod pooler;
 mod processes;
 mod proxy;
+mod receivers;
 mod records;
 mod restore;
 mod rig;

@@ -1,7 +1,6 @@
 //! PostgreSQL by way of PgBouncer in transaction mode: `pooler=transaction` in the address. More connections of the platform share fewer of the
 //! server, and each transaction may be on another one.
 
-use std::sync::mpsc;
 use std::time::Duration;
 
 use simulator::{Config, Faults};
@@ -10,10 +9,8 @@ use testing::database;
 use testing::nats::Server;
 use tokio::time::{Instant, sleep};
 
-use crate::checks;
-use crate::kill_points::at_rest;
-use crate::processes::{Addresses, Directory, Process, rideshare};
-use crate::records::{self, Records};
+use crate::fleet::{Fleet, judge};
+use crate::processes::{Addresses, Directory};
 use crate::servers::Bouncer;
 
 /// Fewer than the processes have: each has 6 and 2 of its relay.
@@ -49,49 +46,24 @@ async fn a_city_runs_behind_a_pooler_of_transactions() {
     let (server, name) = database.rsplit_once('/').unwrap();
     let bouncer = Bouncer::new(&logs.0, server.rsplit_once(':').unwrap().1.parse().unwrap(), POOL_SIZE).await;
     let pooled = format!("postgres://postgres@127.0.0.1:{}/{name}?pooler=transaction", bouncer.port);
-    let urls = std::slice::from_ref(&nats.url);
-    let (migrated, said) = rideshare(&["migrate"], urls, 1, &pooled).await;
+    let by_pooler = Addresses::new(&nats.url, &pooled);
+    let servers = Addresses::new(&nats.url, &database);
+    let (migrated, said) = by_pooler.rideshare(&["migrate"]).await;
     assert!(!migrated && said.contains("with the address of PostgreSQL itself"), "{said}");
-    let (migrated, said) = rideshare(&["migrate"], urls, 1, &database).await;
-    assert!(migrated, "{said}");
+    servers.succeeds(&["migrate"]).await;
 
-    let addresses = Addresses { nats: nats.url.clone(), replicas: 1, database: pooled.clone() };
-    let mut processes: Vec<Process> = ["location", "rides", "match", "users"]
-        .into_iter()
-        .map(|service| Process::new(service, 0, addresses.clone(), &logs.0))
-        .collect();
-    for process in &mut processes {
-        process.start(None);
-        process.wait_ready().await;
-    }
-    let (to, observations) = mpsc::channel();
-    let summary = simulator::run(Config {
-        urls: vec![processes[3].url()],
-        rides_url: Some(processes[1].url()),
-        drivers: 6,
-        passengers: 6,
-        rides: 6,
-        time_limit: Duration::from_secs(240),
-        seed: 13,
-        speed: 200.0,
-        billed_tolerance: None,
-        faults: Faults { reinstall: 0.01, driver_cancel: 0.1, cancel_ride: 0.1, ..Faults::none() },
-        observer: Some(to),
-        ..Config::default()
-    });
-    let summary = summary.await.unwrap();
+    let mut fleet = Fleet::new(&by_pooler, &logs);
+    fleet.start().await;
+    let (day, observations) = fleet.day(6, 6, 13);
+    let faults = Faults { reinstall: 0.01, driver_cancel: 0.1, cancel_ride: 0.1, ..Faults::none() };
+    let summary = simulator::run(Config { faults, ..day }).await.unwrap();
     assert!(summary.completed >= 4 && summary.passed(), "{summary}");
-    let bus = records::bus(urls, 1).await;
-    at_rest(&database, &bus).await;
+    judge(&servers, &observations).await;
     let mut connection = PgConnection::connect(&database).await.unwrap();
     assert!(few_connections(&mut connection).await);
-    let observations: Vec<_> = observations.try_iter().collect();
-    let wrong = checks::all(&Records::read(&database, &bus).await, &observations);
-    assert!(wrong.is_empty(), "{wrong:#?}");
-    let (sound, said) = rideshare(&["audit", "verify"], urls, 1, &pooled).await;
-    assert!(sound, "{said}");
-    for process in &mut processes {
-        assert!(process.stop().await, "{} ends on SIGTERM", process.name);
+    by_pooler.succeeds(&["audit", "verify"]).await;
+    fleet.stop().await;
+    for process in &fleet.processes {
         let text = process.text();
         assert!(!text.contains("prepared statement"), "{text}");
     }

@@ -10,7 +10,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use streams::nats::{NatsBus, NatsSettings};
+use streams::{Bus, BusError};
 use testing::http;
+use testing::shipped::Certificates;
 use tokio::time::{Instant, sleep};
 
 /// For a process to start, with PostgreSQL and NATS there.
@@ -90,12 +93,80 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
-/// The servers of a process, through its proxies.
+/// The servers of a process, through its proxies; or those of an operator, around every proxy.
 #[derive(Debug, Clone)]
 pub(crate) struct Addresses {
+    /// With commas, and with the user if there are any.
     pub(crate) nats: String,
     pub(crate) replicas: usize,
     pub(crate) database: String,
+    /// What is shown to NATS and trusted of it, over TLS.
+    pub(crate) certificates: Option<Certificates>,
+}
+
+impl Addresses {
+    /// One nats-server without TLS.
+    pub(crate) fn new(nats: &str, database: &str) -> Self {
+        Self { nats: nats.to_owned(), replicas: 1, database: database.to_owned(), certificates: None }
+    }
+
+    /// The settings by which the program finds them.
+    fn environment(&self) -> Vec<(&'static str, String)> {
+        let mut environment = vec![
+            ("QUEUE_TYPE", "nats".to_owned()),
+            ("NATS_URL", self.nats.clone()),
+            ("NATS_REPLICAS", self.replicas.to_string()),
+            ("DATABASE_URL", self.database.clone()),
+        ];
+        if let Some(certificates) = &self.certificates {
+            for (setting, name) in [("NATS_CA", "ca.pem"), ("NATS_CERT", "server.pem"), ("NATS_KEY", "server-key.pem")]
+            {
+                environment.push((setting, certificates.file(name)));
+            }
+        }
+        environment
+    }
+
+    /// A bus of the test's own.
+    pub(crate) async fn bus(&self) -> Bus {
+        self.connect().await.unwrap()
+    }
+
+    pub(crate) async fn connect(&self) -> Result<Bus, BusError> {
+        let settings = NatsSettings {
+            urls: self.nats.split(',').map(str::to_owned).collect(),
+            login: self.certificates.as_ref().map(Certificates::login).unwrap_or_default(),
+            replicas: self.replicas,
+            name: "rig".to_owned(),
+            ..Default::default()
+        };
+        Ok(Bus::Nats(NatsBus::connect(&settings).await?))
+    }
+
+    /// `rideshare …`, as an operator: whether its status was 0, and its output.
+    pub(crate) async fn rideshare(&self, command: &[&str]) -> (bool, String) {
+        let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_rideshare"))
+            .args(command)
+            .args(["--log", "error"])
+            .envs(self.environment())
+            .kill_on_drop(true)
+            .output();
+        match tokio::time::timeout(STOP_WAIT, output).await {
+            Ok(Ok(output)) => {
+                let output_text = [output.stdout, output.stderr].concat();
+                (output.status.success(), String::from_utf8_lossy(&output_text).into_owned())
+            }
+            Ok(Err(error)) => (false, error.to_string()),
+            Err(_) => (false, format!("no end in {STOP_WAIT:?}")),
+        }
+    }
+
+    /// The same; it must succeed.
+    pub(crate) async fn succeeds(&self, command: &[&str]) -> String {
+        let (succeeded, said) = self.rideshare(command).await;
+        assert!(succeeded, "{command:?}: {said}");
+        said
+    }
 }
 
 /// A process that is started again and again, with the same service and addresses.
@@ -150,11 +221,8 @@ impl Process {
         }
         command
             .env_remove("RIDESHARE_KILL_AT")
-            .env("QUEUE_TYPE", "nats")
-            .env("NATS_URL", &self.addresses.nats)
+            .envs(self.addresses.environment())
             .env("NATS_INBOX_PREFIX", format!("_INBOX_{}", self.service))
-            .env("NATS_REPLICAS", self.addresses.replicas.to_string())
-            .env("DATABASE_URL", &self.addresses.database)
             .env("DATABASE_CONNECTIONS", "6")
             .env("HTTP_ADDR", format!("127.0.0.1:{}", self.port))
             .env("POD_ID", self.pod())
@@ -241,29 +309,6 @@ impl Process {
     /// Its log, since its first start.
     pub(crate) fn text(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-}
-
-/// `rideshare audit …`: whether its status was 0, and its output.
-pub(crate) async fn audit(command: &str, nats: &[String], replicas: usize, database: &str) -> (bool, String) {
-    rideshare(&["audit", command], nats, replicas, database).await
-}
-
-/// `rideshare …`, with the settings of an operator.
-pub(crate) async fn rideshare(command: &[&str], nats: &[String], replicas: usize, database: &str) -> (bool, String) {
-    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_rideshare"))
-        .args(command)
-        .args(["--queue-type", "nats", "--log", "error", "--nats-url", &nats.join(",")])
-        .args(["--nats-replicas", &replicas.to_string(), "--database-url", database])
-        .kill_on_drop(true)
-        .output();
-    match tokio::time::timeout(STOP_WAIT, output).await {
-        Ok(Ok(output)) => {
-            let output_text = [output.stdout, output.stderr].concat();
-            (output.status.success(), String::from_utf8_lossy(&output_text).into_owned())
-        }
-        Ok(Err(error)) => (false, error.to_string()),
-        Err(_) => (false, format!("no end in {STOP_WAIT:?}")),
     }
 }
 

@@ -7,18 +7,11 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use streams::Bus;
 use streams::bus::{ReplayStart, StoredMessage};
-use streams::nats::{NatsBus, NatsSettings};
 use streams::topology::{DEAD_LETTER_STREAM, Topology};
 
 /// The schema of each service, by its name.
 pub(crate) const SCHEMAS: [(&str, &str); 4] =
     [("users", "users"), ("match", "matching"), ("rides", "rides"), ("location", "location")];
-
-/// A bus of the test's own, around every proxy.
-pub(crate) async fn bus(urls: &[String], replicas: usize) -> Bus {
-    let settings = NatsSettings { urls: urls.to_vec(), replicas, name: "rig".to_owned(), ..Default::default() };
-    Bus::Nats(NatsBus::connect(&settings).await.unwrap())
-}
 
 #[derive(Debug, sqlx::FromRow)]
 pub(crate) struct RideRow {

@@ -4,46 +4,20 @@
 
 use std::time::Duration;
 
-use simulator::{Config, Faults};
+use simulator::Config;
 use sqlx::{Connection, PgConnection};
 use testing::nats::Server;
 use tokio::time::{Instant, sleep};
 
-use crate::kill_points::at_rest;
-use crate::processes::{Addresses, Directory, Process, rideshare};
-use crate::records;
+use crate::fleet::{Fleet, at_rest};
+use crate::processes::{Addresses, Directory};
 use crate::servers::Postgres;
 
 const WAIT: Duration = Duration::from_secs(60);
 
-fn city(processes: &[Process], rides: usize, seed: u64) -> Config {
-    Config {
-        urls: vec![processes[3].url()],
-        rides_url: Some(processes[1].url()),
-        drivers: 5,
-        passengers: 5,
-        rides,
-        time_limit: Duration::from_secs(240),
-        seed,
-        run_id: Some(seed),
-        speed: 200.0,
-        billed_tolerance: None,
-        faults: Faults::none(),
-        ..Config::default()
-    }
-}
-
-fn processes(nats: &Server, database: &str, logs: &Directory) -> Vec<Process> {
-    let addresses = Addresses { nats: nats.url.clone(), replicas: 1, database: database.to_owned() };
-    let services = ["location", "rides", "match", "users"].into_iter();
-    services.map(|service| Process::new(service, 0, addresses.clone(), &logs.0)).collect()
-}
-
-async fn start(processes: &mut [Process]) {
-    for process in processes {
-        process.start(None);
-        process.wait_ready().await;
-    }
+/// A city whose people have the phone numbers of this seed.
+fn city(fleet: &Fleet, rides: usize, seed: u64) -> Config {
+    Config { run_id: Some(seed), ..fleet.day(5, rides, seed).0 }
 }
 
 async fn until(what: &str, connection: &mut PgConnection, query: &'static str) {
@@ -114,20 +88,19 @@ async fn a_restore_to_an_earlier_moment_has_the_rides_of_the_time_since() {
     )
     .await;
     let archive = logs.0.join("postgres");
-    let mut before = processes(&nats, &Postgres::url(postgres.port()), &logs);
-    start(&mut before).await;
+    let servers = Addresses::new(&nats.url, &Postgres::url(postgres.port()));
+    let mut before = Fleet::new(&servers, &logs);
+    before.start().await;
     let mut restored = postgres.base_backup(&logs.0, "restored", &["--wal-method=none"]);
 
-    let mut connection = PgConnection::connect(&Postgres::url(postgres.port())).await.unwrap();
+    let mut connection = PgConnection::connect(&servers.database).await.unwrap();
     let_captures_wait(&mut connection).await;
-    let bus = records::bus(std::slice::from_ref(&nats.url), 1).await;
+    let bus = servers.bus().await;
     let (moment, (all, ended)) = day(&mut connection, city(&before, 8, 21)).await;
-    at_rest(&Postgres::url(postgres.port()), &bus).await;
+    at_rest(&servers.database, &bus).await;
     let at_the_end = rides(&mut connection).await;
     assert!(at_the_end.0 > all && all > ended, "{at_the_end:?} in the end, {all} and {ended} at {moment}");
-    for process in &mut before {
-        assert!(process.stop().await, "{} ends on SIGTERM", process.name);
-    }
+    before.stop().await;
     let last: String =
         sqlx::query_scalar("select pg_walfile_name(pg_switch_wal())").fetch_one(&mut connection).await.unwrap();
     let archived = archive.join(format!("archived-{last}"));
@@ -146,32 +119,29 @@ async fn a_restore_to_an_earlier_moment_has_the_rides_of_the_time_since() {
     ));
     restored.recover_at_start();
     restored.start().await;
-    let database = Postgres::url(restored.port());
-    let mut connection = PgConnection::connect(&database).await.unwrap();
+    let servers = Addresses::new(&nats.url, &Postgres::url(restored.port()));
+    let mut connection = PgConnection::connect(&servers.database).await.unwrap();
     until("the recovery ends", &mut connection, "select not pg_is_in_recovery()").await;
     let (restored_all, restored_ended) = rides(&mut connection).await;
     assert!(restored_all >= all && restored_ended < at_the_end.1, "{restored_all}, {restored_ended}");
     assert!(pending_payments(&mut connection).await > 0, "a payment was pending at {moment}");
 
     // As in docker/RUNBOOK.md.
-    let urls = std::slice::from_ref(&nats.url);
-    let (sound, said) = rideshare(&["audit", "verify"], urls, 1, &database).await;
+    let (sound, said) = servers.rideshare(&["audit", "verify"]).await;
     assert!(!sound && said.contains("it is in the stream and not in the database"), "{said}");
     for command in [&["migrate"][..], &["audit", "recover"], &["streams", "rewind"]] {
-        let (done, said) = rideshare(command, urls, 1, &database).await;
-        assert!(done, "{command:?}: {said}");
+        servers.succeeds(command).await;
     }
     assert_eq!(rides(&mut connection).await, at_the_end, "every ride is as it was at the end");
-    let (done, said) = rideshare(&["audit", "recover"], urls, 1, &database).await;
+    let said = servers.succeeds(&["audit", "recover"]).await;
     let nothing = said.contains("0 events of 0 rides") && said.contains("\n0 pending payments");
-    assert!(done && nothing, "again, it changes nothing: {said}");
-    let mut after = processes(&nats, &database, &logs);
-    start(&mut after).await;
-    at_rest(&database, &bus).await;
+    assert!(nothing, "again, it changes nothing: {said}");
+    let mut after = Fleet::new(&servers, &logs);
+    after.start().await;
+    at_rest(&servers.database, &bus).await;
     // The relay may have published again what the outbox of that moment had not published.
     for command in ["repair", "verify"] {
-        let (sound, said) = rideshare(&["audit", command], urls, 1, &database).await;
-        assert!(sound, "audit {command}: {said}");
+        servers.succeeds(&["audit", command]).await;
     }
     assert_eq!(rides(&mut connection).await, at_the_end);
     let pending = "select count(*) from rides.payments where status = 'pending'";
@@ -187,10 +157,7 @@ async fn a_restore_to_an_earlier_moment_has_the_rides_of_the_time_since() {
     }
     let summary = simulator::run(city(&after, 3, 22)).await.unwrap();
     assert!(summary.completed >= 3 && summary.passed(), "{summary}");
-    at_rest(&database, &bus).await;
-    let (sound, said) = rideshare(&["audit", "verify"], urls, 1, &database).await;
-    assert!(sound, "{said}");
-    for process in &mut after {
-        assert!(process.stop().await, "{} ends on SIGTERM", process.name);
-    }
+    at_rest(&servers.database, &bus).await;
+    servers.succeeds(&["audit", "verify"]).await;
+    after.stop().await;
 }

@@ -14,7 +14,7 @@ use crate::checks;
 use crate::duplicates::{self, Duplicates};
 use crate::injection::{Active, State};
 use crate::nemesis::{Dealt, Fault, Then};
-use crate::processes::{self, Addresses, Directory, Process};
+use crate::processes::{Addresses, Directory, Process};
 use crate::proxy::Proxy;
 use crate::records::{self, Records};
 use crate::servers::{Nats, Postgres};
@@ -116,8 +116,8 @@ impl Rig {
             }
             let database = Proxy::to(postgres.port()).await;
             let urls: Vec<String> = lines.iter().map(|line| format!("nats://127.0.0.1:{}", line.port)).collect();
-            let addresses =
-                Addresses { nats: urls.join(","), replicas: settings.nodes, database: Postgres::url(database.port) };
+            let replicas = settings.nodes;
+            let addresses = Addresses { replicas, ..Addresses::new(&urls.join(","), &Postgres::url(database.port)) };
             let slot = FLEET[..n].iter().filter(|other| **other == service).count();
             let process = Process::new(service, slot, addresses, &logs.0);
             places.push(Place { process, state: State::Up, nats: lines, database });
@@ -133,7 +133,8 @@ impl Rig {
         for place in places.iter().filter(|place| place.process.service == "users") {
             fronts.push(Proxy::to(place.process.port).await);
         }
-        let bus = records::bus(&nats.urls(), settings.nodes).await;
+        let replicas = settings.nodes;
+        let bus = Addresses { replicas, ..Addresses::new(&nats.urls().join(","), "") }.bus().await;
         let duplicates = Duplicates::listen(&bus).await;
         Self {
             settings,
@@ -189,8 +190,10 @@ impl Rig {
     async fn audit(&mut self, database: &str) {
         // Duplicates may be stored before the versions that they follow; repair deletes them, and publishes their ids once more.
         duplicates::expire_duplicate_windows(&self.nats.urls()).await;
+        let replicas = self.settings.nodes;
+        let servers = Addresses { replicas, ..Addresses::new(&self.nats.urls().join(","), database) };
         for command in ["repair", "verify"] {
-            let (sound, output) = processes::audit(command, &self.nats.urls(), self.settings.nodes, database).await;
+            let (sound, output) = servers.rideshare(&["audit", command]).await;
             self.say(&format!("audit {command}: {}", output.lines().last().unwrap_or_default()));
             if !sound {
                 self.wrong.push(format!("audit {command}: {output}"));

@@ -1,56 +1,93 @@
-//! Every secret changes under load: JWT_SECRET and DATA_SECRET, the passwords of NATS and those of PostgreSQL. A city takes rides while
-//! processes are started again one after another; nobody is signed out, nothing is lost or done twice.
+//! Every secret changes under load: JWT_SECRET and DATA_SECRET, the passwords of NATS and of PostgreSQL, the certificates of NATS and of its
+//! clients with the authority that signs them, the secret of SOS_WEBHOOK, and the keys of push. A city takes rides, people call for help
+//! and phones get pushes while processes are started again one after another; nobody is signed out, nothing is lost or done twice, and
+//! nothing comes with a signature that its receiver does not know.
 
 use std::cell::Cell;
-use std::sync::mpsc::{self, Sender};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use server::commands::nats_permissions;
-use simulator::{Config, Faults, Observation};
+use simulator::Config;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use streams::topology::Topology;
 use testing::nats::Server;
+use testing::shipped::{self, Certificates};
 
-use crate::checks;
-use crate::kill_points::at_rest;
-use crate::processes::{Addresses, Directory, Process, audit};
-use crate::records::{self, Records};
+use crate::fleet::{Fleet, SERVICES, judge};
+use crate::processes::{Addresses, Directory, Process};
+use crate::receivers::{PushKeys, Receivers, SOS_SECRET};
+use crate::script::{self, Platform};
 use crate::servers::Postgres;
 
-const USERS: [&str; 7] = ["admin", "users", "match", "rides", "location", "operator", "observer"];
-/// The role of each service is of its schema. Readers of events start before their writers.
-const ROLES: [(&str, &str); 4] =
-    [("location", "city_location"), ("rides", "city_rides"), ("match", "city_matching"), ("users", "city_users")];
 /// Drivers, and as many passengers.
 const PEOPLE: usize = 4;
 /// Before and after.
 const JWT: [&str; 2] = ["the JWT secret of before, 32 bytes", "the new JWT secret, of thirty-two bytes"];
 const DATA: [&str; 2] = ["the DATA secret of before, 32 bytes", "the new DATA secret, of thirty-two bytes"];
+const SOS: [&str; 2] = [SOS_SECRET, "whsec_QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWY="];
 
-#[derive(Debug, Clone, Copy)]
-enum Password {
-    Old,
-    New,
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum When {
+    Before,
+    After,
 }
 
-/// The configuration of NATS when the services of `changed` have their new password.
-fn nats_users(changed: &[&str]) -> String {
-    let mut configuration = nats_permissions::configuration(&Topology::rideshare(), "rideshare");
-    for user in USERS {
-        let which = if changed.contains(&user) { Password::New } else { Password::Old };
-        let password = nats_password(user, which);
-        let placeholder = format!("$NATS_{}_PASSWORD", user.to_uppercase());
-        configuration = configuration.replace(&placeholder, &format!("\"{password}\""));
+fn password(user: &str, when: When) -> String {
+    format!("{when:?}-password-of-{user}")
+}
+
+/// The database role of a service, which is of its schema.
+fn role(service: &str) -> String {
+    format!("city_{}", if service == "match" { "matching" } else { service })
+}
+
+/// The servers, and what each of them and each service knows.
+struct Secrets {
+    nats: Server,
+    postgres_port: u16,
+    /// Two authorities with a certificate each: of before and of after.
+    certificates: [Certificates; 2],
+    /// What the nats-server shows and trusts.
+    of_nats: Certificates,
+    of_services: BTreeMap<&'static str, Certificates>,
+    /// Services with their new passwords.
+    changed: Vec<&'static str>,
+    push: [PushKeys; 2],
+}
+
+impl Secrets {
+    fn users(&self) -> String {
+        let when = |user: &str| if self.changed.contains(&user) { When::After } else { When::Before };
+        shipped::users(|user| password(user, when(user))).unwrap()
     }
-    configuration
-}
 
-fn nats_password(user: &str, which: Password) -> String {
-    format!("{which:?}-password-of-{user}")
-}
+    /// The server reads its configuration and its files again, as on SIGHUP.
+    fn reload_nats(&mut self) {
+        self.nats.reload(&(self.users() + &self.of_nats.of_server())).unwrap();
+    }
 
-fn nats_url(url: &str, user: &str, password: Password) -> String {
-    url.replace("://", &format!("://{user}:{}@", nats_password(user, password)))
+    fn addresses(&self, service: &'static str) -> Addresses {
+        let is_changed = self.changed.contains(&service);
+        let of_nats = password(service, if is_changed { When::After } else { When::Before });
+        let of_database = if is_changed { "new" } else { "old" };
+        Addresses {
+            certificates: Some(self.of_services[service].clone()),
+            ..Addresses::new(
+                &shipped::with_login(&self.nats.url, service, &of_nats),
+                &database_url(self.postgres_port, &role(service), of_database),
+            )
+        }
+    }
+
+    /// Whoever connects as the administrator, with these certificates.
+    fn admin(&self, certificates: &Certificates) -> Addresses {
+        Addresses {
+            certificates: Some(certificates.clone()),
+            ..Addresses::new(
+                &shipped::with_login(&self.nats.url, "admin", &password("admin", When::Before)),
+                &Postgres::url(self.postgres_port),
+            )
+        }
+    }
 }
 
 fn database_url(port: u16, role: &str, password: &str) -> String {
@@ -69,48 +106,64 @@ async fn restart(process: &mut Process) {
 }
 
 /// The secrets of a process, from its next start on.
-fn set_secrets(process: &mut Process, [jwt, jwt_previous]: [&str; 2], [data, data_previous]: [&str; 2]) {
+fn set_secrets(process: &mut Process, [jwt, jwt_previous]: [&str; 2], [data, data_previous]: [&str; 2], sos: &str) {
     process.environment.extend([
         ("JWT_SECRET", jwt.to_owned()),
         ("JWT_SECRET_PREVIOUS", jwt_previous.to_owned()),
         ("DATA_SECRET", data.to_owned()),
         ("DATA_SECRET_PREVIOUS", data_previous.to_owned()),
+        ("SOS_WEBHOOK_SECRET", sos.to_owned()),
     ]);
 }
 
-/// Changes everything, a process at a time: at first each learns the new secrets, then each signs with them, and has new passwords.
-async fn change(processes: &mut [Process], owner: &mut PgConnection, nats: &mut Server, port: u16) {
-    for process in &mut *processes {
-        set_secrets(process, [JWT[0], JWT[1]], [DATA[0], DATA[1]]);
+/// Changes everything, a process at a time, as docker/RUNBOOK.md says.
+async fn change(fleet: &mut Fleet, owner: &mut PgConnection, secrets: &mut Secrets, receivers: &Receivers) {
+    // Both authorities are trusted; then NATS shows its new certificate. Nothing is started again for it.
+    let [before, after] = secrets.certificates.clone();
+    for one in secrets.of_services.values().chain([&secrets.of_nats]) {
+        one.trust(&[&before, &after]).unwrap();
+    }
+    secrets.of_nats.show(&after).unwrap();
+    secrets.reload_nats();
+    // Each process learns the new secrets; calls for help are signed by both.
+    for process in &mut fleet.processes {
+        set_secrets(process, [JWT[0], JWT[1]], [DATA[0], DATA[1]], &format!("{} {}", SOS[1], SOS[0]));
         restart(process).await;
     }
-    for (n, (service, role)) in ROLES.into_iter().enumerate() {
-        execute(owner, &format!("alter role {role} password 'new'")).await;
-        let changed: Vec<&str> = ROLES[..=n].iter().map(|(service, _)| *service).collect();
-        nats.reload(&nats_users(&changed)).unwrap();
-        let process = &mut processes[n];
-        process.addresses.nats = nats_url(&nats.url, service, Password::New);
-        process.addresses.database = database_url(port, role, "new");
-        set_secrets(process, [JWT[1], JWT[0]], [DATA[1], DATA[0]]);
+    receivers.trust_webhook("/sos", SOS[1]);
+    let [push_before, push_after] = &secrets.push;
+    receivers.trust_push(&[push_before, push_after]);
+    // Each signs with the new ones, and has new passwords and a new certificate.
+    for service in SERVICES {
+        execute(owner, &format!("alter role {} password 'new'", role(service))).await;
+        secrets.changed.push(service);
+        secrets.of_services[service].show(&after).unwrap();
+        secrets.of_services[service].trust(&[&after]).unwrap();
+        secrets.reload_nats();
+        let process = fleet.processes.iter_mut().find(|process| process.service == service).unwrap();
+        process.addresses = secrets.addresses(service);
+        set_secrets(process, [JWT[1], JWT[0]], [DATA[1], DATA[0]], SOS[1]);
+        if service == "users" {
+            process.environment.extend(receivers.push_settings(&secrets.push[1]));
+        }
         restart(process).await;
     }
+    // What was is worth nothing any more.
+    secrets.of_nats.trust(&[&after]).unwrap();
+    secrets.reload_nats();
+    receivers.trust_push(&[&secrets.push[1]]);
 }
 
-fn city(processes: &[Process], observer: Sender<Observation>) -> Config {
-    Config {
-        urls: vec![processes[3].url()],
-        rides_url: Some(processes[1].url()),
-        drivers: PEOPLE,
-        passengers: PEOPLE,
-        rides: 4,
-        time_limit: Duration::from_secs(240),
-        outage: Duration::from_secs(60),
-        seed: 7,
-        speed: 200.0,
-        billed_tolerance: None,
-        faults: Faults::none(),
-        observer: Some(observer),
-        ..Config::default()
+/// People without sockets take rides, one after another, until everything has changed and one more has done so.
+async fn scripts(platform: &Platform, receivers: &Receivers, changed: &Cell<bool>) -> i64 {
+    let mut number = 0;
+    loop {
+        let is_last = changed.get();
+        number += 1;
+        tokio::join!(script::ride(platform, receivers, number), script::ride_with_phones(platform, receivers, number));
+        if is_last {
+            return i64::from(number);
+        }
     }
 }
 
@@ -118,61 +171,86 @@ fn city(processes: &[Process], observer: Sender<Observation>) -> Config {
 async fn every_secret_changes_while_rides_go_on() {
     let logs = Directory::new();
     let postgres = Postgres::new(&logs.0).await;
-    let port = postgres.port();
-    let owner_url = Postgres::url(port);
+    let owner_url = Postgres::url(postgres.port());
     let mut owner = PgConnection::connect(&owner_url).await.unwrap();
-    for (_, role) in ROLES {
-        execute(&mut owner, &format!("create role {role} login password 'old'")).await;
+    for service in SERVICES {
+        execute(&mut owner, &format!("create role {} login password 'old'", role(service))).await;
     }
     postgres.admit("host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n");
-    let mut nats = Server::configured(&nats_users(&[])).unwrap();
-    let admin_url = nats_url(&nats.url, "admin", Password::Old);
-    let admin = records::bus(std::slice::from_ref(&admin_url), 1).await;
-    admin.apply(&Topology::rideshare().with_sweeper()).await.unwrap();
-    let migrate = ["migrate", "--role-prefix", "city_"];
-    let (migrated, said) = crate::processes::rideshare(&migrate, std::slice::from_ref(&admin_url), 1, &owner_url).await;
-    assert!(migrated, "{said}");
+    let certificates = ["before", "after"].map(|when| Certificates::new(&logs.0.join(when)).unwrap());
+    let copy = |of: &str| certificates[0].copy(&logs.0.join(format!("certs-of-{of}"))).unwrap();
+    let of_nats = copy("nats");
+    let users = shipped::users(|user| password(user, When::Before)).unwrap();
+    let mut secrets = Secrets {
+        nats: Server::configured(&(users + &of_nats.of_server())).unwrap(),
+        postgres_port: postgres.port(),
+        of_services: SERVICES.map(|service| (service, copy(service))).into(),
+        certificates: certificates.clone(),
+        of_nats,
+        changed: Vec::new(),
+        push: ["before", "after"].map(|when| PushKeys::new(when, logs.0.join(format!("push-{when}")))),
+    };
+    let receivers = Receivers::new().await;
+    receivers.trust_push(&[&secrets.push[0]]);
+    let operator = secrets.admin(&certificates[0]);
+    operator.succeeds(&["streams", "apply"]).await;
+    operator.succeeds(&["migrate", "--role-prefix", "city_"]).await;
 
-    let mut processes: Vec<Process> = Vec::new();
-    for (service, role) in ROLES {
-        let (nats, database) = (nats_url(&nats.url, service, Password::Old), database_url(port, role, "old"));
-        let mut process = Process::new(service, 0, Addresses { nats, replicas: 1, database }, &logs.0);
-        set_secrets(&mut process, [JWT[0], ""], [DATA[0], ""]);
-        process.start(None);
-        process.wait_ready().await;
-        processes.push(process);
+    let mut fleet = Fleet::of(&logs, |service| secrets.addresses(service));
+    fleet.set(&receivers.settings());
+    fleet.set(&receivers.push_settings(&secrets.push[0]));
+    for process in &mut fleet.processes {
+        set_secrets(process, [JWT[0], ""], [DATA[0], ""], SOS[0]);
     }
-    let (to, observations) = mpsc::channel();
-    let day = city(&processes, to);
-    let (changed, days) = (Cell::new(false), Cell::new(0_i64));
+    fleet.start().await;
+    let (day, observations) = fleet.day(PEOPLE, 4, 7);
+    let day = Config { outage: Duration::from_secs(60), ..day };
+    let platform = Platform::of(&fleet);
+    let (changed, days, number) = (Cell::new(false), Cell::new(0_i64), Cell::new(0_i64));
     let changes = async {
-        change(&mut processes, &mut owner, &mut nats, port).await;
+        change(&mut fleet, &mut owner, &mut secrets, &receivers).await;
         changed.set(true);
     };
-    // While secrets still change, another day begins, with other people.
+    let scripted = async {
+        number.set(scripts(&platform, &receivers, &changed).await);
+    };
+    // While somebody still needs a driver, another day begins, with other people.
     let city = async {
-        while !changed.get() || days.get() == 0 {
+        while number.get() == 0 {
             let summary = simulator::run(day.clone()).await.unwrap();
             assert!(summary.completed >= 4 && summary.passed(), "{summary}");
             days.set(days.get() + 1);
         }
     };
-    tokio::join!(city, changes);
+    tokio::join!(city, scripted, changes);
+    let scripted = number.get();
     drop(day);
-    at_rest(&owner_url, &admin).await;
-    let observations: Vec<_> = observations.try_iter().collect();
-    let wrong = checks::all(&Records::read(&owner_url, &admin).await, &observations);
-    assert!(wrong.is_empty(), "{wrong:#?}");
-    let (sound, said) = audit("verify", std::slice::from_ref(&admin_url), 1, &owner_url).await;
-    assert!(sound, "{said}");
+    judge(&secrets.admin(&certificates[1]), &observations).await;
+    assert_eq!(receivers.refused(), Vec::<String>::new(), "each receiver knew who signed");
+    let new = &secrets.push[1];
+    for (to, by) in [
+        (format!("phone:{scripted}"), &new.id),
+        (format!("{scripted:064x}"), &new.id),
+        (format!("browser-{scripted}"), &new.vapid_public()),
+    ] {
+        let keys = receivers.pushed_by(&to);
+        assert!(!keys.is_empty() && keys.iter().all(|key| key == by), "{to}: by {keys:?} and not by {by}");
+    }
     // Whoever is signed out signs in again, which is a row more.
     let sign_ins: i64 =
         sqlx::query_scalar("select count(*) from users.user_sign_ins").fetch_one(&mut owner).await.unwrap();
-    assert_eq!(sign_ins, days.get() * 2 * PEOPLE as i64, "nobody was signed out");
-    for process in &mut processes {
+    assert_eq!(sign_ins, days.get() * 2 * PEOPLE as i64 + 3 * scripted, "nobody was signed out");
+    for process in &fleet.processes {
         assert_eq!(process.lives, 3, "{}: at first, with the new secrets known, with all changed", process.name);
-        assert!(process.stop().await, "{} ends on SIGTERM", process.name);
     }
-    let refused = PgConnection::connect(&database_url(port, "city_users", "old")).await;
+    fleet.stop().await;
+    let refused = PgConnection::connect(&database_url(postgres.port(), "city_users", "old")).await;
     assert!(refused.is_err(), "the old password is of no use");
+    for (shows, trusts) in [(0, 1), (1, 0)] {
+        let stale = certificates[shows].copy(&logs.0.join(format!("shows-{shows}"))).unwrap();
+        stale.trust(&[&certificates[trusts]]).unwrap();
+        let admin = secrets.admin(&stale);
+        let connected = tokio::time::timeout(Duration::from_secs(2), admin.connect()).await;
+        assert!(!matches!(connected, Ok(Ok(_))), "the certificate of before is shown or trusted");
+    }
 }

@@ -1,67 +1,33 @@
-//! A passenger who is a script: no socket, one device with a webhook, a call for help and a second sign-in; and the server that receives
-//! what the platform sends out. It repeats each request until it is answered, so that a process may die at any of them.
+//! A passenger who is a script: no socket, one device with a webhook, a call for help and a second sign-in. It repeats each request until it
+//! is answered, so that a process may die at any of them.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use aws_lc_rs::agreement::{ECDH_P256, PrivateKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use testing::http;
-use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
+
+use crate::fleet::Fleet;
+use crate::receivers::Receivers;
 
 const PAUSE: Duration = Duration::from_millis(200);
 /// For each step; a claimed push of a process that died is sent again after 30 s.
 const STEP_WAIT: Duration = Duration::from_secs(90);
-pub(crate) const SOS_SECRET: &str = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
-
-/// What was received under an id: how often, and the bodies.
-type Received = Arc<Mutex<BTreeMap<String, Vec<Value>>>>;
-
-/// A webhook of the test's own.
-pub(crate) struct Sink {
-    pub(crate) address: SocketAddr,
-    received: Received,
-}
-
-impl Sink {
-    pub(crate) async fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let received = Received::default();
-        let take = async |State(received): State<Received>, uri: Uri, headers: HeaderMap, body: Bytes| {
-            let id = format!("{} {}", uri.path(), headers["webhook-id"].to_str().unwrap());
-            let body = serde_json::from_slice(&body).unwrap();
-            received.lock().unwrap().entry(id).or_default().push(body);
-            StatusCode::NO_CONTENT
-        };
-        let routes = axum::Router::new().fallback(take).with_state(received.clone());
-        tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
-        Self { address, received }
-    }
-
-    pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
-    }
-
-    /// The messages at `path` of this type: under how many ids, and how many in all.
-    fn count(&self, path: &str, kind: &str) -> (usize, usize) {
-        let received = self.received.lock().unwrap();
-        let of_kind = received.iter().filter(|(id, bodies)| {
-            id.starts_with(&format!("{path} ")) && bodies.iter().all(|body| body["type"] == kind)
-        });
-        of_kind.fold((0, 0), |(ids, all), (_, bodies)| (ids + 1, all + bodies.len()))
-    }
-}
 
 /// The addresses of users and rides.
 pub(crate) struct Platform {
-    pub(crate) users: SocketAddr,
-    pub(crate) rides: SocketAddr,
+    users: SocketAddr,
+    rides: SocketAddr,
+}
+
+impl Platform {
+    pub(crate) fn of(fleet: &Fleet) -> Self {
+        Self { users: fleet.of_service("users").address(), rides: fleet.of_service("rides").address() }
+    }
 }
 
 async fn until<T>(what: &str, mut step: impl AsyncFnMut() -> Result<T, String>) -> T {
@@ -103,39 +69,30 @@ async fn sign_in(users: SocketAddr, phone: &str) -> String {
     .await
 }
 
-/// Takes a ride with a driver of the city, as far as the pickup.
-pub(crate) async fn ride(platform: Platform, sink: &Sink) {
-    let Platform { users, rides } = platform;
-    let token = sign_in(users, "+12125559001").await;
-    let other = sign_in(users, "+12125559001").await;
+/// Takes a ride with a driver of the city, as far as the pickup; `number` is the passenger's, of whom there is a new one each time.
+pub(crate) async fn ride(platform: &Platform, receivers: &Receivers, number: u32) {
+    let Platform { users, rides } = *platform;
+    let phone = format!("+1212555{:04}", 9_000 + number);
+    let token = sign_in(users, &phone).await;
+    let other = sign_in(users, &phone).await;
     let (token, other) = (Some(token.as_str()), Some(other.as_str()));
-    until("a device", async || {
-        let body = json!({"platform": "webhook", "token": sink.url("/push")});
+    let path = format!("/push/{number}");
+    let device = until("a device", async || {
+        let body = json!({"platform": "webhook", "token": receivers.url(&path)});
         ok(users, "POST", "/v1/devices", token, body).await
     })
     .await;
-    let place = |lat: f64| json!({"lat": lat, "lng": -73.9857});
-    let ride = until("a ride", async || {
-        let state = ok(users, "GET", "/v1/state", token, Value::Null).await?;
-        if let Some(ride) = state["ride"]["ride_id"].as_str() {
-            return Ok(ride.to_owned());
-        }
-        let data = json!({"active": true, "pickup": place(40.7484), "dropoff": place(40.7684), "vehicle_type": "car"});
-        if state["search"].is_null() {
-            ok(users, "POST", "/v1/commands", token, json!({"id": "1", "type": "finder.update", "data": data})).await?;
-        }
-        Err(format!("none yet: {state}"))
-    })
-    .await;
+    receivers.trust_webhook(&path, device["secret"].as_str().unwrap());
+    let ride = until("a ride", async || accepted(users, token).await).await;
     let help = format!("/v1/rides/{ride}/sos");
     until("a call for help", async || {
         let answer = ok(rides, "POST", &help, token, json!({"note": "help"})).await?;
         if answer["operators"] == "informed" { Ok(()) } else { Err(answer.to_string()) }
     })
     .await;
-    let (ids, _) = sink.count("/sos", "sos.raised");
+    let (ids, _) = receivers.count("/sos", "sos.raised", &ride);
     assert_eq!(ids, 1, "one call under one id");
-    until("a push", async || match sink.count("/push", "ride.pickup") {
+    until("a push", async || match receivers.count(&path, "ride.pickup", &ride) {
         (0, _) => Err("none".to_owned()),
         _ => Ok(()),
     })
@@ -153,17 +110,65 @@ pub(crate) async fn ride(platform: Platform, sink: &Sink) {
         }
     })
     .await;
-    until("the end of the ride", async || {
-        let data = json!({"ride_id": ride, "reason": "changed_plans"});
-        let (status, body) =
-            call(users, "POST", "/v1/commands", token, json!({"id": "2", "type": "ride.cancel", "data": data})).await?;
-        let state = ok(users, "GET", "/v1/state", token, Value::Null).await?;
-        let is_over = state["ride"].is_null() && state["search"].is_null();
-        if is_over { Ok(()) } else { Err(format!("{status} {body}: {state}")) }
-    })
-    .await;
-    let (ids, all) = sink.count("/push", "ride.pickup");
+    until("the end of the ride", async || cancelled(users, token, &ride).await).await;
+    let (ids, all) = receivers.count(&path, "ride.pickup", &ride);
     assert!(ids == 1 && all <= 2, "one ride.pickup, under one id: {ids} ids, {all} messages");
-    let (ids, all) = sink.count("/sos", "sos.raised");
+    let (ids, all) = receivers.count("/sos", "sos.raised", &ride);
     assert!(ids == 1 && all <= 2, "one call for help, under one id: {ids} ids, {all} messages");
+}
+
+/// Takes a ride with two phones and a browser, and no socket: each of them gets its push. The browser subscribes with the key that it reads; if
+/// the platform's changes meanwhile, its push does not come, until the app subscribes again.
+pub(crate) async fn ride_with_phones(platform: &Platform, receivers: &Receivers, number: u32) {
+    let users = platform.users;
+    let token = sign_in(users, &format!("+1212555{:04}", 9_500 + number)).await;
+    let token = Some(token.as_str());
+    let vapid_key = async || {
+        let list = until("its devices", async || ok(users, "GET", "/v1/devices", token, Value::Null).await).await;
+        list["vapid_public_key"].as_str().unwrap().to_owned()
+    };
+    let key = vapid_key().await;
+    let (phone, tablet, browser) = (format!("phone:{number}"), format!("{number:064x}"), format!("browser-{number}"));
+    let own = PrivateKey::generate(&ECDH_P256).unwrap().compute_public_key().unwrap();
+    let keys = json!({"p256dh": URL_SAFE_NO_PAD.encode(own.as_ref()), "auth": URL_SAFE_NO_PAD.encode([9; 16])});
+    let subscription = json!({"endpoint": receivers.url(&format!("/browser/{key}/{browser}")), "keys": keys});
+    for (platform, token_of) in
+        [("fcm", phone.clone().into()), ("apns", tablet.clone().into()), ("webpush", subscription)]
+    {
+        let body = json!({"platform": platform, "token": token_of});
+        until("a device", async || ok(users, "POST", "/v1/devices", token, body.clone()).await).await;
+    }
+    let ride = until("a ride", async || accepted(users, token).await).await;
+    for to in [&phone, &tablet, &browser] {
+        until("a push", async || match receivers.pushed_by(to).len() {
+            0 if to != &browser || vapid_key().await == key => Err(format!("none to {to}")),
+            _ => Ok(()),
+        })
+        .await;
+    }
+    until("the end of the ride", async || cancelled(users, token, &ride).await).await;
+}
+
+/// Searches, and returns the ride once there is one.
+async fn accepted(users: SocketAddr, token: Option<&str>) -> Result<String, String> {
+    let place = |lat: f64| json!({"lat": lat, "lng": -73.9857});
+    let state = ok(users, "GET", "/v1/state", token, Value::Null).await?;
+    if let Some(ride) = state["ride"]["ride_id"].as_str() {
+        return Ok(ride.to_owned());
+    }
+    let data = json!({"active": true, "pickup": place(40.7484), "dropoff": place(40.7684), "vehicle_type": "car"});
+    if state["search"].is_null() {
+        ok(users, "POST", "/v1/commands", token, json!({"id": "1", "type": "finder.update", "data": data})).await?;
+    }
+    Err(format!("none yet: {state}"))
+}
+
+/// Cancels the ride, until nothing of it is left.
+async fn cancelled(users: SocketAddr, token: Option<&str>, ride: &str) -> Result<(), String> {
+    let data = json!({"ride_id": ride, "reason": "changed_plans"});
+    let (status, body) =
+        call(users, "POST", "/v1/commands", token, json!({"id": "2", "type": "ride.cancel", "data": data})).await?;
+    let state = ok(users, "GET", "/v1/state", token, Value::Null).await?;
+    let is_over = state["ride"].is_null() && state["search"].is_null();
+    if is_over { Ok(()) } else { Err(format!("{status} {body}: {state}")) }
 }

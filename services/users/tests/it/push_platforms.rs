@@ -6,19 +6,12 @@ use std::time::Duration;
 
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::agreement::{ECDH_P256, PrivateKey, UnparsedPublicKey as Peer, agree};
-use aws_lc_rs::encoding::AsDer;
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::rsa::{self, KeySize};
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_2048_8192_SHA256,
-    UnparsedPublicKey, VerificationAlgorithm,
-};
 use aws_lc_rs::{digest, hmac};
 use axum::body::{Body, Bytes};
 use axum::http::request::Parts;
 use axum::http::{Request, Response, Version};
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http_body_util::BodyExt;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -26,6 +19,7 @@ use platform::http_client::Reach;
 use serde_json::{Value, json};
 use streams::{RideId, RideStatus, UserId};
 use testing::Backend;
+use testing::jwt::SigningKey;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use users::{ApnsConfig, Config, FcmConfig, PushConfig, VapidConfig};
@@ -98,27 +92,6 @@ impl Server {
     }
 }
 
-fn pem(der: &[u8]) -> String {
-    format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der))
-}
-
-/// A key of P-256: its PEM, and the public point.
-fn p256() -> (String, Vec<u8>) {
-    let der = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
-    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der.as_ref()).unwrap();
-    (pem(der.as_ref()), key.public_key().as_ref().to_vec())
-}
-
-/// Header and claims of a token, whose signature is verified.
-fn verified(token: &str, algorithm: &'static dyn VerificationAlgorithm, key: &[u8]) -> (Value, Value) {
-    let (signed, signature) = token.rsplit_once('.').unwrap();
-    let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
-    UnparsedPublicKey::new(algorithm, key).verify(signed.as_bytes(), &signature).expect("a right signature");
-    let (header, claims) = signed.split_once('.').unwrap();
-    let decode = |part| serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap();
-    (decode(header), decode(claims))
-}
-
 /// A pod with this configuration, and its users: a passenger with a device, and a driver.
 struct Scene {
     cluster: Cluster,
@@ -186,8 +159,8 @@ fn decrypt(body: &[u8], private: &PrivateKey, auth: &[u8]) -> Value {
 #[tokio::test(start_paused = true)]
 async fn a_browser_can_read_its_push_and_its_push_service_knows_who_sent_it() {
     let mut server = Server::new(Version::HTTP_11, |path| (if path == "/gone" { 410 } else { 201 }, Value::Null)).await;
-    let (pem, public) = p256();
-    let vapid = VapidConfig::new(&pem, "mailto:ops@example.com").unwrap();
+    let own = SigningKey::p256();
+    let vapid = VapidConfig::new(&own.pem, "mailto:ops@example.com").unwrap();
     let browser = PrivateKey::generate(&ECDH_P256).unwrap();
     let auth = [9; 16];
     let p256dh = URL_SAFE_NO_PAD.encode(browser.compute_public_key().unwrap().as_ref());
@@ -198,7 +171,7 @@ async fn a_browser_can_read_its_push_and_its_push_service_knows_who_sent_it() {
     let (here, gone) = (subscription("browser"), subscription("gone"));
     let scene = Scene::new(PushConfig { vapid: Some(vapid), ..PushConfig::default() }, "webpush", here).await;
     let listed = call(&scene.pod.users, "GET", "/v1/devices", &scene.access, Value::Null).await;
-    assert_eq!(listed["vapid_public_key"], URL_SAFE_NO_PAD.encode(&public));
+    assert_eq!(listed["vapid_public_key"], URL_SAFE_NO_PAD.encode(&own.public));
     let topic = scene.pickup().await;
     let push = server.next().await;
     assert_eq!((push.parts.method.as_str(), push.parts.uri.path()), ("POST", "/browser"));
@@ -207,8 +180,8 @@ async fn a_browser_can_read_its_push_and_its_push_service_knows_who_sent_it() {
     let topic: uuid::Uuid = topic.parse().unwrap();
     assert_eq!(push.header("topic"), URL_SAFE_NO_PAD.encode(topic.as_bytes()));
     let (token, key) = push.header("authorization").strip_prefix("vapid t=").unwrap().split_once(", k=").unwrap();
-    assert_eq!(key, URL_SAFE_NO_PAD.encode(&public));
-    let (header, claims) = verified(token, &ECDSA_P256_SHA256_FIXED, &public);
+    assert_eq!(key, URL_SAFE_NO_PAD.encode(&own.public));
+    let (header, claims) = own.verify(token).expect("a right signature");
     assert_eq!((&header["alg"], &claims["aud"]), (&json!("ES256"), &json!(server.url())));
     assert_eq!(claims["sub"], "mailto:ops@example.com");
     let life = claims["exp"].as_i64().unwrap() - scene.cluster.world.now().timestamp();
@@ -235,11 +208,9 @@ async fn fcm_gets_a_message_with_a_token_of_the_service_account() {
         _ => (200, json!({"name": "projects/demo/messages/1"})),
     })
     .await;
-    let key = rsa::KeyPair::generate(KeySize::Rsa2048).unwrap();
-    let public = key.public_key().as_ref().to_vec();
-    let der: aws_lc_rs::encoding::Pkcs8V1Der<'_> = key.as_der().unwrap();
+    let key = SigningKey::rsa();
     let account = json!({
-        "type": "service_account", "project_id": "demo", "private_key_id": "k1", "private_key": pem(der.as_ref()),
+        "type": "service_account", "project_id": "demo", "private_key_id": "k1", "private_key": key.pem,
         "client_email": "push@demo.example", "token_uri": format!("{}/token", server.url()),
     });
     let fcm = FcmConfig::new(&account.to_string(), &server.url()).unwrap();
@@ -250,7 +221,7 @@ async fn fcm_gets_a_message_with_a_token_of_the_service_account() {
     let form = String::from_utf8(grant.body.to_vec()).unwrap();
     let (kind, assertion) = form.split_once("&assertion=").unwrap();
     assert_eq!(kind, "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer");
-    let (header, claims) = verified(assertion, &RSA_PKCS1_2048_8192_SHA256, &public);
+    let (header, claims) = key.verify(assertion).expect("a right signature");
     assert_eq!((&header["alg"], &header["kid"]), (&json!("RS256"), &json!("k1")));
     assert_eq!((&claims["iss"], &claims["aud"]), (&json!("push@demo.example"), &account["token_uri"]));
     let push = server.next().await;
@@ -275,8 +246,8 @@ async fn apns_gets_it_over_http_2_under_one_id_and_says_when_a_phone_is_gone() {
         if path.ends_with("0b") { (410, json!({"reason": "Unregistered"})) } else { (200, Value::Null) }
     })
     .await;
-    let (pem, public) = p256();
-    let apns = ApnsConfig::new(&pem, "KEYID12345", "TEAMID1234", "com.example.rides", &server.url()).unwrap();
+    let key = SigningKey::p256();
+    let apns = ApnsConfig::new(&key.pem, "KEYID12345", "TEAMID1234", "com.example.rides", &server.url()).unwrap();
     let config = PushConfig { apns: Some(apns), ..PushConfig::default() };
     let scene = Scene::new(config, "apns", json!("0A".repeat(32))).await;
     let topic = scene.pickup().await;
@@ -284,7 +255,7 @@ async fn apns_gets_it_over_http_2_under_one_id_and_says_when_a_phone_is_gone() {
     assert_eq!(push.parts.version, Version::HTTP_2);
     assert_eq!(push.parts.uri.path(), format!("/3/device/{}", "0a".repeat(32)));
     let token = push.header("authorization").strip_prefix("bearer ").unwrap().to_owned();
-    let (header, claims) = verified(&token, &ECDSA_P256_SHA256_FIXED, &public);
+    let (header, claims) = key.verify(&token).expect("a right signature");
     assert_eq!(
         (&header["alg"], &header["kid"], &claims["iss"]),
         (&json!("ES256"), &json!("KEYID12345"), &json!("TEAMID1234"))
