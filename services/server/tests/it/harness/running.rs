@@ -53,6 +53,10 @@ pub(crate) async fn start(settings: &Settings, services: &[Service]) -> Vec<App>
     apps
 }
 
+async fn watch(nats: &Nats) -> Watcher {
+    if nats.is_secured() { Watcher::on(&nats.bus().await).await } else { Watcher::new(nats.url()) }
+}
+
 /// A running platform. A test that drops it without [`Running::stop`] fails.
 pub(crate) struct Running {
     pub(crate) apps: Vec<App>,
@@ -68,7 +72,7 @@ pub(crate) struct Running {
 impl Running {
     /// Processes that a test started itself.
     pub(crate) async fn of(apps: Vec<App>, nats: Nats, settings: Settings) -> Self {
-        let watcher = Watcher::new(&nats).await;
+        let watcher = watch(&nats).await;
         Self::new(apps, Some(nats), settings, Some(watcher)).await
     }
 
@@ -97,7 +101,7 @@ impl Running {
     /// All services, on this server and with these settings.
     pub(crate) async fn on(nats: Nats, settings: Settings) -> Self {
         // Before the platform: what a process subscribes to at its start must work beside it as well.
-        let watcher = Watcher::new(&nats).await;
+        let watcher = watch(&nats).await;
         let apps = start(&settings, &Service::ALL).await;
         let mut running = Self::new(apps, Some(nats), settings, Some(watcher)).await;
         if running.apps.len() > 1 {
@@ -112,7 +116,7 @@ impl Running {
     pub(crate) async fn split(more: &[&str]) -> Self {
         let nats = Nats::start().await;
         let mut settings = shared(&nats, more).await;
-        let watcher = Watcher::new(&nats).await;
+        let watcher = watch(&nats).await;
         let mut apps = Vec::new();
         for (n, service) in
             [Service::Users, Service::Match, Service::Rides, Service::Location, Service::Users].into_iter().enumerate()
