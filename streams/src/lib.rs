@@ -1,5 +1,5 @@
 //! What two services must agree on, and nothing else: the events, the topology of streams and consumers, the one command that
-//! users passes on to rides, the requests for where drivers are, how far a ride has come, for debts, ratings, what is stored of a person, the parties of a ride and how they are reached, the
+//! users passes on to rides, the requests for where drivers are, how far a ride has come, for debts, ratings, missed offers, what is stored of a person, the parties of a ride and how they are reached, the
 //! sign-ins that have ended, what processes say of themselves, how far positions are read, and the bus that carries them.
 //! It knows no service, no database and no HTTP.
 
@@ -14,6 +14,7 @@ pub mod fleet;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod memory;
+pub mod missed_offers;
 pub mod nats;
 pub mod newest_position;
 pub mod parties;

@@ -87,6 +87,15 @@ pub struct Place {
     pub is_beacon: bool,
 }
 
+/// What [`Newest`] knows of a driver, without devices and measurements: enough to go on with beacons, but not with positions.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Summary {
+    /// With the time of its reception, and whether a beacon brought it.
+    pub place: Option<(Position, DateTime<Utc>, bool)>,
+    pub received_last_at: Option<DateTime<Utc>>,
+    pub beacon_at: Option<DateTime<Utc>>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Measured {
     device_at: DateTime<Utc>,
@@ -123,6 +132,36 @@ impl Newest {
     pub fn received_at(&self) -> Option<DateTime<Utc>> {
         let beacon_at = self.beacon.as_ref().map(|(at, _)| *at);
         self.received_last_at.max(beacon_at).max(self.place.map(|place| place.received_at))
+    }
+
+    pub fn summary(&self) -> Summary {
+        Summary {
+            place: self.place.map(|place| (place.position, place.received_at, place.is_beacon)),
+            received_last_at: self.received_last_at,
+            beacon_at: self.beacon.as_ref().map(|(at, _)| *at),
+        }
+    }
+
+    /// Beacons change it as they change the one of the summary.
+    pub fn from_summary(summary: &Summary) -> Self {
+        let place = |(position, at, is_beacon)| Place {
+            position,
+            speed_mps: None,
+            heading_deg: None,
+            ride_id: None,
+            ride_device: false,
+            device_at: at,
+            recorded_at: at,
+            received_at: at,
+            is_beacon,
+        };
+        Self {
+            place: summary.place.map(place),
+            measured: None,
+            device: Box::default(),
+            received_last_at: summary.received_last_at,
+            beacon: summary.beacon_at.map(|at| (at, None)),
+        }
     }
 
     /// The time of the newest beacon that was stored, and the device of the newest active one.

@@ -20,6 +20,10 @@ pub struct Config {
     pub policy: Policy,
     /// MATCH_WINDOW_MS: how long after its beginning a search may be held back.
     pub window_ms: u32,
+    /// MATCH_RECORD_HOURS: how long what each step depended on is stored; 0: it is not recorded.
+    pub record_hours: u32,
+    /// MATCH_SHADOW_POLICY: a policy that sees every step and may not act.
+    pub shadow_policy: Option<Policy>,
     /// MARKETS_FILE and FARE_*: where requests are, and the fare estimate in an offer.
     pub markets: market::Current,
     /// ROUTING_URL: who knows how long drivers need by road; `None`: it is estimated.
@@ -40,6 +44,8 @@ impl Default for Config {
             radius_m: 5_000.0,
             policy: Policy::default(),
             window_ms: 300_000,
+            record_hours: 24,
+            shadow_policy: None,
             markets: market::Current::default(),
             roads: None,
             lease_ttl: Duration::from_secs(5),

@@ -15,7 +15,7 @@ use streams::event::{LocationUpdate, MatchAccepted, MatchFound, RideEvent, UserB
 use streams::{Event, MatchId, Position, RequestId, RideId, RideStatus, UserId, VehicleType};
 use uuid::Uuid;
 
-use crate::engine::assign::Policy;
+use crate::engine::assign::{Assignment, Policy};
 use crate::engine::{self, Engine, Input, Rules};
 use crate::positions::DriverPositions;
 
@@ -209,7 +209,7 @@ impl<'a> City<'a> {
     /// A step, and the rides that begin with it.
     fn step(&mut self, ms: i64, inputs: &[Input<'_>]) {
         let matches = &mut self.matches;
-        let mut new_id = || {
+        let mut new_id = |_: &Assignment| {
             *matches += 1;
             MatchId(id(4, *matches))
         };
@@ -328,7 +328,7 @@ fn ride(n: usize, found: &MatchFound, status: RideStatus, ms: i64) -> RideEvent 
 }
 
 /// The mean and two percentiles (nearest rank); zeros of nothing.
-fn spread(values: impl Iterator<Item = f64>) -> Spread {
+pub(crate) fn spread(values: impl Iterator<Item = f64>) -> Spread {
     let mut sorted: Vec<f64> = values.collect();
     sorted.sort_unstable_by(f64::total_cmp);
     let rank = |percent: usize| sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied();
@@ -337,7 +337,7 @@ fn spread(values: impl Iterator<Item = f64>) -> Spread {
 }
 
 /// The Gini coefficient: half the mean difference between two of them, relative to the mean.
-fn gini(values: impl Iterator<Item = f64>) -> f64 {
+pub(crate) fn gini(values: impl Iterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.collect();
     sorted.sort_unstable_by(f64::total_cmp);
     let (n, sum) = (sorted.len() as f64, sorted.iter().sum::<f64>());

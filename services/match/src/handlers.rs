@@ -9,13 +9,16 @@ use geospatial::newest::Fix;
 use platform::consumer::ProgressReporter;
 use platform::{Failure, Handler, Metrics, Platform, Received, Trace, Transaction, World, kill_point};
 use streams::event::RejectReason;
-use streams::{Event, RequestId, RideId, RideStatus};
+use streams::{Event, MatchId, RequestId, RideId, RideStatus};
 
 use crate::config::Config;
+use crate::engine::assign::Assignment;
 use crate::engine::{self, Engine, Input, StepOutput, rows};
 use crate::lease;
 use crate::positions::DriverPositions;
+use crate::record::{self, Recorded, Recorder};
 use crate::road_requests::RoadRequests;
+use crate::shadow::Shadow;
 use crate::tables::Tables;
 
 /// How often waiting requests are tried again, because drivers move.
@@ -42,6 +45,13 @@ pub(crate) struct Matcher {
     roads: RoadRequests,
     /// The output of the transaction under way; counted and logged once it is committed.
     uncommitted: StepOutput,
+    /// `None`: nothing is recorded.
+    recorder: Option<Recorder>,
+    shadow: Option<Shadow>,
+    /// What is recorded of the transaction under way, for the shadow.
+    unseen: Recorded,
+    stepped_at: DateTime<Utc>,
+    has_ticked: bool,
 }
 
 impl Matcher {
@@ -65,6 +75,11 @@ impl Matcher {
             next_housekeeping: now + HOUSEKEEPING_INTERVAL,
             roads: RoadRequests::new(config.roads.clone()),
             uncommitted: StepOutput::default(),
+            recorder: recorder(config, epoch),
+            shadow: config.shadow_policy.map(|policy| Shadow::start(policy, &platform.metrics)),
+            unseen: Recorded::default(),
+            stepped_at: now,
+            has_ticked: false,
         }
     }
 
@@ -82,17 +97,21 @@ impl Matcher {
         self.engine = Engine::from_rows(rules, rows);
         self.engine.expire_not_before(self.took_over_at + TAKE_OVER_GRACE);
         self.engine.load_positions(&mut lock(&self.positions));
+        if let Some(recorder) = &mut self.recorder {
+            recorder.begin_again();
+        }
         self.next_tick = now;
         self.stale = false;
         kill_point::reached("match.after_load");
         Ok(())
     }
 
-    fn step(&mut self, mut inputs: Vec<Input<'_>>, now: DateTime<Utc>) -> StepOutput {
+    fn step(&mut self, mut inputs: Vec<Input<'_>>, now: DateTime<Utc>) -> (StepOutput, Recorded) {
         if !Arc::ptr_eq(&self.engine.rules().markets, &self.config.markets.get()) {
             self.engine.set_rules(self.config.rules());
         }
-        if now >= self.next_tick {
+        self.has_ticked = now >= self.next_tick;
+        if self.has_ticked {
             inputs.push(Input::Tick);
             self.next_tick = now + TICK_INTERVAL;
         }
@@ -100,8 +119,19 @@ impl Matcher {
             inputs.push(Input::Housekeeping);
             self.next_housekeeping = now + HOUSEKEEPING_INTERVAL;
         }
-        let world = &self.world;
-        engine::step(&mut self.engine, &inputs, &mut lock(&self.positions), now, &mut || world.id())
+        let Self { engine, world, recorder, .. } = self;
+        let mut positions = lock(&self.positions);
+        let recording = recorder.as_mut().map(|r| r.before(engine, &mut positions, &inputs, now));
+        let mut match_ids: Vec<MatchId> = Vec::new();
+        let mut new_match_id = |_: &Assignment| {
+            match_ids.push(world.id());
+            match_ids[match_ids.len() - 1]
+        };
+        let output = engine::step(engine, &inputs, &mut positions, now, &mut new_match_id);
+        let recorded = recorder.as_mut().zip(recording).map(|(recorder, recording)| {
+            recorder.after(recording, engine, &mut positions, &inputs, now, (&match_ids, &output))
+        });
+        (output, recorded.unwrap_or_default())
     }
 }
 
@@ -148,7 +178,7 @@ impl Handler for Matcher {
             }
         }
         // From here until the commit the engine is ahead of the rows. `rolled_back` makes it load them again.
-        let output = self.step(inputs, now);
+        let (output, recorded) = self.step(inputs, now);
         for event in &output.events {
             let request = match event {
                 Event::MatchFound(e) => Some(e.request_id),
@@ -161,6 +191,11 @@ impl Handler for Matcher {
             }
         }
         rows::write(tx, &output.rows).await?;
+        if self.config.record_hours > 0 {
+            record::rows::insert(tx, &recorded, now).await?;
+        }
+        self.unseen = recorded;
+        self.stepped_at = now;
         self.uncommitted = output;
         Ok(())
     }
@@ -169,6 +204,12 @@ impl Handler for Matcher {
         let mut output = std::mem::take(&mut self.uncommitted);
         if !output.wanted.is_empty() {
             self.roads.send(std::mem::take(&mut output.wanted));
+        }
+        let recorded = std::mem::take(&mut self.unseen);
+        if let Some(shadow) = &mut self.shadow
+            && (self.has_ticked || !recorded.entries.is_empty())
+        {
+            shadow.see(recorded, self.engine.rules(), self.stepped_at);
         }
         let count = |outcome: &str| self.metrics.matches.with_label_values(&[outcome]).inc();
         for event in &output.events {
@@ -199,6 +240,7 @@ impl Handler for Matcher {
     fn rolled_back(&mut self) {
         self.stale = true;
         self.uncommitted = StepOutput::default();
+        self.unseen = Recorded::default();
     }
 
     fn wake_at(&self) -> Option<DateTime<Utc>> {
@@ -208,6 +250,14 @@ impl Handler for Matcher {
         let tick = self.engine.has_live_requests().then_some(self.next_tick);
         let roads = self.roads.is_open().then(|| self.world.now() + ROADS_POLL);
         [tick, self.engine.next_deadline(), roads].into_iter().flatten().min()
+    }
+}
+
+/// A shadow follows the record, whether it is stored or not.
+fn recorder(config: &Config, epoch: i64) -> Option<Recorder> {
+    match config.shadow_policy {
+        Some(_) => Some(Recorder::new(epoch).with_all_moves()),
+        None => (config.record_hours > 0).then(|| Recorder::new(epoch)),
     }
 }
 

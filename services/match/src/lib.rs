@@ -3,7 +3,7 @@
 //!
 //! One process matches at a time: the one that holds the lease (`lease.rs`, `leader.rs`). Its handlers (`handlers.rs`) give
 //! events to the engine (`engine/`) and write the changed rows and the new events in one transaction. `positions.rs` says
-//! where drivers are; a process that becomes active asks location first (`fleet.rs`).
+//! where drivers are; a process that becomes active asks location first (`fleet.rs`). `record/` stores what each step depended on.
 
 mod config;
 pub mod engine;
@@ -12,8 +12,11 @@ mod fleet;
 mod handlers;
 mod leader;
 pub mod lease;
+mod missed_offers;
 pub mod positions;
+pub mod record;
 mod road_requests;
+mod shadow;
 mod tables;
 
 use std::sync::Arc;
@@ -53,15 +56,18 @@ impl Matching {
     pub async fn run(self, stop: CancellationToken) {
         let mut tasks = ServiceTasks::start(&self.platform, Service::Match, &self.store, &stop);
         let (store, world) = (self.store.clone(), self.platform.world.clone());
-        tasks.spawn_purge(move || purge(store.clone(), world.clone()));
+        let recorded_for = chrono::Duration::hours(self.config.record_hours.into());
+        tasks.spawn_purge(move || purge(store.clone(), world.clone(), recorded_for));
+        tasks.spawn(missed_offers::answer(self.platform.clone(), self.store.clone(), stop.clone()));
         Leader::new(&self.platform, &self.store, &self.config).run(&stop).await;
         tasks.drain().await;
         self.platform.health.remove(leader::HEALTH_PART);
     }
 }
 
-async fn purge(store: Store<Tables>, world: World) -> Result<(), StoreError> {
+async fn purge(store: Store<Tables>, world: World, recorded_for: chrono::Duration) -> Result<(), StoreError> {
     let mut tx = store.begin().await?;
     rows::purge(&mut tx, world.now()).await?;
-    tx.commit().await
+    tx.commit().await?;
+    record::rows::purge(&store, world.now(), recorded_for).await
 }

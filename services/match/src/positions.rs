@@ -5,7 +5,7 @@
 //! those that location knows.
 
 use chrono::{DateTime, Duration, Utc};
-use geospatial::newest::{Fix, Newest, Place};
+use geospatial::newest::{Fix, Newest, Place, Summary};
 use geospatial::{Grid, Hashed, Near};
 use streams::event::UserBeacon;
 use streams::{Position, UserId, VehicleType};
@@ -17,18 +17,31 @@ const KNOWN_FOR: Duration = Duration::minutes(5);
 struct DriverPosition {
     newest: Newest,
     available: Option<VehicleType>,
+    /// In [`DriverPositions::moved`].
+    has_moved: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct DriverPositions {
     drivers: Hashed<UserId, DriverPosition>,
     grids: [Grid; 3],
+    /// Drivers of whom a position was received since the last [`DriverPositions::take_moves`]; each at most once. `None`: nobody asks.
+    moved: Option<Vec<UserId>>,
 }
+
+/// All that is known of one driver: with the vehicle in which they are available.
+pub type DriverState = (UserId, Summary, Option<VehicleType>);
 
 impl DriverPositions {
     /// Takes a position into account.
     pub fn record(&mut self, id: UserId, fix: &Fix<'_>) {
         self.change(id, |newest| newest.update(fix));
+        if let Some(moved) = &mut self.moved
+            && let Some(driver) = self.drivers.get_mut(&id)
+            && !std::mem::replace(&mut driver.has_moved, true)
+        {
+            moved.push(id);
+        }
     }
 
     /// Takes a beacon into account. True if the driver was unknown.
@@ -94,6 +107,51 @@ impl DriverPositions {
         filter: impl FnMut(UserId) -> bool,
     ) -> Vec<Near> {
         self.grids[index(vehicle)].nearest(from, k, radius_m, filter)
+    }
+
+    /// What is known of the drivers of whom a position was received since the last call. The first call begins to collect them, and
+    /// returns nobody.
+    pub fn take_moves(&mut self) -> Vec<(UserId, Summary)> {
+        let moved = self.moved.replace(Vec::new()).unwrap_or_default();
+        let state = |id: UserId| {
+            let driver = self.drivers.get_mut(&id)?;
+            driver.has_moved = false;
+            Some((id, driver.newest.summary()))
+        };
+        moved.into_iter().filter_map(state).collect()
+    }
+
+    pub fn has_moves(&self) -> bool {
+        self.moved.as_ref().is_some_and(|moved| !moved.is_empty())
+    }
+
+    /// What [`Self::take_moves`] returned elsewhere. Beacons are no part of it.
+    pub fn replay_move(&mut self, id: UserId, summary: &Summary) {
+        let beacon_at = self.drivers.get(&id).and_then(|driver| driver.newest.summary().beacon_at);
+        self.change(id, |newest| {
+            *newest = Newest::from_summary(&Summary { beacon_at, ..*summary });
+            true
+        });
+    }
+
+    /// In the order of their ids.
+    pub fn states(&self) -> Vec<DriverState> {
+        let state = |(id, driver): (&UserId, &DriverPosition)| (*id, driver.newest.summary(), driver.available);
+        let mut states: Vec<DriverState> = self.drivers.iter().map(state).collect();
+        states.sort_unstable_by_key(|(id, ..)| *id);
+        states
+    }
+
+    pub fn from_states(states: impl IntoIterator<Item = DriverState>) -> Self {
+        let mut positions = Self::default();
+        for (id, summary, available) in states {
+            positions.change(id, |newest| {
+                *newest = Newest::from_summary(&summary);
+                false
+            });
+            positions.set_available(id, available);
+        }
+        positions
     }
 
     /// Forgets drivers who are not on duty and long silent.

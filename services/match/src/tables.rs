@@ -1,4 +1,6 @@
-//! The tables of match in memory, and the transaction on them. `engine/rows.rs` and `lease.rs` read and write them.
+//! The tables of match in memory, and the transaction on them. `engine/rows.rs`, `record/rows.rs` and `lease.rs` read and write them.
+
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use imbl::OrdMap;
@@ -6,6 +8,7 @@ use platform::Transaction;
 use streams::{MatchId, RequestId, RideId, UserId};
 
 use crate::engine::{Driver, Offer, Request, Ride};
+use crate::record::{Entry, RulesVersion};
 
 #[derive(Debug, Clone, Default)]
 pub struct Tables {
@@ -18,6 +21,12 @@ pub struct Tables {
     pub(crate) live_offer_of_driver: OrdMap<UserId, MatchId>,
     pub(crate) live_offer_of_passenger: OrdMap<UserId, MatchId>,
     pub(crate) lease: Option<LeaseRow>,
+    /// By term and number.
+    pub(crate) recorded_steps: OrdMap<(i64, i64), Entry>,
+    /// Of all entries.
+    pub(crate) recorded_bytes: usize,
+    /// With the time of their last use.
+    pub(crate) recorded_rules: OrdMap<RulesVersion, (Arc<str>, DateTime<Utc>)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

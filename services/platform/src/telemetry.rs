@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::event_metrics::{EventMetrics, PublishMetrics, registered};
 use prometheus::{
-    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    CounterVec, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// The metrics of one process. A label is named after what it counts by.
@@ -68,6 +68,11 @@ pub struct Metrics {
     part_healthy: IntGaugeVec,
     /// 1 while this process makes the offers.
     pub match_active: Gauge,
+    /// What MATCH_SHADOW_POLICY would have done with a search that was offered, or would have been: same_driver, other_driver, only_real,
+    /// only_shadow. And its steps that were dropped because it was too slow, and panicked.
+    pub match_shadow: IntCounterVec,
+    /// The seconds to the pickup of searches that both would have offered, by policy: real, shadow.
+    pub match_shadow_eta: CounterVec,
     /// 0 closed, 1 half-open, 2 open, by breaker.
     pub breakers: IntGaugeVec,
     /// Requests not sent because their breaker was open, by breaker.
@@ -161,6 +166,17 @@ impl Metrics {
             shed: counter("requests_shed_total", "Requests dropped, too much to do.", "class"),
             part_healthy: gauges("part_healthy", "1 if this part of the process works.", "part"),
             match_active: gauge("match_active", "1 while this process makes the offers."),
+            match_shadow: counter("match_shadow_total", "What the shadow policy would have done.", "outcome"),
+            match_shadow_eta: registered(
+                &registry,
+                CounterVec::new(
+                    Opts::new(
+                        "rideshare_match_shadow_eta_seconds_total",
+                        "Seconds to pickups, where both would offer.",
+                    ),
+                    &["policy"],
+                ),
+            ),
             breakers: gauges("breaker_state", "0 closed, 1 half-open, 2 open.", "breaker"),
             breaker_refused: counter("breaker_refused_total", "Requests not sent, the breaker was open.", "breaker"),
             http_requests: registered(

@@ -3,11 +3,12 @@
 
 pub mod market;
 
+use serde::{Deserialize, Serialize};
 use streams::event::{Fare, FareLine, RideTerms};
 use streams::{Currency, Money, Position, VehicleType};
 
 /// What rides in one type of vehicle cost, minor units.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tariff {
     pub currency: Currency,
     pub base: i64,
@@ -59,7 +60,7 @@ impl Tariff {
 }
 
 /// How long a driver waits at the pickup, seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitingRules {
     /// MATCH_WAIT_FREE_S: this long it costs nothing.
     pub free_s: u32,
@@ -74,7 +75,7 @@ impl Default for WaitingRules {
 }
 
 /// The tariffs of all vehicle types, and the rules of waiting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tariffs {
     pub car: Tariff,
     pub motorcycle: Tariff,

@@ -35,6 +35,16 @@ pub struct WayKey {
 }
 
 impl WayKey {
+    /// The numbers of the cells, for whoever stores a key.
+    pub const fn cells(&self) -> [i32; 4] {
+        [self.from.0, self.from.1, self.to.0, self.to.1]
+    }
+
+    /// Of [`Self::cells`].
+    pub const fn of_cells(cells: [i32; 4]) -> Self {
+        Self { from: (cells[0], cells[1]), to: (cells[2], cells[3]) }
+    }
+
     pub(crate) fn has_destination_of(&self, other: &Self) -> bool {
         self.to == other.to
     }

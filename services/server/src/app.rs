@@ -229,6 +229,8 @@ impl App {
                 policy: settings.match_policy,
                 roads,
                 window_ms: settings.match_window_ms,
+                record_hours: settings.match_record_hours,
+                shadow_policy: settings.match_shadow_policy,
                 ..Default::default()
             };
             let matching = Matching::start(&platform, &store, config).await?;

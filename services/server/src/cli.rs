@@ -105,7 +105,7 @@ impl Cli {
             Some(Command::Audit { action }) => audit::run(&settings, &action).await,
             Some(Command::DeadLetters { action }) => dead_letters::run(&settings, &action).await,
             Some(Command::Markets { action }) => markets::run(&settings, &action),
-            Some(Command::Dispatch { action }) => dispatch::run(&settings, &action),
+            Some(Command::Dispatch { action }) => dispatch::run(&settings, &action).await,
             Some(Command::Sos { action }) => sos::run(&settings, &action).await,
             Some(Command::Migrate { role_prefix }) => {
                 app::migrate(&settings, role_prefix.as_deref()).await?;

@@ -148,6 +148,12 @@ pub struct Settings {
     /// wait around it (`batched`); 0: never.
     #[arg(long, env = "MATCH_WINDOW_MS", default_value_t = 300_000, value_parser = clap::value_parser!(u32).range(0..=3_600_000), global = true)]
     pub match_window_ms: u32,
+    /// Hours for which it is recorded what each decision about offers depended on, for `rideshare dispatch explain`; 0: not at all.
+    #[arg(long, env = "MATCH_RECORD_HOURS", default_value_t = 24, value_parser = clap::value_parser!(u32).range(0..=168), global = true)]
+    pub match_record_hours: u32,
+    /// A policy that sees what MATCH_POLICY sees, and whose decisions are only counted [default: none].
+    #[arg(long, env = "MATCH_SHADOW_POLICY", value_parser = policy, global = true)]
+    pub match_shadow_policy: Option<matching::Policy>,
     /// Seconds that a driver waits at the pickup for nothing; after that each minute costs.
     #[arg(long, env = "MATCH_WAIT_FREE_S", default_value_t = 180, value_parser = clap::value_parser!(u32).range(0..=3_600), global = true)]
     pub match_wait_free_s: u32,

@@ -41,6 +41,8 @@ const DEBTS_RULES: Rules = Rules { failures_max: 5, open_for: Duration::seconds(
 const RATINGS_RULES: Rules = Rules { failures_max: 3, open_for: Duration::seconds(5) };
 /// Requests for debts that await their reply at once.
 const DEBTS_MAX: usize = 16;
+/// Requests for missed offers at once: match works on one at a time.
+const MISSED_MAX: usize = 4;
 
 /// Clones share everything, and cost a word: each socket holds one.
 #[derive(Debug, Clone)]
@@ -77,6 +79,8 @@ pub(crate) struct Parts {
     /// Of requests to rides for debts, with a permit for each.
     pub(crate) debts: Arc<Breaker>,
     pub(crate) debts_permits: Arc<Semaphore>,
+    /// Of requests to match for missed offers.
+    pub(crate) missed_permits: Arc<Semaphore>,
     /// Where pushes go, when they are due, and which are not needed.
     pub(crate) sinks: Arc<Sinks>,
     pub(crate) due: Arc<Due>,
@@ -108,6 +112,7 @@ impl Context {
             rides: Arc::new(Breaker::new(platform, "rides", RIDES_RULES)),
             debts: Arc::new(Breaker::new(platform, "debts", DEBTS_RULES)),
             debts_permits: Arc::new(Semaphore::new(DEBTS_MAX)),
+            missed_permits: Arc::new(Semaphore::new(MISSED_MAX)),
             people: Arc::default(),
             means: Arc::default(),
             ratings: Arc::new(Breaker::new(platform, "ratings", RATINGS_RULES)),

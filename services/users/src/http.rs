@@ -19,7 +19,7 @@ use crate::sign_in::otp;
 use crate::sign_in::otp::routes::TokenRequest;
 use crate::sign_in::routes::{TokenResponse, begin};
 use crate::tables::Tables;
-use crate::{commands, party, phone_change, state};
+use crate::{commands, missed_offers, party, phone_change, state};
 
 pub(crate) fn routes() -> Routes<Context> {
     Routes::default()
@@ -29,6 +29,7 @@ pub(crate) fn routes() -> Routes<Context> {
         .patch("/v1/me", change_me)
         .delete("/v1/me", delete_me)
         .get("/v1/me/export", export_me)
+        .get("/v1/me/missed-offers", missed_offers::get)
         .post("/v1/me/phone", phone_change::routes::request)
         .post("/v1/me/phone/confirm", phone_change::routes::confirm)
         .post("/v1/drivers", register_driver)

@@ -14,6 +14,7 @@ mod handlers;
 mod http;
 mod live_ride;
 mod mailbox;
+mod missed_offers;
 mod offer;
 mod party;
 mod phone_change;

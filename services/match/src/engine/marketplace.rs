@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Duration, Utc};
 use geospatial::Near;
 use roads::Way;
-use streams::{Position, UserId};
+use streams::{Position, RequestId, UserId};
 
 use super::assign::{Assignment, CANDIDATES, Candidate, Finishing, Policy, Supply, Terms, WaitingRequest, eta_ms};
 use super::road_times::WayTime;
-use super::state::{Engine, Request, Ride, Rules};
+use super::state::{Engine, Exclusion, Request, Ride, Rules};
 use crate::positions::DriverPositions;
 
 /// The most requests that are paired at once: of those that can have a driver the oldest and those with the nearest ones, and of
@@ -26,19 +26,40 @@ const LOOK_AHEAD: Duration = Duration::seconds(30);
 /// Drivers, as the crow flies, whose road times are looked up for a request: who is nearest on the map may be across a river.
 const ROAD_CANDIDATES: usize = 24;
 
+/// How a driver stands to a request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Standing {
+    Free,
+    /// Free, and comes after all others, because they declined or missed an offer of it.
+    AskedBefore,
+    /// They declined or missed an offer of it a moment ago.
+    Excluded(Exclusion),
+    /// They cancelled a ride of this passenger.
+    Cancelled,
+    InOffer,
+    InRide {
+        ends_at: Option<DateTime<Utc>>,
+    },
+    OffDuty,
+    OtherVehicle,
+    OtherMarket,
+    OutsideRadius,
+    IsPassenger,
+}
+
 #[derive(Clone, Copy)]
-pub(super) struct Marketplace<'a> {
-    pub(super) engine: &'a Engine,
-    pub(super) positions: &'a DriverPositions,
-    pub(super) now: DateTime<Utc>,
+pub(crate) struct Marketplace<'a> {
+    pub(crate) engine: &'a Engine,
+    pub(crate) positions: &'a DriverPositions,
+    pub(crate) now: DateTime<Utc>,
 }
 
 impl Marketplace<'_> {
-    /// The policy's assignments for the affected requests, and for those that could have the same drivers.
-    pub(super) fn assign(&self, is_affected: impl Fn(&WaitingRequest) -> bool) -> Vec<Assignment> {
+    /// The assignments of `policy` for the affected requests, and for those that could have the same drivers.
+    pub(crate) fn assign(&self, policy: Policy, is_affected: impl Fn(&WaitingRequest) -> bool) -> Vec<Assignment> {
         let rules = self.engine.rules();
         let waiting = self.waiting().filter(|r| !self.engine.road_times().is_held(r.request_id));
-        let waiting = if rules.policy == Policy::Batched {
+        let waiting = if policy == Policy::Batched {
             self.with_rivals(&waiting.collect::<Vec<_>>(), is_affected)
         } else {
             waiting.filter(is_affected).collect()
@@ -49,7 +70,42 @@ impl Marketplace<'_> {
             apart_m: &mut |request, near| self.apart_m(request, near),
             finishing: &mut |request| self.finishing(request),
         };
-        rules.policy.assign(&waiting, &terms, &mut supply)
+        policy.assign(&waiting, &terms, &mut supply)
+    }
+
+    /// A live request whose passenger has no driver, as policies see it.
+    pub(crate) fn waiting_one(&self, id: RequestId) -> Option<WaitingRequest> {
+        let request = self.engine.requests().get(&id).filter(|r| r.ended_at.is_none())?;
+        let is_free = !self.engine.is_engaged(request.passenger_id);
+        is_free.then(|| waiting_request(request, self.engine.rules(), self.now))
+    }
+
+    /// Why a driver could be offered a request, or not. `None`: nobody knows where the driver is.
+    pub(crate) fn standing(&self, request: &WaitingRequest, id: UserId) -> Option<(Standing, Position)> {
+        let (engine, rules) = (self.engine, self.engine.rules());
+        let position = self.positions.newest(id)?;
+        let driver = engine.drivers().get(&id);
+        let market = rules.markets.of_pickup(&request.pickup);
+        let exclusion = engine.requests().get(&request.request_id).and_then(|r| r.excluded.get(&id));
+        let standing = match (driver, exclusion) {
+            _ if id == request.passenger_id => Standing::IsPassenger,
+            (Some(driver), _) if driver.active && driver.vehicle_type != request.vehicle_type => Standing::OtherVehicle,
+            (Some(driver), _) if driver.active && engine.is_locked(id) => {
+                let ends = engine.rides().values().filter(|r| r.driver_id == id && r.ended_at.is_none());
+                Standing::InRide { ends_at: ends.filter_map(|r| r.expected_end.map(|(at, _)| at)).min() }
+            }
+            (Some(driver), _) if driver.active && engine.is_engaged(id) => Standing::InOffer,
+            (Some(driver), _) if !driver.active => Standing::OffDuty,
+            (None, _) => Standing::OffDuty,
+            _ if position.distance_m(&request.pickup) > request.radius_m => Standing::OutsideRadius,
+            _ if !rules.is_served_from(&position, market) => Standing::OtherMarket,
+            (_, Some(exclusion)) if exclusion.until.is_none() => Standing::Cancelled,
+            _ if engine.has_cancelled_on(id, request.passenger_id) => Standing::Cancelled,
+            (_, Some(exclusion)) if !exclusion.is_over(self.now) => Standing::Excluded(*exclusion),
+            (_, Some(_)) => Standing::AskedBefore,
+            (Some(_), None) => Standing::Free,
+        };
+        Some((standing, position))
     }
 
     /// Requests that may have a driver now, the longest waiting first.
@@ -70,6 +126,18 @@ impl Marketplace<'_> {
         let trip = dropoff.map(|to| Way { from: request.pickup, to });
         let finishing = self.finishing_by_air(request).into_iter().map(|(ride, ..)| to_pickup(ride));
         near.iter().map(|near| to_pickup(near.position)).chain(finishing).chain(trip).collect()
+    }
+
+    /// What an offer would say of the seconds from one place to the pickup; `None` if no road leads there.
+    pub(crate) fn offered_eta_s(&self, request: &WaitingRequest, from: Position) -> Option<f64> {
+        match self.engine.road_times().get(&Way { from, to: request.pickup }, self.now) {
+            WayTime::Road(leg) => Some(leg.duration_s),
+            WayTime::Unreachable => None,
+            WayTime::Estimate => {
+                let market = self.engine.rules().markets.of_pickup(&request.pickup);
+                Some(market.estimate(&from, &request.pickup, self.now).1)
+            }
+        }
     }
 
     /// How long (ms) a driver needs from one place to the pickup; `None` if no road leads there.
@@ -161,7 +229,7 @@ impl Marketplace<'_> {
     }
 
     /// Those of them who are at the pickup first.
-    fn finishing(&self, request: &WaitingRequest) -> Vec<Finishing> {
+    pub(crate) fn finishing(&self, request: &WaitingRequest) -> Vec<Finishing> {
         let finishing = |(from, id, left_ms, distance_m): (Position, UserId, i64, f64)| {
             Some(Finishing { id, left_ms, eta_ms: self.eta_ms(request, from, distance_m)? })
         };

@@ -12,5 +12,7 @@ pub mod rows;
 mod rules;
 mod state;
 
+pub(crate) use marketplace::{Marketplace, Standing};
+pub(crate) use rules::{Decision, step_observed};
 pub use rules::{Input, StepOutput, step};
 pub use state::{Driver, Engine, EngineRows, Exclusion, Offer, OfferOutcome, Request, Ride, Rules};

@@ -21,8 +21,9 @@ const ESTIMATED_FOR: Duration = Duration::seconds(5);
 const WAYS_MAX: usize = 50_000;
 const WANTED_MAX: usize = 1_000;
 
+/// What is known of a way, until when.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Knowledge {
+pub enum Knowledge {
     /// Until this moment an answer may come.
     Pending(DateTime<Utc>),
     Known(Road, DateTime<Utc>),
@@ -47,6 +48,14 @@ pub enum WayTime {
     Estimate,
 }
 
+/// All of [`RoadTimes`] between two steps, in the order of ways and requests.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RoadTimesRows {
+    pub ways: Vec<(WayKey, Knowledge)>,
+    pub held: Vec<(RequestId, DateTime<Utc>)>,
+    pub last_hold: Vec<(RequestId, DateTime<Utc>)>,
+}
+
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RoadTimes {
     ways: BTreeMap<WayKey, Knowledge>,
@@ -55,9 +64,23 @@ pub struct RoadTimes {
     /// When the last hold of a request began.
     last_hold: BTreeMap<RequestId, DateTime<Utc>>,
     wanted: Vec<Way>,
+    /// Since the last [`Self::take_changed`].
+    has_changed: bool,
 }
 
 impl RoadTimes {
+    pub fn rows(&self) -> RoadTimesRows {
+        let by_request = |times: &BTreeMap<RequestId, DateTime<Utc>>| times.iter().map(|(id, at)| (*id, *at)).collect();
+        let ways = self.ways.iter().map(|(key, knowledge)| (*key, *knowledge)).collect();
+        RoadTimesRows { ways, held: by_request(&self.held), last_hold: by_request(&self.last_hold) }
+    }
+
+    pub fn from_rows(rows: RoadTimesRows) -> Self {
+        let RoadTimesRows { ways, held, last_hold } = rows;
+        let [held, last_hold] = [held, last_hold].map(|times| times.into_iter().collect());
+        Self { ways: ways.into_iter().collect(), held, last_hold, wanted: Vec::new(), has_changed: false }
+    }
+
     pub fn get(&self, way: &Way, now: DateTime<Utc>) -> WayTime {
         match self.ways.get(&way.key()) {
             Some(Knowledge::Known(road, until)) if now < *until => match *road {
@@ -77,10 +100,12 @@ impl RoadTimes {
             Some(Knowledge::Pending(until)) if now < *until + ESTIMATED_FOR => {
                 let until = *until + ESTIMATED_FOR;
                 self.ways.insert(key, Knowledge::Estimated(until));
+                self.has_changed = true;
                 false
             }
             _ if self.wanted.len() >= WANTED_MAX || self.ways.len() >= WAYS_MAX => false,
             _ => {
+                self.has_changed = true;
                 self.ways.insert(key, Knowledge::Pending(now + WAIT));
                 self.wanted.push(way);
                 true
@@ -96,6 +121,7 @@ impl RoadTimes {
         };
         if self.ways.len() < WAYS_MAX || self.ways.contains_key(&way.key()) {
             self.ways.insert(way.key(), knowledge);
+            self.has_changed = true;
         }
     }
 
@@ -109,18 +135,25 @@ impl RoadTimes {
         if now >= begun + WAIT {
             return false;
         }
+        self.has_changed = true;
         self.last_hold.insert(request, begun);
         self.held.insert(request, begun);
         true
     }
 
-    pub(super) fn is_held(&self, request: RequestId) -> bool {
+    pub(crate) fn is_held(&self, request: RequestId) -> bool {
         self.held.contains_key(&request)
     }
 
     /// The requests that are held back; none is any more.
     pub(super) fn take_held(&mut self) -> impl Iterator<Item = RequestId> {
+        self.has_changed |= !self.held.is_empty();
         std::mem::take(&mut self.held).into_keys()
+    }
+
+    /// Whether anything has changed since the last call.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.has_changed)
     }
 
     pub(super) fn take_wanted(&mut self) -> Vec<Way> {

@@ -58,6 +58,17 @@ pub struct StepOutput {
     pub released: Vec<MatchId>,
     /// Ways whose road times the engine waits for.
     pub wanted: Vec<Way>,
+    /// What the engine knows of road times, or waits for, is not what it was before.
+    pub has_other_roads: bool,
+}
+
+/// What a policy decided in a step, before any offer is made of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Decision<'a> {
+    pub(crate) marketplace: &'a Marketplace<'a>,
+    /// The requests for which the step looks for drivers.
+    pub(crate) is_affected: &'a dyn Fn(&WaitingRequest) -> bool,
+    pub(crate) assignments: &'a [Assignment],
 }
 
 /// Handles `inputs` in order, then ends what is over at `now`, then looks for matches.
@@ -66,7 +77,19 @@ pub fn step(
     inputs: &[Input<'_>],
     positions: &mut DriverPositions,
     now: DateTime<Utc>,
-    new_match_id: &mut dyn FnMut() -> MatchId,
+    new_match_id: &mut dyn FnMut(&Assignment) -> MatchId,
+) -> StepOutput {
+    step_observed(engine, inputs, positions, now, new_match_id, &mut |_| {})
+}
+
+/// As [`step`]; `observe` sees the decision, if there is one to make.
+pub(crate) fn step_observed(
+    engine: &mut Engine,
+    inputs: &[Input<'_>],
+    positions: &mut DriverPositions,
+    now: DateTime<Utc>,
+    new_match_id: &mut dyn FnMut(&Assignment) -> MatchId,
+    observe: &mut dyn FnMut(&Decision<'_>),
 ) -> StepOutput {
     let mut step = Step {
         engine,
@@ -98,10 +121,11 @@ pub fn step(
         step.end_old_requests();
     }
     step.update_availability();
-    step.make_matches(scope, new_match_id);
+    step.make_matches(scope, new_match_id, observe);
     let Step { engine, changed, mut output, .. } = step;
     output.rows = engine.rows_of(&changed);
     output.wanted = engine.road_times_mut().take_wanted();
+    output.has_other_roads = engine.road_times_mut().take_changed();
     output
 }
 
@@ -542,7 +566,12 @@ impl Step<'_> {
         }
     }
 
-    fn make_matches(&mut self, scope: MatchScope, new_match_id: &mut dyn FnMut() -> MatchId) {
+    fn make_matches(
+        &mut self,
+        scope: MatchScope,
+        new_match_id: &mut dyn FnMut(&Assignment) -> MatchId,
+        observe: &mut dyn FnMut(&Decision<'_>),
+    ) {
         let returned: Vec<(VehicleType, Position)> = std::mem::take(&mut self.returned)
             .into_iter()
             .filter_map(|id| Some((self.engine.availability(id)?, self.positions.newest(id)?)))
@@ -560,11 +589,13 @@ impl Step<'_> {
             scope == MatchScope::AllWaiting || unmatched.contains(&r.request_id) || returned.iter().any(in_reach)
         };
         if self.engine.rules().roads {
-            self.request_roads(is_affected);
+            self.request_roads(&is_affected);
         }
         let marketplace = Marketplace { engine: self.engine, positions: self.positions, now: self.now };
-        for assignment in marketplace.assign(is_affected) {
-            self.offer(&assignment, new_match_id());
+        let assignments = marketplace.assign(self.engine.rules().policy, &is_affected);
+        observe(&Decision { marketplace: &marketplace, is_affected: &is_affected, assignments: &assignments });
+        for assignment in assignments {
+            self.offer(&assignment, new_match_id(&assignment));
         }
         self.update_availability();
     }

@@ -157,7 +157,7 @@ impl Request {
     }
 
     /// Since when it waits for a driver: one that goes on has its whole time again.
-    pub(super) fn waits_since(&self) -> DateTime<Utc> {
+    pub(crate) fn waits_since(&self) -> DateTime<Utc> {
         if self.has_continued() { self.changed_at } else { self.opened_at }
     }
 
@@ -384,6 +384,21 @@ impl Engine {
         self.no_expiry_before = at;
     }
 
+    /// The moment of [`Self::expire_not_before`].
+    pub fn no_expiry_before(&self) -> DateTime<Utc> {
+        self.no_expiry_before
+    }
+
+    /// All rows; [`Self::from_rows`] makes the same engine of them.
+    pub fn rows(&self) -> EngineRows {
+        EngineRows {
+            drivers: self.drivers.values().cloned().collect(),
+            requests: self.requests.values().cloned().collect(),
+            offers: self.offers.values().cloned().collect(),
+            rides: self.rides.values().cloned().collect(),
+        }
+    }
+
     pub fn from_rows(rules: Rules, rows: EngineRows) -> Self {
         let mut engine = Self::new(rules);
         rows.drivers.into_iter().for_each(|d| engine.put_driver(d));
@@ -400,6 +415,10 @@ impl Engine {
 
     pub fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    pub(crate) fn set_road_times(&mut self, road_times: RoadTimes) {
+        self.road_times = road_times;
     }
 
     pub fn road_times(&self) -> &RoadTimes {
@@ -530,7 +549,7 @@ impl Engine {
     }
 
     /// Whether the next offer of a request has to wait, although drivers are free.
-    pub(super) fn is_resting(&self, request: &Request, now: DateTime<Utc>) -> bool {
+    pub(crate) fn is_resting(&self, request: &Request, now: DateTime<Utc>) -> bool {
         request.has_just_continued(now) || self.is_paused(request.passenger_id, now)
     }
 

@@ -11,6 +11,7 @@ use matching::engine::{
     self, Driver, Engine, EngineRows, Input, Offer, OfferOutcome, Request, Ride, Rules, StepOutput,
 };
 use matching::positions::DriverPositions;
+use matching::record::{Recorded, Recorder};
 use streams::event::{
     CancelledRide, LocationUpdate, MatchAccepted, MatchFound, MatchRejected, Party, RejectReason, RideEvent,
     UserBeacon, UserFinder,
@@ -77,6 +78,11 @@ pub(crate) struct EngineHarness {
     /// Matches that were found and, as far as events and rows say, have not ended.
     open: BTreeSet<MatchId>,
     next: u128,
+    /// Records the steps, if a test wants it.
+    pub(crate) recorder: Option<Recorder>,
+    pub(crate) recorded: Recorded,
+    /// Road times that the engine asked for, and that a test may answer.
+    pub(crate) wanted: Vec<roads::Way>,
 }
 
 /// The rows as a store would have them after each step's changed rows are written.
@@ -100,6 +106,9 @@ impl EngineHarness {
             excluded: BTreeMap::new(),
             open: BTreeSet::new(),
             next: 0,
+            recorder: None,
+            recorded: Recorded::default(),
+            wanted: Vec::new(),
         }
     }
 
@@ -121,11 +130,20 @@ impl EngineHarness {
             _ => false,
         };
         let inputs: Vec<Input<'_>> = inputs.iter().filter(|i| !is_late(i)).copied().collect();
-        let next = &mut self.next;
-        let output = engine::step(&mut self.engine, &inputs, &mut self.positions, self.now, &mut || {
+        let (next, mut match_ids) = (&mut self.next, Vec::new());
+        let (engine, positions, now) = (&mut self.engine, &mut self.positions, self.now);
+        let recording = self.recorder.as_mut().map(|r| r.before(engine, positions, &inputs, now));
+        let output = engine::step(engine, &inputs, positions, now, &mut |_| {
             *next += 1;
-            MatchId(uuid(&format!("m{next}")))
+            match_ids.push(MatchId(uuid(&format!("m{next}"))));
+            match_ids[match_ids.len() - 1]
         });
+        if let Some((recorder, recording)) = self.recorder.as_mut().zip(recording) {
+            let recorded = recorder.after(recording, engine, positions, &inputs, now, (&match_ids, &output));
+            self.recorded.entries.extend(recorded.entries);
+            self.recorded.rules = recorded.rules.or(self.recorded.rules.take());
+        }
+        self.wanted.extend(&output.wanted);
         for event in &output.events {
             match event {
                 Event::MatchFound(e) => {

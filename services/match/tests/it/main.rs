@@ -5,9 +5,11 @@
 mod assign;
 mod engine_harness;
 mod evaluate;
+mod explain;
 mod flow;
 mod lease;
 mod random_walk;
+mod record;
 mod road_times;
 mod rows;
 mod rules;

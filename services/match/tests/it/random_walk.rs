@@ -16,7 +16,7 @@ const SHRINK_TIME_MS: u32 = 30_000;
 
 /// One event, or some seconds. Places are in tenths of a kilometre. A match is counted back from the newest one.
 #[derive(Debug, Clone)]
-enum Op {
+pub(crate) enum Op {
     Beacon { driver: u32, active: bool, vehicle_type: VehicleType, place: u32, age_s: u32 },
     Position { driver: u32, place: u32 },
     Search { passenger: u32, vehicle_type: VehicleType, place: u32 },
@@ -33,7 +33,7 @@ enum Op {
 /// `people` drivers and somewhat fewer passengers, of whom the first five are drivers too.
 ///
 /// One tuple for all kinds, because `prop_oneof!` over as many is five times as slow. Lower numbers are simpler operations.
-fn op(people: u32) -> impl Strategy<Value = Op> {
+pub(crate) fn op(people: u32) -> impl Strategy<Value = Op> {
     let numbers = (0..128_u32, 0..people, 0..140_u32, 0..40_u32, 0..8_u32, any::<Index>());
     numbers.prop_map(move |(kind, person, place, back, choice, which)| {
         let driver = person + 1;
@@ -63,15 +63,15 @@ fn op(people: u32) -> impl Strategy<Value = Op> {
 }
 
 /// A harness and what was done to it.
-struct Walk {
-    harness: EngineHarness,
+pub(crate) struct Walk {
+    pub(crate) harness: EngineHarness,
     searches: Vec<UserFinder>,
     /// In the order of their first events.
     rides: Vec<RideId>,
 }
 
 impl Walk {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { harness: EngineHarness::new(), searches: Vec::new(), rides: Vec::new() }
     }
 
@@ -86,7 +86,7 @@ impl Walk {
         self.harness.step(&[Input::Ride(&event)]);
     }
 
-    fn apply(&mut self, op: &Op) {
+    pub(crate) fn apply(&mut self, op: &Op) {
         let harness = &mut self.harness;
         let tenths = |place: u32| f64::from(place) / 10.0;
         match *op {
@@ -150,7 +150,7 @@ impl Walk {
     }
 }
 
-fn runner(cases: u32, seed: u64) -> TestRunner {
+pub(crate) fn runner(cases: u32, seed: u64) -> TestRunner {
     TestRunner::new(ProptestConfig {
         cases,
         rng_seed: RngSeed::Fixed(seed),

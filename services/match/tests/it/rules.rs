@@ -393,7 +393,7 @@ fn after_a_take_over_an_acceptance_that_waits_in_the_stream_is_handled_before_th
     let (search, accepted) = (harness.search("r2", "p2", 0.0), harness.accepted(found.match_id));
     let step = |harness: &mut EngineHarness, input: Input<'_>| {
         let (engine, positions, now) = (&mut harness.engine, &mut harness.positions, harness.now);
-        engine::step(engine, &[input, Input::Tick], positions, now, &mut || MatchId(uuid("m99"))).events
+        engine::step(engine, &[input, Input::Tick], positions, now, &mut |_| MatchId(uuid("m99"))).events
     };
     assert_eq!(step(&mut harness, Input::Finder(&search)), [], "d1 is still held");
     assert_eq!(step(&mut harness, Input::Accepted(&accepted)), []);

@@ -14,6 +14,7 @@ pub enum Limit {
     SignInAddress,
     ConnectionsAddress,
     Nearby,
+    MissedOffers,
     Shares,
     Commands,
     Points,
@@ -103,7 +104,7 @@ const fn row(limit: Limit, name: &'static str, by: By, scope: Scope, amount: Amo
 }
 
 /// In the order of [`Limit`].
-pub const TABLE: [Definition; 20] = {
+pub const TABLE: [Definition; 21] = {
     use By::{Address, All, Number, NumberAndAddress, Prefix, SignIn, Socket, User};
     use Scope::{Process, Shared};
     [
@@ -126,6 +127,7 @@ pub const TABLE: [Definition; 20] = {
             "open connections, sockets too; never more than half of the process's open files",
         ),
         row(Limit::Nearby, "nearby", User, Process, rate(5, 1.0), "GET /v1/drivers/nearby"),
+        row(Limit::MissedOffers, "missed_offers", User, Process, rate(3, 0.1), "GET /v1/me/missed-offers"),
         row(Limit::Shares, "shares", Address, Process, rate(60, 5.0), "looks at shared rides: /s/ and /v1/shares/"),
         row(
             Limit::Commands,

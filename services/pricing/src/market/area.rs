@@ -2,13 +2,43 @@
 //! cross the antimeridian, also one whose longitudes jump from 180 to −180.
 
 use geo::{Area as _, BoundingRect, Intersects, LineString, Point, Polygon, Rect};
+use serde::{Deserialize, Serialize};
 use streams::Position;
 
 /// The corners that an area may have in all: match looks for the market of every waiting request each second.
 pub(super) const CORNERS_MAX: usize = 10_000;
 
-#[derive(Debug, Clone, PartialEq)]
+/// Polygons of rings of `[longitude, latitude]`.
+type Rings = Vec<Vec<Vec<[f64; 2]>>>;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(into = "Rings", try_from = "Rings")]
 pub(super) struct Area(Vec<(Rect, Polygon)>);
+
+impl From<Area> for Rings {
+    fn from(area: Area) -> Self {
+        let ring = |ring: &LineString| ring.0.iter().map(|corner| [corner.x, corner.y]).collect();
+        let rings = |(_, polygon): &(Rect, Polygon)| {
+            [polygon.exterior()].into_iter().chain(polygon.interiors()).map(ring).collect()
+        };
+        area.0.iter().map(rings).collect()
+    }
+}
+
+/// Of the rings of an area, whose longitudes do not jump.
+impl TryFrom<Rings> for Area {
+    type Error = String;
+
+    fn try_from(rings: Rings) -> Result<Self, String> {
+        let line = |ring: Vec<[f64; 2]>| LineString::from_iter(ring.into_iter().map(|[lng, lat]| (lng, lat)));
+        let polygon = |rings: Vec<Vec<[f64; 2]>>| {
+            let mut lines = rings.into_iter().map(line);
+            let polygon = Polygon::new(lines.next().ok_or("a polygon without a ring")?, lines.collect());
+            Ok((polygon.bounding_rect().ok_or("a polygon without corners")?, polygon))
+        };
+        rings.into_iter().map(polygon).collect::<Result<_, String>>().map(Self)
+    }
+}
 
 impl Area {
     /// From polygons, each of rings of `[longitude, latitude]`: the outer one first, then its holes.

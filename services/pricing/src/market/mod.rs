@@ -11,6 +11,7 @@ mod tests;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use streams::event::RideTerms;
 use streams::{Position, VehicleType};
 
@@ -18,7 +19,7 @@ pub use self::rules::{Market, NotServed, WORLD};
 use crate::Tariffs;
 
 /// All markets, as one file says. At least one.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Markets {
     /// Names this content: a hash of the file, or of the tariffs of the world.
     pub version: String,

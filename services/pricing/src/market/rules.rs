@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Timelike, Utc};
 use chrono_tz::Tz;
+use serde::{Deserialize, Serialize};
 use streams::{Position, VehicleType};
 
 use super::area::Area;
@@ -13,23 +14,24 @@ pub const WORLD: &str = "world";
 pub(super) const MAX_TRIP_KM: f64 = 150.0;
 
 /// Whether an operator must have approved a driver who goes on duty in this market.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Approval {
     Auto,
     Manual,
 }
 
 /// How fast the traffic is, metres a second, by hour of the day in the time zone of the market.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum Speed {
     Always(f64),
     ByHour(Box<[f64; 24]>),
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Market {
     pub market_id: String,
     pub name: String,
+    #[serde(with = "zone")]
     pub time_zone: Tz,
     /// `None` and `Auto`: as the driver registered, by DRIVER_APPROVAL.
     pub(super) driver_approval: Option<Approval>,
@@ -46,6 +48,20 @@ pub struct Market {
     pub(super) speed: Speed,
     /// `None`: the whole world.
     pub(super) area: Option<Area>,
+}
+
+/// A time zone by its name in the IANA database.
+mod zone {
+    use chrono_tz::Tz;
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(zone: &Tz, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(zone.name())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Tz, D::Error> {
+        String::deserialize(from)?.parse().map_err(de::Error::custom)
+    }
 }
 
 /// Why a trip cannot be asked for.

@@ -8,6 +8,7 @@ use streams::contacts::CONTACTS;
 use streams::debts::DEBTS;
 use streams::driven_distance::DRIVEN_DISTANCE;
 use streams::fleet::{FLEET, FLEET_QUEUE_GROUP};
+use streams::missed_offers::MISSED_OFFERS;
 use streams::newest_position::NEWEST_POSITION;
 use streams::parties::PARTIES;
 use streams::person::PERSON;
@@ -41,6 +42,7 @@ const CORE_SUBJECTS: &[CoreSubject] = {
     &[
         subject(RIDE_COMMANDS, None, &[Users], &[Rides]),
         subject(DEBTS, None, &[Users], &[Rides]),
+        subject(MISSED_OFFERS, Some(MISSED_OFFERS), &[Users], &[Match]),
         subject(RATINGS, None, &[Users], &[Rides]),
         subject(PERSON, None, &[Users], &[Rides]),
         subject(PARTIES, None, &[Rides], &[Users]),

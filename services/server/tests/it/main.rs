@@ -6,6 +6,7 @@ mod audit;
 mod compatibility;
 mod databases;
 mod dead_letters;
+mod dispatch;
 mod ended_searches;
 mod exhaustion;
 mod failures;

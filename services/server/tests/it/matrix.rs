@@ -61,6 +61,7 @@ fn routes() -> BTreeMap<&'static str, RouteRow> {
         ("PATCH /v1/me", body(SignedIn, json!({"name": "Ann"}))),
         ("DELETE /v1/me", row(SignedIn)),
         ("GET /v1/me/export", row(SignedIn)),
+        ("GET /v1/me/missed-offers", row(SignedIn)),
         ("POST /v1/me/phone", body(SignedIn, json!({"phone": "none"}))),
         ("POST /v1/me/phone/confirm", body(SignedIn, json!({"change_id": UNKNOWN, "old_code": "1", "new_code": "2"}))),
         ("POST /v1/drivers", body(SignedIn, json!({"vehicle_type": "boat", "plate": "X"}))),

@@ -48,9 +48,9 @@ pub struct Evaluate {
 /// How to show the results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// A line for each policy, for people.
+    /// For people.
     Table,
-    /// A JSON list.
+    /// For programs.
     Json,
 }
 
@@ -89,9 +89,10 @@ pub(super) fn run(settings: &Settings, what: &Evaluate) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-const HEAD: &str = "policy         requests matched   rate    ETA s    p95   wait s    p95  total s    p95 longest s  empty km   gini  decisions/s";
+pub(super) const HEAD: &str = "policy         requests matched   rate    ETA s    p95   wait s    p95  total s    p95 longest s  empty km   gini  decisions/s";
 
-fn line(o: &Outcome, decisions_per_s: f64) -> String {
+/// Under [`HEAD`].
+pub(super) fn line(o: &Outcome, decisions_per_s: f64) -> String {
     let Outcome { pickup_eta_s: eta, match_wait_s: wait, total_wait_s: total, .. } = o;
     format!(
         "{:<14} {:>8} {:>7} {:>6.4} {:>8.1} {:>6.1} {:>8.1} {:>6.1} {:>8.1} {:>6.1} {:>9.1} {:>9.1} {:>6.3} {:>12.0}",
@@ -112,7 +113,7 @@ fn line(o: &Outcome, decisions_per_s: f64) -> String {
     )
 }
 
-fn object(o: &Outcome, decisions_per_s: f64) -> Value {
+pub(super) fn object(o: &Outcome, decisions_per_s: f64) -> Value {
     let spread = |s: &Spread| json!({"mean": s.mean, "p50": s.p50, "p95": s.p95});
     json!({
         "policy": o.policy.as_str(),

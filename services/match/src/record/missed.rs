@@ -1,0 +1,108 @@
+//! A driver's own view of the decisions around them: why others were offered searches. It names nobody, and places are rounded, so that
+//! neither passengers nor the other drivers can be followed. Pure.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use geospatial::rounding::snapped;
+use streams::missed_offers::{MISSED_OFFERS_MAX, MissedOffer, WhyMissed};
+use streams::{Event, RequestId, UserId};
+
+use super::explain::{Why, candidate};
+use super::replay::{Replay, RulesByVersion};
+use super::{Entry, Kind};
+
+/// Places and distances are rounded to this, in metres.
+const ROUNDED_M: f64 = 100.0;
+
+/// Runs entries again for one driver.
+#[derive(Debug)]
+pub struct Missed {
+    driver: UserId,
+    since: DateTime<Utc>,
+    replay: Option<Replay>,
+    /// The newest offer of each search to somebody else.
+    searches: BTreeMap<RequestId, MissedOffer>,
+}
+
+impl Missed {
+    pub fn new(driver: UserId, since: DateTime<Utc>) -> Self {
+        Self { driver, since, replay: None, searches: BTreeMap::new() }
+    }
+
+    /// The next entry. What cannot be run again is left out.
+    pub fn entry(&mut self, entry: &Entry, rules: &RulesByVersion) {
+        let done = match (&mut self.replay, entry.kind) {
+            (_, Kind::Snapshot) => Replay::begin(entry, rules).map(|begun| self.replay = Some(begun)),
+            (Some(_), _) => self.step(entry, rules),
+            (None, _) => Ok(()),
+        };
+        if done.is_err() {
+            self.replay = None;
+        }
+    }
+
+    fn step(&mut self, entry: &Entry, rules: &RulesByVersion) -> Result<(), String> {
+        let Some(replay) = &mut self.replay else { return Ok(()) };
+        let (driver, since) = (self.driver, self.since);
+        let mut seen: Vec<(RequestId, MissedOffer)> = Vec::new();
+        let replayed = replay.step_observed(entry, rules, &mut |decision| {
+            if decision.marketplace.now < since {
+                return;
+            }
+            let own = decision.assignments.iter().find(|one| one.driver.id == driver).map(|one| one.request_id);
+            for assignment in decision.assignments.iter().filter(|one| one.driver.id != driver) {
+                let Some(request) = decision.marketplace.waiting_one(assignment.request_id) else { continue };
+                let Some(candidate) = candidate(decision.marketplace, &request, driver, own.as_ref()) else { continue };
+                let nearer_by_m = candidate.distance_m - assignment.driver.distance_m;
+                let why = match candidate.why {
+                    Why::CostsMore if nearer_by_m > 0.0 => WhyMissed::Farther,
+                    Why::CostsMore => WhyMissed::BetterTogether,
+                    Why::OfferedAnother { .. } => WhyMissed::OfferedAnother,
+                    Why::AskedBefore | Why::Declined { .. } | Why::Missed { .. } => WhyMissed::AskedBefore,
+                    Why::InOffer => WhyMissed::InOffer,
+                    Why::InRide { .. } => WhyMissed::InRide,
+                    Why::OffDuty => WhyMissed::OffDuty,
+                    Why::OtherVehicle => WhyMissed::OtherVehicle,
+                    Why::OtherMarket => WhyMissed::OtherMarket,
+                    Why::NoRoad => WhyMissed::NoRoad,
+                    // That they cancelled on this passenger would say who it is.
+                    Why::CancelledRide | Why::OutsideRadius | Why::IsPassenger | Why::Offered => continue,
+                };
+                if candidate.distance_m > request.radius_m {
+                    continue;
+                }
+                let missed = MissedOffer {
+                    at: decision.marketplace.now,
+                    pickup: snapped(&request.pickup, ROUNDED_M),
+                    distance_m: rounded(candidate.distance_m),
+                    why,
+                    nearer_by_m: rounded(nearer_by_m),
+                };
+                seen.push((assignment.request_id, missed));
+            }
+        })?;
+        // An assignment becomes no offer if one of the two was taken by another one of the step.
+        let is_offered = |id: &RequestId| {
+            replayed.output.events.iter().any(|event| matches!(event, Event::MatchFound(e) if e.request_id == *id))
+        };
+        for (id, missed) in seen.into_iter().filter(|(id, _)| is_offered(id)) {
+            self.searches.insert(id, missed);
+        }
+        Ok(())
+    }
+
+    /// The newest first, and how many older ones are left out.
+    pub fn finish(self) -> (Vec<MissedOffer>, usize) {
+        let mut searches: Vec<MissedOffer> = self.searches.into_values().collect();
+        searches.sort_by_key(|missed| std::cmp::Reverse(missed.at));
+        let more = searches.len().saturating_sub(MISSED_OFFERS_MAX);
+        searches.truncate(MISSED_OFFERS_MAX);
+        (searches, more)
+    }
+}
+
+fn rounded(distance_m: f64) -> f64 {
+    // Minus zero is zero.
+    (distance_m / ROUNDED_M).round() * ROUNDED_M + 0.0
+}

@@ -1,0 +1,486 @@
+//! The recorded inputs under another policy. Pure: entries go in twice, first to [`Happened`], then to [`WhatIf`].
+//!
+//! Beacons, searches and the places of drivers are as recorded. An offer that was made in the same step is answered, driven and ended as
+//! it was. Another one to the same driver for the same search is answered as that one was, after the same time; and one that was never
+//! made is accepted after the median time of the recorded acceptances. Rides of these last their estimate. Where drivers are does
+//! not follow from them: it is as recorded.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+use chrono::{DateTime, Duration, Utc};
+use streams::event::{MatchAccepted, MatchFound, MatchRejected, RejectReason, RideEvent, UserFinder};
+use streams::{Event, MatchId, RequestId, RideId, RideStatus, Service, UserId};
+use uuid::Uuid;
+
+use super::codec::Names;
+use super::encoding::{RecordedInput, RecordedStep, decode_snapshot};
+use super::replay::{Replay, RulesByVersion};
+use super::{Entry, Kind};
+use crate::engine::assign::{Assignment, Policy};
+use crate::engine::{self, Input, Offer, Rules, StepOutput};
+use crate::evaluate::{DETOUR, Outcome, gini, spread};
+use crate::positions::DriverPositions;
+
+/// A request waits for drivers to move, as in the service.
+const TICK: Duration = Duration::seconds(1);
+/// Offers that one question looks at. What happened later is left out.
+pub const OFFERS_MAX: usize = 1_000_000;
+/// If nobody accepted anything.
+const ANSWER: Duration = Duration::seconds(3);
+
+/// How a driver answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Accepted,
+    Declined,
+}
+
+/// An offer that was made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Made {
+    driver_id: UserId,
+    request_id: RequestId,
+    found_at: DateTime<Utc>,
+    /// And after how long.
+    answer: Option<(Answer, Duration)>,
+}
+
+/// What came of searches that began at `since` or later.
+#[derive(Debug, Clone, PartialEq)]
+struct Tally {
+    since: DateTime<Utc>,
+    opened: BTreeMap<RequestId, DateTime<Utc>>,
+    ended: BTreeMap<RequestId, DateTime<Utc>>,
+    found: BTreeMap<MatchId, MatchFound>,
+    /// The first accepted offer of each search.
+    accepted: BTreeMap<RequestId, MatchId>,
+    drivers: BTreeSet<UserId>,
+}
+
+impl Tally {
+    fn new(since: DateTime<Utc>) -> Self {
+        let (opened, ended, found) = Default::default();
+        Self { since, opened, ended, found, accepted: BTreeMap::new(), drivers: BTreeSet::new() }
+    }
+
+    fn output(&mut self, output: &StepOutput) {
+        for event in &output.events {
+            if let Event::MatchFound(e) = event {
+                self.found.insert(e.match_id, e.clone());
+            }
+        }
+        for row in output.rows.requests.iter().filter(|row| row.opened_at >= self.since) {
+            self.opened.insert(row.request_id, row.opened_at);
+            match row.ended_at {
+                Some(at) => self.ended.insert(row.request_id, at),
+                None => self.ended.remove(&row.request_id),
+            };
+        }
+        for row in output.rows.offers.iter().filter(|row| row.accepted_at.is_some()) {
+            self.accepted.entry(row.request_id).or_insert(row.match_id);
+        }
+        self.drivers.extend(output.rows.drivers.iter().filter(|row| row.active).map(|row| row.user_id));
+    }
+
+    /// The searches that were matched: when they began, and with what.
+    fn matched(&self) -> impl Iterator<Item = (DateTime<Utc>, &MatchFound)> {
+        self.accepted.iter().filter_map(|(id, of)| Some((*self.opened.get(id)?, self.found.get(of)?)))
+    }
+
+    fn outcome(&self, policy: Policy) -> Outcome {
+        let seconds = |from: DateTime<Utc>, until: DateTime<Utc>| (until - from).num_milliseconds() as f64 / 1_000.0;
+        let each = |of: &dyn Fn(DateTime<Utc>, &MatchFound) -> f64| spread(self.matched().map(|(at, e)| of(at, e)));
+        let waits = self.matched().map(|(at, e)| seconds(at, e.found_at));
+        let given_up = self.opened.iter().filter(|(id, _)| !self.accepted.contains_key(id));
+        let given_up = given_up.filter_map(|(id, at)| Some(seconds(*at, *self.ended.get(id)?)));
+        let matched = self.matched().count();
+        let mut busy_s: BTreeMap<UserId, f64> = self.drivers.iter().map(|driver| (*driver, 0.0)).collect();
+        for (_, e) in self.matched() {
+            *busy_s.entry(e.driver_id).or_default() += e.pickup.distance_m(&e.dropoff) * DETOUR;
+        }
+        Outcome {
+            policy,
+            requests: self.opened.len(),
+            matched,
+            match_rate: matched as f64 / self.opened.len().max(1) as f64,
+            pickup_eta_s: each(&|_, e| e.pickup_eta_s),
+            match_wait_s: each(&|at, e| seconds(at, e.found_at)),
+            total_wait_s: each(&|at, e| seconds(at, e.found_at) + e.pickup_eta_s),
+            longest_wait_s: waits.chain(given_up).fold(0.0, f64::max),
+            empty_km: self.matched().map(|(_, e)| e.pickup_distance_m).sum::<f64>() / 1_000.0,
+            gini: gini(busy_s.into_values()),
+        }
+    }
+}
+
+/// What happened, as the record says.
+#[derive(Debug)]
+pub struct Happened {
+    replay: Option<Replay>,
+    policy: Option<Policy>,
+    made: BTreeMap<MatchId, Made>,
+    tally: Tally,
+    /// Entries that were read, and the time of the last.
+    pub entries: usize,
+    until: Option<DateTime<Utc>>,
+    /// Chains that break off, or come out otherwise now.
+    pub gaps: usize,
+}
+
+impl Happened {
+    /// Counts searches that begin at `since` or later.
+    pub fn new(since: DateTime<Utc>) -> Self {
+        let (replay, policy, until) = (None, None, None);
+        Self { replay, policy, made: BTreeMap::new(), tally: Tally::new(since), entries: 0, until, gaps: 0 }
+    }
+
+    /// The next entry. False if there is no room for more.
+    pub fn entry(&mut self, entry: &Entry, rules: &RulesByVersion) -> bool {
+        if self.made.len() >= OFFERS_MAX {
+            return false;
+        }
+        self.entries += 1;
+        self.until = Some(entry.at);
+        if self.try_entry(entry, rules).is_err() {
+            self.gaps += 1;
+            self.replay = None;
+        }
+        true
+    }
+
+    fn try_entry(&mut self, entry: &Entry, rules: &RulesByVersion) -> Result<(), String> {
+        if entry.kind == Kind::Snapshot {
+            let begun = Replay::begin(entry, rules)?;
+            self.policy.get_or_insert(begun.engine.rules().policy);
+            self.tally.drivers.extend(begun.engine.drivers().values().filter(|d| d.active).map(|d| d.user_id));
+            self.replay = Some(begun);
+            return Ok(());
+        }
+        let Some(replay) = &mut self.replay else { return Ok(()) };
+        let replayed = replay.step(entry, rules)?;
+        if !replayed.is_same {
+            self.gaps += 1;
+        }
+        for input in &replayed.step.inputs {
+            let answer = match input {
+                RecordedInput::Accepted(e) => (e.match_id, Answer::Accepted),
+                RecordedInput::Rejected(e) if e.reason == RejectReason::Declined => (e.match_id, Answer::Declined),
+                _ => continue,
+            };
+            if let Some(made) = self.made.get_mut(&answer.0) {
+                made.answer.get_or_insert((answer.1, replayed.step.at - made.found_at));
+            }
+        }
+        self.tally.output(&replayed.output);
+        for event in &replayed.output.events {
+            if let Event::MatchFound(e) = event {
+                let MatchFound { driver_id, request_id, found_at, .. } = *e;
+                self.made.insert(e.match_id, Made { driver_id, request_id, found_at, answer: None });
+            }
+        }
+        Ok(())
+    }
+
+    /// How long drivers take to accept: the median.
+    fn median_answer(&self) -> Duration {
+        let accepted = self.made.values().filter_map(|made| made.answer.filter(|(a, _)| *a == Answer::Accepted));
+        let mut times: Vec<Duration> = accepted.map(|(_, after)| after).collect();
+        times.sort_unstable();
+        times.get(times.len() / 2).copied().unwrap_or(ANSWER)
+    }
+}
+
+/// Both, side by side.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// Of the first snapshot and the last entry.
+    pub from: DateTime<Utc>,
+    pub until: DateTime<Utc>,
+    pub entries: usize,
+    /// Places where steps are missing, or come out otherwise now. What was asked and answered there is in neither side.
+    pub gaps: usize,
+    pub happened: Outcome,
+    pub what_if: Outcome,
+    /// Offers of the other policy, and those of them that were made in the same step to the same driver.
+    pub offers: usize,
+    pub same_offers: usize,
+    /// After how long an offer that was never made is accepted.
+    pub answer_s: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Moment {
+    Accept(MatchId),
+    Decline(MatchId),
+    EndRide(MatchId),
+}
+
+/// The engine under the other policy.
+#[derive(Debug)]
+pub struct WhatIf {
+    policy: Policy,
+    happened: Happened,
+    answer: Duration,
+    /// The newest recorded offer of a search to a driver.
+    pairs: BTreeMap<(RequestId, UserId), MatchId>,
+    /// By the entries: the decoder of the record with the engine of this policy in it.
+    replay: Option<Replay>,
+    /// Names of a chain that broke off are not known.
+    is_broken: bool,
+    /// Recorded offers that were made here too, in the same step.
+    same: BTreeSet<MatchId>,
+    has_diverged: bool,
+    agenda: BinaryHeap<Reverse<(DateTime<Utc>, Moment)>>,
+    next_tick: Option<DateTime<Utc>>,
+    tally: Tally,
+    from: Option<DateTime<Utc>>,
+    fresh: u64,
+    same_offers: usize,
+}
+
+impl WhatIf {
+    /// The same entries are to follow.
+    pub fn new(policy: Policy, happened: Happened) -> Self {
+        let answer = happened.median_answer();
+        let pairs = happened.made.iter().map(|(id, made)| ((made.request_id, made.driver_id), *id)).collect();
+        let tally = Tally::new(happened.tally.since);
+        Self {
+            policy,
+            happened,
+            answer,
+            pairs,
+            replay: None,
+            is_broken: true,
+            same: BTreeSet::new(),
+            has_diverged: false,
+            agenda: BinaryHeap::new(),
+            next_tick: None,
+            tally,
+            from: None,
+            fresh: 0,
+            same_offers: 0,
+        }
+    }
+
+    /// The next entry, of as many as [`Happened`] read.
+    pub fn entry(&mut self, entry: &Entry, rules: &RulesByVersion) {
+        self.from.get_or_insert(entry.at);
+        let done = match entry.kind {
+            Kind::Snapshot => self.snapshot(entry, rules),
+            _ if self.is_broken => Ok(()),
+            _ => self.step(entry, rules),
+        };
+        if done.is_err() {
+            self.is_broken = true;
+        }
+    }
+
+    fn snapshot(&mut self, entry: &Entry, rules: &RulesByVersion) -> Result<(), String> {
+        let mut begun = Replay::begin(entry, rules)?;
+        self.is_broken = false;
+        self.tally.drivers.extend(begun.engine.drivers().values().filter(|d| d.active).map(|d| d.user_id));
+        if let Some(before) = self.replay.take().filter(|_| self.has_diverged) {
+            // The engine goes on with what has become of its own offers; where drivers are is as recorded.
+            let snapshot = decode_snapshot(&entry.bytes, &mut Names::default())?;
+            begun.engine = before.engine;
+            begun.engine.expire_not_before(snapshot.no_expiry_before);
+            let places = snapshot.places.into_iter().map(|(id, place, _)| (id, place, begun.engine.availability(id)));
+            begun.positions = DriverPositions::from_states(places);
+        }
+        self.set_policy(&mut begun);
+        self.replay = Some(begun);
+        Ok(())
+    }
+
+    fn set_policy(&self, replay: &mut Replay) {
+        let rules = replay.engine.rules().clone();
+        replay.engine.set_rules(Rules { policy: self.policy, ..rules });
+    }
+
+    fn step(&mut self, entry: &Entry, rules: &RulesByVersion) -> Result<(), String> {
+        let Some(mut replay) = self.replay.take() else { return Ok(()) };
+        let step = replay.decode(entry)?;
+        let recorded_policy = rules.get(&step.rules_version).map(|rules| rules.policy);
+        self.pass_time(&mut replay, step.at, self.has_diverged || recorded_policy != Some(self.policy));
+        replay.prepare(&step, rules)?;
+        self.set_policy(&mut replay);
+        let inputs = self.translated(&replay, &step);
+        let inputs: Vec<Input<'_>> = inputs.iter().map(RecordedInput::as_input).collect();
+        self.run(&mut replay, &inputs, step.at, &step.match_ids);
+        self.replay = Some(replay);
+        Ok(())
+    }
+
+    /// Answers, ends of rides and ticks of its own before `until`. A tick that is not recorded changed nothing under the recorded policy.
+    fn pass_time(&mut self, replay: &mut Replay, until: DateTime<Utc>, ticks: bool) {
+        loop {
+            let moment = self.agenda.peek().map(|Reverse((at, _))| *at).filter(|at| *at <= until);
+            let tick = self.next_tick.filter(|at| ticks && *at < until && replay.engine.has_live_requests());
+            match (moment, tick) {
+                (None, None) => break,
+                (Some(at), tick) if tick.is_none_or(|tick| at <= tick) => {
+                    if let Some(Reverse((_, moment))) = self.agenda.pop() {
+                        self.moment(replay, at, moment);
+                    }
+                }
+                (_, Some(at)) => self.run(replay, &[Input::Tick], at, &[]),
+                (Some(_), None) => break,
+            }
+        }
+    }
+
+    fn moment(&mut self, replay: &mut Replay, at: DateTime<Utc>, moment: Moment) {
+        let (Moment::Accept(id) | Moment::Decline(id) | Moment::EndRide(id)) = moment;
+        let Some(found) = self.tally.found.get(&id).cloned() else { return };
+        let is_open = replay.engine.offers().get(&id).is_some_and(Offer::is_outstanding);
+        match moment {
+            Moment::Accept(_) if is_open => {
+                let trip_m = found.pickup.distance_m(&found.dropoff);
+                let rules = replay.engine.rules();
+                let (_, trip_s) = rules.markets.of_pickup(&found.pickup).estimate(&found.pickup, &found.dropoff, at);
+                let lasts_s = if trip_m > 0.0 { found.pickup_eta_s + trip_s } else { found.pickup_eta_s };
+                let ends_at = at + Duration::milliseconds((lasts_s * 1_000.0) as i64);
+                self.agenda.push(Reverse((ends_at, Moment::EndRide(id))));
+                let accepted = accepted(&found, at);
+                let pickup = ride(&found, RideStatus::Pickup, at);
+                self.run(replay, &[Input::Accepted(&accepted), Input::Ride(&pickup)], at, &[]);
+            }
+            Moment::Decline(_) if is_open => {
+                let declined = rejected(&found, RejectReason::Declined, at);
+                self.run(replay, &[Input::Rejected(&declined)], at, &[]);
+            }
+            Moment::EndRide(_) => {
+                let end = ride(&found, RideStatus::Completed, at);
+                self.run(replay, &[Input::Ride(&end)], at, &[]);
+            }
+            Moment::Accept(_) | Moment::Decline(_) => {}
+        }
+    }
+
+    /// One step, and what follows of the offers that it makes. `recorded` are the ids that were drawn in it.
+    fn run(&mut self, replay: &mut Replay, inputs: &[Input<'_>], at: DateTime<Utc>, recorded: &[MatchId]) {
+        let Self { same, happened, fresh, .. } = self;
+        let mut new_match_id = |assignment: &Assignment| {
+            let is_it = |id: &MatchId| {
+                happened.made.get(id).is_some_and(|made| {
+                    (made.request_id, made.driver_id) == (assignment.request_id, assignment.driver.id)
+                })
+            };
+            if let Some(id) = recorded.iter().copied().find(is_it) {
+                same.insert(id);
+                return id;
+            }
+            *fresh += 1;
+            MatchId(Uuid::from_u64_pair(u64::MAX, *fresh))
+        };
+        let output = engine::step(&mut replay.engine, inputs, &mut replay.positions, at, &mut new_match_id);
+        self.next_tick = Some(at + TICK);
+        let mut own = 0;
+        for event in &output.events {
+            let Event::MatchFound(e) = event else { continue };
+            if self.same.contains(&e.match_id) {
+                self.same_offers += 1;
+                continue;
+            }
+            own += 1;
+            let known = self.pairs.get(&(e.request_id, e.driver_id)).and_then(|id| self.happened.made.get(id));
+            let answer = known.map_or(Some((Answer::Accepted, self.answer)), |made| made.answer);
+            match answer {
+                Some((Answer::Accepted, after)) => self.agenda.push(Reverse((at + after, Moment::Accept(e.match_id)))),
+                Some((Answer::Declined, after)) => self.agenda.push(Reverse((at + after, Moment::Decline(e.match_id)))),
+                // It expires, as it did.
+                None => {}
+            }
+        }
+        self.tally.output(&output);
+        let missing = recorded.iter().any(|id| self.happened.made.contains_key(id) && !self.same.contains(id));
+        self.has_diverged |= own > 0 || missing;
+    }
+
+    /// The recorded inputs without what belongs to offers that were not made here; and with the ends of those that were made here alone.
+    fn translated(&self, replay: &Replay, step: &RecordedStep) -> Vec<RecordedInput> {
+        let was_made = |id: &MatchId| !self.happened.made.contains_key(id) || self.same.contains(id);
+        let mut inputs = Vec::with_capacity(step.inputs.len());
+        for input in &step.inputs {
+            match input {
+                RecordedInput::Accepted(e) if !was_made(&e.match_id) => {}
+                RecordedInput::Rejected(e) if !was_made(&e.match_id) => {}
+                RecordedInput::Ride(e) if !was_made(&e.match_id) => {}
+                RecordedInput::Finder(e) => {
+                    let continues = e.continues.filter(|ride| was_made(&ride.match_id));
+                    inputs.push(RecordedInput::Finder(UserFinder { continues, ..e.clone() }));
+                    let held = replay.engine.held_by(e.user_id).filter(|offer| offer.passenger_id == e.user_id);
+                    let own = held.filter(|offer| offer.is_outstanding() && !self.same.contains(&offer.match_id));
+                    let ends = |offer: &&Offer| !e.active || offer.request_id != e.request_id;
+                    let known = |offer: &Offer| self.tally.found.get(&offer.match_id);
+                    if let Some(found) = own.filter(ends).and_then(known) {
+                        inputs.push(RecordedInput::Rejected(rejected(found, RejectReason::Cancelled, step.at)));
+                    }
+                }
+                other => inputs.push(other.clone()),
+            }
+        }
+        inputs
+    }
+
+    /// What came of it.
+    pub fn finish(self) -> Report {
+        let recorded = self.happened.policy.unwrap_or(self.policy);
+        let from = self.from.unwrap_or(self.tally.since);
+        Report {
+            from,
+            until: self.happened.until.unwrap_or(from),
+            entries: self.happened.entries,
+            gaps: self.happened.gaps,
+            happened: self.happened.tally.outcome(recorded),
+            what_if: self.tally.outcome(self.policy),
+            offers: self.tally.found.len(),
+            same_offers: self.same_offers,
+            answer_s: self.answer.num_milliseconds() as f64 / 1_000.0,
+        }
+    }
+}
+
+fn accepted(found: &MatchFound, accepted_at: DateTime<Utc>) -> MatchAccepted {
+    let MatchFound { match_id, request_id, driver_id, passenger_id, pickup, dropoff, vehicle_type, .. } = *found;
+    MatchAccepted { match_id, request_id, driver_id, passenger_id, pickup, dropoff, vehicle_type, accepted_at }
+}
+
+fn rejected(found: &MatchFound, reason: RejectReason, at: DateTime<Utc>) -> MatchRejected {
+    let MatchFound { match_id, request_id, driver_id, passenger_id, .. } = *found;
+    let rejected_at = MatchRejected::time(Service::Users, at);
+    MatchRejected { match_id, request_id, driver_id, passenger_id, reason, rejected_at }
+}
+
+/// The id of a ride that never was is that of its match.
+fn ride(found: &MatchFound, status: RideStatus, occurred_at: DateTime<Utc>) -> RideEvent {
+    RideEvent {
+        ride_id: RideId(found.match_id.0),
+        match_id: found.match_id,
+        driver_id: found.driver_id,
+        passenger_id: found.passenger_id,
+        version: 1,
+        status,
+        pickup: found.pickup,
+        dropoff: found.dropoff,
+        vehicle_type: found.vehicle_type,
+        occurred_at,
+        previous_hash: String::new(),
+        hash: String::new(),
+        by: None,
+        search_continues: None,
+        reason_code: None,
+        note: None,
+        reason: None,
+        fee: None,
+        distance_m: None,
+        duration_s: None,
+        fare: None,
+        platform_fee: None,
+        driver_payout: None,
+        request_id: Some(found.request_id),
+        market_id: None,
+        terms: None,
+    }
+}

@@ -1,0 +1,66 @@
+//! GET /v1/me/missed-offers: why others were offered the searches around a driver, as match says from its record. Without names; a
+//! passenger has none.
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use chrono::{DateTime, Duration, Utc};
+use platform::problem::Json;
+use platform::{Limit, Problem, SignedIn};
+use serde::{Deserialize, Serialize};
+use streams::event::rfc3339;
+use streams::missed_offers::{MISSED_OFFERS, MISSED_OFFERS_WAIT, MissedOffer, MissedOffersReply, MissedOffersRequest};
+
+use crate::account;
+use crate::commands::command::Refusal;
+use crate::context::Context;
+
+/// Without `since`.
+const SINCE_DEFAULT: Duration = Duration::minutes(15);
+/// A driver sees no farther back: match runs all of it again.
+const SINCE_MAX: Duration = Duration::hours(1);
+
+/// Parsed from text here and not by serde, so that an error can name the field.
+#[derive(Deserialize)]
+pub(crate) struct MissedQuery {
+    since: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct MissedResponse {
+    #[serde(with = "rfc3339")]
+    since: DateTime<Utc>,
+    /// The newest first.
+    searches: Vec<MissedOffer>,
+    /// So many older ones are left out.
+    more: usize,
+}
+
+/// An earlier `since` than an hour ago counts as an hour ago; the answer says since when it is.
+pub(crate) async fn get(
+    State(context): State<Context>,
+    SignedIn(user): SignedIn,
+    query: Result<Query<MissedQuery>, QueryRejection>,
+) -> Result<Json<MissedResponse>, Problem> {
+    let Query(query) = query.map_err(|why| Problem::field("query", why.body_text()))?;
+    let now = context.platform.world.now();
+    let since = match query.since.as_deref().map(DateTime::parse_from_rfc3339) {
+        None => now - SINCE_DEFAULT,
+        Some(Ok(since)) => since.to_utc().max(now - SINCE_MAX),
+        Some(Err(_)) => return Err(Problem::field("since", "must be a time as 2026-11-21T08:00:00Z")),
+    };
+    let mut tx = context.store.begin().await?;
+    account::rows::driver_of(&mut tx, user).await?.ok_or_else(|| Refusal::not_driver().into_problem())?;
+    drop(tx);
+    context.platform.take(Limit::MissedOffers, user, 1)?;
+    let _permit = context.missed_permits.try_acquire().map_err(|_| Problem::unavailable())?;
+    let request = serde_json::to_vec(&MissedOffersRequest { user_id: user, since }).expect("ids and times are JSON");
+    let reply = context.platform.bus.request(MISSED_OFFERS, request.into(), MISSED_OFFERS_WAIT).await;
+    match reply.map_err(|e| e.to_string()).and_then(|reply| serde_json::from_slice(&reply).map_err(|e| e.to_string())) {
+        Ok(MissedOffersReply::Missed { searches, more }) => Ok(Json(MissedResponse { since, searches, more })),
+        Ok(MissedOffersReply::Busy) => Err(Problem::unavailable()),
+        Err(error) => {
+            tracing::debug!(error, "match did not say which offers a driver missed");
+            Err(Problem::unavailable())
+        }
+    }
+}
