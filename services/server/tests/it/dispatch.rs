@@ -4,18 +4,10 @@ use serde_json::{Value, json};
 
 use crate::harness::client::Person;
 use crate::harness::ride::{online, trip};
-use crate::harness::rideshare;
 use crate::harness::running::{Running, Shape};
+use crate::harness::{on_both_shapes, rideshare};
 
-#[tokio::test]
-async fn decisions_are_explained_embedded() {
-    decisions_are_explained(Shape::Embedded).await;
-}
-
-#[tokio::test]
-async fn decisions_are_explained_on_nats_and_postgres() {
-    decisions_are_explained(Shape::Nats).await;
-}
+on_both_shapes!(decisions_are_explained);
 
 async fn decisions_are_explained(shape: Shape) {
     let running = Running::start(shape, &[]).await;
@@ -55,8 +47,8 @@ async fn decisions_are_explained(shape: Shape) {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(!output.status.success() && said.contains("the record lives in the process"), "{said}");
         }
-        Shape::Nats => {
-            let database = running.settings.database_url.clone().unwrap();
+        Shape::Nats | Shape::Secured => {
+            let database = running.settings.database_url.clone().expect("it is on PostgreSQL");
             let run = move |args: &[&str]| {
                 let output = rideshare(&[&["--database-url", &database], args].concat());
                 let said = String::from_utf8_lossy(&output.stderr).into_owned();
