@@ -60,6 +60,8 @@ export interface Options {
   readonly WebSocket?: WebSocketConstructor;
   readonly fetch?: Fetch;
   readonly clock?: Clock;
+  /** The name of this installation, 1 to 64 visible characters. By default a random one, which is stored. */
+  readonly device?: string;
   readonly times?: Partial<Times>;
   readonly positionLimits?: PositionLimits;
   readonly outboxMax?: number;
@@ -208,7 +210,7 @@ export class Rideshare {
 
   static async #load(options: Options, parts: Parts, signIn: SignIn): Promise<Rideshare> {
     const { storage, clock } = parts;
-    const device = (await storage.get("device")) ?? randomText(clock, 16);
+    const device = options.device ?? (await storage.get("device")) ?? randomText(clock, 16);
     await storage.set("device", device);
     const of = (key: string) => `${signIn.userId}/${key}`;
     const seq = await readJson<number>(storage, of("seq"));

@@ -1,16 +1,19 @@
 import { Proxy } from "./proxy.js";
 import { Random } from "./random.js";
-import { ride, type Outcome } from "./ride.js";
+import { PATIENT, ride, type Outcome } from "./ride.js";
 import { RunningServer } from "./server.js";
 
-// node main.js [--seeds N] [--from N] [--at-once N]: rides through a bad network, each with its seed, on one server.
+// node main.js [--seeds N] [--demo N] [--from N] [--at-once N]: rides through a bad network, each with its seed, on one server; and rides on
+// servers that misbehave by their seed (`rideshare demo --faults`).
 
 const number = (name: string, otherwise: number) => {
   const at = process.argv.indexOf(name);
   return at < 0 ? otherwise : Number(process.argv[at + 1]);
 };
 const from = number("--from", 1);
-const seeds = Array.from({ length: number("--seeds", 10) }, (_, n) => from + n);
+const numbers = (length: number) => Array.from({ length }, (_, n) => from + n);
+const seeds = numbers(number("--seeds", 10));
+const demos = numbers(number("--demo", 3));
 const atOnce = number("--at-once", 8);
 /** When the network becomes good: a ride that hangs then hangs by a fault of the client. */
 const HEALED_AFTER_MS = 25_000;
@@ -37,9 +40,7 @@ async function run(seed: number, distanceM: number): Promise<void> {
   try {
     const urls = { driver: driver.url, passenger: passenger.url };
     const outcome = await limited(ride(seed, (who) => urls[who], trouble), "the ride");
-    const off = Math.abs(outcome.distanceM - distanceM) / distanceM;
-    if (!(off <= 0.01)) throw new Error(`the receipt says ${outcome.distanceM} m, without faults ${distanceM} m`);
-    totals.farthest = Math.max(totals.farthest, off);
+    compare(outcome, distanceM);
     add(outcome);
   } catch (error) {
     failed.push(`seed ${seed}: ${error instanceof Error ? error.message : String(error)}`);
@@ -61,16 +62,43 @@ function add({ events, handlerFailures, restarts }: Outcome): void {
   totals.restarts += restarts;
 }
 
+/** A ride on a server that misbehaves on purpose. */
+async function demo(seed: number, distanceM: number): Promise<void> {
+  const server = await RunningServer.start(["demo", "--faults", String(seed)], { RUST_LOG: "warn,server=info" });
+  try {
+    const outcome = await limited(ride(seed, () => server.url, { random: new Random(seed), handlerFails: 0, restarts: 0 }, PATIENT), "the ride");
+    compare(outcome, distanceM);
+    add(outcome);
+  } catch (error) {
+    failed.push(`demo --faults ${seed}: ${error instanceof Error ? error.message : String(error)}`);
+    console.error(failed.at(-1), server.output);
+  } finally {
+    await server.stop();
+  }
+}
+
+function compare({ distanceM: receipt }: Outcome, distanceM: number): void {
+  const off = Math.abs(receipt - distanceM) / distanceM;
+  if (!(off <= 0.01)) throw new Error(`the receipt says ${receipt} m, without faults ${distanceM} m`);
+  totals.farthest = Math.max(totals.farthest, off);
+}
+
+/** Some at once. */
+async function each(seeds: readonly number[], run: (seed: number) => Promise<void>): Promise<void> {
+  const left = [...seeds];
+  await Promise.all(
+    Array.from({ length: Math.min(atOnce, left.length) }, async () => {
+      for (let seed = left.shift(); seed !== undefined; seed = left.shift()) await run(seed);
+    }),
+  );
+}
+
 const began = Date.now();
 try {
   const calm = await limited(ride(0, () => server.url, { random: new Random(0), handlerFails: 0, restarts: 0 }), "the ride without faults");
   console.log(`without faults: ${calm.distanceM} m, ${calm.events} events`);
-  const left = [...seeds];
-  await Promise.all(
-    Array.from({ length: Math.min(atOnce, left.length) }, async () => {
-      for (let seed = left.shift(); seed !== undefined; seed = left.shift()) await run(seed, calm.distanceM);
-    }),
-  );
+  await each(seeds, (seed) => run(seed, calm.distanceM));
+  await each(demos, (seed) => demo(seed, calm.distanceM));
 } catch (error) {
   failed.push(String(error));
   console.error(error);
@@ -78,11 +106,11 @@ try {
   await server.stop();
 }
 console.log(
-  `${totals.rides} of ${seeds.length} rides in ${Math.round((Date.now() - began) / 1_000)} s: ${totals.connections} connections with ` +
+  `${totals.rides} of ${seeds.length + demos.length} rides in ${Math.round((Date.now() - began) / 1_000)} s: ${totals.connections} connections with ` +
     `${totals.faults} faults, ${totals.events} events handled once each and in order, ${totals.handlerFailures} failures of handlers, ` +
     `${totals.restarts} restarts of an app, receipts within ${(totals.farthest * 100).toFixed(2)} % of the ride without faults`,
 );
-if (failed.length > 0 || totals.rides !== seeds.length) {
+if (failed.length > 0 || totals.rides !== seeds.length + demos.length) {
   if (server.output) console.error(server.output.slice(-2_000));
   console.error(`FAILED: ${failed.length}\n${failed.join("\n")}`);
   process.exitCode = 1;

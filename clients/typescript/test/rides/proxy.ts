@@ -60,9 +60,9 @@ export class Proxy {
     const good = { refuse: false, bytes: Infinity, up: false, stallMs: 0, lifeMs: Infinity, delayMs: r.range(0, 30), piece: Infinity };
     if (this.#healed) return { ...good, delayMs: 0 };
     if (kind < 0.08) return { ...good, refuse: true };
-    if (kind < 0.5) return { ...good, bytes: r.logRange(200, 30_000), up: r.chance(0.4), piece: r.chance(0.3) ? r.range(1, 400) : Infinity };
+    if (kind < 0.5) return { ...good, bytes: r.logRange(200, 12_000), up: r.chance(0.4), piece: r.chance(0.3) ? r.range(1, 400) : Infinity };
     if (kind < 0.65) return { ...good, bytes: r.logRange(400, 20_000), up: r.chance(0.5), stallMs: r.range(100, 1_500) };
-    return { ...good, lifeMs: r.range(200, 4_000), delayMs: r.range(0, 80) };
+    return { ...good, lifeMs: r.range(200, 2_500), delayMs: r.range(0, 80) };
   }
 
   #serve(client: Socket): void {
