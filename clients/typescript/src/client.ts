@@ -2,12 +2,12 @@ import { backoffMs, type Backoff } from "./backoff.js";
 import { systemClock, type Clock } from "./clock.js";
 import { Dispatcher } from "./dispatcher.js";
 import { RideshareError, errorOf, isTransient } from "./errors.js";
-import type { Commands, Events, LocationPoint, Routes, State, Tokens, Welcome } from "./generated.js";
+import type { Commands, DriverRegistration, Events, Routes, SignedInTokens, State, Welcome } from "./generated.js";
 import { Http, type Fetch } from "./http.js";
 import { INBOX_MAX, Inbox, type EventFrame } from "./inbox.js";
 import { OUTBOX_MAX, Outbox, type Settled } from "./outbox.js";
 import { POSITION_LIMITS, Positions, batchData, type BufferedPoint, type PositionLimits } from "./positions.js";
-import type { CommandType, Connection, EventMeta, EventType, Notices } from "./protocol.js";
+import type { Acks, CommandType, Connection, EventMeta, EventType, LocationPoint, Notices } from "./protocol.js";
 import { after } from "./reconnect.js";
 import { SignIn } from "./sign_in.js";
 import { Socket, type Frame, type SocketEnd, type WebSocketConstructor } from "./socket.js";
@@ -91,16 +91,17 @@ export interface Measured {
 }
 
 type Route = keyof Routes;
-type Of<R extends Route, Part extends string> = Routes[R] extends Record<Part, infer T> ? T : never;
+/** A part of a call that the route has. Without required fields it may be left out. */
+type Part<Name extends string, T> = [T] extends [never] ? unknown : Partial<T> extends T ? { readonly [N in Name]?: T } : { readonly [N in Name]: T };
 
-export interface CallOptions<R extends Route> {
-  /** Values of the `{names}` in the path. */
-  readonly path?: Record<string, string>;
-  readonly query?: Of<R, "query"> extends never ? Record<string, string | number | boolean> : Of<R, "query">;
-  readonly body?: Of<R, "body"> extends never ? unknown : Of<R, "body">;
-  /** Whether it is repeated also if the first one may have had its effect. By default GET, PUT and DELETE are. */
-  readonly repeatable?: boolean;
-}
+export type CallOptions<R extends Route> = Part<"path", Routes[R]["path"]> &
+  Part<"query", Routes[R]["query"]> &
+  Part<"body", Routes[R]["body"]> & {
+    /** Whether it is repeated also if the first one may have had its effect. By default all but POST are. */
+    readonly repeatable?: boolean;
+  };
+/** Left out if there is nothing that must be said. */
+type CallArguments<R extends Route> = Partial<CallOptions<R>> extends CallOptions<R> ? [options?: CallOptions<R>] : [options: CallOptions<R>];
 
 type NoticeType = keyof Notices;
 type HandlerOf<T> = T extends NoticeType
@@ -168,7 +169,9 @@ export class Rideshare {
   #batchAttempts = 0;
   /** The frames of the library itself whose answers it waits for. */
   readonly #internal = new Map<string, (error: RideshareError | undefined, data: unknown) => void>();
+  /** The newest event that the platform knows to be handled, and the newest that was sent as such on this connection. */
   #acked = 0;
+  #ackSent = 0;
   #ackedAt = 0;
   #refreshSocketAt: number | undefined;
   #positionsStoredAt = 0;
@@ -195,7 +198,7 @@ export class Rideshare {
       verify: async (code) => {
         const body = { phone, code, request_id: answer.request_id };
         const call = { method: "POST", path: "/v1/auth/token", body, repeatable: false, withinMs: 20_000 };
-        const tokens = (await http.call(call)) as Tokens;
+        const tokens = (await http.call(call)) as SignedInTokens;
         return Rideshare.#load(options, parts, await SignIn.begin(http, clock, tokenStorage, tokens));
       },
     };
@@ -300,7 +303,7 @@ export class Rideshare {
    *
    * @throws RideshareError the platform's refusal by its code, or `expired`, `over`, `outbox_full`, `frame_too_large`, `signed_out`, `closed`
    */
-  async send<T extends CommandType>(type: T, data: Commands[T]["data"], options: { readonly ttlMs?: number } = {}): Promise<Commands[T]["ack"]> {
+  async send<T extends CommandType>(type: T, data: Commands[T], options: { readonly ttlMs?: number } = {}): Promise<Acks[T]> {
     if (this.#signIn.ended) throw new RideshareError("signed_out", "the sign-in has ended: sign in again");
     if (this.#closed) throw new RideshareError("closed", "the client is closed");
     const id = this.#newId();
@@ -313,7 +316,7 @@ export class Rideshare {
     // It must outlive the app before the platform can have it.
     await this.#storeOutbox();
     this.#pump();
-    return (await answer) as Commands[T]["ack"];
+    return (await answer) as Acks[T];
   }
 
   /** Buffers a position, and sends it as soon as possible. It never fails; `positionsLost` says what the buffer had to leave out. */
@@ -340,21 +343,22 @@ export class Rideshare {
    *
    * @throws RideshareError
    */
-  async call<R extends Route>(route: R, options: CallOptions<R> = {}): Promise<Of<R, "answer">> {
+  async call<R extends Route>(route: R, ...given: CallArguments<R>): Promise<Routes[R]["answer"]> {
+    const options = (given[0] ?? {}) as { path?: Record<string, string>; query?: Record<string, unknown>; body?: unknown; repeatable?: boolean };
     const [method, template] = route.split(" ") as [string, string];
     const path = template.replace(/\{(\w+)\}/g, (_, name: string) => encodeURIComponent(options.path?.[name] ?? ""));
     const query = new URLSearchParams();
     for (const [name, value] of Object.entries(options.query ?? {})) if (value !== undefined) query.set(name, String(value));
     const whole = query.size > 0 ? `${path}?${query.toString()}` : path;
     const repeatable = options.repeatable ?? method !== "POST";
-    return (await this.#call(method, whole, options.body, repeatable)) as Of<R, "answer">;
+    return (await this.#call(method, whole, options.body, repeatable)) as Routes[R]["answer"];
   }
 
   /** Registers this person as a driver too; also if an earlier try, whose answer was lost, has done it.
    *
    * @throws RideshareError
    */
-  async registerDriver(vehicle: Record<string, unknown>): Promise<void> {
+  async registerDriver(vehicle: DriverRegistration): Promise<void> {
     try {
       await this.#call("POST", "/v1/drivers", vehicle, true);
     } catch (error) {
@@ -476,7 +480,7 @@ export class Rideshare {
       this.#missed(welcome.missed);
       why = "missed";
     }
-    const { ride } = welcome.state as { ride: { ride_id: string; driver_id: string; status: string } | null };
+    const { ride } = welcome.state;
     this.#driving = ride && ride.driver_id === this.userId && ride.status !== "arrived" ? ride.ride_id : undefined;
     if (why) {
       this.#stateSent = true;
@@ -487,6 +491,7 @@ export class Rideshare {
     const life = Date.parse(welcome.expires_at) - Date.parse(welcome.server_time);
     this.#refreshSocketAt = Number.isFinite(life) ? now + life - Math.min(60_000, life / 5) : undefined;
     this.#outbox.connected(now);
+    this.#ackSent = 0;
     this.#batchAt = now;
     this.#batchAttempts = 0;
     this.#setConnection("open");
@@ -632,7 +637,7 @@ export class Rideshare {
         this.#outbox.sent(command, this.#number, now + repeat / 2 + (this.#clock.random() * repeat) / 2);
       }
       this.#refreshSocket(now);
-      const unacked = (this.#inbox.handled ?? 0) - this.#acked;
+      const unacked = (this.#inbox.handled ?? 0) - Math.max(this.#acked, this.#ackSent);
       if (unacked >= EVENTS_AN_ACK || (unacked > 0 && now >= this.#ackedAt + this.#times.mailboxAckMs)) this.#ackMailbox();
     }
     this.#schedule();
@@ -653,7 +658,7 @@ export class Rideshare {
       if (!this.#resumed(now)) at.push(this.#welcomedAt + this.#times.resumeMs);
       if (this.#positions.size > 0) at.push(this.#batchAt);
       if (this.#positionsFirst.size > 0) at.push(this.#welcomedAt + this.#times.positionsFirstMs);
-      if ((this.#inbox.handled ?? 0) > this.#acked) at.push(this.#ackedAt + this.#times.mailboxAckMs);
+      if ((this.#inbox.handled ?? 0) > Math.max(this.#acked, this.#ackSent)) at.push(this.#ackedAt + this.#times.mailboxAckMs);
       at.push(this.#refreshSocketAt);
       const paced = this.#socket?.sendInMs() ?? 0;
       if (paced > 0) at.push(now + paced);
@@ -705,9 +710,11 @@ export class Rideshare {
     const seq = this.#inbox.handled ?? 0;
     const id = this.#newId();
     if (!this.#send(id, "mailbox.ack", { seq })) return;
+    this.#ackSent = seq;
     this.#ackedAt = this.#clock.monotonic();
     this.#internal.set(id, (error) => {
-      if (!error) this.#acked = Math.max(this.#acked, seq);
+      if (error) this.#ackSent = this.#acked;
+      else this.#acked = Math.max(this.#acked, seq);
     });
   }
 

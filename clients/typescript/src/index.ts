@@ -6,6 +6,6 @@ export { POSITION_LIMITS, type PositionLimits } from "./positions.js";
 export { INBOX_MAX, type EventFrame } from "./inbox.js";
 export { systemClock, type Clock } from "./clock.js";
 export type { Backoff } from "./backoff.js";
-export type { CommandData, CommandType, Connection, EventMeta, EventType, Notices, StateUpdate } from "./protocol.js";
+export type { Acks, CommandData, CommandType, Connection, EventMeta, EventType, LocationPoint, Notices, StateUpdate } from "./protocol.js";
 export type { WebSocketConstructor, WebSocketLike } from "./socket.js";
 export type * from "./generated.js";

@@ -1,4 +1,4 @@
-import type { LocationPoint } from "./generated.js";
+import type { LocationPoint } from "./protocol.js";
 
 /** Bounds of the buffer of positions. */
 export interface PositionLimits {

@@ -1,11 +1,46 @@
 /** The protocol as this library uses it, over the types of `generated.ts`. */
-import type { Commands, Events, LiveLocation, State } from "./generated.js";
+import type {
+  BeaconAck,
+  Commands,
+  Events,
+  Frames,
+  LocationData,
+  MailboxAcked,
+  OfferAck,
+  PositionsAck,
+  RefreshAck,
+  RideAck,
+  SearchAck,
+  State,
+} from "./generated.js";
 import type { RideshareError } from "./errors.js";
 import type { EventFrame } from "./inbox.js";
 
 /** What an app sends by `send`. Positions, acks of the mailbox and tokens are sent by the library. */
 export type CommandType = Exclude<keyof Commands, "location.update" | "mailbox.ack" | "auth.refresh">;
-export type CommandData = Commands[CommandType]["data"];
+export type CommandData = Commands[CommandType];
+
+/** The `data` of a command's ack. A command without one here does not compile. */
+type AcksOf<T extends Record<keyof Commands, unknown>> = T;
+export type Acks = AcksOf<{
+  "auth.refresh": RefreshAck;
+  "beacon.update": BeaconAck;
+  "finder.update": SearchAck;
+  "location.update": PositionsAck;
+  "mailbox.ack": MailboxAcked;
+  "match.accept": OfferAck;
+  "match.reject": OfferAck;
+  "ride.arrive": RideAck;
+  "ride.cancel": RideAck;
+  "ride.start": RideAck;
+  "ride.wait": RideAck;
+}>;
+
+/** A measured position as it is sent, without `sent_at`, which the message has. */
+export type LocationPoint = Omit<LocationData, "points" | "sent_at" | "location" | "recorded_at"> & {
+  location: NonNullable<LocationData["location"]>;
+  recorded_at: string;
+};
 export type EventType = keyof Events;
 
 /** What comes with an event's data. */
@@ -41,7 +76,7 @@ export interface Notices {
   /** At the first connection of this life of the app, and after events were missed. Events up to `state.seq` are in it. */
   state: StateUpdate;
   /** Where the passenger's driver is: at most once in a while, the newest one counts. */
-  "location.live": LiveLocation;
+  "location.live": Frames["location.live"];
   connection: { readonly connection: Connection; readonly error?: RideshareError | undefined };
   /** These events are no longer there; a `state` follows. */
   missed: { readonly from: number; readonly to: number };

@@ -1,6 +1,6 @@
 import type { Clock } from "./clock.js";
 import { RideshareError } from "./errors.js";
-import type { Tokens } from "./generated.js";
+import type { SignedInTokens } from "./generated.js";
 import type { Http } from "./http.js";
 import { readJson, type Storage } from "./storage.js";
 
@@ -38,7 +38,7 @@ export class SignIn {
   }
 
   /** The sign-in that the answer to a code began. */
-  static async begin(http: Http, clock: Clock, storage: Storage, answer: Tokens): Promise<SignIn> {
+  static async begin(http: Http, clock: Clock, storage: Storage, answer: SignedInTokens): Promise<SignIn> {
     const signIn = new SignIn(http, clock, storage, storedOf(answer));
     await signIn.#accept(answer);
     return signIn;
@@ -107,7 +107,7 @@ export class SignIn {
     const body = { refresh_token: this.#tokens.refresh_token };
     try {
       const call = { method: "POST", path: "/v1/auth/refresh", body, repeatable: true, withinMs: REFRESH_WITHIN_MS };
-      await this.#accept((await this.#http.call(call)) as Tokens);
+      await this.#accept((await this.#http.call(call)) as SignedInTokens);
     } catch (error) {
       if (!(error instanceof RideshareError && error.status === 401)) throw error;
       if (await this.#adopt()) return;
@@ -126,7 +126,7 @@ export class SignIn {
     return true;
   }
 
-  async #accept(answer: Tokens): Promise<void> {
+  async #accept(answer: SignedInTokens): Promise<void> {
     const tokens = storedOf(answer);
     const life = answer.expires_in_s;
     await this.#storage.set(KEY, JSON.stringify(tokens));
@@ -142,7 +142,7 @@ export class SignIn {
   }
 }
 
-function storedOf(answer: Tokens): StoredSignIn {
+function storedOf(answer: SignedInTokens): StoredSignIn {
   if (typeof answer?.access_token !== "string" || typeof answer.refresh_token !== "string" || typeof answer.user?.id !== "string") {
     throw new RideshareError("bad_answer", "the answer to a sign-in has no tokens");
   }

@@ -222,8 +222,8 @@ async function check(driver: App, passenger: App, rideId: string): Promise<void>
     await until(() => app.client.pending.commands === 0 && app.client.pending.positions === 0, `${app.name}: something stays pending`, problems);
     const state = await app.http((client) => client.state());
     expect(!state.search && !state.offer && !state.ride, () => `${app.name}: ${JSON.stringify([state.search, state.offer, state.ride])} is left`);
-    expect((state.beacon as { active?: boolean } | null)?.active !== true, () => `${app.name}: the beacon is on`);
-    const { rides } = (await app.http((client) => client.call("GET /v1/rides" as never))) as unknown as { rides: { ride_id: string; status: string }[] };
+    expect(state.beacon?.active !== true, () => `${app.name}: the beacon is on`);
+    const { rides } = await app.http((client) => client.call("GET /v1/rides"));
     expect(rides.length === 1 && rides[0]?.ride_id === rideId && rides[0].status === "completed", () => `${app.name}: rides ${JSON.stringify(rides)}`);
   }
   const searches = passenger.handled.filter(({ type, data }) => type === "user.finder" && (data as { active: boolean }).active);
