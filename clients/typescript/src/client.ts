@@ -23,9 +23,9 @@ export interface Times {
   readonly answerMs: number;
   /** Silence after which the server is asked for a sign of life. */
   readonly heartbeatMs: number;
-  /** After a connection with its welcome: for the events missed, before commands are repeated in any case. */
+  /** For the next of the events that were missed: a connection that brings none of them is given up. */
   readonly resumeMs: number;
-  /** For which `ride.arrive` waits for the positions before it, from the beginning of a connection. */
+  /** For which `ride.arrive` waits for the positions before it, while there is a connection. */
   readonly positionsFirstMs: number;
   /** Between two acks of the mailbox. */
   readonly mailboxAckMs: number;
@@ -41,7 +41,7 @@ export const TIMES: Times = {
   openMs: 10_000,
   answerMs: 10_000,
   heartbeatMs: 20_000,
-  resumeMs: 5_000,
+  resumeMs: 15_000,
   positionsFirstMs: 15_000,
   mailboxAckMs: 5_000,
   storePositionsMs: 1_000,
@@ -139,6 +139,9 @@ export class Rideshare {
   readonly #notices = new Map<NoticeType, Set<(notice: any) => void>>();
   /** The newest position before each `ride.arrive` that waits. */
   readonly #positionsFirst = new Map<string, number>();
+  /** Those of them that could be sent otherwise, and when the first one is sent although positions wait. */
+  readonly #held = new Set<string>();
+  #heldUntil = Infinity;
   readonly #device: string;
   readonly #idPrefix: string;
   #lastId = 0;
@@ -152,6 +155,8 @@ export class Rideshare {
   /** Counts the connections; that of `#socket`. */
   #number = 0;
   #welcomedAt = 0;
+  /** When the newest event came, or the welcome before the first. */
+  #eventAt = 0;
   /** The newest event when the connection began. */
   #resumeTo = 0;
   #receivedSomething = false;
@@ -468,6 +473,7 @@ export class Rideshare {
   #onWelcome(welcome: Welcome): void {
     const now = this.#clock.monotonic();
     this.#welcomedAt = now;
+    this.#eventAt = now;
     this.#resumeTo = welcome.last_seq;
     const { received } = this.#inbox;
     let why: Notices["state"]["why"] | undefined = this.#stateSent ? undefined : "start";
@@ -556,6 +562,7 @@ export class Rideshare {
     const receipt = this.#inbox.receive(event);
     if (receipt === "gap" || receipt === "full") return this.#socket?.close(4000, `events: ${receipt}`);
     if (receipt === "repeated") return;
+    this.#eventAt = this.#clock.monotonic();
     this.#follow(event);
     this.#settle(this.#outbox.onEvent(event, this.#number));
     this.#dispatcher.kick();
@@ -628,14 +635,25 @@ export class Rideshare {
     if (this.#positionsChanged && now >= this.#positionsStoredAt + this.#times.storePositionsMs) this.#storePositions();
     if (this.#socket?.welcome) {
       this.#sendPositions(now);
-      const first = now - this.#welcomedAt < this.#times.positionsFirstMs;
-      for (const command of this.#outbox.due(now, this.#number, this.#resumed(now))) {
+      if (!this.#resumed() && now >= this.#eventAt + this.#times.resumeMs) {
+        this.#socket.close(4000, "the missed events do not come");
+        return;
+      }
+      let heldUntil = Infinity;
+      this.#held.clear();
+      for (const command of this.#outbox.due(now, this.#number, this.#resumed())) {
         const barrier = this.#positionsFirst.get(command.id);
-        if (first && barrier !== undefined && (this.#positions.oldest ?? Infinity) <= barrier) continue;
+        const until = Math.max(this.#welcomedAt, command.beganAt) + this.#times.positionsFirstMs;
+        if (barrier !== undefined && now < until && (this.#positions.oldest ?? Infinity) <= barrier) {
+          heldUntil = Math.min(heldUntil, until);
+          this.#held.add(command.id);
+          continue;
+        }
         if (!this.#send(command.id, command.type, command.data)) break;
         const repeat = this.#times.answerMs * 2 ** Math.min(command.attempts, 3);
         this.#outbox.sent(command, this.#number, now + repeat / 2 + (this.#clock.random() * repeat) / 2);
       }
+      this.#heldUntil = heldUntil;
       this.#refreshSocket(now);
       const unacked = (this.#inbox.handled ?? 0) - Math.max(this.#acked, this.#ackSent);
       if (unacked >= EVENTS_AN_ACK || (unacked > 0 && now >= this.#ackedAt + this.#times.mailboxAckMs)) this.#ackMailbox();
@@ -643,8 +661,9 @@ export class Rideshare {
     this.#schedule();
   }
 
-  #resumed(now: number): boolean {
-    return (this.#inbox.received ?? 0) >= this.#resumeTo || now - this.#welcomedAt >= this.#times.resumeMs;
+  /** Whether the events that were missed before this connection are here. */
+  #resumed(): boolean {
+    return (this.#inbox.received ?? 0) >= this.#resumeTo;
   }
 
   #schedule(): void {
@@ -652,21 +671,20 @@ export class Rideshare {
     if (this.#closed || this.#signIn.ended) return;
     const now = this.#clock.monotonic();
     const connected = this.#socket?.welcome !== undefined;
-    const at: (number | undefined)[] = [this.#outbox.nextAt(connected ? this.#number : 0, this.#resumed(now))];
+    const at: (number | undefined)[] = [this.#outbox.nextAt(connected ? this.#number : 0, this.#resumed(), this.#held)];
     if (this.#positionsChanged) at.push(this.#positionsStoredAt + this.#times.storePositionsMs);
     if (connected) {
-      if (!this.#resumed(now)) at.push(this.#welcomedAt + this.#times.resumeMs);
+      if (!this.#resumed()) at.push(this.#eventAt + this.#times.resumeMs);
       if (this.#positions.size > 0) at.push(this.#batchAt);
-      if (this.#positionsFirst.size > 0) at.push(this.#welcomedAt + this.#times.positionsFirstMs);
+      if (this.#positionsFirst.size > 0) at.push(this.#heldUntil);
       if ((this.#inbox.handled ?? 0) > Math.max(this.#acked, this.#ackSent)) at.push(this.#ackedAt + this.#times.mailboxAckMs);
       at.push(this.#refreshSocketAt);
-      const paced = this.#socket?.sendInMs() ?? 0;
-      if (paced > 0) at.push(now + paced);
     }
     const known = at.filter((time): time is number => time !== undefined);
     if (known.length === 0) return;
-    // Not again at once: what is due and cannot be sent waits for something else too.
-    const wait = Math.min(Math.max(Math.min(...known) - now, 5), 2 ** 31 - 1);
+    // What is due, and cannot be sent now, waits until a frame may be sent. A timer cannot be longer than 24 days.
+    const paced = connected ? (this.#socket?.sendInMs() ?? 0) : 0;
+    const wait = Math.min(Math.max(Math.min(...known) - now, paced, 5), 2 ** 31 - 1);
     this.#timer = this.#clock.setTimeout(() => this.#pump(), wait);
   }
 

@@ -106,12 +106,13 @@ export class Outbox {
     });
   }
 
-  /** When `due` or `expire` has something to do next. */
-  nextAt(connection: number, resumed: boolean): number | undefined {
+  /** When `due` or `expire` has something to do next. Those of `held` are due, and wait for something else. */
+  nextAt(connection: number, resumed: boolean, held: ReadonlySet<string>): number | undefined {
     const busy = new Set<string>();
     let at: number | undefined;
     for (const command of this.#pending) {
-      const waits = busy.has(command.key) || (command.attempts > 0 && command.sentOn !== connection && !resumed);
+      const again = command.attempts > 0 && command.sentOn !== connection && !resumed;
+      const waits = busy.has(command.key) || again || held.has(command.id);
       busy.add(command.key);
       const next = waits || connection === 0 ? command.expiresAt : Math.min(command.sendAt, command.expiresAt);
       at = at === undefined ? next : Math.min(at, next);
@@ -146,7 +147,8 @@ export class Outbox {
 
   refuse(id: string, error: RideshareError): Settled | undefined {
     const command = this.#take(id);
-    return command && { command, outcome: { error } };
+    // A repeat may be refused because the first one had its effect.
+    return command && { command, outcome: command.evidence ?? { error } };
   }
 
   /** What an event says about commands whose answer may be lost. */

@@ -154,6 +154,8 @@ export async function ride(seed: number, url: (who: "driver" | "passenger") => s
   const phone = (n: number) => `+1212${String(2_000_000 + (process.pid % 500) * 10_000 + seed * 2 + n).padStart(7, "0")}`;
   const pickup = { lat: 20 + (seed % 60) * 0.5, lng: -130 + Math.floor(seed / 60) * 0.5 };
   const dropoff = { lat: pickup.lat + 2_000 * METRE, lng: pickup.lng };
+  let over = false;
+  let measuring = Promise.resolve();
   try {
     await Promise.all([driver.signIn(phone(0)), passenger.signIn(phone(1))]);
     await driver.http((client) => client.registerDriver({ vehicle_type: "car", plate: `C${process.pid % 1_000}S${seed}` }));
@@ -174,21 +176,26 @@ export async function ride(seed: number, url: (who: "driver" | "passenger") => s
     const { ride_id, pin } = begun;
     const own = (data: Record<string, unknown>) => data.ride_id === ride_id;
     await driver.event("ride.pickup", own);
-    await driver.command((client) => client.send("ride.start", { ride_id, pin }));
-    await driver.event("ride.started", own);
-    // From the pickup to the dropoff, and there until the ride is over: the network may be gone for any part of it.
-    let over = false;
-    const measure = async (from: number, to: number, pauseMs: number) => {
-      for (let n = from; n <= to && !over; n += 1) {
-        const share = Math.min(n, POINTS) / POINTS;
-        const location = { lat: pickup.lat + (dropoff.lat - pickup.lat) * share, lng: pickup.lng };
+    // A phone measures all the time: at the pickup, on the way, and at the dropoff until the ride is over. The network may be gone for any part.
+    let at = 0;
+    let step = 0;
+    let arrive = () => {};
+    const arrives = new Promise<void>((resolve) => (arrive = resolve));
+    const measure = async () => {
+      while (!over) {
+        at = Math.min(at + step, POINTS);
+        if (at === POINTS) arrive();
+        const location = { lat: pickup.lat + ((dropoff.lat - pickup.lat) * at) / POINTS, lng: pickup.lng };
         await driver.settled();
         driver.client.position({ location, accuracy_m: 5, speed_mps: 14, heading_deg: 0 });
-        await new Promise((resolve) => setTimeout(resolve, pauseMs));
+        await new Promise((resolve) => setTimeout(resolve, 60));
       }
     };
-    await measure(0, POINTS, 60);
-    const measuring = measure(POINTS, Infinity, 250);
+    measuring = measure();
+    await driver.command((client) => client.send("ride.start", { ride_id, pin }));
+    await driver.event("ride.started", own);
+    step = 1;
+    await arrives;
     await driver.command((client) => client.send("ride.arrive", { ride_id }));
     const [completed] = await Promise.all([passenger.event("ride.completed", own), driver.event("ride.completed", own)]);
     over = true;
@@ -203,6 +210,8 @@ export async function ride(seed: number, url: (who: "driver" | "passenger") => s
       restarts: driver.restarts + passenger.restarts,
     };
   } finally {
+    over = true;
+    await measuring;
     await Promise.all([driver, passenger].map((app) => app.settled().then(() => app.client?.close())));
   }
 }

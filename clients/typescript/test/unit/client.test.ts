@@ -233,6 +233,49 @@ test("what was sent before is repeated once the missed events are here, unless t
   assert.deepEqual([search(), arrive()], [{ request_id: "q" }, undefined]);
 });
 
+test("a connection that does not bring the missed events is given up, and nothing is repeated on it", async () => {
+  const world = new World();
+  const client = await world.open({ times: { heartbeatMs: 3_600_000 } });
+  void client.send("ride.arrive", { ride_id: "r" });
+  await settle();
+  world.server.socket.end(1006);
+  await world.clock.advance(1_000);
+  world.server.socket.welcome({ last_seq: 3 });
+  await world.clock.advance(14_000);
+  world.server.socket.event(1, "user.beacon");
+  await world.clock.advance(14_000);
+  assert.deepEqual([world.server.sockets.length, world.server.socket.of("ride.arrive")], [2, []]);
+  await world.clock.advance(2_000);
+  assert.deepEqual([world.server.sockets.length, world.server.socket.lastSeq], [3, "1"]);
+});
+
+test("a repeat that is refused because the first one had its effect is no failure", async () => {
+  const world = new World();
+  const client = await world.open();
+  const started = outcome(client.send("ride.start", { ride_id: "r", pin: "1" }));
+  await world.clock.advance(11_000);
+  assert.equal(world.server.socket.of("ride.start").length, 2);
+  world.server.socket.event(1, "ride.started", { ride_id: "r", status: "started", version: 2 });
+  world.server.socket.error(world.server.socket.of("ride.start")[1], { code: "ride_arrived" });
+  await settle();
+  assert.deepEqual(started(), { ride_id: "r", status: "started", version: 2 });
+});
+
+test("what waits does not keep the phone awake", async () => {
+  const world = new World();
+  const client = await world.open({ times: { heartbeatMs: 3_600_000, answerMs: 3_600_000 } });
+  let timers = 0;
+  const { setTimeout } = world.clock;
+  world.clock.setTimeout = (run, ms) => {
+    timers += 1;
+    return setTimeout.call(world.clock, run, ms);
+  };
+  client.position({ location: { lat: 1, lng: 1 } });
+  void client.send("ride.arrive", { ride_id: "r" });
+  await world.clock.advance(14_000);
+  assert.ok(timers < 20, `${timers} timers`);
+});
+
 test("a frame that is too large is not sent, nor one too many", async () => {
   const world = new World();
   const client = await world.open({ outboxMax: 1 });
@@ -290,13 +333,13 @@ test("the arrival is sent after the positions before it, but does not wait for e
   await settle();
   assert.equal(world.server.socket.of("ride.arrive").length, 1);
   const stuck = new World();
-  const other = await stuck.open();
+  const other = await stuck.open({ times: { heartbeatMs: 3_600_000 } });
+  await stuck.clock.advance(60_000);
   other.position({ location: { lat: 1, lng: 1 } });
   void other.send("ride.arrive", { ride_id: "r" });
   await stuck.clock.advance(14_000);
-  stuck.server.socket.frame({ type: "location.live", data: {} });
   assert.deepEqual(stuck.server.socket.of("ride.arrive"), []);
-  await stuck.clock.advance(1_500);
+  await stuck.clock.advance(1_000);
   assert.equal(stuck.server.socket.of("ride.arrive").length, 1);
 });
 
@@ -541,4 +584,58 @@ test("a storage that fails is announced, and the ride goes on", async () => {
   await settle();
   assert.deepEqual([seen, sent()], [1, { ok: true }]);
   assert.ok(failures > 0);
+});
+
+test("an app whose handlers are far behind reads no more, and resumes when they are not", async () => {
+  const world = new World();
+  const client = await world.open({ times: { heartbeatMs: 3_600_000 } });
+  let release = () => {};
+  let count = 0;
+  client.on("*", async () => {
+    count += 1;
+    if (count === 1) await new Promise<void>((resolve) => (release = resolve));
+  });
+  for (let seq = 1; seq <= 1_001; seq += 1) world.server.socket.event(seq, "user.beacon");
+  assert.equal(world.server.sockets[0]?.closedWith, 4000);
+  await world.clock.advance(60_000);
+  assert.deepEqual([count, world.server.sockets.length], [1, 1]);
+  release();
+  for (let n = 0; n < 40; n += 1) await settle();
+  await world.clock.advance(200);
+  assert.deepEqual([count, world.server.sockets.length, world.server.socket.lastSeq], [1_000, 2, "1000"]);
+});
+
+test("who was too fast sends at half the rate, and not at once", async () => {
+  const world = new World();
+  const client = await world.open();
+  world.server.socket.end(4009);
+  await world.clock.advance(1_900);
+  assert.equal(world.server.sockets.length, 1);
+  await world.clock.advance(200);
+  world.server.socket.welcome();
+  for (let n = 0; n < 60; n += 1) void client.send("ride.wait", { ride_id: `r${n}` });
+  await settle();
+  assert.equal(world.server.socket.sent.length, 20);
+});
+
+test("the token of an earlier life may be an old one: it is asked about at once, and refreshed before the socket ends with it", async () => {
+  const world = new World();
+  await (await world.client()).close();
+  const client = await Rideshare.restore({ ...world.options, times: { heartbeatMs: 3_600_000 } });
+  assert.ok(client);
+  world.server.answers.set("GET /v1/me", () => (world.server.calls.at(-1)?.token === "access-1" ? { status: 401, body: { code: "unauthorized" } } : { status: 200 }));
+  client.connect();
+  await settle();
+  world.server.socket.end(1006);
+  await world.clock.advance(1_000);
+  assert.deepEqual(world.server.socket.protocols, ["bearer", "access-2"]);
+  await client.close();
+  const again = await Rideshare.restore({ ...world.options, times: { heartbeatMs: 3_600_000 } });
+  assert.ok(again);
+  again.connect();
+  await settle();
+  assert.deepEqual(world.server.socket.protocols, ["bearer", "access-2"]);
+  world.server.socket.welcome({ expires_at: "2026-11-27T00:03:00Z" });
+  await world.clock.advance(145_000);
+  assert.deepEqual(world.server.socket.of("auth.refresh").map(({ data }) => data), [{ access_token: "access-3" }]);
 });
