@@ -352,9 +352,7 @@ export class Rideshare {
     const options = (given[0] ?? {}) as { path?: Record<string, string>; query?: Record<string, unknown>; body?: unknown; repeatable?: boolean };
     const [method, template] = route.split(" ") as [string, string];
     const path = template.replace(/\{(\w+)\}/g, (_, name: string) => encodeURIComponent(options.path?.[name] ?? ""));
-    const query = new URLSearchParams();
-    for (const [name, value] of Object.entries(options.query ?? {})) if (value !== undefined) query.set(name, String(value));
-    const whole = query.size > 0 ? `${path}?${query.toString()}` : path;
+    const whole = path + queryOf(options.query ?? {});
     const repeatable = options.repeatable ?? method !== "POST";
     return (await this.#call(method, whole, options.body, repeatable)) as Routes[R]["answer"];
   }
@@ -429,9 +427,8 @@ export class Rideshare {
   /** One connection. Returns how long to wait before the next one, milliseconds. */
   async #serve(token: string): Promise<number> {
     const end = await new Promise<SocketEnd>((resolve) => {
-      const query = new URLSearchParams({ device: this.#device });
-      if (this.#inbox.received !== undefined) query.set("last_seq", String(this.#inbox.received));
-      const url = `${this.#http.url.replace(/^http/, "ws")}/v1/ws?${query.toString()}`;
+      const query = queryOf({ device: this.#device, last_seq: this.#inbox.received });
+      const url = `${this.#http.url.replace(/^http/, "ws")}/v1/ws${query}`;
       this.#number += 1;
       this.#socketToken = token;
       this.#receivedSomething = false;
@@ -842,6 +839,19 @@ function randomText(clock: Clock, length: number): string {
   return Array.from({ length }, () => letters[Math.floor(clock.random() * letters.length)]).join("");
 }
 
+/** React Native has neither a whole URLSearchParams nor, everywhere, a TextEncoder. */
+function queryOf(parameters: Record<string, unknown>): string {
+  const known = Object.entries(parameters).filter(([, value]) => value !== undefined && value !== null);
+  const parts = known.map(([name, value]) => `${encodeURIComponent(name)}=${encodeURIComponent(String(value))}`);
+  return parts.length > 0 ? `?${parts.join("&")}` : "";
+}
+
+/** The bytes of a text in UTF-8. */
 function byteLength(text: string): number {
-  return new TextEncoder().encode(text).length;
+  let bytes = 0;
+  for (const character of text) {
+    const code = character.codePointAt(0) ?? 0;
+    bytes += code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+  }
+  return bytes;
 }

@@ -62,7 +62,7 @@ test("a socket opens with the token, the device and the newest seq", async () =>
   client.connect();
   await settle();
   const { socket } = world.server;
-  assert.equal(socket.url, "wss://rides.example/v1/ws?device=phone+1");
+  assert.equal(socket.url, "wss://rides.example/v1/ws?device=phone%201");
   assert.deepEqual(socket.protocols, ["bearer", "access-1"]);
   socket.welcome({ last_seq: 7 });
   socket.event(8, "ride.started");
@@ -281,6 +281,7 @@ test("a frame that is too large is not sent, nor one too many", async () => {
   const client = await world.open({ outboxMax: 1 });
   const large = client.send("ride.cancel", { ride_id: "r", reason: "x".repeat(70_000) });
   await assert.rejects(large, { code: "frame_too_large" });
+  await assert.rejects(client.send("ride.cancel", { ride_id: "r", reason: "😀".repeat(16_384) }), { code: "frame_too_large" });
   void client.send("ride.arrive", { ride_id: "r" });
   await assert.rejects(client.send("ride.arrive", { ride_id: "s" }), { code: "outbox_full" });
 });
