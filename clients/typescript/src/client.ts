@@ -152,6 +152,8 @@ export class Rideshare {
   #socket: Socket | undefined;
   /** The access token by which the socket goes. */
   #socketToken = "";
+  /** A command over the present connection was refused because of it. */
+  #tokenRefused = false;
   /** Counts the connections; that of `#socket`. */
   #number = 0;
   #welcomedAt = 0;
@@ -431,6 +433,7 @@ export class Rideshare {
       const url = `${this.#http.url.replace(/^http/, "ws")}/v1/ws${query}`;
       this.#number += 1;
       this.#socketToken = token;
+      this.#tokenRefused = false;
       this.#receivedSomething = false;
       const events = {
         welcome: (welcome: Welcome) => this.#onWelcome(welcome),
@@ -449,8 +452,8 @@ export class Rideshare {
       this.#setConnection("displaced");
       return 0;
     }
-    if (next.do === "refresh") {
-      await this.#signIn.refused(token);
+    if (next.do === "refresh" || this.#tokenRefused) {
+      await this.#signIn.refused(this.#socketToken);
       return lived ? 0 : backoffMs(this.#failures, this.#times.reconnect, this.#clock);
     }
     if (next.slower) this.#share = Math.max(0.1, this.#share / 2);
@@ -598,7 +601,10 @@ export class Rideshare {
       return internal(error, data);
     }
     if (!error) return this.#settle([this.#outbox.ack(id, data)]);
-    if (error.code === "unauthorized") this.#socket?.close(4000, "the access token is refused");
+    if (error.code === "unauthorized") {
+      this.#tokenRefused = true;
+      this.#socket?.close(4000, "the access token is refused");
+    }
     if (isTransient(error) || error.code === "unauthorized") {
       const wait = backoffMs(this.#outbox.attempts(id) - 1, this.#times.repeat, this.#clock);
       this.#outbox.later(id, this.#clock.monotonic() + Math.max((error.retryAfterS ?? 0) * 1_000, wait));

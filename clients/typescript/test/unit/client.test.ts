@@ -412,6 +412,18 @@ test("the end of the sign-in ends everything, and says so", async () => {
   await assert.rejects(client.state(), { code: "signed_out" });
 });
 
+test("a command that is refused for the token goes on with the next one", async () => {
+  const world = new World();
+  const client = await world.open();
+  void client.send("ride.arrive", { ride_id: "r" });
+  await settle();
+  world.server.socket.error(world.server.socket.of("ride.arrive")[0], { code: "unauthorized" });
+  await world.clock.advance(1_000);
+  assert.deepEqual([world.server.sockets.length, world.server.socket.protocols], [2, ["bearer", "access-2"]]);
+  world.server.socket.welcome();
+  assert.equal(world.server.socket.of("ride.arrive").length, 1);
+});
+
 test("another tab's refresh is taken over, and not taken for a stolen token", async () => {
   const world = new World();
   const client = await world.open();
