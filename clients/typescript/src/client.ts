@@ -609,7 +609,7 @@ export class Rideshare {
       const wait = backoffMs(this.#outbox.attempts(id) - 1, this.#times.repeat, this.#clock);
       this.#outbox.later(id, this.#clock.monotonic() + Math.max((error.retryAfterS ?? 0) * 1_000, wait));
     } else {
-      this.#settle([this.#outbox.refuse(id, error)]);
+      this.#settle([this.#outbox.refuse(id, error, this.#clock.monotonic())]);
     }
   }
 

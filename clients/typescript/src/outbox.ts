@@ -5,6 +5,12 @@ import type { EventFrame } from "./inbox.js";
 /** The most commands that wait for an ack. */
 export const OUTBOX_MAX = 100;
 
+/**
+ * For so long the refusal of a repeat is not believed, milliseconds: the first one may have had its effect, and its event is on the way. A
+ * driver may have accepted meanwhile, and a search that is a ride cannot begin.
+ */
+const REFUSAL_WAIT_MS = 3_000;
+
 /** A command without an ack. */
 export interface Pending {
   readonly id: string;
@@ -23,6 +29,8 @@ export interface Pending {
   sentOn: number;
   /** What an event said about it. It counts once the answer cannot come any more. */
   evidence: Outcome | undefined;
+  /** A repeat was refused: why, and until when an event may still say that the first one had its effect. */
+  refused: { readonly error: RideshareError; readonly until: number } | undefined;
 }
 
 export type Outcome = { readonly ack: unknown } | { readonly error: RideshareError };
@@ -100,7 +108,7 @@ export class Outbox {
   due(now: number, connection: number, resumed: boolean): Pending[] {
     const busy = new Set<string>();
     return this.#pending.filter((command) => {
-      const waits = busy.has(command.key) || (command.attempts > 0 && command.sentOn !== connection && !resumed);
+      const waits = busy.has(command.key) || command.refused || (command.attempts > 0 && command.sentOn !== connection && !resumed);
       busy.add(command.key);
       return !waits && command.sendAt <= now;
     });
@@ -114,7 +122,8 @@ export class Outbox {
       const again = command.attempts > 0 && command.sentOn !== connection && !resumed;
       const waits = busy.has(command.key) || again || held.has(command.id);
       busy.add(command.key);
-      const next = waits || connection === 0 ? command.expiresAt : Math.min(command.sendAt, command.expiresAt);
+      const sendAt = command.refused?.until ?? (waits || connection === 0 ? Infinity : command.sendAt);
+      const next = Math.min(sendAt, command.expiresAt);
       at = at === undefined ? next : Math.min(at, next);
     }
     return at;
@@ -145,10 +154,16 @@ export class Outbox {
     return this.#pending.find((pending) => pending.id === id)?.attempts ?? 0;
   }
 
-  refuse(id: string, error: RideshareError): Settled | undefined {
-    const command = this.#take(id);
-    // A repeat may be refused because the first one had its effect.
-    return command && { command, outcome: command.evidence ?? { error } };
+  /** `undefined` also if it is too early to say. */
+  refuse(id: string, error: RideshareError, now: number): Settled | undefined {
+    const command = this.#pending.find((pending) => pending.id === id);
+    if (!command) return undefined;
+    if (command.attempts > 1 && !command.evidence) {
+      command.refused ??= { error, until: now + REFUSAL_WAIT_MS };
+      return undefined;
+    }
+    this.#take(id);
+    return { command, outcome: command.evidence ?? { error } };
   }
 
   /** What an event says about commands whose answer may be lost. */
@@ -159,7 +174,7 @@ export class Outbox {
     }
     this.#learn(event.data);
     // The answer still comes over the connection on which the command was sent.
-    return this.#settle((command) => command.sentOn !== connection);
+    return this.#settle((command) => command.sentOn !== connection || command.refused !== undefined);
   }
 
   /** The connection is new: every command is to be sent again. */
@@ -172,11 +187,12 @@ export class Outbox {
   }
 
   expire(now: number): Settled[] {
-    const over = this.#pending.filter((command) => command.expiresAt <= now);
+    const over = this.#pending.filter(({ expiresAt, refused }) => expiresAt <= now || (refused && refused.until <= now));
     return over.map((command) => {
       this.#take(command.id);
       const message = `${command.type} was not acked in time; whether it had its effect is unknown`;
-      return { command, outcome: command.evidence ?? { error: new RideshareError("expired", message) } };
+      const error = command.refused?.error ?? new RideshareError("expired", message);
+      return { command, outcome: command.evidence ?? { error } };
     });
   }
 
@@ -213,7 +229,7 @@ export class Outbox {
     at: { beganAt: number; expiresAt: number; sendAt: number; restored: boolean; sent: boolean },
   ): Pending {
     const { sent, ...times } = at;
-    const command: Pending = { ...frame, ...times, key: keyOf(frame.type, frame.data), attempts: sent ? 1 : 0, sentOn: 0, evidence: undefined };
+    const command: Pending = { ...frame, ...times, key: keyOf(frame.type, frame.data), attempts: sent ? 1 : 0, sentOn: 0, evidence: undefined, refused: undefined };
     this.#pending.push(command);
     return command;
   }

@@ -9,7 +9,7 @@ export const FAST: Partial<Times> = {
   answerMs: 700,
   heartbeatMs: 500,
   resumeMs: 1_000,
-  positionsFirstMs: 5_000,
+  positionsFirstMs: 20_000,
   mailboxAckMs: 200,
   storePositionsMs: 50,
   reconnect: { baseMs: 20, maxMs: 400 },
@@ -145,6 +145,7 @@ class App {
 
 const METRE = 1 / 111_195;
 const POINTS = 24;
+const STEP_M = 83;
 const STANDS_MS = 400;
 
 /** A whole ride of two people far away from all others. Throws what was wrong. */
@@ -154,7 +155,13 @@ export async function ride(seed: number, url: (who: "driver" | "passenger") => s
   const passenger = new App("passenger", options("passenger"), trouble);
   const phone = (n: number) => `+1212${String(2_000_000 + (process.pid % 500) * 10_000 + seed * 2 + n).padStart(7, "0")}`;
   const pickup = { lat: 20 + (seed % 60) * 0.5, lng: -130 + Math.floor(seed / 60) * 0.5 };
-  const dropoff = { lat: pickup.lat + 2_000 * METRE, lng: pickup.lng };
+  // Round a corner at each point: whoever loses one takes a short cut.
+  const eastward = METRE / Math.cos((pickup.lat * Math.PI) / 180);
+  const place = (at: number) => ({
+    lat: pickup.lat + STEP_M * METRE * Math.ceil(at / 2),
+    lng: pickup.lng + STEP_M * eastward * Math.floor(at / 2),
+  });
+  const dropoff = place(POINTS);
   let over = false;
   let measuring = Promise.resolve();
   try {
@@ -186,19 +193,19 @@ export async function ride(seed: number, url: (who: "driver" | "passenger") => s
       while (!over) {
         at = Math.min(at + step, POINTS);
         if (at === POINTS) arrive();
-        const location = { lat: pickup.lat + ((dropoff.lat - pickup.lat) * at) / POINTS, lng: pickup.lng };
         await driver.settled();
-        driver.client.position({ location, accuracy_m: 5, speed_mps: 14, heading_deg: 0 });
+        driver.client.position({ location: place(at), accuracy_m: 5, speed_mps: 14, heading_deg: 0 });
         await new Promise((resolve) => setTimeout(resolve, 60));
       }
     };
     measuring = measure();
     await driver.command((client) => client.send("ride.start", { ride_id, pin }));
     await driver.event("ride.started", own);
+    await new Promise((resolve) => setTimeout(resolve, STANDS_MS));
     step = 1;
     await arrives;
-    // A vehicle stands before its ride has arrived. Here it drives 83 m in 60 ms, and the platform knows a phone's clock only as well as the
-    // network lets it: by what lies in between, the end of the track would seem to be after the arrival.
+    // A vehicle stands after its ride has started and before it has arrived. Here it drives STEP_M in 60 ms, and the platform knows a phone's clock only as well as the
+    // network lets it: by what lies in between, an end of the track would seem not to be of the ride.
     await new Promise((resolve) => setTimeout(resolve, STANDS_MS));
     await driver.command((client) => client.send("ride.arrive", { ride_id }));
     const [completed] = await Promise.all([passenger.event("ride.completed", own), driver.event("ride.completed", own)]);

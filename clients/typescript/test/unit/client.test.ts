@@ -261,6 +261,27 @@ test("a repeat that is refused because the first one had its effect is no failur
   assert.deepEqual(started(), { ride_id: "r", status: "started", version: 2 });
 });
 
+test("the refusal of a repeat is believed only when no event explains it", async () => {
+  const world = new World();
+  const client = await world.open();
+  const trip = { pickup: { lat: 1, lng: 2 }, dropoff: { lat: 3, lng: 4 }, vehicle_type: "car" as const };
+  const search = outcome(client.send("finder.update", { active: true, ...trip }));
+  const arrive = outcome(client.send("ride.arrive", { ride_id: "r" }));
+  await settle();
+  world.server.socket.end(1006);
+  await world.clock.advance(1_000);
+  world.server.socket.welcome();
+  world.server.socket.error(world.server.socket.of("finder.update")[0], { code: "ride_live" });
+  world.server.socket.error(world.server.socket.of("ride.arrive")[0], { code: "ride_ended" });
+  await world.clock.advance(2_000);
+  assert.deepEqual([search(), arrive()], [undefined, undefined]);
+  world.server.socket.event(1, "user.finder", { request_id: "q", active: true, ...trip });
+  await settle();
+  assert.deepEqual([search(), arrive()], [{ request_id: "q" }, undefined]);
+  await world.clock.advance(1_100);
+  assert.deepEqual([arrive(), world.server.socket.of("ride.arrive").length], ["ride_ended", 1]);
+});
+
 test("what waits does not keep the phone awake", async () => {
   const world = new World();
   const client = await world.open({ times: { heartbeatMs: 3_600_000, answerMs: 3_600_000 } });
