@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use users::Users;
 
 use crate::databases::DatabaseUrl;
-use crate::http;
+use crate::http::{self, Faults};
 use crate::monitor::{self, Check};
 use crate::settings::{QueueType, Settings};
 
@@ -152,13 +152,26 @@ impl App {
     /// # Errors
     /// A sentence that says what is wrong and what would be right.
     pub async fn start(settings: &Settings, services: &[Service], world: World) -> Result<Self> {
+        Self::start_with(settings, services, world, None).await
+    }
+
+    /// The same with `faults` on purpose, for people who test an app.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_with(
+        settings: &Settings,
+        services: &[Service],
+        world: World,
+        faults: Option<Arc<Faults>>,
+    ) -> Result<Self> {
         let mut app = Self::prepare(settings, services, world).await?;
         let listener = TcpListener::bind(settings.http_addr)
             .await
             .with_context(|| format!("HTTP_ADDR {}: cannot listen there", settings.http_addr))?;
         app.addr = listener.local_addr()?;
         let proxies = settings.trusted_proxies()?;
-        app.tasks.spawn(http::serve(listener, app.router.clone(), app.platform.clone(), proxies));
+        app.tasks.spawn(http::serve(listener, app.router.clone(), app.platform.clone(), proxies, faults));
         Ok(app)
     }
 

@@ -14,7 +14,7 @@ use crate::commands::markets::MarketsAction;
 use crate::commands::simulate::City;
 use crate::commands::sos::SosAction;
 use crate::commands::streams::StreamsAction;
-use crate::commands::{audit, dead_letters, dispatch, markets, run, simulate, sos, streams};
+use crate::commands::{audit, dead_letters, dispatch, markets, misbehave, run, simulate, sos, streams};
 use crate::settings::Settings;
 
 /// An event-driven ride-sharing backend: users, match, rides and location over NATS JetStream.
@@ -38,7 +38,15 @@ pub enum Command {
         services: Vec<Service>,
     },
     /// Run everything embedded, with simulated drivers and passengers taking rides over real WebSockets.
-    Demo(City),
+    Demo {
+        /// Instead, serve at HTTP_ADDR until Ctrl-C, without simulated people, and misbehave on purpose: the same way for the same seed. For
+        /// people who test their app: answers and frames are late or lost, requests get 503 and 429 with Retry-After, sockets are cut off,
+        /// fall silent, or close with 1001 and 1012. Nothing of it is against the contract.
+        #[arg(long, value_name = "SEED")]
+        faults: Option<u64>,
+        #[command(flatten)]
+        city: City,
+    },
     /// Run the same simulated city against a platform that runs elsewhere.
     Simulate {
         /// Where users answers: `http://host:port`; several with commas.
@@ -99,7 +107,8 @@ impl Cli {
         match self.command {
             None => run::run(&settings, &[]).await,
             Some(Command::Run { services }) => run::run(&settings, &services).await,
-            Some(Command::Demo(city)) => simulate::demo(settings, &city).await,
+            Some(Command::Demo { faults: Some(seed), .. }) => misbehave::run(settings, seed).await,
+            Some(Command::Demo { faults: None, city }) => simulate::demo(settings, &city).await,
             Some(Command::Simulate { url, rides_url, city }) => simulate::simulate(url, rides_url, &city).await,
             Some(Command::Streams { action }) => streams::run(&settings, action).await,
             Some(Command::Audit { action }) => audit::run(&settings, &action).await,

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod dead_letters;
 pub mod dispatch;
 pub mod markets;
+pub mod misbehave;
 pub mod nats_permissions;
 mod progress;
 pub mod run;

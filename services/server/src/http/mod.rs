@@ -2,6 +2,7 @@
 
 mod admission;
 mod connections;
+mod faults;
 mod headers;
 mod serve;
 mod stats;
@@ -21,6 +22,7 @@ use streams::Service;
 use streams::pods::{PartHealth, PodHealth, Status};
 
 pub use admission::limited;
+pub use faults::Faults;
 pub use serve::serve;
 use stats::Stats;
 

@@ -21,6 +21,7 @@ use tower::ServiceExt;
 
 use super::admission::Peer;
 use super::connections::{Connections, bounds};
+use super::faults::{Faults, FaultyIo, Line};
 use super::write_timeout::WriteTimeout;
 use crate::open_files;
 
@@ -35,8 +36,15 @@ const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nContent-
     {\"type\":\"about:blank\",\"title\":\"Too Many Requests\",\"status\":429,\"code\":\"too_many_requests\",\
     \"limit\":\"connections_address\",\"detail\":\"close some\"}\n";
 
-/// Serves until shutdown begins; then requests in progress may finish, within a limit.
-pub async fn serve(listener: TcpListener, router: Router, platform: Platform, proxies: TrustedProxies) {
+/// Serves until shutdown begins; then requests in progress may finish, within a limit. With `faults` it misbehaves on purpose.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    platform: Platform,
+    proxies: TrustedProxies,
+    faults: Option<Arc<Faults>>,
+) {
+    let router = faults.iter().fold(router, |router, faults| faults.wrap(router));
     let by_address = platform.limiter.limits().count(Limit::ConnectionsAddress);
     let (connections_max, by_address) = bounds(open_files::limit(), by_address);
     let connections = Connections::new(by_address);
@@ -75,11 +83,13 @@ pub async fn serve(listener: TcpListener, router: Router, platform: Platform, pr
         }
         let _ = socket.set_nodelay(true);
         let (router, peer) = (router.clone(), Peer::new(peer.ip()));
+        let line = faults.as_ref().map(|_| Arc::new(Line::default()));
+        let io = TokioIo::new(FaultyIo::new(WriteTimeout::new(socket, WRITE_WAIT), line.clone()));
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
+            line.iter().for_each(|line| _ = request.extensions_mut().insert(line.clone()));
             router.clone().oneshot(request)
         });
-        let io = TokioIo::new(WriteTimeout::new(socket, WRITE_WAIT));
         let connection = builder.serve_connection(io, service).with_upgrades();
         let shutdown = platform.shutdown.clone();
         tokio::spawn(async move {

@@ -19,6 +19,7 @@ mod live_lane;
 mod logs;
 mod matrix;
 mod memory_to_nats;
+mod misbehave;
 mod nats_permissions;
 mod never;
 mod operators;

@@ -57,6 +57,7 @@ const PURE: &[&str] = &[
     "services/roads/src/cache.rs",
     "services/roads/src/osrm.rs",
     "services/roads/src/way.rs",
+    "services/server/src/http/faults/schedule.rs",
     "services/simulator/src/frame.rs",
     "services/simulator/src/position.rs",
     "services/users/src/account/mod.rs",

@@ -1,0 +1,11 @@
+export { Rideshare, TIMES, type CallOptions, type Challenge, type Measured, type Options, type Times } from "./client.js";
+export { RideshareError, isTransient, type Code, type LocalCode } from "./errors.js";
+export { MemoryStorage, type Storage } from "./storage.js";
+export { OUTBOX_MAX, ttlMs } from "./outbox.js";
+export { POSITION_LIMITS, type PositionLimits } from "./positions.js";
+export { INBOX_MAX, type EventFrame } from "./inbox.js";
+export { systemClock, type Clock } from "./clock.js";
+export type { Backoff } from "./backoff.js";
+export type { Acks, CommandData, CommandType, Connection, EventMeta, EventType, LocationPoint, Notices, StateUpdate } from "./protocol.js";
+export type { WebSocketConstructor, WebSocketLike } from "./socket.js";
+export type * from "./generated.js";
