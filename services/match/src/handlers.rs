@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, Duration, Utc};
 use geospatial::newest::Fix;
 use platform::consumer::ProgressReporter;
-use platform::{Failure, Handler, Metrics, Platform, Received, Trace, Transaction, World, kill_point};
+use platform::{Failure, Handler, Metrics, Platform, Received, Spans, Trace, Transaction, World, kill_point};
 use streams::event::RejectReason;
 use streams::{Event, RequestId, RideId, RideStatus};
+use uuid::Uuid;
 
 use crate::config::Config;
 use crate::engine::{self, Engine, Input, StepOutput, rows};
@@ -31,6 +32,7 @@ pub(crate) struct Matcher {
     engine: Engine,
     positions: Arc<Mutex<DriverPositions>>,
     world: World,
+    spans: Spans,
     metrics: Arc<Metrics>,
     config: Config,
     epoch: i64,
@@ -57,6 +59,7 @@ impl Matcher {
             config: config.clone(),
             positions,
             world: platform.world.clone(),
+            spans: platform.spans.clone(),
             metrics: platform.metrics.clone(),
             epoch,
             took_over_at: now,
@@ -149,16 +152,16 @@ impl Handler for Matcher {
         }
         // From here until the commit the engine is ahead of the rows. `rolled_back` makes it load them again.
         let output = self.step(inputs, now);
+        let requests: Vec<RequestId> = output.events.iter().filter_map(request_of).collect();
+        // Of a search that waited, the batch has no message.
+        let waited: Vec<Uuid> = requests.iter().filter(|id| !traces.contains_key(id)).map(|id| id.0).collect();
+        let stored = tx.traces_of(&waited).await?;
         for event in &output.events {
-            let request = match event {
-                Event::MatchFound(e) => Some(e.request_id),
-                Event::MatchRejected(e) => Some(e.request_id),
-                _ => None,
-            };
-            match request.and_then(|id| traces.get(&id)) {
+            let of = |id: RequestId| traces.get(&id).copied().or_else(|| stored.get(&id.0));
+            match request_of(event).and_then(of) {
                 Some(trace) => tx.publish(event, trace),
-                None => tx.publish(event, &self.world.trace()),
-            }
+                None => tx.publish(event, &self.spans.root(&self.world)),
+            };
         }
         rows::write(tx, &output.rows).await?;
         self.uncommitted = output;
@@ -208,6 +211,15 @@ impl Handler for Matcher {
         let tick = self.engine.has_live_requests().then_some(self.next_tick);
         let roads = self.roads.is_open().then(|| self.world.now() + ROADS_POLL);
         [tick, self.engine.next_deadline(), roads].into_iter().flatten().min()
+    }
+}
+
+/// The search that an event of the engine is about.
+fn request_of(event: &Event) -> Option<RequestId> {
+    match event {
+        Event::MatchFound(e) => Some(e.request_id),
+        Event::MatchRejected(e) => Some(e.request_id),
+        _ => None,
     }
 }
 
