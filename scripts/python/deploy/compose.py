@@ -66,7 +66,7 @@ def check(faults):
     names = {read(name).get("name") for name in FILES[:2]}
     faults.equal(names, {"rideshare"}, "the compose files share their project, and so the volume of PostgreSQL")
     monitored = {n for n, s in read("compose.yaml")["services"].items() if s.get("profiles") == ["monitoring"]}
-    faults.equal(monitored, {"nats-exporter", "prometheus", "grafana"}, "the profile `monitoring`")
+    faults.equal(monitored, {"nats-exporter", "prometheus", "tempo", "grafana"}, "the profile `monitoring`")
     scraped = read_yaml(DOCKER / "monitoring/prometheus.yaml")["scrape_configs"]
     faults.equal(scraped[0]["dns_sd_configs"][0]["names"], ["users", "match", "rides", "location"], "what Prometheus scrapes")
     check_switch(faults)

@@ -125,6 +125,7 @@ def check(name, values, objects, compose, faults):
     policy = values["networkPolicy"]
     expected |= {(s, 443, cidr) for s in of("users", "rides") for cidr in policy["webhookCidrs"]}
     expected |= {(s, policy["routingPort"], cidr) for s in of("match", "rides") for cidr in policy["routingCidrs"]}
+    expected |= {(s, port, cidr) for s in running for port in (4317, 4318) for cidr in policy["collectorCidrs"]}
     faults.equal(outside(objects, "Egress"), expected, f"{name}: what is reached outside")
 
 

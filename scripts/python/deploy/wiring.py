@@ -40,6 +40,8 @@ def expected_environment(compose, service, values):
             del made["MARKETS_FILE"]
     # Of docker/.env alone; the chart has it in `settings`.
     made.pop("ROUTING_URL", None)
+    # In the chart they are among the `settings`.
+    made = {name: value for name, value in made.items() if not name.startswith("OTEL_")}
     made = {name: re.sub(r":[-?][^}]*\}", "}", value) for name, value in made.items()}
     if "HTTP_ADDR" in made:
         made["TRUSTED_PROXIES"] = values["trustedProxies"]

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Duration, SubsecRound, Utc};
 use platform::consumer::ProgressReporter;
+use platform::store::rows::column;
 use platform::{Failure, Handler, Platform, Received, StoreError, Waiting};
 use streams::event::{LocationAggregate, LocationUpdate, RideEvent, UserBeacon};
 use streams::{Event, RideId, RideStatus, Service, UserId};
@@ -299,6 +300,7 @@ impl RideTracks {
     ) -> Result<(), StoreError> {
         due.retain(|track| !self.waits_without_news(track, now));
         let mut points = self.read_missing_points(tx, &due).await?;
+        let traces = tx.traces_of(&column(&due, |track| track.ride_id.0)).await?;
         let mut reported = Vec::with_capacity(due.len());
         for mut track in due {
             let Some(driver_id) = track.driver_id else { continue };
@@ -324,7 +326,12 @@ impl RideTracks {
                 is_final: track.finalised,
                 covered: track.finalised.then_some(measured.covered),
             };
-            tx.publish(&Event::LocationAggregate(aggregate), &self.platform.world.trace());
+            let trace = traces.get(&track.ride_id.0).filter(|_| track.finalised).cloned();
+            let trace = trace.unwrap_or_else(|| self.platform.new_trace());
+            // What a ride has come to so far is in no trace: it comes every few seconds.
+            let is_exported = track.finalised || !self.platform.spans.is_on();
+            let trace = if is_exported { trace } else { trace.with_sampled(false) };
+            tx.publish(&Event::LocationAggregate(aggregate), &trace);
             reported.push(track);
         }
         if reported.is_empty() {

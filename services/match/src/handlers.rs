@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, Duration, Utc};
 use geospatial::newest::Fix;
 use platform::consumer::ProgressReporter;
-use platform::{Failure, Handler, Metrics, Platform, Received, Trace, Transaction, World, kill_point};
+use platform::{Failure, Handler, Metrics, Platform, Received, Spans, Trace, Transaction, World, kill_point};
 use streams::event::RejectReason;
 use streams::{Event, MatchId, RequestId, RideId, RideStatus};
+use uuid::Uuid;
 
 use crate::config::Config;
 use crate::engine::assign::Assignment;
@@ -34,6 +35,7 @@ pub(crate) struct Matcher {
     engine: Engine,
     positions: Arc<Mutex<DriverPositions>>,
     world: World,
+    spans: Spans,
     metrics: Arc<Metrics>,
     config: Config,
     epoch: i64,
@@ -67,6 +69,7 @@ impl Matcher {
             config: config.clone(),
             positions,
             world: platform.world.clone(),
+            spans: platform.spans.clone(),
             metrics: platform.metrics.clone(),
             epoch,
             took_over_at: now,
@@ -179,16 +182,16 @@ impl Handler for Matcher {
         }
         // From here until the commit the engine is ahead of the rows. `rolled_back` makes it load them again.
         let (output, recorded) = self.step(inputs, now);
+        let requests: Vec<RequestId> = output.events.iter().filter_map(request_of).collect();
+        // Of a search that waited, the batch has no message.
+        let waited: Vec<Uuid> = requests.iter().filter(|id| !traces.contains_key(id)).map(|id| id.0).collect();
+        let stored = tx.traces_of(&waited).await?;
         for event in &output.events {
-            let request = match event {
-                Event::MatchFound(e) => Some(e.request_id),
-                Event::MatchRejected(e) => Some(e.request_id),
-                _ => None,
-            };
-            match request.and_then(|id| traces.get(&id)) {
+            let of = |id: RequestId| traces.get(&id).copied().or_else(|| stored.get(&id.0));
+            match request_of(event).and_then(of) {
                 Some(trace) => tx.publish(event, trace),
-                None => tx.publish(event, &self.world.trace()),
-            }
+                None => tx.publish(event, &self.spans.root(&self.world)),
+            };
         }
         rows::write(tx, &output.rows).await?;
         if self.config.record_hours > 0 {
@@ -258,6 +261,15 @@ fn recorder(config: &Config, epoch: i64) -> Option<Recorder> {
     match config.shadow_policy {
         Some(_) => Some(Recorder::new(epoch).with_all_moves()),
         None => (config.record_hours > 0).then(|| Recorder::new(epoch)),
+    }
+}
+
+/// The search that an event of the engine is about.
+fn request_of(event: &Event) -> Option<RequestId> {
+    match event {
+        Event::MatchFound(e) => Some(e.request_id),
+        Event::MatchRejected(e) => Some(e.request_id),
+        _ => None,
     }
 }
 

@@ -2,10 +2,16 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 
 use crate::consumer::Received;
-use crate::world::World;
+use crate::exemplars::{Exemplars, TracedHistogram};
+use crate::registry::registered;
+
+/// The buckets of OpenTelemetry's conventions for durations, seconds.
+pub(crate) const CONVENTIONAL: [f64; 14] =
+    [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 /// How an event came to its reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +37,9 @@ pub struct PublishMetrics {
     stored: IntCounterVec,
     failed: IntCounterVec,
     bytes: HistogramVec,
+    /// By destination and error, as OpenTelemetry's conventions for messaging have it.
+    publish: HistogramVec,
+    sent: IntCounterVec,
 }
 
 impl PublishMetrics {
@@ -40,11 +49,35 @@ impl PublishMetrics {
             stored: counter(registry, "publishes_total", "Publishes that a stream acknowledged.", &["subject"]),
             failed: counter(registry, "publish_failures_total", "Publishes without an acknowledgement.", &["subject"]),
             bytes: histogram(registry, "message_bytes", "Body of a published message, bytes.", &["subject"], bytes),
+            publish: registered(
+                registry,
+                HistogramVec::new(
+                    HistogramOpts::new(
+                        "messaging_client_operation_duration_seconds",
+                        "Duration of messaging operation initiated by a producer or consumer client.",
+                    )
+                    .buckets(CONVENTIONAL.to_vec()),
+                    &["messaging_operation_name", "messaging_destination_name", "error_type"],
+                ),
+            ),
+            sent: registered(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "messaging_client_sent_messages_total",
+                        "Number of messages producer attempted to send to the broker.",
+                    ),
+                    &["messaging_operation_name", "messaging_destination_name", "error_type"],
+                ),
+            ),
         }
     }
 
-    /// Records one publish of a body of `bytes`.
-    pub(crate) fn record(&self, subject: &str, bytes: usize, is_stored: bool) {
+    /// Records one publish of a body of `bytes`, of which the stream's answer took so long.
+    pub(crate) fn record(&self, subject: &str, bytes: usize, is_stored: bool, took: Duration) {
+        let error = if is_stored { "" } else { "not_stored" };
+        self.publish.with_label_values(&["publish", subject, error]).observe(took.as_secs_f64());
+        self.sent.with_label_values(&["publish", subject, error]).inc();
         let count = if is_stored { &self.stored } else { &self.failed };
         count.with_label_values(&[subject]).inc();
         self.bytes.with_label_values(&[subject]).observe(bytes as f64);
@@ -59,11 +92,14 @@ pub struct EventMetrics {
     failed: IntCounterVec,
     duplicates: IntCounterVec,
     handling: HistogramVec,
-    delay: HistogramVec,
+    delay: TracedHistogram,
+    /// By destination, consumer and error, as OpenTelemetry's conventions for messaging have it.
+    process: TracedHistogram,
+    consumed: IntCounterVec,
 }
 
 impl EventMetrics {
-    pub(crate) fn new(registry: &Registry) -> Self {
+    pub(crate) fn new(registry: &Registry, exemplars: &Exemplars) -> Self {
         let labels = &["subject", "path"];
         let seconds = || prometheus::exponential_buckets(0.0005, 2.0, 18).expect("buckets grow");
         Self {
@@ -78,12 +114,34 @@ impl EventMetrics {
                 labels,
                 seconds(),
             ),
-            delay: histogram(
+            delay: TracedHistogram::new(
                 registry,
-                "event_delay_seconds",
-                "From the time of the event, its ce-time, to its effect.",
+                exemplars,
+                ("rideshare_event_delay_seconds", "From the time of the event, its ce-time, to its effect."),
                 labels,
-                seconds(),
+                &seconds(),
+            ),
+            process: TracedHistogram::new(
+                registry,
+                exemplars,
+                ("messaging_process_duration_seconds", "Duration of processing operation."),
+                &[
+                    "messaging_operation_name",
+                    "messaging_destination_name",
+                    "messaging_consumer_group_name",
+                    "error_type",
+                ],
+                &CONVENTIONAL,
+            ),
+            consumed: registered(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "messaging_client_consumed_messages_total",
+                        "Number of messages that were delivered to the application.",
+                    ),
+                    &["messaging_operation_name", "messaging_destination_name", "messaging_consumer_group_name"],
+                ),
             ),
         }
     }
@@ -100,6 +158,12 @@ impl EventMetrics {
         self.duplicates.with_label_values(&[subject, path.name()]).inc();
     }
 
+    /// Records an attempt that failed with this kind of error.
+    pub(crate) fn attempt_failed(&self, received: &Received, took: Duration, error: &str, of: Option<DateTime<Utc>>) {
+        let labels = &["process", received.event.subject().as_str(), received.consumer.as_str(), error];
+        self.process.observe(labels, took.as_secs_f64(), of.map(|now| (&received.trace, now)));
+    }
+
     /// Records a batch that is committed, of which `new` had their effect now and the others before.
     pub(crate) fn committed(
         &self,
@@ -107,19 +171,26 @@ impl EventMetrics {
         new: &[&Received],
         path: EventPath,
         took: Duration,
-        world: &World,
+        now: DateTime<Utc>,
+        is_traced: bool,
     ) {
-        let now = world.now();
+        for received in new {
+            let (subject, consumer) = (received.event.subject().as_str(), received.consumer.as_str());
+            self.consumed.with_label_values(&["process", subject, consumer]).inc();
+            let of = is_traced.then_some((&received.trace, now));
+            self.process.observe(&["process", subject, consumer, ""], took.as_secs_f64(), of);
+        }
         let (all, new) = (by_subject(batch), by_subject(new));
         for (subject, events) in all {
             let labels = &[subject, path.name()];
             let handled = new.iter().find(|(of, _)| *of == subject).map_or(&[][..], |(_, events)| events);
             self.handled.with_label_values(labels).inc_by(handled.len() as u64);
             self.duplicates.with_label_values(labels).inc_by((events.len() - handled.len()) as u64);
-            let (handling, delay) = (self.handling.with_label_values(labels), self.delay.with_label_values(labels));
+            let handling = self.handling.with_label_values(labels);
             for event in handled {
                 handling.observe(took.as_secs_f64());
-                delay.observe((now - event.occurred_at).as_seconds_f64().max(0.0));
+                let of = is_traced.then_some((&event.trace, now));
+                self.delay.observe(labels, (now - event.occurred_at).as_seconds_f64().max(0.0), of);
             }
         }
     }
@@ -145,14 +216,4 @@ fn counter(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntC
 fn histogram(registry: &Registry, name: &str, help: &str, labels: &[&str], buckets: Vec<f64>) -> HistogramVec {
     let options = HistogramOpts::new(format!("rideshare_{name}"), help).buckets(buckets);
     registered(registry, HistogramVec::new(options, labels))
-}
-
-/// Registers a metric of the program, whose name is valid and its own.
-pub(crate) fn registered<M: prometheus::core::Collector + Clone + 'static>(
-    registry: &Registry,
-    metric: prometheus::Result<M>,
-) -> M {
-    let metric = metric.expect("metric names are valid");
-    registry.register(Box::new(metric.clone())).expect("metric names are distinct");
-    metric
 }

@@ -131,7 +131,7 @@ impl HttpClient {
     }
 
     /// Sends a request to an absolute URI and returns the response, whatever its status. Of a body that is longer than
-    /// [`RESPONSE_MAX`], or that does not end within the wait, there is only the beginning.
+    /// [`RESPONSE_MAX`], or that does not end within the wait, there is only the beginning. Trailers are among the headers.
     ///
     /// # Errors
     /// [`HttpClientError`] if the head of the response has not come within the purpose's wait, connecting and all tries included.
@@ -186,12 +186,19 @@ impl HttpClient {
 
     async fn try_once(&self, request: &Request<Bytes>, until: Instant) -> Result<Response<Bytes>, HttpClientError> {
         let timeout = HttpClientError::Timeout(self.purpose.wait);
-        let (head, mut body) =
+        let (mut head, mut body) =
             timeout_at(until, self.request(request)?).await.map_err(|_| timeout)?.map_err(from_client)?.into_parts();
         let mut read = Vec::new();
         // The head has the decision; a body that is late or endless is cut.
         while let Ok(Some(Ok(frame))) = timeout_at(until, body.frame()).await {
-            let data = frame.into_data().unwrap_or_default();
+            let data = match frame.into_data() {
+                Ok(data) => data,
+                // Of gRPC the outcome is in the trailers.
+                Err(frame) => {
+                    head.headers.extend(frame.into_trailers().unwrap_or_default());
+                    continue;
+                }
+            };
             read.extend_from_slice(&data[..data.len().min(RESPONSE_MAX - read.len())]);
             if read.len() == RESPONSE_MAX {
                 break;

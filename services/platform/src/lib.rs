@@ -7,17 +7,21 @@ pub mod breaker;
 pub mod consumer;
 pub mod dead_letters;
 pub mod event_metrics;
+pub mod exemplars;
 pub mod http_client;
 pub mod kill_point;
 pub mod limits;
 pub mod plain_text;
 pub mod pod;
 pub mod problem;
+mod process_metrics;
+mod registry;
 pub mod relay;
 pub mod responder;
 pub mod retry;
 pub mod routes;
 pub mod service;
+pub mod spans;
 pub mod store;
 pub mod telemetry;
 pub mod token;
@@ -39,6 +43,7 @@ pub use limits::{ClientAddress, Limit, Limiter};
 pub use problem::Problem;
 pub use responder::Endpoints;
 pub use service::ServiceTasks;
+pub use spans::Spans;
 pub use store::{On, Retry, Store, StoreError, Tables, Transaction};
 pub use telemetry::{Health, Metrics};
 pub use token::{Access, SignedIn, Tokens};
@@ -54,6 +59,8 @@ pub struct Platform {
     /// What the server has of the topology, observed once for the whole process.
     pub topology_watch: Arc<TopologyWatch>,
     pub metrics: Arc<Metrics>,
+    /// What is exported to OpenTelemetry; off by default.
+    pub spans: Spans,
     pub health: Arc<Health>,
     /// The subjects on which this process answers requests.
     pub endpoints: Arc<Endpoints>,
@@ -76,6 +83,7 @@ impl Platform {
             topology: Arc::new(Topology::rideshare()),
             topology_watch: Arc::default(),
             metrics: Arc::new(Metrics::new()),
+            spans: Spans::default(),
             health: Arc::new(Health::default()),
             endpoints: Arc::default(),
             limiter: Arc::default(),
@@ -102,12 +110,19 @@ impl Platform {
         }
     }
 
+    /// The first span of a new trace.
+    pub fn new_trace(&self) -> Trace {
+        self.spans.root(&self.world)
+    }
+
     /// Publishes events to their streams, in order, and counts them. Returns one result for each.
     pub async fn publish_all(&self, messages: Vec<Message>) -> Vec<Result<Published, BusError>> {
         let sizes: Vec<(String, usize)> = messages.iter().map(|m| (m.subject.clone(), m.payload.len())).collect();
+        let began_at = self.world.now();
         let results = self.bus.publish_all(messages).await;
+        let took = (self.world.now() - began_at).to_std().unwrap_or_default();
         for ((subject, bytes), result) in sizes.iter().zip(&results) {
-            self.metrics.publishes.record(subject, *bytes, result.is_ok());
+            self.metrics.publishes.record(subject, *bytes, result.is_ok(), took);
         }
         results
     }

@@ -3,15 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use crate::event_metrics::{EventMetrics, PublishMetrics, registered};
+use crate::event_metrics::{CONVENTIONAL, EventMetrics, PublishMetrics};
+use crate::exemplars::{Exemplars, TracedHistogram};
+use crate::process_metrics::ProcessMetrics;
+use crate::registry::registered;
 use prometheus::{
-    CounterVec, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    CounterVec, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 /// The metrics of one process. A label is named after what it counts by.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    exemplars: Exemplars,
     pub publishes: PublishMetrics,
     pub events: EventMetrics,
     /// By service.
@@ -28,6 +33,8 @@ pub struct Metrics {
     pub dead_lettered: IntCounterVec,
     /// Seconds for one batch, from the begin of its transaction to its commit, by service.
     pub handler_seconds: HistogramVec,
+    /// Age of the oldest message that is not handled, seconds, by consumer: 0 if there is none.
+    pub lag: GaugeVec,
     /// Messages not delivered yet, by consumer, as the server reports it.
     pub pending: IntGaugeVec,
     /// Messages delivered and not acknowledged, by consumer, as the server reports it.
@@ -85,6 +92,17 @@ pub struct Metrics {
     pub pushes: IntCounterVec,
     /// Hosts to which nothing is sent, because they do not answer, by purpose.
     pub http_hosts_open: IntGaugeVec,
+    /// Seconds from a command of a client to its answer, by command and outcome: ok, or the code of the refusal. Of positions only
+    /// those that are not published at once.
+    pub commands: TracedHistogram,
+    /// Seconds of an HTTP request, by method, route and status.
+    pub http_server: TracedHistogram,
+    /// Seconds from the time of a match.found to its frame's end in a socket.
+    pub offer_to_phone: TracedHistogram,
+    /// Spans that the collector took.
+    pub spans_exported: IntCounter,
+    /// Spans that were not exported, by reason: queue (no room), collector (it did not take them).
+    pub spans_dropped: IntCounterVec,
 }
 
 impl Default for Metrics {
@@ -95,7 +113,8 @@ impl Default for Metrics {
 
 impl Metrics {
     pub fn new() -> Self {
-        let registry = Registry::new();
+        let (registry, exemplars) = (Registry::new(), Exemplars::default());
+        registry.register(Box::new(ProcessMetrics::new())).expect("metric names are distinct");
         let counter = |name: &str, help: &str, label: &str| {
             registered(&registry, IntCounterVec::new(Opts::new(format!("rideshare_{name}"), help), &[label]))
         };
@@ -105,10 +124,11 @@ impl Metrics {
         let parts = |name: &str, help: &str, label: &str| {
             registered(&registry, GaugeVec::new(Opts::new(format!("rideshare_{name}"), help), &[label]))
         };
+        let seconds = || prometheus::exponential_buckets(0.0005, 2.0, 18).expect("buckets grow");
         let gauge = |name: &str, help: &str| registered(&registry, Gauge::new(format!("rideshare_{name}"), help));
         Self {
             publishes: PublishMetrics::new(&registry),
-            events: EventMetrics::new(&registry),
+            events: EventMetrics::new(&registry, &exemplars),
             published: counter("events_published_total", "Events published to streams.", "service"),
             published_again: counter(
                 "events_published_again_total",
@@ -128,6 +148,7 @@ impl Metrics {
                 ),
             ),
             pending: gauges("consumer_pending", "Messages not delivered yet.", "consumer"),
+            lag: parts("consumer_lag_seconds", "Age of the oldest message that is not handled.", "consumer"),
             ack_pending: gauges("consumer_ack_pending", "Messages delivered and not acknowledged.", "consumer"),
             outbox_age: registered(
                 &registry,
@@ -194,17 +215,55 @@ impl Metrics {
                 ),
             ),
             http_hosts_open: gauges("http_client_hosts_open", "Hosts that do not answer: nothing is sent.", "purpose"),
+            commands: TracedHistogram::new(
+                &registry,
+                &exemplars,
+                ("rideshare_command_seconds", "From a client's command to its answer."),
+                &["command", "outcome"],
+                &seconds(),
+            ),
+            // Name, labels and buckets are those of OpenTelemetry's conventions.
+            http_server: TracedHistogram::new(
+                &registry,
+                &exemplars,
+                ("http_server_request_duration_seconds", "Duration of HTTP server requests."),
+                &["http_request_method", "http_route", "http_response_status_code"],
+                &CONVENTIONAL,
+            ),
+            offer_to_phone: TracedHistogram::new(
+                &registry,
+                &exemplars,
+                ("rideshare_offer_to_phone_seconds", "From match.found to its frame in a socket."),
+                &[],
+                &seconds(),
+            ),
+            spans_exported: registered(
+                &registry,
+                IntCounter::new("rideshare_spans_exported_total", "Spans that the collector took."),
+            ),
+            spans_dropped: counter("spans_dropped_total", "Spans that were not exported.", "reason"),
             registry,
+            exemplars,
         }
     }
 
     /// In Prometheus' text format, with the parts of `health`.
     pub fn text(&self, health: &Health) -> String {
+        self.set_parts(health);
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+
+    /// In the format of OpenMetrics, with exemplars and the parts of `health`.
+    pub fn open_metrics(&self, health: &Health) -> String {
+        self.set_parts(health);
+        self.exemplars.text(&self.registry.gather())
+    }
+
+    fn set_parts(&self, health: &Health) {
         self.part_healthy.reset();
         for (part, fault) in health.parts() {
             self.part_healthy.with_label_values(&[part.as_str()]).set(i64::from(fault.is_none()));
         }
-        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 }
 

@@ -5,6 +5,7 @@
 //! clock stands still while a machine sleeps. Nothing else may read time or randomness; `clippy.toml` enforces that.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -93,26 +94,65 @@ impl World {
     /// The first span of a new trace.
     pub fn trace(&self) -> Trace {
         let id: [u8; 16] = self.bytes();
-        Trace::of(&hex::encode(id), &hex::encode(self.bytes::<8>()))
+        Trace::of(&hex::encode(id), &hex::encode(self.bytes::<8>()), "01")
     }
 }
 
-/// A W3C trace context: `00-<trace>-<span>-01`.
+/// One span of a trace, as a W3C trace context: `00-<trace>-<span>-<flags>`, and the span that it follows from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trace(String);
+pub struct Trace {
+    traceparent: String,
+    /// The id of the span before; `None` for the first of a trace.
+    parent: Option<String>,
+}
+
+/// The places of the parts in a traceparent.
+const TRACE_ID: Range<usize> = 3..35;
+const SPAN_ID: Range<usize> = 36..52;
+const FLAGS: Range<usize> = 53..55;
+const LENGTH: usize = 55;
+/// The flag of a span that its sender records.
+const SAMPLED: u8 = 1;
 
 impl Trace {
-    fn of(trace: &str, span: &str) -> Self {
-        Self(format!("00-{trace}-{span}-01"))
+    fn of(trace: &str, span: &str, flags: &str) -> Self {
+        Self { traceparent: format!("00-{trace}-{span}-{flags}"), parent: None }
     }
 
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.traceparent
     }
 
     /// The trace's own id, which all its spans share: for log lines.
     pub fn trace_id(&self) -> &str {
-        Self::id_in(&self.0)
+        &self.traceparent[TRACE_ID]
+    }
+
+    pub fn span_id(&self) -> &str {
+        &self.traceparent[SPAN_ID]
+    }
+
+    /// The id of the span that this one follows from.
+    pub fn parent(&self) -> Option<&str> {
+        self.parent.as_deref()
+    }
+
+    /// Whether whoever records spans of the trace exports them.
+    pub fn is_sampled(&self) -> bool {
+        u8::from_str_radix(&self.traceparent[FLAGS], 16).is_ok_and(|flags| flags & SAMPLED != 0)
+    }
+
+    /// The same span, whose followers know that the trace is exported, or (false) that it is not.
+    #[must_use]
+    pub fn with_sampled(mut self, is_sampled: bool) -> Self {
+        self.traceparent.replace_range(FLAGS, if is_sampled { "01" } else { "00" });
+        self
+    }
+
+    /// The same span as a follower of another one, of which only the id is known.
+    #[must_use]
+    pub fn with_parent(self, parent: Option<String>) -> Self {
+        Self { parent, ..self }
     }
 
     /// The trace id in a `traceparent` of this system; empty if it has none.
@@ -120,17 +160,70 @@ impl Trace {
         traceparent.split('-').nth(1).unwrap_or_default()
     }
 
+    /// Reads a `traceparent` by the rules of W3C Trace Context: of a later version its first four parts count. `None` if it is not
+    /// valid.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_hex = |part: &str| part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        let (head, rest) = text.split_at_checked(LENGTH)?;
+        let [version, trace, span, flags] = head.split('-').collect::<Vec<_>>().try_into().ok()?;
+        let lengths = [version, trace, span, flags].map(str::len);
+        let is_whole = lengths == [2, 32, 16, 2] && [version, trace, span, flags].into_iter().all(is_hex);
+        let is_known = version != "ff" && (rest.is_empty() || (version != "00" && rest.starts_with('-')));
+        let is_zero = |id: &str| id.bytes().all(|b| b == b'0');
+        let is_valid = is_whole && is_known && !is_zero(trace) && !is_zero(span);
+        is_valid.then(|| Self::of(trace, span, flags))
+    }
+
     /// The next span of the trace in a received `traceparent`; a new trace if the header is missing or malformed.
     pub fn follow(received: Option<&str>, world: &World) -> Self {
-        let trace = received.and_then(|text| {
-            let mut parts = text.split('-');
-            let (version, trace) = (parts.next()?, parts.next()?);
-            let sound = version.len() == 2 && trace.len() == 32 && trace.bytes().all(|b| b.is_ascii_hexdigit());
-            sound.then_some(trace)
-        });
-        match trace {
-            Some(trace) => Self::of(trace, &hex::encode(world.bytes::<8>())),
-            None => world.trace(),
+        received.and_then(Self::parse).map_or_else(|| world.trace(), |before| before.next(world))
+    }
+
+    /// A new span that follows from this one.
+    #[must_use]
+    pub fn next(&self, world: &World) -> Self {
+        let next = Self::of(self.trace_id(), &hex::encode(world.bytes::<8>()), &self.traceparent[FLAGS]);
+        next.with_parent(Some(self.span_id().to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_traceparent_is_read_by_the_rules_of_w3c() {
+        const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+        const SPAN: &str = "00f067aa0ba902b7";
+        let of =
+            |text: String| Trace::parse(&text).map(|t| (t.trace_id() == TRACE, t.span_id() == SPAN, t.is_sampled()));
+        for (text, expected) in [
+            (format!("00-{TRACE}-{SPAN}-01"), Some((true, true, true))),
+            (format!("00-{TRACE}-{SPAN}-00"), Some((true, true, false))),
+            (format!("00-{TRACE}-{SPAN}-03"), Some((true, true, true))),
+            (format!("cc-{TRACE}-{SPAN}-01-later"), Some((true, true, true))),
+            (format!("00-{TRACE}-{SPAN}-01-later"), None),
+            (format!("cc-{TRACE}-{SPAN}-01later"), None),
+            (format!("ff-{TRACE}-{SPAN}-01"), None),
+            (format!("00-{}-{SPAN}-01", "0".repeat(32)), None),
+            (format!("00-{TRACE}-{}-01", "0".repeat(16)), None),
+            (format!("00-{}-{SPAN}-01", TRACE.to_uppercase()), None),
+            (format!("00-{TRACE}-{SPAN}-1"), None),
+            (format!("00-{TRACE}{SPAN}--01"), None),
+            ("ü".repeat(28), None),
+            (String::new(), None),
+        ] {
+            assert_eq!(of(text.clone()), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn the_next_span_keeps_the_trace_and_its_flags() {
+        let world = World::seeded(DateTime::UNIX_EPOCH, 1);
+        let first = world.trace();
+        let next = first.clone().with_sampled(false).next(&world);
+        assert_eq!((next.trace_id(), next.parent()), (first.trace_id(), Some(first.span_id())));
+        assert!(first.is_sampled() && !next.is_sampled() && next.with_sampled(true).is_sampled());
+        assert_ne!(Trace::follow(Some("nonsense"), &world).trace_id(), first.trace_id());
     }
 }

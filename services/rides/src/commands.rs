@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use platform::responder::{self, Endpoint, Reply};
+use platform::spans::{self, Span, SpanKind};
 use platform::store::Retry;
 use platform::{CancellationToken, Platform, Store, StoreError, Tokens, Trace, Transaction, kill_point};
 use serde_json::json;
@@ -96,16 +97,51 @@ impl RideCommands {
         let retry = Retry::Serialization;
         match RidesRequest::parse(body) {
             Ok(RidesRequest::Ride(command)) => {
-                let span = tracing::info_span!("ride_command", ride_id = %command.ride_id, trace_id = trace_id(&command.traceparent));
-                async { reply_of(self.execute_ride(&command).await) }.instrument(span).await
+                let log = tracing::info_span!("ride_command", ride_id = %command.ride_id, trace_id = trace_id(&command.traceparent));
+                let subject = ("ride_id", command.ride_id.to_string());
+                self.traced(&command.traceparent, subject, async { reply_of(self.execute_ride(&command).await) })
+                    .instrument(log)
+                    .await
             }
             Ok(RidesRequest::EndSearch(end)) => {
-                let span = tracing::info_span!("end_search", request_id = %end.request_id, trace_id = trace_id(&end.traceparent));
+                let log = tracing::info_span!("end_search", request_id = %end.request_id, trace_id = trace_id(&end.traceparent));
                 let done = self.store.transact(retry, |tx| end_search(tx, &end));
-                async { reply_of(done.await) }.instrument(span).await
+                let subject = ("request_id", end.request_id.to_string());
+                self.traced(&end.traceparent, subject, async { reply_of(done.await) }).instrument(log).await
             }
             Err(why) => error("invalid_field", format!("the command cannot be read: {why}"), None),
         }
+    }
+
+    /// Does `work`, and records its span if spans are recorded.
+    async fn traced(
+        &self,
+        traceparent: &str,
+        (name, id): (&'static str, String),
+        work: impl Future<Output = RideReply>,
+    ) -> RideReply {
+        let Platform { world, spans, .. } = &self.platform;
+        if !spans.is_on() {
+            return work.await;
+        }
+        let (trace, began_at) = (Trace::follow(Some(traceparent), world), world.now());
+        let reply = spans::within(Some(trace.clone()), work).await;
+        let outcome = match &reply {
+            RideReply::Ok(_) => "ok",
+            RideReply::Error { code, .. } => code,
+        };
+        let error = (outcome == "unavailable").then(|| outcome.to_owned());
+        let times = (began_at, world.now());
+        let span =
+            Span::new(Service::Rides.name(), format!("process {RIDE_COMMANDS}"), SpanKind::Server, &trace, times)
+                .with("messaging.operation.type", "process")
+                .with("messaging.operation.name", "process")
+                .with("messaging.destination.name", RIDE_COMMANDS)
+                .with("messaging.consumer.group.name", QUEUE_GROUP)
+                .with("rideshare.command.outcome", outcome)
+                .with(name, id);
+        spans.record(span.failed(error));
+        reply
     }
 
     /// Executes a command. If it cancels a started ride, location says between two transactions how far the ride has come.
@@ -185,7 +221,7 @@ impl RideCommands {
         debug_assert!(by != Party::System);
         match decide(&ride, by, &input, &self.config.markets.get().general, world.now()) {
             Ok(Outcome::Changed(change)) => {
-                let trace = Trace::follow(Some(&command.traceparent), world);
+                let trace = spans::current().unwrap_or_else(|| Trace::follow(Some(&command.traceparent), world));
                 let (status, reply) = (change.ride.status, ok(&change.ride));
                 if forget_tries {
                     rows::store_pin_tries(&mut tx, ride.ride_id, &PinTries::default()).await?;

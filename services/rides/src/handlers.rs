@@ -7,8 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
+use platform::store::rows::column;
 use platform::{Failure, Handler, Platform, Received, Trace, Transaction};
-use streams::event::{Event, LocationAggregate, MatchAccepted, MatchRejected, Party, PaymentCapture, RejectReason};
+use streams::event::{
+    Event, LocationAggregate, MatchAccepted, MatchRejected, Party, PaymentCapture, RejectReason, RideEvent,
+};
 use streams::{RideId, RideStatus, Service};
 
 use crate::config::Config;
@@ -66,8 +69,11 @@ impl Handler for AcceptedMatches {
         let mut events = Vec::with_capacity(changes.len());
         for change in &changes {
             if let Some((_, trace)) = matches.remove(&change.ride.match_id) {
-                tx.publish(&Event::Ride(Box::new(change.event.clone())), trace);
-                events.push(EventRow::new(&change.event, trace.as_str()));
+                // The rest of a ride for which somebody waited long is exported, also by the other processes.
+                let is_slow = self.platform.spans.is_slow_ride(now - searched_since(&change.event, now));
+                let trace = if is_slow { trace.clone().with_sampled(true) } else { trace.clone() };
+                let traceparent = tx.publish(&Event::Ride(Box::new(change.event.clone())), &trace);
+                events.push(EventRow::new(&change.event, traceparent));
             }
         }
         if !events.is_empty() {
@@ -172,12 +178,22 @@ impl Completions {
         let world = &self.platform.world;
         let before = world.now() - Duration::seconds(self.config.completion_wait_s);
         let mut updates = Vec::new();
-        for ride in rows::lock_arrived(tx, before, OVERDUE_PAGE).await? {
+        let rides = rows::lock_arrived(tx, before, OVERDUE_PAGE).await?;
+        let traces = tx.traces_of(&column(&rides, |ride| ride.ride_id.0)).await?;
+        for ride in rides {
             tracing::warn!(ride_id = %ride.ride_id, "no final distance came in time: billed by the estimate");
-            updates.extend(self.complete(&ride, Distance::Estimated, &world.trace())?);
+            let trace = traces.get(&ride.ride_id.0).cloned().unwrap_or_else(|| self.platform.new_trace());
+            updates.extend(self.complete(&ride, Distance::Estimated, &trace)?);
         }
         Ok(updates)
     }
+}
+
+/// When the search of a ride began: its id is a UUIDv7, which has the time in it.
+fn searched_since(ride: &RideEvent, now: DateTime<Utc>) -> DateTime<Utc> {
+    let began = ride.request_id.and_then(|id| id.0.get_timestamp()).map(|at| at.to_unix());
+    let began = began.and_then(|(seconds, nanos)| DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos));
+    began.unwrap_or(now)
 }
 
 fn final_aggregate(received: &Received) -> Option<(&LocationAggregate, &Trace)> {

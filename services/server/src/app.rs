@@ -10,8 +10,9 @@ use location::Location;
 use matching::Matching;
 use platform::dead_letters::sweeper;
 use platform::routes::Route;
+use platform::spans::Exporter;
 use platform::token::ended;
-use platform::{Limiter, Platform, Store, StoreError, World, background, pod};
+use platform::{CancellationToken, Limiter, Platform, Store, StoreError, World, background, pod};
 use pricing::market;
 use rides::Rides;
 use roads::Roads;
@@ -46,6 +47,9 @@ pub struct App {
     pub routes: Vec<Route>,
     markets: market::Current,
     tasks: JoinSet<()>,
+    /// Sends spans until everything else has ended.
+    exporter: JoinSet<()>,
+    exporter_stop: CancellationToken,
 }
 
 /// The bus that the settings name.
@@ -93,13 +97,14 @@ impl Opening<'_> {
         migrations: &Migrator,
     ) -> Result<Store<T>> {
         let Platform { world, pod, .. } = self.platform;
-        let store = match self.settings.database_of(service) {
+        let store: Store<T> = match self.settings.database_of(service) {
             None => Store::memory(world, pod),
             Some(DatabaseUrl { url, setting }) => {
                 let connections = self.settings.database_connections;
                 Store::postgres(world, pod, url, schema, migrations, connections).await.context(setting)?
             }
         };
+        let store = store.with_spans(&self.platform.spans);
         let checked = store.clone();
         let check: Check = Box::new(move || {
             let store = checked.clone();
@@ -192,6 +197,14 @@ impl App {
         platform.topology = Arc::new(settings.stream_sizes.topology());
         platform.core_queue_group = settings.enable_core_nats.then(|| settings.core_nats_queue_group.as_str().into());
         platform.limiter = Arc::new(Limiter::new(settings.limits()?));
+        let (mut exporter, exporter_stop) = (JoinSet::new(), CancellationToken::new());
+        if let Some(config) = settings.otel.config(&platform.pod)? {
+            let endpoint = config.endpoint.clone();
+            let traces = Exporter::new(&mut platform, config);
+            let traces = traces.map_err(anyhow::Error::msg).context("OTEL_EXPORTER_OTLP_ENDPOINT")?;
+            tracing::info!("traces go to {}", endpoint.authority().map_or("", |authority| authority.as_str()));
+            exporter.spawn(traces.run(exporter_stop.clone()));
+        }
         background::apply_topology(&platform).await.map_err(anyhow::Error::msg)?;
         let tokens = settings.tokens(&world)?;
         let roads = settings.routing_url().context("ROUTING_URL")?.map(|url| Roads::new(&platform, url));
@@ -288,8 +301,9 @@ impl App {
         tasks.spawn(pod::run(platform.clone(), services.to_vec()));
         let routes = http::routes(&platform, services, routes);
         let list = routes.list().to_vec();
-        let router = http::limited(http::router(routes), &platform, tokens, settings.trusted_proxies()?);
-        Ok(Self { addr: settings.http_addr, platform, users: serving_users, markets, router, routes: list, tasks })
+        let router = http::limited(http::router(routes, &platform), &platform, tokens, settings.trusted_proxies()?);
+        let (addr, users) = (settings.http_addr, serving_users);
+        Ok(Self { addr, platform, users, markets, router, routes: list, tasks, exporter, exporter_stop })
     }
 
     /// Reads MARKETS_FILE again. A file with a mistake changes nothing.
@@ -318,7 +332,11 @@ impl App {
                 }
             }
         };
-        tokio::time::timeout(STOP_WAIT, all).await.is_ok()
+        let is_whole = tokio::time::timeout(STOP_WAIT, all).await.is_ok();
+        // Last, so that the spans of what has just ended go out. It has a limit of its own.
+        self.exporter_stop.cancel();
+        while self.exporter.join_next().await.is_some() {}
+        is_whole
     }
 
     /// Returns, with the reason, if a task ends before shutdown: the process is not whole any more, and must end.

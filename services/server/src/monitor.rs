@@ -10,6 +10,8 @@ use streams::bus::{ConsumerInfo, StreamInfo};
 use streams::topology::{Retention, TopologyState};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::lag::Lags;
+
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a message stays that no consumer will be delivered, before that is an alarm. The sweeper may still dead-letter it:
 /// it waits one ack wait for a slow worker, and tries again while something does not answer.
@@ -72,11 +74,11 @@ async fn watch_stores(platform: &Platform, stores: &[(&'static str, Check)]) {
 
 /// Reports lags and stuck streams. It takes the newest observation, of this process or of another, and makes one only if there is none.
 async fn watch_topology(platform: &Platform) {
-    let mut candidates = StuckCandidates::default();
+    let (mut candidates, mut lags) = (StuckCandidates::default(), Lags::default());
     loop {
         // If the server does not answer, the reconciler says so in health, and the metrics keep their last values.
         if let Ok(observation) = platform.observed_recently().await {
-            report(platform, &observation.state, &mut candidates);
+            report(platform, &observation.state, &mut candidates, &mut lags);
         }
         sleep(OBSERVE_INTERVAL).await;
     }
@@ -84,10 +86,12 @@ async fn watch_topology(platform: &Platform) {
 
 /// Sets the metrics of consumers and streams. A stuck stream is only reported: the sweeper has done what a program can, and a
 /// person must decide what becomes of the message.
-fn report(platform: &Platform, state: &TopologyState, candidates: &mut StuckCandidates) {
+fn report(platform: &Platform, state: &TopologyState, candidates: &mut StuckCandidates, lags: &mut Lags) {
+    let now = platform.world.now();
     let topology = platform.topology.with_sweeper();
     for stream in &topology.streams {
         let Ok(info) = state.stream(&stream.name).map(|stream| &stream.info) else { continue };
+        lags.observe_stream(&stream.name, info, now);
         if info.max_bytes > 0 {
             let fill = info.bytes as f64 / info.max_bytes as f64;
             let gauge = platform.metrics.stream_fill.with_label_values(&[&stream.name]);
@@ -108,6 +112,8 @@ fn report(platform: &Platform, state: &TopologyState, candidates: &mut StuckCand
             let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
             platform.metrics.pending.with_label_values(&[&consumer.durable]).set(gauge(found.info.pending));
             platform.metrics.ack_pending.with_label_values(&[&consumer.durable]).set(gauge(found.info.ack_pending));
+            let lag = lags.lag(&stream.name, &consumer.durable, &found.info, now);
+            platform.metrics.lag.with_label_values(&[&consumer.durable]).set(lag.as_seconds_f64());
             infos.push(&found.info);
         }
         // A missing consumer may still be delivered the message, and a limits stream holds messages by design.

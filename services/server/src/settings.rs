@@ -19,6 +19,7 @@ use streams::{Service, VehicleType};
 
 use crate::databases::{DatabaseUrl, Databases};
 use crate::nats_login::NatsLogin;
+use crate::otel_settings::OtelSettings;
 use crate::push_settings::PushSettings;
 use crate::stream_sizes::StreamSizes;
 
@@ -212,6 +213,8 @@ pub struct Settings {
     pub log: String,
     #[command(flatten)]
     pub push: PushSettings,
+    #[command(flatten)]
+    pub otel: OtelSettings,
     // The last: their headings would hold for what follows.
     #[command(flatten)]
     pub databases: Databases,
@@ -355,6 +358,7 @@ impl Settings {
         self.sos_sink()?;
         self.limits()?;
         self.trusted_proxies()?;
+        self.otel.config("")?;
         if services.contains(&Service::Users) {
             self.push.config(self.embedded())?;
         }

@@ -1,5 +1,6 @@
 //! What every part of the service works with. It is the state of the HTTP routes as well.
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -8,11 +9,12 @@ use chrono::Duration;
 use platform::breaker::Rules;
 use platform::http_client::HttpClient;
 use platform::limits::{Limit, Quota};
-use platform::{Breaker, Platform, Store, Tokens, Trace, Transaction};
+use platform::{Breaker, Platform, Store, Tokens, Trace, Transaction, spans};
 use serde_json::Value;
 use streams::Event;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::commands::window::Window;
 use crate::config::Config;
@@ -124,14 +126,31 @@ impl Context {
         self.platform.limiter.limits().quota(Limit::Frames)
     }
 
-    /// Puts `event` into the outbox of `tx` as the first event of a new trace, which the current span records.
+    /// Puts `event` into the outbox of `tx`, in the trace of the command under way or as the first event of a new one.
     pub(crate) fn publish(&self, tx: &mut Transaction<Tables>, event: &Event) {
         tx.publish(event, &self.new_trace());
     }
 
-    /// The beginning of a new trace, which the current span records.
+    /// Puts `event`, which is about `subject`, into the outbox of `tx`, in the trace that `traces` has of that.
+    pub(crate) fn publish_about(
+        &self,
+        tx: &mut Transaction<Tables>,
+        event: &Event,
+        subject: Uuid,
+        traces: &BTreeMap<Uuid, Trace>,
+    ) {
+        let command = spans::current();
+        match traces.get(&subject) {
+            Some(trace) if command.as_ref().is_none_or(|c| c.trace_id() != trace.trace_id()) => {
+                tx.publish(event, trace)
+            }
+            _ => tx.publish(event, &self.new_trace()),
+        };
+    }
+
+    /// The span of the command under way, or the beginning of a new trace; the current span of the log records its trace.
     pub(crate) fn new_trace(&self) -> Trace {
-        let trace = self.platform.world.trace();
+        let trace = spans::current().unwrap_or_else(|| self.platform.new_trace());
         tracing::Span::current().record("trace_id", trace.trace_id());
         trace
     }

@@ -164,7 +164,8 @@ impl EventHandler {
                 Some(end) => end,
                 None if next.found_at >= offer.expires_at => {
                     let end = offer.expired(self.context.platform.world.now());
-                    self.context.publish(tx, &Event::MatchRejected(end.clone()));
+                    let traces = tx.traces_of(&[offer.match_id.0]).await?;
+                    self.context.publish_about(tx, &Event::MatchRejected(end.clone()), offer.match_id.0, &traces);
                     expired.push(end.clone());
                     end
                 }
@@ -397,10 +398,12 @@ impl Handler for EventHandler {
         Ok(())
     }
 
-    async fn committed(&mut self, _batch: &[&Received]) {
+    async fn committed(&mut self, batch: &[&Received]) {
         let cancelled = self.context.platform.metrics.matches.with_label_values(&["cancelled"]);
         cancelled.inc_by(std::mem::take(&mut self.closed));
-        publish_frames::publish(&self.context, std::mem::take(&mut self.appended), &self.routes).await;
+        let traced = batch.iter().filter(|_| self.context.platform.spans.is_on());
+        let traces = traced.map(|received| (received.id.as_str(), &received.trace)).collect();
+        publish_frames::publish(&self.context, std::mem::take(&mut self.appended), &self.routes, &traces).await;
     }
 
     fn rolled_back(&mut self) {

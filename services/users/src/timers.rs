@@ -1,6 +1,7 @@
 //! The periodic work of the service: it ends searches that have expired and announces their ends, publishes beacons of drivers who moved, polls mailboxes for events whose notification was
 //! lost, touches the lease of the pod, sweeps the rows of dead pods, and deletes old rows.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use platform::{CancellationToken, StoreError};
@@ -74,7 +75,7 @@ async fn announce_ends(context: &Context) -> Result<(), StoreError> {
     users.sort_unstable();
     let routes = presence::rows::routes(&mut tx, &users).await?;
     tx.commit().await?;
-    publish_frames::publish(context, entries.into_iter().zip(appended).collect(), &routes).await;
+    publish_frames::publish(context, entries.into_iter().zip(appended).collect(), &routes, &BTreeMap::new()).await;
     Ok(())
 }
 

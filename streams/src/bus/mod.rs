@@ -488,6 +488,14 @@ impl Bus {
         }
     }
 
+    /// Its name in traces, `messaging.system`.
+    pub const fn messaging_system(&self) -> &'static str {
+        match self {
+            Self::Nats(_) => "nats",
+            Self::Memory(_) => "memory",
+        }
+    }
+
     /// Whether the NATS client has closed the connection for good, because it received something that it cannot read. Only a
     /// new process can help.
     pub fn is_closed(&self) -> bool {

@@ -32,9 +32,8 @@ pub async fn apply_topology(platform: &Platform) -> Result<(), String> {
     loop {
         match platform.bus.apply(&topology).await {
             Ok(changes) => {
-                let of = |kind: &str| changes.iter().filter(|change| change.starts_with(kind)).count();
                 if !changes.is_empty() {
-                    let (streams, consumers) = (of("stream "), of("consumer "));
+                    let (streams, consumers) = counted(&changes);
                     tracing::info!(streams, consumers, "topology applied: streams and consumers created or changed");
                 }
                 return Ok(());
@@ -51,6 +50,15 @@ pub async fn apply_topology(platform: &Platform) -> Result<(), String> {
             }
         }
     }
+}
+
+/// How many streams and how many consumers were changed. Each change is a line of its own at debug: a server without any of them has dozens.
+fn counted(changes: &[String]) -> (usize, usize) {
+    for change in changes {
+        tracing::debug!("topology: {change}");
+    }
+    let of = |kind: &str| changes.iter().filter(|change| change.starts_with(kind)).count();
+    (of("stream "), of("consumer "))
 }
 
 /// Reconciles until shutdown.
@@ -117,8 +125,14 @@ async fn reconcile(platform: &Platform) -> Result<(), BusError> {
     if !observation.state.differences.is_empty() {
         let applied = timeout(APPLY_WAIT, platform.bus.apply(&platform.topology.with_sweeper())).await;
         let changes = applied.map_err(|_| BusError::Unavailable("the server does not answer".to_owned()))??;
-        for change in changes {
-            tracing::warn!("topology: {change}; what was published meanwhile may not be stored");
+        if let [first, ..] = &changes[..] {
+            let (streams, consumers) = counted(&changes);
+            tracing::warn!(
+                streams,
+                consumers,
+                first,
+                "the topology differed and was applied again; what was published meanwhile may not be stored"
+            );
         }
     }
     match observation.state.first_unavailable() {

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use streams::Service;
 use tokio::time::timeout;
 
-use super::{Failure, Handler, Received};
+use super::{Failure, Handler, Received, traced};
 use crate::event_metrics::EventPath;
 use crate::store::{Retries, Store, StoreError, Tables, Transaction, TransactionError};
 use crate::{Platform, kill_point};
@@ -47,9 +47,13 @@ impl<H: Handler> Executor<H> {
         batch: &[&'a Received],
         path: EventPath,
     ) -> Result<Vec<&'a Received>, Failure> {
+        let began_at = self.platform.world.now();
         let transaction = AssertUnwindSafe(self.run_transaction(batch, path)).catch_unwind();
         let failure = match timeout(ATTEMPT_WAIT, transaction).await {
             Ok(Ok(Ok(new))) => {
+                if self.platform.spans.is_on() {
+                    traced::handled(&self.platform, self.service, &new, began_at);
+                }
                 self.handler.committed(&new).await;
                 return Ok(new);
             }
@@ -60,6 +64,10 @@ impl<H: Handler> Executor<H> {
             Err(_) => StoreError::Unavailable(format!("not done in {ATTEMPT_WAIT:?}")).into(),
         };
         self.handler.rolled_back();
+        // Several that failed are handled one by one.
+        if let [received] = batch {
+            traced::failed(&self.platform, self.service, received, began_at, &failure);
+        }
         Err(failure)
     }
 
@@ -70,7 +78,8 @@ impl<H: Handler> Executor<H> {
     ) -> Result<Vec<&'a Received>, Failure> {
         let is_timer = batch.is_empty();
         if !is_timer && !self.handler.writes(batch) {
-            self.platform.metrics.events.committed(batch, batch, path, Duration::ZERO, &self.platform.world);
+            let (now, is_traced) = (self.platform.world.now(), self.platform.spans.is_on());
+            self.platform.metrics.events.committed(batch, batch, path, Duration::ZERO, now, is_traced);
             return Ok(batch.to_vec());
         }
         let began_at = self.platform.world.now();
@@ -82,6 +91,9 @@ impl<H: Handler> Executor<H> {
         }
         if !new.is_empty() || is_timer {
             self.handler.handle(&mut tx, &new).await?;
+            for received in &new {
+                tx.put_in_trace(&received.event, &received.trace);
+            }
         }
         if !is_timer {
             kill_point::reached("consumer.before_commit");
@@ -90,10 +102,11 @@ impl<H: Handler> Executor<H> {
         if !is_timer {
             kill_point::reached("consumer.before_ack");
         }
-        let Platform { world, metrics, .. } = &self.platform;
-        let took = (world.now() - began_at).to_std().unwrap_or_default();
+        let Platform { world, metrics, spans, .. } = &self.platform;
+        let now = world.now();
+        let took = (now - began_at).to_std().unwrap_or_default();
         metrics.handler_seconds.with_label_values(&[self.service.name()]).observe(took.as_secs_f64());
-        metrics.events.committed(batch, &new, path, took, world);
+        metrics.events.committed(batch, &new, path, took, now, spans.is_on());
         Ok(new)
     }
 }

@@ -12,6 +12,7 @@ mod fast_lane;
 mod progress;
 mod pull;
 mod requeue;
+mod traced;
 mod worker;
 
 use chrono::{DateTime, Utc};
@@ -55,11 +56,13 @@ impl Received {
         let event = Event::parse(&message.subject, &message.payload)?;
         event.check_times(message.stored_at)?;
         let id = dead_letters::message_id(&delivery.stream, message);
+        // What is delivered again has failed, or its process died: the rest of its trace is exported.
+        let trace = Trace::follow(message.headers.find("traceparent"), world);
         Ok(Self {
             event,
             inbox_key: dead_letters::inbox_key(&id, &delivery.stream, message.sequence, message.stored_at),
             id,
-            trace: Trace::follow(message.headers.find("traceparent"), world),
+            trace: if delivery.deliveries > 1 { trace.with_sampled(true) } else { trace },
             consumer: delivery.consumer.clone(),
             occurred_at: occurred_at(&message.headers, message.stored_at),
             stored_at: message.stored_at,

@@ -175,7 +175,13 @@ impl<T: Tables> Relay<T> {
         let mut published = Vec::with_capacity(wave.len());
         for (row, result) in wave.iter().zip(results) {
             match result {
-                Ok(_) => published.push(row.seq),
+                Ok(_) => {
+                    published.push(row.seq);
+                    if self.platform.spans.is_on() {
+                        let span = row.span(self.service, self.platform.world.now());
+                        span.into_iter().for_each(|span| self.platform.spans.record(span));
+                    }
+                }
                 Err(error) => {
                     if outcome == RelayOutcome::All {
                         tracing::warn!(%error, message_id = row.message_id, "an event waits in the outbox");

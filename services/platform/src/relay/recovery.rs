@@ -349,7 +349,7 @@ async fn detect_recreated(
 /// Published rows and unpublished ones: a process that was paused may yet mark a row that it published to the lost stream.
 async fn page(pool: &Connections, subjects: &[&str], after: i64, until: i64) -> Result<Vec<OutboxRow>, StoreError> {
     let statement = sqlx::query_as(
-        "select seq, message_id, key, subject, body, traceparent, occurred_at, created_at from outbox \
+        "select seq, message_id, key, subject, body, traceparent, parent_span, occurred_at, created_at from outbox \
          where seq > $1 and seq <= $2 and subject = any($3) order by seq limit $4",
     );
     let mut single = relay_connection(pool).await?;
@@ -401,6 +401,7 @@ mod tests {
             subject: "ride.pickup".to_owned(),
             body: String::new(),
             traceparent: String::new(),
+            parent_span: None,
             occurred_at: DateTime::UNIX_EPOCH,
             created_at: DateTime::UNIX_EPOCH,
         };

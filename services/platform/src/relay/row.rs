@@ -10,6 +10,7 @@ use streams::{Event, Headers, Message, Service, bus};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use crate::spans::{Span, SpanKind};
 use crate::world::Trace;
 
 /// Rows that the queue holds; beyond that the relay reads them from the table.
@@ -26,7 +27,10 @@ pub(crate) struct OutboxRow {
     pub(crate) key: Uuid,
     pub(crate) subject: String,
     pub(crate) body: String,
+    /// Of the publish, if that is a span, else of the span that it follows from.
     pub(crate) traceparent: String,
+    /// The span that the publish follows from. Null where no spans are recorded.
+    pub(crate) parent_span: Option<String>,
     pub(crate) occurred_at: DateTime<Utc>,
     pub(crate) created_at: DateTime<Utc>,
 }
@@ -41,6 +45,7 @@ impl OutboxRow {
             subject: event.subject().as_str().to_owned(),
             body: String::from_utf8(event.body()).expect("JSON is UTF-8"),
             traceparent: trace.as_str().to_owned(),
+            parent_span: None,
             occurred_at: event.occurred_at().unwrap_or(now),
             created_at: now,
         }
@@ -48,6 +53,20 @@ impl OutboxRow {
 
     pub(super) fn trace_id(&self) -> &str {
         Trace::id_in(&self.traceparent)
+    }
+
+    /// The span of its publish, which has been acknowledged at `ended_at`. `None` if the row's writer records no spans.
+    pub(super) fn span(&self, service: Service, ended_at: DateTime<Utc>) -> Option<Span> {
+        let trace = Trace::parse(&self.traceparent)?.with_parent(Some(self.parent_span.clone()?));
+        let name = format!("publish {}", self.subject);
+        let span = Span::new(service.name(), name, SpanKind::Producer, &trace, (self.created_at, ended_at));
+        Some(
+            span.with("messaging.operation.type", "send")
+                .with("messaging.operation.name", "publish")
+                .with("messaging.destination.name", self.subject.as_str())
+                .with("messaging.message.id", self.message_id.as_str())
+                .with("messaging.message.body.size", i64::try_from(self.body.len()).unwrap_or(i64::MAX)),
+        )
     }
 
     pub(super) fn message(&self, service: Service) -> Message {

@@ -7,9 +7,11 @@ use imbl::OrdMap;
 use sqlx::Postgres;
 use streams::simulation::Faults;
 use tokio::sync::{Mutex, OwnedMutexGuard};
+use uuid::Uuid;
 
 use super::connections::Connections;
 use crate::relay::row::{OutboxRow, RelayQueue};
+use crate::spans::Spans;
 use crate::world::World;
 
 /// Rows of a table that one transaction purges.
@@ -33,6 +35,8 @@ pub(super) struct Committed<T> {
     /// Unpublished rows only: after a crash this memory is gone, so a published row could never be published again.
     pub(super) outbox: OrdMap<i64, OutboxRow>,
     pub(super) last_seq: i64,
+    /// By what they are about; see `traces.rs`.
+    pub(super) traces: OrdMap<Uuid, (String, DateTime<Utc>)>,
 }
 
 impl<T> Clone for Backend<T> {
@@ -66,4 +70,5 @@ pub(super) struct Context {
     pub(super) relay_queue: RelayQueue,
     /// What a simulation makes fail for this process.
     pub(super) faults: Faults,
+    pub(super) spans: Spans,
 }

@@ -2,7 +2,7 @@
 //!
 //! Each operation of a service is written once, in the file of its noun, with two arms side by side: the SQL, and the same
 //! on persistent maps. This module owns connections, transactions and the kinds of error. The only tables that it knows are
-//! those of every service: `inbox` and `outbox`.
+//! those of every service: `inbox`, `outbox` and `traces`.
 
 mod backend;
 pub(crate) mod connections;
@@ -12,6 +12,7 @@ mod migrate;
 mod outbox;
 mod plans;
 pub mod rows;
+mod traces;
 mod transaction;
 
 use std::fmt;
@@ -25,6 +26,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::relay::row::{OutboxRow, RelayQueue};
+use crate::spans::Spans;
 use crate::world::World;
 pub use backend::Tables;
 use backend::{Backend, Committed, Context, Draft, Work};
@@ -64,8 +66,21 @@ impl<T: Tables> Store<T> {
 
     fn new(backend: Backend<T>, world: &World, pod: &Arc<str>) -> Self {
         let (world, pod) = (world.clone(), pod.clone());
-        let context = Context { world, pod, relay_queue: RelayQueue::default(), faults: Faults::default() };
+        let context = Context {
+            world,
+            pod,
+            relay_queue: RelayQueue::default(),
+            faults: Faults::default(),
+            spans: Spans::default(),
+        };
         Self { backend, context }
+    }
+
+    /// The same store for a process that records spans: it stores in which trace a search, an offer and a ride are.
+    #[must_use]
+    pub fn with_spans(mut self, spans: &Spans) -> Self {
+        self.context.spans = spans.clone();
+        self
     }
 
     /// The same tables as another process of a simulation sees them.
@@ -212,16 +227,17 @@ impl<T: Tables> Store<T> {
     }
 
     /// Deletes inbox rows older than 8 days (no stream delivers anything older) and outbox rows published more than a day
-    /// ago (until then the relay may have to publish them again to a recreated stream).
+    /// ago (until then the relay may have to publish them again to a recreated stream), and the traces of what is two days old.
     ///
     /// # Errors
     /// [`StoreError`]; the next purge deletes what remains.
     pub async fn purge(&self) -> Result<(), StoreError> {
         let now = self.context.world.now();
         let (processed_before, published_before) = (now - chrono::Duration::days(8), now - chrono::Duration::days(1));
+        let traced_before = now - chrono::Duration::days(2);
         loop {
             let mut tx = self.begin().await?;
-            let is_done = tx.purge_page(processed_before, published_before).await?;
+            let is_done = tx.purge_page(processed_before, published_before, traced_before).await?;
             tx.commit().await?;
             if is_done {
                 return Ok(());

@@ -37,9 +37,9 @@ pub(super) async fn insert<T>(work: &mut Work<T>, rows: &mut [OutboxRow], pod: &
         Work::Postgres(pg) => {
             // A scalar with a limit, not `exists`: for that the planner may hash all unpublished rows, dead ones included.
             let inserted = sqlx::query(
-                "insert into outbox (message_id, key, subject, body, traceparent, occurred_at, created_at, pod) \
-                 select m, k, s, b, t, o, $7, $8 from unnest($1::text[], $2::uuid[], $3::text[], $4::text[], \
-                 $5::text[], $6::timestamptz[]) with ordinality as u (m, k, s, b, t, o, n) order by n \
+                "insert into outbox (message_id, key, subject, body, traceparent, occurred_at, created_at, pod, parent_span) \
+                 select m, k, s, b, t, o, $7, $8, p from unnest($1::text[], $2::uuid[], $3::text[], $4::text[], \
+                 $5::text[], $6::timestamptz[], $9::text[]) with ordinality as u (m, k, s, b, t, o, p, n) order by n \
                  returning seq, (select true from outbox before where before.key = outbox.key and \
                  before.published_at is null limit 1)",
             )
@@ -51,6 +51,7 @@ pub(super) async fn insert<T>(work: &mut Work<T>, rows: &mut [OutboxRow], pod: &
             .bind(column(&*rows, |row| row.occurred_at))
             .bind(rows[0].created_at)
             .bind(pod)
+            .bind(column(&*rows, |row| row.parent_span.as_deref()))
             .fetch_all(&mut ***pg)
             .await?;
             for (row, inserted) in rows.iter_mut().zip(&inserted) {
@@ -80,7 +81,7 @@ pub(super) async fn unpublished<T>(
     match backend {
         Backend::Postgres { relay_pool, .. } => {
             let statement = sqlx::query_as(
-                "select seq, message_id, key, subject, body, traceparent, occurred_at, created_at \
+                "select seq, message_id, key, subject, body, traceparent, parent_span, occurred_at, created_at \
                  from outbox where published_at is null and seq > $1 and key in \
                  (select key from outbox where published_at is null and \
                  case when $2::timestamptz is null then pod = $3 else created_at < $2 end) order by seq limit $4",

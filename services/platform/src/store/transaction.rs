@@ -3,7 +3,7 @@
 //! In memory a transaction works on a cheap copy of all tables under an exclusive lock: commit swaps the copy in, drop
 //! discards it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::backend::{Context, Draft, Tables, Work};
 use super::error::StoreError;
-use super::{inbox, outbox};
+use super::{inbox, outbox, traces};
 use crate::relay::row::{Backlog, OutboxRow};
 use crate::world::{Trace, World};
 
@@ -30,6 +30,8 @@ const CONFLICT_RETRIES: u32 = 3;
 pub struct Transaction<T> {
     work: Work<T>,
     outgoing: Vec<OutboxRow>,
+    /// What this transaction puts into a trace; always empty where no spans are recorded.
+    traced: BTreeMap<Uuid, String>,
     context: Context,
 }
 
@@ -49,7 +51,7 @@ impl<T> fmt::Debug for Transaction<T> {
 
 impl<T> Transaction<T> {
     pub(super) fn new(work: Work<T>, context: Context) -> Self {
-        Self { work, outgoing: Vec::new(), context }
+        Self { work, outgoing: Vec::new(), traced: BTreeMap::new(), context }
     }
 
     /// Lends the connection, or the tables in memory, to one operation.
@@ -62,10 +64,41 @@ impl<T> Transaction<T> {
 }
 
 impl<T: Tables> Transaction<T> {
-    /// Puts an event into the outbox: the relay publishes it once this transaction is committed, and only then.
-    pub fn publish(&mut self, event: &Event, trace: &Trace) {
-        let now = self.context.world.now();
-        self.outgoing.push(OutboxRow::new(event, trace, now));
+    /// Puts an event into the outbox: the relay publishes it once this transaction is committed, and only then. Returns the
+    /// `traceparent` of its message.
+    pub fn publish(&mut self, event: &Event, trace: &Trace) -> &str {
+        let Context { world, spans, .. } = &self.context;
+        let now = world.now();
+        let row = if spans.is_on() {
+            // The publish is a span of its own: what the message leads to follows from it.
+            let publish = trace.next(world);
+            OutboxRow { parent_span: Some(trace.span_id().to_owned()), ..OutboxRow::new(event, &publish, now) }
+        } else {
+            OutboxRow::new(event, trace, now)
+        };
+        self.put_in_trace(event, trace);
+        &self.outgoing.push_mut(row).traceparent
+    }
+
+    /// What `event` is about joins this trace, if spans are recorded.
+    pub(crate) fn put_in_trace(&mut self, event: &Event, trace: &Trace) {
+        if self.context.spans.is_on() {
+            let subjects = traces::subjects_of(event);
+            self.traced.extend(subjects.into_iter().map(|subject| (subject, trace.as_str().to_owned())));
+        }
+    }
+
+    /// The spans that last put these searches, passengers, offers and rides into a trace, as far as they are known. None if no spans
+    /// are recorded.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn traces_of(&mut self, subjects: &[Uuid]) -> Result<BTreeMap<Uuid, Trace>, StoreError> {
+        if !self.context.spans.is_on() || subjects.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let stored = traces::of(&mut self.work, subjects).await?;
+        Ok(stored.iter().filter_map(|(subject, text)| Some((*subject, Trace::parse(text)?))).collect())
     }
 
     /// Records that `consumer` processed the messages with these inbox keys; returns the keys that were not recorded before.
@@ -104,15 +137,17 @@ impl<T: Tables> Transaction<T> {
         outbox::unpublished_keys(&mut self.work, keys).await
     }
 
-    /// Deletes a page of old inbox and outbox rows; true if none is left.
+    /// Deletes a page of old inbox, outbox and trace rows; true if none is left.
     pub(super) async fn purge_page(
         &mut self,
         processed_before: DateTime<Utc>,
         published_before: DateTime<Utc>,
+        traced_before: DateTime<Utc>,
     ) -> Result<bool, StoreError> {
         let is_inbox_done = inbox::purge_page(&mut self.work, processed_before).await?;
         let is_outbox_done = outbox::purge_page(&mut self.work, published_before).await?;
-        Ok(is_inbox_done && is_outbox_done)
+        let are_traces_done = traces::purge_page(&mut self.work, traced_before).await?;
+        Ok(is_inbox_done && is_outbox_done && are_traces_done)
     }
 
     /// Makes all of it visible at once, and wakes the relay.
@@ -141,6 +176,9 @@ impl<T: Tables> Transaction<T> {
     }
 
     async fn commit_now(mut self) -> Result<(), StoreError> {
+        if !self.traced.is_empty() {
+            traces::put(&mut self.work, &self.traced, self.context.world.now()).await?;
+        }
         let backlog = self.write_outgoing().await?;
         let queue = &self.context.relay_queue;
         match self.work {

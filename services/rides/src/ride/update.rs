@@ -29,7 +29,8 @@ pub(crate) async fn write_updates(tx: &mut Transaction<Tables>, updates: Vec<Rid
     rows::update_rides(tx, &updated).await?;
     let (mut movements, mut payments, mut events) = (Vec::new(), Vec::new(), Vec::new());
     for RideUpdate { change, trace, .. } in updates {
-        tx.publish(&Event::Ride(Box::new(change.event.clone())), &trace);
+        let traceparent = tx.publish(&Event::Ride(Box::new(change.event.clone())), &trace);
+        events.push(EventRow::new(&change.event, traceparent));
         if let Some(bill) = &change.bill {
             let ride = &change.ride;
             let due =
@@ -39,7 +40,6 @@ pub(crate) async fn write_updates(tx: &mut Transaction<Tables>, updates: Vec<Rid
             tx.publish(&Event::PaymentCapture(payment.capture()), &trace);
             payments.push(payment);
         }
-        events.push(EventRow::new(&change.event, trace.as_str()));
     }
     event_log::rows::append_events(tx, events).await?;
     if !payments.is_empty() {

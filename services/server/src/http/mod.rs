@@ -6,13 +6,14 @@ mod faults;
 mod headers;
 mod serve;
 mod stats;
+mod traced;
 mod write_timeout;
 
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use platform::routes::Routes;
@@ -25,6 +26,7 @@ pub use admission::limited;
 pub use faults::Faults;
 pub use serve::serve;
 use stats::Stats;
+use traced::traced;
 
 /// The wait for the answer to a request.
 const REQUEST_WAIT: Duration = Duration::from_secs(20);
@@ -42,9 +44,10 @@ pub fn routes(platform: &Platform, services: &[Service], of_services: Vec<Routes
     of_services.into_iter().fold(operators, Routes::merge)
 }
 
-/// The routes with what holds for all of them: answers for what is no route, and a limit of the time.
-pub fn router(routes: Routes) -> Router {
-    problem::with_fallbacks(routes.into_router()).layer(middleware::from_fn(in_time))
+/// The routes with what holds for all of them: answers for what is no route, a limit of the time, a span.
+pub fn router(routes: Routes, platform: &Platform) -> Router {
+    let traced = middleware::from_fn_with_state(platform.clone(), traced);
+    problem::with_fallbacks(routes.into_router()).layer(middleware::from_fn(in_time)).layer(traced)
 }
 
 /// Limits the time of every request. A WebSocket's upgrade is answered at once, and its session has limits of its own.
@@ -73,7 +76,13 @@ fn ready(health: &PodHealth) -> Response {
         .into_response()
 }
 
-async fn metrics(State(platform): State<Platform>) -> Response {
+/// In the format of OpenMetrics, with exemplars, for those who name it first; in Prometheus' own for everybody else.
+async fn metrics(State(platform): State<Platform>, headers: HeaderMap) -> Response {
+    let accepted = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    if accepted.trim_start().starts_with("application/openmetrics-text") {
+        let kind = [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")];
+        return (kind, platform.metrics.open_metrics(&platform.health)).into_response();
+    }
     let kind = [("content-type", "text/plain; version=0.0.4; charset=utf-8")];
     (kind, platform.metrics.text(&platform.health)).into_response()
 }

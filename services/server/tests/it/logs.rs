@@ -50,6 +50,32 @@ impl Log {
 }
 
 #[tokio::test]
+async fn the_topology_is_one_line_and_its_details_are_at_debug() {
+    let log = Log::default();
+    let _installed = log.install("debug");
+    let running = Running::start(Shape::Nats, &[]).await;
+    let of_topology = |level: &str| {
+        let mut lines = log.lines();
+        lines.retain(|line| line["level"] == level && line["message"].as_str().is_some_and(|m| m.contains("topology")));
+        lines
+    };
+    let [line] = &of_topology("INFO")[..] else { panic!("{:?}", of_topology("INFO")) };
+    let topology = running.apps[0].platform.topology.with_sweeper();
+    let (streams, consumers) = (topology.streams.len(), topology.consumers.len());
+    assert_eq!((&line["streams"], &line["consumers"]), (&json!(streams), &json!(consumers)));
+    assert!(of_topology("DEBUG").len() >= streams + consumers);
+    // All are gone.
+    let platform = running.apps[0].platform.clone();
+    for stream in &topology.streams {
+        platform.bus.delete_stream(&stream.name).await.unwrap();
+    }
+    until("they are back", async || !of_topology("WARN").is_empty()).await;
+    running.stop().await;
+    let lines = of_topology("WARN");
+    assert!(lines.len() <= 4, "a few lines for {streams} streams and {consumers} consumers: {lines:?}");
+}
+
+#[tokio::test]
 async fn a_line_of_a_handler_carries_message_id_and_trace_id() {
     let log = Log::default();
     let _installed = log.install("info");

@@ -32,4 +32,5 @@ mod row_writes;
 mod runbook;
 mod state;
 mod stuck_stream;
+mod traces;
 mod transcript;

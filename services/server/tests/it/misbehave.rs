@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::harness::running::{Running, settings};
+use crate::harness::running::settings;
 
 /// Longer than any frame is late.
 const SILENCE: Duration = Duration::from_secs(4);
@@ -33,7 +33,7 @@ async fn meet(seed: u64) -> Vec<String> {
         let outcome = socket(addr, &token).await;
         met.push(outcome);
     }
-    Running::of(vec![app], None, settings).stop().await;
+    assert!(app.stop().await, "everything ends in time");
     met
 }
 

@@ -46,13 +46,46 @@ fn each_alarm_has_a_section_and_metrics_that_exist() {
             sources.push_str(&String::from_utf8_lossy(&std::fs::read(file).unwrap()));
         }
     }
-    for word in alarms.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
-        let Some(metric) = word.strip_prefix("rideshare_").filter(|metric| !metric.is_empty()) else { continue };
-        assert!(
-            sources.contains(&format!("\"{metric}\"")) || sources.contains(&format!("\"rideshare_{metric}\"")),
-            "docker/alerts.yaml asks for rideshare_{metric}, which no process has"
-        );
+    for name in metrics_in(&alarms) {
+        assert!(is_registered(&sources, &name), "docker/alerts.yaml asks for {name}, which no process has");
     }
+    let (mut boards, mut asked) = (0, BTreeSet::new());
+    for file in walk(&root().join("docker/monitoring/grafana/dashboards")) {
+        let Some(board) = std::fs::read_to_string(&file).ok().filter(|text| text.starts_with('{')) else { continue };
+        let board: serde_json::Value = serde_json::from_str(&board).unwrap();
+        boards += 1;
+        for target in
+            board["panels"].as_array().unwrap().iter().flat_map(|p| p["targets"].as_array().into_iter().flatten())
+        {
+            for name in metrics_in(target["expr"].as_str().unwrap_or_default()) {
+                assert!(is_registered(&sources, &name), "{}: no process has {name}", file.display());
+                asked.insert(name);
+            }
+        }
+    }
+    assert!(boards == 4 && asked.len() > 40, "{boards} {asked:?}");
+}
+
+/// The metrics of this program that a text names, without what Prometheus adds to the name of a histogram.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let ours = words.filter(|word| {
+        let rest =
+            ["rideshare_", "messaging_", "http_server_", "process_"].iter().find_map(|part| word.strip_prefix(part));
+        // Labels of the conventions begin as their metrics do.
+        rest.is_some_and(|rest| !rest.is_empty())
+            && !["_name", "_route", "_method", "_status_code"].iter().any(|end| word.ends_with(end))
+    });
+    let of_histogram = |word: &str| {
+        let base = ["_bucket", "_count", "_sum"].iter().find_map(|suffix| word.strip_suffix(suffix));
+        base.unwrap_or(word).to_owned()
+    };
+    ours.map(of_histogram).collect()
+}
+
+fn is_registered(sources: &str, name: &str) -> bool {
+    let parts = [Some(name), name.strip_prefix("rideshare_"), name.strip_prefix("process_")];
+    parts.into_iter().flatten().any(|name| sources.contains(&format!("\"{name}\"")))
 }
 
 fn walk(directory: &Path) -> Vec<PathBuf> {

@@ -242,7 +242,7 @@ impl Process {
         }
         running.tasks.spawn(sweeper::run(platform.clone(), vec![self.service]));
         running.tasks.spawn(platform::pod::run(platform.clone(), vec![self.service]));
-        running.router = http::router(http::routes(&platform, &[self.service], routes));
+        running.router = http::router(http::routes(&platform, &[self.service], routes), &platform);
         Ok(running)
     }
 

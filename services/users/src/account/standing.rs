@@ -1,6 +1,7 @@
 //! What becomes of a driver's offers and beacon when their standing, or their vehicle, changes: one transaction each. The operators' API
 //! calls [`set_status`].
 
+use platform::store::rows::column;
 use platform::{Problem, Retry, StoreError, Transaction};
 use pricing::market::Market;
 use streams::{Event, Position, UserId, VehicleType};
@@ -95,8 +96,10 @@ pub(super) async fn withdraw_offers(
     let now = context.platform.world.now();
     let ends: Vec<_> = open.iter().map(|offer| offer.declined(now)).collect();
     offer::rows::close(tx, &ends).await?;
+    let traces = tx.traces_of(&column(&ends, |end| end.match_id.0)).await?;
     for end in ends {
-        context.publish(tx, &Event::MatchRejected(end));
+        let offer = end.match_id.0;
+        context.publish_about(tx, &Event::MatchRejected(end), offer, &traces);
         context.platform.metrics.matches.with_label_values(&["declined"]).inc();
     }
     Ok(())

@@ -4,6 +4,7 @@
 pub(crate) mod command;
 
 pub(crate) mod beacon;
+mod begun;
 mod mailbox;
 mod offer;
 pub(crate) mod positions;
@@ -14,19 +15,32 @@ mod search;
 pub(crate) mod sender;
 pub(crate) mod window;
 
-use platform::{Retry, kill_point};
+use platform::{Retry, Trace, kill_point, spans};
 use serde_json::Value;
 use streams::ride_command::RideAction;
 
 use crate::context::Context;
+use begun::Begun;
 use command::{Command, CommandError, Refusal, RowCommand};
 use sender::Sender;
 
-/// Executes a command. The effect is durable on return.
+/// Executes a command that came in the span `caller`. The effect is durable on return.
 ///
 /// # Errors
 /// [`Refusal`], and nothing was changed. After `unavailable` the client repeats the same command.
-pub(crate) async fn execute(context: &Context, sender: Sender, command: Command) -> Result<Value, Refusal> {
+pub(crate) async fn execute(
+    context: &Context,
+    sender: Sender,
+    command: Command,
+    caller: Option<Trace>,
+) -> Result<Value, Refusal> {
+    let begun = Begun::new(context, sender.user, &command, caller).await;
+    let done = spans::within(begun.trace().cloned(), execute_now(context, sender, command)).await;
+    begun.end(context, &done);
+    done
+}
+
+async fn execute_now(context: &Context, sender: Sender, command: Command) -> Result<Value, Refusal> {
     match command {
         Command::Ride(ride_id, RideAction::Wait { .. }) => ride::wait(context, &sender, ride_id).await,
         Command::Ride(ride_id, action) => ride::request(context, sender.user, ride_id, action).await,

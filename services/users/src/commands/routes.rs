@@ -7,7 +7,7 @@ use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use platform::limits::Limit;
 use platform::problem::{Json, read_body, require_json};
-use platform::{Problem, SignedIn, StoreError};
+use platform::{Problem, SignedIn, StoreError, spans};
 use serde::Deserialize;
 use serde_json::Value;
 use streams::UserId;
@@ -38,7 +38,10 @@ pub(crate) async fn run(
     let invalid = || Problem::new(StatusCode::BAD_REQUEST, "invalid_json", "the body is not UTF-8");
     let text = std::str::from_utf8(&body).map_err(|_| invalid())?;
     let now = context.platform.world.now();
-    let Frame { request, .. } = frame::parse(text, now).map_err(|refused| refused.refusal.into_problem())?;
+    // Of the request, which the header of the client's own trace began; without one the frame may have it.
+    let caller = spans::current();
+    let Frame { request, traceparent, .. } =
+        frame::parse(text, now).map_err(|refused| refused.refusal.into_problem())?;
     let frame::Request::Command(mut command) = request else {
         let message = "only a socket goes by an access token: send the new one with your next request";
         return Err(Refusal { field: Some("type".to_owned()), ..Refusal::new("unknown_type", message) }.into_problem());
@@ -56,7 +59,8 @@ pub(crate) async fn run(
     command::begin(&context.platform, user, &mut command, &clock, Answer::Ack)
         .map_err(|not_begun| not_begun.into_refusal().into_problem())?;
     let sender = sender(&context, user, (device, device_name), shared, &command).await?;
-    execute(&context, sender, command).await.map(Json).map_err(Refusal::into_problem)
+    let caller = caller.or_else(|| context.platform.spans.of_client(&traceparent?));
+    execute(&context, sender, command, caller).await.map(Json).map_err(Refusal::into_problem)
 }
 
 async fn sender(

@@ -5,17 +5,21 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use platform::StoreError;
 use std::time::Duration;
-use streams::UserId;
+use streams::{Subject, UserId};
 use tokio::time::Instant;
 
 use super::connection::SessionStart;
 use super::frame::{self, EventFrame};
+use super::inbox::WrittenFrame;
+use super::outbound::{EventText, Sending};
 use super::sockets::SocketSlot;
 use crate::context::Context;
 use crate::live_ride::{CurrentRides, RideChange};
 use crate::mailbox::{self, Entry, MissedRange};
 use crate::party::{self, FrameBody};
 
+/// The event of which it is measured how soon it is on its way to the phone.
+const OFFER: &str = Subject::MatchFound.as_str();
 /// The most entries of one read of the mailbox.
 const PAGE: usize = 100;
 /// The pause after a read of the mailbox that failed.
@@ -132,7 +136,7 @@ impl<'a> Delivery<'a> {
     }
 
     /// The frames to send after a read.
-    pub(crate) fn on_read(&mut self, read: Read) -> Vec<String> {
+    pub(crate) fn on_read(&mut self, read: Read) -> Vec<EventText> {
         self.reading = None;
         self.is_unreadable = read.is_err();
         let entries = match read {
@@ -149,7 +153,14 @@ impl<'a> Delivery<'a> {
             self.pass_gap(seq - 1, &mut frames);
             self.update_ride(seq, &subject, &body);
             self.sent_seq = seq;
-            frames.push(frame::event(&subject, seq, &event_id, time, &body));
+            let sending = (subject == OFFER).then(|| Sending {
+                subject: subject.clone(),
+                occurred_at: Some(time),
+                began_at: self.context.platform.world.now(),
+                trace: None,
+            });
+            let text = frame::event(&subject, seq, &event_id, time, &body);
+            frames.push(EventText { text, sending: sending.map(Box::new) });
         }
         if is_last_page {
             // Entries that are missing up to here were dropped: they will never come.
@@ -161,20 +172,22 @@ impl<'a> Delivery<'a> {
 
     /// Passes over the entries up to `to` that were not sent. They are no longer there; the client learns it, unless its welcome
     /// said so.
-    fn pass_gap(&mut self, to: u64, frames: &mut Vec<String>) {
+    fn pass_gap(&mut self, to: u64, frames: &mut Vec<EventText>) {
         if to <= self.sent_seq {
             return;
         }
         if to > self.missed_to {
-            frames.push(frame::missed(MissedRange { from: self.sent_seq + 1, to }));
+            let text = frame::missed(MissedRange { from: self.sent_seq + 1, to });
+            frames.push(EventText { text, sending: None });
         }
         self.sent_seq = to;
     }
 
     /// A pod wrote this frame after the event's commit. If it is the next one it may be sent as it is, and is returned;
     /// otherwise the mailbox is read.
-    pub(crate) fn on_event(&mut self, text: &str) -> Option<String> {
-        let Ok(EventFrame { seq, subject, data }) = serde_json::from_str(text) else {
+    pub(crate) fn on_event(&mut self, frame: &WrittenFrame) -> Option<EventText> {
+        let text = &*frame.text;
+        let Ok(EventFrame { seq, subject, time, data }) = serde_json::from_str(text) else {
             return None;
         };
         self.newest_seq = self.newest_seq.max(seq);
@@ -183,7 +196,14 @@ impl<'a> Delivery<'a> {
         }
         self.update_ride(seq, &subject, data.get());
         self.sent_seq = seq;
-        Some(text.to_owned())
+        let sending = frame.trace.is_some() || subject == OFFER;
+        let sending = sending.then(|| Sending {
+            subject: subject.into_owned(),
+            occurred_at: time.parse().ok(),
+            began_at: self.context.platform.world.now(),
+            trace: frame.trace.clone(),
+        });
+        Some(EventText { text: text.to_owned(), sending: sending.map(Box::new) })
     }
 
     /// A pod wrote this frame, but the client cannot take it now: the mailbox is read later.

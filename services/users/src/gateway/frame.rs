@@ -50,6 +50,8 @@ pub(crate) type Id = Box<RawValue>;
 pub(crate) struct Frame {
     pub(crate) id: Option<Id>,
     pub(crate) request: Request,
+    /// The client's own W3C trace context, not checked. One that is no string is as good as none.
+    pub(crate) traceparent: Option<String>,
 }
 
 /// What a client requests.
@@ -85,6 +87,8 @@ struct Envelope<'a> {
     kind: Option<&'a RawValue>,
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    traceparent: Option<&'a RawValue>,
 }
 
 /// Parses a client's frame.
@@ -112,7 +116,10 @@ pub(crate) fn parse(text: &str, now: DateTime<Utc>) -> Result<Frame, Box<Refused
         Err(refusal) => return Err(refused(None, refusal)),
     };
     match request(envelope.kind, envelope.data, now) {
-        Ok(request) => Ok(Frame { id, request }),
+        Ok(request) => {
+            let traceparent = envelope.traceparent.and_then(|raw| serde_json::from_str(raw.get()).ok());
+            Ok(Frame { id, request, traceparent })
+        }
         Err(refusal) => Err(refused(id, refusal)),
     }
 }
@@ -505,6 +512,9 @@ pub(crate) struct EventFrame<'a> {
     pub(crate) seq: u64,
     #[serde(borrow, rename = "type")]
     pub(crate) subject: Cow<'a, str>,
+    /// Of the event.
+    #[serde(borrow, default)]
+    pub(crate) time: Cow<'a, str>,
     #[serde(borrow)]
     pub(crate) data: &'a RawValue,
 }

@@ -3,6 +3,7 @@
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
+use platform::Trace;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tracing::field::Empty;
@@ -79,7 +80,16 @@ impl<'a> InFlight<'a> {
 
     /// Begins a command. The session reads the next frame when it has finished, except that a driver's positions without an
     /// id are published while further frames are read.
-    pub(crate) fn begin(&mut self, context: &'a Context, sender: Sender, id: Option<Id>, command: Command, role: Role) {
+    /// `caller` is the client's own span.
+    pub(crate) fn begin(
+        &mut self,
+        context: &'a Context,
+        sender: Sender,
+        id: Option<Id>,
+        command: Command,
+        role: Role,
+        caller: Option<Trace>,
+    ) {
         let kind = CommandKind::of(&command);
         // The trace begins where the command publishes.
         let (kind_name, raw_id) = (command.kind(), id.as_deref().map(RawValue::get));
@@ -100,7 +110,8 @@ impl<'a> InFlight<'a> {
                 self.command = Some(publish.instrument(span).boxed());
             }
             (command, _) => {
-                let execute = async move { Reply::new(id, commands::execute(context, sender, command).await, kind) };
+                let execute =
+                    async move { Reply::new(id, commands::execute(context, sender, command, caller).await, kind) };
                 self.command = Some(execute.instrument(span).boxed());
             }
         }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use futures_util::task::AtomicWaker;
+use platform::Trace;
 
 use super::transport::SessionEnd;
 
@@ -14,6 +15,20 @@ use super::transport::SessionEnd;
 const FRAMES_MAX: usize = 64;
 /// An inbox that is empty keeps room for so many.
 const FRAMES_KEPT: usize = 4;
+
+/// A frame as a pod wrote it after the event's commit.
+#[derive(Debug, Clone)]
+pub(crate) struct WrittenFrame {
+    pub(crate) text: Arc<str>,
+    /// The span that it follows from, if spans are recorded.
+    pub(crate) trace: Option<Arc<Trace>>,
+}
+
+impl From<&str> for WrittenFrame {
+    fn from(text: &str) -> Self {
+        Self { text: text.into(), trace: None }
+    }
+}
 
 /// What a session must know.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,7 +48,7 @@ pub(crate) struct Inbox {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    frames: VecDeque<Arc<str>>,
+    frames: VecDeque<WrittenFrame>,
     signal: Signal,
     /// The newest entry of which pushes wait.
     pushed_seq: u64,
@@ -60,7 +75,7 @@ impl Inbox {
     }
 
     /// The frame of the entry `seq`. If there is no room, the session reads its mailbox.
-    pub(crate) fn put_frame(&self, seq: u64, frame: &Arc<str>) {
+    pub(crate) fn put_frame(&self, seq: u64, frame: &WrittenFrame) {
         self.change(|waiting| {
             if waiting.is_closed || waiting.frames.len() >= FRAMES_MAX {
                 waiting.set_newest(seq);
@@ -112,7 +127,7 @@ impl Inbox {
     }
 
     /// The next frame. A cancelled call loses nothing.
-    pub(crate) async fn frame(&self) -> Arc<str> {
+    pub(crate) async fn frame(&self) -> WrittenFrame {
         self.take(|waiting| {
             let frame = waiting.frames.pop_front();
             if waiting.frames.is_empty() {
@@ -141,16 +156,16 @@ mod tests {
     use super::*;
 
     fn frame(inbox: &Inbox) -> Option<String> {
-        inbox.frame().now_or_never().map(|frame| frame.to_string())
+        inbox.frame().now_or_never().map(|frame| frame.text.to_string())
     }
 
     #[test]
     fn a_frame_for_which_a_session_has_no_room_is_read_from_the_mailbox() {
         let inbox = Inbox::default();
         let count = FRAMES_MAX as u64;
-        (1..=count).for_each(|seq| inbox.put_frame(seq, &seq.to_string().into()));
+        (1..=count).for_each(|seq| inbox.put_frame(seq, &seq.to_string().as_str().into()));
         assert_eq!(inbox.signal().now_or_never(), None);
-        (count + 1..=count + 2).for_each(|seq| inbox.put_frame(seq, &seq.to_string().into()));
+        (count + 1..=count + 2).for_each(|seq| inbox.put_frame(seq, &seq.to_string().as_str().into()));
         assert_eq!(inbox.signal().now_or_never(), Some(Signal { last_seq: count + 2, end: None }));
         let received: Vec<String> = std::iter::from_fn(|| frame(&inbox)).collect();
         assert_eq!(received, (1..=count).map(|seq| seq.to_string()).collect::<Vec<_>>());
@@ -183,7 +198,7 @@ mod tests {
                 tokio::select! {
                     biased;
                     signal = waiting.signal() => taken.push(signal.last_seq.to_string()),
-                    frame = waiting.frame() => taken.push(frame.to_string()),
+                    frame = waiting.frame() => taken.push(frame.text.to_string()),
                 }
             }
             taken
@@ -193,7 +208,7 @@ mod tests {
             if n == 1 {
                 inbox.set_newest(5)
             } else {
-                inbox.put_frame(n, &format!("frame {n}").into())
+                inbox.put_frame(n, &format!("frame {n}").as_str().into())
             }
             tokio::task::yield_now().await;
         }

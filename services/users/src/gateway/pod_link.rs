@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use platform::{CancellationToken, retry};
+use platform::{CancellationToken, Trace, retry};
 use streams::UserId;
 use streams::bus::CoreMessage;
 use streams::position_progress::POSITION_PROGRESS;
@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::displacement::{self, Reason};
 use super::frame::EventFrame;
+use super::inbox::WrittenFrame;
 use super::pod_message::{
     self, BROADCAST, PREVIOUS_VERSION, PodMessage, SilentSocket, UserFrame, pod_subject, sign_sockets,
 };
@@ -98,11 +99,12 @@ async fn on_message(context: &Context, CoreMessage { subject, payload, reply, ..
     }
     match PodMessage::read(tokens, &payload) {
         Some(PodMessage::Frames(frames)) => {
-            for UserFrame { user_id, seq, is_pushed, frame } in frames {
+            for UserFrame { user_id, seq, is_pushed, traceparent, frame } in frames {
                 if is_pushed {
                     context.sockets.expect_answer(user_id, seq);
                 }
-                context.sockets.deliver(user_id, seq, &Arc::from(frame.get()));
+                let trace = traceparent.as_deref().and_then(Trace::parse).map(Arc::new);
+                context.sockets.deliver(user_id, seq, &WrittenFrame { text: Arc::from(frame.get()), trace });
             }
         }
         Some(PodMessage::SocketsOf(user)) => {

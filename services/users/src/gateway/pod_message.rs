@@ -39,6 +39,9 @@ pub(crate) struct UserFrame {
     /// Pushes of it wait for a socket to take it. A process of the version before sends none.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_pushed: bool,
+    /// Of the span that it follows from, if spans are recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) traceparent: Option<String>,
     /// As the client receives it, to the byte.
     pub(crate) frame: Box<RawValue>,
 }
@@ -132,7 +135,7 @@ mod tests {
 
     fn frame(user: u128, seq: u64, text: &str) -> UserFrame {
         let frame = RawValue::from_string(text.to_owned()).unwrap();
-        UserFrame { user_id: UserId(Uuid::from_u128(user)), seq, is_pushed: false, frame }
+        UserFrame { user_id: UserId(Uuid::from_u128(user)), seq, is_pushed: false, traceparent: None, frame }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use platform::Trace;
 use serde_json::value::RawValue;
 use streams::UserId;
 
@@ -13,12 +14,13 @@ use crate::party::{self, FrameBody};
 use crate::presence::Route;
 use crate::push::rows::SOCKET_WAIT;
 
-/// Sends the frames of committed entries, each with its `seq`, in their order: a pod gets one message for all its users, and all pods
+/// Sends the frames of committed entries, each with its `seq`, in their order, with the spans (by event) that they follow from: a pod gets one message for all its users, and all pods
 /// what is for a user without a route, because a socket whose row is missing may still be open.
 pub(crate) async fn publish(
     context: &Context,
     entries: Vec<(NewEntry, Appended)>,
     routes: &BTreeMap<UserId, Vec<Route>>,
+    traces: &BTreeMap<&str, &Trace>,
 ) {
     if entries.iter().any(|(_, appended)| appended.is_pushed) {
         context.due.add(context.platform.world.now() + SOCKET_WAIT);
@@ -44,15 +46,17 @@ pub(crate) async fn publish(
     };
     for ((entry, appended), body) in entries.into_iter().zip(bodies) {
         let text = frame::event(entry.subject.as_str(), appended.seq, &entry.event_id, entry.time, &body);
+        let trace = traces.get(entry.event_id.as_str()).copied();
         let Some(routes) = routes.get(&entry.user) else {
-            by_subject.entry(BROADCAST.to_owned()).or_default().extend(user_frame(entry.user, appended, text));
+            let frames = by_subject.entry(BROADCAST.to_owned()).or_default();
+            frames.extend(user_frame(entry.user, appended, text, trace));
             continue;
         };
         for route in routes {
             match route {
                 Route::Pod(pod) => {
                     let frames = by_subject.entry(pod_subject(pod)).or_default();
-                    frames.extend(user_frame(entry.user, appended, text.clone()));
+                    frames.extend(user_frame(entry.user, appended, text.clone(), trace));
                 }
                 Route::PreviousVersion => {
                     let message = notification::of_event(&context.tokens, entry.user, &text);
@@ -68,8 +72,14 @@ pub(crate) async fn publish(
     }
 }
 
-fn user_frame(user_id: UserId, Appended { seq, is_pushed }: Appended, text: String) -> Option<UserFrame> {
-    Some(UserFrame { user_id, seq, is_pushed, frame: RawValue::from_string(text).ok()? })
+fn user_frame(
+    user_id: UserId,
+    Appended { seq, is_pushed }: Appended,
+    text: String,
+    trace: Option<&Trace>,
+) -> Option<UserFrame> {
+    let traceparent = trace.map(|trace| trace.as_str().to_owned());
+    Some(UserFrame { user_id, seq, is_pushed, traceparent, frame: RawValue::from_string(text).ok()? })
 }
 
 async fn send(context: &Context, subject: &str, body: String) {

@@ -5,7 +5,6 @@
 //! no task, and all its queues are bounded. `frame` parses what comes in, and `commands` executes it.
 
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Sink, Stream, StreamExt};
@@ -24,7 +23,7 @@ use super::connection::{self, Role, SessionStart};
 use super::delivery::Delivery;
 use super::frame::{self, AccessToken, Frame, Id, Request, Welcome};
 use super::in_flight::{Finished, InFlight, Reply};
-use super::inbox::Signal;
+use super::inbox::{Signal, WrittenFrame};
 use super::live::{LiveInput, LiveLane};
 use super::outbound::Outbound;
 use super::pod_link;
@@ -70,7 +69,7 @@ where
     S: Stream<Item = Incoming> + Unpin + Send,
     K: Sink<Outgoing> + Unpin + Send,
 {
-    let mut out = Outbound::new(&context.platform.metrics, outgoing);
+    let mut out = Outbound::new(&context.platform, outgoing);
     let Access { user, sign_in, .. } = request.access;
     let points = context.platform.limiter.limits().quota(Limit::Points);
     let slot = match context.sockets.admit(user, id, request.device.clone(), sign_in, &context.config, points) {
@@ -131,7 +130,7 @@ enum Input {
     /// All frames have left, or (false) the sink is broken.
     Drained(bool),
     /// A pod wrote it for a mailbox entry of the user.
-    Frame(Arc<str>),
+    Frame(WrittenFrame),
     Entries(Result<Vec<Entry>, StoreError>),
     Live(LiveInput),
     Finished(Finished),
@@ -251,12 +250,12 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
             Input::Drained(true) => {}
             Input::Drained(false) | Input::Incoming(None) => return Some(SessionEnd::Disconnected),
             Input::Frame(frame) if self.out.has_room() => {
-                self.delivery.on_event(&frame).into_iter().for_each(|frame| self.out.push_text(frame));
+                self.delivery.on_event(&frame).into_iter().for_each(|frame| self.out.push_event(frame));
                 self.ping_if_pushed();
             }
-            Input::Frame(frame) => self.delivery.on_event_later(&frame),
+            Input::Frame(frame) => self.delivery.on_event_later(&frame.text),
             Input::Entries(entries) => {
-                self.delivery.on_read(entries).into_iter().for_each(|frame| self.out.push_text(frame));
+                self.delivery.on_read(entries).into_iter().for_each(|frame| self.out.push_event(frame));
                 self.ping_if_pushed();
             }
             Input::Live(input) => self.live.on_input(input),
@@ -381,14 +380,16 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
 
     fn on_text(&mut self, text: &str) -> Option<SessionEnd> {
         match frame::parse(text, self.context.platform.world.now()) {
-            Ok(Frame { id, request: Request::Command(command) }) => return self.begin_command(id, command),
-            Ok(Frame { id, request: Request::Refresh(token) }) => self.refresh(id.as_deref(), &token),
+            Ok(Frame { id, request: Request::Command(command), traceparent }) => {
+                return self.begin_command(id, command, traceparent.as_deref());
+            }
+            Ok(Frame { id, request: Request::Refresh(token), .. }) => self.refresh(id.as_deref(), &token),
             Err(refused) => self.out.push_error(refused.id.as_deref(), &refused.refusal),
         }
         None
     }
 
-    fn begin_command(&mut self, id: Option<Id>, mut command: Command) -> Option<SessionEnd> {
+    fn begin_command(&mut self, id: Option<Id>, mut command: Command, traceparent: Option<&str>) -> Option<SessionEnd> {
         let answer = if id.is_some() { Answer::Ack } else { Answer::None };
         match command::begin(&self.context.platform, self.user, &mut command, &self.slot.clock, answer) {
             Ok(()) => {}
@@ -412,7 +413,8 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
             publish_lane: self.slot.publish_lane.clone(),
             known_driver: self.slot.known_driver.clone(),
         };
-        self.in_flight.begin(self.context, sender, id, command, self.role);
+        let caller = traceparent.and_then(|text| self.context.platform.spans.of_client(text));
+        self.in_flight.begin(self.context, sender, id, command, self.role, caller);
         None
     }
 

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
-use super::inbox::Inbox;
+use super::inbox::{Inbox, WrittenFrame};
 use super::transport::{SIGN_IN_ENDED, SessionEnd};
 use crate::commands::publish_lane::PublishLane;
 use crate::config::Config;
@@ -307,7 +307,7 @@ impl Sockets {
     }
 
     /// Passes the frame of the entry `seq` of the user's mailbox to each of the user's sessions here.
-    pub(crate) fn deliver(&self, user: UserId, seq: u64, frame: &Arc<str>) {
+    pub(crate) fn deliver(&self, user: UserId, seq: u64, frame: &WrittenFrame) {
         for (_, slot) in self.registry().of(user) {
             slot.inbox.put_frame(seq, frame);
         }
@@ -590,7 +590,7 @@ mod tests {
         let sockets = Arc::new(Sockets::default());
         let (ann, bob) = (admit(&sockets, ANN, 1, None).unwrap(), admit(&sockets, BOB, 2, None).unwrap());
         sockets.deliver(ANN, 7, &"seven".into());
-        assert_eq!(&*ann.inbox.frame().await, "seven");
+        assert_eq!(&*ann.inbox.frame().await.text, "seven");
         assert!(bob.inbox.frame().now_or_never().is_none());
         assert_eq!((sockets.count(ANN), sockets.users()), (1, vec![ANN, BOB]));
         drop(ann);

@@ -125,18 +125,20 @@ async fn end_all(
         return Ok(None);
     }
     let (now, markets) = (context.platform.world.now(), context.config.markets.get());
+    let traces = tx.traces_of(&column(&ending, |search| search.request_id.0)).await?;
     let ends = column(&offers, |offer| offer.cancelled(now));
     offer::rows::close(tx, &ends).await?;
     rows::delete(tx, &column(&ending, |search| search.key())).await?;
     for end in ends {
-        context.publish(tx, &Event::MatchRejected(end));
+        let request = end.request_id.0;
+        context.publish_about(tx, &Event::MatchRejected(end), request, &traces);
         context.platform.metrics.matches.with_label_values(&["cancelled"]).inc();
     }
     let mut ended_at = None;
     for search in &ending {
         let ended = search.ended(now, &markets);
         ended_at = ended_at.max(ended.occurred_at());
-        context.publish(tx, &ended);
+        context.publish_about(tx, &ended, search.request_id.0, &traces);
     }
     Ok(ended_at)
 }

@@ -172,6 +172,21 @@ impl Socket {
         }
     }
 
+    /// As [`ack`](Self::ack), in a span of the client's own.
+    pub(crate) async fn ack_in(&mut self, traceparent: &str, kind: &str, data: Value) -> Value {
+        self.next_id += 1;
+        let id = json!(format!("c{}", self.next_id));
+        self.raw(json!({"id": id, "type": kind, "data": data, "traceparent": traceparent}).to_string()).await;
+        loop {
+            let frame = self.frame().await;
+            if frame["id"] == id {
+                assert_eq!(frame["type"], "ack", "{frame}");
+                return frame["data"].clone();
+            }
+            self.store_event(frame);
+        }
+    }
+
     /// Sends a command that must be acked; returns the ack's data.
     pub(crate) async fn ack(&mut self, kind: &str, data: Value) -> Value {
         let frame = self.command(kind, data).await;

@@ -1,6 +1,7 @@
 //! What the tests of the whole platform share: platforms that run, clients that speak only the contract, and the steps of a ride.
 
 pub(crate) mod client;
+pub(crate) mod collector;
 mod front;
 pub(crate) mod nats;
 pub(crate) mod ride;
