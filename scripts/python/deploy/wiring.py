@@ -40,6 +40,10 @@ def expected_environment(compose, service, values):
             del made["MARKETS_FILE"]
     # Of docker/.env alone; the chart has it in `settings`.
     made.pop("ROUTING_URL", None)
+    if "ADMIN_TOKENS_FILE" in made:
+        made["ADMIN_TOKENS_FILE"] = "/etc/rideshare-operators/operators"
+        if not values["operators"]["secretName"]:
+            del made["ADMIN_TOKENS_FILE"]
     made = {name: re.sub(r":[-?][^}]*\}", "}", value) for name, value in made.items()}
     if "HTTP_ADDR" in made:
         made["TRUSTED_PROXIES"] = values["trustedProxies"]

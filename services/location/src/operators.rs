@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn a_long_track_is_shown_by_even_points_with_both_ends() {
         let shown = |total| chosen(total, 5).into_iter().collect::<Vec<_>>();
-        assert_eq!(shown(0), []);
+        assert_eq!(shown(0), Vec::<usize>::new());
         assert_eq!(shown(5), [0, 1, 2, 3, 4]);
         assert_eq!(shown(6), [0, 1, 2, 3, 5]);
         assert_eq!(shown(101), [0, 25, 50, 75, 100]);

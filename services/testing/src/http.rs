@@ -24,9 +24,26 @@ pub async fn request(
     token: Option<&str>,
     body: Option<Value>,
 ) -> anyhow::Result<(u16, Value)> {
+    request_with(addr, (method, path), token, &[], body).await
+}
+
+/// The same with more headers.
+///
+/// # Errors
+/// If nobody answers within 30 s.
+pub async fn request_with(
+    addr: SocketAddr,
+    (method, path): (&str, &str),
+    token: Option<&str>,
+    headers: &[(&str, &str)],
+    body: Option<Value>,
+) -> anyhow::Result<(u16, Value)> {
     let mut request = Request::builder().method(method).uri(format!("http://{addr}{path}"));
     if let Some(token) = token {
         request = request.header("authorization", format!("Bearer {token}"));
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
     }
     let body = body.map(|body| body.to_string()).unwrap_or_default();
     let request = request.header("content-type", "application/json").body(Full::new(Bytes::from(body)))?;

@@ -40,7 +40,7 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
             next_poll = now + POLL_INTERVAL;
             log_failure("poll mailboxes", poll_mailboxes(&context).await);
             log_failure("end suspensions", account::standing::end_suspensions(&context).await);
-            log_failure("expire documents", document::expire(&context).await);
+            log_failure("expire documents", document::expiry::expire(&context).await);
         }
         if now >= next_touch {
             context.sockets.forget_clocks();

@@ -196,7 +196,7 @@ impl Event {
             Subject::PaymentCapture => Self::PaymentCapture(read(subject, body)?),
             Subject::AdminRideEnded
             | Subject::AdminRideRefunded
-            | Subject::AdminRideNoted
+            | Subject::AdminRideNoteAdded
             | Subject::AdminUserLookedUp
             | Subject::AdminUserSignedOut
             | Subject::AdminDriverApproved

@@ -72,7 +72,7 @@ acts! {
     /// A part of what was captured was refunded.
     RideRefunded = "ride_refunded", AdminRideRefunded;
     /// A note was added to a ride. Its text is in no event.
-    RideNoted = "ride_noted", AdminRideNoted;
+    RideNoteAdded = "ride_note_added", AdminRideNoteAdded;
     /// A user was looked for by phone. The phone is in no event.
     UserLookedUp = "user_looked_up", AdminUserLookedUp;
     /// All sign-ins of a user were ended.

@@ -103,7 +103,7 @@ subjects! {
     /// An operator refunded a part of what was captured for a ride.
     AdminRideRefunded = "admin.ride_refunded",
     /// An operator added a note to a ride.
-    AdminRideNoted = "admin.ride_noted",
+    AdminRideNoteAdded = "admin.ride_note_added",
     /// An operator looked for a user by phone.
     AdminUserLookedUp = "admin.user_looked_up",
     /// An operator ended all sign-ins of a user.

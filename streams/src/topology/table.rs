@@ -64,7 +64,7 @@ pub const TABLE: &[Row] = {
         // Nobody reads what operators did but operators.
         row(Subject::AdminRideEnded, "ADMIN_STREAM", &[Rides], &[], &[]),
         row(Subject::AdminRideRefunded, "ADMIN_STREAM", &[Rides], &[], &[]),
-        row(Subject::AdminRideNoted, "ADMIN_STREAM", &[Rides], &[], &[]),
+        row(Subject::AdminRideNoteAdded, "ADMIN_STREAM", &[Rides], &[], &[]),
         row(Subject::AdminUserLookedUp, "ADMIN_STREAM", &[Users], &[], &[]),
         row(Subject::AdminUserSignedOut, "ADMIN_STREAM", &[Users], &[], &[]),
         row(Subject::AdminDriverApproved, "ADMIN_STREAM", &[Users], &[], &[]),

@@ -7,7 +7,7 @@ use streams::event::{ActKind, Money, Party};
 use streams::operators::{ActHead, Asked, NOTES_MAX, RidesRequest};
 use streams::{RideId, RideStatus};
 
-use super::{Desk, not_found};
+use super::desk::{Desk, not_found};
 use crate::ledger;
 use crate::note::{self, Note};
 use crate::payment::rows::{lock_payments, payments_of};
@@ -175,7 +175,7 @@ async fn note_in(
         let by = asked.operator.name.clone();
         note::rows::insert(&mut tx, &Note { note_id: act.act_id, ride_id: id, text: text.to_owned(), by, at: now })
             .await?;
-        let mut event = acts::event(asked, act, ActKind::RideNoted, now);
+        let mut event = acts::event(asked, act, ActKind::RideNoteAdded, now);
         event.ride_id = Some(id);
         acts::publish(&mut tx, world, event);
         tx.commit().await?;

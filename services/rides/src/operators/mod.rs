@@ -2,6 +2,7 @@
 //! (`server/admin`), and asks here; an act is one transaction, with its event for ADMIN_STREAM.
 
 mod acts;
+mod desk;
 mod lists;
 mod rows;
 mod view;
@@ -13,19 +14,12 @@ use serde_json::{Value, json};
 use streams::operators::{Asked, RIDES_OPERATORS, RidesRequest};
 use streams::{RideId, Service};
 
+use self::desk::{Desk, not_found};
 use crate::config::Config;
 use crate::payment::rows::{debts_of, payments_of};
 use crate::ride::requests;
 use crate::tables::Tables;
 use crate::{event_log, ledger, note, refund};
-
-/// What the answers are made from.
-#[derive(Debug, Clone)]
-struct Desk {
-    platform: Platform,
-    store: Store<Tables>,
-    config: Arc<Config>,
-}
 
 /// Answers until `stop`.
 pub(crate) async fn answer(
@@ -86,8 +80,4 @@ impl Desk {
             "notes": notes.iter().map(view::note).collect::<Vec<_>>(),
         }))
     }
-}
-
-fn not_found() -> Problem {
-    Problem { message: "there is no such ride".to_owned(), ..Problem::not_found("ride") }
 }

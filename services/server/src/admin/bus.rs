@@ -15,10 +15,9 @@ use streams::event::rfc3339;
 use streams::operators::UsersRequest;
 use streams::topology::{ADMIN_STREAM, Consumer, ConsumerState, DEAD_LETTER_STREAM, Stream, StreamState, is_fast};
 
-use super::Api;
+use super::api::Api;
 use super::caller::{Support, Viewer};
-use super::people::{MayBeWhy, optional_head};
-use super::query::{Fields, RawId, RawQuery, id, not_found};
+use super::query::{Fields, MayBeWhy, RawId, RawQuery, id, not_found, optional_head};
 
 /// Sequences that one page of dead letters looks at.
 const WINDOW: u64 = 2_000;
@@ -158,7 +157,7 @@ pub(super) async fn requeue(
     body: Option<Json<MayBeWhy>>,
 ) -> Result<Json<Value>, Problem> {
     let sequence = id(sequence, "dead letter")?;
-    let act = optional_head(&api, &headers, body)?;
+    let act = optional_head(&api.platform.world, &headers, body)?;
     api.have_users(&operator, UsersRequest::Requeue { act, sequence }).await.map(Json)
 }
 
@@ -170,7 +169,7 @@ pub(super) async fn remove(
     body: Option<Json<MayBeWhy>>,
 ) -> Result<Json<Value>, Problem> {
     let sequence = id(sequence, "dead letter")?;
-    let act = optional_head(&api, &headers, body)?;
+    let act = optional_head(&api.platform.world, &headers, body)?;
     api.have_users(&operator, UsersRequest::Remove { act, sequence }).await.map(Json)
 }
 

@@ -8,7 +8,7 @@ use platform::{ClientAddress, Limit, Problem};
 use streams::event::OperatorRole;
 use streams::operators::Operator;
 
-use super::Api;
+use super::api::Api;
 
 /// Anybody with a token.
 #[derive(Debug, Clone)]

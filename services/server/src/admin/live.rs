@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use streams::event::rfc3339;
 use streams::operators::{LocationRequest, MapQuery, Operator, RidesRequest, UsersRequest};
 
+use super::api::{Api, part};
 use super::caller::Viewer;
 use super::query::{Fields, RawQuery};
-use super::{Api, part};
 
 pub(super) async fn live(
     State(api): State<Api>,

@@ -8,11 +8,11 @@ use platform::problem::Json;
 use serde::Deserialize;
 use serde_json::Value;
 use streams::event::rfc3339;
-use streams::operators::{ActHead, DOCUMENTS_MAX, Document, DocumentKind, RidesRequest, UsersRequest};
+use streams::operators::{DOCUMENTS_MAX, Document, DocumentKind, RidesRequest, UsersRequest};
 
+use super::api::{Api, part};
 use super::caller::{Admin, Support, Viewer};
-use super::query::{Fields, RawId, RawQuery, head, id, key, line_of};
-use super::{Api, part};
+use super::query::{Fields, MayBeWhy, RawId, RawQuery, head, id, key, line_of, optional_head};
 
 const STATUSES: [&str; 3] = ["pending", "approved", "suspended"];
 /// The longest suspension that has an end.
@@ -67,17 +67,6 @@ pub(super) async fn documents(
     api.ask_users(&operator, UsersRequest::Documents { user_id: id(driver, "driver")? }).await.map(Json)
 }
 
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct MayBeWhy {
-    reason: Option<String>,
-}
-
-/// The head of an act whose body may be left out.
-pub(super) fn optional_head(api: &Api, headers: &HeaderMap, body: Option<Json<MayBeWhy>>) -> Result<ActHead, Problem> {
-    let why = body.map(|Json(why)| why).unwrap_or_default();
-    head(key(headers)?.unwrap_or_else(|| api.platform.world.id()), why.reason.as_deref())
-}
-
 pub(super) async fn sign_out(
     State(api): State<Api>,
     Support(operator): Support,
@@ -86,7 +75,7 @@ pub(super) async fn sign_out(
     body: Option<Json<MayBeWhy>>,
 ) -> Result<Json<Value>, Problem> {
     let user_id = id(user, "user")?;
-    let act = optional_head(&api, &headers, body)?;
+    let act = optional_head(&api.platform.world, &headers, body)?;
     api.have_users(&operator, UsersRequest::SignOut { act, user_id }).await.map(Json)
 }
 
@@ -98,7 +87,7 @@ pub(super) async fn approve(
     body: Option<Json<MayBeWhy>>,
 ) -> Result<Json<Value>, Problem> {
     let user_id = id(driver, "driver")?;
-    let act = optional_head(&api, &headers, body)?;
+    let act = optional_head(&api.platform.world, &headers, body)?;
     api.have_users(&operator, UsersRequest::Approve { act, user_id }).await.map(Json)
 }
 

@@ -4,18 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::extract::State;
 use futures_util::StreamExt;
 use futures_util::stream;
-use platform::problem::Json;
 use platform::{Platform, pod, retry};
 use serde_json::{Value, json};
 use streams::Service;
 use streams::pods::{HEALTH_WAIT, HEARTBEAT, Heartbeat, PodHealth, health_subject};
 use tokio::time::{Instant, sleep};
-
-use super::Api;
-use super::caller::Viewer;
 
 /// A pod is listed for so long after its last heartbeat.
 const SHOWN_FOR: Duration = Duration::from_secs(30);
@@ -124,10 +119,6 @@ impl Pods {
         let pods: Vec<Value> = asked.buffered(ASKED_AT_ONCE).collect().await;
         json!({"pods": pods})
     }
-}
-
-pub(super) async fn list(State(api): State<Api>, _: Viewer) -> Json<Value> {
-    Json(api.pods.view().await)
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@ use std::str::FromStr;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query};
 use axum::http::{HeaderMap, StatusCode};
-use platform::{Problem, plain_text};
+use platform::problem::Json;
+use platform::{Problem, World, plain_text};
+use serde::Deserialize;
 use streams::ActId;
 use streams::operators::{ActHead, MAP_MAX, MapBox, MapQuery, NOTE_MAX, PAGE_MAX, REASON_MAX};
 
@@ -102,6 +104,21 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<ActId>, Problem> {
 /// The head of an act whose reason may be left out.
 pub(super) fn head(act_id: ActId, reason: Option<&str>) -> Result<ActHead, Problem> {
     Ok(ActHead { act_id, reason: reason.map(|reason| line_of("reason", reason, REASON_MAX)).transpose()? })
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct MayBeWhy {
+    reason: Option<String>,
+}
+
+/// The head of an act whose body may be left out.
+pub(super) fn optional_head(
+    world: &World,
+    headers: &HeaderMap,
+    body: Option<Json<MayBeWhy>>,
+) -> Result<ActHead, Problem> {
+    let why = body.map(|Json(why)| why).unwrap_or_default();
+    head(key(headers)?.unwrap_or_else(|| world.id()), why.reason.as_deref())
 }
 
 pub(super) fn note(text: &str) -> Result<String, Problem> {

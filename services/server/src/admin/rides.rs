@@ -1,4 +1,4 @@
-//! Rides: listed, shown with all that is known of them, ended, refunded, noted.
+//! Rides: listed, shown with all that is known of them, ended, refunded, and notes of them.
 
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -10,9 +10,9 @@ use streams::event::Money;
 use streams::operators::{LocationRequest, Operator, RidesRequest, UsersRequest};
 use streams::{RideId, UserId};
 
+use super::api::{Api, part};
 use super::caller::{Support, Viewer};
 use super::query::{Fields, RawId, RawQuery, head, id, key, note};
-use super::{Api, part};
 
 const STATUSES: [&str; 7] = ["live", "pickup", "waiting", "started", "arrived", "completed", "cancelled"];
 

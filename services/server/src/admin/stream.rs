@@ -17,9 +17,10 @@ use streams::operators::{MapQuery, Operator};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
+use super::api::Api;
 use super::caller::{Viewer, bearer};
+use super::live;
 use super::query::{Fields, RawQuery};
-use super::{Api, live};
 
 const MAP_INTERVAL: Duration = Duration::from_secs(2);
 const PODS_INTERVAL: Duration = Duration::from_secs(5);

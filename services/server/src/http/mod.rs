@@ -24,7 +24,7 @@ pub use admission::limited;
 pub use serve::serve;
 use stats::Stats;
 
-use crate::admin::Api;
+use crate::admin::{self, Api};
 
 /// The wait for the answer to a request.
 const REQUEST_WAIT: Duration = Duration::from_secs(20);
@@ -39,13 +39,13 @@ fn health(platform: &Platform, services: &[Service]) -> Routes {
 }
 
 /// What operators read and do.
-fn operators(platform: &Platform, admin: &Api) -> Routes {
+fn operators(platform: &Platform, api: &Api) -> Routes {
     let last_stats = Stats::default();
     let read = Routes::default()
         .get("/metrics", metrics)
         .get("/stats", async move |State(platform)| stats(platform, last_stats).await)
         .with_state(platform.clone());
-    read.merge(admin.routes())
+    read.merge(admin::routes(api))
 }
 
 /// The routes of HTTP_ADDR, and those of ADMIN_ADDR if operators have a listener of their own. Health is on both.
@@ -56,15 +56,9 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    pub fn new(
-        platform: &Platform,
-        services: &[Service],
-        of_services: Vec<Routes>,
-        admin: &Api,
-        has_own: bool,
-    ) -> Self {
+    pub fn new(platform: &Platform, services: &[Service], of_services: Vec<Routes>, api: &Api, has_own: bool) -> Self {
         let http = of_services.into_iter().fold(health(platform, services), Routes::merge);
-        let operators = operators(platform, admin);
+        let operators = operators(platform, api);
         match has_own {
             true => Self { http, admin: Some(health(platform, services).merge(operators)) },
             false => Self { http: http.merge(operators), admin: None },

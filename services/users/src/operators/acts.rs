@@ -8,7 +8,8 @@ use streams::UserId;
 use streams::event::{ActKind, rfc3339};
 use streams::operators::{ActHead, Asked, Document, UsersRequest};
 
-use super::{not_found, rows, view};
+use super::view::not_found;
+use super::{rows, view};
 use crate::account::{self, DriverStatus, standing};
 use crate::context::Context;
 use crate::document;

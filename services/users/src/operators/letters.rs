@@ -11,7 +11,7 @@ use streams::event::ActKind;
 use streams::operators::{ActHead, Asked, UsersRequest};
 use streams::topology::DEAD_LETTER_STREAM;
 
-use super::not_found;
+use super::view::not_found;
 use crate::context::Context;
 use crate::tables::Tables;
 

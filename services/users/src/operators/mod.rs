@@ -14,6 +14,7 @@ use streams::{Service, UserId};
 use crate::context::Context;
 use crate::{document, presence, sign_in};
 use rows::Person;
+use view::not_found;
 
 /// Drivers that a page looks at.
 const WINDOW: u32 = 2_000;
@@ -111,8 +112,4 @@ async fn drivers(
     };
     let people: Vec<Person> = rows::people(&mut tx, &ids).await?;
     Ok(json!({"drivers": people.iter().filter_map(view::driver).collect::<Vec<_>>(), "next_cursor": next}))
-}
-
-fn not_found(what: &str) -> Problem {
-    Problem { message: format!("there is no such {what}"), ..Problem::not_found(what) }
 }

@@ -1,5 +1,6 @@
 //! What operators are shown of people; pure.
 
+use platform::Problem;
 use serde_json::{Value, json};
 use streams::event::rfc3339;
 
@@ -7,6 +8,11 @@ use super::rows::{OfferRow, Person};
 use crate::offer::OfferState;
 use crate::search::Search;
 use crate::sign_in::SignIn;
+
+/// 404.
+pub(super) fn not_found(what: &str) -> Problem {
+    Problem { message: format!("there is no such {what}"), ..Problem::not_found(what) }
+}
 
 pub(super) fn user(person: &Person) -> Value {
     json!({
