@@ -21,8 +21,8 @@ use crate::{CancellationToken, Platform, Problem, Tokens};
 
 /// Names the key that seals requests.
 const PURPOSE: &str = "operators";
-/// Requests in hand at most: each holds a connection to the database.
-const ACCEPTED_MAX: usize = 8;
+/// Requests in hand at most: each but a requeue holds a connection to the database.
+const ACCEPTED_MAX: usize = 16;
 /// Limit of one request. A requeue waits for its worker, which may take so long.
 const REQUEST_WAIT: Duration = Duration::from_secs(60);
 

@@ -3,19 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::HeaderMap;
 use chrono::TimeDelta;
 use platform::breaker::Rules;
 use platform::{Asking, Limit, Platform, Problem, Tokens, operators};
 use serde::Serialize;
 use serde_json::Value;
-use streams::Service;
 use streams::operators::{
     ACT_WAIT, LOCATION_OPERATORS, LocationRequest, Operator, QUESTION_WAIT, RIDES_OPERATORS, RidesRequest,
     USERS_OPERATORS, UsersRequest,
 };
+use streams::{ActId, Service};
 use tokio::sync::Semaphore;
 
 use super::pods::Pods;
+use super::query::key;
 use super::tokens;
 
 /// Operators look again when they see nothing.
@@ -66,6 +68,14 @@ impl Api {
     /// Of other processes, and of this one.
     pub fn pods(&self) -> Arc<Pods> {
         self.pods.clone()
+    }
+
+    /// The id of an act: the caller's key, or a new one.
+    ///
+    /// # Errors
+    /// A problem with the key.
+    pub(super) fn act_id(&self, headers: &HeaderMap) -> Result<ActId, Problem> {
+        Ok(key(headers)?.unwrap_or_else(|| self.platform.world.id()))
     }
 
     async fn ask<R: Serialize>(

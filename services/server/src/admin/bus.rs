@@ -157,7 +157,7 @@ pub(super) async fn requeue(
     body: Option<Json<MayBeWhy>>,
 ) -> Result<Json<Value>, Problem> {
     let sequence = id(sequence, "dead letter")?;
-    let act = optional_head(&api.platform.world, &headers, body)?;
+    let act = optional_head(api.act_id(&headers)?, body)?;
     api.have_users(&operator, UsersRequest::Requeue { act, sequence }).await.map(Json)
 }
 
@@ -169,7 +169,7 @@ pub(super) async fn remove(
     body: Option<Json<MayBeWhy>>,
 ) -> Result<Json<Value>, Problem> {
     let sequence = id(sequence, "dead letter")?;
-    let act = optional_head(&api.platform.world, &headers, body)?;
+    let act = optional_head(api.act_id(&headers)?, body)?;
     api.have_users(&operator, UsersRequest::Remove { act, sequence }).await.map(Json)
 }
 

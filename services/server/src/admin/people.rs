@@ -12,7 +12,7 @@ use streams::operators::{DOCUMENTS_MAX, Document, DocumentKind, RidesRequest, Us
 
 use super::api::{Api, part};
 use super::caller::{Admin, Support, Viewer};
-use super::query::{Fields, MayBeWhy, RawId, RawQuery, head, id, key, line_of, optional_head};
+use super::query::{Fields, MayBeWhy, RawId, RawQuery, head, id, line_of, optional_head};
 
 const STATUSES: [&str; 3] = ["pending", "approved", "suspended"];
 /// The longest suspension that has an end.
@@ -30,7 +30,7 @@ pub(super) async fn look_up(
     let query = Fields::read(query)?;
     let wrong = || Problem::field("phone", "must be a number in E.164 form, as in %2B12125550123");
     let phone = query.text("phone").ok_or_else(wrong)?;
-    let act = head(key(&headers)?.unwrap_or_else(|| api.platform.world.id()), query.text("reason").as_deref())?;
+    let act = head(api.act_id(&headers)?, query.text("reason").as_deref())?;
     api.have_users(&operator, UsersRequest::LookUp { act, phone }).await.map(Json)
 }
 
@@ -75,7 +75,7 @@ pub(super) async fn sign_out(
     body: Option<Json<MayBeWhy>>,
 ) -> Result<Json<Value>, Problem> {
     let user_id = id(user, "user")?;
-    let act = optional_head(&api.platform.world, &headers, body)?;
+    let act = optional_head(api.act_id(&headers)?, body)?;
     api.have_users(&operator, UsersRequest::SignOut { act, user_id }).await.map(Json)
 }
 
@@ -87,7 +87,7 @@ pub(super) async fn approve(
     body: Option<Json<MayBeWhy>>,
 ) -> Result<Json<Value>, Problem> {
     let user_id = id(driver, "driver")?;
-    let act = optional_head(&api.platform.world, &headers, body)?;
+    let act = optional_head(api.act_id(&headers)?, body)?;
     api.have_users(&operator, UsersRequest::Approve { act, user_id }).await.map(Json)
 }
 
@@ -106,7 +106,7 @@ pub(super) async fn suspend(
     Json(request): Json<SuspendRequest>,
 ) -> Result<Json<Value>, Problem> {
     let user_id = id(driver, "driver")?;
-    let act = head(key(&headers)?.unwrap_or_else(|| api.platform.world.id()), Some(&request.reason))?;
+    let act = head(api.act_id(&headers)?, Some(&request.reason))?;
     let now = api.platform.world.now();
     if request.until.is_some_and(|until| until <= now || until > now + UNTIL_MAX) {
         return Err(Problem::field("until", "must be in the future, within ten years"));
@@ -128,7 +128,7 @@ pub(super) async fn set_documents(
     Json(request): Json<DocumentsRequest>,
 ) -> Result<Json<Value>, Problem> {
     let user_id = id(driver, "driver")?;
-    let act = head(key(&headers)?.unwrap_or_else(|| api.platform.world.id()), request.reason.as_deref())?;
+    let act = head(api.act_id(&headers)?, request.reason.as_deref())?;
     let documents = checked(request.documents)?;
     api.have_users(&operator, UsersRequest::SetDocuments { act, user_id, documents }).await.map(Json)
 }

@@ -7,7 +7,7 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query};
 use axum::http::{HeaderMap, StatusCode};
 use platform::problem::Json;
-use platform::{Problem, World, plain_text};
+use platform::{Problem, plain_text};
 use serde::Deserialize;
 use streams::ActId;
 use streams::operators::{ActHead, MAP_MAX, MapBox, MapQuery, NOTE_MAX, PAGE_MAX, REASON_MAX};
@@ -112,13 +112,9 @@ pub(super) struct MayBeWhy {
 }
 
 /// The head of an act whose body may be left out.
-pub(super) fn optional_head(
-    world: &World,
-    headers: &HeaderMap,
-    body: Option<Json<MayBeWhy>>,
-) -> Result<ActHead, Problem> {
+pub(super) fn optional_head(act_id: ActId, body: Option<Json<MayBeWhy>>) -> Result<ActHead, Problem> {
     let why = body.map(|Json(why)| why).unwrap_or_default();
-    head(key(headers)?.unwrap_or_else(|| world.id()), why.reason.as_deref())
+    head(act_id, why.reason.as_deref())
 }
 
 pub(super) fn note(text: &str) -> Result<String, Problem> {

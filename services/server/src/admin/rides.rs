@@ -12,7 +12,7 @@ use streams::{RideId, UserId};
 
 use super::api::{Api, part};
 use super::caller::{Support, Viewer};
-use super::query::{Fields, RawId, RawQuery, head, id, key, note};
+use super::query::{Fields, RawId, RawQuery, head, id, note};
 
 const STATUSES: [&str; 7] = ["live", "pickup", "waiting", "started", "arrived", "completed", "cancelled"];
 
@@ -94,7 +94,7 @@ pub(super) async fn end(
     Json(why): Json<Why>,
 ) -> Result<Json<Value>, Problem> {
     let ride_id = id(ride, "ride")?;
-    let act = head(key(&headers)?.unwrap_or_else(|| api.platform.world.id()), Some(&why.reason))?;
+    let act = head(api.act_id(&headers)?, Some(&why.reason))?;
     api.have_rides(&operator, RidesRequest::End { act, ride_id }).await.map(Json)
 }
 
@@ -109,7 +109,7 @@ pub(super) async fn refund(
     if request.amount.amount <= 0 {
         return Err(Problem::field("amount.amount", "must be more than 0"));
     }
-    let act = head(key(&headers)?.unwrap_or_else(|| api.platform.world.id()), Some(&request.reason))?;
+    let act = head(api.act_id(&headers)?, Some(&request.reason))?;
     api.have_rides(&operator, RidesRequest::Refund { act, ride_id, amount: request.amount }).await.map(Json)
 }
 
@@ -122,6 +122,6 @@ pub(super) async fn add_note(
 ) -> Result<Json<Value>, Problem> {
     let ride_id = id(ride, "ride")?;
     let text = note(&request.text)?;
-    let act = head(key(&headers)?.unwrap_or_else(|| api.platform.world.id()), None)?;
+    let act = head(api.act_id(&headers)?, None)?;
     api.have_rides(&operator, RidesRequest::Note { act, ride_id, text }).await.map(Json)
 }
