@@ -1,6 +1,6 @@
 //! What two services must agree on, and nothing else: the events, the topology of streams and consumers, the one command that
 //! users passes on to rides, the requests for where drivers are, how far a ride has come, for debts, ratings, missed offers, what is stored of a person, the parties of a ride and how they are reached, the
-//! sign-ins that have ended, what processes say of themselves, how far positions are read, and the bus that carries them.
+//! sign-ins that have ended, what processes say of themselves, how far positions are read, what operators ask of a service, and the bus that carries them.
 //! It knows no service, no database and no HTTP.
 
 #![warn(missing_docs)]
@@ -17,6 +17,7 @@ pub mod memory;
 pub mod missed_offers;
 pub mod nats;
 pub mod newest_position;
+pub mod operators;
 pub mod parties;
 pub mod person;
 pub mod pods;
@@ -30,5 +31,5 @@ pub mod topology;
 pub use bus::{Bus, BusError, Delivery, Headers, Message};
 pub use event::{
     Currency, Event, EventError, Money, Position, RideStatus, Service, Subject, VehicleType,
-    ids::{MatchId, PaymentId, RequestId, RideId, SignInId, UserId},
+    ids::{ActId, MatchId, PaymentId, RequestId, RideId, SignInId, UserId},
 };

@@ -28,10 +28,10 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
 {{/* The services: their database role, and whether they read JWT_SECRET, deliver codes, are reached by clients, and read the
 markets. */}}
 {{- define "rideshare.services" -}}
-users: { role: rideshare_users, variable: USERS, signs: true, codes: true, webhooks: true, roads: false, clients: true, markets: true }
-match: { role: rideshare_matching, variable: MATCH, signs: false, codes: false, webhooks: false, roads: true, clients: false, markets: true }
-rides: { role: rideshare_rides, variable: RIDES, signs: true, codes: false, webhooks: true, roads: true, clients: true, markets: true }
-location: { role: rideshare_location, variable: LOCATION, signs: true, codes: false, webhooks: false, roads: false, clients: true, markets: false }
+users: { role: rideshare_users, variable: USERS, signs: true, codes: true, webhooks: true, roads: false, clients: true, markets: true, operators: true }
+match: { role: rideshare_matching, variable: MATCH, signs: false, codes: false, webhooks: false, roads: true, clients: false, markets: true, operators: false }
+rides: { role: rideshare_rides, variable: RIDES, signs: true, codes: false, webhooks: true, roads: true, clients: true, markets: true, operators: false }
+location: { role: rideshare_location, variable: LOCATION, signs: true, codes: false, webhooks: false, roads: false, clients: true, markets: false, operators: false }
 {{- end }}
 
 {{- define "rideshare.hasDatabase" -}}
@@ -149,18 +149,22 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{/* What a container mounts: (list . CA MARKETS). CA is the authority of NATS' certificate; its key stays with NATS. A ConfigMap is mounted
+{{/* What a container mounts: (list . CA MARKETS OPERATORS). CA is the authority of NATS' certificate; its key stays with NATS. A ConfigMap is mounted
 as a folder, because a single file of it is never updated. */}}
 {{- define "rideshare.mounts" -}}
 {{- $ca := and (index . 1) (index . 0).Values.nats.tls.secretName -}}
 {{- $markets := and (index . 2) (index . 0).Values.markets -}}
-{{- if or $ca $markets }}
+{{- $operators := and (index . 3) (index . 0).Values.operators.secretName -}}
+{{- if or $ca $markets $operators }}
 volumeMounts:
   {{- if $ca }}
   - { name: nats-ca, mountPath: /etc/rideshare, readOnly: true }
   {{- end }}
   {{- if $markets }}
   - { name: markets, mountPath: /etc/rideshare-markets, readOnly: true }
+  {{- end }}
+  {{- if $operators }}
+  - { name: operators, mountPath: /etc/rideshare-operators, readOnly: true }
   {{- end }}
 {{- end }}
 {{- end }}
@@ -169,7 +173,8 @@ volumeMounts:
 {{- define "rideshare.volumes" -}}
 {{- $ca := and (index . 1) (index . 0).Values.nats.tls.secretName -}}
 {{- $markets := and (index . 2) (index . 0).Values.markets -}}
-{{- if or $ca $markets }}
+{{- $operators := and (index . 3) (index . 0).Values.operators.secretName -}}
+{{- if or $ca $markets $operators }}
 volumes:
   {{- if $ca }}
   - name: nats-ca
@@ -179,6 +184,10 @@ volumes:
   - name: markets
     configMap: { name: {{ include "rideshare.fullname" (index . 0) }}-markets }
   {{- end }}
+  {{- if $operators }}
+  - name: operators
+    secret: { secretName: {{ $operators }}, items: [{ key: operators, path: operators }] }
+  {{- end }}
 {{- end }}
 {{- end }}
 
@@ -186,6 +195,13 @@ volumes:
 {{- if .Values.markets }}
 - name: MARKETS_FILE
   value: /etc/rideshare-markets/markets.geojson
+{{- end }}
+{{- end }}
+
+{{- define "rideshare.operatorsEnv" -}}
+{{- if .Values.operators.secretName }}
+- name: ADMIN_TOKENS_FILE
+  value: /etc/rideshare-operators/operators
 {{- end }}
 {{- end }}
 

@@ -64,7 +64,8 @@ def check_secrets(where, template, secret_name, faults):
                 reference = source["secretKeyRef"]
                 faults.equal(reference["name"], secret_name, f"{name}: {variable['name']}")
                 faults.expect(reference["key"] in example_variables(), f"{name}: {reference['key']} is not in docker/.env.example")
-            elif SECRET.search(variable["name"]):
+            # A file is named by its path.
+            elif SECRET.search(variable["name"]) and not variable["name"].endswith("_FILE"):
                 faults.expect(re.fullmatch(r'"?\$\([A-Z_]+\)"?', value or ""), f"{name}: {variable['name']} is no reference")
             elif variable["name"] == "DATABASE_URL":
                 faults.expect(re.fullmatch(r"postgres://[a-z_]+:\$\([A-Z_]+\)@.+", value), f"{name}: the password in DATABASE_URL")

@@ -42,6 +42,10 @@ def expected_environment(compose, service, values):
     made.pop("ROUTING_URL", None)
     # In the chart they are among the `settings`.
     made = {name: value for name, value in made.items() if not name.startswith("OTEL_")}
+    if "ADMIN_TOKENS_FILE" in made:
+        made["ADMIN_TOKENS_FILE"] = "/etc/rideshare-operators/operators"
+        if not values["operators"]["secretName"]:
+            del made["ADMIN_TOKENS_FILE"]
     made = {name: re.sub(r":[-?][^}]*\}", "}", value) for name, value in made.items()}
     if "HTTP_ADDR" in made:
         made["TRUSTED_PROXIES"] = values["trustedProxies"]

@@ -15,6 +15,7 @@ mod driven;
 mod driver;
 mod handlers;
 mod http;
+mod operators;
 mod position_broadcast;
 mod positions;
 mod requests;
@@ -96,13 +97,14 @@ impl Location {
 
     /// Works until `stop`. Then it finishes the batches in hand and publishes what is left in the outbox.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { platform, store, config, cache, .. } = self;
+        let Self { platform, store, tokens, config, cache } = self;
         let mut tasks = ServiceTasks::start(&platform, Service::Location, &store, &stop);
         let updates = LocationUpdates::new(&platform, &config, &cache);
         tasks.spawn_worker(&[Subject::LocationUpdate], UPDATES_BATCH_MAX, updates);
         tasks.spawn_worker(&RIDE_SUBJECTS, BATCH_MAX, RideTracks::new(&platform, &config, &cache));
         tasks.spawn(catch_up::run(platform.clone(), cache.clone(), stop.clone()));
         tasks.spawn(requests::serve(platform.clone(), cache.clone(), stop.clone()));
+        tasks.spawn(operators::answer(platform.clone(), store.clone(), (tokens, cache.clone()), stop.clone()));
         let driven = driven::DrivenDistances::new(&platform, &store, &config, &cache);
         tasks.spawn(driven.serve(stop.clone()));
         let world = platform.world.clone();

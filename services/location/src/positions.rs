@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, Bound};
 
 use chrono::{DateTime, Duration, SubsecRound, Utc};
-use geospatial::newest::{Fix, Newest};
+use geospatial::newest::{Fix, Newest, Place};
 use geospatial::{Grid, Hashed, Near, rounding};
 use serde::Serialize;
 use streams::event::{LocationUpdate, UserBeacon, rfc3339};
@@ -74,6 +74,17 @@ pub(crate) struct FreeDriver {
     vehicle_type: Option<VehicleType>,
     #[serde(with = "rfc3339")]
     recorded_at: DateTime<Utc>,
+}
+
+/// A driver as operators see them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct ShownDriver {
+    pub(crate) user_id: UserId,
+    pub(crate) place: Place,
+    pub(crate) vehicle_type: Option<VehicleType>,
+    pub(crate) on_duty: bool,
+    /// Of a ride that is live, as far as this process knows.
+    pub(crate) ride_id: Option<RideId>,
 }
 
 impl DriverPositions {
@@ -174,6 +185,19 @@ impl DriverPositions {
             ride_device: place.ride_device,
             device_at: place.device_at,
             is_beacon: place.is_beacon,
+        })
+    }
+
+    /// Everybody who is on duty or in a ride, in the order of their ids.
+    pub(crate) fn shown(&self) -> impl Iterator<Item = ShownDriver> {
+        let in_rides: BTreeMap<UserId, RideId> =
+            self.live_rides.iter().map(|(ride, driver)| (*driver, *ride)).collect();
+        let ids: BTreeSet<UserId> = self.on_duty.iter().chain(in_rides.keys()).copied().collect();
+        ids.into_iter().filter_map(move |user_id| {
+            let driver = self.drivers.get(&user_id)?;
+            let place = *driver.newest.place()?;
+            let (vehicle_type, on_duty) = (driver.vehicle_type, driver.is_on_duty());
+            Some(ShownDriver { user_id, place, vehicle_type, on_duty, ride_id: in_rides.get(&user_id).copied() })
         })
     }
 

@@ -177,7 +177,8 @@ impl Handler for Matcher {
                 Event::MatchFound(_)
                 | Event::LocationUpdate(_)
                 | Event::LocationAggregate(_)
-                | Event::PaymentCapture(_) => {}
+                | Event::PaymentCapture(_)
+                | Event::Act(_) => {}
             }
         }
         // From here until the commit the engine is ahead of the rows. `rolled_back` makes it load them again.

@@ -28,6 +28,7 @@ pub const POINTS: &[&str] = &[
     "sos.before_send",
     "sos.before_record",
     "sign_in.before_announce",
+    "operator.after_record",
 ];
 
 /// Ends the process if this point is armed.

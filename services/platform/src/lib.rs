@@ -2,6 +2,7 @@
 //! the source of randomness, tokens, limits, problems, telemetry, the responder of core requests, and what a pod says of itself. It
 //! knows no service, and decides nothing about rides.
 
+pub mod asking;
 pub mod background;
 pub mod breaker;
 pub mod consumer;
@@ -11,6 +12,7 @@ pub mod exemplars;
 pub mod http_client;
 pub mod kill_point;
 pub mod limits;
+pub mod operators;
 pub mod plain_text;
 pub mod pod;
 pub mod problem;
@@ -37,6 +39,7 @@ use streams::topology::Topology;
 use streams::{Bus, BusError, Message};
 use tokio::time::Instant;
 
+pub use asking::Asking;
 pub use breaker::Breaker;
 pub use consumer::{Failure, Handler, Received, WAIT_MAX, Waiting, Worker};
 pub use limits::{ClientAddress, Limit, Limiter};

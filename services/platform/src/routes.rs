@@ -33,6 +33,10 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
         self.add("POST", MethodFilter::POST, path, handler)
     }
 
+    pub fn put<H: Handler<T, S>, T: 'static>(self, path: &'static str, handler: H) -> Self {
+        self.add("PUT", MethodFilter::PUT, path, handler)
+    }
+
     pub fn patch<H: Handler<T, S>, T: 'static>(self, path: &'static str, handler: H) -> Self {
         self.add("PATCH", MethodFilter::PATCH, path, handler)
     }

@@ -3,7 +3,7 @@
 
 use chrono::Duration;
 use platform::breaker::Rules;
-use platform::{Breaker, Platform};
+use platform::{Asking, Platform};
 use serde_json::{Value, json};
 use streams::UserId;
 use streams::parties::{DriverView, PARTIES, PARTIES_WAIT, Parties, PartiesRequest, SHOWN_HOURS};
@@ -13,15 +13,19 @@ use crate::ride::Ride;
 /// Without an answer every look at a ride would take the whole wait.
 const RULES: Rules = Rules { failures_max: 5, open_for: Duration::seconds(2) };
 
+/// Looks at rides that await the reply at once.
+const IN_FLIGHT_MAX: usize = 256;
+
 #[derive(Debug)]
 pub(crate) struct OtherParty {
     platform: Platform,
-    breaker: Breaker,
+    users: Asking,
 }
 
 impl OtherParty {
     pub(crate) fn new(platform: &Platform) -> Self {
-        Self { platform: platform.clone(), breaker: Breaker::new(platform, "parties", RULES) }
+        let users = Asking::new(platform, "parties", RULES, PARTIES, IN_FLIGHT_MAX);
+        Self { platform: platform.clone(), users }
     }
 
     /// The field in which `viewer` is shown the other party, with its value: null while users does not answer. `None` a day after
@@ -50,21 +54,6 @@ impl OtherParty {
     }
 
     async fn request(&self, request: &PartiesRequest) -> Option<Parties> {
-        if !self.breaker.admits() {
-            return None;
-        }
-        let body = serde_json::to_vec(request).expect("ids are JSON");
-        let reply = self.platform.bus.request(PARTIES, body.into(), PARTIES_WAIT).await.map_err(|e| e.to_string());
-        match reply.and_then(|reply| serde_json::from_slice(&reply).map_err(|e| e.to_string())) {
-            Ok(parties) => {
-                self.breaker.succeeded();
-                Some(parties)
-            }
-            Err(error) => {
-                self.breaker.failed();
-                tracing::debug!(error, "users did not say who the parties of a ride are");
-                None
-            }
-        }
+        self.users.ask(request, PARTIES_WAIT).await
     }
 }

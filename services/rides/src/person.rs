@@ -13,7 +13,9 @@ use streams::{Service, UserId};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use crate::note;
 use crate::rating::{self, Rating};
+use crate::refund;
 use crate::share::{self, Share};
 use crate::sos;
 use crate::tables::Tables;
@@ -114,6 +116,8 @@ async fn erase(store: &Store<Tables>, users: &[UserId]) -> Result<bool, StoreErr
     let mut tx = store.begin().await?;
     rating::rows::erase_people(&mut tx, users).await?;
     share::rows::erase_people(&mut tx, users).await?;
+    note::rows::erase_people(&mut tx, users).await?;
+    refund::rows::erase_people(&mut tx, users).await?;
     let is_all = sos::rows::erase_people(&mut tx, users).await?;
     tx.commit().await?;
     Ok(is_all)

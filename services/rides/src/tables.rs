@@ -2,13 +2,15 @@
 
 use chrono::{DateTime, Utc};
 use imbl::{OrdMap, OrdSet};
-use streams::{MatchId, PaymentId, RequestId, RideId, RideStatus, UserId};
+use streams::{ActId, MatchId, PaymentId, RequestId, RideId, RideStatus, UserId};
 use uuid::Uuid;
 
 use crate::event_log::EventRow;
 use crate::ledger::Entry;
+use crate::note::Note;
 use crate::payment::{Debt, Payment};
 use crate::rating::{Rater, Rating};
+use crate::refund::Refund;
 use crate::ride::{PinTries, Ride};
 use crate::share::Share;
 use crate::sos::Alert;
@@ -27,10 +29,15 @@ pub struct Tables {
     pub(crate) superseded: OrdSet<MatchId>,
     pub(crate) events: OrdMap<(RideId, u32), EventRow>,
     pub(crate) pin_tries: OrdMap<RideId, PinTries>,
-    pub(crate) entries: OrdMap<(RideId, &'static str, String), Entry>,
+    pub(crate) entries: OrdMap<(RideId, String, String), Entry>,
     pub(crate) payments: OrdMap<PaymentId, Payment>,
     pub(crate) payment_of: OrdMap<RideId, PaymentId>,
     pub(crate) debts: OrdMap<PaymentId, Debt>,
+    pub(crate) refunds: OrdMap<ActId, Refund>,
+    /// The index of refunds by ride.
+    pub(crate) refunds_of: OrdSet<(RideId, DateTime<Utc>, ActId)>,
+    /// By ride and time.
+    pub(crate) notes: OrdMap<(RideId, DateTime<Utc>, ActId), Note>,
     pub(crate) sos_alerts: OrdMap<Uuid, Alert>,
     pub(crate) shares: OrdMap<Uuid, Share>,
     /// The unique constraint on `token_hash`.

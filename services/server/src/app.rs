@@ -9,7 +9,7 @@ use axum::Router;
 use location::Location;
 use matching::Matching;
 use platform::dead_letters::sweeper;
-use platform::routes::Route;
+use platform::routes::{Route, Routes};
 use platform::spans::Exporter;
 use platform::token::ended;
 use platform::{CancellationToken, Limiter, Platform, Store, StoreError, World, background, pod};
@@ -17,14 +17,18 @@ use pricing::market;
 use rides::Rides;
 use roads::Roads;
 use sqlx::migrate::Migrator;
+use streams::event::OperatorRole;
 use streams::memory::MemoryBus;
 use streams::nats::{NatsBus, NatsSettings};
+use streams::operators::Operator;
 use streams::pods::pod_id_from;
 use streams::{Bus, Service};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use users::Users;
 
+use crate::admin;
+use crate::admin::tokens::{Current as OperatorsCurrent, OperatorTokens};
 use crate::databases::DatabaseUrl;
 use crate::http::{self, Faults};
 use crate::monitor::{self, Check};
@@ -41,11 +45,18 @@ pub struct App {
     pub platform: Platform,
     /// The users service, if it runs here: a test serves sessions over in-memory pipes by it.
     pub users: Option<Users>,
+    /// Of ADMIN_ADDR, if it is set.
+    pub admin_addr: Option<SocketAddr>,
+    /// The token that an embedded process makes for its console.
+    pub admin_token: Option<String>,
     /// The routes of all services.
     pub router: Router,
-    /// Their list, with the operators' routes.
+    /// Their list, with the operators' routes unless these have a listener of their own.
     pub routes: Vec<Route>,
+    /// The routes of ADMIN_ADDR, if it is set, and their list.
+    pub admin: Option<(Router, Vec<Route>)>,
     markets: market::Current,
+    operators: OperatorsCurrent,
     tasks: JoinSet<()>,
     /// Sends spans until everything else has ended.
     exporter: JoinSet<()>,
@@ -151,6 +162,16 @@ pub async fn migrate(settings: &Settings, role_prefix: Option<&str>) -> Result<(
     Ok(())
 }
 
+/// The operators of the settings; embedded without a file, one with a token that is made.
+fn operators(settings: &Settings, world: &World) -> Result<(OperatorTokens, Option<String>)> {
+    if settings.embedded() && settings.admin_tokens_path().is_none() {
+        let token = hex::encode(world.bytes::<32>());
+        let operator = Operator { name: "console".to_owned(), role: OperatorRole::Admin };
+        return Ok((OperatorTokens::one(operator, &token), Some(token)));
+    }
+    Ok((settings.operators()?, None))
+}
+
 impl App {
     /// Starts `services` and serves their routes at HTTP_ADDR. On return everything is ready.
     ///
@@ -177,6 +198,13 @@ impl App {
         app.addr = listener.local_addr()?;
         let proxies = settings.trusted_proxies()?;
         app.tasks.spawn(http::serve(listener, app.router.clone(), app.platform.clone(), proxies, faults));
+        if let (Some(addr), Some((router, _))) = (settings.admin_addr, &app.admin) {
+            let listener =
+                TcpListener::bind(addr).await.with_context(|| format!("ADMIN_ADDR {addr}: cannot listen there"))?;
+            app.admin_addr = Some(listener.local_addr()?);
+            let proxies = settings.trusted_proxies()?;
+            app.tasks.spawn(http::serve(listener, router.clone(), app.platform.clone(), proxies, None));
+        }
         Ok(app)
     }
 
@@ -299,11 +327,55 @@ impl App {
         tasks.spawn(sweeper::run(platform.clone(), services.to_vec()));
         tasks.spawn(monitor::watch(platform.clone(), checks));
         tasks.spawn(pod::run(platform.clone(), services.to_vec()));
-        let routes = http::routes(&platform, services, routes);
-        let list = routes.list().to_vec();
-        let router = http::limited(http::router(routes, &platform), &platform, tokens, settings.trusted_proxies()?);
-        let (addr, users) = (settings.http_addr, serving_users);
-        Ok(Self { addr, platform, users, markets, router, routes: list, tasks, exporter, exporter_stop })
+        let (operators, admin_token) = operators(settings, &world)?;
+        let operators = OperatorsCurrent::new(operators);
+        let api = admin::Api::new(&platform, services, tokens.clone(), operators.clone());
+        tasks.spawn(api.pods().run());
+        let proxies = settings.trusted_proxies()?;
+        let limited = |routes: Routes| {
+            let list = routes.list().to_vec();
+            (http::limited(http::router(routes, &platform), &platform, tokens.clone(), proxies.clone()), list)
+        };
+        let listeners = http::Listeners::new(&platform, services, routes, &api, settings.admin_addr.is_some());
+        let (router, routes) = limited(listeners.http);
+        let admin = listeners.admin.map(limited);
+        let (addr, admin_addr, users) = (settings.http_addr, settings.admin_addr, serving_users);
+        Ok(Self {
+            addr,
+            platform,
+            users,
+            admin_addr,
+            admin_token,
+            router,
+            routes,
+            admin,
+            markets,
+            operators,
+            tasks,
+            exporter,
+            exporter_stop,
+        })
+    }
+
+    /// Reads what may change while the process runs: MARKETS_FILE and ADMIN_TOKENS_FILE.
+    pub fn reload(&self, settings: &Settings) {
+        if settings.markets_path().is_some() {
+            self.reload_markets(settings);
+        }
+        if settings.admin_tokens_path().is_some() {
+            self.reload_operators(settings);
+        }
+    }
+
+    /// Reads ADMIN_TOKENS_FILE again. A file with a mistake changes nothing.
+    fn reload_operators(&self, settings: &Settings) {
+        match settings.operators() {
+            Ok(operators) => {
+                tracing::info!(tokens = operators.len(), "the tokens of operators were read again");
+                self.operators.replace(operators);
+            }
+            Err(error) => tracing::error!("the tokens of operators stay as they are: {error:#}"),
+        }
     }
 
     /// Reads MARKETS_FILE again. A file with a mistake changes nothing.

@@ -17,6 +17,7 @@ use rides::sos::sink::SosSink;
 use roads::Roads;
 use streams::{Service, VehicleType};
 
+use crate::admin::tokens::OperatorTokens;
 use crate::databases::{DatabaseUrl, Databases};
 use crate::nats_login::NatsLogin;
 use crate::otel_settings::OtelSettings;
@@ -82,6 +83,14 @@ pub struct Settings {
     /// Where HTTP and WebSocket are served.
     #[arg(long, env = "HTTP_ADDR", default_value = "127.0.0.1:8080", global = true)]
     pub http_addr: SocketAddr,
+    /// Where operators' routes are served: /metrics, /stats, /admin/v1 and the console; then they are there alone, and health on both
+    /// [default: HTTP_ADDR].
+    #[arg(long, env = "ADMIN_ADDR", global = true)]
+    pub admin_addr: Option<SocketAddr>,
+    /// The operators: lines `name role sha256-of-token`, with the roles viewer, support and admin. It is read again on SIGHUP. Without it nobody
+    /// may use /admin/v1; when embedded, a token is made at start and printed with the console's address.
+    #[arg(long, env = "ADMIN_TOKENS_FILE", global = true)]
+    pub admin_tokens_file: Option<String>,
     /// This process among others; what is neither a letter, a digit, - nor _ becomes - [default: host name and process id].
     #[arg(long, env = "POD_ID", global = true)]
     pub pod_id: Option<String>,
@@ -359,6 +368,10 @@ impl Settings {
         self.limits()?;
         self.trusted_proxies()?;
         self.otel.config("")?;
+        self.operators()?;
+        if self.admin_addr.is_some_and(|admin| admin.port() != 0 && admin == self.http_addr) {
+            anyhow::bail!("ADMIN_ADDR is HTTP_ADDR: give operators another port, or leave it unset");
+        }
         if services.contains(&Service::Users) {
             self.push.config(self.embedded())?;
         }
@@ -433,6 +446,21 @@ impl Settings {
     pub fn routing_url(&self) -> anyhow::Result<Option<&str>> {
         let url = set_text(&self.routing_url);
         url.map(|url| Roads::check_url(url).map(|()| url).map_err(anyhow::Error::msg)).transpose()
+    }
+
+    /// ADMIN_TOKENS_FILE, if it is set.
+    pub fn admin_tokens_path(&self) -> Option<&Path> {
+        set_text(&self.admin_tokens_file).map(Path::new)
+    }
+
+    /// The operators of ADMIN_TOKENS_FILE; nobody without it.
+    ///
+    /// # Errors
+    /// A sentence that names the variable and the line at fault.
+    pub fn operators(&self) -> anyhow::Result<OperatorTokens> {
+        let Some(path) = self.admin_tokens_path() else { return Ok(OperatorTokens::default()) };
+        let text = std::fs::read_to_string(path).with_context(|| format!("ADMIN_TOKENS_FILE {}", path.display()))?;
+        OperatorTokens::parse(&text).map_err(|why| anyhow::anyhow!("ADMIN_TOKENS_FILE {}, {why}", path.display()))
     }
 
     /// MARKETS_FILE, if it is set.

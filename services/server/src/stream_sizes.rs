@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use streams::topology::{DEAD_LETTER_STREAM, Storage, Topology};
+use streams::topology::{ADMIN_STREAM, DEAD_LETTER_STREAM, Storage, Topology};
 
 /// Nobody wants less of a stream: its duplicate window alone needs the ids of five minutes.
 const MIN_BYTES: i64 = 1 << 20;
@@ -62,6 +62,12 @@ pub struct StreamSizes {
     /// As above [default: 30d]
     #[arg(long, env = "DEAD_LETTER_STREAM_MAX_AGE", value_parser = age, global = true)]
     dead_letter_stream_max_age: Option<Duration>,
+    /// What operators did: about 750 bytes an act; when it is full, acts wait to be published [default: 16MiB, 22,000 acts]
+    #[arg(long, env = "ADMIN_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
+    admin_stream_max_bytes: Option<i64>,
+    /// As above [default: 365d]
+    #[arg(long, env = "ADMIN_STREAM_MAX_AGE", value_parser = age, global = true)]
+    admin_stream_max_age: Option<Duration>,
 }
 
 impl StreamSizes {
@@ -75,6 +81,7 @@ impl StreamSizes {
             ("LOCATION_STREAM", self.location_stream_max_bytes, self.location_stream_max_age),
             ("PAYMENT_STREAM", self.payment_stream_max_bytes, self.payment_stream_max_age),
             (DEAD_LETTER_STREAM, self.dead_letter_stream_max_bytes, self.dead_letter_stream_max_age),
+            (ADMIN_STREAM, self.admin_stream_max_bytes, self.admin_stream_max_age),
         ] {
             let Some(stream) = topology.stream_mut(name) else { continue };
             stream.max_bytes = max_bytes.unwrap_or(stream.max_bytes);

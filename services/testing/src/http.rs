@@ -24,23 +24,24 @@ pub async fn request(
     token: Option<&str>,
     body: Option<Value>,
 ) -> anyhow::Result<(u16, Value)> {
-    let authorization = token.map(|token| format!("Bearer {token}"));
-    let headers: Vec<(&str, &str)> = authorization.iter().map(|value| ("authorization", value.as_str())).collect();
-    request_with(addr, method, path, &headers, body).await
+    request_with(addr, (method, path), token, &[], body).await
 }
 
-/// The same with any headers.
+/// The same with more headers.
 ///
 /// # Errors
 /// If nobody answers within 30 s.
 pub async fn request_with(
     addr: SocketAddr,
-    method: &str,
-    path: &str,
+    (method, path): (&str, &str),
+    token: Option<&str>,
     headers: &[(&str, &str)],
     body: Option<Value>,
 ) -> anyhow::Result<(u16, Value)> {
     let mut request = Request::builder().method(method).uri(format!("http://{addr}{path}"));
+    if let Some(token) = token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

@@ -9,9 +9,10 @@ use chrono::Duration;
 use platform::breaker::Rules;
 use platform::http_client::HttpClient;
 use platform::limits::{Limit, Quota};
-use platform::{Breaker, Platform, Store, Tokens, Trace, Transaction, spans};
+use platform::{Asking, Breaker, Platform, Store, Tokens, Trace, Transaction, spans};
 use serde_json::Value;
 use streams::Event;
+use streams::debts::DEBTS;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -78,9 +79,8 @@ pub(crate) struct Parts {
     pub(crate) limits: Arc<Value>,
     /// Of requests to rides.
     pub(crate) rides: Arc<Breaker>,
-    /// Of requests to rides for debts, with a permit for each.
-    pub(crate) debts: Arc<Breaker>,
-    pub(crate) debts_permits: Arc<Semaphore>,
+    /// Asks rides for debts.
+    pub(crate) debts: Arc<Asking>,
     /// Of requests to match for missed offers.
     pub(crate) missed_permits: Arc<Semaphore>,
     /// Where pushes go, when they are due, and which are not needed.
@@ -112,8 +112,7 @@ impl Context {
             codes_client: HttpClient::new(platform, CODES),
             limits: Arc::new(limits_of_client(platform.limiter.limits())),
             rides: Arc::new(Breaker::new(platform, "rides", RIDES_RULES)),
-            debts: Arc::new(Breaker::new(platform, "debts", DEBTS_RULES)),
-            debts_permits: Arc::new(Semaphore::new(DEBTS_MAX)),
+            debts: Arc::new(Asking::new(platform, "debts", DEBTS_RULES, DEBTS, DEBTS_MAX)),
             missed_permits: Arc::new(Semaphore::new(MISSED_MAX)),
             people: Arc::default(),
             means: Arc::default(),

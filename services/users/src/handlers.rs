@@ -307,7 +307,7 @@ impl EventHandler {
             }
             Event::Ride(e) => both(e.driver_id, e.passenger_id, body),
             Event::LocationAggregate(e) => passengers.get(&e.ride_id).map(|p| (*p, body)).into_iter().collect(),
-            Event::LocationUpdate(_) | Event::PaymentCapture(_) => Vec::new(),
+            Event::LocationUpdate(_) | Event::PaymentCapture(_) | Event::Act(_) => Vec::new(),
         }
     }
 

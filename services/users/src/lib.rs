@@ -7,6 +7,7 @@ mod account;
 mod commands;
 mod config;
 mod context;
+mod document;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gateway;
@@ -16,6 +17,7 @@ mod live_ride;
 mod mailbox;
 mod missed_offers;
 mod offer;
+mod operators;
 mod party;
 mod phone_change;
 mod presence;
@@ -129,6 +131,7 @@ impl Users {
         tasks.spawn(sign_in::ended::run(context.clone(), stop.clone()));
         tasks.spawn(sign_in::ended::answer(context.clone(), stop.clone()));
         tasks.spawn(party::answer(context.clone(), stop.clone()));
+        tasks.spawn(operators::answer(context.clone(), stop.clone()));
         tasks.spawn(party::contacts::answer(context.clone(), stop.clone()));
         let purged = context.clone();
         tasks.spawn_purge(move || timers::purge(purged.clone()));

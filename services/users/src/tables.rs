@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use imbl::{OrdMap, OrdSet};
+use streams::operators::Document;
 use streams::sign_ins::EndedSignIn;
 use streams::{MatchId, RequestId, RideId, SignInId, UserId};
 use uuid::Uuid;
 
-use crate::account::{Driver, Profile};
+use crate::account::{Driver, DriverStatus, Profile};
 use crate::live_ride::LiveRide;
 use crate::mailbox::{Device, Entry, MailboxCursor};
 use crate::offer::{Offer, OfferEnd, OfferState};
@@ -34,6 +35,10 @@ pub struct Tables {
     pub(crate) rate_limits: OrdMap<RowKey, DateTime<Utc>>,
     /// Marks of suspended drivers, by their hash: until when.
     pub(crate) suspensions: OrdMap<Vec<u8>, DateTime<Utc>>,
+    /// When suspensions end, and the status after it.
+    pub(crate) suspension_ends: OrdMap<UserId, (DateTime<Utc>, DriverStatus)>,
+    /// The papers of drivers; none is left out.
+    pub(crate) documents: OrdMap<UserId, Vec<Document>>,
     pub(crate) phone_changes: OrdMap<UserId, PhoneChange>,
     pub(crate) sign_ins: SignInRows,
     pub(crate) mailboxes: MailboxRows,
@@ -55,6 +60,8 @@ pub struct Tables {
     pub(crate) found_events: OrdMap<MatchId, String>,
     /// The columns `offers.end_event` and `offers.end_shown`.
     pub(crate) offer_ends: OrdMap<MatchId, OfferEnd>,
+    /// The column `offers.end_reason`.
+    pub(crate) offer_end_reasons: OrdMap<MatchId, &'static str>,
     pub(crate) live_rides: OrdMap<RideId, LiveRide>,
     /// The columns `match_id` and `event` of `live_rides`.
     pub(crate) ride_events: OrdMap<RideId, (MatchId, String)>,

@@ -1,5 +1,5 @@
 //! The periodic work of the service: it ends searches that have expired and announces their ends, publishes beacons of drivers who moved, polls mailboxes for events whose notification was
-//! lost, touches the lease of the pod, sweeps the rows of dead pods, and deletes old rows.
+//! lost, touches the lease of the pod, sweeps the rows of dead pods, ends suspensions, takes drivers with expired documents off duty, and deletes old rows.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::gateway::{connection, publish_frames};
 use crate::mailbox::NewEntry;
 use crate::search::{NEAR_END, NearEnd, Search};
-use crate::{account, live_ride, mailbox, offer, phone_change, presence, push, rate_limit, search, sign_in};
+use crate::{account, document, live_ride, mailbox, offer, phone_change, presence, push, rate_limit, search, sign_in};
 
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
@@ -40,6 +40,8 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
         if now >= next_poll {
             next_poll = now + POLL_INTERVAL;
             log_failure("poll mailboxes", poll_mailboxes(&context).await);
+            log_failure("end suspensions", account::standing::end_suspensions(&context).await);
+            log_failure("expire documents", document::expiry::expire(&context).await);
         }
         if now >= next_touch {
             context.sockets.forget_clocks();

@@ -46,4 +46,6 @@ id!(
     RideId,
     /// One capture of money; the same on every try.
     PaymentId,
+    /// One act of an operator; the same on every try.
+    ActId,
 );

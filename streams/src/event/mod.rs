@@ -7,6 +7,7 @@ pub mod ids;
 mod location;
 mod matching;
 mod money;
+mod operator;
 mod payment;
 mod position;
 mod ride;
@@ -22,6 +23,7 @@ use serde::Deserialize;
 pub use location::{LocationAggregate, LocationUpdate, Reception, TrackPoint};
 pub use matching::{MatchAccepted, MatchFound, MatchRejected, RejectReason};
 pub use money::{Currency, Fare, FareLine, Money};
+pub use operator::{ActKind, OperatorAct, OperatorRole};
 pub use payment::PaymentCapture;
 pub use position::Position;
 pub use ride::{CancelCode, Party, RideEvent, RideStatus, RideTerms};
@@ -55,6 +57,8 @@ pub enum Event {
     LocationAggregate(LocationAggregate),
     /// `payment.capture`
     PaymentCapture(PaymentCapture),
+    /// `admin.*`; the body's act says which.
+    Act(Box<OperatorAct>),
 }
 
 impl Event {
@@ -70,11 +74,12 @@ impl Event {
             Self::LocationUpdate(_) => Subject::LocationUpdate,
             Self::LocationAggregate(_) => Subject::LocationAggregate,
             Self::PaymentCapture(_) => Subject::PaymentCapture,
+            Self::Act(act) => act.act.subject(),
         }
     }
 
     /// The id of the entity that the event is about: the user of a beacon or position, the request of a search, the match,
-    /// the ride, the payment.
+    /// the ride, the payment, the act.
     pub fn entity_id(&self) -> uuid::Uuid {
         match self {
             Self::UserBeacon(e) => e.user_id.0,
@@ -86,6 +91,7 @@ impl Event {
             Self::LocationUpdate(e) => e.user_id.0,
             Self::LocationAggregate(e) => e.ride_id.0,
             Self::PaymentCapture(e) => e.payment_id.0,
+            Self::Act(e) => e.act_id.0,
         }
     }
 
@@ -99,6 +105,7 @@ impl Event {
             Self::MatchAccepted(e) => Some(e.accepted_at),
             Self::Ride(e) => Some(e.occurred_at),
             Self::LocationUpdate(e) => Some(e.recorded_at),
+            Self::Act(e) => Some(e.acted_at),
             Self::LocationAggregate(_) | Self::PaymentCapture(_) => None,
         }
     }
@@ -114,6 +121,7 @@ impl Event {
             Self::Ride(e) => ("occurred_at", e.occurred_at),
             Self::LocationUpdate(e) => ("recorded_at", e.recorded_at),
             Self::LocationAggregate(e) => ("last.recorded_at", e.last?.recorded_at),
+            Self::Act(e) => ("acted_at", e.acted_at),
             Self::PaymentCapture(_) => return None,
         })
     }
@@ -157,6 +165,7 @@ impl Event {
             Self::LocationUpdate(e) => serde_json::to_vec(e),
             Self::LocationAggregate(e) => serde_json::to_vec(e),
             Self::PaymentCapture(e) => serde_json::to_vec(e),
+            Self::Act(e) => serde_json::to_vec(e),
         };
         body.expect("events have string keys and no failing serializer")
     }
@@ -185,6 +194,16 @@ impl Event {
             Subject::LocationUpdate => Self::LocationUpdate(read(subject, body)?),
             Subject::LocationAggregate => Self::LocationAggregate(read(subject, body)?),
             Subject::PaymentCapture => Self::PaymentCapture(read(subject, body)?),
+            Subject::AdminRideEnded
+            | Subject::AdminRideRefunded
+            | Subject::AdminRideNoteAdded
+            | Subject::AdminUserLookedUp
+            | Subject::AdminUserSignedOut
+            | Subject::AdminDriverApproved
+            | Subject::AdminDriverSuspended
+            | Subject::AdminDriverDocumentsSet
+            | Subject::AdminDeadLetterRequeued
+            | Subject::AdminDeadLetterRemoved => Self::Act(read(subject, body)?),
         };
         event.validate(&Fields(subject))?;
         Ok(event)
@@ -201,6 +220,7 @@ impl Event {
             Self::LocationUpdate(e) => e.validate(fields),
             Self::LocationAggregate(e) => e.validate(fields),
             Self::PaymentCapture(e) => e.validate(fields),
+            Self::Act(e) => e.validate(fields),
         }
     }
 }

@@ -98,6 +98,26 @@ subjects! {
     LocationAggregate = "location.aggregate",
     /// Money to be captured from a passenger.
     PaymentCapture = "payment.capture",
+    /// An operator ended a stuck ride.
+    AdminRideEnded = "admin.ride_ended",
+    /// An operator refunded a part of what was captured for a ride.
+    AdminRideRefunded = "admin.ride_refunded",
+    /// An operator added a note to a ride.
+    AdminRideNoteAdded = "admin.ride_note_added",
+    /// An operator looked for a user by phone.
+    AdminUserLookedUp = "admin.user_looked_up",
+    /// An operator ended all sign-ins of a user.
+    AdminUserSignedOut = "admin.user_signed_out",
+    /// An operator approved a driver.
+    AdminDriverApproved = "admin.driver_approved",
+    /// An operator suspended a driver.
+    AdminDriverSuspended = "admin.driver_suspended",
+    /// An operator replaced the documents of a driver.
+    AdminDriverDocumentsSet = "admin.driver_documents_set",
+    /// An operator requeued a dead letter.
+    AdminDeadLetterRequeued = "admin.dead_letter_requeued",
+    /// An operator removed a dead letter.
+    AdminDeadLetterRemoved = "admin.dead_letter_removed",
 }
 
 impl fmt::Display for Subject {

@@ -85,6 +85,9 @@ const BY_START_TIME: &str = "by_start_time";
 /// The stream of dead letters.
 pub const DEAD_LETTER_STREAM: &str = "DEAD_LETTER_STREAM";
 
+/// The stream of what operators did.
+pub const ADMIN_STREAM: &str = "ADMIN_STREAM";
+
 /// Major and minor version of the oldest server that keeps the promises this system needs: 2.9 loses a dead letter on interest
 /// streams.
 pub const MINIMUM_SERVER: (u64, u64) = (2, 10);

@@ -10,7 +10,8 @@ mod state;
 mod table;
 
 pub use config::{
-    Consumer, DEAD_LETTER_STREAM, Discard, MESSAGE_MAX, MINIMUM_SERVER, Retention, Storage, Stream, subject_matches,
+    ADMIN_STREAM, Consumer, DEAD_LETTER_STREAM, Discard, MESSAGE_MAX, MINIMUM_SERVER, Retention, Storage, Stream,
+    subject_matches,
 };
 pub(crate) use config::{Mode, difference, message_max};
 pub use proof::prove;

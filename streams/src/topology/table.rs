@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::config::{Consumer, DEAD_LETTER_STREAM, Discard, Retention, Storage, Stream};
+use super::config::{ADMIN_STREAM, Consumer, DEAD_LETTER_STREAM, Discard, Retention, Storage, Stream};
 use crate::event::{Service, Subject};
 
 /// Deliveries after which the consumer runtime gives a message up. The server's own limit, [`MAX_DELIVER`], is higher: if a
@@ -61,6 +61,17 @@ pub const TABLE: &[Row] = {
         row(Subject::LocationUpdate, "LOCATION_STREAM", &[Users], &[Location, Match], &[]),
         row(Subject::LocationAggregate, "LOCATION_STREAM", &[Location], &[Rides, Users], &[]),
         row(Subject::PaymentCapture, "PAYMENT_STREAM", &[Rides], &[Rides], &[]),
+        // Nobody reads what operators did but operators.
+        row(Subject::AdminRideEnded, "ADMIN_STREAM", &[Rides], &[], &[]),
+        row(Subject::AdminRideRefunded, "ADMIN_STREAM", &[Rides], &[], &[]),
+        row(Subject::AdminRideNoteAdded, "ADMIN_STREAM", &[Rides], &[], &[]),
+        row(Subject::AdminUserLookedUp, "ADMIN_STREAM", &[Users], &[], &[]),
+        row(Subject::AdminUserSignedOut, "ADMIN_STREAM", &[Users], &[], &[]),
+        row(Subject::AdminDriverApproved, "ADMIN_STREAM", &[Users], &[], &[]),
+        row(Subject::AdminDriverSuspended, "ADMIN_STREAM", &[Users], &[], &[]),
+        row(Subject::AdminDriverDocumentsSet, "ADMIN_STREAM", &[Users], &[], &[]),
+        row(Subject::AdminDeadLetterRequeued, "ADMIN_STREAM", &[Users], &[], &[]),
+        row(Subject::AdminDeadLetterRemoved, "ADMIN_STREAM", &[Users], &[], &[]),
     ]
 };
 
@@ -90,10 +101,10 @@ impl Topology {
     pub fn rideshare() -> Self {
         let stream = |name: &str, retention, storage, discard, max_age, mib: i64| Stream {
             name: name.to_owned(),
-            subjects: if name == DEAD_LETTER_STREAM {
-                vec!["dead_letter.>".to_owned()]
-            } else {
-                TABLE.iter().filter(|r| r.stream == name).map(|r| r.subject.as_str().to_owned()).collect()
+            subjects: match name {
+                DEAD_LETTER_STREAM => vec!["dead_letter.>".to_owned()],
+                ADMIN_STREAM => vec!["admin.>".to_owned()],
+                _ => TABLE.iter().filter(|r| r.stream == name).map(|r| r.subject.as_str().to_owned()).collect(),
             },
             retention,
             storage,
@@ -114,6 +125,8 @@ impl Topology {
             stream("RIDE_STREAM", Limits, File, New, 7 * 24 * HOUR, 576),
             stream("LOCATION_STREAM", Interest, MemoryOrFile, Old, 2 * HOUR, 192),
             stream("PAYMENT_STREAM", WorkQueue, File, New, 24 * HOUR, 32),
+            // At 750 bytes an act, 22,000 acts in its year.
+            stream(ADMIN_STREAM, Limits, File, New, 365 * 24 * HOUR, 16),
         ];
         let consumers = TABLE
             .iter()

@@ -42,6 +42,17 @@ pub(crate) async fn lock_tracks(
     Ok(tracks)
 }
 
+/// The track of a ride, without a lock.
+pub(crate) async fn track_of(tx: &mut Tx, ride: RideId) -> Result<Option<TrackRow>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let row = sqlx::query("select * from tracks where ride_id = $1").bind(ride.0);
+            Ok(row.fetch_optional(&mut *pg).await?.as_ref().map(read_track).transpose()?)
+        }
+        On::Memory(tables) => Ok(tables.tracks.get(&ride).cloned()),
+    }
+}
+
 async fn lock_existing(tx: &mut Tx, rides: &BTreeSet<RideId>) -> Result<BTreeMap<RideId, TrackRow>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {

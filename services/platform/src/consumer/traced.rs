@@ -97,6 +97,6 @@ fn ids(event: &Event) -> Ids {
         Event::Ride(e) => Ids { offer: text(&e.match_id), ride: text(&e.ride_id), request: None },
         Event::LocationAggregate(e) => Ids { ride: text(&e.ride_id), ..Ids::default() },
         Event::PaymentCapture(e) => Ids { ride: text(&e.ride_id), ..Ids::default() },
-        Event::UserBeacon(_) | Event::LocationUpdate(_) => Ids::default(),
+        Event::UserBeacon(_) | Event::LocationUpdate(_) | Event::Act(_) => Ids::default(),
     }
 }

@@ -248,6 +248,28 @@ pub async fn for_each(bus: &Bus, mut letter: impl FnMut(DeadLetter)) -> Result<(
     Ok(())
 }
 
+/// The letters with these sequences that are stored now, oldest first, the second one excluded. A service may read them.
+///
+/// # Errors
+/// [`BusError`] if the stream is missing or the server away.
+pub async fn between(bus: &Bus, (from, before): (u64, u64), wait: Duration) -> Result<Vec<DeadLetter>, BusError> {
+    let mut letters = Vec::new();
+    if from >= before {
+        return Ok(letters);
+    }
+    let mut replay = bus.replay(DEAD_LETTER_STREAM, Some("dead_letter.*"), ReplayStart::Sequence(from)).await?;
+    while !replay.is_at_end() {
+        let Some(stored) = replay.next(wait).await? else {
+            return Err(BusError::Unavailable(format!("{DEAD_LETTER_STREAM} was not read to its end")));
+        };
+        if stored.sequence >= before {
+            break;
+        }
+        letters.push(DeadLetter::parse(stored));
+    }
+    Ok(letters)
+}
+
 /// A request to the workers of a consumer, on [`worker_subject`].
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]

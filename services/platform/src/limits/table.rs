@@ -30,6 +30,8 @@ pub enum Limit {
     WrongCodesAddress,
     WrongCodesFirst,
     WrongCodesAll,
+    AdminTokensAddress,
+    AdminStreams,
 }
 
 /// What a limit counts by.
@@ -104,7 +106,7 @@ const fn row(limit: Limit, name: &'static str, by: By, scope: Scope, amount: Amo
 }
 
 /// In the order of [`Limit`].
-pub const TABLE: [Definition; 21] = {
+pub const TABLE: [Definition; 23] = {
     use By::{Address, All, Number, NumberAndAddress, Prefix, SignIn, Socket, User};
     use Scope::{Process, Shared};
     [
@@ -192,6 +194,15 @@ pub const TABLE: [Definition; 21] = {
             "wrong codes that an address may present although wrong_codes_all is used up",
         ),
         row(Limit::WrongCodesAll, "wrong_codes_all", All, Shared, rate(300, 0.2), "wrong codes presented by everybody"),
+        row(
+            Limit::AdminTokensAddress,
+            "admin_tokens_address",
+            Address,
+            Process,
+            rate(20, 1.0 / 10.0),
+            "wrong tokens of operators from one address",
+        ),
+        row(Limit::AdminStreams, "admin_streams", All, Process, Amount::Count(8), "open event streams of operators"),
     ]
 };
 

@@ -421,9 +421,12 @@ mod tests {
                 .map(|(stream, subjects)| (stream.name.as_str(), subjects.len()))
                 .collect()
         };
-        assert_eq!(of(Service::Users), [("USER_STREAM", 2), ("MATCH_STREAM", 2)]);
+        assert_eq!(of(Service::Users), [("USER_STREAM", 2), ("MATCH_STREAM", 2), ("ADMIN_STREAM", 7)]);
         assert_eq!(of(Service::Match), [("MATCH_STREAM", 2)]);
-        assert_eq!(of(Service::Rides), [("MATCH_STREAM", 1), ("RIDE_STREAM", 6), ("PAYMENT_STREAM", 1)]);
+        assert_eq!(
+            of(Service::Rides),
+            [("MATCH_STREAM", 1), ("RIDE_STREAM", 6), ("PAYMENT_STREAM", 1), ("ADMIN_STREAM", 3)]
+        );
         assert_eq!(of(Service::Location), [("LOCATION_STREAM", 1)]);
     }
 

@@ -23,7 +23,8 @@ pub(super) fn subjects_of(event: &Event) -> Vec<Uuid> {
         | Event::MatchRejected(_)
         | Event::LocationUpdate(_)
         | Event::LocationAggregate(_)
-        | Event::PaymentCapture(_) => Vec::new(),
+        | Event::PaymentCapture(_)
+        | Event::Act(_) => Vec::new(),
     }
 }
 

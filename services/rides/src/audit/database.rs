@@ -1,6 +1,6 @@
 //! The tables by themselves: a ride's row, its event log, its ledger entries and its payment; pure. Rows in, findings out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use streams::{Currency, Event, Money, RideId};
 
@@ -9,6 +9,7 @@ use crate::event_log::EventRow;
 use crate::hash_chain;
 use crate::ledger::{self, Entry, Kind, Movement};
 use crate::payment::{Debt, Payment, PaymentStatus};
+use crate::refund::{self, Refund};
 use crate::replay;
 use crate::ride::rows::to_row;
 use crate::ride::{Bill, Ride};
@@ -24,12 +25,14 @@ pub struct RideRecords {
     /// A sound ride has at most one.
     pub payments: Vec<Payment>,
     pub debts: Vec<Debt>,
+    /// By time.
+    pub refunds: Vec<Refund>,
 }
 
 impl RideRecords {
     pub(super) fn new(ride_id: RideId) -> Self {
-        let (events, entries, payments, debts) = Default::default();
-        Self { ride_id, row: None, events, entries, payments, debts }
+        let (events, entries, payments, debts, refunds) = Default::default();
+        Self { ride_id, row: None, events, entries, payments, debts, refunds }
     }
 }
 
@@ -175,12 +178,48 @@ fn money_differences(ride: &Ride, bill: Option<&Bill>, records: &RideRecords) ->
     let expected = captured_payment.and_then(|payment| ledger::captured(payment, provider).ok());
     let expected = expected.as_ref().map(lines_of).unwrap_or_default();
     compare_lines(Kind::Capture, &captured, &expected, &mut wrong);
+    refund_differences(captured_payment, records, &lines, &mut wrong);
     let refused = payment.filter(|p| p.status == PaymentStatus::Refused);
     let debts: Vec<_> = records.debts.iter().map(|d| (d.payment_id, d.amount)).collect();
     if debts != refused.iter().map(|p| (p.payment_id, p.amount)).collect::<Vec<_>>() {
         wrong.push(format!("its debts are {debts:?}, and refused was {:?}", refused.map(|p| (p.payment_id, p.amount))));
     }
     wrong
+}
+
+/// What is wrong with the refunds of a ride: each has its movement of the ledger, there is no other, and all are of what was captured.
+fn refund_differences(
+    captured: Option<&Payment>,
+    records: &RideRecords,
+    lines: &impl Fn(Kind) -> Lines,
+    wrong: &mut Vec<String>,
+) {
+    let of_rows = records.refunds.iter().map(|refund| refund.refund_id);
+    let of_ledger = records.entries.iter().filter_map(|entry| match entry.kind {
+        Kind::Refund(id) => Some(id),
+        _ => None,
+    });
+    for id in of_rows.chain(of_ledger).collect::<BTreeSet<_>>() {
+        let found = lines(Kind::Refund(id));
+        let provider =
+            found.keys().find_map(|(account, _)| account.strip_prefix(ledger::CASH)).unwrap_or("(no provider)");
+        let refund = records.refunds.iter().find(|refund| refund.refund_id == id);
+        let expected = refund.and_then(|refund| ledger::refunded(refund, provider).ok());
+        let expected = expected.as_ref().map(lines_of).unwrap_or_default();
+        compare_lines(Kind::Refund(id), &found, &expected, wrong);
+    }
+    for refund in &records.refunds {
+        let is_of = captured.is_some_and(|payment| {
+            payment.payment_id == refund.payment_id && payment.amount.currency == refund.amount.currency
+        });
+        if !is_of {
+            wrong.push(format!("the refund {} is of no payment that was captured for it", refund.refund_id));
+        }
+    }
+    if let Some(payment) = captured.filter(|payment| refund::total(&records.refunds) > payment.amount.amount) {
+        let total = Money::new(refund::total(&records.refunds), payment.amount.currency);
+        wrong.push(format!("{total} is refunded of {} that was captured", payment.amount));
+    }
 }
 
 fn lines_of(movement: &Movement) -> Lines {

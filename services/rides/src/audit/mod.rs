@@ -11,6 +11,7 @@ mod findings;
 mod positions;
 pub mod rebuild;
 mod recover;
+mod refunds;
 pub mod repair;
 mod rows;
 mod sources;

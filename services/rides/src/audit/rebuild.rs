@@ -3,7 +3,7 @@
 //! It cannot rebuild what no ride event says: wrong PINs, and which matches were superseded (match.rejected says so, but the stream
 //! with that event deletes it once its readers have it). A superseded match that is delivered again is still refused if its request
 //! has become a ride: the request is in `ride.pickup`, except in events of older versions. When a provider was called is not rebuilt either: rebuild calls it again with the payment's id, which is the
-//! same as before, to learn whether a bill was paid.
+//! same as before, to learn whether a bill was paid. Refunds come from ADMIN_STREAM (`refunds.rs`).
 
 use std::collections::BTreeSet;
 
@@ -12,6 +12,7 @@ use streams::bus::{MESSAGE_ID, StoredMessage};
 use streams::{Event, MatchId, RequestId, RideId, RideStatus};
 
 use super::findings::Findings;
+use super::refunds;
 use super::rows;
 use super::sources::{AuditError, PAGE, STREAM, Sources};
 use super::stream::{Beginning, DecodedEvent, StreamAudit};
@@ -145,6 +146,7 @@ pub(super) async fn rebuild(sources: &Sources, provider: Provider) -> Result<Reb
             write(sources, &mut tx, page, provider, Rows::New, &mut rebuilt).await?;
         }
         continued.write(&mut tx).await?;
+        rebuilt.entries += refunds::restore(sources, &mut tx, provider.name()).await?;
         tx.commit().await?;
         return Ok(rebuilt);
     }

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::findings::{Finding, Findings};
 use super::rebuild::{ContinuedSearches, Page, Rebuilt, Rows, write};
+use super::refunds;
 use super::rows;
 use super::sources::{AuditError, PAGE, STREAM, Sources};
 use super::stream::{Beginning, DecodedEvent, StreamAudit};
@@ -85,6 +86,7 @@ pub(super) async fn recover(sources: &Sources, provider: Provider) -> Result<Reb
         write(sources, &mut tx, page, provider, Rows::MayExist, &mut recovered).await?;
     }
     continued.write(&mut tx).await?;
+    recovered.entries += refunds::restore(sources, &mut tx, provider.name()).await?;
     tx.commit().await?;
     recovered.captures = request_captures(sources).await?;
     Ok(recovered)

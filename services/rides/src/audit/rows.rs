@@ -11,6 +11,7 @@ use super::database::RideRecords;
 use crate::event_log::rows::events_between;
 use crate::ledger::rows::entries_between;
 use crate::payment::rows::{debts_of_rides, payments_of};
+use crate::refund;
 use crate::ride::rows::rides_from;
 use crate::tables::Tables;
 
@@ -58,6 +59,11 @@ pub(super) async fn records(
             ride.debts.push(debt);
         }
     }
+    for refund in refund::rows::of_rides(tx, &ids).await? {
+        if let Some(ride) = records.get_mut(&refund.ride_id) {
+            ride.refunds.push(refund);
+        }
+    }
     let next = last.0.as_u128().checked_add(1).map(|next| RideId(Uuid::from_u128(next)));
     Ok(Page { records: records.into_values().collect(), last, next })
 }
@@ -65,9 +71,11 @@ pub(super) async fn records(
 /// Keeps every other transaction from writing rides.
 pub(super) async fn lock(tx: &mut Transaction<Tables>) -> Result<(), StoreError> {
     if let On::Postgres(pg) = tx.on() {
-        sqlx::query("lock table rides, events, ledger_entries, payments, superseded, served in exclusive mode")
-            .execute(&mut *pg)
-            .await?;
+        sqlx::query(
+            "lock table rides, events, ledger_entries, payments, superseded, served, refunds in exclusive mode",
+        )
+        .execute(&mut *pg)
+        .await?;
     }
     Ok(())
 }
@@ -80,11 +88,11 @@ pub(super) async fn lock_empty(tx: &mut Transaction<Tables>) -> Result<Option<&'
             let row = sqlx::query(
                 "select exists (select 1 from rides), exists (select 1 from events), \
                  exists (select 1 from ledger_entries), exists (select 1 from payments), \
-                 exists (select 1 from superseded), exists (select 1 from served)",
+                 exists (select 1 from superseded), exists (select 1 from served), exists (select 1 from refunds)",
             )
             .fetch_one(&mut *pg)
             .await?;
-            let tables = ["rides", "events", "ledger_entries", "payments", "superseded", "served"];
+            let tables = ["rides", "events", "ledger_entries", "payments", "superseded", "served", "refunds"];
             for (n, table) in tables.into_iter().enumerate() {
                 if row.try_get::<bool, _>(n)? {
                     return Ok(Some(table));
@@ -100,6 +108,7 @@ pub(super) async fn lock_empty(tx: &mut Transaction<Tables>) -> Result<Option<&'
                 ("payments", tables.payments.is_empty()),
                 ("superseded", tables.superseded.is_empty()),
                 ("served", tables.decided_requests.is_empty()),
+                ("refunds", tables.refunds.is_empty()),
             ];
             Ok(empty.into_iter().find(|(_, empty)| !empty).map(|(table, _)| table))
         }

@@ -20,6 +20,7 @@ use crate::event_log::rows::append_events;
 use crate::hash_chain;
 use crate::ledger;
 use crate::payment::{Payment, PaymentStatus};
+use crate::refund::Refund;
 use crate::replay;
 use crate::ride::Ride;
 use crate::ride::requests::insert_fulfilled;
@@ -255,7 +256,46 @@ fn records() -> RideRecords {
         entries,
         payments: vec![Payment { status: PaymentStatus::Captured, tried_at: Some(at(9_999)), ..payment }],
         debts: Vec::new(),
+        refunds: Vec::new(),
     }
+}
+
+/// The records with a refund of this amount, as an operator makes it.
+fn refunded(amount: i64) -> RideRecords {
+    let mut records = records();
+    let payment = &records.payments[0];
+    let refund = Refund {
+        refund_id: streams::ActId(Uuid::from_u128(7)),
+        ride_id: records.ride_id,
+        payment_id: payment.payment_id,
+        amount: streams::Money::new(amount, payment.amount.currency),
+        reason: Some("a detour".to_owned()),
+        by: "ann".to_owned(),
+        at: at(9_999),
+    };
+    records.entries.extend(ledger::refunded(&refund, "ledger").unwrap().entries());
+    records.refunds.push(refund);
+    records
+}
+
+#[test]
+fn a_refund_has_its_movement_and_is_of_what_was_captured() {
+    assert_eq!(audit_database(&refunded(100)), "");
+    let mut lost = refunded(100);
+    lost.entries.truncate(5);
+    assert!(audit_database(&lost).contains("the ledger (refund) has nothing on cash:"), "{}", audit_database(&lost));
+    let mut unknown = refunded(100);
+    unknown.refunds.clear();
+    assert!(audit_database(&unknown).contains("the ledger (refund) has"), "{}", audit_database(&unknown));
+    let mut changed = refunded(100);
+    changed.refunds[0].amount.amount = 90;
+    assert!(audit_database(&changed).contains("must have"), "{}", audit_database(&changed));
+    let all = records().payments[0].amount.amount;
+    assert_eq!(audit_database(&refunded(all)), "");
+    assert!(audit_database(&refunded(all + 1)).contains("that was captured"));
+    let mut pending = refunded(100);
+    pending.payments[0].status = PaymentStatus::Pending;
+    assert!(audit_database(&pending).contains("is of no payment that was captured"));
 }
 
 fn audit_database(records: &RideRecords) -> String {

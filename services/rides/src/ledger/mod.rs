@@ -1,5 +1,7 @@
 //! The ledger: double entry; pure. Debit is positive, and the postings of one movement add up to 0.
 //!
+//! A refund is cash that goes back; the platform bears it.
+//!
 //! Accounts are `passenger:<id>` (what the passenger owes), `driver:<id>` (what the platform owes the driver, negative),
 //! `platform:revenue` (negative) and `cash:<provider>`. Entries are only ever added; `rows.rs` writes them, in the transaction of the
 //! ride or the payment that they belong to.
@@ -7,11 +9,12 @@
 pub mod rows;
 
 use chrono::{DateTime, Utc};
-use streams::{Currency, Money, PaymentId, RideId, UserId};
+use streams::{ActId, Currency, Money, PaymentId, RideId, UserId};
 use uuid::Uuid;
 
 use crate::hash_chain;
 use crate::payment::Payment;
+use crate::refund::Refund;
 use crate::ride::{Bill, BillReason, Ride};
 
 /// The prefix of a provider's account: the money that it has captured.
@@ -29,7 +32,7 @@ pub fn driver(id: UserId) -> String {
     format!("driver:{id}")
 }
 
-/// Why money moves. A ride has at most one movement of each kind.
+/// Why money moves. A ride has at most one movement of each kind; each refund is a kind of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// A completed ride is billed.
@@ -38,15 +41,37 @@ pub enum Kind {
     Cancellation,
     /// A provider captured the money.
     Capture,
+    /// An operator refunds a part of what was captured.
+    Refund(ActId),
 }
 
+/// The beginning of a refund's name in the database.
+const REFUND: &str = "refund:";
+
 impl Kind {
-    /// The name in the database.
+    /// The name for people; that of every refund is the same.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Fare => "fare",
             Self::Cancellation => "cancellation",
             Self::Capture => "capture",
+            Self::Refund(_) => "refund",
+        }
+    }
+
+    /// The name in the database.
+    pub(crate) fn key(self) -> String {
+        match self {
+            Self::Refund(id) => format!("{REFUND}{id}"),
+            other => other.as_str().to_owned(),
+        }
+    }
+
+    /// The kind with this name in the database.
+    pub(crate) fn of_key(key: &str) -> Option<Self> {
+        match key.strip_prefix(REFUND) {
+            Some(id) => id.parse().ok().map(Self::Refund),
+            None => [Self::Fare, Self::Cancellation, Self::Capture].into_iter().find(|kind| kind.as_str() == key),
         }
     }
 }
@@ -99,8 +124,8 @@ impl Movement {
     pub fn entries(&self) -> Vec<Entry> {
         let seed = self.payment_id.to_string();
         let id = |purpose: &str| hash_chain::derived_id(self.at, &seed, purpose);
-        let kind = self.kind.as_str();
-        let transaction_id = id(kind);
+        let kind = self.kind.key();
+        let transaction_id = id(&kind);
         let entry = |posting: &Posting| Entry {
             entry_id: id(&format!("{kind}/{}", posting.account)),
             transaction_id,
@@ -139,6 +164,16 @@ pub fn captured(payment: &Payment, provider: &str) -> Result<Movement, Unbalance
     let Money { amount, currency } = payment.amount;
     let postings = vec![(format!("{CASH}{provider}"), amount), (passenger(payment.passenger_id), -amount)];
     Movement::new(Kind::Capture, (payment.ride_id, payment.payment_id, payment.created_at), currency, postings)
+}
+
+/// A part of what a provider captured goes back: cash pays it, and the platform's revenue bears it.
+///
+/// # Errors
+/// None in practice: two postings of one amount are balanced.
+pub fn refunded(refund: &Refund, provider: &str) -> Result<Movement, Unbalanced> {
+    let Money { amount, currency } = refund.amount;
+    let postings = vec![(REVENUE.to_owned(), amount), (format!("{CASH}{provider}"), -amount)];
+    Movement::new(Kind::Refund(refund.refund_id), (refund.ride_id, refund.payment_id, refund.at), currency, postings)
 }
 
 /// A row of `ledger_entries`.

@@ -26,7 +26,7 @@ pub(crate) async fn post(tx: &mut Transaction<Tables>, movements: &[Movement]) -
             .bind(column(&entries, |e| e.entry_id))
             .bind(column(&entries, |e| e.transaction_id))
             .bind(column(&entries, |e| e.ride_id.0))
-            .bind(column(&entries, |e| e.kind.as_str()))
+            .bind(column(&entries, |e| e.kind.key()))
             .bind(column(&entries, |e| e.account.as_str()))
             .bind(column(&entries, |e| e.amount.amount))
             .bind(column(&entries, |e| e.at))
@@ -36,7 +36,7 @@ pub(crate) async fn post(tx: &mut Transaction<Tables>, movements: &[Movement]) -
         }
         On::Memory(tables) => {
             for entry in entries {
-                let key = (entry.ride_id, entry.kind.as_str(), entry.account.clone());
+                let key = (entry.ride_id, entry.kind.key(), entry.account.clone());
                 if tables.entries.contains_key(&key) {
                     return Err(StoreError::Conflict { constraint: "ledger_entries_once".to_owned() });
                 }
@@ -86,7 +86,7 @@ pub(crate) async fn entries_between(
             rows.iter().map(read).collect()
         }
         On::Memory(tables) => {
-            let from = tables.entries.range((first, "", String::new())..);
+            let from = tables.entries.range((first, String::new(), String::new())..);
             Ok(from.take_while(|((ride, ..), _)| *ride <= last).map(|(_, entry)| entry.clone()).collect())
         }
     }
@@ -95,7 +95,7 @@ pub(crate) async fn entries_between(
 fn read(row: &PgRow) -> Result<Entry, StoreError> {
     let kind: String = row.try_get("kind")?;
     let currency: Currency = row.try_get::<String, _>("currency")?.parse().map_err(StoreError::Other)?;
-    let kind = [Kind::Fare, Kind::Cancellation, Kind::Capture].into_iter().find(|k| k.as_str() == kind);
+    let kind = Kind::of_key(&kind);
     Ok(Entry {
         entry_id: row.try_get("entry_id")?,
         transaction_id: row.try_get("transaction_id")?,

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Duration, Utc};
 use platform::breaker::Rules;
-use platform::{Breaker, Platform, Problem, Store, Tokens};
+use platform::{Asking, Platform, Problem, Store, Tokens};
 use pricing::market::{Market, Markets};
 use serde::Serialize;
 use streams::event::rfc3339;
@@ -21,6 +21,8 @@ const FRESH: Duration = Duration::seconds(15);
 /// The most characters of a token that is looked for.
 const TOKEN_MAX: usize = 128;
 const RULES: Rules = Rules { failures_max: 5, open_for: Duration::seconds(2) };
+/// Links that await the reply at once.
+const IN_FLIGHT_MAX: usize = 256;
 
 /// A shared ride.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -78,37 +80,16 @@ impl From<NotShown> for Problem {
 
 /// Where drivers are, as location says.
 #[derive(Debug)]
-pub(crate) struct Whereabouts {
-    platform: Platform,
-    breaker: Breaker,
-}
+pub(crate) struct Whereabouts(Asking);
 
 impl Whereabouts {
     pub(crate) fn new(platform: &Platform) -> Self {
-        Self { platform: platform.clone(), breaker: Breaker::new(platform, "newest", RULES) }
+        Self(Asking::new(platform, "newest", RULES, NEWEST_POSITION, IN_FLIGHT_MAX))
     }
 
     /// `None` if location knows none or does not answer.
     pub(crate) async fn of(&self, driver_id: UserId) -> Option<NewestPosition> {
-        if !self.breaker.admits() {
-            return None;
-        }
-        let request = serde_json::to_vec(&NewestPositionRequest { driver_id }).expect("ids are JSON");
-        let reply = self.platform.bus.request(NEWEST_POSITION, request.into(), PARTIES_WAIT).await;
-        match reply
-            .map_err(|e| e.to_string())
-            .and_then(|reply| serde_json::from_slice(&reply).map_err(|e| e.to_string()))
-        {
-            Ok(newest) => {
-                self.breaker.succeeded();
-                newest
-            }
-            Err(error) => {
-                self.breaker.failed();
-                tracing::debug!(error, "location did not say where a driver is");
-                None
-            }
-        }
+        self.0.ask::<Option<NewestPosition>>(&NewestPositionRequest { driver_id }, PARTIES_WAIT).await.flatten()
     }
 }
 

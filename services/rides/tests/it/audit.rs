@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
-use platform::Store;
+use platform::breaker::Rules;
+use platform::{Asking, Store, operators};
 use rides::Config;
 use rides::audit::{Audit, AuditError, Findings, STREAM};
 use rides::event_log::rows::events_of;
+use rides::ledger;
 use rides::payment::rows::payments_of;
 use rides::payment::{Payment, PaymentStatus, Provider};
 use streams::bus::ReplayStart;
-use streams::event::MatchAccepted;
+use streams::event::{MatchAccepted, OperatorRole};
+use streams::operators::{ACT_WAIT, ActHead, Operator, RIDES_OPERATORS, RidesRequest};
 use streams::ride_command::RideAction;
-use streams::{Event, Message, RideStatus};
+use streams::{Currency, Event, Message, Money, RideStatus};
 use testing::{Backend, on_both_stores};
 
 use crate::harness::TestApp;
@@ -21,6 +24,7 @@ on_both_stores!(
     the_tables_are_rebuilt_from_the_stream,
     no_table_is_rebuilt_from_an_unsound_stream,
     a_fulfilled_request_never_becomes_a_second_ride_after_a_rebuild,
+    refunds_are_rebuilt_from_the_acts_of_operators,
     a_recovery_requests_the_capture_of_what_is_pending,
     an_edited_copy_is_reported_and_left_alone,
     a_busy_platform_has_no_finding_at_any_moment,
@@ -159,6 +163,38 @@ async fn a_fulfilled_request_never_becomes_a_second_ride_after_a_rebuild(backend
     app.settled().await;
     assert_eq!(app.all("MATCH_STREAM", "match.rejected").await.len(), 2);
     assert_eq!(app.trail().await.len(), rides, "no second ride");
+    app.end().await;
+}
+
+async fn refunds_are_rebuilt_from_the_acts_of_operators(backend: Backend) {
+    let (app, matches) = populated(backend, Provider::Ledger).await;
+    let ride_id = app.event(&matches[0], RideStatus::Pickup).await.ride_id;
+    let rules = Rules { failures_max: 5, open_for: chrono::TimeDelta::seconds(1) };
+    let desk = Asking::new(&app.platform, "desk", rules, RIDES_OPERATORS, 1);
+    let operator = Operator { name: "ann".to_owned(), role: OperatorRole::Support };
+    for amount in [100, 50] {
+        let act = ActHead { act_id: app.platform.world.id(), reason: Some("a detour".to_owned()) };
+        let refund = RidesRequest::Refund { act, ride_id, amount: Money::usd(amount) };
+        operators::ask((&app.platform, &app.tokens), &desk, &operator, refund, ACT_WAIT).await.unwrap();
+    }
+    app.settled().await;
+    while app.platform.bus.stream_info("ADMIN_STREAM").await.unwrap().messages < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let world = &app.platform.world;
+    let store = backend.store(world, "test", "rides", &rides::MIGRATIONS).await;
+    let audit = Audit::new(&app.platform.bus, &store, world);
+    let rebuilt = audit.rebuild(Provider::Ledger).await.unwrap();
+    assert_eq!(rebuilt.findings, Findings::default());
+    let [before, after] = [app.audit.verify().await.unwrap(), audit.verify().await.unwrap()];
+    assert_eq!((&before.findings, &after.findings), (&Findings::default(), &Findings::default()));
+    assert_eq!(before.entries, after.entries, "four of them are of refunds");
+    for account in ["platform:revenue", "cash:ledger"] {
+        let balance = async |store: &Store<rides::Tables>| {
+            ledger::rows::balance(&mut store.begin().await.unwrap(), account, Currency::USD).await.unwrap()
+        };
+        assert_eq!(balance(&store).await, balance(&app.store).await, "{account}");
+    }
     app.end().await;
 }
 

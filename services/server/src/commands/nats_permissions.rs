@@ -10,6 +10,7 @@ use streams::driven_distance::DRIVEN_DISTANCE;
 use streams::fleet::{FLEET, FLEET_QUEUE_GROUP};
 use streams::missed_offers::MISSED_OFFERS;
 use streams::newest_position::NEWEST_POSITION;
+use streams::operators::{LOCATION_OPERATORS, RIDES_OPERATORS, USERS_OPERATORS};
 use streams::parties::PARTIES;
 use streams::person::PERSON;
 use streams::pods::{HEARTBEAT, TOPOLOGY};
@@ -47,6 +48,10 @@ const CORE_SUBJECTS: &[CoreSubject] = {
         subject(PERSON, None, &[Users], &[Rides]),
         subject(PARTIES, None, &[Rides], &[Users]),
         subject(CONTACTS, None, &[Rides], &[Users]),
+        // Sealed: only a process that has the secrets asks as an operator does.
+        subject(USERS_OPERATORS, None, &[Users, Match, Rides, Location], &[Users]),
+        subject(RIDES_OPERATORS, None, &[Users, Match, Rides, Location], &[Rides]),
+        subject(LOCATION_OPERATORS, None, &[Users, Match, Rides, Location], &[Location]),
         subject("users.pod.*", None, &[Users], &[Users]),
         subject("users.broadcast", None, &[Users], &[Users]),
         // Of processes of the version before.
@@ -59,7 +64,8 @@ const CORE_SUBJECTS: &[CoreSubject] = {
         subject(POSITION_PROGRESS, None, &[Match, Location], &[Users]),
         subject("location.service.heard", None, &[Location], &[Location]),
         subject(FLEET, None, &[Match], &[Location]),
-        subject(HEARTBEAT, None, &[Users, Match, Rides, Location], &[]),
+        subject(HEARTBEAT, None, &[Users, Match, Rides, Location], &[Users, Match, Rides, Location]),
+        subject("pods.*.health", None, &[Users, Match, Rides, Location], &[]),
         subject(TOPOLOGY, None, &[Users, Match, Rides, Location], &[Users, Match, Rides, Location]),
     ]
 };
@@ -67,6 +73,8 @@ const CORE_SUBJECTS: &[CoreSubject] = {
 /// What tells how streams and consumers stand, and changes nothing.
 const JETSTREAM_INFO: [&str; 4] =
     ["$JS.API.INFO", "$JS.API.STREAM.INFO.*", "$JS.API.CONSUMER.INFO.*.*", "$JS.API.CONSUMER.LIST.*"];
+
+const DELETE_LETTERS: &str = "$JS.API.STREAM.MSG.DELETE.DEAD_LETTER_STREAM";
 
 /// Subjects, in groups with a comment each.
 type Groups = Vec<(&'static str, Vec<String>)>;
@@ -111,6 +119,10 @@ fn of_service(topology: &Topology, service: Service, core_queue_group: &str) -> 
         "$JS.API.CONSUMER.CREATE.DEAD_LETTER_STREAM.*.dead_letter.*",
         "$JS.API.CONSUMER.MSG.NEXT.DEAD_LETTER_STREAM.*",
     ];
+    if service == Service::Users {
+        // Of any consumer, for operators.
+        publish.push(("Removes dead letters, for operators.", vec![DELETE_LETTERS.to_owned()]));
+    }
     publish.push((
         "The sweeper: advisories, dead letters of any consumer, and the request to the service that must release the message.",
         sweeper.map(str::to_owned).to_vec(),
@@ -138,10 +150,10 @@ fn of_service(topology: &Topology, service: Service, core_queue_group: &str) -> 
     (publish, subscribe)
 }
 
-/// Reads what `audit replay`, `streams show` and `dead-letters` read, and requeues and removes dead letters. It changes no stream and no
+/// Reads what `audit`, `streams show` and `dead-letters` read, and requeues and removes dead letters. It changes no stream and no
 /// consumer of a service, and publishes no event.
 fn of_operator() -> (Groups, Groups) {
-    let reads = ["RIDE_STREAM", "DEAD_LETTER_STREAM"].into_iter().flat_map(|stream| {
+    let reads = ["RIDE_STREAM", "DEAD_LETTER_STREAM", "ADMIN_STREAM"].into_iter().flat_map(|stream| {
         [
             // Ordered consumers, which the server forgets.
             format!("$JS.API.CONSUMER.CREATE.{stream}"),
@@ -153,12 +165,12 @@ fn of_operator() -> (Groups, Groups) {
             format!("$JS.FC.{stream}.>"),
         ]
     });
-    let letters = ["$JS.API.STREAM.MSG.DELETE.DEAD_LETTER_STREAM", "dead_letters.*"].map(str::to_owned);
+    let letters = [DELETE_LETTERS, "dead_letters.*"].map(str::to_owned);
     let mut info: Vec<String> = JETSTREAM_INFO.map(str::to_owned).to_vec();
     info.extend(["$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST", "$JS.API.CONSUMER.NAMES.*"].map(str::to_owned));
     info.extend(["$SRV.PING", "$SRV.INFO", "$SRV.STATS", "$SRV.*.*", "$SRV.*.*.*"].map(str::to_owned));
     let publish = vec![
-        ("The audit trail and dead letters.", reads.collect()),
+        ("The audit trail, dead letters, and the acts of operators.", reads.collect()),
         ("Requeues and removes dead letters.", letters.to_vec()),
         ("How streams, consumers and services stand.", info),
     ];

@@ -29,8 +29,9 @@ pub async fn run(settings: &Settings, services: &[Service]) -> Result<ExitCode> 
     open_files::raise();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    // Without markets to read again, the end of a terminal ends the program, as usual.
-    let mut hangup = settings.markets_path().is_some().then(|| signal(SignalKind::hangup())).transpose()?;
+    // Without a file to read again, the end of a terminal ends the program, as usual.
+    let has_files = settings.markets_path().is_some() || settings.admin_tokens_path().is_some();
+    let mut hangup = has_files.then(|| signal(SignalKind::hangup())).transpose()?;
     let mut app = tokio::select! {
         biased;
         _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
@@ -43,12 +44,13 @@ pub async fn run(settings: &Settings, services: &[Service]) -> Result<ExitCode> 
         tracing::warn!("the bus is in memory: events under way are gone at exit, although the database stays");
     }
     tracing::info!(pod = %app.platform.pod, "{names}: http://{}", app.addr);
+    print_console(&app);
     let code = loop {
         tokio::select! {
             biased;
             _ = interrupt.recv() => break ExitCode::SUCCESS,
             _ = terminate.recv() => break ExitCode::SUCCESS,
-            () = hung_up(&mut hangup) => app.reload_markets(settings),
+            () = hung_up(&mut hangup) => app.reload(settings),
             why = app.broken() => {
                 tracing::error!("{why}");
                 break ExitCode::FAILURE;
@@ -68,6 +70,13 @@ pub async fn run(settings: &Settings, services: &[Service]) -> Result<ExitCode> 
         );
     }
     Ok(code)
+}
+
+/// Prints where the console is, with the token that an embedded process made: to standard error, as the logs are, but in no log.
+pub(crate) fn print_console(app: &App) {
+    if let Some(token) = &app.admin_token {
+        eprintln!("console: http://{}/console#token={token}", app.admin_addr.unwrap_or(app.addr));
+    }
 }
 
 /// The next SIGHUP; pending for ever where nobody listens for it.

@@ -108,6 +108,7 @@ pub async fn demo(mut settings: Settings, city: &City) -> Result<ExitCode> {
     settings.track_max_speed_mps = settings.track_max_speed_mps.max(70.0 * city.speed.max(1.0));
     let app = App::start(&settings, &Service::ALL, World::real()).await?;
     eprintln!("the platform runs embedded at http://{}: memory bus, state in memory", app.addr);
+    super::run::print_console(&app);
     let mut config = city.config(vec![format!("http://{}", app.addr)], None)?;
     if two_cities {
         eprintln!("two cities: New York, in USD, and Berlin, in EUR");

@@ -5,9 +5,10 @@ use axum::http::{HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
-/// Adds the headers. Everything under `/v1` is a user's, or changes from one second to the next (RFC 6749, 5.1: tokens).
+/// Adds the headers. Everything under `/v1` and `/admin` is somebody's, or changes from one second to the next (RFC 6749, 5.1: tokens).
 pub(crate) async fn protect(request: Request, next: Next) -> Response {
-    let is_api = request.uri().path().starts_with("/v1/");
+    let path = request.uri().path();
+    let is_api = path.starts_with("/v1/") || path.starts_with("/admin/");
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

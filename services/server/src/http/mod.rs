@@ -28,20 +28,46 @@ pub use serve::serve;
 use stats::Stats;
 use traced::traced;
 
+use crate::admin::{self, Api};
+
 /// The wait for the answer to a request.
 const REQUEST_WAIT: Duration = Duration::from_secs(20);
 
-/// The operators' routes and those of the services.
-pub fn routes(platform: &Platform, services: &[Service], of_services: Vec<Routes>) -> Routes {
+/// Whether the process lives and is ready.
+fn health(platform: &Platform, services: &[Service]) -> Routes {
     let services = services.to_vec();
-    let last_stats = Stats::default();
-    let operators = Routes::default()
+    Routes::default()
         .get("/health/live", async || axum::Json(json!({"status": "live"})))
         .get("/health/ready", async move |State(platform)| ready(&pod::health(&platform, &services)))
+        .with_state(platform.clone())
+}
+
+/// What operators read and do.
+fn operators(platform: &Platform, api: &Api) -> Routes {
+    let last_stats = Stats::default();
+    let read = Routes::default()
         .get("/metrics", metrics)
         .get("/stats", async move |State(platform)| stats(platform, last_stats).await)
         .with_state(platform.clone());
-    of_services.into_iter().fold(operators, Routes::merge)
+    read.merge(admin::routes(api))
+}
+
+/// The routes of HTTP_ADDR, and those of ADMIN_ADDR if operators have a listener of their own. Health is on both.
+#[derive(Debug)]
+pub struct Listeners {
+    pub http: Routes,
+    pub admin: Option<Routes>,
+}
+
+impl Listeners {
+    pub fn new(platform: &Platform, services: &[Service], of_services: Vec<Routes>, api: &Api, has_own: bool) -> Self {
+        let http = of_services.into_iter().fold(health(platform, services), Routes::merge);
+        let operators = operators(platform, api);
+        match has_own {
+            true => Self { http, admin: Some(health(platform, services).merge(operators)) },
+            false => Self { http: http.merge(operators), admin: None },
+        }
+    }
 }
 
 /// The routes with what holds for all of them: answers for what is no route, a limit of the time, a span.

@@ -1,7 +1,7 @@
 //! Every kill point, by the death of a real process: the platform as processes on servers of its own, each service that has the
 //! point armed with it, a small city that takes rides meanwhile, and the checks afterwards.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,6 +38,8 @@ enum Also {
     Sigterm,
     /// The nats-server's store is deleted once the city lives.
     Wipe,
+    /// An operator removes a dead letter.
+    Operator,
     /// A passenger without a socket takes a ride: pushes, a call for help, the end of another sign-in.
     Script,
 }
@@ -124,6 +126,7 @@ cases! {
         at: &[("users", 1)],
         also: Also::Script,
     };
+    between_an_act_and_its_effect: Case { point: "operator.after_record", at: &[("users", 1)], also: Also::Operator };
 }
 
 #[test]
@@ -141,6 +144,9 @@ async fn run(case: &Case) {
     let receivers = Receivers::new().await;
     let mut armed = BTreeSet::new();
     fleet.set(&receivers.settings());
+    let operators = logs.0.join("operators");
+    std::fs::write(&operators, script::operator_line()).unwrap();
+    fleet.set(&BTreeMap::from([("ADMIN_TOKENS_FILE", operators.to_str().unwrap().to_owned())]));
     for process in &mut fleet.processes {
         let nth = case.at.iter().find(|(service, _)| *service == process.service);
         process.start(nth.map(|(_, nth)| format!("{}:{nth}", case.point)).as_deref());
@@ -169,8 +175,10 @@ async fn run(case: &Case) {
     let addresses = script::Platform::of(&fleet);
     let mut city = Box::pin(async {
         let scripted = async {
-            if case.also == Also::Script {
-                script::ride(&addresses, &receivers, 1).await;
+            match case.also {
+                Also::Script => script::ride(&addresses, &receivers, 1).await,
+                Also::Operator => script::remove_a_letter(&addresses, &bus).await,
+                _ => {}
             }
         };
         tokio::join!(simulator::run(day), scripted).0

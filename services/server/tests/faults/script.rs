@@ -7,7 +7,10 @@ use std::time::Duration;
 use aws_lc_rs::agreement::{ECDH_P256, PrivateKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use platform::World;
 use serde_json::{Value, json};
+use streams::{Bus, Headers, Message};
 use testing::http;
 use tokio::time::{Instant, sleep};
 
@@ -67,6 +70,42 @@ async fn sign_in(users: SocketAddr, phone: &str) -> String {
         Ok(signed_in["access_token"].as_str().unwrap().to_owned())
     })
     .await
+}
+
+const OPERATOR: &str = "the token of an operator";
+
+/// Of ADMIN_TOKENS_FILE.
+pub(crate) fn operator_line() -> String {
+    format!("ann support {}\n", hex::encode(platform::token::hash_of(OPERATOR.as_bytes())))
+}
+
+/// An operator has a dead letter removed, by way of rides, until it is: it is gone, and one act says so.
+pub(crate) async fn remove_a_letter(platform: &Platform, bus: &Bus) {
+    let (subject, payload) = ("dead_letter.match_accepted_rides".to_owned(), Bytes::from_static(b"{"));
+    let stored = bus.publish(Message { subject, headers: Headers::default(), payload }).await.unwrap();
+    let path = format!("/admin/v1/dead-letters/{}/remove", stored.sequence);
+    let key = World::real().id::<uuid::Uuid>().to_string();
+    until("the removal of a letter", async || {
+        let headers = [("idempotency-key", key.as_str())];
+        let body = Some(json!({"reason": "a rehearsal"}));
+        let done = http::request_with(platform.rides, ("POST", &path), Some(OPERATOR), &headers, body).await;
+        match done.map_err(|error| error.to_string())? {
+            (200, answer) if answer["outcome"] == "removed" => Ok(()),
+            (status, answer) => Err(format!("{status} {answer}")),
+        }
+    })
+    .await;
+    assert!(bus.get_message("DEAD_LETTER_STREAM", stored.sequence).await.is_err(), "it is gone");
+    until("the act", async || match bus.stream_info("ADMIN_STREAM").await {
+        Ok(info) if info.messages > 0 => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(bus.stream_info("ADMIN_STREAM").await.unwrap().last_sequence, 1, "one act");
+    let act = bus.get_message("ADMIN_STREAM", 1).await.unwrap();
+    let act: Value = serde_json::from_slice(&act.payload).unwrap();
+    assert_eq!((&act["act"], &act["act_id"]), (&json!("dead_letter_removed"), &json!(key)));
 }
 
 /// Takes a ride with a driver of the city, as far as the pickup; `number` is the passenger's, of whom there is a new one each time.

@@ -55,7 +55,7 @@ fn routes(service: &str) -> BTreeSet<String> {
                 continue;
             }
             let source = std::fs::read_to_string(path).unwrap();
-            let methods = [".get(", ".post(", ".patch(", ".delete("];
+            let methods = [".get(", ".post(", ".put(", ".patch(", ".delete("];
             let parts = methods.iter().flat_map(|method| source.split(method).skip(1));
             for route in parts.filter_map(|part| part.trim_start().strip_prefix("\"/")?.split('"').next()) {
                 let route = format!("/{route}");

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod admin;
 mod audit;
 mod compatibility;
 mod databases;

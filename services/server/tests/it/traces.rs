@@ -132,7 +132,7 @@ async fn a_request_is_a_span_in_the_trace_of_its_client() {
     let body = json!({"type": "finder.update", "data": trip()});
     let (authorization, of_client) = (format!("Bearer {}", passenger.token), traceparent(PASSENGER, "01"));
     let headers = [("traceparent", &*of_client), ("authorization", &*authorization)];
-    let sent = testing::http::request_with(running.addr(), "POST", "/v1/commands", &headers, Some(body)).await;
+    let sent = testing::http::request_with(running.addr(), ("POST", "/v1/commands"), None, &headers, Some(body)).await;
     let (status, answer) = sent.unwrap();
     assert_eq!(status, 200, "{answer}");
     assert_eq!(http(running.addr(), "GET", "/v1/rides/none", None, None).await.0, 401);

@@ -20,8 +20,8 @@ use platform::limits::{Limiter, Limits};
 use platform::token::ended;
 use platform::{Platform, Store, background};
 use rides::Rides;
-use server::http;
 use server::monitor::{self, Check};
+use server::{admin, http};
 use streams::simulation::{Dice, Faults};
 use streams::{Bus, Service};
 use tokio::io::{DuplexStream, copy_bidirectional, duplex};
@@ -199,6 +199,8 @@ impl Process {
         platform.limiter = Arc::new(Limiter::new(Limits::raised().parse().map_err(anyhow::Error::msg)?));
         background::apply_topology(&platform).await.map_err(anyhow::Error::msg)?;
         let (stop, pod, tokens) = (platform.shutdown.clone(), &self.name, scene.tokens.of_another_process());
+        // There are none: their routes are there, and ask nobody.
+        let operators = admin::Api::new(&platform, &[self.service], tokens.clone(), admin::tokens::Current::default());
         let (tasks, connections) = (JoinSet::new(), Vec::new());
         let mut running = Running { faults: faults.clone(), platform, router: Router::new(), tasks, connections };
         let platform = running.platform.clone();
@@ -242,7 +244,8 @@ impl Process {
         }
         running.tasks.spawn(sweeper::run(platform.clone(), vec![self.service]));
         running.tasks.spawn(platform::pod::run(platform.clone(), vec![self.service]));
-        running.router = http::router(http::routes(&platform, &[self.service], routes), &platform);
+        let listeners = http::Listeners::new(&platform, &[self.service], routes, &operators, false);
+        running.router = http::router(listeners.http, &platform);
         Ok(running)
     }
 

@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::mailbox::{ENTRIES_MAX, Entry};
 use crate::sign_in::SignIn;
 use crate::tables::DeviceRow;
-use crate::{mailbox, push, sign_in, state};
+use crate::{document, mailbox, push, sign_in, state};
 
 /// `None` if there is no such user.
 ///
@@ -22,6 +22,7 @@ pub(crate) async fn of(context: &Context, user: UserId) -> Result<Option<Value>,
     let Some(profile) = rows::profile_of(&mut tx, user).await? else { return Ok(None) };
     let since = rows::since(&mut tx, user).await?;
     let is_reviewed = since.is_some() && rows::is_reviewed(&mut tx, user).await?;
+    let documents = document::rows::of(&mut tx, user).await?;
     let sign_ins = sign_in::rows::of_user(&mut tx, user).await?;
     let devices = mailbox::device_rows::of_user(&mut tx, user).await?;
     let push_devices = push::rows::of_user(&mut tx, user).await?;
@@ -37,6 +38,7 @@ pub(crate) async fn of(context: &Context, user: UserId) -> Result<Option<Value>,
         "created_at": since.map(|(created_at, _)| rfc3339::text(&created_at)),
         "driver_since": since.and_then(|(_, registered_at)| registered_at).as_ref().map(rfc3339::text),
         "driver_reviewed": is_reviewed,
+        "driver_documents": document::view(&documents, now.date_naive()),
         "sign_ins": sign_ins.iter().map(sign_in_view).collect::<Vec<_>>(),
         "devices": devices.iter().map(device).collect::<Vec<_>>(),
         "push_devices": push_devices.iter().map(push::routes::view).collect::<Vec<_>>(),

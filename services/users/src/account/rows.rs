@@ -21,7 +21,7 @@ const PLATE_KEY: &str = "drivers_plate_key_key";
 const SWEEP_MAX: i64 = 5_000;
 
 /// Reads the columns of `drivers`, which a left join may have left null.
-fn read_driver(row: &PgRow) -> Result<Option<Driver>, StoreError> {
+pub(crate) fn read_driver(row: &PgRow) -> Result<Option<Driver>, StoreError> {
     let Some(vehicle_type) = row.try_get::<Option<&str>, _>("vehicle_type")? else { return Ok(None) };
     let vehicle_type = vehicle_type.parse().map_err(StoreError::Other)?;
     Ok(Some(Driver {
@@ -256,6 +256,95 @@ pub(crate) async fn set_status(
     Ok(())
 }
 
+/// Records when a suspension ends and with which status, or that it has no end.
+pub(crate) async fn set_suspension_end(
+    tx: &mut Transaction<Tables>,
+    user: UserId,
+    end: Option<(DateTime<Utc>, DriverStatus)>,
+) -> Result<(), StoreError> {
+    match (tx.on(), end) {
+        (On::Postgres(pg), Some((ends_at, after))) => {
+            sqlx::query(
+                "insert into suspension_ends (user_id, ends_at, status_after) values ($1, $2, $3) \
+                 on conflict on constraint suspension_ends_pkey do update \
+                 set ends_at = excluded.ends_at, status_after = excluded.status_after",
+            )
+            .bind(user.0)
+            .bind(ends_at)
+            .bind(after.as_str())
+            .execute(&mut *pg)
+            .await?;
+        }
+        (On::Postgres(pg), None) => {
+            sqlx::query("delete from suspension_ends where user_id = $1").bind(user.0).execute(&mut *pg).await?;
+        }
+        (On::Memory(tables), Some(end)) => _ = tables.suspension_ends.insert(user, end),
+        (On::Memory(tables), None) => _ = tables.suspension_ends.remove(&user),
+    }
+    Ok(())
+}
+
+/// The status after the suspension of `user`, if it has an end.
+pub(crate) async fn status_after_suspension(
+    tx: &mut Transaction<Tables>,
+    user: UserId,
+) -> Result<Option<(DateTime<Utc>, DriverStatus)>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let row = sqlx::query("select ends_at, status_after from suspension_ends where user_id = $1").bind(user.0);
+            let Some(row) = row.fetch_optional(&mut *pg).await? else { return Ok(None) };
+            Ok(Some((row.try_get("ends_at")?, DriverStatus::parse(row.try_get("status_after")?)?)))
+        }
+        On::Memory(tables) => Ok(tables.suspension_ends.get(&user).copied()),
+    }
+}
+
+/// At most `limit` drivers whose suspension ends at `now` or before.
+pub(crate) async fn suspensions_over(
+    tx: &mut Transaction<Tables>,
+    now: DateTime<Utc>,
+    limit: u32,
+) -> Result<Vec<UserId>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query("select user_id from suspension_ends where ends_at <= $1 order by ends_at limit $2")
+                .bind(now)
+                .bind(i64::from(limit))
+                .fetch_all(&mut *pg)
+                .await?;
+            rows.iter().map(|row| Ok(UserId(row.try_get("user_id")?))).collect()
+        }
+        On::Memory(tables) => {
+            let over = tables.suspension_ends.iter().filter(|(_, (ends_at, _))| *ends_at <= now);
+            Ok(over.take(limit as usize).map(|(user, _)| *user).collect())
+        }
+    }
+}
+
+/// Gives a driver the status that they had before a suspension: no operator has decided anything.
+pub(crate) async fn end_suspension(
+    tx: &mut Transaction<Tables>,
+    user: UserId,
+    status: DriverStatus,
+) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query("update drivers set status = $2 where user_id = $1 and status = 'suspended'")
+                .bind(user.0)
+                .bind(status.as_str())
+                .execute(&mut *pg)
+                .await?;
+        }
+        On::Memory(tables) => {
+            let driver = tables.accounts.drivers.get_mut(&user);
+            if let Some(driver) = driver.filter(|driver| driver.status == DriverStatus::Suspended) {
+                driver.status = status;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Whether an operator has approved the driver.
 pub(crate) async fn is_reviewed(tx: &mut Transaction<Tables>, user: UserId) -> Result<bool, StoreError> {
     match tx.on() {
@@ -377,7 +466,13 @@ pub(crate) async fn since(
 pub(crate) async fn delete(tx: &mut Transaction<Tables>, user: UserId, now: DateTime<Utc>) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            sqlx::query("delete from drivers where user_id = $1").bind(user.0).execute(&mut *pg).await?;
+            for statement in [
+                "delete from drivers where user_id = $1",
+                "delete from driver_documents where user_id = $1",
+                "delete from suspension_ends where user_id = $1",
+            ] {
+                sqlx::query(statement).bind(user.0).execute(&mut *pg).await?;
+            }
             sqlx::query(
                 "update users set phone = null, name = null, deleted_at = $2 where user_id = $1 and deleted_at is null",
             )
@@ -387,6 +482,8 @@ pub(crate) async fn delete(tx: &mut Transaction<Tables>, user: UserId, now: Date
             .await?;
         }
         On::Memory(tables) => {
+            tables.documents.remove(&user);
+            tables.suspension_ends.remove(&user);
             let rows = &mut tables.accounts;
             let Some(row) = rows.users.remove(&user) else { return Ok(()) };
             rows.phones.remove(&row.phone);

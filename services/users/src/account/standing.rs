@@ -1,6 +1,7 @@
 //! What becomes of a driver's offers and beacon when their standing, or their vehicle, changes: one transaction each. The operators' API
 //! calls [`set_status`].
 
+use chrono::{DateTime, Utc};
 use platform::store::rows::column;
 use platform::{Problem, Retry, StoreError, Transaction};
 use pricing::market::Market;
@@ -15,6 +16,9 @@ use crate::offer::{self, OfferState};
 use crate::sign_in::phone::Phone;
 use crate::tables::Tables;
 use crate::{live_ride, presence};
+
+/// Drivers whose suspensions one call of [`end_suspensions`] ends.
+const SUSPENSIONS_MAX: u32 = 100;
 
 /// Gives a driver another status. One who is not approved any more goes off duty, and an open offer is withdrawn: the passenger's search
 /// goes on with others. An accepted offer and a ride under way stay. A repeat has no effect. Returns the status before; `None` if there
@@ -37,23 +41,83 @@ async fn set_status_in(
     status: DriverStatus,
 ) -> Result<Option<DriverStatus>, StoreError> {
     rows::lock(&mut tx, user).await?;
-    let Some(driver) = rows::driver_of(&mut tx, user).await? else { return Ok(None) };
+    let before = change_status(context, &mut tx, user, status, None).await?;
+    tx.commit().await?;
+    Ok(before)
+}
+
+/// The same in a transaction in which the account is locked; a suspension may end by itself.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) async fn change_status(
+    context: &Context,
+    tx: &mut Transaction<Tables>,
+    user: UserId,
+    status: DriverStatus,
+    until: Option<DateTime<Utc>>,
+) -> Result<Option<DriverStatus>, StoreError> {
+    let Some(driver) = rows::driver_of(tx, user).await? else { return Ok(None) };
+    let before = match driver.status {
+        // Suspended once more: after it the driver is what they were before the first time.
+        DriverStatus::Suspended => rows::status_after_suspension(tx, user).await?.map(|(_, after)| after),
+        status => Some(status),
+    };
+    let ends = until.filter(|_| status == DriverStatus::Suspended);
+    rows::set_suspension_end(tx, user, ends.map(|ends_at| (ends_at, before.unwrap_or(DriverStatus::Approved)))).await?;
     if driver.status == status && status != DriverStatus::Approved {
         return Ok(Some(status));
     }
-    rows::set_status(&mut tx, user, status).await?;
+    rows::set_status(tx, user, status).await?;
     if status == DriverStatus::Approved
-        && let Some(phone) = rows::phone_of(&mut tx, user).await?
+        && let Some(phone) = rows::phone_of(tx, user).await?
     {
-        suspension::forget(context, &mut tx, [Mark::Phone(&phone), Mark::Plate(&driver.plate)]).await?;
+        suspension::forget(context, tx, [Mark::Phone(&phone), Mark::Plate(&driver.plate)]).await?;
     }
     if status != DriverStatus::Approved {
-        withdraw_offers(context, &mut tx, user).await?;
-        go_off_duty(context, &mut tx, user).await?;
+        stand_down(context, tx, user).await?;
     }
-    tx.commit().await?;
     tracing::info!(user_id = %user, status = status.as_str(), "the status of a driver has changed");
     Ok(Some(driver.status))
+}
+
+/// Withdraws the open offers of a driver, who goes off duty.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) async fn stand_down(
+    context: &Context,
+    tx: &mut Transaction<Tables>,
+    driver: UserId,
+) -> Result<(), StoreError> {
+    withdraw_offers(context, tx, driver).await?;
+    go_off_duty(context, tx, driver).await
+}
+
+/// Ends the suspensions whose time is over.
+///
+/// # Errors
+/// [`StoreError`]; the next call does it.
+pub(crate) async fn end_suspensions(context: &Context) -> Result<(), StoreError> {
+    let mut tx = context.store.begin().await?;
+    let over = rows::suspensions_over(&mut tx, context.platform.world.now(), SUSPENSIONS_MAX).await?;
+    drop(tx);
+    for driver in over {
+        context.store.transact(Retry::Serialization, |tx| end_suspension_in(context, tx, driver)).await?;
+    }
+    Ok(())
+}
+
+async fn end_suspension_in(context: &Context, mut tx: Transaction<Tables>, user: UserId) -> Result<(), StoreError> {
+    rows::lock(&mut tx, user).await?;
+    let now = context.platform.world.now();
+    let end = rows::status_after_suspension(&mut tx, user).await?;
+    let Some((_, status)) = end.filter(|(ends_at, _)| *ends_at <= now) else { return Ok(()) };
+    rows::set_suspension_end(&mut tx, user, None).await?;
+    rows::end_suspension(&mut tx, user, status).await?;
+    tx.commit().await?;
+    tracing::info!(user_id = %user, status = status.as_str(), "the suspension of a driver has ended");
+    Ok(())
 }
 
 /// Whether `place` is in a market that asks for an operator's approval which this driver does not have. Where all are approved by operators,

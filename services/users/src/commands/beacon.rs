@@ -12,7 +12,7 @@ use crate::account::{DriverStatus, standing};
 use crate::context::Context;
 use crate::presence::{Beacon, BeaconUpdate, Located};
 use crate::tables::Tables;
-use crate::{account, presence};
+use crate::{account, document, presence};
 
 pub(crate) async fn update(
     context: &Context,
@@ -33,6 +33,10 @@ pub(crate) async fn update(
         && standing::must_be_reviewed(context, &mut tx, user, &at).await?
     {
         return Err(Refusal::not_approved(DriverStatus::Pending).into());
+    }
+    let today = context.platform.world.now().date_naive();
+    if matches!(update, BeaconUpdate::Active(_)) && document::rows::has_expired(&mut tx, user, today).await? {
+        return Err(Refusal::documents_expired().into());
     }
     let known = presence::rows::lock_beacons(&mut tx, &[user]).await?.pop();
     let now = context.platform.world.now();

@@ -243,13 +243,20 @@ impl Refusal {
         Self::new("driver_not_approved", message)
     }
 
+    pub(crate) fn documents_expired() -> Self {
+        Self::new(
+            "documents_expired",
+            "a document of yours has expired: you are offered rides when a new one is recorded",
+        )
+    }
+
     /// The same over HTTP: code, message and field, with the status that fits the code.
     pub(crate) fn into_problem(self) -> Problem {
         let Self { code, message, field, limit, retry_after_s, allowed_at } = self;
         let status = match &*code {
             "invalid_json" | "invalid_frame" => StatusCode::BAD_REQUEST,
             "unauthorized" => StatusCode::UNAUTHORIZED,
-            "not_driver" | "forbidden" | "driver_not_approved" => StatusCode::FORBIDDEN,
+            "not_driver" | "forbidden" | "driver_not_approved" | "documents_expired" => StatusCode::FORBIDDEN,
             "not_found" => StatusCode::NOT_FOUND,
             "frame_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
             "invalid_field" | "unknown_type" | "out_of_area" => StatusCode::UNPROCESSABLE_ENTITY,

@@ -28,7 +28,7 @@ fn read_state(row: &PgRow) -> Result<OfferState, StoreError> {
     OfferState::parse(row.try_get("state")?)
 }
 
-fn read(row: &PgRow) -> Result<Offer, StoreError> {
+pub(crate) fn read(row: &PgRow) -> Result<Offer, StoreError> {
     Ok(Offer {
         match_id: MatchId(row.try_get("match_id")?),
         request_id: RequestId(row.try_get("request_id")?),
@@ -465,7 +465,8 @@ pub(crate) async fn reject(
             let rows = sqlx::query(
                 "with ended as (select o.match_id, o.state, o.end_shown, r.reason from offers o join unnest($1::uuid[], $2::text[]) \
                  as r (match_id, reason) using (match_id) order by o.match_id for update of o), \
-                 closed as (update offers set state = case when ended.reason = 'declined' then 'declined' else 'closed' end \
+                 closed as (update offers set state = case when ended.reason = 'declined' then 'declined' else 'closed' end, \
+                 end_reason = ended.reason \
                  from ended where offers.match_id = ended.match_id \
                  and (ended.state = 'open' or ended.state = 'accepted' and ended.reason = 'superseded')) \
                  select match_id, state, end_shown from ended",
@@ -485,7 +486,11 @@ pub(crate) async fn reject(
                 let end_shown = tables.offer_ends.get(id).is_some_and(|end| end.is_shown);
                 if let Some(offer) = tables.offers.get_mut(id) {
                     before.entry(*id).or_insert(Before { state: offer.state, end_shown });
-                    offer.state = rejected(offer.state, *reason);
+                    let after = rejected(offer.state, *reason);
+                    if after != offer.state {
+                        tables.offer_end_reasons.insert(*id, reason_text(*reason));
+                    }
+                    offer.state = after;
                 }
             }
             Ok(before)
@@ -516,6 +521,7 @@ pub(crate) async fn purge(tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> R
                 tables.accepting_devices.remove(&offer.match_id);
                 tables.found_events.remove(&offer.match_id);
                 tables.offer_ends.remove(&offer.match_id);
+                tables.offer_end_reasons.remove(&offer.match_id);
                 tables.offers_of_search.remove(&(offer.request_id, offer.match_id));
             }
         }

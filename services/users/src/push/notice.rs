@@ -6,7 +6,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use streams::event::rfc3339;
+use streams::event::{ActKind, rfc3339};
 use streams::{Subject, UserId};
 use uuid::Uuid;
 
@@ -143,10 +143,12 @@ struct Body {
 
 /// Whether any event of this subject is pushed to anybody: the bodies of the others are not read.
 fn may_matter(subject: Subject) -> bool {
-    !matches!(
+    let is_of_nobody = matches!(
         subject,
         Subject::UserBeacon | Subject::LocationUpdate | Subject::LocationAggregate | Subject::PaymentCapture
-    )
+    );
+    // What operators did is in no mailbox.
+    !is_of_nobody && !ActKind::ALL.iter().any(|act| act.subject() == subject)
 }
 
 /// The push of an entry; `None` if it does not matter on a lock screen.

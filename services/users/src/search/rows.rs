@@ -21,7 +21,7 @@ pub(crate) const EXPIRE_MAX: usize = 256;
 /// The most searches that one call of [`overdue`] returns.
 const OVERDUE_MAX: usize = 16;
 
-fn read(row: &PgRow) -> Result<Search, StoreError> {
+pub(crate) fn read(row: &PgRow) -> Result<Search, StoreError> {
     Ok(Search {
         request_id: RequestId(row.try_get("request_id")?),
         user_id: UserId(row.try_get("user_id")?),

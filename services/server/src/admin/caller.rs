@@ -1,0 +1,66 @@
+//! The operator who calls a route, by the token in `Authorization: Bearer`: an argument of the route for each role.
+
+use axum::extract::FromRequestParts;
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use platform::{ClientAddress, Limit, Problem};
+use streams::event::OperatorRole;
+use streams::operators::Operator;
+
+use super::api::Api;
+
+/// Anybody with a token.
+#[derive(Debug, Clone)]
+pub(super) struct Viewer(pub(super) Operator);
+
+/// Who may help people.
+#[derive(Debug, Clone)]
+pub(super) struct Support(pub(super) Operator);
+
+/// Who may decide who drives.
+#[derive(Debug, Clone)]
+pub(super) struct Admin(pub(super) Operator);
+
+/// The token of a request.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+/// The caller, who has at least this role.
+///
+/// # Errors
+/// 401, 403, or 429 for an address with too many wrong tokens.
+async fn caller(parts: &mut Parts, api: &Api, least: OperatorRole) -> Result<Operator, Problem> {
+    let token = bearer(&parts.headers).map(str::to_owned);
+    let token = token.ok_or_else(|| Problem::unauthorized("the header `Authorization: Bearer <token>` is missing"))?;
+    let Some(operator) = api.operators.operator(&token) else {
+        let address = ClientAddress::from_request_parts(parts, api).await.unwrap_or_default();
+        api.platform.take(Limit::AdminTokensAddress, address, 1)?;
+        return Err(Problem::unauthorized("no operator has this token"));
+    };
+    if operator.role < least {
+        let (has, needs) = (operator.role.as_str(), least.as_str());
+        return Err(Problem::forbidden(&format!("your role is {has}, and this needs {needs}")));
+    }
+    Ok(operator)
+}
+
+macro_rules! extracted {
+    ($($caller:ident needs $role:ident;)+) => {$(
+        impl FromRequestParts<Api> for $caller {
+            type Rejection = Problem;
+
+            async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+                caller(parts, api, OperatorRole::$role).await.map(Self)
+            }
+        }
+    )+};
+}
+
+extracted! {
+    Viewer needs Viewer;
+    Support needs Support;
+    Admin needs Admin;
+}

@@ -1,0 +1,44 @@
+//! The map: where drivers are, who searches, which rides are live. Each list is bounded, and says when it is cut.
+
+use axum::extract::State;
+use platform::Problem;
+use platform::problem::Json;
+use serde_json::{Value, json};
+use streams::event::rfc3339;
+use streams::operators::{LocationRequest, MapQuery, Operator, RidesRequest, UsersRequest};
+
+use super::api::{Api, part};
+use super::caller::Viewer;
+use super::query::{Fields, RawQuery};
+
+pub(super) async fn live(
+    State(api): State<Api>,
+    Viewer(operator): Viewer,
+    query: RawQuery,
+) -> Result<Json<Value>, Problem> {
+    let map = Fields::read(query)?.map()?;
+    Ok(Json(of(&api, &operator, map).await))
+}
+
+/// The map of now.
+pub(super) async fn of(api: &Api, operator: &Operator, map: MapQuery) -> Value {
+    let (positions, searches, rides) = tokio::join!(
+        api.ask_location(operator, LocationRequest::Positions { map }),
+        api.ask_users(operator, UsersRequest::Searches { map }),
+        api.ask_rides(operator, RidesRequest::Live { map }),
+    );
+    let mut unavailable = Vec::new();
+    let mut list = |answer, owner| {
+        let mut answer = part(answer, owner, &mut unavailable);
+        let rows = answer["rows"].take();
+        (if rows.is_array() { rows } else { json!([]) }, answer["truncated"] == true)
+    };
+    let (positions, searches, rides) = (list(positions, "location"), list(searches, "users"), list(rides, "rides"));
+    json!({
+        "time": rfc3339::text(&api.platform.world.now()),
+        "box": map.within.map(|within| [within.south, within.west, within.north, within.east]),
+        "positions": positions.0, "searches": searches.0, "rides": rides.0,
+        "truncated": {"positions": positions.1, "searches": searches.1, "rides": rides.1},
+        "unavailable": unavailable,
+    })
+}
