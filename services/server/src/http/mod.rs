@@ -2,6 +2,7 @@
 
 mod admission;
 mod connections;
+mod console;
 mod faults;
 mod headers;
 mod serve;
@@ -49,7 +50,7 @@ fn operators(platform: &Platform, api: &Api) -> Routes {
         .get("/metrics", metrics)
         .get("/stats", async move |State(platform)| stats(platform, last_stats).await)
         .with_state(platform.clone());
-    read.merge(admin::routes(api))
+    read.merge(admin::routes(api)).merge(console::routes())
 }
 
 /// The routes of HTTP_ADDR, and those of ADMIN_ADDR if operators have a listener of their own. Health is on both.
