@@ -108,21 +108,19 @@ impl Certificates {
     pub fn copy(&self, directory: &Path) -> Result<Self> {
         std::fs::create_dir_all(directory)?;
         let copy = Self(directory.to_owned());
-        copy.trust(&[self])?;
+        std::fs::copy(self.file("ca-key.pem"), copy.file("ca-key.pem"))?;
+        copy.trust(self)?;
         copy.show(self)?;
         Ok(copy)
     }
 
-    /// From here on these authorities are trusted, and no others.
+    /// From here on the authority of `other` is trusted, and no other one.
     ///
     /// # Errors
-    /// If a file cannot be read or written.
-    pub fn trust(&self, authorities: &[&Self]) -> Result<()> {
-        let mut all = String::new();
-        for authority in authorities {
-            all += &std::fs::read_to_string(authority.file("ca.pem"))?;
-        }
-        Ok(std::fs::write(self.file("ca.pem"), all)?)
+    /// If its file cannot be copied.
+    pub fn trust(&self, other: &Self) -> Result<()> {
+        std::fs::copy(other.file("ca.pem"), self.file("ca.pem"))?;
+        Ok(())
     }
 
     /// From here on the certificate of `other` is shown.

@@ -11,6 +11,7 @@ use streams::nats::{Login, NatsBus, NatsSettings};
 use streams::topology::{Consumer, Retention, Storage, Topology};
 use streams::{Bus, BusError, Headers, Message};
 use testing::nats::Server;
+use testing::shipped::Certificates;
 use tokio::time::Instant;
 
 use crate::fixture::{Fixture, receive, receive_and_ack, text, texts, topology};
@@ -189,6 +190,32 @@ async fn what_is_pulled_right_after_connecting_is_acknowledged() -> Result<()> {
         delivery.ack_confirmed().await?;
     }
     Ok(())
+}
+
+/// So an operator replaces them, and starts nothing again.
+#[tokio::test]
+async fn certificates_are_read_again_whenever_a_connection_opens() -> Result<()> {
+    let directory = std::env::temp_dir().join(format!("rideshare-certificates-{}", std::process::id()));
+    let [before, after] = ["before", "after"].map(|when| Certificates::new(&directory.join(when)));
+    let (before, after) = (before?, after?);
+    let of_server = before.copy(&directory.join("server"))?;
+    let of_client = before.copy(&directory.join("client"))?;
+    let mut server = Server::configured(&of_server.of_server())?;
+    let (urls, login) = (vec![server.url.replace("nats://", "tls://")], of_client.login());
+    let bus = Bus::Nats(NatsBus::connect(&NatsSettings { urls, login, ..NatsSettings::default() }).await?);
+    bus.check().await?;
+    for one in [&of_server, &of_client] {
+        one.trust(&after)?;
+        one.show(&after)?;
+    }
+    server.kill();
+    server.start()?;
+    let until = Instant::now() + Duration::from_secs(30);
+    while bus.reconnects() < 2 || bus.check().await.is_err() {
+        ensure!(Instant::now() < until, "it has not connected with the new certificates in 30 s");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(std::fs::remove_dir_all(directory)?)
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 use crate::fleet::{Fleet, judge};
 use crate::processes::{Addresses, Directory};
 use crate::proxy::{Line, Proxy};
+use crate::runbook;
 use crate::servers::Postgres;
 
 const REPLICATION_WAIT: Duration = Duration::from_secs(30);
@@ -59,9 +60,7 @@ async fn rides_go_on_after_the_primary_is_killed_and_its_standby_promoted() {
             events_before = events;
             primary.kill();
             address.set(Line::Cut);
-            let mut connection = PgConnection::connect(&servers.database).await.unwrap();
-            let promoted = sqlx::query_scalar::<_, bool>("select pg_promote()").fetch_one(&mut connection).await;
-            assert!(promoted.unwrap(), "the standby is promoted");
+            standby.runs(&runbook::block("Failover of PostgreSQL", 0, &[("STANDBY", "127.0.0.1")]));
             address.move_to(standby.port());
             address.set(Line::Open);
         }

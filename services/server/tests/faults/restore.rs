@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::fleet::{Fleet, at_rest};
 use crate::processes::{Addresses, Directory};
+use crate::runbook;
 use crate::servers::Postgres;
 
 const WAIT: Duration = Duration::from_secs(60);
@@ -112,12 +113,11 @@ async fn a_restore_to_an_earlier_moment_has_the_rides_of_the_time_since() {
     drop(connection);
     postgres.crash().await;
 
-    restored.configure(&format!(
-        "archive_mode = off\nrestore_command = 'cp {}/archived-%f %p'\nrecovery_target_time = '{moment}'\n\
-         recovery_target_action = 'promote'\n",
-        archive.display()
-    ));
-    restored.recover_at_start();
+    restored.configure("archive_mode = off\n");
+    let archive = archive.display().to_string();
+    let named = [("/archive/", format!("{archive}/archived-")), ("2026-11-26 22:04:00+00", moment.clone())];
+    let named: Vec<_> = named.iter().map(|(from, to)| (*from, to.as_str())).collect();
+    restored.runs(&runbook::block("Restore", 0, &named));
     restored.start().await;
     let servers = Addresses::new(&nats.url, &Postgres::url(restored.port()));
     let mut connection = PgConnection::connect(&servers.database).await.unwrap();

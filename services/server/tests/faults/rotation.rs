@@ -5,6 +5,8 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use simulator::Config;
@@ -15,6 +17,7 @@ use testing::shipped::{self, Certificates};
 use crate::fleet::{Fleet, SERVICES, judge};
 use crate::processes::{Addresses, Directory, Process};
 use crate::receivers::{PushKeys, Receivers, SOS_SECRET};
+use crate::runbook;
 use crate::script::{self, Platform};
 use crate::servers::Postgres;
 
@@ -40,15 +43,42 @@ fn role(service: &str) -> String {
     format!("city_{}", if service == "match" { "matching" } else { service })
 }
 
+/// A machine with files of certificates, in `certs`: there an operator runs the commands of docker/RUNBOOK.md.
+struct Holder {
+    directory: PathBuf,
+    certificates: Certificates,
+}
+
+impl Holder {
+    /// With files of before, and the way to those of after.
+    fn new(name: &str, root: &Path, before: &Certificates) -> Self {
+        let directory = root.join(name);
+        let certificates = before.copy(&directory.join("certs")).unwrap();
+        symlink(root.join("new-certs"), directory.join("new-certs")).unwrap();
+        symlink(runbook::repository().join("docker"), directory.join("docker")).unwrap();
+        Self { directory, certificates }
+    }
+
+    /// Runs a block of the section "Certificates of NATS".
+    fn run(&self, block: usize) {
+        runbook::run(&runbook::block("Certificates of NATS", block, &[]), &self.directory, &[]);
+    }
+}
+
+/// The blocks of that section.
+const RENEW: usize = 0;
+const NEW_AUTHORITY: usize = 1;
+const TRUST_BOTH: usize = 2;
+const SHOW_NEW: usize = 3;
+const TRUST_NEW: usize = 4;
+
 /// The servers, and what each of them and each service knows.
 struct Secrets {
     nats: Server,
     postgres_port: u16,
-    /// Two authorities with a certificate each: of before and of after.
-    certificates: [Certificates; 2],
-    /// What the nats-server shows and trusts.
-    of_nats: Certificates,
-    of_services: BTreeMap<&'static str, Certificates>,
+    /// What the nats-server shows and trusts, and what each service does.
+    of_nats: Holder,
+    of_services: BTreeMap<&'static str, Holder>,
     /// Services with their new passwords.
     changed: Vec<&'static str>,
     push: [PushKeys; 2],
@@ -62,7 +92,7 @@ impl Secrets {
 
     /// The server reads its configuration and its files again, as on SIGHUP.
     fn reload_nats(&mut self) {
-        self.nats.reload(&(self.users() + &self.of_nats.of_server())).unwrap();
+        self.nats.reload(&(self.users() + &self.of_nats.certificates.of_server())).unwrap();
     }
 
     fn addresses(&self, service: &'static str) -> Addresses {
@@ -70,7 +100,7 @@ impl Secrets {
         let of_nats = password(service, if is_changed { When::After } else { When::Before });
         let of_database = if is_changed { "new" } else { "old" };
         Addresses {
-            certificates: Some(self.of_services[service].clone()),
+            certificates: Some(self.of_services[service].certificates.clone()),
             ..Addresses::new(
                 &shipped::with_login(&self.nats.url, service, &of_nats),
                 &database_url(self.postgres_port, &role(service), of_database),
@@ -117,13 +147,17 @@ fn set_secrets(process: &mut Process, [jwt, jwt_previous]: [&str; 2], [data, dat
 }
 
 /// Changes everything, a process at a time, as docker/RUNBOOK.md says.
-async fn change(fleet: &mut Fleet, owner: &mut PgConnection, secrets: &mut Secrets, receivers: &Receivers) {
-    // Both authorities are trusted; then NATS shows its new certificate. Nothing is started again for it.
-    let [before, after] = secrets.certificates.clone();
-    for one in secrets.of_services.values().chain([&secrets.of_nats]) {
-        one.trust(&[&before, &after]).unwrap();
+async fn change(fleet: &mut Fleet, postgres: &Postgres, secrets: &mut Secrets, receivers: &Receivers) {
+    // NATS has another certificate of the same authority; then both authorities are trusted, and it shows one of the new one. No process is
+    // started again for it.
+    secrets.of_nats.run(RENEW);
+    secrets.reload_nats();
+    secrets.of_nats.run(NEW_AUTHORITY);
+    for holder in secrets.of_services.values().chain([&secrets.of_nats]) {
+        holder.run(TRUST_BOTH);
     }
-    secrets.of_nats.show(&after).unwrap();
+    secrets.reload_nats();
+    secrets.of_nats.run(SHOW_NEW);
     secrets.reload_nats();
     // Each process learns the new secrets; calls for help are signed by both.
     for process in &mut fleet.processes {
@@ -135,10 +169,12 @@ async fn change(fleet: &mut Fleet, owner: &mut PgConnection, secrets: &mut Secre
     receivers.trust_push(&[push_before, push_after]);
     // Each signs with the new ones, and has new passwords and a new certificate.
     for service in SERVICES {
-        execute(owner, &format!("alter role {} password 'new'", role(service))).await;
+        let role = role(service);
+        let named = [("rideshare_users", role.as_str()), ("NEW", "new")];
+        postgres.runs(&runbook::block("Passwords of PostgreSQL", 0, &named));
         secrets.changed.push(service);
-        secrets.of_services[service].show(&after).unwrap();
-        secrets.of_services[service].trust(&[&after]).unwrap();
+        secrets.of_services[service].run(SHOW_NEW);
+        secrets.of_services[service].run(TRUST_NEW);
         secrets.reload_nats();
         let process = fleet.processes.iter_mut().find(|process| process.service == service).unwrap();
         process.addresses = secrets.addresses(service);
@@ -149,7 +185,7 @@ async fn change(fleet: &mut Fleet, owner: &mut PgConnection, secrets: &mut Secre
         restart(process).await;
     }
     // What was is worth nothing any more.
-    secrets.of_nats.trust(&[&after]).unwrap();
+    secrets.of_nats.run(TRUST_NEW);
     secrets.reload_nats();
     receivers.trust_push(&[&secrets.push[1]]);
 }
@@ -177,22 +213,21 @@ async fn every_secret_changes_while_rides_go_on() {
         execute(&mut owner, &format!("create role {} login password 'old'", role(service))).await;
     }
     postgres.admit("host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n");
-    let certificates = ["before", "after"].map(|when| Certificates::new(&logs.0.join(when)).unwrap());
-    let copy = |of: &str| certificates[0].copy(&logs.0.join(format!("certs-of-{of}"))).unwrap();
-    let of_nats = copy("nats");
+    let before = Certificates::new(&logs.0.join("old-certs")).unwrap();
+    std::fs::create_dir(logs.0.join("new-certs")).unwrap();
+    let of_nats = Holder::new("nats", &logs.0, &before);
     let users = shipped::users(|user| password(user, When::Before)).unwrap();
     let mut secrets = Secrets {
-        nats: Server::configured(&(users + &of_nats.of_server())).unwrap(),
+        nats: Server::configured(&(users + &of_nats.certificates.of_server())).unwrap(),
         postgres_port: postgres.port(),
-        of_services: SERVICES.map(|service| (service, copy(service))).into(),
-        certificates: certificates.clone(),
+        of_services: SERVICES.map(|service| (service, Holder::new(&format!("of-{service}"), &logs.0, &before))).into(),
         of_nats,
         changed: Vec::new(),
         push: ["before", "after"].map(|when| PushKeys::new(when, logs.0.join(format!("push-{when}")))),
     };
     let receivers = Receivers::new().await;
     receivers.trust_push(&[&secrets.push[0]]);
-    let operator = secrets.admin(&certificates[0]);
+    let operator = secrets.admin(&before);
     operator.succeeds(&["streams", "apply"]).await;
     operator.succeeds(&["migrate", "--role-prefix", "city_"]).await;
 
@@ -208,7 +243,7 @@ async fn every_secret_changes_while_rides_go_on() {
     let platform = Platform::of(&fleet);
     let (changed, days, number) = (Cell::new(false), Cell::new(0_i64), Cell::new(0_i64));
     let changes = async {
-        change(&mut fleet, &mut owner, &mut secrets, &receivers).await;
+        change(&mut fleet, &postgres, &mut secrets, &receivers).await;
         changed.set(true);
     };
     let scripted = async {
@@ -225,7 +260,7 @@ async fn every_secret_changes_while_rides_go_on() {
     tokio::join!(city, scripted, changes);
     let scripted = number.get();
     drop(day);
-    judge(&secrets.admin(&certificates[1]), &observations).await;
+    judge(&secrets.admin(&secrets.of_nats.certificates), &observations).await;
     assert_eq!(receivers.refused(), Vec::<String>::new(), "each receiver knew who signed");
     let new = &secrets.push[1];
     for (to, by) in [
@@ -246,9 +281,11 @@ async fn every_secret_changes_while_rides_go_on() {
     fleet.stop().await;
     let refused = PgConnection::connect(&database_url(postgres.port(), "city_users", "old")).await;
     assert!(refused.is_err(), "the old password is of no use");
-    for (shows, trusts) in [(0, 1), (1, 0)] {
-        let stale = certificates[shows].copy(&logs.0.join(format!("shows-{shows}"))).unwrap();
-        stale.trust(&[&certificates[trusts]]).unwrap();
+    let after = &secrets.of_nats.certificates;
+    for (shows, trusts) in [(&before, after), (after, &before)] {
+        let stale = before.copy(&logs.0.join("stale")).unwrap();
+        stale.show(shows).unwrap();
+        stale.trust(trusts).unwrap();
         let admin = secrets.admin(&stale);
         let connected = tokio::time::timeout(Duration::from_secs(2), admin.connect()).await;
         assert!(!matches!(connected, Ok(Ok(_))), "the certificate of before is shown or trusted");

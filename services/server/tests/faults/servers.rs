@@ -110,11 +110,6 @@ impl Postgres {
         std::fs::write(&file, text).unwrap();
     }
 
-    /// Makes it recover from an archive at its next start, as its configuration says.
-    pub(crate) fn recover_at_start(&self) {
-        std::fs::write(self.data().join("recovery.signal"), "").unwrap();
-    }
-
     /// Who may connect, by the lines of pg_hba.conf; read again at once.
     pub(crate) fn admit(&self, lines: &str) {
         std::fs::write(self.data().join("pg_hba.conf"), lines).unwrap();
@@ -142,6 +137,19 @@ impl Postgres {
     /// The address of its database behind `port`.
     pub(crate) fn url(port: u16) -> String {
         format!("postgres://postgres@127.0.0.1:{port}/postgres")
+    }
+
+    /// Runs a block of docker/RUNBOOK.md on it, in its directory: `psql` finds it.
+    pub(crate) fn runs(&self, block: &str) {
+        let path = format!("{}:{}", self.bin.display(), std::env::var("PATH").unwrap());
+        let environment = [
+            ("PATH", path),
+            ("PGHOST", "127.0.0.1".to_owned()),
+            ("PGPORT", self.port.to_string()),
+            ("PGUSER", "postgres".to_owned()),
+            ("PGDATABASE", "postgres".to_owned()),
+        ];
+        crate::runbook::run(block, &self.data(), &environment);
     }
 
     /// Starts it if it does not run, until it answers; after a crash it recovers from its write-ahead log.

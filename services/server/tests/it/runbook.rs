@@ -12,7 +12,7 @@ use streams::{Headers, Message};
 use crate::harness::client::{Person, http};
 use crate::harness::ride::{drive, online, trip};
 use crate::harness::running::{Running, Shape};
-use crate::harness::until;
+use crate::harness::{rideshare, until};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -146,4 +146,57 @@ async fn every_command(shape: Shape) {
     assert!(commands > 20, "{commands}");
     drop((driver, passenger));
     running.stop().await;
+}
+
+/// The part of the page under this title, with the sections below it.
+fn section<'a>(page: &'a str, title: &str) -> &'a str {
+    let text = page.split(&format!("\n## {title}\n")).nth(1).unwrap_or_else(|| panic!("no section {title}"));
+    text.split("\n## ").next().unwrap()
+}
+
+/// Every setting that holds a secret, or the name of a file that does, can be changed as the page says.
+#[test]
+fn each_secret_has_its_rotation() {
+    let page = read("docker/RUNBOOK.md");
+    let rotation = section(&page, "Rotate secrets");
+    let command = <server::cli::Cli as clap::CommandFactory>::command();
+    let mut secrets = 0;
+    for argument in command.get_arguments() {
+        let Some(name) = argument.get_env().and_then(|name| name.to_str()) else { continue };
+        let is_key_file = name.ends_with("_FILE") && name != "MARKETS_FILE"
+            || ["NATS_CA", "NATS_CERT", "NATS_KEY", "NATS_CREDS"].contains(&name);
+        if argument.is_hide_env_values_set() || is_key_file {
+            secrets += 1;
+            assert!(rotation.contains(&format!("`{name}`")), "docker/RUNBOOK.md, Rotate secrets: nothing of {name}");
+        }
+    }
+    assert!(secrets > 20, "{secrets}");
+}
+
+/// What a sentence of the page names is there: commands of the program, scripts, files and tests.
+#[test]
+fn what_is_named_exists() {
+    for file in ["docker/RUNBOOK.md", "docker/RUNBOOK-memory-to-nats.md"] {
+        // A command may be broken at the end of a line.
+        let page = read(file).replace('\n', " ");
+        for (n, code) in page.split('`').enumerate().filter(|(n, _)| n % 2 == 1) {
+            let words: Vec<&str> = code.split_whitespace().collect();
+            match words[..] {
+                ["rideshare", ref command @ ..] => {
+                    let named =
+                        command.iter().take_while(|word| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-'));
+                    let help: Vec<&str> = named.copied().chain(["--help"]).collect();
+                    let output = rideshare(&help);
+                    let errors = String::from_utf8_lossy(&output.stderr);
+                    assert!(output.status.success(), "{file}, {n}: {code}: {errors}");
+                }
+                [path, ..] if ["scripts/", "docker/", "services/"].iter().any(|part| path.starts_with(part)) => {
+                    // `docker/certs` is made by an operator.
+                    let is_there = path == "docker/certs" || root().join(path).exists();
+                    assert!(is_there, "{file}: there is no {path}");
+                }
+                _ => {}
+            }
+        }
+    }
 }
