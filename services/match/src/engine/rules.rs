@@ -589,10 +589,10 @@ impl Step<'_> {
             scope == MatchScope::AllWaiting || unmatched.contains(&r.request_id) || returned.iter().any(in_reach)
         };
         if self.engine.rules().roads {
-            self.request_roads(&is_affected);
+            self.request_roads(is_affected);
         }
         let marketplace = Marketplace { engine: self.engine, positions: self.positions, now: self.now };
-        let assignments = marketplace.assign(self.engine.rules().policy, &is_affected);
+        let assignments = marketplace.assign(self.engine.rules().policy, is_affected);
         observe(&Decision { marketplace: &marketplace, is_affected: &is_affected, assignments: &assignments });
         for assignment in assignments {
             self.offer(&assignment, new_match_id(&assignment));

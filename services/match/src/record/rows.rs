@@ -21,7 +21,7 @@ const MEMORY_BYTES_MAX: usize = 64 << 20;
 const DELETED_ROWS: i64 = 2_000;
 /// Transactions of one purge. What is left then is deleted an hour later.
 const DELETIONS_MAX: usize = 5_000;
-/// Rules are stored for this long after the last step that used them.
+/// Rules are stored for this long after the last step that used them, whose time is stored to half an hour.
 const RULES_GRACE: Duration = Duration::hours(1);
 
 /// An entry by its place in the record: term and number.
@@ -81,7 +81,8 @@ async fn insert_rules(tx: &mut Tx, version: RulesVersion, text: &str, now: DateT
         On::Postgres(pg) => {
             sqlx::query(
                 "insert into recorded_rules (version, rules, used_at) values ($1, $2, $3) \
-                 on conflict (version) do update set used_at = excluded.used_at",
+                 on conflict (version) do update set used_at = excluded.used_at \
+                 where recorded_rules.used_at < excluded.used_at - interval '30 minutes'",
             )
             .bind(version.0.cast_signed())
             .bind(text)

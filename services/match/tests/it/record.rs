@@ -81,6 +81,7 @@ impl RecordedWalk {
 
     /// Runs the record again. Returns the decisions.
     fn replay(&mut self) -> usize {
+        self.walk.harness.step(&[Input::Tick, Input::Housekeeping]);
         self.collect();
         let (decisions, replay) = replay(&self.entries, &self.rules);
         // What was not recorded has left nothing behind.
