@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
@@ -19,7 +20,7 @@ pub const PAGE_MAX: u32 = 200;
 pub const ERASED_MAX: usize = 200;
 
 /// The request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum PersonRequest {
     /// A page of what is stored: the reply is a [`PersonPage`].
@@ -40,7 +41,7 @@ pub enum PersonRequest {
 }
 
 /// The lists of an export.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PersonList {
     /// Ratings that the person gave.
@@ -69,7 +70,7 @@ impl PersonList {
 }
 
 /// A page of a list.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PersonPage {
     /// As the person may have them.
     pub entries: Vec<Value>,

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Bytes, HttpBody as _};
-use axum::extract::{DefaultBodyLimit, FromRequest, OptionalFromRequest, Request};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, OptionalFromRequest, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
 use streams::event::rfc3339;
 use tokio::time::timeout;
 
@@ -93,24 +94,51 @@ impl From<StoreError> for Problem {
     }
 }
 
+/// The body of a problem (RFC 9457).
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Problem")]
+pub struct ProblemBody {
+    /// `about:blank`: a problem is told from others by its `code`.
+    r#type: &'static str,
+    /// The name of the status.
+    title: &'static str,
+    /// That of the answer.
+    #[schemars(range(min = 400, max = 599))]
+    status: u16,
+    /// Stable, for programs. There may be more codes in a later version.
+    code: Cow<'static, str>,
+    /// For people: what was wrong, and what would be right.
+    detail: String,
+    /// The field at fault, if it is one: a path with dots and indexes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    /// The name of the limit that was reached, with `too_many_requests`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<&'static str>,
+    /// When the same request is allowed, if it came too early.
+    #[serde(with = "rfc3339::optional", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DateTime<Utc>>")]
+    allowed_at: Option<DateTime<Utc>>,
+}
+
+/// The content type of a problem.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let title = self.status.canonical_reason().unwrap_or("Error");
-        let mut body = json!({
-            "type": "about:blank", "title": title, "status": self.status.as_u16(), "code": self.code,
-            "detail": self.message,
-        });
-        if let Some(field) = self.field {
-            body["field"] = field.into();
-        }
-        if let Some(limit) = self.limit {
-            body["limit"] = limit.into();
-        }
-        if let Some(at) = self.allowed_at {
-            body["allowed_at"] = rfc3339::text(&at).into();
-        }
-        let kind = (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        let mut response = (self.status, [kind], body.to_string()).into_response();
+        let body = ProblemBody {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            code: self.code,
+            detail: self.message,
+            field: self.field,
+            limit: self.limit,
+            allowed_at: self.allowed_at,
+        };
+        let text = serde_json::to_string(&body).expect("a struct of texts and numbers is JSON");
+        let kind = (header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        let mut response = (self.status, [kind], text).into_response();
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -192,6 +220,19 @@ impl<T: DeserializeOwned, S: Send + Sync> OptionalFromRequest<S> for Json<T> {
 impl<T: Serialize> IntoResponse for Json<T> {
     fn into_response(self) -> Response {
         axum::Json(self.0).into_response()
+    }
+}
+
+/// The parameters of a query. It rejects with a [`Problem`] of the field `query`.
+#[derive(Debug, Clone, Copy)]
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let query = axum::extract::Query::try_from_uri(&parts.uri);
+        query.map(|axum::extract::Query(query)| Self(query)).map_err(|why| Problem::field("query", why.body_text()))
     }
 }
 
