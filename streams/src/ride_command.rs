@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::event::Position;
+use crate::event::{Position, RideStatus};
 use crate::event::ids::{RequestId, RideId, UserId};
 
 /// The subject of the request; rides subscribes in the queue group of the same name.
@@ -59,6 +59,17 @@ pub enum RideAction {
     },
 }
 
+/// The data of the client's `ack` of a ride command.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RideAck {
+    /// The ride.
+    pub ride_id: RideId,
+    /// Its status now.
+    pub status: RideStatus,
+    /// That of its newest event.
+    pub version: u32,
+}
+
 /// The code of the reply to an [`EndSearch`] whose search has become a ride.
 pub const SEARCH_FULFILLED: &str = "search_fulfilled";
 
@@ -105,7 +116,7 @@ impl RidesRequest {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RideReply {
-    /// The data of the client's `ack`: `{"ride_id", "status", "version"}`.
+    /// A [`RideAck`], the data of the client's `ack`; or of an [`EndSearch`] its `request_id`.
     Ok(Value),
     /// The client's `error`.
     Error {

@@ -88,6 +88,10 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
     pub fn list(&self) -> &[Route] {
         &self.list
     }
+
+    pub fn into_list(self) -> Vec<Route> {
+        self.list
+    }
 }
 
 impl Routes {

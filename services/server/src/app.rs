@@ -23,6 +23,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use users::Users;
 
+use crate::api;
 use crate::databases::DatabaseUrl;
 use crate::http;
 use crate::monitor::{self, Check};
@@ -267,6 +268,7 @@ impl App {
         tasks.spawn(sweeper::run(platform.clone(), services.to_vec()));
         tasks.spawn(monitor::watch(platform.clone(), checks));
         tasks.spawn(pod::run(platform.clone(), services.to_vec()));
+        routes.push(api::routes());
         let routes = http::routes(&platform, services, routes);
         let list = routes.list().to_vec();
         let router = http::limited(http::router(routes), &platform, tokens, settings.trusted_proxies()?);

@@ -3,6 +3,7 @@
 
 #![allow(rustdoc::bare_urls, reason = "the doc comments of settings are the texts of --help")]
 
+pub mod api;
 pub mod app;
 pub mod cli;
 pub mod commands;

@@ -9,14 +9,13 @@ use platform::breaker::Rules;
 use platform::http_client::HttpClient;
 use platform::limits::{Limit, Quota};
 use platform::{Breaker, Platform, Store, Tokens, Trace, Transaction};
-use serde_json::Value;
 use streams::Event;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::commands::window::Window;
 use crate::config::Config;
-use crate::gateway::client_limits::limits_of_client;
+use crate::gateway::client_limits::{ClientLimits, limits_of_client};
 use crate::gateway::sockets::Sockets;
 use crate::party::cache::PeopleCache;
 use crate::party::means::MeansCache;
@@ -71,7 +70,7 @@ pub(crate) struct Parts {
     /// Of the webhook that delivers codes.
     pub(crate) codes_client: HttpClient,
     /// The limits that concern a client, as its welcome names them.
-    pub(crate) limits: Arc<Value>,
+    pub(crate) limits: Arc<ClientLimits>,
     /// Of requests to rides.
     pub(crate) rides: Arc<Breaker>,
     /// Of requests to rides for debts, with a permit for each.

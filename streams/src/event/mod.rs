@@ -17,7 +17,9 @@ mod validation;
 pub mod rfc3339;
 
 use chrono::{DateTime, Duration, Utc};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
+use serde_json::json;
 
 pub use location::{LocationAggregate, LocationUpdate, Reception, TrackPoint};
 pub use matching::{MatchAccepted, MatchFound, MatchRejected, RejectReason};
@@ -201,6 +203,39 @@ impl Event {
             Self::LocationUpdate(e) => e.validate(fields),
             Self::LocationAggregate(e) => e.validate(fields),
             Self::PaymentCapture(e) => e.validate(fields),
+        }
+    }
+}
+
+/// The schema of the body of an event with this subject.
+pub fn schema(subject: Subject, schemas: &mut SchemaGenerator) -> Schema {
+    fn of<T: JsonSchema>(schemas: &mut SchemaGenerator) -> Schema {
+        schemas.subschema_for::<T>()
+    }
+    match subject {
+        Subject::UserBeacon => of::<UserBeacon>(schemas),
+        Subject::UserFinder => of::<UserFinder>(schemas),
+        Subject::MatchFound => of::<MatchFound>(schemas),
+        Subject::MatchAccepted => of::<MatchAccepted>(schemas),
+        Subject::MatchRejected => of::<MatchRejected>(schemas),
+        Subject::LocationUpdate => of::<LocationUpdate>(schemas),
+        Subject::LocationAggregate => of::<LocationAggregate>(schemas),
+        Subject::PaymentCapture => of::<PaymentCapture>(schemas),
+        Subject::RidePickup
+        | Subject::RideWaiting
+        | Subject::RideStarted
+        | Subject::RideArrived
+        | Subject::RideCompleted
+        | Subject::RideCancelled => {
+            let event = of::<RideEvent>(schemas);
+            let status = RideStatus::ALL.into_iter().find(|status| status.subject() == subject);
+            let status = status.expect("a status leads to each event of a ride");
+            let own = json!({
+                "type": "object",
+                "properties": {"status": {"const": status.as_str()}},
+                "required": status.required_fields(),
+            });
+            Schema::from([("allOf".to_owned(), json!([event, own]))].into_iter().collect::<serde_json::Map<_, _>>())
         }
     }
 }

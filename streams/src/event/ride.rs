@@ -59,6 +59,15 @@ impl RideStatus {
         }
     }
 
+    /// The fields that an event with this status has beyond those of all.
+    pub const fn required_fields(self) -> &'static [&'static str] {
+        match self {
+            Self::Cancelled => &["by", "reason", "fee"],
+            Self::Completed => &["distance_m", "duration_s", "fare", "platform_fee", "driver_payout"],
+            Self::Pickup | Self::Waiting | Self::Started | Self::Arrived => &[],
+        }
+    }
+
     /// Whether no event can follow.
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Completed | Self::Cancelled)
@@ -238,24 +247,26 @@ impl RideEvent {
                 return Err(fields.error(field, "must be 64 lower-case hexadecimal digits"));
             }
         }
-        match self.status {
-            RideStatus::Cancelled => {
-                fields.required("by", self.by.as_ref())?;
-                fields.required("reason", self.reason.as_ref())?;
-                fields.required("fee", self.fee.as_ref())?;
-                fields.measure("distance_m", self.distance_m)?;
-                fields.measure("duration_s", self.duration_s)
+        for field in self.status.required_fields() {
+            let is_there = match *field {
+                "by" => self.by.is_some(),
+                "reason" => self.reason.is_some(),
+                "fee" => self.fee.is_some(),
+                "distance_m" => self.distance_m.is_some(),
+                "duration_s" => self.duration_s.is_some(),
+                "fare" => self.fare.is_some(),
+                "platform_fee" => self.platform_fee.is_some(),
+                "driver_payout" => self.driver_payout.is_some(),
+                _ => false,
+            };
+            if !is_there {
+                return Err(fields.error(field, "is missing"));
             }
-            RideStatus::Completed => {
-                fields.required("distance_m", self.distance_m.as_ref())?;
-                fields.required("duration_s", self.duration_s.as_ref())?;
-                fields.required("fare", self.fare.as_ref())?;
-                fields.required("platform_fee", self.platform_fee.as_ref())?;
-                fields.required("driver_payout", self.driver_payout.as_ref())?;
-                fields.measure("distance_m", self.distance_m)?;
-                fields.measure("duration_s", self.duration_s)
-            }
-            RideStatus::Pickup | RideStatus::Waiting | RideStatus::Started | RideStatus::Arrived => Ok(()),
         }
+        if self.status.is_final() {
+            fields.measure("distance_m", self.distance_m)?;
+            fields.measure("duration_s", self.duration_s)?;
+        }
+        Ok(())
     }
 }

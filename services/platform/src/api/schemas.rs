@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::JsonSchema;
 use serde_json::{Map, Value};
+use streams::Subject;
 
 const WRITTEN: &str = "#/components/schemas/";
 const READ: &str = "#/components/read/";
@@ -38,6 +39,22 @@ impl Schemas {
     /// The schema of what the program writes of a `T`.
     pub fn written<T: JsonSchema>(&mut self) -> Value {
         self.written.subschema_for::<T>().to_value()
+    }
+
+    /// The schema itself, where `schema` only refers to one that has a name.
+    pub fn resolve(&mut self, schema: &Value) -> Value {
+        let reference = schema["$ref"].as_str().unwrap_or_default();
+        let found = match (reference.strip_prefix(READ), reference.strip_prefix(WRITTEN)) {
+            (Some(name), _) => self.read.definitions().get(name),
+            (_, Some(name)) => self.written.definitions().get(name),
+            _ => None,
+        };
+        found.unwrap_or(schema).clone()
+    }
+
+    /// The schema of the body of an event, as the program publishes it.
+    pub fn event(&mut self, subject: Subject) -> Value {
+        streams::event::schema(subject, &mut self.written).to_value()
     }
 
     /// Adds the schemas that have a name to the components of `document`, and leads all references to them.

@@ -9,12 +9,14 @@ pub mod sweeper;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use streams::bus::{MESSAGE_ID, ReplayStart, StoredMessage};
 use streams::event::rfc3339;
 use streams::topology::DEAD_LETTER_STREAM;
 use streams::{Bus, BusError, Headers, Message};
 
+use crate::api::{SchemaOf, Schemas};
 use crate::Platform;
 
 /// What remains of a body that makes its dead letter too large, bytes.
@@ -249,7 +251,7 @@ pub async fn for_each(bus: &Bus, mut letter: impl FnMut(DeadLetter)) -> Result<(
 }
 
 /// A request to the workers of a consumer, on [`worker_subject`].
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub(crate) enum WorkerRequest {
     /// Handle the message of this letter now.
@@ -266,7 +268,7 @@ pub(crate) enum WorkerRequest {
     Sweep { advisory: u64 },
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub(crate) enum WorkerReply {
     /// The message is processed now: everything that follows from it is committed.
@@ -282,6 +284,11 @@ pub(crate) enum WorkerReply {
 /// Where the workers of a consumer answer; one of them gets each request.
 pub(crate) fn worker_subject(consumer: &str) -> String {
     format!("dead_letters.{consumer}")
+}
+
+/// The schemas of a request to the workers of a consumer and of its reply.
+pub fn worker_schemas() -> (SchemaOf, SchemaOf) {
+    (Schemas::written::<WorkerRequest>, Schemas::written::<WorkerReply>)
 }
 
 pub(crate) async fn ask_worker(

@@ -7,37 +7,86 @@ mod serve;
 mod stats;
 mod write_timeout;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use platform::routes::Routes;
+use platform::api::{JSON, Operation, Schemas};
+use platform::problem::Json;
+use platform::routes::{Route, Routes};
 use platform::{Platform, Problem, pod, problem};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 use streams::Service;
-use streams::pods::{PartHealth, PodHealth, Status};
+use streams::pods::{PodHealth, Status};
 
 pub use admission::limited;
 pub use serve::serve;
-use stats::Stats;
+use stats::{Stats, Totals};
 
 /// The wait for the answer to a request.
 const REQUEST_WAIT: Duration = Duration::from_secs(20);
 
 /// The operators' routes and those of the services.
 pub fn routes(platform: &Platform, services: &[Service], of_services: Vec<Routes>) -> Routes {
+    of_services.into_iter().fold(operators(services).with_state(platform.clone()), Routes::merge)
+}
+
+/// The operators' routes with their operations.
+pub(crate) fn operations() -> Vec<Route> {
+    operators(&Service::ALL).into_list()
+}
+
+fn operators(services: &[Service]) -> Routes<Platform> {
     let services = services.to_vec();
     let last_stats = Stats::default();
-    let operators = Routes::default()
-        .get("/health/live", async || axum::Json(json!({"status": "live"})))
+    let for_operators = |operation: &mut Operation| operation.is_for_operators = true;
+    Routes::default()
+        .get("/health/live", async || Json(Live { status: "live" }))
+        .described("Whether the process runs.", &[])
         .get("/health/ready", async move |State(platform)| ready(&pod::health(&platform, &services)))
+        .described("Whether the process can work.", &[])
+        .with(for_operators)
+        .with(|operation| {
+            operation.add_answer(200, Some((JSON, Schemas::written::<Ready>)));
+            operation.add_answer(503, Some((JSON, Schemas::written::<NotReady>)));
+        })
         .get("/metrics", metrics)
+        .described("Metrics for Prometheus.", &[])
+        .with(for_operators)
+        .with(|operation| operation.add_answer(200, Some((METRICS, Schemas::written::<String>))))
         .get("/stats", async move |State(platform)| stats(platform, last_stats).await)
-        .with_state(platform.clone());
-    of_services.into_iter().fold(operators, Routes::merge)
+        .described("Totals of the process, and how each consumer stands.", &[])
+        .with(for_operators)
+}
+
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+#[derive(Serialize, JsonSchema)]
+struct Live {
+    status: &'static str,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Ready {
+    #[schemars(extend("const" = "ready"))]
+    status: &'static str,
+    /// The state of each circuit breaker that is not closed.
+    breakers: BTreeMap<String, Option<String>>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct NotReady {
+    #[schemars(extend("const" = "not ready"))]
+    status: &'static str,
+    /// What is wrong, by the part of the process.
+    faults: BTreeMap<String, Option<String>>,
+    breakers: BTreeMap<String, Option<String>>,
 }
 
 /// The routes with what holds for all of them: answers for what is no route, and a limit of the time.
@@ -55,30 +104,20 @@ async fn in_time(request: Request, next: Next) -> Response {
 
 /// The same parts as `pods.<pod id>.health`, in the form that this route has always had.
 fn ready(health: &PodHealth) -> Response {
-    let detail = |part: &PartHealth| Value::from(part.detail.clone());
-    let breakers =
-        health.parts.iter().filter_map(|part| Some((part.name.strip_prefix("breaker ")?.to_owned(), detail(part))));
-    let breakers: serde_json::Map<String, Value> = breakers.collect();
+    let breakers = health.parts.iter().filter_map(|part| Some((part.name.strip_prefix("breaker ")?, &part.detail)));
+    let breakers = breakers.map(|(name, detail)| (name.to_owned(), detail.clone())).collect();
     if health.status == Status::Ready {
-        return axum::Json(json!({"status": "ready", "breakers": breakers})).into_response();
+        return Json(Ready { status: "ready", breakers }).into_response();
     }
     let faults = health.parts.iter().filter(|part| part.status == Status::NotReady);
-    let faults: serde_json::Map<String, Value> = faults.map(|part| (part.name.clone(), detail(part))).collect();
-    (
-        StatusCode::SERVICE_UNAVAILABLE,
-        axum::Json(json!({"status": "not ready", "faults": faults, "breakers": breakers})),
-    )
-        .into_response()
+    let faults = faults.map(|part| (part.name.clone(), part.detail.clone())).collect();
+    (StatusCode::SERVICE_UNAVAILABLE, Json(NotReady { status: "not ready", faults, breakers })).into_response()
 }
 
 async fn metrics(State(platform): State<Platform>) -> Response {
-    let kind = [("content-type", "text/plain; version=0.0.4; charset=utf-8")];
-    (kind, platform.metrics.text(&platform.health)).into_response()
+    ([(CONTENT_TYPE, METRICS)], platform.metrics.text(&platform.health)).into_response()
 }
 
-async fn stats(platform: Platform, stats: Stats) -> Response {
-    match stats.get(&platform).await {
-        Ok(stats) => axum::Json(stats).into_response(),
-        Err(problem) => problem.into_response(),
-    }
+async fn stats(platform: Platform, stats: Stats) -> Result<Json<Totals>, Problem> {
+    stats.get(&platform).await.map(Json)
 }
