@@ -67,9 +67,33 @@ impl Schemas {
             lead(&mut schema, &names);
             all.entry(named).or_insert(schema);
         }
-        document["components"]["schemas"] = Value::Object(all);
         lead(document, &names);
+        document["components"]["schemas"] = Value::Object(used(all, document));
         clean(document);
+    }
+}
+
+/// Those of `all` to which `document` refers, also by others of them.
+fn used(mut all: Map<String, Value>, document: &Value) -> Map<String, Value> {
+    let mut used = Map::new();
+    let mut names = references(document);
+    while let Some(name) = names.pop() {
+        if let Some(schema) = all.remove(&name) {
+            names.extend(references(&schema));
+            used.insert(name, schema);
+        }
+    }
+    used
+}
+
+fn references(value: &Value) -> Vec<String> {
+    match value {
+        Value::Object(fields) => {
+            let own = fields.get("$ref").and_then(Value::as_str).and_then(|to| to.strip_prefix(WRITTEN));
+            own.map(str::to_owned).into_iter().chain(fields.values().flat_map(references)).collect()
+        }
+        Value::Array(items) => items.iter().flat_map(references).collect(),
+        _ => Vec::new(),
     }
 }
 

@@ -28,6 +28,7 @@ pub(super) fn document(routes: &[Route]) -> Value {
         paths.entry(route.path).or_default().insert(route.method.to_ascii_lowercase(), operation);
     }
     tags.sort_unstable();
+    let responses = share_responses(&mut paths);
     let mut document = json!({
         "openapi": "3.1.0",
         "info": {
@@ -41,6 +42,7 @@ pub(super) fn document(routes: &[Route]) -> Value {
         "tags": tags.iter().map(|tag| json!({"name": tag})).collect::<Vec<_>>(),
         "paths": paths,
         "components": {
+            "responses": responses,
             "securitySchemes": {
                 "accessToken": {
                     "type": "http", "scheme": "bearer", "bearerFormat": "JWT",
@@ -51,6 +53,32 @@ pub(super) fn document(routes: &[Route]) -> Value {
     });
     schemas.add_to(&mut document);
     document
+}
+
+/// Moves answers that several operations have into the components, where they are called `Problem503`, `Problem503b` and so on.
+fn share_responses(paths: &mut BTreeMap<&str, Map<String, Value>>) -> Map<String, Value> {
+    let operations = || paths.values().flat_map(Map::values);
+    let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
+    for (status, response) in operations().filter_map(|operation| operation["responses"].as_object()).flatten() {
+        *counts.entry((status.clone(), response.to_string())).or_default() += 1;
+    }
+    counts.retain(|(_, text), count| *count > 1 && text.contains(PROBLEM_JSON));
+    let (mut shared, mut names) = (Map::new(), BTreeMap::new());
+    for (status, text) in counts.into_keys() {
+        let letters = (b'b'..=b'z').map(|letter| char::from(letter).to_string());
+        let mut free = std::iter::once(String::new()).chain(letters).map(|letter| format!("Problem{status}{letter}"));
+        let Some(name) = free.find(|name| !shared.contains_key(name)) else { break };
+        shared.insert(name.clone(), serde_json::from_str(&text).expect("it was written from JSON"));
+        names.insert(text, name);
+    }
+    for operation in paths.values_mut().flat_map(Map::values_mut) {
+        for response in operation["responses"].as_object_mut().into_iter().flat_map(Map::values_mut) {
+            if let Some(name) = names.get(&response.to_string()) {
+                *response = json!({"$ref": format!("#/components/responses/{name}")});
+            }
+        }
+    }
+    shared
 }
 
 /// The first word of the path behind the version.
@@ -126,7 +154,7 @@ fn query_parameters(of: &Operation, schemas: &mut Schemas) -> Vec<Value> {
     let parameter = |(name, schema): (&String, &Value)| {
         let mut schema = schema.clone();
         let description = schema.as_object_mut().and_then(|schema| schema.remove("description"));
-        if let Some(kinds) = schema["type"].as_array_mut() {
+        if let Some(kinds) = schema.get_mut("type").and_then(Value::as_array_mut) {
             kinds.retain(|kind| kind != "null");
             if let [kind] = kinds.as_slice() {
                 schema["type"] = kind.clone();

@@ -235,6 +235,7 @@ fn read<T: serde::de::DeserializeOwned>(data: &str) -> Result<T, Refusal> {
 
 /// A JSON object. A derived struct alone would also accept a list of its values.
 #[derive(JsonSchema)]
+#[schemars(inline)]
 struct Object<T>(T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
