@@ -47,9 +47,13 @@ struct Outgoing<'a> {
     needed_at_once: u64,
 }
 
-/// The schema of a message.
+/// The schema of a message: text of two lines.
 pub(crate) fn body(schemas: &mut Schemas) -> serde_json::Value {
-    schemas.written::<Outgoing<'_>>()
+    serde_json::json!({
+        "type": "string",
+        "description": "The id of the process, a line feed, and JSON; without the JSON it says that the process is there.",
+        "x-second-line": schemas.written::<Outgoing<'_>>(),
+    })
 }
 
 fn is_zero(sequence: &u64) -> bool {

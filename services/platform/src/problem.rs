@@ -98,7 +98,7 @@ impl From<StoreError> for Problem {
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Problem")]
 pub struct ProblemBody {
-    /// `about:blank`: a problem is told from others by its `code`.
+    /// `about:blank`: problems differ by their `code`.
     r#type: &'static str,
     /// The name of the status.
     title: &'static str,

@@ -7,6 +7,7 @@ pub mod http;
 pub mod invariants;
 mod must_end;
 pub mod nats;
+pub mod schema;
 
 pub use must_end::MustEnd;
 use platform::{Store, Tables, World};

@@ -136,10 +136,14 @@ fn lead(value: &mut Value, names: &BTreeMap<String, String>) {
     }
 }
 
-/// Doc comments as sentences for readers who have no sources: one line, and no links to items of the code.
+/// Doc comments as sentences for readers who have no sources: one line, and no links to items of the code. And every object is open: who reads
+/// one ignores fields that a later version adds.
 fn clean(value: &mut Value) {
     match value {
         Value::Object(fields) => {
+            if fields.get("additionalProperties") == Some(&Value::Bool(false)) {
+                fields.remove("additionalProperties");
+            }
             if let Some(Value::String(text)) = fields.get_mut("description") {
                 *text = text.replace("[`", "`").replace("`]", "`").replace('\n', " ");
             }

@@ -47,9 +47,6 @@ fn text(document: &Value) -> String {
     serde_json::to_string_pretty(document).expect("a document has string keys") + "\n"
 }
 
-/// Documents change with the version of the program alone.
-const CACHED: &str = "public, max-age=300";
-
 pub(crate) fn routes() -> Routes {
     let described = |summary: &'static str| {
         move |operation: &mut platform::api::Operation| {
@@ -74,5 +71,5 @@ pub(crate) fn routes() -> Routes {
 }
 
 fn document(text: &'static str) -> Response {
-    ([(CONTENT_TYPE, JSON), (CACHE_CONTROL, CACHED)], text).into_response()
+    ([(CONTENT_TYPE, JSON), (CACHE_CONTROL, page::CACHED)], text).into_response()
 }

@@ -5,6 +5,7 @@
 mod audit;
 mod compatibility;
 mod databases;
+mod documents;
 mod dead_letters;
 mod ended_searches;
 mod exhaustion;

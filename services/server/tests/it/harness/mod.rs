@@ -1,6 +1,7 @@
 //! What the tests of the whole platform share: platforms that run, clients that speak only the contract, and the steps of a ride.
 
 pub(crate) mod client;
+pub(crate) mod described;
 pub(crate) mod ride;
 pub(crate) mod running;
 mod watcher;

@@ -42,7 +42,7 @@ pub(crate) struct Running {
     pub(crate) apps: Vec<App>,
     pub(crate) nats: Option<Server>,
     pub(crate) settings: Settings,
-    _watcher: Option<Watcher>,
+    pub(crate) watcher: Option<Watcher>,
     end: MustEnd,
 }
 
@@ -50,7 +50,7 @@ impl Running {
     /// Processes that a test started itself.
     pub(crate) fn of(apps: Vec<App>, nats: Option<Server>, settings: Settings) -> Self {
         let watcher = nats.as_ref().map(|nats| Watcher::new(&nats.url));
-        Self { apps, nats, settings, _watcher: watcher, end: MustEnd::new("Running::stop") }
+        Self { apps, nats, settings, watcher, end: MustEnd::new("Running::stop") }
     }
 
     pub(crate) async fn start(shape: Shape, more: &[&str]) -> Self {
@@ -63,16 +63,20 @@ impl Running {
             }
         };
         // Before the platform: what a process subscribes to at its start must work beside it as well.
-        let _watcher = nats.as_ref().map(|nats| Watcher::new(&nats.url));
+        let watcher = nats.as_ref().map(|nats| Watcher::new(&nats.url));
         let app = App::start(&settings, &Service::ALL, World::real()).await.unwrap();
-        Self { _watcher, ..Self::of(vec![app], nats, settings) }
+        let watcher = match watcher {
+            None => Some(Watcher::in_memory(&app.platform.bus).await),
+            watcher => watcher,
+        };
+        Self { watcher, ..Self::of(vec![app], nats, settings) }
     }
 
     /// Two processes of users, one of each other, all in this test's process but each with its own connections.
     pub(crate) async fn split(more: &[&str]) -> Self {
         let nats = Server::new().unwrap();
         let mut settings = shared(&nats, more).await;
-        let _watcher = Some(Watcher::new(&nats.url));
+        let watcher = Some(Watcher::new(&nats.url));
         let mut apps = Vec::new();
         for (n, service) in
             [Service::Users, Service::Match, Service::Rides, Service::Location, Service::Users].into_iter().enumerate()
@@ -80,7 +84,7 @@ impl Running {
             settings.pod_id = Some(format!("pod-{n}"));
             apps.push(App::start(&settings, &[service], World::real()).await.unwrap());
         }
-        Self { _watcher, ..Self::of(apps, Some(nats), settings) }
+        Self { watcher, ..Self::of(apps, Some(nats), settings) }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -93,5 +97,9 @@ impl Running {
             assert!(app.stop().await, "everything ends in time");
         }
         self.end.reached();
+        if let Some(watcher) = self.watcher {
+            let faults = std::mem::take(&mut watcher.seen.lock().unwrap().faults);
+            assert!(faults.is_empty(), "messages that are not as the documents say:\n{}", faults.join("\n"));
+        }
     }
 }
