@@ -4,6 +4,7 @@ pub(crate) mod client;
 pub(crate) mod described;
 pub(crate) mod ride;
 pub(crate) mod running;
+pub(crate) mod tap;
 mod watcher;
 
 use std::process::{Command, Output};
