@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::event::{Position, RideStatus};
 use crate::event::ids::{RequestId, RideId, UserId};
+use crate::event::{Position, RideStatus};
 
 /// The subject of the request; rides subscribes in the queue group of the same name.
 pub const RIDE_COMMANDS: &str = "rides.command";

@@ -2,6 +2,8 @@
 //! Also the JSON extractor of all routes, so that a body that cannot be read becomes a problem like any other.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use axum::Router;
@@ -12,8 +14,9 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use streams::event::rfc3339;
 use tokio::time::timeout;
 
@@ -164,7 +167,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         require_json(request.headers())?;
-        read_body(request, state, BODY_MAX).await.and_then(|body| read_json(&body).map(Self))
+        let body = read_body(request, state, BODY_MAX).await?;
+        read_json(&body).map(|Object(body)| Self(body))
     }
 }
 
@@ -269,6 +273,27 @@ pub fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
+/// A JSON object. A derived struct alone would also accept a list of its values.
+#[derive(Debug, Clone, Copy, Default, JsonSchema)]
+#[schemars(inline)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Map<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Map<T> {
+            type Value = Object<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        from.deserialize_map(Map(PhantomData))
+    }
+}
+
 /// The field at fault; none if it is the whole body. serde names a missing field only in the error's text.
 fn field_of(path: &str, message: &str) -> Option<String> {
     let parent = (path != ".").then_some(path);
@@ -331,6 +356,8 @@ mod tests {
             assert_eq!(format!("{} {} {field}", problem.status.as_u16(), problem.code), expected, "{body}");
         }
         assert!(read_json::<Body>(br#"{"points": [], "unknown": 1}"#).is_ok());
+        let list = read_json::<Object<Body>>(b"[[]]").map(drop).unwrap_err();
+        assert_eq!((list.status.as_u16(), list.field), (422, None), "a list of the fields' values is no object");
     }
 
     #[test]

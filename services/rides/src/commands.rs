@@ -13,7 +13,8 @@ use serde_json::json;
 use streams::driven_distance::{DRIVEN_DISTANCE, DRIVEN_DISTANCE_WAIT, DrivenDistance, DrivenDistanceRequest};
 use streams::event::Party;
 use streams::ride_command::{
-    EndSearch, RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAck, RideAction, RideCommand, RideReply, RidesRequest, SEARCH_FULFILLED,
+    EndSearch, RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAck, RideAction, RideCommand, RideReply, RidesRequest,
+    SEARCH_FULFILLED,
 };
 use streams::{RideStatus, Service};
 use tokio::sync::Semaphore;

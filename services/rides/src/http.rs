@@ -159,11 +159,7 @@ async fn call_for_help(
 }
 
 /// 201. The token is in this answer alone.
-async fn share_ride(
-    State(api): State<Api>,
-    SignedIn(user): SignedIn,
-    id: RawId,
-) -> Result<Created<NewShare>, Problem> {
+async fn share_ride(State(api): State<Api>, SignedIn(user): SignedIn, id: RawId) -> Result<Created<NewShare>, Problem> {
     let parts = (&api.store, &api.tokens, &api.platform.world);
     let made = share::routes::make(parts, &api.config.public_url, (ride_id(id)?, user)).await?;
     Ok(Created(made))
@@ -266,8 +262,7 @@ struct EstimateQuery {
 }
 
 /// Two decimal numbers: latitude −90 to 90, longitude −180 to 180.
-const LAT_LNG: &str =
-    r"^-?(90(\.0+)?|([1-8]?[0-9])(\.[0-9]+)?),-?(180(\.0+)?|(1[0-7][0-9]|[1-9]?[0-9])(\.[0-9]+)?)$";
+const LAT_LNG: &str = r"^-?(90(\.0+)?|([1-8]?[0-9])(\.[0-9]+)?),-?(180(\.0+)?|(1[0-7][0-9]|[1-9]?[0-9])(\.[0-9]+)?)$";
 
 /// What a trip is expected to cost.
 #[derive(Serialize, JsonSchema)]

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use platform::responder::{self, Endpoint, Reply};
 use platform::{CancellationToken, Platform, Store, StoreError};
 use serde_json::{Value, json};
-use streams::person::{ERASED_MAX, PAGE_MAX, PERSON, PERSON_WAIT, PersonList, PersonPage, PersonRequest, RatingReceived, ShareMade};
+use streams::person::{
+    ERASED_MAX, PAGE_MAX, PERSON, PERSON_WAIT, PersonList, PersonPage, PersonRequest, RatingReceived, ShareMade,
+};
 use streams::{Service, UserId};
 use tokio::sync::Semaphore;
 use uuid::Uuid;

@@ -58,7 +58,8 @@ fn keyword_at(
             }
         }
         "required" => {
-            let missing = schemas().filter_map(Value::as_str).find(|field| value.is_object() && value.get(field).is_none());
+            let missing =
+                schemas().filter_map(Value::as_str).find(|field| value.is_object() && value.get(field).is_none());
             if let Some(field) = missing {
                 return wrong(format!("`{field}` is missing"));
             }

@@ -13,8 +13,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use streams::{UserId, VehicleType};
 
-use crate::account::rows::VEHICLE_KEYS;
 use crate::account::export::Export;
+use crate::account::rows::VEHICLE_KEYS;
 use crate::account::{self, Driver, Profile, standing, suspension};
 use crate::context::Context;
 use crate::sign_in::otp;

@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::JsonSchema;
+use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value};
 use streams::Subject;
 
@@ -108,7 +108,8 @@ fn names_of_read(read: &Map<String, Value>, written: &Map<String, Value>) -> BTr
     let mut differ: BTreeSet<&String> =
         both().filter(|(_, read, written)| as_if_written(read) != **written).map(|(name, ..)| name).collect();
     loop {
-        let refers = |schema: &Value| differ.iter().any(|name| schema.to_string().contains(&format!("\"{READ}{name}\"")));
+        let refers =
+            |schema: &Value| differ.iter().any(|name| schema.to_string().contains(&format!("\"{READ}{name}\"")));
         let more: Vec<&String> =
             both().filter(|(name, read, _)| !differ.contains(name) && refers(read)).map(|(name, ..)| name).collect();
         if more.is_empty() {

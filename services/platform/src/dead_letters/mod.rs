@@ -16,8 +16,8 @@ use streams::event::rfc3339;
 use streams::topology::DEAD_LETTER_STREAM;
 use streams::{Bus, BusError, Headers, Message};
 
-use crate::api::{SchemaOf, Schemas};
 use crate::Platform;
+use crate::api::{SchemaOf, Schemas};
 
 /// What remains of a body that makes its dead letter too large, bytes.
 const CUT_BODY: usize = 64 * 1024;

@@ -1,6 +1,7 @@
 //! `POST /v1/rides/{id}/sos`, and what operators do to alerts.
 
 use chrono::{DateTime, Utc};
+use platform::problem::Object;
 use platform::store::Retry;
 use platform::{Platform, Problem, Store, StoreError, Transaction, World};
 use schemars::JsonSchema;
@@ -17,7 +18,7 @@ use crate::tables::Tables;
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 pub(crate) struct SosRequest {
     /// Where the caller is, if the phone knows.
-    location: Option<Position>,
+    location: Option<Object<Position>>,
     /// At most 500 characters.
     note: Option<String>,
 }
@@ -54,7 +55,7 @@ pub(crate) async fn call(
     request: SosRequest,
     has_sink: bool,
 ) -> Result<SosView, Problem> {
-    let call = Call::new(request.location, request.note.as_deref())?;
+    let call = Call::new(request.location.map(|Object(location)| location), request.note.as_deref())?;
     let new_id = platform.world.id::<Uuid>();
     let retry = Retry::SerializationOrConflict;
     let raised = store.transact(retry, |tx| call_in(tx, &platform.world, (ride, user), call.clone(), new_id)).await;

@@ -107,8 +107,7 @@ impl Document {
             messages.iter().map(|name| reference(&format!("#/channels/{channel}/messages/{name}"))).collect();
         let channel = reference(&format!("#/channels/{channel}"));
         let tags = [json!({"name": service})];
-        self.operations
-            .insert(id, json!({"action": action, "channel": channel, "messages": messages, "tags": tags}));
+        self.operations.insert(id, json!({"action": action, "channel": channel, "messages": messages, "tags": tags}));
     }
 
     fn socket(&mut self) {
@@ -169,13 +168,20 @@ impl Document {
     fn dead_letters(&mut self) {
         let (key, name) = ("dead_letter.consumer", "dead_letter");
         let summary = "A message that a consumer gave up, as it was.";
-        let message = self.message(key, name, summary, json!({"description": "The body of the message, byte for byte."}));
+        let message =
+            self.message(key, name, summary, json!({"description": "The body of the message, byte for byte."}));
         let text = json!({"type": "string"});
         let names = ["Stream", "Subject", "Sequence", "Consumer", "Deliveries", "Reason", "Time", "Message-Id"];
         let names = names.map(|name| format!("Dead-Letter-{name}"));
         let properties: Map<String, Value> = names.iter().map(|name| (name.clone(), text.clone())).collect();
         self.messages[key]["headers"] = json!({"type": "object", "properties": properties, "required": names});
-        self.channel(key, "dead_letter.{consumer}", "nats", summary, [(name.to_owned(), message)].into_iter().collect());
+        self.channel(
+            key,
+            "dead_letter.{consumer}",
+            "nats",
+            summary,
+            [(name.to_owned(), message)].into_iter().collect(),
+        );
         self.channels[key]["parameters"] = parameters("dead_letter.*");
         self.channels[key]["x-jetstream"] = json!({"stream": streams::topology::DEAD_LETTER_STREAM, "consumers": []});
         for service in Service::ALL {

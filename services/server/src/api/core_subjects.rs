@@ -82,11 +82,23 @@ pub const CORE_SUBJECTS: &[CoreSubject] = {
             Schemas::written::<Vec<MeanRating>>,
         ),
         request(
-            subject(PERSON, &[Users], &[Rides], "What rides stores of a person.", Json(Schemas::written::<PersonRequest>)),
+            subject(
+                PERSON,
+                &[Users],
+                &[Rides],
+                "What rides stores of a person.",
+                Json(Schemas::written::<PersonRequest>),
+            ),
             person_reply,
         ),
         request(
-            subject(PARTIES, &[Rides], &[Users], "Who the parties of a ride are.", Json(Schemas::written::<PartiesRequest>)),
+            subject(
+                PARTIES,
+                &[Rides],
+                &[Users],
+                "Who the parties of a ride are.",
+                Json(Schemas::written::<PartiesRequest>),
+            ),
             Schemas::written::<Parties>,
         ),
         request(

@@ -140,8 +140,7 @@ fn path_parameters(route: &Route, schemas: &mut Schemas) -> Vec<Value> {
     let schema = schema(schemas);
     let names = route.path.split('/').filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'));
     let of = |n: usize| schema["prefixItems"].get(n).unwrap_or(&schema).clone();
-    let parameter =
-        |(n, name): (usize, &str)| json!({"name": name, "in": "path", "required": true, "schema": of(n)});
+    let parameter = |(n, name): (usize, &str)| json!({"name": name, "in": "path", "required": true, "schema": of(n)});
     names.enumerate().map(parameter).collect()
 }
 
@@ -193,7 +192,8 @@ fn responses(route: &Route, schemas: &mut Schemas) -> Value {
         match status {
             429 | 503 => {
                 let seconds = json!({"type": "integer", "minimum": 0});
-                response["headers"] = json!({"Retry-After": {"required": true, "schema": seconds, "description": "Seconds."}});
+                response["headers"] =
+                    json!({"Retry-After": {"required": true, "schema": seconds, "description": "Seconds."}});
             }
             401 => response["headers"] = json!({"WWW-Authenticate": {"schema": {"type": "string"}}}),
             405 => response["headers"] = json!({"Allow": {"schema": {"type": "string"}}}),

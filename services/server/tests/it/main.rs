@@ -5,8 +5,8 @@
 mod audit;
 mod compatibility;
 mod databases;
-mod documents;
 mod dead_letters;
+mod documents;
 mod ended_searches;
 mod exhaustion;
 mod failures;

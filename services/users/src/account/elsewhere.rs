@@ -6,7 +6,8 @@ use serde::Serialize;
 use serde_json::Value;
 use streams::UserId;
 use streams::person::{
-    ERASED_MAX, PERSON, PERSON_WAIT, PersonList, PersonPage, PersonRequest, RatingGiven, RatingReceived, ShareMade, SosRaised,
+    ERASED_MAX, PERSON, PERSON_WAIT, PersonList, PersonPage, PersonRequest, RatingGiven, RatingReceived, ShareMade,
+    SosRaised,
 };
 
 use super::rows;

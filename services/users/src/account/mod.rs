@@ -135,8 +135,7 @@ pub(crate) struct Profile {
 
 impl Profile {
     pub(crate) fn new(id: UserId, phone: String, name: Option<String>, driver: Option<Driver>) -> Self {
-        let roles: &[Role] =
-            if driver.is_some() { &[Role::Passenger, Role::Driver] } else { &[Role::Passenger] };
+        let roles: &[Role] = if driver.is_some() { &[Role::Passenger, Role::Driver] } else { &[Role::Passenger] };
         Self { id, phone, name, roles, driver }
     }
 }

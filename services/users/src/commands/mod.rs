@@ -30,9 +30,7 @@ use sender::Sender;
 pub(crate) async fn execute(context: &Context, sender: Sender, command: Command) -> Result<Ack, Refusal> {
     match command {
         Command::Ride(ride_id, RideAction::Wait { .. }) => ride::wait(context, &sender, ride_id).await.map(Ack::Ride),
-        Command::Ride(ride_id, action) => {
-            ride::request(context, sender.user, ride_id, action).await.map(Ack::Ride)
-        }
+        Command::Ride(ride_id, action) => ride::request(context, sender.user, ride_id, action).await.map(Ack::Ride),
         Command::Positions(positions) => {
             if !positions::is_driver(context, sender.user).await? {
                 return Err(Refusal::not_driver());

@@ -7,7 +7,7 @@ use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use platform::api::{Operation, RequestBody, Schemas};
 use platform::limits::Limit;
-use platform::problem::{Json, read_body, require_json};
+use platform::problem::{Json, Object, read_body, read_json, require_json};
 use platform::{Problem, SignedIn, StoreError};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -26,7 +26,7 @@ use crate::live_ride;
 use crate::mailbox::Device;
 
 /// What a body may have beside the fields of a frame.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct OnDevice {
     /// The installation of the app, of its own choosing; in the query or in the body.
     #[schemars(length(min = 1, max = 64))]
@@ -58,7 +58,8 @@ pub(crate) async fn run(
         let message = "only a socket goes by an access token: send the new one with your next request";
         return Err(Refusal { field: Some("type".to_owned()), ..Refusal::new("unknown_type", message) }.into_problem());
     };
-    let device = query.or_else(|| serde_json::from_str::<OnDevice>(text).unwrap_or_default().device);
+    let Object(OnDevice { device }) = read_json(text.as_bytes())?;
+    let device = query.or(device);
     let device = match device {
         None => Device::UNNAMED,
         Some(name) => {

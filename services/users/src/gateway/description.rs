@@ -77,7 +77,7 @@ pub fn closes() -> Vec<(u16, &'static str)> {
 
 /// The body of `POST /v1/commands`: a frame, and the device that the socket would have named in its query.
 pub(crate) fn command_body(schemas: &mut Schemas) -> Value {
-    let device = json!({"type": "string", "minLength": 1, "maxLength": 64});
+    let device = json!({"type": ["string", "null"], "minLength": 1, "maxLength": 64});
     let commands = TYPES.iter().filter(|kind| kind.name != AUTH_REFRESH);
     let body = |kind: &FrameType| {
         let fields = [("id", id()), ("data", (kind.data)(schemas)), ("device", device.clone())];

@@ -5,15 +5,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::marker::PhantomData;
 
 use chrono::{DateTime, Datelike, Timelike, Utc};
 use platform::api::{SchemaOf, Schemas};
-use platform::problem::read_json;
+use platform::problem::{Object, read_json};
 use schemars::JsonSchema;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use streams::event::rfc3339;
 use streams::ride_command::{RideAck, RideAction};
@@ -231,27 +228,6 @@ fn read<T: serde::de::DeserializeOwned>(data: &str) -> Result<T, Refusal> {
             refusal
         })
     })
-}
-
-/// A JSON object. A derived struct alone would also accept a list of its values.
-#[derive(JsonSchema)]
-#[schemars(inline)]
-struct Object<T>(T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Map<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Map<T> {
-            type Value = Object<T>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
-            }
-        }
-        from.deserialize_map(Map(PhantomData))
-    }
 }
 
 type PositionObject = Object<Position>;

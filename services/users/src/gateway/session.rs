@@ -111,7 +111,11 @@ where
     context.platform.metrics.sockets.dec();
 }
 
-async fn start(context: &Context, slot: &SocketSlot, request: &SocketRequest) -> Result<(SessionStart, StateView), String> {
+async fn start(
+    context: &Context,
+    slot: &SocketSlot,
+    request: &SocketRequest,
+) -> Result<(SessionStart, StateView), String> {
     // Frames come before the mailbox is read, so that no event in between is missed.
     if !pod_link::is_up(context).await {
         return Err("frames do not reach this pod".to_owned());

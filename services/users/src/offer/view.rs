@@ -1,8 +1,8 @@
 //! An offer as its driver sees it before the acceptance: near enough to decide, and no more than that of somebody whom the driver may
 //! never meet. Pure.
 
-use geospatial::rounding::{bearing_deg, snapped};
 use chrono::{DateTime, Utc};
+use geospatial::rounding::{bearing_deg, snapped};
 use schemars::JsonSchema;
 use serde::Serialize;
 use streams::event::{MatchFound, rfc3339};

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use platform::Problem;
 use platform::http_client::Reach;
+use platform::problem::Object;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -112,9 +113,10 @@ pub(crate) fn parse_token(platform: PushPlatform, token: &Value, reach: Reach) -
             _ => Err(wrong("is no device token of APNs: it has 64 to 200 hexadecimal digits")),
         },
         PushPlatform::WebPush => {
-            let subscription: Subscription = serde_json::from_str(&text).map_err(|_| {
-                wrong("must have an `endpoint` and `keys` with `p256dh` and `auth`, as a browser gives them")
-            })?;
+            let subscription: Subscription =
+                serde_json::from_str(&text).map(|Object(subscription)| subscription).map_err(|_| {
+                    wrong("must have an `endpoint` and `keys` with `p256dh` and `auth`, as a browser gives them")
+                })?;
             address(&subscription.endpoint, reach)?;
             if subscription.keys.decode().is_none() {
                 return Err(wrong(

@@ -217,7 +217,7 @@ function show() {
     const text = `${item.badge} ${item.name} ${item.what} ${item.group}`.toLowerCase();
     return words.every((word) => text.includes(word));
   });
-  byId('count').textContent = words.length ? `${found.length} found` : `${found.length} in all`;
+  byId('count').textContent = `${found.length} ${part === 'http' ? 'operations' : 'messages'}${words.length ? ' found' : ''}`;
   const groups = [...new Set(found.map((item) => item.group))].sort();
   const rows = groups.flatMap((group) => [element('h2', '', group), ...found.filter((item) => item.group === group).map((item) => {
     const summary = element('summary', '', element('span', `badge ${item.badge}`, item.badge), element('span', 'name', item.name),

@@ -88,7 +88,8 @@ pub(crate) fn acked(command: &Value, data: &Value) {
     let what = format!("the command `{kind}`, which was acked,");
     let Some(message) = message(&format!("command.{kind}")) else { fails(&what, "there is none") };
     schema::check(&ASYNCAPI, &message["payload"], command).unwrap_or_else(|why| fails(&what, &why));
-    schema::check(&ASYNCAPI, &message["x-ack-data"], data).unwrap_or_else(|why| fails(&format!("its ack {data}"), &why));
+    schema::check(&ASYNCAPI, &message["x-ack-data"], data)
+        .unwrap_or_else(|why| fails(&format!("its ack {data}"), &why));
 }
 
 /// Messages on the bus, in their order.
