@@ -13,8 +13,8 @@ use streams::operators::Operator;
 const NAME_MAX: usize = 64;
 /// The most lines with a token.
 const TOKENS_MAX: usize = 1_000;
-/// The shortest and the longest token, bytes.
-const TOKEN_LENGTH: std::ops::RangeInclusive<usize> = 16..=256;
+/// The shortest and the longest token, bytes. How long one should be is up to whoever makes it: only its hash is known here.
+const TOKEN_LENGTH: std::ops::RangeInclusive<usize> = 1..=256;
 
 #[derive(Clone, PartialEq, Eq)]
 struct Entry {
