@@ -101,6 +101,7 @@ pub struct OperatorAct {
     /// With which role.
     pub role: OperatorRole,
     /// Why, in the operator's words; null where none were given.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub reason: Option<String>,
     /// When it was committed.
     #[serde(with = "rfc3339")]

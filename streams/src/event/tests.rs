@@ -26,11 +26,15 @@ fn bodies() -> Vec<(Subject, Value)> {
         with(body, more)
     };
     let money = |cents: i64| json!({"amount": cents, "currency": "USD"});
+    let acts = ActKind::ALL.iter().map(|act| {
+        let body = json!({"act_id": id(6), "act": act.as_str(), "by": "ann", "role": "support", "reason": null, "acted_at": at});
+        (act.subject(), body)
+    });
     let mut without_reason = offer.clone();
     for field in ["pickup", "dropoff", "vehicle_type"] {
         without_reason.as_object_mut().unwrap().remove(field);
     }
-    vec![
+    let mut bodies = vec![
         (
             Subject::UserBeacon,
             json!({"user_id": id(1), "active": true, "vehicle_type": "motorcycle", "location": here, "recorded_at": at}),
@@ -83,7 +87,9 @@ fn bodies() -> Vec<(Subject, Value)> {
             json!({"payment_id": id(5), "ride_id": id(4), "passenger_id": id(0), "driver_id": id(1),
                 "amount": money(1_000)}),
         ),
-    ]
+    ];
+    bodies.extend(acts);
+    bodies
 }
 
 fn parse(subject: Subject, body: &Value) -> Result<Event, EventError> {
@@ -244,6 +250,7 @@ fn message_id_is_subject_entity_and_microseconds() {
             Subject::MatchFound | Subject::MatchAccepted | Subject::MatchRejected => ("match_id", true),
             Subject::LocationAggregate => ("ride_id", false),
             Subject::PaymentCapture => ("payment_id", false),
+            _ if subject.as_str().starts_with("admin.") => ("act_id", true),
             _ => ("ride_id", true),
         };
         let micros = if own_time { 1_795_233_906_123_456 } else { 1_700_000_000_000_007_i64 };

@@ -8,6 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use futures_util::{SinkExt, StreamExt};
+use platform::World;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use streams::Bus;
@@ -84,7 +85,7 @@ impl Driver {
         let mut request = format!("ws://{users}/v1/ws").into_client_request().unwrap();
         request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
         let (socket, _) = timeout(WAIT, connect_async(request)).await.unwrap().unwrap();
-        let mut driver = Self { number, socket, ride: Value::Null, began_at: Utc::now(), acked: 0, token };
+        let mut driver = Self { number, socket, ride: Value::Null, began_at: World::real().now(), acked: 0, token };
         let _welcome = driver.frame().await;
         driver.command("beacon.update", json!({"active": true, "location": place(number, 0.0)})).await;
         let trip = json!({
@@ -135,7 +136,7 @@ impl Driver {
 
     /// Drives until `end`: once a second it sends the positions since the last time, so many for each second.
     async fn drive(&mut self, points_per_s: f64, mut end: watch::Receiver<bool>) {
-        self.began_at = Utc::now();
+        self.began_at = World::real().now();
         let mut ticks = interval(Duration::from_secs(1));
         loop {
             let is_over = tokio::select! {
@@ -143,7 +144,7 @@ impl Driver {
                 _ = end.wait_for(|is_over| *is_over) => true,
                 _ = ticks.tick() => false,
             };
-            let seconds = (Utc::now() - self.began_at).as_seconds_f64();
+            let seconds = (World::real().now() - self.began_at).as_seconds_f64();
             let due: Vec<u64> = (self.acked..(seconds * points_per_s) as u64).collect();
             for some in due.chunks(FRAME_MAX) {
                 let points: Vec<Value> = some.iter().map(|n| self.point(*n as f64 / points_per_s)).collect();
@@ -244,7 +245,7 @@ async fn run(plan: &Plan) {
     };
     tokio::join!(driving, outage);
     let sent: u64 = drivers.iter().map(|driver| driver.acked).sum();
-    let seconds = (Utc::now() - drivers[0].began_at).as_seconds_f64();
+    let seconds = (World::real().now() - drivers[0].began_at).as_seconds_f64();
     eprintln!(
         "{sent} positions of rides were acknowledged, {:.0} a second; LOCATION_STREAM held {} messages and {} MiB at most",
         sent as f64 / seconds,

@@ -13,9 +13,9 @@ use axum::routing::post;
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use chrono::Utc;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
+use platform::World;
 use platform::webhook::{ID, SIGNATURE, Secret, TIMESTAMP};
 use serde_json::{Value, json};
 use testing::jwt::SigningKey;
@@ -200,7 +200,7 @@ async fn webhook(State(known): State<Shared>, uri: Uri, headers: HeaderMap, body
     let Some(secret) = known.with(|known| known.webhooks.get(uri.path()).cloned()) else {
         return known.refuse(404, format!("{}: nobody receives here", uri.path()));
     };
-    if let Err(error) = Secret::parse(&secret).unwrap().verify(&id, &at, &signature, &body, Utc::now()) {
+    if let Err(error) = Secret::parse(&secret).unwrap().verify(&id, &at, &signature, &body, World::real().now()) {
         return known.refuse(401, format!("{} {id}: {error}", uri.path()));
     }
     let body = serde_json::from_slice(&body).unwrap();

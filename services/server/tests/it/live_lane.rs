@@ -116,7 +116,7 @@ async fn live_positions_go_on_while_postgresql_is_away() {
     let authority = url.split(['@', '/']).find(|part| part.contains(':') && !part.ends_with(':')).unwrap().to_owned();
     let mut line = Line::to(authority.replace("localhost", "127.0.0.1").parse().unwrap()).await;
     settings.database_url = Some(url.replace(&authority, &format!("127.0.0.1:{}", line.port)));
-    let running = Running::on(nats, settings).await;
+    let running = Box::pin(Running::on(nats, settings)).await;
     let (driver, passenger) = (Person::driver(running.addr(), 1).await, Person::passenger(running.addr(), 2).await);
     let (mut d, mut p) = (driver.connect(None).await, passenger.connect(None).await);
     let (ride_id, pin) = accepted(&mut d, &mut p).await;

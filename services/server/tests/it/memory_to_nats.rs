@@ -44,7 +44,7 @@ async fn rides_go_on_after_the_switch_from_the_memory_bus_to_nats() {
 
     let nats = Nats::start().await;
     let settings = nats.settings(&common);
-    let running = Running::on(nats, settings).await;
+    let running = Box::pin(Running::on(nats, settings)).await;
     let addr = running.addr();
     let connect = async |person: &Person, seen: u64| Person { addr, ..person.clone() }.connect(Some(seen)).await;
     let mut d = connect(&driver[0], seen[0]).await;

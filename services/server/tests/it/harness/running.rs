@@ -88,14 +88,14 @@ impl Running {
         let nats = match shape {
             Shape::Embedded => {
                 let settings = settings(more);
-                let apps = start(&settings, &Service::ALL).await;
-                return Self::new(apps, None, settings, None).await;
+                let apps = Box::pin(start(&settings, &Service::ALL)).await;
+                return Box::pin(Self::new(apps, None, settings, None)).await;
             }
-            Shape::Nats => Nats::start().await,
-            Shape::Secured => Nats::secured().await,
+            Shape::Nats => Box::pin(Nats::start()).await,
+            Shape::Secured => Box::pin(Nats::secured()).await,
         };
-        let settings = shared(&nats, more).await;
-        Self::on(nats, settings).await
+        let settings = Box::pin(shared(&nats, more)).await;
+        Box::pin(Self::on(nats, settings)).await
     }
 
     /// All services, on this server and with these settings.
