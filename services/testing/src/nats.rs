@@ -55,7 +55,7 @@ impl Server {
     }
 
     /// The server of compose.yaml: TLS, the users and permissions of `docker/nats-users.conf` with the passwords of
-    /// [`shipped::password`](crate::shipped::password), and a certificate of [`certificates`](Self::certificates).
+    /// [`crate::shipped::password`], and a certificate of [`Self::certificates`].
     ///
     /// # Errors
     /// As [`new`](Self::new), and without openssl.

@@ -2,7 +2,7 @@
 //! all of it is empty.
 //!
 //! A request whose ways are not known yet is held back, so that a driver across a river is not offered because the crow flies
-//! there; for [`WAIT`] at most, and once in [`HOLD_AGAIN_AFTER`]. Then what is not known is estimated.
+//! there; for 250 ms at most, and once in 5 s. Then what is not known is estimated.
 
 use std::collections::BTreeMap;
 

@@ -75,7 +75,7 @@ impl City {
 /// Runs a city against a platform that runs elsewhere.
 ///
 /// # Errors
-/// As [`run`].
+/// If the platform cannot be reached, or the CSV cannot be read.
 pub async fn simulate(urls: Vec<String>, rides_url: Option<String>, city: &City) -> Result<ExitCode> {
     run(city.config(urls, rides_url)?).await
 }
