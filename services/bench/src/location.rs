@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::table::{Row, row};
-use crate::target::{Client, Target, place};
+use crate::target::{self, Client, Target, place};
 
 /// Sockets that send.
 const SENDERS: usize = 64;
@@ -33,6 +33,8 @@ struct Step {
     offered: f64,
     handled: f64,
     left_out: f64,
+    /// CPU time of the platform for each position that is handled, microseconds.
+    cpu_us: f64,
     ages: Ages,
 }
 
@@ -71,6 +73,7 @@ pub(crate) async fn measure(
     let ratio = |step: &Step| format!("{:.2} (raw {raw:.0}/s)", step.handled / raw);
     Ok(vec![
         row(name, format!("{:.0}/s", knee.handled), "20,000/s and 0.7 of raw", ratio(&knee)),
+        row("  CPU time of the platform for each", format!("{:.1} µs", knee.cpu_us), "–", "–"),
         row("  their age in the index, at most", knee.ages(), "p99 2 s", "–"),
         row(
             "  at twice that",
@@ -123,12 +126,14 @@ async fn offer(
         offered: per_s(sent),
         handled: per_s((handled(&after) - handled(&before)) / READERS),
         left_out: per_s(left_out(&after) - left_out(&before)),
+        cpu_us: cpu_us(&before, &after),
         ages: Ages::read(&after).since(&Ages::read(&before)),
     };
     let (offered, handled, left_out) = (step.offered, step.handled, step.left_out);
     eprintln!(
-        "location.update, {points} point(s) a frame: {offered:.0}/s offered, {handled:.0}/s handled, {left_out:.0}/s left out; age at most {}",
-        step.ages()
+        "location.update, {points} point(s) a frame: {offered:.0}/s offered, {handled:.0}/s handled, {left_out:.0}/s left out; age at most {}; {:.1} µs CPU each",
+        step.ages(),
+        step.cpu_us
     );
     for _ in 0..120 {
         if messages_waiting(target).await? == 0 {
@@ -138,6 +143,13 @@ async fn offer(
         sleep(Duration::from_millis(500)).await;
     }
     Ok(step)
+}
+
+/// CPU time of the platform for each position that was handled in between, microseconds.
+fn cpu_us(before: &str, after: &str) -> f64 {
+    let seconds = |metrics| target::cpu_seconds(metrics).unwrap_or(f64::NAN);
+    let handled = (handled(after) - handled(before)) as f64 / READERS as f64;
+    (seconds(after) - seconds(before)) * 1e6 / handled
 }
 
 /// Positions that both consumers together have handled.

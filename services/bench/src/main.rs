@@ -121,7 +121,8 @@ async fn run(bench: &Bench) -> Result<Vec<Row>> {
     if bench.wants("match") || bench.wants("accept") {
         let (passengers, frames) = target.connect_passengers(bench.drivers).await?;
         inbox.add(frames);
-        rows.extend(ride::measure(&world, &drivers, &passengers, inbox, length, |name| bench.wants(name)).await?);
+        let wants = |name: &str| bench.wants(name);
+        rows.extend(ride::measure(&target, &world, &drivers, &passengers, inbox, length, wants).await?);
     }
     if let Some(raw) = raw_rate {
         for points in [1, location::BATCH] {

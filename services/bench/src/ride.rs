@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::table::{Row, percentiles, row};
-use crate::target::{Client, Frames, place};
+use crate::target::{Client, Frames, Target, place};
 
 /// Frames that wait to be read.
 const FRAMES_MAX: usize = 65_536;
@@ -68,6 +68,7 @@ struct Latencies {
 
 /// The rows for matches and pickups.
 pub(crate) async fn measure(
+    target: &Target,
     world: &World,
     drivers: &[Client],
     passengers: &[Client],
@@ -89,7 +90,9 @@ pub(crate) async fn measure(
         }
         eprintln!("{name}: {rate}/s, {} s …", length.as_secs());
         let load = Load { world, drivers, passengers, length, rate, scenario };
+        let cpu_before = target.cpu_seconds().await?;
         let (latencies, sent) = load.run(&mut inbox.from).await?;
+        let cpu_s = target.cpu_seconds().await? - cpu_before;
         let (mut values, what, mark) = match scenario {
             Scenario::EndSearch => (latencies.found_ms, "finder.update to match.found", "p99 100 ms, 500/s"),
             Scenario::AcceptAndCancel => {
@@ -100,6 +103,8 @@ pub(crate) async fn measure(
         let (p50, p99) = percentiles(&mut values);
         let reached = format!("p50 {p50:.1} p99 {p99:.1} ms, {:.0}/s", count as f64 / length.as_secs_f64());
         rows.push(row(format!("{what}, {rate}/s offered ({count} of {sent})"), reached, mark, "–"));
+        let cpu = format!("{:.2} ms", cpu_s * 1_000.0 / count as f64);
+        rows.push(row("  CPU time of the platform for each, to its end", cpu, "–", "–"));
         if latencies.refused > 0 {
             eprintln!("  {} commands were refused", latencies.refused);
         }

@@ -117,6 +117,11 @@ impl Target {
         Ok(text)
     }
 
+    /// The CPU time that it has used, seconds: on a machine that does other work as well it says more than a rate.
+    pub(crate) async fn cpu_seconds(&self) -> Result<f64> {
+        cpu_seconds(&self.metrics().await?).context("/metrics has no process_cpu_seconds_total")
+    }
+
     /// Signs in people who only hold sockets open.
     pub(crate) async fn idle_people(&self, count: usize) -> Result<Vec<Person>> {
         load::people(&self.url, self.run_id, IDLE, count, None).await
@@ -142,6 +147,11 @@ pub(crate) async fn connect(people: Vec<Person>) -> Result<Connected> {
         clients.push(Client { id: person.id, sender: Arc::new(Mutex::new(sender)) });
     }
     Ok((clients, frames))
+}
+
+/// The CPU time of the process in its metrics, seconds.
+pub(crate) fn cpu_seconds(metrics: &str) -> Option<f64> {
+    metrics.lines().find_map(|line| line.strip_prefix("process_cpu_seconds_total ")?.parse().ok())
 }
 
 /// A line of `/proc/<process>/status` in bytes; `VmRSS:` is the resident memory, `VmHWM:` the most that it ever was.
