@@ -57,13 +57,19 @@ impl Headers {
     /// The first value of `name`.
     pub fn find(&self, name: &str) -> Option<&str> {
         if let Some(received) = &self.received {
-            if let Some(value) = received.0.get(name) {
-                return Some(value.as_str());
+            // By going through the few that there are: the map would copy the name and hash it.
+            let mut spelled: Option<(&str, &Vec<async_nats::HeaderValue>)> = None;
+            for (known, values) in received.0.iter() {
+                let known: &str = known.as_ref();
+                if known == name {
+                    return values.first().map(|value| value.as_str());
+                }
+                // Of several spellings the first in the order of `list`.
+                if known.eq_ignore_ascii_case(name) && spelled.is_none_or(|(first, _)| known < first) {
+                    spelled = Some((known, values));
+                }
             }
-            // Of several spellings the first in the order of `list`.
-            let spelled = received.0.iter().filter(|(n, _)| AsRef::<str>::as_ref(n).eq_ignore_ascii_case(name));
-            let first = spelled.min_by_key(|(n, _)| AsRef::<str>::as_ref(*n).to_owned());
-            return first.and_then(|(_, values)| values.iter().map(|v| v.as_str()).min());
+            return spelled.and_then(|(_, values)| values.iter().map(|value| value.as_str()).min());
         }
         self.own.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
     }
