@@ -73,14 +73,26 @@ impl PublishMetrics {
         }
     }
 
-    /// Records one publish of a body of `bytes`, of which the stream's answer took so long.
-    pub(crate) fn record(&self, subject: &str, bytes: usize, is_stored: bool, took: Duration) {
-        let error = if is_stored { "" } else { "not_stored" };
-        self.publish.with_label_values(&["publish", subject, error]).observe(took.as_secs_f64());
-        self.sent.with_label_values(&["publish", subject, error]).inc();
-        let count = if is_stored { &self.stored } else { &self.failed };
-        count.with_label_values(&[subject]).inc();
-        self.bytes.with_label_values(&[subject]).observe(bytes as f64);
+    /// Records publishes on one subject: the bytes of each body, and how many are stored. The stream's answers took so long.
+    pub(crate) fn record(
+        &self,
+        subject: &str,
+        bytes: impl ExactSizeIterator<Item = usize>,
+        stored: usize,
+        took: Duration,
+    ) {
+        let failed = bytes.len() - stored;
+        let sizes = self.bytes.with_label_values(&[subject]);
+        bytes.for_each(|bytes| sizes.observe(bytes as f64));
+        for (count, error, total) in [(stored, "", &self.stored), (failed, "not_stored", &self.failed)] {
+            if count == 0 {
+                continue;
+            }
+            let publish = self.publish.with_label_values(&["publish", subject, error]);
+            (0..count).for_each(|_| publish.observe(took.as_secs_f64()));
+            self.sent.with_label_values(&["publish", subject, error]).inc_by(count as u64);
+            total.with_label_values(&[subject]).inc_by(count as u64);
+        }
     }
 }
 
@@ -146,8 +158,8 @@ impl EventMetrics {
         }
     }
 
-    pub(crate) fn taken(&self, subject: &str, path: EventPath) {
-        self.taken.with_label_values(&[subject, path.name()]).inc();
+    pub(crate) fn taken(&self, subject: &str, path: EventPath, count: u64) {
+        self.taken.with_label_values(&[subject, path.name()]).inc_by(count);
     }
 
     pub(crate) fn failed(&self, subject: &str, path: EventPath) {
@@ -165,21 +177,21 @@ impl EventMetrics {
     }
 
     /// Records a batch that is committed, of which `new` had their effect now and the others before.
-    pub(crate) fn committed(
+    pub(crate) fn committed<'a>(
         &self,
-        batch: &[&Received],
-        new: &[&Received],
+        batch: &[&'a Received],
+        new: &[&'a Received],
         path: EventPath,
         took: Duration,
         now: DateTime<Utc>,
         is_traced: bool,
     ) {
-        for received in new {
-            let (subject, consumer) = (received.event.subject().as_str(), received.consumer.as_str());
-            self.consumed.with_label_values(&["process", subject, consumer]).inc();
-            let of = is_traced.then_some((&received.trace, now));
-            self.process.observe(&["process", subject, consumer, ""], took.as_secs_f64(), of);
+        for ((subject, consumer), events) in grouped(new, |r| (r.event.subject().as_str(), r.consumer.as_str())) {
+            self.consumed.with_label_values(&["process", subject, consumer]).inc_by(events.len() as u64);
+            let of = |event: &&'a Received| (took.as_secs_f64(), is_traced.then_some((&event.trace, now)));
+            self.process.observe_all(&["process", subject, consumer, ""], events.iter().map(of));
         }
+        let by_subject = |events: &[&'a Received]| grouped(events, |r| r.event.subject().as_str());
         let (all, new) = (by_subject(batch), by_subject(new));
         for (subject, events) in all {
             let labels = &[subject, path.name()];
@@ -187,22 +199,24 @@ impl EventMetrics {
             self.handled.with_label_values(labels).inc_by(handled.len() as u64);
             self.duplicates.with_label_values(labels).inc_by((events.len() - handled.len()) as u64);
             let handling = self.handling.with_label_values(labels);
-            for event in handled {
-                handling.observe(took.as_secs_f64());
-                let of = is_traced.then_some((&event.trace, now));
-                self.delay.observe(labels, (now - event.occurred_at).as_seconds_f64().max(0.0), of);
-            }
+            handled.iter().for_each(|_| handling.observe(took.as_secs_f64()));
+            let delay = |event: &&'a Received| {
+                let delay = (now - event.occurred_at).as_seconds_f64().max(0.0);
+                (delay, is_traced.then_some((&event.trace, now)))
+            };
+            self.delay.observe_all(labels, handled.iter().map(delay));
         }
     }
 }
 
-fn by_subject<'a>(batch: &[&'a Received]) -> Vec<(&'static str, Vec<&'a Received>)> {
-    let mut all: Vec<(&'static str, Vec<&Received>)> = Vec::new();
-    for received in batch {
-        let subject = received.event.subject().as_str();
-        match all.iter_mut().find(|(of, _)| *of == subject) {
+/// The events by what they have in common, in the order in which each of it comes first.
+fn grouped<'a, K: PartialEq>(events: &[&'a Received], key: impl Fn(&'a Received) -> K) -> Vec<(K, Vec<&'a Received>)> {
+    let mut all: Vec<(K, Vec<&Received>)> = Vec::new();
+    for received in events {
+        let of = key(received);
+        match all.iter_mut().find(|(key, _)| *key == of) {
             Some((_, events)) => events.push(received),
-            None => all.push((subject, vec![received])),
+            None => all.push((of, vec![received])),
         }
     }
     all

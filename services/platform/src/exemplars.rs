@@ -58,11 +58,23 @@ impl TracedHistogram {
 
     /// Observes a value, and in which span and when it was, if spans are recorded.
     pub fn observe(&self, labels: &[&str], value: f64, of: Option<(&Trace, DateTime<Utc>)>) {
-        self.histogram.with_label_values(labels).observe(value);
-        let Some((trace, at)) = of.filter(|(trace, _)| trace.is_sampled() && value.is_finite()) else { return };
-        let labels = self.by_name.iter().map(|index| labels[*index].to_owned()).collect();
-        let bound = self.bounds.iter().copied().find(|bound| value <= *bound).unwrap_or(f64::INFINITY);
-        self.exemplars.put((self.family, labels), bound, (trace, value, at));
+        self.observe_all(labels, [(value, of)]);
+    }
+
+    /// The same for several values with the same labels, which are looked up once.
+    pub fn observe_all<'a>(
+        &self,
+        labels: &[&str],
+        values: impl IntoIterator<Item = (f64, Option<(&'a Trace, DateTime<Utc>)>)>,
+    ) {
+        let histogram = self.histogram.with_label_values(labels);
+        for (value, of) in values {
+            histogram.observe(value);
+            let Some((trace, at)) = of.filter(|(trace, _)| trace.is_sampled() && value.is_finite()) else { continue };
+            let labels = self.by_name.iter().map(|index| labels[*index].to_owned()).collect();
+            let bound = self.bounds.iter().copied().find(|bound| value <= *bound).unwrap_or(f64::INFINITY);
+            self.exemplars.put((self.family, labels), bound, (trace, value, at));
+        }
     }
 }
 

@@ -124,8 +124,13 @@ impl Platform {
         let began_at = self.world.now();
         let results = self.bus.publish_all(messages).await;
         let took = (self.world.now() - began_at).to_std().unwrap_or_default();
-        for ((subject, bytes), result) in sizes.iter().zip(&results) {
-            self.metrics.publishes.record(subject, *bytes, result.is_ok(), took);
+        let mut left = &results[..];
+        for of_subject in sizes.chunk_by(|a, b| a.0 == b.0) {
+            let (of_these, rest) = left.split_at(of_subject.len());
+            left = rest;
+            let stored = of_these.iter().filter(|result| result.is_ok()).count();
+            let bytes = of_subject.iter().map(|(_, bytes)| *bytes);
+            self.metrics.publishes.record(&of_subject[0].0, bytes, stored, took);
         }
         results
     }

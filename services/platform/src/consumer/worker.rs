@@ -200,7 +200,7 @@ impl<H: Handler> Worker<H> {
         for (consumer, message) in messages {
             let metrics = &self.platform().metrics.events;
             let subject = message.subject.clone();
-            metrics.taken(&subject, EventPath::Core);
+            metrics.taken(&subject, EventPath::Core, 1);
             match fast_lane::received(consumer, message, &self.platform().world) {
                 Ok(Some(received)) if self.remembered.contains(&received) => {
                     metrics.duplicate(&subject, EventPath::Core);
@@ -238,6 +238,8 @@ impl<H: Handler> Worker<H> {
         let is_timer = deliveries.is_empty();
         let mut items = Vec::with_capacity(deliveries.len());
         let mut done = Vec::new();
+        // Counted together, because looking a counter up costs more than counting.
+        let mut taken: Vec<(&'static str, u64)> = Vec::new();
         for delivery in deliveries {
             let metrics = &self.platform().metrics;
             if delivery.deliveries > 1 {
@@ -246,7 +248,10 @@ impl<H: Handler> Worker<H> {
             match Received::new(&delivery, &self.platform().world) {
                 Ok(received) => {
                     let subject = received.event.subject().as_str();
-                    metrics.events.taken(subject, EventPath::JetStream);
+                    match taken.iter_mut().find(|(of, _)| *of == subject) {
+                        Some((_, count)) => *count += 1,
+                        None => taken.push((subject, 1)),
+                    }
                     if self.is_fast(subject) && self.remembered.contains(&received) {
                         metrics.events.duplicate(subject, EventPath::JetStream);
                         done.push(Item { delivery, received });
@@ -263,6 +268,9 @@ impl<H: Handler> Worker<H> {
                     self.dead_letter(&delivery, &error.to_string(), stop).instrument(span).await;
                 }
             }
+        }
+        for (subject, count) in taken {
+            self.platform().metrics.events.taken(subject, EventPath::JetStream, count);
         }
         self.acknowledge(&done).await;
         if items.is_empty() && !is_timer {
