@@ -163,27 +163,39 @@ impl Trace {
     /// Reads a `traceparent` by the rules of W3C Trace Context: of a later version its first four parts count. `None` if it is not
     /// valid.
     pub fn parse(text: &str) -> Option<Self> {
+        let (trace, span, flags) = Self::parts(text)?;
+        Some(Self::of(trace, span, flags))
+    }
+
+    /// The trace, the span and the flags of a valid `traceparent`.
+    fn parts(text: &str) -> Option<(&str, &str, &str)> {
         let is_hex = |part: &str| part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         let (head, rest) = text.split_at_checked(LENGTH)?;
-        let [version, trace, span, flags] = head.split('-').collect::<Vec<_>>().try_into().ok()?;
-        let lengths = [version, trace, span, flags].map(str::len);
-        let is_whole = lengths == [2, 32, 16, 2] && [version, trace, span, flags].into_iter().all(is_hex);
+        let mut parts = head.split('-');
+        let [version, trace, span, flags] = [(); 4].map(|()| parts.next().unwrap_or_default());
+        let is_whole = [version, trace, span, flags].map(str::len) == [2, 32, 16, 2]
+            && parts.next().is_none()
+            && [version, trace, span, flags].into_iter().all(is_hex);
         let is_known = version != "ff" && (rest.is_empty() || (version != "00" && rest.starts_with('-')));
         let is_zero = |id: &str| id.bytes().all(|b| b == b'0');
         let is_valid = is_whole && is_known && !is_zero(trace) && !is_zero(span);
-        is_valid.then(|| Self::of(trace, span, flags))
+        is_valid.then_some((trace, span, flags))
     }
 
     /// The next span of the trace in a received `traceparent`; a new trace if the header is missing or malformed.
     pub fn follow(received: Option<&str>, world: &World) -> Self {
-        received.and_then(Self::parse).map_or_else(|| world.trace(), |before| before.next(world))
+        received.and_then(Self::parts).map_or_else(|| world.trace(), |parts| Self::after(parts, world))
+    }
+
+    fn after((trace, span, flags): (&str, &str, &str), world: &World) -> Self {
+        let next = Self::of(trace, &hex::encode(world.bytes::<8>()), flags);
+        next.with_parent(Some(span.to_owned()))
     }
 
     /// A new span that follows from this one.
     #[must_use]
     pub fn next(&self, world: &World) -> Self {
-        let next = Self::of(self.trace_id(), &hex::encode(world.bytes::<8>()), &self.traceparent[FLAGS]);
-        next.with_parent(Some(self.span_id().to_owned()))
+        Self::after((self.trace_id(), self.span_id(), &self.traceparent[FLAGS]), world)
     }
 }
 

@@ -60,8 +60,11 @@ impl PublishLane {
     /// `None` if the lane is closed, which it never is.
     pub(crate) async fn enter(&self, count: usize) -> Option<SemaphorePermit<'_>> {
         let permit = self.permits.acquire_many(u32::try_from(count).unwrap_or(u32::MAX)).await.ok()?;
-        let at = self.reserve(count, Instant::now());
-        sleep_until(at).await;
+        let now = Instant::now();
+        let at = self.reserve(count, now);
+        if at > now {
+            sleep_until(at).await;
+        }
         Some(permit)
     }
 
