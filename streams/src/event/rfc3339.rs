@@ -55,8 +55,8 @@ const LENGTH: usize = 27;
 const FORM: [u8; LENGTH] = *b"0000-00-00T00:00:00.000000Z";
 const PLACES: [(usize, usize); 7] = [(0, 4), (5, 2), (8, 2), (11, 2), (14, 2), (17, 2), (20, 6)];
 
-/// Reads exactly the text form, in a tenth of the time that chrono's parser takes: half of the time of reading a position went there.
-/// `None` for anything else, which may be a time all the same.
+/// Reads exactly the text form: chrono's parser takes about half of the time in which a position is read. `None` for anything else, which
+/// may be a time all the same.
 fn read(text: &str) -> Option<DateTime<Utc>> {
     let bytes: &[u8; LENGTH] = text.as_bytes().try_into().ok()?;
     let is_formed = |(byte, form): (&u8, &u8)| if *form == b'0' { byte.is_ascii_digit() } else { byte == form };
