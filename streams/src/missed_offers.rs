@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::event::ids::UserId;
@@ -16,17 +17,18 @@ pub const MISSED_OFFERS_WAIT: Duration = Duration::from_secs(4);
 pub const MISSED_OFFERS_MAX: usize = 50;
 
 /// The request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MissedOffersRequest {
     /// The driver, authenticated by users.
     pub user_id: UserId,
     /// From when on.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub since: DateTime<Utc>,
 }
 
 /// The reply.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MissedOffersReply {
     /// All of the time that was asked for.
@@ -41,14 +43,16 @@ pub enum MissedOffersReply {
 }
 
 /// A search around a driver that somebody else was offered. It names nobody.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MissedOffer {
     /// When the other driver was offered it.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub at: DateTime<Utc>,
     /// To about 100 m.
     pub pickup: Position,
     /// From the driver to the pickup, great circle, metres, to 100 m.
+    #[schemars(range(min = 0))]
     pub distance_m: f64,
     /// Why the driver was not offered it.
     pub why: WhyMissed,
@@ -57,7 +61,7 @@ pub struct MissedOffer {
 }
 
 /// Why a driver was not offered a search.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhyMissed {
     /// Free, and somebody else was nearer.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, Bound};
 use chrono::{DateTime, Duration, SubsecRound, Utc};
 use geospatial::newest::{Fix, Newest, Place};
 use geospatial::{Grid, Hashed, Near, rounding};
+use schemars::JsonSchema;
 use serde::Serialize;
 use streams::event::{LocationUpdate, UserBeacon, rfc3339};
 use streams::fleet::{FLEET_PAGE, FleetDriver, FleetReply};
@@ -67,12 +68,16 @@ pub(crate) struct DriverPositions {
 }
 
 /// A free driver as others see them: no identity.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
 pub(crate) struct FreeDriver {
+    /// To 100 m.
     position: Position,
+    #[schemars(range(min = 0))]
     distance_m: f64,
     vehicle_type: Option<VehicleType>,
+    /// To a second.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     recorded_at: DateTime<Utc>,
 }
 

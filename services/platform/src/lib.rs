@@ -2,6 +2,7 @@
 //! the source of randomness, tokens, limits, problems, telemetry, the responder of core requests, and what a pod says of itself. It
 //! knows no service, and decides nothing about rides.
 
+pub mod api;
 pub mod asking;
 pub mod background;
 pub mod breaker;

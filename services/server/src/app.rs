@@ -29,6 +29,7 @@ use users::Users;
 
 use crate::admin;
 use crate::admin::tokens::{Current as OperatorsCurrent, OperatorTokens};
+use crate::api as documents;
 use crate::databases::DatabaseUrl;
 use crate::http::{self, Faults};
 use crate::monitor::{self, Check};
@@ -327,6 +328,7 @@ impl App {
         tasks.spawn(sweeper::run(platform.clone(), services.to_vec()));
         tasks.spawn(monitor::watch(platform.clone(), checks));
         tasks.spawn(pod::run(platform.clone(), services.to_vec()));
+        routes.push(documents::routes());
         let (operators, admin_token) = operators(settings, &world)?;
         let operators = OperatorsCurrent::new(operators);
         let api = admin::Api::new(&platform, services, tokens.clone(), operators.clone());

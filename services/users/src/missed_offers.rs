@@ -1,11 +1,11 @@
 //! GET /v1/me/missed-offers: why others were offered the searches around a driver, as match says from its record. Without names; a
 //! passenger has none.
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use chrono::{DateTime, Duration, Utc};
-use platform::problem::Json;
+use platform::problem::{Json, Query};
 use platform::{Limit, Problem, SignedIn};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use streams::event::rfc3339;
 use streams::missed_offers::{MISSED_OFFERS, MISSED_OFFERS_WAIT, MissedOffer, MissedOffersReply, MissedOffersRequest};
@@ -20,14 +20,18 @@ const SINCE_DEFAULT: Duration = Duration::minutes(15);
 const SINCE_MAX: Duration = Duration::hours(1);
 
 /// Parsed from text here and not by serde, so that an error can name the field.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct MissedQuery {
+    /// 15 minutes ago without it; at most an hour ago.
+    #[schemars(with = "Option<DateTime<Utc>>")]
     since: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "MissedOffers")]
 pub(crate) struct MissedResponse {
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     since: DateTime<Utc>,
     /// The newest first.
     searches: Vec<MissedOffer>,
@@ -39,9 +43,8 @@ pub(crate) struct MissedResponse {
 pub(crate) async fn get(
     State(context): State<Context>,
     SignedIn(user): SignedIn,
-    query: Result<Query<MissedQuery>, QueryRejection>,
+    Query(query): Query<MissedQuery>,
 ) -> Result<Json<MissedResponse>, Problem> {
-    let Query(query) = query.map_err(|why| Problem::field("query", why.body_text()))?;
     let now = context.platform.world.now();
     let since = match query.since.as_deref().map(DateTime::parse_from_rfc3339) {
         None => now - SINCE_DEFAULT,

@@ -3,6 +3,8 @@
 mod service_api;
 mod usage;
 
+pub use service_api::replies as service_replies;
+
 use streams::Service;
 use streams::pods::{
     HEALTH_WAIT, HEARTBEAT, HEARTBEAT_INTERVAL, Heartbeat, PartHealth, PodHealth, Status, health_subject,

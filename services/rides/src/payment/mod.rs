@@ -8,6 +8,8 @@ pub mod rows;
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
+use serde::Serialize;
 use streams::event::PaymentCapture;
 use streams::{Money, PaymentId, RideId, UserId};
 
@@ -72,7 +74,8 @@ impl Provider {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum PaymentStatus {
     /// No provider has answered yet.
     Pending,

@@ -4,6 +4,7 @@ use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use platform::api::{Input, Operation};
 use platform::{ClientAddress, Limit, Problem};
 use streams::event::OperatorRole;
 use streams::operators::Operator;
@@ -49,6 +50,14 @@ async fn caller(parts: &mut Parts, api: &Api, least: OperatorRole) -> Result<Ope
 
 macro_rules! extracted {
     ($($caller:ident needs $role:ident;)+) => {$(
+        impl Input for $caller {
+            fn describe(operation: &mut Operation) {
+                operation.needs_operator = true;
+                operation.is_for_operators = true;
+                operation.add_codes(&["unauthorized", "forbidden"]);
+            }
+        }
+
         impl FromRequestParts<Api> for $caller {
             type Rejection = Problem;
 

@@ -16,8 +16,9 @@ mod stream;
 pub mod tokens;
 
 use axum::extract::State;
+use platform::api::Schemas;
 use platform::problem::Json;
-use platform::routes::Routes;
+use platform::routes::{Route, Routes};
 use serde_json::{Value, json};
 
 pub use api::Api;
@@ -25,32 +26,67 @@ use caller::Viewer;
 
 /// All routes of operators.
 pub fn routes(api: &Api) -> Routes {
+    unbound().with_state(api.clone())
+}
+
+/// The routes with their operations.
+pub(crate) fn operations() -> Vec<Route> {
+    unbound().into_list()
+}
+
+const EVENT_STREAM: &str = "text/event-stream";
+
+fn unbound() -> Routes<Api> {
     Routes::default()
         .get("/admin/v1/me", me)
+        .described("Who the operator is.", &[])
         .get("/admin/v1/rides", rides::list)
+        .described("Rides, the newest first.", &["invalid_field"])
         .get("/admin/v1/rides/{id}", rides::one)
+        .described("A ride with its events, offers, track, ledger and notes.", &[])
         .post("/admin/v1/rides/{id}/end", rides::end)
+        .described("End a stuck ride.", &["ride_ended", "key_reused"])
         .post("/admin/v1/rides/{id}/refund", rides::refund)
+        .described("Refund a part of what was captured.", &["not_captured", "refund_too_large", "key_reused"])
         .post("/admin/v1/rides/{id}/notes", rides::add_note)
+        .described("Add a note to a ride.", &["key_reused"])
         .get("/admin/v1/users", people::look_up)
+        .described("Look for a user by phone, which is an act.", &["invalid_field", "key_reused"])
         .get("/admin/v1/users/{id}", people::user)
+        .described("A user.", &[])
         .post("/admin/v1/users/{id}/sign-out", people::sign_out)
+        .described("End all sign-ins of a user.", &["key_reused"])
         .get("/admin/v1/drivers", people::drivers)
+        .described("Drivers.", &["invalid_field"])
         .post("/admin/v1/drivers/{id}/approve", people::approve)
+        .described("Approve a driver.", &["key_reused"])
         .post("/admin/v1/drivers/{id}/suspend", people::suspend)
+        .described("Suspend a driver.", &["key_reused"])
         .get("/admin/v1/drivers/{id}/documents", people::documents)
+        .described("The documents of a driver.", &[])
         .put("/admin/v1/drivers/{id}/documents", people::set_documents)
+        .described("Replace the documents of a driver.", &["key_reused"])
         .get("/admin/v1/live", live::live)
+        .described("The map: positions, searches and rides.", &["invalid_field"])
         .get("/admin/v1/streams", bus::streams)
+        .described("How the streams stand.", &[])
         .get("/admin/v1/consumers", bus::consumers)
+        .described("How the consumers stand.", &[])
         .get("/admin/v1/dead-letters", bus::dead_letters)
+        .described("Dead letters.", &["invalid_field"])
         .get("/admin/v1/dead-letters/{seq}", bus::dead_letter)
+        .described("A dead letter.", &[])
         .post("/admin/v1/dead-letters/{seq}/requeue", bus::requeue)
+        .described("Handle a dead letter again.", &["not_requeued", "key_reused"])
         .post("/admin/v1/dead-letters/{seq}/remove", bus::remove)
+        .described("Remove a dead letter.", &["key_reused"])
         .get("/admin/v1/pods", list_pods)
+        .described("The processes.", &[])
         .get("/admin/v1/acts", bus::acts)
+        .described("What operators did, the newest first.", &["invalid_field"])
         .get("/admin/v1/stream", stream::stream)
-        .with_state(api.clone())
+        .described("What changes, as an event stream (text/event-stream).", &["invalid_field"])
+        .with(|operation| operation.add_answer(200, Some((EVENT_STREAM, Schemas::written::<String>))))
 }
 
 async fn me(Viewer(operator): Viewer) -> Json<Value> {

@@ -5,6 +5,7 @@ use axum::http::HeaderMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use platform::Problem;
 use platform::problem::Json;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 use streams::event::rfc3339;
@@ -91,10 +92,11 @@ pub(super) async fn approve(
     api.have_users(&operator, UsersRequest::Approve { act, user_id }).await.map(Json)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct SuspendRequest {
     reason: String,
     #[serde(default, with = "rfc3339::optional")]
+    #[schemars(with = "Option<DateTime<Utc>>")]
     until: Option<DateTime<Utc>>,
 }
 
@@ -114,7 +116,7 @@ pub(super) async fn suspend(
     api.have_users(&operator, UsersRequest::Suspend { act, user_id, until: request.until }).await.map(Json)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct DocumentsRequest {
     documents: Vec<Document>,
     reason: Option<String>,

@@ -8,6 +8,7 @@ use axum::extract::{Path, Query};
 use axum::http::{HeaderMap, StatusCode};
 use platform::problem::Json;
 use platform::{Problem, plain_text};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use streams::ActId;
 use streams::operators::{ActHead, MAP_MAX, MapBox, MapQuery, NOTE_MAX, PAGE_MAX, REASON_MAX};
@@ -106,7 +107,8 @@ pub(super) fn head(act_id: ActId, reason: Option<&str>) -> Result<ActHead, Probl
     Ok(ActHead { act_id, reason: reason.map(|reason| line_of("reason", reason, REASON_MAX)).transpose()? })
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "OptionalReason")]
 pub(super) struct MayBeWhy {
     reason: Option<String>,
 }

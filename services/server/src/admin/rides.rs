@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use platform::Problem;
 use platform::problem::Json;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 use streams::event::Money;
@@ -70,18 +71,19 @@ async fn add_others(api: &Api, operator: &Operator, ride_id: RideId, shown: &mut
     shown["unavailable"] = unavailable.into();
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "ActReason")]
 pub(super) struct Why {
     reason: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct RefundRequest {
     amount: Money,
     reason: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct NoteRequest {
     text: String,
 }

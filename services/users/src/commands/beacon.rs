@@ -2,10 +2,10 @@
 
 use chrono::{DateTime, Utc};
 use platform::{StoreError, Transaction};
-use serde_json::{Value, json};
 use streams::event::UserBeacon;
 use streams::{Event, UserId};
 
+use super::ack::BeaconAck;
 use super::command::{CommandError, Refusal};
 use super::sender::{Sender, Via};
 use crate::account::{DriverStatus, standing};
@@ -19,7 +19,7 @@ pub(crate) async fn update(
     mut tx: Transaction<Tables>,
     sender: &Sender,
     update: BeaconUpdate,
-) -> Result<Value, CommandError> {
+) -> Result<BeaconAck, CommandError> {
     let user = sender.user;
     if sender.via == Via::Request {
         // As a socket of the user that opens or closes at once does.
@@ -62,7 +62,7 @@ pub(crate) async fn update(
             }
         }
     }
-    Ok(json!({"active": matches!(update, BeaconUpdate::Active(_))}))
+    Ok(BeaconAck { active: matches!(update, BeaconUpdate::Active(_)) })
 }
 
 async fn is_connected(tx: &mut Transaction<Tables>, user: UserId) -> Result<bool, StoreError> {

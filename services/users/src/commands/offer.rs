@@ -1,9 +1,9 @@
 //! `match.accept` and `match.reject`.
 
 use platform::{Problem, Transaction};
-use serde_json::{Value, json};
 use streams::{Event, MatchId};
 
+use super::ack::OfferAck;
 use super::command::{CommandError, Refusal};
 use super::sender::{Sender, Via};
 use crate::account::{self, DriverStatus, standing};
@@ -19,7 +19,7 @@ pub(crate) async fn answer(
     sender: &Sender,
     id: MatchId,
     answer: DriverAnswer,
-) -> Result<Value, CommandError> {
+) -> Result<OfferAck, CommandError> {
     let offer =
         offer::rows::lock_of_driver(&mut tx, id, sender.user).await?.ok_or_else(|| Problem::not_found("offer"))?;
     match offer.answered(answer, context.platform.world.now())? {
@@ -50,7 +50,7 @@ pub(crate) async fn answer(
             context.platform.metrics.matches.with_label_values(&["accepted"]).inc();
         }
     }
-    Ok(json!({"match_id": id}))
+    Ok(OfferAck { match_id: id })
 }
 
 /// The driver's sockets, wherever they are, send positions of the ride to come: their pods must know which device accepted it.

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use platform::{StoreError, kill_point};
-use serde_json::{Value, json};
 use streams::event::{LocationUpdate, Reception};
 use streams::{Event, Message, Service, UserId};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
+use super::ack::PositionsAck;
 use super::command::{Point, Positions, Refusal};
 use super::publish_lane::PART_MAX;
 use super::sender::Sender;
@@ -39,7 +39,7 @@ pub(crate) async fn is_driver(context: &Context, user: UserId) -> Result<bool, S
 /// # Errors
 /// `unavailable` if the stream did not store one of them. The client repeats the command, and message ids make the repeat
 /// harmless.
-pub(crate) async fn publish(context: &Context, sender: &Sender, positions: Positions) -> Result<Value, Refusal> {
+pub(crate) async fn publish(context: &Context, sender: &Sender, positions: Positions) -> Result<PositionsAck, Refusal> {
     let Positions { points, refused, received_at, .. } = positions;
     let count = points.len();
     let updates: Vec<LocationUpdate> = points.into_iter().map(|point| update(sender, point, received_at)).collect();
@@ -48,14 +48,7 @@ pub(crate) async fn publish(context: &Context, sender: &Sender, positions: Posit
         Some(_) => send(context, sender, &updates, received_at, Room::NotNeeded).await.map(|()| 0)?,
         None => publish_free(context, sender, updates, received_at).await?,
     };
-    let mut answer = json!({"points": count});
-    if !refused.is_empty() {
-        answer["refused"] = json!(refused);
-    }
-    if left_out > 0 {
-        answer["left_out"] = json!(left_out);
-    }
-    Ok(answer)
+    Ok(PositionsAck { points: count, refused, left_out })
 }
 
 /// Publishes positions of a driver without a ride, and returns how many are left out.

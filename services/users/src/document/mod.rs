@@ -5,28 +5,37 @@ pub(crate) mod expiry;
 pub(crate) mod rows;
 
 use chrono::NaiveDate;
-use serde_json::{Value, json};
-use streams::operators::Document;
+use schemars::JsonSchema;
+use serde::Serialize;
+use streams::operators::{Document, DocumentKind};
 
 /// A document is valid through its last day.
 pub(crate) fn is_expired(document: &Document, today: NaiveDate) -> bool {
     document.expires_on < today
 }
 
-pub(crate) fn view(documents: &[Document], today: NaiveDate) -> Value {
-    let one = |document: &Document| {
-        json!({
-            "kind": document.kind, "number": document.number, "expires_on": document.expires_on,
-            "expired": is_expired(document, today),
-        })
+/// A document as operators and its driver see it.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "DriverDocument")]
+pub(crate) struct DocumentView {
+    kind: DocumentKind,
+    number: Option<String>,
+    expires_on: NaiveDate,
+    expired: bool,
+}
+
+pub(crate) fn view(documents: &[Document], today: NaiveDate) -> Vec<DocumentView> {
+    let one = |document: &Document| DocumentView {
+        kind: document.kind,
+        number: document.number.clone(),
+        expires_on: document.expires_on,
+        expired: is_expired(document, today),
     };
     documents.iter().map(one).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use streams::operators::DocumentKind;
-
     use super::*;
 
     #[test]
