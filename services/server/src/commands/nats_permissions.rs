@@ -7,6 +7,7 @@ use streams::Service;
 use streams::pods::HEARTBEAT;
 use streams::topology::{TABLE, Topology, is_fast};
 
+use crate::api::core_subjects::CORE_SUBJECTS;
 
 /// What tells how streams and consumers stand, and changes nothing.
 const JETSTREAM_INFO: [&str; 4] =

@@ -2,8 +2,8 @@
 
 use testing::nats::Server;
 
-use crate::harness::nats::Nats;
 use crate::harness::client::http;
+use crate::harness::nats::Nats;
 use crate::harness::rideshare;
 use crate::harness::running::{Running, Shape};
 

@@ -30,7 +30,11 @@ pub struct FrameDescription {
 /// Frames that a client may send, with the schema of the `data` of the ack.
 pub fn client_frames(schemas: &mut Schemas) -> Vec<(FrameDescription, Value)> {
     let describe = |kind: &FrameType| {
-        let payload = envelope(kind.name, [("id", id()), ("traceparent", traceparent()), ("data", (kind.data)(schemas))], &["type", "data"]);
+        let payload = envelope(
+            kind.name,
+            [("id", id()), ("traceparent", traceparent()), ("data", (kind.data)(schemas))],
+            &["type", "data"],
+        );
         let summary = summary_of_command(kind.name);
         (FrameDescription { name: kind.name, summary, payload }, (kind.ack)(schemas))
     };
@@ -86,12 +90,8 @@ pub(crate) fn command_body(schemas: &mut Schemas) -> Value {
     let device = json!({"type": ["string", "null"], "minLength": 1, "maxLength": 64});
     let commands = TYPES.iter().filter(|kind| kind.name != AUTH_REFRESH);
     let body = |kind: &FrameType| {
-        let fields = [
-            ("id", id()),
-            ("traceparent", traceparent()),
-            ("data", (kind.data)(schemas)),
-            ("device", device.clone()),
-        ];
+        let fields =
+            [("id", id()), ("traceparent", traceparent()), ("data", (kind.data)(schemas)), ("device", device.clone())];
         envelope(kind.name, fields, &["type", "data"])
     };
     json!({"oneOf": commands.map(body).collect::<Vec<_>>()})
