@@ -1,6 +1,8 @@
 //! What a process that serves the operators' API asks of the service that owns it, and what a service answers. Each request is sealed
 //! (`platform/operators`), so that only a process of the platform asks; an act is done once, however often it is asked for.
 
+pub mod shown;
+
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
@@ -222,7 +224,7 @@ pub enum LocationRequest {
 }
 
 /// The answer: what the route shows, or why not.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OperatorReply {
     /// The body of a 200, or a part of it.

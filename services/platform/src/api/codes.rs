@@ -53,6 +53,7 @@ pub const CODES: &[Code] = &[
     code("search_fulfilled", 409, "The search has become a ride."),
     code("too_early", 409, "It is too early: `allowed_at` says when it is allowed."),
     code("too_far", 409, "The driver is too far from the pickup."),
+    code("too_many_notes", 409, "The ride has as many notes as it may have."),
     code("too_many_shares", 409, "The ride has as many links as it may have."),
     code("wrong_pin", 409, "The PIN is not the one that the passenger has."),
     code("share_ended", 410, "The link was revoked, or the ride is over."),

@@ -1,13 +1,16 @@
 //! What the signature of a handler says of its operation: its arguments are what a client sends, its result is what a client gets.
 
+use std::marker::PhantomData;
+
 use axum::Json as AxumJson;
-use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, Request, State};
 use axum::handler::Handler;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::operation::{JSON, Operation, RequestBody};
 use super::schemas::Schemas;
@@ -42,6 +45,22 @@ pub struct Accepted<T>(pub T);
 #[derive(Debug, Clone, Copy)]
 pub struct NoContent;
 
+/// 200 with JSON that another process made from a `T`: it passes as it came.
+#[derive(Debug)]
+pub struct Passed<T>(Value, PhantomData<fn() -> T>);
+
+impl<T> Passed<T> {
+    pub fn new(made: Value) -> Self {
+        Self(made, PhantomData)
+    }
+}
+
+impl<T> IntoResponse for Passed<T> {
+    fn into_response(self) -> Response {
+        AxumJson(self.0).into_response()
+    }
+}
+
 impl<T: Serialize> IntoResponse for Created<T> {
     fn into_response(self) -> Response {
         (StatusCode::CREATED, AxumJson(self.0)).into_response()
@@ -70,13 +89,6 @@ macro_rules! says_nothing {
 }
 
 says_nothing!(ClientAddress, HeaderMap, RawQuery, Request);
-
-/// A query that the handler reads itself: the route has to say what is in it.
-impl<T> Input for Result<axum::extract::Query<T>, QueryRejection> {
-    fn describe(operation: &mut Operation) {
-        operation.add_codes(&["invalid_field"]);
-    }
-}
 
 impl<S> Input for State<S> {
     fn describe(_: &mut Operation) {}
@@ -137,6 +149,12 @@ impl<T: JsonSchema> Input for Option<Json<T>> {
 impl<T: JsonSchema> Output for Json<T> {
     fn describe(operation: &mut Operation) {
         operation.add_answer(200, Some((JSON, Schemas::written::<T>)));
+    }
+}
+
+impl<T: JsonSchema> Output for Passed<T> {
+    fn describe(operation: &mut Operation) {
+        <Json<T> as Output>::describe(operation);
     }
 }
 

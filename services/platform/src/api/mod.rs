@@ -7,6 +7,6 @@ mod handler;
 mod operation;
 mod schemas;
 
-pub use handler::{Accepted, Created, Described, Input, NoContent, Output};
+pub use handler::{Accepted, Created, Described, Input, NoContent, Output, Passed};
 pub use operation::{Answer, JSON, Operation, RequestBody, SchemaOf};
 pub use schemas::Schemas;

@@ -43,6 +43,8 @@ pub struct Operation {
     pub path: Option<SchemaOf>,
     /// An object whose fields are the parameters of the query.
     pub query: Option<SchemaOf>,
+    /// Headers that a client may send: the name, what it is for, and its schema.
+    pub headers: Vec<(&'static str, &'static str, SchemaOf)>,
     pub body: Option<RequestBody>,
     pub answers: Vec<Answer>,
 }

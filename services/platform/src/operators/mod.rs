@@ -26,6 +26,11 @@ const ACCEPTED_MAX: usize = 16;
 /// Limit of one request. A requeue waits for its worker, which may take so long.
 const REQUEST_WAIT: Duration = Duration::from_secs(60);
 
+/// What a service answers, as JSON.
+pub fn shown<T: Serialize>(view: &T) -> Value {
+    serde_json::to_value(view).expect("a view has string keys and finite numbers")
+}
+
 /// The message with this request.
 pub fn seal<R: Serialize>(tokens: &Tokens, asked: &Asked<R>) -> Bytes {
     let body = serde_json::to_vec(asked).expect("a request has string keys and finite numbers");

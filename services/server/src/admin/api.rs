@@ -3,21 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::HeaderMap;
 use chrono::TimeDelta;
 use platform::breaker::Rules;
 use platform::{Asking, Limit, Platform, Problem, Tokens, operators};
 use serde::Serialize;
 use serde_json::Value;
+use streams::Service;
+use streams::operators::shown::{Owner, Unavailable};
 use streams::operators::{
     ACT_WAIT, LOCATION_OPERATORS, LocationRequest, Operator, QUESTION_WAIT, RIDES_OPERATORS, RidesRequest,
     USERS_OPERATORS, UsersRequest,
 };
-use streams::{ActId, Service};
 use tokio::sync::Semaphore;
 
 use super::pods::Pods;
-use super::query::key;
 use super::tokens;
 
 /// Operators look again when they see nothing.
@@ -70,14 +69,6 @@ impl Api {
         self.pods.clone()
     }
 
-    /// The id of an act: the caller's key, or a new one.
-    ///
-    /// # Errors
-    /// A problem with the key.
-    pub(super) fn act_id(&self, headers: &HeaderMap) -> Result<ActId, Problem> {
-        Ok(key(headers)?.unwrap_or_else(|| self.platform.world.id()))
-    }
-
     async fn ask<R: Serialize>(
         &self,
         owner: &Asking,
@@ -110,9 +101,9 @@ impl Api {
 }
 
 /// What an owner said, or that it is unavailable: for screens that show the rest.
-pub(super) fn part(answer: Result<Value, Problem>, owner: &'static str, unavailable: &mut Vec<&'static str>) -> Value {
+pub(super) fn part(answer: Result<Value, Problem>, owner: Owner, unavailable: &mut Unavailable) -> Value {
     answer.unwrap_or_else(|problem| {
-        tracing::debug!(owner, code = %problem.code, "a part of an operator's screen is missing");
+        tracing::debug!(?owner, code = %problem.code, "a part of an operator's screen is missing");
         if !unavailable.contains(&owner) {
             unavailable.push(owner);
         }

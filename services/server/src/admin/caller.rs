@@ -4,12 +4,14 @@ use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use platform::api::{Input, Operation};
+use platform::api::{Input, Operation, Schemas};
 use platform::{ClientAddress, Limit, Problem};
+use streams::ActId;
 use streams::event::OperatorRole;
 use streams::operators::Operator;
 
 use super::api::Api;
+use super::query::key;
 
 /// Anybody with a token.
 #[derive(Debug, Clone)]
@@ -22,6 +24,26 @@ pub(super) struct Support(pub(super) Operator);
 /// Who may decide who drives.
 #[derive(Debug, Clone)]
 pub(super) struct Admin(pub(super) Operator);
+
+/// The id of an act: the key of the request, or a new one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key(pub(super) ActId);
+
+impl Input for Key {
+    fn describe(operation: &mut Operation) {
+        let description = "Another one for each act: a repeat with the same key is done once, and answered as before.";
+        operation.headers.push(("Idempotency-Key", description, Schemas::read::<ActId>));
+        operation.add_codes(&["invalid_field", "key_reused"]);
+    }
+}
+
+impl FromRequestParts<Api> for Key {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        Ok(Self(key(&parts.headers)?.unwrap_or_else(|| api.platform.world.id())))
+    }
+}
 
 /// The token of a request.
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {

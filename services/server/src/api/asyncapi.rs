@@ -8,6 +8,7 @@ use streams::topology::{Stream, TABLE, Topology, durable};
 use streams::{Service, Subject};
 
 use super::core_subjects::{Body, CORE_SUBJECTS, CoreSubject};
+use crate::admin;
 
 const DESCRIPTION: &str = "Two halves: the WebSocket, for clients, and the subjects on NATS, for programs beside the platform. Unknown \
 fields are to be ignored: a later version may send more. Events are at least once: `Nats-Msg-Id` and `event_id` are the same on every repeat. \
@@ -25,6 +26,7 @@ struct Document {
 pub(super) fn document() -> Value {
     let mut document = Document::default();
     document.socket();
+    document.operators_stream();
     for row in TABLE {
         document.event(row.subject, row.stream, row.writers, row.readers);
     }
@@ -145,6 +147,24 @@ impl Document {
             json!({"channel": reference("#/channels/socket"), "messages": [ack, error]});
         let frames: Vec<&str> = sent.into_iter().filter(|name| !["ack", "error"].contains(name)).collect();
         self.operation("users_send_frames".to_owned(), "send", "socket", &frames, "users");
+    }
+
+    fn operators_stream(&mut self) {
+        let key = "operators_stream";
+        let mut messages = Map::new();
+        for (name, summary, data) in admin::stream::events() {
+            let payload = data(&mut self.schemas);
+            let message = self.message(&format!("operators.{name}"), name, summary, payload);
+            messages.insert(name.to_owned(), message);
+        }
+        let names: Vec<String> = messages.keys().cloned().collect();
+        let summary = "Server-sent events for operators.";
+        self.channel(key, "/admin/v1/stream", "admin", summary, messages);
+        self.channels[key]["description"] = "The name of a message is the `event`, its payload the `data`. The stream is made by asking, so \
+                                             that a client that loses it misses nothing. It ends after an hour, or with its token."
+            .into();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.operation("send_operators_stream".to_owned(), "send", key, &names, "operators");
     }
 
     fn event(&mut self, subject: Subject, stream: &str, writers: &[Service], readers: &[Service]) {
@@ -279,6 +299,10 @@ impl Document {
                         "description": "`Authorization: Bearer <access token>`, or from a browser `Sec-WebSocket-Protocol: bearer, <access token>`.",
                     }],
                 },
+                "admin": {
+                    "host": "127.0.0.1:8080", "protocol": "http", "description": "ADMIN_ADDR, or HTTP_ADDR without one.",
+                    "security": [{"type": "http", "scheme": "bearer", "description": "A token of ADMIN_TOKENS_FILE."}],
+                },
                 "nats": {
                     "host": "127.0.0.1:4222", "protocol": "nats", "description": "NATS_URL.",
                     "security": [{"type": "userPassword", "description": "NATS_USER and NATS_PASSWORD, or what else NATS knows."}],
@@ -309,7 +333,7 @@ fn id(name: &str) -> String {
 
 fn sealed() -> Value {
     json!({"type": "string", "contentMediaType": "application/octet-stream",
-           "description": "JSON, encrypted and signed by a key that only processes of the platform have."})
+           "description": "JSON, sealed by a key that only processes of the platform have."})
 }
 
 fn summary_of(subject: Subject) -> &'static str {

@@ -10,7 +10,7 @@ use streams::driven_distance::{DRIVEN_DISTANCE, DrivenDistance, DrivenDistanceRe
 use streams::fleet::{FLEET, FLEET_QUEUE_GROUP, FleetReply, FleetRequest};
 use streams::missed_offers::{MISSED_OFFERS, MissedOffersReply, MissedOffersRequest};
 use streams::newest_position::{NEWEST_POSITION, NewestPosition, NewestPositionRequest};
-use streams::operators::{LOCATION_OPERATORS, RIDES_OPERATORS, USERS_OPERATORS};
+use streams::operators::{LOCATION_OPERATORS, OperatorReply, RIDES_OPERATORS, USERS_OPERATORS};
 use streams::parties::{PARTIES, Parties, PartiesRequest};
 use streams::person::{PERSON, PersonPage, PersonRequest};
 use streams::pods::{HEARTBEAT, Heartbeat, PodHealth, SharedObservation, TOPOLOGY};
@@ -38,12 +38,17 @@ pub enum Body {
     Json(SchemaOf),
     /// Of a service, which describes it.
     Own,
-    /// JSON that is encrypted by a key of the platform.
+    /// JSON that is sealed by a key of the platform.
     Sealed,
 }
 
 fn rides_request(schemas: &mut Schemas) -> Value {
     json!({"anyOf": [schemas.written::<RideCommand>(), schemas.written::<EndSearch>()]})
+}
+
+fn operators_request(_: &mut Schemas) -> Value {
+    json!({"type": "string", "contentMediaType": "application/octet-stream",
+           "description": "64 hexadecimal digits, a keyed hash of what follows: the request as JSON. Only processes of the platform have the key."})
 }
 
 fn person_reply(schemas: &mut Schemas) -> Value {
@@ -69,6 +74,11 @@ pub const CORE_SUBJECTS: &[CoreSubject] = {
     }
     const fn sealed(of: CoreSubject) -> CoreSubject {
         CoreSubject { reply: Some(Sealed), ..of }
+    }
+    /// Only a process that has the secrets asks as an operator does.
+    const fn operators(pattern: &'static str, subscribers: &'static [Service], summary: &'static str) -> CoreSubject {
+        let of = subject(pattern, ALL, subscribers, summary, Json(operators_request));
+        request(of, Schemas::written::<OperatorReply>)
     }
     const fn in_group(group: &'static str, of: CoreSubject) -> CoreSubject {
         CoreSubject { queue_group: Some(group), ..of }
@@ -123,10 +133,9 @@ pub const CORE_SUBJECTS: &[CoreSubject] = {
             subject(CONTACTS, &[Rides], &[Users], "How they are reached.", Json(Schemas::written::<ContactsRequest>)),
             Schemas::written::<Contacts>,
         ),
-        // Sealed: only a process that has the secrets asks as an operator does.
-        sealed(subject(USERS_OPERATORS, ALL, &[Users], "What an operator asks of users.", Sealed)),
-        sealed(subject(RIDES_OPERATORS, ALL, &[Rides], "What an operator asks of rides.", Sealed)),
-        sealed(subject(LOCATION_OPERATORS, ALL, &[Location], "What an operator asks of location.", Sealed)),
+        operators(USERS_OPERATORS, &[Users], "What an operator asks of users."),
+        operators(RIDES_OPERATORS, &[Rides], "What an operator asks of rides."),
+        operators(LOCATION_OPERATORS, &[Location], "What an operator asks of location."),
         CoreSubject {
             reply: Some(Own),
             ..subject("users.pod.*", &[Users], &[Users], "Frames for people whose sockets this pod holds.", Own)

@@ -99,7 +99,7 @@ fn tag(path: &'static str) -> &'static str {
     }
 }
 
-/// `getRidesById` of GET /v1/rides/{id}.
+/// `getRidesById` of GET /v1/rides/{id}, and `getConsoleIndex` of GET /console/.
 fn operation_id(route: &Route) -> String {
     let mut id = route.method.to_ascii_lowercase();
     let mut by = "By";
@@ -115,6 +115,9 @@ fn operation_id(route: &Route) -> String {
             id.push_str(&word[1..]);
         });
     }
+    if route.path.ends_with('/') {
+        id.push_str("Index");
+    }
     id
 }
 
@@ -122,6 +125,9 @@ fn operation(route: &Route, tag: &str, schemas: &mut Schemas) -> Value {
     let of = &route.operation;
     let mut parameters = path_parameters(route, schemas);
     parameters.extend(query_parameters(of, schemas));
+    parameters.extend(of.headers.iter().map(|(name, description, schema)| {
+        json!({"name": name, "in": "header", "required": false, "description": description, "schema": schema(schemas)})
+    }));
     let mut operation = json!({
         "operationId": operation_id(route),
         "summary": of.summary,

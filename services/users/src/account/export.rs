@@ -7,12 +7,12 @@ use serde::Serialize;
 use serde_json::Value;
 use streams::debts::DebtView;
 use streams::event::{UserFinder, rfc3339};
+use streams::operators::shown::DriverDocument;
 use streams::{SignInId, UserId};
 
 use super::elsewhere::{self, Elsewhere};
 use super::{Profile, rows};
 use crate::context::Context;
-use crate::document::DocumentView;
 use crate::mailbox::{ENTRIES_MAX, Entry};
 use crate::push::routes::DeviceView;
 use crate::shown::{MailboxData, StateOffer, StateRide};
@@ -36,7 +36,7 @@ pub(crate) struct Export {
     driver_since: Option<DateTime<Utc>>,
     /// Whether an operator has approved the driver.
     driver_reviewed: bool,
-    driver_documents: Vec<DocumentView>,
+    driver_documents: Vec<DriverDocument>,
     sign_ins: Vec<ExportedSignIn>,
     /// Installations of the app that have read the mailbox.
     devices: Vec<ExportedDevice>,

@@ -5,27 +5,16 @@ pub(crate) mod expiry;
 pub(crate) mod rows;
 
 use chrono::NaiveDate;
-use schemars::JsonSchema;
-use serde::Serialize;
-use streams::operators::{Document, DocumentKind};
+use streams::operators::Document;
+use streams::operators::shown::DriverDocument;
 
 /// A document is valid through its last day.
 pub(crate) fn is_expired(document: &Document, today: NaiveDate) -> bool {
     document.expires_on < today
 }
 
-/// A document as operators and its driver see it.
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(rename = "DriverDocument")]
-pub(crate) struct DocumentView {
-    kind: DocumentKind,
-    number: Option<String>,
-    expires_on: NaiveDate,
-    expired: bool,
-}
-
-pub(crate) fn view(documents: &[Document], today: NaiveDate) -> Vec<DocumentView> {
-    let one = |document: &Document| DocumentView {
+pub(crate) fn view(documents: &[Document], today: NaiveDate) -> Vec<DriverDocument> {
+    let one = |document: &Document| DriverDocument {
         kind: document.kind,
         number: document.number.clone(),
         expires_on: document.expires_on,
@@ -36,6 +25,8 @@ pub(crate) fn view(documents: &[Document], today: NaiveDate) -> Vec<DocumentView
 
 #[cfg(test)]
 mod tests {
+    use streams::operators::DocumentKind;
+
     use super::*;
 
     #[test]

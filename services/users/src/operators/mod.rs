@@ -6,8 +6,10 @@ mod letters;
 mod rows;
 mod view;
 
+use platform::operators::shown;
 use platform::{CancellationToken, Problem, operators};
-use serde_json::{Value, json};
+use serde_json::Value;
+use streams::operators::shown::{DriverDocuments, DriverPage, MapRows, PeopleOfRide, UserAlone};
 use streams::operators::{Asked, USERS_OPERATORS, UsersRequest};
 use streams::{Service, UserId};
 
@@ -37,14 +39,15 @@ async fn reply(context: &Context, asked: &Asked<UsersRequest>) -> Result<Value, 
             let mut tx = context.store.begin().await?;
             let people = rows::people(&mut tx, &[*driver_id, *passenger_id]).await?;
             let of = |id: UserId| people.iter().find(|person| person.user_id == id);
-            Ok(json!({
-                "driver": of(*driver_id).map(view::driver_of_ride),
-                "passenger": of(*passenger_id).map(view::passenger_of_ride),
+            Ok(shown(&PeopleOfRide {
+                driver: of(*driver_id).map(view::driver_of_ride),
+                passenger: of(*passenger_id).map(view::passenger_of_ride),
             }))
         }
         UsersRequest::Offers { request_id } => {
             let mut tx = context.store.begin().await?;
-            Ok(rows::offers(&mut tx, *request_id).await?.iter().map(view::offer).collect())
+            let offers = rows::offers(&mut tx, *request_id).await?;
+            Ok(shown(&offers.iter().map(view::offer).collect::<Vec<_>>()))
         }
         UsersRequest::Drivers { status, after, limit } => {
             drivers(context, status.as_deref(), *after, *limit as usize).await
@@ -55,14 +58,15 @@ async fn reply(context: &Context, asked: &Asked<UsersRequest>) -> Result<Value, 
                 return Err(not_found("driver"));
             }
             let documents = document::rows::of(&mut tx, *user_id).await?;
-            Ok(json!({"documents": document::view(&documents, context.platform.world.now().date_naive())}))
+            let documents = document::view(&documents, context.platform.world.now().date_naive());
+            Ok(shown(&DriverDocuments { documents }))
         }
         UsersRequest::Searches { map } => {
             let mut tx = context.store.begin().await?;
             let mut found = rows::searches(&mut tx, map.within.as_ref(), map.limit + 1).await?;
             let truncated = found.len() > map.limit as usize;
             found.truncate(map.limit as usize);
-            Ok(json!({"rows": found.iter().map(view::search).collect::<Vec<_>>(), "truncated": truncated}))
+            Ok(shown(&MapRows { rows: found.iter().map(view::search).collect(), truncated }))
         }
         UsersRequest::SignOut { act, user_id } => acts::sign_out(context, asked, act, *user_id).await,
         UsersRequest::Approve { act, user_id } => acts::approve(context, asked, act, *user_id).await,
@@ -83,12 +87,12 @@ async fn user(context: &Context, id: UserId) -> Result<Value, Problem> {
     let pods = presence::rows::routes(&mut tx, &[id]).await?.remove(&id).map_or(0, |routes| routes.len());
     let search = rows::search_of(&mut tx, id).await?;
     let rides = rows::live_rides(&mut tx, id).await?;
-    Ok(json!({
-        "user": view::user(&person),
-        "sign_ins": sign_ins.iter().map(view::sign_in).collect::<Vec<_>>(),
-        "sockets": pods,
-        "search": search.as_ref().map(view::search),
-        "live_ride_ids": rides,
+    Ok(shown(&UserAlone {
+        user: view::user(&person),
+        sign_ins: sign_ins.iter().map(view::sign_in).collect(),
+        sockets: pods,
+        search: search.as_ref().map(view::search),
+        live_ride_ids: rides,
     }))
 }
 
@@ -111,5 +115,5 @@ async fn drivers(
         last
     };
     let people: Vec<Person> = rows::people(&mut tx, &ids).await?;
-    Ok(json!({"drivers": people.iter().filter_map(view::driver).collect::<Vec<_>>(), "next_cursor": next}))
+    Ok(shown(&DriverPage { drivers: people.iter().filter_map(view::driver).collect(), next_cursor: next }))
 }

@@ -39,10 +39,6 @@ pub(crate) fn answer(method: &str, path: &str, status: u16, content_type: &str, 
             return answer_of(&what, operation, status, content_type, body);
         }
     }
-    // Of the routes of operators nothing is said yet (branch `admin`).
-    if path.starts_with("/admin/v1/") || path.starts_with("/console") {
-        return;
-    }
     assert!([404, 405].contains(&status), "{what}: the documents do not have it");
     problem(&what, content_type, body);
 }
@@ -72,6 +68,13 @@ fn problem(what: &str, content_type: &str, body: &Value) {
 
 fn message(key: &str) -> Option<&'static Value> {
     ASYNCAPI["components"]["messages"].get(key)
+}
+
+/// A server-sent event for operators.
+pub(crate) fn operators_event(name: &str, data: &Value) {
+    let what = format!("a server-sent event `{name}`");
+    let Some(message) = message(&format!("operators.{name}")) else { fails(&what, "there is none") };
+    schema::check(&ASYNCAPI, &message["payload"], data).unwrap_or_else(|why| fails(&what, &why));
 }
 
 /// A frame from the server.
