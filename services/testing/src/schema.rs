@@ -1,5 +1,8 @@
 //! Whether a JSON value is what a schema says: the part of JSON Schema 2020-12 that the documents of this project use. A keyword that it does
-//! not know is an error, so that nothing in a document goes unchecked.
+//! not know is an error, so that nothing in a document goes unchecked. So is a field that no schema of its object names, although the
+//! documents allow it to clients, which ignore it.
+
+use std::collections::BTreeSet;
 
 use regex::Regex;
 use serde_json::Value;
@@ -15,23 +18,51 @@ const NUMBERS: &[&str] = &["double", "float", "int64", "uint64", "int32", "uint3
 /// # Errors
 /// The place in the value and what is wrong there; or a keyword that is not known here.
 pub fn check(document: &Value, schema: &Value, value: &Value) -> Result<(), String> {
-    at(document, schema, value, "")
+    whole(document, schema, value, "")
 }
 
-fn at(document: &Value, schema: &Value, value: &Value, path: &str) -> Result<(), String> {
+/// The fields of an object that schemas name.
+#[derive(Default)]
+struct Named {
+    names: BTreeSet<String>,
+    /// A schema says of any field what it is.
+    is_any: bool,
+}
+
+impl Named {
+    fn add(&mut self, other: Self) {
+        self.names.extend(other.names);
+        self.is_any |= other.is_any;
+    }
+}
+
+/// The value against all that is said of it in this place.
+fn whole(document: &Value, schema: &Value, value: &Value, path: &str) -> Result<(), String> {
+    let named = part(document, schema, value, path)?;
+    // A schema that names none is of any object.
+    if named.is_any || named.names.is_empty() {
+        return Ok(());
+    }
+    let unknown = value.as_object().into_iter().flatten().find(|(name, _)| !named.names.contains(*name));
+    unknown.map_or(Ok(()), |(name, _)| Err(format!("{path}/{name}: the document has no such field")))
+}
+
+/// The value against a schema that may be one of several for its place.
+fn part(document: &Value, schema: &Value, value: &Value, path: &str) -> Result<Named, String> {
     let rules = match schema {
-        Value::Bool(true) => return Ok(()),
+        Value::Bool(true) => return Ok(Named { is_any: true, ..Named::default() }),
         Value::Object(rules) => rules,
         _ => return Err(format!("{path}: nothing is allowed here")),
     };
+    let mut named = Named::default();
     if let Some(to) = rules.get("$ref").and_then(Value::as_str) {
         let target = document.pointer(to.trim_start_matches('#')).ok_or(format!("{to} leads nowhere"))?;
-        at(document, target, value, path)?;
+        named.add(part(document, target, value, path)?);
     }
     for (keyword, rule) in rules {
-        keyword_at(document, (keyword, rule), rules, value, path)?;
+        keyword_at(document, (keyword, rule), rules, value, path, &mut named)?;
     }
-    Ok(())
+    Ok(named)
 }
 
 fn keyword_at(
@@ -40,6 +71,7 @@ fn keyword_at(
     rules: &serde_json::Map<String, Value>,
     value: &Value,
     path: &str,
+    named: &mut Named,
 ) -> Result<(), String> {
     let wrong = |why: String| Err(format!("{}: {why}: {value:.200}", if path.is_empty() { "/" } else { path }));
     let schemas = || rule.as_array().into_iter().flatten();
@@ -48,14 +80,20 @@ fn keyword_at(
         "type" if !matches_type(rule, value) => return wrong(format!("is not of type {rule}")),
         "const" if value != rule => return wrong(format!("is not {rule}")),
         "enum" if !schemas().any(|one| one == value) => return wrong(format!("is none of {rule}")),
-        "allOf" => schemas().try_for_each(|schema| at(document, schema, value, path))?,
+        "allOf" => {
+            for schema in schemas() {
+                named.add(part(document, schema, value, path)?);
+            }
+        }
         "anyOf" | "oneOf" => {
-            let results: Vec<_> = schemas().map(|schema| at(document, schema, value, path)).collect();
+            let results: Vec<_> = schemas().map(|schema| part(document, schema, value, path)).collect();
             let fit = results.iter().filter(|result| result.is_ok()).count();
             if fit == 0 || (keyword == "oneOf" && fit > 1) {
-                let why: Vec<String> = results.into_iter().filter_map(Result::err).collect();
+                let why: Vec<&str> =
+                    results.iter().filter_map(|result| result.as_ref().err().map(String::as_str)).collect();
                 return wrong(format!("{fit} of {keyword} fit ({})", why.join(" | ")));
             }
+            results.into_iter().flatten().for_each(|of_one| named.add(of_one));
         }
         "required" => {
             let missing =
@@ -66,27 +104,29 @@ fn keyword_at(
         }
         "properties" => {
             for (name, schema) in rule.as_object().into_iter().flatten() {
+                named.names.insert(name.clone());
                 if let Some(field) = value.get(name) {
-                    at(document, schema, field, &format!("{path}/{name}"))?;
+                    whole(document, schema, field, &format!("{path}/{name}"))?;
                 }
             }
         }
         "additionalProperties" => {
+            named.is_any = true;
             let known = rules.get("properties").and_then(Value::as_object);
             let others = value.as_object().into_iter().flatten();
             for (name, field) in others.filter(|(name, _)| known.is_none_or(|known| !known.contains_key(*name))) {
-                at(document, rule, field, &format!("{path}/{name}"))?;
+                whole(document, rule, field, &format!("{path}/{name}"))?;
             }
         }
         "items" => {
             let first = rules.get("prefixItems").and_then(Value::as_array).map_or(0, Vec::len);
             for (n, item) in value.as_array().into_iter().flatten().enumerate().skip(first) {
-                at(document, rule, item, &format!("{path}/{n}"))?;
+                whole(document, rule, item, &format!("{path}/{n}"))?;
             }
         }
         "prefixItems" => {
             for (n, (schema, item)) in schemas().zip(value.as_array().into_iter().flatten()).enumerate() {
-                at(document, schema, item, &format!("{path}/{n}"))?;
+                whole(document, schema, item, &format!("{path}/{n}"))?;
             }
         }
         "minItems" if value.as_array().is_some_and(|items| (items.len() as f64) < number()) => {
@@ -166,7 +206,13 @@ mod tests {
             (json!({"anyOf": [{"type": "null"}, {"minimum": 1, "type": "number"}]}), json!(null), json!(0)),
             (json!({"oneOf": [{"minimum": 1}, {"minimum": 2}]}), json!(1), json!(3)),
             (json!({"required": ["x"]}), json!({"x": null}), json!({})),
-            (json!({"properties": {"x": {"type": "null"}}}), json!({"y": 1}), json!({"x": 1})),
+            (json!({"properties": {"x": {"type": "null"}}}), json!({}), json!({"x": 1})),
+            (json!({"properties": {"x": true}}), json!({"x": 1}), json!({"y": 1})),
+            (
+                json!({"properties": {"x": true}, "oneOf": [{"required": ["y"], "properties": {"y": true}}, {"required": ["z"]}]}),
+                json!({"x": 1, "y": 1}),
+                json!({"x": 1, "z": 1}),
+            ),
             (json!({"properties": {"x": true}, "additionalProperties": false}), json!({"x": 1}), json!({"y": 1})),
             (json!({"items": {"type": "null"}}), json!([null]), json!([1])),
             (json!({"prefixItems": [{"type": "null"}], "items": {"const": 1}}), json!([null, 1]), json!([null, 2])),

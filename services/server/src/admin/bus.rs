@@ -140,7 +140,7 @@ pub(super) struct LettersQuery {
     /// Only those of this consumer.
     consumer: Parameter,
     #[serde(flatten)]
-    page: PageQuery,
+    page: PageQuery<u64>,
 }
 
 /// Newest first; a page looks at [`WINDOW`] sequences.
@@ -152,7 +152,7 @@ pub(super) async fn dead_letters(
     let (consumer, limit) = (text(consumer), page.limit()? as usize);
     let bus = &api.platform.bus;
     let info = bus.stream_info(DEAD_LETTER_STREAM).await.map_err(|error| unavailable(&error))?;
-    let before = page.cursor::<u64>()?.unwrap_or(u64::MAX).min(info.last_sequence + 1);
+    let before = page.cursor()?.unwrap_or(u64::MAX).min(info.last_sequence + 1);
     let from = before.saturating_sub(WINDOW).max(info.first_sequence);
     let read = dead_letters::between(bus, (from, before), READ_WAIT).await.map_err(|error| unavailable(&error))?;
     let mut letters: Vec<DeadLetter> = read;
@@ -216,12 +216,12 @@ pub(super) async fn remove(
 pub(super) async fn acts(
     State(api): State<Api>,
     _: Viewer,
-    Query(page): Query<PageQuery>,
+    Query(page): Query<PageQuery<u64>>,
 ) -> Result<Passed<ActPage>, Problem> {
     let limit = u64::from(page.limit()?);
     let bus = &api.platform.bus;
     let info = bus.stream_info(ADMIN_STREAM).await.map_err(|error| unavailable(&error))?;
-    let before = page.cursor::<u64>()?.unwrap_or(u64::MAX).min(info.last_sequence + 1);
+    let before = page.cursor()?.unwrap_or(u64::MAX).min(info.last_sequence + 1);
     let from = before.saturating_sub(limit).max(info.first_sequence);
     let read = join_all((from..before).rev().map(|sequence| bus.get_message(ADMIN_STREAM, sequence))).await;
     let mut acts = Vec::new();

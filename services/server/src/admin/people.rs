@@ -7,6 +7,7 @@ use platform::problem::{Json, Query};
 use platform::{Problem, operators};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use streams::UserId;
 use streams::event::rfc3339;
 use streams::operators::shown::{
     DriverDocuments, DriverDocumentsSet, DriverPage, DriverStatusChanged, DriverSuspended, Owner, SignedOut,
@@ -30,7 +31,7 @@ pub(super) struct LookUpQuery {
     #[schemars(with = "String", example = "+12125550123")]
     phone: Parameter,
     /// Why; it is in the event of the act.
-    #[schemars(length(max = REASON_MAX))]
+    #[schemars(length(min = 1, max = REASON_MAX))]
     reason: Parameter,
 }
 
@@ -39,7 +40,7 @@ pub(super) struct DriversQuery {
     #[schemars(extend("enum" = STATUSES))]
     status: Parameter,
     #[serde(flatten)]
-    page: PageQuery,
+    page: PageQuery<UserId>,
 }
 
 /// Looking for somebody by phone is an act: a GET with an event.
@@ -113,7 +114,9 @@ pub(super) async fn approve(
 
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct SuspendRequest {
+    #[schemars(length(min = 1, max = REASON_MAX))]
     reason: String,
+    /// For ever without it; at most ten years from now.
     #[serde(default, with = "rfc3339::optional")]
     #[schemars(with = "Option<DateTime<Utc>>")]
     until: Option<DateTime<Utc>>,
@@ -137,7 +140,10 @@ pub(super) async fn suspend(
 
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct DocumentsRequest {
+    /// Each kind once, but `other`.
+    #[schemars(length(max = DOCUMENTS_MAX))]
     documents: Vec<Document>,
+    #[schemars(length(min = 1, max = REASON_MAX))]
     reason: Option<String>,
 }
 

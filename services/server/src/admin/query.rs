@@ -1,5 +1,6 @@
 //! What the routes of operators are asked with: paths, queries, keys and reasons, read and checked. Pure.
 
+use std::marker::PhantomData;
 use std::str::FromStr;
 
 use axum::extract::Path;
@@ -62,18 +63,22 @@ fn limit_of(parameter: &Parameter, default: u32, most: u32) -> Result<u32, Probl
     }
 }
 
-/// A page of a list.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-pub(super) struct PageQuery {
+/// A page of a list whose rows are in the order of their `C`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(bound = "C: JsonSchema")]
+pub(super) struct PageQuery<C> {
     /// The `next_cursor` of the page before.
+    #[schemars(with = "Option<C>")]
     cursor: Parameter,
     /// How many rows, 50 if it is left out.
     #[schemars(with = "Option<u32>", range(min = 1, max = PAGE_MAX))]
     limit: Parameter,
+    #[serde(skip)]
+    order: PhantomData<C>,
 }
 
-impl PageQuery {
-    pub(super) fn cursor<T: FromStr>(&self) -> Result<Option<T>, Problem> {
+impl<C: FromStr> PageQuery<C> {
+    pub(super) fn cursor(&self) -> Result<Option<C>, Problem> {
         parsed("cursor", &self.cursor, "the `next_cursor` of an earlier answer")
     }
 
@@ -129,6 +134,7 @@ pub(super) fn head(act_id: ActId, reason: Option<&str>) -> Result<ActHead, Probl
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[schemars(rename = "OptionalReason")]
 pub(super) struct MayBeWhy {
+    #[schemars(length(min = 1, max = REASON_MAX))]
     reason: Option<String>,
 }
 
@@ -173,7 +179,7 @@ mod tests {
 
     #[test]
     fn limits_keys_and_reasons_are_bounded() {
-        let limit = |text: &str| query::<PageQuery>(text).limit();
+        let limit = |text: &str| query::<PageQuery<u64>>(text).limit();
         assert_eq!(limit(""), Ok(PAGE_DEFAULT));
         assert_eq!(limit("limit=200"), Ok(200));
         for wrong in ["limit=0", "limit=201", "limit=x", "limit=-1"] {

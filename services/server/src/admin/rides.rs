@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use streams::event::Money;
 use streams::operators::shown::{NoteAdded, OperatorsRidePage, Owner, Refunded, RideEndedByOperator, RideScreen};
-use streams::operators::{LocationRequest, Operator, RidesRequest, UsersRequest};
+use streams::operators::{LocationRequest, NOTE_MAX, Operator, REASON_MAX, RidesRequest, UsersRequest};
 use streams::{RideId, UserId};
 
 use super::api::{Api, part};
@@ -28,7 +28,7 @@ pub(super) struct RidesQuery {
     user: Parameter,
     market: Parameter,
     #[serde(flatten)]
-    page: PageQuery,
+    page: PageQuery<RideId>,
 }
 
 pub(super) async fn list(
@@ -91,17 +91,21 @@ async fn add_others(api: &Api, operator: &Operator, ride_id: RideId, shown: &mut
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(rename = "ActReason")]
 pub(super) struct Why {
+    #[schemars(length(min = 1, max = REASON_MAX))]
     reason: String,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct RefundRequest {
+    /// More than 0.
     amount: Money,
+    #[schemars(length(min = 1, max = REASON_MAX))]
     reason: String,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct NoteRequest {
+    #[schemars(length(min = 1, max = NOTE_MAX))]
     text: String,
 }
 

@@ -87,7 +87,7 @@ pub fn closes() -> Vec<(u16, &'static str)> {
 
 /// The body of `POST /v1/commands`: a frame, and the device that the socket would have named in its query.
 pub(crate) fn command_body(schemas: &mut Schemas) -> Value {
-    let device = json!({"type": ["string", "null"], "minLength": 1, "maxLength": 64});
+    let device = json!({"type": ["string", "null"], "description": "1 to 64 visible characters; the `device` of the query goes before it."});
     let commands = TYPES.iter().filter(|kind| kind.name != AUTH_REFRESH);
     let body = |kind: &FrameType| {
         let fields =

@@ -119,7 +119,9 @@ const heading = (text) => element('h3', '', text);
 function operationBody(doc, operation) {
   const body = element('div', 'body');
   if (operation.description) body.append(element('p', '', ...prose(operation.description)));
-  body.append(element('p', 'type', operation.security.length ? 'Needs an access token.' : 'Needs no access token.'));
+  const scheme = Object.keys(operation.security[0] || {})[0];
+  body.append(element('p', 'type', scheme === 'operatorToken' ? 'Needs the token of an operator.'
+    : scheme ? 'Needs an access token.' : 'Needs no access token.'));
   if (operation.parameters.length) {
     const row = (one) => [[element('span', 'field', one.name), element('span', 'type', ` in ${one.in}`)],
       [typeName(doc, one.schema), rules(one.schema), one.required ? element('span', 'must', ' required') : null,
@@ -174,11 +176,18 @@ const PARTS = {
       };
     });
   },
+  operators() {
+    const doc = documents.asyncapi;
+    return Object.values(doc.channels.operators_stream.messages).map((ref) => {
+      const [message] = resolve(doc, ref);
+      return { group: 'server-sent events', badge: 'receive', name: message.name, what: message.summary, make: () => messageBody(doc, message, {}, []) };
+    });
+  },
   nats() {
     const doc = documents.asyncapi;
     const parties = (key, action) => Object.values(doc.operations)
       .filter((one) => one.action === action && last(one.channel.$ref) === key).map((one) => one.tags[0].name).join(', ');
-    return Object.entries(doc.channels).filter(([key]) => key !== 'socket').flatMap(([key, channel]) =>
+    return Object.entries(doc.channels).filter(([, channel]) => last(channel.servers[0].$ref) === 'nats').flatMap(([key, channel]) =>
       Object.values(channel.messages).map((ref) => {
         const [message] = resolve(doc, ref);
         const isReply = message.name.endsWith('.reply');
@@ -192,7 +201,7 @@ const PARTS = {
   },
 };
 
-const ABOUT = { http: 'openapi', socket: 'asyncapi', nats: 'asyncapi' };
+const ABOUT = { http: 'openapi', socket: 'asyncapi', operators: 'asyncapi', nats: 'asyncapi' };
 
 function show() {
   const [name, wanted] = location.hash.slice(1).split('/').map(decodeURIComponent);
@@ -211,6 +220,10 @@ function show() {
     const closes = lazily('Codes of a close by the server', () => table(channel['x-close-codes'].map(({ code, reason }) =>
       [element('span', 'status', String(code)), reason])));
     about.push(element('p', '', element('code', '', channel.address), ': ', ...prose(channel.description)), closes);
+  }
+  if (part === 'operators') {
+    const channel = documents.asyncapi.channels.operators_stream;
+    about.push(element('p', '', element('code', '', channel.address), ': ', ...prose(channel.description)));
   }
   byId('about').replaceChildren(...about);
   const found = PARTS[part]().filter((item) => {

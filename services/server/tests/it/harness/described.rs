@@ -34,6 +34,11 @@ fn path_item(path: &str) -> Option<(&String, &Value)> {
 /// An answer over HTTP.
 pub(crate) fn answer(method: &str, path: &str, status: u16, content_type: &str, body: &Value) {
     let what = format!("{status} to {method} {path}");
+    // A listener has not all routes: those of operators may be on one of their own.
+    if body["code"] == "no_such_route" {
+        assert_eq!(status, 404, "{what}");
+        return problem(&what, content_type, body);
+    }
     if let Some((_, operations)) = path_item(path) {
         if let Some(operation) = operations.get(method.to_ascii_lowercase()) {
             return answer_of(&what, operation, status, content_type, body);
