@@ -481,6 +481,7 @@ pub struct Track {
 }
 
 #[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(rename = "PointOfTrack")]
 pub struct TrackPoint {
     pub lat: f64,
     pub lng: f64,

@@ -121,7 +121,9 @@ impl Document {
             received.push(frame.name);
         }
         for frame in users::server_frames(&mut self.schemas) {
-            let message = self.message(&format!("frame.{}", frame.name), frame.name, frame.summary, frame.payload);
+            // A frame of the mailbox is named for the event that it shows.
+            let summary = frame.name.parse().map_or(frame.summary, summary_of);
+            let message = self.message(&format!("frame.{}", frame.name), frame.name, summary, frame.payload);
             messages.insert(frame.name.to_owned(), message);
             sent.push(frame.name);
         }

@@ -175,6 +175,10 @@ fn query_parameters(of: &Operation, schemas: &mut Schemas) -> Vec<Value> {
                 schema["type"] = kind.clone();
             }
         }
+        let choices = schema["anyOf"].as_array().into_iter().flatten().filter(|one| one["type"] != "null");
+        if let [one] = choices.collect::<Vec<_>>()[..] {
+            schema = one.clone();
+        }
         let required = required.iter().any(|field| *field == name);
         let mut parameter = json!({"name": name, "in": "query", "required": required, "schema": schema});
         if let Some(description) = description {
