@@ -28,26 +28,26 @@ export interface Commands {
 
 /** The events of a user's mailbox, which have a `seq`: the `data` of each type. */
 export interface Events {
-  /** An event of the user's mailbox. */
+  /** The distance of a ride so far. */
   "location.aggregate": LocationAggregate;
-  /** An event of the user's mailbox. */
+  /** The driver accepted the offer. */
   "match.accepted": AcceptedFrame;
-  /** An event of the user's mailbox. */
+  /** A driver is proposed to a passenger. */
   "match.found": FoundFrame;
-  /** An event of the user's mailbox. */
+  /** An offer ended without a ride. */
   "match.rejected": MatchRejected;
-  /** An event of the user's mailbox. */
+  /** The vehicle is at the dropoff. */
   "ride.arrived": (RideEvent & {
     status?: "arrived";
   }) & RideJoined;
-  /** An event of the user's mailbox. */
+  /** Driver, passenger or platform ended the ride early; final. */
   "ride.cancelled": (RideEvent & {
     status?: "cancelled";
     by: {} | null;
     reason: {} | null;
     fee: {} | null;
   }) & RideJoined;
-  /** An event of the user's mailbox. */
+  /** The fare is known; final. */
   "ride.completed": (RideEvent & {
     status?: "completed";
     distance_m: {} | null;
@@ -56,21 +56,21 @@ export interface Events {
     platform_fee: {} | null;
     driver_payout: {} | null;
   }) & RideJoined;
-  /** An event of the user's mailbox. */
+  /** The ride exists; the driver is on the way. */
   "ride.pickup": (RideEvent & {
     status?: "pickup";
   }) & RideJoined;
-  /** An event of the user's mailbox. */
+  /** The passenger is in the vehicle. */
   "ride.started": (RideEvent & {
     status?: "started";
   }) & RideJoined;
-  /** An event of the user's mailbox. */
+  /** The driver waits at the pickup. */
   "ride.waiting": (RideEvent & {
     status?: "waiting";
   }) & RideJoined;
-  /** An event of the user's mailbox. */
+  /** A driver went on or off duty, or moved while waiting. */
   "user.beacon": UserBeacon;
-  /** An event of the user's mailbox. */
+  /** A passenger began or ended a search. */
   "user.finder": FinderFrame;
 }
 
@@ -291,6 +291,7 @@ export interface Routes {
     };
     body: {
       data: LocationData;
+      /** 1 to 64 visible characters; the `device` of the query goes before it. */
       device?: string | null;
       /** Any JSON of at most 128 bytes as a string, 1024 as anything else; the answer repeats it. */
       id?: unknown;
@@ -299,6 +300,7 @@ export interface Routes {
       type: "location.update";
     } | {
       data: BeaconUpdate;
+      /** 1 to 64 visible characters; the `device` of the query goes before it. */
       device?: string | null;
       /** Any JSON of at most 128 bytes as a string, 1024 as anything else; the answer repeats it. */
       id?: unknown;
@@ -307,6 +309,7 @@ export interface Routes {
       type: "beacon.update";
     } | {
       data: FinderUpdate;
+      /** 1 to 64 visible characters; the `device` of the query goes before it. */
       device?: string | null;
       /** Any JSON of at most 128 bytes as a string, 1024 as anything else; the answer repeats it. */
       id?: unknown;
@@ -315,6 +318,7 @@ export interface Routes {
       type: "finder.update";
     } | {
       data: MatchAccept;
+      /** 1 to 64 visible characters; the `device` of the query goes before it. */
       device?: string | null;
       /** Any JSON of at most 128 bytes as a string, 1024 as anything else; the answer repeats it. */
       id?: unknown;
@@ -323,6 +327,7 @@ export interface Routes {
       type: "match.accept";
     } | {
       data: MatchReject;
+      /** 1 to 64 visible characters; the `device` of the query goes before it. */
       device?: string | null;
       /** Any JSON of at most 128 bytes as a string, 1024 as anything else; the answer repeats it. */
       id?: unknown;
@@ -331,6 +336,7 @@ export interface Routes {
       type: "match.reject";
     } | {
       data: RideWait;
+      /** 1 to 64 visible characters; the `device` of the query goes before it. */
       device?: string | null;
       /** Any JSON of at most 128 bytes as a string, 1024 as anything else; the answer repeats it. */
       id?: unknown;
@@ -339,6 +345,7 @@ export interface Routes {
       type: "ride.wait";
     } | {
       data: RideStart;
+      /** 1 to 64 visible characters; the `device` of the query goes before it. */
       device?: string | null;
       /** Any JSON of at most 128 bytes as a string, 1024 as anything else; the answer repeats it. */
       id?: unknown;
@@ -347,6 +354,7 @@ export interface Routes {
       type: "ride.start";
     } | {
       data: RideArrive;
+      /** 1 to 64 visible characters; the `device` of the query goes before it. */
       device?: string | null;
       /** Any JSON of at most 128 bytes as a string, 1024 as anything else; the answer repeats it. */
       id?: unknown;
@@ -355,6 +363,7 @@ export interface Routes {
       type: "ride.arrive";
     } | {
       data: RideCancel;
+      /** 1 to 64 visible characters; the `device` of the query goes before it. */
       device?: string | null;
       /** Any JSON of at most 128 bytes as a string, 1024 as anything else; the answer repeats it. */
       id?: unknown;
@@ -363,6 +372,7 @@ export interface Routes {
       type: "ride.cancel";
     } | {
       data: MailboxAck;
+      /** 1 to 64 visible characters; the `device` of the query goes before it. */
       device?: string | null;
       /** Any JSON of at most 128 bytes as a string, 1024 as anything else; the answer repeats it. */
       id?: unknown;
