@@ -15,7 +15,7 @@ use crate::event::{
 };
 use crate::pods::{Heartbeat, PartHealth, Status};
 
-/// A time.
+// A doc comment would be shown with each time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(transparent)]
 #[schemars(inline)]

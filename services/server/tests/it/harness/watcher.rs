@@ -25,6 +25,8 @@ pub(crate) struct Seen {
     pub(crate) messages: Messages,
     /// What is not as the documents say.
     pub(crate) faults: Vec<String>,
+    /// Subjects on which the test itself sends.
+    pub(crate) of_the_test: Vec<&'static str>,
 }
 
 impl Seen {
