@@ -141,7 +141,7 @@ pub(crate) enum StateOffer {
 pub(crate) enum StateRide {
     Event {
         #[serde(flatten)]
-        ride: RideEvent,
+        ride: Box<RideEvent>,
         #[serde(flatten)]
         joined: Joined,
         #[serde(flatten)]
@@ -168,6 +168,6 @@ pub(crate) enum MailboxData {
     Found(FoundFrame),
     Accepted(AcceptedFrame),
     Rejected(streams::event::MatchRejected),
-    Ride(StateRide),
+    Ride(Box<StateRide>),
     Aggregate(LocationAggregate),
 }

@@ -39,10 +39,10 @@ pub(crate) fn answer(method: &str, path: &str, status: u16, content_type: &str, 
         assert_eq!(status, 404, "{what}");
         return problem(&what, content_type, body);
     }
-    if let Some((_, operations)) = path_item(path) {
-        if let Some(operation) = operations.get(method.to_ascii_lowercase()) {
-            return answer_of(&what, operation, status, content_type, body);
-        }
+    if let Some((_, operations)) = path_item(path)
+        && let Some(operation) = operations.get(method.to_ascii_lowercase())
+    {
+        return answer_of(&what, operation, status, content_type, body);
     }
     assert!([404, 405].contains(&status), "{what}: the documents do not have it");
     problem(&what, content_type, body);
