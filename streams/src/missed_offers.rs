@@ -43,12 +43,12 @@ pub enum MissedOffersReply {
 /// A search around a driver that somebody else was offered. It names nobody.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MissedOffer {
-    /// When the other driver was offered it.
+    /// When the other driver was offered it, cut to the minute.
     #[serde(with = "rfc3339")]
     pub at: DateTime<Utc>,
     /// To about 100 m.
     pub pickup: Position,
-    /// From the driver to the pickup, great circle, metres, to 100 m.
+    /// From the driver to that place, great circle, metres, to 100 m.
     pub distance_m: f64,
     /// Why the driver was not offered it.
     pub why: WhyMissed,
@@ -56,7 +56,7 @@ pub struct MissedOffer {
     pub nearer_by_m: f64,
 }
 
-/// Why a driver was not offered a search.
+/// Why a driver who was on duty was not offered a search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WhyMissed {
@@ -72,12 +72,6 @@ pub enum WhyMissed {
     InOffer,
     /// The driver was in a ride.
     InRide,
-    /// Off duty.
-    OffDuty,
-    /// Another type of vehicle was wanted.
-    OtherVehicle,
-    /// The driver was in another market.
-    OtherMarket,
     /// Free, and no road leads from there.
     NoRoad,
 }

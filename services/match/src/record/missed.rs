@@ -1,9 +1,9 @@
-//! A driver's own view of the decisions around them: why others were offered searches. It names nobody, and places are rounded, so that
-//! neither passengers nor the other drivers can be followed. Pure.
+//! A driver's own view of the decisions around them: why others were offered searches while the driver was on duty. It names nobody, and
+//! places and times are rounded, so that neither passengers nor the other drivers can be followed. Pure.
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Duration, DurationRound, Utc};
 use geospatial::rounding::snapped;
 use streams::missed_offers::{MISSED_OFFERS_MAX, MissedOffer, WhyMissed};
 use streams::{Event, RequestId, UserId};
@@ -14,6 +14,8 @@ use super::{Entry, Kind};
 
 /// Places and distances are rounded to this, in metres.
 const ROUNDED_M: f64 = 100.0;
+/// Times are cut to this.
+const CUT_TO: Duration = Duration::minutes(1);
 
 /// Runs entries again for one driver.
 #[derive(Debug)]
@@ -27,7 +29,8 @@ pub struct Missed {
 
 impl Missed {
     pub fn new(driver: UserId, since: DateTime<Utc>) -> Self {
-        Self { driver, since, replay: None, searches: BTreeMap::new() }
+        // Else it could be found out by trying when exactly a search was offered.
+        Self { driver, since: cut(since), replay: None, searches: BTreeMap::new() }
     }
 
     /// The next entry. What cannot be run again is left out.
@@ -47,14 +50,18 @@ impl Missed {
         let (driver, since) = (self.driver, self.since);
         let mut seen: Vec<(RequestId, MissedOffer)> = Vec::new();
         let replayed = replay.step_observed(entry, rules, &mut |decision| {
-            if decision.marketplace.now < since {
+            let on_duty = decision.marketplace.engine.drivers().get(&driver).is_some_and(|row| row.active);
+            if decision.marketplace.now < since || !on_duty {
                 return;
             }
             let own = decision.assignments.iter().find(|one| one.driver.id == driver).map(|one| one.request_id);
             for assignment in decision.assignments.iter().filter(|one| one.driver.id != driver) {
                 let Some(request) = decision.marketplace.waiting_one(assignment.request_id) else { continue };
                 let Some(candidate) = candidate(decision.marketplace, &request, driver, own.as_ref()) else { continue };
-                let nearer_by_m = candidate.distance_m - assignment.driver.distance_m;
+                // A driver says where they are. By distances from the exact place they could find it.
+                let pickup = snapped(&request.pickup, ROUNDED_M);
+                let distance_m = candidate.position.distance_m(&pickup);
+                let nearer_by_m = distance_m - assignment.driver.position.distance_m(&pickup);
                 let why = match candidate.why {
                     Why::CostsMore if nearer_by_m > 0.0 => WhyMissed::Farther,
                     Why::CostsMore => WhyMissed::BetterTogether,
@@ -62,20 +69,19 @@ impl Missed {
                     Why::AskedBefore | Why::Declined { .. } | Why::Missed { .. } => WhyMissed::AskedBefore,
                     Why::InOffer => WhyMissed::InOffer,
                     Why::InRide { .. } => WhyMissed::InRide,
-                    Why::OffDuty => WhyMissed::OffDuty,
-                    Why::OtherVehicle => WhyMissed::OtherVehicle,
-                    Why::OtherMarket => WhyMissed::OtherMarket,
                     Why::NoRoad => WhyMissed::NoRoad,
                     // That they cancelled on this passenger would say who it is.
-                    Why::CancelledRide | Why::OutsideRadius | Why::IsPassenger | Why::Offered => continue,
+                    Why::CancelledRide | Why::IsPassenger | Why::Offered => continue,
+                    // It was none for the driver.
+                    Why::OffDuty | Why::OtherVehicle | Why::OtherMarket | Why::OutsideRadius => continue,
                 };
-                if candidate.distance_m > request.radius_m {
+                if distance_m > request.radius_m {
                     continue;
                 }
                 let missed = MissedOffer {
-                    at: decision.marketplace.now,
-                    pickup: snapped(&request.pickup, ROUNDED_M),
-                    distance_m: rounded(candidate.distance_m),
+                    at: cut(decision.marketplace.now),
+                    pickup,
+                    distance_m: rounded(distance_m),
                     why,
                     nearer_by_m: rounded(nearer_by_m),
                 };
@@ -100,6 +106,10 @@ impl Missed {
         searches.truncate(MISSED_OFFERS_MAX);
         (searches, more)
     }
+}
+
+fn cut(at: DateTime<Utc>) -> DateTime<Utc> {
+    at.duration_trunc(CUT_TO).unwrap_or(at)
 }
 
 fn rounded(distance_m: f64) -> f64 {

@@ -8,11 +8,12 @@ use matching::record::what_if::{Happened, Report, WhatIf};
 use matching::record::{Entry, Kind, Recorded, Recorder, RulesByVersion, query, rows, rules_text};
 use matching::{MIGRATIONS, Policy, Tables};
 use platform::{Store, World};
+use streams::event::rfc3339;
 use streams::missed_offers::WhyMissed;
 use streams::{MatchId, RequestId};
 use testing::{Backend, on_both_stores};
 
-use crate::engine_harness::{EngineHarness, name, rules, user, uuid};
+use crate::engine_harness::{EngineHarness, km, name, rules, user, uuid};
 use crate::random_walk::{Walk, op, runner};
 
 on_both_stores!(a_stored_decision_is_explained, what_if_reads_the_store);
@@ -204,13 +205,34 @@ fn a_driver_sees_why_others_were_offered_what_was_around_and_nobody_s_identity()
         view.iter().map(|m| (m.why, m.distance_m, m.nearer_by_m)).collect::<Vec<_>>()
     };
     assert_eq!(whys("d4"), [], "outside the radius");
-    let newest = |driver: &str| whys(driver)[0];
-    assert_eq!(newest("d2"), (WhyMissed::OtherVehicle, 1_000.0, -2_000.0));
-    assert_eq!(newest("d3").0, WhyMissed::InRide);
-    assert_eq!(newest("d5").0, WhyMissed::OffDuty);
-    assert_eq!(view("d1", harness.now + Duration::seconds(1)), []);
-    let json = serde_json::to_string(&view("d2", begin)).unwrap();
+    assert_eq!(whys("d2"), [], "another vehicle was wanted");
+    assert_eq!(whys("d5"), [], "off duty");
+    assert_eq!(whys("d77"), [], "never seen");
+    assert_eq!(whys("d3"), [(WhyMissed::InRide, 1_500.0, -1_500.0)]);
+    assert_eq!(view("d1", harness.now + Duration::minutes(1)), []);
+    let json = serde_json::to_string(&view("d3", begin)).unwrap();
     assert!(!json.contains(&uuid("d1").to_string()) && !json.contains(&uuid("p1").to_string()), "{json}");
+}
+
+/// Whoever asks with places of their own choice learns no more of a pickup than its rounded place, and of the time no more than the minute.
+#[test]
+fn a_driver_learns_a_pickup_to_100_m_and_its_time_to_the_minute() {
+    let places: Vec<f64> = (0..12).map(|n| 1.5 + 0.013 * f64::from(n)).collect();
+    let mut lines = vec!["d1 on 0.5".to_owned()];
+    lines.extend(places.iter().enumerate().map(|(n, at)| format!("d{} on {at}", 11 + n)));
+    lines.push("r1 p1 find 0.037".to_owned());
+    let harness = played(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+    // The search came at 5 s past the minute, and is shown to whoever asks from any moment of that minute on.
+    let since = harness.now + Duration::seconds(10);
+    for (n, at) in places.iter().enumerate() {
+        let mut missed = Missed::new(user(&format!("d{}", 11 + n)), since);
+        harness.recorded.entries.iter().for_each(|entry| missed.entry(entry, &by_version()));
+        let [search] = &missed.finish().0[..] else { panic!("one search") };
+        let to_100_m = |distance_m: f64| (distance_m / 100.0).round() * 100.0;
+        let (own_m, other_m) = (km(*at).distance_m(&search.pickup), km(0.5).distance_m(&search.pickup));
+        assert_eq!((search.distance_m, search.nearer_by_m), (to_100_m(own_m), to_100_m(own_m - other_m)), "{at}");
+        assert_eq!(rfc3339::text(&search.at), "2026-01-02T03:04:00.000000Z");
+    }
 }
 
 fn what_if(entries: &[Entry], rules: &RulesByVersion, policy: Policy) -> Report {
@@ -255,8 +277,8 @@ fn under_the_same_policy_exactly_what_happened_comes_out() {
 #[test]
 fn another_policy_is_shown_beside_what_happened() {
     let mut harness = played(&["r1 p1 find 0", "r2 p2 find 2"]);
-    harness.position("d1", crate::engine_harness::km(0.9), Duration::zero());
-    harness.position("d2", crate::engine_harness::km(-2.0), Duration::zero());
+    harness.position("d1", km(0.9), Duration::zero());
+    harness.position("d2", km(-2.0), Duration::zero());
     let (one, two) =
         (harness.online("d1", streams::VehicleType::Car, 0.9), harness.online("d2", streams::VehicleType::Car, -2.0));
     use matching::engine::Input::Beacon;
