@@ -23,7 +23,7 @@ impl RoadRequests {
     }
 
     pub(crate) fn send(&mut self, ways: Vec<Way>) {
-        while self.under_way.try_join_next().is_some() {}
+        self.forget_finished();
         let answers = self.answers.clone();
         match &self.roads {
             Some(roads) if self.under_way.len() < REQUESTS_MAX => {
@@ -39,10 +39,16 @@ impl RoadRequests {
 
     /// The answers since the last call.
     pub(crate) fn take_answers(&mut self) -> Answers {
+        self.forget_finished();
         std::mem::take(&mut *self.answers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether an answer may come, or has come.
+    /// A request that has finished has left its answers, and is none that somebody waits for.
+    fn forget_finished(&mut self) {
+        while self.under_way.try_join_next().is_some() {}
+    }
+
+    /// Whether an answer may come, or has come, since the last [`Self::take_answers`].
     pub(crate) fn is_open(&self) -> bool {
         !self.under_way.is_empty() || !self.answers.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
