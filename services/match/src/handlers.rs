@@ -207,7 +207,13 @@ impl Handler for Matcher {
     async fn committed(&mut self, batch: &[&Received]) {
         let mut output = std::mem::take(&mut self.uncommitted);
         if !output.wanted.is_empty() {
-            self.roads.send(std::mem::take(&mut output.wanted));
+            let count = output.wanted.len();
+            if !self.roads.send(std::mem::take(&mut output.wanted)) {
+                self.metrics.road_ways_left_out.with_label_values(&["requests"]).inc_by(count as u64);
+            }
+        }
+        if output.ways_left_out > 0 {
+            self.metrics.road_ways_left_out.with_label_values(&["step"]).inc_by(output.ways_left_out as u64);
         }
         let recorded = std::mem::take(&mut self.unseen);
         if let Some(shadow) = &mut self.shadow
@@ -358,7 +364,7 @@ mod tests {
         matcher.handle(&mut tx, &[]).await.unwrap();
         assert_eq!(matcher.wake_at(), None);
         let at = |lng| Position { lat: 40.0, lng };
-        matcher.roads.send(vec![Way { from: at(0.0), to: at(1.0) }]);
+        let _ = matcher.roads.send(vec![Way { from: at(0.0), to: at(1.0) }]);
         assert!(matcher.wake_at().is_some(), "an answer will come");
         let until_quiet = async {
             while matcher.wake_at().is_some() {

@@ -22,7 +22,9 @@ impl RoadRequests {
         Self { roads, under_way: JoinSet::new(), answers: Arc::default() }
     }
 
-    pub(crate) fn send(&mut self, ways: Vec<Way>) {
+    /// False if there is no room for one more request: the answer is that nobody can say.
+    #[must_use]
+    pub(crate) fn send(&mut self, ways: Vec<Way>) -> bool {
         self.forget_finished();
         let answers = self.answers.clone();
         match &self.roads {
@@ -32,8 +34,12 @@ impl RoadRequests {
                     let found = roads.ways(&ways).await;
                     append(&answers, ways.into_iter().zip(found).collect());
                 });
+                true
             }
-            _ => append(&answers, ways.into_iter().map(|way| (way, None)).collect()),
+            _ => {
+                append(&answers, ways.into_iter().map(|way| (way, None)).collect());
+                false
+            }
         }
     }
 

@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use axum::http::Uri;
 use chrono::{DateTime, Utc};
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use platform::breaker::Rules;
 use platform::http_client::{HttpClient, Protocol, Purpose, Reach};
-use platform::{Platform, World};
+use platform::{Metrics, Platform, World};
 use streams::Position;
+use tokio::time::{Instant, timeout_at};
 
 use crate::cache::Cache;
 pub use crate::way::{Leg, Road, Way, WayKey};
@@ -25,7 +26,7 @@ pub use crate::way::{Leg, Road, Way, WayKey};
 pub const WAIT: Duration = Duration::from_millis(200);
 /// Places that begin a way, in one request: with the destination at most 100 coordinates, the default limit of OSRM.
 const SOURCES_MAX: usize = 99;
-/// Requests of one call. What does not fit is not known.
+/// Requests of one call at once. The others follow as these are answered, in the order of the ways, until the wait is over.
 const REQUESTS_MAX: usize = 16;
 /// After so many failures in a row the server is left alone for some seconds.
 const CIRCUIT: Rules = Rules { failures_max: 3, open_for: chrono::Duration::seconds(10) };
@@ -38,6 +39,7 @@ pub struct Roads {
     base: Arc<str>,
     cache: Arc<Mutex<Cache>>,
     world: World,
+    metrics: Arc<Metrics>,
 }
 
 impl Roads {
@@ -72,6 +74,7 @@ impl Roads {
             base: url.trim_end_matches('/').into(),
             cache: Arc::default(),
             world: platform.world.clone(),
+            metrics: platform.metrics.clone(),
         }
     }
 
@@ -90,14 +93,27 @@ impl Roads {
         if unknown.is_empty() {
             return roads;
         }
+        let until = Instant::now() + WAIT;
         let batches = cache::by_destination(&unknown, SOURCES_MAX);
-        join_all(batches.iter().take(REQUESTS_MAX).map(|batch| self.ask(batch, now))).await;
+        let ask = async |(n, batch): (usize, Vec<Way>)| self.ask_until(until, n, &batch, now).await;
+        stream::iter(batches.into_iter().enumerate()).for_each_concurrent(REQUESTS_MAX, ask).await;
         self.with_cache(|cache| {
             for (road, way) in roads.iter_mut().zip(ways) {
                 *road = road.or_else(|| cache.get(way, now));
             }
         });
         roads
+    }
+
+    /// Asks for the `n`th batch of a call, if there is still time.
+    async fn ask_until(&self, until: Instant, n: usize, batch: &[Way], now: DateTime<Utc>) {
+        if n < REQUESTS_MAX {
+            // The client has the same wait, and counts what is over it against the server.
+            return self.ask(batch, now).await;
+        }
+        if Instant::now() >= until || timeout_at(until, self.ask(batch, now)).await.is_err() {
+            self.metrics.road_ways_left_out.with_label_values(&["time"]).inc_by(batch.len() as u64);
+        }
     }
 
     /// Asks for ways with one destination, and stores the answer.
@@ -129,4 +145,61 @@ impl Roads {
 /// The client's metrics count failures, and its circuit breaker is a part of health; the reason is for whoever looks closer.
 fn log_failure(error: &str) {
     tracing::debug!(error, "no road times from ROUTING_URL");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::Router;
+    use axum::extract::State;
+    use axum::routing::get;
+    use streams::memory::MemoryBus;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A server that says of each way that it is a kilometre, and how often it was asked, at `/right`.
+    async fn server() -> (String, Arc<AtomicUsize>) {
+        async fn route(State(asked): State<Arc<AtomicUsize>>) -> &'static str {
+            asked.fetch_add(1, Ordering::Relaxed);
+            r#"{"code":"Ok","routes":[{"distance":1000,"duration":100}]}"#
+        }
+        let asked = Arc::new(AtomicUsize::new(0));
+        let router = Router::new().route("/right/route/v1/driving/{way}", get(route)).with_state(asked.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        (url, asked)
+    }
+
+    fn platform() -> Platform {
+        let world = World::real();
+        let bus = streams::Bus::Memory(MemoryBus::new(world.now(), 1));
+        Platform::new(world, bus, "test")
+    }
+
+    /// Ways with as many destinations.
+    fn ways(count: u32) -> Vec<Way> {
+        let at = |lat: f64| Position { lat, lng: -74.0 };
+        (0..count).map(|n| Way { from: at(40.0), to: at(40.1 + 0.01 * f64::from(n)) }).collect()
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_into_the_first_requests_is_asked_for_after_them() {
+        let (url, asked) = server().await;
+        let count = REQUESTS_MAX + 4;
+        let mut most = 0;
+        // On a slow machine the wait may be over before.
+        for _ in 0..50 {
+            let before = asked.load(Ordering::Relaxed);
+            let found = Roads::new(&platform(), &format!("{url}/right/")).ways(&ways(count as u32)).await;
+            assert_eq!(found.len(), count);
+            most = most.max(asked.load(Ordering::Relaxed) - before);
+            if found.iter().all(Option::is_some) {
+                break;
+            }
+        }
+        assert_eq!(most, count);
+    }
 }

@@ -47,6 +47,13 @@ pub(crate) enum Standing {
     IsPassenger,
 }
 
+/// What a decision on a request goes by: the ways of the nearest drivers to the pickup, and the passenger's. None without drivers.
+#[derive(Debug, Default)]
+pub(super) struct Ways {
+    pub(super) to_pickup: Vec<Way>,
+    pub(super) trip: Option<Way>,
+}
+
 #[derive(Clone, Copy)]
 pub(crate) struct Marketplace<'a> {
     pub(crate) engine: &'a Engine,
@@ -114,18 +121,18 @@ impl Marketplace<'_> {
         waiting.map(|r| waiting_request(r, self.engine.rules(), self.now))
     }
 
-    /// The ways that a decision on the request goes by: of the nearest drivers to the pickup, and of the passenger.
-    pub(super) fn ways(&self, request: &WaitingRequest) -> Vec<Way> {
+    /// The ways that a decision on the request goes by.
+    pub(super) fn ways(&self, request: &WaitingRequest) -> Ways {
         let none = BTreeSet::new();
         let near = self.free_by_air(request, ROAD_CANDIDATES, &none);
         if near.is_empty() {
-            return Vec::new();
+            return Ways::default();
         }
         let to_pickup = |from: Position| Way { from, to: request.pickup };
         let dropoff = self.engine.requests().get(&request.request_id).map(|r| r.dropoff);
         let trip = dropoff.map(|to| Way { from: request.pickup, to });
         let finishing = self.finishing_by_air(request).into_iter().map(|(ride, ..)| to_pickup(ride));
-        near.iter().map(|near| to_pickup(near.position)).chain(finishing).chain(trip).collect()
+        Ways { to_pickup: near.iter().map(|near| to_pickup(near.position)).chain(finishing).collect(), trip }
     }
 
     /// What an offer would say of the seconds from one place to the pickup; `None` if no road leads there.
