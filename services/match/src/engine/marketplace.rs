@@ -206,18 +206,26 @@ impl Marketplace<'_> {
         candidates
     }
 
-    /// The `k` nearest free drivers within the radius. Who was asked before is asked again after all others.
+    /// The `k` nearest free drivers within the radius, without those of whom it is known that no road leads from there: however many they are,
+    /// somebody farther away is looked for. Who was asked before is asked again after all others.
     fn free_by_air(&self, request: &WaitingRequest, k: usize, assigned: &BTreeSet<UserId>) -> Vec<Near> {
         let rules = self.engine.rules();
         let market = rules.markets.of_pickup(&request.pickup);
         let exclusion = |driver| self.engine.requests().get(&request.request_id)?.excluded.get(&driver);
+        let may_get_there = |from: Position| {
+            let way = Way { from, to: request.pickup };
+            !rules.roads || self.engine.road_times().get(&way, self.now) != WayTime::Unreachable
+        };
         let nearest = |may: &dyn Fn(UserId) -> bool| {
             self.positions.nearest(request.vehicle_type, &request.pickup, k, request.radius_m, |driver| {
                 driver != request.passenger_id
                     && !assigned.contains(&driver)
                     && may(driver)
                     && !self.engine.has_cancelled_on(driver, request.passenger_id)
-                    && self.positions.newest(driver).is_some_and(|at| rules.is_served_from(&at, market))
+                    && self
+                        .positions
+                        .newest(driver)
+                        .is_some_and(|at| rules.is_served_from(&at, market) && may_get_there(at))
             })
         };
         let others = nearest(&|driver| exclusion(driver).is_none());
