@@ -303,7 +303,8 @@ impl Health {
         }
     }
 
-    pub(crate) fn set_breaker(&self, breaker: &'static str, state: &'static str) {
+    /// Also what a part's answers are worth, which makes no process unready either. Anything but `closed` is a degraded part.
+    pub fn set_breaker(&self, breaker: &'static str, state: &'static str) {
         self.breakers.lock().unwrap_or_else(PoisonError::into_inner).insert(breaker, state);
     }
 

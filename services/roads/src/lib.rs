@@ -7,14 +7,16 @@ mod cache;
 mod osrm;
 mod way;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::http::Uri;
+use axum::http::{StatusCode, Uri};
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 use platform::breaker::Rules;
 use platform::http_client::{HttpClient, Protocol, Purpose, Reach};
+use platform::telemetry::Health;
 use platform::{Metrics, Platform, World};
 use streams::Position;
 use tokio::time::{Instant, timeout_at};
@@ -40,12 +42,18 @@ pub struct Roads {
     cache: Arc<Mutex<Cache>>,
     world: World,
     metrics: Arc<Metrics>,
+    answers: Answers,
 }
 
 impl Roads {
     /// # Errors
     /// A sentence on what is wrong with the URL.
     pub fn check_url(url: &str) -> Result<(), String> {
+        let after_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
+        if after_scheme.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@')) {
+            // Not repeated: it would be in a log.
+            return Err("no user name and no password are possible in it".to_owned());
+        }
         let uri: Uri = url.parse().map_err(|error| format!("`{url}` is no URL: {error}"))?;
         let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
         if !is_http || uri.host().is_none_or(str::is_empty) {
@@ -75,6 +83,7 @@ impl Roads {
             cache: Arc::default(),
             world: platform.world.clone(),
             metrics: platform.metrics.clone(),
+            answers: Answers::new(platform),
         }
     }
 
@@ -124,7 +133,13 @@ impl Roads {
             Err(error) => return log_failure(&error.to_string()),
         };
         let answer = match self.client.send(request).await {
-            Ok(response) => osrm::read(response.body(), batch),
+            Ok(response) => {
+                // An error of the server itself counts in the circuit breaker.
+                if !response.status().is_server_error() {
+                    self.answers.record(osrm::is_answer(response.body()), response.status());
+                }
+                osrm::read(response.body(), batch)
+            }
             Err(error) => Err(error.to_string()),
         };
         match answer {
@@ -142,6 +157,39 @@ impl Roads {
     }
 }
 
+/// Whether what answers at ROUTING_URL is a routing server: health says if it is not, and the log once.
+#[derive(Debug, Clone)]
+struct Answers {
+    health: Arc<Health>,
+    are_foreign: Arc<AtomicBool>,
+}
+
+impl Answers {
+    fn new(platform: &Platform) -> Self {
+        let answers = Self { health: platform.health.clone(), are_foreign: Arc::default() };
+        answers.report(false);
+        answers
+    }
+
+    fn record(&self, is_answer: bool, status: StatusCode) {
+        if self.are_foreign.swap(!is_answer, Ordering::Relaxed) == is_answer {
+            self.report(!is_answer);
+            if is_answer {
+                tracing::info!("a routing server answers at ROUTING_URL");
+            } else {
+                tracing::warn!(
+                    status = status.as_u16(),
+                    "what answers at ROUTING_URL is no OSRM-compatible server, or its path is wrong: times are estimated"
+                );
+            }
+        }
+    }
+
+    fn report(&self, are_foreign: bool) {
+        self.health.set_breaker("routing answers", if are_foreign { "not of a routing server" } else { "closed" });
+    }
+}
+
 /// The client's metrics count failures, and its circuit breaker is a part of health; the reason is for whoever looks closer.
 fn log_failure(error: &str) {
     tracing::debug!(error, "no road times from ROUTING_URL");
@@ -149,7 +197,7 @@ fn log_failure(error: &str) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use axum::Router;
     use axum::extract::State;
@@ -185,6 +233,17 @@ mod tests {
         (0..count).map(|n| Way { from: at(40.0), to: at(40.1 + 0.01 * f64::from(n)) }).collect()
     }
 
+    #[test]
+    fn a_url_with_a_password_is_refused_and_not_repeated() {
+        for url in
+            ["http://user:secret@osrm:5000", "user:secret@osrm", "https://secret@osrm/path", "htt p://a:secret@b"]
+        {
+            let why = Roads::check_url(url).unwrap_err();
+            assert!(!why.contains("secret") && why.contains("password"), "{why}");
+        }
+        assert_eq!(Roads::check_url("http://osrm:5000/a@b"), Ok(()));
+    }
+
     #[tokio::test]
     async fn what_does_not_fit_into_the_first_requests_is_asked_for_after_them() {
         let (url, asked) = server().await;
@@ -201,5 +260,24 @@ mod tests {
             }
         }
         assert_eq!(most, count);
+    }
+
+    #[tokio::test]
+    async fn a_wrong_path_is_in_health_until_a_routing_server_answers() {
+        let (url, _) = server().await;
+        let platform = platform();
+        let state = || platform.health.breakers().into_iter().find(|(name, _)| *name == "routing answers").unwrap().1;
+        let (wrong, right) =
+            (Roads::new(&platform, &format!("{url}/wrong")), Roads::new(&platform, &format!("{url}/right")));
+        assert_eq!(state(), "closed");
+        // On a slow machine an answer may come too late.
+        let way = ways(1)[0];
+        while state() == "closed" {
+            assert_eq!(wrong.way(way.from, way.to).await, None);
+        }
+        assert_eq!(state(), "not of a routing server");
+        let right = Roads { answers: wrong.answers.clone(), ..right };
+        while right.way(way.from, way.to).await.is_none() {}
+        assert_eq!(state(), "closed");
     }
 }
