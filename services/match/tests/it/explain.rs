@@ -294,6 +294,30 @@ fn another_policy_is_shown_beside_what_happened() {
     assert!(report.what_if.pickup_eta_s.mean > report.happened.pickup_eta_s.mean + 60.0, "{report:?}");
 }
 
+/// What became of offers of the other policy is not known after a break: it goes on from what happened.
+#[test]
+fn after_a_break_another_policy_begins_anew_with_what_happened() {
+    let mut harness = played(&["r1 p1 find 0", "r2 p2 find 2"]);
+    let beacons = [("d1", 0.9), ("d2", -2.0)].map(|(id, at)| harness.online(id, streams::VehicleType::Car, at));
+    let at = harness.now;
+    harness.step(&beacons.each_ref().map(|beacon| matching::engine::Input::Beacon(beacon, at)));
+    for line in ["m1 accept", "m2 accept", "k1 pickup m1", "k2 pickup m2", "1 s", "d8 on 100"] {
+        harness.line(line);
+    }
+    let missing = harness.recorded.entries.len();
+    ["d8 off", "d9 on 100"].into_iter().for_each(|line| _ = harness.line(line));
+    harness.recorder.as_mut().unwrap().begin_again();
+    for line in ["d9 off", "60 s", "k1 completed m1", "k2 completed m2", "r3 p3 find 0", "m3 accept", "k3 pickup m3"] {
+        harness.line(line);
+    }
+    let mut entries = harness.recorded.entries;
+    entries.remove(missing);
+    let report = what_if(&entries, &by_version(), Policy::FirstCome);
+    assert_eq!((report.gaps, report.happened.matched, report.what_if.matched), (1, 3, 3));
+    // Only the one after the break is the same.
+    assert_eq!((report.offers, report.same_offers), (3, 1));
+}
+
 async fn stored(backend: Backend, recorded: &Recorded, at: DateTime<Utc>) -> Store<Tables> {
     let store: Store<Tables> = backend.store(&World::real(), "test", "matching", &MIGRATIONS).await;
     let mut tx = store.begin().await.unwrap();
