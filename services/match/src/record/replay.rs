@@ -13,8 +13,8 @@ use crate::engine::road_times::RoadTimes;
 use crate::engine::{Decision, Engine, Input, Rules, StepOutput, step_observed};
 use crate::positions::DriverPositions;
 
-/// The rules by version, as they are stored beside the record.
-pub type RulesByVersion = BTreeMap<RulesVersion, Rules>;
+/// The rules by version, as they are stored beside the record, and why some cannot be read: another version of the program wrote them.
+pub type RulesByVersion = BTreeMap<RulesVersion, Result<Rules, String>>;
 
 /// A chain that is run again.
 #[derive(Debug, Clone)]
@@ -112,5 +112,9 @@ impl Replay {
 }
 
 fn rules_of(rules: &RulesByVersion, version: RulesVersion) -> Result<&Rules, String> {
-    rules.get(&version).ok_or_else(|| format!("the rules of version {version} are not in the record"))
+    match rules.get(&version) {
+        Some(Ok(rules)) => Ok(rules),
+        Some(Err(why)) => Err(format!("version {version}: {why}")),
+        None => Err(format!("the rules of version {version} are not in the record")),
+    }
 }

@@ -319,7 +319,7 @@ impl WhatIf {
     fn step(&mut self, entry: &Entry, rules: &RulesByVersion) -> Result<(), String> {
         let Some(mut replay) = self.replay.take() else { return Ok(()) };
         let step = replay.decode(entry)?;
-        let recorded_policy = rules.get(&step.rules_version).map(|rules| rules.policy);
+        let recorded_policy = rules.get(&step.rules_version).and_then(|rules| Some(rules.as_ref().ok()?.policy));
         self.pass_time(&mut replay, step.at, self.has_diverged || recorded_policy != Some(self.policy));
         replay.prepare(&step, rules)?;
         self.set_policy(&mut replay);

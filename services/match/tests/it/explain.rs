@@ -5,7 +5,9 @@ use matching::engine::Rules;
 use matching::record::explain::{Explainer, Explanation, Target};
 use matching::record::missed::Missed;
 use matching::record::what_if::{Happened, Report, WhatIf};
-use matching::record::{Entry, Kind, Recorded, Recorder, RulesByVersion, query, rows, rules_text};
+use matching::record::{
+    Entry, Kind, Recorded, Recorder, RulesByVersion, RulesVersion, parse_rules, query, rows, rules_text,
+};
 use matching::{MIGRATIONS, Policy, Tables};
 use platform::{Store, World};
 use streams::event::rfc3339;
@@ -16,7 +18,11 @@ use testing::{Backend, on_both_stores};
 use crate::engine_harness::{EngineHarness, km, name, rules, user, uuid};
 use crate::random_walk::{Walk, op, runner};
 
-on_both_stores!(a_stored_decision_is_explained, what_if_reads_the_store);
+on_both_stores!(
+    a_stored_decision_is_explained,
+    rules_that_cannot_be_read_are_in_the_way_of_their_own_steps_only,
+    what_if_reads_the_store
+);
 
 /// A harness that records, with lines played.
 fn played(lines: &[&str]) -> EngineHarness {
@@ -29,7 +35,7 @@ fn played(lines: &[&str]) -> EngineHarness {
 }
 
 fn by_version() -> RulesByVersion {
-    RulesByVersion::from([(rules_text(&rules()).0, rules())])
+    RulesByVersion::from([(rules_text(&rules()).0, Ok(rules()))])
 }
 
 fn explain(entries: &[Entry], target: Target) -> Explanation {
@@ -177,7 +183,7 @@ fn an_explanation_that_is_not_the_recorded_decision_says_so() {
     insta::assert_snapshot!(explanation.reason.unwrap(), @"after step 3 of term 1 steps are missing in the record");
     // The rules are not those by which it was decided.
     let other = Rules { radius_m: 1_000.0, ..rules() };
-    let wrong = RulesByVersion::from([(rules_text(&rules()).0, other)]);
+    let wrong = RulesByVersion::from([(rules_text(&rules()).0, Ok(other))]);
     let mut explainer = Explainer::new(target);
     let _ = entries.iter().any(|entry| explainer.entry(entry, &wrong));
     let explanation = explainer.finish();
@@ -343,6 +349,27 @@ async fn a_stored_decision_is_explained(backend: Backend) {
     assert!(explanation.reproduced && explanation.decisions.len() > 1, "{explanation:?}");
     let explanation = query::explain(&store, Target::Match(MatchId(uuid("m99")))).await.unwrap();
     assert!(!explanation.reproduced);
+}
+
+/// Rules that another version of the program wrote blind nothing but the steps that were made by them.
+async fn rules_that_cannot_be_read_are_in_the_way_of_their_own_steps_only(backend: Backend) {
+    let harness = played(SCENE);
+    let store = stored(backend, &harness.recorded, harness.now).await;
+    let mut tx = store.begin().await.unwrap();
+    let foreign = Recorded { rules: Some((RulesVersion(7), "{}".to_owned())), ..Recorded::default() };
+    rows::insert(&mut tx, &foreign, harness.now).await.unwrap();
+    matching::engine::rows::write(&mut tx, &harness.engine.rows()).await.unwrap();
+    tx.commit().await.unwrap();
+    let target = Target::Match(MatchId(uuid("m3")));
+    assert!(query::explain(&store, target).await.unwrap().reproduced);
+    let report = query::what_if(&store, Policy::Batched, crate::engine_harness::start_time()).await.unwrap().unwrap();
+    assert_eq!((report.gaps, report.happened.requests), (0, 2));
+    // Its own steps say why they cannot be run again.
+    let wrong = RulesByVersion::from([(rules_text(&rules()).0, parse_rules("{}"))]);
+    let mut explainer = Explainer::new(target);
+    harness.recorded.entries.iter().for_each(|entry| _ = explainer.entry(entry, &wrong));
+    let reason = explainer.finish().reason.unwrap();
+    assert!(reason.contains("the recorded rules"), "{reason}");
 }
 
 async fn what_if_reads_the_store(backend: Backend) {
