@@ -29,15 +29,21 @@ pub struct MissedOffersRequest {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MissedOffersReply {
-    /// All of the time that was asked for.
+    /// What the record says.
     Missed {
         /// The newest first.
         searches: Vec<MissedOffer>,
         /// So many older ones are left out.
         more: usize,
+        /// Since when nothing is missing among them, not earlier than asked for. Before it the record does not reach, or decides otherwise
+        /// when it is run again, so that something may be missing. `None`: what came last is not known.
+        #[serde(with = "rfc3339::optional")]
+        complete_since: Option<DateTime<Utc>>,
     },
     /// It is too much to look through at once, or others ask: later, or for a shorter time.
     Busy,
+    /// Nothing is recorded.
+    Unavailable,
 }
 
 /// A search around a driver that somebody else was offered. It names nobody.

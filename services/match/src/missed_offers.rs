@@ -24,7 +24,8 @@ const ENTRIES_MAX: usize = 50_000;
 const TIME_MAX: std::time::Duration = std::time::Duration::from_secs(3);
 
 /// Answers until `stop`.
-pub(crate) async fn answer(platform: Platform, store: Store<Tables>, stop: CancellationToken) {
+/// `is_recorded` says whether MATCH_RECORD_HOURS is set: what is left of a record from before says nothing of now.
+pub(crate) async fn answer(platform: Platform, store: Store<Tables>, is_recorded: bool, stop: CancellationToken) {
     let endpoint = Endpoint {
         service: Some(Service::Match),
         name: "missed_offers".to_owned(),
@@ -35,14 +36,20 @@ pub(crate) async fn answer(platform: Platform, store: Store<Tables>, stop: Cance
         health_part: None,
     };
     let permits = Arc::new(Semaphore::new(1));
-    responder::serve(platform, endpoint, stop, move |request| reply(store.clone(), permits.clone(), request)).await;
+    responder::serve(platform, endpoint, stop, move |request| {
+        reply(store.clone(), permits.clone(), is_recorded, request)
+    })
+    .await;
 }
 
-async fn reply(store: Store<Tables>, permits: Arc<Semaphore>, request: Bytes) -> Reply {
+async fn reply(store: Store<Tables>, permits: Arc<Semaphore>, is_recorded: bool, request: Bytes) -> Reply {
     let request: MissedOffersRequest = match serde_json::from_slice(&request) {
         Ok(request) => request,
         Err(error) => return Reply::unreadable(&error),
     };
+    if !is_recorded {
+        return Reply::json(&MissedOffersReply::Unavailable);
+    }
     let Ok(_permit) = permits.acquire().await else { return Reply::none("it ends") };
     match missed(&store, &request).await {
         Ok(reply) => Reply::json(&reply),
@@ -60,10 +67,6 @@ async fn missed(store: &Store<Tables>, request: &MissedOffersRequest) -> Result<
             return Ok(MissedOffersReply::Busy);
         }
         missed.entry(&entry, entries.rules());
-        if !entries.has_page() {
-            tokio::task::yield_now().await;
-        }
     }
-    let (searches, more) = missed.finish();
-    Ok(MissedOffersReply::Missed { searches, more })
+    Ok(if count == 0 { MissedOffersReply::Unavailable } else { missed.finish() })
 }

@@ -31,6 +31,9 @@ pub(crate) struct MissedQuery {
 pub(crate) struct MissedResponse {
     #[serde(with = "rfc3339")]
     since: DateTime<Utc>,
+    /// Since when none is missing; null if match cannot say what came last.
+    #[serde(with = "rfc3339::optional")]
+    complete_since: Option<DateTime<Utc>>,
     /// The newest first.
     searches: Vec<MissedOffer>,
     /// So many older ones are left out.
@@ -62,8 +65,10 @@ pub(crate) async fn get(
     let request = serde_json::to_vec(&MissedOffersRequest { user_id: user, since }).expect("ids and times are JSON");
     let reply = context.platform.bus.request(MISSED_OFFERS, request.into(), MISSED_OFFERS_WAIT).await;
     match reply.map_err(|e| e.to_string()).and_then(|reply| serde_json::from_slice(&reply).map_err(|e| e.to_string())) {
-        Ok(MissedOffersReply::Missed { searches, more }) => Ok(Json(MissedResponse { since, searches, more })),
-        Ok(MissedOffersReply::Busy) => Err(Problem::unavailable()),
+        Ok(MissedOffersReply::Missed { searches, more, complete_since }) => {
+            Ok(Json(MissedResponse { since, complete_since, searches, more }))
+        }
+        Ok(MissedOffersReply::Busy | MissedOffersReply::Unavailable) => Err(Problem::unavailable()),
         Err(error) => {
             tracing::debug!(error, "match did not say which offers a driver missed");
             Err(Problem::unavailable())

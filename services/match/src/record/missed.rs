@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Duration, DurationRound, Utc};
 use geospatial::rounding::snapped;
-use streams::missed_offers::{MISSED_OFFERS_MAX, MissedOffer, WhyMissed};
+use streams::missed_offers::{MISSED_OFFERS_MAX, MissedOffer, MissedOffersReply, WhyMissed};
 use streams::{Event, RequestId, UserId};
 
 use super::explain::{Why, candidate};
@@ -23,6 +23,8 @@ pub struct Missed {
     driver: UserId,
     since: DateTime<Utc>,
     replay: Option<Replay>,
+    /// Since the snapshot from which on nothing is missing. `None`: what came last is not known.
+    complete_since: Option<DateTime<Utc>>,
     /// The newest offer of each search to somebody else.
     searches: BTreeMap<RequestId, MissedOffer>,
 }
@@ -30,18 +32,23 @@ pub struct Missed {
 impl Missed {
     pub fn new(driver: UserId, since: DateTime<Utc>) -> Self {
         // Else it could be found out by trying when exactly a search was offered.
-        Self { driver, since: cut(since), replay: None, searches: BTreeMap::new() }
+        Self { driver, since: cut(since), replay: None, complete_since: None, searches: BTreeMap::new() }
     }
 
-    /// The next entry. What cannot be run again is left out.
+    /// The next entry. What cannot be run again, or comes out otherwise than it happened, is left out up to the next snapshot.
     pub fn entry(&mut self, entry: &Entry, rules: &RulesByVersion) {
         let done = match (&mut self.replay, entry.kind) {
-            (_, Kind::Snapshot) => Replay::begin(entry, rules).map(|begun| self.replay = Some(begun)),
+            (before, Kind::Snapshot) => {
+                if !before.as_ref().is_some_and(|before| before.is_followed_by(entry)) {
+                    self.complete_since = Some(entry.at);
+                }
+                Replay::begin(entry, rules).map(|begun| self.replay = Some(begun))
+            }
             (Some(_), _) => self.step(entry, rules),
-            (None, _) => Ok(()),
+            (None, _) => return,
         };
         if done.is_err() {
-            self.replay = None;
+            (self.replay, self.complete_since) = (None, None);
         }
     }
 
@@ -88,6 +95,9 @@ impl Missed {
                 seen.push((assignment.request_id, missed));
             }
         })?;
+        if !replayed.is_same {
+            return Err(format!("step {} of term {} decides otherwise now", entry.number, entry.epoch));
+        }
         // An assignment becomes no offer if one of the two was taken by another one of the step.
         let is_offered = |id: &RequestId| {
             replayed.output.events.iter().any(|event| matches!(event, Event::MatchFound(e) if e.request_id == *id))
@@ -98,13 +108,14 @@ impl Missed {
         Ok(())
     }
 
-    /// The newest first, and how many older ones are left out.
-    pub fn finish(self) -> (Vec<MissedOffer>, usize) {
+    /// The reply: the newest first.
+    pub fn finish(self) -> MissedOffersReply {
+        let complete_since = self.complete_since.map(|at| at.max(self.since));
         let mut searches: Vec<MissedOffer> = self.searches.into_values().collect();
         searches.sort_by_key(|missed| std::cmp::Reverse(missed.at));
         let more = searches.len().saturating_sub(MISSED_OFFERS_MAX);
         searches.truncate(MISSED_OFFERS_MAX);
-        (searches, more)
+        MissedOffersReply::Missed { searches, more, complete_since }
     }
 }
 

@@ -80,6 +80,12 @@ impl Replay {
         step_observed(&mut self.engine, &[Input::Tick], &mut self.positions, now, &mut no_id, observe);
     }
 
+    /// Whether no entry is missing before this one. A transaction that failed left a number out, which looks the same.
+    pub(super) fn is_followed_by(&self, next: &Entry) -> bool {
+        let (epoch, number) = self.at;
+        [(epoch, number + 1), (epoch + 1, 1)].contains(&(next.epoch, next.number))
+    }
+
     /// What the next entry says.
     pub(super) fn decode(&mut self, entry: &Entry) -> Result<RecordedStep, String> {
         let (epoch, number) = self.at;

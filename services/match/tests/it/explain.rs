@@ -11,7 +11,7 @@ use matching::record::{
 use matching::{MIGRATIONS, Policy, Tables};
 use platform::{Store, World};
 use streams::event::rfc3339;
-use streams::missed_offers::WhyMissed;
+use streams::missed_offers::{MissedOffer, MissedOffersReply, WhyMissed};
 use streams::{MatchId, RequestId};
 use testing::{Backend, on_both_stores};
 
@@ -197,13 +197,54 @@ fn an_explanation_that_is_not_the_recorded_decision_says_so() {
     );
 }
 
+fn shown(missed: Missed) -> (Vec<MissedOffer>, Option<DateTime<Utc>>) {
+    let MissedOffersReply::Missed { searches, complete_since, .. } = missed.finish() else { panic!() };
+    (searches, complete_since)
+}
+
+/// Two searches that others are offered, with a snapshot before each.
+#[test]
+fn what_did_not_happen_so_is_not_shown_and_the_answer_says_since_when_it_is_complete() {
+    let mut harness = played(&["d1 on 0.5", "d2 on 0.6", "d3 on 3", "r1 p1 find 0", "m1 accept", "k1 pickup m1"]);
+    harness.recorder.as_mut().unwrap().begin_again();
+    ["60 s", "d4 on 100"].into_iter().for_each(|line| _ = harness.line(line));
+    let (second, begin) = (harness.now, crate::engine_harness::start_time());
+    harness.line("r2 p2 find 0");
+    let entries = harness.recorded.entries;
+    let view = |entries: &[Entry], rules: &RulesByVersion, since| {
+        let mut missed = Missed::new(user("d3"), since);
+        entries.iter().for_each(|entry| missed.entry(entry, rules));
+        let (searches, complete_since) = shown(missed);
+        (searches.len(), complete_since)
+    };
+    let minute = |at: DateTime<Utc>| at - Duration::seconds(5);
+    assert_eq!(view(&entries, &by_version(), begin), (2, Some(begin)));
+    assert_eq!(view(&entries, &by_version(), second), (1, Some(minute(second))));
+    let snapshots: Vec<usize> = (0..entries.len()).filter(|n| entries[*n].kind == Kind::Snapshot).collect();
+    let [_, snapshot] = snapshots[..] else { panic!("{snapshots:?}") };
+    // The first search comes out otherwise.
+    let mut otherwise = entries.clone();
+    let other = Rules { radius_m: 100.0, ..rules() };
+    let version = rules_text(&other).0;
+    let both = RulesByVersion::from([(rules_text(&rules()).0, Ok(other)), (version, Ok(rules()))]);
+    assert_eq!(view(&entries[..snapshot], &both, begin), (0, None));
+    // A step is missing.
+    let missing = otherwise.remove(snapshot - 1);
+    assert_eq!(missing.kind, Kind::Step);
+    assert_eq!(view(&otherwise, &by_version(), begin), (2, Some(entries[snapshot].at)));
+    // And one before the first search.
+    otherwise.remove(3);
+    assert_eq!(view(&otherwise, &by_version(), begin), (1, Some(entries[snapshot].at)));
+    assert_eq!(view(&otherwise[..4], &by_version(), begin), (0, None));
+}
+
 #[test]
 fn a_driver_sees_why_others_were_offered_what_was_around_and_nobody_s_identity() {
     let harness = played(SCENE);
     let view = |driver: &str, since: DateTime<Utc>| {
         let mut missed = Missed::new(user(driver), since);
         harness.recorded.entries.iter().for_each(|entry| missed.entry(entry, &by_version()));
-        missed.finish().0
+        shown(missed).0
     };
     let begin = crate::engine_harness::start_time();
     let whys = |driver: &str| {
@@ -233,7 +274,7 @@ fn a_driver_learns_a_pickup_to_100_m_and_its_time_to_the_minute() {
     for (n, at) in places.iter().enumerate() {
         let mut missed = Missed::new(user(&format!("d{}", 11 + n)), since);
         harness.recorded.entries.iter().for_each(|entry| missed.entry(entry, &by_version()));
-        let [search] = &missed.finish().0[..] else { panic!("one search") };
+        let [search] = &shown(missed).0[..] else { panic!("one search") };
         let to_100_m = |distance_m: f64| (distance_m / 100.0).round() * 100.0;
         let (own_m, other_m) = (km(*at).distance_m(&search.pickup), km(0.5).distance_m(&search.pickup));
         assert_eq!((search.distance_m, search.nearer_by_m), (to_100_m(own_m), to_100_m(own_m - other_m)), "{at}");
