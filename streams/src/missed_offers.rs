@@ -31,27 +31,34 @@ pub struct MissedOffersRequest {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MissedOffersReply {
-    /// All of the time that was asked for.
+    /// What the record says.
     Missed {
         /// The newest first.
         searches: Vec<MissedOffer>,
         /// So many older ones are left out.
         more: usize,
+        /// Since when nothing is missing among them, not earlier than asked for. Before it the record does not reach, or decides otherwise
+        /// when it is run again, so that something may be missing. `None`: what came last is not known.
+        #[serde(with = "rfc3339::optional")]
+        #[schemars(with = "Option<DateTime<Utc>>")]
+        complete_since: Option<DateTime<Utc>>,
     },
     /// It is too much to look through at once, or others ask: later, or for a shorter time.
     Busy,
+    /// Nothing is recorded.
+    Unavailable,
 }
 
 /// A search around a driver that somebody else was offered. It names nobody.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MissedOffer {
-    /// When the other driver was offered it.
+    /// When the other driver was offered it, cut to the minute.
     #[serde(with = "rfc3339")]
     #[schemars(with = "DateTime<Utc>")]
     pub at: DateTime<Utc>,
     /// To about 100 m.
     pub pickup: Position,
-    /// From the driver to the pickup, great circle, metres, to 100 m.
+    /// From the driver to that place, great circle, metres, to 100 m.
     #[schemars(range(min = 0))]
     pub distance_m: f64,
     /// Why the driver was not offered it.
@@ -60,7 +67,7 @@ pub struct MissedOffer {
     pub nearer_by_m: f64,
 }
 
-/// Why a driver was not offered a search.
+/// Why a driver who was on duty was not offered a search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhyMissed {
@@ -76,12 +83,6 @@ pub enum WhyMissed {
     InOffer,
     /// The driver was in a ride.
     InRide,
-    /// Off duty.
-    OffDuty,
-    /// Another type of vehicle was wanted.
-    OtherVehicle,
-    /// The driver was in another market.
-    OtherMarket,
     /// Free, and no road leads from there.
     NoRoad,
 }

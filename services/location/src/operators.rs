@@ -12,7 +12,7 @@ use streams::operators::{Asked, LOCATION_OPERATORS, LocationRequest, MapQuery, T
 use streams::{RideId, Service};
 
 use crate::cache::Cache;
-use crate::positions::{DriverPositions, ShownDriver};
+use crate::positions::{ShownDriver, first_shown};
 use crate::tables::Tables;
 use crate::track::Point;
 use crate::track::point_rows::{self, PointQuery};
@@ -34,7 +34,7 @@ pub(crate) async fn answer(
             let (store, cache, now) = (store.clone(), cache.clone(), world.now());
             async move {
                 match asked.request {
-                    LocationRequest::Positions { map } => Ok(positions(&cache.positions(), &map, now)),
+                    LocationRequest::Positions { map } => Ok(positions(&cache, &map, now)),
                     LocationRequest::Track { ride_id } => track(&store, ride_id).await,
                 }
             }
@@ -43,13 +43,11 @@ pub(crate) async fn answer(
     .await;
 }
 
-/// Who is on duty or in a ride, in the order of ids.
-fn positions(positions: &DriverPositions, map: &MapQuery, now: DateTime<Utc>) -> Value {
-    let within = |driver: &ShownDriver| map.within.is_none_or(|within| within.contains(&driver.place.position));
+/// Who is on duty or in a ride, in the order of ids. The events of positions wait for the lock: under it drivers are only copied.
+fn positions(cache: &Cache, map: &MapQuery, now: DateTime<Utc>) -> Value {
     let most = map.limit as usize;
-    let mut drivers: Vec<ShownDriver> = positions.shown().filter(within).take(most + 1).collect();
-    let truncated = drivers.len() > most;
-    drivers.truncate(most);
+    let found = cache.positions().shown(map.within.as_ref(), most + 1);
+    let (drivers, truncated) = first_shown(found, most);
     let view = |driver: &ShownDriver| DriverOnMap {
         driver_id: driver.user_id,
         location: driver.place.position,

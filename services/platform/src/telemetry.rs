@@ -80,6 +80,9 @@ pub struct Metrics {
     pub match_shadow: IntCounterVec,
     /// The seconds to the pickup of searches that both would have offered, by policy: real, shadow.
     pub match_shadow_eta: CounterVec,
+    /// Ways whose road times are estimated because there was no room to ask for them, by where: step (a step of match wants too many), requests
+    /// (match has too many under way), time (the wait of one call was over before they were asked for).
+    pub road_ways_left_out: IntCounterVec,
     /// 0 closed, 1 half-open, 2 open, by breaker.
     pub breakers: IntGaugeVec,
     /// Requests not sent because their breaker was open, by breaker.
@@ -198,6 +201,7 @@ impl Metrics {
                     &["policy"],
                 ),
             ),
+            road_ways_left_out: counter("road_ways_left_out_total", "Ways estimated for want of room to ask.", "at"),
             breakers: gauges("breaker_state", "0 closed, 1 half-open, 2 open.", "breaker"),
             breaker_refused: counter("breaker_refused_total", "Requests not sent, the breaker was open.", "breaker"),
             http_requests: registered(
@@ -299,7 +303,8 @@ impl Health {
         }
     }
 
-    pub(crate) fn set_breaker(&self, breaker: &'static str, state: &'static str) {
+    /// Also what a part's answers are worth, which makes no process unready either. Anything but `closed` is a degraded part.
+    pub fn set_breaker(&self, breaker: &'static str, state: &'static str) {
         self.breakers.lock().unwrap_or_else(PoisonError::into_inner).insert(breaker, state);
     }
 
