@@ -27,4 +27,5 @@ mod races;
 mod sign_ins;
 mod sockets;
 mod state;
+mod suspensions;
 mod websocket;
