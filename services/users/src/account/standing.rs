@@ -21,8 +21,8 @@ use crate::{live_ride, presence};
 const SUSPENSIONS_MAX: u32 = 100;
 
 /// Gives a driver another status. One who is not approved any more goes off duty, and an open offer is withdrawn: the passenger's search
-/// goes on with others. An accepted offer and a ride under way stay. A repeat has no effect. Returns the status before; `None` if there
-/// is no such driver.
+/// goes on with others. An accepted offer and a ride under way stay. A repeat changes nothing but that. Returns the status before; `None` if
+/// there is no such driver.
 ///
 /// # Errors
 /// [`StoreError`]; nothing was changed.
@@ -72,6 +72,8 @@ pub(crate) async fn change_status(
         rows::delete_suspension(tx, user).await?;
     }
     if driver.status == status && status != DriverStatus::Approved {
+        // Nobody is on duty who is not approved, however they came to be.
+        stand_down(context, tx, user).await?;
         return Ok(Some(status));
     }
     rows::set_status(tx, user, status).await?;

@@ -17,6 +17,7 @@ mod live_lane;
 mod logs;
 mod mailboxes;
 mod markets;
+mod off_duty;
 mod offers_in_order;
 mod phone_change;
 mod pods;
