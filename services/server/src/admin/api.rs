@@ -51,6 +51,10 @@ pub struct Parts {
     users: Asking,
     rides: Asking,
     location: Asking,
+    // Acts take longer than questions, and requeues the longest: what does not answer these is still asked the others.
+    acts_of_users: Asking,
+    acts_of_rides: Asking,
+    requeues: Asking,
     pub(super) pods: Arc<Pods>,
     /// A permit for each event stream.
     pub(super) streams: Arc<Semaphore>,
@@ -66,6 +70,9 @@ impl Api {
             users: asking("operators of users", USERS_OPERATORS),
             rides: asking("operators of rides", RIDES_OPERATORS),
             location: asking("operators of location", LOCATION_OPERATORS),
+            acts_of_users: asking("acts on users", USERS_OPERATORS),
+            acts_of_rides: asking("acts on rides", RIDES_OPERATORS),
+            requeues: asking("requeues", USERS_OPERATORS),
             pods: Arc::new(Pods::new(platform, services)),
             streams: Arc::new(Semaphore::new(platform.limiter.limits().count(Limit::AdminStreams))),
         }))
@@ -100,40 +107,43 @@ impl Api {
         Ok(self.platform.take(limit, operator, 1)?)
     }
 
-    async fn ask<R: Serialize>(
-        &self,
-        owner: &Asking,
-        operator: &Operator,
-        request: R,
-        wait: Duration,
-    ) -> Result<Value, Problem> {
-        operators::ask((&self.platform, &self.tokens), owner, operator, request, wait).await
+    async fn ask<R: Serialize>(&self, owner: &Asking, operator: &Operator, request: R) -> Result<Value, Problem> {
+        operators::ask((&self.platform, &self.tokens), owner, operator, request, QUESTION_WAIT).await
+    }
+
+    async fn have<R: Serialize>(&self, owner: &Asking, operator: &Operator, act: (ActId, R)) -> Result<Value, Problem> {
+        operators::act((&self.platform, &self.tokens), owner, operator, act, ACT_WAIT).await
     }
 
     pub(super) async fn ask_users(&self, operator: &Operator, request: UsersRequest) -> Result<Value, Problem> {
-        self.ask(&self.users, operator, request, QUESTION_WAIT).await
+        self.ask(&self.users, operator, request).await
     }
 
     pub(super) async fn ask_rides(&self, operator: &Operator, request: RidesRequest) -> Result<Value, Problem> {
-        self.ask(&self.rides, operator, request, QUESTION_WAIT).await
+        self.ask(&self.rides, operator, request).await
     }
 
     pub(super) async fn ask_location(&self, operator: &Operator, request: LocationRequest) -> Result<Value, Problem> {
-        self.ask(&self.location, operator, request, QUESTION_WAIT).await
+        self.ask(&self.location, operator, request).await
     }
 
-    pub(super) async fn have_users(&self, operator: &Operator, request: UsersRequest) -> Result<Value, Problem> {
-        let limit = match request {
-            UsersRequest::LookUp { .. } => Limit::AdminLookUps,
-            _ => Limit::AdminActs,
+    pub(super) async fn have_users(
+        &self,
+        operator: &Operator,
+        (act_id, request): (ActId, UsersRequest),
+    ) -> Result<Value, Problem> {
+        let (limit, owner) = match request {
+            UsersRequest::LookUp { .. } => (Limit::AdminLookUps, &self.acts_of_users),
+            UsersRequest::Requeue { .. } => (Limit::AdminActs, &self.requeues),
+            _ => (Limit::AdminActs, &self.acts_of_users),
         };
         self.admit(operator, limit).await?;
-        self.ask(&self.users, operator, request, ACT_WAIT).await
+        self.have(owner, operator, (act_id, request)).await
     }
 
-    pub(super) async fn have_rides(&self, operator: &Operator, request: RidesRequest) -> Result<Value, Problem> {
+    pub(super) async fn have_rides(&self, operator: &Operator, act: (ActId, RidesRequest)) -> Result<Value, Problem> {
         self.admit(operator, Limit::AdminActs).await?;
-        self.ask(&self.rides, operator, request, ACT_WAIT).await
+        self.have(&self.acts_of_rides, operator, act).await
     }
 }
 
@@ -156,4 +166,51 @@ pub(super) fn part(answer: Result<Value, Problem>, owner: &'static str, unavaila
         }
         Value::Null
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+    use platform::World;
+    use streams::Bus;
+    use streams::event::OperatorRole;
+    use streams::memory::MemoryBus;
+    use streams::operators::{ActHead, OperatorReply};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn acts_that_are_not_answered_stop_no_question() {
+        let world = World::seeded("2026-01-01T00:00:00Z".parse().unwrap(), 1);
+        let platform = Platform::new(world.clone(), Bus::Memory(MemoryBus::new(world.now(), 1)), "pod");
+        let tokens = Tokens::new(&world, &[7; 32]).unwrap();
+        let api = Api::new(&platform, &[Service::Users], tokens, tokens::Current::default());
+        let operator = Operator { name: "ann".to_owned(), role: OperatorRole::Admin };
+        let mut requests = platform.bus.subscribe(USERS_OPERATORS, None).await.unwrap();
+        // It answers questions, and no act.
+        let users = tokio::spawn({
+            let bus = platform.bus.clone();
+            async move {
+                while let Some(request) = requests.next().await {
+                    if !String::from_utf8_lossy(&request.payload).contains("act_id") {
+                        let reply = serde_json::to_vec(&OperatorReply::Done(Value::Null)).unwrap();
+                        bus.publish_core(&request.reply.unwrap(), reply.into()).await.unwrap();
+                    }
+                }
+            }
+        });
+        let acts = (0..u64::from(RULES.failures_max)).flat_map(|sequence| {
+            let act = || ActHead { act_id: world.id(), reason: None };
+            [UsersRequest::Requeue { act: act(), sequence }, UsersRequest::SignOut { act: act(), user_id: world.id() }]
+        });
+        let acts = acts.map(|act| api.have_users(&operator, (world.id(), act)));
+        for outcome in join_all(acts).await {
+            assert_eq!(outcome.unwrap_err().code, "outcome_unknown");
+        }
+        let states: Vec<_> = platform.health.breakers().into_iter().filter(|(_, state)| *state == "open").collect();
+        assert_eq!(states, [("acts on users", "open"), ("requeues", "open")]);
+        let user_id = world.id();
+        assert_eq!(api.ask_users(&operator, UsersRequest::User { user_id }).await, Ok(Value::Null));
+        users.abort();
+    }
 }

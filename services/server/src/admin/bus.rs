@@ -158,7 +158,7 @@ pub(super) async fn requeue(
 ) -> Result<Json<Value>, Problem> {
     let sequence = id(sequence, "dead letter")?;
     let act = optional_head(api.act_id(&headers)?, body)?;
-    api.have_users(&operator, UsersRequest::Requeue { act, sequence }).await.map(Json)
+    api.have_users(&operator, (act.act_id, UsersRequest::Requeue { act, sequence })).await.map(Json)
 }
 
 pub(super) async fn remove(
@@ -170,7 +170,7 @@ pub(super) async fn remove(
 ) -> Result<Json<Value>, Problem> {
     let sequence = id(sequence, "dead letter")?;
     let act = optional_head(api.act_id(&headers)?, body)?;
-    api.have_users(&operator, UsersRequest::Remove { act, sequence }).await.map(Json)
+    api.have_users(&operator, (act.act_id, UsersRequest::Remove { act, sequence })).await.map(Json)
 }
 
 /// Newest first. Nothing is deleted of the stream but by age, so that its sequences have no gaps.

@@ -31,7 +31,7 @@ pub(super) async fn look_up(
     let wrong = || Problem::field("phone", "must be a number in E.164 form, as in %2B12125550123");
     let phone = query.text("phone").ok_or_else(wrong)?;
     let act = head(api.act_id(&headers)?, query.text("reason").as_deref())?;
-    api.have_users(&operator, UsersRequest::LookUp { act, phone }).await.map(Json)
+    api.have_users(&operator, (act.act_id, UsersRequest::LookUp { act, phone })).await.map(Json)
 }
 
 pub(super) async fn user(
@@ -76,7 +76,7 @@ pub(super) async fn sign_out(
 ) -> Result<Json<Value>, Problem> {
     let user_id = id(user, "user")?;
     let act = optional_head(api.act_id(&headers)?, body)?;
-    api.have_users(&operator, UsersRequest::SignOut { act, user_id }).await.map(Json)
+    api.have_users(&operator, (act.act_id, UsersRequest::SignOut { act, user_id })).await.map(Json)
 }
 
 pub(super) async fn approve(
@@ -88,7 +88,7 @@ pub(super) async fn approve(
 ) -> Result<Json<Value>, Problem> {
     let user_id = id(driver, "driver")?;
     let act = optional_head(api.act_id(&headers)?, body)?;
-    api.have_users(&operator, UsersRequest::Approve { act, user_id }).await.map(Json)
+    api.have_users(&operator, (act.act_id, UsersRequest::Approve { act, user_id })).await.map(Json)
 }
 
 #[derive(Debug, Deserialize)]
@@ -111,7 +111,9 @@ pub(super) async fn suspend(
     if request.until.is_some_and(|until| until <= now || until > now + UNTIL_MAX) {
         return Err(Problem::field("until", "must be in the future, within ten years"));
     }
-    api.have_users(&operator, UsersRequest::Suspend { act, user_id, until: request.until }).await.map(Json)
+    api.have_users(&operator, (act.act_id, UsersRequest::Suspend { act, user_id, until: request.until }))
+        .await
+        .map(Json)
 }
 
 #[derive(Debug, Deserialize)]
@@ -130,7 +132,7 @@ pub(super) async fn set_documents(
     let user_id = id(driver, "driver")?;
     let act = head(api.act_id(&headers)?, request.reason.as_deref())?;
     let documents = checked(request.documents)?;
-    api.have_users(&operator, UsersRequest::SetDocuments { act, user_id, documents }).await.map(Json)
+    api.have_users(&operator, (act.act_id, UsersRequest::SetDocuments { act, user_id, documents })).await.map(Json)
 }
 
 /// In the order of their kinds; each kind once but `other`.

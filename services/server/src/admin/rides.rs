@@ -95,7 +95,7 @@ pub(super) async fn end(
 ) -> Result<Json<Value>, Problem> {
     let ride_id = id(ride, "ride")?;
     let act = head(api.act_id(&headers)?, Some(&why.reason))?;
-    api.have_rides(&operator, RidesRequest::End { act, ride_id }).await.map(Json)
+    api.have_rides(&operator, (act.act_id, RidesRequest::End { act, ride_id })).await.map(Json)
 }
 
 pub(super) async fn refund(
@@ -110,7 +110,9 @@ pub(super) async fn refund(
         return Err(Problem::field("amount.amount", "must be more than 0"));
     }
     let act = head(api.act_id(&headers)?, Some(&request.reason))?;
-    api.have_rides(&operator, RidesRequest::Refund { act, ride_id, amount: request.amount }).await.map(Json)
+    api.have_rides(&operator, (act.act_id, RidesRequest::Refund { act, ride_id, amount: request.amount }))
+        .await
+        .map(Json)
 }
 
 pub(super) async fn add_note(
@@ -123,5 +125,5 @@ pub(super) async fn add_note(
     let ride_id = id(ride, "ride")?;
     let text = note(&request.text)?;
     let act = head(api.act_id(&headers)?, None)?;
-    api.have_rides(&operator, RidesRequest::Note { act, ride_id, text }).await.map(Json)
+    api.have_rides(&operator, (act.act_id, RidesRequest::Note { act, ride_id, text })).await.map(Json)
 }
