@@ -64,7 +64,7 @@ async fn record_in(
     Ok(begun)
 }
 
-/// Has the message handled again by the consumer that failed it.
+/// Has the message handled again by the consumer that failed it. The outcome of a repeat is `gone` if the letter is not there any more.
 pub(super) async fn requeue(
     context: &Context,
     asked: &AskedUsers,
@@ -82,7 +82,8 @@ pub(super) async fn requeue(
             }
             Err(error) => return Err(unavailable(&error)),
         },
-        None => "requeued",
+        // A repeat. What became of the letter is not known here: it was handled, or somebody removed it.
+        None => "gone",
     };
     Ok(json!({
         "act_id": act.act_id, "repeated": begun.is_repeated(), "sequence": sequence, "outcome": outcome,
