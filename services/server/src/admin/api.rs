@@ -26,6 +26,8 @@ use super::tokens;
 const RULES: Rules = Rules { failures_max: 5, open_for: TimeDelta::seconds(2) };
 /// Questions of this process to one owner that await the reply at once.
 const IN_FLIGHT_MAX: usize = 64;
+/// Pages of dead letters that are read at once: each may have some MiB in memory.
+const LETTER_PAGES_MAX: usize = 3;
 /// ADMIN_STREAM is full for acts when fewer bytes than these are left: what the owners did since it was observed needs a place as well.
 const ACTS_ROOM: u64 = 32 * 1_024;
 /// Looking for people leaves this part of the stream to acts that must be done.
@@ -58,6 +60,8 @@ pub struct Parts {
     pub(super) pods: Arc<Pods>,
     /// A permit for each event stream.
     pub(super) streams: Arc<Semaphore>,
+    /// A permit for each page of dead letters that is being read.
+    pub(super) letter_pages: Semaphore,
 }
 
 impl Api {
@@ -74,6 +78,7 @@ impl Api {
             acts_of_rides: asking("acts on rides", RIDES_OPERATORS),
             requeues: asking("requeues", USERS_OPERATORS),
             pods: Arc::new(Pods::new(platform, services)),
+            letter_pages: Semaphore::new(LETTER_PAGES_MAX),
             streams: Arc::new(Semaphore::new(platform.limiter.limits().count(Limit::AdminStreams))),
         }))
     }

@@ -1,6 +1,7 @@
 //! What the routes of operators are asked with: paths, queries, keys and reasons, read and checked. Pure.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -51,17 +52,22 @@ impl Fields {
         self.parsed("cursor", "the `next_cursor` of an earlier answer")
     }
 
-    fn limit_of(&self, default: u32, most: u32) -> Result<u32, Problem> {
-        let what = format!("a number from 1 to {most}");
+    fn limit_of(&self, default: u32, among: RangeInclusive<u32>) -> Result<u32, Problem> {
+        let what = format!("a number from {} to {}", among.start(), among.end());
         match self.parsed::<u32>("limit", &what)? {
             None => Ok(default),
-            Some(limit) if (1..=most).contains(&limit) => Ok(limit),
+            Some(limit) if among.contains(&limit) => Ok(limit),
             Some(_) => Err(Problem::field("limit", format!("must be {what}"))),
         }
     }
 
     pub(super) fn limit(&self) -> Result<u32, Problem> {
-        self.limit_of(PAGE_DEFAULT, PAGE_MAX)
+        self.limit_of(PAGE_DEFAULT, 1..=PAGE_MAX)
+    }
+
+    /// As [`limit`](Self::limit); 0 asks for what the answer says beside its rows.
+    pub(super) fn limit_or_none(&self) -> Result<u32, Problem> {
+        self.limit_of(PAGE_DEFAULT, 0..=PAGE_MAX)
     }
 
     /// One of `known`.
@@ -76,7 +82,7 @@ impl Fields {
 
     pub(super) fn map(&self) -> Result<MapQuery, Problem> {
         let within = self.text("box").map(|text| read_box(&text)).transpose()?;
-        Ok(MapQuery { within, limit: self.limit_of(MAP_DEFAULT, MAP_MAX)? })
+        Ok(MapQuery { within, limit: self.limit_of(MAP_DEFAULT, 1..=MAP_MAX)? })
     }
 }
 

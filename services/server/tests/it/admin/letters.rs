@@ -117,6 +117,16 @@ async fn letters_are_paged_newest_first(shape: Shape) {
     let (third, cursor, _) = page(format!("limit=2&cursor={}", cursor.unwrap())).await;
     assert_eq!((third, cursor), (vec![2, 1], None));
     assert_eq!(page("consumer=match_accepted_rides".to_owned()).await, (vec![6, 4, 2], None, Value::Null));
+    // How many there are, without reading one.
+    assert_eq!(page("limit=0".to_owned()).await, (vec![], None, json!(6)));
+    // A page goes on to look until it is full.
+    for n in 8..=60 {
+        letter(&desk, n, "match_accepted_users", Bytes::from_static(b"{")).await;
+    }
+    let (found, cursor, _) = page("limit=2&consumer=match_accepted_rides".to_owned()).await;
+    assert_eq!(found, [6, 4]);
+    let (found, cursor, _) = page(format!("limit=2&consumer=match_accepted_rides&cursor={}", cursor.unwrap())).await;
+    assert_eq!((found, cursor), (vec![2], None));
     assert_eq!(desk.call(ADMIN, ("GET", "/dead-letters?cursor=x"), None, None).await.0, 422);
     desk.stop().await;
 }
