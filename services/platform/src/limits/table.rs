@@ -204,8 +204,8 @@ pub const TABLE: [Definition; 25] = {
             "admin_tokens_address",
             Address,
             Process,
-            rate(20, 1.0 / 10.0),
-            "wrong tokens of operators from one address",
+            rate(60, 1.0 / 10.0),
+            "tokens of operators that were not right before from this address; then a right one is refused too",
         ),
         row(
             Limit::AdminActs,

@@ -1,7 +1,6 @@
 //! What the routes of operators work with, and how they ask the owners.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::http::{HeaderMap, StatusCode};
 use chrono::TimeDelta;
@@ -50,6 +49,7 @@ pub struct Parts {
     pub(super) platform: Platform,
     tokens: Tokens,
     pub(super) operators: tokens::Current,
+    pub(super) admitted: tokens::Admitted,
     users: Asking,
     rides: Asking,
     location: Asking,
@@ -71,6 +71,7 @@ impl Api {
             platform: platform.clone(),
             tokens,
             operators,
+            admitted: tokens::Admitted::default(),
             users: asking("operators of users", USERS_OPERATORS),
             rides: asking("operators of rides", RIDES_OPERATORS),
             location: asking("operators of location", LOCATION_OPERATORS),
