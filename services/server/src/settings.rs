@@ -543,6 +543,21 @@ mod tests {
     }
 
     #[test]
+    fn an_address_with_a_password_is_refused_and_not_repeated() {
+        for (url, reason) in [
+            ("http://u:hunter2@osrm:5000", "leave them out"),
+            ("http://hunter2@osrm:5000/?x", "leave them out"),
+            ("ftp://u:hunter2@osrm", "http://"),
+            ("http://u:hunter2@[osrm", "no URL"),
+        ] {
+            let error = format!("{:#}", settings(&["--routing-url", url]).routing_url().unwrap_err());
+            assert!(error.contains(reason) && !error.contains("hunter2"), "{url}: {error}");
+        }
+        let error = "http:https://u:hunter2@pay".parse::<rides::payment::Provider>().unwrap_err();
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
     fn a_service_has_its_own_database_or_that_of_all() {
         let settings = settings(&["--database-url", "all", "--database-url-match", "own", "--database-url-rides", ""]);
         let of = |service| settings.database_of(service).map(|database| (database.url, database.setting));
