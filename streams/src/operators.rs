@@ -23,8 +23,8 @@ pub const LOCATION_OPERATORS: &str = "location.operators";
 pub const QUESTION_WAIT: Duration = Duration::from_secs(3);
 /// How long an act may take. A requeue waits for a worker.
 pub const ACT_WAIT: Duration = Duration::from_secs(18);
-/// A request is answered within this time of its making, by clocks that agree within a minute: whoever stores it cannot ask it later.
-pub const FRESH_FOR: chrono::Duration = chrono::Duration::seconds(90);
+/// A question is answered within this time of its making, by clocks that agree within a minute: whoever stores it cannot ask it later.
+pub const FRESH_FOR: Duration = Duration::from_secs(90);
 /// The most characters of a reason.
 pub const REASON_MAX: usize = 500;
 /// The most characters of a note.
@@ -55,10 +55,17 @@ pub struct Asked<R> {
     /// When it was asked.
     #[serde(with = "rfc3339")]
     pub at: DateTime<Utc>,
+    /// For how long it may be done, seconds: not after the asker of an act has given it up. Clocks must agree within as long.
+    #[serde(default = "fresh_for_s")]
+    pub valid_s: u64,
     /// By whom.
     pub operator: Operator,
     /// What.
     pub request: R,
+}
+
+fn fresh_for_s() -> u64 {
+    FRESH_FOR.as_secs()
 }
 
 /// What every act has.

@@ -74,7 +74,8 @@ pub enum Status {
     /// It can.
     #[serde(rename = "ready")]
     Ready,
-    /// It can, without something that it does not need for most of its work: a circuit breaker is open or half-open.
+    /// It can, without something that it does not need for most of its work: a circuit breaker is open or half-open, or events wait to be
+    /// published.
     #[serde(rename = "degraded")]
     Degraded,
     /// It cannot.

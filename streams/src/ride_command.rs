@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::event::ids::{RequestId, RideId, UserId};
 use crate::event::{Position, RideStatus};
@@ -77,6 +77,7 @@ pub const SEARCH_FULFILLED: &str = "search_fulfilled";
 /// says that it has not, and never will; [`SEARCH_FULFILLED`] that it has. Any other error leaves it open.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename = "search.end")]
+#[schemars(transform = with_type)]
 pub struct EndSearch {
     /// The passenger, authenticated by users, which also knows that the search is this passenger's.
     pub user_id: UserId,
@@ -84,6 +85,15 @@ pub struct EndSearch {
     pub request_id: RequestId,
     /// W3C trace context of the client's command.
     pub traceparent: String,
+}
+
+/// The tag of a struct, which schemars leaves out.
+fn with_type(schema: &mut Schema) {
+    let object = schema.ensure_object();
+    object["properties"]["type"] = json!({"const": "search.end"});
+    if let Some(required) = object["required"].as_array_mut() {
+        required.push("type".into());
+    }
 }
 
 /// A request on [`RIDE_COMMANDS`].

@@ -40,7 +40,7 @@ use streams::topology::Topology;
 use streams::{Bus, BusError, Message};
 use tokio::time::Instant;
 
-pub use asking::Asking;
+pub use asking::{Asking, Unanswered};
 pub use breaker::Breaker;
 pub use consumer::{Failure, Handler, Received, WAIT_MAX, Waiting, Worker};
 pub use limits::{ClientAddress, Limit, Limiter};

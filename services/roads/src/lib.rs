@@ -54,15 +54,17 @@ impl Roads {
             // Not repeated: it would be in a log.
             return Err("no user name and no password are possible in it".to_owned());
         }
-        let uri: Uri = url.parse().map_err(|error| format!("`{url}` is no URL: {error}"))?;
+        // The URL is not repeated: it may hold a password.
+        let uri: Uri = url.parse().map_err(|error| format!("this is no URL: {error}"))?;
         let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
         if !is_http || uri.host().is_none_or(str::is_empty) {
-            return Err(format!(
-                "`{url}`: http:// or https:// and a host are needed, for example http://127.0.0.1:5000"
-            ));
+            return Err("http:// or https:// and a host are needed, for example http://127.0.0.1:5000".to_owned());
+        }
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err("a user and a password are not sent: leave them out".to_owned());
         }
         if uri.query().is_some() {
-            return Err(format!("`{url}`: no query is possible; the path of the service is appended"));
+            return Err("no query is possible; the path of the service is appended".to_owned());
         }
         Ok(())
     }

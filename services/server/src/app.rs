@@ -231,7 +231,7 @@ impl App {
             let endpoint = config.endpoint.clone();
             let traces = Exporter::new(&mut platform, config);
             let traces = traces.map_err(anyhow::Error::msg).context("OTEL_EXPORTER_OTLP_ENDPOINT")?;
-            tracing::info!("traces go to {}", endpoint.authority().map_or("", |authority| authority.as_str()));
+            tracing::info!(host = endpoint.host(), port = endpoint.port_u16(), "traces go to a collector");
             exporter.spawn(traces.run(exporter_stop.clone()));
         }
         background::apply_topology(&platform).await.map_err(anyhow::Error::msg)?;

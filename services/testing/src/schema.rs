@@ -18,7 +18,22 @@ const NUMBERS: &[&str] = &["double", "float", "int64", "uint64", "int32", "uint3
 /// # Errors
 /// The place in the value and what is wrong there; or a keyword that is not known here.
 pub fn check(document: &Value, schema: &Value, value: &Value) -> Result<(), String> {
-    whole(document, schema, value, "")
+    whole(Document { root: document, allows_unknown: false }, schema, value, "")
+}
+
+/// Checks what a client sends, which may have fields that nobody knows: they are ignored.
+///
+/// # Errors
+/// As those of [`check`].
+pub fn check_sent(document: &Value, schema: &Value, value: &Value) -> Result<(), String> {
+    whole(Document { root: document, allows_unknown: true }, schema, value, "")
+}
+
+#[derive(Clone, Copy)]
+struct Document<'a> {
+    root: &'a Value,
+    /// Fields that no schema names.
+    allows_unknown: bool,
 }
 
 /// The fields of an object that schemas name.
@@ -37,10 +52,10 @@ impl Named {
 }
 
 /// The value against all that is said of it in this place.
-fn whole(document: &Value, schema: &Value, value: &Value, path: &str) -> Result<(), String> {
+fn whole(document: Document<'_>, schema: &Value, value: &Value, path: &str) -> Result<(), String> {
     let named = part(document, schema, value, path)?;
     // A schema that names none is of any object.
-    if named.is_any || named.names.is_empty() {
+    if document.allows_unknown || named.is_any || named.names.is_empty() {
         return Ok(());
     }
     let unknown = value.as_object().into_iter().flatten().find(|(name, _)| !named.names.contains(*name));
@@ -48,7 +63,7 @@ fn whole(document: &Value, schema: &Value, value: &Value, path: &str) -> Result<
 }
 
 /// The value against a schema that may be one of several for its place.
-fn part(document: &Value, schema: &Value, value: &Value, path: &str) -> Result<Named, String> {
+fn part(document: Document<'_>, schema: &Value, value: &Value, path: &str) -> Result<Named, String> {
     let rules = match schema {
         Value::Bool(true) => return Ok(Named { is_any: true, ..Named::default() }),
         Value::Object(rules) => rules,
@@ -56,7 +71,7 @@ fn part(document: &Value, schema: &Value, value: &Value, path: &str) -> Result<N
     };
     let mut named = Named::default();
     if let Some(to) = rules.get("$ref").and_then(Value::as_str) {
-        let target = document.pointer(to.trim_start_matches('#')).ok_or(format!("{to} leads nowhere"))?;
+        let target = document.root.pointer(to.trim_start_matches('#')).ok_or(format!("{to} leads nowhere"))?;
         named.add(part(document, target, value, path)?);
     }
     for (keyword, rule) in rules {
@@ -66,7 +81,7 @@ fn part(document: &Value, schema: &Value, value: &Value, path: &str) -> Result<N
 }
 
 fn keyword_at(
-    document: &Value,
+    document: Document<'_>,
     (keyword, rule): (&str, &Value),
     rules: &serde_json::Map<String, Value>,
     value: &Value,
@@ -229,6 +244,9 @@ mod tests {
             assert_eq!(check(&document, &schema, &good), Ok(()), "{schema}");
             assert!(check(&document, &schema, &bad).is_err(), "{schema} takes {bad}");
         }
+        let sent = json!({"properties": {"x": {"type": "null"}}});
+        assert_eq!(check_sent(&document, &sent, &json!({"y": 1})), Ok(()));
+        assert!(check_sent(&document, &sent, &json!({"x": 1, "y": 1})).is_err());
         for unknown in [json!({"not": {}}), json!({"format": "email"}), json!({"$ref": "#/b"})] {
             assert!(check(&document, &unknown, &json!("x")).is_err(), "{unknown}");
         }

@@ -39,7 +39,10 @@ pub(crate) fn routes() -> Routes<Context> {
         .get("/v1/me/export", export_me)
         .described("All that is stored of the caller.", &[])
         .get("/v1/me/missed-offers", missed_offers::get)
-        .described("Why others were offered the searches around the caller, a driver.", &["driver_not_approved", "not_driver"])
+        .described(
+            "Why others were offered the searches around the caller, a driver.",
+            &["driver_not_approved", "not_driver"],
+        )
         .post("/v1/me/phone", phone_change::routes::request)
         .described("Ask for another phone number: a code goes to the old and to the new one.", &["same_phone"])
         .post("/v1/me/phone/confirm", phone_change::routes::confirm)

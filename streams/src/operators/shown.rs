@@ -249,6 +249,8 @@ pub enum LetterOutcome {
     /// The consumer had handled the message already.
     HandledBefore,
     Removed,
+    /// A repeat of a request: somebody removed the letter, or it was handled.
+    Gone,
 }
 
 #[derive(Debug, Clone, Serialize, JsonSchema)]

@@ -1,4 +1,5 @@
-//! What operators do with a ride: one transaction each, with the event of the act. A repeat changes nothing and gets the same answer.
+//! What operators do with a ride: one transaction each, with the event of the act. A repeat changes nothing: its answer says `repeated`, and
+//! what there is now.
 
 use platform::operators::acts::{self, ActError, begin};
 use platform::operators::shown;

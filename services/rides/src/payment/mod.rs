@@ -35,7 +35,8 @@ impl FromStr for Provider {
             "ledger" => Ok(Self::Ledger),
             "refuse" => Ok(Self::Refusing),
             "away" => Ok(Self::Away),
-            other => Err(format!("unknown payment provider `{other}`: use ledger, refuse or away")),
+            // Not repeated: it may be an address with a password.
+            _ => Err("unknown payment provider: use ledger, refuse or away".to_owned()),
         }
     }
 }

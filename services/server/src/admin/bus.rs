@@ -13,20 +13,23 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use streams::BusError;
 use streams::bus::{ConsumerInfo, StoredMessage, StreamInfo};
-use streams::operators::UsersRequest;
 use streams::operators::shown::{
     ActPage, Letter, LetterDone, LetterPage, LetterScreen, OperatorsConsumer, OperatorsConsumers, OperatorsStream,
     OperatorsStreams, Presence, WholeLetter,
 };
+use streams::operators::{PAGE_MAX, UsersRequest};
 use streams::topology::{ADMIN_STREAM, Consumer, ConsumerState, DEAD_LETTER_STREAM, Stream, StreamState, is_fast};
+use tokio::time::timeout;
 
 use super::api::Api;
 use super::caller::{Key, Support, Viewer};
-use super::query::{MayBeWhy, PageQuery, Parameter, RawId, id, not_found, optional_head, text};
+use super::query::{MayBeWhy, PageQuery, Parameter, RawId, cursor, id, limit_or_none, not_found, optional_head, text};
 
-/// Sequences that one page of dead letters looks at.
+/// Sequences that one page of dead letters looks at, at most.
 const WINDOW: u64 = 2_000;
-/// How long a page waits for the stream.
+/// It looks first at so many more than fit into it: some letters were removed.
+const SPARE: u64 = 16;
+/// How long a page waits for its turn, and for the stream.
 const READ_WAIT: Duration = Duration::from_secs(5);
 
 fn unavailable(error: &BusError) -> Problem {
@@ -139,36 +142,62 @@ fn letter_view(letter: &DeadLetter) -> Letter {
 pub(super) struct LettersQuery {
     /// Only those of this consumer.
     consumer: Parameter,
-    #[serde(flatten)]
-    page: PageQuery<u64>,
+    /// The `next_cursor` of the page before.
+    #[schemars(with = "Option<u64>")]
+    cursor: Parameter,
+    /// How many rows, 50 if it is left out; with 0 the answer says only how many letters there are.
+    #[schemars(with = "Option<u32>", range(min = 0, max = PAGE_MAX))]
+    limit: Parameter,
 }
 
-/// Newest first; a page looks at [`WINDOW`] sequences.
+/// Newest first. Letters are read whole, so that a page looks at few of them, and at more only while it is not full; with `limit` 0 it reads
+/// none, and says how many there are.
 pub(super) async fn dead_letters(
     State(api): State<Api>,
     _: Viewer,
-    Query(LettersQuery { consumer, page }): Query<LettersQuery>,
+    Query(query): Query<LettersQuery>,
 ) -> Result<Json<LetterPage>, Problem> {
-    let (consumer, limit) = (text(consumer), page.limit()? as usize);
+    let (consumer, limit) = (text(query.consumer), limit_or_none(&query.limit)? as usize);
     let bus = &api.platform.bus;
     let info = bus.stream_info(DEAD_LETTER_STREAM).await.map_err(|error| unavailable(&error))?;
-    let before = page.cursor()?.unwrap_or(u64::MAX).min(info.last_sequence + 1);
-    let from = before.saturating_sub(WINDOW).max(info.first_sequence);
-    let read = dead_letters::between(bus, (from, before), READ_WAIT).await.map_err(|error| unavailable(&error))?;
-    let mut letters: Vec<DeadLetter> = read;
-    letters.retain(|letter| consumer.as_ref().is_none_or(|consumer| *consumer == letter.consumer));
-    letters.reverse();
+    let before = cursor::<u64>(&query.cursor)?.unwrap_or(u64::MAX).min(info.last_sequence + 1);
+    let (mut letters, mut from): (Vec<DeadLetter>, u64) = (Vec::new(), before);
+    if limit > 0 {
+        let _permit = timeout(READ_WAIT, api.letter_pages.acquire()).await.map_err(|_| Problem::unavailable())?;
+        for (first, end) in parts_of_window(info.first_sequence, before, limit as u64) {
+            let read =
+                dead_letters::between(bus, (first, end), READ_WAIT).await.map_err(|error| unavailable(&error))?;
+            let of_consumer = |letter: &DeadLetter| consumer.as_ref().is_none_or(|name| *name == letter.consumer);
+            letters.extend(read.into_iter().rev().filter(of_consumer));
+            from = first;
+            if letters.len() > limit {
+                break;
+            }
+        }
+    }
     let is_full = letters.len() > limit;
     letters.truncate(limit);
     let next = match letters.last().filter(|_| is_full) {
         Some(last) => Some(last.sequence),
-        None => (from > info.first_sequence).then_some(from),
+        None => (limit > 0 && from > info.first_sequence).then_some(from),
     };
     Ok(Json(LetterPage {
         dead_letters: letters.iter().map(letter_view).collect(),
         total: consumer.is_none().then_some(info.messages),
         next_cursor: next.map(|sequence| sequence.to_string()),
     }))
+}
+
+/// The parts in which a page of `limit` letters before `before` looks for them, newest first, each larger than the one before.
+fn parts_of_window(oldest: u64, before: u64, limit: u64) -> impl Iterator<Item = (u64, u64)> {
+    let lowest = before.saturating_sub(WINDOW).max(oldest);
+    let (mut end, mut length) = (before, limit + SPARE);
+    std::iter::from_fn(move || {
+        let first = end.saturating_sub(length).max(lowest);
+        let part = (first < end).then_some((first, end));
+        (end, length) = (first, length * 4);
+        part
+    })
 }
 
 pub(super) async fn dead_letter(
@@ -197,7 +226,7 @@ pub(super) async fn requeue(
 ) -> Result<Passed<LetterDone>, Problem> {
     let sequence = id(sequence, "dead letter")?;
     let act = optional_head(act, body)?;
-    api.have_users(&operator, UsersRequest::Requeue { act, sequence }).await.map(Passed::new)
+    api.have_users(&operator, (act.act_id, UsersRequest::Requeue { act, sequence })).await.map(Passed::new)
 }
 
 pub(super) async fn remove(
@@ -209,7 +238,7 @@ pub(super) async fn remove(
 ) -> Result<Passed<LetterDone>, Problem> {
     let sequence = id(sequence, "dead letter")?;
     let act = optional_head(act, body)?;
-    api.have_users(&operator, UsersRequest::Remove { act, sequence }).await.map(Passed::new)
+    api.have_users(&operator, (act.act_id, UsersRequest::Remove { act, sequence })).await.map(Passed::new)
 }
 
 /// Newest first. Nothing is deleted of the stream but by age, so that its sequences have no gaps.
@@ -244,4 +273,19 @@ fn act_view(stored: &StoredMessage) -> Value {
     }
     view["sequence"] = stored.sequence.into();
     view
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_of_letters_looks_at_more_only_step_by_step() {
+        let parts = |oldest, before, limit| parts_of_window(oldest, before, limit).collect::<Vec<_>>();
+        assert_eq!(parts(1, 1, 50), []);
+        assert_eq!(parts(1, 10, 1), [(1, 10)]);
+        assert_eq!(parts(1, 100, 1), [(83, 100), (15, 83), (1, 15)]);
+        let whole = parts(1, 10_001, 200);
+        assert_eq!(whole, [(9_785, 10_001), (8_921, 9_785), (8_001, 8_921)], "no more than the window");
+    }
 }

@@ -5,6 +5,8 @@ use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use platform::api::{Input, Operation, Schemas};
+use platform::limits;
+use platform::token::hash_of;
 use platform::{ClientAddress, Limit, Problem};
 use streams::ActId;
 use streams::event::OperatorRole;
@@ -12,6 +14,7 @@ use streams::operators::Operator;
 
 use super::api::Api;
 use super::query::key;
+use super::tokens::TOKEN_LENGTH;
 
 /// Anybody with a token.
 #[derive(Debug, Clone)]
@@ -51,18 +54,38 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
-/// The caller, who has at least this role.
+/// The caller, who has at least this role. A token that has not been right from this address is counted before it is compared: who has
+/// guessed too often learns nothing more, also not of a right one. Colleagues behind the same address who were let in before go on.
 ///
 /// # Errors
-/// 401, 403, or 429 for an address with too many wrong tokens.
+/// 401, 403, or 429 for an address that has presented too many tokens.
 async fn caller(parts: &mut Parts, api: &Api, least: OperatorRole) -> Result<Operator, Problem> {
     let token = bearer(&parts.headers).map(str::to_owned);
     let token = token.ok_or_else(|| Problem::unauthorized("the header `Authorization: Bearer <token>` is missing"))?;
+    let address = ClientAddress::from_request_parts(parts, api).await.unwrap_or_default();
+    let presented = (limits::Key::from(address), hash_of(token.as_bytes()));
+    let count = || api.platform.take(Limit::AdminTokensAddress, address, 1);
+    let was_admitted = api.admitted.has(&presented);
+    if !was_admitted {
+        count()?;
+    }
     let Some(operator) = api.operators.operator(&token) else {
-        let address = ClientAddress::from_request_parts(parts, api).await.unwrap_or_default();
-        api.platform.take(Limit::AdminTokensAddress, address, 1)?;
-        return Err(Problem::unauthorized("no operator has this token"));
+        if was_admitted {
+            // It was taken back.
+            api.admitted.remove(&presented);
+            count()?;
+        }
+        return Err(Problem::unauthorized(&match TOKEN_LENGTH.contains(&token.len()) {
+            true => "no operator has this token".to_owned(),
+            false => {
+                let (least, most) = (TOKEN_LENGTH.start(), TOKEN_LENGTH.end());
+                format!("a token of an operator has {least} to {most} bytes, whatever ADMIN_TOKENS_FILE says")
+            }
+        }));
     };
+    if !was_admitted {
+        api.admitted.add(presented);
+    }
     if operator.role < least {
         let (has, needs) = (operator.role.as_str(), least.as_str());
         return Err(Problem::forbidden(&format!("your role is {has}, and this needs {needs}")));

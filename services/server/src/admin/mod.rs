@@ -1,4 +1,5 @@
-//! The operators' API, `/admin/v1`: every process serves all of it, whichever services it runs.
+//! The operators' API, `/admin/v1`: every process serves all of it, whichever services it runs. Without JWT_SECRET, which match alone does not
+//! need, it has no operators: the owners would take none of its requests.
 //!
 //! What belongs to a service, its owner says and does, by a sealed core request (`platform/operators`): an act is one transaction of the
 //! owner, with its event for ADMIN_STREAM. What is on the bus (streams, consumers, dead letters, acts) and what processes say of themselves

@@ -53,7 +53,7 @@ pub(super) async fn look_up(
     let wrong = || Problem::field("phone", "must be a number in E.164 form, as in %2B12125550123");
     let phone = text(query.phone).ok_or_else(wrong)?;
     let act = head(act, text(query.reason).as_deref())?;
-    api.have_users(&operator, UsersRequest::LookUp { act, phone }).await.map(Passed::new)
+    api.have_users(&operator, (act.act_id, UsersRequest::LookUp { act, phone })).await.map(Passed::new)
 }
 
 pub(super) async fn user(
@@ -97,7 +97,7 @@ pub(super) async fn sign_out(
 ) -> Result<Passed<SignedOut>, Problem> {
     let user_id = id(user, "user")?;
     let act = optional_head(act, body)?;
-    api.have_users(&operator, UsersRequest::SignOut { act, user_id }).await.map(Passed::new)
+    api.have_users(&operator, (act.act_id, UsersRequest::SignOut { act, user_id })).await.map(Passed::new)
 }
 
 pub(super) async fn approve(
@@ -109,7 +109,7 @@ pub(super) async fn approve(
 ) -> Result<Passed<DriverStatusChanged>, Problem> {
     let user_id = id(driver, "driver")?;
     let act = optional_head(act, body)?;
-    api.have_users(&operator, UsersRequest::Approve { act, user_id }).await.map(Passed::new)
+    api.have_users(&operator, (act.act_id, UsersRequest::Approve { act, user_id })).await.map(Passed::new)
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -135,7 +135,9 @@ pub(super) async fn suspend(
     if request.until.is_some_and(|until| until <= now || until > now + UNTIL_MAX) {
         return Err(Problem::field("until", "must be in the future, within ten years"));
     }
-    api.have_users(&operator, UsersRequest::Suspend { act, user_id, until: request.until }).await.map(Passed::new)
+    api.have_users(&operator, (act.act_id, UsersRequest::Suspend { act, user_id, until: request.until }))
+        .await
+        .map(Passed::new)
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -157,7 +159,9 @@ pub(super) async fn set_documents(
     let user_id = id(driver, "driver")?;
     let act = head(act, request.reason.as_deref())?;
     let documents = checked(request.documents)?;
-    api.have_users(&operator, UsersRequest::SetDocuments { act, user_id, documents }).await.map(Passed::new)
+    api.have_users(&operator, (act.act_id, UsersRequest::SetDocuments { act, user_id, documents }))
+        .await
+        .map(Passed::new)
 }
 
 /// In the order of their kinds; each kind once but `other`.

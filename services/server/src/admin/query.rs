@@ -1,6 +1,7 @@
 //! What the routes of operators are asked with: paths, queries, keys and reasons, read and checked. Pure.
 
 use std::marker::PhantomData;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use axum::extract::Path;
@@ -54,11 +55,11 @@ pub(super) fn one_of(field: &str, parameter: Parameter, known: &[&str]) -> Resul
     }
 }
 
-fn limit_of(parameter: &Parameter, default: u32, most: u32) -> Result<u32, Problem> {
-    let what = format!("a number from 1 to {most}");
+fn limit_of(parameter: &Parameter, default: u32, among: RangeInclusive<u32>) -> Result<u32, Problem> {
+    let what = format!("a number from {} to {}", among.start(), among.end());
     match parsed::<u32>("limit", parameter, &what)? {
         None => Ok(default),
-        Some(limit) if (1..=most).contains(&limit) => Ok(limit),
+        Some(limit) if among.contains(&limit) => Ok(limit),
         Some(_) => Err(Problem::field("limit", format!("must be {what}"))),
     }
 }
@@ -79,12 +80,22 @@ pub(super) struct PageQuery<C> {
 
 impl<C: FromStr> PageQuery<C> {
     pub(super) fn cursor(&self) -> Result<Option<C>, Problem> {
-        parsed("cursor", &self.cursor, "the `next_cursor` of an earlier answer")
+        cursor(&self.cursor)
     }
 
     pub(super) fn limit(&self) -> Result<u32, Problem> {
-        limit_of(&self.limit, PAGE_DEFAULT, PAGE_MAX)
+        limit_of(&self.limit, PAGE_DEFAULT, 1..=PAGE_MAX)
     }
+}
+
+/// How many rows, where none may be asked for.
+pub(super) fn limit_or_none(limit: &Parameter) -> Result<u32, Problem> {
+    limit_of(limit, PAGE_DEFAULT, 0..=PAGE_MAX)
+}
+
+/// Where the next page begins.
+pub(super) fn cursor<C: FromStr>(cursor: &Parameter) -> Result<Option<C>, Problem> {
+    parsed("cursor", cursor, "the `next_cursor` of an earlier answer")
 }
 
 /// A part of the map.
@@ -101,7 +112,7 @@ pub(super) struct MapParameters {
 impl MapParameters {
     pub(super) fn read(&self) -> Result<MapQuery, Problem> {
         let within = given(&self.r#box).map(read_box).transpose()?;
-        Ok(MapQuery { within, limit: limit_of(&self.limit, MAP_DEFAULT, MAP_MAX)? })
+        Ok(MapQuery { within, limit: limit_of(&self.limit, MAP_DEFAULT, 1..=MAP_MAX)? })
     }
 }
 

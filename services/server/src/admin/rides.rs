@@ -118,7 +118,7 @@ pub(super) async fn end(
 ) -> Result<Passed<RideEndedByOperator>, Problem> {
     let ride_id = id(ride, "ride")?;
     let act = head(act, Some(&why.reason))?;
-    api.have_rides(&operator, RidesRequest::End { act, ride_id }).await.map(Passed::new)
+    api.have_rides(&operator, (act.act_id, RidesRequest::End { act, ride_id })).await.map(Passed::new)
 }
 
 pub(super) async fn refund(
@@ -133,7 +133,9 @@ pub(super) async fn refund(
         return Err(Problem::field("amount.amount", "must be more than 0"));
     }
     let act = head(act, Some(&request.reason))?;
-    api.have_rides(&operator, RidesRequest::Refund { act, ride_id, amount: request.amount }).await.map(Passed::new)
+    api.have_rides(&operator, (act.act_id, RidesRequest::Refund { act, ride_id, amount: request.amount }))
+        .await
+        .map(Passed::new)
 }
 
 pub(super) async fn add_note(
@@ -146,5 +148,5 @@ pub(super) async fn add_note(
     let ride_id = id(ride, "ride")?;
     let text = note(&request.text)?;
     let act = head(act, None)?;
-    api.have_rides(&operator, RidesRequest::Note { act, ride_id, text }).await.map(Passed::new)
+    api.have_rides(&operator, (act.act_id, RidesRequest::Note { act, ride_id, text })).await.map(Passed::new)
 }

@@ -195,7 +195,10 @@ impl Document {
         let names = ["Stream", "Subject", "Sequence", "Consumer", "Deliveries", "Reason", "Time", "Message-Id"];
         let names = names.map(|name| format!("Dead-Letter-{name}"));
         let properties: Map<String, Value> = names.iter().map(|name| (name.clone(), text.clone())).collect();
-        self.messages[key]["headers"] = json!({"type": "object", "properties": properties, "required": names});
+        self.messages[key]["headers"] = json!({
+            "type": "object", "properties": properties, "required": names, "additionalProperties": text,
+            "description": "And those of the message.",
+        });
         self.channel(
             key,
             "dead_letter.{consumer}",

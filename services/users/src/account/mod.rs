@@ -13,6 +13,7 @@ pub(crate) mod suspension;
 
 use std::str::FromStr;
 
+use chrono::{DateTime, Utc};
 use platform::{Problem, StoreError};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -53,6 +54,9 @@ impl DriverStatus {
         known.ok_or_else(|| StoreError::Other(format!("unknown status `{name}` of a driver")))
     }
 }
+
+/// A suspension: when it ends, `None` if it does not end by itself, and the status before it.
+pub(crate) type Suspension = (Option<DateTime<Utc>>, DriverStatus);
 
 /// Who decides about a new driver: `DRIVER_APPROVAL`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

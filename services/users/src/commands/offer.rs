@@ -9,9 +9,9 @@ use super::sender::{Sender, Via};
 use crate::account::{self, DriverStatus, standing};
 use crate::context::Context;
 use crate::gateway::pod_message::{BROADCAST, PodMessage};
-use crate::offer;
 use crate::offer::{Answered, DriverAnswer};
 use crate::tables::Tables;
+use crate::{document, offer};
 
 pub(crate) async fn answer(
     context: &Context,
@@ -31,13 +31,18 @@ pub(crate) async fn answer(
             context.platform.metrics.matches.with_label_values(&["declined"]).inc();
         }
         Some(Answered::Accepted(event)) => {
-            // An offer that arrived after the driver was suspended.
+            // An offer that arrived after the driver was suspended, or after a document expired. Whoever suspends, or records documents, locks
+            // the driver's offers after that: this offer is locked, so that it is refused here or withdrawn there.
             let driver = account::rows::driver_of(&mut tx, sender.user).await?;
             if let Some(status) = driver.map(|driver| driver.status).filter(|s| *s != DriverStatus::Approved) {
                 return Err(Refusal::not_approved(status).into());
             }
             if standing::must_be_reviewed(context, &mut tx, sender.user, &event.pickup).await? {
                 return Err(Refusal::not_approved(DriverStatus::Pending).into());
+            }
+            let today = context.platform.world.now().date_naive();
+            if document::rows::has_expired(&mut tx, sender.user, today).await? {
+                return Err(Refusal::documents_expired().into());
             }
             // The device that accepts is the one whose positions are those of the ride.
             offer::rows::accept(&mut tx, id, &sender.device_name).await?;

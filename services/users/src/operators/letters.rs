@@ -66,7 +66,7 @@ async fn record_in(
     Ok(begun)
 }
 
-/// Has the message handled again by the consumer that failed it.
+/// Has the message handled again by the consumer that failed it. The outcome of a repeat is `gone` if the letter is not there any more.
 pub(super) async fn requeue(
     context: &Context,
     asked: &AskedUsers,
@@ -84,7 +84,8 @@ pub(super) async fn requeue(
             }
             Err(error) => return Err(unavailable(&error)),
         },
-        None => LetterOutcome::Requeued,
+        // A repeat. What became of the letter is not known here: it was handled, or somebody removed it.
+        None => LetterOutcome::Gone,
     };
     Ok(shown(&LetterDone { act: begun.done(act), sequence, outcome }))
 }

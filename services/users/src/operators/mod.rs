@@ -6,12 +6,16 @@ mod letters;
 mod rows;
 mod view;
 
+use std::sync::Arc;
+
+use axum::http::StatusCode;
 use platform::operators::shown;
 use platform::{CancellationToken, Problem, operators};
 use serde_json::Value;
 use streams::operators::shown::{DriverDocuments, DriverPage, MapRows, PeopleOfRide, UserAlone};
 use streams::operators::{Asked, USERS_OPERATORS, UsersRequest};
 use streams::{Service, UserId};
+use tokio::sync::Semaphore;
 
 use crate::context::Context;
 use crate::{document, presence, sign_in};
@@ -21,17 +25,21 @@ use view::not_found;
 /// Drivers that a page looks at.
 const WINDOW: u32 = 2_000;
 
+/// Requeues in hand at most: each waits for a worker, and the rest of what operators ask must not wait for them.
+const REQUEUES_MAX: usize = 4;
+
 /// Answers until `stop`.
 pub(crate) async fn answer(context: Context, stop: CancellationToken) {
     let parts = (context.platform.clone(), context.tokens.clone());
+    let requeues = Arc::new(Semaphore::new(REQUEUES_MAX));
     operators::answer(parts, (Service::Users, USERS_OPERATORS), stop, move |asked| {
-        let context = context.clone();
-        async move { reply(&context, &asked).await }
+        let (context, requeues) = (context.clone(), requeues.clone());
+        async move { reply(&context, &requeues, &asked).await }
     })
     .await;
 }
 
-async fn reply(context: &Context, asked: &Asked<UsersRequest>) -> Result<Value, Problem> {
+async fn reply(context: &Context, requeues: &Semaphore, asked: &Asked<UsersRequest>) -> Result<Value, Problem> {
     match &asked.request {
         UsersRequest::LookUp { act, phone } => acts::look_up(context, asked, act, phone).await,
         UsersRequest::User { user_id } => user(context, *user_id).await,
@@ -74,9 +82,18 @@ async fn reply(context: &Context, asked: &Asked<UsersRequest>) -> Result<Value, 
         UsersRequest::SetDocuments { act, user_id, documents } => {
             acts::set_documents(context, asked, act, (*user_id, documents)).await
         }
-        UsersRequest::Requeue { act, sequence } => letters::requeue(context, asked, act, *sequence).await,
+        UsersRequest::Requeue { act, sequence } => {
+            let _permit = requeues.try_acquire().map_err(|_| busy())?;
+            letters::requeue(context, asked, act, *sequence).await
+        }
         UsersRequest::Remove { act, sequence } => letters::remove(context, asked, act, *sequence).await,
     }
+}
+
+fn busy() -> Problem {
+    let message =
+        format!("{REQUEUES_MAX} dead letters are being requeued, and nothing was done: try again in some seconds");
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
 }
 
 async fn user(context: &Context, id: UserId) -> Result<Value, Problem> {

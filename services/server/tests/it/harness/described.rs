@@ -95,7 +95,7 @@ pub(crate) fn acked(command: &Value, data: &Value) {
     let kind = command["type"].as_str().unwrap_or_default();
     let what = format!("the command `{kind}`, which was acked,");
     let Some(message) = message(&format!("command.{kind}")) else { fails(&what, "there is none") };
-    schema::check(&ASYNCAPI, &message["payload"], command).unwrap_or_else(|why| fails(&what, &why));
+    schema::check_sent(&ASYNCAPI, &message["payload"], command).unwrap_or_else(|why| fails(&what, &why));
     schema::check(&ASYNCAPI, &message["x-ack-data"], data)
         .unwrap_or_else(|why| fails(&format!("its ack {data}"), &why));
 }
