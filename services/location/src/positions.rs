@@ -388,7 +388,7 @@ mod tests {
             let count = copied.len();
             let (shown, is_truncated) = first_shown(copied, most);
             let is_in = |n: u32| within.is_none_or(|w| w.contains(&positions.newest_of(id(n)).unwrap().location));
-            let is_shown = |n: &u32| (n % 5 != 0 || (n % 4 == 0 && *n < 1_200)) && is_in(*n);
+            let is_shown = |n: &u32| (!n.is_multiple_of(5) || (n.is_multiple_of(4) && *n < 1_200)) && is_in(*n);
             let expected: Vec<u32> = (0..2_400).filter(is_shown).collect();
             assert_eq!(is_truncated, expected.len() > most, "{within:?}");
             let ids: Vec<UserId> = shown.iter().map(|driver| driver.user_id).collect();

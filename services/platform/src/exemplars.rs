@@ -231,7 +231,7 @@ g{x="a\\b\"c\nd"} +Inf
         for line in text.lines() {
             let Some((series, exemplar)) = line.split_once(" # ") else { continue };
             let n: usize = series.split('"').nth(1).unwrap().parse().unwrap();
-            let family = if n % 2 == 0 { "one_seconds" } else { "two_seconds" };
+            let family = if n.is_multiple_of(2) { "one_seconds" } else { "two_seconds" };
             assert!(series.starts_with(family) && exemplar.contains(traces[n].trace_id()), "{line}");
             stored += 1;
         }
