@@ -9,9 +9,9 @@ use super::sender::{Sender, Via};
 use crate::account::{self, DriverStatus, standing};
 use crate::context::Context;
 use crate::gateway::pod_message::{BROADCAST, PodMessage};
-use crate::offer;
 use crate::offer::{Answered, DriverAnswer};
 use crate::tables::Tables;
+use crate::{document, offer};
 
 pub(crate) async fn answer(
     context: &Context,
@@ -22,7 +22,8 @@ pub(crate) async fn answer(
 ) -> Result<Value, CommandError> {
     let offer =
         offer::rows::lock_of_driver(&mut tx, id, sender.user).await?.ok_or_else(|| Problem::not_found("offer"))?;
-    match offer.answered(answer, context.platform.world.now())? {
+    let now = context.platform.world.now();
+    match offer.answered(answer, now)? {
         None => {}
         Some(Answered::Declined(event)) => {
             offer::rows::decline(&mut tx, &event).await?;
@@ -38,6 +39,10 @@ pub(crate) async fn answer(
             }
             if standing::must_be_reviewed(context, &mut tx, sender.user, &event.pickup).await? {
                 return Err(Refusal::not_approved(DriverStatus::Pending).into());
+            }
+            // A document may expire while its driver has an offer: they are taken off duty some time later.
+            if document::rows::has_expired(&mut tx, sender.user, now.date_naive()).await? {
+                return Err(Refusal::documents_expired().into());
             }
             // The device that accepts is the one whose positions are those of the ride.
             offer::rows::accept(&mut tx, id, &sender.device_name).await?;

@@ -1,6 +1,11 @@
 //! Drivers: plates that are one driver's only, vehicles that change, and who may drive.
 
+use chrono::TimeDelta;
+use platform::breaker::Rules;
+use platform::{Asking, operators};
 use serde_json::{Value, json};
+use streams::event::OperatorRole;
+use streams::operators::{ACT_WAIT, ActHead, Document, DocumentKind, Operator, USERS_OPERATORS, UsersRequest};
 use streams::{RideId, RideStatus, UserId};
 use testing::{Backend, on_both_stores};
 use users::{Config, DriverApproval, DriverStatus};
@@ -16,6 +21,7 @@ on_both_stores!(
     a_new_driver_waits_for_approval_where_that_is_manual,
     a_suspended_driver_loses_the_open_offer_and_goes_off_duty,
     a_ride_under_way_outlives_the_suspension_of_its_driver,
+    a_driver_whose_document_has_expired_may_not_accept,
 );
 
 impl Pod {
@@ -25,6 +31,21 @@ impl Pod {
             return Ok(body["driver"].clone());
         }
         Err(format!("{} {}", status.as_u16(), body["code"].as_str().unwrap()))
+    }
+
+    /// An operator records a licence that expires so many days from now.
+    async fn licence(&self, driver: UserId, days: i64) {
+        let (platform, world) = (&self.platform, &self.platform.world);
+        let rules = Rules { failures_max: 5, open_for: TimeDelta::seconds(2) };
+        let asking = Asking::new(platform, "operators of users", rules, USERS_OPERATORS, 1);
+        let operator = Operator { name: "ann".to_owned(), role: OperatorRole::Admin };
+        let expires_on = (world.now() + TimeDelta::days(days)).date_naive();
+        let request = UsersRequest::SetDocuments {
+            act: ActHead { act_id: world.id(), reason: None },
+            user_id: driver,
+            documents: vec![Document { kind: DocumentKind::Licence, number: None, expires_on }],
+        };
+        operators::ask((platform, &self.tokens), &asking, &operator, request, ACT_WAIT).await.unwrap();
     }
 }
 
@@ -169,6 +190,25 @@ async fn a_suspended_driver_loses_the_open_offer_and_goes_off_duty(backend: Back
     pod.users.set_driver_status(pair.driver, DriverStatus::Approved).await.unwrap();
     pair.d.ack("beacon.update", on).await;
     pair.d.ack("match.accept", match_id(&found)).await;
+    pod.stop().await;
+}
+
+async fn a_driver_whose_document_has_expired_may_not_accept(backend: Backend) {
+    let cluster = Cluster::on(backend).await;
+    let mut pod = cluster.pod("one").await;
+    let mut pair = Pair::offered(&cluster, &pod, 353, 60).await;
+    pod.licence(pair.driver, -1).await;
+    assert_eq!(pair.d.event_of("match.rejected").await["data"]["reason"], "declined", "the open offer is withdrawn");
+    // One that was on its way, or was open at midnight.
+    let found = cluster.found(pair.driver, pair.passenger, pair.found.request_id, 60);
+    cluster.publish(&streams::Event::MatchFound(found.clone())).await;
+    pair.d.event_of("match.found").await;
+    assert_eq!(pair.d.refused("match.accept", match_id(&found)).await, "documents_expired -");
+    assert_eq!(pair.d.refused("beacon.update", json!({"active": true, "location": HERE})).await, "documents_expired -");
+    pod.licence(pair.driver, 0).await;
+    pair.d.ack("match.accept", match_id(&found)).await;
+    let acts = &pod.platform.metrics.operator_acts;
+    assert_eq!(acts.with_label_values(&["driver_documents_set"]).get(), 2);
     pod.stop().await;
 }
 
