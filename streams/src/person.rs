@@ -51,11 +51,14 @@ pub enum PersonList {
     Shares,
     /// Calls for help of the person.
     SosAlerts,
+    /// Money that the person got back, with the operator's reason.
+    Refunds,
 }
 
 impl PersonList {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::RatingsGiven, Self::RatingsReceived, Self::Shares, Self::SosAlerts];
+    pub const ALL: [Self; 5] =
+        [Self::RatingsGiven, Self::RatingsReceived, Self::Shares, Self::SosAlerts, Self::Refunds];
 
     /// The field of the export.
     pub fn field(self) -> &'static str {
@@ -64,6 +67,7 @@ impl PersonList {
             Self::RatingsReceived => "ratings_received",
             Self::Shares => "shares",
             Self::SosAlerts => "sos_alerts",
+            Self::Refunds => "refunds",
         }
     }
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::note;
 use crate::rating::{self, Rating};
-use crate::refund;
+use crate::refund::{self, Refund};
 use crate::share::{self, Share};
 use crate::sos;
 use crate::tables::Tables;
@@ -79,6 +79,11 @@ async fn page(
         let next = alerts.last().filter(|_| alerts.len() >= PAGE_MAX as usize).map(|alert| alert.sos_id);
         return Ok(PersonPage { entries: alerts.iter().map(sos::routes::view).collect(), next });
     }
+    if list == PersonList::Refunds {
+        let refunds = refund::rows::to_passenger(&mut tx, user, after, PAGE_MAX).await?;
+        let next = refunds.last().filter(|_| refunds.len() >= PAGE_MAX as usize).map(|refund| refund.refund_id.0);
+        return Ok(PersonPage { entries: refunds.iter().map(refunded).collect(), next });
+    }
     let (ratings, view): (Vec<Rating>, fn(&Rating) -> Value) = match list {
         PersonList::RatingsGiven => (rating::rows::given_by(&mut tx, user, after, PAGE_MAX).await?, given),
         _ => {
@@ -109,6 +114,14 @@ fn made(share: &Share) -> Value {
     let mut view = share::routes::view(share);
     view["ride_id"] = json!(share.ride_id);
     view
+}
+
+/// Without the operator's name.
+fn refunded(refund: &Refund) -> Value {
+    json!({
+        "refund_id": refund.refund_id, "ride_id": refund.ride_id, "amount": refund.amount, "reason": refund.reason,
+        "at": rfc3339::text(&refund.at),
+    })
 }
 
 /// False while one of them has an open call for help, which is erased later.

@@ -53,6 +53,10 @@ pub(crate) async fn of(context: &Context, user: UserId) -> Result<Option<Value>,
         },
         // They are of another service, which pages them.
         "rides": {"href": "/v1/rides"},
+        "not_exported": [{
+            "what": "operators' notes of your rides",
+            "why": "they may speak of the other party: ask the operator, who reads them first",
+        }],
     });
     for (field, value) in elsewhere::export(context, user).await? {
         export[field] = value;
