@@ -13,15 +13,16 @@ use streams::{RideId, Service};
 use crate::cache::Cache;
 use crate::positions::{DriverPositions, ShownDriver};
 use crate::tables::Tables;
-use crate::track::Point;
 use crate::track::point_rows::{self, PointQuery};
 use crate::track::rows::track_of;
+use crate::track::{Point, on_track};
 
 /// Answers until `stop`.
 pub(crate) async fn answer(
     platform: Platform,
     store: Store<Tables>,
     (tokens, cache): (Tokens, Arc<Cache>),
+    max_speed_mps: f64,
     stop: CancellationToken,
 ) {
     let world = platform.world.clone();
@@ -34,7 +35,7 @@ pub(crate) async fn answer(
             async move {
                 match asked.request {
                     LocationRequest::Positions { map } => Ok(positions(&cache.positions(), &map, now)),
-                    LocationRequest::Track { ride_id } => track(&store, ride_id).await,
+                    LocationRequest::Track { ride_id } => track(&store, ride_id, max_speed_mps).await,
                 }
             }
         },
@@ -61,7 +62,7 @@ fn positions(positions: &DriverPositions, map: &MapQuery, now: DateTime<Utc>) ->
 }
 
 /// Null if no track is stored.
-async fn track(store: &Store<Tables>, ride_id: RideId) -> Result<Value, Problem> {
+async fn track(store: &Store<Tables>, ride_id: RideId, max_speed_mps: f64) -> Result<Value, Problem> {
     let mut tx = store.begin().await?;
     let Some(track) = track_of(&mut tx, ride_id).await? else { return Ok(Value::Null) };
     let points = match track.driver_id {
@@ -72,13 +73,15 @@ async fn track(store: &Store<Tables>, ride_id: RideId) -> Result<Value, Problem>
     let mut points: Vec<Point> = points.into_iter().map(|row| row.point).collect();
     points.sort_by_key(|point| point.recorded_at);
     let total = points.len();
-    let view = |point: &Point| {
+    let on_track = on_track(&points, max_speed_mps);
+    let view = |n: usize| {
+        let point = &points[n];
         json!({
             "lat": point.position.lat, "lng": point.position.lng, "at": rfc3339::text(&point.recorded_at),
-            "accuracy_m": point.accuracy_m,
+            "accuracy_m": point.accuracy_m, "on_track": on_track[n],
         })
     };
-    let shown: Vec<Value> = chosen(total, TRACK_POINTS_MAX).into_iter().map(|n| view(&points[n])).collect();
+    let shown: Vec<Value> = chosen(total, TRACK_POINTS_MAX).into_iter().map(view).collect();
     Ok(json!({
         "points": shown, "total_points": total, "distance_m": track.reported_at.map(|_| track.reported.distance_m),
         "is_final": track.finalised,
