@@ -15,7 +15,7 @@ use crate::record::missed::Missed;
 use crate::record::query::Entries;
 use crate::tables::Tables;
 
-/// Requests in hand at most. One is worked on at a time: it costs the time of a core.
+/// Requests in hand at most.
 const ACCEPTED_MAX: usize = 16;
 /// Entries that are run without a pause for others.
 const ENTRIES: usize = 100;
@@ -23,8 +23,8 @@ const ENTRIES: usize = 100;
 const ENTRIES_MAX: usize = 50_000;
 const TIME_MAX: std::time::Duration = std::time::Duration::from_secs(3);
 
-/// Answers until `stop`.
-pub(crate) async fn answer(platform: Platform, store: Store<Tables>, stop: CancellationToken) {
+/// Answers until `stop`. Who has the permit works: it costs the time of a core.
+pub(crate) async fn answer(platform: Platform, store: Store<Tables>, permit: Arc<Semaphore>, stop: CancellationToken) {
     let endpoint = Endpoint {
         service: Some(Service::Match),
         name: "missed_offers".to_owned(),
@@ -34,16 +34,15 @@ pub(crate) async fn answer(platform: Platform, store: Store<Tables>, stop: Cance
         wait: MISSED_OFFERS_WAIT,
         health_part: None,
     };
-    let permits = Arc::new(Semaphore::new(1));
-    responder::serve(platform, endpoint, stop, move |request| reply(store.clone(), permits.clone(), request)).await;
+    responder::serve(platform, endpoint, stop, move |request| reply(store.clone(), permit.clone(), request)).await;
 }
 
-async fn reply(store: Store<Tables>, permits: Arc<Semaphore>, request: Bytes) -> Reply {
+async fn reply(store: Store<Tables>, permit: Arc<Semaphore>, request: Bytes) -> Reply {
     let request: MissedOffersRequest = match serde_json::from_slice(&request) {
         Ok(request) => request,
         Err(error) => return Reply::unreadable(&error),
     };
-    let Ok(_permit) = permits.acquire().await else { return Reply::none("it ends") };
+    let Ok(_permit) = permit.acquire().await else { return Reply::none("it ends") };
     match missed(&store, &request).await {
         Ok(reply) => Reply::json(&reply),
         Err(error) => Reply::none(error.to_string()),

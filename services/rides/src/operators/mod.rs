@@ -44,6 +44,10 @@ impl Desk {
                 lists::page(&self.store, &filter, *after, *limit).await
             }
             RidesRequest::Ride { ride_id } => self.ride(*ride_id).await,
+            RidesRequest::Find { id } => {
+                let mut tx = self.store.begin().await?;
+                Ok(rows::find(&mut tx, *id).await?.iter().map(view::found).collect())
+            }
             RidesRequest::Debts { user_id } => {
                 let mut tx = self.store.begin().await?;
                 Ok(debts_of(&mut tx, *user_id).await?.iter().take(100).map(view::debt).collect())

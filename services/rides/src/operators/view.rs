@@ -1,5 +1,6 @@
 //! What operators are shown of a ride; pure.
 
+use platform::Trace;
 use serde_json::{Value, json};
 use streams::event::rfc3339;
 use streams::{Money, RequestId, RideStatus};
@@ -27,6 +28,14 @@ pub(super) fn ride(ride: &Ride, payment: Option<&Payment>) -> Value {
         "cancelled_by": cancelled.map(|c| c.by), "cancel_reason": cancelled.map(|c| &c.reason),
         "total": ride.fare().map(|fare| fare.total).or_else(|| cancelled.map(|c| c.fee)),
         "payment_status": payment.map(|payment| payment.status.as_str()),
+    })
+}
+
+/// A ride that somebody looks for, by its own id or another one.
+pub(super) fn found(ride: &Ride) -> Value {
+    json!({
+        "kind": "ride", "ride_id": ride.ride_id, "match_id": ride.match_id, "status": ride.status,
+        "user_id": ride.passenger_id, "driver_id": ride.driver_id,
     })
 }
 
@@ -83,13 +92,18 @@ pub(super) fn events(rows: &[EventRow]) -> (Vec<Value>, Value) {
         views.push(json!({
             "version": row.version, "subject": row.subject, "occurred_at": rfc3339::text(&row.occurred_at),
             "message_id": row.message_id, "hash": row.hash, "previous_hash": body["previous_hash"],
-            "verifies": verifies, "body": body,
+            "verifies": verifies, "trace_id": trace_id(&row.traceparent), "body": body,
         }));
     }
     if rows.is_empty() {
         fault = Some("it has no event".to_owned());
     }
     (views, json!({"verifies": fault.is_none(), "fault": fault}))
+}
+
+/// `None` if the trace of the event was not recorded.
+fn trace_id(traceparent: &str) -> Option<String> {
+    Trace::parse(traceparent).map(|trace| trace.trace_id().to_owned())
 }
 
 pub(super) fn payment(payment: &Payment, refunds: &[Refund]) -> Value {

@@ -7,13 +7,15 @@ use axum::http::HeaderMap;
 use chrono::TimeDelta;
 use platform::breaker::Rules;
 use platform::{Asking, Limit, Platform, Problem, Tokens, operators};
+use pricing::market;
 use serde::Serialize;
 use serde_json::Value;
+use streams::explanation::{EXPLANATION, ExplanationReply, ExplanationRequest};
 use streams::operators::{
     ACT_WAIT, LOCATION_OPERATORS, LocationRequest, Operator, QUESTION_WAIT, RIDES_OPERATORS, RidesRequest,
     USERS_OPERATORS, UsersRequest,
 };
-use streams::{ActId, Service};
+use streams::{ActId, MatchId, Service};
 use tokio::sync::Semaphore;
 
 use super::pods::Pods;
@@ -45,13 +47,24 @@ pub struct Parts {
     users: Asking,
     rides: Asking,
     location: Asking,
+    matching: Asking,
+    /// Of this process, as MARKETS_FILE has them.
+    pub(super) markets: market::Current,
+    /// TRACE_URL.
+    pub(super) trace_url: Option<String>,
     pub(super) pods: Arc<Pods>,
     /// A permit for each event stream.
     pub(super) streams: Arc<Semaphore>,
 }
 
 impl Api {
-    pub fn new(platform: &Platform, services: &[Service], tokens: Tokens, operators: tokens::Current) -> Self {
+    pub fn new(
+        platform: &Platform,
+        services: &[Service],
+        tokens: Tokens,
+        operators: tokens::Current,
+        (markets, trace_url): (market::Current, Option<String>),
+    ) -> Self {
         let asking = |name, subject| Asking::new(platform, name, RULES, subject, IN_FLIGHT_MAX);
         Self(Arc::new(Parts {
             platform: platform.clone(),
@@ -60,6 +73,9 @@ impl Api {
             users: asking("operators of users", USERS_OPERATORS),
             rides: asking("operators of rides", RIDES_OPERATORS),
             location: asking("operators of location", LOCATION_OPERATORS),
+            matching: asking("operators of match", EXPLANATION),
+            markets,
+            trace_url,
             pods: Arc::new(Pods::new(platform, services)),
             streams: Arc::new(Semaphore::new(platform.limiter.limits().count(Limit::AdminStreams))),
         }))
@@ -98,6 +114,18 @@ impl Api {
 
     pub(super) async fn ask_location(&self, operator: &Operator, request: LocationRequest) -> Result<Value, Problem> {
         self.ask(&self.location, operator, request, QUESTION_WAIT).await
+    }
+
+    /// Why the driver of this match was offered the search.
+    pub(super) async fn ask_why(&self, match_id: MatchId) -> Result<Value, Problem> {
+        match self.matching.ask(&ExplanationRequest { match_id }, QUESTION_WAIT).await {
+            Some(ExplanationReply::Explained(explanation)) => Ok(explanation),
+            Some(ExplanationReply::Busy) => {
+                let message = "there is too much to run again at once: use `rideshare dispatch explain`";
+                Err(Problem { message: message.to_owned(), ..Problem::unavailable() })
+            }
+            None => Err(Problem::unavailable()),
+        }
     }
 
     pub(super) async fn have_users(&self, operator: &Operator, request: UsersRequest) -> Result<Value, Problem> {

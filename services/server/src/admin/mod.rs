@@ -7,7 +7,9 @@
 mod api;
 mod bus;
 mod caller;
+mod find;
 mod live;
+mod markets;
 mod people;
 mod pods;
 mod query;
@@ -32,6 +34,9 @@ pub fn routes(api: &Api) -> Routes {
         .post("/admin/v1/rides/{id}/end", rides::end)
         .post("/admin/v1/rides/{id}/refund", rides::refund)
         .post("/admin/v1/rides/{id}/notes", rides::add_note)
+        .get("/admin/v1/matches/{id}/explanation", rides::explanation)
+        .get("/admin/v1/find", find::find)
+        .get("/admin/v1/markets", markets::markets)
         .get("/admin/v1/users", people::look_up)
         .get("/admin/v1/users/{id}", people::user)
         .post("/admin/v1/users/{id}/sign-out", people::sign_out)
@@ -53,8 +58,8 @@ pub fn routes(api: &Api) -> Routes {
         .with_state(api.clone())
 }
 
-async fn me(Viewer(operator): Viewer) -> Json<Value> {
-    Json(json!({"name": operator.name, "role": operator.role}))
+async fn me(State(api): State<Api>, Viewer(operator): Viewer) -> Json<Value> {
+    Json(json!({"name": operator.name, "role": operator.role, "trace_url": api.trace_url}))
 }
 
 async fn list_pods(State(api): State<Api>, _: Viewer) -> Json<Value> {

@@ -70,6 +70,11 @@ async fn add_others(api: &Api, operator: &Operator, ride_id: RideId, shown: &mut
     shown["unavailable"] = unavailable.into();
 }
 
+/// Why the driver of an offer was chosen, and not another one.
+pub(super) async fn explanation(State(api): State<Api>, _: Viewer, of_match: RawId) -> Result<Json<Value>, Problem> {
+    api.ask_why(id(of_match, "match")?).await.map(Json)
+}
+
 #[derive(Debug, Deserialize)]
 pub(super) struct Why {
     reason: String,

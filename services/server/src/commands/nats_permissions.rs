@@ -7,6 +7,7 @@ use streams::Service;
 use streams::contacts::CONTACTS;
 use streams::debts::DEBTS;
 use streams::driven_distance::DRIVEN_DISTANCE;
+use streams::explanation::EXPLANATION;
 use streams::fleet::{FLEET, FLEET_QUEUE_GROUP};
 use streams::missed_offers::MISSED_OFFERS;
 use streams::newest_position::NEWEST_POSITION;
@@ -44,6 +45,8 @@ const CORE_SUBJECTS: &[CoreSubject] = {
         subject(RIDE_COMMANDS, None, &[Users], &[Rides]),
         subject(DEBTS, None, &[Users], &[Rides]),
         subject(MISSED_OFFERS, Some(MISSED_OFFERS), &[Users], &[Match]),
+        // Of operators, by whichever process serves them.
+        subject(EXPLANATION, Some(EXPLANATION), &[Users, Match, Rides, Location], &[Match]),
         subject(RATINGS, None, &[Users], &[Rides]),
         subject(PERSON, None, &[Users], &[Rides]),
         subject(PARTIES, None, &[Rides], &[Users]),

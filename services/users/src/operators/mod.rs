@@ -42,6 +42,10 @@ async fn reply(context: &Context, asked: &Asked<UsersRequest>) -> Result<Value, 
                 "passenger": of(*passenger_id).map(view::passenger_of_ride),
             }))
         }
+        UsersRequest::Find { id } => {
+            let mut tx = context.store.begin().await?;
+            Ok(rows::find(&mut tx, *id).await?.iter().map(view::found).collect())
+        }
         UsersRequest::Offers { request_id } => {
             let mut tx = context.store.begin().await?;
             Ok(rows::offers(&mut tx, *request_id).await?.iter().map(view::offer).collect())

@@ -4,7 +4,7 @@ use platform::Problem;
 use serde_json::{Value, json};
 use streams::event::rfc3339;
 
-use super::rows::{OfferRow, Person};
+use super::rows::{Found, OfferRow, Person};
 use crate::offer::OfferState;
 use crate::search::Search;
 use crate::sign_in::SignIn;
@@ -58,6 +58,20 @@ pub(super) fn search(search: &Search) -> Value {
     })
 }
 
+/// What has the id that somebody looks for.
+pub(super) fn found(found: &Found) -> Value {
+    match found {
+        Found::User(user_id) => json!({"kind": "user", "user_id": user_id}),
+        Found::Search { request_id, passenger_id } => {
+            json!({"kind": "request", "request_id": request_id, "user_id": passenger_id})
+        }
+        Found::Offer { match_id, request_id, passenger_id, driver_id } => json!({
+            "kind": "match", "match_id": match_id, "request_id": request_id, "user_id": passenger_id,
+            "driver_id": driver_id,
+        }),
+    }
+}
+
 /// Who was offered the search, when, and what came of it.
 pub(super) fn offer(row: &OfferRow) -> Value {
     let reason = row.end.as_ref().map(|end| json!(end.reason)).or_else(|| row.end_reason.clone().map(Value::from));
@@ -70,8 +84,10 @@ pub(super) fn offer(row: &OfferRow) -> Value {
     };
     json!({
         "match_id": row.offer.match_id, "driver_id": row.offer.driver_id,
-        "found_at": row.found_at.as_ref().map(rfc3339::text), "expires_at": rfc3339::text(&row.offer.expires_at),
-        "state": state, "reason": reason,
+        "found_at": row.found.as_ref().map(|found| rfc3339::text(&found.found_at)),
+        "pickup_distance_m": row.found.as_ref().map(|found| found.pickup_distance_m),
+        "pickup_eta_s": row.found.as_ref().map(|found| found.pickup_eta_s),
+        "expires_at": rfc3339::text(&row.offer.expires_at), "state": state, "reason": reason,
         "rejected_at": row.end.as_ref().map(|end| rfc3339::text(&end.rejected_at)),
     })
 }
