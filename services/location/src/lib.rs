@@ -25,6 +25,8 @@ pub mod track;
 use std::fmt;
 use std::sync::Arc;
 
+use platform::api::Schemas;
+use platform::routes::Route;
 use platform::{CancellationToken, Platform, ServiceTasks, Store, StoreError, Tokens, World};
 use streams::{Service, Subject};
 
@@ -58,6 +60,16 @@ impl fmt::Debug for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Location").field("config", &self.config).finish_non_exhaustive()
     }
+}
+
+/// The routes of the service with their operations, without the service.
+pub fn operations() -> Vec<Route> {
+    http::operations()
+}
+
+/// The body of the core subject that only location writes and reads.
+pub fn broadcast_body(schemas: &mut Schemas) -> serde_json::Value {
+    position_broadcast::body(schemas)
 }
 
 impl Location {

@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use platform::operators::shown;
 use platform::{CancellationToken, Platform, Problem, Store, Tokens, operators};
-use serde_json::{Value, json};
-use streams::event::rfc3339;
+use serde_json::Value;
+use streams::operators::shown::{DriverOnMap, MapRows, Track, TrackPoint};
 use streams::operators::{Asked, LOCATION_OPERATORS, LocationRequest, MapQuery, TRACK_POINTS_MAX};
 use streams::{RideId, Service};
 
 use crate::cache::Cache;
-use crate::positions::{DriverPositions, ShownDriver};
+use crate::positions::{ShownDriver, first_shown};
 use crate::tables::Tables;
 use crate::track::point_rows::{self, PointQuery};
 use crate::track::rows::track_of;
@@ -34,7 +35,7 @@ pub(crate) async fn answer(
             let (store, cache, now) = (store.clone(), cache.clone(), world.now());
             async move {
                 match asked.request {
-                    LocationRequest::Positions { map } => Ok(positions(&cache.positions(), &map, now)),
+                    LocationRequest::Positions { map } => Ok(positions(&cache, &map, now)),
                     LocationRequest::Track { ride_id } => track(&store, ride_id, max_speed_mps).await,
                 }
             }
@@ -43,22 +44,23 @@ pub(crate) async fn answer(
     .await;
 }
 
-/// Who is on duty or in a ride, in the order of ids.
-fn positions(positions: &DriverPositions, map: &MapQuery, now: DateTime<Utc>) -> Value {
-    let within = |driver: &ShownDriver| map.within.is_none_or(|within| within.contains(&driver.place.position));
+/// Who is on duty or in a ride, in the order of ids. The events of positions wait for the lock: under it drivers are only copied.
+fn positions(cache: &Cache, map: &MapQuery, now: DateTime<Utc>) -> Value {
     let most = map.limit as usize;
-    let mut shown: Vec<ShownDriver> = positions.shown().filter(within).take(most + 1).collect();
-    let truncated = shown.len() > most;
-    shown.truncate(most);
-    let view = |driver: &ShownDriver| {
-        json!({
-            "driver_id": driver.user_id, "location": driver.place.position, "heading_deg": driver.place.heading_deg,
-            "speed_mps": driver.place.speed_mps, "recorded_at": rfc3339::text(&driver.place.recorded_at),
-            "age_s": (now - driver.place.recorded_at).as_seconds_f64().max(0.0), "vehicle_type": driver.vehicle_type,
-            "on_duty": driver.on_duty, "ride_id": driver.ride_id,
-        })
+    let found = cache.positions().shown(map.within.as_ref(), most + 1);
+    let (drivers, truncated) = first_shown(found, most);
+    let view = |driver: &ShownDriver| DriverOnMap {
+        driver_id: driver.user_id,
+        location: driver.place.position,
+        heading_deg: driver.place.heading_deg,
+        speed_mps: driver.place.speed_mps,
+        recorded_at: driver.place.recorded_at.into(),
+        age_s: (now - driver.place.recorded_at).as_seconds_f64().max(0.0),
+        vehicle_type: driver.vehicle_type,
+        on_duty: driver.on_duty,
+        ride_id: driver.ride_id,
     };
-    json!({"rows": shown.iter().map(view).collect::<Vec<_>>(), "truncated": truncated})
+    shown(&MapRows { rows: drivers.iter().map(view).collect(), truncated })
 }
 
 /// Null if no track is stored.
@@ -74,17 +76,18 @@ async fn track(store: &Store<Tables>, ride_id: RideId, max_speed_mps: f64) -> Re
     points.sort_by_key(|point| point.recorded_at);
     let total = points.len();
     let on_track = on_track(&points, max_speed_mps);
-    let view = |n: usize| {
-        let point = &points[n];
-        json!({
-            "lat": point.position.lat, "lng": point.position.lng, "at": rfc3339::text(&point.recorded_at),
-            "accuracy_m": point.accuracy_m, "on_track": on_track[n],
-        })
+    let view = |n: usize| TrackPoint {
+        lat: points[n].position.lat,
+        lng: points[n].position.lng,
+        at: points[n].recorded_at.into(),
+        accuracy_m: points[n].accuracy_m,
+        on_track: on_track[n],
     };
-    let shown: Vec<Value> = chosen(total, TRACK_POINTS_MAX).into_iter().map(view).collect();
-    Ok(json!({
-        "points": shown, "total_points": total, "distance_m": track.reported_at.map(|_| track.reported.distance_m),
-        "is_final": track.finalised,
+    Ok(shown(&Track {
+        points: chosen(total, TRACK_POINTS_MAX).into_iter().map(view).collect(),
+        total_points: total,
+        distance_m: track.reported_at.map(|_| track.reported.distance_m),
+        is_final: track.finalised,
     }))
 }
 

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use platform::api::Schemas;
 use platform::{CancellationToken, Platform, Received, World, retry};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use streams::event::{LocationUpdate, UserBeacon};
 use streams::{Bus, Event};
@@ -35,13 +37,23 @@ pub(crate) struct PositionBroadcast {
     cache: Arc<Cache>,
 }
 
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, JsonSchema)]
+#[schemars(rename = "PositionBroadcast")]
 struct Outgoing<'a> {
     updates: Vec<&'a LocationUpdate>,
     beacons: Vec<&'a UserBeacon>,
     needed_up_to: u64,
     #[serde(skip_serializing_if = "is_zero")]
     needed_at_once: u64,
+}
+
+/// The schema of a message: text of two lines.
+pub(crate) fn body(schemas: &mut Schemas) -> serde_json::Value {
+    serde_json::json!({
+        "type": "string",
+        "description": "The id of the process, a line feed, and JSON; without the JSON it says that the process is there.",
+        "x-second-line": schemas.written::<Outgoing<'_>>(),
+    })
 }
 
 fn is_zero(sequence: &u64) -> bool {

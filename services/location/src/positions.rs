@@ -8,10 +8,12 @@ use std::collections::{BTreeMap, BTreeSet, Bound};
 use chrono::{DateTime, Duration, SubsecRound, Utc};
 use geospatial::newest::{Fix, Newest, Place};
 use geospatial::{Grid, Hashed, Near, rounding};
+use schemars::JsonSchema;
 use serde::Serialize;
 use streams::event::{LocationUpdate, UserBeacon, rfc3339};
 use streams::fleet::{FLEET_PAGE, FleetDriver, FleetReply};
 use streams::newest_position::NewestPosition;
+use streams::operators::MapBox;
 use streams::{Position, RideId, UserId, VehicleType};
 
 use crate::driver::rows::StoredPlace;
@@ -67,12 +69,16 @@ pub(crate) struct DriverPositions {
 }
 
 /// A free driver as others see them: no identity.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
 pub(crate) struct FreeDriver {
+    /// To 100 m.
     position: Position,
+    #[schemars(range(min = 0))]
     distance_m: f64,
     vehicle_type: Option<VehicleType>,
+    /// To a second.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     recorded_at: DateTime<Utc>,
 }
 
@@ -188,17 +194,32 @@ impl DriverPositions {
         })
     }
 
-    /// Everybody who is on duty or in a ride, in the order of their ids.
-    pub(crate) fn shown(&self) -> impl Iterator<Item = ShownDriver> {
-        let in_rides: BTreeMap<UserId, RideId> =
-            self.live_rides.iter().map(|(ride, driver)| (*driver, *ride)).collect();
-        let ids: BTreeSet<UserId> = self.on_duty.iter().chain(in_rides.keys()).copied().collect();
-        ids.into_iter().filter_map(move |user_id| {
+    /// Who is on duty or in a ride, in no order, and a driver of both twice, the second time with the ride: [`first_shown`] sorts them
+    /// without the lock. Of the whole map the first `most` on duty in the order of their ids, and everybody in a ride.
+    pub(crate) fn shown(&self, within: Option<&MapBox>, most: usize) -> Vec<ShownDriver> {
+        let shown = |user_id: UserId, ride_id: Option<RideId>| {
             let driver = self.drivers.get(&user_id)?;
             let place = *driver.newest.place()?;
             let (vehicle_type, on_duty) = (driver.vehicle_type, driver.is_on_duty());
-            Some(ShownDriver { user_id, place, vehicle_type, on_duty, ride_id: in_rides.get(&user_id).copied() })
-        })
+            let is_in = within.is_none_or(|within| within.contains(&place.position));
+            is_in.then_some(ShownDriver { user_id, place, vehicle_type, on_duty, ride_id })
+        };
+        let mut all: Vec<ShownDriver> = match within {
+            Some(within) => self.on_duty_in_cells(within).into_iter().filter_map(|id| shown(id, None)).collect(),
+            None => self.on_duty.iter().filter_map(|id| shown(*id, None)).take(most).collect(),
+        };
+        all.extend(self.live_rides.iter().filter_map(|(ride, driver)| shown(*driver, Some(*ride))));
+        all
+    }
+
+    /// All who are in the box, and some around it.
+    fn on_duty_in_cells(&self, within: &MapBox) -> Vec<UserId> {
+        let MapBox { south, west, north, east } = *within;
+        // The grid has their snapped positions.
+        let margin = rounding::margin(SNAP_M, south.abs().max(north.abs()));
+        let width = if west <= east { east - west } else { east + 360.0 - west } + 2.0 * margin.lng;
+        let lng = if width < 360.0 { (west - margin.lng, east + margin.lng) } else { (-180.0, 180.0) };
+        self.grid.in_cells_of((south - margin.lat, north + margin.lat), lng)
     }
 
     /// A page of where the drivers on duty are, in the order of their ids.
@@ -284,6 +305,15 @@ impl DriverPositions {
     }
 }
 
+/// The first `most` of what [`DriverPositions::shown`] found, in the order of their ids, each once, and whether there are more.
+pub(crate) fn first_shown(mut shown: Vec<ShownDriver>, most: usize) -> (Vec<ShownDriver>, bool) {
+    shown.sort_unstable_by_key(|driver| (driver.user_id, std::cmp::Reverse(driver.ride_id)));
+    shown.dedup_by_key(|driver| driver.user_id);
+    let is_truncated = shown.len() > most;
+    shown.truncate(most);
+    (shown, is_truncated)
+}
+
 #[cfg(test)]
 mod tests {
     use uuid::Uuid;
@@ -321,5 +351,53 @@ mod tests {
         // On duty, a driver is never forgotten.
         positions.prune(at(1_000_000));
         assert_eq!((positions.len(), page(&positions, None).0.len()), (count - 1, FLEET_PAGE));
+    }
+    #[test]
+    fn the_map_shows_who_is_on_duty_or_in_a_ride_in_a_box_and_copies_few_others() {
+        let at = DateTime::UNIX_EPOCH + Duration::seconds(10);
+        let id = |n: u32| UserId(Uuid::from_u128(u128::from(n)));
+        let place = |n: u32| (f64::from(n % 60) * 0.5 - 15.0, 170.0 + f64::from(n / 60) * 0.5);
+        let mut positions = DriverPositions::default();
+        let beacon = |positions: &mut DriverPositions, n: u32, active: bool| {
+            let (lat, lng) = place(n);
+            let lng = if lng > 180.0 { lng - 360.0 } else { lng };
+            let json = serde_json::json!({
+                "user_id": id(n), "active": active, "location": {"lat": lat, "lng": lng}, "vehicle_type": "car",
+                "recorded_at": rfc3339::text(&at),
+            });
+            positions.record_beacon(&serde_json::from_value(json).unwrap(), at);
+        };
+        (0..2_400).for_each(|n| beacon(&mut positions, n, n % 5 != 0));
+        // Some in rides, of whom some are off duty, and one who is in two at once.
+        let ride = |n: u32| RideId(Uuid::from_u128(1 << 80 | u128::from(n)));
+        (0..300).for_each(|n| positions.ride_live(ride(n), id(n * 4)));
+        positions.ride_live(ride(9_999), id(4));
+        let whole = MapBox { south: -90.0, west: -180.0, north: 90.0, east: 180.0 };
+        let across = MapBox { south: -5.2, west: 178.9, north: 5.2, east: -178.9 };
+        let at_edge = MapBox { south: place(3).0, west: place(3).1, north: place(4).0, east: place(3).1 };
+        for (within, most) in [
+            (None, 10),
+            (None, 10_000),
+            (Some(whole), 10_000),
+            (Some(whole), 100),
+            (Some(across), 10_000),
+            (Some(across), 7),
+            (Some(at_edge), 10),
+        ] {
+            let copied = positions.shown(within.as_ref(), most + 1);
+            let count = copied.len();
+            let (shown, is_truncated) = first_shown(copied, most);
+            let is_in = |n: u32| within.is_none_or(|w| w.contains(&positions.newest_of(id(n)).unwrap().location));
+            let is_shown = |n: &u32| (!n.is_multiple_of(5) || (n.is_multiple_of(4) && *n < 1_200)) && is_in(*n);
+            let expected: Vec<u32> = (0..2_400).filter(is_shown).collect();
+            assert_eq!(is_truncated, expected.len() > most, "{within:?}");
+            let ids: Vec<UserId> = shown.iter().map(|driver| driver.user_id).collect();
+            assert_eq!(ids, expected.iter().take(most).map(|n| id(*n)).collect::<Vec<_>>(), "{within:?}");
+            let most_on_duty = if within.is_some() { expected.len() } else { most + 1 };
+            assert!(count <= most_on_duty + 301, "{count} are copied for {}", shown.len());
+            for driver in shown.iter().filter(|driver| driver.user_id == id(4)) {
+                assert_eq!(driver.ride_id, Some(ride(9_999)));
+            }
+        }
     }
 }

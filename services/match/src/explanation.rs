@@ -13,7 +13,7 @@ use streams::operators::QUESTION_WAIT;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::record::explain::Target;
+use crate::record::explain::{Explanation, Target};
 use crate::record::query;
 use crate::tables::Tables;
 
@@ -23,7 +23,10 @@ const ACCEPTED_MAX: usize = 16;
 const TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Answers until `stop`. Who has the permit works: it costs the time of a core.
-pub(crate) async fn answer(platform: Platform, store: Store<Tables>, permit: Arc<Semaphore>, stop: CancellationToken) {
+pub(crate) async fn answer(
+    (platform, store, permits): (Platform, Store<Tables>, Arc<Semaphore>),
+    stop: CancellationToken,
+) {
     let endpoint = Endpoint {
         service: Some(Service::Match),
         name: "explanation".to_owned(),
@@ -33,18 +36,18 @@ pub(crate) async fn answer(platform: Platform, store: Store<Tables>, permit: Arc
         wait: QUESTION_WAIT,
         health_part: None,
     };
-    responder::serve(platform, endpoint, stop, move |request| reply(store.clone(), permit.clone(), request)).await;
+    responder::serve(platform, endpoint, stop, move |request| reply(store.clone(), permits.clone(), request)).await;
 }
 
-async fn reply(store: Store<Tables>, permit: Arc<Semaphore>, request: Bytes) -> Reply {
+async fn reply(store: Store<Tables>, permits: Arc<Semaphore>, request: Bytes) -> Reply {
     let ExplanationRequest { match_id } = match serde_json::from_slice(&request) {
         Ok(request) => request,
         Err(error) => return Reply::unreadable(&error),
     };
-    let Ok(_permit) = permit.acquire().await else { return Reply::none("it ends") };
+    let Ok(_permit) = permits.acquire().await else { return Reply::none("it ends") };
     match timeout(TIME_MAX, query::explain(&store, Target::Match(match_id))).await {
-        Ok(Ok(explanation)) => Reply::json(&ExplanationReply::Explained(serde_json::json!(explanation))),
+        Ok(Ok(explanation)) => Reply::json(&ExplanationReply::Explained(explanation)),
         Ok(Err(error)) => Reply::none(error.to_string()),
-        Err(_) => Reply::json(&ExplanationReply::Busy),
+        Err(_) => Reply::json(&ExplanationReply::<Explanation>::Busy),
     }
 }

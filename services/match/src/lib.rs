@@ -61,12 +61,10 @@ impl Matching {
         let recorded_for = chrono::Duration::hours(self.config.record_hours.into());
         tasks.spawn_purge(move || purge(store.clone(), world.clone(), recorded_for));
         // Both run the record again, one request at a time: it costs the time of a core.
-        let permit = Arc::new(Semaphore::new(1));
-        let parts = || (self.platform.clone(), self.store.clone(), permit.clone());
-        let (platform, store, permit_of) = parts();
-        tasks.spawn(missed_offers::answer(platform, store, permit_of, stop.clone()));
-        let (platform, store, permit_of) = parts();
-        tasks.spawn(explanation::answer(platform, store, permit_of, stop.clone()));
+        let permits = Arc::new(Semaphore::new(1));
+        let parts = || (self.platform.clone(), self.store.clone(), permits.clone());
+        tasks.spawn(missed_offers::answer(parts(), self.config.record_hours > 0, stop.clone()));
+        tasks.spawn(explanation::answer(parts(), stop.clone()));
         Leader::new(&self.platform, &self.store, &self.config).run(&stop).await;
         tasks.drain().await;
         self.platform.health.remove(leader::HEALTH_PART);

@@ -1,11 +1,6 @@
 //! Drivers: plates that are one driver's only, vehicles that change, and who may drive.
 
-use chrono::TimeDelta;
-use platform::breaker::Rules;
-use platform::{Asking, operators};
 use serde_json::{Value, json};
-use streams::event::OperatorRole;
-use streams::operators::{ACT_WAIT, ActHead, Document, DocumentKind, Operator, USERS_OPERATORS, UsersRequest};
 use streams::{RideId, RideStatus, UserId};
 use testing::{Backend, on_both_stores};
 use users::{Config, DriverApproval, DriverStatus};
@@ -21,7 +16,6 @@ on_both_stores!(
     a_new_driver_waits_for_approval_where_that_is_manual,
     a_suspended_driver_loses_the_open_offer_and_goes_off_duty,
     a_ride_under_way_outlives_the_suspension_of_its_driver,
-    a_driver_whose_document_has_expired_may_not_accept,
 );
 
 impl Pod {
@@ -32,21 +26,11 @@ impl Pod {
         }
         Err(format!("{} {}", status.as_u16(), body["code"].as_str().unwrap()))
     }
+}
 
-    /// An operator records a licence that expires so many days from now.
-    async fn licence(&self, driver: UserId, days: i64) {
-        let (platform, world) = (&self.platform, &self.platform.world);
-        let rules = Rules { failures_max: 5, open_for: TimeDelta::seconds(2) };
-        let asking = Asking::new(platform, "operators of users", rules, USERS_OPERATORS, 1);
-        let operator = Operator { name: "ann".to_owned(), role: OperatorRole::Admin };
-        let expires_on = (world.now() + TimeDelta::days(days)).date_naive();
-        let request = UsersRequest::SetDocuments {
-            act: ActHead { act_id: world.id(), reason: None },
-            user_id: driver,
-            documents: vec![Document { kind: DocumentKind::Licence, number: None, expires_on }],
-        };
-        operators::ask((platform, &self.tokens), &asking, &operator, request, ACT_WAIT).await.unwrap();
-    }
+async fn missed_offers(pod: &Pod, user: UserId) -> String {
+    let (status, body) = pod.http(user, "GET", "/v1/me/missed-offers", Value::Null).await;
+    format!("{} {}", status.as_u16(), body["code"].as_str().unwrap_or_default())
 }
 
 fn car(plate: &str) -> Value {
@@ -153,12 +137,17 @@ async fn a_new_driver_waits_for_approval_where_that_is_manual(backend: Backend) 
     let on = json!({"active": true, "location": HERE});
     assert_eq!(d.welcome["state"]["user"]["driver"]["status"], "pending");
     assert_eq!(d.refused("beacon.update", on.clone()).await, "driver_not_approved -");
+    let fix = || json!({"location": HERE, "recorded_at": cluster.world.now().to_rfc3339()});
+    assert_eq!(d.refused("location.update", fix()).await, "driver_not_approved -");
+    assert_eq!(missed_offers(&pod, driver).await, "403 driver_not_approved");
     assert_eq!(pod.users.set_driver_status(driver, DriverStatus::Approved).await.unwrap(), Some(DriverStatus::Pending));
     assert_eq!(
         pod.users.set_driver_status(driver, DriverStatus::Approved).await.unwrap(),
         Some(DriverStatus::Approved)
     );
+    d.ack("location.update", fix()).await;
     d.ack("beacon.update", on).await;
+    assert_eq!(missed_offers(&pod, driver).await, "503 unavailable", "no match runs here");
     let nobody = cluster.world.id();
     assert_eq!(pod.users.set_driver_status(nobody, DriverStatus::Approved).await.unwrap(), None);
     pod.stop().await;
@@ -193,25 +182,6 @@ async fn a_suspended_driver_loses_the_open_offer_and_goes_off_duty(backend: Back
     pod.stop().await;
 }
 
-async fn a_driver_whose_document_has_expired_may_not_accept(backend: Backend) {
-    let cluster = Cluster::on(backend).await;
-    let mut pod = cluster.pod("one").await;
-    let mut pair = Pair::offered(&cluster, &pod, 353, 60).await;
-    pod.licence(pair.driver, -1).await;
-    assert_eq!(pair.d.event_of("match.rejected").await["data"]["reason"], "declined", "the open offer is withdrawn");
-    // One that was on its way, or was open at midnight.
-    let found = cluster.found(pair.driver, pair.passenger, pair.found.request_id, 60);
-    cluster.publish(&streams::Event::MatchFound(found.clone())).await;
-    pair.d.event_of("match.found").await;
-    assert_eq!(pair.d.refused("match.accept", match_id(&found)).await, "documents_expired -");
-    assert_eq!(pair.d.refused("beacon.update", json!({"active": true, "location": HERE})).await, "documents_expired -");
-    pod.licence(pair.driver, 0).await;
-    pair.d.ack("match.accept", match_id(&found)).await;
-    let acts = &pod.platform.metrics.operator_acts;
-    assert_eq!(acts.with_label_values(&["driver_documents_set"]).get(), 2);
-    pod.stop().await;
-}
-
 async fn a_ride_under_way_outlives_the_suspension_of_its_driver(backend: Backend) {
     let cluster = Cluster::on(backend).await;
     let mut pod = cluster.pod("one").await;
@@ -225,5 +195,13 @@ async fn a_ride_under_way_outlives_the_suspension_of_its_driver(backend: Backend
     let fix = json!({"location": HERE, "recorded_at": cluster.world.now().to_rfc3339()});
     pair.d.ack("location.update", fix).await;
     assert!(pod.state(pair.driver).await["ride"].is_object());
+    cluster.publish(&cluster.ride(ride, &pair.found, 2, RideStatus::Cancelled)).await;
+    pair.d.event_of("ride.cancelled").await;
+    // On a socket that does not know of a duty: what the phone held back may be of the ride, and where the driver is now is of no use.
+    let mut d = pod.connect(pair.driver, None).await;
+    let at = |ago_s| json!({"location": HERE, "recorded_at": (cluster.world.now() - chrono::Duration::seconds(ago_s)).to_rfc3339()});
+    assert_eq!(d.refused("location.update", at(0)).await, "driver_not_approved -");
+    let both = json!({"points": [at(30), at(0)]});
+    assert_eq!(d.ack("location.update", both).await, json!({"points": 2, "left_out": 1}));
     pod.stop().await;
 }
