@@ -10,6 +10,7 @@ pub mod contacts;
 pub mod debts;
 pub mod driven_distance;
 pub mod event;
+pub mod explanation;
 pub mod fleet;
 #[doc(hidden)]
 pub mod fuzzing;

@@ -9,6 +9,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::event::ids::{ActId, RequestId, RideId, UserId};
 use crate::event::{Money, OperatorRole, Position, rfc3339};
@@ -163,6 +164,10 @@ pub enum UsersRequest {
         driver_id: UserId,
         passenger_id: UserId,
     },
+    /// What users knows by this id.
+    Find {
+        id: Uuid,
+    },
     /// Who was offered a search.
     Offers {
         request_id: RequestId,
@@ -212,13 +217,40 @@ pub enum UsersRequest {
 #[serde(tag = "ask", rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the fields are those of the routes")]
 pub enum RidesRequest {
-    Rides { status: Option<String>, user: Option<UserId>, market: Option<String>, after: Option<RideId>, limit: u32 },
-    Ride { ride_id: RideId },
-    Debts { user_id: UserId },
-    Live { map: MapQuery },
-    End { act: ActHead, ride_id: RideId },
-    Refund { act: ActHead, ride_id: RideId, amount: Money },
-    Note { act: ActHead, ride_id: RideId, text: String },
+    Rides {
+        status: Option<String>,
+        user: Option<UserId>,
+        market: Option<String>,
+        after: Option<RideId>,
+        limit: u32,
+    },
+    Ride {
+        ride_id: RideId,
+    },
+    /// What rides knows by this id.
+    Find {
+        id: Uuid,
+    },
+    Debts {
+        user_id: UserId,
+    },
+    Live {
+        map: MapQuery,
+    },
+    End {
+        act: ActHead,
+        ride_id: RideId,
+    },
+    Refund {
+        act: ActHead,
+        ride_id: RideId,
+        amount: Money,
+    },
+    Note {
+        act: ActHead,
+        ride_id: RideId,
+        text: String,
+    },
 }
 
 /// What location is asked.

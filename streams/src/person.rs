@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::event::ids::{RideId, UserId};
-use crate::event::{Position, rfc3339};
+use crate::event::ids::{ActId, RideId, UserId};
+use crate::event::{Money, Position, rfc3339};
 
 /// The subject of the request; rides subscribes in the queue group of the same name.
 pub const PERSON: &str = "rides.person";
@@ -54,11 +54,14 @@ pub enum PersonList {
     Shares,
     /// Calls for help of the person.
     SosAlerts,
+    /// Money that the person got back, with the operator's reason.
+    Refunds,
 }
 
 impl PersonList {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::RatingsGiven, Self::RatingsReceived, Self::Shares, Self::SosAlerts];
+    pub const ALL: [Self; 5] =
+        [Self::RatingsGiven, Self::RatingsReceived, Self::Shares, Self::SosAlerts, Self::Refunds];
 
     /// The field of the export.
     pub fn field(self) -> &'static str {
@@ -67,6 +70,7 @@ impl PersonList {
             Self::RatingsReceived => "ratings_received",
             Self::Shares => "shares",
             Self::SosAlerts => "sos_alerts",
+            Self::Refunds => "refunds",
         }
     }
 }
@@ -74,7 +78,7 @@ impl PersonList {
 /// A page of a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PersonPage {
-    /// As the person may have them: [`RatingGiven`], [`RatingReceived`], [`ShareMade`] or [`SosRaised`].
+    /// As the person may have them: [`RatingGiven`], [`RatingReceived`], [`ShareMade`], [`SosRaised`] or [`RefundReceived`].
     pub entries: Vec<Value>,
     /// Where the next page begins; `None` if this is the last one.
     pub next: Option<Uuid>,
@@ -124,6 +128,23 @@ pub struct ShareMade {
     #[serde(with = "rfc3339")]
     #[schemars(with = "DateTime<Utc>")]
     pub expires_at: DateTime<Utc>,
+}
+
+/// Money that the person got back, without the operator's name.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct RefundReceived {
+    /// Of the refund.
+    pub refund_id: ActId,
+    /// Of which ride.
+    pub ride_id: RideId,
+    /// What was given back.
+    pub amount: Money,
+    /// Why; `None` once the account of a party has ended.
+    pub reason: Option<String>,
+    /// When.
+    #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
+    pub at: DateTime<Utc>,
 }
 
 /// A call for help of the person.

@@ -116,7 +116,13 @@ impl Location {
         tasks.spawn_worker(&RIDE_SUBJECTS, BATCH_MAX, RideTracks::new(&platform, &config, &cache));
         tasks.spawn(catch_up::run(platform.clone(), cache.clone(), stop.clone()));
         tasks.spawn(requests::serve(platform.clone(), cache.clone(), stop.clone()));
-        tasks.spawn(operators::answer(platform.clone(), store.clone(), (tokens, cache.clone()), stop.clone()));
+        tasks.spawn(operators::answer(
+            platform.clone(),
+            store.clone(),
+            (tokens, cache.clone()),
+            config.max_speed_mps,
+            stop.clone(),
+        ));
         let driven = driven::DrivenDistances::new(&platform, &store, &config, &cache);
         tasks.spawn(driven.serve(stop.clone()));
         let world = platform.world.clone();

@@ -14,15 +14,16 @@ use streams::{RideId, Service};
 use crate::cache::Cache;
 use crate::positions::{ShownDriver, first_shown};
 use crate::tables::Tables;
-use crate::track::Point;
 use crate::track::point_rows::{self, PointQuery};
 use crate::track::rows::track_of;
+use crate::track::{Point, on_track};
 
 /// Answers until `stop`.
 pub(crate) async fn answer(
     platform: Platform,
     store: Store<Tables>,
     (tokens, cache): (Tokens, Arc<Cache>),
+    max_speed_mps: f64,
     stop: CancellationToken,
 ) {
     let world = platform.world.clone();
@@ -35,7 +36,7 @@ pub(crate) async fn answer(
             async move {
                 match asked.request {
                     LocationRequest::Positions { map } => Ok(positions(&cache, &map, now)),
-                    LocationRequest::Track { ride_id } => track(&store, ride_id).await,
+                    LocationRequest::Track { ride_id } => track(&store, ride_id, max_speed_mps).await,
                 }
             }
         },
@@ -63,7 +64,7 @@ fn positions(cache: &Cache, map: &MapQuery, now: DateTime<Utc>) -> Value {
 }
 
 /// Null if no track is stored.
-async fn track(store: &Store<Tables>, ride_id: RideId) -> Result<Value, Problem> {
+async fn track(store: &Store<Tables>, ride_id: RideId, max_speed_mps: f64) -> Result<Value, Problem> {
     let mut tx = store.begin().await?;
     let Some(track) = track_of(&mut tx, ride_id).await? else { return Ok(Value::Null) };
     let points = match track.driver_id {
@@ -74,14 +75,16 @@ async fn track(store: &Store<Tables>, ride_id: RideId) -> Result<Value, Problem>
     let mut points: Vec<Point> = points.into_iter().map(|row| row.point).collect();
     points.sort_by_key(|point| point.recorded_at);
     let total = points.len();
-    let view = |point: &Point| TrackPoint {
-        lat: point.position.lat,
-        lng: point.position.lng,
-        at: point.recorded_at.into(),
-        accuracy_m: point.accuracy_m,
+    let on_track = on_track(&points, max_speed_mps);
+    let view = |n: usize| TrackPoint {
+        lat: points[n].position.lat,
+        lng: points[n].position.lng,
+        at: points[n].recorded_at.into(),
+        accuracy_m: points[n].accuracy_m,
+        on_track: on_track[n],
     };
     Ok(shown(&Track {
-        points: chosen(total, TRACK_POINTS_MAX).into_iter().map(|n| view(&points[n])).collect(),
+        points: chosen(total, TRACK_POINTS_MAX).into_iter().map(view).collect(),
         total_points: total,
         distance_m: track.reported_at.map(|_| track.reported.distance_m),
         is_final: track.finalised,

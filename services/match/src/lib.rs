@@ -8,6 +8,7 @@
 mod config;
 pub mod engine;
 pub mod evaluate;
+mod explanation;
 mod fleet;
 mod handlers;
 mod leader;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 
 use platform::{CancellationToken, Platform, ServiceTasks, Store, StoreError, World};
 use streams::Service;
+use tokio::sync::Semaphore;
 
 pub use crate::config::Config;
 pub use crate::engine::assign::Policy;
@@ -58,8 +60,11 @@ impl Matching {
         let (store, world) = (self.store.clone(), self.platform.world.clone());
         let recorded_for = chrono::Duration::hours(self.config.record_hours.into());
         tasks.spawn_purge(move || purge(store.clone(), world.clone(), recorded_for));
-        let is_recorded = self.config.record_hours > 0;
-        tasks.spawn(missed_offers::answer(self.platform.clone(), self.store.clone(), is_recorded, stop.clone()));
+        // Both run the record again, one request at a time: it costs the time of a core.
+        let permits = Arc::new(Semaphore::new(1));
+        let parts = || (self.platform.clone(), self.store.clone(), permits.clone());
+        tasks.spawn(missed_offers::answer(parts(), self.config.record_hours > 0, stop.clone()));
+        tasks.spawn(explanation::answer(parts(), stop.clone()));
         Leader::new(&self.platform, &self.store, &self.config).run(&stop).await;
         tasks.drain().await;
         self.platform.health.remove(leader::HEALTH_PART);

@@ -19,7 +19,7 @@ use crate::record::query::Entries;
 use crate::record::{Entry, RulesByVersion};
 use crate::tables::Tables;
 
-/// Requests in hand at most. One is worked on at a time, in a thread of its own: it costs the time of a core. The others get `busy`.
+/// Requests in hand at most. Who has the permit is worked on, in a thread of its own: it costs the time of a core. The others get `busy`.
 const ACCEPTED_MAX: usize = 16;
 /// Entries that are read at once.
 const ENTRIES: usize = 100;
@@ -28,7 +28,11 @@ const ENTRIES_MAX: usize = 50_000;
 const TIME_MAX: Duration = Duration::from_secs(3);
 
 /// Answers until `stop`. `is_recorded` says whether MATCH_RECORD_HOURS is set: what is left of a record from before says nothing of now.
-pub(crate) async fn answer(platform: Platform, store: Store<Tables>, is_recorded: bool, stop: CancellationToken) {
+pub(crate) async fn answer(
+    (platform, store, permits): (Platform, Store<Tables>, Arc<Semaphore>),
+    is_recorded: bool,
+    stop: CancellationToken,
+) {
     let endpoint = Endpoint {
         service: Some(Service::Match),
         name: "missed_offers".to_owned(),
@@ -38,7 +42,6 @@ pub(crate) async fn answer(platform: Platform, store: Store<Tables>, is_recorded
         wait: MISSED_OFFERS_WAIT,
         health_part: None,
     };
-    let permits = Arc::new(Semaphore::new(1));
     let store = is_recorded.then_some(store);
     responder::serve(platform, endpoint, stop, move |request| reply(store.clone(), permits.clone(), request)).await;
 }

@@ -46,6 +46,8 @@ pub struct Metrics {
     pub frames: IntCounterVec,
     /// By outcome: found, accepted, declined, expired, cancelled, superseded.
     pub matches: IntCounterVec,
+    /// What operators did, by act.
+    pub operator_acts: IntCounterVec,
     /// By status reached.
     pub rides: IntCounterVec,
     /// Final distances that nobody can have driven, billed by the estimate instead, by service.
@@ -163,6 +165,7 @@ impl Metrics {
             sockets: gauge("sockets", "Open WebSockets."),
             frames: counter("frames_total", "WebSocket frames.", "direction"),
             matches: counter("matches_total", "Matches by outcome.", "outcome"),
+            operator_acts: counter("operator_acts_total", "What operators did, by act.", "act"),
             sos: counter("sos_total", "Calls for help and their positions, by what became of them.", "outcome"),
             distances_refused: counter(
                 "distances_refused_total",

@@ -8,7 +8,8 @@ use platform::responder::{self, Endpoint, Reply};
 use platform::{CancellationToken, Platform, Store, StoreError};
 use serde_json::{Value, json};
 use streams::person::{
-    ERASED_MAX, PAGE_MAX, PERSON, PERSON_WAIT, PersonList, PersonPage, PersonRequest, RatingReceived, ShareMade,
+    ERASED_MAX, PAGE_MAX, PERSON, PERSON_WAIT, PersonList, PersonPage, PersonRequest, RatingReceived, RefundReceived,
+    ShareMade,
 };
 use streams::{Service, UserId};
 use tokio::sync::Semaphore;
@@ -16,7 +17,7 @@ use uuid::Uuid;
 
 use crate::note;
 use crate::rating::{self, Rating};
-use crate::refund;
+use crate::refund::{self, Refund};
 use crate::share::{self, Share};
 use crate::sos;
 use crate::tables::Tables;
@@ -80,6 +81,11 @@ async fn page(
         let next = alerts.last().filter(|_| alerts.len() >= PAGE_MAX as usize).map(|alert| alert.sos_id);
         return Ok(PersonPage { entries: alerts.iter().map(|alert| json!(sos::routes::view(alert))).collect(), next });
     }
+    if list == PersonList::Refunds {
+        let refunds = refund::rows::to_passenger(&mut tx, user, after, PAGE_MAX).await?;
+        let next = refunds.last().filter(|_| refunds.len() >= PAGE_MAX as usize).map(|refund| refund.refund_id.0);
+        return Ok(PersonPage { entries: refunds.iter().map(refunded).collect(), next });
+    }
     let (ratings, view): (Vec<Rating>, fn(&Rating) -> Value) = match list {
         PersonList::RatingsGiven => (rating::rows::given_by(&mut tx, user, after, PAGE_MAX).await?, given),
         _ => {
@@ -107,6 +113,12 @@ fn received(rating: &Rating) -> Value {
 fn made(share: &Share) -> Value {
     let Share { share_id, ride_id, created_at, expires_at, .. } = *share;
     json!(ShareMade { share_id, ride_id, created_at, expires_at })
+}
+
+/// Without the operator's name.
+fn refunded(refund: &Refund) -> Value {
+    let Refund { refund_id, ride_id, amount, ref reason, at, .. } = *refund;
+    json!(RefundReceived { refund_id, ride_id, amount, reason: reason.clone(), at })
 }
 
 /// False while one of them has an open call for help, which is erased later.

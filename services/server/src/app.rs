@@ -331,7 +331,8 @@ impl App {
         routes.push(documents::routes());
         let (operators, admin_token) = operators(settings, &world)?;
         let operators = OperatorsCurrent::new(operators);
-        let api = admin::Api::new(&platform, services, tokens.clone(), operators.clone());
+        let shown = (markets.clone(), settings.trace_url()?.map(str::to_owned));
+        let api = admin::Api::new(&platform, services, tokens.clone(), operators.clone(), shown);
         tasks.spawn(api.pods().run());
         let proxies = settings.trusted_proxies()?;
         let limited = |routes: Routes| {

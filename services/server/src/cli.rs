@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use ::streams::Service;
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{ArgAction, Parser, Subcommand};
 
 use crate::app;
 use crate::commands::api::ApiAction;
@@ -12,18 +12,21 @@ use crate::commands::audit::AuditAction;
 use crate::commands::dead_letters::DeadLettersAction;
 use crate::commands::dispatch::DispatchAction;
 use crate::commands::markets::MarketsAction;
-use crate::commands::simulate::City;
+use crate::commands::simulate::{City, Stay};
 use crate::commands::sos::SosAction;
 use crate::commands::streams::StreamsAction;
 use crate::commands::{api, audit, dead_letters, dispatch, markets, misbehave, run, simulate, sos, streams};
 use crate::settings::Settings;
 
-/// An event-driven ride-sharing backend: users, match, rides and location over NATS JetStream.
-///
-/// Without a command it runs all services in this process, embedded: memory bus, state in memory, nothing to install.
+/// An event-driven ride-sharing backend: users, match, rides and location over NATS JetStream. Without a command it runs all services in this
+/// process, embedded: memory bus, state in memory, nothing to install. Every setting is a flag and an environment variable.
 #[derive(Debug, Parser)]
-#[command(name = "rideshare", version, max_term_width = 110)]
+#[command(name = "rideshare", version, max_term_width = 110, disable_help_flag = true)]
 pub struct Cli {
+    /// Print this.
+    // The short form: a setting with its variable and default in a row, not in a paragraph each.
+    #[arg(short, long, action = ArgAction::HelpShort, global = true)]
+    help: Option<bool>,
     #[command(subcommand)]
     pub command: Option<Command>,
     #[command(flatten)]
@@ -45,6 +48,9 @@ pub enum Command {
         /// fall silent, or close with 1001 and 1012. Nothing of it is against the contract.
         #[arg(long, value_name = "SEED")]
         faults: Option<u64>,
+        /// Stay after the last ride, until Ctrl-C, so that the console can be read.
+        #[arg(long)]
+        stay: bool,
         #[command(flatten)]
         city: City,
     },
@@ -104,6 +110,12 @@ pub enum Command {
 }
 
 impl Cli {
+    /// What is logged: RUST_LOG, or, so that people see the demo's own lines, less there.
+    pub fn log(&self) -> &str {
+        let is_demo = matches!(self.command, Some(Command::Demo { faults: None, .. }));
+        self.settings.log.as_deref().unwrap_or(if is_demo { "warn" } else { "info" })
+    }
+
     /// Does what the command line says.
     ///
     /// # Errors
@@ -114,7 +126,10 @@ impl Cli {
             None => run::run(&settings, &[]).await,
             Some(Command::Run { services }) => run::run(&settings, &services).await,
             Some(Command::Demo { faults: Some(seed), .. }) => misbehave::run(settings, seed).await,
-            Some(Command::Demo { faults: None, city }) => simulate::demo(settings, &city).await,
+            Some(Command::Demo { faults: None, city, stay }) => {
+                let stays = if stay { Stay::UntilInterrupted } else { Stay::Ends };
+                simulate::demo(settings, &city, stays).await
+            }
             Some(Command::Simulate { url, rides_url, city }) => simulate::simulate(url, rides_url, &city).await,
             Some(Command::Api { action }) => Ok(api::run(action)),
             Some(Command::Streams { action }) => streams::run(&settings, action).await,

@@ -7,16 +7,16 @@ use streams::Service;
 #[command(next_help_heading = "Databases")]
 pub struct Databases {
     /// The database of users, if it has one of its own [default: DATABASE_URL].
-    #[arg(long, env = "DATABASE_URL_USERS", hide_env_values = true, global = true)]
+    #[arg(long, value_name = "URL", env = "DATABASE_URL_USERS", hide_env_values = true, global = true)]
     database_url_users: Option<String>,
     /// As above, of match.
-    #[arg(long, env = "DATABASE_URL_MATCH", hide_env_values = true, global = true)]
+    #[arg(long, value_name = "URL", env = "DATABASE_URL_MATCH", hide_env_values = true, global = true)]
     database_url_match: Option<String>,
     /// As above, of rides, and so of `audit` and `sos`.
-    #[arg(long, env = "DATABASE_URL_RIDES", hide_env_values = true, global = true)]
+    #[arg(long, value_name = "URL", env = "DATABASE_URL_RIDES", hide_env_values = true, global = true)]
     database_url_rides: Option<String>,
     /// As above, of location.
-    #[arg(long, env = "DATABASE_URL_LOCATION", hide_env_values = true, global = true)]
+    #[arg(long, value_name = "URL", env = "DATABASE_URL_LOCATION", hide_env_values = true, global = true)]
     database_url_location: Option<String>,
 }
 

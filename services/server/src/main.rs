@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use server::cli::Cli;
-use server::settings::{LogFormat, Settings};
+use server::settings::LogFormat;
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
@@ -12,7 +12,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Err(error) = start_logging(&cli.settings) {
+    if let Err(error) = start_logging(cli.log(), cli.settings.log_format) {
         eprintln!("rideshare: RUST_LOG: {error}");
         return ExitCode::from(2);
     }
@@ -32,10 +32,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn start_logging(settings: &Settings) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&settings.log)?;
+fn start_logging(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter)?;
     let to = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match settings.log_format {
+    match format {
         LogFormat::Text => to.with_target(false).init(),
         LogFormat::Json => to.json().flatten_event(true).init(),
     }

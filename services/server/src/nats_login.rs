@@ -7,34 +7,35 @@ use clap::Args;
 use streams::nats::{INBOX_PREFIX, Login};
 
 #[derive(Clone, Args)]
+#[command(next_help_heading = "Servers")]
 pub struct NatsLogin {
     /// User for NATS; without a password it is a token. NATS_URL may hold both too: nats://user:password@host.
-    #[arg(long, env = "NATS_USER", hide_env_values = true, global = true)]
+    #[arg(long, value_name = "NAME", env = "NATS_USER", hide_env_values = true, global = true)]
     pub nats_user: Option<String>,
     /// Password for NATS.
-    #[arg(long, env = "NATS_PASSWORD", hide_env_values = true, global = true)]
+    #[arg(long, value_name = "SECRET", env = "NATS_PASSWORD", hide_env_values = true, global = true)]
     pub nats_password: Option<String>,
     /// Token for NATS. NATS_URL may hold it too: nats://token@host.
-    #[arg(long, env = "NATS_TOKEN", hide_env_values = true, global = true)]
+    #[arg(long, value_name = "SECRET", env = "NATS_TOKEN", hide_env_values = true, global = true)]
     pub nats_token: Option<String>,
     /// Seed of an nkey user (SU…), or the file that holds it.
-    #[arg(long, env = "NATS_NKEY", hide_env_values = true, global = true)]
+    #[arg(long, value_name = "SEED", env = "NATS_NKEY", hide_env_values = true, global = true)]
     pub nats_nkey: Option<String>,
     /// A NATS credentials file, as `nsc` writes it.
-    #[arg(long, env = "NATS_CREDS", global = true)]
+    #[arg(long, value_name = "FILE", env = "NATS_CREDS", global = true)]
     pub nats_creds: Option<PathBuf>,
     /// Client certificate for NATS, in PEM; needs NATS_KEY, and makes TLS a must.
-    #[arg(long, env = "NATS_CERT", global = true)]
+    #[arg(long, value_name = "FILE", env = "NATS_CERT", global = true)]
     pub nats_cert: Option<PathBuf>,
     /// Key of NATS_CERT, in PEM.
-    #[arg(long, env = "NATS_KEY", global = true)]
+    #[arg(long, value_name = "FILE", env = "NATS_KEY", global = true)]
     pub nats_key: Option<PathBuf>,
     /// Root certificates for NATS, in PEM, instead of the system's; makes TLS a must.
-    #[arg(long, env = "NATS_CA", global = true)]
+    #[arg(long, value_name = "FILE", env = "NATS_CA", global = true)]
     pub nats_ca: Option<PathBuf>,
     /// First part of the subjects on which replies and pulled messages arrive. With one for each service, the server's
     /// permissions can keep services from reading each other's.
-    #[arg(long, env = "NATS_INBOX_PREFIX", default_value = INBOX_PREFIX, global = true)]
+    #[arg(long, value_name = "PREFIX", env = "NATS_INBOX_PREFIX", default_value = INBOX_PREFIX, global = true)]
     pub nats_inbox_prefix: String,
 }
 

@@ -17,34 +17,54 @@ pub enum OtlpProtocol {
 }
 
 #[derive(Clone, Args)]
+#[command(next_help_heading = "Traces")]
 pub struct OtelSettings {
     /// Where traces go: the OTLP endpoint of a collector, as in http://otel-collector:4318; without it none are recorded.
-    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", global = true)]
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT", global = true)]
     pub otel_exporter_otlp_endpoint: Option<String>,
     /// How they are sent.
-    #[arg(long, env = "OTEL_EXPORTER_OTLP_PROTOCOL", default_value = "http/protobuf", global = true)]
+    #[arg(
+        long,
+        value_name = "PROTOCOL",
+        env = "OTEL_EXPORTER_OTLP_PROTOCOL",
+        default_value = "http/protobuf",
+        global = true
+    )]
     pub otel_exporter_otlp_protocol: OtlpProtocol,
     /// Headers for the collector, as in `authorization=Bearer%20…,x-tenant=1`.
-    #[arg(long, env = "OTEL_EXPORTER_OTLP_HEADERS", hide_env_values = true, default_value = "", global = true)]
+    #[arg(
+        long,
+        value_name = "LIST",
+        env = "OTEL_EXPORTER_OTLP_HEADERS",
+        hide_env_values = true,
+        default_value = "",
+        global = true
+    )]
     pub otel_exporter_otlp_headers: String,
     /// The name of this program in traces [default: users, match, rides and location, each for its part].
-    #[arg(long, env = "OTEL_SERVICE_NAME", global = true)]
+    #[arg(long, value_name = "NAME", env = "OTEL_SERVICE_NAME", global = true)]
     pub otel_service_name: Option<String>,
     /// More attributes of this process, as in `deployment.environment.name=production`.
-    #[arg(long, env = "OTEL_RESOURCE_ATTRIBUTES", default_value = "", global = true)]
+    #[arg(long, value_name = "LIST", env = "OTEL_RESOURCE_ATTRIBUTES", default_value = "", global = true)]
     pub otel_resource_attributes: String,
     /// Which traces are exported: always_on, always_off, traceidratio; with parentbased_ before it, a client's own decision counts.
     /// Errors and what is slow are exported anyway.
-    #[arg(long, env = "OTEL_TRACES_SAMPLER", default_value = "parentbased_always_on", global = true)]
+    #[arg(
+        long,
+        value_name = "SAMPLER",
+        env = "OTEL_TRACES_SAMPLER",
+        default_value = "parentbased_always_on",
+        global = true
+    )]
     pub otel_traces_sampler: String,
     /// The part of the traces that traceidratio exports, 0 to 1.
-    #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", global = true)]
+    #[arg(long, value_name = "PART", env = "OTEL_TRACES_SAMPLER_ARG", global = true)]
     pub otel_traces_sampler_arg: Option<String>,
     /// Spans that take at least so many ms are exported with their trace, whatever the sampler says.
-    #[arg(long, env = "TRACES_SLOW_MS", default_value_t = 1_000, global = true)]
+    #[arg(long, value_name = "MS", env = "TRACES_SLOW_MS", default_value_t = 1_000, global = true)]
     pub traces_slow_ms: u32,
     /// So is the rest of a ride of which the search took at least so many seconds.
-    #[arg(long, env = "TRACES_SLOW_SEARCH_S", default_value_t = 60, global = true)]
+    #[arg(long, value_name = "S", env = "TRACES_SLOW_SEARCH_S", default_value_t = 60, global = true)]
     pub traces_slow_search_s: u32,
 }
 

@@ -9,36 +9,37 @@ use platform::http_client::Reach;
 use users::{ApnsConfig, FcmConfig, PushConfig, VapidConfig};
 
 #[derive(Clone, Args)]
+#[command(next_help_heading = "Push")]
 pub struct PushSettings {
     /// Firebase Cloud Messaging: the JSON file of the service account, as Google's console writes it.
-    #[arg(long, env = "FCM_CREDENTIALS_FILE", global = true)]
+    #[arg(long, value_name = "FILE", env = "FCM_CREDENTIALS_FILE", global = true)]
     pub fcm_credentials_file: Option<PathBuf>,
     /// The address of Firebase Cloud Messaging.
-    #[arg(long, env = "FCM_URL", default_value = "https://fcm.googleapis.com", global = true)]
+    #[arg(long, value_name = "URL", env = "FCM_URL", default_value = "https://fcm.googleapis.com", global = true)]
     pub fcm_url: String,
     /// Apple's push service: the .p8 file of the key; needs APNS_KEY_ID, APNS_TEAM_ID and APNS_TOPIC.
-    #[arg(long, env = "APNS_KEY_FILE", global = true)]
+    #[arg(long, value_name = "FILE", env = "APNS_KEY_FILE", global = true)]
     pub apns_key_file: Option<PathBuf>,
     /// The id of APNS_KEY_FILE.
-    #[arg(long, env = "APNS_KEY_ID", global = true)]
+    #[arg(long, value_name = "ID", env = "APNS_KEY_ID", global = true)]
     pub apns_key_id: Option<String>,
     /// The team at Apple that the key belongs to.
-    #[arg(long, env = "APNS_TEAM_ID", global = true)]
+    #[arg(long, value_name = "ID", env = "APNS_TEAM_ID", global = true)]
     pub apns_team_id: Option<String>,
     /// The bundle id of the app.
-    #[arg(long, env = "APNS_TOPIC", global = true)]
+    #[arg(long, value_name = "ID", env = "APNS_TOPIC", global = true)]
     pub apns_topic: Option<String>,
     /// The address of Apple's push service; https://api.sandbox.push.apple.com for apps under development.
-    #[arg(long, env = "APNS_URL", default_value = "https://api.push.apple.com", global = true)]
+    #[arg(long, value_name = "URL", env = "APNS_URL", default_value = "https://api.push.apple.com", global = true)]
     pub apns_url: String,
     /// Web Push: the private key (P-256, PKCS #8, PEM) by which browsers' push services know this platform; needs PUSH_VAPID_SUBJECT.
-    #[arg(long, env = "PUSH_VAPID_KEY_FILE", global = true)]
+    #[arg(long, value_name = "FILE", env = "PUSH_VAPID_KEY_FILE", global = true)]
     pub push_vapid_key_file: Option<PathBuf>,
     /// Whom a push service writes to if something is wrong: mailto:… or https://…
-    #[arg(long, env = "PUSH_VAPID_SUBJECT", global = true)]
+    #[arg(long, value_name = "WHOM", env = "PUSH_VAPID_SUBJECT", global = true)]
     pub push_vapid_subject: Option<String>,
     /// Whether devices may name addresses of this machine, also by http, beside public ones by https [default: if embedded].
-    #[arg(long, env = "PUSH_TO_LOOPBACK", action = clap::ArgAction::Set, global = true)]
+    #[arg(long, value_name = "BOOL", env = "PUSH_TO_LOOPBACK", action = clap::ArgAction::Set, global = true)]
     pub push_to_loopback: Option<bool>,
 }
 

@@ -29,6 +29,18 @@ const SIGN_IN_MAX_DAYS: u32 = 3_650;
 /// After a pause a socket may send as many frames at once as its rate allows in this many seconds.
 const FRAMES_BURST_S: u32 = 4;
 
+/// The topics of `--help`; those of a file of settings are named there.
+const SERVERS: &str = "Servers";
+const DATABASES: &str = "Databases";
+const SECURITY: &str = "Security";
+const OPERATORS: &str = "Operators";
+const MATCHING: &str = "Matching";
+const FARES: &str = "Fares and markets";
+const LOCATION: &str = "Location";
+const LIMITS: &str = "Limits";
+const RETENTION: &str = "How long data is stored";
+const OBSERVABILITY: &str = "Observability";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum QueueType {
     /// In this process.
@@ -48,14 +60,16 @@ pub enum LogFormat {
 #[derive(Clone, Args)]
 pub struct Settings {
     /// The bus: `memory` (this process, all services) or `nats`.
-    #[arg(long, env = "QUEUE_TYPE", default_value = "memory", global = true)]
+    #[arg(long, value_name = "TYPE", help_heading = SERVERS, env = "QUEUE_TYPE", default_value = "memory", global = true)]
     pub queue_type: QueueType,
     /// Memory bus: messages that a stream may hold before publishers wait.
-    #[arg(long, env = "QUEUE_SIZE", default_value_t = 100_000, global = true)]
+    #[arg(long, value_name = "N", help_heading = SERVERS, env = "QUEUE_SIZE", default_value_t = 100_000, global = true)]
     pub queue_size: usize,
     /// NATS servers, with commas; user:password@ or token@ may stand before the host.
     #[arg(
         long,
+        value_name = "URL",
+        help_heading = SERVERS,
         env = "NATS_URL",
         default_value = "nats://127.0.0.1:4222",
         value_delimiter = ',',
@@ -66,165 +80,168 @@ pub struct Settings {
     #[command(flatten)]
     pub nats: NatsLogin,
     /// The fast lane: core subscriptions bring the events that somebody waits for before their streams do.
-    #[arg(long, env = "ENABLE_CORE_NATS", default_value_t = true, action = clap::ArgAction::Set, global = true)]
+    #[arg(long, value_name = "BOOL", help_heading = SERVERS, env = "ENABLE_CORE_NATS", default_value_t = true, action = clap::ArgAction::Set, global = true)]
     pub enable_core_nats: bool,
     /// The queue group of the fast lane is this, a dot, and the service.
-    #[arg(long, env = "CORE_NATS_QUEUE_GROUP", default_value = "rideshare", global = true)]
+    #[arg(long, value_name = "NAME", help_heading = SERVERS, env = "CORE_NATS_QUEUE_GROUP", default_value = "rideshare", global = true)]
     pub core_nats_queue_group: String,
     /// Copies of each stream.
-    #[arg(long, env = "NATS_REPLICAS", default_value_t = 1, global = true)]
+    #[arg(long, value_name = "N", help_heading = SERVERS, env = "NATS_REPLICAS", default_value_t = 1, global = true)]
     pub nats_replicas: usize,
     /// PostgreSQL; without it state is in memory and gone at exit. Required with `nats`.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, global = true)]
+    #[arg(long, value_name = "URL", help_heading = DATABASES, env = "DATABASE_URL", hide_env_values = true, global = true)]
     pub database_url: Option<String>,
     /// Database connections of each service in this process.
-    #[arg(long, env = "DATABASE_CONNECTIONS", default_value_t = 16, global = true)]
+    #[arg(long, value_name = "N", help_heading = DATABASES, env = "DATABASE_CONNECTIONS", default_value_t = 16, global = true)]
     pub database_connections: u32,
     /// Where HTTP and WebSocket are served.
-    #[arg(long, env = "HTTP_ADDR", default_value = "127.0.0.1:8080", global = true)]
+    #[arg(long, value_name = "ADDR", help_heading = SERVERS, env = "HTTP_ADDR", default_value = "127.0.0.1:8080", global = true)]
     pub http_addr: SocketAddr,
-    /// Where operators' routes are served: /metrics, /stats, /admin/v1 and the console; then they are there alone, and health on both
-    /// [default: HTTP_ADDR].
-    #[arg(long, env = "ADMIN_ADDR", global = true)]
-    pub admin_addr: Option<SocketAddr>,
-    /// The operators: lines `name role sha256-of-token`, with the roles viewer, support and admin. It is read again on SIGHUP. Without it nobody
-    /// may use /admin/v1; when embedded, a token is made at start and printed with the console's address.
-    #[arg(long, env = "ADMIN_TOKENS_FILE", global = true)]
-    pub admin_tokens_file: Option<String>,
     /// This process among others; what is neither a letter, a digit, - nor _ becomes - [default: host name and process id].
-    #[arg(long, env = "POD_ID", global = true)]
+    #[arg(long, value_name = "NAME", help_heading = SERVERS, env = "POD_ID", global = true)]
     pub pod_id: Option<String>,
+    /// Where clients reach the platform, as in https://rides.example: links of shared rides begin with it; without it they are paths.
+    #[arg(long, value_name = "URL", help_heading = SERVERS, env = "PUBLIC_URL", default_value = "", hide_default_value = true, global = true)]
+    pub public_url: String,
     /// Signs access tokens; at least 32 bytes, the same in every process. Made at start when embedded.
-    #[arg(long, env = "JWT_SECRET", hide_env_values = true, global = true)]
+    #[arg(long, value_name = "SECRET", help_heading = SECURITY, env = "JWT_SECRET", hide_env_values = true, global = true)]
     pub jwt_secret: Option<String>,
     /// The secret that JWT_SECRET was before: what it signed is still accepted. To change the secret, first set this to the new one in
     /// every process, then exchange the two.
-    #[arg(long, env = "JWT_SECRET_PREVIOUS", hide_env_values = true, global = true)]
+    #[arg(long, value_name = "SECRET", help_heading = SECURITY, env = "JWT_SECRET_PREVIOUS", hide_env_values = true, global = true)]
     pub jwt_secret_previous: Option<String>,
     /// Another name of JWT_SECRET_PREVIOUS.
-    #[arg(long, env = "JWT_SECRET_OLD", hide_env_values = true, hide = true, global = true)]
+    #[arg(long, value_name = "SECRET", help_heading = SECURITY, env = "JWT_SECRET_OLD", hide_env_values = true, hide = true, global = true)]
     pub jwt_secret_old: Option<String>,
     /// Keys of PINs, codes and refresh tokens, so that JWT_SECRET can change without them; at least 32 bytes, the same in every
     /// process [default: JWT_SECRET].
-    #[arg(long, env = "DATA_SECRET", hide_env_values = true, global = true)]
+    #[arg(long, value_name = "SECRET", help_heading = SECURITY, env = "DATA_SECRET", hide_env_values = true, global = true)]
     pub data_secret: Option<String>,
     /// The secret that DATA_SECRET was before, as with JWT_SECRET_PREVIOUS.
-    #[arg(long, env = "DATA_SECRET_PREVIOUS", hide_env_values = true, global = true)]
+    #[arg(long, value_name = "SECRET", help_heading = SECURITY, env = "DATA_SECRET_PREVIOUS", hide_env_values = true, global = true)]
     pub data_secret_previous: Option<String>,
     /// Days that a sign-in lasts at most, however often it is refreshed.
-    #[arg(long, env = "SIGN_IN_MAX_DAYS", default_value_t = 90, global = true)]
+    #[arg(long, value_name = "DAYS", help_heading = SECURITY, env = "SIGN_IN_MAX_DAYS", default_value_t = 90, global = true)]
     pub sign_in_max_days: u32,
-    /// Days for which phone and plate of a suspended driver whose account has ended are remembered, as keyed hashes: so that nobody comes back
-    /// as approved by registering again.
-    #[arg(long, env = "SUSPENSION_MEMORY_DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(0..=3_650), global = true)]
-    pub suspension_memory_days: u32,
-    /// Days for which the comment of a rating is stored. The stars stay.
-    #[arg(long, env = "RATING_COMMENT_RETENTION_DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3_650), global = true)]
-    pub rating_comment_retention_days: u32,
-    /// Where clients reach the platform, as in https://rides.example: links of shared rides begin with it; without it they are paths.
-    #[arg(long, env = "PUBLIC_URL", default_value = "", hide_default_value = true, global = true)]
-    pub public_url: String,
+    /// How a sign-in code reaches its phone: `response` (in the answer; for development), `log`, or `webhook:<url>`
+    /// [default: response when embedded on a loopback address, log when embedded on another one, else required].
+    #[arg(long, value_name = "HOW", help_heading = SECURITY, env = "OTP_DELIVERY", hide_env_values = true, global = true)]
+    pub otp_delivery: Option<String>,
+    /// Networks (CIDR, with commas) of proxies whose X-Forwarded-For is believed.
+    #[arg(long, value_name = "LIST", help_heading = SECURITY, env = "TRUSTED_PROXIES", default_value = "", hide_default_value = true, global = true)]
+    pub trusted_proxies: String,
+    /// Countries to whose numbers codes are sent: ISO regions or calling codes, with commas, as in `US,CA,49` [default: all].
+    #[arg(long, value_name = "LIST", help_heading = SECURITY, env = "CODE_COUNTRIES", default_value = "", hide_default_value = true, global = true)]
+    pub code_countries: String,
+    /// Where operators' routes are served: /metrics, /stats, /admin/v1 and the console; then they are there alone, and health on both
+    /// [default: HTTP_ADDR].
+    #[arg(long, value_name = "ADDR", help_heading = OPERATORS, env = "ADMIN_ADDR", global = true)]
+    pub admin_addr: Option<SocketAddr>,
+    /// The operators: lines `name role sha256-of-token`, with the roles viewer, support and admin. It is read again on SIGHUP. Without it nobody
+    /// may use /admin/v1; when embedded, a token is made at start and printed with the console's address.
+    #[arg(long, value_name = "FILE", help_heading = OPERATORS, env = "ADMIN_TOKENS_FILE", global = true)]
+    pub admin_tokens_file: Option<String>,
+    /// Where the console's operators look at a trace: an address in which `{trace_id}` stands for its id, as in
+    /// https://jaeger.example/trace/{trace_id}; without it the console shows the id alone.
+    #[arg(long, value_name = "URL", help_heading = OPERATORS, env = "TRACE_URL", global = true)]
+    pub trace_url: Option<String>,
     /// Where calls for help go: an http or https address of the operators; without it they are logged and counted, and nobody is informed.
-    #[arg(long, env = "SOS_WEBHOOK", hide_env_values = true, global = true)]
+    #[arg(long, value_name = "URL", help_heading = OPERATORS, env = "SOS_WEBHOOK", hide_env_values = true, global = true)]
     pub sos_webhook: Option<String>,
     /// Signs what is sent there, as Standard Webhooks have it: `whsec_` and base64, or 24 to 64 bytes. Required with SOS_WEBHOOK. Several of the
     /// first form, with spaces between them, all sign: while the secret changes.
-    #[arg(long, env = "SOS_WEBHOOK_SECRET", hide_env_values = true, global = true)]
+    #[arg(long, value_name = "SECRET", help_heading = OPERATORS, env = "SOS_WEBHOOK_SECRET", hide_env_values = true, global = true)]
     pub sos_webhook_secret: Option<String>,
-    /// Days for which a call for help is stored after it was closed.
-    #[arg(long, env = "SOS_RETENTION_DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3_650), global = true)]
-    pub sos_retention_days: u32,
-    /// How a sign-in code reaches its phone: `response` (in the answer; for development), `log`, or `webhook:<url>`
-    /// [default: response when embedded on a loopback address, log when embedded on another one, else required].
-    #[arg(long, env = "OTP_DELIVERY", hide_env_values = true, global = true)]
-    pub otp_delivery: Option<String>,
     /// Whether a new driver may drive at once (`auto`), or only after an operator has approved them (`manual`).
-    #[arg(long, env = "DRIVER_APPROVAL", default_value = "auto", global = true)]
+    #[arg(long, value_name = "HOW", help_heading = OPERATORS, env = "DRIVER_APPROVAL", default_value = "auto", global = true)]
     pub driver_approval: users::DriverApproval,
     /// Seconds that a driver has to answer an offer.
-    #[arg(long, env = "MATCH_OFFER_TTL_S", default_value_t = 15, global = true)]
+    #[arg(long, value_name = "S", help_heading = MATCHING, env = "MATCH_OFFER_TTL_S", default_value_t = 15, global = true)]
     pub match_offer_ttl_s: u32,
     /// Seconds that a passenger's request stays open.
-    #[arg(long, env = "MATCH_REQUEST_TTL_S", default_value_t = 300, global = true)]
+    #[arg(long, value_name = "S", help_heading = MATCHING, env = "MATCH_REQUEST_TTL_S", default_value_t = 300, global = true)]
     pub match_request_ttl_s: u32,
     /// Metres from a pickup within which drivers are sought.
-    #[arg(long, env = "MATCH_RADIUS_M", default_value_t = 5_000.0, global = true)]
+    #[arg(long, value_name = "M", help_heading = MATCHING, env = "MATCH_RADIUS_M", default_value_t = 5_000.0, global = true)]
     pub match_radius_m: f64,
     /// How drivers are offered to passengers: `batched` pairs those who wait and the drivers around them together, at the least total
     /// cost; with `first-come` who waits longest takes the nearest driver.
-    #[arg(long, env = "MATCH_POLICY", default_value = "batched", value_parser = policy, global = true)]
+    #[arg(long, value_name = "POLICY", help_heading = MATCHING, env = "MATCH_POLICY", default_value = "batched", value_parser = policy, global = true)]
     pub match_policy: matching::Policy,
     /// Milliseconds after its beginning in which a search may be held back for a driver who is about to be free nearer, while others
     /// wait around it (`batched`); 0: never.
-    #[arg(long, env = "MATCH_WINDOW_MS", default_value_t = 300_000, value_parser = clap::value_parser!(u32).range(0..=3_600_000), global = true)]
+    #[arg(long, value_name = "MS", help_heading = MATCHING, env = "MATCH_WINDOW_MS", default_value_t = 300_000, value_parser = clap::value_parser!(u32).range(0..=3_600_000), global = true)]
     pub match_window_ms: u32,
     /// Hours for which it is recorded what each decision about offers depended on, for `rideshare dispatch explain`; 0: not at all.
-    #[arg(long, env = "MATCH_RECORD_HOURS", default_value_t = 24, value_parser = clap::value_parser!(u32).range(0..=168), global = true)]
+    #[arg(long, value_name = "HOURS", help_heading = MATCHING, env = "MATCH_RECORD_HOURS", default_value_t = 24, value_parser = clap::value_parser!(u32).range(0..=168), global = true)]
     pub match_record_hours: u32,
     /// A policy that sees what MATCH_POLICY sees, and whose decisions are only counted [default: none].
-    #[arg(long, env = "MATCH_SHADOW_POLICY", value_parser = policy, global = true)]
+    #[arg(long, value_name = "POLICY", help_heading = MATCHING, env = "MATCH_SHADOW_POLICY", value_parser = policy, global = true)]
     pub match_shadow_policy: Option<matching::Policy>,
+    /// A server that knows times by road, OSRM or compatible (table and route services), as in `http://127.0.0.1:5000`. What it does not
+    /// answer in 200 ms is estimated: the great circle times 1.3 at the market's speed [default: everything is].
+    #[arg(long, value_name = "URL", help_heading = MATCHING, env = "ROUTING_URL", global = true)]
+    pub routing_url: Option<String>,
     /// Seconds that a driver waits at the pickup for nothing; after that each minute costs.
-    #[arg(long, env = "MATCH_WAIT_FREE_S", default_value_t = 180, value_parser = clap::value_parser!(u32).range(0..=3_600), global = true)]
+    #[arg(long, value_name = "S", help_heading = FARES, env = "MATCH_WAIT_FREE_S", default_value_t = 180, value_parser = clap::value_parser!(u32).range(0..=3_600), global = true)]
     pub match_wait_free_s: u32,
     /// Seconds of waiting after which a driver may cancel with the reason `no_show`, and is paid the cancellation fee.
-    #[arg(long, env = "NO_SHOW_AFTER_S", default_value_t = 300, value_parser = clap::value_parser!(u32).range(0..=3_600), global = true)]
+    #[arg(long, value_name = "S", help_heading = FARES, env = "NO_SHOW_AFTER_S", default_value_t = 300, value_parser = clap::value_parser!(u32).range(0..=3_600), global = true)]
     pub no_show_after_s: u32,
-    /// A GPS point that would need more metres a second is a jump and left out of the distance.
-    #[arg(long, env = "TRACK_MAX_SPEED_MPS", default_value_t = 70.0, global = true)]
-    pub track_max_speed_mps: f64,
-    /// Seconds that a ride which has arrived waits at most for positions that the driver's phone has not sent yet. It does not wait
-    /// if the newest one reaches the arrival.
-    #[arg(long, env = "TRACK_FINAL_WAIT_S", default_value_t = 30, value_parser = clap::value_parser!(u32).range(0..=3_600), global = true)]
-    pub track_final_wait_s: u32,
     /// Cents: base=250,per_km=120,per_minute=30,wait_per_minute=30,minimum=600,cancellation=300 and platform_fee_bp=2000
     /// (hundredths of a per cent); what is not named keeps its default, which is as here.
-    #[arg(long, env = "FARE_CAR", default_value = "", hide_default_value = true, global = true)]
+    #[arg(long, value_name = "FARE", help_heading = FARES, env = "FARE_CAR", default_value = "", hide_default_value = true, global = true)]
     pub fare_car: String,
     /// The same for motorcycles: base=150,per_km=80,per_minute=20,wait_per_minute=20,minimum=400.
-    #[arg(long, env = "FARE_MOTORCYCLE", default_value = "", hide_default_value = true, global = true)]
+    #[arg(long, value_name = "FARE", help_heading = FARES, env = "FARE_MOTORCYCLE", default_value = "", hide_default_value = true, global = true)]
     pub fare_motorcycle: String,
     /// The same for vans: base=400,per_km=180,per_minute=45,wait_per_minute=45,minimum=900.
-    #[arg(long, env = "FARE_VAN", default_value = "", hide_default_value = true, global = true)]
+    #[arg(long, value_name = "FARE", help_heading = FARES, env = "FARE_VAN", default_value = "", hide_default_value = true, global = true)]
     pub fare_van: String,
     /// A GeoJSON file of the markets: where people are driven, at which fares and by which rules. It is read again on SIGHUP; a ride keeps the
     /// fares with which it began [default: the world is one market, at the fares of FARE_*].
-    #[arg(long, env = "MARKETS_FILE", global = true)]
+    #[arg(long, value_name = "FILE", help_heading = FARES, env = "MARKETS_FILE", global = true)]
     pub markets_file: Option<String>,
-    /// A server that knows times by road, OSRM or compatible (table and route services), as in `http://127.0.0.1:5000`. What it does not
-    /// answer in 200 ms is estimated: the great circle times 1.3 at the market's speed [default: everything is].
-    #[arg(long, env = "ROUTING_URL", global = true)]
-    pub routing_url: Option<String>,
     /// Markets instead of the world, while MARKETS_FILE is not set: the two cities of the demo.
     #[arg(skip)]
     pub default_markets: Option<&'static str>,
     /// Who captures payments: `ledger` (books only), or `refuse` (refuses every capture; for tests).
-    #[arg(long, env = "PAYMENT_PROVIDER", default_value = "ledger", global = true)]
+    #[arg(long, value_name = "WHO", help_heading = FARES, env = "PAYMENT_PROVIDER", default_value = "ledger", global = true)]
     pub payment_provider: String,
+    /// A GPS point that would need more metres a second is a jump and left out of the distance.
+    #[arg(long, value_name = "MPS", help_heading = LOCATION, env = "TRACK_MAX_SPEED_MPS", default_value_t = 70.0, global = true)]
+    pub track_max_speed_mps: f64,
+    /// Seconds that a ride which has arrived waits at most for positions that the driver's phone has not sent yet. It does not wait
+    /// if the newest one reaches the arrival.
+    #[arg(long, value_name = "S", help_heading = LOCATION, env = "TRACK_FINAL_WAIT_S", default_value_t = 30, value_parser = clap::value_parser!(u32).range(0..=3_600), global = true)]
+    pub track_final_wait_s: u32,
     /// Frames a second that one socket may send, over time; four times that in a burst.
-    #[arg(long, env = "SOCKET_FRAMES_PER_S", default_value_t = 50, global = true)]
+    #[arg(long, value_name = "N", help_heading = LIMITS, env = "SOCKET_FRAMES_PER_S", default_value_t = 50, global = true)]
     pub socket_frames_per_s: u32,
     /// What changes in the table of limits: `name=burst/per_s`, with commas, as in `codes_address=1000/10`. README.md has the
     /// table.
-    #[arg(long, env = "LIMITS", default_value = "", hide_default_value = true, global = true)]
+    #[arg(long, value_name = "LIST", help_heading = LIMITS, env = "LIMITS", default_value = "", hide_default_value = true, global = true)]
     pub limits: String,
-    /// Networks (CIDR, with commas) of proxies whose X-Forwarded-For is believed.
-    #[arg(long, env = "TRUSTED_PROXIES", default_value = "", hide_default_value = true, global = true)]
-    pub trusted_proxies: String,
-    /// Countries to whose numbers codes are sent: ISO regions or calling codes, with commas, as in `US,CA,49` [default: all].
-    #[arg(long, env = "CODE_COUNTRIES", default_value = "", hide_default_value = true, global = true)]
-    pub code_countries: String,
+    /// Days for which phone and plate of a suspended driver whose account has ended are remembered, as keyed hashes: so that nobody comes back
+    /// as approved by registering again.
+    #[arg(long, value_name = "DAYS", help_heading = RETENTION, env = "SUSPENSION_MEMORY_DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(0..=3_650), global = true)]
+    pub suspension_memory_days: u32,
+    /// Days for which the comment of a rating is stored. The stars stay.
+    #[arg(long, value_name = "DAYS", help_heading = RETENTION, env = "RATING_COMMENT_RETENTION_DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3_650), global = true)]
+    pub rating_comment_retention_days: u32,
+    /// Days for which a call for help is stored after it was closed.
+    #[arg(long, value_name = "DAYS", help_heading = RETENTION, env = "SOS_RETENTION_DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3_650), global = true)]
+    pub sos_retention_days: u32,
     /// Logs for people or for machines.
-    #[arg(long, env = "LOG_FORMAT", default_value = "text", global = true)]
+    #[arg(long, value_name = "FORMAT", help_heading = OBSERVABILITY, env = "LOG_FORMAT", default_value = "text", global = true)]
     pub log_format: LogFormat,
-    /// What is logged, as in `info,rides=debug`.
-    #[arg(long, env = "RUST_LOG", default_value = "info", global = true)]
-    pub log: String,
-    #[command(flatten)]
-    pub push: PushSettings,
+    /// What is logged, as in `info,rides=debug` [default: info; warn in the demo].
+    #[arg(long, value_name = "FILTER", help_heading = OBSERVABILITY, env = "RUST_LOG", global = true)]
+    pub log: Option<String>,
     #[command(flatten)]
     pub otel: OtelSettings,
-    // The last: their headings would hold for what follows.
+    #[command(flatten)]
+    pub push: PushSettings,
     #[command(flatten)]
     pub databases: Databases,
     #[command(flatten)]
@@ -375,6 +392,7 @@ impl Settings {
         self.trusted_proxies()?;
         self.otel.config("")?;
         self.operators()?;
+        self.trace_url()?;
         if self.admin_addr.is_some_and(|admin| admin.port() != 0 && admin == self.http_addr) {
             anyhow::bail!("ADMIN_ADDR is HTTP_ADDR: give operators another port, or leave it unset");
         }
@@ -452,6 +470,18 @@ impl Settings {
     pub fn routing_url(&self) -> anyhow::Result<Option<&str>> {
         let url = set_text(&self.routing_url);
         url.map(|url| Roads::check_url(url).map(|()| url).map_err(anyhow::Error::msg)).transpose()
+    }
+
+    /// TRACE_URL, if it is set.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn trace_url(&self) -> anyhow::Result<Option<&str>> {
+        let Some(url) = set_text(&self.trace_url) else { return Ok(None) };
+        let is_http = url.starts_with("https://") || url.starts_with("http://");
+        let wrong = "TRACE_URL must be an address with {trace_id} in it, as in https://jaeger.example/trace/{trace_id}";
+        anyhow::ensure!(is_http && url.contains("{trace_id}"), wrong);
+        Ok(Some(url))
     }
 
     /// ADMIN_TOKENS_FILE, if it is set.
@@ -546,6 +576,8 @@ mod tests {
             (vec!["--push-vapid-key-file", "/none"], Service::ALL.to_vec(), "PUSH_VAPID_SUBJECT"),
             (vec!["--limits", "off"], Service::ALL.to_vec(), "LIMITS: `off`"),
             (vec!["--trusted-proxies", "x"], Service::ALL.to_vec(), "TRUSTED_PROXIES"),
+            (vec!["--trace-url", "https://traces.example"], Service::ALL.to_vec(), "TRACE_URL"),
+            (vec!["--trace-url", "javascript:{trace_id}"], Service::ALL.to_vec(), "TRACE_URL"),
         ] {
             let error = settings(&args).validate(&services).unwrap_err().to_string();
             assert!(error.contains(reason), "{args:?}: {error}");

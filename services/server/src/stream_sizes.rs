@@ -23,50 +23,50 @@ pub enum LocationStorage {
 pub struct StreamSizes {
     /// The most bytes of the stream, as in `4GiB` [default: 96MiB]. A limit that is higher on the server stays: a lower one would delete
     /// messages.
-    #[arg(long, env = "USER_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
+    #[arg(long, value_name = "BYTES", env = "USER_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
     user_stream_max_bytes: Option<i64>,
     /// The age at which the stream removes a message, as in `12h` [default: 1d].
-    #[arg(long, env = "USER_STREAM_MAX_AGE", value_parser = age, global = true)]
+    #[arg(long, value_name = "AGE", env = "USER_STREAM_MAX_AGE", value_parser = age, global = true)]
     user_stream_max_age: Option<Duration>,
     /// As above [default: 48MiB]
-    #[arg(long, env = "MATCH_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
+    #[arg(long, value_name = "BYTES", env = "MATCH_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
     match_stream_max_bytes: Option<i64>,
     /// As above [default: 1h]
-    #[arg(long, env = "MATCH_STREAM_MAX_AGE", value_parser = age, global = true)]
+    #[arg(long, value_name = "AGE", env = "MATCH_STREAM_MAX_AGE", value_parser = age, global = true)]
     match_stream_max_age: Option<Duration>,
     /// The audit trail: about 4.7 KiB a ride; when it is full, no ride begins [default: 576MiB, 125,000 rides].
-    #[arg(long, env = "RIDE_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
+    #[arg(long, value_name = "BYTES", env = "RIDE_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
     ride_stream_max_bytes: Option<i64>,
     /// As above [default: 7d]
-    #[arg(long, env = "RIDE_STREAM_MAX_AGE", value_parser = age, global = true)]
+    #[arg(long, value_name = "AGE", env = "RIDE_STREAM_MAX_AGE", value_parser = age, global = true)]
     ride_stream_max_age: Option<Duration>,
     /// Positions that wait for their consumers: about 860 bytes each. While PostgreSQL is away, all wait: 5 minutes of 5,000 a second
     /// need 1536MiB [default: 192MiB].
-    #[arg(long, env = "LOCATION_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
+    #[arg(long, value_name = "BYTES", env = "LOCATION_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
     location_stream_max_bytes: Option<i64>,
     /// As above [default: 2h]
-    #[arg(long, env = "LOCATION_STREAM_MAX_AGE", value_parser = age, global = true)]
+    #[arg(long, value_name = "AGE", env = "LOCATION_STREAM_MAX_AGE", value_parser = age, global = true)]
     location_stream_max_age: Option<Duration>,
     /// Where positions wait. An existing stream stays where it is [default: memory, or file if the server has no memory for it].
-    #[arg(long, env = "LOCATION_STREAM_STORAGE", global = true)]
+    #[arg(long, value_name = "WHERE", env = "LOCATION_STREAM_STORAGE", global = true)]
     location_stream_storage: Option<LocationStorage>,
     /// As above [default: 32MiB]
-    #[arg(long, env = "PAYMENT_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
+    #[arg(long, value_name = "BYTES", env = "PAYMENT_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
     payment_stream_max_bytes: Option<i64>,
     /// As above [default: 1d]
-    #[arg(long, env = "PAYMENT_STREAM_MAX_AGE", value_parser = age, global = true)]
+    #[arg(long, value_name = "AGE", env = "PAYMENT_STREAM_MAX_AGE", value_parser = age, global = true)]
     payment_stream_max_age: Option<Duration>,
     /// As above [default: 48MiB]
-    #[arg(long, env = "DEAD_LETTER_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
+    #[arg(long, value_name = "BYTES", env = "DEAD_LETTER_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
     dead_letter_stream_max_bytes: Option<i64>,
     /// As above [default: 30d]
-    #[arg(long, env = "DEAD_LETTER_STREAM_MAX_AGE", value_parser = age, global = true)]
+    #[arg(long, value_name = "AGE", env = "DEAD_LETTER_STREAM_MAX_AGE", value_parser = age, global = true)]
     dead_letter_stream_max_age: Option<Duration>,
     /// What operators did: about 750 bytes an act; while it is full, acts are refused [default: 16MiB, 22,000 acts]
-    #[arg(long, env = "ADMIN_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
+    #[arg(long, value_name = "BYTES", env = "ADMIN_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
     admin_stream_max_bytes: Option<i64>,
     /// As above [default: 365d]
-    #[arg(long, env = "ADMIN_STREAM_MAX_AGE", value_parser = age, global = true)]
+    #[arg(long, value_name = "AGE", env = "ADMIN_STREAM_MAX_AGE", value_parser = age, global = true)]
     admin_stream_max_age: Option<Duration>,
 }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::DocumentKind;
 use crate::event::ids::{ActId, MatchId, PaymentId, RequestId, RideId, SignInId, UserId};
 use crate::event::{
-    Fare, Money, OperatorAct, OperatorRole, Party, Position, RejectReason, RideStatus, VehicleType, rfc3339,
+    Currency, Fare, Money, OperatorAct, OperatorRole, Party, Position, RejectReason, RideStatus, VehicleType, rfc3339,
 };
 use crate::pods::{Heartbeat, PartHealth, Status};
 
@@ -36,6 +36,8 @@ impl From<DateTime<Utc>> for At {
 pub struct OperatorProfile {
     pub name: String,
     pub role: OperatorRole,
+    /// TRACE_URL, an address with `{trace_id}` in it; null if it is not set.
+    pub trace_url: Option<String>,
 }
 
 /// A list of the map.
@@ -127,6 +129,9 @@ pub struct OperatorsOffer {
     pub match_id: MatchId,
     pub driver_id: UserId,
     pub found_at: Option<At>,
+    /// From the driver to the pickup when the offer was made; null if nobody knows.
+    pub pickup_distance_m: Option<f64>,
+    pub pickup_eta_s: Option<f64>,
     pub expires_at: At,
     #[schemars(extend("enum" = ["open", "accepted", "declined", "expired", "closed"]))]
     pub state: &'static str,
@@ -328,6 +333,8 @@ pub struct EventOfRide {
     pub previous_hash: Option<String>,
     /// Whether it is what its hash says, and follows the event before.
     pub verifies: bool,
+    /// Null if the trace was not recorded.
+    pub trace_id: Option<String>,
     /// As it was published.
     pub body: Value,
 }
@@ -489,9 +496,66 @@ pub struct TrackPoint {
     pub lng: f64,
     pub at: At,
     pub accuracy_m: Option<f64>,
+    /// False for what is not billed: of another device, or a GPS jump.
+    pub on_track: bool,
 }
 
 // Of the process that serves them.
+
+/// What has the id or the phone number that somebody looks for. `user_id` is the passenger, if it is no user alone.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Found {
+    Ride { ride_id: RideId, match_id: MatchId, status: RideStatus, user_id: UserId, driver_id: UserId },
+    Match { match_id: MatchId, request_id: RequestId, user_id: UserId, driver_id: UserId },
+    Request { request_id: RequestId, user_id: UserId },
+    User { user_id: UserId },
+}
+
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct AllFound {
+    /// Rides first, then matches, searches and users; none if nothing is found.
+    pub found: Vec<Found>,
+    pub unavailable: Unavailable,
+}
+
+/// The markets as a GeoJSON FeatureCollection.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct OperatorsMarkets {
+    #[schemars(extend("enum" = ["FeatureCollection"]))]
+    pub r#type: &'static str,
+    /// Of MARKETS_FILE.
+    pub version: String,
+    pub features: Vec<OperatorsMarket>,
+}
+
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct OperatorsMarket {
+    #[schemars(extend("enum" = ["Feature"]))]
+    pub r#type: &'static str,
+    /// Null for the whole world.
+    pub geometry: Option<MarketArea>,
+    pub properties: MarketProperties,
+}
+
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct MarketArea {
+    #[schemars(extend("enum" = ["MultiPolygon"]))]
+    pub r#type: &'static str,
+    /// Polygons of rings of longitude and latitude, the outer ring first.
+    pub coordinates: Vec<Vec<Vec<[f64; 2]>>>,
+}
+
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct MarketProperties {
+    pub market_id: String,
+    pub name: String,
+    pub time_zone: &'static str,
+    pub currency: Currency,
+    /// Null where drivers need no approval.
+    #[schemars(extend("enum" = ["manual", null]))]
+    pub driver_approval: Option<&'static str>,
+}
 
 /// The map, each list of it bounded.
 #[derive(Debug, Clone, Serialize, JsonSchema)]

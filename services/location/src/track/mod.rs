@@ -18,7 +18,10 @@ pub(crate) mod point_rows;
 pub(crate) mod rows;
 mod way;
 
+use std::collections::BTreeSet;
+
 use chrono::Duration;
+use streams::Position;
 use streams::event::TrackPoint;
 
 pub use self::fix::{Measured, Point, RideTimes, TrackSummary};
@@ -45,6 +48,18 @@ pub fn measure(points: &[Point], ride: &RideTimes, max_speed_mps: f64) -> Measur
         covered: ends::covered(&parts, ride),
         is_complete: ride.arrived_at.is_none_or(reaches),
     }
+}
+
+/// Whether each point is on the way of the driver, to the pickup and with the passenger: that of another device is not, nor is a GPS jump,
+/// nor a point that says nothing.
+pub(crate) fn on_track(points: &[Point], max_speed_mps: f64) -> Vec<bool> {
+    let Some(started_at) = points.iter().map(|point| point.recorded_at).min() else { return Vec::new() };
+    let all = RideTimes { started_at, arrived_at: None, pickup: None, dropoff: None };
+    let parts = line::best(&devices::driver_fixes(points, &all, max_speed_mps).fixes, max_speed_mps);
+    // Times are corrected on the way, places are not.
+    let place = |at: &Position| (at.lat.to_bits(), at.lng.to_bits());
+    let on_track: BTreeSet<_> = parts.iter().flatten().map(|fix| place(&fix.position)).collect();
+    points.iter().map(|point| on_track.contains(&place(&point.position))).collect()
 }
 
 #[cfg(test)]

@@ -84,6 +84,17 @@ fn a_straight_drive_is_exact_and_one_point_has_no_distance() {
 }
 
 #[test]
+fn the_points_of_a_tablet_and_gps_jumps_are_not_on_the_track() {
+    let phone = east(0..61, 15.0).into_iter().map(|point| of_device(point, "phone", true));
+    let tablet = astray(0..60, 40.0).into_iter().map(|point| of_device(point, "tablet", false));
+    let jump = of_device(fix(30.2, 0.0, 70_000.0), "phone", true);
+    let points: Vec<Point> = phone.chain(tablet).chain([jump]).collect();
+    let expected: Vec<bool> = (0..points.len()).map(|n| n < 61).collect();
+    assert_eq!(on_track(&points, MAX_SPEED_MPS), expected);
+    assert_eq!(on_track(&[], MAX_SPEED_MPS), Vec::<bool>::new());
+}
+
+#[test]
 fn no_point_is_no_distance_and_not_minus_zero() {
     assert_eq!(serde_json::to_string(&measured([]).distance_m).unwrap(), "0.0");
 }

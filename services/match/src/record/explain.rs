@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 use streams::{Event, MatchId, Position, RequestId, UserId, VehicleType};
 
@@ -26,7 +27,7 @@ pub enum Target {
     Request(RequestId),
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Explanation {
     /// The same decisions came out when the recorded inputs were run again.
     pub reproduced: bool,
@@ -39,9 +40,11 @@ pub struct Explanation {
 }
 
 /// One decision about one search.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[schemars(rename = "ExplainedDecision")]
 pub struct Explained {
     #[serde(with = "streams::event::rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub at: DateTime<Utc>,
     /// The term of the process that decided, and the number of the step in it.
     pub term: i64,
@@ -67,8 +70,9 @@ pub struct Explained {
     pub left_out: usize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "DecisionOutcome")]
 pub enum Outcome {
     Offered,
     /// There are free drivers, and the policy waits for a better one, or gives them to others.
@@ -80,14 +84,17 @@ pub enum Outcome {
     NoDriver,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[schemars(rename = "ExplainedCandidate")]
 pub struct Candidate {
     pub driver_id: UserId,
     /// Great circle to the pickup.
     #[serde(serialize_with = "whole")]
+    #[schemars(with = "f64")]
     pub distance_m: f64,
     /// As an offer says it.
     #[serde(serialize_with = "whole")]
+    #[schemars(with = "f64")]
     pub eta_s: f64,
     #[serde(flatten)]
     pub why: Why,
@@ -100,8 +107,9 @@ fn whole<S: Serializer>(number: &f64, to: S) -> Result<S::Ok, S::Error> {
 }
 
 /// Why a driver is offered a search, or not.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(tag = "why", rename_all = "snake_case")]
+#[schemars(rename = "WhyOffered")]
 pub enum Why {
     Offered,
     /// Free, and another pair of driver and search costs less in all.

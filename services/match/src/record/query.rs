@@ -17,6 +17,8 @@ use crate::tables::{Tables, Tx};
 /// A page.
 const PAGE_ENTRIES: usize = 500;
 const PAGE_BYTES: usize = 8 << 20;
+/// Entries that are run for an explanation without a pause for others: a process that matches may be asked.
+const EXPLAINED_AT_ONCE: usize = 100;
 /// Clocks of two processes differ by less.
 const CLOCKS: Duration = Duration::seconds(60);
 /// A search is looked for so long after its beginning, if its row is gone.
@@ -138,11 +140,14 @@ async fn run(
     from: DateTime<Utc>,
     until: DateTime<Utc>,
 ) -> Result<Explanation, StoreError> {
-    let mut entries = Entries::from(store, from).await?;
+    let mut entries = Entries::from(store, from).await?.in_pages_of(EXPLAINED_AT_ONCE);
     let mut explainer = Explainer::new(target);
     while let Some(entry) = entries.next().await? {
         if entry.at > until + CLOCKS || explainer.entry(&entry, entries.rules()) {
             break;
+        }
+        if entries.page.is_empty() {
+            tokio::task::yield_now().await;
         }
     }
     Ok(explainer.finish())

@@ -10,7 +10,7 @@ use streams::operators::shown::ActDone;
 use streams::operators::{ActHead, Asked};
 
 use crate::store::TransactionError;
-use crate::{Problem, StoreError, Tables, Trace, Transaction, World};
+use crate::{Platform, Problem, StoreError, Tables, Trace, Transaction};
 
 /// Acts are recorded as of this consumer.
 const CONSUMER: &str = "operators";
@@ -100,13 +100,28 @@ pub fn event<R>(asked: &Asked<R>, head: &ActHead, act: ActKind, now: DateTime<Ut
     OperatorAct::new(head.act_id, act, by, head.reason.clone(), now)
 }
 
-/// Puts the event into the outbox, as the first of a new trace.
-pub fn publish<T: Tables>(tx: &mut Transaction<T>, world: &World, act: OperatorAct) {
-    tracing::info!(act = act.act.as_str(), act_id = %act.act_id, by = act.by, "an operator acts");
-    publish_in(tx, &world.trace(), act);
+/// Commits the act: its event goes into the outbox, as the first of a new trace.
+///
+/// # Errors
+/// [`StoreError`]; nothing was changed.
+pub async fn commit<T: Tables>(tx: Transaction<T>, platform: &Platform, act: OperatorAct) -> Result<(), StoreError> {
+    commit_in(tx, platform, &platform.world.trace(), act).await
 }
 
 /// The same in a trace that has begun.
-pub fn publish_in<T: Tables>(tx: &mut Transaction<T>, trace: &Trace, act: OperatorAct) {
+///
+/// # Errors
+/// As [`commit`].
+pub async fn commit_in<T: Tables>(
+    mut tx: Transaction<T>,
+    platform: &Platform,
+    trace: &Trace,
+    act: OperatorAct,
+) -> Result<(), StoreError> {
+    let (kind, act_id, by) = (act.act.as_str(), act.act_id, act.by.clone());
     tx.publish(&Event::Act(Box::new(act)), trace);
+    tx.commit().await?;
+    tracing::info!(act = kind, %act_id, by, "an operator acts");
+    platform.metrics.operator_acts.with_label_values(&[kind]).inc();
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Timelike, Utc};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
-use streams::{Position, VehicleType};
+use streams::{Currency, Position, VehicleType};
 
 use super::area::Area;
 use crate::{ESTIMATED_MPS, Priced, Tariff, Tariffs, estimate_at};
@@ -111,6 +111,16 @@ impl Market {
             speed: Speed::Always(ESTIMATED_MPS),
             area: None,
         }
+    }
+
+    /// Of its fares.
+    pub fn currency(&self) -> Currency {
+        self.tariffs.car.currency
+    }
+
+    /// Polygons of rings of `[longitude, latitude]`, the outer one first; `None`: the whole world.
+    pub fn polygons(&self) -> Option<Vec<Vec<Vec<[f64; 2]>>>> {
+        self.area.clone().map(Into::into)
     }
 
     /// Whether only drivers whom an operator has approved may go on duty here.

@@ -74,8 +74,7 @@ async fn end_in(
     let (status, ended) = (change.ride.status, answer(&change.ride));
     write_updates(&mut tx, vec![RideUpdate { expected_version: ride.version, change: *change, trace: trace.clone() }])
         .await?;
-    acts::publish_in(&mut tx, &trace, event);
-    tx.commit().await?;
+    acts::commit_in(tx, &desk.platform, &trace, event).await?;
     tracing::info!(ride_id = %id, act_id = %act.act_id, by = asked.operator.name, "an operator ended a ride");
     count(metrics, status, 1);
     Ok(ended)
@@ -132,8 +131,7 @@ async fn refund_in(
         let mut event = acts::event(asked, act, ActKind::RideRefunded, now);
         (event.ride_id, event.payment_id, event.amount) = (Some(id), Some(payment_id), Some(amount));
         (event.user_id, event.driver_id) = (Some(ride.passenger_id), Some(ride.driver_id));
-        acts::publish(&mut tx, world, event);
-        tx.commit().await?;
+        acts::commit(tx, &desk.platform, event).await?;
         refunds.push(refund);
     }
     Ok(shown(&Refunded {
@@ -185,8 +183,7 @@ async fn note_in(
             .await?;
         let mut event = acts::event(asked, act, ActKind::RideNoteAdded, now);
         event.ride_id = Some(id);
-        acts::publish(&mut tx, world, event);
-        tx.commit().await?;
+        acts::commit(tx, &desk.platform, event).await?;
     }
     Ok(shown(&NoteAdded { act: begun.done(act), note_id: act.act_id, ride_id: id }))
 }

@@ -46,6 +46,10 @@ impl Desk {
                 lists::page(&self.store, &filter, *after, *limit).await
             }
             RidesRequest::Ride { ride_id } => self.ride(*ride_id).await,
+            RidesRequest::Find { id } => {
+                let mut tx = self.store.begin().await?;
+                Ok(shown(&rows::find(&mut tx, *id).await?.iter().map(view::found).collect::<Vec<_>>()))
+            }
             RidesRequest::Debts { user_id } => {
                 let mut tx = self.store.begin().await?;
                 let debts = debts_of(&mut tx, *user_id).await?;

@@ -1,8 +1,8 @@
 //! What operators read of `rides`: by no owner. PostgreSQL and memory side by side.
 
 use platform::{On, StoreError, Transaction};
-use streams::RideId;
 use streams::operators::MapBox;
+use streams::{RequestId, RideId};
 use uuid::Uuid;
 
 use crate::ride::Ride;
@@ -16,6 +16,25 @@ pub(super) async fn ride(tx: &mut Transaction<Tables>, id: RideId) -> Result<Opt
             row.fetch_optional(&mut *pg).await?.map(|row| from_row(&row)).transpose()
         }
         On::Memory(tables) => Ok(tables.rides.get(&id).cloned()),
+    }
+}
+
+/// The ride of which this is the id, the match, or the request.
+pub(super) async fn find(tx: &mut Transaction<Tables>, id: Uuid) -> Result<Vec<Ride>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select row_to_json(rides)::text from rides where ride_id = $1 or match_id = $1 \
+                 or match_id = (select match_id from served where request_id = $1) order by ride_id limit 3",
+            );
+            rows.bind(id).fetch_all(&mut *pg).await?.iter().map(from_row).collect()
+        }
+        On::Memory(tables) => {
+            let of_request = tables.decided_requests.get(&RequestId(id)).copied().flatten();
+            let is_it =
+                |ride: &&Ride| ride.ride_id.0 == id || ride.match_id.0 == id || Some(ride.match_id) == of_request;
+            Ok(tables.rides.values().filter(is_it).cloned().collect())
+        }
     }
 }
 

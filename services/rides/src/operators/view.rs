@@ -1,8 +1,9 @@
 //! What operators are shown of a ride; pure.
 
+use platform::Trace;
 use serde_json::Value;
 use streams::operators::shown::{
-    EventOfRide, HashChain, LedgerEntry, OperatorsDebt, OperatorsPayment, OperatorsRefund, OperatorsRide,
+    EventOfRide, Found, HashChain, LedgerEntry, OperatorsDebt, OperatorsPayment, OperatorsRefund, OperatorsRide,
     OperatorsRideWhole, RideNote, RideOnMap,
 };
 use streams::{Money, RequestId, RideStatus};
@@ -39,6 +40,17 @@ pub(super) fn ride(ride: &Ride, payment: Option<&Payment>) -> OperatorsRide {
         cancel_reason: cancelled.map(|c| c.reason.clone()),
         total: ride.fare().map(|fare| fare.total).or_else(|| cancelled.map(|c| c.fee)),
         payment_status: payment.map(|payment| payment.status.as_str()),
+    }
+}
+
+/// A ride that somebody looks for, by its own id or another one.
+pub(super) fn found(ride: &Ride) -> Found {
+    Found::Ride {
+        ride_id: ride.ride_id,
+        match_id: ride.match_id,
+        status: ride.status,
+        user_id: ride.passenger_id,
+        driver_id: ride.driver_id,
     }
 }
 
@@ -108,6 +120,7 @@ pub(super) fn events(rows: &[EventRow]) -> (Vec<EventOfRide>, HashChain) {
             hash: row.hash.clone(),
             previous_hash: body["previous_hash"].as_str().map(str::to_owned),
             verifies,
+            trace_id: trace_id(&row.traceparent),
             body,
         });
     }
@@ -115,6 +128,11 @@ pub(super) fn events(rows: &[EventRow]) -> (Vec<EventOfRide>, HashChain) {
         fault = Some("it has no event".to_owned());
     }
     (views, HashChain { verifies: fault.is_none(), fault })
+}
+
+/// `None` if the trace of the event was not recorded.
+fn trace_id(traceparent: &str) -> Option<String> {
+    Trace::parse(traceparent).map(|trace| trace.trace_id().to_owned())
 }
 
 pub(super) fn payment(payment: &Payment, refunds: &[Refund]) -> OperatorsPayment {

@@ -92,6 +92,32 @@ pub(crate) async fn of_rides(tx: &mut Transaction<Tables>, rides: &[RideId]) -> 
     }
 }
 
+/// At most `limit` refunds of this passenger's rides after `after`, in the order of their ids.
+pub(crate) async fn to_passenger(
+    tx: &mut Transaction<Tables>,
+    passenger: UserId,
+    after: Uuid,
+    limit: u32,
+) -> Result<Vec<Refund>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query_as::<_, RefundRow>(
+                "select refund_id, ride_id, payment_id, amount, currency, reason, by_operator, at from refunds \
+                 where ride_id in (select ride_id from rides where passenger_id = $1) and refund_id > $2 \
+                 order by refund_id limit $3",
+            );
+            let rows = rows.bind(passenger.0).bind(after).bind(i64::from(limit)).fetch_all(&mut *pg).await?;
+            Ok(rows.into_iter().map(Refund::from).collect())
+        }
+        On::Memory(tables) => {
+            let is_theirs =
+                |refund: &&Refund| tables.rides.get(&refund.ride_id).is_some_and(|ride| ride.passenger_id == passenger);
+            let later = tables.refunds.values().filter(|refund| refund.refund_id.0 > after).filter(is_theirs);
+            Ok(later.take(limit as usize).cloned().collect())
+        }
+    }
+}
+
 /// Erases what operators said of refunds of these people's rides. The amounts stay.
 pub(crate) async fn erase_people(tx: &mut Transaction<Tables>, users: &[UserId]) -> Result<(), StoreError> {
     match tx.on() {

@@ -52,6 +52,8 @@ export class Platform {
       OTP_DELIVERY: "response",
       JWT_SECRET: randomBytes(32).toString("hex"),
       ADMIN_TOKENS_FILE: tokens,
+      MARKETS_FILE: new URL("../../src/commands/demo_markets.geojson", import.meta.url).pathname,
+      TRACE_URL: "https://traces.example/trace/{trace_id}",
       TRACK_MAX_SPEED_MPS: "5000",
       TRACK_FINAL_WAIT_S: "2",
       LIMITS,

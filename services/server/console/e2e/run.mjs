@@ -120,7 +120,24 @@ async function theConsole(browser, url, story) {
     await what.getByText("ride.completed, version").click();
     await what.getByText(story.events.at(-1).hash).first().waitFor();
     await what.getByText("ride.completed, version").click();
+    const trace = page.getByRole("region", { name: "Ids" }).getByRole("link", { name: story.events[0].trace_id });
+    assert.equal(await trace.getAttribute("href"), `https://traces.example/trace/${story.events[0].trace_id}`);
     await shot("ride");
+  });
+
+  await step("why this driver is the recorded decision, with who was left out", async () => {
+    const offer = page.getByRole("table", { name: "Offers" }).locator(".chosen");
+    const [{ pickup_eta_s }] = story.offers.filter(({ match_id }) => match_id === ride.match_id);
+    assert.ok(pickup_eta_s > 0);
+    await offer.getByRole("button", { name: "Why this driver" }).click();
+    const dialog = page.getByRole("dialog", { name: "Why this driver" });
+    await dialog.getByText("decided the same again").waitFor();
+    const candidates = dialog.getByRole("table", { name: "Candidates" });
+    assert.equal(await candidates.locator(".chosen").getByText("Chosen").count(), 1);
+    assert.equal(await candidates.locator(".chosen").getByText("This driver").count(), 1);
+    await shot("why");
+    await page.keyboard.press("Escape");
+    await dialog.waitFor({ state: "hidden" });
   });
 
   await step("a match id leads to the same ride", async () => {
@@ -132,6 +149,15 @@ async function theConsole(browser, url, story) {
     await page.keyboard.press("Enter");
     await page.waitForURL(`**/console/rides/${ride.ride_id}`);
     await page.getByText("events verified").waitFor();
+    for (const [id, path] of [
+      [ride.driver_id, `people/${ride.driver_id}`],
+      [ride.request_id, `rides/${ride.ride_id}`],
+    ]) {
+      await page.keyboard.press("/");
+      await page.keyboard.type(id);
+      await page.keyboard.press("Enter");
+      await page.waitForURL(`**/console/${path}`);
+    }
     await page.keyboard.press("/");
     await page.keyboard.type("+1 212 555 0100");
     await page.keyboard.press("Enter");
@@ -177,7 +203,7 @@ async function theConsole(browser, url, story) {
     faultsExpected = false;
     await page.getByRole("button", { name: "Remove" }).click();
     await dialog.getByRole("button", { name: "Remove" }).click();
-    await page.getByText("The letter is removed.").waitFor();
+    await page.getByText("The letter is removed.", { exact: true }).waitFor();
     await until("three letters", async () => (await admin(url.city, "dead-letters")).total === 3);
     // A letter whose time is none can be read like any other.
     await rows.filter({ hasText: "it was stored by a foreign program" }).getByRole("link").click();
@@ -232,7 +258,9 @@ async function theConsole(browser, url, story) {
     const still = await canvas.screenshot();
     await page.keyboard.press("+");
     await until("the map is nearer", async () => !(await canvas.screenshot()).equals(still));
-    await page.keyboard.press("0");
+    await page.getByRole("region", { name: "Markets" }).getByRole("button", { name: "Berlin" }).click();
+    await until("the map shows the other market", async () => !(await canvas.screenshot()).equals(still));
+    await page.getByRole("button", { name: "New York" }).click();
     await shot("map");
   });
 

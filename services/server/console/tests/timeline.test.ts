@@ -18,7 +18,7 @@ const declined: Offer = {
   expires_at: time(15),
   state: "declined",
   reason: "declined",
-  rejected_at: time(6),
+  pickup_distance_m: 400, pickup_eta_s: 60, rejected_at: time(6),
 };
 const accepted: Offer = { ...declined, match_id: "m2", driver_id: "d2", found_at: time(6), state: "accepted", reason: null, rejected_at: null };
 

@@ -6,16 +6,18 @@ use axum::http::StatusCode;
 use chrono::TimeDelta;
 use platform::breaker::Rules;
 use platform::{Asking, Limit, Platform, Problem, Tokens, operators};
+use pricing::market;
 use serde::Serialize;
 use serde_json::Value;
 use streams::bus::StreamInfo;
+use streams::explanation::{EXPLANATION, ExplanationReply, ExplanationRequest};
 use streams::operators::shown::{Owner, Unavailable};
 use streams::operators::{
     ACT_WAIT, LOCATION_OPERATORS, LocationRequest, Operator, QUESTION_WAIT, RIDES_OPERATORS, RidesRequest,
     USERS_OPERATORS, UsersRequest,
 };
 use streams::topology::ADMIN_STREAM;
-use streams::{ActId, Service};
+use streams::{ActId, MatchId, Service};
 use tokio::sync::Semaphore;
 
 use super::pods::Pods;
@@ -53,6 +55,11 @@ pub struct Parts {
     users: Asking,
     rides: Asking,
     location: Asking,
+    matching: Asking,
+    /// Of this process, as MARKETS_FILE has them.
+    pub(super) markets: market::Current,
+    /// TRACE_URL.
+    pub(super) trace_url: Option<String>,
     // Acts take longer than questions, and requeues the longest: what does not answer these is still asked the others.
     acts_of_users: Asking,
     acts_of_rides: Asking,
@@ -65,7 +72,13 @@ pub struct Parts {
 }
 
 impl Api {
-    pub fn new(platform: &Platform, services: &[Service], tokens: Tokens, operators: tokens::Current) -> Self {
+    pub fn new(
+        platform: &Platform,
+        services: &[Service],
+        tokens: Tokens,
+        operators: tokens::Current,
+        (markets, trace_url): (market::Current, Option<String>),
+    ) -> Self {
         let asking = |name, subject| Asking::new(platform, name, RULES, subject, IN_FLIGHT_MAX);
         Self(Arc::new(Parts {
             platform: platform.clone(),
@@ -75,6 +88,9 @@ impl Api {
             users: asking("operators of users", USERS_OPERATORS),
             rides: asking("operators of rides", RIDES_OPERATORS),
             location: asking("operators of location", LOCATION_OPERATORS),
+            matching: asking("operators of match", EXPLANATION),
+            markets,
+            trace_url,
             acts_of_users: asking("acts on users", USERS_OPERATORS),
             acts_of_rides: asking("acts on rides", RIDES_OPERATORS),
             requeues: asking("requeues", USERS_OPERATORS),
@@ -123,6 +139,18 @@ impl Api {
 
     pub(super) async fn ask_location(&self, operator: &Operator, request: LocationRequest) -> Result<Value, Problem> {
         self.ask(&self.location, operator, request).await
+    }
+
+    /// Why the driver of this match was offered the search.
+    pub(super) async fn ask_why(&self, match_id: MatchId) -> Result<Value, Problem> {
+        match self.matching.ask(&ExplanationRequest { match_id }, QUESTION_WAIT).await {
+            Some(ExplanationReply::Explained(explanation)) => Ok(explanation),
+            Some(ExplanationReply::Busy) => {
+                let message = "there is too much to run again at once: use `rideshare dispatch explain`";
+                Err(Problem { message: message.to_owned(), ..Problem::unavailable() })
+            }
+            None => Err(Problem::unavailable()),
+        }
     }
 
     pub(super) async fn have_users(
@@ -182,7 +210,7 @@ mod tests {
         let world = World::seeded("2026-01-01T00:00:00Z".parse().unwrap(), 1);
         let platform = Platform::new(world.clone(), Bus::Memory(MemoryBus::new(world.now(), 1)), "pod");
         let tokens = Tokens::new(&world, &[7; 32]).unwrap();
-        let api = Api::new(&platform, &[Service::Users], tokens, tokens::Current::default());
+        let api = Api::new(&platform, &[Service::Users], tokens, tokens::Current::default(), Default::default());
         let operator = Operator { name: "ann".to_owned(), role: OperatorRole::Admin };
         let mut requests = platform.bus.subscribe(USERS_OPERATORS, None).await.unwrap();
         // It answers questions, and no act.

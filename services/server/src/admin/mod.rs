@@ -8,7 +8,9 @@
 mod api;
 mod bus;
 mod caller;
+mod find;
 mod live;
+mod markets;
 mod people;
 mod pods;
 mod query;
@@ -51,6 +53,12 @@ fn unbound() -> Routes<Api> {
         .described("Refund a part of what was captured.", &["not_captured", "refund_too_large"])
         .post("/admin/v1/rides/{id}/notes", rides::add_note)
         .described("Add a note to a ride.", &["too_many_notes"])
+        .get("/admin/v1/matches/{id}/explanation", rides::explanation)
+        .described("Why a driver was offered a search: the recorded decision is run again.", &[])
+        .get("/admin/v1/find", find::find)
+        .described("What has an id or a phone number. Looking for a phone is an act.", &[])
+        .get("/admin/v1/markets", markets::markets)
+        .described("The areas of the markets, as GeoJSON.", &[])
         .get("/admin/v1/users", people::look_up)
         .described("Look for a user by phone, which is an act.", &[])
         .get("/admin/v1/users/{id}", people::user)
@@ -90,8 +98,8 @@ fn unbound() -> Routes<Api> {
         .with(|operation| operation.add_answer(200, Some((EVENT_STREAM, Schemas::written::<String>))))
 }
 
-async fn me(Viewer(operator): Viewer) -> Json<OperatorProfile> {
-    Json(OperatorProfile { name: operator.name, role: operator.role })
+async fn me(State(api): State<Api>, Viewer(operator): Viewer) -> Json<OperatorProfile> {
+    Json(OperatorProfile { name: operator.name, role: operator.role, trace_url: api.trace_url.clone() })
 }
 
 async fn list_pods(State(api): State<Api>, _: Viewer) -> Json<Pods> {

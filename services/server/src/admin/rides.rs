@@ -1,6 +1,7 @@
 //! Rides: listed, shown with all that is known of them, ended, refunded, and notes of them.
 
 use axum::extract::State;
+use matching::record::explain::Explanation;
 use platform::api::Passed;
 use platform::problem::{Json, Query};
 use platform::{Problem, operators};
@@ -86,6 +87,15 @@ async fn add_others(api: &Api, operator: &Operator, ride_id: RideId, shown: &mut
     shown["offers"] = part(offers, Owner::Users, &mut unavailable);
     shown["track"] = part(track, Owner::Location, &mut unavailable);
     shown["unavailable"] = operators::shown(&unavailable);
+}
+
+/// Why the driver of an offer was chosen, and not another one.
+pub(super) async fn explanation(
+    State(api): State<Api>,
+    _: Viewer,
+    of_match: RawId,
+) -> Result<Passed<Explanation>, Problem> {
+    api.ask_why(id(of_match, "match")?).await.map(Passed::new)
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -1,12 +1,14 @@
 //! The one table of core subjects that services use among themselves: who publishes and who subscribes, which permissions are made of, and
 //! what is sent, which the AsyncAPI document is made of. Pure.
 
+use matching::record::explain::Explanation;
 use platform::api::{SchemaOf, Schemas};
 use serde_json::{Value, json};
 use streams::Service;
 use streams::contacts::{CONTACTS, Contacts, ContactsRequest};
 use streams::debts::{DEBTS, DebtView, DebtsRequest};
 use streams::driven_distance::{DRIVEN_DISTANCE, DrivenDistance, DrivenDistanceRequest};
+use streams::explanation::{EXPLANATION, ExplanationReply, ExplanationRequest};
 use streams::fleet::{FLEET, FLEET_QUEUE_GROUP, FleetReply, FleetRequest};
 use streams::missed_offers::{MISSED_OFFERS, MissedOffersReply, MissedOffersRequest};
 use streams::newest_position::{NEWEST_POSITION, NewestPosition, NewestPositionRequest};
@@ -103,6 +105,20 @@ pub const CORE_SUBJECTS: &[CoreSubject] = {
                     Json(Schemas::written::<MissedOffersRequest>),
                 ),
                 Schemas::written::<MissedOffersReply>,
+            ),
+        ),
+        // Of operators, by whichever process serves them. Nothing follows from it.
+        in_group(
+            EXPLANATION,
+            request(
+                subject(
+                    EXPLANATION,
+                    ALL,
+                    &[Match],
+                    "Why a driver was offered a search.",
+                    Json(Schemas::written::<ExplanationRequest>),
+                ),
+                Schemas::written::<ExplanationReply<Explanation>>,
             ),
         ),
         request(

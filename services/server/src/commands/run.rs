@@ -44,7 +44,7 @@ pub async fn run(settings: &Settings, services: &[Service]) -> Result<ExitCode> 
         tracing::warn!("the bus is in memory: events under way are gone at exit, although the database stays");
     }
     tracing::info!(pod = %app.platform.pod, "{names}: http://{}", app.addr);
-    print_console(&app);
+    print_console(&app, "");
     let code = loop {
         tokio::select! {
             biased;
@@ -73,9 +73,10 @@ pub async fn run(settings: &Settings, services: &[Service]) -> Result<ExitCode> 
 }
 
 /// Prints where the console is, with the token that an embedded process made: to standard error, as the logs are, but in no log.
-pub(crate) fn print_console(app: &App) {
+/// `page` is the one that it opens with.
+pub(crate) fn print_console(app: &App, page: &str) {
     if let Some(token) = &app.admin_token {
-        eprintln!("console: http://{}/console#token={token}", app.admin_addr.unwrap_or(app.addr));
+        eprintln!("console: http://{}/console{page}#token={token}", app.admin_addr.unwrap_or(app.addr));
     }
 }
 

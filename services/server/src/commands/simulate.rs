@@ -19,6 +19,21 @@ const DEMO_MARKETS: &str = include_str!("demo_markets.geojson");
 const DEMO_CENTRES: [simulator::Position; 2] =
     [simulator::Position { lat: 40.7484, lng: -73.9857 }, simulator::Position { lat: 52.5200, lng: 13.4050 }];
 
+/// What the demo ends with.
+const WHERE_TO_LOOK: &str = "
+where to look next
+  rideshare demo --stay          the platform and its console stay after the last ride: every ride has its story
+  rideshare                      serves at http://127.0.0.1:8080 until Ctrl-C, and prints its console's address
+  rideshare simulate             drives the same city on it
+  rideshare --help               every setting, by topic; README.md has the protocol and the operation, ARCHITECTURE.md how it works";
+
+/// What the demo does after the last ride.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stay {
+    UntilInterrupted,
+    Ends,
+}
+
 /// A simulated city.
 #[derive(Debug, Clone, Args)]
 pub struct City {
@@ -94,7 +109,7 @@ async fn run(config: simulator::Config) -> Result<ExitCode> {
 ///
 /// # Errors
 /// With settings that are not embedded, or if the platform does not start or stop.
-pub async fn demo(mut settings: Settings, city: &City) -> Result<ExitCode> {
+pub async fn demo(mut settings: Settings, city: &City, stays: Stay) -> Result<ExitCode> {
     ensure!(settings.embedded(), "demo runs embedded: unset QUEUE_TYPE and DATABASE_URL, or use simulate");
     open_files::raise();
     settings.http_addr = ([127, 0, 0, 1], 0).into();
@@ -108,14 +123,19 @@ pub async fn demo(mut settings: Settings, city: &City) -> Result<ExitCode> {
     settings.track_max_speed_mps = settings.track_max_speed_mps.max(70.0 * city.speed.max(1.0));
     let app = App::start(&settings, &Service::ALL, World::real()).await?;
     eprintln!("the platform runs embedded at http://{}: memory bus, state in memory", app.addr);
-    super::run::print_console(&app);
+    super::run::print_console(&app, "/map");
     let mut config = city.config(vec![format!("http://{}", app.addr)], None)?;
     if two_cities {
         eprintln!("two cities: New York, in USD, and Berlin, in EUR");
         config.centres = DEMO_CENTRES.to_vec();
     }
     let result = run(config).await;
+    if stays == Stay::UntilInterrupted {
+        eprintln!("\nthe rides are over: the console shows the story of each, until Ctrl-C");
+        tokio::signal::ctrl_c().await?;
+    }
     let drained = app.stop().await;
     ensure!(drained, "the platform did not stop in time");
+    eprintln!("{WHERE_TO_LOOK}");
     result
 }

@@ -85,7 +85,7 @@ fn help() {
         "dead-letters remove",
         "migrate",
     ];
-    let settings = |help: &str| help.find("      --queue-type").map_or(help.len(), |at| at);
+    let settings = |help: &str| help.find("\nServers:\n").map_or(help.len(), |at| at);
     for command in commands {
         let args: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
         let help = String::from_utf8(rideshare(&args).stdout).unwrap();

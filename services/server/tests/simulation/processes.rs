@@ -200,7 +200,9 @@ impl Process {
         background::apply_topology(&platform).await.map_err(anyhow::Error::msg)?;
         let (stop, pod, tokens) = (platform.shutdown.clone(), &self.name, scene.tokens.of_another_process());
         // There are none: their routes are there, and ask nobody.
-        let operators = admin::Api::new(&platform, &[self.service], tokens.clone(), admin::tokens::Current::default());
+        let shown = (pricing::market::Current::default(), None);
+        let nobody = admin::tokens::Current::default();
+        let operators = admin::Api::new(&platform, &[self.service], tokens.clone(), nobody, shown);
         let (tasks, connections) = (JoinSet::new(), Vec::new());
         let mut running = Running { faults: faults.clone(), platform, router: Router::new(), tasks, connections };
         let platform = running.platform.clone();

@@ -6,8 +6,8 @@ use serde::Serialize;
 use serde_json::Value;
 use streams::UserId;
 use streams::person::{
-    ERASED_MAX, PERSON, PERSON_WAIT, PersonList, PersonPage, PersonRequest, RatingGiven, RatingReceived, ShareMade,
-    SosRaised,
+    ERASED_MAX, PERSON, PERSON_WAIT, PersonList, PersonPage, PersonRequest, RatingGiven, RatingReceived,
+    RefundReceived, ShareMade, SosRaised,
 };
 
 use super::rows;
@@ -27,6 +27,8 @@ pub(super) struct Elsewhere {
     shares: Vec<Value>,
     #[schemars(with = "Vec<SosRaised>")]
     sos_alerts: Vec<Value>,
+    #[schemars(with = "Vec<RefundReceived>")]
+    refunds: Vec<Value>,
     /// The lists with more entries than an export has.
     truncated: Vec<&'static str>,
 }
@@ -38,6 +40,7 @@ impl Elsewhere {
             PersonList::RatingsReceived => &mut self.ratings_received,
             PersonList::Shares => &mut self.shares,
             PersonList::SosAlerts => &mut self.sos_alerts,
+            PersonList::Refunds => &mut self.refunds,
         }
     }
 }

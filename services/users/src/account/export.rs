@@ -44,6 +44,7 @@ pub(crate) struct Export {
     mailbox: ExportedMailbox,
     state: ExportedState,
     rides: ExportedRides,
+    not_exported: Vec<NotExported>,
     #[serde(flatten)]
     elsewhere: Elsewhere,
 }
@@ -112,6 +113,13 @@ struct ExportedRides {
     href: &'static str,
 }
 
+/// What is stored and is not in the export.
+#[derive(Serialize, JsonSchema)]
+struct NotExported {
+    what: &'static str,
+    why: &'static str,
+}
+
 /// `None` if there is no such user.
 ///
 /// # Errors
@@ -149,6 +157,10 @@ pub(crate) async fn of(context: &Context, user: UserId) -> Result<Option<Export>
         },
         state: ExportedState { search, offer, ride, beacon, debts },
         rides: ExportedRides { href: "/v1/rides" },
+        not_exported: vec![NotExported {
+            what: "operators' notes of your rides",
+            why: "they may speak of the other party: ask the operator, who reads them first",
+        }],
         elsewhere: elsewhere::export(context, user).await?,
     }))
 }

@@ -47,8 +47,7 @@ async fn look_up_in(
     if !begun.is_repeated() {
         let mut event = acts::event(asked, act, ActKind::UserLookedUp, world.now());
         (event.user_id, event.found) = (found.first().copied(), Some(u32::from(!found.is_empty())));
-        acts::publish(&mut tx, world, event);
-        tx.commit().await?;
+        acts::commit(tx, &context.platform, event).await?;
     }
     Ok(shown(&UsersFound { act_id: act.act_id, users: people.iter().map(view::user).collect() }))
 }
@@ -84,8 +83,7 @@ async fn sign_out_in(
     let ended = sign_in::rows::end(&mut tx, user, Ending::All, now).await?;
     let mut event = acts::event(asked, act, ActKind::UserSignedOut, now);
     (event.user_id, event.found) = (Some(user), u32::try_from(ended.len()).ok());
-    acts::publish(&mut tx, world, event);
-    tx.commit().await?;
+    acts::commit(tx, &context.platform, event).await?;
     Ok((ended, begun))
 }
 
@@ -146,8 +144,7 @@ async fn change_status_in(
     let mut event = acts::event(asked, act, kind, world.now());
     (event.driver_id, event.until) = (Some(driver), until);
     event.previous_status = Some(known.status.as_str().to_owned());
-    acts::publish(&mut tx, world, event);
-    tx.commit().await?;
+    acts::commit(tx, &context.platform, event).await?;
     Ok(answer(status, known.status))
 }
 
@@ -186,8 +183,7 @@ async fn set_documents_in(
         }
         let mut event = acts::event(asked, act, ActKind::DriverDocumentsSet, now);
         (event.driver_id, event.found) = (Some(driver), u32::try_from(documents.len()).ok());
-        acts::publish(&mut tx, world, event);
-        tx.commit().await?;
+        acts::commit(tx, &context.platform, event).await?;
     }
     let documents = document::view(&recorded, today);
     Ok(shown(&DriverDocumentsSet { act: begun.done(act), user_id: driver, documents }))

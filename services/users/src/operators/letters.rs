@@ -61,8 +61,7 @@ async fn record_in(
     let mut event = acts::event(asked, act, kind, world.now());
     (event.sequence, event.consumer) = (Some(sequence), Some(letter.consumer.clone()));
     event.message_id = Some(letter.message_id.clone());
-    acts::publish(&mut tx, world, event);
-    tx.commit().await?;
+    acts::commit(tx, &context.platform, event).await?;
     Ok(begun)
 }
 

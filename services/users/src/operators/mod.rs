@@ -52,6 +52,10 @@ async fn reply(context: &Context, requeues: &Semaphore, asked: &Asked<UsersReque
                 passenger: of(*passenger_id).map(view::passenger_of_ride),
             }))
         }
+        UsersRequest::Find { id } => {
+            let mut tx = context.store.begin().await?;
+            Ok(shown(&rows::find(&mut tx, *id).await?.iter().map(view::found).collect::<Vec<_>>()))
+        }
         UsersRequest::Offers { request_id } => {
             let mut tx = context.store.begin().await?;
             let offers = rows::offers(&mut tx, *request_id).await?;

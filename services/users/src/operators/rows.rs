@@ -8,7 +8,8 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use streams::event::{MatchRejected, rfc3339};
 use streams::operators::MapBox;
-use streams::{RequestId, RideId, UserId};
+use streams::{MatchId, RequestId, RideId, UserId};
+use uuid::Uuid;
 
 use crate::account::rows::read_driver;
 use crate::account::{Driver, DriverStatus};
@@ -220,21 +221,25 @@ pub(super) async fn live_rides(tx: &mut Transaction<Tables>, user: UserId) -> Re
 #[derive(Debug, Clone)]
 pub(super) struct OfferRow {
     pub(super) offer: Offer,
-    pub(super) found_at: Option<DateTime<Utc>>,
+    /// `None` if the end of the offer came before its match.found.
+    pub(super) found: Option<FoundDriver>,
     /// With which users ended it.
     pub(super) end: Option<MatchRejected>,
     /// Why another service ended it.
     pub(super) end_reason: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Found {
+/// What the driver was to drive to the pickup, as match.found says.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct FoundDriver {
     #[serde(with = "rfc3339")]
-    found_at: DateTime<Utc>,
+    pub(super) found_at: DateTime<Utc>,
+    pub(super) pickup_distance_m: f64,
+    pub(super) pickup_eta_s: f64,
 }
 
-fn found_at(body: Option<&str>) -> Option<DateTime<Utc>> {
-    serde_json::from_str::<Found>(body?).ok().map(|found| found.found_at)
+fn found(body: Option<&str>) -> Option<FoundDriver> {
+    serde_json::from_str(body?).ok()
 }
 
 /// The offers of a search, oldest first.
@@ -254,7 +259,7 @@ pub(super) async fn offers(tx: &mut Transaction<Tables>, search: RequestId) -> R
                 let end = row.try_get::<Option<&str>, _>("end_event")?.map(serde_json::from_str).transpose();
                 Ok(OfferRow {
                     offer: read_offer(row)?,
-                    found_at: found_at(row.try_get("found")?),
+                    found: found(row.try_get("found")?),
                     end: end.map_err(|error| StoreError::Other(error.to_string()))?,
                     end_reason: row.try_get("end_reason")?,
                 })
@@ -264,7 +269,7 @@ pub(super) async fn offers(tx: &mut Transaction<Tables>, search: RequestId) -> R
         On::Memory(tables) => {
             let row = |offer: &Offer| OfferRow {
                 offer: *offer,
-                found_at: found_at(tables.found_events.get(&offer.match_id).map(String::as_str)),
+                found: found(tables.found_events.get(&offer.match_id).map(String::as_str)),
                 end: tables.offer_ends.get(&offer.match_id).and_then(|end| end.event.clone()),
                 end_reason: tables.offer_end_reasons.get(&offer.match_id).map(|reason| (*reason).to_owned()),
             };
@@ -272,4 +277,52 @@ pub(super) async fn offers(tx: &mut Transaction<Tables>, search: RequestId) -> R
             Ok(tables.offers_of(search).take(most).map(row).collect())
         }
     }
+}
+
+/// What has an id: a user, a search, or an offer of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    User(UserId),
+    Search { request_id: RequestId, passenger_id: UserId },
+    Offer { match_id: MatchId, request_id: RequestId, passenger_id: UserId, driver_id: UserId },
+}
+
+/// Whatever has this id. Of a search that is over only its offers are stored.
+pub(super) async fn find(tx: &mut Transaction<Tables>, id: Uuid) -> Result<Vec<Found>, StoreError> {
+    let is_user = !people(tx, &[UserId(id)]).await?.is_empty();
+    let (search, offer) = match tx.on() {
+        On::Postgres(pg) => {
+            let search = sqlx::query(
+                "select user_id from searches where request_id = $1 \
+                 union select passenger_id from offers where request_id = $1 limit 1",
+            );
+            let search = search.bind(id).fetch_optional(&mut *pg).await?;
+            let offer =
+                sqlx::query("select request_id, passenger_id, driver_id from offers where match_id = $1").bind(id);
+            let offer = offer.fetch_optional(&mut *pg).await?.map(|row| -> Result<Found, StoreError> {
+                Ok(Found::Offer {
+                    match_id: MatchId(id),
+                    request_id: RequestId(row.try_get("request_id")?),
+                    passenger_id: UserId(row.try_get("passenger_id")?),
+                    driver_id: UserId(row.try_get("driver_id")?),
+                })
+            });
+            (search.map(|row| row.try_get(0)).transpose()?.map(UserId), offer.transpose()?)
+        }
+        On::Memory(tables) => {
+            let mut searches = tables.searches.values();
+            let open = searches.find(|search| search.request_id.0 == id).map(|search| search.user_id);
+            let search = open.or_else(|| tables.offers_of(RequestId(id)).next().map(|offer| offer.passenger_id));
+            let offer = tables.offers.get(&MatchId(id)).map(|offer| Found::Offer {
+                match_id: offer.match_id,
+                request_id: offer.request_id,
+                passenger_id: offer.passenger_id,
+                driver_id: offer.driver_id,
+            });
+            (search, offer)
+        }
+    };
+    let user = is_user.then_some(Found::User(UserId(id)));
+    let search = search.map(|passenger_id| Found::Search { request_id: RequestId(id), passenger_id });
+    Ok([user, search, offer].into_iter().flatten().collect())
 }

@@ -2,10 +2,11 @@
 
 use platform::Problem;
 use streams::operators::shown::{
-    DriverOfRide, OperatorsDriver, OperatorsOffer, OperatorsSearch, OperatorsSignIn, OperatorsUser, PassengerOfRide,
+    DriverOfRide, Found, OperatorsDriver, OperatorsOffer, OperatorsSearch, OperatorsSignIn, OperatorsUser,
+    PassengerOfRide,
 };
 
-use super::rows::{OfferRow, Person};
+use super::rows::{self, OfferRow, Person};
 use crate::offer::OfferState;
 use crate::offer::rows::reason_text;
 use crate::search::Search;
@@ -76,9 +77,20 @@ pub(super) fn search(search: &Search) -> OperatorsSearch {
     }
 }
 
+/// What has the id that somebody looks for.
+pub(super) fn found(found: &rows::Found) -> Found {
+    match *found {
+        rows::Found::User(user_id) => Found::User { user_id },
+        rows::Found::Search { request_id, passenger_id } => Found::Request { request_id, user_id: passenger_id },
+        rows::Found::Offer { match_id, request_id, passenger_id, driver_id } => {
+            Found::Match { match_id, request_id, user_id: passenger_id, driver_id }
+        }
+    }
+}
+
 /// Who was offered the search, when, and what came of it.
 pub(super) fn offer(row: &OfferRow) -> OperatorsOffer {
-    let end = row.end.as_ref();
+    let (found, end) = (row.found.as_ref(), row.end.as_ref());
     let reason = end.map(|end| reason_text(end.reason).to_owned()).or_else(|| row.end_reason.clone());
     let state = match row.offer.state {
         OfferState::Open => "open",
@@ -90,7 +102,9 @@ pub(super) fn offer(row: &OfferRow) -> OperatorsOffer {
     OperatorsOffer {
         match_id: row.offer.match_id,
         driver_id: row.offer.driver_id,
-        found_at: row.found_at.map(Into::into),
+        found_at: found.map(|found| found.found_at.into()),
+        pickup_distance_m: found.map(|found| found.pickup_distance_m),
+        pickup_eta_s: found.map(|found| found.pickup_eta_s),
         expires_at: row.offer.expires_at.into(),
         state,
         reason,

@@ -54,6 +54,8 @@ async fn an_offer_is_not_accepted_with_expired_papers(backend: Backend) {
     // A repeat is answered as before, whatever the papers are by now.
     pod.set_licence(pair.driver, yesterday).await;
     pair.d.ack("match.accept", match_id(&found)).await;
+    let acts = &pod.platform.metrics.operator_acts;
+    assert_eq!(acts.with_label_values(&["driver_documents_set"]).get(), 3);
     pod.stop().await;
 }
 

@@ -8,6 +8,8 @@ export type Role = "viewer" | "support" | "admin";
 export interface Me {
   name: string;
   role: Role;
+  /** An address with `{trace_id}` in it. */
+  trace_url: string | null;
 }
 
 export type RideStatus = "pickup" | "waiting" | "started" | "arrived" | "completed" | "cancelled";
@@ -65,11 +67,64 @@ export interface Offer {
   match_id: string;
   driver_id: string;
   found_at: string | null;
+  /** From the driver to the pickup, when the offer was made. A process of the version before does not say. */
+  pickup_distance_m?: number | null;
+  pickup_eta_s?: number | null;
   expires_at: string;
   state: "open" | "accepted" | "declined" | "expired" | "closed";
   reason: "declined" | "expired" | "cancelled" | "superseded" | null;
   rejected_at: string | null;
 }
+
+/** Why a driver was offered a search, or not; the fields beside `why` depend on it. */
+export interface Candidate {
+  driver_id: string;
+  distance_m: number;
+  eta_s: number;
+  why: string;
+  request_id?: string;
+  until?: string;
+  times?: number;
+  free_in_s?: number | null;
+  may_be_waited_for?: boolean;
+}
+
+export interface Decision {
+  at: string;
+  reproduced: boolean;
+  policy: string;
+  window_ms: number;
+  radius_m: number;
+  market_id: string;
+  rules_version: string;
+  request_id: string;
+  waited_s: number;
+  others_waiting: number;
+  outcome: string;
+  candidates: Candidate[];
+  /** Farther candidates that are not listed. */
+  left_out: number;
+}
+
+export interface Explanation {
+  reproduced: boolean;
+  reason: string | null;
+  decisions: Decision[];
+}
+
+export interface Markets {
+  version: string;
+  features: {
+    geometry: { coordinates: [number, number][][][] } | null;
+    properties: { market_id: string; name: string; currency: string; time_zone: string };
+  }[];
+}
+
+/** What has an id or a phone number that somebody looks for. */
+export type Found =
+  | { kind: "ride"; ride_id: string }
+  | { kind: "match" | "request"; request_id: string; user_id: string }
+  | { kind: "user"; user_id: string };
 
 export interface LedgerEntry {
   entry_id: string;
@@ -93,6 +148,8 @@ export interface Payment {
 export interface TrackPoint extends Place {
   at: string;
   accuracy_m: number | null;
+  /** False for what is not billed: of another device, or a GPS jump. */
+  on_track?: boolean;
 }
 
 export interface Track {

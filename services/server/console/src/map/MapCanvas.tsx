@@ -6,11 +6,13 @@ import type { Place } from "../pure/mercator";
 import { MapView } from "./view";
 import type { Chosen, Scene } from "./view";
 
-export function MapCanvas({ scene, chosen = null, centre = null, choose, moved, label }: {
+export function MapCanvas({ scene, chosen = null, centre = null, market = null, choose, moved, label }: {
   scene: Scene;
   chosen?: Chosen | null;
   /** Shown in the middle when it changes. */
   centre?: Place | null;
+  /** The market that is shown as a whole, when it changes. */
+  market?: { id: string } | null;
   choose?: (chosen: Chosen | null) => void;
   moved?: (box: string) => void;
   label: string;
@@ -33,6 +35,9 @@ export function MapCanvas({ scene, chosen = null, centre = null, choose, moved, 
   useEffect(() => {
     if (centre) view.current?.centre(centre);
   }, [centre]);
+  useEffect(() => {
+    if (market) view.current?.fitMarket(market.id);
+  }, [market]);
   return (
     <div class="map">
       <canvas

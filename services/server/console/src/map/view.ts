@@ -1,10 +1,12 @@
 /**
- * The map: a canvas with a base of its own (grid, scale), and marks that are drawn over it. It draws only when something changed or
- * moves, all marks of a colour in one path, so that thousands of drivers cost a few milliseconds a frame.
+ * The map: a canvas with a base of its own (markets, grid), and marks that are drawn over it. It draws only when something changed or
+ * moves. The base is drawn again only when the camera moves, and drivers are copies of a few small pictures (`sprites.ts`), so that
+ * thousands of them cost a few milliseconds a frame.
  */
 
 import { fit, gridStep, pan, project, scaleBar, toScreen, toWorld, unproject, zoom } from "../pure/mercator";
 import type { Camera, Place, Point, Size } from "../pure/mercator";
+import { Sprites } from "./sprites";
 
 export type DriverState = "free" | "offer" | "ride" | "stale";
 
@@ -37,11 +39,21 @@ export interface OfferMark {
 
 export interface TrackLine {
   points: Place[];
+  /** What was measured elsewhere, and does not count. */
+  strays: Place[];
   pickup: Place;
   dropoff: Place;
 }
 
+/** Where the platform drives, by rings of corners; the first is the outer one. */
+export interface MarketArea {
+  id: string;
+  name: string;
+  polygons: Place[][][];
+}
+
 export interface Scene {
+  markets: MarketArea[];
   drivers: DriverMark[];
   searches: SearchMark[];
   rides: RideMark[];
@@ -49,7 +61,7 @@ export interface Scene {
   track: TrackLine | null;
 }
 
-export const NO_SCENE: Scene = { drivers: [], searches: [], rides: [], offers: [], track: null };
+export const NO_SCENE: Scene = { markets: [], drivers: [], searches: [], rides: [], offers: [], track: null };
 
 export interface Chosen {
   kind: "driver" | "search" | "ride";
@@ -59,6 +71,8 @@ export interface Chosen {
 const COLOURS = [
   "map-ground",
   "map-line",
+  "map-market",
+  "line-strong",
   "muted",
   "text",
   "surface",
@@ -78,15 +92,27 @@ const GLIDE_MS = 2_000;
 /** A driver who is further away than this in one step is put there at once, as a part of the world's width. */
 const JUMP = 5_000 / 40_075_016;
 const TRAIL_POINTS = 14;
+/** With more drivers in sight their trails say nothing, and with more rides the dashes of what is to come. */
+const TRAILS_MAX = 300;
+/** More drivers in sight than this are squares: a disc each takes longer than a frame has. */
+const DISCS_MAX = 1_000;
+const SQUARE_PX = 5;
 const HIT_PX = 16;
 const KEY_PAN_PX = 80;
+/** Pixels of the world's width at which a city is about as large as the screen; at less, cities are dots. */
+const CITY_SCALE = 2 ** 15;
 
 interface Glide {
   from: Point;
   to: Point;
   began: number;
   trail: Point[];
+  /** Where it is on the screen, as of the last frame. */
+  at: Point;
 }
+
+/** The order in which drivers are drawn: the last is on top. */
+const STATES: readonly DriverState[] = ["stale", "free", "offer", "ride"];
 
 export class MapView {
   private readonly context: CanvasRenderingContext2D;
@@ -98,6 +124,16 @@ export class MapView {
   private camera: Camera = { x: 0.5, y: 0.4, scale: 1_024 };
   private scene: Scene = NO_SCENE;
   private readonly glides = new Map<string, Glide>();
+  /** The drivers of the scene in the order in which they are drawn. */
+  private marks: { driver: DriverMark; glide: Glide }[] = [];
+  /** The rides and searches of the scene, in world coordinates. */
+  private rides: { ride: RideMark; pickup: Point; dropoff: Point }[] = [];
+  private searches: Point[] = [];
+  private readonly base = document.createElement("canvas");
+  /** What the base was drawn for; null: it is to be drawn. */
+  private baseOf: { camera: Camera; markets: MarketArea[] } | null = null;
+  private readonly sprites = new Sprites();
+  private ratio = 1;
   private frame = 0;
   private fitted = false;
   private moved = false;
@@ -138,21 +174,33 @@ export class MapView {
   show(scene: Scene): void {
     const now = performance.now();
     const present = new Set<string>();
+    let moving = 0;
     for (const driver of scene.drivers) {
       present.add(driver.id);
       const to = project(driver.place);
       const glide = this.glides.get(driver.id);
-      if (!glide) this.glides.set(driver.id, { from: to, to, began: now, trail: [] });
+      if (!glide) this.glides.set(driver.id, { from: to, to, began: now, trail: [], at: { x: 0, y: 0 } });
       else if (glide.to.x !== to.x || glide.to.y !== to.y) {
         const from = this.glided(glide, now);
         const jumps = this.still || Math.hypot(to.x - from.x, to.y - from.y) > JUMP;
-        const trail = jumps ? [] : [...glide.trail, glide.to].slice(-TRAIL_POINTS);
-        this.glides.set(driver.id, { from: jumps ? to : from, to, began: now, trail });
+        glide.trail.push(glide.to);
+        if (glide.trail.length > TRAIL_POINTS) glide.trail.shift();
+        if (jumps) glide.trail.length = 0;
+        glide.from = jumps ? to : from;
+        glide.to = to;
+        glide.began = now;
+        moving += 1;
       }
     }
     for (const id of this.glides.keys()) if (!present.has(id)) this.glides.delete(id);
+    const mark = (driver: DriverMark) => ({ driver, glide: this.glides.get(driver.id)! });
+    this.marks = STATES.flatMap((state) => scene.drivers.filter((driver) => driver.state === state)).map(mark);
+    this.rides = scene.rides.map((ride) => ({ ride, pickup: project(ride.pickup), dropoff: project(ride.dropoff) }));
+    this.searches = scene.searches.map(({ pickup }) => project(pickup));
     this.scene = scene;
-    if (!this.fitted && this.size.width > 0) this.fitAll();
+    // For tests.
+    Object.assign(this.canvas.dataset, { drivers: scene.drivers.length, moving });
+    if (!this.fitted && this.size.width > 0) this.fitFirst();
     this.wake();
   }
 
@@ -167,13 +215,28 @@ export class MapView {
 
   /** Everything that there is, or a single place. */
   fitAll(): void {
-    const { drivers, searches, rides, track } = this.scene;
-    const places = [
-      ...drivers.map(({ place }) => place),
-      ...searches.map(({ pickup }) => pickup),
-      ...rides.flatMap(({ pickup, dropoff }) => [pickup, dropoff]),
-      ...(track ? [...track.points, track.pickup, track.dropoff] : []),
-    ];
+    this.fit(placesOf(this.scene));
+  }
+
+  /** The area of a market. */
+  fitMarket(id: string): void {
+    const market = this.scene.markets.find((market) => market.id === id);
+    if (market) this.setCamera(fit(market.polygons.flat(2), this.size) ?? this.camera);
+  }
+
+  /** Of cities that are far from each other, the one with the most drivers: all at once would be two dots and an ocean. */
+  private fitFirst(): void {
+    const { markets, drivers, track } = this.scene;
+    const camera = fit(placesOf(this.scene), this.size);
+    if (track || !camera || markets.length < 2 || camera.scale > CITY_SCALE) return this.fitAll();
+    const inside = markets.map((market) => {
+      const [low, high] = bounds(market.polygons.flat(2));
+      return drivers.map(({ place }) => place).filter((place) => isBetween(place, low, high));
+    });
+    this.fit(inside.reduce((most, places) => (places.length > most.length ? places : most), []));
+  }
+
+  private fit(places: Place[]): void {
     const camera = fit(places, this.size);
     if (!camera) return;
     this.fitted = true;
@@ -198,10 +261,15 @@ export class MapView {
     if (width === 0 || height === 0) return;
     const ratio = Math.min(devicePixelRatio || 1, 2);
     this.size = { width, height };
-    this.canvas.width = Math.round(width * ratio);
-    this.canvas.height = Math.round(height * ratio);
+    this.ratio = ratio;
+    for (const canvas of [this.canvas, this.base]) {
+      canvas.width = Math.round(width * ratio);
+      canvas.height = Math.round(height * ratio);
+    }
     this.context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    if (!this.moved) this.fitAll();
+    this.baseOf = null;
+    this.sprites.clear();
+    if (!this.moved) this.fitFirst();
     // Setting the size cleared the canvas: drawing later would flicker.
     this.draw(performance.now());
   }
@@ -219,6 +287,8 @@ export class MapView {
 
   private readonly themeChanged = () => {
     this.colours = this.readColours();
+    this.baseOf = null;
+    this.sprites.clear();
     this.wake();
   };
 
@@ -244,8 +314,13 @@ export class MapView {
 
   // --- drawing ---
 
+  /** How far it has come, 0 to 1. */
+  private partOf(glide: Glide, now: number): number {
+    return this.still ? 1 : Math.max(0, Math.min(1, (now - glide.began) / GLIDE_MS));
+  }
+
   private glided(glide: Glide, now: number): Point {
-    const part = this.still ? 1 : Math.min(1, (now - glide.began) / GLIDE_MS);
+    const part = this.partOf(glide, now);
     return { x: glide.from.x + (glide.to.x - glide.from.x) * part, y: glide.from.y + (glide.to.y - glide.from.y) * part };
   }
 
@@ -255,30 +330,86 @@ export class MapView {
 
   /** True if somebody is still gliding. */
   private draw(now: number): boolean {
-    const { context, size, colours } = this;
+    const { context, size, camera } = this;
+    this.drawBase();
     context.globalAlpha = 1;
-    context.fillStyle = colours["map-ground"];
-    context.fillRect(0, 0, size.width, size.height);
-    this.drawGrid();
+    context.drawImage(this.base, 0, 0, size.width, size.height);
     let moving = false;
-    const places = new Map<string, Point>();
-    for (const [id, glide] of this.glides) {
-      moving ||= now - glide.began < GLIDE_MS && (glide.from.x !== glide.to.x || glide.from.y !== glide.to.y);
-      places.set(id, toScreen(this.glided(glide, now), this.camera, size));
+    const [left, top] = [size.width / 2 - camera.x * camera.scale, size.height / 2 - camera.y * camera.scale];
+    for (const { glide } of this.marks) {
+      const { from, to, at } = glide;
+      const part = this.partOf(glide, now);
+      moving ||= part < 1 && (from.x !== to.x || from.y !== to.y);
+      at.x = (from.x + (to.x - from.x) * part) * camera.scale + left;
+      at.y = (from.y + (to.y - from.y) * part) * camera.scale + top;
     }
-    this.drawTrails(places);
+    this.drawTrails();
     this.drawTrack();
-    this.drawRides(places);
-    this.drawOffers(places);
+    this.drawRides();
+    this.drawOffers();
     this.drawSearches();
-    this.drawDrivers(places);
-    this.drawChosen(places);
+    this.drawDrivers();
+    this.drawChosen();
     this.drawScale();
-    return moving && !this.still;
+    return moving;
   }
 
-  private drawGrid(): void {
-    const { context, size, colours, camera } = this;
+  /** Draws what stays where it is while the camera does. */
+  private drawBase(): void {
+    const { camera, baseOf, colours, size, ratio } = this;
+    const { markets } = this.scene;
+    if (baseOf?.camera === camera && baseOf.markets === markets) return;
+    this.baseOf = { camera, markets };
+    const context = this.base.getContext("2d", { alpha: false });
+    if (!context) return;
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.fillStyle = colours["map-ground"];
+    context.fillRect(0, 0, size.width, size.height);
+    this.fillMarkets(context);
+    this.drawGrid(context);
+    this.nameMarkets(context);
+  }
+
+  private marketPath(context: CanvasRenderingContext2D, { polygons }: MarketArea): void {
+    context.beginPath();
+    for (const ring of polygons.flat()) {
+      ring.forEach((place, n) => {
+        const { x, y } = this.at(place);
+        if (n === 0) context.moveTo(x, y);
+        else context.lineTo(x, y);
+      });
+      context.closePath();
+    }
+  }
+
+  private fillMarkets(context: CanvasRenderingContext2D): void {
+    context.fillStyle = this.colours["map-market"];
+    for (const market of this.scene.markets) {
+      this.marketPath(context, market);
+      context.fill("evenodd");
+    }
+  }
+
+  private nameMarkets(context: CanvasRenderingContext2D): void {
+    const { colours } = this;
+    context.lineJoin = "round";
+    for (const market of this.scene.markets) {
+      this.marketPath(context, market);
+      context.strokeStyle = colours["line-strong"];
+      context.lineWidth = 1.5;
+      context.stroke();
+      const [low, high] = bounds(market.polygons.flat(2)).map((place) => this.at(place)) as [Point, Point];
+      context.font = "600 12px system-ui, sans-serif";
+      context.fillStyle = colours.muted;
+      context.textAlign = "center";
+      // A name wider than its market says nothing of where it is: unless the market is but a dot.
+      context.fillText(market.name, (low.x + high.x) / 2, Math.max(high.y, 41) - 7);
+      context.textAlign = "start";
+    }
+  }
+
+  private drawGrid(context: CanvasRenderingContext2D): void {
+    const { size, colours, camera } = this;
     const step = gridStep(camera, 110);
     const north = unproject(toWorld({ x: 0, y: 0 }, camera, size));
     const south = unproject(toWorld({ x: size.width, y: size.height }, camera, size));
@@ -326,28 +457,28 @@ export class MapView {
     context.fillText(metres >= 1000 ? `${metres / 1000} km` : `${metres} m`, x + 6, y - 6);
   }
 
-  private drawTrails(places: Map<string, Point>): void {
+  private isSeen({ x, y }: Point): boolean {
+    return x > -15 && y > -15 && x < this.size.width + 15 && y < this.size.height + 15;
+  }
+
+  private drawTrails(): void {
     const { context, colours, camera, size } = this;
+    const seen = this.marks.filter(({ glide }) => glide.trail.length > 0 && this.isSeen(glide.at));
+    if (seen.length > TRAILS_MAX) return;
     context.strokeStyle = colours["driver-stale"];
     context.globalAlpha = 0.3;
     context.lineWidth = 2;
     context.lineJoin = "round";
-    context.beginPath();
-    for (const [id, glide] of this.glides) {
-      const end = places.get(id);
-      const [first, ...rest] = glide.trail;
-      if (!first || !end) continue;
-      const start = toScreen(first, camera, size);
-      context.moveTo(start.x, start.y);
-      for (const point of rest) {
+    for (const { glide } of seen) {
+      context.beginPath();
+      [...glide.trail, glide.from].forEach((point, n) => {
         const { x, y } = toScreen(point, camera, size);
-        context.lineTo(x, y);
-      }
-      const from = toScreen(glide.from, camera, size);
-      context.lineTo(from.x, from.y);
-      context.lineTo(end.x, end.y);
+        if (n === 0) context.moveTo(x, y);
+        else context.lineTo(x, y);
+      });
+      context.lineTo(glide.at.x, glide.at.y);
+      context.stroke();
     }
-    context.stroke();
     context.globalAlpha = 1;
   }
 
@@ -355,6 +486,11 @@ export class MapView {
     const { context, colours } = this;
     const { track } = this.scene;
     if (!track) return;
+    context.fillStyle = colours["driver-stale"];
+    for (const stray of track.strays) {
+      const { x, y } = this.at(stray);
+      context.fillRect(x - 2, y - 2, 4, 4);
+    }
     const points = track.points.map((point) => this.at(point));
     const line = (width: number, colour: string) => {
       context.strokeStyle = colour;
@@ -396,46 +532,48 @@ export class MapView {
     context.strokeStyle = colour;
     context.lineWidth = 1.5;
     context.setLineDash(dash);
-    context.beginPath();
+    // A stroke for each: as one path of many lines that cross, it would take a hundred times as long.
     for (const [from, to] of lines) {
+      context.beginPath();
       context.moveTo(from.x, from.y);
       context.lineTo(to.x, to.y);
+      context.stroke();
     }
-    context.stroke();
     context.setLineDash([]);
   }
 
   /** From the driver to where the ride goes next, and from there on. */
-  private drawRides(places: Map<string, Point>): void {
+  private drawRides(): void {
     const { context, colours } = this;
     const next: [Point, Point][] = [];
     const later: [Point, Point][] = [];
     context.fillStyle = colours["driver-ride"];
-    context.beginPath();
-    for (const ride of this.scene.rides) {
-      const [pickup, dropoff] = [this.at(ride.pickup), this.at(ride.dropoff)];
-      const driver = places.get(ride.driverId);
+    context.globalAlpha = 0.75;
+    for (const { ride, ...places } of this.rides) {
+      const pickup = toScreen(places.pickup, this.camera, this.size);
+      const dropoff = toScreen(places.dropoff, this.camera, this.size);
+      const driver = this.glides.get(ride.driverId)?.at;
       if (driver) next.push([driver, ride.aboard ? dropoff : pickup]);
       if (!ride.aboard) {
         later.push([pickup, dropoff]);
-        context.rect(pickup.x - 3.5, pickup.y - 3.5, 7, 7);
+        context.fillRect(pickup.x - 3.5, pickup.y - 3.5, 7, 7);
       }
-      context.moveTo(dropoff.x + 3, dropoff.y);
+      if (!this.isSeen(dropoff)) continue;
+      context.beginPath();
       context.arc(dropoff.x, dropoff.y, 3, 0, 7);
+      context.fill();
     }
-    context.globalAlpha = 0.75;
-    context.fill();
     context.globalAlpha = 0.38;
     this.dashed(next, colours["driver-ride"], []);
     context.globalAlpha = 0.3;
-    this.dashed(later, colours["driver-ride"], [2, 5]);
+    if (later.length <= TRAILS_MAX) this.dashed(later, colours["driver-ride"], [2, 5]);
     context.globalAlpha = 1;
   }
 
-  private drawOffers(places: Map<string, Point>): void {
+  private drawOffers(): void {
     const lines: [Point, Point][] = [];
     for (const offer of this.scene.offers) {
-      const driver = places.get(offer.driverId);
+      const driver = this.glides.get(offer.driverId)?.at;
       if (driver) lines.push([driver, this.at(offer.pickup)]);
     }
     this.dashed(lines, this.colours["driver-offer"], [6, 4]);
@@ -447,8 +585,8 @@ export class MapView {
     context.fillStyle = colours.search;
     context.lineWidth = 2;
     context.beginPath();
-    for (const search of this.scene.searches) {
-      const { x, y } = this.at(search.pickup);
+    for (const pickup of this.searches) {
+      const { x, y } = toScreen(pickup, this.camera, this.size);
       context.moveTo(x + 8, y);
       context.arc(x, y, 8, 0, 7);
       context.moveTo(x + 3, y);
@@ -460,34 +598,25 @@ export class MapView {
     context.globalAlpha = 1;
   }
 
-  private drawDrivers(places: Map<string, Point>): void {
-    const { context, colours, size } = this;
+  private drawDrivers(): void {
+    const { context, colours } = this;
     const near = this.camera.scale > 2 ** 20;
-    const radius = near ? 6 : 4;
-    for (const state of ["stale", "free", "offer", "ride"] as const) {
-      context.beginPath();
-      for (const driver of this.scene.drivers) {
-        const place = places.get(driver.id);
-        if (driver.state !== state || !place) continue;
-        const { x, y } = place;
-        if (x < -10 || y < -10 || x > size.width + 10 || y > size.height + 10) continue;
-        if (near && driver.headingDeg !== null) arrow(context, x, y, (driver.headingDeg * Math.PI) / 180);
-        else {
-          context.moveTo(x + radius, y);
-          context.arc(x, y, radius, 0, 7);
-        }
+    const seen = this.marks.filter(({ glide }) => this.isSeen(glide.at));
+    if (seen.length > DISCS_MAX) {
+      for (const { driver, glide } of seen) {
+        context.fillStyle = colours[`driver-${driver.state}`];
+        context.fillRect(Math.round(glide.at.x - SQUARE_PX / 2), Math.round(glide.at.y - SQUARE_PX / 2), SQUARE_PX, SQUARE_PX);
       }
-      context.fillStyle = colours[`driver-${state}`];
-      context.strokeStyle = colours.surface;
-      context.lineWidth = 2;
-      context.lineJoin = "round";
-      context.stroke();
-      context.fill();
+      return;
+    }
+    for (const { driver, glide } of seen) {
+      const sprite = this.sprites.of(colours[`driver-${driver.state}`], colours.surface, near, near ? driver.headingDeg : null, this.ratio);
+      context.drawImage(sprite.image, glide.at.x - sprite.size / 2, glide.at.y - sprite.size / 2, sprite.size, sprite.size);
     }
   }
 
-  private drawChosen(places: Map<string, Point>): void {
-    const place = this.chosenPlace(places);
+  private drawChosen(): void {
+    const place = this.chosenPlace();
     if (!place) return;
     const { context, colours } = this;
     context.strokeStyle = colours.text;
@@ -497,15 +626,15 @@ export class MapView {
     context.stroke();
   }
 
-  private chosenPlace(places: Map<string, Point>): Point | undefined {
+  private chosenPlace(): Point | undefined {
     const { chosen } = this;
-    if (chosen?.kind === "driver") return places.get(chosen.id);
+    if (chosen?.kind === "driver") return this.glides.get(chosen.id)?.at;
     if (chosen?.kind === "search") {
       const search = this.scene.searches.find(({ id }) => id === chosen.id);
       return search && this.at(search.pickup);
     }
     const ride = this.scene.rides.find(({ id }) => id === chosen?.id);
-    return ride && (places.get(ride.driverId) ?? this.at(ride.pickup));
+    return ride && (this.glides.get(ride.driverId)?.at ?? this.at(ride.pickup));
   }
 
   // --- input ---
@@ -590,15 +719,27 @@ export class MapView {
   }
 }
 
-/** A triangle that points where the vehicle goes. */
-function arrow(context: CanvasRenderingContext2D, x: number, y: number, heading: number): void {
-  const corner = (angle: number, radius: number): [number, number] => [
-    x + Math.sin(heading + angle) * radius,
-    y - Math.cos(heading + angle) * radius,
+function placesOf({ drivers, searches, rides, track }: Scene): Place[] {
+  return [
+    ...drivers.map(({ place }) => place),
+    ...searches.map(({ pickup }) => pickup),
+    ...rides.flatMap(({ pickup, dropoff }) => [pickup, dropoff]),
+    ...(track ? [...track.points, track.pickup, track.dropoff] : []),
   ];
-  context.moveTo(...corner(0, 9.5));
-  context.lineTo(...corner(2.45, 8));
-  context.lineTo(...corner(Math.PI, 3.5));
-  context.lineTo(...corner(-2.45, 8));
-  context.closePath();
+}
+
+/** The south-western and the north-eastern corner. */
+function bounds(places: Place[]): [Place, Place] {
+  const [low, high] = [{ lat: 90, lng: 180 }, { lat: -90, lng: -180 }];
+  for (const { lat, lng } of places) {
+    low.lat = Math.min(low.lat, lat);
+    low.lng = Math.min(low.lng, lng);
+    high.lat = Math.max(high.lat, lat);
+    high.lng = Math.max(high.lng, lng);
+  }
+  return [low, high];
+}
+
+function isBetween({ lat, lng }: Place, low: Place, high: Place): boolean {
+  return lat >= low.lat && lat <= high.lat && lng >= low.lng && lng <= high.lng;
 }

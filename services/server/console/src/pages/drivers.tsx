@@ -88,7 +88,7 @@ export function DriversPage() {
             <Empty title="No driver" />
           )
         ) : (
-          <Table rows={pages.rows} columns={columns} rowKey={(driver) => driver.user_id} label="Drivers" />
+          <Table rows={pages.rows} columns={columns} rowKey={(driver) => driver.user_id} dense label="Drivers" />
         )}
         <More hasMore={pages.hasMore && pages.rows !== null} loading={pages.loadingMore} more={pages.more} />
       </Card>

@@ -2,16 +2,17 @@
 
 import { useEffect, useMemo, useState } from "preact/hooks";
 
+import { get } from "../api/client";
 import { liveFeed } from "../api/live";
-import type { DriverPosition, Live } from "../api/types";
+import type { DriverPosition, Live, Markets } from "../api/types";
 import { MapCanvas } from "../map/MapCanvas";
 import { NO_SCENE } from "../map/view";
-import type { Chosen, DriverState, Scene } from "../map/view";
+import type { Chosen, DriverState, MarketArea, Scene } from "../map/view";
 import { count, metres } from "../pure/format";
 import { distanceM } from "../pure/mercator";
 import type { Place } from "../pure/mercator";
 import { to } from "../router";
-import { useFeed, useTitle } from "../ui/hooks";
+import { useFeed, useLoad, useTitle } from "../ui/hooks";
 import { Empty, Id, Loading, Status, Time, Unavailable } from "../ui/parts";
 
 /** A place that is older says little. */
@@ -24,10 +25,23 @@ function stateOf(driver: DriverPosition, offered: Set<string>): DriverState {
   return offered.has(driver.driver_id) ? "offer" : "free";
 }
 
-function sceneOf(live: Live): Scene {
+/** The file may be read again while the page is open. */
+const MARKETS_MS = 60_000;
+
+/** The areas that have one: the world has none. */
+function areasOf({ features }: Markets): MarketArea[] {
+  return features.flatMap(({ geometry, properties }) => {
+    if (!geometry) return [];
+    const polygons = geometry.coordinates.map((rings) => rings.map((ring) => ring.map(([lng, lat]) => ({ lat, lng }))));
+    return [{ id: properties.market_id, name: properties.name, polygons }];
+  });
+}
+
+function sceneOf(live: Live, markets: MarketArea[]): Scene {
   const searches = new Map(live.searches.map((search) => [search.request_id, search]));
   const offered = new Set((live.offers ?? []).map(({ driver_id }) => driver_id));
   return {
+    markets,
     drivers: live.positions.map((driver) => ({
       id: driver.driver_id,
       place: driver.location,
@@ -56,8 +70,13 @@ export function MapPage() {
   const { live } = useFeed();
   const [chosen, setChosen] = useState<Chosen | null>(null);
   const [centre, setCentre] = useState<Place | null>(null);
+  const [market, setMarket] = useState<{ id: string } | null>(null);
   const [box, setBox] = useState<string | null>(null);
-  const scene = useMemo(() => (live ? sceneOf(live) : NO_SCENE), [live]);
+  const markets = useLoad("markets", () => get<Markets>("markets"), MARKETS_MS);
+  const areas = useMemo(() => (markets.data ? areasOf(markets.data) : []), [markets.data?.version]);
+  // What is shown first depends on the markets.
+  const known = markets.data !== null || markets.error !== null;
+  const scene = useMemo(() => (live && known ? sceneOf(live, areas) : NO_SCENE), [live, known, areas]);
   // Where everything fits into an answer there is no need for a box, and the counts are those of the whole city.
   const cut = live !== null && (live.truncated.positions || live.truncated.searches || live.truncated.rides);
   const boxed = (live?.box ?? null) !== null;
@@ -69,7 +88,7 @@ export function MapPage() {
   return (
     <div class="live-map">
       <h1 class="sr-only">Map</h1>
-      <MapCanvas scene={scene} chosen={chosen} centre={centre} choose={setChosen} moved={setBox} label="Map of drivers, searches and rides" />
+      <MapCanvas scene={scene} chosen={chosen} centre={centre} market={market} choose={setChosen} moved={setBox} label="Map of drivers, searches and rides" />
       <aside aria-label="What the map shows">
         {live === null ? (
           <Loading />
@@ -82,6 +101,7 @@ export function MapPage() {
             )}
             {chosen && <Details chosen={chosen} live={live} close={() => setChosen(null)} />}
             <Legend live={live} scene={scene} cut={cut} />
+            {markets.data && areas.length > 0 && <MarketList areas={areas} markets={markets.data} show={(id) => setMarket({ id })} />}
             <Lists live={live} show={show} />
           </>
         )}
@@ -128,6 +148,26 @@ function Legend({ live, scene, cut }: { live: Live; scene: Scene; cut: boolean }
         ))}
       </ul>
       {cut && <p class="muted small">There are more: only the first 1,000 of each are sent. Move nearer to see all of a district.</p>}
+    </section>
+  );
+}
+
+function MarketList({ areas, markets, show }: { areas: MarketArea[]; markets: Markets; show: (id: string) => void }) {
+  const currency = (id: string) => markets.features.find(({ properties }) => properties.market_id === id)?.properties.currency;
+  return (
+    <section aria-label="Markets">
+      <h2>Markets</h2>
+      <ul class="wait">
+        {areas.map(({ id, name }) => (
+          <li key={id}>
+            <button type="button" data-row="" title={`Show ${name}`} onClick={() => show(id)}>
+              <span>{name}</span>
+              <span class="muted">{currency(id)}</span>
+            </button>
+          </li>
+        ))}
+      </ul>
+      <p class="muted small">Version {markets.version.slice(0, 12)} of the file.</p>
     </section>
   );
 }

@@ -116,7 +116,7 @@ export function PersonPage({ id }: { id: string }) {
         ) : rides.rows.length === 0 ? (
           <Empty title="No ride yet" />
         ) : (
-          <Table rows={rides.rows} columns={RIDE_COLUMNS} rowKey={(ride) => ride.ride_id} label="Rides of this person" />
+          <Table rows={rides.rows} columns={RIDE_COLUMNS} rowKey={(ride) => ride.ride_id} dense label="Rides of this person" />
         )}
         <More hasMore={rides.hasMore && rides.rows !== null} loading={rides.loadingMore} more={rides.more} />
       </Card>

@@ -1,18 +1,19 @@
 /** The story of a ride: what happened, who was offered it, where it went, what it cost, and whether the books agree. */
 
-import { useMemo, useState } from "preact/hooks";
+import { useContext, useMemo, useState } from "preact/hooks";
 
 import { get } from "../api/client";
-import type { LedgerEntry, Offer, Story } from "../api/types";
+import type { Explanation, LedgerEntry, Offer, Story } from "../api/types";
 import { MapCanvas } from "../map/MapCanvas";
 import { NO_SCENE } from "../map/view";
 import { duration, metres, minorUnits, money, shortId, title, utc } from "../pure/format";
+import { outcomeText, rulesText, whyText } from "../pure/explain";
 import { findings, offerOutcome, timeline } from "../pure/timeline";
 import type { Entry } from "../pure/timeline";
 import { to } from "../router";
-import { ActButton } from "../ui/dialogs";
+import { ActButton, Dialog } from "../ui/dialogs";
 import type { ActPlan } from "../ui/dialogs";
-import { useLoad, useMay, useNow, useTitle } from "../ui/hooks";
+import { Operator, useLoad, useMay, useNow, useTitle } from "../ui/hooks";
 import { Badge, Card, Copy, Empty, Failed, Json, Loading, MoneyText, Reload, Stale, Status, Time, Unavailable } from "../ui/parts";
 import * as format from "../pure/format";
 
@@ -51,7 +52,11 @@ function StoryView({ story, reload, error }: { story: Story; reload: () => void;
   const now = useNow(5_000);
   const found = findings(story, now);
   const scene = useMemo(
-    () => ({ ...NO_SCENE, track: { points: track?.points ?? [], pickup: ride.pickup, dropoff: ride.dropoff } }),
+    () => {
+      const points = track?.points ?? [];
+      const [counted, strays] = [points.filter(({ on_track }) => on_track !== false), points.filter(({ on_track }) => on_track === false)];
+      return { ...NO_SCENE, track: { points: counted, strays, pickup: ride.pickup, dropoff: ride.dropoff } };
+    },
     [track, ride.pickup.lat, ride.pickup.lng, ride.dropoff.lat, ride.dropoff.lng],
   );
   const end = isFinal(story) ? new Date(ride.updated_at) : now;
@@ -137,7 +142,7 @@ function StoryView({ story, reload, error }: { story: Story; reload: () => void;
               <MapCanvas scene={scene} label="Track of the ride" />
             </div>
           </Card>
-          <Card title="Offers" aside={<Explain story={story} />} flush>
+          <Card title="Offers" flush>
             <Offers story={story} />
           </Card>
           <Card title="Fare and payment" flush>
@@ -281,9 +286,8 @@ function Line({ entry, before }: { entry: Entry; before: Entry | null }) {
               {entry.event.trace_id && (
                 <>
                   <dt>Trace</dt>
-                  <dd class="mono">
-                    {entry.event.trace_id}
-                    <Copy text={entry.event.trace_id} label="trace id" />
+                  <dd>
+                    <Trace id={entry.event.trace_id} />
                   </dd>
                 </>
               )}
@@ -299,36 +303,139 @@ function Line({ entry, before }: { entry: Entry; before: Entry | null }) {
 function TrackFacts({ story: { track } }: { story: Story }) {
   if (track === null) return null;
   const shown = track.points.length < track.total_points ? ` (${track.points.length} shown)` : "";
+  const strays = track.points.filter(({ on_track }) => on_track === false).length;
   return (
-    <span class="muted small">
+    <span class="muted small" title={strays > 0 ? "Of another device, or GPS jumps: they are grey, and are not billed" : undefined}>
       {format.count(track.total_points)} points{shown}
+      {strays > 0 && `, ${format.count(strays)} left out`}
       {track.distance_m !== null && `, ${metres(track.distance_m)}`}
       {track.is_final ? ", final" : ""}
     </span>
   );
 }
 
-/** The command that makes the decision again, for whoever asks why this driver. */
-function Explain({ story: { ride } }: { story: Story }) {
+/** A trace: a link where the platform knows who shows traces, and the id to look for anywhere else. */
+function Trace({ id }: { id: string }) {
+  const { trace_url } = useContext(Operator);
   return (
-    <span class="muted small nowrap">
-      Why this driver <Copy text={`rideshare dispatch explain --match ${ride.match_id}`} label="the command that explains the match" />
+    <span class="mono">
+      {trace_url ? (
+        <a href={trace_url.replaceAll("{trace_id}", id)} target="_blank" rel="noreferrer">
+          {id}
+        </a>
+      ) : (
+        id
+      )}
+      <Copy text={id} label="trace id" />
     </span>
   );
 }
 
-function Offers({ story: { offers, ride, driver } }: { story: Story }) {
+/** Why the driver of an offer was chosen: the recorded decision, which match makes again. */
+function WhyDialog({ offer, story, close }: { offer: Offer; story: Story; close: () => void }) {
+  const path = `matches/${offer.match_id}/explanation`;
+  const { data, error, reload } = useLoad(path, () => get<Explanation>(path));
+  return (
+    <Dialog close={close} label="Why this driver" wide>
+      <div class="inner">
+        <div class="head">
+          <h2>Why this driver</h2>
+          {data?.decisions.length ? (
+            <Badge tone={data.reproduced ? "good" : "bad"} title="The recorded inputs were run through the engine again">
+              {data.reproduced ? "✓ decided the same again" : "✗ decides otherwise now"}
+            </Badge>
+          ) : null}
+          <span class="acts">
+            <button type="button" class="button" onClick={close}>
+              Close
+            </button>
+          </span>
+        </div>
+        {error && <Failed error={error} retry={reload} />}
+        {!data && !error && <Loading lines={6} />}
+        {data && <WhyText explanation={data} story={story} />}
+        <p class="muted small nowrap">
+          In a shell <Copy text={`rideshare dispatch explain --match ${offer.match_id}`} label="the command that explains the match" />
+        </p>
+      </div>
+    </Dialog>
+  );
+}
+
+function WhyText({ explanation, story: { ride } }: { explanation: Explanation; story: Story }) {
+  const [decision] = explanation.decisions;
+  if (!decision) {
+    return (
+      <Empty title="The decision is not recorded">
+        {explanation.reason ?? ""} Decisions are stored for MATCH_RECORD_HOURS, usually a day.
+      </Empty>
+    );
+  }
+  return (
+    <>
+      <p>
+        <strong>{outcomeText(decision)}</strong>, <Time at={decision.at} form="millis" />. {rulesText(decision)}
+      </p>
+      {!explanation.reproduced && explanation.reason && <p class="muted">{explanation.reason}</p>}
+      <div class="scroll">
+        <table class="table cards" aria-label="Candidates">
+          <thead>
+            <tr>
+              <th scope="col">Driver</th>
+              <th scope="col" class="num" title="From the driver to the pickup, straight">
+                Straight
+              </th>
+              <th scope="col" class="num">
+                ETA
+              </th>
+              <th scope="col">Why</th>
+            </tr>
+          </thead>
+          <tbody>
+            {decision.candidates.map((candidate) => (
+              <tr key={candidate.driver_id} class={candidate.why === "offered" ? "chosen" : ""}>
+                <td data-label="Driver" class="nowrap">
+                  <a href={to.person(candidate.driver_id)} title={candidate.driver_id}>
+                    {candidate.driver_id === ride.driver_id ? "This driver" : shortId(candidate.driver_id)}
+                  </a>
+                </td>
+                <td data-label="Straight" class="num">
+                  {metres(candidate.distance_m)}
+                </td>
+                <td data-label="ETA" class="num nowrap">
+                  {duration(candidate.eta_s)}
+                </td>
+                <td data-label="Why">{whyText(candidate)}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+      {decision.left_out > 0 && <p class="muted small">And {format.count(decision.left_out)} farther ones.</p>}
+    </>
+  );
+}
+
+function Offers({ story }: { story: Story }) {
+  const { offers, ride, driver } = story;
+  const [asked, setAsked] = useState<Offer | null>(null);
   if (offers === null) return <Empty title="Offers are not known now" />;
   if (offers.length === 0) return <Empty title="No offer is stored">Offers are stored for a day.</Empty>;
   const name = (offer: Offer) => (offer.match_id === ride.match_id ? (driver?.name ?? "This driver") : "Another driver");
   return (
     <div class="scroll">
-      <table class="table cards" aria-label="Offers">
+      <table class="table cards tight" aria-label="Offers">
         <thead>
           <tr>
             <th scope="col">Sent</th>
             <th scope="col">To</th>
-            <th scope="col">What became of it</th>
+            <th scope="col" title="The driver's way to the pickup, and the time for it, when the offer was made">
+              Away
+            </th>
+            <th scope="col">Outcome</th>
+            <th scope="col">
+              <span class="sr-only">Why</span>
+            </th>
           </tr>
         </thead>
         <tbody>
@@ -337,23 +444,41 @@ function Offers({ story: { offers, ride, driver } }: { story: Story }) {
             return (
               <tr key={offer.match_id} class={offer.match_id === ride.match_id ? "chosen" : ""}>
                 <td data-label="Sent">
-                  <Time at={offer.found_at} form="millis" />
+                  <Time at={offer.found_at} form="clock" />
                 </td>
                 <td data-label="To" class="nowrap">
                   <a href={to.person(offer.driver_id)} title={offer.driver_id}>
                     {name(offer)}
                   </a>
                 </td>
+                <td data-label="Away" class="nowrap">
+                  {typeof offer.pickup_distance_m !== "number" || typeof offer.pickup_eta_s !== "number" ? (
+                    <span class="muted none">–</span>
+                  ) : (
+                    `${metres(offer.pickup_distance_m)}, ${duration(offer.pickup_eta_s)}`
+                  )}
+                </td>
                 <td data-label="Outcome">
                   <span>
                     <Badge tone={tone}>{offer.reason ?? offer.state}</Badge> {offer.state !== "accepted" && <span class="muted">{text}</span>}
                   </span>
+                </td>
+                <td class="end">
+                  <button
+                    type="button"
+                    class="button plain"
+                    aria-label={`Why this driver, offer of ${offer.found_at ?? "an unknown time"}`}
+                    onClick={() => setAsked(offer)}
+                  >
+                    Why?
+                  </button>
                 </td>
               </tr>
             );
           })}
         </tbody>
       </table>
+      {asked && <WhyDialog offer={asked} story={story} close={() => setAsked(null)} />}
     </div>
   );
 }
@@ -550,7 +675,9 @@ function Notes({ story, reload }: { story: Story; reload: () => void }) {
   );
 }
 
-function Ids({ story: { ride, payment } }: { story: Story }) {
+function Ids({ story: { ride, payment, events } }: { story: Story }) {
+  // That of the first event; one that is in another trace says so.
+  const trace = events[0]?.trace_id;
   const rows: [string, string | null | undefined][] = [
     ["Ride", ride.ride_id],
     ["Match", ride.match_id],
@@ -572,6 +699,14 @@ function Ids({ story: { ride, payment } }: { story: Story }) {
               </dd>
             </>
           ),
+      )}
+      {trace && (
+        <>
+          <dt>Trace</dt>
+          <dd>
+            <Trace id={trace} />
+          </dd>
+        </>
       )}
       <dt>Market</dt>
       <dd>{ride.market_id ?? "–"}</dd>

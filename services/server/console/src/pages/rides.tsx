@@ -109,7 +109,7 @@ export function RidesPage() {
         ) : pages.rows.length === 0 ? (
           <Empty title="No ride">{filters.status || filters.market ? "None matches these filters." : "Nobody has ridden yet."}</Empty>
         ) : (
-          <Table rows={pages.rows} columns={RIDE_COLUMNS} rowKey={(ride) => ride.ride_id} label="Rides" />
+          <Table rows={pages.rows} columns={RIDE_COLUMNS} rowKey={(ride) => ride.ride_id} dense label="Rides" />
         )}
         <More hasMore={pages.hasMore && pages.rows !== null} loading={pages.loadingMore} more={pages.more} />
       </Card>

@@ -8,7 +8,7 @@ import { liveFeed } from "../api/live";
 import type { Feed } from "../api/live";
 import type { Me, Role } from "../api/types";
 
-export const Operator = createContext<Me>({ name: "", role: "viewer" });
+export const Operator = createContext<Me>({ name: "", role: "viewer", trace_url: null });
 
 const ROLES: Role[] = ["viewer", "support", "admin"];
 

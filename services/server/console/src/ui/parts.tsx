@@ -246,12 +246,15 @@ export function Table<T>({
   rowKey,
   label,
   chosen,
+  dense = false,
 }: {
   rows: T[];
   columns: Column<T>[];
   rowKey: (row: T) => string;
   label: string;
   chosen?: (row: T) => boolean;
+  /** On a phone two cells stand beside each other: for rows of short ones. */
+  dense?: boolean;
 }) {
   const open = (event: MouseEvent) => {
     const target = event.target as Element;
@@ -260,7 +263,7 @@ export function Table<T>({
   };
   return (
     <div class="scroll">
-      <table class="table cards" aria-label={label}>
+      <table class={dense ? "table cards dense" : "table cards"} aria-label={label}>
         <thead>
           <tr>
             {columns.map((column) => (

@@ -8,7 +8,7 @@ use streams::Service;
 use streams::topology::{ADMIN_STREAM, DEAD_LETTER_STREAM};
 
 use super::{ADMIN, Desk, SUPPORT, new_id};
-use crate::harness::client::{Person, Socket};
+use crate::harness::client::{Person, Socket, http};
 use crate::harness::ride::{drive, online, trip};
 use crate::harness::running::Shape;
 use crate::harness::{on_both_shapes, settled, until};
@@ -147,6 +147,12 @@ async fn a_refund_is_a_balanced_movement_made_once_and_no_more_than_was_captured
     assert_eq!(shown["payment"]["refunded"]["amount"], captured);
     let refunds = shown["refunds"].as_array().unwrap();
     assert_eq!((refunds.len(), &refunds[0]["refund_id"], &refunds[0]["by"]), (2, &first["refund_id"], &json!("ann")));
+    let person = Person::passenger(desk.running.addr(), 2).await;
+    let (status, export) = http(desk.running.addr(), "GET", "/v1/me/export", Some(&person.token), None).await;
+    let exported = export["refunds"].as_array().unwrap();
+    assert_eq!((status, exported.len(), &export["truncated"]), (200, 2, &json!([])), "{export}");
+    assert!(exported.iter().all(|refund| refund["reason"] == "a detour" && refund.get("by").is_none()), "{exported:?}");
+    assert_eq!(export["not_exported"][0]["what"], "operators' notes of your rides");
     let entries: Vec<&Value> = shown["ledger"].as_array().unwrap().iter().filter(|e| e["kind"] == "refund").collect();
     let sum = |account: &str| -> i64 {
         let of = entries.iter().filter(|entry| entry["account"] == account);

@@ -25,6 +25,9 @@ fn routes() -> BTreeMap<&'static str, (&'static str, Option<Value>)> {
         ("GET /admin/v1/me", ("viewer", None)),
         ("GET /admin/v1/rides", ("viewer", None)),
         ("GET /admin/v1/rides/{id}", ("viewer", None)),
+        ("GET /admin/v1/matches/{id}/explanation", ("viewer", None)),
+        ("GET /admin/v1/find", ("viewer", None)),
+        ("GET /admin/v1/markets", ("viewer", None)),
         ("GET /admin/v1/users", ("viewer", None)),
         ("GET /admin/v1/users/{id}", ("viewer", None)),
         ("GET /admin/v1/drivers", ("viewer", None)),
@@ -90,12 +93,12 @@ async fn wrong_tokens_of_an_address_are_limited_and_a_file_that_is_read_again_co
     let more = ["--admin-tokens-file", file.path(), "--limits", "admin_tokens_address=4/0.001"];
     let running = Running::start(Shape::Embedded, &more).await;
     let me = async |token| http(running.addr(), "GET", "/admin/v1/me", Some(token), None).await;
-    assert_eq!(me(ADMIN).await, (200, json!({"name": "ann", "role": "admin"})));
+    assert_eq!(me(ADMIN).await, (200, json!({"name": "ann", "role": "admin", "trace_url": null})));
     assert_eq!(running.apps[0].admin_token, None, "no token is made beside a file");
     file.write(&[("ann", "viewer", ADMIN), ("new", "support", "the token of another one")]);
     assert_eq!(me(ADMIN).await.1["role"], "admin");
     running.apps[0].reload(&running.settings);
-    assert_eq!(me(ADMIN).await, (200, json!({"name": "ann", "role": "viewer"})));
+    assert_eq!(me(ADMIN).await, (200, json!({"name": "ann", "role": "viewer", "trace_url": null})));
     assert_eq!(me("the token of another one").await.1["name"], "new");
     // A mistake changes nothing.
     std::fs::write(file.path(), "ann root x\n").unwrap();
@@ -177,6 +180,6 @@ async fn the_token_that_is_made_is_an_admins() {
     let running = Running::start(Shape::Embedded, &[]).await;
     let token = running.apps[0].admin_token.clone().unwrap();
     let me = http(running.addr(), "GET", "/admin/v1/me", Some(&token), None).await;
-    assert_eq!(me, (200, json!({"name": "console", "role": "admin"})));
+    assert_eq!(me, (200, json!({"name": "console", "role": "admin", "trace_url": null})));
     running.stop().await;
 }

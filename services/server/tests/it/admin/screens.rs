@@ -54,10 +54,17 @@ async fn a_ride_is_shown_with_all_that_is_known_of_it(shape: Shape) {
     let of = |offer: &Value| (offer["state"].clone(), offer["reason"].clone(), offer["found_at"].is_string());
     let expected = [(json!("declined"), json!("declined"), true), (json!("accepted"), Value::Null, true)];
     assert_eq!(offers.iter().map(of).collect::<Vec<_>>(), expected, "{offers:?}");
+    // The second was 100 m farther away.
+    let ways = ["pickup_distance_m", "pickup_eta_s"].map(|field| [0, 1].map(|n| offers[n][field].as_f64().unwrap()));
+    assert!(ways.iter().all(|[first, second]| *first > 0.0 && second > first), "{offers:?}");
+    assert!(shown["events"].as_array().unwrap().iter().all(|event| event["trace_id"].as_str().unwrap().len() == 32));
     assert_eq!(shown["track"]["points"].as_array().unwrap().len(), 10, "{}", shown["track"]);
     let sum: i64 = shown["ledger"].as_array().unwrap().iter().map(|e| e["amount"]["amount"].as_i64().unwrap()).sum();
     assert_eq!((sum, shown["ledger"].as_array().unwrap().len()), (0, 5), "{}", shown["ledger"]);
     assert_eq!((&shown["notes"], &shown["refunds"]), (&json!([]), &json!([])));
+
+    explains_why(&desk, &offers[1]).await;
+    finds(&desk, &shown).await;
 
     let driver_id = shown["ride"]["driver_id"].as_str().unwrap();
     let listed = async |query: &str| desk.get(&format!("/rides?{query}")).await["rides"].as_array().unwrap().len();
@@ -95,6 +102,84 @@ async fn a_ride_is_shown_with_all_that_is_known_of_it(shape: Shape) {
         let lists = ["positions", "rides"].map(|list| map[list].as_array().unwrap().len());
         assert_eq!((lists, &map["unavailable"]), ([count; 2], &json!([])), "{query}: {map}");
     }
+    desk.stop().await;
+}
+
+/// The recorded decision about an offer, with who was left out; nothing is known of another match.
+async fn explains_why(desk: &Desk, offer: &Value) {
+    let path = |id: &str| format!("/matches/{id}/explanation");
+    let explanation = desk.get(&path(offer["match_id"].as_str().unwrap())).await;
+    assert_eq!((&explanation["reproduced"], &explanation["reason"]), (&json!(true), &Value::Null), "{explanation}");
+    let decision = &explanation["decisions"][0];
+    assert_eq!((&decision["outcome"], &decision["policy"]), (&json!("offered"), &json!("batched")));
+    let why = |candidate: &Value| (candidate["driver_id"] == offer["driver_id"], candidate["why"].clone());
+    let why: Vec<_> = decision["candidates"].as_array().unwrap().iter().map(why).collect();
+    // Who declined went off duty before the search was offered again, or after it.
+    assert!(why.contains(&(true, json!("offered"))), "{why:?}");
+    assert!(why.iter().any(|(is_chosen, why)| !is_chosen && (*why == "declined" || *why == "off_duty")), "{why:?}");
+    let unknown = desk.get(&path("0190b7a0-0000-7000-8000-000000000001")).await;
+    assert_eq!((&unknown["reproduced"], &unknown["decisions"]), (&json!(false), &json!([])));
+}
+
+/// By any id of a ride, by its parties' ids, and by phone. Nothing found is no error.
+async fn finds(desk: &Desk, shown: &Value) {
+    let ride = &shown["ride"];
+    let found = async |query: String| {
+        let answer = desk.get(&format!("/find?{query}")).await;
+        assert_eq!(answer["unavailable"], json!([]));
+        answer["found"].as_array().unwrap().clone()
+    };
+    for (field, kinds) in [
+        ("ride_id", &["ride"][..]),
+        ("match_id", &["ride", "match"]),
+        ("request_id", &["ride", "request"]),
+        ("passenger_id", &["user"]),
+        ("driver_id", &["user"]),
+    ] {
+        let all = found(format!("id={}", ride[field].as_str().unwrap())).await;
+        assert_eq!(all.iter().map(|one| one["kind"].as_str().unwrap()).collect::<Vec<_>>(), kinds, "{field}: {all:?}");
+        if kinds[0] == "ride" {
+            assert_eq!(all[0]["ride_id"], ride["ride_id"]);
+        }
+    }
+    let by_phone = found(format!("phone={}", shown["passenger"]["phone"].as_str().unwrap().replace('+', "%2B"))).await;
+    assert_eq!(by_phone, [json!({"kind": "user", "user_id": ride["passenger_id"]})]);
+    let declined = found(format!("id={}", shown["offers"][0]["match_id"].as_str().unwrap())).await;
+    assert_eq!((declined.len(), &declined[0]["user_id"]), (1, &ride["passenger_id"]), "a match that became no ride");
+    assert_eq!(found("id=0190b7a0-0000-7000-8000-000000000001".to_owned()).await, Vec::<Value>::new());
+    assert_eq!(found("phone=%2B12125550199".to_owned()).await, Vec::<Value>::new());
+    for wrong in ["", "id=x", "phone=x", "id=0190b7a0-0000-7000-8000-000000000001&phone=%2B12125550199"] {
+        assert_eq!(desk.call(VIEWER, ("GET", &format!("/find?{wrong}")), None, None).await.0, 422, "{wrong}");
+    }
+    // That a number was looked for is an act.
+    let acts = desk.acts(2).await;
+    assert!(acts.iter().all(|act| act["act"] == "user_looked_up" && !act.to_string().contains("+1212")), "{acts:?}");
+}
+
+/// The areas of MARKETS_FILE, and which version of it.
+#[tokio::test]
+async fn markets_are_shown_as_geojson() {
+    let desk = Desk::start(Shape::Embedded).await;
+    let world = desk.get("/markets").await;
+    let feature = &world["features"][0];
+    assert_eq!((&feature["geometry"], &feature["properties"]["market_id"]), (&Value::Null, &json!("world")));
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/commands/demo_markets.geojson");
+    let text = std::fs::read_to_string(file).unwrap();
+    let read = pricing::market::Markets::parse(&text, &pricing::Tariffs::default()).unwrap();
+    let mut settings = desk.running.settings.clone();
+    settings.markets_file = Some(file.to_owned());
+    desk.running.apps[0].reload(&settings);
+    let cities = desk.get("/markets").await;
+    assert_eq!((&cities["type"], &cities["version"]), (&json!("FeatureCollection"), &json!(read.version)));
+    let features = cities["features"].as_array().unwrap();
+    let named =
+        features.iter().map(|f| (&f["properties"]["name"], &f["properties"]["currency"], &f["geometry"]["type"]));
+    let kind = &json!("MultiPolygon");
+    assert_eq!(
+        named.collect::<Vec<_>>(),
+        [(&json!("New York"), &json!("USD"), kind), (&json!("Berlin"), &json!("EUR"), kind)]
+    );
+    assert_eq!(features[0]["geometry"]["coordinates"][0][0][0], json!([-74.30, 40.45]));
     desk.stop().await;
 }
 
