@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::event::ids::UserId;
@@ -14,7 +15,7 @@ pub const CONTACTS: &str = "users.contacts";
 pub const CONTACTS_WAIT: Duration = Duration::from_millis(500);
 
 /// The request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ContactsRequest {
     /// The ride's driver.
     pub driver_id: UserId,
@@ -23,7 +24,7 @@ pub struct ContactsRequest {
 }
 
 /// The reply. `None`: there is no such user any more.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Contacts {
     /// The driver.
     pub driver: Option<Contact>,
@@ -34,7 +35,7 @@ pub struct Contacts {
 }
 
 /// A person and their number.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Contact {
     /// Who it is.
     pub user_id: UserId,

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Money;
@@ -18,14 +19,14 @@ pub const DEBTS_WAIT: Duration = Duration::from_millis(500);
 pub const DEBTS_MAX: usize = 100;
 
 /// The request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DebtsRequest {
     /// The passenger, authenticated by users.
     pub user_id: UserId,
 }
 
 /// What a passenger owes for a ride. The reply is a list of them, the oldest first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DebtView {
     /// That of the payment that was refused.
     pub debt_id: PaymentId,
@@ -35,5 +36,6 @@ pub struct DebtView {
     pub amount: Money,
     /// Since when.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub since: DateTime<Utc>,
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::event::ids::UserId;
@@ -19,14 +20,14 @@ pub const FLEET_WAIT: Duration = Duration::from_millis(500);
 pub const FLEET_PAGE: usize = 2_000;
 
 /// The request: one page, in the order of drivers.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FleetRequest {
     /// The last driver of the page before.
     pub after: Option<UserId>,
 }
 
 /// The reply.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FleetReply {
     /// In the order of their ids.
     pub drivers: Vec<FleetDriver>,
@@ -35,7 +36,7 @@ pub struct FleetReply {
 }
 
 /// Where a driver is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FleetDriver {
     /// The driver.
     pub user_id: UserId,
@@ -47,11 +48,14 @@ pub struct FleetDriver {
     pub is_beacon: bool,
     /// By the clock of the device.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub device_at: DateTime<Utc>,
     /// By the server's clock, as far as users knows the device's.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub recorded_at: DateTime<Utc>,
     /// By the server's clock.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub received_at: DateTime<Utc>,
 }

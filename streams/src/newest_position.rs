@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::event::ids::UserId;
@@ -16,26 +17,30 @@ pub const NEWEST_POSITION: &str = "location.newest";
 pub const NEWEST_POSITION_WAIT: Duration = Duration::from_secs(1);
 
 /// Asks where a driver is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NewestPositionRequest {
     /// The driver of a live ride; users knows that the one who will be shown the position is its passenger.
     pub driver_id: UserId,
 }
 
 /// The newest position of a driver.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct NewestPosition {
     /// Where the driver is.
     pub location: Position,
     /// Course over ground, degrees from true north; null if it is unknown.
+    #[schemars(range(min = 0))]
     pub heading_deg: Option<f64>,
     /// Speed over ground, metres a second; null if it is unknown.
+    #[schemars(range(min = 0))]
     pub speed_mps: Option<f64>,
     /// When it was measured, by the server's clock.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub recorded_at: DateTime<Utc>,
     /// When users received it, or the stream stored it, by the server's clock.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub received_at: DateTime<Utc>,
     /// The device that measured it, or that sent the beacon; empty for the unnamed one.
     pub device: String,
@@ -43,6 +48,7 @@ pub struct NewestPosition {
     pub ride_device: bool,
     /// When it was measured, by the device's own clock.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub device_at: DateTime<Utc>,
     /// Whether a beacon says so, and no point.
     pub is_beacon: bool,

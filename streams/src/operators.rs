@@ -1,9 +1,12 @@
 //! What a process that serves the operators' API asks of the service that owns it, and what a service answers. Each request is sealed
 //! (`platform/operators`), so that only a process of the platform asks; an act is done once, however often it is asked for.
 
+pub mod shown;
+
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -20,8 +23,8 @@ pub const LOCATION_OPERATORS: &str = "location.operators";
 pub const QUESTION_WAIT: Duration = Duration::from_secs(3);
 /// How long an act may take. A requeue waits for a worker.
 pub const ACT_WAIT: Duration = Duration::from_secs(18);
-/// A request is answered within this time of its making, by clocks that agree within a minute: whoever stores it cannot ask it later.
-pub const FRESH_FOR: chrono::Duration = chrono::Duration::seconds(90);
+/// A question is answered within this time of its making, by clocks that agree within a minute: whoever stores it cannot ask it later.
+pub const FRESH_FOR: Duration = Duration::from_secs(90);
 /// The most characters of a reason.
 pub const REASON_MAX: usize = 500;
 /// The most characters of a note.
@@ -52,14 +55,21 @@ pub struct Asked<R> {
     /// When it was asked.
     #[serde(with = "rfc3339")]
     pub at: DateTime<Utc>,
+    /// For how long it may be done, seconds: not after the asker of an act has given it up. Clocks must agree within as long.
+    #[serde(default = "fresh_for_s")]
+    pub valid_s: u64,
     /// By whom.
     pub operator: Operator,
     /// What.
     pub request: R,
 }
 
+fn fresh_for_s() -> u64 {
+    FRESH_FOR.as_secs()
+}
+
 /// What every act has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ActHead {
     /// The same on every repeat.
     pub act_id: ActId,
@@ -68,7 +78,7 @@ pub struct ActHead {
 }
 
 /// A part of the map, in degrees. If `west` is greater than `east`, it crosses the antimeridian.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct MapBox {
     pub south: f64,
@@ -89,7 +99,7 @@ impl MapBox {
 }
 
 /// The rows of one list of the map.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MapQuery {
     /// `None`: everywhere.
     pub within: Option<MapBox>,
@@ -98,7 +108,7 @@ pub struct MapQuery {
 }
 
 /// A paper without which nobody drives.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Document {
     /// What it is.
     pub kind: DocumentKind,
@@ -109,7 +119,7 @@ pub struct Document {
 }
 
 /// What a document is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum DocumentKind {
@@ -221,7 +231,7 @@ pub enum LocationRequest {
 }
 
 /// The answer: what the route shows, or why not.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OperatorReply {
     /// The body of a 200, or a part of it.

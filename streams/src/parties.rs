@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::event::VehicleType;
@@ -16,7 +17,7 @@ pub const PARTIES_WAIT: Duration = Duration::from_millis(500);
 pub const SHOWN_HOURS: i64 = 24;
 
 /// The request: who is to be shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PartiesRequest {
     /// To the passenger.
     pub driver_id: UserId,
@@ -25,7 +26,7 @@ pub struct PartiesRequest {
 }
 
 /// The reply. `None`: there is no such user any more.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Parties {
     /// As the passenger sees the driver.
     pub driver: Option<DriverView>,
@@ -34,7 +35,7 @@ pub struct Parties {
 }
 
 /// A driver as the passenger sees them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DriverView {
     /// `None` if they gave none.
     pub name: Option<String>,
@@ -49,14 +50,16 @@ pub struct DriverView {
     /// Of the vehicle.
     pub color: Option<String>,
     /// The mean of their ratings; `None` before there is one.
+    #[schemars(range(min = 1, max = 5))]
     pub rating: Option<f64>,
 }
 
 /// A passenger as the driver sees them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PassengerView {
     /// `None` if they gave none.
     pub name: Option<String>,
     /// The mean of their ratings; `None` before there is one.
+    #[schemars(range(min = 1, max = 5))]
     pub rating: Option<f64>,
 }

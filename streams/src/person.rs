@@ -3,11 +3,14 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::event::ids::UserId;
+use crate::event::ids::{RideId, UserId};
+use crate::event::{Position, rfc3339};
 
 /// The subject of the request; rides subscribes in the queue group of the same name.
 pub const PERSON: &str = "rides.person";
@@ -19,7 +22,7 @@ pub const PAGE_MAX: u32 = 200;
 pub const ERASED_MAX: usize = 200;
 
 /// The request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum PersonRequest {
     /// A page of what is stored: the reply is a [`PersonPage`].
@@ -40,7 +43,7 @@ pub enum PersonRequest {
 }
 
 /// The lists of an export.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PersonList {
     /// Ratings that the person gave.
@@ -69,10 +72,77 @@ impl PersonList {
 }
 
 /// A page of a list.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PersonPage {
-    /// As the person may have them.
+    /// As the person may have them: [`RatingGiven`], [`RatingReceived`], [`ShareMade`] or [`SosRaised`].
     pub entries: Vec<Value>,
     /// Where the next page begins; `None` if this is the last one.
     pub next: Option<Uuid>,
+}
+
+/// A rating that the person gave.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct RatingGiven {
+    /// Of whose other party.
+    pub ride_id: RideId,
+    /// 1 to 5.
+    #[schemars(range(min = 1, max = 5))]
+    pub stars: u8,
+    /// `None` without one.
+    pub comment: Option<String>,
+    /// When.
+    #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
+    pub at: DateTime<Utc>,
+}
+
+/// A rating of the person: without the ride, and with the month alone, because both would say who gave it.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct RatingReceived {
+    /// 1 to 5.
+    #[schemars(range(min = 1, max = 5))]
+    pub stars: u8,
+    /// `None` without one.
+    pub comment: Option<String>,
+    /// Such as `2026-11`.
+    #[schemars(regex(pattern = "^[0-9]{4}-[0-9]{2}$"))]
+    pub month: String,
+}
+
+/// A link that the person made.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct ShareMade {
+    /// Of the link.
+    pub share_id: Uuid,
+    /// What it shows.
+    pub ride_id: RideId,
+    /// When it was made.
+    #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
+    pub created_at: DateTime<Utc>,
+    /// When it ends, at the latest.
+    #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
+    pub expires_at: DateTime<Utc>,
+}
+
+/// A call for help of the person.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct SosRaised {
+    /// Of the call.
+    pub sos_id: Uuid,
+    /// In which ride.
+    pub ride_id: RideId,
+    /// When.
+    #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
+    pub raised_at: DateTime<Utc>,
+    /// What the person wrote.
+    pub note: Option<String>,
+    /// Where, as the person said.
+    pub location: Option<Position>,
+    /// When an operator closed it.
+    #[serde(with = "rfc3339::optional")]
+    #[schemars(with = "Option<DateTime<Utc>>")]
+    pub closed_at: Option<DateTime<Utc>>,
 }

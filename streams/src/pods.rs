@@ -2,6 +2,7 @@
 //! stored, and no promise depends on them.
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ pub fn pod_id_from(name: &str) -> String {
 }
 
 /// A process is there.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Heartbeat {
     /// The process.
     pub pod_id: String,
@@ -40,6 +41,7 @@ pub struct Heartbeat {
     pub services: Vec<String>,
     /// When this was sent.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub time: DateTime<Utc>,
     /// Whole seconds since the process began to send heartbeats.
     pub uptime_s: u64,
@@ -55,23 +57,25 @@ pub struct Heartbeat {
 }
 
 /// What a process observed of the topology.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SharedObservation {
     /// The process.
     pub pod_id: String,
     /// For how long the observation had begun when this was sent.
     pub age_ms: u64,
     /// What it observed; its differences are those to its own settings.
+    #[schemars(with = "serde_json::Value")]
     pub state: TopologyState,
 }
 
 /// Whether a process can work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Status {
     /// It can.
     #[serde(rename = "ready")]
     Ready,
-    /// It can, without something that it does not need for most of its work: a circuit breaker is open or half-open.
+    /// It can, without something that it does not need for most of its work: a circuit breaker is open or half-open, or events wait to be
+    /// published.
     #[serde(rename = "degraded")]
     Degraded,
     /// It cannot.
@@ -80,7 +84,7 @@ pub enum Status {
 }
 
 /// The health of a process, as GET /health/ready has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PodHealth {
     /// The process.
     pub pod_id: String,
@@ -94,11 +98,12 @@ pub struct PodHealth {
     pub sockets: u64,
     /// When this was sent.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub time: DateTime<Utc>,
 }
 
 /// The health of a part of a process.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PartHealth {
     /// Such as `bus`, `database users`, `consumer match_found_users`.
     pub name: String,

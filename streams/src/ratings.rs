@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::event::ids::UserId;
@@ -15,18 +16,19 @@ pub const RATINGS_WAIT: Duration = Duration::from_millis(250);
 pub const RATINGS_USERS_MAX: usize = 512;
 
 /// The request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RatingsRequest {
     /// Whose means.
     pub users: Vec<UserId>,
 }
 
 /// The mean of a user's ratings. The reply is a list of them; a user without a rating is not in it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MeanRating {
     /// Whose mean.
     pub user_id: UserId,
     /// 1 to 5, rounded to hundredths.
+    #[schemars(range(min = 1, max = 5))]
     pub mean: f64,
     /// How many ratings it is the mean of.
     pub count: u32,

@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::event::Position;
 use crate::event::ids::{RequestId, RideId, UserId};
+use crate::event::{Position, RideStatus};
 
 /// The subject of the request; rides subscribes in the queue group of the same name.
 pub const RIDE_COMMANDS: &str = "rides.command";
@@ -15,7 +16,7 @@ pub const RIDE_COMMANDS: &str = "rides.command";
 pub const RIDE_COMMAND_WAIT: Duration = Duration::from_secs(5);
 
 /// The request.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RideCommand {
     /// The caller, authenticated by users; rides checks that it is the ride's driver or passenger.
     pub user_id: UserId,
@@ -29,7 +30,7 @@ pub struct RideCommand {
 }
 
 /// The change.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type")]
 pub enum RideAction {
     /// The driver waits at the pickup.
@@ -58,13 +59,25 @@ pub enum RideAction {
     },
 }
 
+/// The data of the client's `ack` of a ride command.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RideAck {
+    /// The ride.
+    pub ride_id: RideId,
+    /// Its status now.
+    pub status: RideStatus,
+    /// That of its newest event.
+    pub version: u32,
+}
+
 /// The code of the reply to an [`EndSearch`] whose search has become a ride.
 pub const SEARCH_FULFILLED: &str = "search_fulfilled";
 
 /// A passenger ends a search of which a driver has accepted an offer. rides decides whether the search has become a ride: `Ok`
 /// says that it has not, and never will; [`SEARCH_FULFILLED`] that it has. Any other error leaves it open.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename = "search.end")]
+#[schemars(transform = with_type)]
 pub struct EndSearch {
     /// The passenger, authenticated by users, which also knows that the search is this passenger's.
     pub user_id: UserId,
@@ -72,6 +85,15 @@ pub struct EndSearch {
     pub request_id: RequestId,
     /// W3C trace context of the client's command.
     pub traceparent: String,
+}
+
+/// The tag of a struct, which schemars leaves out.
+fn with_type(schema: &mut Schema) {
+    let object = schema.ensure_object();
+    object["properties"]["type"] = json!({"const": "search.end"});
+    if let Some(required) = object["required"].as_array_mut() {
+        required.push("type".into());
+    }
 }
 
 /// A request on [`RIDE_COMMANDS`].
@@ -101,10 +123,10 @@ impl RidesRequest {
 }
 
 /// The reply. `Ok` is sent after the commit, so the change is durable.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RideReply {
-    /// The data of the client's `ack`: `{"ride_id", "status", "version"}`.
+    /// A [`RideAck`], the data of the client's `ack`; or of an [`EndSearch`] its `request_id`.
     Ok(Value),
     /// The client's `error`.
     Error {
@@ -117,6 +139,7 @@ pub enum RideReply {
         field: Option<String>,
         /// When the same is allowed, if it is too early for it.
         #[serde(default, with = "crate::event::rfc3339::optional", skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "Option<chrono::DateTime<chrono::Utc>>")]
         allowed_at: Option<chrono::DateTime<chrono::Utc>>,
     },
 }

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::event::ids::{SignInId, UserId};
@@ -21,7 +22,7 @@ pub const SIGN_INS_LIST_WAIT: Duration = Duration::from_secs(2);
 pub const SIGN_INS_PAGE: usize = 1_000;
 
 /// A sign-in that has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EndedSignIn {
     /// The claim `sid` of its access tokens.
     pub sign_in_id: SignInId,
@@ -32,7 +33,7 @@ pub struct EndedSignIn {
 }
 
 /// Asks for the sign-ins that ended after `after`, in the order of time and id, [`SIGN_INS_PAGE`] at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EndedSignInsRequest {
     /// The last of the page before.
     pub after: (DateTime<Utc>, SignInId),

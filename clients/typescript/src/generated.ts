@@ -28,26 +28,26 @@ export interface Commands {
 
 /** The events of a user's mailbox, which have a `seq`: the `data` of each type. */
 export interface Events {
-  /** An event of the user's mailbox. */
+  /** The distance of a ride so far. */
   "location.aggregate": LocationAggregate;
-  /** An event of the user's mailbox. */
+  /** The driver accepted the offer. */
   "match.accepted": AcceptedFrame;
-  /** An event of the user's mailbox. */
+  /** A driver is proposed to a passenger. */
   "match.found": FoundFrame;
-  /** An event of the user's mailbox. */
+  /** An offer ended without a ride. */
   "match.rejected": MatchRejected;
-  /** An event of the user's mailbox. */
+  /** The vehicle is at the dropoff. */
   "ride.arrived": (RideEvent & {
     status?: "arrived";
   }) & RideJoined;
-  /** An event of the user's mailbox. */
+  /** Driver, passenger or platform ended the ride early; final. */
   "ride.cancelled": (RideEvent & {
     status?: "cancelled";
     by: {} | null;
     reason: {} | null;
     fee: {} | null;
   }) & RideJoined;
-  /** An event of the user's mailbox. */
+  /** The fare is known; final. */
   "ride.completed": (RideEvent & {
     status?: "completed";
     distance_m: {} | null;
@@ -56,21 +56,21 @@ export interface Events {
     platform_fee: {} | null;
     driver_payout: {} | null;
   }) & RideJoined;
-  /** An event of the user's mailbox. */
+  /** The ride exists; the driver is on the way. */
   "ride.pickup": (RideEvent & {
     status?: "pickup";
   }) & RideJoined;
-  /** An event of the user's mailbox. */
+  /** The passenger is in the vehicle. */
   "ride.started": (RideEvent & {
     status?: "started";
   }) & RideJoined;
-  /** An event of the user's mailbox. */
+  /** The driver waits at the pickup. */
   "ride.waiting": (RideEvent & {
     status?: "waiting";
   }) & RideJoined;
-  /** An event of the user's mailbox. */
+  /** A driver went on or off duty, or moved while waiting. */
   "user.beacon": UserBeacon;
-  /** An event of the user's mailbox. */
+  /** A passenger began or ended a search. */
   "user.finder": FinderFrame;
 }
 
@@ -184,6 +184,16 @@ export interface Routes {
     body: never;
     answer: Export;
   };
+  /** Why others were offered the searches around the caller, a driver. */
+  "GET /v1/me/missed-offers": {
+    path: never;
+    query: {
+      /** 15 minutes ago without it; at most an hour ago. */
+      since?: string;
+    };
+    body: never;
+    answer: MissedOffers;
+  };
   /** The caller's rides, the newest first. */
   "GET /v1/rides": {
     path: never;
@@ -281,63 +291,93 @@ export interface Routes {
     };
     body: {
       data: LocationData;
-      device?: string;
+      /** 1 to 64 visible characters; the `device` of the query goes before it. */
+      device?: string | null;
       /** Any JSON of at most 128 bytes as a string, 1024 as anything else; the answer repeats it. */
       id?: unknown;
+      /** The W3C trace context of the client, a text; anything else counts as none. */
+      traceparent?: unknown;
       type: "location.update";
     } | {
       data: BeaconUpdate;
-      device?: string;
+      /** 1 to 64 visible characters; the `device` of the query goes before it. */
+      device?: string | null;
       /** Any JSON of at most 128 bytes as a string, 1024 as anything else; the answer repeats it. */
       id?: unknown;
+      /** The W3C trace context of the client, a text; anything else counts as none. */
+      traceparent?: unknown;
       type: "beacon.update";
     } | {
       data: FinderUpdate;
-      device?: string;
+      /** 1 to 64 visible characters; the `device` of the query goes before it. */
+      device?: string | null;
       /** Any JSON of at most 128 bytes as a string, 1024 as anything else; the answer repeats it. */
       id?: unknown;
+      /** The W3C trace context of the client, a text; anything else counts as none. */
+      traceparent?: unknown;
       type: "finder.update";
     } | {
       data: MatchAccept;
-      device?: string;
+      /** 1 to 64 visible characters; the `device` of the query goes before it. */
+      device?: string | null;
       /** Any JSON of at most 128 bytes as a string, 1024 as anything else; the answer repeats it. */
       id?: unknown;
+      /** The W3C trace context of the client, a text; anything else counts as none. */
+      traceparent?: unknown;
       type: "match.accept";
     } | {
       data: MatchReject;
-      device?: string;
+      /** 1 to 64 visible characters; the `device` of the query goes before it. */
+      device?: string | null;
       /** Any JSON of at most 128 bytes as a string, 1024 as anything else; the answer repeats it. */
       id?: unknown;
+      /** The W3C trace context of the client, a text; anything else counts as none. */
+      traceparent?: unknown;
       type: "match.reject";
     } | {
       data: RideWait;
-      device?: string;
+      /** 1 to 64 visible characters; the `device` of the query goes before it. */
+      device?: string | null;
       /** Any JSON of at most 128 bytes as a string, 1024 as anything else; the answer repeats it. */
       id?: unknown;
+      /** The W3C trace context of the client, a text; anything else counts as none. */
+      traceparent?: unknown;
       type: "ride.wait";
     } | {
       data: RideStart;
-      device?: string;
+      /** 1 to 64 visible characters; the `device` of the query goes before it. */
+      device?: string | null;
       /** Any JSON of at most 128 bytes as a string, 1024 as anything else; the answer repeats it. */
       id?: unknown;
+      /** The W3C trace context of the client, a text; anything else counts as none. */
+      traceparent?: unknown;
       type: "ride.start";
     } | {
       data: RideArrive;
-      device?: string;
+      /** 1 to 64 visible characters; the `device` of the query goes before it. */
+      device?: string | null;
       /** Any JSON of at most 128 bytes as a string, 1024 as anything else; the answer repeats it. */
       id?: unknown;
+      /** The W3C trace context of the client, a text; anything else counts as none. */
+      traceparent?: unknown;
       type: "ride.arrive";
     } | {
       data: RideCancel;
-      device?: string;
+      /** 1 to 64 visible characters; the `device` of the query goes before it. */
+      device?: string | null;
       /** Any JSON of at most 128 bytes as a string, 1024 as anything else; the answer repeats it. */
       id?: unknown;
+      /** The W3C trace context of the client, a text; anything else counts as none. */
+      traceparent?: unknown;
       type: "ride.cancel";
     } | {
       data: MailboxAck;
-      device?: string;
+      /** 1 to 64 visible characters; the `device` of the query goes before it. */
+      device?: string | null;
       /** Any JSON of at most 128 bytes as a string, 1024 as anything else; the answer repeats it. */
       id?: unknown;
+      /** The W3C trace context of the client, a text; anything else counts as none. */
+      traceparent?: unknown;
       type: "mailbox.ack";
     };
     answer: AckData;
@@ -406,6 +446,7 @@ export type ErrorCode =
   | "body_too_large"
   | "body_too_slow"
   | "debt_open"
+  | "documents_expired"
   | "driver_not_approved"
   | "forbidden"
   | "frame_too_large"
@@ -414,11 +455,14 @@ export type ErrorCode =
   | "invalid_frame"
   | "invalid_json"
   | "invalid_token"
+  | "key_reused"
   | "method_not_allowed"
   | "no_sign_in"
   | "no_such_route"
+  | "not_captured"
   | "not_driver"
   | "not_found"
+  | "not_requeued"
   | "offer_closed"
   | "offer_expired"
   | "out_of_area"
@@ -428,6 +472,7 @@ export type ErrorCode =
   | "place_unknown"
   | "plate_taken"
   | "rating_closed"
+  | "refund_too_large"
   | "ride_arrived"
   | "ride_ended"
   | "ride_live"
@@ -444,6 +489,7 @@ export type ErrorCode =
   | "too_early"
   | "too_far"
   | "too_fast"
+  | "too_many_notes"
   | "too_many_requests"
   | "too_many_shares"
   | "too_slow"
@@ -623,6 +669,9 @@ export type DeviceRemoval = {
 /** What a client may give as a token. */
 export type DeviceToken = string | BrowserSubscription;
 
+/** What a document is. */
+export type DocumentKind = "licence" | "insurance" | "registration" | "inspection" | "other";
+
 /** What a user drives, and whether they may. */
 export type Driver = {
   color: string | null;
@@ -632,6 +681,14 @@ export type Driver = {
   plate: string;
   status: DriverStatus;
   vehicle_type: VehicleType;
+};
+
+/** A document as operators and its driver see it. */
+export type DriverDocument = {
+  expired: boolean;
+  expires_on: string;
+  kind: DocumentKind;
+  number: string | null;
 };
 
 export type DriverRegistration = {
@@ -668,6 +725,8 @@ export type DriverView = {
 export type Estimate = {
   distance_m: number;
   duration_s: number;
+  /** False: distance and time are those of a street network. True: the great circle times 1.3. */
+  estimated: boolean;
   fare: Fare;
   market_id: string;
   vehicle_type: VehicleType;
@@ -678,6 +737,7 @@ export type Export = {
   created_at: string | null;
   /** Installations of the app that have read the mailbox. */
   devices: ExportedDevice[];
+  driver_documents: DriverDocument[];
   /** Whether an operator has approved the driver. */
   driver_reviewed: boolean;
   driver_since: string | null;
@@ -736,7 +796,7 @@ export type ExportedState = {
   debts: DebtView[] | null;
   offer: StateOffer | null;
   ride: StateRide | null;
-  search: Search | null;
+  search: UserFinder | null;
 };
 
 /** What the passenger pays; the lines add up to the total. */
@@ -778,6 +838,8 @@ export type FoundFrame = {
   driver_location: Position;
   /** Where the ride ends. */
   dropoff: Position;
+  /** False: times and distances are those of a street network. True: the great circle times 1.3, at the market's speed. An event of the version before road times has none. */
+  estimated?: boolean | null;
   /** The last moment for an answer. */
   expires_at: string;
   /** With match.found: until it expires, seconds; 0 if it has. */
@@ -813,6 +875,8 @@ export type FoundFrame = {
   dropoff_bearing_deg: number;
   /** From the pickup, metres. */
   dropoff_distance_m: number;
+  /** False: times and distances are those of a street network. True: the great circle times 1.3. */
+  estimated?: boolean | null;
   /** The last moment for an answer. */
   expires_at: string;
   /** With match.found: until it expires, seconds; 0 if it has. */
@@ -934,6 +998,28 @@ export type MatchRejected = {
   request_id: RequestId;
 };
 
+/** A search around a driver that somebody else was offered. It names nobody. */
+export type MissedOffer = {
+  /** When the other driver was offered it. */
+  at: string;
+  /** From the driver to the pickup, great circle, metres, to 100 m. */
+  distance_m: number;
+  /** By how much the other driver was nearer, metres, to 100 m; negative if they were farther. */
+  nearer_by_m: number;
+  /** To about 100 m. */
+  pickup: Position;
+  /** Why the driver was not offered it. */
+  why: WhyMissed;
+};
+
+export type MissedOffers = {
+  /** So many older ones are left out. */
+  more: number;
+  /** The newest first. */
+  searches: MissedOffer[];
+  since: string;
+};
+
 /** The smallest range that holds every entry after a client's `last_seq` that is no longer there. Entries inside it that are still there are sent. */
 export type MissedRange = {
   from: number;
@@ -966,9 +1052,9 @@ export type NearEndBody = {
   continues?: CancelledRide | null;
   /** Where the ride ends. */
   dropoff: Position;
-  /** When the search ends by itself. */
-  expires_at: string;
-  /** Seconds. */
+  /** When the search ends by its time; an event of the version before this field has none. */
+  expires_at?: string | null;
+  /** Until the search ends by itself, seconds. */
   expires_in_s: number;
   /** The market of the pickup; an event of the version before markets has none. */
   market_id?: string | null;
@@ -1337,29 +1423,6 @@ export type RideWait = {
 /** What somebody may do. */
 export type Role = "passenger" | "driver";
 
-/** An open search: the fields of its user.finder, and when it expires. */
-export type Search = {
-  /** True at the search's beginning, false at its end. */
-  active: boolean;
-  /** The search had become this ride, which its driver cancelled before the start: it goes on, first in line. */
-  continues?: CancelledRide | null;
-  /** Where the ride ends. */
-  dropoff: Position;
-  expires_at: string;
-  /** The market of the pickup; an event of the version before markets has none. */
-  market_id?: string | null;
-  /** Where the ride begins. */
-  pickup: Position;
-  /** When the search began, went on or ended, by the clock of users. */
-  recorded_at: string;
-  /** The search; the entity of the message id. */
-  request_id: RequestId;
-  /** The passenger, who has at most one search at a time. */
-  user_id: UserId;
-  /** Only drivers of this type are proposed. */
-  vehicle_type: VehicleType;
-};
-
 /** `finder.update` */
 export type SearchAck = {
   /** The search that has begun, goes on or has ended; null if there was none to end. */
@@ -1496,7 +1559,8 @@ export type State = {
   offer: StateOffer | null;
   /** The live one. */
   ride: StateRide | null;
-  search: Search | null;
+  /** The open one: the fields of its user.finder. */
+  search: UserFinder | null;
   /** The newest `seq` of the mailbox at that moment. */
   seq: number;
   server_time: string;
@@ -1515,6 +1579,8 @@ export type StateOffer = {
   driver_location: Position;
   /** Where the ride ends. */
   dropoff: Position;
+  /** False: times and distances are those of a street network. True: the great circle times 1.3, at the market's speed. An event of the version before road times has none. */
+  estimated?: boolean | null;
   /** The last moment for an answer. */
   expires_at: string;
   /** With match.found: until it expires, seconds; 0 if it has. */
@@ -1551,6 +1617,8 @@ export type StateOffer = {
   dropoff_bearing_deg: number;
   /** From the pickup, metres. */
   dropoff_distance_m: number;
+  /** False: times and distances are those of a street network. True: the great circle times 1.3. */
+  estimated?: boolean | null;
   /** The last moment for an answer. */
   expires_at: string;
   /** With match.found: until it expires, seconds; 0 if it has. */
@@ -1699,6 +1767,8 @@ export type UserFinder = {
   continues?: CancelledRide | null;
   /** Where the ride ends. */
   dropoff: Position;
+  /** When the search ends by its time; an event of the version before this field has none. */
+  expires_at?: string | null;
   /** The market of the pickup; an event of the version before markets has none. */
   market_id?: string | null;
   /** Where the ride begins. */
@@ -1744,3 +1814,6 @@ export type Welcome = {
   state: State;
   user_id: UserId;
 };
+
+/** Why a driver was not offered a search. */
+export type WhyMissed = "farther" | "better_together" | "offered_another" | "asked_before" | "in_offer" | "in_ride" | "off_duty" | "other_vehicle" | "other_market" | "no_road";

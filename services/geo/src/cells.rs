@@ -67,12 +67,12 @@ impl Cells {
     }
 }
 
-/// Rows and a span of longitude that contain every point of a circle.
+/// Rows and a span of longitude that contain every point of a circle, or of a part of the map.
 pub(crate) struct Area {
     cells: Cells,
     pub(crate) rows: (i64, i64),
     lng: f64,
-    /// To each side of `lng`; `None` if the circle contains a pole, and with it all longitudes.
+    /// To each side of `lng`; `None`: all longitudes, as of a circle that contains a pole.
     reach_lng: Option<f64>,
 }
 
@@ -85,6 +85,18 @@ impl Area {
         let reach_lng = (!holds_pole)
             .then(|| (reach.to_radians().sin() / center.lat.to_radians().cos()).asin().to_degrees() + MARGIN_DEG);
         Self { cells, rows, lng: center.lng, reach_lng: reach_lng.filter(|r| r.is_finite()) }
+    }
+
+    /// From the first latitude to the second, and from the first longitude to the second, eastward.
+    pub(crate) fn between(cells: Cells, (south, north): (f64, f64), (west, east): (f64, f64)) -> Self {
+        let width = if west <= east { east - west } else { east + 360.0 - west };
+        let reach = width / 2.0;
+        Self {
+            cells,
+            rows: (cells.row_of(south - MARGIN_DEG), cells.row_of(north + MARGIN_DEG)),
+            lng: west + reach,
+            reach_lng: Some(reach + MARGIN_DEG).filter(|reach| *reach < 180.0),
+        }
     }
 
     /// Approximate number of cells.

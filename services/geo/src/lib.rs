@@ -160,6 +160,24 @@ impl<K: Copy + Ord + Hash> Grid<K> {
             }
             return;
         }
+        self.cells_of(&area, collect);
+    }
+
+    /// The ids in the cells of a part of the map, in no order: all whose latitude and longitude, in degrees, are in it, and some around it. If
+    /// the first longitude is greater than the second one, it crosses the antimeridian.
+    pub fn in_cells_of(&self, (south, north): (f64, f64), (west, east): (f64, f64)) -> Vec<K> {
+        let area = Area::between(CELLS, (south, north), (west, east));
+        let mut found = Vec::new();
+        let mut collect = |points: &[(K, Position)]| found.extend(points.iter().map(|(id, _)| *id));
+        if area.len() > self.cells.len() as f64 {
+            self.cells.values().for_each(|points| collect(points));
+        } else {
+            self.cells_of(&area, collect);
+        }
+        found
+    }
+
+    fn cells_of(&self, area: &Area, mut collect: impl FnMut(&[(K, Position)])) {
         for row in area.rows.0..=area.rows.1 {
             let (first, count, columns) = area.columns(row);
             for step in 0..count {
@@ -220,6 +238,30 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_cells_of_a_part_of_the_map_have_all_that_is_in_it() {
+        let mut random = StdRng::seed_from_u64(9);
+        let mut grid = Grid::new();
+        let points: Vec<Position> =
+            (0..4_000).map(|_| at(random.random_range(-90.0..=90.0), random.random_range(-180.0..=180.0))).collect();
+        points.iter().enumerate().for_each(|(key, point)| grid.place(key, *point));
+        for (lat, lng) in [
+            ((40.0, 60.0), (-10.0, 30.0)),
+            ((-20.0, 20.0), (170.0, -160.0)),
+            ((70.0, 90.0), (-180.0, 180.0)),
+            ((-90.0, 90.0), (0.0, 0.5)),
+            ((10.0, 10.01), (20.0, 20.01)),
+        ] {
+            let in_lng = |at: f64| if lng.0 <= lng.1 { lng.0 <= at && at <= lng.1 } else { at >= lng.0 || at <= lng.1 };
+            let found: std::collections::BTreeSet<usize> = grid.in_cells_of(lat, lng).into_iter().collect();
+            let inside = points.iter().enumerate().filter(|(_, p)| lat.0 <= p.lat && p.lat <= lat.1 && in_lng(p.lng));
+            inside.for_each(|(key, point)| assert!(found.contains(&key), "{point:?} in {lat:?} {lng:?}"));
+        }
+        // Few cells are looked at for a small part.
+        grid.place(9_999, at(10.005, 20.005));
+        assert_eq!(grid.in_cells_of((10.0, 10.01), (20.0, 20.01)), [9_999]);
     }
 
     #[test]

@@ -15,6 +15,13 @@ pub fn snapped(position: &Position, step_m: f64) -> Position {
     Position { lat: lat + 0.0, lng: lng + 0.0 }
 }
 
+/// How far, in degrees, [`snapped`] moves a position at most whose latitude is `lat` or nearer to the equator.
+pub fn margin(step_m: f64, lat: f64) -> Position {
+    let step = step_m / DEGREE_M;
+    // The step of longitude is that of the snapped latitude.
+    Position { lat: step, lng: step / (lat.abs() + step).min(90.0).to_radians().cos().max(1e-3) }
+}
+
 /// The direction in which the great circle leaves `from` for `to`, degrees clockwise from north, 0 to below 360.
 pub fn bearing_deg(from: &Position, to: &Position) -> f64 {
     let (from_lat, to_lat, lng) = (from.lat.to_radians(), to.lat.to_radians(), (to.lng - from.lng).to_radians());

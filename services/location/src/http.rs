@@ -1,11 +1,11 @@
 //! GET /v1/drivers/nearby: roughly where free drivers are and how far away, but not who they are; so often that a map can be drawn,
 //! and no driver followed.
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{FromRef, Query, State};
-use platform::problem::Json;
-use platform::routes::Routes;
+use axum::extract::{FromRef, State};
+use platform::problem::{Json, Query};
+use platform::routes::{Route, Routes};
 use platform::{Limit, Platform, Problem, SignedIn, Tokens};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use streams::Position;
 
@@ -31,20 +31,38 @@ impl FromRef<NearbyState> for Tokens {
 }
 
 pub(crate) fn routes(state: NearbyState) -> Routes {
-    Routes::default().get("/v1/drivers/nearby", nearby).with_state(state)
+    unbound().with_state(state)
+}
+
+/// The routes with their operations.
+pub(crate) fn operations() -> Vec<Route> {
+    unbound().into_list()
+}
+
+fn unbound() -> Routes<NearbyState> {
+    Routes::default()
+        .get("/v1/drivers/nearby", nearby)
+        .described("Roughly where free drivers are, without who they are.", &[])
 }
 
 /// Parsed from text here and not by serde, so that an error can name the field.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct NearbyQuery {
+    #[schemars(with = "f64", range(min = -90, max = 90), required)]
     lat: Option<String>,
+    #[schemars(with = "f64", range(min = -180, max = 180), required)]
     lng: Option<String>,
+    /// 2000 without it.
+    #[schemars(with = "Option<f64>", range(min = 1, max = RADIUS_MAX_M))]
     radius_m: Option<String>,
+    /// 10 without it.
+    #[schemars(with = "Option<u32>", range(min = 1, max = LIMIT_MAX))]
     limit: Option<String>,
 }
 
-#[derive(Serialize)]
-struct NearbyResponse {
+/// Free drivers, the nearest first.
+#[derive(Serialize, JsonSchema)]
+struct NearbyDrivers {
     drivers: Vec<FreeDriver>,
 }
 
@@ -59,10 +77,9 @@ fn number(field: &'static str, text: Option<&String>, least: f64, most: f64) -> 
 async fn nearby(
     State(state): State<NearbyState>,
     SignedIn(user): SignedIn,
-    query: Result<Query<NearbyQuery>, QueryRejection>,
-) -> Result<Json<NearbyResponse>, Problem> {
+    Query(query): Query<NearbyQuery>,
+) -> Result<Json<NearbyDrivers>, Problem> {
     state.platform.take(Limit::Nearby, user, 1)?;
-    let Query(query) = query.map_err(|why| Problem::field("query", why.body_text()))?;
     let required = |field, value: Option<f64>| value.ok_or_else(|| Problem::field(field, "is missing"));
     let lat = required("lat", number("lat", query.lat.as_ref(), -90.0, 90.0)?)?;
     let lng = required("lng", number("lng", query.lng.as_ref(), -180.0, 180.0)?)?;
@@ -72,5 +89,5 @@ async fn nearby(
         _ => Err(Problem::field("limit", format!("must be a whole number from 1 to {LIMIT_MAX}"))),
     })?;
     let drivers = state.questions.nearby(Position { lat, lng }, radius_m, limit).await;
-    Ok(Json(NearbyResponse { drivers }))
+    Ok(Json(NearbyDrivers { drivers }))
 }

@@ -25,6 +25,8 @@ mod zones;
 use std::fmt;
 use std::sync::Arc;
 
+use platform::api::SchemaOf;
+use platform::routes::Route;
 use platform::{CancellationToken, Platform, ServiceTasks, Store, StoreError, Tokens, World};
 use streams::{Service, Subject};
 
@@ -34,8 +36,8 @@ use crate::handlers::{LocationUpdates, RideTracks};
 use crate::http::NearbyState;
 pub use crate::tables::Tables;
 use crate::track::rows;
-use crate::zones::exchange::Exchange;
-use crate::zones::questions::Questions;
+use crate::zones::exchange::{self, Exchange};
+use crate::zones::questions::{self, Questions};
 
 /// The migrations of the schema `location`, run after the platform's own.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/location");
@@ -60,6 +62,20 @@ impl fmt::Debug for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Location").field("config", &self.config).finish_non_exhaustive()
     }
+}
+
+/// The routes of the service with their operations, without the service.
+pub fn operations() -> Vec<Route> {
+    http::operations()
+}
+
+/// The bodies of the core subjects that only location writes and reads, and their replies.
+pub fn core_bodies() -> [(&'static str, SchemaOf, Option<SchemaOf>); 3] {
+    [
+        ("location.service.heard", exchange::body, None),
+        ("location.pod.*", exchange::body, None),
+        ("location.pod.*.drivers", questions::request_body, Some(questions::reply_body)),
+    ]
 }
 
 impl Location {

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
+use platform::operators::shown;
 use platform::{CancellationToken, Platform, Problem, Store, Tokens, operators};
-use serde_json::{Value, json};
-use streams::event::rfc3339;
+use serde_json::Value;
+use streams::operators::shown::{DriverOnMap, MapRows, Track, TrackPoint};
 use streams::operators::{Asked, LOCATION_OPERATORS, LocationRequest, TRACK_POINTS_MAX};
 use streams::{RideId, Service};
 
@@ -42,16 +43,19 @@ pub(crate) async fn answer(
 }
 
 /// Who is on duty or in a ride, in the order of ids.
-fn positions(shown: &ShownDrivers, now: DateTime<Utc>) -> Value {
-    let view = |driver: &ShownDriver| {
-        json!({
-            "driver_id": driver.user_id, "location": driver.location, "heading_deg": driver.heading_deg,
-            "speed_mps": driver.speed_mps, "recorded_at": rfc3339::text(&driver.recorded_at),
-            "age_s": (now - driver.recorded_at).as_seconds_f64().max(0.0), "vehicle_type": driver.vehicle_type,
-            "on_duty": driver.on_duty, "ride_id": driver.ride_id,
-        })
+fn positions(found: &ShownDrivers, now: DateTime<Utc>) -> Value {
+    let view = |driver: &ShownDriver| DriverOnMap {
+        driver_id: driver.user_id,
+        location: driver.location,
+        heading_deg: driver.heading_deg,
+        speed_mps: driver.speed_mps,
+        recorded_at: driver.recorded_at.into(),
+        age_s: (now - driver.recorded_at).as_seconds_f64().max(0.0),
+        vehicle_type: driver.vehicle_type,
+        on_duty: driver.on_duty,
+        ride_id: driver.ride_id,
     };
-    json!({"rows": shown.drivers.iter().map(view).collect::<Vec<_>>(), "truncated": shown.truncated})
+    shown(&MapRows { rows: found.drivers.iter().map(view).collect(), truncated: found.truncated })
 }
 
 /// Null if no track is stored.
@@ -66,16 +70,17 @@ async fn track(store: &Store<Tables>, ride_id: RideId) -> Result<Value, Problem>
     let mut points: Vec<Point> = points.into_iter().map(|row| row.point).collect();
     points.sort_by_key(|point| point.recorded_at);
     let total = points.len();
-    let view = |point: &Point| {
-        json!({
-            "lat": point.position.lat, "lng": point.position.lng, "at": rfc3339::text(&point.recorded_at),
-            "accuracy_m": point.accuracy_m,
-        })
+    let view = |point: &Point| TrackPoint {
+        lat: point.position.lat,
+        lng: point.position.lng,
+        at: point.recorded_at.into(),
+        accuracy_m: point.accuracy_m,
     };
-    let shown: Vec<Value> = chosen(total, TRACK_POINTS_MAX).into_iter().map(|n| view(&points[n])).collect();
-    Ok(json!({
-        "points": shown, "total_points": total, "distance_m": track.reported_at.map(|_| track.reported.distance_m),
-        "is_final": track.finalised,
+    Ok(shown(&Track {
+        points: chosen(total, TRACK_POINTS_MAX).into_iter().map(|n| view(&points[n])).collect(),
+        total_points: total,
+        distance_m: track.reported_at.map(|_| track.reported.distance_m),
+        is_final: track.finalised,
     }))
 }
 

@@ -11,11 +11,12 @@ use std::collections::{BTreeMap, BTreeSet, Bound};
 use chrono::{DateTime, Duration, SubsecRound, Utc};
 use geospatial::newest::{Fix, Newest, Place};
 use geospatial::{Grid, Hashed, Near, rounding};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use streams::event::{LocationUpdate, UserBeacon, rfc3339};
 use streams::fleet::{FleetDriver, FleetReply};
 use streams::newest_position::NewestPosition;
-use streams::operators::MapQuery;
+use streams::operators::MapBox;
 use streams::{Position, RideId, UserId, VehicleType};
 
 use crate::driver::rows::StoredPlace;
@@ -103,34 +104,41 @@ pub(crate) struct DriverPositions {
 }
 
 /// A free driver as others see them: no identity.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct FreeDriver {
+    /// To 100 m.
     position: Position,
+    #[schemars(range(min = 0))]
     pub(crate) distance_m: f64,
     vehicle_type: Option<VehicleType>,
+    /// To a second.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     recorded_at: DateTime<Utc>,
 }
 
 /// A free driver as the processes of location see them.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct NearDriver {
     pub(crate) user_id: UserId,
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub(crate) received_at: DateTime<Utc>,
     pub(crate) free: FreeDriver,
 }
 
 /// A driver as operators see them.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct ShownDriver {
     pub(crate) user_id: UserId,
     pub(crate) location: Position,
     pub(crate) heading_deg: Option<f64>,
     pub(crate) speed_mps: Option<f64>,
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub(crate) recorded_at: DateTime<Utc>,
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub(crate) received_at: DateTime<Utc>,
     pub(crate) vehicle_type: Option<VehicleType>,
     pub(crate) on_duty: bool,
@@ -139,7 +147,7 @@ pub(crate) struct ShownDriver {
 }
 
 /// In the order of their ids.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct ShownDrivers {
     pub(crate) drivers: Vec<ShownDriver>,
     /// There are more.
@@ -147,7 +155,7 @@ pub(crate) struct ShownDrivers {
 }
 
 /// All that one process knows of a driver, for another one.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct KnownDriver {
     pub(crate) user_id: UserId,
     newest: NewestPosition,
@@ -156,9 +164,10 @@ pub(crate) struct KnownDriver {
     beacon: Option<KnownBeacon>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 struct KnownBeacon {
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     recorded_at: DateTime<Utc>,
     active: bool,
     vehicle_type: VehicleType,
@@ -357,15 +366,13 @@ impl DriverPositions {
         self.drivers.get(&id)?.newest_position()
     }
 
-    /// Everybody in `scope` who is on duty or in a ride, as many as `map` wants.
-    pub(crate) fn shown(&self, map: &MapQuery, scope: &Scope) -> ShownDrivers {
-        let in_rides: BTreeMap<UserId, RideId> =
-            self.live_rides.iter().map(|(ride, driver)| (*driver, *ride)).collect();
-        let ids: BTreeSet<UserId> = self.on_duty.iter().chain(in_rides.keys()).copied().collect();
-        let shown = ids.into_iter().filter_map(|user_id| {
+    /// Who in `scope` is on duty or in a ride, in no order, and a driver of both twice, the second time with the ride: [`first_shown`] sorts
+    /// them without the lock. Of the whole map the first `most` on duty in the order of their ids, and everybody in a ride.
+    pub(crate) fn shown(&self, within: Option<&MapBox>, most: usize, scope: &Scope) -> Vec<ShownDriver> {
+        let shown = |user_id: UserId, ride_id: Option<RideId>| {
             let driver = self.drivers.get(&user_id).filter(|driver| driver.is_in(scope))?;
             let place = driver.newest.place()?;
-            map.within.is_none_or(|within| within.contains(&place.position)).then(|| ShownDriver {
+            within.is_none_or(|within| within.contains(&place.position)).then(|| ShownDriver {
                 user_id,
                 location: place.position,
                 heading_deg: place.heading_deg,
@@ -374,14 +381,25 @@ impl DriverPositions {
                 received_at: place.received_at,
                 vehicle_type: driver.vehicle_type,
                 on_duty: driver.is_on_duty(),
-                ride_id: in_rides.get(&user_id).copied(),
+                ride_id,
             })
-        });
-        let limit = map.limit as usize;
-        let mut drivers: Vec<ShownDriver> = shown.take(limit + 1).collect();
-        let truncated = drivers.len() > limit;
-        drivers.truncate(limit);
-        ShownDrivers { drivers, truncated }
+        };
+        let mut all: Vec<ShownDriver> = match within {
+            Some(within) => self.on_duty_in_cells(within).into_iter().filter_map(|id| shown(id, None)).collect(),
+            None => self.on_duty.iter().filter_map(|id| shown(*id, None)).take(most).collect(),
+        };
+        all.extend(self.live_rides.iter().filter_map(|(ride, driver)| shown(*driver, Some(*ride))));
+        all
+    }
+
+    /// All who are in the box, and some around it.
+    fn on_duty_in_cells(&self, within: &MapBox) -> Vec<UserId> {
+        let MapBox { south, west, north, east } = *within;
+        // The grid has their snapped positions.
+        let margin = rounding::margin(SNAP_M, south.abs().max(north.abs()));
+        let width = if west <= east { east - west } else { east + 360.0 - west } + 2.0 * margin.lng;
+        let lng = if width < 360.0 { (west - margin.lng, east + margin.lng) } else { (-180.0, 180.0) };
+        self.grid.in_cells_of((south - margin.lat, north + margin.lat), lng)
     }
 
     /// A page of where the drivers on duty in `scope` are, in the order of their ids.
@@ -465,6 +483,15 @@ impl DriverPositions {
     pub(crate) fn len(&self) -> usize {
         self.drivers.len()
     }
+}
+
+/// The first `most` of what [`DriverPositions::shown`] found, in the order of their ids, each once.
+pub(crate) fn first_shown(mut drivers: Vec<ShownDriver>, most: usize) -> ShownDrivers {
+    drivers.sort_unstable_by_key(|driver| (driver.user_id, std::cmp::Reverse(driver.ride_id)));
+    drivers.dedup_by_key(|driver| driver.user_id);
+    let truncated = drivers.len() > most;
+    drivers.truncate(most);
+    ShownDrivers { drivers, truncated }
 }
 
 #[cfg(test)]
@@ -581,5 +608,63 @@ mod tests {
         // Who is silent, by pages.
         let silent = |after| next.silent_since(&Scope::All, at(200), after, 1).len();
         assert_eq!((silent(None), silent(Some(UserId(Uuid::from_u128(2))))), (1, 0));
+    }
+
+    #[test]
+    fn the_map_shows_who_is_on_duty_or_in_a_ride_in_a_box_and_copies_few_others() {
+        let at = DateTime::UNIX_EPOCH + Duration::seconds(10);
+        let id = |n: u32| UserId(Uuid::from_u128(u128::from(n)));
+        let place = |n: u32| (f64::from(n % 60) * 0.5 - 15.0, 170.0 + f64::from(n / 60) * 0.5);
+        let mut positions = DriverPositions::default();
+        let beacon = |positions: &mut DriverPositions, n: u32, active: bool| {
+            let (lat, lng) = place(n);
+            let lng = if lng > 180.0 { lng - 360.0 } else { lng };
+            let json = serde_json::json!({
+                "user_id": id(n), "active": active, "location": {"lat": lat, "lng": lng}, "vehicle_type": "car",
+                "recorded_at": rfc3339::text(&at),
+            });
+            positions.record_beacon(&serde_json::from_value(json).unwrap(), at);
+        };
+        (0..2_400).for_each(|n| beacon(&mut positions, n, n % 5 != 0));
+        // Some in rides, of whom some are off duty, and one who is in two at once.
+        let ride = |n: u32| RideId(Uuid::from_u128(1 << 80 | u128::from(n)));
+        (0..300).for_each(|n| positions.ride_live(ride(n), id(n * 4)));
+        positions.ride_live(ride(9_999), id(4));
+        let whole = MapBox { south: -90.0, west: -180.0, north: 90.0, east: 180.0 };
+        let across = MapBox { south: -5.2, west: 178.9, north: 5.2, east: -178.9 };
+        let at_edge = MapBox { south: place(3).0, west: place(3).1, north: place(4).0, east: place(3).1 };
+        for (within, most) in [
+            (None, 10),
+            (None, 10_000),
+            (Some(whole), 10_000),
+            (Some(whole), 100),
+            (Some(across), 10_000),
+            (Some(across), 7),
+            (Some(at_edge), 10),
+        ] {
+            let copied = positions.shown(within.as_ref(), most + 1, &Scope::All);
+            let count = copied.len();
+            let ShownDrivers { drivers: shown, truncated } = first_shown(copied, most);
+            let is_in = |n: u32| within.is_none_or(|w| w.contains(&positions.newest_of(id(n)).unwrap().location));
+            let is_shown = |n: &u32| (!n.is_multiple_of(5) || (n.is_multiple_of(4) && *n < 1_200)) && is_in(*n);
+            let expected: Vec<u32> = (0..2_400).filter(is_shown).collect();
+            assert_eq!(truncated, expected.len() > most, "{within:?}");
+            let ids: Vec<UserId> = shown.iter().map(|driver| driver.user_id).collect();
+            assert_eq!(ids, expected.iter().take(most).map(|n| id(*n)).collect::<Vec<_>>(), "{within:?}");
+            let most_on_duty = if within.is_some() { expected.len() } else { most + 1 };
+            assert!(count <= most_on_duty + 301, "{count} are copied for {}", shown.len());
+            for driver in shown.iter().filter(|driver| driver.user_id == id(4)) {
+                assert_eq!(driver.ride_id, Some(ride(9_999)));
+            }
+        }
+        // Each in one of two scopes that share out the zones.
+        let (even, odd): (BTreeSet<Zone>, BTreeSet<Zone>) =
+            Zone::all().partition(|zone| zone.index().is_multiple_of(2));
+        for within in [None, Some(across)] {
+            let shown = |scope| first_shown(positions.shown(within.as_ref(), 10_001, &scope), 10_000).drivers;
+            let mut parts = [shown(Scope::Zones(even.clone())), shown(Scope::Zones(odd.clone()))].concat();
+            parts.sort_unstable_by_key(|driver| driver.user_id);
+            assert_eq!(parts, shown(Scope::All), "{within:?}");
+        }
     }
 }

@@ -207,7 +207,13 @@ impl Handler for Matcher {
     async fn committed(&mut self, batch: &[&Received]) {
         let mut output = std::mem::take(&mut self.uncommitted);
         if !output.wanted.is_empty() {
-            self.roads.send(std::mem::take(&mut output.wanted));
+            let count = output.wanted.len();
+            if !self.roads.send(std::mem::take(&mut output.wanted)) {
+                self.metrics.road_ways_left_out.with_label_values(&["requests"]).inc_by(count as u64);
+            }
+        }
+        if output.ways_left_out > 0 {
+            self.metrics.road_ways_left_out.with_label_values(&["step"]).inc_by(output.ways_left_out as u64);
         }
         let recorded = std::mem::take(&mut self.unseen);
         if let Some(shadow) = &mut self.shadow
@@ -331,5 +337,41 @@ impl Handler for PositionListener {
             }
         }
         self.progress.read(batch).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use roads::{Roads, Way};
+    use streams::Position;
+    use streams::memory::MemoryBus;
+
+    use super::*;
+
+    /// A worker that is woken opens a transaction.
+    #[tokio::test]
+    async fn nothing_wakes_the_matcher_once_the_road_times_are_there_and_nobody_waits() {
+        let world = World::real();
+        let platform = Platform::new(world.clone(), streams::Bus::Memory(MemoryBus::new(world.now(), 1)), "a");
+        let store: platform::Store<Tables> = platform::Store::memory(&world, &"a".into());
+        let mut tx = store.begin().await.unwrap();
+        let epoch = lease::take(&mut tx, "a", Duration::hours(1), world.now()).await.unwrap().unwrap();
+        tx.commit().await.unwrap();
+        // Nobody listens there: the answer, that nobody can say, comes at once.
+        let roads = Some(Roads::new(&platform, "http://127.0.0.1:9"));
+        let mut matcher = Matcher::new(&platform, &Config { roads, ..Config::default() }, Arc::default(), epoch);
+        let mut tx = store.begin().await.unwrap();
+        matcher.handle(&mut tx, &[]).await.unwrap();
+        assert_eq!(matcher.wake_at(), None);
+        let at = |lng| Position { lat: 40.0, lng };
+        let _ = matcher.roads.send(vec![Way { from: at(0.0), to: at(1.0) }]);
+        assert!(matcher.wake_at().is_some(), "an answer will come");
+        let until_quiet = async {
+            while matcher.wake_at().is_some() {
+                matcher.handle(&mut tx, &[]).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), until_quiet).await.expect("woken for ever");
     }
 }

@@ -58,7 +58,8 @@ impl Matching {
         let (store, world) = (self.store.clone(), self.platform.world.clone());
         let recorded_for = chrono::Duration::hours(self.config.record_hours.into());
         tasks.spawn_purge(move || purge(store.clone(), world.clone(), recorded_for));
-        tasks.spawn(missed_offers::answer(self.platform.clone(), self.store.clone(), stop.clone()));
+        let is_recorded = self.config.record_hours > 0;
+        tasks.spawn(missed_offers::answer(self.platform.clone(), self.store.clone(), is_recorded, stop.clone()));
         Leader::new(&self.platform, &self.store, &self.config).run(&stop).await;
         tasks.drain().await;
         self.platform.health.remove(leader::HEALTH_PART);

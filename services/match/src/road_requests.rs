@@ -22,8 +22,10 @@ impl RoadRequests {
         Self { roads, under_way: JoinSet::new(), answers: Arc::default() }
     }
 
-    pub(crate) fn send(&mut self, ways: Vec<Way>) {
-        while self.under_way.try_join_next().is_some() {}
+    /// False if there is no room for one more request: the answer is that nobody can say.
+    #[must_use]
+    pub(crate) fn send(&mut self, ways: Vec<Way>) -> bool {
+        self.forget_finished();
         let answers = self.answers.clone();
         match &self.roads {
             Some(roads) if self.under_way.len() < REQUESTS_MAX => {
@@ -32,17 +34,27 @@ impl RoadRequests {
                     let found = roads.ways(&ways).await;
                     append(&answers, ways.into_iter().zip(found).collect());
                 });
+                true
             }
-            _ => append(&answers, ways.into_iter().map(|way| (way, None)).collect()),
+            _ => {
+                append(&answers, ways.into_iter().map(|way| (way, None)).collect());
+                false
+            }
         }
     }
 
     /// The answers since the last call.
     pub(crate) fn take_answers(&mut self) -> Answers {
+        self.forget_finished();
         std::mem::take(&mut *self.answers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether an answer may come, or has come.
+    /// A request that has finished has left its answers, and is none that somebody waits for.
+    fn forget_finished(&mut self) {
+        while self.under_way.try_join_next().is_some() {}
+    }
+
+    /// Whether an answer may come, or has come, since the last [`Self::take_answers`].
     pub(crate) fn is_open(&self) -> bool {
         !self.under_way.is_empty() || !self.answers.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }

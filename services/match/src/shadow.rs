@@ -81,7 +81,7 @@ impl Follower {
         while let Ok(message) = from.recv() {
             if let Some((version, rules)) = message.rules {
                 // Those of before are not used any more.
-                self.rules = RulesByVersion::from([(version, rules)]);
+                self.rules = RulesByVersion::from([(version, Ok(rules))]);
             }
             let (entries, at) = (message.entries, message.at);
             if catch_unwind(AssertUnwindSafe(|| self.message(&entries, at))).is_err() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use streams::BusError;
 use tokio::sync::Semaphore;
 
 use crate::breaker::Rules;
@@ -18,6 +19,15 @@ pub struct Asking {
     breaker: Breaker,
     permits: Semaphore,
     subject: &'static str,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unanswered {
+    /// Nobody has the question: too much is asked, the breaker is open, or nobody is there. Nothing comes of it.
+    NotAsked,
+    /// Somebody may have it, and may still do what it asks for.
+    NoReply,
 }
 
 impl Asking {
@@ -36,27 +46,32 @@ impl Asking {
     /// The answer, as JSON; `None` if it does not come within `wait`, or too much is asked.
     pub async fn ask<A: DeserializeOwned>(&self, request: &impl Serialize, wait: Duration) -> Option<A> {
         let request = serde_json::to_vec(request).expect("a request has string keys and finite numbers");
-        self.ask_bytes(request.into(), wait).await
+        self.ask_bytes(request.into(), wait).await.ok()
     }
 
     /// The same with a request that is made already.
-    pub async fn ask_bytes<A: DeserializeOwned>(&self, request: Bytes, wait: Duration) -> Option<A> {
-        let _permit = self.permits.try_acquire().ok()?;
+    ///
+    /// # Errors
+    /// [`Unanswered`].
+    pub async fn ask_bytes<A: DeserializeOwned>(&self, request: Bytes, wait: Duration) -> Result<A, Unanswered> {
+        let _permit = self.permits.try_acquire().map_err(|_| Unanswered::NotAsked)?;
         if !self.breaker.admits() {
-            return None;
+            return Err(Unanswered::NotAsked);
         }
-        let reply = self.platform.bus.request(self.subject, request, wait).await.map_err(|e| e.to_string());
-        match reply.and_then(|reply| serde_json::from_slice(&reply).map_err(|e| e.to_string())) {
-            Ok(answer) => {
-                self.breaker.succeeded();
-                Some(answer)
-            }
-            Err(error) => {
-                self.breaker.failed();
-                tracing::debug!(error, subject = self.subject, "a question to another service was not answered");
-                None
-            }
-        }
+        let (why, error) = match self.platform.bus.request(self.subject, request, wait).await {
+            Ok(reply) => match serde_json::from_slice(&reply) {
+                Ok(answer) => {
+                    self.breaker.succeeded();
+                    return Ok(answer);
+                }
+                Err(error) => (Unanswered::NoReply, error.to_string()),
+            },
+            Err(error @ BusError::NoResponders(_)) => (Unanswered::NotAsked, error.to_string()),
+            Err(error) => (Unanswered::NoReply, error.to_string()),
+        };
+        self.breaker.failed();
+        tracing::debug!(error, subject = self.subject, "a question to another service was not answered");
+        Err(why)
     }
 }
 

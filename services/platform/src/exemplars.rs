@@ -23,12 +23,14 @@ struct Exemplar {
     at: DateTime<Utc>,
 }
 
-/// By the family's name and the values of its labels in the order of their names, and then by the bucket: the bits of its upper bound.
-type BySeries = BTreeMap<(&'static str, Vec<String>), BTreeMap<u64, Exemplar>>;
+/// By the bucket: the bits of its upper bound.
+type ByBucket = BTreeMap<u64, Exemplar>;
+/// By the family's name, and then by the values of its labels in the order of their names.
+type ByFamily = BTreeMap<&'static str, BTreeMap<Vec<String>, ByBucket>>;
 
 /// Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Exemplars(Arc<Mutex<BySeries>>);
+pub(crate) struct Exemplars(Arc<Mutex<ByFamily>>);
 
 /// A histogram that stores exemplars.
 #[derive(Debug)]
@@ -62,27 +64,29 @@ impl TracedHistogram {
         let Some((trace, at)) = of.filter(|(trace, _)| trace.is_sampled() && value.is_finite()) else { return };
         let labels = self.by_name.iter().map(|index| labels[*index].to_owned()).collect();
         let bound = self.bounds.iter().copied().find(|bound| value <= *bound).unwrap_or(f64::INFINITY);
-        self.exemplars.put((self.family, labels), bound, (trace, value, at));
+        self.exemplars.put(self.family, labels, bound, (trace, value, at));
     }
 }
 
 impl Exemplars {
-    fn put(&self, series: (&'static str, Vec<String>), bound: f64, of: (&Trace, f64, DateTime<Utc>)) {
+    fn put(&self, family: &'static str, labels: Vec<String>, bound: f64, of: (&Trace, f64, DateTime<Utc>)) {
         let (trace, value, at) = of;
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !all.contains_key(&series) && all.len() >= SERIES_MAX {
+        let is_known = all.get(family).is_some_and(|series| series.contains_key(&labels));
+        if !is_known && all.values().map(BTreeMap::len).sum::<usize>() >= SERIES_MAX {
             return;
         }
         let (trace_id, span_id) = (trace.trace_id().to_owned(), trace.span_id().to_owned());
-        all.entry(series).or_default().insert(bound.to_bits(), Exemplar { trace_id, span_id, value, at });
+        let of_series = all.entry(family).or_default().entry(labels).or_default();
+        of_series.insert(bound.to_bits(), Exemplar { trace_id, span_id, value, at });
     }
 
-    fn find(&self, family: &str, metric: &Metric, bound: f64) -> Option<Exemplar> {
+    /// A copy of those of one series: whoever observes waits for no scrape.
+    fn of_series(&self, family: &str, metric: &Metric) -> ByBucket {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let values = || metric.get_label().iter().map(|label| label.value());
-        let (_, of_series) =
-            all.iter().find(|((name, labels), _)| *name == family && labels.iter().map(String::as_str).eq(values()))?;
-        of_series.get(&bound.to_bits()).cloned()
+        let Some(of_family) = all.get(family) else { return ByBucket::new() };
+        let labels: Vec<String> = metric.get_label().iter().map(|label| label.value().to_owned()).collect();
+        of_family.get(&labels).cloned().unwrap_or_default()
     }
 
     /// The families in the format of OpenMetrics.
@@ -120,14 +124,15 @@ impl Exemplars {
 
     fn write_histogram(&self, text: &mut String, name: &str, metric: &Metric, labels: &str) -> std::fmt::Result {
         let histogram = metric.get_histogram();
+        let exemplars = self.of_series(name, metric);
         let buckets = histogram.get_bucket().iter().map(|bucket| (bucket.upper_bound(), bucket.cumulative_count()));
         let last = (f64::INFINITY, histogram.get_sample_count());
         for (bound, count) in buckets.filter(|(bound, _)| bound.is_finite()).chain([last]) {
             let comma = if labels.is_empty() { "" } else { "," };
             write!(text, "{name}_bucket{{{labels}{comma}le=\"{}\"}} {count}", number(bound))?;
-            if let Some(Exemplar { trace_id, span_id, value, at }) = self.find(name, metric, bound) {
+            if let Some(Exemplar { trace_id, span_id, value, at }) = exemplars.get(&bound.to_bits()) {
                 let at_s = at.timestamp_micros() as f64 / 1e6;
-                write!(text, " # {{trace_id=\"{trace_id}\",span_id=\"{span_id}\"}} {} {at_s:.6}", number(value))?;
+                write!(text, " # {{trace_id=\"{trace_id}\",span_id=\"{span_id}\"}} {} {at_s:.6}", number(*value))?;
             }
             text.push('\n');
         }
@@ -203,5 +208,33 @@ g{x="a\\b\"c\nd"} +Inf
 # EOF
 "##;
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn each_series_of_each_family_has_its_own_and_no_more_than_the_bound_are_stored() {
+        let (registry, exemplars, world) =
+            (Registry::new(), Exemplars::default(), World::seeded(DateTime::UNIX_EPOCH, 1));
+        let traced = |name| TracedHistogram::new(&registry, &exemplars, (name, "H."), &["series"], &[0.5]);
+        let (one, two) = (traced("one_seconds"), traced("two_seconds"));
+        let untraced = registered(
+            &registry,
+            HistogramVec::new(HistogramOpts::new("untraced_seconds", "H.").buckets(vec![0.5]), &["series"]),
+        );
+        let traces: Vec<Trace> = (0..SERIES_MAX + 10).map(|_| world.trace().with_sampled(true)).collect();
+        for (n, trace) in traces.iter().enumerate() {
+            let histogram = if n % 2 == 0 { &one } else { &two };
+            histogram.observe(&[&n.to_string()], 0.1, Some((trace, DateTime::UNIX_EPOCH)));
+            untraced.with_label_values(&[&n.to_string()]).observe(0.1);
+        }
+        let text = exemplars.text(&registry.gather());
+        let mut stored = 0;
+        for line in text.lines() {
+            let Some((series, exemplar)) = line.split_once(" # ") else { continue };
+            let n: usize = series.split('"').nth(1).unwrap().parse().unwrap();
+            let family = if n.is_multiple_of(2) { "one_seconds" } else { "two_seconds" };
+            assert!(series.starts_with(family) && exemplar.contains(traces[n].trace_id()), "{line}");
+            stored += 1;
+        }
+        assert_eq!(stored, SERIES_MAX);
     }
 }

@@ -2,6 +2,7 @@
 //! the source of randomness, tokens, limits, problems, telemetry, the responder of core requests, and what a pod says of itself. It
 //! knows no service, and decides nothing about rides.
 
+pub mod api;
 pub mod asking;
 pub mod background;
 pub mod breaker;
@@ -39,7 +40,7 @@ use streams::topology::Topology;
 use streams::{Bus, BusError, Message};
 use tokio::time::Instant;
 
-pub use asking::Asking;
+pub use asking::{Asking, Unanswered};
 pub use breaker::Breaker;
 pub use consumer::{Failure, Handler, Received, WAIT_MAX, Waiting, Worker};
 pub use limits::{ClientAddress, Limit, Limiter};

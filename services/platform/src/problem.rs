@@ -2,17 +2,21 @@
 //! Also the JSON extractor of all routes, so that a body that cannot be read becomes a problem like any other.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Bytes, HttpBody as _};
-use axum::extract::{DefaultBodyLimit, FromRequest, OptionalFromRequest, Request};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, OptionalFromRequest, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use streams::event::rfc3339;
 use tokio::time::timeout;
 
@@ -93,24 +97,51 @@ impl From<StoreError> for Problem {
     }
 }
 
+/// The body of a problem (RFC 9457).
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Problem")]
+pub struct ProblemBody {
+    /// `about:blank`: problems differ by their `code`.
+    r#type: &'static str,
+    /// The name of the status.
+    title: &'static str,
+    /// That of the answer.
+    #[schemars(range(min = 400, max = 599))]
+    status: u16,
+    /// Stable, for programs. There may be more codes in a later version.
+    code: Cow<'static, str>,
+    /// For people: what was wrong, and what would be right.
+    detail: String,
+    /// The field at fault, if it is one: a path with dots and indexes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    /// The name of the limit that was reached, with `too_many_requests`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<&'static str>,
+    /// When the same request is allowed, if it came too early.
+    #[serde(with = "rfc3339::optional", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DateTime<Utc>>")]
+    allowed_at: Option<DateTime<Utc>>,
+}
+
+/// The content type of a problem.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let title = self.status.canonical_reason().unwrap_or("Error");
-        let mut body = json!({
-            "type": "about:blank", "title": title, "status": self.status.as_u16(), "code": self.code,
-            "detail": self.message,
-        });
-        if let Some(field) = self.field {
-            body["field"] = field.into();
-        }
-        if let Some(limit) = self.limit {
-            body["limit"] = limit.into();
-        }
-        if let Some(at) = self.allowed_at {
-            body["allowed_at"] = rfc3339::text(&at).into();
-        }
-        let kind = (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        let mut response = (self.status, [kind], body.to_string()).into_response();
+        let body = ProblemBody {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            code: self.code,
+            detail: self.message,
+            field: self.field,
+            limit: self.limit,
+            allowed_at: self.allowed_at,
+        };
+        let text = serde_json::to_string(&body).expect("a struct of texts and numbers is JSON");
+        let kind = (header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        let mut response = (self.status, [kind], text).into_response();
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -136,7 +167,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         require_json(request.headers())?;
-        read_body(request, state, BODY_MAX).await.and_then(|body| read_json(&body).map(Self))
+        let body = read_body(request, state, BODY_MAX).await?;
+        read_json(&body).map(|Object(body)| Self(body))
     }
 }
 
@@ -195,6 +227,19 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
+/// The parameters of a query. It rejects with a [`Problem`] of the field `query`.
+#[derive(Debug, Clone, Copy)]
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let query = axum::extract::Query::try_from_uri(&parts.uri);
+        query.map(|axum::extract::Query(query)| Self(query)).map_err(|why| Problem::field("query", why.body_text()))
+    }
+}
+
 /// Whether the content type is `application/json` or `application/*+json`, with any parameters.
 fn is_json(headers: &HeaderMap) -> bool {
     let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -226,6 +271,27 @@ pub fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     })?;
     from.end().map_err(broken)?;
     Ok(value)
+}
+
+/// A JSON object. A derived struct alone would also accept a list of its values.
+#[derive(Debug, Clone, Copy, Default, JsonSchema)]
+#[schemars(inline)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Map<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Map<T> {
+            type Value = Object<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        from.deserialize_map(Map(PhantomData))
+    }
 }
 
 /// The field at fault; none if it is the whole body. serde names a missing field only in the error's text.
@@ -290,6 +356,8 @@ mod tests {
             assert_eq!(format!("{} {} {field}", problem.status.as_u16(), problem.code), expected, "{body}");
         }
         assert!(read_json::<Body>(br#"{"points": [], "unknown": 1}"#).is_ok());
+        let list = read_json::<Object<Body>>(b"[[]]").map(drop).unwrap_err();
+        assert_eq!((list.status.as_u16(), list.field), (422, None), "a list of the fields' values is no object");
     }
 
     #[test]

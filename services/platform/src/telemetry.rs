@@ -83,6 +83,9 @@ pub struct Metrics {
     pub match_shadow: IntCounterVec,
     /// The seconds to the pickup of searches that both would have offered, by policy: real, shadow.
     pub match_shadow_eta: CounterVec,
+    /// Ways whose road times are estimated because there was no room to ask for them, by where: step (a step of match wants too many), requests
+    /// (match has too many under way), time (the wait of one call was over before they were asked for).
+    pub road_ways_left_out: IntCounterVec,
     /// 0 closed, 1 half-open, 2 open, by breaker.
     pub breakers: IntGaugeVec,
     /// Requests not sent because their breaker was open, by breaker.
@@ -206,6 +209,7 @@ impl Metrics {
                     &["policy"],
                 ),
             ),
+            road_ways_left_out: counter("road_ways_left_out_total", "Ways estimated for want of room to ask.", "at"),
             breakers: gauges("breaker_state", "0 closed, 1 half-open, 2 open.", "breaker"),
             breaker_refused: counter("breaker_refused_total", "Requests not sent, the breaker was open.", "breaker"),
             http_requests: registered(
@@ -269,27 +273,41 @@ impl Metrics {
 
     fn set_parts(&self, health: &Health) {
         self.part_healthy.reset();
-        for (part, fault) in health.parts() {
-            self.part_healthy.with_label_values(&[part.as_str()]).set(i64::from(fault.is_none()));
+        for (part, state) in health.parts() {
+            self.part_healthy.with_label_values(&[part.as_str()]).set(i64::from(state == PartState::Healthy));
         }
     }
+}
+
+/// How a part of this process is doing, with what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PartState {
+    Healthy,
+    /// It does not work, and without this process nothing would work better: the process stays ready.
+    Degraded(String),
+    /// The process cannot do its work.
+    Unhealthy(String),
 }
 
 /// The parts of this process that can fail, and what is wrong with each.
 #[derive(Debug, Default)]
 pub struct Health {
-    parts: Mutex<BTreeMap<String, Option<String>>>,
+    parts: Mutex<BTreeMap<String, PartState>>,
     /// The circuit breakers and their states. An open one makes no process unready: the others could not answer either.
     breakers: Mutex<BTreeMap<&'static str, &'static str>>,
 }
 
 impl Health {
     pub fn set_healthy(&self, part: &str) {
-        self.set(part, None);
+        self.set(part, PartState::Healthy);
+    }
+
+    pub fn set_degraded(&self, part: &str, why: impl Into<String>) {
+        self.set(part, PartState::Degraded(why.into()));
     }
 
     pub fn set_unhealthy(&self, part: &str, why: impl Into<String>) {
-        self.set(part, Some(why.into()));
+        self.set(part, PartState::Unhealthy(why.into()));
     }
 
     /// Forgets a part that has ended.
@@ -297,7 +315,7 @@ impl Health {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).remove(part);
     }
 
-    fn set(&self, part: &str, state: Option<String>) {
+    fn set(&self, part: &str, state: PartState) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         match parts.get_mut(part) {
             Some(known) => *known = state,
@@ -307,7 +325,8 @@ impl Health {
         }
     }
 
-    pub(crate) fn set_breaker(&self, breaker: &'static str, state: &'static str) {
+    /// Also what a part's answers are worth, which makes no process unready either. Anything but `closed` is a degraded part.
+    pub fn set_breaker(&self, breaker: &'static str, state: &'static str) {
         self.breakers.lock().unwrap_or_else(PoisonError::into_inner).insert(breaker, state);
     }
 
@@ -316,8 +335,8 @@ impl Health {
         self.breakers.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(b, s)| (*b, *s)).collect()
     }
 
-    /// All parts, each with what is wrong with it, in the order of their names.
-    pub fn parts(&self) -> Vec<(String, Option<String>)> {
+    /// All parts, in the order of their names.
+    pub fn parts(&self) -> Vec<(String, PartState)> {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         parts.iter().map(|(part, state)| (part.clone(), state.clone())).collect()
     }
@@ -325,6 +344,10 @@ impl Health {
     /// The unhealthy parts, each with the reason.
     pub fn faults(&self) -> Vec<(String, String)> {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        parts.iter().filter_map(|(part, state)| Some((part.clone(), state.clone()?))).collect()
+        let fault = |(part, state): (&String, &PartState)| match state {
+            PartState::Unhealthy(why) => Some((part.clone(), why.clone())),
+            PartState::Healthy | PartState::Degraded(_) => None,
+        };
+        parts.iter().filter_map(fault).collect()
     }
 }

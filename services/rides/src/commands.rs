@@ -14,7 +14,8 @@ use serde_json::json;
 use streams::driven_distance::{DRIVEN_DISTANCE, DRIVEN_DISTANCE_WAIT, DrivenDistance, DrivenDistanceRequest};
 use streams::event::Party;
 use streams::ride_command::{
-    EndSearch, RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAction, RideCommand, RideReply, RidesRequest, SEARCH_FULFILLED,
+    EndSearch, RIDE_COMMAND_WAIT, RIDE_COMMANDS, RideAck, RideAction, RideCommand, RideReply, RidesRequest,
+    SEARCH_FULFILLED,
 };
 use streams::{RideStatus, Service};
 use tokio::sync::Semaphore;
@@ -274,7 +275,8 @@ fn trace_id(traceparent: &str) -> Option<&str> {
 }
 
 fn ok(ride: &Ride) -> RideReply {
-    RideReply::Ok(json!({"ride_id": ride.ride_id, "status": ride.status, "version": ride.version}))
+    let ack = RideAck { ride_id: ride.ride_id, status: ride.status, version: ride.version };
+    RideReply::Ok(json!(ack))
 }
 
 fn refused(refusal: Refusal) -> RideReply {

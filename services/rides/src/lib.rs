@@ -29,6 +29,7 @@ mod tables;
 use std::fmt;
 use std::sync::Arc;
 
+use platform::routes::Route;
 use platform::{CancellationToken, Platform, ServiceTasks, Store, StoreError, Tokens};
 use streams::{Service, Subject};
 
@@ -60,6 +61,11 @@ impl fmt::Debug for Rides {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rides").field("config", &self.config).finish_non_exhaustive()
     }
+}
+
+/// The routes of the service with their operations, without the service.
+pub fn operations() -> Vec<Route> {
+    http::operations()
 }
 
 impl Rides {

@@ -4,9 +4,8 @@
 use chrono::Duration;
 use platform::breaker::Rules;
 use platform::{Asking, Platform};
-use serde_json::{Value, json};
 use streams::UserId;
-use streams::parties::{DriverView, PARTIES, PARTIES_WAIT, Parties, PartiesRequest, SHOWN_HOURS};
+use streams::parties::{DriverView, PARTIES, PARTIES_WAIT, Parties, PartiesRequest, PassengerView, SHOWN_HOURS};
 
 use crate::ride::Ride;
 
@@ -15,6 +14,13 @@ const RULES: Rules = Rules { failures_max: 5, open_for: Duration::seconds(2) };
 
 /// Looks at rides that await the reply at once.
 const IN_FLIGHT_MAX: usize = 256;
+
+/// The other party of a ride.
+#[derive(Debug)]
+pub(crate) enum Shown {
+    Driver(Option<DriverView>),
+    Passenger(Option<PassengerView>),
+}
 
 #[derive(Debug)]
 pub(crate) struct OtherParty {
@@ -28,9 +34,9 @@ impl OtherParty {
         Self { platform: platform.clone(), users }
     }
 
-    /// The field in which `viewer` is shown the other party, with its value: null while users does not answer. `None` a day after
+    /// The other party as `viewer` is shown it: nobody while users does not answer. `None` a day after
     /// the end of the ride, and for somebody who is both.
-    pub(crate) async fn shown(&self, ride: &Ride, viewer: UserId) -> Option<(&'static str, Value)> {
+    pub(crate) async fn shown(&self, ride: &Ride, viewer: UserId) -> Option<Shown> {
         let is_over = ride.status.is_final();
         if is_over && self.platform.world.now() >= ride.updated_at + Duration::hours(SHOWN_HOURS)
             || ride.driver_id == ride.passenger_id
@@ -40,10 +46,10 @@ impl OtherParty {
         let parties =
             self.request(&PartiesRequest { driver_id: ride.driver_id, passenger_id: ride.passenger_id }).await;
         Some(match parties {
-            Some(Parties { driver, .. }) if viewer == ride.passenger_id => ("driver", json!(driver)),
-            Some(Parties { passenger, .. }) => ("passenger", json!(passenger)),
-            None if viewer == ride.passenger_id => ("driver", Value::Null),
-            None => ("passenger", Value::Null),
+            Some(Parties { driver, .. }) if viewer == ride.passenger_id => Shown::Driver(driver),
+            Some(Parties { passenger, .. }) => Shown::Passenger(passenger),
+            None if viewer == ride.passenger_id => Shown::Driver(None),
+            None => Shown::Passenger(None),
         })
     }
 

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use platform::responder::{self, Endpoint, Reply};
 use platform::{CancellationToken, Platform, Store, StoreError};
 use serde_json::{Value, json};
-use streams::event::rfc3339;
-use streams::person::{ERASED_MAX, PAGE_MAX, PERSON, PERSON_WAIT, PersonList, PersonPage, PersonRequest};
+use streams::person::{
+    ERASED_MAX, PAGE_MAX, PERSON, PERSON_WAIT, PersonList, PersonPage, PersonRequest, RatingReceived, ShareMade,
+};
 use streams::{Service, UserId};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
@@ -77,7 +78,7 @@ async fn page(
     if list == PersonList::SosAlerts {
         let alerts = sos::rows::raised_by(&mut tx, user, after, PAGE_MAX).await?;
         let next = alerts.last().filter(|_| alerts.len() >= PAGE_MAX as usize).map(|alert| alert.sos_id);
-        return Ok(PersonPage { entries: alerts.iter().map(sos::routes::view).collect(), next });
+        return Ok(PersonPage { entries: alerts.iter().map(|alert| json!(sos::routes::view(alert))).collect(), next });
     }
     let (ratings, view): (Vec<Rating>, fn(&Rating) -> Value) = match list {
         PersonList::RatingsGiven => (rating::rows::given_by(&mut tx, user, after, PAGE_MAX).await?, given),
@@ -94,21 +95,18 @@ async fn page(
 }
 
 fn given(rating: &Rating) -> Value {
-    let mut view = rating::routes::view(rating);
-    view["ride_id"] = json!(rating.ride_id);
-    view
+    json!(rating::routes::given(rating))
 }
 
 /// Without the ride, and with the month alone: both would say who it was.
 fn received(rating: &Rating) -> Value {
-    let month = rfc3339::text(&rating.at).get(..7).map(str::to_owned);
-    json!({"stars": rating.stars, "comment": rating.comment, "month": month})
+    let month = rating.at.format("%Y-%m").to_string();
+    json!(RatingReceived { stars: rating.stars, comment: rating.comment.clone(), month })
 }
 
 fn made(share: &Share) -> Value {
-    let mut view = share::routes::view(share);
-    view["ride_id"] = json!(share.ride_id);
-    view
+    let Share { share_id, ride_id, created_at, expires_at, .. } = *share;
+    json!(ShareMade { share_id, ride_id, created_at, expires_at })
 }
 
 /// False while one of them has an open call for help, which is erased later.

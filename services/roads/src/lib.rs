@@ -7,16 +7,19 @@ mod cache;
 mod osrm;
 mod way;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::http::Uri;
+use axum::http::{StatusCode, Uri};
 use chrono::{DateTime, Utc};
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use platform::breaker::Rules;
 use platform::http_client::{HttpClient, Protocol, Purpose, Reach};
-use platform::{Platform, World};
+use platform::telemetry::Health;
+use platform::{Metrics, Platform, World};
 use streams::Position;
+use tokio::time::{Instant, timeout_at};
 
 use crate::cache::Cache;
 pub use crate::way::{Leg, Road, Way, WayKey};
@@ -25,7 +28,7 @@ pub use crate::way::{Leg, Road, Way, WayKey};
 pub const WAIT: Duration = Duration::from_millis(200);
 /// Places that begin a way, in one request: with the destination at most 100 coordinates, the default limit of OSRM.
 const SOURCES_MAX: usize = 99;
-/// Requests of one call. What does not fit is not known.
+/// Requests of one call at once. The others follow as these are answered, in the order of the ways, until the wait is over.
 const REQUESTS_MAX: usize = 16;
 /// After so many failures in a row the server is left alone for some seconds.
 const CIRCUIT: Rules = Rules { failures_max: 3, open_for: chrono::Duration::seconds(10) };
@@ -38,21 +41,30 @@ pub struct Roads {
     base: Arc<str>,
     cache: Arc<Mutex<Cache>>,
     world: World,
+    metrics: Arc<Metrics>,
+    answers: Answers,
 }
 
 impl Roads {
     /// # Errors
     /// A sentence on what is wrong with the URL.
     pub fn check_url(url: &str) -> Result<(), String> {
-        let uri: Uri = url.parse().map_err(|error| format!("`{url}` is no URL: {error}"))?;
+        let after_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
+        if after_scheme.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@')) {
+            // Not repeated: it would be in a log.
+            return Err("no user name and no password are possible in it".to_owned());
+        }
+        // The URL is not repeated: it may hold a password.
+        let uri: Uri = url.parse().map_err(|error| format!("this is no URL: {error}"))?;
         let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
         if !is_http || uri.host().is_none_or(str::is_empty) {
-            return Err(format!(
-                "`{url}`: http:// or https:// and a host are needed, for example http://127.0.0.1:5000"
-            ));
+            return Err("http:// or https:// and a host are needed, for example http://127.0.0.1:5000".to_owned());
+        }
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err("a user and a password are not sent: leave them out".to_owned());
         }
         if uri.query().is_some() {
-            return Err(format!("`{url}`: no query is possible; the path of the service is appended"));
+            return Err("no query is possible; the path of the service is appended".to_owned());
         }
         Ok(())
     }
@@ -72,6 +84,8 @@ impl Roads {
             base: url.trim_end_matches('/').into(),
             cache: Arc::default(),
             world: platform.world.clone(),
+            metrics: platform.metrics.clone(),
+            answers: Answers::new(platform),
         }
     }
 
@@ -90,14 +104,27 @@ impl Roads {
         if unknown.is_empty() {
             return roads;
         }
+        let until = Instant::now() + WAIT;
         let batches = cache::by_destination(&unknown, SOURCES_MAX);
-        join_all(batches.iter().take(REQUESTS_MAX).map(|batch| self.ask(batch, now))).await;
+        let ask = async |(n, batch): (usize, Vec<Way>)| self.ask_until(until, n, &batch, now).await;
+        stream::iter(batches.into_iter().enumerate()).for_each_concurrent(REQUESTS_MAX, ask).await;
         self.with_cache(|cache| {
             for (road, way) in roads.iter_mut().zip(ways) {
                 *road = road.or_else(|| cache.get(way, now));
             }
         });
         roads
+    }
+
+    /// Asks for the `n`th batch of a call, if there is still time.
+    async fn ask_until(&self, until: Instant, n: usize, batch: &[Way], now: DateTime<Utc>) {
+        if n < REQUESTS_MAX {
+            // The client has the same wait, and counts what is over it against the server.
+            return self.ask(batch, now).await;
+        }
+        if Instant::now() >= until || timeout_at(until, self.ask(batch, now)).await.is_err() {
+            self.metrics.road_ways_left_out.with_label_values(&["time"]).inc_by(batch.len() as u64);
+        }
     }
 
     /// Asks for ways with one destination, and stores the answer.
@@ -108,7 +135,13 @@ impl Roads {
             Err(error) => return log_failure(&error.to_string()),
         };
         let answer = match self.client.send(request).await {
-            Ok(response) => osrm::read(response.body(), batch),
+            Ok(response) => {
+                // An error of the server itself counts in the circuit breaker.
+                if !response.status().is_server_error() {
+                    self.answers.record(osrm::is_answer(response.body()), response.status());
+                }
+                osrm::read(response.body(), batch)
+            }
             Err(error) => Err(error.to_string()),
         };
         match answer {
@@ -126,7 +159,127 @@ impl Roads {
     }
 }
 
+/// Whether what answers at ROUTING_URL is a routing server: health says if it is not, and the log once.
+#[derive(Debug, Clone)]
+struct Answers {
+    health: Arc<Health>,
+    are_foreign: Arc<AtomicBool>,
+}
+
+impl Answers {
+    fn new(platform: &Platform) -> Self {
+        let answers = Self { health: platform.health.clone(), are_foreign: Arc::default() };
+        answers.report(false);
+        answers
+    }
+
+    fn record(&self, is_answer: bool, status: StatusCode) {
+        if self.are_foreign.swap(!is_answer, Ordering::Relaxed) == is_answer {
+            self.report(!is_answer);
+            if is_answer {
+                tracing::info!("a routing server answers at ROUTING_URL");
+            } else {
+                tracing::warn!(
+                    status = status.as_u16(),
+                    "what answers at ROUTING_URL is no OSRM-compatible server, or its path is wrong: times are estimated"
+                );
+            }
+        }
+    }
+
+    fn report(&self, are_foreign: bool) {
+        self.health.set_breaker("routing answers", if are_foreign { "not of a routing server" } else { "closed" });
+    }
+}
+
 /// The client's metrics count failures, and its circuit breaker is a part of health; the reason is for whoever looks closer.
 fn log_failure(error: &str) {
     tracing::debug!(error, "no road times from ROUTING_URL");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use axum::Router;
+    use axum::extract::State;
+    use axum::routing::get;
+    use streams::memory::MemoryBus;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A server that says of each way that it is a kilometre, and how often it was asked, at `/right`.
+    async fn server() -> (String, Arc<AtomicUsize>) {
+        async fn route(State(asked): State<Arc<AtomicUsize>>) -> &'static str {
+            asked.fetch_add(1, Ordering::Relaxed);
+            r#"{"code":"Ok","routes":[{"distance":1000,"duration":100}]}"#
+        }
+        let asked = Arc::new(AtomicUsize::new(0));
+        let router = Router::new().route("/right/route/v1/driving/{way}", get(route)).with_state(asked.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        (url, asked)
+    }
+
+    fn platform() -> Platform {
+        let world = World::real();
+        let bus = streams::Bus::Memory(MemoryBus::new(world.now(), 1));
+        Platform::new(world, bus, "test")
+    }
+
+    /// Ways with as many destinations.
+    fn ways(count: u32) -> Vec<Way> {
+        let at = |lat: f64| Position { lat, lng: -74.0 };
+        (0..count).map(|n| Way { from: at(40.0), to: at(40.1 + 0.01 * f64::from(n)) }).collect()
+    }
+
+    #[test]
+    fn a_url_with_a_password_is_refused_and_not_repeated() {
+        for url in
+            ["http://user:secret@osrm:5000", "user:secret@osrm", "https://secret@osrm/path", "htt p://a:secret@b"]
+        {
+            let why = Roads::check_url(url).unwrap_err();
+            assert!(!why.contains("secret") && why.contains("password"), "{why}");
+        }
+        assert_eq!(Roads::check_url("http://osrm:5000/a@b"), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_into_the_first_requests_is_asked_for_after_them() {
+        let (url, asked) = server().await;
+        let count = REQUESTS_MAX + 4;
+        let mut most = 0;
+        // On a slow machine the wait may be over before.
+        for _ in 0..50 {
+            let before = asked.load(Ordering::Relaxed);
+            let found = Roads::new(&platform(), &format!("{url}/right/")).ways(&ways(count as u32)).await;
+            assert_eq!(found.len(), count);
+            most = most.max(asked.load(Ordering::Relaxed) - before);
+            if found.iter().all(Option::is_some) {
+                break;
+            }
+        }
+        assert_eq!(most, count);
+    }
+
+    #[tokio::test]
+    async fn a_wrong_path_is_in_health_until_a_routing_server_answers() {
+        let (url, _) = server().await;
+        let platform = platform();
+        let state = || platform.health.breakers().into_iter().find(|(name, _)| *name == "routing answers").unwrap().1;
+        let (wrong, right) =
+            (Roads::new(&platform, &format!("{url}/wrong")), Roads::new(&platform, &format!("{url}/right")));
+        assert_eq!(state(), "closed");
+        // On a slow machine an answer may come too late.
+        let way = ways(1)[0];
+        while state() == "closed" {
+            assert_eq!(wrong.way(way.from, way.to).await, None);
+        }
+        assert_eq!(state(), "not of a routing server");
+        let right = Roads { answers: wrong.answers.clone(), ..right };
+        while right.way(way.from, way.to).await.is_none() {}
+        assert_eq!(state(), "closed");
+    }
 }

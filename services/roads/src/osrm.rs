@@ -63,6 +63,19 @@ pub(crate) fn read(body: &[u8], batch: &[Way]) -> Result<Vec<Road>, String> {
     }
 }
 
+/// The codes by which OSRM says that it does not serve such a path.
+const WRONG_PATH: [&str; 3] = ["InvalidUrl", "InvalidService", "InvalidVersion"];
+
+/// Whether a response is one of a routing server that serves this path, whatever it says of the ways.
+pub(crate) fn is_answer(body: &[u8]) -> bool {
+    serde_json::from_slice::<Code>(body).is_ok_and(|response| !WRONG_PATH.contains(&&*response.code))
+}
+
+#[derive(Deserialize)]
+struct Code {
+    code: String,
+}
+
 fn read_route(response: &Response) -> Result<Vec<Road>, String> {
     let route = response.routes.as_ref().and_then(|routes| routes.first()).ok_or("the response has no route")?;
     Ok(vec![leg(route.distance, route.duration)?])
@@ -124,6 +137,16 @@ mod tests {
         assert_eq!(read(route).unwrap(), [Road::Leg(Leg { distance_m: 900.12, duration_s: 120.5 })]);
         assert_eq!(read(r#"{"code":"NoRoute","message":"Impossible route"}"#).unwrap(), [Road::None]);
         assert!(read(r#"{"code":"Ok","routes":[]}"#).unwrap_err().contains("no route"));
+    }
+
+    #[test]
+    fn a_wrong_path_is_distinguished_from_an_unknown_way() {
+        for body in [r#"{"code":"Ok","routes":[]}"#, r#"{"code":"NoSegment","message":"off the map"}"#] {
+            assert!(is_answer(body.as_bytes()), "{body}");
+        }
+        for body in ["<html>404</html>", "", "{}", r#"{"code":404}"#, r#"{"code":"InvalidService","message":"no"}"#] {
+            assert!(!is_answer(body.as_bytes()), "{body}");
+        }
     }
 
     #[test]

@@ -29,6 +29,7 @@ use users::Users;
 
 use crate::admin;
 use crate::admin::tokens::{Current as OperatorsCurrent, OperatorTokens};
+use crate::api as documents;
 use crate::databases::DatabaseUrl;
 use crate::http::{self, Faults};
 use crate::monitor::{self, Check};
@@ -230,7 +231,7 @@ impl App {
             let endpoint = config.endpoint.clone();
             let traces = Exporter::new(&mut platform, config);
             let traces = traces.map_err(anyhow::Error::msg).context("OTEL_EXPORTER_OTLP_ENDPOINT")?;
-            tracing::info!("traces go to {}", endpoint.authority().map_or("", |authority| authority.as_str()));
+            tracing::info!(host = endpoint.host(), port = endpoint.port_u16(), "traces go to a collector");
             exporter.spawn(traces.run(exporter_stop.clone()));
         }
         background::apply_topology(&platform).await.map_err(anyhow::Error::msg)?;
@@ -327,6 +328,7 @@ impl App {
         tasks.spawn(sweeper::run(platform.clone(), services.to_vec()));
         tasks.spawn(monitor::watch(platform.clone(), checks));
         tasks.spawn(pod::run(platform.clone(), services.to_vec()));
+        routes.push(documents::routes());
         let (operators, admin_token) = operators(settings, &world)?;
         let operators = OperatorsCurrent::new(operators);
         let api = admin::Api::new(&platform, services, tokens.clone(), operators.clone());

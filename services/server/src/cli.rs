@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use crate::app;
+use crate::commands::api::ApiAction;
 use crate::commands::audit::AuditAction;
 use crate::commands::dead_letters::DeadLettersAction;
 use crate::commands::dispatch::DispatchAction;
@@ -14,7 +15,7 @@ use crate::commands::markets::MarketsAction;
 use crate::commands::simulate::City;
 use crate::commands::sos::SosAction;
 use crate::commands::streams::StreamsAction;
-use crate::commands::{audit, dead_letters, dispatch, markets, misbehave, run, simulate, sos, streams};
+use crate::commands::{api, audit, dead_letters, dispatch, markets, misbehave, run, simulate, sos, streams};
 use crate::settings::Settings;
 
 /// An event-driven ride-sharing backend: users, match, rides and location over NATS JetStream.
@@ -57,6 +58,11 @@ pub enum Command {
         rides_url: Option<String>,
         #[command(flatten)]
         city: City,
+    },
+    /// The interfaces for programs: write their documents, as they are served.
+    Api {
+        #[command(subcommand)]
+        action: ApiAction,
     },
     /// The topology: compare it with the server's, apply it to the server, or write it as JSON.
     Streams {
@@ -110,6 +116,7 @@ impl Cli {
             Some(Command::Demo { faults: Some(seed), .. }) => misbehave::run(settings, seed).await,
             Some(Command::Demo { faults: None, city }) => simulate::demo(settings, &city).await,
             Some(Command::Simulate { url, rides_url, city }) => simulate::simulate(url, rides_url, &city).await,
+            Some(Command::Api { action }) => Ok(api::run(action)),
             Some(Command::Streams { action }) => streams::run(&settings, action).await,
             Some(Command::Audit { action }) => audit::run(&settings, &action).await,
             Some(Command::DeadLetters { action }) => dead_letters::run(&settings, &action).await,

@@ -4,6 +4,7 @@
 #![allow(rustdoc::bare_urls, reason = "the doc comments of settings are the texts of --help")]
 
 pub mod admin;
+pub mod api;
 pub mod app;
 pub mod cli;
 pub mod commands;

@@ -87,6 +87,12 @@ impl OtelSettings {
                 "OTEL_EXPORTER_OTLP_ENDPOINT must be the address of a collector, as in http://otel-collector:4318"
             )
         })?;
+        if endpoint.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            anyhow::bail!(
+                "OTEL_EXPORTER_OTLP_ENDPOINT has a user or a password, which are not sent: use OTEL_EXPORTER_OTLP_HEADERS, as in \
+                 authorization=Basic%20…"
+            );
+        }
         Ok(Some(ExporterConfig {
             endpoint,
             protocol: match self.otel_exporter_otlp_protocol {
@@ -205,6 +211,8 @@ mod tests {
         for (args, expected) in [
             (vec!["--otel-exporter-otlp-endpoint", "collector:4318"], "OTEL_EXPORTER_OTLP_ENDPOINT"),
             (vec!["--otel-exporter-otlp-endpoint", "ftp://x"], "OTEL_EXPORTER_OTLP_ENDPOINT"),
+            (vec!["--otel-exporter-otlp-endpoint", "http://u:secret@x:4318"], "use OTEL_EXPORTER_OTLP_HEADERS"),
+            (vec!["--otel-exporter-otlp-endpoint", "http://secret@x"], "use OTEL_EXPORTER_OTLP_HEADERS"),
             (vec!["--otel-exporter-otlp-headers", "secret"], "OTEL_EXPORTER_OTLP_HEADERS"),
             (vec!["--otel-exporter-otlp-headers", "a=sec%0Aret"], "OTEL_EXPORTER_OTLP_HEADERS"),
             (vec!["--otel-resource-attributes", "a=%f"], "OTEL_RESOURCE_ATTRIBUTES"),

@@ -350,6 +350,12 @@ impl Settings {
             if self.jwt_secret.is_none() && services.iter().any(|s| *s != Service::Match) {
                 anyhow::bail!("JWT_SECRET is required: at least 32 bytes, the same in every process");
             }
+            if self.jwt_secret.is_none() && self.admin_tokens_path().is_some() {
+                anyhow::bail!(
+                    "ADMIN_TOKENS_FILE needs JWT_SECRET, the same as in every process: what operators ask of the other services is \
+                     sealed with it. Set it, or leave ADMIN_TOKENS_FILE to the processes that have it"
+                );
+            }
             if self.otp_delivery.is_none() && services.contains(&Service::Users) {
                 anyhow::bail!("OTP_DELIVERY is required: log, webhook:<url>, or, for development only, response");
             }
@@ -523,6 +529,11 @@ mod tests {
             (vec!["--database-url-rides", "postgres://x/y"], Service::ALL.to_vec(), "DATABASE_URL_USERS is missing"),
             (vec!["--queue-type", "nats", "--database-url", "postgres://x/y"], Service::ALL.to_vec(), "JWT_SECRET"),
             (
+                vec!["--queue-type", "nats", "--database-url", "postgres://x/y", "--admin-tokens-file", "/none"],
+                vec![Service::Match],
+                "ADMIN_TOKENS_FILE needs JWT_SECRET",
+            ),
+            (
                 vec!["--queue-type", "nats", "--database-url", "postgres://x/y", "--jwt-secret", "s"],
                 vec![Service::Users],
                 "OTP_DELIVERY",
@@ -540,6 +551,21 @@ mod tests {
             assert!(error.contains(reason), "{args:?}: {error}");
         }
         settings(&[]).validate(&Service::ALL).unwrap();
+    }
+
+    #[test]
+    fn an_address_with_a_password_is_refused_and_not_repeated() {
+        for (url, reason) in [
+            ("http://u:hunter2@osrm:5000", "leave them out"),
+            ("http://hunter2@osrm:5000/?x", "leave them out"),
+            ("ftp://u:hunter2@osrm", "http://"),
+            ("http://u:hunter2@[osrm", "no URL"),
+        ] {
+            let error = format!("{:#}", settings(&["--routing-url", url]).routing_url().unwrap_err());
+            assert!(error.contains(reason) && !error.contains("hunter2"), "{url}: {error}");
+        }
+        let error = "http:https://u:hunter2@pay".parse::<rides::payment::Provider>().unwrap_err();
+        assert!(!error.contains("hunter2"), "{error}");
     }
 
     #[test]

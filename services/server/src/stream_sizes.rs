@@ -62,7 +62,7 @@ pub struct StreamSizes {
     /// As above [default: 30d]
     #[arg(long, env = "DEAD_LETTER_STREAM_MAX_AGE", value_parser = age, global = true)]
     dead_letter_stream_max_age: Option<Duration>,
-    /// What operators did: about 750 bytes an act; when it is full, acts wait to be published [default: 16MiB, 22,000 acts]
+    /// What operators did: about 750 bytes an act; while it is full, acts are refused [default: 16MiB, 22,000 acts]
     #[arg(long, env = "ADMIN_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
     admin_stream_max_bytes: Option<i64>,
     /// As above [default: 365d]

@@ -38,6 +38,32 @@ pub async fn request_with(
     headers: &[(&str, &str)],
     body: Option<Value>,
 ) -> anyhow::Result<(u16, Value)> {
+    let answer = answer(addr, (method, path), token, headers, body).await?;
+    Ok((answer.status, answer.body))
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: u16,
+    /// Empty if it has none.
+    pub content_type: String,
+    /// A body that is not JSON comes as a string; none as an empty one.
+    pub body: Value,
+}
+
+/// The answer to a request.
+///
+/// # Errors
+/// If nobody answers within 30 s.
+pub async fn answer(
+    addr: SocketAddr,
+    (method, path): (&str, &str),
+    token: Option<&str>,
+    headers: &[(&str, &str)],
+    body: Option<Value>,
+) -> anyhow::Result<Answer> {
     let mut request = Request::builder().method(method).uri(format!("http://{addr}{path}"));
     if let Some(token) = token {
         request = request.header("authorization", format!("Bearer {token}"));
@@ -52,9 +78,11 @@ pub async fn request_with(
     let answer = async {
         let response = client.request(request).await?;
         let status = response.status().as_u16();
-        anyhow::Ok((status, response.into_body().collect().await?.to_bytes()))
+        let kind = response.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let kind = kind.to_owned();
+        anyhow::Ok((status, kind, response.into_body().collect().await?.to_bytes()))
     };
-    let (status, bytes) = tokio::time::timeout(WAIT, answer).await??;
+    let (status, content_type, bytes) = tokio::time::timeout(WAIT, answer).await??;
     let text = || String::from_utf8_lossy(&bytes).into_owned().into();
-    Ok((status, serde_json::from_slice(&bytes).unwrap_or_else(|_| text())))
+    Ok(Answer { status, content_type, body: serde_json::from_slice(&bytes).unwrap_or_else(|_| text()) })
 }

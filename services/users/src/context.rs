@@ -10,7 +10,6 @@ use platform::breaker::Rules;
 use platform::http_client::HttpClient;
 use platform::limits::{Limit, Quota};
 use platform::{Asking, Breaker, Platform, Store, Tokens, Trace, Transaction, spans};
-use serde_json::Value;
 use streams::Event;
 use streams::debts::DEBTS;
 use tokio::sync::Semaphore;
@@ -19,7 +18,7 @@ use uuid::Uuid;
 
 use crate::commands::window::Window;
 use crate::config::Config;
-use crate::gateway::client_limits::limits_of_client;
+use crate::gateway::client_limits::{ClientLimits, limits_of_client};
 use crate::gateway::sockets::Sockets;
 use crate::party::cache::PeopleCache;
 use crate::party::means::MeansCache;
@@ -76,7 +75,7 @@ pub(crate) struct Parts {
     /// Of the webhook that delivers codes.
     pub(crate) codes_client: HttpClient,
     /// The limits that concern a client, as its welcome names them.
-    pub(crate) limits: Arc<Value>,
+    pub(crate) limits: Arc<ClientLimits>,
     /// Of requests to rides.
     pub(crate) rides: Arc<Breaker>,
     /// Asks rides for debts.

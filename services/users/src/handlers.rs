@@ -17,6 +17,7 @@ use crate::offer::{Before, Offer, OfferState};
 use crate::presence::Route;
 use crate::search::ending::ENDING_WAIT;
 use crate::search::{Search, SearchKey};
+use crate::shown::WithPin;
 use crate::tables::Tables;
 use crate::{account, live_ride, mailbox, offer, presence, search};
 
@@ -294,15 +295,16 @@ impl EventHandler {
             Event::UserBeacon(e) => vec![(e.user_id, body)],
             Event::UserFinder(e) => vec![(e.user_id, body)],
             Event::MatchFound(e) if e.driver_id != e.passenger_id => {
-                let of_driver = serde_json::Value::Object(offer::view::for_driver(e)).to_string();
+                let of_driver = serde_json::to_string(&offer::view::for_driver(e)).expect("an offer is JSON");
                 vec![(e.driver_id, of_driver), (e.passenger_id, body)]
             }
             Event::MatchFound(e) => vec![(e.driver_id, body)],
             Event::MatchAccepted(e) => both(e.driver_id, e.passenger_id, body),
             Event::MatchRejected(e) => both(e.driver_id, e.passenger_id, body),
             Event::Ride(e) if e.status == RideStatus::Pickup && e.driver_id != e.passenger_id => {
-                let pin = self.context.tokens.ride_pin(e.ride_id);
-                let with_pin = format!(r#"{},"pin":"{pin}"}}"#, body.strip_suffix('}').unwrap_or(&body));
+                let pin = WithPin { pin: Some(self.context.tokens.ride_pin(e.ride_id)) };
+                let pin = serde_json::to_string(&pin).expect("a text is JSON");
+                let with_pin = format!("{},{}", body.strip_suffix('}').unwrap_or(&body), pin.trim_start_matches('{'));
                 vec![(e.driver_id, body), (e.passenger_id, with_pin)]
             }
             Event::Ride(e) => both(e.driver_id, e.passenger_id, body),

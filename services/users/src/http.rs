@@ -4,38 +4,57 @@
 //! No route takes a user's id: whose profile it is follows from the access token alone.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
+use platform::api::{Created, NoContent};
 use platform::problem::Json;
 use platform::routes::Routes;
 use platform::{ClientAddress, Problem, SignedIn, StoreError, Transaction};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 use streams::{UserId, VehicleType};
 
+use crate::account::export::Export;
 use crate::account::rows::VEHICLE_KEYS;
 use crate::account::{self, Driver, Profile, standing, suspension};
 use crate::context::Context;
 use crate::sign_in::otp;
 use crate::sign_in::otp::routes::TokenRequest;
 use crate::sign_in::routes::{TokenResponse, begin};
+use crate::state::StateView;
 use crate::tables::Tables;
 use crate::{commands, missed_offers, party, phone_change, state};
 
 pub(crate) fn routes() -> Routes<Context> {
     Routes::default()
         .post("/v1/auth/otp", otp::routes::request_code)
+        .described("Send a one-time code to a phone.", &[])
         .post("/v1/auth/token", sign_in_by_code)
+        .described("Sign in with a code. An unknown phone becomes a passenger.", &["invalid_code"])
         .get("/v1/me", me)
+        .described("The caller's profile.", &[])
         .patch("/v1/me", change_me)
+        .described("Change the caller's profile.", &[])
         .delete("/v1/me", delete_me)
+        .described("Delete the account.", &["debt_open", "ride_live"])
         .get("/v1/me/export", export_me)
+        .described("All that is stored of the caller.", &[])
         .get("/v1/me/missed-offers", missed_offers::get)
+        .described(
+            "Why others were offered the searches around the caller, a driver.",
+            &["driver_not_approved", "not_driver"],
+        )
         .post("/v1/me/phone", phone_change::routes::request)
+        .described("Ask for another phone number: a code goes to the old and to the new one.", &["same_phone"])
         .post("/v1/me/phone/confirm", phone_change::routes::confirm)
+        .described("Change the phone number, with both codes.", &["invalid_code", "phone_taken"])
         .post("/v1/drivers", register_driver)
+        .described("Become a driver.", &["already_driver", "plate_taken"])
         .patch("/v1/drivers", change_vehicle)
+        .described("Change the vehicle.", &["not_driver", "ride_live", "plate_taken"])
         .get("/v1/state", state)
+        .described("Everything that a client needs to draw its screen.", &[])
         .post("/v1/commands", commands::routes::run)
+        .with(commands::routes::describe)
 }
 
 async fn sign_in_by_code(
@@ -56,15 +75,16 @@ async fn me(State(context): State<Context>, SignedIn(user): SignedIn) -> Result<
     account::rows::profile_of(&mut tx, user).await?.map(Json).ok_or_else(no_such_user)
 }
 
-async fn state(State(context): State<Context>, SignedIn(user): SignedIn) -> Result<Json<Value>, Problem> {
+async fn state(State(context): State<Context>, SignedIn(user): SignedIn) -> Result<Json<StateView>, Problem> {
     Ok(Json(state::of(&context, user).await?))
 }
 
 /// A merge patch (RFC 7396). Fields that a user may not change are ignored, above all roles.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct ProfilePatch {
     /// Absent: the name stays. Null: the name is removed.
     #[serde(default, deserialize_with = "present")]
+    #[schemars(length(min = 1, max = 100))]
     name: Option<Option<String>>,
 }
 
@@ -89,21 +109,27 @@ async fn change_me(
 }
 
 /// 204. After it the access token is refused, as after a sign-out.
-async fn delete_me(State(context): State<Context>, SignedIn(user): SignedIn) -> Result<StatusCode, Problem> {
+async fn delete_me(State(context): State<Context>, SignedIn(user): SignedIn) -> Result<NoContent, Problem> {
     account::deletion::delete(&context, user).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
-async fn export_me(State(context): State<Context>, SignedIn(user): SignedIn) -> Result<Json<Value>, Problem> {
+async fn export_me(State(context): State<Context>, SignedIn(user): SignedIn) -> Result<Json<Export>, Problem> {
     account::export::of(&context, user).await?.map(Json).ok_or_else(no_such_user)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "DriverRegistration")]
 struct Registration {
     vehicle_type: VehicleType,
+    /// 1 to 16 letters or digits of any script, and spaces and hyphens.
+    #[schemars(length(min = 1))]
     plate: String,
+    #[schemars(length(min = 1))]
     make: Option<String>,
+    #[schemars(length(min = 1))]
     model: Option<String>,
+    #[schemars(length(min = 1))]
     color: Option<String>,
 }
 
@@ -112,7 +138,7 @@ async fn register_driver(
     State(context): State<Context>,
     SignedIn(user): SignedIn,
     Json(registration): Json<Registration>,
-) -> Result<(StatusCode, Json<Profile>), Problem> {
+) -> Result<Created<Profile>, Problem> {
     let Registration { vehicle_type, plate, make, model, color } = registration;
     let word = |field: &str, word: Option<String>| word.map(|word| account::validate_word(field, &word)).transpose();
     let driver = Driver {
@@ -143,7 +169,7 @@ async fn register_driver(
     let profile = account::rows::profile_of(&mut tx, user).await?.ok_or_else(no_such_user)?;
     tx.commit().await?;
     party::changed(&context, user).await;
-    Ok((StatusCode::CREATED, Json(profile)))
+    Ok(Created(profile))
 }
 
 /// A new driver; one who was suspended under an earlier account does not come back as approved.
@@ -159,7 +185,7 @@ async fn insert_driver(
 }
 
 /// A merge patch (RFC 7396) of what the caller drives.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 struct VehiclePatch {
     vehicle_type: Option<VehicleType>,
     plate: Option<String>,

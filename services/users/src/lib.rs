@@ -24,6 +24,7 @@ mod presence;
 mod push;
 mod rate_limit;
 mod search;
+mod shown;
 mod sign_in;
 mod signed_text;
 mod state;
@@ -32,13 +33,14 @@ mod timers;
 mod trip;
 
 use futures_util::{Sink, Stream};
-use platform::routes::Routes;
+use platform::routes::{Route, Routes};
 use platform::{CancellationToken, Platform, ServiceTasks, Store, StoreError, Tokens};
 use streams::{Service, SignInId, UserId};
 
 pub use account::{DriverApproval, DriverStatus};
 pub use config::Config;
 use context::Context;
+pub use gateway::description::{FrameDescription, client_frames, closes, core_bodies, server_frames};
 use gateway::pod_link;
 pub use gateway::transport::{Incoming, Outgoing, SocketRequest};
 use handlers::EventHandler;
@@ -53,6 +55,16 @@ pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migration
 /// The service; clones share everything.
 #[derive(Debug, Clone)]
 pub struct Users(Context);
+
+fn routes() -> Routes<Context> {
+    let (devices, sockets) = (push::routes::routes(), gateway::upgrade::routes());
+    http::routes().merge(sign_in::routes::routes()).merge(devices).merge(sockets)
+}
+
+/// The routes of the service with their operations, without the service.
+pub fn operations() -> Vec<Route> {
+    routes().into_list()
+}
 
 impl Users {
     /// # Errors
@@ -71,8 +83,7 @@ impl Users {
     }
 
     pub fn routes(&self) -> Routes {
-        let (devices, sockets) = (push::routes::routes(), gateway::upgrade::routes());
-        http::routes().merge(sign_in::routes::routes()).merge(devices).merge(sockets).with_state(self.0.clone())
+        routes().with_state(self.0.clone())
     }
 
     /// The `type` of every frame that a client may send.

@@ -13,7 +13,7 @@ use streams::sign_ins::EndedSignIn;
 use streams::{MatchId, RequestId, RideId, SignInId, UserId};
 use uuid::Uuid;
 
-use crate::account::{Driver, DriverStatus, Profile};
+use crate::account::{Driver, Profile, Suspension};
 use crate::live_ride::LiveRide;
 use crate::mailbox::{Device, Entry, MailboxCursor};
 use crate::offer::{Offer, OfferEnd, OfferState};
@@ -35,8 +35,8 @@ pub struct Tables {
     pub(crate) rate_limits: OrdMap<RowKey, DateTime<Utc>>,
     /// Marks of suspended drivers, by their hash: until when.
     pub(crate) suspensions: OrdMap<Vec<u8>, DateTime<Utc>>,
-    /// When suspensions end, and the status after it.
-    pub(crate) suspension_ends: OrdMap<UserId, (DateTime<Utc>, DriverStatus)>,
+    /// Of the drivers who are suspended.
+    pub(crate) suspension_ends: OrdMap<UserId, Suspension>,
     /// The papers of drivers; none is left out.
     pub(crate) documents: OrdMap<UserId, Vec<Document>>,
     pub(crate) phone_changes: OrdMap<UserId, PhoneChange>,

@@ -1,6 +1,7 @@
 //! Positions of drivers and the distance of a ride: `location.update` and `location.aggregate`.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{RideId, UserId};
@@ -9,7 +10,7 @@ use super::rfc3339;
 use super::validation::{EventError, Fields};
 
 /// One position of a driver. A field that may be null must still be present: a missing field is malformed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LocationUpdate {
     /// The driver; the entity of the message id.
     pub user_id: UserId,
@@ -20,15 +21,19 @@ pub struct LocationUpdate {
     pub location: Position,
     /// Radius of the position's uncertainty, metres.
     #[serde(deserialize_with = "Option::deserialize")]
+    #[schemars(range(min = 0))]
     pub accuracy_m: Option<f64>,
     /// Speed over ground, metres a second.
     #[serde(deserialize_with = "Option::deserialize")]
+    #[schemars(range(min = 0))]
     pub speed_mps: Option<f64>,
     /// Course over ground, degrees from true north, 0 to 360.
     #[serde(deserialize_with = "Option::deserialize")]
+    #[schemars(range(min = 0))]
     pub heading_deg: Option<f64>,
     /// When the device measured it, by the server's clock as far as users knows the device's: up to 24 h old, and out of order.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub recorded_at: DateTime<Utc>,
     /// How it came. Absent from a foreign producer's message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,20 +41,24 @@ pub struct LocationUpdate {
 }
 
 /// How users received a position: enough to compare times of one clock only.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Reception {
     /// The installation of the app, as users tells them apart: at most 64 characters, empty for the unnamed one.
+    #[schemars(length(max = 64))]
     pub device: String,
     /// Whether this device accepted the live ride. False between rides.
     pub ride_device: bool,
     /// When the device measured it, by its own clock.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub device_at: DateTime<Utc>,
     /// When the device sent it, by its own clock; absent if it does not say.
     #[serde(default, with = "rfc3339::optional", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<chrono::DateTime<chrono::Utc>>")]
     pub sent_at: Option<DateTime<Utc>>,
     /// When users received it, by the server's clock.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub received_at: DateTime<Utc>,
 }
 
@@ -81,23 +90,25 @@ impl LocationUpdate {
 }
 
 /// A point of a track.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TrackPoint {
     /// The position that the device measured.
     pub location: Position,
     /// When the device measured it.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub recorded_at: DateTime<Utc>,
 }
 
 /// The distance of a ride so far.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LocationAggregate {
     /// The entity of the message id.
     pub ride_id: RideId,
     /// The driver whose positions make the track.
     pub driver_id: UserId,
     /// Since the ride started, cumulative, metres.
+    #[schemars(range(min = 0))]
     pub distance_m: f64,
     /// Points on which the distance rests; GPS jumps do not count.
     pub points: u64,
@@ -110,6 +121,7 @@ pub struct LocationAggregate {
     /// The part of the time between start and arrival that the positions show, 0 to 1. Only with the final one; absent from
     /// producers that do not know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1))]
     pub covered: Option<f64>,
 }
 

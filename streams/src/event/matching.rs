@@ -1,6 +1,7 @@
 //! Offers of a driver to a passenger: `match.found`, `match.accepted` and `match.rejected`.
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{MatchId, RequestId, UserId};
@@ -12,7 +13,7 @@ use super::user::VehicleType;
 use super::validation::{EventError, Fields};
 
 /// A driver is proposed to a passenger, and has until `expires_at` to answer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MatchFound {
     /// The offer; the entity of the message id.
     pub match_id: MatchId,
@@ -31,8 +32,10 @@ pub struct MatchFound {
     /// The type that the passenger asked for and the driver drives.
     pub vehicle_type: VehicleType,
     /// From the driver to the pickup, metres.
+    #[schemars(range(min = 0))]
     pub pickup_distance_m: f64,
     /// From the driver to the pickup, seconds.
+    #[schemars(range(min = 0))]
     pub pickup_eta_s: f64,
     /// The estimated fare; the bill follows the distance driven.
     pub fare_estimate: Money,
@@ -45,9 +48,11 @@ pub struct MatchFound {
     pub estimated: Option<bool>,
     /// When match chose the driver.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub found_at: DateTime<Utc>,
     /// The last moment for an answer.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub expires_at: DateTime<Utc>,
 }
 
@@ -62,7 +67,7 @@ impl MatchFound {
 }
 
 /// The driver accepted the offer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MatchAccepted {
     /// The offer; the entity of the message id. At most one ride comes from it.
     pub match_id: MatchId,
@@ -80,6 +85,7 @@ pub struct MatchAccepted {
     pub vehicle_type: VehicleType,
     /// When users committed the driver's answer.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub accepted_at: DateTime<Utc>,
 }
 
@@ -91,7 +97,7 @@ impl MatchAccepted {
 }
 
 /// Why an offer ended without a ride.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RejectReason {
     /// The driver said no.
@@ -105,7 +111,7 @@ pub enum RejectReason {
 }
 
 /// An offer ended without a ride. Both parties are free again.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MatchRejected {
     /// The offer; the entity of the message id.
     pub match_id: MatchId,
@@ -120,6 +126,7 @@ pub struct MatchRejected {
     pub reason: RejectReason,
     /// From [`MatchRejected::time`], so that two services never publish the same message id.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub rejected_at: DateTime<Utc>,
 }
 

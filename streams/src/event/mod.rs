@@ -18,7 +18,9 @@ mod validation;
 pub mod rfc3339;
 
 use chrono::{DateTime, Duration, Utc};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 pub use location::{LocationAggregate, LocationUpdate, Reception, TrackPoint};
 pub use matching::{MatchAccepted, MatchFound, MatchRejected, RejectReason};
@@ -221,6 +223,56 @@ impl Event {
             Self::LocationAggregate(e) => e.validate(fields),
             Self::PaymentCapture(e) => e.validate(fields),
             Self::Act(e) => e.validate(fields),
+        }
+    }
+}
+
+fn all_of(general: Schema, special: Value) -> Schema {
+    [("allOf".to_owned(), json!([general, special]))].into_iter().collect::<serde_json::Map<_, _>>().into()
+}
+
+/// The schema of the body of an event with this subject.
+pub fn schema(subject: Subject, schemas: &mut SchemaGenerator) -> Schema {
+    fn of<T: JsonSchema>(schemas: &mut SchemaGenerator) -> Schema {
+        schemas.subschema_for::<T>()
+    }
+    match subject {
+        Subject::UserBeacon => of::<UserBeacon>(schemas),
+        Subject::UserFinder => of::<UserFinder>(schemas),
+        Subject::MatchFound => of::<MatchFound>(schemas),
+        Subject::MatchAccepted => of::<MatchAccepted>(schemas),
+        Subject::MatchRejected => of::<MatchRejected>(schemas),
+        Subject::LocationUpdate => of::<LocationUpdate>(schemas),
+        Subject::LocationAggregate => of::<LocationAggregate>(schemas),
+        Subject::PaymentCapture => of::<PaymentCapture>(schemas),
+        Subject::AdminRideEnded
+        | Subject::AdminRideRefunded
+        | Subject::AdminRideNoteAdded
+        | Subject::AdminUserLookedUp
+        | Subject::AdminUserSignedOut
+        | Subject::AdminDriverApproved
+        | Subject::AdminDriverSuspended
+        | Subject::AdminDriverDocumentsSet
+        | Subject::AdminDeadLetterRequeued
+        | Subject::AdminDeadLetterRemoved => {
+            let act = ActKind::ALL.iter().find(|act| act.subject() == subject).map(|act| act.as_str());
+            all_of(of::<OperatorAct>(schemas), json!({"type": "object", "properties": {"act": {"const": act}}}))
+        }
+        Subject::RidePickup
+        | Subject::RideWaiting
+        | Subject::RideStarted
+        | Subject::RideArrived
+        | Subject::RideCompleted
+        | Subject::RideCancelled => {
+            let event = of::<RideEvent>(schemas);
+            let status = RideStatus::ALL.into_iter().find(|status| status.subject() == subject);
+            let status = status.expect("a status leads to each event of a ride");
+            let own = json!({
+                "type": "object",
+                "properties": {"status": {"const": status.as_str()}},
+                "required": status.required_fields(),
+            });
+            all_of(event, own)
         }
     }
 }

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// ISO 4217 code of the currency of an amount: three capital letters. The code decides what the minor unit is: the cent of USD, the yen
 /// itself of JPY.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(with = "String", extend("pattern" = "^[A-Z]{3}$"))]
 pub struct Currency([u8; 3]);
 
 impl Currency {
@@ -67,7 +69,7 @@ impl fmt::Debug for Currency {
 }
 
 /// An amount of money in minor units of its currency.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Money {
     /// Minor units, for example cents; may be negative in a ledger.
     pub amount: i64,
@@ -99,7 +101,7 @@ impl fmt::Display for Money {
 }
 
 /// One line of a fare.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FareLine {
     /// `base`, `distance`, `time`, `minimum` …
     pub name: String,
@@ -108,7 +110,7 @@ pub struct FareLine {
 }
 
 /// What the passenger pays; the lines add up to the total.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Fare {
     /// In the order of a receipt.
     pub lines: Vec<FareLine>,

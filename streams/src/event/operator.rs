@@ -1,6 +1,7 @@
 //! What an operator did: `admin.*`. It has the ids of the people concerned and nothing else of them.
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{ActId, PaymentId, RideId, UserId};
@@ -10,7 +11,7 @@ use super::subject::Subject;
 use super::validation::{EventError, Fields};
 
 /// What an operator may do; each may also do what those before it may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OperatorRole {
     /// Reads.
@@ -46,7 +47,7 @@ impl std::str::FromStr for OperatorRole {
 macro_rules! acts {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $subject:ident;)+) => {
         /// What was done; also the last part of the event's subject.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         pub enum ActKind { $($(#[$doc])* #[serde(rename = $text)] $name),+ }
 
         impl ActKind {
@@ -90,7 +91,7 @@ acts! {
 }
 
 /// An act of an operator: who, what, why and the ids. What does not apply is left out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OperatorAct {
     /// The entity of the message id.
     pub act_id: ActId,
@@ -105,6 +106,7 @@ pub struct OperatorAct {
     pub reason: Option<String>,
     /// When it was committed.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub acted_at: DateTime<Utc>,
     /// The ride concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,6 +125,7 @@ pub struct OperatorAct {
     pub amount: Option<Money>,
     /// The end of a suspension, if it has one.
     #[serde(default, with = "rfc3339::optional", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DateTime<Utc>>")]
     pub until: Option<DateTime<Utc>>,
     /// The status of the ride or of the driver before.
     #[serde(default, skip_serializing_if = "Option::is_none")]

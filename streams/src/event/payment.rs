@@ -1,5 +1,6 @@
 //! Money to be captured: `payment.capture`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{PaymentId, RideId, UserId};
@@ -7,7 +8,7 @@ use super::money::Money;
 use super::validation::{EventError, Fields};
 
 /// Money to be captured from a passenger.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PaymentCapture {
     /// The capture, the same on every try; the entity of the message id.
     pub payment_id: PaymentId,

@@ -1,13 +1,16 @@
 //! Positions on the earth and the distance between two of them.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A point on the earth, in degrees, WGS 84.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Position {
     /// Latitude, −90 to 90.
+    #[schemars(range(min = -90, max = 90))]
     pub lat: f64,
     /// Longitude, −180 to 180.
+    #[schemars(range(min = -180, max = 180))]
     pub lng: f64,
 }
 

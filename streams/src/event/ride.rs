@@ -1,6 +1,7 @@
 //! The steps of a ride: `ride.pickup`, `ride.waiting`, `ride.started`, `ride.arrived`, `ride.completed` and `ride.cancelled`.
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{MatchId, RequestId, RideId, UserId};
@@ -12,7 +13,7 @@ use super::user::VehicleType;
 use super::validation::{EventError, Fields};
 
 /// The state of a ride; also the last part of its event's subject.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RideStatus {
     /// The driver is on the way to the pickup.
@@ -58,6 +59,15 @@ impl RideStatus {
         }
     }
 
+    /// The fields that an event with this status has beyond those of all.
+    pub const fn required_fields(self) -> &'static [&'static str] {
+        match self {
+            Self::Cancelled => &["by", "reason", "fee"],
+            Self::Completed => &["distance_m", "duration_s", "fare", "platform_fee", "driver_payout"],
+            Self::Pickup | Self::Waiting | Self::Started | Self::Arrived => &[],
+        }
+    }
+
     /// Whether no event can follow.
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Completed | Self::Cancelled)
@@ -72,7 +82,7 @@ impl std::str::FromStr for RideStatus {
 }
 
 /// Who ended a ride.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Party {
     /// The ride's driver.
@@ -84,7 +94,7 @@ pub enum Party {
 }
 
 /// Why somebody cancels a ride, for programs. The words are in `reason` or `note`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CancelCode {
     /// The passenger does not need the ride any more.
@@ -114,7 +124,7 @@ impl CancelCode {
 
 /// One step of a ride. `by`, `reason` and `fee` are required in `ride.cancelled`, and `distance_m` to `driver_payout` in
 /// `ride.completed`; elsewhere they are left out.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RideEvent {
     /// The entity of the message id; events of one ride are published in the order of `version`.
     pub ride_id: RideId,
@@ -125,6 +135,7 @@ pub struct RideEvent {
     /// Who rides; the same in every event of the ride.
     pub passenger_id: UserId,
     /// 1, 2, 3 … for each ride, without gaps.
+    #[schemars(range(min = 1))]
     pub version: u32,
     /// The status after this event.
     pub status: RideStatus,
@@ -136,10 +147,13 @@ pub struct RideEvent {
     pub vehicle_type: VehicleType,
     /// When rides committed this step.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub occurred_at: DateTime<Utc>,
     /// `hash` of the version before; 64 zeros for version 1.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     pub previous_hash: String,
     /// SHA-256, lower-case hex, of the RFC 8785 form of this body without `hash`.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     pub hash: String,
     /// Cancelled: who ended the ride.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -158,9 +172,11 @@ pub struct RideEvent {
     pub fee: Option<Money>,
     /// Completed, or cancelled after the start: driven from the start on, metres.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub distance_m: Option<f64>,
     /// Completed, or cancelled after the start: the time from the start on, seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub duration_s: Option<f64>,
     /// Completed, or cancelled with a fee: what the passenger pays, line by line. Older cancellations do not have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -186,9 +202,10 @@ pub struct RideEvent {
 }
 
 /// The tariff of a ride and its rules of waiting, as they were when it began. Amounts are minor units of `currency`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RideTerms {
     /// The version of the markets from which they are.
+    #[schemars(range(min = 1))]
     pub version: String,
     /// Of every amount of the ride.
     pub currency: Currency,
@@ -230,24 +247,26 @@ impl RideEvent {
                 return Err(fields.error(field, "must be 64 lower-case hexadecimal digits"));
             }
         }
-        match self.status {
-            RideStatus::Cancelled => {
-                fields.required("by", self.by.as_ref())?;
-                fields.required("reason", self.reason.as_ref())?;
-                fields.required("fee", self.fee.as_ref())?;
-                fields.measure("distance_m", self.distance_m)?;
-                fields.measure("duration_s", self.duration_s)
+        for field in self.status.required_fields() {
+            let is_there = match *field {
+                "by" => self.by.is_some(),
+                "reason" => self.reason.is_some(),
+                "fee" => self.fee.is_some(),
+                "distance_m" => self.distance_m.is_some(),
+                "duration_s" => self.duration_s.is_some(),
+                "fare" => self.fare.is_some(),
+                "platform_fee" => self.platform_fee.is_some(),
+                "driver_payout" => self.driver_payout.is_some(),
+                _ => false,
+            };
+            if !is_there {
+                return Err(fields.error(field, "is missing"));
             }
-            RideStatus::Completed => {
-                fields.required("distance_m", self.distance_m.as_ref())?;
-                fields.required("duration_s", self.duration_s.as_ref())?;
-                fields.required("fare", self.fare.as_ref())?;
-                fields.required("platform_fee", self.platform_fee.as_ref())?;
-                fields.required("driver_payout", self.driver_payout.as_ref())?;
-                fields.measure("distance_m", self.distance_m)?;
-                fields.measure("duration_s", self.duration_s)
-            }
-            RideStatus::Pickup | RideStatus::Waiting | RideStatus::Started | RideStatus::Arrived => Ok(()),
         }
+        if self.status.is_final() {
+            fields.measure("distance_m", self.distance_m)?;
+            fields.measure("duration_s", self.duration_s)?;
+        }
+        Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! What users publishes about drivers and passengers: `user.beacon` and `user.finder`.
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{MatchId, RequestId, RideId, UserId};
@@ -9,7 +10,7 @@ use super::rfc3339;
 use super::validation::{EventError, Fields};
 
 /// What a driver drives and a passenger asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum VehicleType {
     /// Up to four passengers.
@@ -45,7 +46,7 @@ impl std::str::FromStr for VehicleType {
 }
 
 /// A driver went online or offline, or moved while waiting.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct UserBeacon {
     /// The driver; the entity of the message id.
     pub user_id: UserId,
@@ -57,10 +58,12 @@ pub struct UserBeacon {
     pub location: Position,
     /// By the clock of users, not the device.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub recorded_at: DateTime<Utc>,
     /// When users received `location`, by its clock. A beacon that only says that a socket opened or closed repeats an older
     /// position. Absent: at `recorded_at`.
     #[serde(default, with = "rfc3339::optional", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DateTime<Utc>>")]
     pub located_at: Option<DateTime<Utc>>,
     /// The device that sent the newest active `beacon.update`, as users names it: the driver's device between rides. Absent from
     /// a foreign producer's message.
@@ -75,7 +78,7 @@ impl UserBeacon {
 }
 
 /// A passenger began or ended a search.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct UserFinder {
     /// The search; the entity of the message id.
     pub request_id: RequestId,
@@ -91,9 +94,11 @@ pub struct UserFinder {
     pub vehicle_type: VehicleType,
     /// When the search began, went on or ended, by the clock of users.
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub recorded_at: DateTime<Utc>,
     /// When the search ends by its time; an event of the version before this field has none.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "rfc3339::optional")]
+    #[schemars(with = "Option<DateTime<Utc>>")]
     pub expires_at: Option<DateTime<Utc>>,
     /// The market of the pickup; an event of the version before markets has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -104,7 +109,7 @@ pub struct UserFinder {
 }
 
 /// The ride that a search had become until its driver cancelled it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CancelledRide {
     /// The ride.
     pub ride_id: RideId,

@@ -56,8 +56,4 @@ impl Fields {
             _ => Ok(()),
         }
     }
-
-    pub(super) fn required<T>(&self, field: &'static str, value: Option<&T>) -> Result<(), EventError> {
-        value.map(drop).ok_or_else(|| self.error(field, "is missing"))
-    }
 }

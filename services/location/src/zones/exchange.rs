@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use platform::api::Schemas;
 use platform::{CancellationToken, Platform, Received, retry};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use streams::event::{LocationUpdate, UserBeacon};
 use streams::{Bus, Event};
@@ -46,7 +48,8 @@ pub(crate) struct Exchange {
 }
 
 /// `updates` and `beacons` are always there, because a process of the version before needs them.
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, JsonSchema)]
+#[schemars(rename = "PositionExchange")]
 struct Outgoing<'a> {
     version: u32,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -58,6 +61,15 @@ struct Outgoing<'a> {
     needed_up_to: u64,
     #[serde(skip_serializing_if = "is_zero")]
     needed_at_once: u64,
+}
+
+/// The schema of a message: text of two lines.
+pub(crate) fn body(schemas: &mut Schemas) -> serde_json::Value {
+    serde_json::json!({
+        "type": "string",
+        "description": "The id of the process, a line feed, and JSON.",
+        "x-second-line": schemas.written::<Outgoing<'_>>(),
+    })
 }
 
 fn is_zero(sequence: &u64) -> bool {

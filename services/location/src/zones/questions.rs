@@ -8,10 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use platform::api::Schemas;
 use platform::responder::{self, Endpoint, Reply};
 use platform::{CancellationToken, Platform};
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use streams::bus::BusError;
 use streams::fleet::{FLEET_PAGE, FleetDriver, FleetReply};
 use streams::newest_position::NewestPosition;
@@ -22,7 +25,7 @@ use uuid::Uuid;
 use super::members::{Asked, Plan};
 use super::zone::{Scope, Zone};
 use crate::cache::Cache;
-use crate::positions::{FreeDriver, NearDriver, SNAPPED_WITHIN_M, ShownDrivers};
+use crate::positions::{FreeDriver, NearDriver, SNAPPED_WITHIN_M, ShownDrivers, first_shown};
 
 /// How long an owner may take: it answers from memory.
 const ANSWER_WAIT: Duration = Duration::from_millis(250);
@@ -34,15 +37,17 @@ fn subject_of(pod: &str) -> String {
     format!("location.pod.{pod}.drivers")
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "DriversRequest")]
 struct Request<Q> {
     /// The process that is asked answers for these, whether it owns them or not.
     zones: BTreeSet<Zone>,
     question: Q,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "DriversQuestion")]
 enum Question {
     /// The answer is a list of [`NearDriver`].
     Nearby { from: Position, radius_m: f64, limit: usize },
@@ -52,6 +57,21 @@ enum Question {
     Newest { driver_id: UserId },
     /// [`ShownDrivers`].
     Map { map: MapQuery },
+}
+
+/// The schema of a question.
+pub(crate) fn request_body(schemas: &mut Schemas) -> Value {
+    schemas.written::<Request<Question>>()
+}
+
+/// The schema of what is answered, of all questions.
+pub(crate) fn reply_body(schemas: &mut Schemas) -> Value {
+    json!({"anyOf": [
+        schemas.written::<Vec<NearDriver>>(),
+        schemas.written::<FleetReply>(),
+        schemas.written::<Option<NewestPosition>>(),
+        schemas.written::<ShownDrivers>(),
+    ]})
 }
 
 /// Asks owners, and answers them.
@@ -136,7 +156,7 @@ impl Questions {
     pub(crate) async fn shown(&self, map: &MapQuery) -> ShownDrivers {
         let question = Question::Map { map: *map };
         let (mut answers, own) = self.gather::<ShownDrivers>(self.plan(&Scope::All), &question).await;
-        answers.push(self.cache.positions().shown(map, &own));
+        answers.push(shown_here(&self.cache, map, &own));
         let limit = map.limit as usize;
         let mut truncated = answers.iter().any(|answer| answer.truncated);
         let drivers = answers.into_iter().flat_map(|answer| answer.drivers);
@@ -189,14 +209,31 @@ impl Questions {
     }
 }
 
+/// The events of positions wait for the lock: what is answered is written without it.
 fn reply(cache: &Cache, request: Request<Question>) -> Reply {
-    let (positions, scope) = (cache.positions(), Scope::Zones(request.zones));
+    let scope = Scope::Zones(request.zones);
     match request.question {
-        Question::Nearby { from, radius_m, limit } => Reply::json(&positions.nearby(&from, radius_m, limit, &scope)),
-        Question::Fleet { after, limit } => Reply::json(&positions.fleet(after, limit, &scope)),
-        Question::Newest { driver_id } => Reply::json(&positions.newest_of(driver_id)),
-        Question::Map { map } => Reply::json(&positions.shown(&map, &scope)),
+        Question::Nearby { from, radius_m, limit } => {
+            let near = cache.positions().nearby(&from, radius_m, limit, &scope);
+            Reply::json(&near)
+        }
+        Question::Fleet { after, limit } => {
+            let page = cache.positions().fleet(after, limit, &scope);
+            Reply::json(&page)
+        }
+        Question::Newest { driver_id } => {
+            let newest = cache.positions().newest_of(driver_id);
+            Reply::json(&newest)
+        }
+        Question::Map { map } => Reply::json(&shown_here(cache, &map, &scope)),
     }
+}
+
+/// As far as this process knows. The events of positions wait for the lock: under it drivers are only copied.
+fn shown_here(cache: &Cache, map: &MapQuery, scope: &Scope) -> ShownDrivers {
+    let most = map.limit as usize;
+    let found = cache.positions().shown(map.within.as_ref(), most + 1, scope);
+    first_shown(found, most)
 }
 
 /// One of each driver: that with the newest place. `of` says who it is, and when the place was received.

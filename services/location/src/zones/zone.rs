@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use geospatial::Cells;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use streams::Position;
 
@@ -14,7 +15,7 @@ pub(crate) const ZONES: u16 = 256;
 const CELLS: Cells = Cells::of_size(12_000.0);
 
 /// From 0 to [`ZONES`] - 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub(crate) struct Zone(u16);
 

@@ -47,6 +47,13 @@ pub(crate) enum Standing {
     IsPassenger,
 }
 
+/// What a decision on a request goes by: the ways of the nearest drivers to the pickup, and the passenger's. None without drivers.
+#[derive(Debug, Default)]
+pub(super) struct Ways {
+    pub(super) to_pickup: Vec<Way>,
+    pub(super) trip: Option<Way>,
+}
+
 #[derive(Clone, Copy)]
 pub(crate) struct Marketplace<'a> {
     pub(crate) engine: &'a Engine,
@@ -114,18 +121,18 @@ impl Marketplace<'_> {
         waiting.map(|r| waiting_request(r, self.engine.rules(), self.now))
     }
 
-    /// The ways that a decision on the request goes by: of the nearest drivers to the pickup, and of the passenger.
-    pub(super) fn ways(&self, request: &WaitingRequest) -> Vec<Way> {
+    /// The ways that a decision on the request goes by.
+    pub(super) fn ways(&self, request: &WaitingRequest) -> Ways {
         let none = BTreeSet::new();
         let near = self.free_by_air(request, ROAD_CANDIDATES, &none);
         if near.is_empty() {
-            return Vec::new();
+            return Ways::default();
         }
         let to_pickup = |from: Position| Way { from, to: request.pickup };
         let dropoff = self.engine.requests().get(&request.request_id).map(|r| r.dropoff);
         let trip = dropoff.map(|to| Way { from: request.pickup, to });
         let finishing = self.finishing_by_air(request).into_iter().map(|(ride, ..)| to_pickup(ride));
-        near.iter().map(|near| to_pickup(near.position)).chain(finishing).chain(trip).collect()
+        Ways { to_pickup: near.iter().map(|near| to_pickup(near.position)).chain(finishing).collect(), trip }
     }
 
     /// What an offer would say of the seconds from one place to the pickup; `None` if no road leads there.
@@ -199,18 +206,26 @@ impl Marketplace<'_> {
         candidates
     }
 
-    /// The `k` nearest free drivers within the radius. Who was asked before is asked again after all others.
+    /// The `k` nearest free drivers within the radius, without those of whom it is known that no road leads from there: however many they are,
+    /// somebody farther away is looked for. Who was asked before is asked again after all others.
     fn free_by_air(&self, request: &WaitingRequest, k: usize, assigned: &BTreeSet<UserId>) -> Vec<Near> {
         let rules = self.engine.rules();
         let market = rules.markets.of_pickup(&request.pickup);
         let exclusion = |driver| self.engine.requests().get(&request.request_id)?.excluded.get(&driver);
+        let may_get_there = |from: Position| {
+            let way = Way { from, to: request.pickup };
+            !rules.roads || self.engine.road_times().get(&way, self.now) != WayTime::Unreachable
+        };
         let nearest = |may: &dyn Fn(UserId) -> bool| {
             self.positions.nearest(request.vehicle_type, &request.pickup, k, request.radius_m, |driver| {
                 driver != request.passenger_id
                     && !assigned.contains(&driver)
                     && may(driver)
                     && !self.engine.has_cancelled_on(driver, request.passenger_id)
-                    && self.positions.newest(driver).is_some_and(|at| rules.is_served_from(&at, market))
+                    && self
+                        .positions
+                        .newest(driver)
+                        .is_some_and(|at| rules.is_served_from(&at, market) && may_get_there(at))
             })
         };
         let others = nearest(&|driver| exclusion(driver).is_none());

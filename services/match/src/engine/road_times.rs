@@ -13,12 +13,13 @@ use streams::RequestId;
 /// The longest that a request is held back for road times: those who ask for them answer within 200 ms.
 const WAIT: Duration = Duration::milliseconds(250);
 const HOLD_AGAIN_AFTER: Duration = Duration::seconds(5);
-/// How long an answer is used. Whoever answers has it for the hour.
-const KNOWN_FOR: Duration = Duration::minutes(10);
+/// How long an answer is used: drivers move on. Whoever answers has it for the hour.
+const KNOWN_FOR: Duration = Duration::minutes(1);
 /// How long a way that nobody could answer is estimated.
 const ESTIMATED_FOR: Duration = Duration::seconds(5);
-/// The most ways, and the most that one step asks for. What does not fit is estimated.
+/// The most ways: those of 256 requests and their drivers, some times a minute. The oldest make room for others.
 const WAYS_MAX: usize = 50_000;
+/// The most ways that one step asks for. What does not fit is estimated, and counted.
 const WANTED_MAX: usize = 1_000;
 
 /// What is known of a way, until when.
@@ -34,6 +35,15 @@ impl Knowledge {
     const fn until(&self) -> DateTime<Utc> {
         match self {
             Self::Pending(until) | Self::Known(_, until) | Self::Estimated(until) => *until,
+        }
+    }
+
+    /// Since when it is so.
+    fn since(&self) -> DateTime<Utc> {
+        match self {
+            Self::Pending(until) => *until - WAIT,
+            Self::Known(_, until) => *until - KNOWN_FOR,
+            Self::Estimated(until) => *until - ESTIMATED_FOR,
         }
     }
 }
@@ -64,6 +74,8 @@ pub struct RoadTimes {
     /// When the last hold of a request began.
     last_hold: BTreeMap<RequestId, DateTime<Utc>>,
     wanted: Vec<Way>,
+    /// Ways that a step did not ask for, because it asked for as many as it may.
+    left_out: usize,
     /// Since the last [`Self::take_changed`].
     has_changed: bool,
 }
@@ -78,7 +90,7 @@ impl RoadTimes {
     pub fn from_rows(rows: RoadTimesRows) -> Self {
         let RoadTimesRows { ways, held, last_hold } = rows;
         let [held, last_hold] = [held, last_hold].map(|times| times.into_iter().collect());
-        Self { ways: ways.into_iter().collect(), held, last_hold, wanted: Vec::new(), has_changed: false }
+        Self { ways: ways.into_iter().collect(), held, last_hold, ..Self::default() }
     }
 
     pub fn get(&self, way: &Way, now: DateTime<Utc>) -> WayTime {
@@ -103,10 +115,12 @@ impl RoadTimes {
                 self.has_changed = true;
                 false
             }
-            _ if self.wanted.len() >= WANTED_MAX || self.ways.len() >= WAYS_MAX => false,
+            _ if self.wanted.len() >= WANTED_MAX => {
+                self.left_out += 1;
+                false
+            }
             _ => {
-                self.has_changed = true;
-                self.ways.insert(key, Knowledge::Pending(now + WAIT));
+                self.put(key, Knowledge::Pending(now + WAIT));
                 self.wanted.push(way);
                 true
             }
@@ -119,10 +133,19 @@ impl RoadTimes {
             Some(road) => Knowledge::Known(road, now + KNOWN_FOR),
             None => Knowledge::Estimated(now + ESTIMATED_FOR),
         };
-        if self.ways.len() < WAYS_MAX || self.ways.contains_key(&way.key()) {
-            self.ways.insert(way.key(), knowledge);
-            self.has_changed = true;
+        self.put(way.key(), knowledge);
+    }
+
+    fn put(&mut self, key: WayKey, knowledge: Knowledge) {
+        if self.ways.len() >= WAYS_MAX && !self.ways.contains_key(&key) {
+            // Many at once, so that the next ones cost no search.
+            let mut by_age: Vec<(DateTime<Utc>, WayKey)> =
+                self.ways.iter().map(|(key, knowledge)| (knowledge.since(), *key)).collect();
+            let (oldest, ..) = by_age.select_nth_unstable(WAYS_MAX / 4);
+            oldest.iter().for_each(|(_, key)| _ = self.ways.remove(key));
         }
+        self.ways.insert(key, knowledge);
+        self.has_changed = true;
     }
 
     /// Whether a request whose ways are `pending` is held back.
@@ -154,6 +177,10 @@ impl RoadTimes {
     /// Whether anything has changed since the last call.
     pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.has_changed)
+    }
+
+    pub(super) fn take_left_out(&mut self) -> usize {
+        std::mem::take(&mut self.left_out)
     }
 
     pub(super) fn take_wanted(&mut self) -> Vec<Way> {
@@ -205,5 +232,29 @@ mod tests {
         assert_eq!(times.get(&way(0.0), now + KNOWN_FOR + Duration::seconds(1)), WayTime::Estimate);
         times.prune(now + Duration::hours(1));
         assert!(times.ways.is_empty() && times.last_hold.is_empty());
+    }
+    #[test]
+    fn the_oldest_ways_make_room_and_a_step_that_wants_too_many_says_so() {
+        let begin = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        let way = |n: usize| Way {
+            from: Position { lat: 0.0, lng: n as f64 / 1_000.0 },
+            to: Position { lat: 1.0, lng: 0.0 },
+        };
+        let at = |n: usize| begin + Duration::milliseconds(n as i64);
+        let leg = Leg { distance_m: 1.0, duration_s: 2.0 };
+        let mut times = RoadTimes::default();
+        let count = WAYS_MAX + 500;
+        for n in 0..count {
+            times.receive(&way(n), Some(Road::Leg(leg)), at(n));
+        }
+        assert!(times.ways.len() <= WAYS_MAX);
+        let now = at(count);
+        assert_eq!((times.get(&way(count - 1), now), times.get(&way(0), now)), (WayTime::Road(leg), WayTime::Estimate));
+        assert_eq!(times.get(&way(count - WAYS_MAX / 2), now), WayTime::Road(leg), "only the oldest");
+        // There is always room for what a step asks for.
+        assert!((0..WANTED_MAX).all(|n| times.want(way(count + n), now)));
+        assert_eq!(times.take_left_out(), 0);
+        assert!(!times.want(way(count + WANTED_MAX), now));
+        assert_eq!((times.take_wanted().len(), times.take_left_out(), times.take_left_out()), (WANTED_MAX, 1, 0));
     }
 }

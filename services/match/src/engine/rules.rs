@@ -58,6 +58,8 @@ pub struct StepOutput {
     pub released: Vec<MatchId>,
     /// Ways whose road times the engine waits for.
     pub wanted: Vec<Way>,
+    /// Ways beside them that are estimated because one step asks for no more.
+    pub ways_left_out: usize,
     /// What the engine knows of road times, or waits for, is not what it was before.
     pub has_other_roads: bool,
 }
@@ -125,6 +127,7 @@ pub(crate) fn step_observed(
     let Step { engine, changed, mut output, .. } = step;
     output.rows = engine.rows_of(&changed);
     output.wanted = engine.road_times_mut().take_wanted();
+    output.ways_left_out = engine.road_times_mut().take_left_out();
     output.has_other_roads = engine.road_times_mut().take_changed();
     output
 }
@@ -600,15 +603,18 @@ impl Step<'_> {
         self.update_availability();
     }
 
-    /// Asks for the road times that the affected requests need, and holds back those that may have them soon.
+    /// Asks for the road times that the affected requests need, and holds back those that may have them soon. The ways to the pickups come
+    /// first: they decide who is offered what.
     fn request_roads(&mut self, is_affected: impl Fn(&WaitingRequest) -> bool) {
         let marketplace = Marketplace { engine: self.engine, positions: self.positions, now: self.now };
         let affected = marketplace.waiting().filter(is_affected).take(REQUESTS_BY_ROAD_MAX);
         let ways: Vec<_> = affected.map(|r| (r.request_id, marketplace.ways(&r))).collect();
         let (now, road_times) = (self.now, self.engine.road_times_mut());
-        for (request, ways) in ways {
-            let pending = ways.into_iter().fold(false, |pending, way| road_times.want(way, now) | pending);
-            road_times.hold(request, pending, now);
+        let mut want = |ways: &[Way]| ways.iter().fold(false, |pending, way| road_times.want(*way, now) | pending);
+        let pickups: Vec<bool> = ways.iter().map(|(_, ways)| want(&ways.to_pickup)).collect();
+        let trips: Vec<bool> = ways.iter().map(|(_, ways)| want(ways.trip.as_slice())).collect();
+        for ((request, _), pending) in ways.iter().zip(pickups.into_iter().zip(trips)) {
+            road_times.hold(*request, pending.0 || pending.1, now);
         }
     }
 

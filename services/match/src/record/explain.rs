@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer};
-use streams::{Event, MatchId, RequestId, UserId, VehicleType};
+use streams::{Event, MatchId, Position, RequestId, UserId, VehicleType};
 
 use super::replay::{Replay, RulesByVersion};
 use super::{Entry, Kind};
@@ -91,6 +91,8 @@ pub struct Candidate {
     pub eta_s: f64,
     #[serde(flatten)]
     pub why: Why,
+    #[serde(skip)]
+    pub(super) position: Position,
 }
 
 fn whole<S: Serializer>(number: &f64, to: S) -> Result<S::Ok, S::Error> {
@@ -323,5 +325,6 @@ pub(super) fn candidate(
     let market = marketplace.engine.rules().markets.of_pickup(&request.pickup);
     let estimate_s = || market.estimate(&position, &request.pickup, marketplace.now).1;
     let eta_s = by_road_s.unwrap_or_else(estimate_s);
-    Some(Candidate { driver_id: driver, distance_m: position.distance_m(&request.pickup), eta_s, why })
+    let distance_m = position.distance_m(&request.pickup);
+    Some(Candidate { driver_id: driver, distance_m, eta_s, why, position })
 }

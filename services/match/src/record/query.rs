@@ -26,6 +26,7 @@ const SEARCHES: Duration = Duration::hours(1);
 #[derive(Debug)]
 pub struct Entries {
     store: Store<Tables>,
+    /// Of the entries that were read.
     rules: RulesByVersion,
     next: Option<rows::At>,
     page: VecDeque<Entry>,
@@ -36,8 +37,9 @@ impl Entries {
     /// From the newest snapshot on that is not later than `at`, else from the oldest one.
     pub async fn from(store: &Store<Tables>, at: DateTime<Utc>) -> Result<Self, StoreError> {
         let mut tx = store.begin().await?;
-        let (rules, next) = (rows::rules(&mut tx).await?, rows::snapshot_before(&mut tx, at).await?);
-        Ok(Self { store: store.clone(), rules, next, page: VecDeque::new(), page_entries: PAGE_ENTRIES })
+        let next = rows::snapshot_before(&mut tx, at).await?;
+        let (rules, page) = (RulesByVersion::new(), VecDeque::new());
+        Ok(Self { store: store.clone(), rules, next, page, page_entries: PAGE_ENTRIES })
     }
 
     /// With pages of so many entries.
@@ -50,20 +52,22 @@ impl Entries {
         &self.rules
     }
 
-    /// Whether the next entry is in memory already.
-    pub fn has_page(&self) -> bool {
-        !self.page.is_empty()
-    }
-
     pub async fn next(&mut self) -> Result<Option<Entry>, StoreError> {
-        if self.page.is_empty()
-            && let Some(from) = self.next
-        {
-            let mut tx = self.store.begin().await?;
-            self.page = rows::page(&mut tx, from, self.page_entries, PAGE_BYTES).await?.into();
-            self.next = self.page.back().map(|entry| (entry.epoch, entry.number + 1));
+        if self.page.is_empty() {
+            self.page = self.next_page().await?.into();
         }
         Ok(self.page.pop_front())
+    }
+
+    /// Those after the entries that were read, in one transaction. Empty at the end of the record.
+    pub async fn next_page(&mut self) -> Result<Vec<Entry>, StoreError> {
+        let Some(from) = self.next else { return Ok(Vec::new()) };
+        let mut tx = self.store.begin().await?;
+        let page = rows::page(&mut tx, from, self.page_entries, PAGE_BYTES).await?;
+        let versions = page.iter().map(|entry| entry.rules_version).filter(|version| !self.rules.contains_key(version));
+        self.rules.extend(rows::rules(&mut tx, &versions.collect()).await?);
+        self.next = page.last().map(|entry| (entry.epoch, entry.number + 1));
+        Ok(page)
     }
 }
 

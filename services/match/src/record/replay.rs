@@ -13,8 +13,8 @@ use crate::engine::road_times::RoadTimes;
 use crate::engine::{Decision, Engine, Input, Rules, StepOutput, step_observed};
 use crate::positions::DriverPositions;
 
-/// The rules by version, as they are stored beside the record.
-pub type RulesByVersion = BTreeMap<RulesVersion, Rules>;
+/// The rules by version, as they are stored beside the record, and why some cannot be read: another version of the program wrote them.
+pub type RulesByVersion = BTreeMap<RulesVersion, Result<Rules, String>>;
 
 /// A chain that is run again.
 #[derive(Debug, Clone)]
@@ -80,6 +80,12 @@ impl Replay {
         step_observed(&mut self.engine, &[Input::Tick], &mut self.positions, now, &mut no_id, observe);
     }
 
+    /// Whether no entry is missing before this one. A transaction that failed left a number out, which looks the same.
+    pub(super) fn is_followed_by(&self, next: &Entry) -> bool {
+        let (epoch, number) = self.at;
+        [(epoch, number + 1), (epoch + 1, 1)].contains(&(next.epoch, next.number))
+    }
+
     /// What the next entry says.
     pub(super) fn decode(&mut self, entry: &Entry) -> Result<RecordedStep, String> {
         let (epoch, number) = self.at;
@@ -112,5 +118,9 @@ impl Replay {
 }
 
 fn rules_of(rules: &RulesByVersion, version: RulesVersion) -> Result<&Rules, String> {
-    rules.get(&version).ok_or_else(|| format!("the rules of version {version} are not in the record"))
+    match rules.get(&version) {
+        Some(Ok(rules)) => Ok(rules),
+        Some(Err(why)) => Err(format!("version {version}: {why}")),
+        None => Err(format!("the rules of version {version} are not in the record")),
+    }
 }

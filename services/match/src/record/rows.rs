@@ -1,6 +1,6 @@
 //! The record in the store: written in the transaction of each step, read in pages, deleted when it is old or too large.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Duration, Utc};
 use platform::store::rows::column;
@@ -97,21 +97,29 @@ async fn insert_rules(tx: &mut Tx, version: RulesVersion, text: &str, now: DateT
     Ok(())
 }
 
-/// All rules that are stored.
+/// Those of `versions` that are stored.
 ///
 /// # Errors
-/// [`StoreError::Other`] if another version of the program wrote some that this one cannot read.
-pub async fn rules(tx: &mut Tx) -> Result<RulesByVersion, StoreError> {
+/// [`StoreError`].
+pub async fn rules(tx: &mut Tx, versions: &BTreeSet<RulesVersion>) -> Result<RulesByVersion, StoreError> {
+    if versions.is_empty() {
+        return Ok(RulesByVersion::new());
+    }
     let texts: BTreeMap<RulesVersion, String> = match tx.on() {
         On::Postgres(pg) => {
-            let rows = sqlx::query("select version, rules from recorded_rules order by version").fetch_all(pg).await?;
+            let rows = sqlx::query("select version, rules from recorded_rules where version = any($1)")
+                .bind(column(versions, |version| version.0.cast_signed()))
+                .fetch_all(pg)
+                .await?;
             let read = |row: &PgRow| Ok((version(row, "version")?, row.try_get("rules")?));
             rows.iter().map(read).collect::<Result<_, StoreError>>()?
         }
-        On::Memory(tables) => tables.recorded_rules.iter().map(|(v, (text, _))| (*v, text.to_string())).collect(),
+        On::Memory(tables) => {
+            let stored = tables.recorded_rules.iter().filter(|(version, _)| versions.contains(version));
+            stored.map(|(version, (text, _))| (*version, text.to_string())).collect()
+        }
     };
-    let parsed = texts.into_iter().map(|(version, text)| Ok((version, parse_rules(&text)?)));
-    parsed.collect::<Result<_, String>>().map_err(StoreError::Other)
+    Ok(texts.into_iter().map(|(version, text)| (version, parse_rules(&text))).collect())
 }
 
 /// The newest snapshot that is not later than `at`, else the oldest one.

@@ -42,6 +42,8 @@ struct Made {
     driver_id: UserId,
     request_id: RequestId,
     found_at: DateTime<Utc>,
+    /// In which of the entries.
+    entry: usize,
     /// And after how long.
     answer: Option<(Answer, Duration)>,
 }
@@ -176,7 +178,8 @@ impl Happened {
         for event in &replayed.output.events {
             if let Event::MatchFound(e) = event {
                 let MatchFound { driver_id, request_id, found_at, .. } = *e;
-                self.made.insert(e.match_id, Made { driver_id, request_id, found_at, answer: None });
+                let made = Made { driver_id, request_id, found_at, entry: self.entries, answer: None };
+                self.made.insert(e.match_id, made);
             }
         }
         Ok(())
@@ -228,8 +231,10 @@ pub struct WhatIf {
     replay: Option<Replay>,
     /// Names of a chain that broke off are not known.
     is_broken: bool,
-    /// Recorded offers that were made here too, in the same step.
+    /// Recorded offers that were made here too, in the same step; and those before a snapshot with which it begins.
     same: BTreeSet<MatchId>,
+    /// Entries that were read.
+    entries: usize,
     has_diverged: bool,
     agenda: BinaryHeap<Reverse<(DateTime<Utc>, Moment)>>,
     next_tick: Option<DateTime<Utc>>,
@@ -253,6 +258,7 @@ impl WhatIf {
             replay: None,
             is_broken: true,
             same: BTreeSet::new(),
+            entries: 0,
             has_diverged: false,
             agenda: BinaryHeap::new(),
             next_tick: None,
@@ -266,14 +272,22 @@ impl WhatIf {
     /// The next entry, of as many as [`Happened`] read.
     pub fn entry(&mut self, entry: &Entry, rules: &RulesByVersion) {
         self.from.get_or_insert(entry.at);
+        self.entries += 1;
         let done = match entry.kind {
             Kind::Snapshot => self.snapshot(entry, rules),
             _ if self.is_broken => Ok(()),
             _ => self.step(entry, rules),
         };
         if done.is_err() {
-            self.is_broken = true;
+            self.break_off();
         }
+    }
+
+    /// What would come of the offers of the other policy is not known any more. It goes on with what happened, at the next snapshot.
+    fn break_off(&mut self) {
+        (self.replay, self.is_broken) = (None, true);
+        (self.has_diverged, self.next_tick) = (false, None);
+        self.agenda.clear();
     }
 
     fn snapshot(&mut self, entry: &Entry, rules: &RulesByVersion) -> Result<(), String> {
@@ -287,6 +301,10 @@ impl WhatIf {
             begun.engine.expire_not_before(snapshot.no_expiry_before);
             let places = snapshot.places.into_iter().map(|(id, place, _)| (id, place, begun.engine.availability(id)));
             begun.positions = DriverPositions::from_states(places);
+        } else {
+            // All that was offered before has happened here too.
+            let before = self.happened.made.iter().filter(|(_, made)| made.entry < self.entries);
+            self.same = before.map(|(id, _)| *id).collect();
         }
         self.set_policy(&mut begun);
         self.replay = Some(begun);
@@ -301,7 +319,7 @@ impl WhatIf {
     fn step(&mut self, entry: &Entry, rules: &RulesByVersion) -> Result<(), String> {
         let Some(mut replay) = self.replay.take() else { return Ok(()) };
         let step = replay.decode(entry)?;
-        let recorded_policy = rules.get(&step.rules_version).map(|rules| rules.policy);
+        let recorded_policy = rules.get(&step.rules_version).and_then(|rules| Some(rules.as_ref().ok()?.policy));
         self.pass_time(&mut replay, step.at, self.has_diverged || recorded_policy != Some(self.policy));
         replay.prepare(&step, rules)?;
         self.set_policy(&mut replay);

@@ -43,7 +43,7 @@ impl RecordedWalk {
     fn new() -> Self {
         let mut walk = Walk::new();
         walk.harness.recorder = Some(Recorder::new(1));
-        let rules = choices().iter().map(|rules| (rules_text(rules).0, rules.clone())).collect();
+        let rules = choices().iter().map(|rules| (rules_text(rules).0, Ok(rules.clone()))).collect();
         Self { walk, epoch: 1, rules, entries: Vec::new(), choices: 0 }
     }
 
@@ -215,8 +215,9 @@ fn missing_steps_unknown_rules_and_damaged_bytes_are_named() {
     // Another decision than the recorded one is seen.
     let mut replay = begun();
     replay.step(beacon, rules).unwrap();
-    replay.engine.set_rules(rules.values().next().unwrap().clone());
-    let other: RulesByVersion = rules.iter().map(|(v, r)| (*v, Rules { radius_m: 10.0, ..r.clone() })).collect();
+    replay.engine.set_rules(rules.values().next().unwrap().clone().unwrap());
+    let other: RulesByVersion =
+        rules.iter().map(|(v, r)| (*v, Ok(Rules { radius_m: 10.0, ..r.clone().unwrap() }))).collect();
     assert!(!replay.clone().step(finder, &other).unwrap().is_same, "nobody is within ten metres");
     assert!(replay.step(finder, rules).unwrap().is_same);
     assert_eq!(replay.step(accepted, rules).unwrap().step.match_ids, []);
@@ -291,19 +292,19 @@ async fn entries_are_stored_in_order_and_deleted_when_old(backend: Backend) {
     for (minute, snapshot) in [(0, (1, 1)), (9, (1, 1)), (10, (2, 1)), (500, (2, 1)), (-1, (1, 1))] {
         assert_eq!(rows::snapshot_before(&mut tx, at(minute)).await.unwrap(), Some(snapshot), "minute {minute}");
     }
-    assert_eq!(rows::rules(&mut tx).await.unwrap(), RulesByVersion::from([(text.0, rules())]));
+    assert_eq!(rows::rules(&mut tx, &[text.0].into()).await.unwrap(), RulesByVersion::from([(text.0, Ok(rules()))]));
     drop(tx);
 
     rows::purge(&store, at(62), Duration::minutes(55)).await.unwrap();
     let mut tx = store.begin().await.unwrap();
     assert_eq!(rows::page(&mut tx, (0, 0), 100, 100 << 20).await.unwrap(), all[3..]);
-    assert_eq!(rows::rules(&mut tx).await.unwrap().len(), 1);
+    assert_eq!(rows::rules(&mut tx, &[text.0].into()).await.unwrap().len(), 1);
     drop(tx);
     rows::purge(&store, at(180), Duration::minutes(55)).await.unwrap();
     let mut tx = store.begin().await.unwrap();
     assert_eq!(rows::page(&mut tx, (0, 0), 100, 100 << 20).await.unwrap(), []);
     assert_eq!(rows::snapshot_before(&mut tx, at(0)).await.unwrap(), None);
-    assert_eq!(rows::rules(&mut tx).await.unwrap().len(), 0);
+    assert_eq!(rows::rules(&mut tx, &[text.0].into()).await.unwrap().len(), 0);
 }
 
 /// Also a step of more than one row, and positions of every kind.
@@ -334,7 +335,7 @@ async fn a_replay_of_stored_entries_decides_the_same(backend: Backend) {
     rows::insert(&mut tx, &harness.recorded, harness.now).await.unwrap();
     tx.commit().await.unwrap();
     let mut tx = store.begin().await.unwrap();
-    let rules = rows::rules(&mut tx).await.unwrap();
+    let rules = rows::rules(&mut tx, &[rules_text(&rules()).0].into()).await.unwrap();
     let from = rows::snapshot_before(&mut tx, harness.now).await.unwrap().unwrap();
     let entries = rows::page(&mut tx, from, 1_000, 100 << 20).await.unwrap();
     assert!(entries.iter().any(|e| e.bytes.len() > 600_000), "no step is larger than a row");

@@ -83,3 +83,29 @@ fn nobody_can_say_is_an_answer_and_so_is_that_there_is_no_road() {
     assert_eq!(driver(&second.step(&[Input::Roads(&answers)])), None);
     assert!(second.pass_time(30).iter().all(|output| driver(output).is_none()));
 }
+
+#[test]
+fn who_can_get_there_is_offered_however_many_nearer_ones_cannot() {
+    for policy in Policy::ALL {
+        let mut harness = EngineHarness::new();
+        harness.engine = Engine::new(Rules { policy, roads: true, ..rules() });
+        let beacons: Vec<_> =
+            (1..=25).map(|n| harness.online(&format!("d{n}"), VehicleType::Car, 0.1 * f64::from(n))).collect();
+        let at = harness.now;
+        harness.step(&beacons.iter().map(|beacon| Input::Beacon(beacon, at)).collect::<Vec<_>>());
+        let search = harness.search("r1", "p1", 0.0);
+        let mut output = harness.step(&[Input::Finder(&search)]);
+        // The farthest of them, whose way is asked for once it is known that nobody else gets there.
+        let reaches = |way: &Way| way.from.lat >= km(2.45).lat || way.from == search.pickup;
+        for _ in 0..2 {
+            harness.now += Duration::milliseconds(40);
+            let answers: Vec<_> = output
+                .wanted
+                .iter()
+                .map(|way| if reaches(way) { by_road(way) } else { (*way, Some(Road::None)) })
+                .collect();
+            output = harness.step(&[Input::Roads(&answers)]);
+        }
+        assert_eq!(driver(&output), Some((user("d25"), Some(false))), "{policy:?}");
+    }
+}

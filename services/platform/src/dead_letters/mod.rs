@@ -9,6 +9,7 @@ pub mod sweeper;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use streams::bus::{MESSAGE_ID, ReplayStart, StoredMessage};
 use streams::event::rfc3339;
@@ -16,6 +17,7 @@ use streams::topology::DEAD_LETTER_STREAM;
 use streams::{Bus, BusError, Headers, Message};
 
 use crate::Platform;
+use crate::api::{SchemaOf, Schemas};
 
 /// What remains of a body that makes its dead letter too large, bytes.
 const CUT_BODY: usize = 64 * 1024;
@@ -271,7 +273,7 @@ pub async fn between(bus: &Bus, (from, before): (u64, u64), wait: Duration) -> R
 }
 
 /// A request to the workers of a consumer, on [`worker_subject`].
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub(crate) enum WorkerRequest {
     /// Handle the message of this letter now.
@@ -288,7 +290,7 @@ pub(crate) enum WorkerRequest {
     Sweep { advisory: u64 },
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub(crate) enum WorkerReply {
     /// The message is processed now: everything that follows from it is committed.
@@ -304,6 +306,11 @@ pub(crate) enum WorkerReply {
 /// Where the workers of a consumer answer; one of them gets each request.
 pub(crate) fn worker_subject(consumer: &str) -> String {
     format!("dead_letters.{consumer}")
+}
+
+/// The schemas of a request to the workers of a consumer and of its reply.
+pub fn worker_schemas() -> (SchemaOf, SchemaOf) {
+    (Schemas::written::<WorkerRequest>, Schemas::written::<WorkerReply>)
 }
 
 pub(crate) async fn ask_worker(

@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 
 use streams::UserId;
+use streams::operators::Operator;
 use uuid::Uuid;
 
 use super::address::ClientAddress;
+use crate::token::hash_of;
 
 /// Whose bucket it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +27,14 @@ impl From<Uuid> for Key {
 impl From<UserId> for Key {
     fn from(user: UserId) -> Self {
         Self(user.0.as_u128())
+    }
+}
+
+/// By a hash of the name: names have no bound that would fit.
+impl From<&Operator> for Key {
+    fn from(operator: &Operator) -> Self {
+        let hash = hash_of(operator.name.as_bytes());
+        Self(hash.iter().take(16).fold(0, |key, byte| key << 8 | u128::from(*byte)))
     }
 }
 

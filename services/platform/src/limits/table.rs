@@ -31,6 +31,8 @@ pub enum Limit {
     WrongCodesFirst,
     WrongCodesAll,
     AdminTokensAddress,
+    AdminActs,
+    AdminLookUps,
     AdminStreams,
 }
 
@@ -42,6 +44,8 @@ pub enum By {
     Address,
     SignIn,
     Socket,
+    /// Who has a token of ADMIN_TOKENS_FILE, by name.
+    Operator,
     /// A phone number.
     Number,
     /// A phone number, for each address that asks for it.
@@ -59,6 +63,7 @@ impl By {
             Self::Address => "address",
             Self::SignIn => "sign-in",
             Self::Socket => "socket",
+            Self::Operator => "operator",
             Self::Number => "number",
             Self::NumberAndAddress => "number and address",
             Self::Prefix => "number prefix",
@@ -106,8 +111,8 @@ const fn row(limit: Limit, name: &'static str, by: By, scope: Scope, amount: Amo
 }
 
 /// In the order of [`Limit`].
-pub const TABLE: [Definition; 23] = {
-    use By::{Address, All, Number, NumberAndAddress, Prefix, SignIn, Socket, User};
+pub const TABLE: [Definition; 25] = {
+    use By::{Address, All, Number, NumberAndAddress, Operator, Prefix, SignIn, Socket, User};
     use Scope::{Process, Shared};
     [
         row(
@@ -199,8 +204,24 @@ pub const TABLE: [Definition; 23] = {
             "admin_tokens_address",
             Address,
             Process,
-            rate(20, 1.0 / 10.0),
-            "wrong tokens of operators from one address",
+            rate(60, 1.0 / 10.0),
+            "tokens of operators that were not right before from this address; then a right one is refused too",
+        ),
+        row(
+            Limit::AdminActs,
+            "admin_acts",
+            Operator,
+            Process,
+            rate(200, 0.1),
+            "acts of one operator, each an event for a year",
+        ),
+        row(
+            Limit::AdminLookUps,
+            "admin_look_ups",
+            Operator,
+            Process,
+            rate(30, 1.0 / 120.0),
+            "searches of one operator for a phone number, each an event for a year",
         ),
         row(Limit::AdminStreams, "admin_streams", All, Process, Amount::Count(8), "open event streams of operators"),
     ]

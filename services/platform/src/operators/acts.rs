@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use streams::Event;
 use streams::event::{ActKind, OperatorAct};
+use streams::operators::shown::ActDone;
 use streams::operators::{ActHead, Asked};
 
 use crate::store::TransactionError;
@@ -25,6 +26,11 @@ pub enum Begun {
 impl Begun {
     pub fn is_repeated(self) -> bool {
         self == Self::Repeated
+    }
+
+    /// What the answer to every act has.
+    pub fn done(self, act: &ActHead) -> ActDone {
+        ActDone { act_id: act.act_id, repeated: self.is_repeated() }
     }
 }
 

@@ -3,6 +3,8 @@
 mod service_api;
 mod usage;
 
+pub use service_api::replies as service_replies;
+
 use streams::Service;
 use streams::pods::{
     HEALTH_WAIT, HEARTBEAT, HEARTBEAT_INTERVAL, Heartbeat, PartHealth, PodHealth, Status, health_subject,
@@ -10,6 +12,7 @@ use streams::pods::{
 use tokio::time::{Instant, sleep_until};
 
 use crate::responder::{self, Endpoint, Reply};
+use crate::telemetry::PartState;
 use crate::{CancellationToken, Platform};
 use usage::{Usage, cpu_percent};
 
@@ -90,12 +93,18 @@ async fn answer_health(platform: &Platform, services: &[Service], stop: &Cancell
 pub fn health(platform: &Platform, services: &[Service]) -> PodHealth {
     let mut parts = platform.health.parts();
     if platform.shutdown.is_cancelled() {
-        parts.push(("process".to_owned(), Some("shutting down".to_owned())));
+        parts.push(("process".to_owned(), PartState::Unhealthy("shutting down".to_owned())));
     }
-    let status = |fault: &Option<String>| if fault.is_some() { Status::NotReady } else { Status::Ready };
-    let mut parts: Vec<PartHealth> =
-        parts.into_iter().map(|(name, fault)| PartHealth { name, status: status(&fault), detail: fault }).collect();
-    let is_ready = parts.iter().all(|part| part.status == Status::Ready);
+    let part = |(name, state)| {
+        let (status, detail) = match state {
+            PartState::Healthy => (Status::Ready, None),
+            PartState::Degraded(why) => (Status::Degraded, Some(why)),
+            PartState::Unhealthy(why) => (Status::NotReady, Some(why)),
+        };
+        PartHealth { name, status, detail }
+    };
+    let mut parts: Vec<PartHealth> = parts.into_iter().map(part).collect();
+    let is_ready = parts.iter().all(|part| part.status != Status::NotReady);
     parts.extend(platform.health.breakers().into_iter().map(|(breaker, state)| PartHealth {
         name: format!("breaker {breaker}"),
         status: if state == "closed" { Status::Ready } else { Status::Degraded },

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
+use schemars::JsonSchema;
 use serde::Serialize;
 use streams::Service;
 use streams::event::rfc3339;
 
+use crate::api::{SchemaOf, Schemas};
 use crate::responder::{self, Endpoint, Listed, Reply};
 use crate::{CancellationToken, Platform};
 
@@ -49,7 +51,8 @@ struct Instance {
     started_at: DateTime<Utc>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "{E}Response")]
 struct Response<'a, E> {
     r#type: &'static str,
     name: &'a str,
@@ -60,23 +63,28 @@ struct Response<'a, E> {
     extra: E,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ServicePing")]
 struct Ping {}
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ServiceInfo")]
 struct Info {
     description: &'static str,
     endpoints: Vec<EndpointInfo>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ServiceStats")]
 struct Stats {
     #[serde(serialize_with = "rfc3339::serialize")]
+    #[schemars(with = "DateTime<Utc>")]
     started: DateTime<Utc>,
     endpoints: Vec<EndpointStats>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ServiceEndpointInfo")]
 struct EndpointInfo {
     name: String,
     subject: String,
@@ -85,7 +93,8 @@ struct EndpointInfo {
     metadata: BTreeMap<&'static str, String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ServiceEndpointStats")]
 struct EndpointStats {
     #[serde(flatten)]
     info: EndpointInfo,
@@ -118,6 +127,15 @@ impl From<Listed> for EndpointStats {
             average_processing_time: processing_time.checked_div(statistics.requests).unwrap_or(0),
         }
     }
+}
+
+/// The schemas of the answers to `$SRV.PING`, `$SRV.INFO` and `$SRV.STATS`.
+pub fn replies() -> [(&'static str, SchemaOf); 3] {
+    [
+        ("$SRV.PING", Schemas::written::<Response<'_, Ping>>),
+        ("$SRV.INFO", Schemas::written::<Response<'_, Info>>),
+        ("$SRV.STATS", Schemas::written::<Response<'_, Stats>>),
+    ]
 }
 
 const fn description(service: Service) -> &'static str {

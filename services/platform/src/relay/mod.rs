@@ -26,7 +26,7 @@ use row::{OutboxRow, PAGE, RelayOutcome};
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The age from which a poll takes the rows of any pod: until then the relay of the pod that wrote them is expected to.
 const ORPHAN_AGE: Duration = Duration::from_secs(2);
-/// The age from which an unpublished row makes the process unhealthy, seconds.
+/// The age from which an unpublished row degrades the process, seconds.
 const LATE_S: f64 = 60.0;
 /// Limit of the wait for the last rows at shutdown.
 const DRAIN_WAIT: Duration = Duration::from_secs(10);
@@ -206,7 +206,8 @@ impl<T: Tables> Relay<T> {
         outcome
     }
 
-    /// Tells metrics and health how long the oldest unpublished row has waited.
+    /// Tells metrics and health how long the oldest unpublished row has waited. A late row makes no process unready: all processes of the
+    /// service read the same table, and a full stream refuses all of them. Without them nobody could even sign in or call for help.
     async fn report_age(&self) {
         let (health, part) = (&self.platform.health, &self.health_part);
         let Ok(oldest) = self.store.oldest_unpublished().await else {
@@ -216,7 +217,7 @@ impl<T: Tables> Relay<T> {
         let age_s = oldest.map_or(0.0, |at| (self.platform.world.now() - at).as_seconds_f64().max(0.0));
         self.platform.metrics.outbox_age.with_label_values(&[self.service.name()]).set(age_s);
         if age_s > LATE_S {
-            health.set_unhealthy(part, format!("an event waits for {age_s:.0} s to be published"));
+            health.set_degraded(part, format!("an event waits for {age_s:.0} s to be published"));
         } else {
             health.set_healthy(part);
         }

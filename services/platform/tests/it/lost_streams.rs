@@ -9,6 +9,7 @@ use platform::{CancellationToken, Platform, Store, World};
 use streams::bus::ReplayStart;
 use streams::memory::MemoryBus;
 use streams::nats::{NatsBus, NatsSettings};
+use streams::pods::Status;
 use streams::topology::Topology;
 use streams::{Bus, Service, Subject, VehicleType};
 use tokio::task::JoinHandle;
@@ -22,6 +23,27 @@ const STREAM: &str = "USER_STREAM";
 /// The duplicate window; the ordinary one is too long for a test.
 const WINDOW: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(30);
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_waits_to_be_published_degrades_its_process_and_leaves_it_ready() {
+    let world = World::seeded("2026-01-01T00:00:00Z".parse().unwrap(), 1);
+    // A bus without the stream, as one with a full stream, takes nothing.
+    let platform = Platform::new(world.clone(), Bus::Memory(MemoryBus::new(world.now(), 1)), "one");
+    let store: Store<Tables> = store(Backend::Memory, &world).await;
+    let mut tx = store.begin().await.unwrap();
+    tx.publish(&beacon(1, VehicleType::Car, 0), &world.trace());
+    tx.commit().await.unwrap();
+    let stop = CancellationToken::new();
+    let relay = tokio::spawn(Relay::new(&platform, Service::Users, &store).run(stop.clone()));
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    let health = platform::pod::health(&platform, &[Service::Users]);
+    let outbox = health.parts.iter().find(|part| part.name == "outbox users").unwrap();
+    assert_eq!((health.status, outbox.status), (Status::Ready, Status::Degraded));
+    assert!(outbox.detail.as_ref().is_some_and(|why| why.contains("waits for")), "{outbox:?}");
+    assert!(platform.metrics.text(&platform.health).contains("rideshare_part_healthy{part=\"outbox users\"} 0"));
+    stop.cancel();
+    relay.await.unwrap();
+}
 
 struct Rig {
     platform: Platform,

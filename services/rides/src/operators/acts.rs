@@ -1,9 +1,12 @@
-//! What operators do with a ride: one transaction each, with the event of the act. A repeat changes nothing and gets the same answer.
+//! What operators do with a ride: one transaction each, with the event of the act. A repeat changes nothing: its answer says `repeated`, and
+//! what there is now.
 
 use platform::operators::acts::{self, ActError, begin};
+use platform::operators::shown;
 use platform::{Problem, Retry, Transaction};
-use serde_json::{Value, json};
+use serde_json::Value;
 use streams::event::{ActKind, Money, Party};
+use streams::operators::shown::{ActDone, NoteAdded, Refunded, RideEndedByOperator};
 use streams::operators::{ActHead, Asked, NOTES_MAX, RidesRequest};
 use streams::{RideId, RideStatus};
 
@@ -43,10 +46,8 @@ async fn end_in(
     let ride = lock(&mut tx, id).await?;
     let begun = begin(&mut tx, asked, act).await?;
     let answer = |ride: &Ride| {
-        json!({
-            "act_id": act.act_id, "repeated": begun.is_repeated(), "ride_id": id, "status": ride.status,
-            "version": ride.version,
-        })
+        let (status, version) = (ride.status, ride.version);
+        shown(&RideEndedByOperator { act: begun.done(act), ride_id: id, status, version })
     };
     if begun.is_repeated() {
         return Ok(answer(&ride));
@@ -70,14 +71,14 @@ async fn end_in(
     let mut event = acts::event(asked, act, ActKind::RideEnded, now);
     (event.ride_id, event.previous_status) = (Some(id), Some(ride.status.as_str().to_owned()));
     (event.user_id, event.driver_id) = (Some(ride.passenger_id), Some(ride.driver_id));
-    let (status, shown) = (change.ride.status, answer(&change.ride));
+    let (status, ended) = (change.ride.status, answer(&change.ride));
     write_updates(&mut tx, vec![RideUpdate { expected_version: ride.version, change: *change, trace: trace.clone() }])
         .await?;
     acts::publish_in(&mut tx, &trace, event);
     tx.commit().await?;
     tracing::info!(ride_id = %id, act_id = %act.act_id, by = asked.operator.name, "an operator ended a ride");
     count(metrics, status, 1);
-    Ok(shown)
+    Ok(ended)
 }
 
 /// Refunds a part of what was captured.
@@ -135,9 +136,12 @@ async fn refund_in(
         tx.commit().await?;
         refunds.push(refund);
     }
-    Ok(json!({
-        "act_id": act.act_id, "repeated": begun.is_repeated() || is_known, "refund_id": act.act_id, "ride_id": id,
-        "amount": amount, "refunded": Money::new(refund::total(&refunds), amount.currency),
+    Ok(shown(&Refunded {
+        act: ActDone { act_id: act.act_id, repeated: begun.is_repeated() || is_known },
+        refund_id: act.act_id,
+        ride_id: id,
+        amount,
+        refunded: Money::new(refund::total(&refunds), amount.currency),
     }))
 }
 
@@ -184,5 +188,5 @@ async fn note_in(
         acts::publish(&mut tx, world, event);
         tx.commit().await?;
     }
-    Ok(json!({"act_id": act.act_id, "repeated": begun.is_repeated(), "note_id": act.act_id, "ride_id": id}))
+    Ok(shown(&NoteAdded { act: begun.done(act), note_id: act.act_id, ride_id: id }))
 }

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use platform::operators::shown;
 use platform::{Problem, Store};
-use serde_json::{Value, json};
+use serde_json::Value;
 use streams::operators::MapQuery;
+use streams::operators::shown::{MapRows, OperatorsRidePage};
 use streams::{RideId, UserId};
 
 use super::{rows, view};
@@ -78,13 +80,13 @@ pub(super) async fn page(
         None if filter.is_live() => rows::live(&mut tx, after, None, WINDOW).await?,
         None => rows::newest(&mut tx, after, WINDOW).await?,
     };
-    let (shown, next) = filter.page(looked_at, WINDOW as usize, limit as usize);
-    let ids: Vec<RideId> = shown.iter().map(|ride| ride.ride_id).collect();
+    let (found, next) = filter.page(looked_at, WINDOW as usize, limit as usize);
+    let ids: Vec<RideId> = found.iter().map(|ride| ride.ride_id).collect();
     let payments = payments_of(&mut tx, &ids).await?;
     drop(tx);
     let payments: BTreeMap<RideId, Payment> = payments.into_iter().map(|p| (p.ride_id, p)).collect();
-    let views: Vec<Value> = shown.iter().map(|ride| view::ride(ride, payments.get(&ride.ride_id))).collect();
-    Ok(json!({"rides": views, "next_cursor": next}))
+    let rides = found.iter().map(|ride| view::ride(ride, payments.get(&ride.ride_id))).collect();
+    Ok(shown(&OperatorsRidePage { rides, next_cursor: next }))
 }
 
 /// Live rides with pickup or dropoff in the box, newest first.
@@ -94,7 +96,7 @@ pub(super) async fn live(store: &Store<Tables>, map: &MapQuery) -> Result<Value,
     drop(tx);
     let truncated = found.len() > map.limit as usize;
     found.truncate(map.limit as usize);
-    Ok(json!({"rows": found.iter().map(view::on_map).collect::<Vec<_>>(), "truncated": truncated}))
+    Ok(shown(&MapRows { rows: found.iter().map(view::on_map).collect(), truncated }))
 }
 
 #[cfg(test)]

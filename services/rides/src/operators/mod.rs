@@ -9,8 +9,10 @@ mod view;
 
 use std::sync::Arc;
 
+use platform::operators::shown;
 use platform::{CancellationToken, Platform, Problem, Store, Tokens, operators};
-use serde_json::{Value, json};
+use serde_json::Value;
+use streams::operators::shown::RideAlone;
 use streams::operators::{Asked, RIDES_OPERATORS, RidesRequest};
 use streams::{RideId, Service};
 
@@ -46,7 +48,8 @@ impl Desk {
             RidesRequest::Ride { ride_id } => self.ride(*ride_id).await,
             RidesRequest::Debts { user_id } => {
                 let mut tx = self.store.begin().await?;
-                Ok(debts_of(&mut tx, *user_id).await?.iter().take(100).map(view::debt).collect())
+                let debts = debts_of(&mut tx, *user_id).await?;
+                Ok(shown(&debts.iter().take(100).map(view::debt).collect::<Vec<_>>()))
             }
             RidesRequest::Live { map } => lists::live(&self.store, map).await,
             RidesRequest::End { act, ride_id } => acts::end(self, asked, act, *ride_id).await,
@@ -70,14 +73,14 @@ impl Desk {
         };
         drop(tx);
         let (events, chain) = view::events(&events);
-        Ok(json!({
-            "ride": view::whole(&ride, payment.as_ref(), request),
-            "events": events,
-            "chain": chain,
-            "payment": payment.as_ref().map(|payment| view::payment(payment, &refunds)),
-            "ledger": entries.iter().map(view::entry).collect::<Vec<_>>(),
-            "refunds": refunds.iter().map(view::refund).collect::<Vec<_>>(),
-            "notes": notes.iter().map(view::note).collect::<Vec<_>>(),
+        Ok(shown(&RideAlone {
+            ride: view::whole(&ride, payment.as_ref(), request),
+            events,
+            chain,
+            payment: payment.as_ref().map(|payment| view::payment(payment, &refunds)),
+            ledger: entries.iter().map(view::entry).collect(),
+            refunds: refunds.iter().map(view::refund).collect(),
+            notes: notes.iter().map(view::note).collect(),
         }))
     }
 }

@@ -1,7 +1,10 @@
 //! What operators are shown of a ride; pure.
 
-use serde_json::{Value, json};
-use streams::event::rfc3339;
+use serde_json::Value;
+use streams::operators::shown::{
+    EventOfRide, HashChain, LedgerEntry, OperatorsDebt, OperatorsPayment, OperatorsRefund, OperatorsRide,
+    OperatorsRideWhole, RideNote, RideOnMap,
+};
 use streams::{Money, RequestId, RideStatus};
 
 use crate::event_log::EventRow;
@@ -14,44 +17,61 @@ use crate::replay;
 use crate::ride::Ride;
 
 /// A ride in a list.
-pub(super) fn ride(ride: &Ride, payment: Option<&Payment>) -> Value {
+pub(super) fn ride(ride: &Ride, payment: Option<&Payment>) -> OperatorsRide {
     let cancelled = ride.cancellation.as_ref();
-    json!({
-        "ride_id": ride.ride_id, "match_id": ride.match_id, "driver_id": ride.driver_id,
-        "passenger_id": ride.passenger_id, "status": ride.status, "version": ride.version, "pickup": ride.pickup,
-        "dropoff": ride.dropoff, "vehicle_type": ride.vehicle_type, "market_id": ride.market_id,
-        "created_at": rfc3339::text(&ride.created_at), "updated_at": rfc3339::text(&ride.updated_at),
-        "waiting_at": ride.waiting_at.as_ref().map(rfc3339::text),
-        "started_at": ride.started_at.as_ref().map(rfc3339::text),
-        "arrived_at": ride.arrived_at.as_ref().map(rfc3339::text),
-        "cancelled_by": cancelled.map(|c| c.by), "cancel_reason": cancelled.map(|c| &c.reason),
-        "total": ride.fare().map(|fare| fare.total).or_else(|| cancelled.map(|c| c.fee)),
-        "payment_status": payment.map(|payment| payment.status.as_str()),
-    })
+    OperatorsRide {
+        ride_id: ride.ride_id,
+        match_id: ride.match_id,
+        driver_id: ride.driver_id,
+        passenger_id: ride.passenger_id,
+        status: ride.status,
+        version: ride.version,
+        pickup: ride.pickup,
+        dropoff: ride.dropoff,
+        vehicle_type: ride.vehicle_type,
+        market_id: ride.market_id.clone(),
+        created_at: ride.created_at.into(),
+        updated_at: ride.updated_at.into(),
+        waiting_at: ride.waiting_at.map(Into::into),
+        started_at: ride.started_at.map(Into::into),
+        arrived_at: ride.arrived_at.map(Into::into),
+        cancelled_by: cancelled.map(|c| c.by),
+        cancel_reason: cancelled.map(|c| c.reason.clone()),
+        total: ride.fare().map(|fare| fare.total).or_else(|| cancelled.map(|c| c.fee)),
+        payment_status: payment.map(|payment| payment.status.as_str()),
+    }
 }
 
 /// A ride by itself.
-pub(super) fn whole(of: &Ride, payment: Option<&Payment>, request: Option<RequestId>) -> Value {
+pub(super) fn whole(of: &Ride, payment: Option<&Payment>, request: Option<RequestId>) -> OperatorsRideWhole {
     let (receipt, cancelled, parts) = (of.receipt.as_ref(), of.cancellation.as_ref(), of.parts());
-    let mut view = ride(of, payment);
-    view["distance_m"] = json!(receipt.map(|r| r.distance_m).or_else(|| cancelled?.distance_m));
-    view["duration_s"] = json!(receipt.map(|r| r.duration_s).or_else(|| cancelled?.duration_s));
-    view["fare"] = json!(of.fare());
-    view["platform_fee"] = json!(parts.map(|(fee, _)| fee));
-    view["driver_payout"] = json!(parts.map(|(_, payout)| payout));
-    view["cancel_fee"] = json!(cancelled.map(|c| c.fee));
-    view["request_id"] = json!(request);
-    view
+    OperatorsRideWhole {
+        ride: ride(of, payment),
+        distance_m: receipt.map(|r| r.distance_m).or_else(|| cancelled?.distance_m),
+        duration_s: receipt.map(|r| r.duration_s).or_else(|| cancelled?.duration_s),
+        fare: of.fare().cloned(),
+        platform_fee: parts.map(|(fee, _)| fee),
+        driver_payout: parts.map(|(_, payout)| payout),
+        cancel_fee: cancelled.map(|c| c.fee),
+        request_id: request,
+    }
 }
 
 /// A ride on the map.
-pub(super) fn on_map(ride: &Ride) -> Value {
-    json!({
-        "ride_id": ride.ride_id, "status": ride.status, "version": ride.version, "driver_id": ride.driver_id,
-        "passenger_id": ride.passenger_id, "pickup": ride.pickup, "dropoff": ride.dropoff,
-        "vehicle_type": ride.vehicle_type, "market_id": ride.market_id,
-        "created_at": rfc3339::text(&ride.created_at), "updated_at": rfc3339::text(&ride.updated_at),
-    })
+pub(super) fn on_map(ride: &Ride) -> RideOnMap {
+    RideOnMap {
+        ride_id: ride.ride_id,
+        status: ride.status,
+        version: ride.version,
+        driver_id: ride.driver_id,
+        passenger_id: ride.passenger_id,
+        pickup: ride.pickup,
+        dropoff: ride.dropoff,
+        vehicle_type: ride.vehicle_type,
+        market_id: ride.market_id.clone(),
+        created_at: ride.created_at.into(),
+        updated_at: ride.updated_at.into(),
+    }
 }
 
 /// The search that became the ride, as its first event says.
@@ -62,7 +82,7 @@ pub(super) fn request_of(events: &[EventRow]) -> Option<RequestId> {
 }
 
 /// Each event with whether it is what its hash says and follows the one before; and whether all are.
-pub(super) fn events(rows: &[EventRow]) -> (Vec<Value>, Value) {
+pub(super) fn events(rows: &[EventRow]) -> (Vec<EventOfRide>, HashChain) {
     let (mut before, mut fault): (Option<Ride>, Option<String>) = (None, None);
     let mut views = Vec::new();
     for row in rows {
@@ -80,49 +100,62 @@ pub(super) fn events(rows: &[EventRow]) -> (Vec<Value>, Value) {
             }
         }
         let body: Value = serde_json::from_str(&row.body).unwrap_or_else(|_| row.body.clone().into());
-        views.push(json!({
-            "version": row.version, "subject": row.subject, "occurred_at": rfc3339::text(&row.occurred_at),
-            "message_id": row.message_id, "hash": row.hash, "previous_hash": body["previous_hash"],
-            "verifies": verifies, "body": body,
-        }));
+        views.push(EventOfRide {
+            version: row.version,
+            subject: row.subject.clone(),
+            occurred_at: row.occurred_at.into(),
+            message_id: row.message_id.clone(),
+            hash: row.hash.clone(),
+            previous_hash: body["previous_hash"].as_str().map(str::to_owned),
+            verifies,
+            body,
+        });
     }
     if rows.is_empty() {
         fault = Some("it has no event".to_owned());
     }
-    (views, json!({"verifies": fault.is_none(), "fault": fault}))
+    (views, HashChain { verifies: fault.is_none(), fault })
 }
 
-pub(super) fn payment(payment: &Payment, refunds: &[Refund]) -> Value {
-    json!({
-        "payment_id": payment.payment_id, "amount": payment.amount, "status": payment.status.as_str(),
-        "reference": payment.reference, "created_at": rfc3339::text(&payment.created_at),
-        "tried_at": payment.tried_at.as_ref().map(rfc3339::text),
-        "refunded": Money::new(total(refunds), payment.amount.currency),
-    })
+pub(super) fn payment(payment: &Payment, refunds: &[Refund]) -> OperatorsPayment {
+    OperatorsPayment {
+        payment_id: payment.payment_id,
+        amount: payment.amount,
+        status: payment.status.as_str(),
+        reference: payment.reference.clone(),
+        created_at: payment.created_at.into(),
+        tried_at: payment.tried_at.map(Into::into),
+        refunded: Money::new(total(refunds), payment.amount.currency),
+    }
 }
 
-pub(super) fn entry(entry: &Entry) -> Value {
-    json!({
-        "entry_id": entry.entry_id, "transaction_id": entry.transaction_id, "kind": entry.kind.as_str(),
-        "account": entry.account, "amount": entry.amount, "at": rfc3339::text(&entry.at),
-    })
+pub(super) fn entry(entry: &Entry) -> LedgerEntry {
+    LedgerEntry {
+        entry_id: entry.entry_id,
+        transaction_id: entry.transaction_id,
+        kind: entry.kind.as_str().to_owned(),
+        account: entry.account.clone(),
+        amount: entry.amount,
+        at: entry.at.into(),
+    }
 }
 
-pub(super) fn refund(refund: &Refund) -> Value {
-    json!({
-        "refund_id": refund.refund_id, "amount": refund.amount, "reason": refund.reason, "by": refund.by,
-        "at": rfc3339::text(&refund.at),
-    })
+pub(super) fn refund(refund: &Refund) -> OperatorsRefund {
+    OperatorsRefund {
+        refund_id: refund.refund_id,
+        amount: refund.amount,
+        reason: refund.reason.clone(),
+        by: refund.by.clone(),
+        at: refund.at.into(),
+    }
 }
 
-pub(super) fn note(note: &Note) -> Value {
-    json!({"note_id": note.note_id, "text": note.text, "by": note.by, "at": rfc3339::text(&note.at)})
+pub(super) fn note(note: &Note) -> RideNote {
+    RideNote { note_id: note.note_id, text: note.text.clone(), by: note.by.clone(), at: note.at.into() }
 }
 
-pub(super) fn debt(debt: &Debt) -> Value {
-    json!({
-        "debt_id": debt.payment_id, "ride_id": debt.ride_id, "amount": debt.amount, "since": rfc3339::text(&debt.at),
-    })
+pub(super) fn debt(debt: &Debt) -> OperatorsDebt {
+    OperatorsDebt { debt_id: debt.payment_id, ride_id: debt.ride_id, amount: debt.amount, since: debt.at.into() }
 }
 
 #[cfg(test)]
@@ -142,8 +175,8 @@ mod tests {
         let mut rows: Vec<EventRow> = ride.iter().map(|event| EventRow::new(event, "")).collect();
         let verified = |rows: &[EventRow]| {
             let (views, chain) = events(rows);
-            let each: Vec<bool> = views.iter().map(|view| view["verifies"] == true).collect();
-            (each, chain["verifies"] == true, chain["fault"].as_str().unwrap_or_default().to_owned())
+            let each: Vec<bool> = views.iter().map(|view| view.verifies).collect();
+            (each, chain.verifies, chain.fault.unwrap_or_default())
         };
         let (each, all, _) = verified(&rows);
         assert!(all && each.iter().all(|one| *one));

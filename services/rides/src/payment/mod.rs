@@ -8,6 +8,8 @@ pub mod rows;
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
+use serde::Serialize;
 use streams::event::PaymentCapture;
 use streams::{Money, PaymentId, RideId, UserId};
 
@@ -33,7 +35,8 @@ impl FromStr for Provider {
             "ledger" => Ok(Self::Ledger),
             "refuse" => Ok(Self::Refusing),
             "away" => Ok(Self::Away),
-            other => Err(format!("unknown payment provider `{other}`: use ledger, refuse or away")),
+            // Not repeated: it may be an address with a password.
+            _ => Err("unknown payment provider: use ledger, refuse or away".to_owned()),
         }
     }
 }
@@ -72,7 +75,8 @@ impl Provider {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum PaymentStatus {
     /// No provider has answered yet.
     Pending,

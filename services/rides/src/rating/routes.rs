@@ -1,11 +1,12 @@
 //! `POST /v1/rides/{id}/rating`, and what a ride says of the rating that its viewer gave.
 
-use axum::http::StatusCode;
+use chrono::{DateTime, Utc};
 use platform::store::{Retry, TransactionError};
 use platform::{Problem, Store, StoreError, Transaction, World};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use streams::event::rfc3339;
+use streams::person::RatingGiven;
 use streams::{RideId, UserId};
 
 use super::{Decision, Opinion, Rating, decide, rows};
@@ -13,10 +14,24 @@ use crate::ride::Ride;
 use crate::ride::rows::lock_ride_of;
 use crate::tables::Tables;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct RatingRequest {
+    #[schemars(range(min = 1, max = 5))]
     stars: i64,
+    /// At most 500 characters.
     comment: Option<String>,
+}
+
+/// In its ride.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Rating")]
+pub(crate) struct RatingView {
+    #[schemars(range(min = 1, max = 5))]
+    stars: u8,
+    comment: Option<String>,
+    #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
+    at: DateTime<Utc>,
 }
 
 /// A refusal, or a failure of the store after which the transaction may run again.
@@ -47,16 +62,12 @@ pub(crate) async fn rate(
     world: &World,
     (ride, user): (RideId, UserId),
     request: RatingRequest,
-) -> Result<(StatusCode, Value), Problem> {
+) -> Result<RatingGiven, Problem> {
     let opinion = Opinion::new(request.stars, request.comment.as_deref())?;
     let rated =
         store.transact(Retry::SerializationOrConflict, |tx| rate_in(tx, world, (ride, user), opinion.clone())).await;
     match rated {
-        Ok(rating) => {
-            let mut body = view(&rating);
-            body["ride_id"] = json!(ride);
-            Ok((StatusCode::CREATED, body))
-        }
+        Ok(rating) => Ok(given(&rating)),
         Err(RatingError::Refused(problem)) => Err(problem),
         Err(RatingError::Store(error)) => Err(error.into()),
     }
@@ -97,6 +108,12 @@ pub(crate) fn own<'a>(ride: &Ride, user: UserId, ratings: &'a [Rating]) -> Optio
 }
 
 /// A rating as who gave it sees it.
-pub(crate) fn view(rating: &Rating) -> Value {
-    json!({"stars": rating.stars, "comment": rating.comment, "at": rfc3339::text(&rating.at)})
+pub(crate) fn view(rating: &Rating) -> RatingView {
+    RatingView { stars: rating.stars, comment: rating.comment.clone(), at: rating.at }
+}
+
+/// The same with its ride.
+pub(crate) fn given(rating: &Rating) -> RatingGiven {
+    let Rating { ride_id, stars, at, .. } = *rating;
+    RatingGiven { ride_id, stars, comment: rating.comment.clone(), at }
 }

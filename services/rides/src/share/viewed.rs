@@ -4,6 +4,7 @@ use chrono::{DateTime, Duration, Utc};
 use platform::breaker::Rules;
 use platform::{Asking, Platform, Problem, Store, Tokens};
 use pricing::market::{Market, Markets};
+use schemars::JsonSchema;
 use serde::Serialize;
 use streams::event::rfc3339;
 use streams::newest_position::{NEWEST_POSITION, NewestPosition, NewestPositionRequest};
@@ -25,7 +26,7 @@ const RULES: Rules = Rules { failures_max: 5, open_for: Duration::seconds(2) };
 const IN_FLIGHT_MAX: usize = 256;
 
 /// A shared ride.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub(crate) struct SharedRide {
     pub(crate) status: RideStatus,
     pub(crate) vehicle: SharedVehicle,
@@ -36,15 +37,19 @@ pub(crate) struct SharedRide {
     pub(crate) heading_deg: Option<f64>,
     pub(crate) speed_mps: Option<f64>,
     #[serde(with = "rfc3339::optional")]
+    #[schemars(with = "Option<DateTime<Utc>>")]
     pub(crate) recorded_at: Option<DateTime<Utc>>,
+    /// Seconds, to `eta_to`.
     pub(crate) eta_s: Option<f64>,
+    #[schemars(extend("enum" = ["pickup", "dropoff"]))]
     pub(crate) eta_to: &'static str,
     pub(crate) stale: bool,
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     pub(crate) server_time: DateTime<Utc>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub(crate) struct SharedVehicle {
     pub(crate) vehicle_type: VehicleType,
     pub(crate) plate: Option<String>,
@@ -53,7 +58,7 @@ pub(crate) struct SharedVehicle {
     pub(crate) color: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub(crate) struct SharedDriver {
     pub(crate) first_name: Option<String>,
 }

@@ -1,10 +1,13 @@
 //! `POST /v1/rides/{id}/sos`, and what operators do to alerts.
 
+use chrono::{DateTime, Utc};
+use platform::problem::Object;
 use platform::store::Retry;
 use platform::{Platform, Problem, Store, StoreError, Transaction, World};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use streams::event::rfc3339;
+use streams::person::SosRaised;
 use streams::{Position, RideId, UserId};
 use uuid::Uuid;
 
@@ -12,10 +15,37 @@ use super::{Alert, Call, raise, rows};
 use crate::ride::rows::lock_ride_of;
 use crate::tables::Tables;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 pub(crate) struct SosRequest {
-    location: Option<Position>,
+    /// Where the caller is, if the phone knows.
+    location: Option<Object<Position>>,
+    /// At most 500 characters.
     note: Option<String>,
+}
+
+/// A call for help as its caller sees it.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "SosAlert")]
+pub(crate) struct SosView {
+    sos_id: Uuid,
+    #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
+    raised_at: DateTime<Utc>,
+    operators: Operators,
+}
+
+/// Whether operators know of a call for help.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Operators {
+    /// They do.
+    Informed,
+    /// They could not be reached: call the emergency number.
+    NotReached,
+    /// They are being informed.
+    BeingInformed,
+    /// This platform has none: call the emergency number.
+    None,
 }
 
 /// Raises an alert, or repeats one. It is stored when this returns; `has_sink` says whether somebody is to hear of it.
@@ -24,8 +54,8 @@ pub(crate) async fn call(
     (ride, user): (RideId, UserId),
     request: SosRequest,
     has_sink: bool,
-) -> Result<Value, Problem> {
-    let call = Call::new(request.location, request.note.as_deref())?;
+) -> Result<SosView, Problem> {
+    let call = Call::new(request.location.map(|Object(location)| location), request.note.as_deref())?;
     let new_id = platform.world.id::<Uuid>();
     let retry = Retry::SerializationOrConflict;
     let raised = store.transact(retry, |tx| call_in(tx, &platform.world, (ride, user), call.clone(), new_id)).await;
@@ -39,18 +69,16 @@ pub(crate) async fn call(
             tracing::error!(%sos_id, %ride_id, "somebody calls for help, and no SOS_WEBHOOK is set: nobody is informed");
         }
     }
-    Ok(json!({
-        "sos_id": alert.sos_id, "raised_at": rfc3339::text(&alert.raised_at), "operators": operators(&alert, has_sink),
-    }))
+    Ok(SosView { sos_id: alert.sos_id, raised_at: alert.raised_at, operators: operators(&alert, has_sink) })
 }
 
 /// Whether operators know.
-fn operators(alert: &Alert, has_sink: bool) -> &'static str {
+fn operators(alert: &Alert, has_sink: bool) -> Operators {
     match (alert.delivery.accepted_at, alert.delivery.dead_at) {
-        (Some(_), _) => "informed",
-        (None, Some(_)) => "not_reached",
-        (None, None) if has_sink => "being_informed",
-        (None, None) => "none",
+        (Some(_), _) => Operators::Informed,
+        (None, Some(_)) => Operators::NotReached,
+        (None, None) if has_sink => Operators::BeingInformed,
+        (None, None) => Operators::None,
     }
 }
 
@@ -98,9 +126,13 @@ pub async fn close_alert(store: &Store<Tables>, world: &World, sos_id: Uuid, rea
 }
 
 /// An alert as whoever raised it may have it.
-pub(crate) fn view(alert: &Alert) -> Value {
-    json!({
-        "sos_id": alert.sos_id, "ride_id": alert.ride_id, "raised_at": rfc3339::text(&alert.raised_at), "note": alert.note,
-        "location": alert.place.map(|(at, _)| at), "closed_at": alert.closed.as_ref().map(|(at, _)| rfc3339::text(at)),
-    })
+pub(crate) fn view(alert: &Alert) -> SosRaised {
+    SosRaised {
+        sos_id: alert.sos_id,
+        ride_id: alert.ride_id,
+        raised_at: alert.raised_at,
+        note: alert.note.clone(),
+        location: alert.place.map(|(at, _)| at),
+        closed_at: alert.closed.as_ref().map(|(at, _)| *at),
+    }
 }

@@ -265,7 +265,8 @@ async fn what_operators_say_of_a_ride_is_stored_for_a_year(backend: Backend) {
     let (app, matches) = populated(backend, Provider::Ledger).await;
     let ride_id = app.event(&matches[0], RideStatus::Pickup).await.ride_id;
     let desk = desk(&app);
-    let ask = async |request| operators::ask((&app.platform, &app.tokens), &desk, &ann(), request, ACT_WAIT).await.unwrap();
+    let ask =
+        async |request| operators::ask((&app.platform, &app.tokens), &desk, &ann(), request, ACT_WAIT).await.unwrap();
     let act = || ActHead { act_id: app.platform.world.id(), reason: Some("a detour".to_owned()) };
     ask(RidesRequest::Refund { act: act(), ride_id, amount: Money::usd(100) }).await;
     ask(RidesRequest::Note { act: act(), ride_id, text: "she called".to_owned() }).await;

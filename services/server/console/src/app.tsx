@@ -26,7 +26,7 @@ import { Operator, asApiError, useFeed, useLoad, useNow, useTitle } from "./ui/h
 import { Icon, Logo } from "./ui/icons";
 import type { IconName } from "./ui/icons";
 import { GO_KEYS, KeysOverlay, useKeys } from "./ui/keys";
-import { Empty, Failed, Loading, Time } from "./ui/parts";
+import { Boundary, Empty, Failed, Loading, Time } from "./ui/parts";
 import { currentTheme, nextTheme } from "./ui/theme";
 import { Toasts } from "./ui/toasts";
 import { coarse } from "./pure/format";
@@ -238,7 +238,9 @@ function Frame({ me, signOut }: { me: Me; signOut: () => void }) {
         onClick={() => setMenu(false)}
         style={{ outline: "none" }}
       >
-        <Page route={route} />
+        <Boundary key={location.pathname}>
+          <Page route={route} />
+        </Boundary>
       </main>
       {keys && <KeysOverlay close={() => setKeys(false)} />}
       <Toasts />
@@ -273,7 +275,7 @@ function PodsCount() {
 }
 
 function LettersCount() {
-  const { data, reload } = useLoad("total", () => get<{ total: number }>("dead-letters", { limit: 1 }), 15_000);
+  const { data, reload } = useLoad("total", () => get<{ total: number }>("dead-letters", { limit: 0 }), 15_000);
   useEffect(() => {
     addEventListener("rideshare:acted", reload);
     return () => removeEventListener("rideshare:acted", reload);

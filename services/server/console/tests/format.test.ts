@@ -2,7 +2,12 @@ import { readFileSync } from "node:fs";
 
 import { describe, expect, test } from "vitest";
 
-import { ago, bytes, coarse, decimals, duration, metres, minorUnits, money, percent, shortId, title, utc, when } from "../src/pure/format";
+import { ago, bytes, instant, coarse, decimals, duration, metres, minorUnits, money, percent, shortId, title, utc, when } from "../src/pure/format";
+
+test("a text that is no time has none", () => {
+  expect(instant("2026-11-27T08:00:00Z")?.getTime()).toBe(Date.UTC(2026, 10, 27, 8));
+  for (const text of ["yesterday", "2026-13-01T00:00:00Z", ""]) expect(instant(text)).toBeNull();
+});
 
 describe("money", () => {
   test.each([

@@ -2,22 +2,23 @@
 
 use axum::extract::State;
 use platform::Problem;
-use platform::problem::Json;
+use platform::api::Passed;
+use platform::problem::Query;
 use serde_json::{Value, json};
 use streams::event::rfc3339;
+use streams::operators::shown::{OperatorsMap, Owner};
 use streams::operators::{LocationRequest, MapQuery, Operator, RidesRequest, UsersRequest};
 
 use super::api::{Api, part};
 use super::caller::Viewer;
-use super::query::{Fields, RawQuery};
+use super::query::MapParameters;
 
 pub(super) async fn live(
     State(api): State<Api>,
     Viewer(operator): Viewer,
-    query: RawQuery,
-) -> Result<Json<Value>, Problem> {
-    let map = Fields::read(query)?.map()?;
-    Ok(Json(of(&api, &operator, map).await))
+    Query(map): Query<MapParameters>,
+) -> Result<Passed<OperatorsMap>, Problem> {
+    Ok(Passed::new(of(&api, &operator, map.read()?).await))
 }
 
 /// The map of now.
@@ -33,7 +34,8 @@ pub(super) async fn of(api: &Api, operator: &Operator, map: MapQuery) -> Value {
         let rows = answer["rows"].take();
         (if rows.is_array() { rows } else { json!([]) }, answer["truncated"] == true)
     };
-    let (positions, searches, rides) = (list(positions, "location"), list(searches, "users"), list(rides, "rides"));
+    let (positions, searches, rides) =
+        (list(positions, Owner::Location), list(searches, Owner::Users), list(rides, Owner::Rides));
     json!({
         "time": rfc3339::text(&api.platform.world.now()),
         "box": map.within.map(|within| [within.south, within.west, within.north, within.east]),

@@ -1,18 +1,23 @@
 //! Users and drivers: looked up, signed out, approved, suspended; and the documents of drivers.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
 use chrono::{DateTime, TimeDelta, Utc};
-use platform::Problem;
-use platform::problem::Json;
+use platform::api::Passed;
+use platform::problem::{Json, Query};
+use platform::{Problem, operators};
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::Value;
+use streams::UserId;
 use streams::event::rfc3339;
-use streams::operators::{DOCUMENTS_MAX, Document, DocumentKind, RidesRequest, UsersRequest};
+use streams::operators::shown::{
+    DriverDocuments, DriverDocumentsSet, DriverPage, DriverStatusChanged, DriverSuspended, Owner, SignedOut,
+    UserScreen, UsersFound,
+};
+use streams::operators::{DOCUMENTS_MAX, Document, DocumentKind, REASON_MAX, RidesRequest, UsersRequest};
 
 use super::api::{Api, part};
-use super::caller::{Admin, Support, Viewer};
-use super::query::{Fields, MayBeWhy, RawId, RawQuery, head, id, line_of, optional_head};
+use super::caller::{Admin, Key, Support, Viewer};
+use super::query::{MayBeWhy, PageQuery, Parameter, RawId, head, id, line_of, one_of, optional_head, text};
 
 const STATUSES: [&str; 3] = ["pending", "approved", "suspended"];
 /// The longest suspension that has an end.
@@ -20,81 +25,100 @@ const UNTIL_MAX: TimeDelta = TimeDelta::days(3_650);
 /// The most characters of a document's number.
 const NUMBER_MAX: usize = 64;
 
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct LookUpQuery {
+    /// In E.164 form.
+    #[schemars(with = "String", example = "+12125550123")]
+    phone: Parameter,
+    /// Why; it is in the event of the act.
+    #[schemars(length(min = 1, max = REASON_MAX))]
+    reason: Parameter,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct DriversQuery {
+    #[schemars(extend("enum" = STATUSES))]
+    status: Parameter,
+    #[serde(flatten)]
+    page: PageQuery<UserId>,
+}
+
 /// Looking for somebody by phone is an act: a GET with an event.
 pub(super) async fn look_up(
     State(api): State<Api>,
     Viewer(operator): Viewer,
-    headers: HeaderMap,
-    query: RawQuery,
-) -> Result<Json<Value>, Problem> {
-    let query = Fields::read(query)?;
+    Key(act): Key,
+    Query(query): Query<LookUpQuery>,
+) -> Result<Passed<UsersFound>, Problem> {
     let wrong = || Problem::field("phone", "must be a number in E.164 form, as in %2B12125550123");
-    let phone = query.text("phone").ok_or_else(wrong)?;
-    let act = head(api.act_id(&headers)?, query.text("reason").as_deref())?;
-    api.have_users(&operator, UsersRequest::LookUp { act, phone }).await.map(Json)
+    let phone = text(query.phone).ok_or_else(wrong)?;
+    let act = head(act, text(query.reason).as_deref())?;
+    api.have_users(&operator, (act.act_id, UsersRequest::LookUp { act, phone })).await.map(Passed::new)
 }
 
 pub(super) async fn user(
     State(api): State<Api>,
     Viewer(operator): Viewer,
     user: RawId,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Passed<UserScreen>, Problem> {
     let user_id = id(user, "user")?;
     let ask_user = api.ask_users(&operator, UsersRequest::User { user_id });
     let ask_debts = api.ask_rides(&operator, RidesRequest::Debts { user_id });
     let (user, debts) = tokio::join!(ask_user, ask_debts);
     let (mut shown, mut unavailable) = (user?, Vec::new());
-    shown["debts"] = part(debts, "rides", &mut unavailable);
-    shown["unavailable"] = unavailable.into();
-    Ok(Json(shown))
+    shown["debts"] = part(debts, Owner::Rides, &mut unavailable);
+    shown["unavailable"] = operators::shown(&unavailable);
+    Ok(Passed::new(shown))
 }
 
 pub(super) async fn drivers(
     State(api): State<Api>,
     Viewer(operator): Viewer,
-    query: RawQuery,
-) -> Result<Json<Value>, Problem> {
-    let query = Fields::read(query)?;
-    let (status, after, limit) = (query.one_of("status", &STATUSES)?, query.cursor()?, query.limit()?);
-    api.ask_users(&operator, UsersRequest::Drivers { status, after, limit }).await.map(Json)
+    Query(DriversQuery { status, page }): Query<DriversQuery>,
+) -> Result<Passed<DriverPage>, Problem> {
+    let (status, after, limit) = (one_of("status", status, &STATUSES)?, page.cursor()?, page.limit()?);
+    api.ask_users(&operator, UsersRequest::Drivers { status, after, limit }).await.map(Passed::new)
 }
 
 pub(super) async fn documents(
     State(api): State<Api>,
     Viewer(operator): Viewer,
     driver: RawId,
-) -> Result<Json<Value>, Problem> {
-    api.ask_users(&operator, UsersRequest::Documents { user_id: id(driver, "driver")? }).await.map(Json)
+) -> Result<Passed<DriverDocuments>, Problem> {
+    api.ask_users(&operator, UsersRequest::Documents { user_id: id(driver, "driver")? }).await.map(Passed::new)
 }
 
 pub(super) async fn sign_out(
     State(api): State<Api>,
     Support(operator): Support,
     user: RawId,
-    headers: HeaderMap,
+    Key(act): Key,
     body: Option<Json<MayBeWhy>>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Passed<SignedOut>, Problem> {
     let user_id = id(user, "user")?;
-    let act = optional_head(api.act_id(&headers)?, body)?;
-    api.have_users(&operator, UsersRequest::SignOut { act, user_id }).await.map(Json)
+    let act = optional_head(act, body)?;
+    api.have_users(&operator, (act.act_id, UsersRequest::SignOut { act, user_id })).await.map(Passed::new)
 }
 
 pub(super) async fn approve(
     State(api): State<Api>,
     Admin(operator): Admin,
     driver: RawId,
-    headers: HeaderMap,
+    Key(act): Key,
     body: Option<Json<MayBeWhy>>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Passed<DriverStatusChanged>, Problem> {
     let user_id = id(driver, "driver")?;
-    let act = optional_head(api.act_id(&headers)?, body)?;
-    api.have_users(&operator, UsersRequest::Approve { act, user_id }).await.map(Json)
+    let act = optional_head(act, body)?;
+    api.have_users(&operator, (act.act_id, UsersRequest::Approve { act, user_id })).await.map(Passed::new)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct SuspendRequest {
+    #[schemars(length(min = 1, max = REASON_MAX))]
     reason: String,
+    /// For ever without it; at most ten years from now.
     #[serde(default, with = "rfc3339::optional")]
+    #[schemars(with = "Option<DateTime<Utc>>")]
     until: Option<DateTime<Utc>>,
 }
 
@@ -102,21 +126,26 @@ pub(super) async fn suspend(
     State(api): State<Api>,
     Admin(operator): Admin,
     driver: RawId,
-    headers: HeaderMap,
+    Key(act): Key,
     Json(request): Json<SuspendRequest>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Passed<DriverSuspended>, Problem> {
     let user_id = id(driver, "driver")?;
-    let act = head(api.act_id(&headers)?, Some(&request.reason))?;
+    let act = head(act, Some(&request.reason))?;
     let now = api.platform.world.now();
     if request.until.is_some_and(|until| until <= now || until > now + UNTIL_MAX) {
         return Err(Problem::field("until", "must be in the future, within ten years"));
     }
-    api.have_users(&operator, UsersRequest::Suspend { act, user_id, until: request.until }).await.map(Json)
+    api.have_users(&operator, (act.act_id, UsersRequest::Suspend { act, user_id, until: request.until }))
+        .await
+        .map(Passed::new)
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct DocumentsRequest {
+    /// Each kind once, but `other`.
+    #[schemars(length(max = DOCUMENTS_MAX))]
     documents: Vec<Document>,
+    #[schemars(length(min = 1, max = REASON_MAX))]
     reason: Option<String>,
 }
 
@@ -124,13 +153,15 @@ pub(super) async fn set_documents(
     State(api): State<Api>,
     Admin(operator): Admin,
     driver: RawId,
-    headers: HeaderMap,
+    Key(act): Key,
     Json(request): Json<DocumentsRequest>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Passed<DriverDocumentsSet>, Problem> {
     let user_id = id(driver, "driver")?;
-    let act = head(api.act_id(&headers)?, request.reason.as_deref())?;
+    let act = head(act, request.reason.as_deref())?;
     let documents = checked(request.documents)?;
-    api.have_users(&operator, UsersRequest::SetDocuments { act, user_id, documents }).await.map(Json)
+    api.have_users(&operator, (act.act_id, UsersRequest::SetDocuments { act, user_id, documents }))
+        .await
+        .map(Passed::new)
 }
 
 /// In the order of their kinds; each kind once but `other`.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream;
 use platform::{Platform, pod, retry};
-use serde_json::{Value, json};
 use streams::Service;
+use streams::operators::shown::{self, Pod};
 use streams::pods::{HEALTH_WAIT, HEARTBEAT, Heartbeat, PodHealth, health_subject};
 use tokio::time::{Instant, sleep};
 
@@ -107,17 +107,13 @@ impl Pods {
         serde_json::from_slice(&reply).ok()
     }
 
-    pub(super) async fn view(&self) -> Value {
+    pub(super) async fn view(&self) -> shown::Pods {
         let asked = stream::iter(self.recent(Instant::now())).map(async |(heartbeat, age)| {
             let health = self.health_of(&heartbeat.pod_id).await;
-            let mut view = json!(heartbeat);
-            view["last_seen_s"] = age.as_secs_f64().into();
-            view["status"] = json!(health.as_ref().map(|health| health.status));
-            view["parts"] = json!(health.map(|health| health.parts));
-            view
+            let (status, parts) = health.map(|health| (health.status, health.parts)).unzip();
+            Pod { heartbeat, last_seen_s: age.as_secs_f64(), status, parts }
         });
-        let pods: Vec<Value> = asked.buffered(ASKED_AT_ONCE).collect().await;
-        json!({"pods": pods})
+        shown::Pods { pods: asked.buffered(ASKED_AT_ONCE).collect().await }
     }
 }
 

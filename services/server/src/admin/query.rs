@@ -1,13 +1,15 @@
 //! What the routes of operators are asked with: paths, queries, keys and reasons, read and checked. Pure.
 
-use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query};
+use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::http::{HeaderMap, StatusCode};
 use platform::problem::Json;
 use platform::{Problem, plain_text};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use streams::ActId;
 use streams::operators::{ActHead, MAP_MAX, MapBox, MapQuery, NOTE_MAX, PAGE_MAX, REASON_MAX};
@@ -15,7 +17,6 @@ use streams::operators::{ActHead, MAP_MAX, MapBox, MapQuery, NOTE_MAX, PAGE_MAX,
 const PAGE_DEFAULT: u32 = 50;
 const MAP_DEFAULT: u32 = 500;
 
-pub(super) type RawQuery = Result<Query<BTreeMap<String, String>>, QueryRejection>;
 pub(super) type RawId = Result<Path<String>, PathRejection>;
 
 /// 404.
@@ -28,55 +29,90 @@ pub(super) fn id<T: FromStr>(id: RawId, what: &str) -> Result<T, Problem> {
     id.ok().and_then(|Path(id)| id.parse().ok()).ok_or_else(|| not_found(what))
 }
 
-/// The fields of a query.
-pub(super) struct Fields(BTreeMap<String, String>);
+/// A parameter of a query; an empty one is not there.
+pub(super) type Parameter = Option<String>;
 
-impl Fields {
-    pub(super) fn read(query: RawQuery) -> Result<Self, Problem> {
-        query.map(|Query(fields)| Self(fields)).map_err(|why| Problem::field("query", why.body_text()))
-    }
+fn given(parameter: &Parameter) -> Option<&str> {
+    parameter.as_deref().filter(|text| !text.is_empty())
+}
 
-    /// A field that is left out or empty is not there.
-    pub(super) fn text(&self, field: &str) -> Option<String> {
-        self.0.get(field).filter(|text| !text.is_empty()).cloned()
-    }
+pub(super) fn text(parameter: Parameter) -> Option<String> {
+    parameter.filter(|text| !text.is_empty())
+}
 
-    pub(super) fn parsed<T: FromStr>(&self, field: &str, what: &str) -> Result<Option<T>, Problem> {
-        let parse = |text: String| text.parse().map_err(|_| Problem::field(field, format!("must be {what}")));
-        self.text(field).map(parse).transpose()
-    }
+pub(super) fn parsed<T: FromStr>(field: &str, parameter: &Parameter, what: &str) -> Result<Option<T>, Problem> {
+    let parse = |text: &str| text.parse().map_err(|_| Problem::field(field, format!("must be {what}")));
+    given(parameter).map(parse).transpose()
+}
 
-    /// The cursor of an earlier answer.
-    pub(super) fn cursor<T: FromStr>(&self) -> Result<Option<T>, Problem> {
-        self.parsed("cursor", "the `next_cursor` of an earlier answer")
-    }
-
-    fn limit_of(&self, default: u32, most: u32) -> Result<u32, Problem> {
-        let what = format!("a number from 1 to {most}");
-        match self.parsed::<u32>("limit", &what)? {
-            None => Ok(default),
-            Some(limit) if (1..=most).contains(&limit) => Ok(limit),
-            Some(_) => Err(Problem::field("limit", format!("must be {what}"))),
+/// One of `known`.
+pub(super) fn one_of(field: &str, parameter: Parameter, known: &[&str]) -> Result<Option<String>, Problem> {
+    match text(parameter) {
+        Some(text) if !known.contains(&text.as_str()) => {
+            Err(Problem::field(field, format!("must be one of {}", known.join(", "))))
         }
+        text => Ok(text),
+    }
+}
+
+fn limit_of(parameter: &Parameter, default: u32, among: RangeInclusive<u32>) -> Result<u32, Problem> {
+    let what = format!("a number from {} to {}", among.start(), among.end());
+    match parsed::<u32>("limit", parameter, &what)? {
+        None => Ok(default),
+        Some(limit) if among.contains(&limit) => Ok(limit),
+        Some(_) => Err(Problem::field("limit", format!("must be {what}"))),
+    }
+}
+
+/// A page of a list whose rows are in the order of their `C`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(bound = "C: JsonSchema")]
+pub(super) struct PageQuery<C> {
+    /// The `next_cursor` of the page before.
+    #[schemars(with = "Option<C>")]
+    cursor: Parameter,
+    /// How many rows, 50 if it is left out.
+    #[schemars(with = "Option<u32>", range(min = 1, max = PAGE_MAX))]
+    limit: Parameter,
+    #[serde(skip)]
+    order: PhantomData<C>,
+}
+
+impl<C: FromStr> PageQuery<C> {
+    pub(super) fn cursor(&self) -> Result<Option<C>, Problem> {
+        cursor(&self.cursor)
     }
 
     pub(super) fn limit(&self) -> Result<u32, Problem> {
-        self.limit_of(PAGE_DEFAULT, PAGE_MAX)
+        limit_of(&self.limit, PAGE_DEFAULT, 1..=PAGE_MAX)
     }
+}
 
-    /// One of `known`.
-    pub(super) fn one_of(&self, field: &str, known: &[&str]) -> Result<Option<String>, Problem> {
-        match self.text(field) {
-            Some(text) if !known.contains(&text.as_str()) => {
-                Err(Problem::field(field, format!("must be one of {}", known.join(", "))))
-            }
-            text => Ok(text),
-        }
-    }
+/// How many rows, where none may be asked for.
+pub(super) fn limit_or_none(limit: &Parameter) -> Result<u32, Problem> {
+    limit_of(limit, PAGE_DEFAULT, 0..=PAGE_MAX)
+}
 
-    pub(super) fn map(&self) -> Result<MapQuery, Problem> {
-        let within = self.text("box").map(|text| read_box(&text)).transpose()?;
-        Ok(MapQuery { within, limit: self.limit_of(MAP_DEFAULT, MAP_MAX)? })
+/// Where the next page begins.
+pub(super) fn cursor<C: FromStr>(cursor: &Parameter) -> Result<Option<C>, Problem> {
+    parsed("cursor", cursor, "the `next_cursor` of an earlier answer")
+}
+
+/// A part of the map.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+pub(super) struct MapParameters {
+    /// South, west, north and east in degrees, with commas; everywhere if it is left out. A west that is greater than the east crosses the
+    /// antimeridian.
+    r#box: Parameter,
+    /// How many rows of each list, 500 if it is left out.
+    #[schemars(with = "Option<u32>", range(min = 1, max = MAP_MAX))]
+    limit: Parameter,
+}
+
+impl MapParameters {
+    pub(super) fn read(&self) -> Result<MapQuery, Problem> {
+        let within = given(&self.r#box).map(read_box).transpose()?;
+        Ok(MapQuery { within, limit: limit_of(&self.limit, MAP_DEFAULT, 1..=MAP_MAX)? })
     }
 }
 
@@ -106,8 +142,10 @@ pub(super) fn head(act_id: ActId, reason: Option<&str>) -> Result<ActHead, Probl
     Ok(ActHead { act_id, reason: reason.map(|reason| line_of("reason", reason, REASON_MAX)).transpose()? })
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "OptionalReason")]
 pub(super) struct MayBeWhy {
+    #[schemars(length(min = 1, max = REASON_MAX))]
     reason: Option<String>,
 }
 
@@ -131,13 +169,14 @@ pub(super) fn line_of(field: &str, text: &str, most: usize) -> Result<String, Pr
 mod tests {
     use super::*;
 
-    fn fields(text: &str) -> Fields {
-        Fields(text.split('&').filter_map(|p| p.split_once('=')).map(|(k, v)| (k.into(), v.into())).collect())
+    fn query<T: serde::de::DeserializeOwned>(text: &str) -> T {
+        let uri = format!("/?{text}").parse().unwrap();
+        axum::extract::Query::try_from_uri(&uri).unwrap().0
     }
 
     #[test]
     fn a_box_is_four_degrees() {
-        let map = |text: &str| fields(text).map();
+        let map = |text: &str| query::<MapParameters>(text).read();
         let within = map("box=40.5,-74.3,41,-73.6&limit=7").unwrap();
         let expected = MapBox { south: 40.5, west: -74.3, north: 41.0, east: -73.6 };
         assert_eq!((within.within, within.limit), (Some(expected), 7));
@@ -151,10 +190,11 @@ mod tests {
 
     #[test]
     fn limits_keys_and_reasons_are_bounded() {
-        assert_eq!(fields("").limit(), Ok(PAGE_DEFAULT));
-        assert_eq!(fields("limit=200").limit(), Ok(200));
+        let limit = |text: &str| query::<PageQuery<u64>>(text).limit();
+        assert_eq!(limit(""), Ok(PAGE_DEFAULT));
+        assert_eq!(limit("limit=200"), Ok(200));
         for wrong in ["limit=0", "limit=201", "limit=x", "limit=-1"] {
-            assert_eq!(fields(wrong).limit().unwrap_err().field.as_deref(), Some("limit"), "{wrong}");
+            assert_eq!(limit(wrong).unwrap_err().field.as_deref(), Some("limit"), "{wrong}");
         }
         let act: ActId = "0190b7a0-0000-7000-8000-000000000001".parse().unwrap();
         let headers = |key: &str| HeaderMap::from_iter([("idempotency-key".parse().unwrap(), key.parse().unwrap())]);

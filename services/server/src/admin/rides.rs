@@ -1,42 +1,60 @@
 //! Rides: listed, shown with all that is known of them, ended, refunded, and notes of them.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
-use platform::Problem;
-use platform::problem::Json;
+use platform::api::Passed;
+use platform::problem::{Json, Query};
+use platform::{Problem, operators};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 use streams::event::Money;
-use streams::operators::{LocationRequest, Operator, RidesRequest, UsersRequest};
+use streams::operators::shown::{NoteAdded, OperatorsRidePage, Owner, Refunded, RideEndedByOperator, RideScreen};
+use streams::operators::{LocationRequest, NOTE_MAX, Operator, REASON_MAX, RidesRequest, UsersRequest};
 use streams::{RideId, UserId};
 
 use super::api::{Api, part};
-use super::caller::{Support, Viewer};
-use super::query::{Fields, RawId, RawQuery, head, id, note};
+use super::caller::{Key, Support, Viewer};
+use super::query::{PageQuery, Parameter, RawId, head, id, note, one_of, parsed, text};
 
 const STATUSES: [&str; 7] = ["live", "pickup", "waiting", "started", "arrived", "completed", "cancelled"];
+
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct RidesQuery {
+    /// `live`: all that have not ended.
+    #[schemars(extend("enum" = STATUSES))]
+    status: Parameter,
+    /// The driver or the passenger.
+    #[schemars(with = "Option<UserId>")]
+    user: Parameter,
+    market: Parameter,
+    #[serde(flatten)]
+    page: PageQuery<RideId>,
+}
 
 pub(super) async fn list(
     State(api): State<Api>,
     Viewer(operator): Viewer,
-    query: RawQuery,
-) -> Result<Json<Value>, Problem> {
-    let query = Fields::read(query)?;
+    Query(query): Query<RidesQuery>,
+) -> Result<Passed<OperatorsRidePage>, Problem> {
     let request = RidesRequest::Rides {
-        status: query.one_of("status", &STATUSES)?,
-        user: query.parsed("user", "the id of a user")?,
-        market: query.text("market"),
-        after: query.cursor()?,
-        limit: query.limit()?,
+        status: one_of("status", query.status, &STATUSES)?,
+        user: parsed("user", &query.user, "the id of a user")?,
+        market: text(query.market),
+        after: query.page.cursor()?,
+        limit: query.page.limit()?,
     };
-    api.ask_rides(&operator, request).await.map(Json)
+    api.ask_rides(&operator, request).await.map(Passed::new)
 }
 
-pub(super) async fn one(State(api): State<Api>, Viewer(operator): Viewer, ride: RawId) -> Result<Json<Value>, Problem> {
+pub(super) async fn one(
+    State(api): State<Api>,
+    Viewer(operator): Viewer,
+    ride: RawId,
+) -> Result<Passed<RideScreen>, Problem> {
     let ride_id = id(ride, "ride")?;
     let mut shown = api.ask_rides(&operator, RidesRequest::Ride { ride_id }).await?;
     add_others(&api, &operator, ride_id, &mut shown).await;
-    Ok(Json(shown))
+    Ok(Passed::new(shown))
 }
 
 /// Adds what users and location know of the ride.
@@ -62,27 +80,32 @@ async fn add_others(api: &Api, operator: &Operator, ride_id: RideId, shown: &mut
     let ask_track = api.ask_location(operator, LocationRequest::Track { ride_id });
     let (people, offers, track) = tokio::join!(ask_people, ask_offers, ask_track);
     let mut unavailable = Vec::new();
-    let mut people = part(people, "users", &mut unavailable);
+    let mut people = part(people, Owner::Users, &mut unavailable);
     shown["driver"] = people["driver"].take();
     shown["passenger"] = people["passenger"].take();
-    shown["offers"] = part(offers, "users", &mut unavailable);
-    shown["track"] = part(track, "location", &mut unavailable);
-    shown["unavailable"] = unavailable.into();
+    shown["offers"] = part(offers, Owner::Users, &mut unavailable);
+    shown["track"] = part(track, Owner::Location, &mut unavailable);
+    shown["unavailable"] = operators::shown(&unavailable);
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "ActReason")]
 pub(super) struct Why {
+    #[schemars(length(min = 1, max = REASON_MAX))]
     reason: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct RefundRequest {
+    /// More than 0.
     amount: Money,
+    #[schemars(length(min = 1, max = REASON_MAX))]
     reason: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct NoteRequest {
+    #[schemars(length(min = 1, max = NOTE_MAX))]
     text: String,
 }
 
@@ -90,38 +113,40 @@ pub(super) async fn end(
     State(api): State<Api>,
     Support(operator): Support,
     ride: RawId,
-    headers: HeaderMap,
+    Key(act): Key,
     Json(why): Json<Why>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Passed<RideEndedByOperator>, Problem> {
     let ride_id = id(ride, "ride")?;
-    let act = head(api.act_id(&headers)?, Some(&why.reason))?;
-    api.have_rides(&operator, RidesRequest::End { act, ride_id }).await.map(Json)
+    let act = head(act, Some(&why.reason))?;
+    api.have_rides(&operator, (act.act_id, RidesRequest::End { act, ride_id })).await.map(Passed::new)
 }
 
 pub(super) async fn refund(
     State(api): State<Api>,
     Support(operator): Support,
     ride: RawId,
-    headers: HeaderMap,
+    Key(act): Key,
     Json(request): Json<RefundRequest>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Passed<Refunded>, Problem> {
     let ride_id = id(ride, "ride")?;
     if request.amount.amount <= 0 {
         return Err(Problem::field("amount.amount", "must be more than 0"));
     }
-    let act = head(api.act_id(&headers)?, Some(&request.reason))?;
-    api.have_rides(&operator, RidesRequest::Refund { act, ride_id, amount: request.amount }).await.map(Json)
+    let act = head(act, Some(&request.reason))?;
+    api.have_rides(&operator, (act.act_id, RidesRequest::Refund { act, ride_id, amount: request.amount }))
+        .await
+        .map(Passed::new)
 }
 
 pub(super) async fn add_note(
     State(api): State<Api>,
     Support(operator): Support,
     ride: RawId,
-    headers: HeaderMap,
+    Key(act): Key,
     Json(request): Json<NoteRequest>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Passed<NoteAdded>, Problem> {
     let ride_id = id(ride, "ride")?;
     let text = note(&request.text)?;
-    let act = head(api.act_id(&headers)?, None)?;
-    api.have_rides(&operator, RidesRequest::Note { act, ride_id, text }).await.map(Json)
+    let act = head(act, None)?;
+    api.have_rides(&operator, (act.act_id, RidesRequest::Note { act, ride_id, text })).await.map(Passed::new)
 }

@@ -10,9 +10,13 @@ use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
+use platform::api::{SchemaOf, Schemas};
 use platform::limits::Refused;
+use platform::problem::Query;
 use platform::{Limit, Problem};
+use serde::Serialize;
 use serde_json::{Value, json};
+use streams::operators::shown::{OperatorsMap, Pods, RideOnMapChanged};
 use streams::operators::{MapQuery, Operator};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
@@ -20,7 +24,7 @@ use tokio::time::{Instant, sleep_until};
 use super::api::Api;
 use super::caller::{Viewer, bearer};
 use super::live;
-use super::query::{Fields, RawQuery};
+use super::query::MapParameters;
 
 const MAP_INTERVAL: Duration = Duration::from_secs(2);
 const PODS_INTERVAL: Duration = Duration::from_secs(5);
@@ -34,9 +38,9 @@ pub(super) async fn stream(
     State(api): State<Api>,
     Viewer(operator): Viewer,
     headers: HeaderMap,
-    query: RawQuery,
+    Query(map): Query<MapParameters>,
 ) -> Result<Response, Problem> {
-    let map = Fields::read(query)?.map()?;
+    let map = map.read()?;
     let Ok(permit) = api.streams.clone().try_acquire_owned() else {
         api.platform.limit_reached(Limit::AdminStreams);
         return Err(Refused::new(Limit::AdminStreams, RETRY_AFTER_US).into());
@@ -49,6 +53,19 @@ pub(super) async fn stream(
     }));
     let kind = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     Ok((kind, body).into_response())
+}
+
+/// Each event with what it says and the schema of its data.
+pub(crate) fn events() -> [(&'static str, &'static str, SchemaOf); 3] {
+    [
+        ("live", "The map, every 2 s.", Schemas::written::<OperatorsMap>),
+        (
+            "ride",
+            "A ride of the map that came, changed or left since the map before.",
+            Schemas::written::<RideOnMapChanged>,
+        ),
+        ("health", "The processes, every 5 s.", Schemas::written::<Pods>),
+    ]
 }
 
 struct Events {
@@ -131,7 +148,8 @@ impl Events {
     }
 }
 
-fn event(name: &str, data: &Value) -> Bytes {
+fn event<T: Serialize>(name: &str, data: &T) -> Bytes {
+    let data = serde_json::to_string(data).expect("a view has string keys and finite numbers");
     format!("event: {name}\ndata: {data}\n\n").into()
 }
 

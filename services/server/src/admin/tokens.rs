@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use platform::limits::Key;
 use platform::token::{hash_of, is_same_hash};
 use streams::event::OperatorRole;
 use streams::operators::Operator;
@@ -15,6 +16,9 @@ const NAME_MAX: usize = 64;
 const TOKENS_MAX: usize = 1_000;
 /// The shortest and the longest token, bytes. How long one should be is up to whoever makes it: only its hash is known here.
 const TOKEN_LENGTH: std::ops::RangeInclusive<usize> = 1..=256;
+
+/// The most tokens of addresses that are remembered as right; one that was forgotten is counted once more.
+const ADMITTED_MAX: usize = 10_000;
 
 #[derive(Clone, PartialEq, Eq)]
 struct Entry {
@@ -116,6 +120,32 @@ impl Current {
 
     pub(super) fn operator(&self, token: &str) -> Option<Operator> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).operator(token)
+    }
+}
+
+/// The tokens that were right, each with the address that it came from.
+#[derive(Debug, Default)]
+pub(super) struct Admitted(Mutex<BTreeSet<(Key, [u8; 32])>>);
+
+impl Admitted {
+    fn locked(&self) -> MutexGuard<'_, BTreeSet<(Key, [u8; 32])>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn has(&self, of: &(Key, [u8; 32])) -> bool {
+        self.locked().contains(of)
+    }
+
+    pub(super) fn add(&self, of: (Key, [u8; 32])) {
+        let mut admitted = self.locked();
+        if admitted.len() >= ADMITTED_MAX {
+            admitted.pop_first();
+        }
+        admitted.insert(of);
+    }
+
+    pub(super) fn remove(&self, of: &(Key, [u8; 32])) {
+        self.locked().remove(of);
     }
 }
 

@@ -173,7 +173,7 @@ async fn connect(settings: &Settings) -> Result<Bus> {
     let settings = Settings { queue_type: QueueType::Nats, ..settings.clone() };
     timeout(CONNECT_WAIT, app::bus(&settings, &World::real(), "dead-letters"))
         .await
-        .unwrap_or_else(|_| bail!("NATS_URL: no server answers at {} in {CONNECT_WAIT:?}", settings.nats_url.join(",")))
+        .unwrap_or_else(|_| bail!("NATS_URL: no server answers there in {CONNECT_WAIT:?}"))
 }
 
 /// The letters that match, without their bodies, which may be large.

@@ -1,77 +1,13 @@
-//! `rideshare streams permissions`: the users of a nats-server and what each may do, from the table of the topology and the core subjects
-//! below. `docker/nats-users.conf` is its output. Pure.
+//! `rideshare streams permissions`: the users of a nats-server and what each may do, from the table of the topology and the table of core
+//! subjects. `docker/nats-users.conf` is its output. Pure.
 
 use std::fmt::Write;
 
 use streams::Service;
-use streams::contacts::CONTACTS;
-use streams::debts::DEBTS;
-use streams::driven_distance::DRIVEN_DISTANCE;
-use streams::fleet::{FLEET, FLEET_QUEUE_GROUP};
-use streams::missed_offers::MISSED_OFFERS;
-use streams::newest_position::NEWEST_POSITION;
-use streams::operators::{LOCATION_OPERATORS, RIDES_OPERATORS, USERS_OPERATORS};
-use streams::parties::PARTIES;
-use streams::person::PERSON;
-use streams::pods::{HEARTBEAT, TOPOLOGY};
-use streams::position_progress::POSITION_PROGRESS;
-use streams::ratings::RATINGS;
-use streams::ride_command::RIDE_COMMANDS;
-use streams::sign_ins::{SIGN_INS_ENDED, SIGN_INS_LIST};
+use streams::pods::HEARTBEAT;
 use streams::topology::{TABLE, Topology, is_fast};
 
-/// A core subject that services use among themselves: who publishes it, and who subscribes.
-struct CoreSubject {
-    pattern: &'static str,
-    /// With a queue group, only members of it may subscribe.
-    queue_group: Option<&'static str>,
-    publishers: &'static [Service],
-    subscribers: &'static [Service],
-}
-
-/// Every core subject but those of health, the service API, dead letters and inboxes, which all services have.
-const CORE_SUBJECTS: &[CoreSubject] = {
-    use Service::{Location, Match, Rides, Users};
-    const fn subject(
-        pattern: &'static str,
-        queue_group: Option<&'static str>,
-        publishers: &'static [Service],
-        subscribers: &'static [Service],
-    ) -> CoreSubject {
-        CoreSubject { pattern, queue_group, publishers, subscribers }
-    }
-    &[
-        subject(RIDE_COMMANDS, None, &[Users], &[Rides]),
-        subject(DEBTS, None, &[Users], &[Rides]),
-        subject(MISSED_OFFERS, Some(MISSED_OFFERS), &[Users], &[Match]),
-        subject(RATINGS, None, &[Users], &[Rides]),
-        subject(PERSON, None, &[Users], &[Rides]),
-        subject(PARTIES, None, &[Rides], &[Users]),
-        subject(CONTACTS, None, &[Rides], &[Users]),
-        // Sealed: only a process that has the secrets asks as an operator does.
-        subject(USERS_OPERATORS, None, &[Users, Match, Rides, Location], &[Users]),
-        subject(RIDES_OPERATORS, None, &[Users, Match, Rides, Location], &[Rides]),
-        subject(LOCATION_OPERATORS, None, &[Users, Match, Rides, Location], &[Location]),
-        subject("users.pod.*", None, &[Users], &[Users]),
-        subject("users.broadcast", None, &[Users], &[Users]),
-        // Of processes of the version before.
-        subject("users.session.*.notify", None, &[Users], &[Users]),
-        subject(SIGN_INS_ENDED, None, &[Users], &[Users, Match, Rides, Location]),
-        subject(SIGN_INS_LIST, None, &[Match, Rides, Location], &[Users]),
-        subject("location.live.*", None, &[Users], &[Users]),
-        subject(NEWEST_POSITION, Some(FLEET_QUEUE_GROUP), &[Users, Rides], &[Location]),
-        subject(DRIVEN_DISTANCE, Some(FLEET_QUEUE_GROUP), &[Rides], &[Location]),
-        subject(POSITION_PROGRESS, None, &[Match, Location], &[Users]),
-        subject("location.service.heard", None, &[Location], &[Location]),
-        // Positions for the owner of their zone, and questions to it.
-        subject("location.pod.*", None, &[Location], &[Location]),
-        subject("location.pod.*.drivers", None, &[Location], &[Location]),
-        subject(FLEET, None, &[Match], &[Location]),
-        subject(HEARTBEAT, None, &[Users, Match, Rides, Location], &[Users, Match, Rides, Location]),
-        subject("pods.*.health", None, &[Users, Match, Rides, Location], &[]),
-        subject(TOPOLOGY, None, &[Users, Match, Rides, Location], &[Users, Match, Rides, Location]),
-    ]
-};
+use crate::api::core_subjects::CORE_SUBJECTS;
 
 /// What tells how streams and consumers stand, and changes nothing.
 const JETSTREAM_INFO: [&str; 4] =

@@ -5,6 +5,7 @@ use axum::extract::{Path, RawQuery};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use platform::Problem;
+use platform::api::{Operation, Schemas};
 use platform::routes::Routes;
 
 const INDEX: &str = include_str!("../../console/dist/index.html");
@@ -32,17 +33,36 @@ const HEADERS: [(HeaderName, &str); 4] = [
 pub(super) fn routes() -> Routes {
     Routes::<()>::default()
         .get("/console", async || index())
+        .described("The operators' console.", &[])
+        .with(page)
         .get("/console/", async || index())
+        .described("The operators' console.", &[])
+        .with(page)
         // The page itself decides what an address of the console shows.
         .get("/console/{*page}", async || index())
+        .described("A page of the operators' console.", &[])
+        .with(page)
+        .with(|operation| operation.path = Some(Schemas::read::<String>))
         .get("/console/assets/{file}", async |Path(name): Path<String>, RawQuery(query)| {
             file(&name, &query.unwrap_or_default())
+        })
+        .described("A file of the operators' console.", &[])
+        .with(|operation| {
+            operation.is_for_operators = true;
+            FILES.iter().for_each(|(_, kind, _)| operation.add_answer(200, Some((kind, Schemas::written::<String>))));
         })
         .with_state(())
 }
 
+fn page(operation: &mut Operation) {
+    operation.is_for_operators = true;
+    operation.add_answer(200, Some((HTML, Schemas::written::<String>)));
+}
+
+const HTML: &str = "text/html; charset=utf-8";
+
 fn index() -> Response {
-    answer("text/html; charset=utf-8", "no-cache", INDEX.as_bytes())
+    answer(HTML, "no-cache", INDEX.as_bytes())
 }
 
 fn file(name: &str, query: &str) -> Response {

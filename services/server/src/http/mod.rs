@@ -10,23 +10,28 @@ mod stats;
 mod traced;
 mod write_timeout;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use platform::routes::Routes;
+use platform::api::{JSON, Operation, Schemas};
+use platform::problem::Json;
+use platform::routes::{Route, Routes};
 use platform::{Platform, Problem, pod, problem};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 use streams::Service;
-use streams::pods::{PartHealth, PodHealth, Status};
+use streams::pods::{PodHealth, Status};
 
 pub use admission::limited;
 pub use faults::Faults;
 pub use serve::serve;
-use stats::Stats;
+use stats::{Stats, Totals};
 use traced::traced;
 
 use crate::admin::{self, Api};
@@ -34,23 +39,70 @@ use crate::admin::{self, Api};
 /// The wait for the answer to a request.
 const REQUEST_WAIT: Duration = Duration::from_secs(20);
 
-/// Whether the process lives and is ready.
-fn health(platform: &Platform, services: &[Service]) -> Routes {
-    let services = services.to_vec();
-    Routes::default()
-        .get("/health/live", async || axum::Json(json!({"status": "live"})))
-        .get("/health/ready", async move |State(platform)| ready(&pod::health(&platform, &services)))
-        .with_state(platform.clone())
+/// Every route of operators, and those for health, with their operations.
+pub(crate) fn operations() -> Vec<Route> {
+    let own = [health(&Service::ALL), operators()].into_iter().flat_map(Routes::into_list);
+    own.chain(admin::operations()).chain(console::routes().into_list()).collect()
 }
 
-/// What operators read and do.
-fn operators(platform: &Platform, api: &Api) -> Routes {
+fn for_operators(operation: &mut Operation) {
+    operation.is_for_operators = true;
+}
+
+/// Whether the process lives and is ready.
+fn health(services: &[Service]) -> Routes<Platform> {
+    let services = services.to_vec();
+    Routes::default()
+        .get("/health/live", async || Json(Live { status: "live" }))
+        .described("Whether the process runs.", &[])
+        .get("/health/ready", async move |State(platform)| ready(&pod::health(&platform, &services)))
+        .described("Whether the process can work.", &[])
+        .with(for_operators)
+        .with(|operation| {
+            operation.add_answer(200, Some((JSON, Schemas::written::<Ready>)));
+            operation.add_answer(503, Some((JSON, Schemas::written::<NotReady>)));
+        })
+}
+
+/// How the process does.
+fn operators() -> Routes<Platform> {
     let last_stats = Stats::default();
-    let read = Routes::default()
+    Routes::default()
         .get("/metrics", metrics)
+        .described("Metrics for Prometheus.", &[])
+        .with(for_operators)
+        .with(|operation| {
+            operation.add_answer(200, Some((METRICS, Schemas::written::<String>)));
+            operation.add_answer(200, Some((OPEN_METRICS, Schemas::written::<String>)));
+        })
         .get("/stats", async move |State(platform)| stats(platform, last_stats).await)
-        .with_state(platform.clone());
-    read.merge(admin::routes(api)).merge(console::routes())
+        .described("Totals of the process, and how each consumer stands.", &[])
+        .with(for_operators)
+}
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+#[derive(Serialize, JsonSchema)]
+struct Live {
+    status: &'static str,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Ready {
+    #[schemars(extend("const" = "ready"))]
+    status: &'static str,
+    /// The state of each circuit breaker that is not closed.
+    breakers: BTreeMap<String, Option<String>>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct NotReady {
+    #[schemars(extend("const" = "not ready"))]
+    status: &'static str,
+    /// What is wrong, by the part of the process.
+    faults: BTreeMap<String, Option<String>>,
+    breakers: BTreeMap<String, Option<String>>,
 }
 
 /// The routes of HTTP_ADDR, and those of ADMIN_ADDR if operators have a listener of their own. Health is on both.
@@ -62,10 +114,11 @@ pub struct Listeners {
 
 impl Listeners {
     pub fn new(platform: &Platform, services: &[Service], of_services: Vec<Routes>, api: &Api, has_own: bool) -> Self {
-        let http = of_services.into_iter().fold(health(platform, services), Routes::merge);
-        let operators = operators(platform, api);
+        let health = || health(services).with_state(platform.clone());
+        let http = of_services.into_iter().fold(health(), Routes::merge);
+        let operators = operators().with_state(platform.clone()).merge(admin::routes(api)).merge(console::routes());
         match has_own {
-            true => Self { http, admin: Some(health(platform, services).merge(operators)) },
+            true => Self { http, admin: Some(health().merge(operators)) },
             false => Self { http: http.merge(operators), admin: None },
         }
     }
@@ -87,36 +140,25 @@ async fn in_time(request: Request, next: Next) -> Response {
 
 /// The same parts as `pods.<pod id>.health`, in the form that this route has always had.
 fn ready(health: &PodHealth) -> Response {
-    let detail = |part: &PartHealth| Value::from(part.detail.clone());
-    let breakers =
-        health.parts.iter().filter_map(|part| Some((part.name.strip_prefix("breaker ")?.to_owned(), detail(part))));
-    let breakers: serde_json::Map<String, Value> = breakers.collect();
+    let breakers = health.parts.iter().filter_map(|part| Some((part.name.strip_prefix("breaker ")?, &part.detail)));
+    let breakers = breakers.map(|(name, detail)| (name.to_owned(), detail.clone())).collect();
     if health.status == Status::Ready {
-        return axum::Json(json!({"status": "ready", "breakers": breakers})).into_response();
+        return Json(Ready { status: "ready", breakers }).into_response();
     }
     let faults = health.parts.iter().filter(|part| part.status == Status::NotReady);
-    let faults: serde_json::Map<String, Value> = faults.map(|part| (part.name.clone(), detail(part))).collect();
-    (
-        StatusCode::SERVICE_UNAVAILABLE,
-        axum::Json(json!({"status": "not ready", "faults": faults, "breakers": breakers})),
-    )
-        .into_response()
+    let faults = faults.map(|part| (part.name.clone(), part.detail.clone())).collect();
+    (StatusCode::SERVICE_UNAVAILABLE, Json(NotReady { status: "not ready", faults, breakers })).into_response()
 }
 
 /// In the format of OpenMetrics, with exemplars, for those who name it first; in Prometheus' own for everybody else.
 async fn metrics(State(platform): State<Platform>, headers: HeaderMap) -> Response {
-    let accepted = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let accepted = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     if accepted.trim_start().starts_with("application/openmetrics-text") {
-        let kind = [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")];
-        return (kind, platform.metrics.open_metrics(&platform.health)).into_response();
+        return ([(CONTENT_TYPE, OPEN_METRICS)], platform.metrics.open_metrics(&platform.health)).into_response();
     }
-    let kind = [("content-type", "text/plain; version=0.0.4; charset=utf-8")];
-    (kind, platform.metrics.text(&platform.health)).into_response()
+    ([(CONTENT_TYPE, METRICS)], platform.metrics.text(&platform.health)).into_response()
 }
 
-async fn stats(platform: Platform, stats: Stats) -> Response {
-    match stats.get(&platform).await {
-        Ok(stats) => axum::Json(stats).into_response(),
-        Err(problem) => problem.into_response(),
-    }
+async fn stats(platform: Platform, stats: Stats) -> Result<Json<Totals>, Problem> {
+    stats.get(&platform).await.map(Json)
 }

@@ -5,13 +5,52 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use platform::{Platform, Problem};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 use streams::BusError;
+use streams::bus::ConsumerInfo;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 /// How old an answer may be.
 const STATS_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// The answer.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub(super) struct Totals {
+    queue: QueueTotals,
+    pool: PoolTotals,
+    consumers: Vec<ConsumerTotals>,
+}
+
+/// Events of this process.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+struct QueueTotals {
+    total_enqueued: u64,
+    total_dequeued: u64,
+    /// Of all processes: published and not acknowledged.
+    current_size: u64,
+}
+
+/// What the handlers of this process did.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+struct PoolTotals {
+    processed_count: u64,
+    error_count: u64,
+    /// Seconds.
+    total_duration: f64,
+}
+
+/// How a durable consumer stands.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+struct ConsumerTotals {
+    name: String,
+    pending: u64,
+    ack_pending: u64,
+    redelivered: u64,
+    /// By this process.
+    dead_lettered: u64,
+}
 
 /// The last answer and when it was computed; none if the bus did not answer. Callers who come meanwhile wait for it.
 #[derive(Debug, Clone, Default)]
@@ -20,13 +59,13 @@ pub(super) struct Stats(Arc<Mutex<Option<Computed>>>);
 #[derive(Debug)]
 struct Computed {
     at: Instant,
-    stats: Option<Value>,
+    stats: Option<Totals>,
 }
 
 impl Stats {
     /// # Errors
     /// `unavailable` if the bus does not answer.
-    pub(super) async fn get(&self, platform: &Platform) -> Result<Value, Problem> {
+    pub(super) async fn get(&self, platform: &Platform) -> Result<Totals, Problem> {
         let mut last = self.0.lock().await;
         if last.as_ref().is_none_or(|last| last.at.elapsed() >= STATS_AGE_MAX) {
             let stats = compute(platform).await.ok();
@@ -36,7 +75,7 @@ impl Stats {
     }
 }
 
-async fn compute(platform: &Platform) -> Result<Value, Problem> {
+async fn compute(platform: &Platform) -> Result<Totals, Problem> {
     let metrics = &platform.metrics;
     let mut consumers = Vec::new();
     let (mut waiting, mut done, mut errors) = (0, 0, 0);
@@ -50,10 +89,9 @@ async fn compute(platform: &Platform) -> Result<Value, Problem> {
         match info {
             Ok(info) => {
                 waiting += info.pending + info.ack_pending;
-                consumers.push(json!({
-                    "name": name, "pending": info.pending, "ack_pending": info.ack_pending,
-                    "redelivered": info.redelivered, "dead_lettered": dead_lettered,
-                }));
+                let ConsumerInfo { pending, ack_pending, redelivered, .. } = info;
+                let name = name.to_owned();
+                consumers.push(ConsumerTotals { name, pending, ack_pending, redelivered, dead_lettered });
             }
             // Deleted by somebody; the topology reconciler creates it again within seconds.
             Err(BusError::NotFound(_)) => {}
@@ -68,9 +106,9 @@ async fn compute(platform: &Platform) -> Result<Value, Problem> {
         enqueued += metrics.published.with_label_values(&[service.name()]).get();
         seconds += metrics.handler_seconds.with_label_values(&[service.name()]).get_sample_sum();
     }
-    Ok(json!({
-        "queue": {"total_enqueued": enqueued, "total_dequeued": done, "current_size": waiting},
-        "pool": {"processed_count": done, "error_count": errors, "total_duration": seconds},
-        "consumers": consumers,
-    }))
+    Ok(Totals {
+        queue: QueueTotals { total_enqueued: enqueued, total_dequeued: done, current_size: waiting },
+        pool: PoolTotals { processed_count: done, error_count: errors, total_duration: seconds },
+        consumers,
+    })
 }

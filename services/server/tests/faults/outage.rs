@@ -91,7 +91,8 @@ impl Driver {
         let mut request = format!("ws://{users}/v1/ws").into_client_request().unwrap();
         request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
         let (socket, _) = timeout(WAIT, connect_async(request)).await.unwrap().unwrap();
-        let mut driver = Self { number, socket, ride: Value::Null, began_at: World::real().now(), acked: 0, refresh_token };
+        let mut driver =
+            Self { number, socket, ride: Value::Null, began_at: World::real().now(), acked: 0, refresh_token };
         let _welcome = driver.frame().await;
         driver.command("beacon.update", json!({"active": true, "location": place(number, 0.0)})).await;
         let trip = json!({

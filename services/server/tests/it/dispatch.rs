@@ -25,6 +25,8 @@ async fn decisions_are_explained(shape: Shape) {
     // Both were on duty when the search came, or the farther one came later and was not asked.
     let (status, missed) = far.get("/v1/me/missed-offers").await;
     assert_eq!(status, 200, "{missed}");
+    // The record is younger than a quarter of an hour.
+    assert!(missed["complete_since"].as_str().unwrap() > missed["since"].as_str().unwrap(), "{missed}");
     for search in missed["searches"].as_array().unwrap() {
         assert_eq!(
             (&search["why"], &search["distance_m"], &search["nearer_by_m"]),

@@ -67,6 +67,21 @@ fn routes(service: &str) -> BTreeSet<String> {
     paths
 }
 
+/// The paths that every process serves to programmers.
+fn documents() -> BTreeSet<String> {
+    let documents = server::api::operations().into_iter().map(|route| route.path.to_owned());
+    documents.filter(|path| path.ends_with("api.json") || path.starts_with("/docs")).collect()
+}
+
+#[test]
+fn documents_go_to_users() {
+    let (locations, documents) = (locations(), documents());
+    assert_eq!(documents.len(), 5, "{documents:?}");
+    for path in documents {
+        assert_eq!(location_of(&locations, &path).upstream.as_deref(), Some("users"), "docker/ingress.conf: {path}");
+    }
+}
+
 #[test]
 fn every_route_of_a_service_goes_to_that_service() {
     let locations = locations();
@@ -84,7 +99,8 @@ fn every_route_of_a_service_goes_to_that_service() {
 #[test]
 fn every_location_with_an_upstream_has_a_route() {
     for location in locations().iter().filter(|location| location.upstream.is_some()) {
-        let routes = routes(location.upstream.as_deref().unwrap());
+        let mut routes = routes(location.upstream.as_deref().unwrap());
+        routes.extend(documents());
         let is_used = |route: &String| match location.is_exact {
             true => *route == location.path,
             false => route.starts_with(&location.path),
@@ -95,7 +111,8 @@ fn every_location_with_an_upstream_has_a_route() {
 
 #[test]
 fn operators_routes_are_not_reached_through_the_ingress() {
-    let (locations, routes) = (locations(), routes("server"));
+    let (locations, mut routes) = (locations(), routes("server"));
+    routes.retain(|route| !documents().contains(route));
     assert!(routes.contains("/metrics"), "{routes:?}");
     for route in routes {
         assert_eq!(location_of(&locations, &route).upstream, None, "docker/ingress.conf: {route} is for operators");

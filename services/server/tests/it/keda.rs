@@ -36,7 +36,7 @@ fn named<'a>(list: &'a Value, name: &str) -> Option<&'a Value> {
 /// number of pods stays as it is.
 async fn keda_lag(monitoring: SocketAddr, stream: &str, consumer: &str) -> u64 {
     let path = format!("/jsz?acc={ACCOUNT}&consumers=true&config=true");
-    let (status, jsz) = http(monitoring, "GET", &path, None, None).await;
+    let (status, jsz) = testing::http::request(monitoring, "GET", &path, None, None).await.unwrap();
     assert_eq!(status, 200, "{jsz}");
     let account = named(&jsz["account_details"], ACCOUNT).expect("the account");
     let stream = named(&account["stream_detail"], stream).expect("the stream");

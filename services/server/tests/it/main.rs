@@ -8,6 +8,7 @@ mod compatibility;
 mod databases;
 mod dead_letters;
 mod dispatch;
+mod documents;
 mod ended_searches;
 mod exhaustion;
 mod failures;

@@ -121,6 +121,7 @@ async fn a_pod_sends_heartbeats_and_answers_for_its_health_and_services(shape: S
     let counted = command().await;
     assert_eq!((&counted["num_errors"], &counted["last_error"]), (&json!(1), &json!("invalid_field")));
     assert!(counted["processing_time"].as_u64() == counted["average_processing_time"].as_u64(), "{counted}");
+    running.except_own("rides.command");
     running.stop().await;
 }
 

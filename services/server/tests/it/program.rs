@@ -2,8 +2,10 @@
 
 use testing::nats::Server;
 
+use crate::harness::client::http;
 use crate::harness::nats::Nats;
 use crate::harness::rideshare;
+use crate::harness::running::{Running, Shape};
 
 #[test]
 fn settings_that_cannot_work_are_refused_with_the_reason() {
@@ -59,6 +61,9 @@ fn help() {
         "run",
         "demo",
         "simulate",
+        "api",
+        "api openapi",
+        "api asyncapi",
         "streams",
         "streams show",
         "streams apply",
@@ -89,6 +94,20 @@ fn help() {
         text += &format!("$ rideshare {}\n{}\n\n", args.join(" "), part.trim_end());
     }
     insta::assert_snapshot!("help", text);
+}
+
+/// `rideshare api` writes what is served.
+#[tokio::test]
+async fn documents_are_written_as_they_are_served() {
+    let running = Running::start(Shape::Embedded, &[]).await;
+    for document in ["openapi", "asyncapi"] {
+        let output = rideshare(&["api", document]);
+        assert!(output.status.success());
+        let written: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let (status, served) = http(running.addr(), "GET", &format!("/{document}.json"), None, None).await;
+        assert_eq!((status, served), (200, written), "{document}");
+    }
+    running.stop().await;
 }
 
 #[test]

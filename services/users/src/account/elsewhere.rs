@@ -1,15 +1,46 @@
 //! What rides stores of a person: it belongs into the person's export, and is erased with the account. Core requests.
 
 use platform::{Problem, StoreError};
-use serde_json::{Map, Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
 use streams::UserId;
-use streams::person::{ERASED_MAX, PERSON, PERSON_WAIT, PersonList, PersonPage, PersonRequest};
+use streams::person::{
+    ERASED_MAX, PERSON, PERSON_WAIT, PersonList, PersonPage, PersonRequest, RatingGiven, RatingReceived, ShareMade,
+    SosRaised,
+};
 
 use super::rows;
 use crate::context::Context;
 
 /// The most pages of one list in an export: 10,000 entries.
 const PAGES_MAX: usize = 50;
+
+/// What rides stores of a person.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+pub(super) struct Elsewhere {
+    #[schemars(with = "Vec<RatingGiven>")]
+    ratings_given: Vec<Value>,
+    #[schemars(with = "Vec<RatingReceived>")]
+    ratings_received: Vec<Value>,
+    #[schemars(with = "Vec<ShareMade>")]
+    shares: Vec<Value>,
+    #[schemars(with = "Vec<SosRaised>")]
+    sos_alerts: Vec<Value>,
+    /// The lists with more entries than an export has.
+    truncated: Vec<&'static str>,
+}
+
+impl Elsewhere {
+    fn list(&mut self, list: PersonList) -> &mut Vec<Value> {
+        match list {
+            PersonList::RatingsGiven => &mut self.ratings_given,
+            PersonList::RatingsReceived => &mut self.ratings_received,
+            PersonList::Shares => &mut self.shares,
+            PersonList::SosAlerts => &mut self.sos_alerts,
+        }
+    }
+}
 
 async fn request<T: serde::de::DeserializeOwned>(context: &Context, request: &PersonRequest) -> Option<T> {
     let body = serde_json::to_vec(request).expect("ids are JSON");
@@ -22,9 +53,8 @@ async fn request<T: serde::de::DeserializeOwned>(context: &Context, request: &Pe
 ///
 /// # Errors
 /// `unavailable` if rides does not answer: an export says all, or nothing.
-pub(super) async fn export(context: &Context, user_id: UserId) -> Result<Map<String, Value>, Problem> {
-    let mut lists = Map::new();
-    let mut truncated = Vec::new();
+pub(super) async fn export(context: &Context, user_id: UserId) -> Result<Elsewhere, Problem> {
+    let mut lists = Elsewhere::default();
     for list in PersonList::ALL {
         let (mut entries, mut after) = (Vec::new(), None);
         for _ in 0..PAGES_MAX {
@@ -37,11 +67,10 @@ pub(super) async fn export(context: &Context, user_id: UserId) -> Result<Map<Str
             }
         }
         if after.is_some() {
-            truncated.push(list.field());
+            lists.truncated.push(list.field());
         }
-        lists.insert(list.field().to_owned(), entries.into());
+        *lists.list(list) = entries;
     }
-    lists.insert("truncated".to_owned(), json!(truncated));
     Ok(lists)
 }
 

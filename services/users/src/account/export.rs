@@ -1,22 +1,122 @@
 //! All that is stored of a person, as that person may have it: what users has, and what rides says (`elsewhere`).
 
+use chrono::{DateTime, Utc};
 use platform::Problem;
-use serde_json::{Value, json};
-use streams::UserId;
-use streams::event::rfc3339;
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
+use streams::debts::DebtView;
+use streams::event::{UserFinder, rfc3339};
+use streams::operators::shown::DriverDocument;
+use streams::{SignInId, UserId};
 
-use super::{elsewhere, rows};
+use super::elsewhere::{self, Elsewhere};
+use super::{Profile, rows};
 use crate::context::Context;
 use crate::mailbox::{ENTRIES_MAX, Entry};
+use crate::push::routes::DeviceView;
+use crate::shown::{MailboxData, StateOffer, StateRide};
 use crate::sign_in::SignIn;
+use crate::state::{BeaconView, StateView};
 use crate::tables::DeviceRow;
 use crate::{document, mailbox, push, sign_in, state};
+
+/// All that is stored of a person.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Export {
+    #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
+    exported_at: DateTime<Utc>,
+    profile: Profile,
+    #[serde(with = "rfc3339::optional")]
+    #[schemars(with = "Option<DateTime<Utc>>")]
+    created_at: Option<DateTime<Utc>>,
+    #[serde(with = "rfc3339::optional")]
+    #[schemars(with = "Option<DateTime<Utc>>")]
+    driver_since: Option<DateTime<Utc>>,
+    /// Whether an operator has approved the driver.
+    driver_reviewed: bool,
+    driver_documents: Vec<DriverDocument>,
+    sign_ins: Vec<ExportedSignIn>,
+    /// Installations of the app that have read the mailbox.
+    devices: Vec<ExportedDevice>,
+    push_devices: Vec<DeviceView>,
+    mailbox: ExportedMailbox,
+    state: ExportedState,
+    rides: ExportedRides,
+    #[serde(flatten)]
+    elsewhere: Elsewhere,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ExportedSignIn {
+    id: SignInId,
+    device: Option<String>,
+    #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
+    created_at: DateTime<Utc>,
+    #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
+    seen_at: DateTime<Utc>,
+    #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
+    ends_at: DateTime<Utc>,
+    #[serde(with = "rfc3339::optional")]
+    #[schemars(with = "Option<DateTime<Utc>>")]
+    ended_at: Option<DateTime<Utc>>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ExportedDevice {
+    device: String,
+    acked_seq: u64,
+    #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
+    seen_at: DateTime<Utc>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ExportedMailbox {
+    last_seq: u64,
+    acked_seq: u64,
+    events: Vec<ExportedEvent>,
+}
+
+/// As in the frame of the event, without the other party, who is somebody else.
+#[derive(Serialize, JsonSchema)]
+struct ExportedEvent {
+    r#type: String,
+    seq: u64,
+    event_id: String,
+    #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
+    time: DateTime<Utc>,
+    #[schemars(with = "MailboxData")]
+    data: Option<Value>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ExportedState {
+    search: Option<UserFinder>,
+    #[schemars(with = "Option<StateOffer>")]
+    offer: Value,
+    #[schemars(with = "Option<StateRide>")]
+    ride: Value,
+    beacon: Option<BeaconView>,
+    debts: Option<Vec<DebtView>>,
+}
+
+/// They are of another service, which pages them.
+#[derive(Serialize, JsonSchema)]
+struct ExportedRides {
+    href: &'static str,
+}
 
 /// `None` if there is no such user.
 ///
 /// # Errors
 /// [`Problem`] `unavailable`.
-pub(crate) async fn of(context: &Context, user: UserId) -> Result<Option<Value>, Problem> {
+pub(crate) async fn of(context: &Context, user: UserId) -> Result<Option<Export>, Problem> {
     let now = context.platform.world.now();
     let mut tx = context.store.begin().await?;
     let Some(profile) = rows::profile_of(&mut tx, user).await? else { return Ok(None) };
@@ -31,51 +131,38 @@ pub(crate) async fn of(context: &Context, user: UserId) -> Result<Option<Value>,
     let entries = mailbox::rows::entries_after(&mut tx, user, 0, most).await?;
     drop(tx);
     let state = state::of(context, user).await?;
-    let device = |(device, row): &(String, DeviceRow)| json!({"device": device, "acked_seq": row.acked_seq, "seen_at": rfc3339::text(&row.seen_at)});
-    let mut export = json!({
-        "exported_at": rfc3339::text(&now),
-        "profile": profile,
-        "created_at": since.map(|(created_at, _)| rfc3339::text(&created_at)),
-        "driver_since": since.and_then(|(_, registered_at)| registered_at).as_ref().map(rfc3339::text),
-        "driver_reviewed": is_reviewed,
-        "driver_documents": document::view(&documents, now.date_naive()),
-        "sign_ins": sign_ins.iter().map(sign_in_view).collect::<Vec<_>>(),
-        "devices": devices.iter().map(device).collect::<Vec<_>>(),
-        "push_devices": push_devices.iter().map(push::routes::view).collect::<Vec<_>>(),
-        "mailbox": {
-            "last_seq": cursor.last_seq,
-            "acked_seq": cursor.acked_seq,
-            "events": entries.iter().map(entry_view).collect::<Vec<_>>(),
+    let StateView { search, offer, ride, beacon, debts, .. } = state;
+    Ok(Some(Export {
+        exported_at: now,
+        profile,
+        created_at: since.map(|(created_at, _)| created_at),
+        driver_since: since.and_then(|(_, registered_at)| registered_at),
+        driver_reviewed: is_reviewed,
+        driver_documents: document::view(&documents, now.date_naive()),
+        sign_ins: sign_ins.into_iter().map(exported_sign_in).collect(),
+        devices: devices.into_iter().map(exported_device).collect(),
+        push_devices: push_devices.iter().map(push::routes::view).collect(),
+        mailbox: ExportedMailbox {
+            last_seq: cursor.last_seq,
+            acked_seq: cursor.acked_seq,
+            events: entries.into_iter().map(exported_event).collect(),
         },
-        "state": {
-            "search": state["search"], "offer": state["offer"], "ride": state["ride"], "beacon": state["beacon"],
-            "debts": state["debts"],
-        },
-        // They are of another service, which pages them.
-        "rides": {"href": "/v1/rides"},
-    });
-    for (field, value) in elsewhere::export(context, user).await? {
-        export[field] = value;
-    }
-    Ok(Some(export))
+        state: ExportedState { search, offer, ride, beacon, debts },
+        rides: ExportedRides { href: "/v1/rides" },
+        elsewhere: elsewhere::export(context, user).await?,
+    }))
 }
 
-fn sign_in_view(sign_in: &SignIn) -> Value {
-    json!({
-        "id": sign_in.id,
-        "device": sign_in.device,
-        "created_at": rfc3339::text(&sign_in.created_at),
-        "seen_at": rfc3339::text(&sign_in.seen_at),
-        "ends_at": rfc3339::text(&sign_in.ends_at),
-        "ended_at": sign_in.ended_at.as_ref().map(rfc3339::text),
-    })
+fn exported_sign_in(sign_in: SignIn) -> ExportedSignIn {
+    let SignIn { id, device, created_at, seen_at, ends_at, ended_at, .. } = sign_in;
+    ExportedSignIn { id, device, created_at, seen_at, ends_at, ended_at }
 }
 
-/// As in the frame of the event, without the other party, who is somebody else.
-fn entry_view(entry: &Entry) -> Value {
-    let data = serde_json::from_str::<Value>(&entry.body).ok();
-    json!({
-        "type": entry.subject, "seq": entry.seq, "event_id": entry.event_id, "time": rfc3339::text(&entry.time),
-        "data": data,
-    })
+fn exported_device((device, row): (String, DeviceRow)) -> ExportedDevice {
+    ExportedDevice { device, acked_seq: row.acked_seq, seen_at: row.seen_at }
+}
+
+fn exported_event(entry: Entry) -> ExportedEvent {
+    let data = serde_json::from_str(&entry.body).ok();
+    ExportedEvent { r#type: entry.subject, seq: entry.seq, event_id: entry.event_id, time: entry.time, data }
 }

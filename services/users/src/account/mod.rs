@@ -13,7 +13,9 @@ pub(crate) mod suspension;
 
 use std::str::FromStr;
 
+use chrono::{DateTime, Utc};
 use platform::{Problem, StoreError};
+use schemars::JsonSchema;
 use serde::Serialize;
 use streams::{UserId, VehicleType};
 
@@ -25,7 +27,7 @@ const NAME_MAX: usize = 100;
 const WORD_MAX: usize = 40;
 
 /// Whether a driver may be offered rides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DriverStatus {
     /// Not decided yet.
@@ -52,6 +54,9 @@ impl DriverStatus {
         known.ok_or_else(|| StoreError::Other(format!("unknown status `{name}` of a driver")))
     }
 }
+
+/// A suspension: when it ends, `None` if it does not end by itself, and the status before it.
+pub(crate) type Suspension = (Option<DateTime<Utc>>, DriverStatus);
 
 /// Who decides about a new driver: `DRIVER_APPROVAL`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -84,7 +89,7 @@ impl DriverApproval {
 }
 
 /// What a user drives, and whether they may.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Driver {
     pub(crate) vehicle_type: VehicleType,
     /// As it is shown, see [`plate::normalize`].
@@ -111,19 +116,30 @@ impl Driver {
     }
 }
 
+/// What somebody may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Role {
+    Passenger,
+    Driver,
+}
+
 /// A user as that user sees it: the body of `/v1/me`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Profile {
     id: UserId,
+    /// E.164.
+    #[schemars(regex(pattern = "^\\+[1-9][0-9]{1,14}$"))]
     phone: String,
     name: Option<String>,
-    roles: &'static [&'static str],
+    roles: &'static [Role],
+    /// Null for whoever is no driver.
     driver: Option<Driver>,
 }
 
 impl Profile {
     pub(crate) fn new(id: UserId, phone: String, name: Option<String>, driver: Option<Driver>) -> Self {
-        let roles: &[&str] = if driver.is_some() { &["passenger", "driver"] } else { &["passenger"] };
+        let roles: &[Role] = if driver.is_some() { &[Role::Passenger, Role::Driver] } else { &[Role::Passenger] };
         Self { id, phone, name, roles, driver }
     }
 }

@@ -9,7 +9,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use streams::UserId;
 
-use super::{Driver, DriverStatus, Profile, plate};
+use super::{Driver, DriverStatus, Profile, Suspension, plate};
 use crate::party::cache::Person;
 use crate::sign_in::phone::Phone;
 use crate::tables::{Tables, UserRow};
@@ -256,14 +256,14 @@ pub(crate) async fn set_status(
     Ok(())
 }
 
-/// Records when a suspension ends and with which status, or that it has no end.
-pub(crate) async fn set_suspension_end(
+/// Stores the suspension of `user`.
+pub(crate) async fn put_suspension(
     tx: &mut Transaction<Tables>,
     user: UserId,
-    end: Option<(DateTime<Utc>, DriverStatus)>,
+    (ends_at, before): Suspension,
 ) -> Result<(), StoreError> {
-    match (tx.on(), end) {
-        (On::Postgres(pg), Some((ends_at, after))) => {
+    match tx.on() {
+        On::Postgres(pg) => {
             sqlx::query(
                 "insert into suspension_ends (user_id, ends_at, status_after) values ($1, $2, $3) \
                  on conflict on constraint suspension_ends_pkey do update \
@@ -271,24 +271,27 @@ pub(crate) async fn set_suspension_end(
             )
             .bind(user.0)
             .bind(ends_at)
-            .bind(after.as_str())
+            .bind(before.as_str())
             .execute(&mut *pg)
             .await?;
         }
-        (On::Postgres(pg), None) => {
-            sqlx::query("delete from suspension_ends where user_id = $1").bind(user.0).execute(&mut *pg).await?;
-        }
-        (On::Memory(tables), Some(end)) => _ = tables.suspension_ends.insert(user, end),
-        (On::Memory(tables), None) => _ = tables.suspension_ends.remove(&user),
+        On::Memory(tables) => _ = tables.suspension_ends.insert(user, (ends_at, before)),
     }
     Ok(())
 }
 
-/// The status after the suspension of `user`, if it has an end.
-pub(crate) async fn status_after_suspension(
-    tx: &mut Transaction<Tables>,
-    user: UserId,
-) -> Result<Option<(DateTime<Utc>, DriverStatus)>, StoreError> {
+pub(crate) async fn delete_suspension(tx: &mut Transaction<Tables>, user: UserId) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query("delete from suspension_ends where user_id = $1").bind(user.0).execute(&mut *pg).await?;
+        }
+        On::Memory(tables) => _ = tables.suspension_ends.remove(&user),
+    }
+    Ok(())
+}
+
+/// `None` if the user is not suspended, or has been since they registered.
+pub(crate) async fn suspension(tx: &mut Transaction<Tables>, user: UserId) -> Result<Option<Suspension>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             let row = sqlx::query("select ends_at, status_after from suspension_ends where user_id = $1").bind(user.0);
@@ -315,7 +318,8 @@ pub(crate) async fn suspensions_over(
             rows.iter().map(|row| Ok(UserId(row.try_get("user_id")?))).collect()
         }
         On::Memory(tables) => {
-            let over = tables.suspension_ends.iter().filter(|(_, (ends_at, _))| *ends_at <= now);
+            let is_over = |ends_at: &Option<DateTime<Utc>>| ends_at.is_some_and(|ends_at| ends_at <= now);
+            let over = tables.suspension_ends.iter().filter(|(_, (ends_at, _))| is_over(ends_at));
             Ok(over.take(limit as usize).map(|(user, _)| *user).collect())
         }
     }

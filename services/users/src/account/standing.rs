@@ -21,8 +21,8 @@ use crate::{live_ride, presence};
 const SUSPENSIONS_MAX: u32 = 100;
 
 /// Gives a driver another status. One who is not approved any more goes off duty, and an open offer is withdrawn: the passenger's search
-/// goes on with others. An accepted offer and a ride under way stay. A repeat has no effect. Returns the status before; `None` if there
-/// is no such driver.
+/// goes on with others. An accepted offer and a ride under way stay. A repeat changes nothing but that. Returns the status before; `None` if
+/// there is no such driver.
 ///
 /// # Errors
 /// [`StoreError`]; nothing was changed.
@@ -58,14 +58,22 @@ pub(crate) async fn change_status(
     until: Option<DateTime<Utc>>,
 ) -> Result<Option<DriverStatus>, StoreError> {
     let Some(driver) = rows::driver_of(tx, user).await? else { return Ok(None) };
-    let before = match driver.status {
-        // Suspended once more: after it the driver is what they were before the first time.
-        DriverStatus::Suspended => rows::status_after_suspension(tx, user).await?.map(|(_, after)| after),
-        status => Some(status),
-    };
-    let ends = until.filter(|_| status == DriverStatus::Suspended);
-    rows::set_suspension_end(tx, user, ends.map(|ends_at| (ends_at, before.unwrap_or(DriverStatus::Approved)))).await?;
+    if status == DriverStatus::Suspended {
+        let before = match driver.status {
+            // Suspended once more: after it the driver is what they were before the first time. Of one who registered as suspended nobody
+            // has decided anything.
+            DriverStatus::Suspended => {
+                rows::suspension(tx, user).await?.map_or(DriverStatus::Pending, |(_, before)| before)
+            }
+            status => status,
+        };
+        rows::put_suspension(tx, user, (until, before)).await?;
+    } else {
+        rows::delete_suspension(tx, user).await?;
+    }
     if driver.status == status && status != DriverStatus::Approved {
+        // Nobody is on duty who is not approved, however they came to be.
+        stand_down(context, tx, user).await?;
         return Ok(Some(status));
     }
     rows::set_status(tx, user, status).await?;
@@ -111,9 +119,10 @@ pub(crate) async fn end_suspensions(context: &Context) -> Result<(), StoreError>
 async fn end_suspension_in(context: &Context, mut tx: Transaction<Tables>, user: UserId) -> Result<(), StoreError> {
     rows::lock(&mut tx, user).await?;
     let now = context.platform.world.now();
-    let end = rows::status_after_suspension(&mut tx, user).await?;
-    let Some((_, status)) = end.filter(|(ends_at, _)| *ends_at <= now) else { return Ok(()) };
-    rows::set_suspension_end(&mut tx, user, None).await?;
+    let suspension = rows::suspension(&mut tx, user).await?;
+    let is_over = |ends_at: Option<DateTime<Utc>>| ends_at.is_some_and(|ends_at| ends_at <= now);
+    let Some((_, status)) = suspension.filter(|(ends_at, _)| is_over(*ends_at)) else { return Ok(()) };
+    rows::delete_suspension(&mut tx, user).await?;
     rows::end_suspension(&mut tx, user, status).await?;
     tx.commit().await?;
     tracing::info!(user_id = %user, status = status.as_str(), "the suspension of a driver has ended");

@@ -2,10 +2,10 @@
 
 use chrono::{DateTime, Utc};
 use platform::{StoreError, Transaction};
-use serde_json::{Value, json};
 use streams::event::UserBeacon;
 use streams::{Event, UserId};
 
+use super::ack::BeaconAck;
 use super::command::{CommandError, Refusal};
 use super::sender::{Sender, Via};
 use crate::account::{DriverStatus, standing};
@@ -19,12 +19,13 @@ pub(crate) async fn update(
     mut tx: Transaction<Tables>,
     sender: &Sender,
     update: BeaconUpdate,
-) -> Result<Value, CommandError> {
+) -> Result<BeaconAck, CommandError> {
     let user = sender.user;
     if sender.via == Via::Request {
         // As a socket of the user that opens or closes at once does.
         account::rows::lock(&mut tx, user).await?;
     }
+    let known = lock_beacon(&mut tx, user).await?;
     let driver = account::rows::driver_of(&mut tx, user).await?.ok_or_else(Refusal::not_driver)?;
     if matches!(update, BeaconUpdate::Active(_)) && driver.status != DriverStatus::Approved {
         return Err(Refusal::not_approved(driver.status).into());
@@ -38,7 +39,6 @@ pub(crate) async fn update(
     if matches!(update, BeaconUpdate::Active(_)) && document::rows::has_expired(&mut tx, user, today).await? {
         return Err(Refusal::documents_expired().into());
     }
-    let known = presence::rows::lock_beacons(&mut tx, &[user]).await?.pop();
     let now = context.platform.world.now();
     let (device, place) = (&sender.device_name, sender.driver().located());
     match presence::updated(known.as_ref(), user, driver.vehicle_type, update, device, place, now) {
@@ -62,7 +62,18 @@ pub(crate) async fn update(
             }
         }
     }
-    Ok(json!({"active": matches!(update, BeaconUpdate::Active(_))}))
+    Ok(BeaconAck { active: matches!(update, BeaconUpdate::Active(_)) })
+}
+
+/// The beacon of a driver. Until the transaction ends nobody else takes the driver on duty or off it: what forbids it (`standing::stand_down`)
+/// is committed before this and seen by the checks that follow, or finds the beacon that is put here.
+async fn lock_beacon(tx: &mut Transaction<Tables>, user: UserId) -> Result<Option<Beacon>, StoreError> {
+    if let Some(known) = presence::rows::lock_beacons(tx, &[user]).await?.pop() {
+        return Ok(Some(known));
+    }
+    // Before the first beacon there is no row to lock but the account.
+    account::rows::lock(tx, user).await?;
+    Ok(presence::rows::lock_beacons(tx, &[user]).await?.pop())
 }
 
 async fn is_connected(tx: &mut Transaction<Tables>, user: UserId) -> Result<bool, StoreError> {

@@ -6,10 +6,10 @@
 use chrono::{DateTime, Utc};
 use platform::spans::{Span, SpanKind};
 use platform::{StoreError, Trace};
-use serde_json::Value;
 use streams::{Service, UserId};
 use uuid::Uuid;
 
+use super::ack::Ack;
 use super::command::{Command, Refusal, RowCommand};
 use crate::context::Context;
 
@@ -39,7 +39,7 @@ impl Begun {
         self.span.as_ref().map(|span| &span.trace)
     }
 
-    pub(crate) fn end(self, context: &Context, done: &Result<Value, Refusal>) {
+    pub(crate) fn end(self, context: &Context, done: &Result<Ack, Refusal>) {
         let platform = &context.platform;
         let now = platform.world.now();
         let refused = done.as_ref().err().map(|refusal| &*refusal.code);

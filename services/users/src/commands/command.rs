@@ -6,9 +6,11 @@ use std::sync::{Mutex, PoisonError};
 use axum::http::StatusCode;
 use chrono::{DateTime, Duration, Utc};
 use geospatial::device_clock::{DeviceClock, Reading};
+use platform::api::codes;
 use platform::limits::{Limit, Refused};
 use platform::store::TransactionError;
 use platform::{Platform, Problem, StoreError};
+use schemars::JsonSchema;
 use serde::Serialize;
 use streams::event::rfc3339;
 use streams::ride_command::RideAction;
@@ -72,7 +74,7 @@ pub(crate) struct Point {
 }
 
 /// A point of a batch that was left out: what is wrong with which of its fields.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct RefusedPoint {
     pub(crate) index: usize,
     pub(crate) field: String,
@@ -153,6 +155,38 @@ impl Command {
     }
 }
 
+/// The codes of refusals of commands, beside those that every request may have.
+pub(crate) const COMMAND_CODES: &[&str] = &[
+    "invalid_json",
+    "invalid_frame",
+    "unknown_type",
+    "invalid_field",
+    "unauthorized",
+    "forbidden",
+    "not_driver",
+    "driver_not_approved",
+    "documents_expired",
+    "not_found",
+    "out_of_area",
+    "ride_live",
+    "debt_open",
+    "offer_closed",
+    "offer_expired",
+    "too_far",
+    "place_unknown",
+    "ride_not_waiting",
+    "too_early",
+    "ride_started",
+    "ride_not_started",
+    "ride_not_arrived",
+    "ride_arrived",
+    "ride_ended",
+    "wrong_pin",
+    "pin_locked",
+    "too_many_requests",
+    "unavailable",
+];
+
 /// Whether the client gets an answer to a command that succeeds. Without one nothing can name the points of a batch that are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
@@ -203,7 +237,7 @@ pub(crate) fn begin(
 }
 
 /// Why a frame or a command is refused: the `error` of an error frame.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Refusal {
     /// Stable, for programs.
     pub(crate) code: Cow<'static, str>,
@@ -218,6 +252,7 @@ pub(crate) struct Refusal {
     pub(crate) retry_after_s: Option<u64>,
     /// When the same is allowed, if it came too early.
     #[serde(with = "rfc3339::optional", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DateTime<Utc>>")]
     pub(crate) allowed_at: Option<DateTime<Utc>>,
 }
 
@@ -253,18 +288,9 @@ impl Refusal {
     /// The same over HTTP: code, message and field, with the status that fits the code.
     pub(crate) fn into_problem(self) -> Problem {
         let Self { code, message, field, limit, retry_after_s, allowed_at } = self;
-        let status = match &*code {
-            "invalid_json" | "invalid_frame" => StatusCode::BAD_REQUEST,
-            "unauthorized" => StatusCode::UNAUTHORIZED,
-            "not_driver" | "forbidden" | "driver_not_approved" | "documents_expired" => StatusCode::FORBIDDEN,
-            "not_found" => StatusCode::NOT_FOUND,
-            "frame_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
-            "invalid_field" | "unknown_type" | "out_of_area" => StatusCode::UNPROCESSABLE_ENTITY,
-            "too_many_requests" => StatusCode::TOO_MANY_REQUESTS,
-            "unavailable" => StatusCode::SERVICE_UNAVAILABLE,
-            // All others say that the state of a search, an offer or a ride forbids it.
-            _ => StatusCode::CONFLICT,
-        };
+        // A code that only a newer version of rides knows says that the state of a search, an offer or a ride forbids it.
+        let known = codes::find(&code).and_then(|code| StatusCode::from_u16(code.status).ok());
+        let status = known.unwrap_or(StatusCode::CONFLICT);
         Problem { status, code, message, field, retry_after_s, limit, allowed_at }
     }
 

@@ -1,9 +1,9 @@
 //! `mailbox.ack`.
 
 use platform::{Transaction, kill_point};
-use serde_json::{Value, json};
 use streams::UserId;
 
+use super::ack::MailboxAcked;
 use super::command::{CommandError, Refusal};
 use crate::context::Context;
 use crate::mailbox::{self, Device};
@@ -15,11 +15,11 @@ pub(crate) async fn ack(
     user: UserId,
     device: &Device,
     seq: u64,
-) -> Result<Value, CommandError> {
+) -> Result<MailboxAcked, CommandError> {
     if !mailbox::rows::ack(&mut tx, user, device, seq, context.platform.world.now()).await? {
         return Err(Refusal::field("seq", "is beyond the newest event of your mailbox").into());
     }
     kill_point::reached("mailbox.before_cursor");
     tx.commit().await?;
-    Ok(json!({"seq": seq}))
+    Ok(MailboxAcked { seq })
 }

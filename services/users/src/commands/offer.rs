@@ -1,17 +1,17 @@
 //! `match.accept` and `match.reject`.
 
 use platform::{Problem, Transaction};
-use serde_json::{Value, json};
 use streams::{Event, MatchId};
 
+use super::ack::OfferAck;
 use super::command::{CommandError, Refusal};
 use super::sender::{Sender, Via};
 use crate::account::{self, DriverStatus, standing};
 use crate::context::Context;
 use crate::gateway::pod_message::{BROADCAST, PodMessage};
-use crate::offer;
 use crate::offer::{Answered, DriverAnswer};
 use crate::tables::Tables;
+use crate::{document, offer};
 
 pub(crate) async fn answer(
     context: &Context,
@@ -19,7 +19,7 @@ pub(crate) async fn answer(
     sender: &Sender,
     id: MatchId,
     answer: DriverAnswer,
-) -> Result<Value, CommandError> {
+) -> Result<OfferAck, CommandError> {
     let offer =
         offer::rows::lock_of_driver(&mut tx, id, sender.user).await?.ok_or_else(|| Problem::not_found("offer"))?;
     match offer.answered(answer, context.platform.world.now())? {
@@ -31,13 +31,18 @@ pub(crate) async fn answer(
             context.platform.metrics.matches.with_label_values(&["declined"]).inc();
         }
         Some(Answered::Accepted(event)) => {
-            // An offer that arrived after the driver was suspended.
+            // An offer that arrived after the driver was suspended, or after a document expired. Whoever suspends, or records documents, locks
+            // the driver's offers after that: this offer is locked, so that it is refused here or withdrawn there.
             let driver = account::rows::driver_of(&mut tx, sender.user).await?;
             if let Some(status) = driver.map(|driver| driver.status).filter(|s| *s != DriverStatus::Approved) {
                 return Err(Refusal::not_approved(status).into());
             }
             if standing::must_be_reviewed(context, &mut tx, sender.user, &event.pickup).await? {
                 return Err(Refusal::not_approved(DriverStatus::Pending).into());
+            }
+            let today = context.platform.world.now().date_naive();
+            if document::rows::has_expired(&mut tx, sender.user, today).await? {
+                return Err(Refusal::documents_expired().into());
             }
             // The device that accepts is the one whose positions are those of the ride.
             offer::rows::accept(&mut tx, id, &sender.device_name).await?;
@@ -50,7 +55,7 @@ pub(crate) async fn answer(
             context.platform.metrics.matches.with_label_values(&["accepted"]).inc();
         }
     }
-    Ok(json!({"match_id": id}))
+    Ok(OfferAck { match_id: id })
 }
 
 /// The driver's sockets, wherever they are, send positions of the ride to come: their pods must know which device accepted it.

@@ -10,52 +10,68 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use platform::{StoreError, kill_point};
-use serde_json::{Value, json};
+use platform::kill_point;
 use streams::event::{LocationUpdate, Reception};
-use streams::{Event, Message, Service, UserId};
+use streams::{Event, Message, Service};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
+use super::ack::PositionsAck;
 use super::command::{Point, Positions, Refusal};
 use super::publish_lane::PART_MAX;
 use super::sender::Sender;
 use super::window;
-use crate::account;
+use crate::account::{self, DriverStatus};
 use crate::context::Context;
-use crate::live_ride;
+use crate::{live_ride, offer};
 
 /// How long a position waits for room at most.
 const HELD_MAX: Duration = Duration::from_secs(10);
-
-pub(crate) async fn is_driver(context: &Context, user: UserId) -> Result<bool, StoreError> {
-    let mut tx = context.store.begin().await?;
-    Ok(account::rows::driver_of(&mut tx, user).await?.is_some())
-}
 
 /// Publishes a driver's positions; returns once the stream has stored them all. While its readers are behind, positions of a free driver
 /// that newer ones replace are left out, and the answer says how many (`left_out`).
 ///
 /// # Errors
-/// `unavailable` if the stream did not store one of them. The client repeats the command, and message ids make the repeat
-/// harmless.
-pub(crate) async fn publish(context: &Context, sender: &Sender, positions: Positions) -> Result<Value, Refusal> {
+/// `not_driver` and `driver_not_approved`. `unavailable` if the stream did not store one of them: the client repeats the command, and message
+/// ids make the repeat harmless.
+pub(crate) async fn publish(context: &Context, sender: &Sender, positions: Positions) -> Result<PositionsAck, Refusal> {
     let Positions { points, refused, received_at, .. } = positions;
     let count = points.len();
     let updates: Vec<LocationUpdate> = points.into_iter().map(|point| update(sender, point, received_at)).collect();
+    let is_known = sender.ride.is_some() || sender.driver().is_on_duty();
+    let updates = if is_known { updates } else { admitted(context, sender, updates, received_at).await? };
+    let not_admitted = count - updates.len();
     live_ride::publish::newest(context, sender.ride.as_ref(), &updates).await;
     let left_out = match sender.ride {
         Some(_) => send(context, sender, &updates, received_at, Room::NotNeeded).await.map(|()| 0)?,
         None => publish_free(context, sender, updates, received_at).await?,
     };
-    let mut answer = json!({"points": count});
-    if !refused.is_empty() {
-        answer["refused"] = json!(refused);
+    Ok(PositionsAck { points: count, refused, left_out: left_out + not_admitted })
+}
+
+/// The positions that somebody who is neither on duty nor in a ride, as far as this pod knows, may send. Of a driver who is not approved nobody
+/// asks where they are. But a ride outlives a suspension, and what the phone held back may be of one that has ended.
+async fn admitted(
+    context: &Context,
+    sender: &Sender,
+    mut updates: Vec<LocationUpdate>,
+    received_at: DateTime<Utc>,
+) -> Result<Vec<LocationUpdate>, Refusal> {
+    let user = sender.user;
+    let mut tx = context.store.begin().await?;
+    let driver = account::rows::driver_of(&mut tx, user).await?.ok_or_else(Refusal::not_driver)?;
+    if driver.status == DriverStatus::Approved {
+        return Ok(updates);
     }
-    if left_out > 0 {
-        answer["left_out"] = json!(left_out);
+    let refused = Refusal::not_approved(driver.status);
+    // Of the last day.
+    let Some((accepted, _)) = offer::rows::newest_accepted(&mut tx, user).await? else { return Err(refused) };
+    let is_live = live_ride::rows::current(&mut tx, user).await?.driven.is_some()
+        || offer::rows::any_without_ride(&mut tx, &[accepted], context.platform.world.now()).await?;
+    if !is_live {
+        updates.retain(|update| update.is_late(received_at));
     }
-    Ok(answer)
+    if updates.is_empty() { Err(refused) } else { Ok(updates) }
 }
 
 /// Publishes positions of a driver without a ride, and returns how many are left out.

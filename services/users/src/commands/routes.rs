@@ -5,33 +5,48 @@ use std::sync::Arc;
 
 use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
+use platform::api::{Operation, RequestBody, Schemas};
 use platform::limits::Limit;
-use platform::problem::{Json, read_body, require_json};
+use platform::problem::{Json, Object, read_body, read_json, require_json};
 use platform::{Problem, SignedIn, StoreError, spans};
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::Value;
 use streams::UserId;
 
-use super::command::{self, Answer, Command, Refusal};
+use super::ack::Ack;
+use super::command::{self, Answer, COMMAND_CODES, Command, Refusal};
 use super::execute;
 use super::sender::{Sender, Via};
 use crate::context::Context;
-use crate::gateway::frame::{self, FRAME_MAX, Frame};
+use crate::gateway::description;
+use crate::gateway::frame::{self, Frame};
 use crate::gateway::sockets::Shared;
+use crate::gateway::transport::FRAME_MAX;
 use crate::live_ride;
 use crate::mailbox::Device;
 
 /// What a body may have beside the fields of a frame.
-#[derive(Debug, Default, Deserialize)]
-struct OnDevice {
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct OnDevice {
+    /// The installation of the app, of its own choosing; in the query or in the body.
+    #[schemars(length(min = 1, max = 64))]
     device: Option<String>,
+}
+
+/// The handler reads the body as a frame, so that its types do not say what it is.
+pub(crate) fn describe(operation: &mut Operation) {
+    operation.summary = "One command, as over the socket: the same body, the same codes, the same idempotence.";
+    operation.query = Some(Schemas::read::<OnDevice>);
+    operation.body = Some(RequestBody { schema: description::command_body, is_optional: false });
+    operation.add_codes(&["unsupported_media_type", "body_too_large", "body_too_slow", "frame_too_large"]);
+    operation.add_codes(COMMAND_CODES);
 }
 
 pub(crate) async fn run(
     State(context): State<Context>,
     SignedIn(user): SignedIn,
     request: Request,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Ack>, Problem> {
     require_json(request.headers())?;
     let query = Query::<OnDevice>::try_from_uri(request.uri()).map(|Query(query)| query.device).unwrap_or_default();
     let body = read_body(request, &context, FRAME_MAX).await?;
@@ -46,7 +61,8 @@ pub(crate) async fn run(
         let message = "only a socket goes by an access token: send the new one with your next request";
         return Err(Refusal { field: Some("type".to_owned()), ..Refusal::new("unknown_type", message) }.into_problem());
     };
-    let device = query.or_else(|| serde_json::from_str::<OnDevice>(text).unwrap_or_default().device);
+    let Object(OnDevice { device }) = read_json(text.as_bytes())?;
+    let device = query.or(device);
     let device = match device {
         None => Device::UNNAMED,
         Some(name) => {

@@ -2,9 +2,9 @@
 
 use chrono::Duration;
 use platform::{Problem, Transaction};
-use serde_json::{Value, json};
 use streams::{RequestId, UserId};
 
+use super::ack::SearchAck;
 use super::command::{CommandError, Refusal};
 use crate::context::Context;
 use crate::search::ending::{self, End, Step};
@@ -15,7 +15,7 @@ use crate::{account, live_ride};
 
 /// Begins a search; one with the same trip that is open already is the result of a repeat, also if the pickup was moved by a few metres. Another trip ends the open
 /// search first.
-pub(crate) async fn begin(context: &Context, user: UserId, trip: Trip) -> Result<Value, Refusal> {
+pub(crate) async fn begin(context: &Context, user: UserId, trip: Trip) -> Result<SearchAck, Refusal> {
     ending::with_rides(context, |tx, agreed| begin_in(context, tx, user, trip, agreed)).await
 }
 
@@ -25,14 +25,14 @@ async fn begin_in(
     user: UserId,
     trip: Trip,
     agreed: Option<RequestId>,
-) -> Result<Step<Value>, CommandError> {
+) -> Result<Step<SearchAck>, CommandError> {
     // Whose account ends at the same moment has no search, or ends it first.
     if !account::rows::lock(&mut tx, user).await? {
         return Err(Problem::unauthorized("there is no such user any more: sign in again").into());
     }
     let open = search::rows::lock_of_passenger(&mut tx, user).await?;
     if let Some(open) = open.filter(|open| open.is_of(&trip)) {
-        return Ok(Step::Done(json!({"request_id": open.request_id})));
+        return Ok(Step::Done(SearchAck { request_id: Some(open.request_id) }));
     }
     let markets = context.config.markets.get();
     let served = markets.serving(&trip.pickup, &trip.dropoff, trip.vehicle_type);
@@ -59,11 +59,11 @@ async fn begin_in(
     search::rows::insert(&mut tx, &search).await?;
     context.publish(&mut tx, &search.began(&markets));
     tx.commit().await?;
-    Ok(Step::Done(json!({"request_id": search.request_id})))
+    Ok(Step::Done(SearchAck { request_id: Some(search.request_id) }))
 }
 
 /// Ends the open search, if there is one. A search that has become a ride cannot end: that is for `ride.cancel`.
-pub(crate) async fn end(context: &Context, user: UserId) -> Result<Value, Refusal> {
+pub(crate) async fn end(context: &Context, user: UserId) -> Result<SearchAck, Refusal> {
     ending::with_rides(context, |tx, agreed| end_in(context, tx, user, agreed)).await
 }
 
@@ -72,18 +72,18 @@ async fn end_in(
     mut tx: Transaction<Tables>,
     user: UserId,
     agreed: Option<RequestId>,
-) -> Result<Step<Value>, CommandError> {
+) -> Result<Step<SearchAck>, CommandError> {
     let Some(open) = search::rows::lock_of_passenger(&mut tx, user).await? else {
         return match live_ride::rows::of_passenger(&mut tx, user).await? {
             Some(_) => Err(ending::has_become_a_ride().into()),
-            None => Ok(Step::Done(json!({"request_id": null}))),
+            None => Ok(Step::Done(SearchAck { request_id: None })),
         };
     };
     match ending::end(context, &mut tx, open, agreed).await? {
         End::Accepted => Ok(Step::AskRides(open)),
         End::At(_) => {
             tx.commit().await?;
-            Ok(Step::Done(json!({"request_id": open.request_id})))
+            Ok(Step::Done(SearchAck { request_id: Some(open.request_id) }))
         }
     }
 }

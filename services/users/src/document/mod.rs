@@ -5,20 +5,20 @@ pub(crate) mod expiry;
 pub(crate) mod rows;
 
 use chrono::NaiveDate;
-use serde_json::{Value, json};
 use streams::operators::Document;
+use streams::operators::shown::DriverDocument;
 
 /// A document is valid through its last day.
 pub(crate) fn is_expired(document: &Document, today: NaiveDate) -> bool {
     document.expires_on < today
 }
 
-pub(crate) fn view(documents: &[Document], today: NaiveDate) -> Value {
-    let one = |document: &Document| {
-        json!({
-            "kind": document.kind, "number": document.number, "expires_on": document.expires_on,
-            "expired": is_expired(document, today),
-        })
+pub(crate) fn view(documents: &[Document], today: NaiveDate) -> Vec<DriverDocument> {
+    let one = |document: &Document| DriverDocument {
+        kind: document.kind,
+        number: document.number.clone(),
+        expires_on: document.expires_on,
+        expired: is_expired(document, today),
     };
     documents.iter().map(one).collect()
 }

@@ -1,6 +1,6 @@
 //! The rows of `driver_documents`.
 
-use chrono::{Days, NaiveDate};
+use chrono::NaiveDate;
 use platform::{On, StoreError, Transaction};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -8,9 +8,6 @@ use streams::UserId;
 use streams::operators::{Document, DocumentKind};
 
 use crate::tables::Tables;
-
-/// How far back documents are looked at that have expired: their drivers were taken off duty then.
-const LOOKED_BACK: Days = Days::new(7);
 
 fn read(row: &PgRow) -> Result<Document, StoreError> {
     let kind: &str = row.try_get("kind")?;
@@ -86,20 +83,18 @@ pub(crate) async fn has_expired(
     }
 }
 
-/// At most `limit` drivers on duty of whom a document has expired in the last days.
+/// At most `limit` drivers on duty of whom a document has expired, however long ago: it may be that nobody looked since.
 pub(crate) async fn on_duty_with_expired(
     tx: &mut Transaction<Tables>,
     today: NaiveDate,
     limit: u32,
 ) -> Result<Vec<UserId>, StoreError> {
-    let since = today.checked_sub_days(LOOKED_BACK).unwrap_or(NaiveDate::MIN);
     match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select distinct d.user_id from driver_documents d join beacons b using (user_id) \
-                 where d.expires_on >= $1 and d.expires_on < $2 and b.active order by d.user_id limit $3",
+                 where d.expires_on < $1 and b.active order by d.user_id limit $2",
             )
-            .bind(since)
             .bind(today)
             .bind(i64::from(limit))
             .fetch_all(&mut *pg)
@@ -107,9 +102,8 @@ pub(crate) async fn on_duty_with_expired(
             rows.iter().map(|row| Ok(UserId(row.try_get("user_id")?))).collect()
         }
         On::Memory(tables) => {
-            let expired = tables.documents.iter().filter(|(_, documents)| {
-                documents.iter().any(|document| document.expires_on >= since && super::is_expired(document, today))
-            });
+            let is_expired = |documents: &Vec<Document>| documents.iter().any(|one| super::is_expired(one, today));
+            let expired = tables.documents.iter().filter(|(_, documents)| is_expired(documents));
             let beacons = &tables.presence.beacons;
             let on_duty = expired.filter(|(driver, _)| beacons.get(*driver).is_some_and(|beacon| beacon.active));
             Ok(on_duty.take(limit as usize).map(|(driver, _)| *driver).collect())

@@ -5,20 +5,20 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::marker::PhantomData;
 
 use chrono::{DateTime, Datelike, Timelike, Utc};
-use platform::problem::read_json;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use platform::api::{SchemaOf, Schemas};
+use platform::problem::{Object, read_json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use streams::event::rfc3339;
-use streams::ride_command::RideAction;
+use streams::ride_command::{RideAck, RideAction};
 use streams::{MatchId, Position, RideId, UserId, VehicleType};
 use uuid::Uuid;
 
+use super::transport::{FRAME_MAX, POINTS_MAX};
+use crate::commands::ack::{BeaconAck, MailboxAcked, OfferAck, PositionsAck, RefreshAck, SearchAck};
 use crate::commands::command::{Command, Point, Positions, Refusal, RefusedPoint, RowCommand};
 use crate::mailbox::MissedRange;
 use crate::offer::DriverAnswer;
@@ -26,8 +26,6 @@ use crate::presence::BeaconUpdate;
 use crate::trip::Trip;
 use platform::plain_text;
 
-/// The most bytes of a frame.
-pub(crate) const FRAME_MAX: usize = 64 * 1024;
 /// The most bytes of an `id` that is a string, and of any other `id`.
 const ID_STRING_MAX: usize = 128;
 const ID_MAX: usize = 1_024;
@@ -39,8 +37,6 @@ const PIN_MAX: usize = 16;
 const PIN_TEXT_MAX: usize = 64;
 /// The most bytes of an access token.
 const TOKEN_MAX: usize = 4_096;
-/// The most points of one `location.update`.
-pub(crate) const POINTS_MAX: usize = 100;
 
 /// An `id` exactly as the client wrote it; any JSON is allowed.
 pub(crate) type Id = Box<RawValue>;
@@ -142,7 +138,7 @@ fn request(kind: Option<&RawValue>, data: Option<&RawValue>, now: DateTime<Utc>)
     if !data.starts_with('{') {
         return Err(Refusal::field("data", "must be an object"));
     }
-    let Some((_, parse)) = TYPES.iter().find(|(name, _)| *name == kind) else {
+    let Some(FrameType { parse, .. }) = TYPES.iter().find(|known| known.name == kind) else {
         let kind: String = kind.chars().take(64).collect();
         let mut refusal = Refusal::new("unknown_type", format!("there is no command `{kind}`"));
         refusal.field = Some("type".to_owned());
@@ -151,58 +147,79 @@ fn request(kind: Option<&RawValue>, data: Option<&RawValue>, now: DateTime<Utc>)
     parse(data, now)
 }
 
-/// Parses the `data` of one type of frame.
-type ParseData = fn(&str, DateTime<Utc>) -> Result<Request, Refusal>;
+/// A type of frame that a client may send.
+pub(crate) struct FrameType {
+    pub(crate) name: &'static str,
+    /// Parses the `data`.
+    parse: fn(&str, DateTime<Utc>) -> Result<Request, Refusal>,
+    /// The schema of the `data`, and of that of the `ack`.
+    pub(crate) data: SchemaOf,
+    pub(crate) ack: SchemaOf,
+}
+
+impl FrameType {
+    const fn new<Data: JsonSchema, Ack: JsonSchema>(
+        name: &'static str,
+        parse: fn(&str, DateTime<Utc>) -> Result<Request, Refusal>,
+    ) -> Self {
+        Self { name, parse, data: Schemas::read::<Data>, ack: Schemas::written::<Ack> }
+    }
+}
 
 /// Every type of frame that a client may send; the most frequent first.
-const TYPES: [(&str, ParseData); 11] = [
-    ("location.update", |data, now| positions(data, now).map(|p| Request::Command(Command::Positions(p)))),
-    ("beacon.update", |data, _| beacon(read(data)?).map(Request::Command)),
-    ("finder.update", |data, _| finder(read(data)?).map(Request::Command)),
-    ("match.accept", |data, _| {
-        let id = read::<MatchAnswer>(data)?.match_id;
+pub(crate) const TYPES: [FrameType; 11] = [
+    FrameType::new::<LocationData, PositionsAck>("location.update", |data, now| {
+        positions(data, now).map(|p| Request::Command(Command::Positions(p)))
+    }),
+    FrameType::new::<BeaconData, BeaconAck>("beacon.update", |data, _| beacon(read(data)?).map(Request::Command)),
+    FrameType::new::<FinderData, SearchAck>("finder.update", |data, _| finder(read(data)?).map(Request::Command)),
+    FrameType::new::<MatchAccept, OfferAck>("match.accept", |data, _| {
+        let id = read::<MatchAccept>(data)?.match_id;
         Ok(Request::Command(Command::Rows(RowCommand::Answer(id, DriverAnswer::Accept))))
     }),
-    ("match.reject", |data, _| {
-        let MatchAnswer { match_id, reason } = read(data)?;
+    FrameType::new::<MatchReject, OfferAck>("match.reject", |data, _| {
+        let MatchReject { match_id, reason } = read(data)?;
         bounded("reason", reason.as_deref().unwrap_or_default(), REASON_MAX)?;
         Ok(Request::Command(Command::Rows(RowCommand::Answer(match_id, DriverAnswer::Reject))))
     }),
-    ("ride.wait", |data, _| {
+    FrameType::new::<RideWait, RideAck>("ride.wait", |data, _| {
         let ride_id = read::<RideWait>(data)?.ride_id;
         Ok(Request::Command(Command::Ride(ride_id, RideAction::Wait { driver_at: None })))
     }),
-    ("ride.start", |data, _| {
+    FrameType::new::<RideStart, RideAck>("ride.start", |data, _| {
         let RideStart { ride_id, pin } = read(data)?;
         bounded("pin", &pin, PIN_TEXT_MAX)?;
         let pin = plain_text::code(&pin);
         bounded("pin", &pin, PIN_MAX)?;
         Ok(Request::Command(Command::Ride(ride_id, RideAction::Start { pin })))
     }),
-    ("ride.arrive", |data, _| {
+    FrameType::new::<RideArrive, RideAck>("ride.arrive", |data, _| {
         let ride_id = read::<RideArrive>(data)?.ride_id;
         Ok(Request::Command(Command::Ride(ride_id, RideAction::Arrive)))
     }),
-    ("ride.cancel", |data, _| {
+    FrameType::new::<RideCancel, RideAck>("ride.cancel", |data, _| {
         let RideCancel { ride_id, reason, note } = read(data)?;
         bounded("reason", &reason, REASON_MAX)?;
         bounded("note", note.as_deref().unwrap_or_default(), REASON_MAX)?;
         Ok(Request::Command(Command::Ride(ride_id, RideAction::Cancel { reason, note })))
     }),
-    ("mailbox.ack", |data, _| {
+    FrameType::new::<MailboxAck, MailboxAcked>("mailbox.ack", |data, _| {
         let seq = read::<MailboxAck>(data)?.seq;
         Ok(Request::Command(Command::Rows(RowCommand::MailboxAck(seq))))
     }),
-    ("auth.refresh", |data, _| {
+    FrameType::new::<AuthRefresh, RefreshAck>(AUTH_REFRESH, |data, _| {
         let AuthRefresh { access_token } = read(data)?;
         bounded("access_token", &access_token, TOKEN_MAX)?;
         Ok(Request::Refresh(AccessToken(access_token)))
     }),
 ];
 
+/// The one that is no command: only a socket goes by an access token.
+pub(crate) const AUTH_REFRESH: &str = "auth.refresh";
+
 /// The names of all types of frame that a client may send.
 pub(crate) fn types() -> impl Iterator<Item = &'static str> {
-    TYPES.iter().map(|(name, _)| *name)
+    TYPES.iter().map(|kind| kind.name)
 }
 
 /// Reads `data`. If it is wrong, a second, slower pass finds the path of the field at fault.
@@ -218,49 +235,45 @@ fn read<T: serde::de::DeserializeOwned>(data: &str) -> Result<T, Refusal> {
     })
 }
 
-/// A JSON object. A derived struct alone would also accept a list of its values.
-struct Object<T>(T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Map<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Map<T> {
-            type Value = Object<T>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
-            }
-        }
-        from.deserialize_map(Map(PhantomData))
-    }
-}
-
 type PositionObject = Object<Position>;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "BeaconUpdate")]
 struct BeaconData {
+    /// Whether the driver wants to be offered rides.
     active: bool,
+    /// Required to become active.
     location: Option<PositionObject>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "FinderUpdate")]
 struct FinderData {
+    /// True begins a search, and needs the other fields; false ends it.
     active: bool,
     pickup: Option<PositionObject>,
     dropoff: Option<PositionObject>,
     vehicle_type: Option<VehicleType>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "LocationData")]
 struct LocationData {
+    /// Required but with `points`.
     location: Option<PositionObject>,
+    /// Null or negative: unknown.
     accuracy_m: Option<f64>,
+    /// Null or negative: unknown.
     speed_mps: Option<f64>,
+    /// Degrees from true north, to 360. Null or negative: unknown.
+    #[schemars(range(max = 360))]
     heading_deg: Option<f64>,
+    /// By the device's clock; required but with `points`.
     recorded_at: Option<DateTime<Utc>>,
+    /// When the device sends it, by its own clock: with it a clock that is wrong is corrected.
     sent_at: Option<DateTime<Utc>>,
+    /// Several positions at once, instead of one.
+    #[schemars(length(min = 1, max = POINTS_MAX))]
     points: Option<Vec<Object<LocationData>>>,
 }
 
@@ -272,42 +285,59 @@ struct BatchData<'a> {
     points: Option<Vec<&'a RawValue>>,
 }
 
-#[derive(Deserialize)]
-struct MatchAnswer {
+#[derive(Deserialize, JsonSchema)]
+struct MatchAccept {
     match_id: MatchId,
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct MatchReject {
+    match_id: MatchId,
+    /// At most 500 bytes; it is not stored.
+    #[schemars(length(max = REASON_MAX))]
     reason: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct RideWait {
     ride_id: RideId,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct RideStart {
     ride_id: RideId,
+    /// The four digits that the passenger has.
+    #[schemars(length(max = PIN_TEXT_MAX))]
     pin: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct RideArrive {
     ride_id: RideId,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct RideCancel {
     ride_id: RideId,
+    /// One of the codes of `CancelCode`, or words.
+    #[schemars(length(max = REASON_MAX))]
     reason: String,
+    /// Words beside a code.
+    #[schemars(length(max = REASON_MAX))]
     note: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "MailboxAck")]
 struct MailboxAck {
+    /// This device has all events up to it.
     seq: u64,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct AuthRefresh {
+    /// Of the same user.
+    #[schemars(length(max = TOKEN_MAX))]
     access_token: String,
 }
 
@@ -426,8 +456,9 @@ fn to_text<T: Serialize>(frame: &T) -> String {
 }
 
 /// What the first frame of a session says.
-#[derive(Debug, Serialize)]
-pub(crate) struct Welcome<'a> {
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Welcome")]
+pub(crate) struct Welcome<'a, Limits, State> {
     pub(crate) user_id: UserId,
     pub(crate) session_id: Uuid,
     /// The newest `seq` of the mailbox.
@@ -435,19 +466,21 @@ pub(crate) struct Welcome<'a> {
     /// The events after the client's `last_seq` that are no longer there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) missed: Option<MissedRange>,
+    #[schemars(extend("format" = "date-time"))]
     pub(crate) server_time: String,
     /// When the access token expires, and with it the socket.
+    #[schemars(extend("format" = "date-time"))]
     pub(crate) expires_at: String,
-    pub(crate) limits: &'a Value,
+    pub(crate) limits: &'a Limits,
     /// The body of `GET /v1/state`; its `seq` is `last_seq`.
-    pub(crate) state: &'a Value,
+    pub(crate) state: &'a State,
 }
 
-pub(crate) fn welcome(welcome: &Welcome<'_>) -> String {
+pub(crate) fn welcome<L: Serialize, S: Serialize>(welcome: &Welcome<'_, L, S>) -> String {
     #[derive(Serialize)]
-    struct Frame<'a> {
+    struct Frame<'a, T> {
         r#type: &'static str,
-        data: &'a Welcome<'a>,
+        data: &'a T,
     }
     to_text(&Frame { r#type: "welcome", data: welcome })
 }
@@ -462,12 +495,12 @@ pub(crate) fn missed(range: MissedRange) -> String {
     to_text(&Frame { r#type: "missed", data: range })
 }
 
-pub(crate) fn ack(id: Option<&RawValue>, data: &Value) -> String {
+pub(crate) fn ack<T: Serialize>(id: Option<&RawValue>, data: &T) -> String {
     #[derive(Serialize)]
-    struct Ack<'a> {
+    struct Ack<'a, T> {
         r#type: &'static str,
         id: Option<&'a RawValue>,
-        data: &'a Value,
+        data: &'a T,
     }
     to_text(&Ack { r#type: "ack", id, data })
 }

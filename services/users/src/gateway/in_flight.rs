@@ -4,7 +4,6 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use platform::Trace;
-use serde_json::Value;
 use serde_json::value::RawValue;
 use tracing::field::Empty;
 use tracing::{Instrument, debug_span, info_span};
@@ -12,6 +11,7 @@ use tracing::{Instrument, debug_span, info_span};
 use super::connection::Role;
 use super::frame::{self, Id};
 use crate::commands;
+use crate::commands::ack::Ack;
 use crate::commands::command::{Command, Refusal, RowCommand};
 use crate::commands::sender::Sender;
 use crate::context::Context;
@@ -46,7 +46,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    fn new(id: Option<Id>, result: Result<Value, Refusal>, kind: CommandKind) -> Self {
+    fn new(id: Option<Id>, result: Result<Ack, Refusal>, kind: CommandKind) -> Self {
         // Only drivers may send positions and beacons.
         let role = (kind != CommandKind::Other && result.is_ok()).then_some(Role::Driver);
         let frame = match result {
@@ -105,7 +105,8 @@ impl<'a> InFlight<'a> {
             }
             (Command::Positions(positions), Role::Driver) => {
                 let publish = async move {
-                    Reply::new(id, commands::positions::publish(context, &sender, positions).await, kind)
+                    let acked = commands::positions::publish(context, &sender, positions).await;
+                    Reply::new(id, acked.map(Ack::Positions), kind)
                 };
                 self.command = Some(publish.instrument(span).boxed());
             }

@@ -6,6 +6,7 @@
 pub(crate) mod client_limits;
 pub(crate) mod connection;
 mod delivery;
+pub(crate) mod description;
 mod displacement;
 pub(crate) mod frame;
 mod frame_meter;

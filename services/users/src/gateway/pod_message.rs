@@ -5,6 +5,7 @@
 //! 2 µs at each end.)
 
 use platform::Tokens;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use streams::{MatchId, UserId};
@@ -31,7 +32,7 @@ pub(crate) fn user_of(subject: &str) -> Option<UserId> {
 }
 
 /// The frame of a new entry of a mailbox.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct UserFrame {
     pub(crate) user_id: UserId,
     /// Of the entry.
@@ -43,10 +44,11 @@ pub(crate) struct UserFrame {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) traceparent: Option<String>,
     /// As the client receives it, to the byte.
+    #[schemars(with = "serde_json::Value")]
     pub(crate) frame: Box<RawValue>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum PodMessage {
     /// In the order in which a user's sockets send them.
@@ -62,7 +64,7 @@ pub(crate) enum PodMessage {
 }
 
 /// A socket at another pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct SilentSocket {
     pub(crate) session: Uuid,
     /// For how long its client has sent nothing.

@@ -12,7 +12,6 @@ use platform::StoreError;
 use platform::limits::Limit;
 use platform::token::Access;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 use streams::UserId;
 use streams::event::rfc3339;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -30,14 +29,15 @@ use super::pod_link;
 use super::rate_limit::{Bucket, REFUSALS};
 use super::sockets::{AdmissionError, SocketSlot};
 use super::transport::{
-    Incoming, NOT_UTF8, NOT_WEBSOCKET, Outgoing, SHUTDOWN, SIGN_IN_ENDED, SILENCE_MAX, SILENT, SessionEnd,
+    FRAME_MAX, Incoming, NOT_UTF8, NOT_WEBSOCKET, Outgoing, SHUTDOWN, SIGN_IN_ENDED, SILENCE_MAX, SILENT, SessionEnd,
     SocketRequest, TOKEN_EXPIRED, TOO_FAST, TOO_LARGE, TOO_SLOW, TRY_LATER,
 };
+use crate::commands::ack::RefreshAck;
 use crate::commands::command::{self, Answer, Command, NotBegun, Refusal};
 use crate::commands::sender::{Sender, Via};
 use crate::context::Context;
 use crate::mailbox::Entry;
-use crate::state;
+use crate::state::{self, StateView};
 
 /// A client that takes no frame for this long reads too slowly. Also the wait for unfinished commands at the end.
 const SEND_WAIT: Duration = Duration::from_secs(5);
@@ -110,7 +110,11 @@ where
     context.platform.metrics.sockets.dec();
 }
 
-async fn start(context: &Context, slot: &SocketSlot, request: &SocketRequest) -> Result<(SessionStart, Value), String> {
+async fn start(
+    context: &Context,
+    slot: &SocketSlot,
+    request: &SocketRequest,
+) -> Result<(SessionStart, StateView), String> {
     // Frames come before the mailbox is read, so that no event in between is missed.
     if !pod_link::is_up(context).await {
         return Err("frames do not reach this pod".to_owned());
@@ -168,7 +172,7 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
         slot: &'a SocketSlot,
         request: &'a SocketRequest,
         start: SessionStart,
-        state: &Value,
+        state: &StateView,
         mut out: Outbound<'a, K>,
     ) -> Self {
         let (now, user) = (Instant::now(), request.access.user);
@@ -367,13 +371,13 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
                 self.out.push_error(None, &Refusal::new("invalid_frame", "frames are JSON text, not binary"));
                 None
             }
-            Incoming::Text(text) if text.len() > frame::FRAME_MAX => Some(self.refuse_too_large()),
+            Incoming::Text(text) if text.len() > FRAME_MAX => Some(self.refuse_too_large()),
             Incoming::Text(text) => self.on_text(&text),
         }
     }
 
     fn refuse_too_large(&mut self) -> SessionEnd {
-        let message = format!("a frame may have at most {} bytes", frame::FRAME_MAX);
+        let message = format!("a frame may have at most {} bytes", FRAME_MAX);
         self.out.push_error(None, &Refusal::new("frame_too_large", message));
         TOO_LARGE
     }
@@ -423,7 +427,7 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
         match self.accept_token(token) {
             Ok(access) => {
                 self.expires_at = self.context.platform.world.instant(access.expires_at);
-                self.out.push_text(frame::ack(id, &json!({"expires_at": rfc3339::text(&access.expires_at)})));
+                self.out.push_text(frame::ack(id, &RefreshAck { expires_at: rfc3339::text(&access.expires_at) }));
             }
             Err(refusal) => self.out.push_error(id, &refusal),
         }

@@ -6,6 +6,10 @@ use platform::token::Access;
 
 use crate::mailbox::Device;
 
+/// The most bytes of a frame.
+pub(crate) const FRAME_MAX: usize = 64 * 1024;
+/// The most points of one `location.update`.
+pub(crate) const POINTS_MAX: usize = 100;
 /// A client that sends nothing for this long, not even a pong, is gone.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -74,3 +78,18 @@ pub(crate) const SIGN_IN_ENDED: SessionEnd = SessionEnd::Close(4001, "the sign-i
 pub(crate) const TOO_SLOW: SessionEnd = SessionEnd::Close(4008, "reading too slowly");
 pub(crate) const TOO_FAST: SessionEnd = SessionEnd::Close(4009, "sending too fast");
 pub(crate) const TOO_MANY: SessionEnd = SessionEnd::Close(4010, "a newer socket of yours took its place");
+
+/// Every way in which the server closes a socket.
+pub(crate) const ENDS: [SessionEnd; 11] = [
+    SHUTDOWN,
+    SILENT,
+    NOT_WEBSOCKET,
+    NOT_UTF8,
+    TOO_LARGE,
+    TRY_LATER,
+    TOKEN_EXPIRED,
+    SIGN_IN_ENDED,
+    TOO_SLOW,
+    TOO_FAST,
+    TOO_MANY,
+];

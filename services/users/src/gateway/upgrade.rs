@@ -14,7 +14,9 @@ use futures_util::{Sink, SinkExt, Stream, StreamExt, future, stream};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use platform::Problem;
+use platform::api::Schemas;
 use platform::routes::Routes;
+use schemars::JsonSchema;
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
@@ -22,11 +24,10 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
-use super::frame::FRAME_MAX;
 use super::frame_meter::FrameMeter;
 use super::rate_limit::Bucket;
 use super::session;
-use super::transport::{Incoming, Outgoing, SocketRequest};
+use super::transport::{FRAME_MAX, Incoming, Outgoing, SocketRequest};
 use crate::context::Context;
 
 const SUBPROTOCOL: &str = "bearer";
@@ -38,7 +39,17 @@ const WRITE_BUFFER_MAX: usize = 256 * 1024;
 const READ_MAX: usize = 2 * FRAME_MAX;
 
 pub(crate) fn routes() -> Routes<Context> {
-    Routes::default().get("/v1/ws", upgrade)
+    Routes::default()
+        .get("/v1/ws", upgrade)
+        .described(
+            "The WebSocket: its frames are in the AsyncAPI document. A browser sends `Sec-WebSocket-Protocol: bearer, <token>`.",
+            &["unauthorized", "invalid_field", "upgrade_required"],
+        )
+        .with(|operation| {
+            operation.needs_sign_in = true;
+            operation.query = Some(Schemas::read::<SocketQuery>);
+            operation.add_answer(101, None);
+        })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +72,17 @@ fn token(headers: &HeaderMap) -> Option<(&str, TokenSource)> {
         (Some(SUBPROTOCOL), Some(token)) => Some((token, TokenSource::Subprotocol)),
         _ => None,
     }
+}
+
+/// The parameters of the query; the socket reads them itself.
+#[derive(JsonSchema)]
+#[allow(dead_code, reason = "its schema alone is used")]
+struct SocketQuery {
+    /// The newest event that the client has; without it only events from now on come.
+    last_seq: Option<u64>,
+    /// The installation of the app, of its own choosing.
+    #[schemars(length(min = 1, max = 64))]
+    device: Option<String>,
 }
 
 /// `last_seq` and `device` of the query; of a name that comes twice the first.

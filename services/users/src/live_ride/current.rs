@@ -1,5 +1,6 @@
 //! The rides of one user at this moment, as a session knows them: from rows when it begins, then from the events that it sends. Pure.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use streams::{MatchId, Position, RideId, RideStatus, UserId};
 
@@ -11,7 +12,7 @@ pub(crate) struct Places {
 }
 
 /// Where the vehicle of a live ride is going. A ride goes from the first to the second, and never back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Destination {
     /// Until `ride.started`.

@@ -5,6 +5,7 @@
 //! there, so a position is a signed text, and a passenger is shown nothing else.
 
 use platform::Tokens;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use streams::RideId;
 use streams::newest_position::NewestPosition;
@@ -18,7 +19,7 @@ pub(crate) fn live_subject(ride: RideId) -> String {
 }
 
 /// A position of a live ride's driver.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct LivePosition {
     pub(crate) ride_id: RideId,
     #[serde(flatten)]

@@ -17,6 +17,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Duration, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 use streams::{Subject, UserId};
 
@@ -49,7 +50,7 @@ pub(crate) struct MailboxCursor {
 
 /// The smallest range that holds every entry after a client's `last_seq` that is no longer there. Entries inside it that are
 /// still there are sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct MissedRange {
     pub(crate) from: u64,
     pub(crate) to: u64,

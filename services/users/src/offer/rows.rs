@@ -498,7 +498,7 @@ pub(crate) async fn reject(
     }
 }
 
-fn reason_text(reason: RejectReason) -> &'static str {
+pub(crate) fn reason_text(reason: RejectReason) -> &'static str {
     match reason {
         RejectReason::Declined => "declined",
         RejectReason::Expired => "expired",

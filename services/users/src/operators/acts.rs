@@ -1,11 +1,14 @@
-//! What operators do with people: one transaction each, with the event of the act. A repeat changes nothing and gets the same answer.
+//! What operators do with people: one transaction each, with the event of the act. A repeat changes nothing: its answer says `repeated`, and
+//! what there is now.
 
 use chrono::{DateTime, Utc};
 use platform::operators::acts::{self, ActError, begin};
+use platform::operators::shown;
 use platform::{Problem, Retry, Transaction};
-use serde_json::{Value, json};
+use serde_json::Value;
 use streams::UserId;
-use streams::event::{ActKind, rfc3339};
+use streams::event::ActKind;
+use streams::operators::shown::{DriverDocumentsSet, DriverStatusChanged, DriverSuspended, SignedOut, UsersFound};
 use streams::operators::{ActHead, Asked, Document, UsersRequest};
 
 use super::view::not_found;
@@ -47,7 +50,7 @@ async fn look_up_in(
         acts::publish(&mut tx, world, event);
         tx.commit().await?;
     }
-    Ok(json!({"act_id": act.act_id, "users": people.iter().map(view::user).collect::<Vec<_>>()}))
+    Ok(shown(&UsersFound { act_id: act.act_id, users: people.iter().map(view::user).collect() }))
 }
 
 /// Ends all sign-ins of a user.
@@ -60,7 +63,7 @@ pub(super) async fn sign_out(
     let retry = Retry::SerializationOrConflict;
     let (ended, begun) = context.store.transact(retry, |tx| sign_out_in(context, tx, asked, (act, user))).await?;
     ended::announce(context, &ended, "signed out by an operator").await;
-    Ok(json!({"act_id": act.act_id, "repeated": begun.is_repeated(), "user_id": user, "ended": ended.len()}))
+    Ok(shown(&SignedOut { act: begun.done(act), user_id: user, ended: ended.len() }))
 }
 
 async fn sign_out_in(
@@ -93,7 +96,7 @@ pub(super) async fn approve(
     act: &ActHead,
     driver: UserId,
 ) -> Result<Value, Problem> {
-    change_status(context, asked, act, (driver, DriverStatus::Approved, None)).await
+    change_status(context, asked, act, (driver, DriverStatus::Approved, None)).await.map(|change| shown(&change))
 }
 
 /// Suspends a driver, until a time if there is one.
@@ -103,9 +106,8 @@ pub(super) async fn suspend(
     act: &ActHead,
     (driver, until): (UserId, Option<DateTime<Utc>>),
 ) -> Result<Value, Problem> {
-    let mut answer = change_status(context, asked, act, (driver, DriverStatus::Suspended, until)).await?;
-    answer["until"] = json!(until.as_ref().map(rfc3339::text));
-    Ok(answer)
+    let change = change_status(context, asked, act, (driver, DriverStatus::Suspended, until)).await?;
+    Ok(shown(&DriverSuspended { change, until: until.map(Into::into) }))
 }
 
 type StatusChange = (UserId, DriverStatus, Option<DateTime<Utc>>);
@@ -115,7 +117,7 @@ async fn change_status(
     asked: &AskedUsers,
     act: &ActHead,
     change: StatusChange,
-) -> Result<Value, Problem> {
+) -> Result<DriverStatusChanged, Problem> {
     let retry = Retry::SerializationOrConflict;
     Ok(context.store.transact(retry, |tx| change_status_in(context, tx, asked, (act, change))).await?)
 }
@@ -125,16 +127,16 @@ async fn change_status_in(
     mut tx: Transaction<Tables>,
     asked: &AskedUsers,
     (act, (driver, status, until)): (&ActHead, StatusChange),
-) -> Result<Value, ActError> {
+) -> Result<DriverStatusChanged, ActError> {
     let world = &context.platform.world;
     account::rows::lock(&mut tx, driver).await?;
     let begun = begin(&mut tx, asked, act).await?;
     let known = account::rows::driver_of(&mut tx, driver).await?.ok_or_else(|| not_found("driver"))?;
-    let answer = |status: DriverStatus, before: DriverStatus| {
-        json!({
-            "act_id": act.act_id, "repeated": begun.is_repeated(), "user_id": driver, "status": status,
-            "previous_status": before,
-        })
+    let answer = |status: DriverStatus, before: DriverStatus| DriverStatusChanged {
+        act: begun.done(act),
+        user_id: driver,
+        status: status.as_str(),
+        previous_status: before.as_str(),
     };
     if begun.is_repeated() {
         return Ok(answer(known.status, known.status));
@@ -174,9 +176,9 @@ async fn set_documents_in(
     let begun = begin(&mut tx, asked, act).await?;
     let now = world.now();
     let today = now.date_naive();
-    let mut shown = documents.to_vec();
+    let mut recorded = documents.to_vec();
     if begun.is_repeated() {
-        shown = document::rows::of(&mut tx, driver).await?;
+        recorded = document::rows::of(&mut tx, driver).await?;
     } else {
         document::rows::put(&mut tx, driver, documents).await?;
         if documents.iter().any(|document| document::is_expired(document, today)) {
@@ -187,8 +189,6 @@ async fn set_documents_in(
         acts::publish(&mut tx, world, event);
         tx.commit().await?;
     }
-    Ok(json!({
-        "act_id": act.act_id, "repeated": begun.is_repeated(), "user_id": driver,
-        "documents": document::view(&shown, today),
-    }))
+    let documents = document::view(&recorded, today);
+    Ok(shown(&DriverDocumentsSet { act: begun.done(act), user_id: driver, documents }))
 }

@@ -4,10 +4,12 @@
 
 use platform::dead_letters::{self, DeadLetter, RequeueError, Requeued};
 use platform::operators::acts::{self, ActError, Begun, begin};
+use platform::operators::shown;
 use platform::{Problem, Retry, Transaction, kill_point};
-use serde_json::{Value, json};
+use serde_json::Value;
 use streams::BusError;
 use streams::event::ActKind;
+use streams::operators::shown::{LetterDone, LetterOutcome};
 use streams::operators::{ActHead, Asked, UsersRequest};
 use streams::topology::DEAD_LETTER_STREAM;
 
@@ -64,7 +66,7 @@ async fn record_in(
     Ok(begun)
 }
 
-/// Has the message handled again by the consumer that failed it.
+/// Has the message handled again by the consumer that failed it. The outcome of a repeat is `gone` if the letter is not there any more.
 pub(super) async fn requeue(
     context: &Context,
     asked: &AskedUsers,
@@ -75,18 +77,17 @@ pub(super) async fn requeue(
     let begun = record(context, asked, act, (ActKind::DeadLetterRequeued, sequence, letter.as_ref())).await?;
     let outcome = match &letter {
         Some(letter) => match dead_letters::requeue(&context.platform.bus, letter).await {
-            Ok(Requeued::Done) => "requeued",
-            Ok(Requeued::DoneBefore) => "handled_before",
+            Ok(Requeued::Done) => LetterOutcome::Requeued,
+            Ok(Requeued::DoneBefore) => LetterOutcome::HandledBefore,
             Err(error @ (RequeueError::NobodyRuns(_) | RequeueError::Failed(_))) => {
                 return Err(Problem::conflict("not_requeued", error.to_string()));
             }
             Err(error) => return Err(unavailable(&error)),
         },
-        None => "requeued",
+        // A repeat. What became of the letter is not known here: it was handled, or somebody removed it.
+        None => LetterOutcome::Gone,
     };
-    Ok(json!({
-        "act_id": act.act_id, "repeated": begun.is_repeated(), "sequence": sequence, "outcome": outcome,
-    }))
+    Ok(shown(&LetterDone { act: begun.done(act), sequence, outcome }))
 }
 
 /// Removes a letter for good.
@@ -104,7 +105,5 @@ pub(super) async fn remove(
             Err(error) => return Err(unavailable(&error)),
         }
     }
-    Ok(json!({
-        "act_id": act.act_id, "repeated": begun.is_repeated(), "sequence": sequence, "outcome": "removed",
-    }))
+    Ok(shown(&LetterDone { act: begun.done(act), sequence, outcome: LetterOutcome::Removed }))
 }

@@ -87,7 +87,7 @@ pub(super) async fn people(tx: &mut Transaction<Tables>, users: &[UserId]) -> Re
                     vehicle: accounts.drivers.get(user)?.clone(),
                     reviewed: accounts.reviewed.contains(user),
                     registered_at: *accounts.registered.get(user)?,
-                    suspended_until: tables.suspension_ends.get(user).map(|(ends_at, _)| *ends_at),
+                    suspended_until: tables.suspension_ends.get(user).and_then(|(ends_at, _)| *ends_at),
                     on_duty: tables.presence.beacons.get(user).map(|beacon| beacon.active),
                 })
             };

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
 use serde::Deserialize;
-use serde_json::json;
 use streams::UserId;
 use streams::parties::SHOWN_HOURS;
 
 use super::cache::Person;
+use crate::shown::Joined;
 
 /// An event on its way to one user.
 #[derive(Debug, Clone, Copy)]
@@ -79,24 +79,19 @@ impl FrameBody<'_> {
         person: impl Fn(&UserId) -> Option<&'p Arc<Person>>,
         now: DateTime<Utc>,
     ) -> String {
-        let mut more = String::new();
-        if let Some(expires_at) = shown.expires_at {
-            let left_s = (expires_at - now).num_milliseconds().max(0) as f64 / 1e3;
-            more.push_str(&format!(r#","expires_in_s":{left_s}"#));
+        if *shown == (Shown { party: None, expires_at: None }) {
+            return self.body.to_owned();
         }
+        let left_s = |at: DateTime<Utc>| (at - now).num_milliseconds().max(0) as f64 / 1e3;
+        let mut joined = Joined { expires_in_s: shown.expires_at.map(left_s), ..Joined::default() };
         match shown.party {
             None => {}
-            Some(Party::Driver(user)) => {
-                let driver = person(&user).and_then(|person| person.as_driver());
-                more.push_str(&format!(r#","driver":{}"#, json!(driver)));
-            }
-            Some(Party::Passenger(user)) => {
-                let passenger = person(&user).map(|person| person.as_passenger());
-                more.push_str(&format!(r#","passenger":{}"#, json!(passenger)));
-            }
+            Some(Party::Driver(user)) => joined.driver = Some(person(&user).and_then(|person| person.as_driver())),
+            Some(Party::Passenger(user)) => joined.passenger = Some(person(&user).map(|person| person.as_passenger())),
         }
-        match self.body.strip_suffix('}') {
-            Some(open) if !more.is_empty() => format!("{open}{more}}}"),
+        let joined = serde_json::to_string(&joined).expect("a struct of texts and numbers is JSON");
+        match (self.body.strip_suffix('}'), joined.strip_prefix('{')) {
+            (Some(open), Some(more)) => format!("{open},{more}"),
             _ => self.body.to_owned(),
         }
     }
@@ -138,9 +133,9 @@ mod tests {
         let passenger = r#","passenger":{"name":null,"rating":null}"#;
         let day = SHOWN_HOURS * 3_600;
         for (subject, viewer, now, expected) in [
-            ("match.found", PASSENGER, 3, format!(r#","expires_in_s":12,{driver}"#)),
-            ("match.found", DRIVER, 3, r#","expires_in_s":12"#.to_owned()),
-            ("match.found", PASSENGER, 16, format!(r#","expires_in_s":0,{driver}"#)),
+            ("match.found", PASSENGER, 3, format!(r#","expires_in_s":12.0,{driver}"#)),
+            ("match.found", DRIVER, 3, r#","expires_in_s":12.0"#.to_owned()),
+            ("match.found", PASSENGER, 16, format!(r#","expires_in_s":0.0,{driver}"#)),
             ("match.accepted", PASSENGER, 3, format!(",{driver}")),
             ("match.accepted", DRIVER, 3, passenger.to_owned()),
             ("ride.pickup", DRIVER, day - 1, passenger.to_owned()),

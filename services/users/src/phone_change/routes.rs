@@ -2,8 +2,10 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use platform::api::Accepted;
 use platform::problem::Json;
 use platform::{Access, ClientAddress, Problem, Retry, StoreError, Transaction, plain_text};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use streams::UserId;
 use streams::sign_ins::EndedSignIn;
@@ -21,13 +23,15 @@ use crate::sign_in::rows::Ending;
 use crate::sign_in::{self, ended};
 use crate::tables::Tables;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "PhoneChangeRequest")]
 pub(crate) struct ChangeRequest {
     /// The new one.
     phone: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "PhoneChange")]
 pub(crate) struct ChangeResponse {
     change_id: Uuid,
     expires_in_s: i64,
@@ -38,7 +42,8 @@ pub(crate) struct ChangeResponse {
     new_code: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
+#[schemars(rename = "PhoneChangeConfirmation")]
 pub(crate) struct Confirmation {
     change_id: String,
     old_code: String,
@@ -51,7 +56,7 @@ pub(crate) async fn request(
     access: Access,
     address: ClientAddress,
     Json(request): Json<ChangeRequest>,
-) -> Result<(StatusCode, Json<ChangeResponse>), Problem> {
+) -> Result<Accepted<ChangeResponse>, Problem> {
     let new_phone = Phone::parse(&request.phone)?;
     let mut tx = context.store.begin().await?;
     let old_phone = account::rows::phone_of(&mut tx, access.user).await?.ok_or_else(no_such_user)?;
@@ -88,7 +93,7 @@ pub(crate) async fn request(
     }
     let shown = context.config.otp_delivery == OtpDelivery::Response;
     let (old_code, new_code) = (shown.then_some(old_code), shown.then_some(new_code));
-    Ok((StatusCode::ACCEPTED, Json(ChangeResponse { change_id, expires_in_s: CODE_LIFE_S, old_code, new_code })))
+    Ok(Accepted(ChangeResponse { change_id, expires_in_s: CODE_LIFE_S, old_code, new_code }))
 }
 
 /// What one transaction of a confirmation comes to.

@@ -27,6 +27,11 @@ impl KnownDriver {
         self.beacon_at = beacon.active.then_some(beacon.location);
     }
 
+    /// Whether the last beacon that this pod knows is active. Only an approved driver's is, until a suspension.
+    pub(crate) fn is_on_duty(&self) -> bool {
+        self.beacon_at.is_some()
+    }
+
     /// A `beacon.update` that was too near to the last one to be published.
     pub(crate) fn record_place(&mut self, beacon: &UserBeacon, now: DateTime<Utc>) {
         self.newest.beacon(beacon, now);

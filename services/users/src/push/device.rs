@@ -7,6 +7,8 @@ use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
 use chrono::{DateTime, Utc};
 use platform::Problem;
 use platform::http_client::Reach;
+use platform::problem::Object;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use streams::{SignInId, UserId};
@@ -25,7 +27,8 @@ const UNCOMPRESSED: u8 = 4;
 const POINT_BYTES: usize = 65;
 const AUTH_BYTES: usize = 16;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum PushPlatform {
     Fcm,
     Apns,
@@ -63,13 +66,14 @@ pub(crate) struct PushDevice {
 }
 
 /// A browser's subscription, as `PushSubscription.toJSON()` has it. What else is in it is ignored.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "BrowserSubscription")]
 pub(crate) struct Subscription {
     pub(crate) endpoint: String,
     pub(crate) keys: SubscriptionKeys,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct SubscriptionKeys {
     pub(crate) p256dh: String,
     pub(crate) auth: String,
@@ -109,9 +113,10 @@ pub(crate) fn parse_token(platform: PushPlatform, token: &Value, reach: Reach) -
             _ => Err(wrong("is no device token of APNs: it has 64 to 200 hexadecimal digits")),
         },
         PushPlatform::WebPush => {
-            let subscription: Subscription = serde_json::from_str(&text).map_err(|_| {
-                wrong("must have an `endpoint` and `keys` with `p256dh` and `auth`, as a browser gives them")
-            })?;
+            let subscription: Subscription =
+                serde_json::from_str(&text).map(|Object(subscription)| subscription).map_err(|_| {
+                    wrong("must have an `endpoint` and `keys` with `p256dh` and `auth`, as a browser gives them")
+                })?;
             address(&subscription.endpoint, reach)?;
             if subscription.keys.decode().is_none() {
                 return Err(wrong(

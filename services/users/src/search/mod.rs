@@ -5,6 +5,8 @@ pub(crate) mod rows;
 
 use chrono::{DateTime, Duration, Utc};
 use pricing::market::Markets;
+use schemars::JsonSchema;
+use serde::Serialize;
 use streams::event::{CancelledRide, RideEvent, UserFinder};
 use streams::{Event, Position, RequestId, UserId};
 
@@ -19,6 +21,16 @@ pub(crate) struct NearEnd {
     pub(crate) event_id: String,
     pub(crate) time: DateTime<Utc>,
     pub(crate) body: String,
+}
+
+/// Its body.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct NearEndBody {
+    #[serde(flatten)]
+    finder: UserFinder,
+    /// Until the search ends by itself, seconds.
+    #[schemars(range(min = 0))]
+    expires_in_s: i64,
 }
 
 /// A search and its passenger.
@@ -50,7 +62,12 @@ impl Search {
 
     /// `markets`, here and below, say in which one the pickup is.
     pub(crate) fn began(&self, markets: &Markets) -> Event {
-        Event::UserFinder(self.finder(self.began_at, markets))
+        Event::UserFinder(self.opened(markets))
+    }
+
+    /// The body of the event with which it began.
+    pub(crate) fn opened(&self, markets: &Markets) -> UserFinder {
+        self.finder(self.began_at, markets)
     }
 
     /// The search that goes on after `cancelled`, if one does. It has its whole time again, and began a moment after the cancellation.
@@ -78,11 +95,11 @@ impl Search {
         let noticed_at = self.expires_at - NEAR_END;
         let finder = self.finder(noticed_at, markets);
         let event = Event::UserFinder(finder.clone());
-        let mut body = serde_json::to_value(&finder).expect("a search has string keys");
-        body["expires_in_s"] = NEAR_END.num_seconds().into();
+        let body = NearEndBody { finder, expires_in_s: NEAR_END.num_seconds() };
+        let body = serde_json::to_string(&body).expect("a search is JSON");
         // Not the id of an event: an event of the search may happen at the same time.
         let event_id = format!("{}.near_end", event.message_id(noticed_at));
-        NearEnd { event_id, time: noticed_at, body: body.to_string() }
+        NearEnd { event_id, time: noticed_at, body }
     }
 
     /// The event of its end. Its time is later than that of its beginning, also within one step of the clock: message ids

@@ -5,14 +5,15 @@ use std::time::Duration;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
+use platform::api::NoContent;
 use platform::limits::Refused;
 use platform::problem::Json;
 use platform::routes::Routes;
 use platform::token::ACCESS_TOKEN_S;
 use platform::{Access, Limit, Problem, Transaction};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use streams::event::rfc3339;
 use streams::{SignInId, UserId};
 
@@ -29,17 +30,25 @@ const REPEAT_WAIT: Duration = Duration::from_millis(150);
 pub(crate) fn routes() -> Routes<Context> {
     Routes::default()
         .post("/v1/auth/refresh", refresh)
+        .described("New tokens for a refresh token, which works once.", &["invalid_token", "token_reused"])
         .post("/v1/auth/sign-out", sign_out)
+        .described("End this sign-in, or all of the caller's.", &["no_sign_in"])
         .get("/v1/auth/sign-ins", sign_ins)
+        .described("The caller's sign-ins.", &[])
         .delete("/v1/auth/sign-ins/{id}", end_sign_in)
+        .described("End a sign-in of the caller.", &[])
 }
 
 /// The answer to a sign-in and to a refresh.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "SignedInTokens")]
 pub(crate) struct TokenResponse {
     access_token: String,
+    #[schemars(extend("const" = "Bearer"))]
     token_type: &'static str,
+    /// How long the access token is valid, seconds.
     expires_in_s: i64,
+    /// Works once; a repeat within 30 s has the same answer.
     refresh_token: String,
     user: Profile,
 }
@@ -96,7 +105,7 @@ pub(crate) async fn begin(
     Ok(TokenResponse::new(context, &sign_in, profile))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct RefreshRequest {
     refresh_token: String,
 }
@@ -189,8 +198,10 @@ fn invalid_refresh_token() -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, "invalid_token", "the refresh token is not valid: sign in again")
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
+#[schemars(rename = "SignOutRequest")]
 struct SignOut {
+    /// True: all sign-ins of the caller end.
     #[serde(default)]
     everywhere: bool,
 }
@@ -199,7 +210,7 @@ async fn sign_out(
     State(context): State<Context>,
     access: Access,
     request: Option<Json<SignOut>>,
-) -> Result<StatusCode, Problem> {
+) -> Result<NoContent, Problem> {
     let everywhere = request.is_some_and(|Json(request)| request.everywhere);
     let ending = match access.sign_in {
         _ if everywhere => Ending::All,
@@ -210,7 +221,7 @@ async fn sign_out(
         }
     };
     end(&context, access.user, ending, if everywhere { "signed out everywhere" } else { "signed out" }).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 async fn end(context: &Context, user: UserId, ending: Ending, cause: &'static str) -> Result<(), Problem> {
@@ -221,34 +232,56 @@ async fn end(context: &Context, user: UserId, ending: Ending, cause: &'static st
     Ok(())
 }
 
-async fn sign_ins(State(context): State<Context>, access: Access) -> Result<Json<Value>, Problem> {
+#[derive(Serialize, JsonSchema)]
+struct SignInList {
+    /// The one that was seen last first.
+    sign_ins: Vec<SignInView>,
+}
+
+/// A sign-in as its user sees it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "SignIn")]
+struct SignInView {
+    id: SignInId,
+    /// What the client called itself.
+    device: Option<String>,
+    #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
+    created_at: DateTime<Utc>,
+    /// When it last got new tokens.
+    #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
+    seen_at: DateTime<Utc>,
+    /// Whether the caller uses it.
+    current: bool,
+}
+
+async fn sign_ins(State(context): State<Context>, access: Access) -> Result<Json<SignInList>, Problem> {
     let mut tx = context.store.begin().await?;
     let live = rows::live_of(&mut tx, access.user, context.platform.world.now()).await?;
-    let view = |sign_in: &SignIn| {
-        json!({
-            "id": sign_in.id,
-            "device": sign_in.device,
-            "created_at": rfc3339::text(&sign_in.created_at),
-            "seen_at": rfc3339::text(&sign_in.seen_at),
-            "current": access.sign_in == Some(sign_in.id),
-        })
+    let view = |sign_in: SignIn| SignInView {
+        id: sign_in.id,
+        device: sign_in.device,
+        created_at: sign_in.created_at,
+        seen_at: sign_in.seen_at,
+        current: access.sign_in == Some(sign_in.id),
     };
-    Ok(Json(json!({"sign_ins": live.iter().map(view).collect::<Vec<_>>()})))
+    Ok(Json(SignInList { sign_ins: live.into_iter().map(view).collect() }))
 }
 
 /// 204, also for a repeat. Another user's sign-in is not found, like one that does not exist.
 async fn end_sign_in(
     State(context): State<Context>,
     access: Access,
-    id: Result<Path<String>, PathRejection>,
-) -> Result<StatusCode, Problem> {
+    id: Result<Path<SignInId>, PathRejection>,
+) -> Result<NoContent, Problem> {
     let not_found = || Problem::not_found("sign-in");
-    let id: SignInId = id.ok().and_then(|Path(id)| id.parse().ok()).ok_or_else(not_found)?;
+    let Path(id) = id.map_err(|_| not_found())?;
     let mut tx = context.store.begin().await?;
     if !rows::is_of(&mut tx, id, access.user).await? {
         return Err(not_found());
     }
     drop(tx);
     end(&context, access.user, Ending::One(id), "ended from another device").await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }

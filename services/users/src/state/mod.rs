@@ -9,26 +9,64 @@ pub(crate) mod rows;
 
 use chrono::{DateTime, Utc};
 use platform::StoreError;
-use pricing::market::Markets;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
+use streams::UserId;
 use streams::debts::DebtView;
-use streams::event::rfc3339;
-use streams::{Event, UserId};
+use streams::event::{MatchFound, UserBeacon, UserFinder, rfc3339};
 
+use crate::account::Profile;
 use crate::context::Context;
 use crate::live_ride::{CurrentRide, Destination};
 use crate::offer::{Offer, OfferState, view};
 use crate::party::{self, FrameBody};
 use crate::presence::Beacon;
-use crate::search::Search;
+use crate::shown::{OfferStanding, RideRow, StateOffer, StateRide};
 
 pub(crate) use self::rows::StateRows;
+
+/// Everything that a client needs to draw its screen; null is what there is not.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "State")]
+pub(crate) struct StateView {
+    #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
+    server_time: DateTime<Utc>,
+    /// The newest `seq` of the mailbox at that moment.
+    seq: u64,
+    user: Option<Profile>,
+    /// The open one: the fields of its user.finder.
+    pub(crate) search: Option<UserFinder>,
+    /// The one that is made to the user as a driver, or else for the user's search.
+    #[schemars(with = "Option<StateOffer>")]
+    pub(crate) offer: Value,
+    /// The live one.
+    #[schemars(with = "Option<StateRide>")]
+    pub(crate) ride: Value,
+    pub(crate) beacon: Option<BeaconView>,
+    /// What the user owes; null if it is nothing, or unknown.
+    pub(crate) debts: Option<Vec<DebtView>>,
+    /// Parts that are unknown at the moment.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    unavailable: &'static [&'static str],
+}
+
+/// A driver's beacon: the fields of its user.beacon, of which `active` is what the driver wants.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Beacon")]
+pub(crate) struct BeaconView {
+    #[serde(flatten)]
+    beacon: UserBeacon,
+    /// Whether a socket is open: with both, offers come.
+    connected: bool,
+}
 
 /// Reads the state of `user`: a snapshot of its own.
 ///
 /// # Errors
 /// [`StoreError`].
-pub(crate) async fn of(context: &Context, user: UserId) -> Result<Value, StoreError> {
+pub(crate) async fn of(context: &Context, user: UserId) -> Result<StateView, StoreError> {
     let mut tx = context.store.begin().await?;
     let rows = rows::read(&mut tx, user, context.platform.world.now()).await?;
     drop(tx);
@@ -39,7 +77,7 @@ pub(crate) async fn of(context: &Context, user: UserId) -> Result<Value, StoreEr
 ///
 /// # Errors
 /// [`StoreError`] if the other party cannot be read.
-pub(crate) async fn complete(context: &Context, user: UserId, rows: StateRows) -> Result<Value, StoreError> {
+pub(crate) async fn complete(context: &Context, user: UserId, rows: StateRows) -> Result<StateView, StoreError> {
     let now = context.platform.world.now();
     let offer = rows.offer.as_ref().and_then(|(offer, found)| offer_body(offer, found.as_deref()?, user));
     let ride = rows.ride.as_ref().map(|(ride, event)| {
@@ -62,8 +100,18 @@ pub(crate) async fn complete(context: &Context, user: UserId, rows: StateRows) -
         found.map_or(Value::Null, |(_, body)| body.clone())
     };
     let markets = context.config.markets.get();
-    let search = rows.search.as_ref().map(|search| search_body(search, &markets));
-    Ok(body(&rows, search, part("match"), part("ride"), debts, now))
+    let search = rows.search.as_ref().map(|search| search.opened(&markets));
+    Ok(StateView {
+        server_time: now,
+        seq: rows.seq,
+        search,
+        offer: part("match"),
+        ride: part("ride"),
+        beacon: rows.beacon.as_ref().map(beacon_view),
+        unavailable: if debts.is_none() { &["debts"] } else { &[] },
+        debts: debts.filter(|debts| !debts.is_empty()),
+        user: rows.profile,
+    })
 }
 
 /// By whose rules the other party is shown: an open offer as its match.found, an accepted one as its match.accepted.
@@ -75,74 +123,40 @@ fn subject(name: &str, body: &Value) -> &'static str {
     }
 }
 
-fn body(
-    rows: &StateRows,
-    search: Option<Value>,
-    offer: Value,
-    ride: Value,
-    debts: Option<Vec<DebtView>>,
-    now: DateTime<Utc>,
-) -> Value {
-    let mut state = json!({
-        "server_time": rfc3339::text(&now),
-        "seq": rows.seq,
-        "user": rows.profile,
-        "search": search,
-        "offer": offer,
-        "ride": ride,
-        "beacon": rows.beacon.as_ref().map(beacon_body),
-        "debts": debts.as_ref().filter(|debts| !debts.is_empty()),
-    });
-    if debts.is_none() {
-        state["unavailable"] = json!(["debts"]);
-    }
-    state
-}
-
-/// The fields of its user.finder, and when it expires.
-fn search_body(search: &Search, markets: &Markets) -> Value {
-    let mut body = object(&search.began(markets));
-    body.insert("expires_at".to_owned(), rfc3339::text(&search.expires_at).into());
-    body.into()
-}
-
-/// What the driver wants (`active`), and whether a socket is open (`connected`): with both, offers come.
-fn beacon_body(beacon: &Beacon) -> Value {
-    let mut body = object(&Event::UserBeacon(beacon.event()));
-    body.insert("active".to_owned(), beacon.active.into());
-    body.insert("connected".to_owned(), beacon.connected.into());
-    body.into()
+fn beacon_view(beacon: &Beacon) -> BeaconView {
+    BeaconView { beacon: UserBeacon { active: beacon.active, ..beacon.event() }, connected: beacon.connected }
 }
 
 /// The fields of its match.found as `viewer` receives it, and its `state`. `None` if it cannot be read.
 fn offer_body(offer: &Offer, found: &str, viewer: UserId) -> Option<Value> {
-    let found = serde_json::from_str(found).ok()?;
+    let found: MatchFound = serde_json::from_str(found).ok()?;
     let (mut body, state) = match offer.state {
-        OfferState::Accepted => (object(&Event::MatchFound(found)), "accepted"),
-        _ if viewer == offer.driver_id && viewer != offer.passenger_id => (view::for_driver(&found), "open"),
-        _ => (object(&Event::MatchFound(found)), "open"),
+        OfferState::Accepted => (json!(found), OfferStanding::Accepted),
+        _ if viewer == offer.driver_id && viewer != offer.passenger_id => {
+            (json!(view::for_driver(&found)), OfferStanding::Open)
+        }
+        _ => (json!(found), OfferStanding::Open),
     };
-    body.insert("state".to_owned(), state.into());
-    Some(body.into())
+    body["state"] = json!(state);
+    Some(body)
 }
 
 /// The fields of its newest event, with the PIN. From a row without the event, what the row knows.
 fn ride_body(ride: &CurrentRide, event: Option<&str>, pin: Option<String>) -> Value {
     let body = event.and_then(|event| serde_json::from_str::<Map<String, Value>>(event).ok());
     let mut body = body.map(Value::Object).unwrap_or_else(|| {
-        json!({
-            "ride_id": ride.ride_id, "driver_id": ride.driver_id, "passenger_id": ride.passenger_id,
-            "version": ride.version, "status": ride.status,
-            "pickup": ride.places.map(|places| places.pickup), "dropoff": ride.places.map(|places| places.dropoff),
+        json!(RideRow {
+            ride_id: ride.ride_id,
+            driver_id: ride.driver_id,
+            passenger_id: ride.passenger_id,
+            version: ride.version,
+            status: ride.status,
+            pickup: ride.places.map(|places| places.pickup),
+            dropoff: ride.places.map(|places| places.dropoff),
         })
     });
     if let Some(pin) = pin {
         body["pin"] = pin.into();
     }
     body
-}
-
-/// The body of an event.
-fn object(event: &Event) -> Map<String, Value> {
-    serde_json::from_slice(&event.body()).unwrap_or_default()
 }

@@ -28,6 +28,11 @@ impl Pod {
     }
 }
 
+async fn missed_offers(pod: &Pod, user: UserId) -> String {
+    let (status, body) = pod.http(user, "GET", "/v1/me/missed-offers", Value::Null).await;
+    format!("{} {}", status.as_u16(), body["code"].as_str().unwrap_or_default())
+}
+
 fn car(plate: &str) -> Value {
     json!({"vehicle_type": "car", "plate": plate})
 }
@@ -132,12 +137,17 @@ async fn a_new_driver_waits_for_approval_where_that_is_manual(backend: Backend) 
     let on = json!({"active": true, "location": HERE});
     assert_eq!(d.welcome["state"]["user"]["driver"]["status"], "pending");
     assert_eq!(d.refused("beacon.update", on.clone()).await, "driver_not_approved -");
+    let fix = || json!({"location": HERE, "recorded_at": cluster.world.now().to_rfc3339()});
+    assert_eq!(d.refused("location.update", fix()).await, "driver_not_approved -");
+    assert_eq!(missed_offers(&pod, driver).await, "403 driver_not_approved");
     assert_eq!(pod.users.set_driver_status(driver, DriverStatus::Approved).await.unwrap(), Some(DriverStatus::Pending));
     assert_eq!(
         pod.users.set_driver_status(driver, DriverStatus::Approved).await.unwrap(),
         Some(DriverStatus::Approved)
     );
+    d.ack("location.update", fix()).await;
     d.ack("beacon.update", on).await;
+    assert_eq!(missed_offers(&pod, driver).await, "503 unavailable", "no match runs here");
     let nobody = cluster.world.id();
     assert_eq!(pod.users.set_driver_status(nobody, DriverStatus::Approved).await.unwrap(), None);
     pod.stop().await;
@@ -185,5 +195,13 @@ async fn a_ride_under_way_outlives_the_suspension_of_its_driver(backend: Backend
     let fix = json!({"location": HERE, "recorded_at": cluster.world.now().to_rfc3339()});
     pair.d.ack("location.update", fix).await;
     assert!(pod.state(pair.driver).await["ride"].is_object());
+    cluster.publish(&cluster.ride(ride, &pair.found, 2, RideStatus::Cancelled)).await;
+    pair.d.event_of("ride.cancelled").await;
+    // On a socket that does not know of a duty: what the phone held back may be of the ride, and where the driver is now is of no use.
+    let mut d = pod.connect(pair.driver, None).await;
+    let at = |ago_s| json!({"location": HERE, "recorded_at": (cluster.world.now() - chrono::Duration::seconds(ago_s)).to_rfc3339()});
+    assert_eq!(d.refused("location.update", at(0)).await, "driver_not_approved -");
+    let both = json!({"points": [at(30), at(0)]});
+    assert_eq!(d.ack("location.update", both).await, json!({"points": 2, "left_out": 1}));
     pod.stop().await;
 }

@@ -93,6 +93,11 @@ export function DeadLettersPage() {
   );
 }
 
+const REQUEUED: Record<string, string> = {
+  handled_before: "It was handled before: the letter is removed.",
+  gone: "The letter is not there any more: it was handled, or somebody removed it.",
+};
+
 function LetterActs({ letter, acted }: { letter: DeadLetter; acted: () => void }) {
   const support = useMay("support");
   if (!support) return null;
@@ -107,8 +112,7 @@ function LetterActs({ letter, acted }: { letter: DeadLetter; acted: () => void }
     button: "Requeue",
     reason: "optional",
     path: `dead-letters/${letter.sequence}/requeue`,
-    done: (answer) =>
-      answer["outcome"] === "handled_before" ? "It was handled before: the letter is removed." : "Handled: the letter is removed.",
+    done: (answer) => REQUEUED[String(answer["outcome"])] ?? "Handled: the letter is removed.",
   };
   const remove: ActPlan = {
     title: `Remove letter ${letter.sequence}`,

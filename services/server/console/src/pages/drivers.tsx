@@ -156,7 +156,7 @@ function Suspend({ driver, acted, close }: { driver: Driver; acted: () => void; 
     path: `drivers/${driver.user_id}/suspend`,
     fields: (
       <label class="field">
-        <span>Until (optional); then the driver is approved again by itself</span>
+        <span>Until (optional); then the driver is again what they were before the suspension</span>
         <input class="input" type="datetime-local" name="until" value={until} onInput={(event) => setUntil(event.currentTarget.value)} />
       </label>
     ),

@@ -80,6 +80,12 @@ export function duration(seconds: number): string {
   return pair(Math.floor(hours / 24), "d", hours % 24, "h");
 }
 
+/** The time of a text; null if it is none. */
+export function instant(text: string): Date | null {
+  const date = new Date(text);
+  return Number.isNaN(date.getTime()) ? null : date;
+}
+
 const two = (value: number) => String(value).padStart(2, "0");
 const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 

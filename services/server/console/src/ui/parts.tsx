@@ -1,12 +1,13 @@
 /** The small parts of every page: times, ids, badges, cards, and the states of what is loaded. */
 
+import { Component } from "preact";
 import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
 
 import type { ApiError } from "../api/client";
 import * as format from "../pure/format";
 import { to } from "../router";
-import { useNow } from "./hooks";
+import { asApiError, useNow } from "./hooks";
 import { Icon } from "./icons";
 import { toast } from "./toasts";
 
@@ -14,7 +15,9 @@ export type Tone = "good" | "warn" | "bad" | "info" | "live" | "";
 
 export function Time({ at, form = "when" }: { at: string | null | undefined; form?: "when" | "clock" | "millis" | "ago" }) {
   if (!at) return <span class="muted none">–</span>;
-  const date = new Date(at);
+  const date = format.instant(at);
+  // A foreign program may have written it: then it is shown as it is.
+  if (date === null) return <span title="This is no time">{at}</span>;
   if (form === "ago") return <Ago date={date} />;
   const text = form === "when" ? format.when(date, new Date()) : form === "clock" ? format.clock(date) : format.clockMillis(date);
   return (
@@ -159,6 +162,7 @@ export function Failed({ error, retry }: { error: ApiError; retry?: () => void }
     unavailable: "The service behind this does not answer",
     forbidden: "Your role may not see this",
     not_found: "There is nothing with this id",
+    bug: "This page could not be drawn",
   };
   return (
     <div class="state error" role="alert">
@@ -171,6 +175,24 @@ export function Failed({ error, retry }: { error: ApiError; retry?: () => void }
       )}
     </div>
   );
+}
+
+/** What is below it, or what went wrong while that was drawn. With another key it is a new one, and tries again. */
+export class Boundary extends Component<{ children?: ComponentChildren }, { error: ApiError | null }> {
+  override state = { error: null as ApiError | null };
+
+  static override getDerivedStateFromError(error: unknown) {
+    return { error: asApiError(error) };
+  }
+
+  override componentDidCatch(error: unknown) {
+    console.error(error);
+  }
+
+  override render() {
+    const { error } = this.state;
+    return error ? <Failed error={error} retry={() => this.setState({ error: null })} /> : this.props.children;
+  }
 }
 
 /** A part of a page that stays readable while loading it again fails. */

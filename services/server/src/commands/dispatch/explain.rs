@@ -59,7 +59,7 @@ fn table(explanation: &Explanation) -> String {
         text += &format!("\n{}\n", head(decision));
         text += &format!("  {:<36} {:>10} {:>6}  why\n", "driver", "distance m", "ETA s");
         for candidate in &decision.candidates {
-            let Candidate { driver_id, distance_m, eta_s, why } = candidate;
+            let Candidate { driver_id, distance_m, eta_s, why, .. } = candidate;
             text += &format!("  {driver_id} {distance_m:>10.0} {eta_s:>6.0}  {}\n", why_text(why));
         }
         match decision.left_out {

@@ -59,8 +59,9 @@ async fn a_requeue_over_http_handles_the_message_once(shape: Shape) {
     assert_eq!((gone.0, &gone.1["code"]), (404, &json!("not_found")));
 
     // It fails again, or nobody handles it: it stays, and the act is known all the same.
-    for sequence in [2, 3] {
-        let key = Some(new_id());
+    let keys = [new_id(), new_id()];
+    for (sequence, key) in [2, 3].into_iter().zip(keys) {
+        let key = Some(key);
         let path = format!("/dead-letters/{sequence}/requeue");
         for _ in 0..2 {
             let (status, problem) = desk.call(SUPPORT, ("POST", &path), key, None).await;
@@ -69,6 +70,9 @@ async fn a_requeue_over_http_handles_the_message_once(shape: Shape) {
     }
     let (status, removed) = desk.call(SUPPORT, ("POST", "/dead-letters/2/remove"), None, None).await;
     assert_eq!((status, &removed["outcome"]), (200, &json!("removed")));
+    // The message was never handled, and its letter is not there any more.
+    let (status, repeat) = desk.call(SUPPORT, ("POST", "/dead-letters/2/requeue"), Some(keys[0]), None).await;
+    assert_eq!((status, &repeat["outcome"], &repeat["repeated"]), (200, &json!("gone"), &json!(true)), "{repeat}");
     desk.done_once("/dead-letters/3/remove", json!({})).await;
     for path in ["/dead-letters/2/remove", "/dead-letters/9/requeue", "/dead-letters/none/remove"] {
         assert_eq!(desk.call(ADMIN, ("POST", path), None, None).await.0, 404, "{path}");
@@ -113,6 +117,16 @@ async fn letters_are_paged_newest_first(shape: Shape) {
     let (third, cursor, _) = page(format!("limit=2&cursor={}", cursor.unwrap())).await;
     assert_eq!((third, cursor), (vec![2, 1], None));
     assert_eq!(page("consumer=match_accepted_rides".to_owned()).await, (vec![6, 4, 2], None, Value::Null));
+    // How many there are, without reading one.
+    assert_eq!(page("limit=0".to_owned()).await, (vec![], None, json!(6)));
+    // A page goes on to look until it is full.
+    for n in 8..=60 {
+        letter(&desk, n, "match_accepted_users", Bytes::from_static(b"{")).await;
+    }
+    let (found, cursor, _) = page("limit=2&consumer=match_accepted_rides".to_owned()).await;
+    assert_eq!(found, [6, 4]);
+    let (found, cursor, _) = page(format!("limit=2&consumer=match_accepted_rides&cursor={}", cursor.unwrap())).await;
+    assert_eq!((found, cursor), (vec![2], None));
     assert_eq!(desk.call(ADMIN, ("GET", "/dead-letters?cursor=x"), None, None).await.0, 422);
     desk.stop().await;
 }

@@ -16,6 +16,7 @@ use streams::topology::ADMIN_STREAM;
 use uuid::Uuid;
 
 use crate::harness::client::WAIT;
+use crate::harness::described;
 use crate::harness::running::{Running, Shape};
 use crate::harness::until;
 
@@ -87,7 +88,10 @@ impl Desk {
         let key = key.map(|key| key.to_string());
         let headers: Vec<(&str, &str)> = key.iter().map(|key| ("idempotency-key", key.as_str())).collect();
         let path = format!("/admin/v1{path}");
-        testing::http::request_with(self.running.addr(), (method, &path), Some(token), &headers, body).await.unwrap()
+        let addr = self.running.addr();
+        let answer = testing::http::answer(addr, (method, &path), Some(token), &headers, body).await.unwrap();
+        described::answer(method, &path, answer.status, &answer.content_type, &answer.body);
+        (answer.status, answer.body)
     }
 
     /// What a viewer is shown; it must be there.

@@ -3,11 +3,13 @@
 use chrono::Days;
 use platform::World;
 use serde_json::{Value, json};
+use streams::topology::ADMIN_STREAM;
+use streams::{Headers, Message};
 
-use super::{ADMIN, Desk, SUPPORT};
+use super::{ADMIN, Desk, SUPPORT, TokensFile, VIEWER};
 use crate::harness::client::{Person, http};
 use crate::harness::ride::{at, online, trip};
-use crate::harness::running::Shape;
+use crate::harness::running::{Running, Shape};
 use crate::harness::{on_both_shapes, until};
 
 on_both_shapes!(
@@ -50,6 +52,58 @@ async fn a_user_is_found_by_phone_and_signed_out(shape: Shape) {
     assert!(!json!(acts).to_string().contains("1212"), "no phone: {acts:?}");
     let unknown = "/users/0190b7a0-0000-7000-8000-000000000001/sign-out";
     assert_eq!(desk.call(SUPPORT, ("POST", unknown), None, None).await.0, 404);
+    desk.stop().await;
+}
+
+#[tokio::test]
+async fn look_ups_and_acts_of_an_operator_are_limited() {
+    let file = TokensFile::new();
+    let limits = "admin_look_ups=3/0.001,admin_acts=2/0.001,admin_tokens_address=10000/1";
+    let running = Running::start(Shape::Embedded, &["--admin-tokens-file", file.path(), "--limits", limits]).await;
+    let desk = Desk { running, file };
+    let look_up = async |token| desk.call(token, ("GET", "/users?phone=%2B12122340077"), None, None).await;
+    for _ in 0..3 {
+        assert_eq!(look_up(VIEWER).await.0, 200);
+    }
+    let (status, problem) = look_up(VIEWER).await;
+    assert_eq!((status, &problem["limit"]), (429, &json!("admin_look_ups")));
+    assert_eq!(look_up(ADMIN).await.0, 200, "each operator has a limit of their own");
+    let sign_out = "/users/0190b7a0-0000-7000-8000-000000000001/sign-out";
+    let sign_out = async |token| desk.call(token, ("POST", sign_out), None, None).await;
+    for _ in 0..2 {
+        assert_eq!(sign_out(SUPPORT).await.0, 404);
+    }
+    let (status, problem) = sign_out(SUPPORT).await;
+    assert_eq!((status, &problem["limit"]), (429, &json!("admin_acts")));
+    desk.stop().await;
+}
+
+#[tokio::test]
+async fn while_their_stream_is_full_acts_are_refused_and_the_process_is_ready() {
+    let file = TokensFile::new();
+    let more = ["--admin-tokens-file", file.path(), "--admin-stream-max-bytes", "1MiB"];
+    let running = Running::start(Shape::Embedded, &more).await;
+    let desk = Desk { running, file };
+    let bus = &desk.running.apps[0].platform.bus;
+    let fill = async |bytes: usize| {
+        while bus.stream_info(ADMIN_STREAM).await.unwrap().bytes < bytes as u64 {
+            let (subject, payload) = ("admin.user_looked_up".to_owned(), vec![b' '; 20_000].into());
+            bus.publish(Message { subject, headers: Headers::default(), payload }).await.unwrap();
+        }
+    };
+    let code = async |method: &'static str, path: &str| {
+        let (status, problem) = desk.call(ADMIN, (method, path), None, None).await;
+        (status, problem["code"].as_str().unwrap_or_default().to_owned())
+    };
+    let (look_up, sign_out) = ("/users?phone=%2B12122340077", "/users/0190b7a0-0000-7000-8000-000000000001/sign-out");
+    assert_eq!(code("GET", look_up).await.0, 200);
+    // Looking for people leaves room for what must be done.
+    fill(950_000).await;
+    until("look-ups are refused", async || code("GET", look_up).await == (503, "acts_full".to_owned())).await;
+    assert_eq!(code("POST", sign_out).await.0, 404);
+    fill(1_020_000).await;
+    until("acts are refused", async || code("POST", sign_out).await == (503, "acts_full".to_owned())).await;
+    assert_eq!(http(desk.running.addr(), "GET", "/health/ready", None, None).await.0, 200);
     desk.stop().await;
 }
 

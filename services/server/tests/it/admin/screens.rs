@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::{Desk, TokensFile, VIEWER};
 use crate::harness::client::{Person, WAIT, http};
+use crate::harness::described;
 use crate::harness::ride::{drive, online, trip};
 use crate::harness::running::{Running, Shape};
 use crate::harness::{on_both_shapes, until};
@@ -191,8 +192,14 @@ async fn a_stream_of_events(shape: Shape) {
             while let Some((event, rest)) = text.split_once("\n\n") {
                 let (event, rest) = (event.to_owned(), rest.to_owned());
                 text = rest;
-                if let Some(data) = event.strip_prefix(&format!("event: {name}\ndata: ")) {
-                    return serde_json::from_str(data).unwrap();
+                let Some((of, data)) = event.strip_prefix("event: ").and_then(|event| event.split_once("\ndata: "))
+                else {
+                    continue;
+                };
+                let data = serde_json::from_str(data).unwrap();
+                described::operators_event(of, &data);
+                if of == name {
+                    return data;
                 }
             }
             let frame = timeout(WAIT, body.frame()).await.unwrap().unwrap().unwrap();

@@ -11,6 +11,8 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
+use super::described;
+
 /// The wait for anything that must come.
 pub(crate) const WAIT: Duration = Duration::from_secs(30);
 
@@ -22,7 +24,9 @@ pub(crate) async fn http(
     token: Option<&str>,
     body: Option<Value>,
 ) -> (u16, Value) {
-    testing::http::request(addr, method, path, token, body).await.unwrap()
+    let answer = testing::http::answer(addr, (method, path), token, &[], body).await.unwrap();
+    described::answer(method, path, answer.status, &answer.content_type, &answer.body);
+    (answer.status, answer.body)
 }
 
 /// A signed-in user.
@@ -129,7 +133,9 @@ impl Socket {
         let text =
             timeout(WAIT, self.from.recv()).await.expect("a frame in time").expect("an open socket").expect("no close");
         self.transcript.push(format!("< {text}"));
-        serde_json::from_str(&text).unwrap()
+        let frame = serde_json::from_str(&text).unwrap();
+        described::frame(&frame);
+        frame
     }
 
     /// The code with which the server closes the socket; frames before it are skipped.
@@ -162,10 +168,14 @@ impl Socket {
     pub(crate) async fn command(&mut self, kind: &str, data: Value) -> Value {
         self.next_id += 1;
         let id = json!(format!("c{}", self.next_id));
-        self.raw(json!({"id": id, "type": kind, "data": data}).to_string()).await;
+        let command = json!({"id": id, "type": kind, "data": data});
+        self.raw(command.to_string()).await;
         loop {
             let frame = self.frame().await;
             if frame["id"] == id {
+                if frame["type"] == "ack" {
+                    described::acked(&command, &frame["data"]);
+                }
                 return frame;
             }
             self.store_event(frame);

@@ -2,10 +2,12 @@
 
 pub(crate) mod client;
 pub(crate) mod collector;
+pub(crate) mod described;
 mod front;
 pub(crate) mod nats;
 pub(crate) mod ride;
 pub(crate) mod running;
+pub(crate) mod tap;
 mod watcher;
 
 use std::process::{Command, Output};

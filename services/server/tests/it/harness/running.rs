@@ -65,7 +65,7 @@ pub(crate) struct Running {
     /// On a secured server that of the administrator, else that of a process.
     bus: Bus,
     front: Option<Front>,
-    _watcher: Option<Watcher>,
+    pub(crate) watcher: Option<Watcher>,
     end: MustEnd,
 }
 
@@ -76,12 +76,16 @@ impl Running {
         Self::new(apps, Some(nats), settings, Some(watcher)).await
     }
 
-    async fn new(apps: Vec<App>, nats: Option<Nats>, settings: Settings, _watcher: Option<Watcher>) -> Self {
+    async fn new(apps: Vec<App>, nats: Option<Nats>, settings: Settings, watcher: Option<Watcher>) -> Self {
         let bus = match &nats {
             Some(nats) if nats.is_secured() => nats.bus().await,
             _ => apps[0].platform.bus.clone(),
         };
-        Self { apps, nats, settings, bus, front: None, _watcher, end: MustEnd::new("Running::stop") }
+        let watcher = match watcher {
+            None => Some(Watcher::on(&bus).await),
+            watcher => watcher,
+        };
+        Self { apps, nats, settings, bus, front: None, watcher, end: MustEnd::new("Running::stop") }
     }
 
     pub(crate) async fn start(shape: Shape, more: &[&str]) -> Self {
@@ -125,6 +129,12 @@ impl Running {
             apps.extend(start(&settings, &[service]).await);
         }
         Self::new(apps, Some(nats), settings, Some(watcher)).await
+    }
+
+    /// What is sent on this subject may be of the test itself, and not as the documents say.
+    pub(crate) fn except_own(&self, subject: &'static str) {
+        let seen = self.watcher.as_ref().map(|watcher| watcher.seen.lock().unwrap());
+        seen.into_iter().for_each(|mut seen| seen.of_the_test.push(subject));
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -178,5 +188,11 @@ impl Running {
             nats.assert_nothing_refused();
         }
         self.end.reached();
+        if let Some(watcher) = self.watcher {
+            let mut seen = watcher.seen.lock().unwrap();
+            let (of_the_test, mut faults) = (seen.of_the_test.clone(), std::mem::take(&mut seen.faults));
+            faults.retain(|fault| !of_the_test.iter().any(|subject| fault.starts_with(subject)));
+            assert!(faults.is_empty(), "messages that are not as the documents say:\n{}", faults.join("\n"));
+        }
     }
 }

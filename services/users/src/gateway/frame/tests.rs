@@ -1,7 +1,7 @@
 //! Frames as tables: text in, a command or the field at fault out; and the server's frames as snapshots.
 
 use geospatial::device_clock::DeviceClock;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 

@@ -5,6 +5,7 @@
 
 use chrono::{DateTime, Duration, Utc};
 use geospatial::newest::{Fix, Newest, Place};
+use schemars::JsonSchema;
 use serde::Serialize;
 use streams::event::rfc3339;
 use streams::newest_position::NewestPosition;
@@ -19,13 +20,14 @@ const FRAME_INTERVAL: Duration = Duration::seconds(1);
 const STALE_AFTER: Duration = Duration::seconds(15);
 
 /// The `data` of a frame `location.live`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub(crate) struct LiveView {
     ride_id: RideId,
     location: Position,
     heading_deg: Option<f64>,
     speed_mps: Option<f64>,
     #[serde(with = "rfc3339")]
+    #[schemars(with = "DateTime<Utc>")]
     recorded_at: DateTime<Utc>,
     /// Seconds, at the usual speed; the session puts in that of the market.
     pub(super) eta_s: Option<f64>,

@@ -15,7 +15,8 @@ use streams::bus::{CoreMessage, Subscription};
 use streams::newest_position::{NEWEST_POSITION, NEWEST_POSITION_WAIT, NewestPosition, NewestPositionRequest};
 use tokio::time::{Instant, sleep};
 
-use self::feed::{Feed, LiveView};
+use self::feed::Feed;
+pub(crate) use self::feed::LiveView;
 use crate::context::Context;
 use crate::live_ride::CurrentRide;
 use crate::live_ride::position::{LivePosition, live_subject};

@@ -6,9 +6,11 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use platform::api::Accepted;
 use platform::limits::Refused;
 use platform::problem::Json;
 use platform::{ClientAddress, Limit, Problem, StoreError, Transaction};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -22,24 +24,28 @@ use crate::sign_in::phone::Phone;
 use crate::tables::Tables;
 use platform::plain_text;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct CodeRequest {
+    /// E.164; spaces, dots, hyphens and parentheses in it are left out.
     phone: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct CodeResponse {
+    /// Seconds.
     expires_in_s: i64,
     /// Whoever presents the code with it is the one who requested it.
     request_id: Uuid,
+    /// Only with `OTP_DELIVERY=response`.
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct TokenRequest {
     phone: String,
     code: String,
+    /// That of the answer to the request of the code: with it, nobody else can use up the tries.
     request_id: Option<String>,
 }
 
@@ -65,7 +71,7 @@ pub(crate) async fn request_code(
     State(context): State<Context>,
     address: ClientAddress,
     Json(request): Json<CodeRequest>,
-) -> Result<(StatusCode, Json<CodeResponse>), Problem> {
+) -> Result<Accepted<CodeResponse>, Problem> {
     let codes = &context.platform.metrics.codes;
     let count = |outcome: &str| codes.with_label_values(&[outcome]).inc();
     let phone = Phone::parse(&request.phone)?;
@@ -99,7 +105,7 @@ pub(crate) async fn request_code(
     }
     count("sent");
     let code = (context.config.otp_delivery == OtpDelivery::Response).then_some(code);
-    Ok((StatusCode::ACCEPTED, Json(CodeResponse { expires_in_s: otp::CODE_LIFE_S, request_id, code })))
+    Ok(Accepted(CodeResponse { expires_in_s: otp::CODE_LIFE_S, request_id, code }))
 }
 
 /// What was taken from which buckets.
