@@ -79,7 +79,7 @@ pub struct ActHead {
 }
 
 /// A part of the map, in degrees. If `west` is greater than `east`, it crosses the antimeridian.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct MapBox {
     pub south: f64,
@@ -100,7 +100,7 @@ impl MapBox {
 }
 
 /// The rows of one list of the map.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MapQuery {
     /// `None`: everywhere.
     pub within: Option<MapBox>,

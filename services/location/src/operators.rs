@@ -1,28 +1,27 @@
-//! What operators see of location: where drivers are, from the cache, and the track of a ride, from its rows. It changes nothing.
+//! What operators see of location: where drivers are, from memory, and the track of a ride, from its rows. It changes nothing.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use platform::operators::shown;
 use platform::{CancellationToken, Platform, Problem, Store, Tokens, operators};
 use serde_json::Value;
 use streams::operators::shown::{DriverOnMap, MapRows, Track, TrackPoint};
-use streams::operators::{Asked, LOCATION_OPERATORS, LocationRequest, MapQuery, TRACK_POINTS_MAX};
+use streams::operators::{Asked, LOCATION_OPERATORS, LocationRequest, TRACK_POINTS_MAX};
 use streams::{RideId, Service};
 
-use crate::cache::Cache;
-use crate::positions::{ShownDriver, first_shown};
+use crate::positions::{ShownDriver, ShownDrivers};
 use crate::tables::Tables;
 use crate::track::point_rows::{self, PointQuery};
 use crate::track::rows::track_of;
 use crate::track::{Point, on_track};
+use crate::zones::questions::Questions;
 
 /// Answers until `stop`.
 pub(crate) async fn answer(
     platform: Platform,
     store: Store<Tables>,
-    (tokens, cache): (Tokens, Arc<Cache>),
+    (tokens, questions): (Tokens, Questions),
     max_speed_mps: f64,
     stop: CancellationToken,
 ) {
@@ -32,10 +31,10 @@ pub(crate) async fn answer(
         (Service::Location, LOCATION_OPERATORS),
         stop,
         move |asked: Asked<LocationRequest>| {
-            let (store, cache, now) = (store.clone(), cache.clone(), world.now());
+            let (store, questions, now) = (store.clone(), questions.clone(), world.now());
             async move {
                 match asked.request {
-                    LocationRequest::Positions { map } => Ok(positions(&cache, &map, now)),
+                    LocationRequest::Positions { map } => Ok(positions(&questions.shown(&map).await, now)),
                     LocationRequest::Track { ride_id } => track(&store, ride_id, max_speed_mps).await,
                 }
             }
@@ -44,23 +43,20 @@ pub(crate) async fn answer(
     .await;
 }
 
-/// Who is on duty or in a ride, in the order of ids. The events of positions wait for the lock: under it drivers are only copied.
-fn positions(cache: &Cache, map: &MapQuery, now: DateTime<Utc>) -> Value {
-    let most = map.limit as usize;
-    let found = cache.positions().shown(map.within.as_ref(), most + 1);
-    let (drivers, truncated) = first_shown(found, most);
+/// Who is on duty or in a ride, in the order of ids.
+fn positions(found: &ShownDrivers, now: DateTime<Utc>) -> Value {
     let view = |driver: &ShownDriver| DriverOnMap {
         driver_id: driver.user_id,
-        location: driver.place.position,
-        heading_deg: driver.place.heading_deg,
-        speed_mps: driver.place.speed_mps,
-        recorded_at: driver.place.recorded_at.into(),
-        age_s: (now - driver.place.recorded_at).as_seconds_f64().max(0.0),
+        location: driver.location,
+        heading_deg: driver.heading_deg,
+        speed_mps: driver.speed_mps,
+        recorded_at: driver.recorded_at.into(),
+        age_s: (now - driver.recorded_at).as_seconds_f64().max(0.0),
         vehicle_type: driver.vehicle_type,
         on_duty: driver.on_duty,
         ride_id: driver.ride_id,
     };
-    shown(&MapRows { rows: drivers.iter().map(view).collect(), truncated })
+    shown(&MapRows { rows: found.drivers.iter().map(view).collect(), truncated: found.truncated })
 }
 
 /// Null if no track is stored.

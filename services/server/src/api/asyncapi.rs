@@ -50,7 +50,7 @@ fn address(pattern: &str) -> String {
     let parameter = match pattern {
         "location.live.*" => "{ride_id}",
         "users.session.*.notify" => "{user_id}",
-        "users.pod.*" | "pods.*.health" => "{pod_id}",
+        "users.pod.*" | "location.pod.*" | "location.pod.*.drivers" | "pods.*.health" => "{pod_id}",
         "dead_letter.*" | "dead_letters.*" => "{consumer}",
         _ => "",
     };
@@ -219,10 +219,9 @@ impl Document {
 
     fn core_subject(&mut self, subject: &CoreSubject) {
         let CoreSubject { pattern, publishers, subscribers, summary, .. } = *subject;
-        let own = users::core_bodies().into_iter().find(|(of, ..)| *of == pattern);
+        let own = users::core_bodies().into_iter().chain(location::core_bodies()).find(|(of, ..)| *of == pattern);
         let body = match (subject.body, own) {
             (Body::Json(schema), _) | (Body::Own, Some((_, schema, _))) => schema(&mut self.schemas),
-            (Body::Own, None) if pattern == "location.service.heard" => location::broadcast_body(&mut self.schemas),
             (Body::Own, None) => json!({"type": "object"}),
             (Body::Sealed, _) => sealed(),
         };

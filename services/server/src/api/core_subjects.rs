@@ -194,7 +194,18 @@ pub const CORE_SUBJECTS: &[CoreSubject] = {
             "How far a reader of positions is.",
             Json(Schemas::written::<PositionProgress>),
         ),
-        subject("location.service.heard", &[Location], &[Location], "Positions that another process received.", Own),
+        subject(
+            "location.service.heard",
+            &[Location],
+            &[Location],
+            "That a process of location is there, and what all of them need.",
+            Own,
+        ),
+        subject("location.pod.*", &[Location], &[Location], "Positions for the owner of their zones.", Own),
+        CoreSubject {
+            reply: Some(Own),
+            ..subject("location.pod.*.drivers", &[Location], &[Location], "Questions to the owner of zones.", Own)
+        },
         request(
             subject(FLEET, &[Match], &[Location], "Where all drivers are.", Json(Schemas::written::<FleetRequest>)),
             Schemas::written::<FleetReply>,
