@@ -628,11 +628,13 @@ mod tests {
         let platform = Platform::new(world.clone(), streams::Bus::Memory(MemoryBus::new(world.now(), 1)), "a");
         let store: platform::Store<Tables> = platform::Store::memory(&world, &"a".into());
         let mut tx = store.begin().await.unwrap();
-        let epoch = lease::take(&mut tx, "a", Duration::hours(1), world.now()).await.unwrap().unwrap();
+        let at = (world.now(), 5_000.0);
+        let epoch = lease::take(&mut tx, Zone::ONLY, "a", Duration::hours(1), at).await.unwrap().unwrap();
         tx.commit().await.unwrap();
         // Nobody listens there: the answer, that nobody can say, comes at once.
         let roads = Some(Roads::new(&platform, "http://127.0.0.1:9"));
-        let mut matcher = Matcher::new(&platform, &Config { roads, ..Config::default() }, Arc::default(), epoch);
+        let config = Config { roads, ..Config::default() };
+        let mut matcher = Matcher::new(&platform, &config, Arc::default(), Zone::ONLY, epoch);
         let mut tx = store.begin().await.unwrap();
         matcher.handle(&mut tx, &[]).await.unwrap();
         assert_eq!(matcher.wake_at(), None);
