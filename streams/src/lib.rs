@@ -14,6 +14,7 @@ pub mod explanation;
 pub mod fleet;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod match_zones;
 pub mod memory;
 pub mod missed_offers;
 pub mod nats;

@@ -143,7 +143,8 @@ mod tests {
     async fn a_replay_ends_at_its_deadline_and_leaves_its_permit() {
         let world = World::real();
         let store: Store<Tables> = Store::memory(&world, &"a".into());
-        let (mut engine, mut positions) = (Engine::new(crate::Config::default().rules()), DriverPositions::default());
+        let (mut engine, mut positions) =
+            (Engine::new(crate::Config::default().rules(crate::zones::Zone::ONLY)), DriverPositions::default());
         let mut recorder = Recorder::new(1);
         let inputs = [crate::engine::Input::Housekeeping];
         let recording = recorder.before(&engine, &mut positions, &inputs, world.now());

@@ -377,7 +377,7 @@ async fn a_stored_decision_is_explained(backend: Backend) {
     let harness = played(SCENE);
     let store = stored(backend, &harness.recorded, harness.now).await;
     let mut tx = store.begin().await.unwrap();
-    matching::engine::rows::write(&mut tx, &harness.engine.rows()).await.unwrap();
+    matching::engine::rows::write(&mut tx, &harness.engine.rows(), matching::zones::Zone::ONLY).await.unwrap();
     tx.commit().await.unwrap();
     for n in 1..=3 {
         let id = MatchId(uuid(&format!("m{n}")));
@@ -399,7 +399,7 @@ async fn rules_that_cannot_be_read_are_in_the_way_of_their_own_steps_only(backen
     let mut tx = store.begin().await.unwrap();
     let foreign = Recorded { rules: Some((RulesVersion(7), "{}".to_owned())), ..Recorded::default() };
     rows::insert(&mut tx, &foreign, harness.now).await.unwrap();
-    matching::engine::rows::write(&mut tx, &harness.engine.rows()).await.unwrap();
+    matching::engine::rows::write(&mut tx, &harness.engine.rows(), matching::zones::Zone::ONLY).await.unwrap();
     tx.commit().await.unwrap();
     let target = Target::Match(MatchId(uuid("m3")));
     assert!(query::explain(&store, target).await.unwrap().reproduced);

@@ -10,6 +10,7 @@ use streams::debts::{DEBTS, DebtView, DebtsRequest};
 use streams::driven_distance::{DRIVEN_DISTANCE, DrivenDistance, DrivenDistanceRequest};
 use streams::explanation::{EXPLANATION, ExplanationReply, ExplanationRequest};
 use streams::fleet::{FLEET, FLEET_QUEUE_GROUP, FleetReply, FleetRequest};
+use streams::match_zones::{ZONE_INPUTS, ZONE_POSITIONS, ZonePositions};
 use streams::missed_offers::{MISSED_OFFERS, MissedOffersReply, MissedOffersRequest};
 use streams::newest_position::{NEWEST_POSITION, NewestPosition, NewestPositionRequest};
 use streams::operators::{LOCATION_OPERATORS, OperatorReply, RIDES_OPERATORS, USERS_OPERATORS};
@@ -209,6 +210,20 @@ pub const CORE_SUBJECTS: &[CoreSubject] = {
         request(
             subject(FLEET, &[Match], &[Location], "Where all drivers are.", Json(Schemas::written::<FleetRequest>)),
             Schemas::written::<FleetReply>,
+        ),
+        subject(
+            ZONE_INPUTS,
+            &[Match],
+            &[Match],
+            "Zones of match for which something waits.",
+            Json(Schemas::written::<Vec<u16>>),
+        ),
+        subject(
+            ZONE_POSITIONS,
+            &[Match],
+            &[Match],
+            "Positions around a zone of match.",
+            Json(Schemas::written::<ZonePositions>),
         ),
         subject(HEARTBEAT, ALL, ALL, "Each pod every 5 s.", Json(Schemas::written::<Heartbeat>)),
         CoreSubject {

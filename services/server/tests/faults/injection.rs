@@ -326,7 +326,9 @@ impl Rig {
                 timeout(Duration::from_secs(1), PgConnection::connect(&url)).await.ok().and_then(Result::ok);
         }
         let Some(connection) = &mut self.lease_reader else { return };
-        let look = sqlx::query_as::<_, (i64, String)>("select epoch, holder from matching.lease");
+        let look = sqlx::query_as::<_, (i64, String)>(
+            "select epoch, holder from matching.lease where holder <> '' order by epoch desc limit 1",
+        );
         match timeout(Duration::from_secs(1), look.fetch_optional(connection)).await {
             Ok(Ok(Some(lease))) if self.leases.last() != Some(&lease) => self.leases.push(lease),
             Ok(Ok(_)) => {}

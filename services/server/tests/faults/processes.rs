@@ -231,6 +231,8 @@ impl Process {
             .env("LIMITS", platform::limits::Limits::raised())
             .env("MATCH_OFFER_TTL_S", "4")
             .env("MATCH_RADIUS_M", "20000")
+            .env("MATCH_ZONES", std::env::var("FAULTS_ZONES").unwrap_or_else(|_| "1".to_owned()))
+            .env("MATCH_ZONE_KM", "1")
             .env("TRACK_MAX_SPEED_MPS", "100000")
             .env("RUST_LOG", std::env::var("FAULTS_LOG").unwrap_or_else(|_| "info".to_owned()))
             .envs(&self.environment)

@@ -179,6 +179,7 @@ pub(crate) async fn unrest(database: &str, bus: &Bus) -> Vec<String> {
     for (what, query) in [
         ("live offers", "select count(*) from matching.offers where ended_at is null"),
         ("live rides in match", "select count(*) from matching.rides where ended_at is null"),
+        ("events that wait for zones of match", "select count(*) from matching.zone_inputs"),
         ("open requests in match", "select count(*) from matching.requests where ended_at is null"),
         ("live rides", "select count(*) from rides.rides where status not in ('completed', 'cancelled')"),
         ("pending payments", "select count(*) from rides.payments where status = 'pending'"),
