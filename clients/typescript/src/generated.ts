@@ -529,6 +529,9 @@ export type AcceptedFrame = {
 /** The data of an `ack`. */
 export type AckData = BeaconAck | SearchAck | PositionsAck | OfferAck | RideAck | MailboxAcked;
 
+/** One act of an operator; the same on every try. */
+export type ActId = string;
+
 export type AuthRefresh = {
   /** Of the same user. */
   access_token: string;
@@ -743,10 +746,12 @@ export type Export = {
   driver_since: string | null;
   exported_at: string;
   mailbox: ExportedMailbox;
+  not_exported: NotExported[];
   profile: Profile;
   push_devices: Device[];
   ratings_given: RatingGiven[];
   ratings_received: RatingReceived[];
+  refunds: RefundReceived[];
   rides: ExportedRides;
   shares: ShareMade[];
   sign_ins: ExportedSignIn[];
@@ -1000,9 +1005,9 @@ export type MatchRejected = {
 
 /** A search around a driver that somebody else was offered. It names nobody. */
 export type MissedOffer = {
-  /** When the other driver was offered it. */
+  /** When the other driver was offered it, cut to the minute. */
   at: string;
-  /** From the driver to the pickup, great circle, metres, to 100 m. */
+  /** From the driver to that place, great circle, metres, to 100 m. */
   distance_m: number;
   /** By how much the other driver was nearer, metres, to 100 m; negative if they were farther. */
   nearer_by_m: number;
@@ -1013,6 +1018,8 @@ export type MissedOffer = {
 };
 
 export type MissedOffers = {
+  /** Since when none is missing; null if match cannot say what came last. */
+  complete_since: string | null;
   /** So many older ones are left out. */
   more: number;
   /** The newest first. */
@@ -1085,6 +1092,12 @@ export type NewShare = {
   token: string;
   /** The page for a browser. */
   url: string;
+};
+
+/** What is stored and is not in the export. */
+export type NotExported = {
+  what: string;
+  why: string;
 };
 
 /** `match.accept` and `match.reject` */
@@ -1218,6 +1231,20 @@ export type RefreshAck = {
 
 export type RefreshRequest = {
   refresh_token: string;
+};
+
+/** Money that the person got back, without the operator's name. */
+export type RefundReceived = {
+  /** What was given back. */
+  amount: Money;
+  /** When. */
+  at: string;
+  /** Why; `None` once the account of a party has ended. */
+  reason: string | null;
+  /** Of the refund. */
+  refund_id: ActId;
+  /** Of which ride. */
+  ride_id: RideId;
 };
 
 /** A point of a batch that was left out: what is wrong with which of its fields. */
@@ -1815,5 +1842,5 @@ export type Welcome = {
   user_id: UserId;
 };
 
-/** Why a driver was not offered a search. */
-export type WhyMissed = "farther" | "better_together" | "offered_another" | "asked_before" | "in_offer" | "in_ride" | "off_duty" | "other_vehicle" | "other_market" | "no_road";
+/** Why a driver who was on duty was not offered a search. */
+export type WhyMissed = "farther" | "better_together" | "offered_another" | "asked_before" | "in_offer" | "in_ride" | "no_road";

@@ -49,11 +49,6 @@ impl Roads {
     /// # Errors
     /// A sentence on what is wrong with the URL.
     pub fn check_url(url: &str) -> Result<(), String> {
-        let after_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
-        if after_scheme.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@')) {
-            // Not repeated: it would be in a log.
-            return Err("no user name and no password are possible in it".to_owned());
-        }
         // The URL is not repeated: it may hold a password.
         let uri: Uri = url.parse().map_err(|error| format!("this is no URL: {error}"))?;
         let is_http = matches!(uri.scheme_str(), Some("http" | "https"));

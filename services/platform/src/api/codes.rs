@@ -68,6 +68,9 @@ pub const CODES: &[Code] = &[
     code("too_fast", 429, "Too many frames: the socket is closed with 4009."),
     code("too_slow", 429, "The client reads too slowly: the socket is closed with 4008."),
     code("unavailable", 503, "Not possible at the moment: the same request may succeed later, and is safe to repeat."),
+    code("acts_full", 503, "The stream of operators' acts is full: nothing was done."),
+    code("busy", 503, "Others do the same at the moment: nothing was done."),
+    code("outcome_unknown", 503, "Whether it was done is not known: repeat it with the same Idempotency-Key."),
     code("overloaded", 503, "The process has too much to do: the same request may succeed later."),
 ];
 

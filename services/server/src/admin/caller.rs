@@ -35,7 +35,7 @@ impl Input for Key {
     fn describe(operation: &mut Operation) {
         let description = "Another one for each act: a repeat with the same key is done once, and answered as before.";
         operation.headers.push(("Idempotency-Key", description, Schemas::read::<ActId>));
-        operation.add_codes(&["invalid_field", "key_reused"]);
+        operation.add_codes(&["invalid_field", "key_reused", "acts_full", "outcome_unknown"]);
     }
 }
 
