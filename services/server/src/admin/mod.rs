@@ -86,7 +86,7 @@ fn unbound() -> Routes<Api> {
         .get("/admin/v1/dead-letters/{seq}", bus::dead_letter)
         .described("A dead letter.", &[])
         .post("/admin/v1/dead-letters/{seq}/requeue", bus::requeue)
-        .described("Handle a dead letter again.", &["not_requeued"])
+        .described("Handle a dead letter again.", &["not_requeued", "busy"])
         .post("/admin/v1/dead-letters/{seq}/remove", bus::remove)
         .described("Remove a dead letter.", &[])
         .get("/admin/v1/pods", list_pods)
