@@ -41,6 +41,7 @@ fn subject_of(pod: &str) -> String {
 #[schemars(rename = "DriversRequest")]
 struct Request<Q> {
     /// The process that is asked answers for these, whether it owns them or not.
+    #[schemars(with = "Vec<Zone>")]
     zones: BTreeSet<Zone>,
     question: Q,
 }
