@@ -345,9 +345,9 @@ mod tests {
         assert_eq!(engaged, BTreeMap::from([(other.driver_id, false), (other.passenger_id, false)]));
         // In a ride of the other zone the driver is lost as well; for its own zone the engine knows.
         rows::write(&mut tx, &ridden(&first), zone(0)).await.unwrap();
-        assert_eq!(insert_offers(&mut tx, &[driver.clone()], zone(1)).await.unwrap(), [driver.match_id]);
+        assert_eq!(insert_offers(&mut tx, std::slice::from_ref(&driver), zone(1)).await.unwrap(), [driver.match_id]);
         assert_eq!(insert_offers(&mut tx, &[offer(6, 14, 22)], zone(1)).await.unwrap(), []);
-        assert_eq!(engaged_elsewhere(&mut tx, zone(1)).await.unwrap()[&first.driver_id], true);
+        assert!(engaged_elsewhere(&mut tx, zone(1)).await.unwrap()[&first.driver_id]);
         let ids = Ids { offers: vec![first.match_id, other.match_id, driver.match_id], ..Ids::default() };
         let found = zones_of(&mut tx, &ids).await.unwrap().offers;
         assert_eq!(found, BTreeMap::from([(first.match_id, 0), (other.match_id, 1)]));
