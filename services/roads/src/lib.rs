@@ -236,7 +236,8 @@ mod tests {
             ["http://user:secret@osrm:5000", "user:secret@osrm", "https://secret@osrm/path", "htt p://a:secret@b"]
         {
             let why = Roads::check_url(url).unwrap_err();
-            assert!(!why.contains("secret") && why.contains("password"), "{why}");
+            assert!(!why.contains("secret"), "{why}");
+            assert_eq!(why.contains("password"), url.starts_with("http:") || url.starts_with("https:"), "{why}");
         }
         assert_eq!(Roads::check_url("http://osrm:5000/a@b"), Ok(()));
     }
