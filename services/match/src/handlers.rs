@@ -19,7 +19,7 @@ use crate::borders;
 use crate::config::Config;
 use crate::engine::assign::Assignment;
 use crate::engine::{self, Border, Engine, EngineRows, Input, Offer, Request, StepOutput, rows};
-use crate::inputs::{self, Content, ZoneInput};
+use crate::inputs;
 use crate::leader::BATCH_MAX;
 use crate::lease::{self, Held};
 use crate::positions::DriverPositions;
@@ -28,6 +28,7 @@ use crate::road_requests::RoadRequests;
 use crate::router;
 use crate::shadow::Shadow;
 use crate::tables::Tables;
+use crate::zone_input::{Content, ZoneInput};
 use crate::zones::{Zone, ZoneSet};
 
 /// How often waiting requests are tried again, because drivers move.

@@ -7,62 +7,14 @@ use chrono::{DateTime, Utc};
 use platform::store::rows::column;
 use platform::{On, StoreError, Trace};
 use sqlx::Row;
-use streams::{Event, RequestId, UserId};
+use streams::UserId;
 use uuid::Uuid;
 
 use crate::tables::Tx;
+use crate::zone_input::{Content, ZoneInput};
 
 /// The most rows that wait for a zone. Beyond that the router leaves messages to the stream.
 pub(crate) const WAITING_MAX: i64 = 20_000;
-/// The subject of a request that comes from another zone; not one of a stream.
-const HANDED_OVER: &str = "zone.request";
-
-/// What is to be handled.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Content {
-    /// `elsewhere`: about an offer or a ride of another zone.
-    Event { event: Box<Event>, elsewhere: bool },
-    /// This zone has the request now, and its row.
-    HandedOver(RequestId),
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct ZoneInput {
-    pub zone: u16,
-    pub content: Content,
-    /// When its stream stored it.
-    pub stored_at: DateTime<Utc>,
-    pub trace: Trace,
-}
-
-impl ZoneInput {
-    fn subject(&self) -> &str {
-        match &self.content {
-            Content::Event { event, .. } => event.subject().as_str(),
-            Content::HandedOver(_) => HANDED_OVER,
-        }
-    }
-
-    fn body(&self) -> String {
-        match &self.content {
-            Content::Event { event, .. } => String::from_utf8(event.body()).expect("JSON is UTF-8"),
-            Content::HandedOver(id) => id.to_string(),
-        }
-    }
-
-    fn is_elsewhere(&self) -> bool {
-        matches!(self.content, Content::Event { elsewhere: true, .. })
-    }
-}
-
-fn content(subject: &str, body: &str, elsewhere: bool) -> Result<Content, String> {
-    if subject == HANDED_OVER {
-        let id = body.parse().map_err(|error: uuid::Error| error.to_string())?;
-        return Ok(Content::HandedOver(RequestId(id)));
-    }
-    let event = Event::parse(subject, body.as_bytes()).map_err(|error| error.to_string())?;
-    Ok(Content::Event { event: Box::new(event), elsewhere })
-}
 
 /// Appends `inputs` in their order.
 pub(crate) async fn insert(tx: &mut Tx, inputs: &[ZoneInput]) -> Result<(), StoreError> {
@@ -112,7 +64,7 @@ pub(crate) async fn read(
             for row in &rows {
                 let (subject, body): (&str, &str) = (row.try_get("subject")?, row.try_get("body")?);
                 let (stored_at, traceparent) = (row.try_get("stored_at")?, row.try_get::<&str, _>("traceparent")?);
-                let content = content(subject, body, row.try_get("elsewhere")?);
+                let content = Content::parse(subject, body, row.try_get("elsewhere")?);
                 let input = content.and_then(|content| {
                     let trace = Trace::parse(traceparent).ok_or_else(|| format!("`{traceparent}` is no trace"))?;
                     Ok(ZoneInput { zone, content, stored_at, trace })
@@ -276,7 +228,7 @@ pub(crate) async fn move_to(
     Ok(())
 }
 
-/// Deletes passengers of whom nothing was heard since `before` and who have nothing live.
+/// Deletes passengers of whom nothing was received since `before` and who have nothing live.
 pub(crate) async fn purge(tx: &mut Tx, before: DateTime<Utc>) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {

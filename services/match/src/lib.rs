@@ -26,6 +26,7 @@ mod road_requests;
 mod router;
 mod shadow;
 mod tables;
+mod zone_input;
 pub mod zones;
 
 use std::sync::Arc;

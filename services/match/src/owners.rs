@@ -26,7 +26,7 @@ use crate::tables::Tables;
 use crate::zones::{Zone, ZoneSet};
 use crate::{fleet, inputs};
 
-/// How often a process looks whether something waits for its zones, should it not be told.
+/// How often a process looks whether something waits for its zones, should nothing wake it.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What wakes the owners of the zones of a process, by zone.
@@ -356,7 +356,7 @@ async fn listen(platform: Platform, wakes: Wakes) {
     }
 }
 
-/// Wakes the owners of the process's zones for which something waits, whether it was told or not.
+/// Wakes the owners of the process's zones for which something waits, whether a message said so or not.
 async fn look(store: Store<Tables>, wakes: Wakes) {
     loop {
         sleep(LOOK_INTERVAL).await;

@@ -15,9 +15,10 @@ use streams::{Event, RideStatus, Service, UserId};
 use crate::borders::{self, Ids, Zones};
 use crate::config::Config;
 use crate::engine::Driver;
-use crate::inputs::{self, Content, ZoneInput};
+use crate::inputs;
 use crate::lease;
 use crate::tables::Tables;
+use crate::zone_input::{Content, ZoneInput};
 use crate::zones::ZoneSet;
 
 /// How often it is looked at whether too much waits for a zone.

@@ -8,8 +8,8 @@ use platform::Transaction;
 use streams::{MatchId, RequestId, RideId, UserId};
 
 use crate::engine::{Driver, Offer, Request, Ride};
-use crate::inputs::ZoneInput;
 use crate::record::{Entry, RulesVersion};
+use crate::zone_input::ZoneInput;
 use crate::zones::{Partition, ZoneSet};
 
 #[derive(Debug, Clone, Default)]
