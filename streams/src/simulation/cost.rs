@@ -22,8 +22,11 @@ pub struct Costs {
 /// What a process has done since its costs were set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Work {
+    /// How long it was occupied.
     pub busy: Duration,
+    /// Visits to the database.
     pub transactions: u64,
+    /// Messages that it sent or received.
     pub hops: u64,
     /// How long its transactions waited for rows.
     pub waited_for_rows: Duration,

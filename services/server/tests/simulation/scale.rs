@@ -32,6 +32,11 @@ struct Length {
     measured: Duration,
 }
 
+const LONG: Length = Length { warm_up: Duration::from_secs(3), measured: Duration::from_secs(5) };
+const SHORT: Length = Length { warm_up: Duration::from_millis(1_500), measured: Duration::from_millis(1_500) };
+/// What the short run asks for.
+const ENOUGH: f64 = 0.85;
+
 /// The result of a measurement with N processes of each service.
 #[derive(Debug, Clone, PartialEq)]
 struct Measured {
@@ -126,7 +131,11 @@ async fn sign_in(scene: &Arc<Scene>, workload: Workload) -> BusyPeople {
         drivers: DRIVERS,
     };
     // A frame is a message of the process that the client is connected to.
-    let on_frame = move |process: usize| drop(users[process].faults().map(|faults| faults.add_hops(1)));
+    let on_frame = move |process: usize| {
+        if let Some(faults) = users[process].faults() {
+            let _ = faults.add_hops(1);
+        }
+    };
     BusyPeople::sign_in(&population, Arc::new(on_frame)).await.unwrap()
 }
 
@@ -157,15 +166,59 @@ fn curve(workload: Workload, numbers: &[u32], length: Length, sabotage: Sabotage
 }
 
 fn numbers() -> Vec<u32> {
-    let text = std::env::var("SCALE_N").unwrap_or_else(|_| "1,2,4,8,16".to_owned());
+    let text = std::env::var("SCALE_N").unwrap_or_else(|_| "1,2".to_owned());
     text.split(',').map(|n| n.parse().unwrap_or_else(|_| panic!("SCALE_N: `{n}` is no number"))).collect()
 }
 
-/// What `scripts/scale` runs.
+/// What `scripts/scale` runs, with more processes and for longer.
 #[test]
 fn table_of_scale() {
-    let length = Length { warm_up: Duration::from_secs(3), measured: Duration::from_secs(5) };
+    let length = if std::env::var_os("SCALE_N").is_some() { LONG } else { SHORT };
     for workload in [Workload::Positions, Workload::Matches] {
-        curve(workload, &numbers(), length, Sabotage::NONE);
+        let (measured, _) = curve(workload, &numbers(), length, Sabotage::NONE);
+        for measured in measured {
+            let busiest = measured.work.values().map(|work| measured.busy(work)).fold(0.0, f64::max);
+            assert!(busiest > 0.95, "{workload:?}: the load is less than {} processes can do", measured.n);
+        }
+    }
+}
+
+/// Processes of each service in the short run.
+const FEW: [u32; 2] = [1, 4];
+
+/// How much more the larger number of [`FEW`] does than one process, as a part of what would be proportional.
+fn efficiency(workload: Workload, sabotage: Sabotage) -> f64 {
+    let [one, many] = FEW.map(|n| measure(n, workload, SHORT, sabotage));
+    println!("{workload:?} {sabotage:?}\n{one}\n{many}");
+    many.per_s / one.per_s / f64::from(many.n)
+}
+
+#[test]
+fn matches_grow_with_the_processes() {
+    assert!(efficiency(Workload::Matches, Sabotage::NONE) > ENOUGH);
+}
+
+#[test]
+fn positions_grow_with_the_processes() {
+    assert!(efficiency(Workload::Positions, Sabotage::NONE) > ENOUGH);
+}
+
+#[test]
+fn a_lock_that_all_transactions_take_is_seen() {
+    let sabotage = Sabotage { one_transaction_at_a_time: true, ..Sabotage::NONE };
+    assert!(efficiency(Workload::Matches, sabotage) < ENOUGH);
+}
+
+#[test]
+fn positions_that_everyone_hears_are_seen() {
+    let sabotage = Sabotage { everyone_hears_everything: true, ..Sabotage::NONE };
+    assert!(efficiency(Workload::Positions, sabotage) < ENOUGH);
+}
+
+#[test]
+fn the_numbers_are_the_same_at_every_run() {
+    for workload in [Workload::Matches, Workload::Positions] {
+        let measure = || measure(2, workload, SHORT, Sabotage::NONE);
+        assert_eq!(measure(), measure());
     }
 }
