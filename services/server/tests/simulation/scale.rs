@@ -41,7 +41,7 @@ const ENOUGH: f64 = 0.85;
 #[derive(Debug, Clone, PartialEq)]
 struct Measured {
     n: u32,
-    /// Matches that became rides, or positions in the index of location, in a virtual second.
+    /// Matches that became rides, or positions that both of their readers have read, in a virtual second.
     per_s: f64,
     /// Of the processes of each service together.
     work: BTreeMap<&'static str, Work>,
@@ -144,8 +144,11 @@ async fn done(scene: &Scene, workload: Workload, counts: &Counts) -> u64 {
     match workload {
         Workload::Matches => counts.matches(),
         Workload::Positions => {
-            let bus = Bus::Memory(scene.bus.clone());
-            bus.consumer_info("LOCATION_STREAM", "location_update_location").await.unwrap().ack_floor
+            let (bus, mut read) = (Bus::Memory(scene.bus.clone()), u64::MAX);
+            for reader in ["location_update_location", "location_update_match"] {
+                read = read.min(bus.consumer_info("LOCATION_STREAM", reader).await.unwrap().ack_floor);
+            }
+            read
         }
     }
 }
