@@ -14,5 +14,6 @@ mod state;
 
 pub(crate) use marketplace::{Marketplace, Standing};
 pub(crate) use rules::{Decision, step_observed};
-pub use rules::{Input, StepOutput, step};
+pub use rules::{Border, Input, StepOutput, step};
+pub(crate) use state::micros;
 pub use state::{Driver, Engine, EngineRows, Exclusion, Offer, OfferOutcome, Request, Ride, Rules};
