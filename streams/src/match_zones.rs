@@ -22,12 +22,15 @@ pub fn positions_of(zone: u16) -> String {
 /// Positions in the order in which they were received, as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ZonePositions {
+    /// At most [`ZONE_POSITIONS_MAX`].
     pub positions: Vec<ZonePosition>,
 }
 
-/// A position, and when its stream stored it.
+/// A position on its way to the owner of a zone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ZonePosition {
+    /// As users published it.
     pub update: LocationUpdate,
+    /// When its stream stored it.
     pub stored_at: DateTime<Utc>,
 }

@@ -24,7 +24,7 @@ fn zones(row: &PgRow) -> Result<ZoneSet, StoreError> {
 }
 
 /// Whom other zones hold or have in a ride, each with whether it is a ride; by id.
-pub async fn engaged_elsewhere(tx: &mut Tx, zone: Zone) -> Result<BTreeMap<UserId, bool>, StoreError> {
+pub(crate) async fn engaged_elsewhere(tx: &mut Tx, zone: Zone) -> Result<BTreeMap<UserId, bool>, StoreError> {
     let mut engaged = BTreeMap::new();
     let mut add = |user: UserId, is_in_ride: bool| *engaged.entry(user).or_insert(false) |= is_in_ride;
     let sees_rides = !streams::simulation::sabotage().no_ride_check;
@@ -62,10 +62,12 @@ pub async fn engaged_elsewhere(tx: &mut Tx, zone: Zone) -> Result<BTreeMap<UserI
 /// Inserts new offers of a zone. Returns those that were not inserted, because another zone has an offer of the driver or of the
 /// passenger, or a ride of the driver. An offer of another transaction is waited for; a ride begins in the transaction that ends the
 /// offer before it, so that whoever comes after that offer sees the ride.
-pub async fn insert_offers(tx: &mut Tx, offers: &[Offer], zone: Zone) -> Result<Vec<MatchId>, StoreError> {
+pub(crate) async fn insert_offers(tx: &mut Tx, offers: &[Offer], zone: Zone) -> Result<Vec<MatchId>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => insert_rows(pg, offers, zone).await,
-        On::Memory(tables) => Ok(offers.iter().filter(|o| !insert_in_memory(tables, o, zone)).map(|o| o.match_id).collect()),
+        On::Memory(tables) => {
+            Ok(offers.iter().filter(|o| !insert_in_memory(tables, o, zone)).map(|o| o.match_id).collect())
+        }
     }
 }
 
@@ -126,7 +128,7 @@ fn insert_in_memory(tables: &mut Tables, offer: &Offer, zone: Zone) -> bool {
 
 /// Writes drivers as their beacons say, each with the zones around the place, unless a newer beacon was written. Returns for each that was
 /// written the zones that are to know of it: of a driver on duty those around them, and those that knew them before.
-pub async fn write_beacons(
+pub(crate) async fn write_beacons(
     tx: &mut Tx,
     drivers: &[(Driver, ZoneSet)],
 ) -> Result<BTreeMap<UserId, ZoneSet>, StoreError> {
@@ -176,17 +178,18 @@ pub async fn write_beacons(
 }
 
 /// Of drivers on duty who are near zones that may not know them: adds the zones to their rows. Returns those that did not know them.
-pub async fn add_zones(
+pub(crate) async fn add_zones(
     tx: &mut Tx,
     drivers: &BTreeMap<UserId, ZoneSet>,
 ) -> Result<Vec<(Driver, ZoneSet)>, StoreError> {
     let mut added = Vec::new();
     match tx.on() {
         On::Postgres(pg) => {
-            let rows = sqlx::query("select * from drivers where user_id = any($1) and active order by user_id for update")
-                .bind(column(drivers, |(id, _)| id.0))
-                .fetch_all(&mut *pg)
-                .await?;
+            let rows =
+                sqlx::query("select * from drivers where user_id = any($1) and active order by user_id for update")
+                    .bind(column(drivers, |(id, _)| id.0))
+                    .fetch_all(&mut *pg)
+                    .await?;
             for row in &rows {
                 let driver = read_driver(row)?;
                 let new = drivers[&driver.user_id].without(zones(row)?);
@@ -220,7 +223,7 @@ pub async fn add_zones(
 
 /// Ids of which the zone is looked up.
 #[derive(Debug, Default)]
-pub struct Ids {
+pub(crate) struct Ids {
     pub offers: Vec<MatchId>,
     pub requests: Vec<RequestId>,
     pub rides: Vec<RideId>,
@@ -228,13 +231,13 @@ pub struct Ids {
 
 /// The zones of those that have rows.
 #[derive(Debug, Default)]
-pub struct Zones {
+pub(crate) struct Zones {
     pub offers: BTreeMap<MatchId, u16>,
     pub requests: BTreeMap<RequestId, u16>,
     pub rides: BTreeMap<RideId, u16>,
 }
 
-pub async fn zones_of(tx: &mut Tx, ids: &Ids) -> Result<Zones, StoreError> {
+pub(crate) async fn zones_of(tx: &mut Tx, ids: &Ids) -> Result<Zones, StoreError> {
     let Ids { offers, requests, rides } = ids;
     if offers.is_empty() && requests.is_empty() && rides.is_empty() {
         return Ok(Zones::default());

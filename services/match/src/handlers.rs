@@ -20,8 +20,8 @@ use crate::config::Config;
 use crate::engine::assign::Assignment;
 use crate::engine::{self, Border, Engine, EngineRows, Input, Offer, Request, StepOutput, rows};
 use crate::inputs::{self, Content, ZoneInput};
-use crate::lease::{self, Held};
 use crate::leader::BATCH_MAX;
+use crate::lease::{self, Held};
 use crate::positions::DriverPositions;
 use crate::record::{self, Recorded, Recorder};
 use crate::road_requests::RoadRequests;
@@ -206,7 +206,12 @@ impl Matcher {
             match input {
                 Ok(input) if failures < FAILURES_MAX => waiting.push((id, input)),
                 Ok(input) => {
-                    tracing::error!(id, zone = self.zone.number, ?input, "an event is given up: it fails again and again");
+                    tracing::error!(
+                        id,
+                        zone = self.zone.number,
+                        ?input,
+                        "an event is given up: it fails again and again"
+                    );
                     inputs::delete(tx, self.zone.number, &[id]).await?;
                 }
                 Err(error) => {
@@ -235,7 +240,8 @@ impl Matcher {
             Content::HandedOver(_) => None,
         };
         let passengers: Vec<_> = waiting.iter().filter_map(|(_, input)| passenger(input)).collect();
-        let zones = if self.zone.partition.is_one() { BTreeMap::new() } else { inputs::zones_of(tx, &passengers).await? };
+        let zones =
+            if self.zone.partition.is_one() { BTreeMap::new() } else { inputs::zones_of(tx, &passengers).await? };
         let (mut items, mut handed_over, mut onward) = (Vec::with_capacity(waiting.len()), Vec::new(), Vec::new());
         for (_, input) in waiting {
             let ZoneInput { content, stored_at, trace, .. } = input;
@@ -369,7 +375,8 @@ impl Matcher {
             let Received { event, stored_at, trace, .. } = *received;
             Item::Event { event, stored_at: *stored_at, trace }
         }));
-        let events = || items.iter().filter_map(|item| if let Item::Event { event, .. } = item { Some(*event) } else { None });
+        let events =
+            || items.iter().filter_map(|item| if let Item::Event { event, .. } = item { Some(*event) } else { None });
         let pickups: Vec<RideId> = events().filter_map(pickup).collect();
         let ended = if pickups.is_empty() { Default::default() } else { rows::ended_rides(tx, &pickups).await? };
         let has_accepted = events().any(|event| matches!(event, Event::MatchAccepted(_)));

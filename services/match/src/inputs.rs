@@ -13,13 +13,13 @@ use uuid::Uuid;
 use crate::tables::Tx;
 
 /// The most rows that wait for a zone. Beyond that the router leaves messages to the stream.
-pub const WAITING_MAX: i64 = 20_000;
+pub(crate) const WAITING_MAX: i64 = 20_000;
 /// The subject of a request that comes from another zone; not one of a stream.
 const HANDED_OVER: &str = "zone.request";
 
 /// What is to be handled.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Content {
+pub(crate) enum Content {
     /// `elsewhere`: about an offer or a ride of another zone.
     Event { event: Box<Event>, elsewhere: bool },
     /// This zone has the request now, and its row.
@@ -27,7 +27,7 @@ pub enum Content {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct ZoneInput {
+pub(crate) struct ZoneInput {
     pub zone: u16,
     pub content: Content,
     /// When its stream stored it.
@@ -65,7 +65,7 @@ fn content(subject: &str, body: &str, elsewhere: bool) -> Result<Content, String
 }
 
 /// Appends `inputs` in their order.
-pub async fn insert(tx: &mut Tx, inputs: &[ZoneInput]) -> Result<(), StoreError> {
+pub(crate) async fn insert(tx: &mut Tx, inputs: &[ZoneInput]) -> Result<(), StoreError> {
     if inputs.is_empty() {
         return Ok(());
     }
@@ -96,7 +96,7 @@ pub async fn insert(tx: &mut Tx, inputs: &[ZoneInput]) -> Result<(), StoreError>
 }
 
 /// The first `max` inputs of a zone with their ids. What a later version wrote and this one cannot read is an error's text.
-pub async fn read(
+pub(crate) async fn read(
     tx: &mut Tx,
     zone: u16,
     max: usize,
@@ -128,7 +128,7 @@ pub async fn read(
     }
 }
 
-pub async fn delete(tx: &mut Tx, zone: u16, ids: &[i64]) -> Result<(), StoreError> {
+pub(crate) async fn delete(tx: &mut Tx, zone: u16, ids: &[i64]) -> Result<(), StoreError> {
     if ids.is_empty() {
         return Ok(());
     }
@@ -142,7 +142,7 @@ pub async fn delete(tx: &mut Tx, zone: u16, ids: &[i64]) -> Result<(), StoreErro
 }
 
 /// Those of `zones` for which something waits.
-pub async fn waiting(tx: &mut Tx, zones: &[u16]) -> Result<Vec<u16>, StoreError> {
+pub(crate) async fn waiting(tx: &mut Tx, zones: &[u16]) -> Result<Vec<u16>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
@@ -161,7 +161,7 @@ pub async fn waiting(tx: &mut Tx, zones: &[u16]) -> Result<Vec<u16>, StoreError>
 }
 
 /// A zone for which as much waits as may.
-pub async fn full(tx: &mut Tx) -> Result<Option<u16>, StoreError> {
+pub(crate) async fn full(tx: &mut Tx) -> Result<Option<u16>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             // Of so few rows in all none can be full.
@@ -183,7 +183,7 @@ pub async fn full(tx: &mut Tx) -> Result<Option<u16>, StoreError> {
 }
 
 /// The zones of `passengers`, of those that have one.
-pub async fn zones_of(tx: &mut Tx, passengers: &[UserId]) -> Result<BTreeMap<UserId, u16>, StoreError> {
+pub(crate) async fn zones_of(tx: &mut Tx, passengers: &[UserId]) -> Result<BTreeMap<UserId, u16>, StoreError> {
     if passengers.is_empty() {
         return Ok(BTreeMap::new());
     }
@@ -208,7 +208,7 @@ pub async fn zones_of(tx: &mut Tx, passengers: &[UserId]) -> Result<BTreeMap<Use
 
 /// Gives zones to passengers who have none, and returns those that all of them have. Their rows stay locked, so that what is written for
 /// a passenger has ids in its order.
-pub async fn join(
+pub(crate) async fn join(
     tx: &mut Tx,
     passengers: &BTreeMap<UserId, u16>,
     now: DateTime<Utc>,
@@ -248,7 +248,11 @@ pub async fn join(
 }
 
 /// From now on what these passengers do is handled by these zones.
-pub async fn move_to(tx: &mut Tx, passengers: &BTreeMap<UserId, u16>, now: DateTime<Utc>) -> Result<(), StoreError> {
+pub(crate) async fn move_to(
+    tx: &mut Tx,
+    passengers: &BTreeMap<UserId, u16>,
+    now: DateTime<Utc>,
+) -> Result<(), StoreError> {
     if passengers.is_empty() {
         return Ok(());
     }
@@ -273,7 +277,7 @@ pub async fn move_to(tx: &mut Tx, passengers: &BTreeMap<UserId, u16>, now: DateT
 }
 
 /// Deletes passengers of whom nothing was heard since `before` and who have nothing live.
-pub async fn purge(tx: &mut Tx, before: DateTime<Utc>) -> Result<(), StoreError> {
+pub(crate) async fn purge(tx: &mut Tx, before: DateTime<Utc>) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(

@@ -97,7 +97,8 @@ impl Leader {
     /// False if another process has taken the lease.
     async fn renew(&self, epoch: i64) -> Result<bool, StoreError> {
         let mut tx = self.store.begin().await?;
-        let renewed = lease::renew(&mut tx, Held { zone: 0, epoch }, self.config.lease_ttl(), self.platform.world.now()).await?;
+        let renewed =
+            lease::renew(&mut tx, Held { zone: 0, epoch }, self.config.lease_ttl(), self.platform.world.now()).await?;
         tx.commit().await?;
         Ok(renewed)
     }

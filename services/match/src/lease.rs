@@ -343,21 +343,19 @@ pub async fn attend(
             .bind(ttl)
             .execute(&mut *pg)
             .await?;
-            let row = sqlx::query(
-                "select count(*) from members where expires_at >= now() and zones = $1 and cell_m = $2",
-            )
-            .bind(zones)
-            .bind(cell_m)
-            .fetch_one(&mut *pg)
-            .await?;
+            let row =
+                sqlx::query("select count(*) from members where expires_at >= now() and zones = $1 and cell_m = $2")
+                    .bind(zones)
+                    .bind(cell_m)
+                    .fetch_one(&mut *pg)
+                    .await?;
             standing.members = usize::try_from(row.try_get::<i64, _>(0)?).unwrap_or(1);
-            let rows = sqlx::query(
-                "select name, expires_at >= now() as held, zones = $1 and cell_m = $2 as same from lease",
-            )
-            .bind(zones)
-            .bind(cell_m)
-            .fetch_all(&mut *pg)
-            .await?;
+            let rows =
+                sqlx::query("select name, expires_at >= now() as held, zones = $1 and cell_m = $2 as same from lease")
+                    .bind(zones)
+                    .bind(cell_m)
+                    .fetch_all(&mut *pg)
+                    .await?;
             for row in &rows {
                 let of: &str = row.try_get("name")?;
                 if of == IN_FORCE {

@@ -170,7 +170,12 @@ impl Owners {
             && let Some((number, zone)) = self.zones.iter().rev().find(|(_, zone)| !zone.stop.is_cancelled())
         {
             // One at a time: others take it, and meanwhile more may join or leave.
-            tracing::info!(zone = number, members = standing.members, share, "match: the zone is left to another process");
+            tracing::info!(
+                zone = number,
+                members = standing.members,
+                share,
+                "match: the zone is left to another process"
+            );
             zone.stop.cancel();
         }
         for number in standing.free.iter().filter(|number| !self.zones.contains_key(number)).collect::<Vec<_>>() {
@@ -233,7 +238,9 @@ impl Owners {
 
     /// Releases the zone whose task ended.
     async fn ended(&mut self, task: Id, ended: &Result<Option<Ended>, tokio::task::JoinError>) {
-        let Some(number) = self.zones.iter().find(|(_, zone)| zone.task == task).map(|(number, _)| *number) else { return };
+        let Some(number) = self.zones.iter().find(|(_, zone)| zone.task == task).map(|(number, _)| *number) else {
+            return;
+        };
         let Some(Owned { epoch, .. }) = self.zones.remove(&number) else { return };
         self.wakes.zones().remove(&number);
         kill_point::reached("match.before_give_back");
@@ -292,9 +299,8 @@ async fn own(
     let positions = Arc::new(Mutex::new(DriverPositions::default()));
     let mut listener = JoinSet::new();
     listener.spawn(listen_to_positions(platform.clone(), zone.number, positions.clone()));
-    let is_near = |at: &streams::Position| {
-        zone.partition.zones_near(at, config.largest_radius_m()).contains(zone.number)
-    };
+    let is_near =
+        |at: &streams::Position| zone.partition.zones_near(at, config.largest_radius_m()).contains(zone.number);
     // Well before the lease expires: at most a second.
     let known = fleet::positions(&platform, is_near).await;
     handlers::lock(&positions).merge(known);

@@ -18,12 +18,7 @@ use crate::inputs;
 use crate::tables::Tx;
 use crate::zones::{Partition, ZoneSet};
 
-pub(crate) async fn to(
-    tx: &mut Tx,
-    partition: Partition,
-    radius_m: f64,
-    now: DateTime<Utc>,
-) -> Result<(), StoreError> {
+pub(crate) async fn to(tx: &mut Tx, partition: Partition, radius_m: f64, now: DateTime<Utc>) -> Result<(), StoreError> {
     fold(tx, partition).await?;
     let passengers = passengers(tx).await?;
     inputs::move_to(tx, &passengers, now).await?;

@@ -265,7 +265,12 @@ async fn write_offers(tx: &mut Tx, rows: &[Offer], zone: u16) -> Result<(), Stor
 }
 
 /// Makes `id` the live row of `user`, as a partial unique index does in PostgreSQL.
-pub(crate) fn claim<I: Copy + Eq>(index: &mut OrdMap<UserId, I>, user: UserId, id: I, constraint: &str) -> Result<(), StoreError> {
+pub(crate) fn claim<I: Copy + Eq>(
+    index: &mut OrdMap<UserId, I>,
+    user: UserId,
+    id: I,
+    constraint: &str,
+) -> Result<(), StoreError> {
     if streams::simulation::sabotage().no_hold {
         return Ok(());
     }

@@ -13,7 +13,9 @@ use streams::{Event, MatchId, Position, RequestId, RideStatus, Service, UserId, 
 use super::assign::{Assignment, DETOUR, WaitingRequest};
 use super::marketplace::Marketplace;
 use super::road_times::WayTime;
-use super::state::{ChangedIds, Driver, Engine, EngineRows, ExclusionReason, Offer, OfferOutcome, Request, Ride, micros};
+use super::state::{
+    ChangedIds, Driver, Engine, EngineRows, ExclusionReason, Offer, OfferOutcome, Request, Ride, micros,
+};
 use crate::positions::DriverPositions;
 
 /// After this long without an answer of rides, an accepted offer is reported to operators.
@@ -528,7 +530,8 @@ impl Step<'_> {
         match border {
             Border::Elsewhere(all) => self.elsewhere(all),
             Border::Lost(offers, until) => {
-                for offer in offers.iter().filter_map(|id| self.engine.remove_offer(*id)) {
+                for id in offers {
+                    let Some(offer) = self.engine.remove_offer(*id) else { continue };
                     self.touched.extend([offer.driver_id, offer.passenger_id]);
                     if !self.engine.is_elsewhere(offer.driver_id) {
                         self.engine.put_elsewhere(offer.driver_id, Some(*until));
@@ -537,7 +540,10 @@ impl Step<'_> {
             }
             Border::Requests(requests) => {
                 // They are rows already.
-                for request in requests.iter().filter(|r| !self.engine.requests().contains_key(&r.request_id)) {
+                for request in requests {
+                    if self.engine.requests().contains_key(&request.request_id) {
+                        continue;
+                    }
                     self.touched.insert(request.passenger_id);
                     self.engine.put_request(request.clone());
                 }

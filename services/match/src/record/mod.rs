@@ -224,7 +224,8 @@ impl Recorder {
     /// That of the text, which is made again only if the rules have changed.
     fn rules_version(&mut self, rules: &Rules) -> RulesVersion {
         let is_same = |known: &Rules| {
-            let Rules { offer_ttl, request_ttl, radius_m, ref markets, policy, window, speed_mps, roads, zone } = *rules;
+            let Rules { offer_ttl, request_ttl, radius_m, ref markets, policy, window, speed_mps, roads, zone } =
+                *rules;
             let same_markets = |a: &Arc<Markets>, b: &Arc<Markets>| Arc::ptr_eq(a, b);
             same_markets(&known.markets, markets)
                 && (known.offer_ttl, known.request_ttl, known.window) == (offer_ttl, request_ttl, window)

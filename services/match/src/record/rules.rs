@@ -70,10 +70,9 @@ pub fn parse(text: &str) -> Result<Rules, String> {
         window: Duration::milliseconds(text.window_ms),
         speed_mps: text.speed_mps,
         roads: text.roads,
-        zone: text.zone.map_or(Zone::ONLY, |(number, zones, cell_m)| Zone {
-            partition: Partition::new(zones, cell_m),
-            number,
-        }),
+        zone: text
+            .zone
+            .map_or(Zone::ONLY, |(number, zones, cell_m)| Zone { partition: Partition::new(zones, cell_m), number }),
         markets: Arc::new(text.markets),
     })
 }

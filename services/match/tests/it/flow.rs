@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use matching::zones::Zone;
 use matching::{Config, MIGRATIONS, Matching, Tables, lease};
 use platform::relay::message;
 use platform::{CancellationToken, Platform, Store, World, background};
@@ -259,7 +260,7 @@ async fn a_fenced_process_stands_by_and_loses_no_message() {
     let world = &harness.platform.world;
     let mut tx = harness.store.begin().await.unwrap();
     let soon = world.now() + chrono::Duration::seconds(6);
-    let epoch = lease::take(&mut tx, "thief", chrono::Duration::seconds(4), soon).await.unwrap();
+    let epoch = lease::take(&mut tx, Zone::ONLY, "thief", chrono::Duration::seconds(4), (soon, 5_000.0)).await.unwrap();
     assert_eq!(epoch, Some(2));
     tx.commit().await.unwrap();
     let stolen = world.now();

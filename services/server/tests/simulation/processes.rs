@@ -225,7 +225,7 @@ impl Process {
                 self.run(scene, &mut running, check(&store), service.run(stop));
             }
             Service::Match => {
-                let config = matching::Config { request_ttl_s: 90, ..Default::default() };
+                let config = matching::Config { request_ttl_s: 90, partition: scene.partition, ..Default::default() };
                 let store = scene.stores.matching.with_faults(pod, faults);
                 let service = Matching::start(&platform, &store, config).await?;
                 self.run(scene, &mut running, check(&store), service.run(stop));

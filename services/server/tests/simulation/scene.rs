@@ -7,6 +7,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use matching::zones::Partition;
 use platform::{Store, Tokens, World};
 use serde_json::Value;
 use simulator::{Observation, Summary};
@@ -192,11 +193,13 @@ pub(crate) struct Scene {
     pub(crate) tokens: Tokens,
     pub(crate) faults: Faults,
     pub(crate) processes: Vec<Arc<Process>>,
+    /// How match divides the map.
+    pub(crate) partition: Partition,
     log: Mutex<Log>,
 }
 
 impl Scene {
-    pub(crate) fn new(seed: u64, with_lines: bool, processes: Vec<Arc<Process>>) -> Self {
+    pub(crate) fn new(seed: u64, with_lines: bool, processes: Vec<Arc<Process>>, partition: Partition) -> Self {
         let world = World::seeded("2026-06-01T12:00:00Z".parse().unwrap(), seed);
         let pod = "nobody".into();
         let log = Log {
@@ -225,6 +228,7 @@ impl Scene {
             world,
             faults: Faults::new(seed.wrapping_mul(31).wrapping_add(1)),
             processes,
+            partition,
             log: Mutex::new(log),
         }
     }
