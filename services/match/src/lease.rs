@@ -328,8 +328,6 @@ pub async fn attend(
 ) -> Result<Standing, StoreError> {
     let renewed = renew_all(tx, held, ttl, now).await?;
     let mut standing = Standing { renewed, ..Standing::default() };
-    let all = ZoneSet(u64::MAX >> (64 - u32::from(partition.zones())));
-    let mut owned = ZoneSet::default();
     match tx.on() {
         On::Postgres(pg) => {
             let (zones, cell_m) = in_row(partition);
@@ -350,33 +348,43 @@ pub async fn attend(
                     .fetch_one(&mut *pg)
                     .await?;
             standing.members = usize::try_from(row.try_get::<i64, _>(0)?).unwrap_or(1);
-            let rows =
-                sqlx::query("select name, expires_at >= now() as held, zones = $1 and cell_m = $2 as same from lease")
-                    .bind(zones)
-                    .bind(cell_m)
-                    .fetch_all(&mut *pg)
-                    .await?;
-            for row in &rows {
-                let of: &str = row.try_get("name")?;
-                if of == IN_FORCE {
-                    standing.is_in_force = row.try_get("same")?;
-                } else if row.try_get("held")? {
-                    let zone = (0..partition.zones()).find(|zone| name(*zone) == of);
-                    owned = owned.union(zone.map(ZoneSet::of).unwrap_or_default());
-                }
-            }
+            let row = sqlx::query("select zones = $1 and cell_m = $2 from lease where name = $3")
+                .bind(zones)
+                .bind(cell_m)
+                .bind(IN_FORCE)
+                .fetch_optional(&mut *pg)
+                .await?;
+            standing.is_in_force = row.map(|row| row.try_get(0)).transpose()?.unwrap_or(false);
         }
         On::Memory(tables) => {
             tables.members.insert(holder.to_owned(), Member { partition, expires_at: now + ttl });
             let live = |member: &&Member| member.expires_at >= now && member.partition == partition;
             standing.members = tables.members.values().filter(live).count();
             standing.is_in_force = tables.partition == Some(partition);
-            let held = tables.leases.iter().filter(|(_, lease)| lease.expires_at >= now);
-            owned = held.fold(owned, |owned, (zone, _)| owned.union(ZoneSet::of(*zone)));
         }
     }
-    standing.free = all.without(owned);
+    standing.free = free(tx, partition, now).await?;
     Ok(standing)
+}
+
+/// The zones whose lease nobody holds.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn free(tx: &mut Tx, partition: Partition, now: DateTime<Utc>) -> Result<ZoneSet, StoreError> {
+    let all = 0..partition.zones();
+    let held: Vec<u16> = match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query("select name from lease where expires_at >= now()").fetch_all(pg).await?;
+            let names = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
+            all.clone().filter(|zone| names.contains(&name(*zone))).collect()
+        }
+        On::Memory(tables) => {
+            tables.leases.iter().filter(|(_, lease)| lease.expires_at >= now).map(|(zone, _)| *zone).collect()
+        }
+    };
+    let free = all.filter(|zone| !held.contains(zone));
+    Ok(free.fold(ZoneSet::default(), |free, zone| free.union(ZoneSet::of(zone))))
 }
 
 /// This process leaves: the others need not wait until it is no member any more. Deletes those long gone, too.

@@ -29,6 +29,7 @@ pub mod zones;
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use platform::{CancellationToken, Platform, ServiceTasks, Store, StoreError, World};
 use streams::Service;
 
@@ -38,6 +39,7 @@ use crate::engine::rows;
 use crate::leader::Leader;
 use crate::owners::Owners;
 pub use crate::tables::{Tables, Tx};
+use crate::zones::Partition;
 
 /// The migrations of the schema `matching`, run after the platform's own.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/matching");
@@ -84,4 +86,25 @@ async fn purge(store: Store<Tables>, world: World, recorded_for: chrono::Duratio
     inputs::purge(&mut tx, world.now() - chrono::Duration::days(1)).await?;
     tx.commit().await?;
     record::rows::purge(&store, world.now(), recorded_for).await
+}
+
+/// What waits for zones and which zones nobody owns, so that a simulation can wait until there is nothing of it.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn unrest(
+    store: &Store<Tables>,
+    partition: Partition,
+    now: DateTime<Utc>,
+) -> Result<Vec<String>, StoreError> {
+    let mut tx = store.begin().await?;
+    let zones: Vec<u16> = (0..partition.zones()).collect();
+    let mut found = Vec::new();
+    for zone in inputs::waiting(&mut tx, &zones).await? {
+        found.push(format!("events wait for zone {zone}"));
+    }
+    for zone in lease::free(&mut tx, partition, now).await?.iter() {
+        found.push(format!("zone {zone} has no owner"));
+    }
+    Ok(found)
 }
