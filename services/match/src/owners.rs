@@ -193,9 +193,10 @@ impl Owners {
             }
         }
         self.note_free(standing.free);
-        if standing.is_in_force && self.routing.is_empty() {
+        let is_in_force = standing.is_in_force || !self.zones.is_empty();
+        if is_in_force && self.routing.is_empty() {
             self.begin_routing();
-        } else if !standing.is_in_force && self.zones.is_empty() && !self.routing.is_empty() {
+        } else if !is_in_force && !self.routing.is_empty() {
             self.stop_routing().await;
         }
     }
