@@ -42,7 +42,3 @@ create table passengers (
     constraint passengers_pkey primary key (passenger_id)
 );
 create index passengers_changed_at on passengers (changed_at);
-
--- Of a driver whom a zone offers, whether another zone has a live ride. It also finds all live rides.
-drop index rides_live;
-create index rides_live on rides (driver_id) where ended_at is null;

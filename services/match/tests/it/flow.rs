@@ -297,7 +297,7 @@ async fn a_search_whose_pickup_moves_goes_on_there(config: Config) {
     assert_eq!(harness.rejected(RejectReason::Cancelled).await, user("d1"));
     let second = harness.found().await;
     assert_eq!((second.request_id, second.pickup), (first.request_id, km(there)));
-    let declined = harness.events().declined(second.match_id);
+    let declined = harness.events().rejected(second.match_id, RejectReason::Declined);
     harness.publish(Event::MatchRejected(declined)).await;
     assert!(matches!(harness.next_event().await, Event::MatchRejected(_)));
     // Back again: who declined comes after the other one.
