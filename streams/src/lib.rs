@@ -13,6 +13,7 @@ pub mod event;
 pub mod fleet;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod match_zones;
 pub mod memory;
 pub mod missed_offers;
 pub mod nats;

@@ -52,6 +52,7 @@ impl City {
             window: Duration::milliseconds(config.window_ms.into()),
             speed_mps: None,
             roads: false,
+            zone: matching::zones::Zone::ONLY,
         };
         let now = DateTime::UNIX_EPOCH + Duration::days(20_000);
         let (positions, entries) = Default::default();

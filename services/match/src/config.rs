@@ -7,6 +7,7 @@ use roads::Roads;
 
 use crate::engine::Rules;
 use crate::engine::assign::Policy;
+use crate::zones::{Partition, Zone};
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -24,6 +25,8 @@ pub struct Config {
     pub record_hours: u32,
     /// MATCH_SHADOW_POLICY: a policy that sees every step and may not act.
     pub shadow_policy: Option<Policy>,
+    /// MATCH_ZONES and MATCH_ZONE_KM: how the map is divided among the processes that match.
+    pub partition: Partition,
     /// MARKETS_FILE and FARE_*: where requests are, and the fare estimate in an offer.
     pub markets: market::Current,
     /// ROUTING_URL: who knows how long drivers need by road; `None`: it is estimated.
@@ -46,6 +49,7 @@ impl Default for Config {
             window_ms: 300_000,
             record_hours: 24,
             shadow_policy: None,
+            partition: Partition::ONE,
             markets: market::Current::default(),
             roads: None,
             lease_ttl: Duration::from_secs(5),
@@ -56,7 +60,7 @@ impl Default for Config {
 }
 
 impl Config {
-    pub(crate) fn rules(&self) -> Rules {
+    pub(crate) fn rules(&self, zone: Zone) -> Rules {
         Rules {
             offer_ttl: chrono::Duration::seconds(self.offer_ttl_s.into()),
             request_ttl: chrono::Duration::seconds(self.request_ttl_s.into()),
@@ -65,7 +69,18 @@ impl Config {
             policy: self.policy,
             speed_mps: None,
             roads: self.roads.is_some(),
+            zone,
             window: chrono::Duration::milliseconds(self.window_ms.into()),
         }
+    }
+
+    pub(crate) fn lease_ttl(&self) -> chrono::Duration {
+        chrono::Duration::from_std(self.lease_ttl).unwrap_or(chrono::Duration::seconds(5))
+    }
+
+    /// Within which a driver may be offered any request.
+    pub(crate) fn largest_radius_m(&self) -> f64 {
+        let markets = self.markets.get();
+        markets.iter_with_retired().filter_map(|market| market.radius_m).fold(self.radius_m, f64::max)
     }
 }

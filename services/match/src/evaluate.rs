@@ -132,6 +132,7 @@ impl<'a> City<'a> {
             window: trial.window,
             speed_mps: Some(trial.speed_mps),
             roads: false,
+            zone: crate::zones::Zone::ONLY,
         };
         let mut city = Self {
             trips,

@@ -2,6 +2,7 @@
 
 use geospatial::newest::Place;
 use platform::Platform;
+use streams::Position;
 use streams::fleet::{FLEET, FLEET_PAGE, FLEET_WAIT, FleetReply, FleetRequest};
 use tokio::time::{Instant, timeout};
 
@@ -12,8 +13,8 @@ const WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(1);
 /// The most pages: more drivers than any city has.
 const PAGES_MAX: usize = 500;
 
-/// The newest positions as location knows them; what did not come in time is left out.
-pub(crate) async fn positions(platform: &Platform) -> DriverPositions {
+/// The newest positions as location knows them, of those that are `wanted`; what did not come in time is left out.
+pub(crate) async fn positions(platform: &Platform, wanted: impl Fn(&Position) -> bool) -> DriverPositions {
     let mut positions = DriverPositions::default();
     let deadline = Instant::now() + WAIT_MAX;
     let (mut request, mut count) = (FleetRequest::default(), 0);
@@ -34,6 +35,9 @@ pub(crate) async fn positions(platform: &Platform) -> DriverPositions {
         let now = platform.world.now();
         request.after = reply.drivers.last().map(|driver| driver.user_id);
         for driver in reply.drivers.iter().take(FLEET_PAGE).filter(|driver| driver.location.is_valid()) {
+            if !wanted(&driver.location) {
+                continue;
+            }
             let place = Place {
                 position: driver.location,
                 speed_mps: None,

@@ -1,5 +1,6 @@
 //! The two handlers: [`Matcher`] gives events to the engine and writes its output, [`PositionListener`] records positions.
-//! They decide nothing about matching.
+//! They decide nothing about matching. With more than one zone there is a [`Matcher`] for each, whose events are the rows that wait for the
+//! zone.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,20 +8,27 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, Duration, Utc};
 use geospatial::newest::Fix;
 use platform::consumer::ProgressReporter;
-use platform::{Failure, Handler, Metrics, Platform, Received, Spans, Trace, Transaction, World, kill_point};
+use platform::{
+    Failure, Handler, Metrics, Platform, Received, Spans, StoreError, Trace, Transaction, World, kill_point,
+};
 use streams::event::RejectReason;
 use streams::{Event, MatchId, RequestId, RideId, RideStatus};
 use uuid::Uuid;
 
+use crate::borders;
 use crate::config::Config;
 use crate::engine::assign::Assignment;
-use crate::engine::{self, Engine, Input, StepOutput, rows};
-use crate::lease;
+use crate::engine::{self, Border, Engine, EngineRows, Input, Offer, Request, StepOutput, rows};
+use crate::inputs::{self, Content, ZoneInput};
+use crate::leader::BATCH_MAX;
+use crate::lease::{self, Held};
 use crate::positions::DriverPositions;
 use crate::record::{self, Recorded, Recorder};
 use crate::road_requests::RoadRequests;
+use crate::router;
 use crate::shadow::Shadow;
 use crate::tables::Tables;
+use crate::zones::{Zone, ZoneSet};
 
 /// How often waiting requests are tried again, because drivers move.
 const TICK_INTERVAL: Duration = Duration::seconds(1);
@@ -30,6 +38,12 @@ const ROADS_POLL: Duration = Duration::milliseconds(20);
 /// For so long after a take-over no offer expires: the driver's answer may wait in the stream since before its deadline, and the
 /// driver must not be offered to somebody else first.
 const TAKE_OVER_GRACE: Duration = Duration::seconds(2);
+/// For so long a driver with whom another zone was first is not offered.
+const LEFT_OUT: Duration = Duration::seconds(1);
+/// How often a step looks for other drivers than those with whom another zone was first.
+const ROUNDS_MAX: usize = 8;
+/// How often an input of a zone may fail by itself. Then it is given up.
+const FAILURES_MAX: u32 = 5;
 
 pub(crate) struct Matcher {
     engine: Engine,
@@ -37,8 +51,10 @@ pub(crate) struct Matcher {
     world: World,
     spans: Spans,
     metrics: Arc<Metrics>,
+    platform: Platform,
     config: Config,
-    epoch: i64,
+    zone: Zone,
+    held: Held,
     took_over_at: DateTime<Utc>,
     /// The engine differs from the rows, and must be loaded before it is used.
     stale: bool,
@@ -54,6 +70,28 @@ pub(crate) struct Matcher {
     unseen: Recorded,
     stepped_at: DateTime<Utc>,
     has_ticked: bool,
+    waiting: WaitingInputs,
+    /// Zones for which the transaction under way wrote something.
+    woken: ZoneSet,
+}
+
+/// How the rows that wait for a zone are handled.
+#[derive(Debug, Default)]
+struct WaitingInputs {
+    /// There may be more of them than were read.
+    has_more: bool,
+    /// The first of those that are being handled, and how often it failed.
+    first: Option<(i64, u32)>,
+    /// Something in the transaction under way failed that is not the store's fault.
+    has_failed: bool,
+    /// Answers of drivers in the transaction under way, for the metrics.
+    answers: Vec<&'static str>,
+}
+
+/// What an engine is to handle, in order.
+enum Item<'a> {
+    Event { event: &'a Event, stored_at: DateTime<Utc>, trace: &'a Trace },
+    Border(Border),
 }
 
 impl Matcher {
@@ -61,17 +99,20 @@ impl Matcher {
         platform: &Platform,
         config: &Config,
         positions: Arc<Mutex<DriverPositions>>,
+        zone: Zone,
         epoch: i64,
     ) -> Self {
         let now = platform.world.now();
         Self {
-            engine: Engine::new(config.rules()),
+            platform: platform.clone(),
+            engine: Engine::new(config.rules(zone)),
             config: config.clone(),
             positions,
             world: platform.world.clone(),
             spans: platform.spans.clone(),
             metrics: platform.metrics.clone(),
-            epoch,
+            zone,
+            held: Held { zone: zone.number, epoch },
             took_over_at: now,
             stale: true,
             next_tick: now,
@@ -83,14 +124,18 @@ impl Matcher {
             unseen: Recorded::default(),
             stepped_at: now,
             has_ticked: false,
+            // With one zone there are only those of another division of before.
+            waiting: WaitingInputs { has_more: true, ..WaitingInputs::default() },
+            woken: ZoneSet::default(),
         }
     }
 
     async fn reload(&mut self, tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<(), Failure> {
-        let rules = self.config.rules();
-        let rows = rows::load(tx, now, rules.longest_request_ttl()).await?;
+        let rules = self.config.rules(self.zone);
+        let rows = rows::load(tx, now, rules.longest_request_ttl(), self.zone).await?;
         tracing::info!(
-            epoch = self.epoch,
+            zone = self.zone.number,
+            epoch = self.held.epoch,
             drivers = rows.drivers.len(),
             requests = rows.requests.len(),
             offers = rows.offers.len(),
@@ -109,11 +154,17 @@ impl Matcher {
         Ok(())
     }
 
+    /// The time has come for waiting requests to be tried again.
+    fn is_tick_due(&self, now: DateTime<Utc>) -> bool {
+        now >= self.next_tick
+    }
+
+    /// A step with what time brings. Later ones of the same transaction are [`Self::run`] alone.
     fn step(&mut self, mut inputs: Vec<Input<'_>>, now: DateTime<Utc>) -> (StepOutput, Recorded) {
         if !Arc::ptr_eq(&self.engine.rules().markets, &self.config.markets.get()) {
-            self.engine.set_rules(self.config.rules());
+            self.engine.set_rules(self.config.rules(self.zone));
         }
-        self.has_ticked = now >= self.next_tick;
+        self.has_ticked = self.is_tick_due(now);
         if self.has_ticked {
             inputs.push(Input::Tick);
             self.next_tick = now + TICK_INTERVAL;
@@ -122,52 +173,243 @@ impl Matcher {
             inputs.push(Input::Housekeeping);
             self.next_housekeeping = now + HOUSEKEEPING_INTERVAL;
         }
+        self.run(&inputs, now)
+    }
+
+    fn run(&mut self, inputs: &[Input<'_>], now: DateTime<Utc>) -> (StepOutput, Recorded) {
         let Self { engine, world, recorder, .. } = self;
         let mut positions = lock(&self.positions);
-        let recording = recorder.as_mut().map(|r| r.before(engine, &mut positions, &inputs, now));
+        let recording = recorder.as_mut().map(|r| r.before(engine, &mut positions, inputs, now));
         let mut match_ids: Vec<MatchId> = Vec::new();
         let mut new_match_id = |_: &Assignment| {
             match_ids.push(world.id());
             match_ids[match_ids.len() - 1]
         };
-        let output = engine::step(engine, &inputs, &mut positions, now, &mut new_match_id);
+        // Until it returns: it may panic.
+        self.waiting.has_failed = true;
+        let output = engine::step(engine, inputs, &mut positions, now, &mut new_match_id);
+        self.waiting.has_failed = false;
         let recorded = recorder.as_mut().zip(recording).map(|(recorder, recording)| {
-            recorder.after(recording, engine, &mut positions, &inputs, now, (&match_ids, &output))
+            recorder.after(recording, engine, &mut positions, inputs, now, (&match_ids, &output))
         });
         (output, recorded.unwrap_or_default())
     }
-}
 
-impl Handler for Matcher {
-    type Tables = Tables;
+    /// What waits for the zone: at most a batch, or one row if the first of them has failed before.
+    async fn read_waiting(&mut self, tx: &mut Transaction<Tables>) -> Result<Vec<(i64, ZoneInput)>, Failure> {
+        let max = if self.waiting.first.is_some() { 1 } else { BATCH_MAX };
+        let rows = inputs::read(tx, self.zone.number, max).await?;
+        let has_more = rows.len() == max;
+        let mut waiting = Vec::with_capacity(rows.len());
+        for (id, input) in rows {
+            let failures = self.waiting.first.filter(|(first, _)| *first == id).map_or(0, |(_, failures)| failures);
+            match input {
+                Ok(input) if failures < FAILURES_MAX => waiting.push((id, input)),
+                Ok(input) => {
+                    tracing::error!(
+                        id,
+                        zone = self.zone.number,
+                        ?input,
+                        "an event is given up: it fails again and again"
+                    );
+                    inputs::delete(tx, self.zone.number, &[id]).await?;
+                }
+                Err(error) => {
+                    tracing::error!(id, zone = self.zone.number, error, "an event is given up: it cannot be read");
+                    inputs::delete(tx, self.zone.number, &[id]).await?;
+                }
+            }
+        }
+        let failures = |id: i64| self.waiting.first.filter(|(first, _)| *first == id).map_or(0, |(_, count)| count);
+        self.waiting.first = waiting.first().map(|(id, _)| (*id, failures(*id)));
+        self.waiting.has_more = has_more;
+        Ok(waiting)
+    }
 
-    async fn handle(&mut self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
-        lease::guard(tx, self.epoch).await?;
+    /// The zone's own items of what waits. A search whose passenger another zone has now goes on to that one.
+    async fn own_items<'a>(
+        &mut self,
+        tx: &mut Transaction<Tables>,
+        waiting: &'a [(i64, ZoneInput)],
+    ) -> Result<Vec<Item<'a>>, Failure> {
+        let passenger = |input: &ZoneInput| match &input.content {
+            Content::Event { event, .. } => match &**event {
+                Event::UserFinder(e) => Some(e.user_id),
+                _ => None,
+            },
+            Content::HandedOver(_) => None,
+        };
+        let passengers: Vec<_> = waiting.iter().filter_map(|(_, input)| passenger(input)).collect();
+        let zones =
+            if self.zone.partition.is_one() { BTreeMap::new() } else { inputs::zones_of(tx, &passengers).await? };
+        let (mut items, mut handed_over, mut onward) = (Vec::with_capacity(waiting.len()), Vec::new(), Vec::new());
+        for (_, input) in waiting {
+            let ZoneInput { content, stored_at, trace, .. } = input;
+            let other = passenger(input).and_then(|id| zones.get(&id)).filter(|zone| **zone != self.zone.number);
+            if let Some(zone) = other {
+                onward.push(ZoneInput { zone: *zone, ..input.clone() });
+                continue;
+            }
+            match content {
+                Content::HandedOver(id) => handed_over.push(*id),
+                Content::Event { event, elsewhere: false } => {
+                    items.push(Item::Event { event, stored_at: *stored_at, trace });
+                }
+                // With one zone the engine has the other copy.
+                Content::Event { .. } if self.zone.partition.is_one() => {}
+                Content::Event { event, .. } => match &**event {
+                    Event::Ride(e) => items.push(Item::Border(Border::Ride(e.clone()))),
+                    Event::MatchRejected(e) => items.push(Item::Border(Border::Rejected(e.clone()))),
+                    _ => {}
+                },
+            }
+        }
+        if !handed_over.is_empty() {
+            let requests = rows::requests(tx, &handed_over, self.zone).await?;
+            items.insert(0, Item::Border(Border::Requests(requests)));
+        }
+        inputs::insert(tx, &onward).await?;
+        self.woken = self.woken.union(router::zones_of(&onward));
+        Ok(items)
+    }
+
+    /// Whom other zones have, if it is other than the engine knows.
+    async fn elsewhere(&self, tx: &mut Transaction<Tables>) -> Result<Option<Border>, Failure> {
+        let engine = &self.engine;
+        let all = borders::engaged_elsewhere(tx, self.zone).await?;
+        let is_known = |id| engine.drivers().contains_key(&id) || engine.live_request(id).is_some();
+        let all: Vec<_> = all.into_iter().filter(|(id, _)| is_known(*id)).collect();
+        let before = engine.elsewhere().filter(|(_, until)| until.is_none()).map(|(id, _)| id);
+        let is_to_withdraw = |id| engine.held_by(id).is_some_and(Offer::is_outstanding);
+        let is_same = before.eq(all.iter().map(|(id, _)| *id))
+            && !all.iter().any(|(id, is_in_ride)| *is_in_ride && is_to_withdraw(*id));
+        Ok((!is_same).then_some(Border::Elsewhere(all)))
+    }
+
+    /// Writes what a step changed. New offers that another zone was first with are not made, and the engine looks for other drivers, until
+    /// all are written. `output` and `recorded` are those of all steps then.
+    async fn write(
+        &mut self,
+        tx: &mut Transaction<Tables>,
+        (output, recorded): (&mut StepOutput, &mut Recorded),
+        now: DateTime<Utc>,
+    ) -> Result<(), Failure> {
+        if self.zone.partition.is_one() {
+            return Ok(rows::write(tx, &output.rows, self.zone).await?);
+        }
+        let mut rows = std::mem::take(&mut output.rows);
+        for _ in 0..ROUNDS_MAX {
+            let is_new = |offer: &Offer| offer.found_at == now && offer.is_outstanding();
+            let (new, known): (Vec<Offer>, Vec<Offer>) = std::mem::take(&mut rows.offers).into_iter().partition(is_new);
+            rows::write(tx, &EngineRows { offers: known, ..rows }, self.zone).await?;
+            if new.is_empty() {
+                return self.write_handed_over(tx, output, now).await;
+            }
+            let lost = borders::insert_offers(tx, &new, self.zone).await?;
+            if lost.is_empty() {
+                return self.write_handed_over(tx, output, now).await;
+            }
+            self.metrics.match_conflicts.inc_by(lost.len() as u64);
+            tracing::debug!(zone = self.zone.number, ?lost, "another zone was first");
+            output.events.retain(|event| !matches!(event, Event::MatchFound(e) if lost.contains(&e.match_id)));
+            let border = Border::Lost(lost, now + LEFT_OUT);
+            let (more, recorded_more) = self.run(&[Input::Border(&border)], now);
+            recorded.entries.extend(recorded_more.entries);
+            recorded.rules = recorded.rules.take().or(recorded_more.rules);
+            let StepOutput { events, rows: changed, released, wanted, handed_over, .. } = more;
+            rows = changed;
+            output.events.extend(events);
+            output.released.extend(released);
+            output.wanted.extend(wanted);
+            output.handed_over.extend(handed_over);
+        }
+        Err(Failure::Transient("other zones were first with too many drivers".to_owned()))
+    }
+
+    /// Gives requests to the zones that they belong to.
+    async fn write_handed_over(
+        &mut self,
+        tx: &mut Transaction<Tables>,
+        output: &mut StepOutput,
+        now: DateTime<Utc>,
+    ) -> Result<(), Failure> {
+        let handed_over = std::mem::take(&mut output.handed_over);
+        if handed_over.is_empty() {
+            return Ok(());
+        }
+        let mut by_zone: BTreeMap<u16, Vec<Request>> = BTreeMap::new();
+        let (mut passengers, mut waiting) = (BTreeMap::new(), Vec::new());
+        for (zone, request) in handed_over {
+            tracing::debug!(request_id = %request.request_id, from = self.zone.number, to = zone, "a search goes on in another zone");
+            passengers.insert(request.passenger_id, zone);
+            let (content, trace) = (Content::HandedOver(request.request_id), self.spans.root(&self.world));
+            waiting.push(ZoneInput { zone, content, stored_at: now, trace });
+            by_zone.entry(zone).or_default().push(request);
+        }
+        // The passengers first: what the router writes for them from now on comes after.
+        inputs::move_to(tx, &passengers, now).await?;
+        inputs::insert(tx, &waiting).await?;
+        for (zone, requests) in by_zone {
+            rows::write_requests(tx, &requests, zone).await?;
+        }
+        self.woken = self.woken.union(router::zones_of(&waiting));
+        Ok(())
+    }
+
+    async fn handle_all(&mut self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
+        lease::guard(tx, self.held).await?;
         let now = self.world.now();
+        self.woken = ZoneSet::default();
+        self.waiting.answers.clear();
+        let is_idle = !self.zone.partition.is_one() && self.wake_at().is_none_or(|at| at > now);
         if self.stale {
             self.reload(tx, now).await?;
         }
-        let pickups: Vec<RideId> = batch.iter().filter_map(|r| pickup(&r.event)).collect();
+        let waits = !self.zone.partition.is_one() || self.waiting.has_more;
+        let waiting = if waits { self.read_waiting(tx).await? } else { Vec::new() };
+        if waiting.is_empty() && is_idle {
+            return Ok(());
+        }
+        let mut items = self.own_items(tx, &waiting).await?;
+        items.extend(batch.iter().map(|received| {
+            let Received { event, stored_at, trace, .. } = *received;
+            Item::Event { event, stored_at: *stored_at, trace }
+        }));
+        let events =
+            || items.iter().filter_map(|item| if let Item::Event { event, .. } = item { Some(*event) } else { None });
+        let pickups: Vec<RideId> = events().filter_map(pickup).collect();
         let ended = if pickups.is_empty() { Default::default() } else { rows::ended_rides(tx, &pickups).await? };
+        let has_accepted = events().any(|event| matches!(event, Event::MatchAccepted(_)));
+        let answers: Vec<&'static str> = events().filter_map(answer).collect();
         let mut traces: BTreeMap<RequestId, &Trace> = BTreeMap::new();
-        let mut inputs = Vec::with_capacity(batch.len() + 3);
+        let mut inputs = Vec::with_capacity(items.len() + 4);
         let roads = self.roads.take_answers();
         if !roads.is_empty() {
             inputs.push(Input::Roads(&roads));
         }
-        for received in batch {
-            match &received.event {
-                Event::UserBeacon(e) => inputs.push(Input::Beacon(e, received.stored_at)),
+        let looks = !self.zone.partition.is_one() && (has_accepted || self.is_tick_due(now));
+        let elsewhere = if looks { self.elsewhere(tx).await? } else { None };
+        inputs.extend(elsewhere.as_ref().map(Input::Border));
+        for item in &items {
+            let (event, stored_at, trace) = match item {
+                Item::Event { event, stored_at, trace } => (*event, *stored_at, *trace),
+                Item::Border(border) => {
+                    inputs.push(Input::Border(border));
+                    continue;
+                }
+            };
+            match event {
+                Event::UserBeacon(e) => inputs.push(Input::Beacon(e, stored_at)),
                 Event::UserFinder(e) => {
-                    traces.insert(e.request_id, &received.trace);
+                    traces.insert(e.request_id, trace);
                     inputs.push(Input::Finder(e));
                 }
                 Event::MatchAccepted(e) => {
-                    traces.insert(e.request_id, &received.trace);
+                    traces.insert(e.request_id, trace);
                     inputs.push(Input::Accepted(e));
                 }
                 Event::MatchRejected(e) => {
-                    traces.insert(e.request_id, &received.trace);
+                    traces.insert(e.request_id, trace);
                     inputs.push(Input::Rejected(e));
                 }
                 Event::Ride(e) if e.status == RideStatus::Pickup && ended.contains(&e.ride_id) => {
@@ -182,7 +424,8 @@ impl Handler for Matcher {
             }
         }
         // From here until the commit the engine is ahead of the rows. `rolled_back` makes it load them again.
-        let (output, recorded) = self.step(inputs, now);
+        let (mut output, mut recorded) = self.step(inputs, now);
+        self.write(tx, (&mut output, &mut recorded), now).await?;
         let requests: Vec<RequestId> = output.events.iter().filter_map(request_of).collect();
         // Of a search that waited, the batch has no message.
         let waited: Vec<Uuid> = requests.iter().filter(|id| !traces.contains_key(id)).map(|id| id.0).collect();
@@ -194,17 +437,34 @@ impl Handler for Matcher {
                 None => tx.publish(event, &self.spans.root(&self.world)),
             };
         }
-        rows::write(tx, &output.rows).await?;
         if self.config.record_hours > 0 {
             record::rows::insert(tx, &recorded, now).await?;
         }
+        let ids: Vec<i64> = waiting.iter().map(|(id, _)| *id).collect();
+        inputs::delete(tx, self.zone.number, &ids).await?;
+        self.waiting.answers = answers;
         self.unseen = recorded;
         self.stepped_at = now;
         self.uncommitted = output;
         Ok(())
     }
+}
 
-    async fn committed(&mut self, batch: &[&Received]) {
+impl Handler for Matcher {
+    type Tables = Tables;
+
+    async fn handle(&mut self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
+        let handled = self.handle_all(tx, batch).await;
+        self.waiting.has_failed = handled.as_ref().is_err_and(|failure| match failure {
+            Failure::Store(StoreError::Unavailable(_) | StoreError::Serialization(_)) | Failure::Fenced => false,
+            Failure::Store(_) | Failure::Transient(_) | Failure::Permanent(_) => true,
+        });
+        handled
+    }
+
+    async fn committed(&mut self, _batch: &[&Received]) {
+        self.waiting.first = None;
+        router::wake(&self.platform, std::mem::take(&mut self.woken)).await;
         let mut output = std::mem::take(&mut self.uncommitted);
         if !output.wanted.is_empty() {
             self.roads.send(std::mem::take(&mut output.wanted));
@@ -226,13 +486,7 @@ impl Handler for Matcher {
                 _ => {}
             }
         }
-        for received in batch {
-            match &received.event {
-                Event::MatchAccepted(_) => count("accepted"),
-                Event::MatchRejected(e) if e.reason == RejectReason::Declined => count("declined"),
-                _ => {}
-            }
-        }
+        self.waiting.answers.drain(..).for_each(count);
         for match_id in &output.overdue {
             tracing::warn!(%match_id, "accepted more than a minute ago, but rides has neither made a ride of it nor refused it");
         }
@@ -243,12 +497,19 @@ impl Handler for Matcher {
 
     fn rolled_back(&mut self) {
         self.stale = true;
+        // From now on one by one, until the first is handled.
+        if std::mem::take(&mut self.waiting.has_failed)
+            && let Some((_, failures)) = &mut self.waiting.first
+        {
+            *failures += 1;
+        }
+        self.woken = ZoneSet::default();
         self.uncommitted = StepOutput::default();
         self.unseen = Recorded::default();
     }
 
     fn wake_at(&self) -> Option<DateTime<Utc>> {
-        if self.stale {
+        if self.stale || self.waiting.has_more {
             return Some(self.world.now());
         }
         let tick = self.engine.has_live_requests().then_some(self.next_tick);
@@ -274,6 +535,15 @@ fn request_of(event: &Event) -> Option<RequestId> {
     }
 }
 
+/// The label of the metric, of an answer of a driver.
+fn answer(event: &Event) -> Option<&'static str> {
+    match event {
+        Event::MatchAccepted(_) => Some("accepted"),
+        Event::MatchRejected(e) if e.reason == RejectReason::Declined => Some("declined"),
+        _ => None,
+    }
+}
+
 fn pickup(event: &Event) -> Option<RideId> {
     match event {
         Event::Ride(e) if e.status == RideStatus::Pickup => Some(e.ride_id),
@@ -291,7 +561,7 @@ const fn label(reason: RejectReason) -> &'static str {
     }
 }
 
-fn lock(positions: &Mutex<DriverPositions>) -> MutexGuard<'_, DriverPositions> {
+pub(crate) fn lock(positions: &Mutex<DriverPositions>) -> MutexGuard<'_, DriverPositions> {
     positions.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -11,14 +11,15 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::config::Config;
 use crate::fleet;
 use crate::handlers::{Matcher, PositionListener};
-use crate::lease;
+use crate::lease::{self, Held};
 use crate::positions::DriverPositions;
 use crate::tables::Tables;
+use crate::zones::Zone;
 
 /// The longest wait for one operation on the lease.
-const LEASE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const LEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// What the matcher reads. location.update has a worker of its own.
-const SUBJECTS: [Subject; 7] = [
+pub(crate) const SUBJECTS: [Subject; 7] = [
     Subject::UserBeacon,
     Subject::UserFinder,
     Subject::MatchRejected,
@@ -27,8 +28,8 @@ const SUBJECTS: [Subject; 7] = [
     Subject::RideCompleted,
     Subject::RideCancelled,
 ];
-const BATCH_MAX: usize = 512;
-const POSITIONS_BATCH_MAX: usize = 1_000;
+pub(crate) const BATCH_MAX: usize = 512;
+pub(crate) const POSITIONS_BATCH_MAX: usize = 1_000;
 pub(crate) const HEALTH_PART: &str = "match lead";
 
 pub(crate) struct Leader {
@@ -84,7 +85,8 @@ impl Leader {
 
     async fn take(&self) -> Result<Option<i64>, StoreError> {
         let mut tx = self.store.begin().await?;
-        let epoch = lease::take(&mut tx, &self.platform.pod, self.lease_ttl(), self.platform.world.now()).await?;
+        let at = (self.platform.world.now(), self.config.largest_radius_m());
+        let epoch = lease::take(&mut tx, Zone::ONLY, &self.platform.pod, self.config.lease_ttl(), at).await?;
         if epoch.is_some() {
             tx.commit().await?;
             kill_point::reached("match.after_take");
@@ -95,20 +97,17 @@ impl Leader {
     /// False if another process has taken the lease.
     async fn renew(&self, epoch: i64) -> Result<bool, StoreError> {
         let mut tx = self.store.begin().await?;
-        let renewed = lease::renew(&mut tx, epoch, self.lease_ttl(), self.platform.world.now()).await?;
+        let renewed =
+            lease::renew(&mut tx, Held { zone: 0, epoch }, self.config.lease_ttl(), self.platform.world.now()).await?;
         tx.commit().await?;
         Ok(renewed)
     }
 
     async fn release(&self, epoch: i64) -> Result<bool, StoreError> {
         let mut tx = self.store.begin().await?;
-        let released = lease::release(&mut tx, epoch, self.platform.world.now()).await?;
+        let released = lease::release(&mut tx, Held { zone: 0, epoch }, self.platform.world.now()).await?;
         tx.commit().await?;
         Ok(released)
-    }
-
-    fn lease_ttl(&self) -> chrono::Duration {
-        chrono::Duration::from_std(self.config.lease_ttl).unwrap_or(chrono::Duration::seconds(5))
     }
 
     /// Matches until `stop` is cancelled, until another process takes the lease, or until the lease may have expired because
@@ -117,7 +116,7 @@ impl Leader {
         let workers_stop = CancellationToken::new();
         let mut lease_held_until = Instant::now() + self.config.lease_ttl;
         // Well before the lease expires: at most a second.
-        let positions = fleet::positions(&self.platform).await;
+        let positions = fleet::positions(&self.platform, |_| true).await;
         let mut workers = self.spawn_workers(epoch, positions, &workers_stop);
         self.platform.metrics.match_active.set(1.0);
         loop {
@@ -175,7 +174,7 @@ impl Leader {
             &self.store,
             SUBJECTS.map(consumer).to_vec(),
             BATCH_MAX,
-            Matcher::new(&self.platform, &self.config, positions.clone(), epoch),
+            Matcher::new(&self.platform, &self.config, positions.clone(), Zone::ONLY, epoch),
         );
         workers.spawn(matcher.run(stop.clone()));
         let listener = Worker::new(

@@ -59,6 +59,13 @@ impl DriverPositions {
         });
     }
 
+    /// Takes into account whoever is known elsewhere and not here.
+    pub(crate) fn merge(&mut self, other: Self) {
+        for (id, driver) in other.drivers {
+            self.drivers.entry(id).or_insert(driver);
+        }
+    }
+
     /// `moves` is true if the driver has another place after it.
     fn change(&mut self, id: UserId, moves: impl FnOnce(&mut Newest) -> bool) {
         let driver = self.drivers.entry(id).or_default();

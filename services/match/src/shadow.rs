@@ -165,7 +165,7 @@ mod tests {
     impl Matching {
         fn new() -> Self {
             Self {
-                engine: Engine::new(Config::default().rules()),
+                engine: Engine::new(Config::default().rules(crate::zones::Zone::ONLY)),
                 positions: DriverPositions::default(),
                 recorder: Recorder::new(1).with_all_moves(),
                 now: DateTime::UNIX_EPOCH + Duration::days(20_000),

@@ -8,7 +8,9 @@ use platform::Transaction;
 use streams::{MatchId, RequestId, RideId, UserId};
 
 use crate::engine::{Driver, Offer, Request, Ride};
+use crate::inputs::ZoneInput;
 use crate::record::{Entry, RulesVersion};
+use crate::zones::{Partition, ZoneSet};
 
 #[derive(Debug, Clone, Default)]
 pub struct Tables {
@@ -20,7 +22,19 @@ pub struct Tables {
     pub(crate) live_request_of: OrdMap<UserId, RequestId>,
     pub(crate) live_offer_of_driver: OrdMap<UserId, MatchId>,
     pub(crate) live_offer_of_passenger: OrdMap<UserId, MatchId>,
-    pub(crate) lease: Option<LeaseRow>,
+    /// By zone.
+    pub(crate) leases: OrdMap<u16, LeaseRow>,
+    /// The division in force; `None`: there was never one.
+    pub(crate) partition: Option<Partition>,
+    pub(crate) members: OrdMap<String, Member>,
+    /// In PostgreSQL a column of each table; what is not here is in zone 0.
+    pub(crate) zone_of_request: OrdMap<RequestId, u16>,
+    pub(crate) zone_of_offer: OrdMap<MatchId, u16>,
+    pub(crate) zone_of_ride: OrdMap<RideId, u16>,
+    pub(crate) zones_of_driver: OrdMap<UserId, ZoneSet>,
+    pub(crate) zone_of_passenger: OrdMap<UserId, (u16, DateTime<Utc>)>,
+    pub(crate) zone_inputs: OrdMap<(u16, i64), ZoneInput>,
+    pub(crate) last_zone_input: i64,
     /// By term and number.
     pub(crate) recorded_steps: OrdMap<(i64, i64), Entry>,
     /// Of all entries.
@@ -33,6 +47,12 @@ pub struct Tables {
 pub(crate) struct LeaseRow {
     pub(crate) epoch: i64,
     pub(crate) holder: String,
+    pub(crate) expires_at: DateTime<Utc>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Member {
+    pub(crate) partition: Partition,
     pub(crate) expires_at: DateTime<Utc>,
 }
 

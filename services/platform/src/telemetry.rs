@@ -75,6 +75,12 @@ pub struct Metrics {
     part_healthy: IntGaugeVec,
     /// 1 while this process makes the offers.
     pub match_active: Gauge,
+    /// Zones whose offers this process makes.
+    pub match_zones: Gauge,
+    /// Zones that have had no owner for longer than a take-over takes.
+    pub match_zones_without_owner: Gauge,
+    /// New offers that were not made because another zone of match was first with the driver or the passenger.
+    pub match_conflicts: IntCounter,
     /// What MATCH_SHADOW_POLICY would have done with a search that was offered, or would have been: same_driver, other_driver, only_real,
     /// only_shadow. And its steps that were dropped because it was too slow, and panicked.
     pub match_shadow: IntCounterVec,
@@ -187,6 +193,12 @@ impl Metrics {
             shed: counter("requests_shed_total", "Requests dropped, too much to do.", "class"),
             part_healthy: gauges("part_healthy", "1 if this part of the process works.", "part"),
             match_active: gauge("match_active", "1 while this process makes the offers."),
+            match_zones: gauge("match_zones", "Zones whose offers this process makes."),
+            match_zones_without_owner: gauge("match_zones_without_owner", "Zones that nobody matches in."),
+            match_conflicts: registered(
+                &registry,
+                IntCounter::new("rideshare_match_conflicts_total", "Offers that another zone was first with."),
+            ),
             match_shadow: counter("match_shadow_total", "What the shadow policy would have done.", "outcome"),
             match_shadow_eta: registered(
                 &registry,

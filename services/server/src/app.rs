@@ -285,6 +285,7 @@ impl App {
                 window_ms: settings.match_window_ms,
                 record_hours: settings.match_record_hours,
                 shadow_policy: settings.match_shadow_policy,
+                partition: settings.partition(),
                 ..Default::default()
             };
             let matching = Matching::start(&platform, &store, config).await?;

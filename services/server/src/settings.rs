@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use axum::http::Uri;
 use axum::http::uri::Scheme;
 use clap::{Args, ValueEnum};
+use matching::zones::Partition;
 use platform::limits::{Amount, Limit, Limits, Quota, TrustedProxies};
 use platform::webhook::Secret;
 use platform::{Tokens, World};
@@ -164,6 +165,13 @@ pub struct Settings {
     /// A policy that sees what MATCH_POLICY sees, and whose decisions are only counted [default: none].
     #[arg(long, env = "MATCH_SHADOW_POLICY", value_parser = policy, global = true)]
     pub match_shadow_policy: Option<matching::Policy>,
+    /// Zones in which processes of match match beside each other, each in its share of them; with 1, one process matches and the others
+    /// stand by. The same for all processes.
+    #[arg(long, env = "MATCH_ZONES", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64), global = true)]
+    pub match_zones: u16,
+    /// Kilometres of the edge of a cell of the map: each cell belongs to a zone.
+    #[arg(long, env = "MATCH_ZONE_KM", default_value_t = 10.0, value_parser = zone_km, global = true)]
+    pub match_zone_km: f64,
     /// Seconds that a driver waits at the pickup for nothing; after that each minute costs.
     #[arg(long, env = "MATCH_WAIT_FREE_S", default_value_t = 180, value_parser = clap::value_parser!(u32).range(0..=3_600), global = true)]
     pub match_wait_free_s: u32,
@@ -246,7 +254,18 @@ fn policy(text: &str) -> Result<matching::Policy, String> {
     }
 }
 
+/// Kilometres, from 100 m to 1,000 km.
+fn zone_km(text: &str) -> Result<f64, String> {
+    let km: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    if (0.1..=1_000.0).contains(&km) { Ok(km) } else { Err("from 0.1 to 1000".to_owned()) }
+}
+
 impl Settings {
+    /// How the map is divided among the processes of match.
+    pub fn partition(&self) -> Partition {
+        Partition::new(self.match_zones, (self.match_zone_km * 1_000.0) as u32)
+    }
+
     /// Memory bus and memory state: nothing outside this process.
     pub fn embedded(&self) -> bool {
         self.queue_type == QueueType::Memory && !self.has_database()

@@ -74,6 +74,10 @@ pub struct Sabotage {
     pub one_transaction_at_a_time: bool,
     /// What a stream delivers to one process reaches all others as well, and is thrown away there. Only a simulation with costs notices.
     pub everyone_hears_everything: bool,
+    /// The engines of match write whether they hold the lease of their zone or not.
+    pub no_zone_guard: bool,
+    /// A zone of match does not look at the rides of other zones.
+    pub no_ride_check: bool,
 }
 
 impl Sabotage {
@@ -85,5 +89,7 @@ impl Sabotage {
         no_unique_live_ride: false,
         one_transaction_at_a_time: false,
         everyone_hears_everything: false,
+        no_zone_guard: false,
+        no_ride_check: false,
     };
 }

@@ -13,6 +13,7 @@ mod rules;
 mod state;
 
 pub(crate) use marketplace::{Marketplace, Standing};
+pub use rules::{Border, Input, StepOutput, step};
 pub(crate) use rules::{Decision, step_observed};
-pub use rules::{Input, StepOutput, step};
+pub(crate) use state::micros;
 pub use state::{Driver, Engine, EngineRows, Exclusion, Offer, OfferOutcome, Request, Ride, Rules};

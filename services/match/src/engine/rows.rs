@@ -8,7 +8,7 @@ use platform::store::rows::column;
 use platform::{On, StoreError};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
-use streams::{Position, RideId, UserId, VehicleType};
+use streams::{Position, RequestId, RideId, UserId, VehicleType};
 use uuid::Uuid;
 
 use super::state::{
@@ -16,40 +16,59 @@ use super::state::{
     requests_remembered_from,
 };
 use crate::tables::Tx;
+use crate::zones::Zone;
 
 /// How long rows of ended requests and offers are stored.
 const ENDED_STORED: Duration = Duration::days(1);
 /// How long rows of ended rides and of offline drivers are stored: longer than RIDE_STREAM keeps the ride's first event.
 const RIDES_STORED: Duration = Duration::days(8);
 
-/// The rows that the engine needs at `now`: what is live, and what ended so recently that a late event may refer to it.
-pub async fn load(tx: &mut Tx, now: DateTime<Utc>, request_ttl: Duration) -> Result<EngineRows, StoreError> {
+const REQUESTS: &str = "select *, array(select driver_id from exclusions e where e.request_id = r.request_id order by driver_id) \
+     as excluded, array(select until from exclusions e where e.request_id = r.request_id order by driver_id) \
+     as excluded_until, array(select misses from exclusions e where e.request_id = r.request_id order by driver_id) \
+     as excluded_misses from requests r";
+
+/// The rows that the engine of a zone needs at `now`: what is live, and what ended so recently that a late event may refer to it.
+pub async fn load(
+    tx: &mut Tx,
+    now: DateTime<Utc>,
+    request_ttl: Duration,
+    zone: Zone,
+) -> Result<EngineRows, StoreError> {
     let requests_from = requests_remembered_from(now, request_ttl);
     let (ended_from, drivers_from) = (now - ENDED_REMEMBERED, now - OFFLINE_REMEMBERED);
     match tx.on() {
         On::Postgres(pg) => {
-            let drivers = sqlx::query("select * from drivers where active or seen_at >= $1 order by user_id")
-                .bind(drivers_from)
-                .fetch_all(&mut *pg)
-                .await?;
-            let requests = sqlx::query(
-                "select *, array(select driver_id from exclusions e where e.request_id = r.request_id order by driver_id) \
-                 as excluded, array(select until from exclusions e where e.request_id = r.request_id order by driver_id) \
-                 as excluded_until, array(select misses from exclusions e where e.request_id = r.request_id order by driver_id) \
-                 as excluded_misses from requests r \
-                 where ended_at is null or ended_at >= $1 order by request_id",
+            let number = i32::from(zone.number);
+            let drivers = sqlx::query(
+                "select * from drivers where (active or seen_at >= $1) and ($2 or zones & (1::bigint << $3) <> 0) order by user_id",
             )
-            .bind(requests_from)
+            .bind(drivers_from)
+            .bind(zone.partition.is_one())
+            .bind(number)
             .fetch_all(&mut *pg)
             .await?;
-            let offers = sqlx::query("select * from offers where ended_at is null or ended_at >= $1 order by match_id")
-                .bind(ended_from)
+            let statement =
+                format!("{REQUESTS} where (ended_at is null or ended_at >= $1) and zone = $2 order by request_id");
+            let requests = sqlx::query(sqlx::AssertSqlSafe(statement))
+                .bind(requests_from)
+                .bind(number)
                 .fetch_all(&mut *pg)
                 .await?;
-            let rides = sqlx::query("select * from rides where ended_at is null or ended_at >= $1 order by ride_id")
-                .bind(ended_from)
-                .fetch_all(&mut *pg)
-                .await?;
+            let offers = sqlx::query(
+                "select * from offers where (ended_at is null or ended_at >= $1) and zone = $2 order by match_id",
+            )
+            .bind(ended_from)
+            .bind(number)
+            .fetch_all(&mut *pg)
+            .await?;
+            let rides = sqlx::query(
+                "select * from rides where (ended_at is null or ended_at >= $1) and zone = $2 order by ride_id",
+            )
+            .bind(ended_from)
+            .bind(number)
+            .fetch_all(&mut *pg)
+            .await?;
             Ok(EngineRows {
                 drivers: drivers.iter().map(read_driver).collect::<Result<_, _>>()?,
                 requests: requests.iter().map(read_request).collect::<Result<_, _>>()?,
@@ -59,10 +78,18 @@ pub async fn load(tx: &mut Tx, now: DateTime<Utc>, request_ttl: Duration) -> Res
         }
         On::Memory(tables) => {
             let is_recent = |ended_at: Option<DateTime<Utc>>, from| ended_at.is_none_or(|at| at >= from);
+            let knows = |id| {
+                zone.partition.is_one() || tables.zones_of_driver.get(&id).is_some_and(|z| z.contains(zone.number))
+            };
             let drivers = tables.drivers.values().filter(|d| d.active || d.seen_at >= drivers_from);
+            let drivers = drivers.filter(|d| knows(d.user_id));
+            let is_own = |of: Option<&u16>| of.copied().unwrap_or(0) == zone.number;
             let requests = tables.requests.values().filter(|r| is_recent(r.ended_at, requests_from));
+            let requests = requests.filter(|r| is_own(tables.zone_of_request.get(&r.request_id)));
             let offers = tables.offers.values().filter(|o| is_recent(o.ended.map(|e| e.0), ended_from));
+            let offers = offers.filter(|o| is_own(tables.zone_of_offer.get(&o.match_id)));
             let rides = tables.rides.values().filter(|r| is_recent(r.ended_at, ended_from));
+            let rides = rides.filter(|r| is_own(tables.zone_of_ride.get(&r.ride_id)));
             Ok(EngineRows {
                 drivers: drivers.cloned().collect(),
                 requests: requests.cloned().collect(),
@@ -73,24 +100,21 @@ pub async fn load(tx: &mut Tx, now: DateTime<Utc>, request_ttl: Duration) -> Res
     }
 }
 
-/// Inserts or replaces rows. Unique indexes refuse a second live request of a passenger and a second live offer of a driver
-/// or a passenger.
+/// Inserts or replaces rows of a zone. Unique indexes refuse a second live request of a passenger and a second live offer of a driver
+/// or a passenger. Of more than one zone, the router has written the drivers.
 ///
 /// # Errors
-/// [`StoreError::Conflict`] for these; it means that the engine has a bug.
-pub async fn write(tx: &mut Tx, rows: &EngineRows) -> Result<(), StoreError> {
-    if !rows.drivers.is_empty() {
+/// [`StoreError::Conflict`] for these; with one zone it means that the engine has a bug.
+pub async fn write(tx: &mut Tx, rows: &EngineRows, zone: Zone) -> Result<(), StoreError> {
+    if !rows.drivers.is_empty() && zone.partition.is_one() {
         write_drivers(tx, &rows.drivers).await?;
     }
-    if !rows.requests.is_empty() {
-        write_requests(tx, &rows.requests).await?;
-        write_exclusions(tx, &rows.requests).await?;
-    }
+    write_requests(tx, &rows.requests, zone.number).await?;
     if !rows.offers.is_empty() {
-        write_offers(tx, &rows.offers).await?;
+        write_offers(tx, &rows.offers, zone.number).await?;
     }
     if !rows.rides.is_empty() {
-        write_rides(tx, &rows.rides).await?;
+        write_rides(tx, &rows.rides, zone.number).await?;
     }
     Ok(())
 }
@@ -123,20 +147,24 @@ async fn write_drivers(tx: &mut Tx, rows: &[Driver]) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn write_requests(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreError> {
+/// With their exclusions. They are in this zone from now on.
+pub(crate) async fn write_requests(tx: &mut Tx, rows: &[Request], zone: u16) -> Result<(), StoreError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
     match tx.on() {
         On::Postgres(pg) => {
             // Ended rows first: each frees the unique index for the live row of the same passenger.
             sqlx::query(
                 "insert into requests (request_id, passenger_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, \
-                 vehicle_type, opened_at, changed_at, ended_at, expires_at) select * from unnest($1::uuid[], $2::uuid[], \
+                 vehicle_type, opened_at, changed_at, ended_at, expires_at, zone) select *, $12 from unnest($1::uuid[], $2::uuid[], \
                  $3::float8[], $4::float8[], $5::float8[], $6::float8[], $7::text[], $8::timestamptz[], \
                  $9::timestamptz[], $10::timestamptz[], $11::timestamptz[]) as u (id, p, a, b, c, d, v, o, ch, ended, ex) \
                  order by ended nulls last, id on conflict (request_id) do update set \
                  pickup_lat = excluded.pickup_lat, pickup_lng = excluded.pickup_lng, \
                  dropoff_lat = excluded.dropoff_lat, dropoff_lng = excluded.dropoff_lng, \
                  vehicle_type = excluded.vehicle_type, opened_at = excluded.opened_at, changed_at = excluded.changed_at, \
-                 ended_at = excluded.ended_at, expires_at = excluded.expires_at",
+                 ended_at = excluded.ended_at, expires_at = excluded.expires_at, zone = excluded.zone",
             )
             .bind(column(rows, |r| r.request_id.0))
             .bind(column(rows, |r| r.passenger_id.0))
@@ -149,10 +177,12 @@ async fn write_requests(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreError>
             .bind(column(rows, |r| r.changed_at))
             .bind(column(rows, |r| r.ended_at))
             .bind(column(rows, |r| r.expires_at))
+            .bind(i32::from(zone))
             .execute(&mut *pg)
             .await?;
         }
         On::Memory(tables) => {
+            tables.zone_of_request.extend(rows.iter().map(|r| (r.request_id, zone)));
             for r in rows.iter().filter(|r| r.ended_at.is_some()) {
                 release(&mut tables.live_request_of, r.passenger_id, r.request_id);
                 tables.requests.insert(r.request_id, r.clone());
@@ -164,7 +194,7 @@ async fn write_requests(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreError>
             }
         }
     }
-    Ok(())
+    write_exclusions(tx, rows).await
 }
 
 /// In memory the exclusions are part of the request.
@@ -190,13 +220,13 @@ async fn write_exclusions(tx: &mut Tx, rows: &[Request]) -> Result<(), StoreErro
     Ok(())
 }
 
-async fn write_offers(tx: &mut Tx, rows: &[Offer]) -> Result<(), StoreError> {
+async fn write_offers(tx: &mut Tx, rows: &[Offer], zone: u16) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             // Ended rows first: each frees the unique indexes for the live row of the same driver or passenger.
             sqlx::query(
                 "insert into offers (match_id, request_id, driver_id, passenger_id, found_at, expires_at, accepted_at, \
-                 ended_at, outcome) select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], \
+                 ended_at, outcome, zone) select *, $10 from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], \
                  $5::timestamptz[], $6::timestamptz[], $7::timestamptz[], $8::timestamptz[], $9::text[]) \
                  as u (id, r, d, p, f, e, a, ended, o) order by ended nulls last, id on conflict (match_id) do update \
                  set accepted_at = excluded.accepted_at, ended_at = excluded.ended_at, outcome = excluded.outcome",
@@ -210,10 +240,14 @@ async fn write_offers(tx: &mut Tx, rows: &[Offer]) -> Result<(), StoreError> {
             .bind(column(rows, |o| o.accepted_at))
             .bind(column(rows, |o| o.ended.map(|e| e.0)))
             .bind(column(rows, |o| o.ended.map(|e| e.1.as_str())))
+            .bind(i32::from(zone))
             .execute(&mut *pg)
             .await?;
         }
         On::Memory(tables) => {
+            for o in rows {
+                tables.zone_of_offer.entry(o.match_id).or_insert(zone);
+            }
             for o in rows.iter().filter(|o| o.ended.is_some()) {
                 release(&mut tables.live_offer_of_driver, o.driver_id, o.match_id);
                 release(&mut tables.live_offer_of_passenger, o.passenger_id, o.match_id);
@@ -231,7 +265,12 @@ async fn write_offers(tx: &mut Tx, rows: &[Offer]) -> Result<(), StoreError> {
 }
 
 /// Makes `id` the live row of `user`, as a partial unique index does in PostgreSQL.
-fn claim<I: Copy + Eq>(index: &mut OrdMap<UserId, I>, user: UserId, id: I, constraint: &str) -> Result<(), StoreError> {
+pub(crate) fn claim<I: Copy + Eq>(
+    index: &mut OrdMap<UserId, I>,
+    user: UserId,
+    id: I,
+    constraint: &str,
+) -> Result<(), StoreError> {
     if streams::simulation::sabotage().no_hold {
         return Ok(());
     }
@@ -249,13 +288,13 @@ fn release<I: Copy + Eq>(index: &mut OrdMap<UserId, I>, user: UserId, id: I) {
     }
 }
 
-async fn write_rides(tx: &mut Tx, rows: &[Ride]) -> Result<(), StoreError> {
+async fn write_rides(tx: &mut Tx, rows: &[Ride], zone: u16) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
                 "insert into rides (ride_id, match_id, driver_id, passenger_id, began_at, ended_at, driver_cancelled, \
-                 expected_end_at, expected_end_lat, expected_end_lng) \
-                 select * from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::timestamptz[], $6::timestamptz[], \
+                 expected_end_at, expected_end_lat, expected_end_lng, zone) \
+                 select *, $11 from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::timestamptz[], $6::timestamptz[], \
                  $7::bool[], $8::timestamptz[], $9::float8[], $10::float8[]) on conflict (ride_id) do update \
                  set ended_at = excluded.ended_at, driver_cancelled = excluded.driver_cancelled, \
                  expected_end_at = excluded.expected_end_at, expected_end_lat = excluded.expected_end_lat, \
@@ -271,10 +310,16 @@ async fn write_rides(tx: &mut Tx, rows: &[Ride]) -> Result<(), StoreError> {
             .bind(column(rows, |r| r.expected_end.map(|end| end.0)))
             .bind(column(rows, |r| r.expected_end.map(|end| end.1.lat)))
             .bind(column(rows, |r| r.expected_end.map(|end| end.1.lng)))
+            .bind(i32::from(zone))
             .execute(&mut *pg)
             .await?;
         }
-        On::Memory(tables) => tables.rides.extend(rows.iter().map(|r| (r.ride_id, r.clone()))),
+        On::Memory(tables) => {
+            for r in rows {
+                tables.zone_of_ride.entry(r.ride_id).or_insert(zone);
+                tables.rides.insert(r.ride_id, r.clone());
+            }
+        }
     }
     Ok(())
 }
@@ -310,6 +355,9 @@ pub async fn purge(tx: &mut Tx, now: DateTime<Utc>) -> Result<(), StoreError> {
                 .await?;
         }
         On::Memory(tables) => {
+            fn zones_of<K: Ord + Clone>(of: &OrdMap<K, u16>, is_left: impl Fn(&K) -> bool) -> OrdMap<K, u16> {
+                of.iter().filter(|(id, _)| is_left(id)).map(|(id, zone)| (id.clone(), *zone)).collect()
+            }
             fn retain<K: Ord + Clone, V: Clone>(map: &mut OrdMap<K, V>, wanted: impl Fn(&V) -> bool) {
                 let retained = map.iter().filter(|(_, v)| wanted(v));
                 *map = retained.map(|(k, v)| (k.clone(), v.clone())).collect();
@@ -318,9 +366,32 @@ pub async fn purge(tx: &mut Tx, now: DateTime<Utc>) -> Result<(), StoreError> {
             retain(&mut tables.offers, |o| o.ended.is_none_or(|(at, _)| at >= ended_from));
             retain(&mut tables.rides, |r| r.ended_at.is_none_or(|at| at >= rides_from));
             retain(&mut tables.drivers, |d| d.active || d.seen_at >= rides_from);
+            let (requests, offers, rides) = (&tables.requests, &tables.offers, &tables.rides);
+            tables.zone_of_request = zones_of(&tables.zone_of_request, |id| requests.contains_key(id));
+            tables.zone_of_offer = zones_of(&tables.zone_of_offer, |id| offers.contains_key(id));
+            tables.zone_of_ride = zones_of(&tables.zone_of_ride, |id| rides.contains_key(id));
         }
     }
     Ok(())
+}
+
+/// Those of the requests that a zone has.
+pub(crate) async fn requests(tx: &mut Tx, ids: &[RequestId], zone: Zone) -> Result<Vec<Request>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let statement = format!("{REQUESTS} where request_id = any($1) and zone = $2 order by request_id");
+            let rows = sqlx::query(sqlx::AssertSqlSafe(statement))
+                .bind(column(ids, |id| id.0))
+                .bind(i32::from(zone.number))
+                .fetch_all(pg)
+                .await?;
+            rows.iter().map(read_request).collect()
+        }
+        On::Memory(tables) => {
+            let own = |id: &&RequestId| tables.zone_of_request.get(*id).copied().unwrap_or(0) == zone.number;
+            Ok(ids.iter().filter(own).filter_map(|id| tables.requests.get(id).cloned()).collect())
+        }
+    }
 }
 
 fn position(row: &PgRow, lat: &str, lng: &str) -> Result<Position, StoreError> {
@@ -342,7 +413,7 @@ fn outcome(text: &str) -> Result<OfferOutcome, StoreError> {
     })
 }
 
-fn read_driver(row: &PgRow) -> Result<Driver, StoreError> {
+pub(crate) fn read_driver(row: &PgRow) -> Result<Driver, StoreError> {
     let seen_at: DateTime<Utc> = row.try_get("seen_at")?;
     Ok(Driver {
         user_id: id(row, "user_id")?,

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{DateTime, Duration, SubsecRound, Utc};
+use chrono::{DateTime, Duration, Utc};
 use roads::{Leg, Road, Way};
 use streams::event::{
     CancelledRide, MatchAccepted, MatchFound, MatchRejected, Party, RejectReason, RideEvent, UserBeacon, UserFinder,
@@ -13,7 +13,9 @@ use streams::{Event, MatchId, Position, RequestId, RideStatus, Service, UserId, 
 use super::assign::{Assignment, DETOUR, WaitingRequest};
 use super::marketplace::Marketplace;
 use super::road_times::WayTime;
-use super::state::{ChangedIds, Driver, Engine, EngineRows, ExclusionReason, Offer, OfferOutcome, Request, Ride};
+use super::state::{
+    ChangedIds, Driver, Engine, EngineRows, ExclusionReason, Offer, OfferOutcome, Request, Ride, micros,
+};
 use crate::positions::DriverPositions;
 
 /// After this long without an answer of rides, an accepted offer is reported to operators.
@@ -40,10 +42,27 @@ pub enum Input<'a> {
     Ride(&'a RideEvent),
     /// Answers to [`StepOutput::wanted`], in any order; `None`: nobody can say.
     Roads(&'a [(Way, Option<Road>)]),
+    /// From other zones.
+    Border(&'a Border),
     /// About every second: drivers may have moved, requests may have waited too long.
     Tick,
     /// About every minute: forget what ended long ago.
     Housekeeping,
+}
+
+/// What an engine learns of other zones. With one zone there is nothing of it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Border {
+    /// All users whom other zones have, each with whether it is a ride.
+    Elsewhere(Vec<(UserId, bool)>),
+    /// New offers of the step before that were not made, because another zone was first; their drivers are left out until then.
+    Lost(Vec<MatchId>, DateTime<Utc>),
+    /// Requests that another zone has handed over.
+    Requests(Vec<Request>),
+    /// About a ride of another zone.
+    Ride(Box<RideEvent>),
+    /// About an offer of another zone.
+    Rejected(MatchRejected),
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +79,8 @@ pub struct StepOutput {
     pub wanted: Vec<Way>,
     /// What the engine knows of road times, or waits for, is not what it was before.
     pub has_other_roads: bool,
+    /// Live requests that belong to another zone, which has them from now on.
+    pub handed_over: Vec<(u16, Request)>,
 }
 
 /// What a policy decided in a step, before any offer is made of it.
@@ -112,6 +133,7 @@ pub(crate) fn step_observed(
             Input::Roads(answers) => {
                 answers.iter().for_each(|(way, road)| step.engine.road_times_mut().receive(way, *road, now));
             }
+            Input::Border(border) => step.border(border),
             Input::Tick => scope = MatchScope::AllWaiting,
             Input::Housekeeping => step.housekeeping(),
         }
@@ -119,8 +141,10 @@ pub(crate) fn step_observed(
     step.expire_offers();
     if scope == MatchScope::AllWaiting {
         step.end_old_requests();
+        step.end_left_out();
     }
     step.update_availability();
+    step.hand_over(scope);
     step.make_matches(scope, new_match_id, observe);
     let Step { engine, changed, mut output, .. } = step;
     output.rows = engine.rows_of(&changed);
@@ -159,11 +183,6 @@ fn began_at(request: RequestId) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanoseconds)
 }
 
-/// Cuts to microseconds, the precision of PostgreSQL.
-fn micros(at: DateTime<Utc>) -> DateTime<Utc> {
-    at.trunc_subsecs(6)
-}
-
 impl Step<'_> {
     fn put_request(&mut self, request: Request) {
         self.changed.requests.insert(request.request_id);
@@ -188,18 +207,8 @@ impl Step<'_> {
         if self.engine.drivers().get(&e.user_id).is_some_and(|d| d.recorded_at > recorded_at) {
             return;
         }
-        let seen_at = micros(stored_at).min(self.now);
-        let driver = Driver {
-            user_id: e.user_id,
-            active: e.active,
-            vehicle_type: e.vehicle_type,
-            location: e.location,
-            recorded_at,
-            seen_at,
-            located_at: micros(e.located_at.unwrap_or(e.recorded_at)).min(seen_at),
-            device: e.device.clone(),
-        };
-        if self.positions.record_beacon(e, seen_at) {
+        let driver = Driver::of(e, stored_at, self.now);
+        if self.positions.record_beacon(e, driver.seen_at) {
             self.returned.insert(e.user_id);
         }
         self.changed.drivers.insert(e.user_id);
@@ -331,8 +340,11 @@ impl Step<'_> {
             // again, unless one of them is locked or held by an accepted offer: then rides will refuse it.
             Some((_, OfferOutcome::Expired | OfferOutcome::Cancelled)) => {
                 let people = [offer.driver_id, offer.passenger_id];
-                let is_taken =
-                    |u: UserId| self.engine.is_locked(u) || self.engine.held_by(u).is_some_and(Offer::is_accepted);
+                let is_taken = |u: UserId| {
+                    self.engine.is_locked(u)
+                        || self.engine.is_elsewhere(u)
+                        || self.engine.held_by(u).is_some_and(Offer::is_accepted)
+                };
                 if people.into_iter().any(is_taken) {
                     return;
                 }
@@ -511,6 +523,94 @@ impl Step<'_> {
         let exclusion = reason.exclusion(request.excluded.get(&driver), self.now);
         if request.excluded.insert(driver, exclusion) != Some(exclusion) {
             self.put_request(request);
+        }
+    }
+
+    fn border(&mut self, border: &Border) {
+        match border {
+            Border::Elsewhere(all) => self.elsewhere(all),
+            Border::Lost(offers, until) => {
+                for id in offers {
+                    let Some(offer) = self.engine.remove_offer(*id) else { continue };
+                    self.touched.extend([offer.driver_id, offer.passenger_id]);
+                    if !self.engine.is_elsewhere(offer.driver_id) {
+                        self.engine.put_elsewhere(offer.driver_id, Some(*until));
+                    }
+                }
+            }
+            Border::Requests(requests) => {
+                // They are rows already.
+                for request in requests {
+                    if self.engine.requests().contains_key(&request.request_id) {
+                        continue;
+                    }
+                    self.touched.insert(request.passenger_id);
+                    self.engine.put_request(request.clone());
+                }
+            }
+            Border::Ride(e) => {
+                if e.status == RideStatus::Pickup {
+                    self.clear_for_ride(e);
+                } else if let Some(request) = e.request_id
+                    && e.by == Some(Party::Driver)
+                {
+                    self.exclude(request, e.driver_id, ExclusionReason::Cancelled);
+                }
+            }
+            Border::Rejected(e) => match e.reason {
+                RejectReason::Declined => self.exclude(e.request_id, e.driver_id, ExclusionReason::Declined),
+                RejectReason::Superseded => self.exclude(e.request_id, e.driver_id, ExclusionReason::Missed),
+                RejectReason::Cancelled if e.is_from(Service::Users) => self.end_request(e.request_id, None),
+                RejectReason::Expired | RejectReason::Cancelled => {}
+            },
+        }
+    }
+
+    /// Nobody of them is offered, and whoever is in a ride elsewhere has no open offer here.
+    fn elsewhere(&mut self, all: &[(UserId, bool)]) {
+        let now: BTreeSet<UserId> = all.iter().map(|(id, _)| *id).collect();
+        let before = self.engine.elsewhere().filter(|(id, until)| until.is_none() && !now.contains(id));
+        for user in before.map(|(id, _)| id).collect::<Vec<_>>() {
+            self.engine.remove_elsewhere(user);
+            self.touched.insert(user);
+        }
+        for &(user, is_in_ride) in all {
+            self.engine.put_elsewhere(user, None);
+            self.touched.insert(user);
+            if is_in_ride
+                && let Some(offer) = self.engine.held_by(user).filter(|o| o.is_outstanding()).map(|o| o.match_id)
+            {
+                self.withdraw(offer, RejectReason::Cancelled);
+            }
+        }
+    }
+
+    /// Whoever was left out for a moment may be offered again.
+    fn end_left_out(&mut self) {
+        let now = self.now;
+        let over: Vec<UserId> =
+            self.engine.elsewhere().filter(|(_, until)| until.is_some_and(|at| at <= now)).map(|(id, _)| id).collect();
+        for user in over {
+            self.engine.remove_elsewhere(user);
+            self.touched.insert(user);
+        }
+    }
+
+    /// Lets go of the requests that belong to another zone. As long as an offer or a ride of this zone holds the passenger, it has the
+    /// request.
+    fn hand_over(&mut self, scope: MatchScope) {
+        let zone = self.engine.rules().zone;
+        if zone.partition.is_one() {
+            return;
+        }
+        let engine = &*self.engine;
+        let is_seen = |r: &&Request| scope == MatchScope::AllWaiting || self.unmatched.contains(&r.request_id);
+        let others = engine.waiting().filter(is_seen);
+        let others = others.filter_map(|r| Some((zone.other_zone_of(&r.pickup)?, r.request_id)));
+        for (zone, id) in others.collect::<Vec<_>>() {
+            self.unmatched.remove(&id);
+            let request = self.engine.remove_request(id);
+            self.output.handed_over.extend(request.map(|request| (zone, request)));
         }
     }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use chrono::{DateTime, Duration, Utc};
+use chrono::{DateTime, Duration, SubsecRound, Utc};
 use pricing::market::{Market, Markets};
 use streams::event::{MatchRejected, RejectReason, UserBeacon};
 use streams::{MatchId, Position, RequestId, RideId, Service, UserId, VehicleType};
@@ -15,6 +15,7 @@ use streams::{MatchId, Position, RequestId, RideId, Service, UserId, VehicleType
 use super::assign::Policy;
 use super::road_times::RoadTimes;
 use crate::positions::DriverPositions;
+use crate::zones::Zone;
 
 /// An offer ends this long after its `expires_at`. users refuses answers after `expires_at`; the grace lets an answer that was
 /// in time reach the engine.
@@ -42,6 +43,11 @@ pub(crate) const ENDED_REMEMBERED: Duration = Duration::minutes(10);
 /// How long an offline driver is remembered after their newest beacon.
 pub(crate) const OFFLINE_REMEMBERED: Duration = Duration::hours(24);
 
+/// Cuts to microseconds, the precision of PostgreSQL.
+pub(crate) fn micros(at: DateTime<Utc>) -> DateTime<Utc> {
+    at.trunc_subsecs(6)
+}
+
 /// Requests that ended before this are forgotten.
 pub(crate) fn requests_remembered_from(now: DateTime<Utc>, request_ttl: Duration) -> DateTime<Utc> {
     now - request_ttl - REQUESTS_REMEMBERED
@@ -65,6 +71,8 @@ pub struct Rules {
     pub speed_mps: Option<f64>,
     /// Whether road times can be asked for.
     pub roads: bool,
+    /// Whose requests the engine has.
+    pub zone: Zone,
 }
 
 impl Rules {
@@ -118,7 +126,22 @@ pub struct Driver {
 }
 
 impl Driver {
-    fn beacon(&self) -> UserBeacon {
+    /// As a beacon says that the stream stored at `stored_at`. Times have the precision of PostgreSQL.
+    pub(crate) fn of(e: &UserBeacon, stored_at: DateTime<Utc>, now: DateTime<Utc>) -> Self {
+        let seen_at = micros(stored_at).min(now);
+        Self {
+            user_id: e.user_id,
+            active: e.active,
+            vehicle_type: e.vehicle_type,
+            location: e.location,
+            recorded_at: micros(e.recorded_at),
+            seen_at,
+            located_at: micros(e.located_at.unwrap_or(e.recorded_at)).min(seen_at),
+            device: e.device.clone(),
+        }
+    }
+
+    pub(crate) fn beacon(&self) -> UserBeacon {
         UserBeacon {
             user_id: self.user_id,
             active: self.active,
@@ -355,6 +378,8 @@ pub struct Engine {
     /// No offer ends by time alone before this.
     no_expiry_before: DateTime<Utc>,
     road_times: RoadTimes,
+    /// Users whom another zone holds or has in a ride, as far as it is known; those with a time until then only.
+    elsewhere: BTreeMap<UserId, Option<DateTime<Utc>>>,
 }
 
 impl Engine {
@@ -376,7 +401,29 @@ impl Engine {
             cancelled: BTreeMap::new(),
             no_expiry_before: DateTime::<Utc>::MIN_UTC,
             road_times: RoadTimes::default(),
+            elsewhere: BTreeMap::new(),
         }
+    }
+
+    /// Whom other zones have, and until when.
+    pub fn elsewhere(&self) -> impl Iterator<Item = (UserId, Option<DateTime<Utc>>)> {
+        self.elsewhere.iter().map(|(id, until)| (*id, *until))
+    }
+
+    pub(crate) fn set_elsewhere(&mut self, elsewhere: impl IntoIterator<Item = (UserId, Option<DateTime<Utc>>)>) {
+        self.elsewhere = elsewhere.into_iter().collect();
+    }
+
+    pub(super) fn put_elsewhere(&mut self, user: UserId, until: Option<DateTime<Utc>>) {
+        self.elsewhere.insert(user, until);
+    }
+
+    pub(super) fn remove_elsewhere(&mut self, user: UserId) {
+        self.elsewhere.remove(&user);
+    }
+
+    pub(super) fn is_elsewhere(&self, user: UserId) -> bool {
+        self.elsewhere.contains_key(&user)
     }
 
     /// After a take-over, answers to offers whose deadline passed meanwhile may be waiting in the stream: they are handled first.
@@ -462,7 +509,7 @@ impl Engine {
         if streams::simulation::sabotage().no_hold {
             return self.locked.contains_key(&user);
         }
-        self.held.contains_key(&user) || self.locked.contains_key(&user)
+        self.held.contains_key(&user) || self.locked.contains_key(&user) || self.elsewhere.contains_key(&user)
     }
 
     /// Whether a match became a ride.
@@ -602,6 +649,32 @@ impl Engine {
             self.deadlines.insert((offer.deadline(), id));
         }
         self.offers.insert(id, offer);
+    }
+
+    /// An offer that was never made.
+    pub(super) fn remove_offer(&mut self, id: MatchId) -> Option<Offer> {
+        let offer = self.offers.remove(&id)?;
+        self.deadlines.remove(&(offer.deadline(), id));
+        forget_cancelled(&mut self.cancelled, &offer);
+        for person in [offer.driver_id, offer.passenger_id] {
+            if self.held.get(&person) == Some(&id) {
+                self.held.remove(&person);
+            }
+        }
+        Some(offer)
+    }
+
+    /// A request that another zone has from now on.
+    pub(super) fn remove_request(&mut self, id: RequestId) -> Option<Request> {
+        let request = self.requests.remove(&id)?;
+        self.queue.remove(&(request.opened_at, id));
+        if let Some(ids) = self.requests_of.get_mut(&request.passenger_id) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.requests_of.remove(&request.passenger_id);
+            }
+        }
+        Some(request)
     }
 
     pub(super) fn put_ride(&mut self, ride: Ride) {

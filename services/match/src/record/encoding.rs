@@ -17,7 +17,7 @@ use streams::{Event, MatchId, Position, RideStatus, UserId, VehicleType};
 use super::codec::{Names, Reader, Writer, fnv};
 use super::rules::RulesVersion;
 use crate::engine::road_times::{Knowledge, RoadTimesRows};
-use crate::engine::{Driver, EngineRows, Exclusion, Input, Offer, OfferOutcome, Request, Ride, StepOutput};
+use crate::engine::{Border, Driver, EngineRows, Exclusion, Input, Offer, OfferOutcome, Request, Ride, StepOutput};
 use crate::positions::DriverState;
 
 const FORMAT: u8 = 1;
@@ -40,6 +40,8 @@ enum Section {
     Rides = 13,
     Places = 14,
     RoadTimes = 15,
+    /// Users whom other zones have.
+    Elsewhere = 16,
 }
 
 /// An input that is stored: [`Input`] with the event in it.
@@ -51,6 +53,7 @@ pub enum RecordedInput {
     Rejected(MatchRejected),
     Ride(Box<RideEvent>),
     Roads(Vec<(Way, Option<Road>)>),
+    Border(Border),
     Tick,
     Housekeeping,
 }
@@ -64,6 +67,7 @@ impl RecordedInput {
             Self::Rejected(e) => Input::Rejected(e),
             Self::Ride(e) => Input::Ride(e),
             Self::Roads(answers) => Input::Roads(answers),
+            Self::Border(border) => Input::Border(border),
             Self::Tick => Input::Tick,
             Self::Housekeeping => Input::Housekeeping,
         }
@@ -93,6 +97,7 @@ pub struct Snapshot {
     pub rows: EngineRows,
     pub places: Vec<DriverState>,
     pub road_times: RoadTimesRows,
+    pub elsewhere: Vec<(UserId, Option<DateTime<Utc>>)>,
 }
 
 /// What is recorded of a step, before it is bytes.
@@ -153,7 +158,7 @@ pub(super) fn encode_step(step: &StepParts<'_>, names: &mut Names) -> Vec<u8> {
 }
 
 pub(super) fn encode_snapshot(snapshot: &Snapshot, names: &mut Names) -> Vec<u8> {
-    let Snapshot { at, rules_version, no_expiry_before, rows, places, road_times } = snapshot;
+    let Snapshot { at, rules_version, no_expiry_before, rows, places, road_times, elsewhere } = snapshot;
     let mut to = Writer::new(*at, names);
     to.byte(FORMAT);
     to.bytes.extend(at.timestamp_micros().to_le_bytes());
@@ -187,6 +192,15 @@ pub(super) fn encode_snapshot(snapshot: &Snapshot, names: &mut Names) -> Vec<u8>
     });
     if *road_times != RoadTimesRows::default() {
         section(&mut to, Section::RoadTimes, |to| write_road_times(to, road_times));
+    }
+    if !elsewhere.is_empty() {
+        section(&mut to, Section::Elsewhere, |to| {
+            to.len(elsewhere.len());
+            for (user, until) in elsewhere {
+                to.id(user.0);
+                to.option(*until, Writer::time);
+            }
+        });
     }
     to.bytes
 }
@@ -263,6 +277,7 @@ pub(super) fn decode_snapshot(bytes: &[u8], names: &mut Names) -> Result<Snapsho
         rows: EngineRows::default(),
         places: Vec::new(),
         road_times: RoadTimesRows::default(),
+        elsewhere: Vec::new(),
     };
     read_sections(bytes, names, |section, from| {
         match section {
@@ -275,6 +290,9 @@ pub(super) fn decode_snapshot(bytes: &[u8], names: &mut Names) -> Result<Snapsho
             s if s == Section::Requests as u8 => snapshot.rows.requests = from.list(read_request)?,
             s if s == Section::Offers as u8 => snapshot.rows.offers = from.list(read_offer)?,
             s if s == Section::RoadTimes as u8 => snapshot.road_times = read_road_times(from)?,
+            s if s == Section::Elsewhere as u8 => {
+                snapshot.elsewhere = from.list(|from| Ok((from.id()?, from.option(Reader::time)?)))?;
+            }
             s if s == Section::Rides as u8 => snapshot.rows.rides = from.list(read_ride)?,
             s if s == Section::Places as u8 => {
                 snapshot.places = from.list(|from| {
@@ -307,6 +325,10 @@ pub fn output_hash(output: &StepOutput) -> u64 {
     requests.iter().for_each(|row| write_request(&mut to, row));
     offers.iter().for_each(|row| write_offer(&mut to, row));
     rides.iter().for_each(|row| write_ride(&mut to, row));
+    for (zone, row) in &output.handed_over {
+        to.uint(*zone);
+        write_request(&mut to, row);
+    }
     fnv(&to.bytes)
 }
 
@@ -403,11 +425,7 @@ fn write_input(to: &mut Writer<'_>, input: &Input<'_>) {
         }
         Input::Rejected(e) => {
             to.byte(5);
-            for id in [e.match_id.0, e.request_id.0, e.driver_id.0, e.passenger_id.0] {
-                to.id(id);
-            }
-            to.byte(number_of(&REASONS, &e.reason));
-            to.time(e.rejected_at);
+            write_rejected(to, e);
         }
         Input::Roads(answers) => {
             to.byte(7);
@@ -420,20 +438,92 @@ fn write_input(to: &mut Writer<'_>, input: &Input<'_>) {
         }
         Input::Ride(e) => {
             to.byte(6);
-            for id in [e.ride_id.0, e.match_id.0, e.driver_id.0, e.passenger_id.0] {
-                to.id(id);
-            }
-            to.byte(number_of(&RideStatus::ALL, &e.status));
-            to.position(&e.pickup);
-            to.position(&e.dropoff);
-            to.byte(e.vehicle_type as u8);
-            to.time(e.occurred_at);
-            to.option(e.by, |to, by| to.byte(number_of(&PARTIES, &by)));
-            to.option(e.request_id, |to, id| {
-                to.id(id.0);
-            });
+            write_ride_event(to, e);
+        }
+        Input::Border(border) => {
+            to.byte(8);
+            write_border(to, border);
         }
     }
+}
+
+fn write_rejected(to: &mut Writer<'_>, e: &MatchRejected) {
+    for id in [e.match_id.0, e.request_id.0, e.driver_id.0, e.passenger_id.0] {
+        to.id(id);
+    }
+    to.byte(number_of(&REASONS, &e.reason));
+    to.time(e.rejected_at);
+}
+
+fn read_rejected(from: &mut Reader<'_, '_>) -> Result<MatchRejected, String> {
+    Ok(MatchRejected {
+        match_id: from.id()?,
+        request_id: from.id()?,
+        driver_id: from.id()?,
+        passenger_id: from.id()?,
+        reason: nth(&REASONS, from)?,
+        rejected_at: from.time()?,
+    })
+}
+
+fn write_ride_event(to: &mut Writer<'_>, e: &RideEvent) {
+    for id in [e.ride_id.0, e.match_id.0, e.driver_id.0, e.passenger_id.0] {
+        to.id(id);
+    }
+    to.byte(number_of(&RideStatus::ALL, &e.status));
+    to.position(&e.pickup);
+    to.position(&e.dropoff);
+    to.byte(e.vehicle_type as u8);
+    to.time(e.occurred_at);
+    to.option(e.by, |to, by| to.byte(number_of(&PARTIES, &by)));
+    to.option(e.request_id, |to, id| {
+        to.id(id.0);
+    });
+}
+
+fn write_border(to: &mut Writer<'_>, border: &Border) {
+    match border {
+        Border::Elsewhere(all) => {
+            to.byte(0);
+            to.len(all.len());
+            for (user, is_in_ride) in all {
+                to.id(user.0);
+                to.bool(*is_in_ride);
+            }
+        }
+        Border::Lost(offers, until) => {
+            to.byte(1);
+            to.len(offers.len());
+            for id in offers {
+                to.id(id.0);
+            }
+            to.time(*until);
+        }
+        Border::Requests(requests) => {
+            to.byte(2);
+            to.len(requests.len());
+            requests.iter().for_each(|row| write_request(to, row));
+        }
+        Border::Ride(e) => {
+            to.byte(3);
+            write_ride_event(to, e);
+        }
+        Border::Rejected(e) => {
+            to.byte(4);
+            write_rejected(to, e);
+        }
+    }
+}
+
+fn read_border(from: &mut Reader<'_, '_>) -> Result<Border, String> {
+    Ok(match from.byte()? {
+        0 => Border::Elsewhere(from.list(|from| Ok((from.id()?, from.bool()?)))?),
+        1 => Border::Lost(from.list(Reader::id)?, from.time()?),
+        2 => Border::Requests(from.list(read_request)?),
+        3 => Border::Ride(Box::new(read_ride_event(from)?)),
+        4 => Border::Rejected(read_rejected(from)?),
+        other => return Err(format!("{other} is nothing of another zone")),
+    })
 }
 
 fn read_input(from: &mut Reader<'_, '_>) -> Result<RecordedInput, String> {
@@ -476,19 +566,13 @@ fn read_input(from: &mut Reader<'_, '_>) -> Result<RecordedInput, String> {
             vehicle_type: VehicleType::Car,
             accepted_at: from.time()?,
         }),
-        5 => RecordedInput::Rejected(MatchRejected {
-            match_id: from.id()?,
-            request_id: from.id()?,
-            driver_id: from.id()?,
-            passenger_id: from.id()?,
-            reason: nth(&REASONS, from)?,
-            rejected_at: from.time()?,
-        }),
+        5 => RecordedInput::Rejected(read_rejected(from)?),
         6 => RecordedInput::Ride(Box::new(read_ride_event(from)?)),
         7 => RecordedInput::Roads(from.list(|from| {
             let way = Way { from: from.position()?, to: from.position()? };
             Ok((way, from.option(read_road)?))
         })?),
+        8 => RecordedInput::Border(read_border(from)?),
         other => return Err(format!("the record has an input {other}: a later version of the program wrote it")),
     })
 }

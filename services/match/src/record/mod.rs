@@ -166,6 +166,7 @@ impl Recorder {
         let rows = &output.rows;
         let has_changed = !(output.events.is_empty()
             && !output.has_other_roads
+            && output.handed_over.is_empty()
             && rows.drivers.is_empty()
             && rows.requests.is_empty()
             && rows.offers.is_empty()
@@ -203,6 +204,7 @@ impl Recorder {
             rows: engine.rows(),
             places: positions.states(),
             road_times: engine.road_times().rows(),
+            elsewhere: engine.elsewhere().collect(),
         };
         let bytes = encoding::encode_snapshot(&snapshot, &mut self.names);
         self.next_snapshot = now + SNAPSHOT_INTERVAL;
@@ -222,11 +224,13 @@ impl Recorder {
     /// That of the text, which is made again only if the rules have changed.
     fn rules_version(&mut self, rules: &Rules) -> RulesVersion {
         let is_same = |known: &Rules| {
-            let Rules { offer_ttl, request_ttl, radius_m, ref markets, policy, window, speed_mps, roads } = *rules;
+            let Rules { offer_ttl, request_ttl, radius_m, ref markets, policy, window, speed_mps, roads, zone } =
+                *rules;
             let same_markets = |a: &Arc<Markets>, b: &Arc<Markets>| Arc::ptr_eq(a, b);
             same_markets(&known.markets, markets)
                 && (known.offer_ttl, known.request_ttl, known.window) == (offer_ttl, request_ttl, window)
                 && (known.radius_m, known.speed_mps, known.policy, known.roads) == (radius_m, speed_mps, policy, roads)
+                && known.zone == zone
         };
         match &self.rules {
             Some((known, version)) if is_same(known) => *version,

@@ -22,22 +22,33 @@ const CLOCKS: Duration = Duration::seconds(60);
 /// A search is looked for so long after its beginning, if its row is gone.
 const SEARCHES: Duration = Duration::hours(1);
 
-/// The entries from a snapshot on.
+/// The entries from a snapshot on, one term after the other. With zones, terms are beside each other in time: those of each zone follow
+/// those of another one.
 #[derive(Debug)]
 pub struct Entries {
     store: Store<Tables>,
     rules: RulesByVersion,
     next: Option<rows::At>,
+    /// Where the terms after this one begin.
+    terms: VecDeque<rows::At>,
     page: VecDeque<Entry>,
     page_entries: usize,
 }
 
 impl Entries {
-    /// From the newest snapshot on that is not later than `at`, else from the oldest one.
+    /// Of each term from the newest snapshot on that is not later than `at`, else from the oldest one.
     pub async fn from(store: &Store<Tables>, at: DateTime<Utc>) -> Result<Self, StoreError> {
         let mut tx = store.begin().await?;
-        let (rules, next) = (rows::rules(&mut tx).await?, rows::snapshot_before(&mut tx, at).await?);
-        Ok(Self { store: store.clone(), rules, next, page: VecDeque::new(), page_entries: PAGE_ENTRIES })
+        let (rules, terms) = (rows::rules(&mut tx).await?, rows::snapshots_before(&mut tx, at).await?);
+        let mut terms = VecDeque::from(terms);
+        let (next, page) = (terms.pop_front(), VecDeque::new());
+        Ok(Self { store: store.clone(), rules, next, terms, page, page_entries: PAGE_ENTRIES })
+    }
+
+    /// Goes on with the next term.
+    pub fn leave_term(&mut self) {
+        self.page.clear();
+        self.next = self.terms.pop_front();
     }
 
     /// With pages of so many entries.
@@ -56,12 +67,16 @@ impl Entries {
     }
 
     pub async fn next(&mut self) -> Result<Option<Entry>, StoreError> {
-        if self.page.is_empty()
+        while self.page.is_empty()
             && let Some(from) = self.next
         {
             let mut tx = self.store.begin().await?;
-            self.page = rows::page(&mut tx, from, self.page_entries, PAGE_BYTES).await?.into();
+            let page = rows::page(&mut tx, from, self.page_entries, PAGE_BYTES).await?;
+            self.page = page.into_iter().take_while(|entry| entry.epoch == from.0).collect();
             self.next = self.page.back().map(|entry| (entry.epoch, entry.number + 1));
+            if self.next.is_none() {
+                self.next = self.terms.pop_front();
+            }
         }
         Ok(self.page.pop_front())
     }
@@ -137,7 +152,9 @@ async fn run(
     let mut entries = Entries::from(store, from).await?;
     let mut explainer = Explainer::new(target);
     while let Some(entry) = entries.next().await? {
-        if entry.at > until + CLOCKS || explainer.entry(&entry, entries.rules()) {
+        if entry.at > until + CLOCKS {
+            entries.leave_term();
+        } else if explainer.entry(&entry, entries.rules()) {
             break;
         }
     }
@@ -155,16 +172,19 @@ pub async fn what_if(
 ) -> Result<Option<Report>, StoreError> {
     let mut happened = Happened::new(since);
     let mut entries = Entries::from(store, since).await?;
-    let mut first = None;
+    let terms = entries.next.iter().chain(&entries.terms).copied().collect::<Vec<_>>();
     while let Some(entry) = entries.next().await? {
-        first.get_or_insert((entry.epoch, entry.number));
         if !happened.entry(&entry, entries.rules()) {
             break;
         }
     }
-    let (Some(first), count) = (first, happened.entries) else { return Ok(None) };
+    let count = happened.entries;
+    if count == 0 {
+        return Ok(None);
+    }
     let mut what_if = WhatIf::new(policy, happened);
-    let mut again = Entries { next: Some(first), page: VecDeque::new(), ..entries };
+    let mut terms = VecDeque::from(terms);
+    let mut again = Entries { next: terms.pop_front(), terms, page: VecDeque::new(), ..entries };
     for _ in 0..count {
         // Old entries may be deleted meanwhile, and new ones are not waited for.
         let Some(entry) = again.next().await? else { break };

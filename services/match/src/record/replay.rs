@@ -49,6 +49,7 @@ impl Replay {
         let mut engine = Engine::from_rows(rules_of(rules, decoded.rules_version)?.clone(), decoded.rows);
         engine.expire_not_before(decoded.no_expiry_before);
         engine.set_road_times(RoadTimes::from_rows(decoded.road_times));
+        engine.set_elsewhere(decoded.elsewhere);
         let positions = DriverPositions::from_states(decoded.places);
         Ok(Self { engine, positions, names, at: (snapshot.epoch, snapshot.number) })
     }

@@ -114,29 +114,47 @@ pub async fn rules(tx: &mut Tx) -> Result<RulesByVersion, StoreError> {
     parsed.collect::<Result<_, String>>().map_err(StoreError::Other)
 }
 
-/// The newest snapshot that is not later than `at`, else the oldest one.
-pub async fn snapshot_before(tx: &mut Tx, at: DateTime<Utc>) -> Result<Option<At>, StoreError> {
-    match tx.on() {
+/// Of each term that lasted beyond `at` the newest snapshot that is not later, else its oldest one; in the order of terms. If there is no
+/// such term, of the last one.
+pub async fn snapshots_before(tx: &mut Tx, at: DateTime<Utc>) -> Result<Vec<At>, StoreError> {
+    let mut terms: Vec<(At, DateTime<Utc>)> = match tx.on() {
         On::Postgres(pg) => {
-            for statement in [
-                "select epoch, number from recorded_steps where kind = 'snapshot' and recorded_at <= $1 \
-                 order by recorded_at desc, epoch desc, number desc limit 1",
-                "select epoch, number from recorded_steps where kind = 'snapshot' and recorded_at > $1 \
-                 order by recorded_at, epoch, number limit 1",
-            ] {
-                if let Some(row) = sqlx::query(statement).bind(at).fetch_optional(&mut *pg).await? {
-                    return Ok(Some((row.try_get(0)?, row.try_get(1)?)));
-                }
-            }
-            Ok(None)
+            let rows = sqlx::query(
+                "select s.epoch, s.number, (select recorded_at from recorded_steps l where l.epoch = s.epoch \
+                 order by l.number desc limit 1) as last_at from (select distinct on (epoch) epoch, number \
+                 from recorded_steps where kind = 'snapshot' order by epoch, recorded_at > $1, \
+                 case when recorded_at > $1 then number else -number end) as s order by s.epoch",
+            )
+            .bind(at)
+            .fetch_all(&mut *pg)
+            .await?;
+            let read = |row: &PgRow| Ok(((row.try_get(0)?, row.try_get(1)?), row.try_get(2)?));
+            rows.iter().map(read).collect::<Result<_, StoreError>>()?
         }
         On::Memory(tables) => {
-            let snapshots = || tables.recorded_steps.iter().filter(|(_, e)| e.kind == Kind::Snapshot);
-            let before = snapshots().filter(|(_, e)| e.at <= at).max_by_key(|(place, e)| (e.at, **place));
-            let after = snapshots().min_by_key(|(place, e)| (e.at, **place));
-            Ok(before.or(after).map(|(place, _)| *place))
+            let mut terms: BTreeMap<i64, (At, DateTime<Utc>)> = BTreeMap::new();
+            for (place, entry) in &tables.recorded_steps {
+                let is_snapshot = entry.kind == Kind::Snapshot;
+                match terms.get_mut(&place.0) {
+                    None if is_snapshot => _ = terms.insert(place.0, (*place, entry.at)),
+                    None => {}
+                    Some((newest, last_at)) => {
+                        *last_at = entry.at;
+                        if is_snapshot && entry.at <= at {
+                            *newest = *place;
+                        }
+                    }
+                }
+            }
+            terms.into_values().collect()
         }
+    };
+    if terms.iter().any(|(_, last_at)| *last_at >= at) {
+        terms.retain(|(_, last_at)| *last_at >= at);
+    } else {
+        terms = terms.pop().into_iter().collect();
     }
+    Ok(terms.into_iter().map(|(place, _)| place).collect())
 }
 
 /// Entries from `from` on, in their order: at most `count`, and no more once they have `bytes`. One whose rows are not all there ends

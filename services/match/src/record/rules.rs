@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::codec::fnv;
 use crate::engine::Rules;
+use crate::zones::{Partition, Zone};
 
 /// Names rules by their content, markets included: a hash of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,11 +31,15 @@ struct Text {
     window_ms: i64,
     speed_mps: Option<f64>,
     roads: bool,
+    /// The number of the zone, of how many, and the edge of the cells (m). With one zone there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    zone: Option<(u16, u16, u32)>,
     markets: Markets,
 }
 
 /// The text and its version. [`parse`] makes the same rules of it: times to the millisecond, as settings have them.
 pub fn text_of(rules: &Rules) -> (RulesVersion, String) {
+    let partition = rules.zone.partition;
     let text = Text {
         offer_ttl_ms: rules.offer_ttl.num_milliseconds(),
         request_ttl_ms: rules.request_ttl.num_milliseconds(),
@@ -43,6 +48,7 @@ pub fn text_of(rules: &Rules) -> (RulesVersion, String) {
         window_ms: rules.window.num_milliseconds(),
         speed_mps: rules.speed_mps,
         roads: rules.roads,
+        zone: (!partition.is_one()).then(|| (rules.zone.number, partition.zones(), partition.cell_m())),
         markets: Markets::clone(&rules.markets),
     };
     let text = serde_json::to_string(&text).expect("a struct of numbers, strings and lists");
@@ -64,6 +70,9 @@ pub fn parse(text: &str) -> Result<Rules, String> {
         window: Duration::milliseconds(text.window_ms),
         speed_mps: text.speed_mps,
         roads: text.roads,
+        zone: text
+            .zone
+            .map_or(Zone::ONLY, |(number, zones, cell_m)| Zone { partition: Partition::new(zones, cell_m), number }),
         markets: Arc::new(text.markets),
     })
 }

@@ -29,6 +29,7 @@ pub(crate) fn rules() -> Rules {
         window: Duration::seconds(120),
         speed_mps: Some(7.0),
         roads: false,
+        zone: matching::zones::Zone::ONLY,
     }
 }
 

@@ -284,7 +284,7 @@ async fn a_stored_decision_is_explained(backend: Backend) {
     let harness = played(SCENE);
     let store = stored(backend, &harness.recorded, harness.now).await;
     let mut tx = store.begin().await.unwrap();
-    matching::engine::rows::write(&mut tx, &harness.engine.rows()).await.unwrap();
+    matching::engine::rows::write(&mut tx, &harness.engine.rows(), matching::zones::Zone::ONLY).await.unwrap();
     tx.commit().await.unwrap();
     for n in 1..=3 {
         let id = MatchId(uuid(&format!("m{n}")));

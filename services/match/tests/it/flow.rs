@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use matching::zones::{Partition, Zone};
 use matching::{Config, MIGRATIONS, Matching, Tables, lease};
 use platform::relay::message;
 use platform::{CancellationToken, Platform, Store, World, background};
@@ -23,26 +24,27 @@ struct ServiceHarness {
     events: EngineHarness,
     /// MATCH_STREAM.
     published: Replay,
+    config: Config,
     processes: BTreeMap<&'static str, (JoinSet<()>, CancellationToken)>,
     end: MustEnd,
 }
 
 impl ServiceHarness {
     /// In paused time and in memory, with one process "a".
-    async fn start() -> Self {
+    async fn start(config: Config) -> Self {
         let world = World::seeded(start_time(), 1);
         let store = Store::memory(&world, &"a".into());
-        Self::with_store(world, store).await
+        Self::with_store(world, store, config).await
     }
 
-    async fn with_store(world: World, store: Store<Tables>) -> Self {
+    async fn with_store(world: World, store: Store<Tables>, config: Config) -> Self {
         let bus = Bus::Memory(MemoryBus::new(world.started_at(), 10_000));
         let platform = Platform::new(world, bus, "a");
         background::apply_topology(&platform).await.unwrap();
         let published = platform.bus.replay("MATCH_STREAM", None, ReplayStart::Sequence(1)).await.unwrap();
         let (events, processes) = (EngineHarness::new(), BTreeMap::new());
         let end = MustEnd::new("ServiceHarness::end");
-        let mut harness = Self { platform, store, events, published, processes, end };
+        let mut harness = Self { platform, store, events, published, config, processes, end };
         harness.start_process("a").await;
         harness
     }
@@ -50,7 +52,7 @@ impl ServiceHarness {
     async fn start_process(&mut self, pod: &'static str) {
         let platform = Platform { pod: pod.into(), ..self.platform.clone() };
         let stop = CancellationToken::new();
-        let matching = Matching::start(&platform, &self.store, Config::default()).await.unwrap();
+        let matching = Matching::start(&platform, &self.store, self.config.clone()).await.unwrap();
         let mut task = JoinSet::new();
         task.spawn(matching.run(stop.clone()));
         self.processes.insert(pod, (task, stop));
@@ -95,8 +97,19 @@ impl ServiceHarness {
     }
 
     async fn search(&mut self, request: &str, passenger: &str) {
-        let event = self.events().search(request, passenger, 0.0);
+        self.search_at(request, passenger, 0.0).await;
+    }
+
+    async fn search_at(&mut self, request: &str, passenger: &str, at: f64) {
+        let event = self.events().search(request, passenger, at);
         self.publish(Event::UserFinder(event)).await;
+    }
+
+    /// A place to the north that is in another zone than the place 0; with one zone any other place.
+    fn across_the_border(&self) -> f64 {
+        let zone = |at: f64| self.config.partition.zone_of(&km(at));
+        let mut places = (1..40).map(|n| f64::from(n) / 10.0);
+        if self.config.partition.is_one() { 1.0 } else { places.find(|at| zone(*at) != zone(0.0)).unwrap() }
     }
 
     async fn end_search(&mut self, request: &str, passenger: &str) {
@@ -138,9 +151,36 @@ impl ServiceHarness {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_request_becomes_an_offer_a_hold_and_a_lock_and_the_end_of_the_ride_releases_the_driver() {
-    let mut harness = ServiceHarness::start().await;
+/// Each of these with one zone, and with three whose borders run between the places of the tests.
+macro_rules! with_one_zone_and_with_three {
+    ($($test:ident),+ $(,)?) => {
+        $(mod $test {
+            use super::{Config, Partition};
+
+            #[tokio::test(start_paused = true)]
+            async fn one_zone() {
+                super::$test(Config::default()).await;
+            }
+
+            #[tokio::test(start_paused = true)]
+            async fn three_zones() {
+                super::$test(Config { partition: Partition::new(3, 700), ..Config::default() }).await;
+            }
+        })+
+    };
+}
+
+with_one_zone_and_with_three!(
+    a_request_becomes_an_offer_a_hold_and_a_lock_and_the_end_of_the_ride_releases_the_driver,
+    a_ride_pickup_that_arrives_an_hour_after_the_end_of_its_ride_locks_nobody,
+    a_driver_who_comes_within_the_radius_is_found_by_location_updates_alone,
+    a_standby_takes_over_from_a_stopped_and_from_a_dead_process,
+    a_search_whose_pickup_moves_goes_on_there,
+    two_searches_never_have_the_same_driver,
+);
+
+async fn a_request_becomes_an_offer_a_hold_and_a_lock_and_the_end_of_the_ride_releases_the_driver(config: Config) {
+    let mut harness = ServiceHarness::start(config).await;
     harness.online("d1", 1.0).await;
     harness.search("r1", "p1").await;
     let first = harness.found().await;
@@ -173,9 +213,8 @@ async fn a_request_becomes_an_offer_a_hold_and_a_lock_and_the_end_of_the_ride_re
     harness.end().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_ride_pickup_that_arrives_an_hour_after_the_end_of_its_ride_locks_nobody() {
-    let mut harness = ServiceHarness::start().await;
+async fn a_ride_pickup_that_arrives_an_hour_after_the_end_of_its_ride_locks_nobody(config: Config) {
+    let mut harness = ServiceHarness::start(config).await;
     harness.online("d1", 1.0).await;
     harness.search("r1", "p1").await;
     let found = harness.found().await;
@@ -199,9 +238,8 @@ async fn a_ride_pickup_that_arrives_an_hour_after_the_end_of_its_ride_locks_nobo
     harness.end().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_driver_who_comes_within_the_radius_is_found_by_location_updates_alone() {
-    let mut harness = ServiceHarness::start().await;
+async fn a_driver_who_comes_within_the_radius_is_found_by_location_updates_alone(config: Config) {
+    let mut harness = ServiceHarness::start(config).await;
     harness.online("d1", 8.0).await;
     harness.search("r1", "p1").await;
     let recorded_at = harness.platform.world.now() + chrono::Duration::seconds(1);
@@ -222,9 +260,8 @@ async fn a_driver_who_comes_within_the_radius_is_found_by_location_updates_alone
     harness.end().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_standby_takes_over_from_a_stopped_and_from_a_dead_process() {
-    let mut harness = ServiceHarness::start().await;
+async fn a_standby_takes_over_from_a_stopped_and_from_a_dead_process(config: Config) {
+    let mut harness = ServiceHarness::start(config).await;
     harness.search("r1", "p1").await;
     harness.online("d1", 1.0).await;
     harness.found().await;
@@ -249,9 +286,57 @@ async fn a_standby_takes_over_from_a_stopped_and_from_a_dead_process() {
     harness.end().await;
 }
 
+/// The offer of before is void, as for any changed pickup; the driver who declined is not asked again at once.
+async fn a_search_whose_pickup_moves_goes_on_there(config: Config) {
+    let mut harness = ServiceHarness::start(config).await;
+    let there = harness.across_the_border();
+    harness.online("d1", 0.1).await;
+    harness.search("r1", "p1").await;
+    let first = harness.found().await;
+    harness.search_at("r1", "p1", there).await;
+    assert_eq!(harness.rejected(RejectReason::Cancelled).await, user("d1"));
+    let second = harness.found().await;
+    assert_eq!((second.request_id, second.pickup), (first.request_id, km(there)));
+    let declined = harness.events().rejected(second.match_id, RejectReason::Declined);
+    harness.publish(Event::MatchRejected(declined)).await;
+    assert!(matches!(harness.next_event().await, Event::MatchRejected(_)));
+    // Back again: who declined comes after the other one.
+    harness.search_at("r1", "p1", 0.0).await;
+    harness.online("d2", 3.0).await;
+    let third = harness.found().await;
+    assert_eq!((third.driver_id, third.pickup), (user("d2"), km(0.0)));
+    harness.end_search("r1", "p1").await;
+    harness.end().await;
+}
+
+async fn two_searches_never_have_the_same_driver(config: Config) {
+    let mut harness = ServiceHarness::start(config).await;
+    let there = harness.across_the_border();
+    harness.start_process("b").await;
+    harness.search_at("r1", "p1", 0.0).await;
+    harness.search_at("r2", "p2", there).await;
+    harness.online("d1", there / 2.0).await;
+    let first = harness.found().await;
+    // It accepts, and is in a ride for longer than anybody looks at.
+    let accepted = harness.events().accepted(first.match_id);
+    harness.publish(Event::MatchAccepted(accepted)).await;
+    assert!(matches!(harness.next_event().await, Event::MatchAccepted(_)));
+    let event = harness.ride("k1", &first, RideStatus::Pickup);
+    harness.publish(event).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let event = harness.ride("k1", &first, RideStatus::Cancelled);
+    harness.publish(event).await;
+    let ended_at = harness.platform.world.now();
+    let second = harness.found().await;
+    assert_eq!(second.driver_id, user("d1"));
+    assert_ne!(second.request_id, first.request_id);
+    assert!(second.found_at >= ended_at);
+    harness.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_fenced_process_stands_by_and_loses_no_message() {
-    let mut harness = ServiceHarness::start().await;
+    let mut harness = ServiceHarness::start(Config::default()).await;
     harness.online("d1", 1.0).await;
     harness.search("r1", "p1").await;
     harness.found().await;
@@ -259,7 +344,7 @@ async fn a_fenced_process_stands_by_and_loses_no_message() {
     let world = &harness.platform.world;
     let mut tx = harness.store.begin().await.unwrap();
     let soon = world.now() + chrono::Duration::seconds(6);
-    let epoch = lease::take(&mut tx, "thief", chrono::Duration::seconds(4), soon).await.unwrap();
+    let epoch = lease::take(&mut tx, Zone::ONLY, "thief", chrono::Duration::seconds(4), (soon, 5_000.0)).await.unwrap();
     assert_eq!(epoch, Some(2));
     tx.commit().await.unwrap();
     let stolen = world.now();
@@ -276,7 +361,7 @@ async fn a_fenced_process_stands_by_and_loses_no_message() {
 async fn after_a_failed_transaction_the_engine_is_as_its_rows() {
     let (world, url) = (World::real(), database::fresh().await);
     let store = Store::postgres(&world, &"a".into(), &url, "matching", &MIGRATIONS, 4).await.unwrap();
-    let mut harness = ServiceHarness::with_store(world, store).await;
+    let mut harness = ServiceHarness::with_store(world, store, Config::default()).await;
     harness.search("r1", "p1").await;
     let mut direct = <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.unwrap();
     // Found before the table breaks: the process is active.

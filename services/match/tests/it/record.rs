@@ -288,8 +288,9 @@ async fn entries_are_stored_in_order_and_deleted_when_old(backend: Backend) {
         "an empty one, and one that fills the page"
     );
     assert_eq!(rows::page(&mut tx, (2, 3), 100, 1).await.unwrap(), []);
-    for (minute, snapshot) in [(0, (1, 1)), (9, (1, 1)), (10, (2, 1)), (500, (2, 1)), (-1, (1, 1))] {
-        assert_eq!(rows::snapshot_before(&mut tx, at(minute)).await.unwrap(), Some(snapshot), "minute {minute}");
+    let (both, last) = (vec![(1, 1), (2, 1)], vec![(2, 1)]);
+    for (minute, snapshots) in [(0, &both), (9, &last), (10, &last), (500, &last), (-1, &both)] {
+        assert_eq!(rows::snapshots_before(&mut tx, at(minute)).await.unwrap(), *snapshots, "minute {minute}");
     }
     assert_eq!(rows::rules(&mut tx).await.unwrap(), RulesByVersion::from([(text.0, rules())]));
     drop(tx);
@@ -302,7 +303,7 @@ async fn entries_are_stored_in_order_and_deleted_when_old(backend: Backend) {
     rows::purge(&store, at(180), Duration::minutes(55)).await.unwrap();
     let mut tx = store.begin().await.unwrap();
     assert_eq!(rows::page(&mut tx, (0, 0), 100, 100 << 20).await.unwrap(), []);
-    assert_eq!(rows::snapshot_before(&mut tx, at(0)).await.unwrap(), None);
+    assert_eq!(rows::snapshots_before(&mut tx, at(0)).await.unwrap(), []);
     assert_eq!(rows::rules(&mut tx).await.unwrap().len(), 0);
 }
 
@@ -335,7 +336,7 @@ async fn a_replay_of_stored_entries_decides_the_same(backend: Backend) {
     tx.commit().await.unwrap();
     let mut tx = store.begin().await.unwrap();
     let rules = rows::rules(&mut tx).await.unwrap();
-    let from = rows::snapshot_before(&mut tx, harness.now).await.unwrap().unwrap();
+    let from = rows::snapshots_before(&mut tx, harness.now).await.unwrap()[0];
     let entries = rows::page(&mut tx, from, 1_000, 100 << 20).await.unwrap();
     assert!(entries.iter().any(|e| e.bytes.len() > 600_000), "no step is larger than a row");
     assert_eq!(entries, harness.recorded.entries);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use chrono::Duration;
 use matching::engine::{Engine, EngineRows, Offer, OfferOutcome, Ride, rows};
+use matching::zones::Zone;
 use matching::{MIGRATIONS, Tables};
 use platform::{Store, StoreError, World};
 use streams::{MatchId, RequestId, RideId};
@@ -19,7 +20,7 @@ async fn store(backend: Backend) -> Store<Tables> {
 
 async fn write(store: &Store<Tables>, rows: &EngineRows) -> Result<(), StoreError> {
     let mut tx = store.begin().await?;
-    rows::write(&mut tx, rows).await?;
+    rows::write(&mut tx, rows, Zone::ONLY).await?;
     tx.commit().await
 }
 
@@ -55,7 +56,7 @@ async fn what_is_written_is_loaded(backend: Backend) {
         harness.line(line);
         write(&store, &rows_of(&harness.engine)).await.unwrap();
         let mut tx = store.begin().await.unwrap();
-        let rows = rows::load(&mut tx, harness.now, rules().request_ttl).await.unwrap();
+        let rows = rows::load(&mut tx, harness.now, rules().request_ttl, Zone::ONLY).await.unwrap();
         assert_eq!(rows, rows_of(&harness.engine), "after {line}");
     }
     let rows = rows_of(&harness.engine);
@@ -64,7 +65,7 @@ async fn what_is_written_is_loaded(backend: Backend) {
 
     // A process that becomes active an hour later loads what is live, and drivers.
     let mut tx = store.begin().await.unwrap();
-    let later = rows::load(&mut tx, harness.now + Duration::hours(1), rules().request_ttl).await.unwrap();
+    let later = rows::load(&mut tx, harness.now + Duration::hours(1), rules().request_ttl, Zone::ONLY).await.unwrap();
     drop(tx);
     let live = EngineRows {
         drivers: rows.drivers.clone(),
@@ -80,10 +81,10 @@ async fn what_is_written_is_loaded(backend: Backend) {
     assert_eq!(rows::ended_rides(&mut tx, &[k("k1"), k("k9")]).await.unwrap(), BTreeSet::from([k("k1")]));
     rows::purge(&mut tx, harness.now + Duration::days(2)).await.unwrap();
     assert_eq!(rows::ended_rides(&mut tx, &[k("k1")]).await.unwrap().len(), 1);
-    let purged = rows::load(&mut tx, harness.now, rules().request_ttl).await.unwrap();
+    let purged = rows::load(&mut tx, harness.now, rules().request_ttl, Zone::ONLY).await.unwrap();
     assert_eq!((&purged.requests, &purged.offers), (&live.requests, &live.offers));
     rows::purge(&mut tx, harness.now + Duration::days(9)).await.unwrap();
-    let purged = rows::load(&mut tx, harness.now, rules().request_ttl).await.unwrap();
+    let purged = rows::load(&mut tx, harness.now, rules().request_ttl, Zone::ONLY).await.unwrap();
     assert_eq!(purged.rides, live.rides);
     assert!(purged.drivers.iter().all(|d| d.active));
     tx.commit().await.unwrap();
@@ -122,7 +123,7 @@ async fn a_second_live_row_of_one_person_is_refused(backend: Backend) {
     let ended = Offer { ended: Some((harness.now, OfferOutcome::Cancelled)), ..first.clone() };
     write(&store, &offers(&[&of("m0", "d1", "p1"), &ended])).await.unwrap();
     let mut tx = store.begin().await.unwrap();
-    let held = rows::load(&mut tx, harness.now, rules().request_ttl).await.unwrap().offers;
+    let held = rows::load(&mut tx, harness.now, rules().request_ttl, Zone::ONLY).await.unwrap().offers;
     assert_eq!(held, [of("m0", "d1", "p1"), ended]);
     drop(tx);
     // Two live rides of one person are allowed here: the service rides refuses the second.

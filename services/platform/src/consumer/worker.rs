@@ -1,11 +1,12 @@
 //! The worker: brings every message that it pulls to its end, acknowledged, redelivered later, or dead-lettered.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use streams::topology::{self, Consumer, MAX_DELIVER, TRIES};
 use streams::{BusError, Delivery, Service};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span};
@@ -37,6 +38,8 @@ pub struct Worker<H: Handler> {
     waiting: Vec<Item>,
     /// What the handler is asked with of them; `None` if there are none.
     waiting_of: Option<Waiting>,
+    /// See [`Self::woken_by`].
+    wake: Option<Arc<Notify>>,
 }
 
 struct Item {
@@ -65,7 +68,14 @@ impl<H: Handler> Worker<H> {
         let executor = Executor { platform: platform.clone(), service, store: store.clone(), handler };
         let (remembered, failed_attempts) = (Remembered::default(), BTreeMap::new());
         let (waiting, waiting_of) = (Vec::new(), None);
-        Self { executor, consumers, batch_max, remembered, failed_attempts, waiting, waiting_of }
+        Self { executor, consumers, batch_max, remembered, failed_attempts, waiting, waiting_of, wake: None }
+    }
+
+    /// Calls the handler with an empty batch, as at [`Handler::wake_at`], whenever `wake` is notified: of a handler whose work does not
+    /// come from a consumer.
+    #[must_use]
+    pub fn woken_by(self, wake: Arc<Notify>) -> Self {
+        Self { wake: Some(wake), ..self }
     }
 
     fn platform(&self) -> &Platform {
@@ -85,7 +95,8 @@ impl<H: Handler> Worker<H> {
             let pulling = Pulling { platform, consumer, batch_max: self.batch_max };
             pullers.spawn(pulling.run(to.clone(), stop.clone()));
         }
-        drop(to);
+        // The channel stays open for a handler without consumers.
+        let open = self.consumers.is_empty().then_some(to);
         let (to, mut requests) = mpsc::channel(requeue::REQUESTS_MAX);
         // Dropped, and so aborted, when this returns.
         let mut listeners = JoinSet::new();
@@ -111,6 +122,7 @@ impl<H: Handler> Worker<H> {
             // Fenced: another process handles it.
             let _ = item.delivery.retry(Duration::ZERO).await;
         }
+        drop(open);
         from.close();
         while let Some(deliveries) = from.recv().await {
             put_back(&deliveries).await;
@@ -155,6 +167,7 @@ impl<H: Handler> Worker<H> {
                 },
                 // Polled before the messages, so that a steady flow of them cannot starve the timer.
                 () = sleep_until(wake_at) => Vec::new(),
+                () = notified(self.wake.as_deref()) => Vec::new(),
                 Some(request) = requests.recv() => match requeue::requeue(&mut self.executor, request).await {
                     Some(ended) => return ended,
                     None => continue,
@@ -473,6 +486,13 @@ impl<H: Handler> Worker<H> {
             self.platform().metrics.dead_lettered.with_label_values(&[consumer]).inc();
             tracing::error!(consumer, reason, sequence = message.sequence, deliveries, "dead letter");
         }
+    }
+}
+
+async fn notified(wake: Option<&Notify>) {
+    match wake {
+        Some(wake) => wake.notified().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -8,6 +8,7 @@ use streams::contacts::CONTACTS;
 use streams::debts::DEBTS;
 use streams::driven_distance::DRIVEN_DISTANCE;
 use streams::fleet::{FLEET, FLEET_QUEUE_GROUP};
+use streams::match_zones::{ZONE_INPUTS, ZONE_POSITIONS};
 use streams::missed_offers::MISSED_OFFERS;
 use streams::newest_position::NEWEST_POSITION;
 use streams::operators::{LOCATION_OPERATORS, RIDES_OPERATORS, USERS_OPERATORS};
@@ -64,6 +65,8 @@ const CORE_SUBJECTS: &[CoreSubject] = {
         subject(POSITION_PROGRESS, None, &[Match, Location], &[Users]),
         subject("location.service.heard", None, &[Location], &[Location]),
         subject(FLEET, None, &[Match], &[Location]),
+        subject(ZONE_INPUTS, None, &[Match], &[Match]),
+        subject(ZONE_POSITIONS, None, &[Match], &[Match]),
         subject(HEARTBEAT, None, &[Users, Match, Rides, Location], &[Users, Match, Rides, Location]),
         subject("pods.*.health", None, &[Users, Match, Rides, Location], &[]),
         subject(TOPOLOGY, None, &[Users, Match, Rides, Location], &[Users, Match, Rides, Location]),

@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use location::Location;
 use matching::Matching;
+use matching::zones::Partition;
 use platform::dead_letters::sweeper;
 use platform::limits::{Limiter, Limits};
 use platform::token::ended;
@@ -59,13 +60,13 @@ impl Configs {
     }
 
     /// For rides that take a quarter of a minute.
-    pub(crate) fn of_fast_rides() -> Self {
+    pub(crate) fn of_fast_rides(partition: Partition) -> Self {
         let production = Self::of_production();
         let (max_speed_mps, aggregate_every) = (600.0, chrono::Duration::seconds(6));
         Self {
             location: location::Config { max_speed_mps, aggregate_every, ..production.location },
             rides: rides::Config { max_speed_mps, ..production.rides },
-            matching: matching::Config { request_ttl_s: 90, ..production.matching },
+            matching: matching::Config { request_ttl_s: 90, partition, ..production.matching },
             users: users::Config { request_ttl_s: 90, ..production.users },
             core_queue_group: None,
         }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Once, mpsc};
 use std::time::Duration;
 
 use futures_util::future::join;
+use matching::zones::Partition;
 use streams::Service;
 use streams::simulation::{Dice, Sabotage, set_sabotage};
 use testing::MustEnd;
@@ -60,12 +61,12 @@ fn count_panics() {
 }
 
 /// Runs one seed.
-pub(crate) fn run(seed: u64, minutes: u32, sabotage: Sabotage, with_lines: bool) -> Ran {
+pub(crate) fn run(seed: u64, minutes: u32, zones: u16, sabotage: Sabotage, with_lines: bool) -> Ran {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     set_sabotage(sabotage);
     count_panics();
     PANICS.set(0);
-    let mut ran = runtime.block_on(simulate(seed, minutes, with_lines));
+    let mut ran = runtime.block_on(simulate(seed, minutes, zones, with_lines));
     // Dropping its tasks may panic as well.
     drop(runtime);
     set_sabotage(Sabotage::default());
@@ -76,11 +77,18 @@ pub(crate) fn run(seed: u64, minutes: u32, sabotage: Sabotage, with_lines: bool)
     ran
 }
 
-async fn simulate(seed: u64, minutes: u32, with_lines: bool) -> Ran {
+/// How match divides the map: in zones with small cells, so that their borders are everywhere in the city.
+fn partition(seed: u64, zones: u16) -> Partition {
+    Partition::new(zones, [700, 1_500, 4_000, 10_000][usize::try_from(seed % 4).unwrap_or(0)])
+}
+
+async fn simulate(seed: u64, minutes: u32, zones: u16, with_lines: bool) -> Ran {
     let mut dice = Dice::new(seed);
     let services = [Service::Location, Service::Rides, Service::Match, Service::Users];
-    let processes = services.into_iter().flat_map(|service| (1..=2).map(move |n| Process::new(service, n)));
-    let scene = Arc::new(Scene::new(seed, with_lines, processes.collect(), Configs::of_fast_rides()));
+    let count = |service| if service == Service::Match && zones > 1 { 3 } else { 2 };
+    let processes =
+        services.into_iter().flat_map(|service| (1..=count(service)).map(move |n| Process::new(service, n)));
+    let scene = Arc::new(Scene::new(seed, with_lines, processes.collect(), Configs::of_fast_rides(partition(seed, zones))));
     let began = Instant::now();
     let mut tasks = JoinSet::new();
     tasks.spawn(scene.clone().record());
@@ -222,11 +230,11 @@ impl Sums {
 }
 
 /// Runs `seed` twice; that the two runs differ is a violation, too.
-fn run_twice(seed: u64, minutes: u32) -> Ran {
-    let mut one = run(seed, minutes, Sabotage::default(), false);
-    let two = run(seed, minutes, Sabotage::default(), false);
+fn run_twice(seed: u64, minutes: u32, zones: u16) -> Ran {
+    let mut one = run(seed, minutes, zones, Sabotage::default(), false);
+    let two = run(seed, minutes, zones, Sabotage::default(), false);
     if one.hash != two.hash {
-        let [a, b] = [0, 1].map(|_| run(seed, minutes, Sabotage::default(), true).lines.unwrap_or_default());
+        let [a, b] = [0, 1].map(|_| run(seed, minutes, zones, Sabotage::default(), true).lines.unwrap_or_default());
         let differ = a.iter().zip(&b).position(|(a, b)| a != b).unwrap_or(0);
         let around = |lines: &[String]| lines[differ.saturating_sub(2)..(differ + 2).min(lines.len())].join("\n");
         one.violations.push(format!("two runs differ:\n{}\n--\n{}", around(&a), around(&b)));
@@ -235,7 +243,12 @@ fn run_twice(seed: u64, minutes: u32) -> Ran {
     one
 }
 
-fn many(first: u64, seeds: u64, minutes: u32) -> Sums {
+/// Of up to `most` zones: 2, 3, 4 … in turn; with 1 there is one.
+fn zones_of(seed: u64, most: u64) -> u16 {
+    u16::try_from(if most <= 1 { 1 } else { 2 + seed % (most - 1) }).unwrap_or(1)
+}
+
+fn many(first: u64, seeds: u64, minutes: u32, zones: u64) -> Sums {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let next = AtomicU64::new(first);
     let mut sums = Sums::new();
@@ -247,7 +260,7 @@ fn many(first: u64, seeds: u64, minutes: u32) -> Sums {
                 if seed >= first + seeds {
                     return done;
                 }
-                done.push((seed, run_twice(seed, minutes)));
+                done.push((seed, run_twice(seed, minutes, zones_of(seed, zones))));
             }
         };
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
@@ -270,7 +283,7 @@ fn simulate_faults() {
     let (seeds, first) = (setting("SIMULATION_SEEDS", 2), setting("SIMULATION_SEED", 100_001));
     let minutes = u32::try_from(setting("SIMULATION_MINUTES", 2)).unwrap();
     let began = wall();
-    let sums = many(first, seeds, minutes);
+    let sums = many(first, seeds, minutes, setting("SIMULATION_ZONES", 1));
     let wall_minutes = (wall() - began) as f64 / 60_000.0;
     let hours = sums.simulated.as_secs_f64() / 3_600.0;
     println!(
@@ -290,14 +303,16 @@ fn simulate_faults() {
 }
 
 macro_rules! seeds {
-    ($($name:ident: $first:literal),+ $(,)?) => {
+    ($($name:ident: $first:literal, $zones:literal);+ $(;)?) => {
         $(#[test]
         fn $name() {
             let mut sums = Sums::new();
             let is_repeated = $first % 20 == 1;
-            sums.add($first, if is_repeated { run_twice($first, 10) } else { run($first, 10, Sabotage::default(), false) });
+            let zones = |seed| zones_of(seed, $zones);
+            let once = |seed| run(seed, 10, zones(seed), Sabotage::default(), false);
+            sums.add($first, if is_repeated { run_twice($first, 10, zones($first)) } else { once($first) });
             for seed in $first + 1..$first + 5 {
-                sums.add(seed, run(seed, 10, Sabotage::default(), false));
+                sums.add(seed, once(seed));
             }
             sums.judge();
         })+
@@ -307,8 +322,10 @@ macro_rules! seeds {
 // Ten seeds of ten minutes each, in parts that run beside each other; the first of them runs twice, and must do the same again.
 // `scripts/simulate-faults` runs every seed twice, and as many as `--seeds` says: 200 before a release.
 seeds!(
-    seeds_1_to_5: 1,
-    seeds_6_to_10: 6,
+    seeds_1_to_5: 1, 1;
+    seeds_6_to_10: 6, 1;
+    seeds_201_to_205_with_zones: 201, 4;
+    seeds_206_to_210_with_zones: 206, 4;
 );
 
 #[expect(clippy::disallowed_methods, reason = "the speed of the simulation is measured by the wall's clock")]
@@ -320,7 +337,8 @@ fn wall() -> u128 {
 #[test]
 fn a_seed_in_full() {
     let seed = setting("SIMULATION_SEED", 1);
-    let ran = run(seed, u32::try_from(setting("SIMULATION_MINUTES", 2)).unwrap(), Sabotage::default(), true);
+    let zones = zones_of(seed, setting("SIMULATION_ZONES", 1));
+    let ran = run(seed, u32::try_from(setting("SIMULATION_MINUTES", 2)).unwrap(), zones, Sabotage::default(), true);
     for line in ran.lines.iter().flatten() {
         println!("{line}");
     }
@@ -331,16 +349,16 @@ fn a_seed_in_full() {
 #[test]
 fn a_message_that_every_process_dies_of_or_hangs_with_is_dead_lettered() {
     let dead_lettered =
-        (1..=20).map(|seed| (seed, run(seed, 10, Sabotage::default(), false))).find(|(_, ran)| ran.letters > 0);
+        (1..=20).map(|seed| (seed, run(seed, 10, 1, Sabotage::default(), false))).find(|(_, ran)| ran.letters > 0);
     let (seed, ran) = dead_lettered.expect("in 20 seeds no message used up its deliveries");
     assert_eq!(ran.violations, Vec::<String>::new(), "seed {seed}");
 }
 
 /// Prints the first of 200 seeds, from `first` on, that finds `sabotage`; fails if none does. `first` found it when this was written: it
 /// only saves time.
-fn first_red(first: u64, sabotage: Sabotage, expected: &[&str]) {
+fn first_red(first: u64, zones: u64, sabotage: Sabotage, expected: &[&str]) {
     for seed in first..first + 200 {
-        let ran = run(seed, 10, sabotage, false);
+        let ran = run(seed, 10, zones_of(seed, zones), sabotage, false);
         let violation = ran.violations.iter().find(|what| expected.iter().any(|text| what.contains(text)));
         if let Some(violation) = violation {
             println!("{sabotage:?}: seed {seed}: {violation}");
@@ -352,22 +370,33 @@ fn first_red(first: u64, sabotage: Sabotage, expected: &[&str]) {
 
 #[test]
 fn a_missing_inbox_is_detected() {
-    first_red(1, Sabotage { no_inbox: true, ..Sabotage::default() }, &["dead letter"]);
+    first_red(1, 1, Sabotage { no_inbox: true, ..Sabotage::default() }, &["dead letter"]);
 }
 
 #[test]
 fn a_missing_hold_is_detected() {
-    first_red(1, Sabotage { no_hold: true, ..Sabotage::default() }, &["is in two offers"]);
+    first_red(1, 1, Sabotage { no_hold: true, ..Sabotage::default() }, &["is in two offers"]);
 }
 
 #[test]
 fn a_missing_version_check_is_detected() {
-    first_red(13, Sabotage { no_version_check: true, ..Sabotage::default() }, &["not free"]);
+    first_red(13, 1, Sabotage { no_version_check: true, ..Sabotage::default() }, &["not free"]);
+}
+
+#[test]
+fn two_owners_of_a_zone_are_detected() {
+    let expected = ["is in two offers", "not free", "was published with two bodies", "not at rest", "panics"];
+    first_red(201, 4, Sabotage { no_zone_guard: true, ..Sabotage::default() }, &expected);
+}
+
+#[test]
+fn a_zone_that_does_not_look_at_rides_of_others_is_detected() {
+    first_red(201, 4, Sabotage { no_ride_check: true, ..Sabotage::default() }, &["in a ride"]);
 }
 
 #[test]
 fn a_missing_unique_live_ride_is_detected() {
     // The hold of match is the first guard, and rarely lets two acceptances through: it is off too.
     let sabotage = Sabotage { no_unique_live_ride: true, no_hold: true, ..Sabotage::default() };
-    first_red(1, sabotage, &["is in two rides"]);
+    first_red(1, 1, sabotage, &["is in two rides"]);
 }

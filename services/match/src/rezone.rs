@@ -1,0 +1,118 @@
+//! Rows get the zones of another division of the map. It is done in the transaction that takes the first lease of the new division, while
+//! nobody matches.
+//!
+//! Requests, offers and rides stay together, in a zone that there is: where a request's pickup belongs is looked at by its new owner,
+//! who hands it over (`engine/rules.rs`). Drivers get the zones around their beacons.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use imbl::OrdMap;
+use platform::store::rows::column;
+use platform::{On, StoreError};
+use sqlx::Row;
+use streams::{Position, UserId};
+use uuid::Uuid;
+
+use crate::inputs;
+use crate::tables::Tx;
+use crate::zones::{Partition, ZoneSet};
+
+pub(crate) async fn to(tx: &mut Tx, partition: Partition, radius_m: f64, now: DateTime<Utc>) -> Result<(), StoreError> {
+    fold(tx, partition).await?;
+    let passengers = passengers(tx).await?;
+    inputs::move_to(tx, &passengers, now).await?;
+    if !partition.is_one() {
+        let drivers = drivers(tx).await?;
+        let zones = drivers.into_iter().map(|(id, at)| (id, partition.zones_near(&at, radius_m))).collect();
+        put_drivers(tx, zones).await?;
+    }
+    tracing::info!(zones = partition.zones(), cell_m = partition.cell_m(), "match: another division of the map");
+    Ok(())
+}
+
+/// Puts what is in a zone that there is no more into one that there is.
+async fn fold(tx: &mut Tx, partition: Partition) -> Result<(), StoreError> {
+    let zones = partition.zones();
+    match tx.on() {
+        On::Postgres(pg) => {
+            for table in ["requests", "offers", "rides", "zone_inputs"] {
+                // The name is one of these four.
+                let statement = format!("update {table} set zone = zone % $1 where zone >= $1");
+                sqlx::query(sqlx::AssertSqlSafe(statement)).bind(i32::from(zones)).execute(&mut *pg).await?;
+            }
+            sqlx::query("delete from passengers").execute(&mut *pg).await?;
+        }
+        On::Memory(tables) => {
+            fn fold<K: Ord + Clone>(map: &mut OrdMap<K, u16>, zones: u16) {
+                *map = map.iter().map(|(id, zone)| (id.clone(), zone % zones)).collect();
+            }
+            fold(&mut tables.zone_of_request, zones);
+            fold(&mut tables.zone_of_offer, zones);
+            fold(&mut tables.zone_of_ride, zones);
+            let inputs = tables.zone_inputs.iter().map(|((zone, id), input)| ((zone % zones, *id), input.clone()));
+            tables.zone_inputs = inputs.collect();
+            tables.zone_of_passenger = OrdMap::new();
+        }
+    }
+    Ok(())
+}
+
+/// The passengers who have something live, with its zone. The last counts: that of the request, if there is one.
+async fn passengers(tx: &mut Tx) -> Result<BTreeMap<UserId, u16>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select passenger_id, zone, 1 as n from rides where ended_at is null \
+                 union all select passenger_id, zone, 2 from offers where ended_at is null \
+                 union all select passenger_id, zone, 3 from requests where ended_at is null order by n",
+            )
+            .fetch_all(pg)
+            .await?;
+            let read = |row: &sqlx::postgres::PgRow| {
+                let zone = u16::try_from(row.try_get::<i32, _>(1)?).unwrap_or(0);
+                Ok((UserId(row.try_get::<Uuid, _>(0)?), zone))
+            };
+            rows.iter().map(read).collect()
+        }
+        On::Memory(tables) => {
+            let requests = tables.requests.values().filter(|r| r.ended_at.is_none());
+            let requests = requests.map(|r| (r.passenger_id, tables.zone_of_request.get(&r.request_id)));
+            let offers = tables.offers.values().filter(|o| o.ended.is_none());
+            let offers = offers.map(|o| (o.passenger_id, tables.zone_of_offer.get(&o.match_id)));
+            let rides = tables.rides.values().filter(|r| r.ended_at.is_none());
+            let rides = rides.map(|r| (r.passenger_id, tables.zone_of_ride.get(&r.ride_id)));
+            Ok(rides.chain(offers).chain(requests).map(|(id, zone)| (id, zone.copied().unwrap_or(0))).collect())
+        }
+    }
+}
+
+async fn drivers(tx: &mut Tx) -> Result<Vec<(UserId, Position)>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query("select user_id, lat, lng from drivers order by user_id").fetch_all(pg).await?;
+            let read = |row: &sqlx::postgres::PgRow| {
+                let at = Position { lat: row.try_get("lat")?, lng: row.try_get("lng")? };
+                Ok((UserId(row.try_get::<Uuid, _>("user_id")?), at))
+            };
+            rows.iter().map(read).collect()
+        }
+        On::Memory(tables) => Ok(tables.drivers.values().map(|driver| (driver.user_id, driver.location)).collect()),
+    }
+}
+
+async fn put_drivers(tx: &mut Tx, zones: BTreeMap<UserId, ZoneSet>) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query(
+                "update drivers set zones = u.zones from unnest($1::uuid[], $2::bigint[]) as u (id, zones) where user_id = u.id",
+            )
+            .bind(column(&zones, |(id, _)| id.0))
+            .bind(column(&zones, |(_, zones)| zones.0.cast_signed()))
+            .execute(pg)
+            .await?;
+        }
+        On::Memory(tables) => tables.zones_of_driver.extend(zones),
+    }
+    Ok(())
+}
