@@ -13,7 +13,7 @@ use geospatial::newest::{Fix, Newest, Place};
 use geospatial::{Grid, Hashed, Near, rounding};
 use serde::{Deserialize, Serialize};
 use streams::event::{LocationUpdate, UserBeacon, rfc3339};
-use streams::fleet::{FLEET_PAGE, FleetDriver, FleetReply};
+use streams::fleet::{FleetDriver, FleetReply};
 use streams::newest_position::NewestPosition;
 use streams::operators::MapQuery;
 use streams::{Position, RideId, UserId, VehicleType};
@@ -469,6 +469,7 @@ impl DriverPositions {
 
 #[cfg(test)]
 mod tests {
+    use streams::fleet::FLEET_PAGE;
     use uuid::Uuid;
 
     use super::*;

@@ -77,16 +77,16 @@ impl Members {
 
     /// Something of another process came. True if it was not known.
     pub(crate) fn seen(&mut self, pod: &str, version: u32, now: DateTime<Utc>) -> bool {
-        let member = Member { seen_at: now, version };
-        match self.others.get_mut(pod) {
-            Some(known) if known.version == version => {
-                *known = member;
+        let is_full = self.others.len() >= OTHERS_MAX;
+        if let Some(known) = self.others.get_mut(pod) {
+            known.seen_at = now;
+            if known.version == version {
                 return false;
             }
-            None if self.has_left || pod == &*self.own || self.others.len() == OTHERS_MAX => return false,
-            _ => {}
+        } else if self.has_left || pod == &*self.own || is_full {
+            return false;
         }
-        self.others.insert(pod.into(), member);
+        self.others.insert(pod.into(), Member { seen_at: now, version });
         self.assign(now);
         true
     }
@@ -172,7 +172,7 @@ impl Members {
             let new = self.owner(zone);
             let is_old_gone = old.as_ref().is_some_and(|pod| !self.others.contains_key(pod));
             match new {
-                _ if new == old => {}
+                new if new == old => {}
                 None => moves.gained = true,
                 Some(new) if old.is_none() || is_old_gone => {
                     moves.hand_over.entry(new).or_default().insert(zone);
@@ -210,7 +210,7 @@ impl Members {
 }
 
 /// The hash of rendezvous hashing: FNV-1a, mixed. The name decides between equal ones.
-fn score<'a>(zone: Zone, pod: &'a Arc<str>) -> (u64, &'a str) {
+fn score(zone: Zone, pod: &Arc<str>) -> (u64, &str) {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for byte in (zone.index() as u64).to_le_bytes().iter().chain(pod.as_bytes()) {
         hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);

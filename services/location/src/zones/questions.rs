@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::members::{Asked, Plan};
 use super::zone::{Scope, Zone};
 use crate::cache::Cache;
-use crate::positions::{FreeDriver, NearDriver, SNAPPED_WITHIN_M, ShownDriver, ShownDrivers};
+use crate::positions::{FreeDriver, NearDriver, SNAPPED_WITHIN_M, ShownDrivers};
 
 /// How long an owner may take: it answers from memory.
 const ANSWER_WAIT: Duration = Duration::from_millis(250);
@@ -134,7 +134,7 @@ impl Questions {
 
     /// Who is on duty or in a ride, in the order of ids.
     pub(crate) async fn shown(&self, map: &MapQuery) -> ShownDrivers {
-        let question = Question::Map { map: map.clone() };
+        let question = Question::Map { map: *map };
         let (mut answers, own) = self.gather::<ShownDrivers>(self.plan(&Scope::All), &question).await;
         answers.push(self.cache.positions().shown(map, &own));
         let limit = map.limit as usize;

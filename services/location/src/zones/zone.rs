@@ -95,11 +95,12 @@ mod tests {
     proptest! {
         #[test]
         fn the_zone_of_every_place_in_a_circle_is_one_of_the_circles(
-            (lat, lng) in (-90.0..=90.0, -180.0..=180.0),
-            (north, east) in (-0.045..0.045, -0.045..0.045),
+            (lat, lng) in (-90.0..=90.0_f64, -180.0..=180.0_f64),
+            (north, east) in (-0.045..0.045_f64, -0.045..0.045_f64),
         ) {
             let center = Position { lat, lng };
-            let place = Position { lat: f64::clamp(lat + north, -90.0, 90.0), lng: (lng + east + 540.0_f64).rem_euclid(360.0) - 180.0 };
+            let (lat, lng) = (lat + north, lng + east + 540.0);
+            let place = Position { lat: f64::clamp(lat, -90.0, 90.0), lng: f64::rem_euclid(lng, 360.0) - 180.0 };
             prop_assert!(Zone::around(&center, center.distance_m(&place)).contains(&Zone::of(&place)));
         }
     }
