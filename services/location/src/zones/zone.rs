@@ -76,7 +76,7 @@ mod tests {
     fn the_zone_of_a_place_is_the_same_in_every_process_of_this_version() {
         let zone = |lat, lng| Zone::of(&Position { lat, lng }).0;
         let zones = [zone(40.75, -73.98), zone(-33.86, 151.2), zone(0.0, 30.0), zone(90.0, 0.0), zone(0.0, 180.0)];
-        assert_eq!(zones, [0; 5], "another hash is another version");
+        assert_eq!(zones, [90, 122, 214, 171, 193], "another hash is another version");
         assert_eq!(zone(0.0, 180.0), zone(0.0, -180.0));
     }
 
