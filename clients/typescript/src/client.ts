@@ -252,6 +252,7 @@ export class Rideshare {
     const failed = (event: EventFrame, error: unknown, attempts: number) => this.#notify("handlerFailed", { event, error, attempts });
     this.#dispatcher = new Dispatcher(this.#clock, this.#inbox, (handled) => this.#handled(handled), failed);
     signIn.onEnd = () => this.#signedOut();
+    signIn.onStorageFailed = (error) => this.#notify("storageFailed", { error });
   }
 
   get userId(): string {
@@ -320,8 +321,10 @@ export class Rideshare {
     this.#outbox.push(id, type, data, this.#clock.monotonic(), options.ttlMs);
     if (type === "ride.arrive") this.#positionsFirst.set(id, this.#positions.last);
     const answer = new Promise<unknown>((resolve, reject) => this.#waiters.set(id, { resolve, reject }));
-    // It must outlive the app before the platform can have it.
+    // It may be refused before it is awaited.
+    answer.catch(() => {});
     await this.#storeOutbox();
+    this.#outbox.markStored(id);
     this.#pump();
     return (await answer) as Acks[T];
   }
@@ -377,10 +380,6 @@ export class Rideshare {
    */
   async signOut(options: { readonly everywhere?: boolean } = {}): Promise<void> {
     await this.#signIn.signOut(options.everywhere ?? false);
-    this.#positions.clear();
-    this.#positionsChanged = true;
-    this.#storePositions();
-    this.#write("seq", null);
     await this.#writes;
   }
 
@@ -520,8 +519,13 @@ export class Rideshare {
     this.#wake?.();
   }
 
+  /** Nothing of this person is shown or stored any more, whoever ended the sign-in. */
   #signedOut(): void {
     this.#driving = undefined;
+    this.#dispatcher.stop();
+    this.#positions.clear();
+    this.#storePositions();
+    void this.#write("seq", null);
     this.#stop("signed_out");
     this.#settle(this.#outbox.clear("signed_out", "the sign-in has ended: sign in again"));
     void this.#storeOutbox();
@@ -778,6 +782,7 @@ export class Rideshare {
   }
 
   async #handled(seq: number): Promise<void> {
+    if (this.#signIn.ended) return;
     await this.#write("seq", String(seq));
     this.#pump();
   }

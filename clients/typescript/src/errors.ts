@@ -76,3 +76,8 @@ export function errorOf(body: unknown, status?: number, retryAfterS?: number): R
 export function isTransient(error: unknown): boolean {
   return error instanceof RideshareError && ["unavailable", "overloaded", "too_many_requests", "network"].includes(error.code);
 }
+
+/** Whether the platform said that it has not done what was asked: so it is safe to ask again, whatever it is. */
+export function isNotDone(error: unknown): boolean {
+  return error instanceof RideshareError && ["overloaded", "too_many_requests"].includes(error.code);
+}

@@ -1,6 +1,6 @@
 import { backoffMs, type Backoff } from "./backoff.js";
 import { sleep, type Clock } from "./clock.js";
-import { RideshareError, errorOf, isTransient } from "./errors.js";
+import { RideshareError, errorOf, isNotDone, isTransient } from "./errors.js";
 
 export interface Call {
   readonly method: string;
@@ -47,8 +47,8 @@ export class Http {
       try {
         return await this.#once(call);
       } catch (error) {
-        const lost = error instanceof RideshareError && error.code === "network";
-        if (!isTransient(error) || (lost && !call.repeatable)) throw error;
+        // Behind `unavailable` may be a gateway that lost the answer of what was done.
+        if (!(call.repeatable ? isTransient(error) : isNotDone(error))) throw error;
         const asked = ((error as RideshareError).retryAfterS ?? 0) * 1_000;
         const wait = Math.max(asked, backoffMs(attempt, this.#repeat, this.#clock));
         if (this.#clock.monotonic() + wait > until) throw error;

@@ -23,6 +23,8 @@ export interface Pending {
   /** By the monotonic clock: when it began, when its meaning is over, when it is to be sent. */
   readonly beganAt: number;
   readonly expiresAt: number;
+  /** Until then it is not sent: it must outlive the app before the platform can have it. */
+  stored: boolean;
   sendAt: number;
   attempts: number;
   /** The number of the connection on which it was last sent; 0 if it never was. */
@@ -95,6 +97,8 @@ export class Outbox {
   }
 
   /**
+   * The command is due after `markStored`.
+   *
    * @throws RideshareError `outbox_full`
    */
   push(id: string, type: CommandType, data: CommandData, now: number, ttl = ttlMs(type, data)): Pending {
@@ -104,11 +108,16 @@ export class Outbox {
     return this.#insert({ id, type, data }, { beganAt: now, expiresAt: now + ttl, sendAt: now, restored: false, sent: false });
   }
 
+  markStored(id: string): void {
+    const command = this.#pending.find((pending) => pending.id === id);
+    if (command) command.stored = true;
+  }
+
   /** The commands to be sent now. `resumed`: the events since the last connection are here. */
   due(now: number, connection: number, resumed: boolean): Pending[] {
     const busy = new Set<string>();
     return this.#pending.filter((command) => {
-      const waits = busy.has(command.key) || command.refused || (command.attempts > 0 && command.sentOn !== connection && !resumed);
+      const waits = !command.stored || busy.has(command.key) || command.refused || (command.attempts > 0 && command.sentOn !== connection && !resumed);
       busy.add(command.key);
       return !waits && command.sendAt <= now;
     });
@@ -120,7 +129,7 @@ export class Outbox {
     let at: number | undefined;
     for (const command of this.#pending) {
       const again = command.attempts > 0 && command.sentOn !== connection && !resumed;
-      const waits = busy.has(command.key) || again || held.has(command.id);
+      const waits = !command.stored || busy.has(command.key) || again || held.has(command.id);
       busy.add(command.key);
       const sendAt = command.refused?.until ?? (waits || connection === 0 ? Infinity : command.sendAt);
       const next = Math.min(sendAt, command.expiresAt);
@@ -229,7 +238,7 @@ export class Outbox {
     at: { beganAt: number; expiresAt: number; sendAt: number; restored: boolean; sent: boolean },
   ): Pending {
     const { sent, ...times } = at;
-    const command: Pending = { ...frame, ...times, key: keyOf(frame.type, frame.data), attempts: sent ? 1 : 0, sentOn: 0, evidence: undefined, refused: undefined };
+    const command: Pending = { ...frame, ...times, stored: times.restored, key: keyOf(frame.type, frame.data), attempts: sent ? 1 : 0, sentOn: 0, evidence: undefined, refused: undefined };
     this.#pending.push(command);
     return command;
   }

@@ -17,18 +17,24 @@ export interface StoredSignIn {
   readonly refresh_token: string;
 }
 
-/** The tokens of one sign-in: refreshed in time, by one request at a time, and stored before they are used. */
+/** The tokens of one sign-in: refreshed in time, by one request at a time, and stored as soon as the storage takes them. */
 export class SignIn {
   readonly #http: Http;
   readonly #clock: Clock;
   readonly #storage: Storage;
   #tokens: StoredSignIn;
+  /** The refresh token that this object last read from the storage or wrote to it: any other one there is of another tab. */
+  #storedToken: string | undefined;
+  /** The storage did not take the tokens: they are stored before the next use. */
+  #unsaved = false;
   /** By the monotonic clock; `undefined` for a token of an earlier life of the app, which is used until it is refused. */
   #refreshAt: number | undefined;
   #refreshing: Promise<void> | undefined;
   #ended = false;
   /** Called once, when the sign-in has ended. */
   onEnd: () => void = () => {};
+  /** Called when the storage failed. */
+  onStorageFailed: (error: unknown) => void = () => {};
 
   constructor(http: Http, clock: Clock, storage: Storage, tokens: StoredSignIn) {
     this.#http = http;
@@ -47,7 +53,10 @@ export class SignIn {
   /** That of an earlier life of the app, if there is one. */
   static async restore(http: Http, clock: Clock, storage: Storage): Promise<SignIn | undefined> {
     const stored = await readJson<StoredSignIn>(storage, KEY);
-    return typeof stored?.refresh_token === "string" ? new SignIn(http, clock, storage, stored) : undefined;
+    if (typeof stored?.refresh_token !== "string") return undefined;
+    const signIn = new SignIn(http, clock, storage, stored);
+    signIn.#storedToken = stored.refresh_token;
+    return signIn;
   }
 
   get userId(): string {
@@ -70,6 +79,7 @@ export class SignIn {
    */
   async token(): Promise<string> {
     if (this.#ended) throw signedOut();
+    if (this.#unsaved) await this.#store();
     if (this.#refreshAt !== undefined && this.#clock.monotonic() >= this.#refreshAt) await this.#refresh();
     return this.#tokens.access_token;
   }
@@ -118,27 +128,56 @@ export class SignIn {
 
   /** Another tab or process of the same app may have refreshed, and stored what it got. */
   async #adopt(): Promise<boolean> {
-    const stored = await readJson<StoredSignIn>(this.#storage, KEY);
-    const newer = stored?.user_id === this.#tokens.user_id && stored.refresh_token !== this.#tokens.refresh_token;
+    const stored = await this.#read();
+    const newer = stored?.user_id === this.#tokens.user_id && ![this.#tokens.refresh_token, this.#storedToken].includes(stored.refresh_token);
     if (!stored || !newer) return false;
     this.#tokens = stored;
+    this.#storedToken = stored.refresh_token;
+    this.#unsaved = false;
     this.#refreshAt = undefined;
     return true;
   }
 
+  /** The tokens before these are used up, so these count whether the storage takes them or not. */
   async #accept(answer: SignedInTokens): Promise<void> {
-    const tokens = storedOf(answer);
     const life = answer.expires_in_s;
-    await this.#storage.set(KEY, JSON.stringify(tokens));
-    this.#tokens = tokens;
+    this.#tokens = storedOf(answer);
     this.#refreshAt = this.#clock.monotonic() + (life - Math.min(REFRESH_BEFORE_S, life / 5)) * 1_000;
+    await this.#store();
+  }
+
+  async #store(): Promise<void> {
+    const tokens = this.#tokens;
+    try {
+      await this.#storage.set(KEY, JSON.stringify(tokens));
+      this.#storedToken = tokens.refresh_token;
+      this.#unsaved = false;
+    } catch (error) {
+      this.#unsaved = true;
+      // What is there instead is older.
+      this.#storedToken = (await this.#read())?.refresh_token;
+      this.onStorageFailed(error);
+    }
+  }
+
+  async #read(): Promise<StoredSignIn | undefined> {
+    try {
+      return await readJson<StoredSignIn>(this.#storage, KEY);
+    } catch {
+      return undefined;
+    }
   }
 
   async #end(): Promise<void> {
     if (this.#ended) return;
     this.#ended = true;
-    await this.#storage.remove(KEY);
-    this.onEnd();
+    try {
+      await this.#storage.remove(KEY);
+    } catch (error) {
+      this.onStorageFailed(error);
+    } finally {
+      this.onEnd();
+    }
   }
 }
 

@@ -1,10 +1,10 @@
 //! A hash grid over moving points on the earth, for the question who is nearest.
 //!
-//! Cells are 250 m by 250 m at every latitude: each band of latitude has as many columns as fit on its circle. So neither the
-//! antimeridian nor a pole is an edge. For 100,000 moving points it was measured against trees and H3 (DESIGN.md), and was
-//! the fastest in queries and in moves. Pure: no clock, no randomness. Results are sorted by distance, then id, so the same
+//! Its cells ([`Cells`]) are 250 m by 250 m at every latitude. For 100,000 moving points it was measured against trees and H3 (DESIGN.md),
+//! and was the fastest in queries and in moves. Pure: no clock, no randomness. Results are sorted by distance, then id, so the same
 //! calls give the same results. More pure pieces are about points: [`newest`], [`device_clock`] and [`rounding`].
 
+mod cells;
 pub mod device_clock;
 pub mod newest;
 pub mod rounding;
@@ -16,14 +16,11 @@ use std::hash::Hash;
 use foldhash::fast::FixedState;
 use streams::{Position, UserId};
 
+use crate::cells::Area;
+pub use crate::cells::{Cell, Cells};
+
 const CELL_M: f64 = 250.0;
-/// Metres in one degree of latitude on the mean sphere of [`Position::distance_m`].
-const DEGREE_M: f64 = 6_371_008.8 * std::f64::consts::PI / 180.0;
-const CELL_DEG: f64 = CELL_M / DEGREE_M;
-/// Bands of latitude from pole to pole.
-const ROWS: i64 = (180.0 / CELL_DEG) as i64 + 1;
-/// Widens the searched area against rounding errors, by about 0.1 mm.
-const MARGIN_DEG: f64 = 1e-9;
+const CELLS: Cells = Cells::of_size(CELL_M);
 
 /// A hash map whose iteration order no result depends on. No client chooses the keys, so a fixed seed is safe; with it the
 /// same calls do the same work.
@@ -36,10 +33,6 @@ pub struct Grid<K = UserId> {
     slots: Hashed<K, (Cell, usize)>,
     cells: Hashed<Cell, Vec<(K, Position)>>,
 }
-
-/// Row and column packed into one word.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Cell(u64);
 
 /// One result of [`Grid::nearest`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -87,7 +80,7 @@ impl<K: Copy + Ord + Hash> Grid<K> {
             self.remove(id);
             return;
         }
-        let cell = cell_of(position);
+        let cell = CELLS.at(position);
         if let Some(&(old, at)) = self.slots.get(&id) {
             if old == cell {
                 if let Some(entry) = self.cells.get_mut(&cell).and_then(|points| points.get_mut(at)) {
@@ -159,8 +152,8 @@ impl<K: Copy + Ord + Hash> Grid<K> {
                 }
             }
         };
-        let area = Area::around(center, reach_m);
-        if area.cells() > self.cells.len() as f64 {
+        let area = Area::around(CELLS, center, reach_m);
+        if area.len() > self.cells.len() as f64 {
             // Fewer cells are in use than the circle covers.
             for points in self.cells.values() {
                 collect(points);
@@ -175,67 +168,6 @@ impl<K: Copy + Ord + Hash> Grid<K> {
                 }
             }
         }
-    }
-}
-
-impl Cell {
-    fn new(row: i64, column: i64) -> Self {
-        // Both are from 0 to 2^18 - 1.
-        Self(row.unsigned_abs() << 32 | column.unsigned_abs())
-    }
-}
-
-fn row_of(lat: f64) -> i64 {
-    (((lat + 90.0) / CELL_DEG) as i64).clamp(0, ROWS - 1)
-}
-
-/// How many columns fit on the circle of latitude in the middle of `row`.
-fn columns_of(row: i64) -> i64 {
-    let middle = (row as f64 + 0.5) * CELL_DEG - 90.0;
-    ((360.0 * middle.to_radians().cos() / CELL_DEG) as i64).max(1)
-}
-
-fn cell_of(position: Position) -> Cell {
-    let row = row_of(position.lat);
-    let columns = columns_of(row);
-    let column = ((position.lng + 180.0) / 360.0 * columns as f64).floor() as i64;
-    // 180° east and 180° west are one meridian.
-    Cell::new(row, column.rem_euclid(columns))
-}
-
-/// Rows and a span of longitude that contain every point of a circle.
-struct Area {
-    rows: (i64, i64),
-    lng: f64,
-    /// To each side of `lng`; `None` if the circle contains a pole, and with it all longitudes.
-    reach_lng: Option<f64>,
-}
-
-impl Area {
-    fn around(center: Position, reach_m: f64) -> Self {
-        let reach = reach_m / DEGREE_M + MARGIN_DEG;
-        let rows = (row_of((center.lat - reach).max(-90.0)), row_of((center.lat + reach).min(90.0)));
-        let holds_pole = center.lat.abs() + reach >= 90.0;
-        // On a sphere, a circle is widest at a latitude that is nearer to the pole than its centre.
-        let reach_lng = (!holds_pole)
-            .then(|| (reach.to_radians().sin() / center.lat.to_radians().cos()).asin().to_degrees() + MARGIN_DEG);
-        Self { rows, lng: center.lng, reach_lng: reach_lng.filter(|r| r.is_finite()) }
-    }
-
-    /// Approximate number of cells.
-    fn cells(&self) -> f64 {
-        let rows = (self.rows.1 - self.rows.0 + 1) as f64;
-        let widest = self.columns(self.rows.0).1.max(self.columns(self.rows.1).1);
-        rows * widest as f64
-    }
-
-    /// The first column in `row` (it may be negative; the caller wraps it), how many to search, and how many the row has.
-    fn columns(&self, row: i64) -> (i64, i64, i64) {
-        let columns = columns_of(row);
-        let Some(reach) = self.reach_lng else { return (0, columns, columns) };
-        let column = |lng: f64| ((lng + 180.0) / 360.0 * columns as f64).floor() as i64;
-        let (first, last) = (column(self.lng - reach), column(self.lng + reach));
-        (first, (last - first + 1).min(columns), columns)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use streams::Position;
 
-use crate::DEGREE_M;
+use crate::cells::DEGREE_M;
 
 /// The next point of a grid whose lines are `step_m` metres apart.
 pub fn snapped(position: &Position, step_m: f64) -> Position {

@@ -1,24 +1,35 @@
 //! What a process of location holds in memory: positions, and the rides that wait for their last points. Everything in it can
 //! be loaded from rows, or comes back with the next points.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
+use platform::Platform;
 use streams::RideId;
+use tokio::sync::Notify;
 
 use crate::positions::DriverPositions;
 use crate::tables::TrackRow;
 use crate::track::arrived_rides::ArrivedRides;
+use crate::zones::members::Members;
 
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
     positions: Mutex<DriverPositions>,
     arrived_rides: Mutex<ArrivedRides>,
-    /// When another location process last said something.
-    others_seen_at: Mutex<Option<DateTime<Utc>>>,
+    /// Locked before `positions`, if both are.
+    members: Mutex<Members>,
+    members_changed: Notify,
+    /// This process owns new zones: the rows of drivers are to be read again.
+    needs_drivers: AtomicBool,
 }
 
 impl Cache {
+    pub(crate) fn new(platform: &Platform) -> Self {
+        Self { members: Mutex::new(Members::new(platform.pod.clone())), ..Self::default() }
+    }
+
     pub(crate) fn positions(&self) -> MutexGuard<'_, DriverPositions> {
         self.positions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -27,8 +38,22 @@ impl Cache {
         self.arrived_rides.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn others_seen_at(&self) -> MutexGuard<'_, Option<DateTime<Utc>>> {
-        self.others_seen_at.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn members(&self) -> MutexGuard<'_, Members> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notified if a process is found to be gone by somebody else than the receiver of positions.
+    pub(crate) fn members_changed(&self) -> &Notify {
+        &self.members_changed
+    }
+
+    pub(crate) fn need_drivers(&self) {
+        self.needs_drivers.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the rows of drivers are to be read again; true once.
+    pub(crate) fn take_needs_drivers(&self) -> bool {
+        self.needs_drivers.swap(false, Ordering::Relaxed)
     }
 
     /// Applies what rows say: live rides make their drivers busy, ended rides free them, arrived rides wait for their last

@@ -10,12 +10,12 @@ use streams::{Service, Subject};
 use tokio::time::sleep;
 
 use crate::cache::Cache;
-use crate::position_broadcast::PositionBroadcast;
+use crate::zones::exchange::Exchange;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 pub(crate) async fn run(platform: Platform, cache: Arc<Cache>, stop: CancellationToken) {
-    let broadcast = PositionBroadcast::new(&platform, &cache);
+    let exchange = Exchange::new(&platform, &cache);
     let consumer = platform.topology.consumer(Subject::LocationUpdate, Service::Location);
     loop {
         let now = platform.world.now();
@@ -29,7 +29,7 @@ pub(crate) async fn run(platform: Platform, cache: Arc<Cache>, stop: Cancellatio
             }
             let needed = cache.arrived_rides().needed_here();
             if needed > 0 {
-                broadcast.send_needed(needed).await;
+                exchange.send_needed(needed).await;
             }
         }
         tokio::select! {

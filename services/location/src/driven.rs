@@ -16,10 +16,10 @@ use tokio::time::{sleep, timeout};
 
 use crate::cache::Cache;
 use crate::config::Config;
-use crate::position_broadcast::PositionBroadcast;
 use crate::tables::Tables;
 use crate::track::point_rows::{self, PointQuery};
 use crate::track::{self, Point, RideTimes};
+use crate::zones::exchange::Exchange;
 
 /// Requests in hand at most; each reads the points of one ride.
 const ACCEPTED_MAX: usize = 64;
@@ -77,7 +77,7 @@ impl DrivenDistances {
         let Ok(stream) = self.platform.bus.stream_info(&consumer.stream).await else { return };
         let watermark = stream.last_sequence;
         self.cache.arrived_rides().set_needed_at_once(watermark, self.platform.world.now());
-        PositionBroadcast::new(&self.platform, &self.cache).send_needed_at_once(watermark).await;
+        Exchange::new(&self.platform, &self.cache).send_needed_at_once(watermark).await;
         loop {
             if let Ok(info) = self.platform.bus.consumer_info(&consumer.stream, &consumer.durable).await
                 && (info.ack_floor >= watermark || info.pending == 0 && info.ack_pending == 0)

@@ -21,11 +21,12 @@ use crate::cache::Cache;
 use crate::config::Config;
 use crate::driver::rows::StoredPlace;
 use crate::driver::{self, DriverRow};
-use crate::position_broadcast::PositionBroadcast;
 use crate::tables::{PointRow, Tables, TrackRow, Tx};
 use crate::track::point_rows::{self, PointQuery};
 use crate::track::rows;
 use crate::track::{self, Measured, Point};
+use crate::zones::exchange::Exchange;
+use crate::zones::zone::Scope;
 
 /// The most aggregates in one transaction of the timer. If more are due, the next transaction follows at once.
 const DUE_MAX: usize = 200;
@@ -38,6 +39,10 @@ const STORE_INTERVAL: Duration = Duration::seconds(15);
 const STORE_MAX: usize = 1_000;
 /// How far back a process looks for beacons that another one has handled: longer than a transaction takes, and than clocks differ.
 const BEACONS_SINCE: Duration = Duration::seconds(90);
+/// How often the rows are read of drivers of this process's zones who are silent: they may have gone to another zone without this process
+/// learning of it. The next ones follow the next time.
+const SILENT_INTERVAL: Duration = Duration::seconds(60);
+const SILENT_MAX: usize = 1_000;
 /// How often a ride that waits for its phone is measured again.
 const WAIT_INTERVAL: Duration = Duration::seconds(1);
 /// The part of a billed distance that late points may change without a warning.
@@ -51,7 +56,7 @@ const AT_ONCE_INTERVAL: Duration = Duration::milliseconds(500);
 pub(crate) struct LocationUpdates {
     platform: Platform,
     cache: Arc<Cache>,
-    broadcast: PositionBroadcast,
+    exchange: Exchange,
     progress: ProgressReporter,
     points_wait: Duration,
     next_early: DateTime<Utc>,
@@ -61,10 +66,10 @@ pub(crate) struct LocationUpdates {
 impl LocationUpdates {
     pub(crate) fn new(platform: &Platform, config: &Config, cache: &Arc<Cache>) -> Self {
         let (points_wait, next_early) = (config.points_wait, platform.world.now());
-        let (broadcast, progress) = (PositionBroadcast::new(platform, cache), ProgressReporter::new(platform));
+        let (exchange, progress) = (Exchange::new(platform, cache), ProgressReporter::new(platform));
         let next_at_once = next_early;
         let (platform, cache) = (platform.clone(), cache.clone());
-        Self { platform, cache, broadcast, progress, points_wait, next_early, next_at_once }
+        Self { platform, cache, exchange, progress, points_wait, next_early, next_at_once }
     }
 }
 
@@ -109,6 +114,8 @@ impl Handler for LocationUpdates {
     const INBOX: bool = false;
 
     async fn arrived(&mut self, batch: &[&Received]) {
+        let recorded = &self.platform.metrics.positions_recorded;
+        recorded.with_label_values(&["stream"]).inc_by(batch.len() as u64);
         {
             let mut positions = self.cache.positions();
             for received in batch {
@@ -117,7 +124,7 @@ impl Handler for LocationUpdates {
                 }
             }
         }
-        self.broadcast.send(batch).await;
+        self.exchange.send(batch).await;
         self.progress.read(batch).await;
     }
 
@@ -184,7 +191,7 @@ pub(crate) struct RideTracks {
     platform: Platform,
     config: Arc<Config>,
     cache: Arc<Cache>,
-    broadcast: PositionBroadcast,
+    exchange: Exchange,
     /// Points in memory, each track's with the version of its row up to which they are here.
     tracks: BTreeMap<RideId, (i64, Vec<Point>)>,
     /// Arrived rides whose phone may hold more: the version at which they were measured, and when they are looked at again.
@@ -193,6 +200,9 @@ pub(crate) struct RideTracks {
     next_reload: DateTime<Utc>,
     next_prune: DateTime<Utc>,
     next_store: DateTime<Utc>,
+    next_silent: DateTime<Utc>,
+    /// The last driver of those read because they were silent; `None`: the next ones are the first.
+    last_silent: Option<UserId>,
     /// Places in the transaction under way.
     uncommitted_places: Vec<StoredPlace>,
     /// Rides whose final aggregate is in the transaction under way.
@@ -206,13 +216,15 @@ impl RideTracks {
             platform: platform.clone(),
             config: config.clone(),
             cache: cache.clone(),
-            broadcast: PositionBroadcast::new(platform, cache),
+            exchange: Exchange::new(platform, cache),
             tracks: BTreeMap::new(),
             waiting: BTreeMap::new(),
             next_aggregates: now + AGGREGATE_INTERVAL,
             next_reload: now + RELOAD_INTERVAL,
             next_prune: now + PRUNE_INTERVAL,
             next_store: now + STORE_INTERVAL,
+            next_silent: now + SILENT_INTERVAL,
+            last_silent: None,
             uncommitted_places: Vec::new(),
             uncommitted_finals: Vec::new(),
         }
@@ -232,6 +244,14 @@ impl RideTracks {
             positions.prune(now);
             tracing::debug!(drivers = positions.len(), "newest positions");
         }
+        if self.cache.take_needs_drivers() {
+            let on_duty = driver::rows::on_duty(tx).await?;
+            self.cache.positions().load(&on_duty);
+        }
+        if now >= self.next_silent {
+            self.next_silent = now + SILENT_INTERVAL;
+            self.find_silent(tx, now).await?;
+        }
         let reported_until = now - self.config.aggregate_every;
         let mut complete = self.cache.arrived_rides().complete(now);
         self.waiting.retain(|ride, _| complete.contains(ride));
@@ -246,6 +266,19 @@ impl RideTracks {
         if now >= self.next_store {
             self.store_places(tx, now).await?;
         }
+        Ok(())
+    }
+
+    /// Reads the rows of silent drivers of this process's zones. A process that is alone knows all positions.
+    async fn find_silent(&mut self, tx: &mut Tx, now: DateTime<Utc>) -> Result<(), StoreError> {
+        let own = self.cache.members().plan(&Scope::All, now).own;
+        if own == Scope::All {
+            return Ok(());
+        }
+        let silent = self.cache.positions().silent_since(&own, now - SILENT_INTERVAL, self.last_silent, SILENT_MAX);
+        self.last_silent = silent.last().copied().filter(|_| silent.len() == SILENT_MAX);
+        let drivers = driver::rows::find(tx, &silent).await?;
+        self.cache.positions().load(&drivers);
         Ok(())
     }
 
@@ -506,7 +539,7 @@ impl Handler for RideTracks {
 
     async fn committed(&mut self, batch: &[&Received]) {
         self.apply_committed(batch);
-        self.broadcast.send(batch).await;
+        self.exchange.send(batch).await;
     }
 
     fn rolled_back(&mut self) {

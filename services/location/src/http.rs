@@ -1,8 +1,6 @@
 //! GET /v1/drivers/nearby: roughly where free drivers are and how far away, but not who they are; so often that a map can be drawn,
 //! and no driver followed.
 
-use std::sync::Arc;
-
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRef, Query, State};
 use platform::problem::Json;
@@ -11,8 +9,8 @@ use platform::{Limit, Platform, Problem, SignedIn, Tokens};
 use serde::{Deserialize, Serialize};
 use streams::Position;
 
-use crate::cache::Cache;
 use crate::positions::FreeDriver;
+use crate::zones::questions::Questions;
 
 const LIMIT_DEFAULT: usize = 10;
 const LIMIT_MAX: usize = 100;
@@ -23,7 +21,7 @@ const RADIUS_MAX_M: f64 = 5_000.0;
 pub(crate) struct NearbyState {
     pub(crate) tokens: Tokens,
     pub(crate) platform: Platform,
-    pub(crate) cache: Arc<Cache>,
+    pub(crate) questions: Questions,
 }
 
 impl FromRef<NearbyState> for Tokens {
@@ -73,6 +71,6 @@ async fn nearby(
         Ok(limit) if (1..=LIMIT_MAX).contains(&limit) => Ok(limit),
         _ => Err(Problem::field("limit", format!("must be a whole number from 1 to {LIMIT_MAX}"))),
     })?;
-    let drivers = state.cache.positions().nearby(&Position { lat, lng }, radius_m, limit);
+    let drivers = state.questions.nearby(Position { lat, lng }, radius_m, limit).await;
     Ok(Json(NearbyResponse { drivers }))
 }

@@ -6,7 +6,7 @@
 //! Handlers (`handlers.rs`) store the points of rides and publish aggregates of their tracks (`track/`); they also keep the
 //! cache in memory (`cache.rs`), of which `http.rs` answers who is nearby, and `requests.rs` where drivers are, if match takes over
 //! or a passenger's socket opens, and `driven.rs` how far a ride has come, if it is cancelled. Consumers are shared, so each position reaches one process;
-//! `position_broadcast.rs` forwards it to the others. A process that starts reads where drivers were from rows (`driver/`).
+//! it forwards it to the owner of its zone, who is asked (`zones/`). A process that starts reads where drivers were from rows (`driver/`).
 
 mod cache;
 mod catch_up;
@@ -16,11 +16,11 @@ mod driver;
 mod handlers;
 mod http;
 mod operators;
-mod position_broadcast;
 mod positions;
 mod requests;
 mod tables;
 pub mod track;
+mod zones;
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,6 +34,8 @@ use crate::handlers::{LocationUpdates, RideTracks};
 use crate::http::NearbyState;
 pub use crate::tables::Tables;
 use crate::track::rows;
+use crate::zones::exchange::Exchange;
+use crate::zones::questions::Questions;
 
 /// The migrations of the schema `location`, run after the platform's own.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/location");
@@ -75,7 +77,7 @@ impl Location {
         let live = rows::live_tracks(&mut tx).await?;
         let on_duty = driver::rows::on_duty(&mut tx).await?;
         drop(tx);
-        let cache = Cache::default();
+        let cache = Cache::new(platform);
         cache.positions().load(&on_duty);
         cache.load_from_rows(&live, &[], platform.world.now());
         Ok(Self {
@@ -91,7 +93,7 @@ impl Location {
         http::routes(NearbyState {
             tokens: self.tokens.clone(),
             platform: self.platform.clone(),
-            cache: self.cache.clone(),
+            questions: Questions::new(&self.platform, &self.cache),
         })
     }
 
@@ -103,13 +105,15 @@ impl Location {
         tasks.spawn_worker(&[Subject::LocationUpdate], UPDATES_BATCH_MAX, updates);
         tasks.spawn_worker(&RIDE_SUBJECTS, BATCH_MAX, RideTracks::new(&platform, &config, &cache));
         tasks.spawn(catch_up::run(platform.clone(), cache.clone(), stop.clone()));
-        tasks.spawn(requests::serve(platform.clone(), cache.clone(), stop.clone()));
-        tasks.spawn(operators::answer(platform.clone(), store.clone(), (tokens, cache.clone()), stop.clone()));
+        let questions = Questions::new(&platform, &cache);
+        tasks.spawn(requests::serve(platform.clone(), questions.clone(), stop.clone()));
+        tasks.spawn(operators::answer(platform.clone(), store.clone(), (tokens, questions.clone()), stop.clone()));
+        tasks.spawn(questions.answer(stop.clone()));
         let driven = driven::DrivenDistances::new(&platform, &store, &config, &cache);
         tasks.spawn(driven.serve(stop.clone()));
         let world = platform.world.clone();
         tasks.spawn_purge(move || purge(store.clone(), world.clone()));
-        tasks.spawn(position_broadcast::receive(platform, cache, stop));
+        tasks.spawn(Exchange::new(&platform, &cache).receive(stop));
         tasks.until_stop().await;
         tasks.drain().await;
     }

@@ -1,27 +1,26 @@
-//! What operators see of location: where drivers are, from the cache, and the track of a ride, from its rows. It changes nothing.
+//! What operators see of location: where drivers are, from memory, and the track of a ride, from its rows. It changes nothing.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use platform::{CancellationToken, Platform, Problem, Store, Tokens, operators};
 use serde_json::{Value, json};
 use streams::event::rfc3339;
-use streams::operators::{Asked, LOCATION_OPERATORS, LocationRequest, MapQuery, TRACK_POINTS_MAX};
+use streams::operators::{Asked, LOCATION_OPERATORS, LocationRequest, TRACK_POINTS_MAX};
 use streams::{RideId, Service};
 
-use crate::cache::Cache;
-use crate::positions::{DriverPositions, ShownDriver};
+use crate::positions::{ShownDriver, ShownDrivers};
 use crate::tables::Tables;
 use crate::track::Point;
 use crate::track::point_rows::{self, PointQuery};
 use crate::track::rows::track_of;
+use crate::zones::questions::Questions;
 
 /// Answers until `stop`.
 pub(crate) async fn answer(
     platform: Platform,
     store: Store<Tables>,
-    (tokens, cache): (Tokens, Arc<Cache>),
+    (tokens, questions): (Tokens, Questions),
     stop: CancellationToken,
 ) {
     let world = platform.world.clone();
@@ -30,10 +29,10 @@ pub(crate) async fn answer(
         (Service::Location, LOCATION_OPERATORS),
         stop,
         move |asked: Asked<LocationRequest>| {
-            let (store, cache, now) = (store.clone(), cache.clone(), world.now());
+            let (store, questions, now) = (store.clone(), questions.clone(), world.now());
             async move {
                 match asked.request {
-                    LocationRequest::Positions { map } => Ok(positions(&cache.positions(), &map, now)),
+                    LocationRequest::Positions { map } => Ok(positions(&questions.shown(&map).await, now)),
                     LocationRequest::Track { ride_id } => track(&store, ride_id).await,
                 }
             }
@@ -43,21 +42,16 @@ pub(crate) async fn answer(
 }
 
 /// Who is on duty or in a ride, in the order of ids.
-fn positions(positions: &DriverPositions, map: &MapQuery, now: DateTime<Utc>) -> Value {
-    let within = |driver: &ShownDriver| map.within.is_none_or(|within| within.contains(&driver.place.position));
-    let most = map.limit as usize;
-    let mut shown: Vec<ShownDriver> = positions.shown().filter(within).take(most + 1).collect();
-    let truncated = shown.len() > most;
-    shown.truncate(most);
+fn positions(shown: &ShownDrivers, now: DateTime<Utc>) -> Value {
     let view = |driver: &ShownDriver| {
         json!({
-            "driver_id": driver.user_id, "location": driver.place.position, "heading_deg": driver.place.heading_deg,
-            "speed_mps": driver.place.speed_mps, "recorded_at": rfc3339::text(&driver.place.recorded_at),
-            "age_s": (now - driver.place.recorded_at).as_seconds_f64().max(0.0), "vehicle_type": driver.vehicle_type,
+            "driver_id": driver.user_id, "location": driver.location, "heading_deg": driver.heading_deg,
+            "speed_mps": driver.speed_mps, "recorded_at": rfc3339::text(&driver.recorded_at),
+            "age_s": (now - driver.recorded_at).as_seconds_f64().max(0.0), "vehicle_type": driver.vehicle_type,
             "on_duty": driver.on_duty, "ride_id": driver.ride_id,
         })
     };
-    json!({"rows": shown.iter().map(view).collect::<Vec<_>>(), "truncated": truncated})
+    json!({"rows": shown.drivers.iter().map(view).collect::<Vec<_>>(), "truncated": shown.truncated})
 }
 
 /// Null if no track is stored.

@@ -2,25 +2,32 @@
 //!
 //! Where a driver is follows from beacons and positions by the rules of [`geospatial::newest`]. A driver is free who is on duty, as the
 //! newest beacon says, standing still or not, and has no live ride. Which rides are live comes from events and rows.
+//!
+//! Every process knows every driver, and each driver's zone. Where in the zone a driver is, its owner knows at once (`zones/`): so what is
+//! asked for names a [`Scope`], the zones in question.
 
 use std::collections::{BTreeMap, BTreeSet, Bound};
 
 use chrono::{DateTime, Duration, SubsecRound, Utc};
 use geospatial::newest::{Fix, Newest, Place};
 use geospatial::{Grid, Hashed, Near, rounding};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use streams::event::{LocationUpdate, UserBeacon, rfc3339};
-use streams::fleet::{FLEET_PAGE, FleetDriver, FleetReply};
+use streams::fleet::{FleetDriver, FleetReply};
 use streams::newest_position::NewestPosition;
+use streams::operators::MapQuery;
 use streams::{Position, RideId, UserId, VehicleType};
 
 use crate::driver::rows::StoredPlace;
 use crate::driver::{self, DriverRow};
+use crate::zones::zone::{Scope, Zone};
 
 /// A driver who is not on duty and of whom nothing was received for longer is forgotten.
 const KNOWN_FOR: Duration = Duration::minutes(10);
 /// Others see a driver's position to so many metres.
 const SNAP_M: f64 = 100.0;
+/// A position is shown less than so many metres from where it is.
+pub(crate) const SNAPPED_WITHIN_M: f64 = SNAP_M;
 /// A driver who moved less since the place that is stored is not stored again.
 const STORED_WITHIN_M: f64 = 50.0;
 /// How long an ended ride is remembered, so that a late point does not make its driver busy again.
@@ -36,11 +43,38 @@ struct DriverPosition {
     ride_id: Option<RideId>,
     /// The place that is stored.
     stored: Option<Position>,
+    /// Of the newest place.
+    zone: Option<Zone>,
 }
 
 impl DriverPosition {
     fn is_on_duty(&self) -> bool {
         self.beacon.is_some_and(|(_, active)| active)
+    }
+
+    /// The newest beacon counts.
+    fn record_beacon(&mut self, recorded_at: DateTime<Utc>, active: bool, vehicle_type: VehicleType) {
+        self.beacon = Some((recorded_at, active));
+        self.vehicle_type = Some(vehicle_type);
+    }
+
+    fn is_in(&self, scope: &Scope) -> bool {
+        self.zone.is_some_and(|zone| scope.contains(zone))
+    }
+
+    fn newest_position(&self) -> Option<NewestPosition> {
+        let place = self.newest.place()?;
+        Some(NewestPosition {
+            location: place.position,
+            heading_deg: place.heading_deg,
+            speed_mps: place.speed_mps,
+            recorded_at: place.recorded_at,
+            received_at: place.received_at,
+            device: self.newest.device().to_owned(),
+            ride_device: place.ride_device,
+            device_at: place.device_at,
+            is_beacon: place.is_beacon,
+        })
     }
 }
 
@@ -56,6 +90,8 @@ pub(crate) struct DriverPositions {
     on_duty: BTreeSet<UserId>,
     /// Drivers who moved since their places were stored, as far as this process received it from the stream.
     moved: BTreeSet<UserId>,
+    /// Drivers who came into another zone, until [`take_entered`](Self::take_entered).
+    entered: BTreeSet<UserId>,
     /// Drivers on duty, at their snapped positions: so the distance, and whether a driver is within a radius, tells no
     /// more than the position that is shown.
     grid: Grid,
@@ -67,24 +103,99 @@ pub(crate) struct DriverPositions {
 }
 
 /// A free driver as others see them: no identity.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FreeDriver {
     position: Position,
-    distance_m: f64,
+    pub(crate) distance_m: f64,
     vehicle_type: Option<VehicleType>,
     #[serde(with = "rfc3339")]
     recorded_at: DateTime<Utc>,
 }
 
+/// A free driver as the processes of location see them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct NearDriver {
+    pub(crate) user_id: UserId,
+    #[serde(with = "rfc3339")]
+    pub(crate) received_at: DateTime<Utc>,
+    pub(crate) free: FreeDriver,
+}
+
 /// A driver as operators see them.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ShownDriver {
     pub(crate) user_id: UserId,
-    pub(crate) place: Place,
+    pub(crate) location: Position,
+    pub(crate) heading_deg: Option<f64>,
+    pub(crate) speed_mps: Option<f64>,
+    #[serde(with = "rfc3339")]
+    pub(crate) recorded_at: DateTime<Utc>,
+    #[serde(with = "rfc3339")]
+    pub(crate) received_at: DateTime<Utc>,
     pub(crate) vehicle_type: Option<VehicleType>,
     pub(crate) on_duty: bool,
     /// Of a ride that is live, as far as this process knows.
     pub(crate) ride_id: Option<RideId>,
+}
+
+/// In the order of their ids.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ShownDrivers {
+    pub(crate) drivers: Vec<ShownDriver>,
+    /// There are more.
+    pub(crate) truncated: bool,
+}
+
+/// All that one process knows of a driver, for another one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct KnownDriver {
+    pub(crate) user_id: UserId,
+    newest: NewestPosition,
+    /// Of the newest point.
+    ride_id: Option<RideId>,
+    beacon: Option<KnownBeacon>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct KnownBeacon {
+    #[serde(with = "rfc3339")]
+    recorded_at: DateTime<Utc>,
+    active: bool,
+    vehicle_type: VehicleType,
+    device: Option<String>,
+}
+
+impl KnownDriver {
+    fn of(user_id: UserId, driver: &DriverPosition) -> Option<Self> {
+        let device = driver.newest.beacon_device().map(str::to_owned);
+        let beacon = driver.beacon.zip(driver.vehicle_type).map(|((recorded_at, active), vehicle_type)| KnownBeacon {
+            recorded_at,
+            active,
+            vehicle_type,
+            device,
+        });
+        Some(Self { user_id, newest: driver.newest_position()?, ride_id: driver.ride_id, beacon })
+    }
+
+    pub(crate) fn is_valid(&self) -> bool {
+        self.newest.location.is_valid()
+    }
+
+    fn place(&self) -> Place {
+        let NewestPosition { location, heading_deg, speed_mps, .. } = self.newest;
+        let NewestPosition { recorded_at, received_at, device_at, ride_device, is_beacon, .. } = self.newest;
+        Place {
+            position: location,
+            speed_mps,
+            heading_deg,
+            ride_id: self.ride_id.filter(|_| !is_beacon),
+            ride_device,
+            device_at,
+            recorded_at,
+            received_at,
+            is_beacon,
+        }
+    }
 }
 
 impl DriverPositions {
@@ -95,6 +206,10 @@ impl DriverPositions {
             return false;
         }
         driver.ride_id = update.ride_id;
+        let zone = Zone::of(&update.location);
+        if driver.zone.replace(zone) != Some(zone) {
+            self.entered.insert(update.user_id);
+        }
         if driver.is_on_duty() {
             self.grid.place(update.user_id, snapped(&update.location));
         }
@@ -117,10 +232,11 @@ impl DriverPositions {
         let driver = self.drivers.entry(beacon.user_id).or_default();
         driver.newest.beacon(beacon, stored_at);
         if driver.beacon.is_none_or(|(at, _)| at <= beacon.recorded_at) {
-            driver.beacon = Some((beacon.recorded_at, beacon.active));
-            driver.vehicle_type = Some(beacon.vehicle_type);
+            driver.record_beacon(beacon.recorded_at, beacon.active, beacon.vehicle_type);
         }
-        self.show(beacon.user_id);
+        if self.show(beacon.user_id) {
+            self.entered.insert(beacon.user_id);
+        }
     }
 
     /// Adds what is stored.
@@ -129,16 +245,80 @@ impl DriverPositions {
             let driver = self.drivers.entry(row.user_id).or_default();
             row.restore(&mut driver.newest);
             if driver.beacon.is_none_or(|(at, _)| at < row.beacon_at) {
-                driver.beacon = Some((row.beacon_at, row.active));
-                driver.vehicle_type = Some(row.vehicle_type);
+                driver.record_beacon(row.beacon_at, row.active, row.vehicle_type);
             }
             driver.stored = Some(row.place.position);
             self.show(row.user_id);
         }
     }
 
-    fn show(&mut self, id: UserId) {
-        let Some(driver) = self.drivers.get(&id) else { return };
+    /// Adds what another process knows. If this one knows a newer place in another zone, it is to be announced: the other did not know it.
+    pub(crate) fn restore(&mut self, known: &KnownDriver) {
+        let driver = self.drivers.entry(known.user_id).or_default();
+        if let Some(beacon) = &known.beacon {
+            driver.newest.restore_beacon(beacon.recorded_at, beacon.device.as_deref());
+            if driver.beacon.is_none_or(|(at, _)| at < beacon.recorded_at) {
+                driver.record_beacon(beacon.recorded_at, beacon.active, beacon.vehicle_type);
+            }
+        }
+        let place = known.place();
+        let before = driver.newest.place().map(|place| place.received_at);
+        if before < Some(place.received_at) {
+            driver.newest.restore(place, &known.newest.device);
+            driver.ride_id = known.ride_id;
+        } else if before > Some(place.received_at) && driver.zone != Some(Zone::of(&place.position)) {
+            self.entered.insert(known.user_id);
+        }
+        self.show(known.user_id);
+    }
+
+    /// The drivers who came into another zone, if it is one of those of this process.
+    pub(crate) fn take_entered(&mut self, is_own: impl Fn(Zone) -> bool) -> Vec<KnownDriver> {
+        let entered = std::mem::take(&mut self.entered);
+        let own = entered.into_iter().filter_map(|id| Some((id, self.drivers.get(&id)?)));
+        own.filter(|(_, driver)| driver.zone.is_some_and(&is_own))
+            .filter_map(|(id, driver)| KnownDriver::of(id, driver))
+            .collect()
+    }
+
+    /// The drivers of `scope` of whom something was received since then, in the order of their ids.
+    pub(crate) fn received_since(&self, scope: &Scope, since: DateTime<Utc>) -> Vec<KnownDriver> {
+        let recent = |driver: &DriverPosition| driver.newest.received_at().is_some_and(|at| at >= since);
+        let drivers = self.drivers.iter().filter(|(_, driver)| driver.is_in(scope) && recent(driver));
+        let mut known: Vec<KnownDriver> = drivers.filter_map(|(id, driver)| KnownDriver::of(*id, driver)).collect();
+        known.sort_unstable_by_key(|driver| driver.user_id);
+        known
+    }
+
+    /// At most `max` drivers after `after` who are on duty in `scope` and of whom nothing was received since then, in the order of their ids.
+    pub(crate) fn silent_since(
+        &self,
+        scope: &Scope,
+        since: DateTime<Utc>,
+        after: Option<UserId>,
+        max: usize,
+    ) -> BTreeSet<UserId> {
+        let silent = |driver: &DriverPosition| driver.newest.received_at().is_none_or(|at| at < since);
+        let on_duty = self.on_duty_in(scope, after).filter(|(_, driver)| silent(driver));
+        on_duty.map(|(id, _)| id).take(max).collect()
+    }
+
+    /// Those on duty, in the order of their ids.
+    fn on_duty_in(&self, scope: &Scope, after: Option<UserId>) -> impl Iterator<Item = (UserId, &DriverPosition)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let ids = self.on_duty.range((from, Bound::Unbounded));
+        ids.filter_map(|id| Some((*id, self.drivers.get(id)?))).filter(|(_, driver)| driver.is_in(scope))
+    }
+
+    pub(crate) fn zone_of(&self, id: UserId) -> Option<Zone> {
+        self.drivers.get(&id)?.zone
+    }
+
+    /// True if the driver is in another zone than before.
+    fn show(&mut self, id: UserId) -> bool {
+        let Some(driver) = self.drivers.get_mut(&id) else { return false };
+        let zone = driver.newest.position().map(|position| Zone::of(&position));
+        let has_entered = std::mem::replace(&mut driver.zone, zone) != zone;
         if driver.is_on_duty() {
             self.on_duty.insert(id);
         } else {
@@ -148,6 +328,7 @@ impl DriverPositions {
             Some(position) if driver.is_on_duty() => self.grid.place(id, snapped(&position)),
             _ => _ = self.grid.remove(id),
         }
+        has_entered
     }
 
     /// At most `max` places that are to be stored, in the order of drivers. A driver without a beacon has no row yet. A driver in a ride is
@@ -173,54 +354,52 @@ impl DriverPositions {
 
     /// Where the driver is, as far as this process knows.
     pub(crate) fn newest_of(&self, id: UserId) -> Option<NewestPosition> {
-        let newest = &self.drivers.get(&id)?.newest;
-        let place = newest.place()?;
-        Some(NewestPosition {
-            location: place.position,
-            heading_deg: place.heading_deg,
-            speed_mps: place.speed_mps,
-            recorded_at: place.recorded_at,
-            received_at: place.received_at,
-            device: newest.device().to_owned(),
-            ride_device: place.ride_device,
-            device_at: place.device_at,
-            is_beacon: place.is_beacon,
-        })
+        self.drivers.get(&id)?.newest_position()
     }
 
-    /// Everybody who is on duty or in a ride, in the order of their ids.
-    pub(crate) fn shown(&self) -> impl Iterator<Item = ShownDriver> {
+    /// Everybody in `scope` who is on duty or in a ride, as many as `map` wants.
+    pub(crate) fn shown(&self, map: &MapQuery, scope: &Scope) -> ShownDrivers {
         let in_rides: BTreeMap<UserId, RideId> =
             self.live_rides.iter().map(|(ride, driver)| (*driver, *ride)).collect();
         let ids: BTreeSet<UserId> = self.on_duty.iter().chain(in_rides.keys()).copied().collect();
-        ids.into_iter().filter_map(move |user_id| {
-            let driver = self.drivers.get(&user_id)?;
-            let place = *driver.newest.place()?;
-            let (vehicle_type, on_duty) = (driver.vehicle_type, driver.is_on_duty());
-            Some(ShownDriver { user_id, place, vehicle_type, on_duty, ride_id: in_rides.get(&user_id).copied() })
-        })
+        let shown = ids.into_iter().filter_map(|user_id| {
+            let driver = self.drivers.get(&user_id).filter(|driver| driver.is_in(scope))?;
+            let place = driver.newest.place()?;
+            map.within.is_none_or(|within| within.contains(&place.position)).then(|| ShownDriver {
+                user_id,
+                location: place.position,
+                heading_deg: place.heading_deg,
+                speed_mps: place.speed_mps,
+                recorded_at: place.recorded_at,
+                received_at: place.received_at,
+                vehicle_type: driver.vehicle_type,
+                on_duty: driver.is_on_duty(),
+                ride_id: in_rides.get(&user_id).copied(),
+            })
+        });
+        let limit = map.limit as usize;
+        let mut drivers: Vec<ShownDriver> = shown.take(limit + 1).collect();
+        let truncated = drivers.len() > limit;
+        drivers.truncate(limit);
+        ShownDrivers { drivers, truncated }
     }
 
-    /// A page of where the drivers on duty are, in the order of their ids.
-    pub(crate) fn fleet(&self, after: Option<UserId>) -> FleetReply {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut ids = self.on_duty.range((from, Bound::Unbounded)).copied();
-        let page: Vec<UserId> = ids.by_ref().take(FLEET_PAGE).collect();
-        let more = ids.next().is_some();
-        let driver = |id: UserId| {
-            let newest = &self.drivers.get(&id)?.newest;
-            let place = newest.place()?;
+    /// A page of where the drivers on duty in `scope` are, in the order of their ids.
+    pub(crate) fn fleet(&self, after: Option<UserId>, limit: usize, scope: &Scope) -> FleetReply {
+        let mut drivers = self.on_duty_in(scope, after).filter_map(|(user_id, driver)| {
+            let place = driver.newest.place()?;
             Some(FleetDriver {
-                user_id: id,
+                user_id,
                 location: place.position,
-                device: newest.device().to_owned(),
+                device: driver.newest.device().to_owned(),
                 is_beacon: place.is_beacon,
                 device_at: place.device_at,
                 recorded_at: place.recorded_at,
                 received_at: place.received_at,
             })
-        };
-        FleetReply { drivers: page.into_iter().filter_map(driver).collect(), more }
+        });
+        let page = drivers.by_ref().take(limit).collect();
+        FleetReply { drivers: page, more: drivers.next().is_some() }
     }
 
     /// Makes the driver busy, unless the ride is known to have ended.
@@ -253,15 +432,19 @@ impl DriverPositions {
         of_point.is_some_and(|ride| !self.ended_rides.contains_key(&ride)) || self.live_count.contains_key(&id)
     }
 
-    /// The `limit` nearest free drivers within `radius_m`, nearest first.
-    pub(crate) fn nearby(&self, from: &Position, radius_m: f64, limit: usize) -> Vec<FreeDriver> {
-        let free = |near: Near| {
+    /// The `limit` nearest free drivers of `scope` within `radius_m`, nearest first.
+    pub(crate) fn nearby(&self, from: &Position, radius_m: f64, limit: usize, scope: &Scope) -> Vec<NearDriver> {
+        let near = |near: Near| {
             let DriverPosition { vehicle_type, newest, .. } = self.drivers.get(&near.id)?;
-            let recorded_at = newest.place()?.recorded_at.trunc_subsecs(0);
+            let place = newest.place()?;
             let (position, distance_m, vehicle_type) = (near.position, near.distance_m, *vehicle_type);
-            Some(FreeDriver { position, distance_m, vehicle_type, recorded_at })
+            let free =
+                FreeDriver { position, distance_m, vehicle_type, recorded_at: place.recorded_at.trunc_subsecs(0) };
+            Some(NearDriver { user_id: near.id, received_at: place.received_at, free })
         };
-        self.grid.nearest(from, limit, radius_m, |id| !self.is_busy(id)).into_iter().filter_map(free).collect()
+        let is_meant = |id| *scope == Scope::All || self.drivers.get(&id).is_some_and(|driver| driver.is_in(scope));
+        let found = self.grid.nearest(from, limit, radius_m, |id| is_meant(id) && !self.is_busy(id));
+        found.into_iter().filter_map(near).collect()
     }
 
     /// Forgets drivers who are not on duty and long silent, and rides that ended long ago.
@@ -286,6 +469,7 @@ impl DriverPositions {
 
 #[cfg(test)]
 mod tests {
+    use streams::fleet::FLEET_PAGE;
     use uuid::Uuid;
 
     use super::*;
@@ -310,7 +494,7 @@ mod tests {
         beacon(2, 5, true);
         beacon(1, 30, true);
         let page = |positions: &DriverPositions, after| {
-            let FleetReply { drivers, more } = positions.fleet(after);
+            let FleetReply { drivers, more } = positions.fleet(after, FLEET_PAGE, &Scope::All);
             (drivers.into_iter().map(|driver| driver.user_id).collect::<Vec<_>>(), more)
         };
         let all: Vec<UserId> = (1..=count).filter(|n| *n != 2).map(id).collect();
@@ -321,5 +505,81 @@ mod tests {
         // On duty, a driver is never forgotten.
         positions.prune(at(1_000_000));
         assert_eq!((positions.len(), page(&positions, None).0.len()), (count - 1, FLEET_PAGE));
+    }
+
+    fn point(n: u128, second: i64, lng: f64) -> LocationUpdate {
+        let json = serde_json::json!({
+            "user_id": UserId(Uuid::from_u128(n)), "ride_id": null, "location": {"lat": 0.0, "lng": lng}, "accuracy_m": null,
+            "speed_mps": 7.5, "heading_deg": 90.0,
+            "recorded_at": rfc3339::text(&(DateTime::UNIX_EPOCH + Duration::seconds(second))),
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn who_comes_into_a_zone_is_announced_by_its_owner_and_leaves_the_other_one_everywhere() {
+        let at = |second| DateTime::UNIX_EPOCH + Duration::seconds(second);
+        let (west, east) = (30.0, 30.2);
+        let zones = [west, east].map(|lng| Zone::of(&Position { lat: 0.0, lng }));
+        assert_ne!(zones[0], zones[1]);
+        let [in_west, in_east] = zones.map(|own| move |zone| zone == own);
+        let mut owners = [DriverPositions::default(), DriverPositions::default()];
+        let record = |positions: &mut DriverPositions, second, lng| {
+            positions.record_update(&point(1, second, lng), at(second));
+        };
+        record(&mut owners[0], 10, west);
+        let [first] = &owners[0].take_entered(in_west)[..] else { panic!("one driver came") };
+        owners[1].restore(first);
+        assert_eq!(owners[1].take_entered(in_east), [], "it is not its zone");
+        record(&mut owners[0], 14, west);
+        assert_eq!(owners[0].take_entered(in_west), [], "the same zone");
+        // East, and back before the owner in the west has received that.
+        record(&mut owners[1], 18, east);
+        let came_east = owners[1].take_entered(in_east);
+        record(&mut owners[0], 22, west);
+        assert_eq!((came_east.len(), owners[0].take_entered(in_west)), (1, Vec::new()));
+        owners[0].restore(&came_east[0]);
+        let came_west = owners[0].take_entered(in_west);
+        assert_eq!(came_west.len(), 1, "the other owner did not know it");
+        owners[1].restore(&came_west[0]);
+        assert_eq!(owners[1].take_entered(in_east), []);
+        for positions in &owners {
+            assert_eq!(positions.zone_of(UserId(Uuid::from_u128(1))), Some(zones[0]));
+            assert_eq!(
+                positions.newest_of(UserId(Uuid::from_u128(1))),
+                owners[0].newest_of(UserId(Uuid::from_u128(1)))
+            );
+        }
+        // Announcements that cross and say the same end.
+        owners[0].restore(&came_west[0]);
+        assert_eq!(owners[0].take_entered(in_west), []);
+    }
+
+    #[test]
+    fn what_is_handed_over_is_all_that_is_known_of_who_was_lately_received_in_these_zones() {
+        let at = |second| DateTime::UNIX_EPOCH + Duration::seconds(second);
+        let mut positions = DriverPositions::default();
+        for (n, second, lng) in [(1, 10, 30.0), (2, 100, 30.0), (3, 100, 30.2)] {
+            positions.record_update(&point(n, second, lng), at(second));
+        }
+        let beacon = serde_json::json!({
+            "user_id": UserId(Uuid::from_u128(2)), "active": true, "location": {"lat": 0.0, "lng": 30.0}, "vehicle_type": "van",
+            "recorded_at": rfc3339::text(&at(90)), "located_at": rfc3339::text(&at(80)), "device": "phone",
+        });
+        positions.record_beacon(&serde_json::from_value(beacon).unwrap(), at(90));
+        let west = Scope::Zones(BTreeSet::from([Zone::of(&Position { lat: 0.0, lng: 30.0 })]));
+        let known = positions.received_since(&west, at(50));
+        assert_eq!(known.iter().map(|driver| driver.user_id.0.as_u128()).collect::<Vec<_>>(), [2]);
+        let sent: KnownDriver = serde_json::from_slice(&serde_json::to_vec(&known[0]).unwrap()).unwrap();
+        let mut next = DriverPositions::default();
+        next.restore(&sent);
+        assert_eq!(next.received_since(&west, at(50)), known);
+        let from = Position { lat: 0.0, lng: 30.0 };
+        assert_eq!(next.nearby(&from, 100.0, 9, &west), positions.nearby(&from, 100.0, 9, &west));
+        assert_eq!(next.nearby(&from, 100.0, 9, &west).len(), 1, "on duty");
+        assert_eq!(next.nearby(&from, 100.0, 9, &Scope::Zones(BTreeSet::new())), [], "in no other zone");
+        // Who is silent, by pages.
+        let silent = |after| next.silent_since(&Scope::All, at(200), after, 1).len();
+        assert_eq!((silent(None), silent(Some(UserId(Uuid::from_u128(2))))), (1, 0));
     }
 }

@@ -54,6 +54,9 @@ pub struct Metrics {
     pub distances_late: IntCounterVec,
     /// Positions of free drivers that were not published because the readers were behind, by service.
     pub positions_left_out: IntCounterVec,
+    /// Positions that a process of location recorded in its memory, by source: stream (it read them), owner (it owns their zone), everyone (a
+    /// process of another version is there), zone (their driver came into another zone, or the zone into another process).
+    pub positions_recorded: IntCounterVec,
     /// Core messages dropped because a subscription's buffer was full.
     pub core_dropped: Gauge,
     /// 1 while a message is stored in an interest or work-queue stream although every consumer's lag is 0, by stream.
@@ -181,6 +184,11 @@ impl Metrics {
                 "positions_left_out_total",
                 "Positions of free drivers that newer ones replaced while they waited, because the readers were behind.",
                 "service",
+            ),
+            positions_recorded: counter(
+                "positions_recorded_total",
+                "Positions that a process of location recorded in its memory, by how they came.",
+                "source",
             ),
             rides: counter("rides_total", "Rides by status reached.", "status"),
             core_dropped: gauge("core_messages_dropped", "Core messages dropped, a subscription was full."),

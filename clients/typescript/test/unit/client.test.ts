@@ -574,12 +574,100 @@ test("signing out forgets the person", async () => {
   assert.equal(client.connection, "signed_out");
 });
 
-test("a code may have been used by a try whose answer was lost", async () => {
+test("a sign-in that ended elsewhere leaves nothing of the person either, and calls no handler any more", async () => {
   const world = new World();
-  world.server.answers.set("POST /v1/auth/token", () => "lost");
-  const challenge = await Rideshare.signIn({ ...world.options, phone: "+12125550123" });
-  await assert.rejects(challenge.verify("123456"), { code: "network" });
-  assert.equal(world.server.count("POST /v1/auth/token"), 1);
+  const client = await world.open();
+  const seen: number[] = [];
+  let release = () => {};
+  client.on("*", async ({ seq }) => {
+    seen.push(seq);
+    await new Promise<void>((resolve) => (release = resolve));
+  });
+  for (const seq of [1, 2, 3]) world.server.socket.event(seq, "user.beacon");
+  client.position({ location: { lat: 1, lng: 1 } });
+  await world.clock.advance(2_000);
+  world.server.answers.set("POST /v1/auth/refresh", () => ({ status: 401, body: { code: "token_reused" } }));
+  world.server.socket.end(4001);
+  await world.clock.advance(1_000);
+  assert.equal(client.connection, "signed_out");
+  release();
+  await settle();
+  assert.deepEqual(seen, [1]);
+  for (const key of ["sign_in", "u1/seq", "u1/outbox", "u1/positions", "u1/positions/0"]) assert.equal(await world.storage.get(key), undefined, key);
+});
+
+test("a code may have been used by a try whose answer was lost, here or at a gateway", async () => {
+  for (const [answer, code] of [["lost", "network"], [{ status: 503, body: { code: "unavailable" } }, "unavailable"]] as const) {
+    const world = new World();
+    world.server.answers.set("POST /v1/auth/token", () => answer);
+    const challenge = await Rideshare.signIn({ ...world.options, phone: "+12125550123" });
+    await assert.rejects(challenge.verify("123456"), { code });
+    assert.equal(world.server.count("POST /v1/auth/token"), 1);
+  }
+});
+
+test("what the platform surely has not done is asked again, whatever it is", async () => {
+  const world = new World();
+  const client = await world.client();
+  let refusals = 1;
+  world.server.answers.set("POST /v1/rides/r/rating", () =>
+    (refusals -= 1) >= 0 ? { status: 429, body: { code: "too_many_requests" }, headers: { "retry-after": "1" } } : { status: 201, body: {} },
+  );
+  const rating = outcome(client.call("POST /v1/rides/{id}/rating", { path: { id: "r" }, body: { stars: 5 } } as never));
+  await world.clock.advance(2_000);
+  assert.deepEqual([rating(), world.server.count("POST /v1/rides/r/rating")], [{}, 2]);
+});
+
+test("tokens that the storage does not take are used all the same, and stored later", async () => {
+  const world = new World();
+  const client = await world.open();
+  const failures: unknown[] = [];
+  client.on("storageFailed", ({ error }) => failures.push(error));
+  const set = world.storage.set.bind(world.storage);
+  world.storage.set = () => {
+    throw new Error("full");
+  };
+  world.server.socket.end(4001);
+  await world.clock.advance(1_000);
+  assert.deepEqual([client.connection, world.server.socket.protocols], ["connecting", ["bearer", "access-2"]]);
+  assert.ok(failures.length > 0);
+  world.storage.set = set;
+  // The next refresh is by the token that only this app has: the older one in the storage is no other tab's.
+  world.server.socket.end(4001);
+  await world.clock.advance(1_000);
+  assert.deepEqual(world.server.calls.at(-1)?.body, { refresh_token: "refresh-2" });
+  assert.match((await world.storage.get("sign_in")) ?? "", /refresh-3/);
+});
+
+test("a sign-in ends for the app although its tokens cannot be removed", async () => {
+  const world = new World();
+  const client = await world.open();
+  const sent = outcome(client.send("ride.wait", { ride_id: "r" }));
+  world.storage.remove = () => {
+    throw new Error("read only");
+  };
+  await client.signOut();
+  await settle();
+  assert.deepEqual([client.connection, sent()], ["signed_out", "signed_out"]);
+});
+
+test("a command that is refused before it is stored fails for its caller alone", async () => {
+  const world = new World();
+  const client = await world.open();
+  let stored = () => {};
+  world.storage.set = () => new Promise<void>((resolve) => (stored = resolve));
+  const failing = client.send("ride.wait", { ride_id: "r" });
+  await settle();
+  client.position({ location: { lat: 1, lng: 1 } });
+  assert.deepEqual(world.server.socket.of("ride.wait"), []);
+  void client.close();
+  await settle();
+  stored();
+  for (let n = 0; n < 3; n += 1) {
+    await settle();
+    stored();
+  }
+  await assert.rejects(failing, { code: "closed" });
 });
 
 test("requests wait as long as the platform says, and not for ever", async () => {

@@ -114,13 +114,28 @@ test("each close code has its answer", () => {
 const trip = { pickup: { lat: 1, lng: 2 }, dropoff: { lat: 3, lng: 4 }, vehicle_type: "car" as const };
 const begin = { active: true, ...trip };
 
-test("commands about the same thing go one after the other", () => {
+/** A command that is stored already. */
+function push(outbox: Outbox, ...command: Parameters<Outbox["push"]>): ReturnType<Outbox["push"]> {
+  const pending = outbox.push(...command);
+  outbox.markStored(pending.id);
+  return pending;
+}
+
+test("a command is sent only after it is stored", () => {
   const outbox = new Outbox();
   outbox.push("1", "finder.update", begin, 0);
-  outbox.push("2", "finder.update", { active: false }, 0);
-  outbox.push("3", "ride.start", { ride_id: "r", pin: "1" }, 0);
-  outbox.push("4", "ride.arrive", { ride_id: "r" }, 0);
-  outbox.push("5", "ride.cancel", { ride_id: "s", reason: "other" }, 0);
+  assert.deepEqual([outbox.due(0, 1, true), outbox.nextAt(1, true, new Set())], [[], 60_000]);
+  outbox.markStored("1");
+  assert.deepEqual([outbox.due(0, 1, true).length, outbox.nextAt(1, true, new Set())], [1, 0]);
+});
+
+test("commands about the same thing go one after the other", () => {
+  const outbox = new Outbox();
+  push(outbox, "1", "finder.update", begin, 0);
+  push(outbox, "2", "finder.update", { active: false }, 0);
+  push(outbox, "3", "ride.start", { ride_id: "r", pin: "1" }, 0);
+  push(outbox, "4", "ride.arrive", { ride_id: "r" }, 0);
+  push(outbox, "5", "ride.cancel", { ride_id: "s", reason: "other" }, 0);
   const due = () => outbox.due(0, 1, true).map(({ id }) => id);
   assert.deepEqual(due(), ["1", "3", "5"]);
   assert.deepEqual(outbox.ack("1", { request_id: "q" })?.outcome, { ack: { request_id: "q" } });
@@ -130,9 +145,9 @@ test("commands about the same thing go one after the other", () => {
 
 test("an outbox is bounded, and a command lives as long as it means something", () => {
   const outbox = new Outbox(2);
-  outbox.push("1", "finder.update", begin, 0);
-  outbox.push("2", "ride.arrive", { ride_id: "r" }, 0);
-  assert.throws(() => outbox.push("3", "ride.arrive", { ride_id: "s" }, 0), { code: "outbox_full" });
+  push(outbox, "1", "finder.update", begin, 0);
+  push(outbox, "2", "ride.arrive", { ride_id: "r" }, 0);
+  assert.throws(() => push(outbox, "3", "ride.arrive", { ride_id: "s" }, 0), { code: "outbox_full" });
   assert.deepEqual(outbox.expire(59_999), []);
   const [expired] = outbox.expire(60_000);
   assert.equal(expired?.command.id, "1");
@@ -142,7 +157,7 @@ test("an outbox is bounded, and a command lives as long as it means something", 
 
 test("what was sent is not repeated on the next connection before the events since then are here", () => {
   const outbox = new Outbox();
-  const command = outbox.push("1", "finder.update", begin, 0);
+  const command = push(outbox, "1", "finder.update", begin, 0);
   outbox.sent(command, 1, 10_000);
   assert.deepEqual(outbox.due(9_999, 1, true), []);
   assert.deepEqual(outbox.due(10_000, 1, true), [command]);
@@ -157,11 +172,11 @@ test("what was sent is not repeated on the next connection before the events sin
 
 test("an event of an earlier search, or of one that was not sent, proves nothing", () => {
   const outbox = new Outbox();
-  const first = outbox.push("1", "finder.update", begin, 0);
+  const first = push(outbox, "1", "finder.update", begin, 0);
   assert.deepEqual(outbox.onEvent(event(1, "user.finder", { request_id: "p", ...begin }), 1), []);
   outbox.sent(first, 1, 1);
   outbox.ack("1", { request_id: "q" });
-  const second = outbox.push("2", "finder.update", begin, 0);
+  const second = push(outbox, "2", "finder.update", begin, 0);
   outbox.sent(second, 1, 1);
   outbox.disconnected();
   assert.deepEqual(outbox.onEvent(event(2, "user.finder", { request_id: "q", ...begin }), 2), []);
@@ -172,7 +187,7 @@ test("an event of an earlier search, or of one that was not sent, proves nothing
 
 test("an answer on the present connection is waited for; without it the event counts", () => {
   const outbox = new Outbox();
-  const command = outbox.push("1", "ride.start", { ride_id: "r", pin: "1" }, 0);
+  const command = push(outbox, "1", "ride.start", { ride_id: "r", pin: "1" }, 0);
   outbox.sent(command, 1, 1);
   const started = event(1, "ride.started", { ride_id: "r", status: "started", version: 2 });
   assert.deepEqual(outbox.onEvent(started, 1), []);
@@ -200,7 +215,7 @@ test("what events say about commands", () => {
   ];
   for (const [type, data, seen, body, expected] of cases) {
     const outbox = new Outbox();
-    outbox.push("1", type, data as never, 0);
+    push(outbox, "1", type, data as never, 0);
     const [settled] = outbox.onEvent(event(1, seen, body), 1);
     const outcome = settled && ("ack" in settled.outcome ? "ack" : settled.outcome.error.code);
     assert.equal(outcome, expected, `${type} and ${seen}`);
@@ -209,11 +224,11 @@ test("what events say about commands", () => {
 
 test("an outbox outlives the app, but its commands not their time", () => {
   const outbox = new Outbox();
-  outbox.sent(outbox.push("1", "finder.update", begin, 0), 1, 0);
-  outbox.push("2", "ride.arrive", { ride_id: "r" }, 10_000);
+  outbox.sent(push(outbox, "1", "finder.update", begin, 0), 1, 0);
+  push(outbox, "2", "ride.arrive", { ride_id: "r" }, 10_000);
   const stored = JSON.parse(outbox.store(1_000_000, 20_000));
   const later = new Outbox();
-  later.push("3", "ride.wait", { ride_id: "s" }, 5);
+  push(later, "3", "ride.wait", { ride_id: "s" }, 5);
   later.restore(stored, 1_030_000, 5);
   assert.deepEqual(later.due(5, 1, true).map(({ id, restored }) => [id, restored]), [["1", true], ["2", true], ["3", false]]);
   // It was sent before: not before the events are here.
@@ -229,7 +244,7 @@ test("an outbox outlives the app, but its commands not their time", () => {
 
 test("whatever is given up says why", () => {
   const outbox = new Outbox();
-  outbox.push("1", "ride.arrive", { ride_id: "r" }, 0);
+  push(outbox, "1", "ride.arrive", { ride_id: "r" }, 0);
   const [settled] = outbox.clear("signed_out", "gone");
   assert.ok(settled && "error" in settled.outcome && settled.outcome.error instanceof RideshareError);
   assert.equal(outbox.size, 0);

@@ -32,6 +32,20 @@ pub(crate) async fn lock(tx: &mut Tx, drivers: &BTreeSet<UserId>) -> Result<BTre
     }
 }
 
+/// The same without a lock.
+pub(crate) async fn find(tx: &mut Tx, drivers: &BTreeSet<UserId>) -> Result<Vec<DriverRow>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query("select * from drivers where user_id = any($1) order by user_id")
+                .bind(column(drivers, |driver| driver.0))
+                .fetch_all(&mut *pg)
+                .await?;
+            rows.iter().map(read).collect()
+        }
+        On::Memory(tables) => Ok(drivers.iter().filter_map(|driver| tables.drivers.get(driver).cloned()).collect()),
+    }
+}
+
 /// Inserts or replaces rows, in the order of `rows`, which is that of ids.
 pub(crate) async fn put(tx: &mut Tx, rows: &[DriverRow]) -> Result<(), StoreError> {
     match tx.on() {
@@ -231,6 +245,7 @@ mod tests {
         move_to(&mut tx, &[moved(1.4, 15)]).await.unwrap();
         let both = BTreeSet::from([1, 2, 9].map(driver));
         let locked = lock(&mut tx, &both).await.unwrap();
+        assert_eq!(find(&mut tx, &both).await.unwrap(), locked.values().cloned().collect::<Vec<_>>());
         assert_eq!(locked.len(), 2, "no row comes of a position alone");
         let known = &locked[&driver(1)];
         assert_eq!((known.place, known.changed_at), (moved(1.5, 20).1, at(10)));

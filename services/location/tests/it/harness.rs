@@ -25,12 +25,21 @@ struct Process {
     run: JoinHandle<()>,
 }
 
+impl Process {
+    async fn end(self) {
+        self.stop.cancel();
+        tokio::time::timeout(Duration::from_secs(30), self.run).await.expect("it stops in time").unwrap();
+    }
+}
+
 /// Every test ends it with [`end`](Self::end).
 pub(crate) struct ServiceHarness {
     pub(crate) platform: Platform,
     store: Store<Tables>,
     tokens: Tokens,
     processes: Vec<Process>,
+    /// How many there ever were: each has a name of its own.
+    started: usize,
     pub(crate) config: Config,
     /// How long a replay waits for another message before the stream counts as read.
     replay_wait: Duration,
@@ -76,8 +85,17 @@ impl ServiceHarness {
         let (aggregate_every, final_wait) = (chrono::Duration::seconds(3), chrono::Duration::seconds(6));
         let points_wait = chrono::Duration::seconds(1);
         let config = Config { aggregate_every, final_wait, points_wait, ..Config::default() };
-        let mut harness =
-            Self { platform, store, tokens, processes: Vec::new(), config, replay_wait, _nats: server, end };
+        let mut harness = Self {
+            platform,
+            store,
+            tokens,
+            processes: Vec::new(),
+            started: 0,
+            config,
+            replay_wait,
+            _nats: server,
+            end,
+        };
         for _ in 0..processes {
             harness.start_process().await;
         }
@@ -85,7 +103,8 @@ impl ServiceHarness {
     }
 
     pub(crate) async fn start_process(&mut self) {
-        let pod = format!("process-{}", self.processes.len()).into();
+        let pod = format!("process-{}", self.started).into();
+        self.started += 1;
         let platform = Platform { pod, ..self.platform.clone() };
         let location = Location::start(&platform, &self.store, self.tokens.clone(), self.config.clone()).await.unwrap();
         let stop = CancellationToken::new();
@@ -93,10 +112,25 @@ impl ServiceHarness {
         self.processes.push(Process { location, stop, run });
     }
 
+    /// As if it were killed: it says nothing more, and finishes nothing. The next ones count one less from then on.
+    pub(crate) async fn kill_process(&mut self, process: usize) {
+        let Process { run, .. } = self.processes.remove(process);
+        run.abort();
+        assert!(run.await.is_err_and(|error| error.is_cancelled()));
+    }
+
+    /// Stops one gracefully.
+    pub(crate) async fn stop_process(&mut self, process: usize) {
+        self.processes.remove(process).end().await;
+    }
+
+    pub(crate) fn processes(&self) -> usize {
+        self.processes.len()
+    }
+
     pub(crate) async fn stop_processes(&mut self) {
-        for Process { stop, run, .. } in self.processes.drain(..) {
-            stop.cancel();
-            tokio::time::timeout(Duration::from_secs(30), run).await.expect("it stops in time").unwrap();
+        for process in self.processes.drain(..) {
+            process.end().await;
         }
     }
 
@@ -237,8 +271,13 @@ impl ServiceHarness {
 
     /// How far from the middle of the city the free drivers are whom a process shows, in metres.
     pub(crate) async fn nearby(&self, process: usize) -> Vec<f64> {
-        let uri = "/v1/drivers/nearby?lat=0&lng=30&radius_m=5000";
-        let (status, body) = self.get(process, Some(self.platform.world.id()), uri).await;
+        self.nearby_of(process, place(0.0, 0.0)).await
+    }
+
+    /// The same from another place.
+    pub(crate) async fn nearby_of(&self, process: usize, from: Position) -> Vec<f64> {
+        let uri = format!("/v1/drivers/nearby?lat={}&lng={}&radius_m=5000", from.lat, from.lng);
+        let (status, body) = self.get(process, Some(self.platform.world.id()), &uri).await;
         assert_eq!(status, StatusCode::OK, "{body}");
         body["drivers"].as_array().unwrap().iter().map(|d| to_100_m(d["distance_m"].as_f64().unwrap())).collect()
     }

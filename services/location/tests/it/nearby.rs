@@ -169,7 +169,7 @@ async fn nearby_needs_a_sign_in_and_names_the_field_that_is_wrong(backend: Backe
     harness.end().await;
 }
 
-/// Each position is delivered to one of the processes, which forwards it to the other.
+/// Each position is delivered to one of the processes, which forwards it to the owner of its zone.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_process_shows_every_driver() {
     let harness = ServiceHarness::start_on_nats(2).await;

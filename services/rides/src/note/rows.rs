@@ -84,3 +84,17 @@ pub(crate) async fn erase_people(tx: &mut Transaction<Tables>, users: &[UserId])
     }
     Ok(())
 }
+
+/// Deletes notes of before `before`.
+pub(crate) async fn purge(tx: &mut Transaction<Tables>, before: DateTime<Utc>) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query("delete from ride_notes where at < $1").bind(before).execute(&mut *pg).await?;
+        }
+        On::Memory(tables) => {
+            let stay = tables.notes.iter().filter(|((_, at, _), _)| *at >= before);
+            tables.notes = stay.map(|(key, note)| (*key, note.clone())).collect();
+        }
+    }
+    Ok(())
+}

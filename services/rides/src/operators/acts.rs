@@ -101,11 +101,15 @@ async fn refund_in(
     let world = &desk.platform.world;
     let ride = lock(&mut tx, id).await?;
     let begun = begin(&mut tx, asked, act).await?;
-    let known: Vec<_> = payments_of(&mut tx, &[id]).await?.iter().map(|payment| payment.payment_id).collect();
-    let payment = lock_payments(&mut tx, &known).await?.pop();
+    let payments: Vec<_> = payments_of(&mut tx, &[id]).await?.iter().map(|payment| payment.payment_id).collect();
+    let payment = lock_payments(&mut tx, &payments).await?.pop();
     let mut refunds = refund::rows::of_rides(&mut tx, &[id]).await?;
     // The row is for ever, the inbox remembers for 8 days.
-    let is_known = refunds.iter().any(|refund| refund.refund_id == act.act_id);
+    let known = refunds.iter().find(|refund| refund.refund_id == act.act_id);
+    if known.is_some_and(|refund| refund.amount != amount) {
+        return Err(Problem::conflict("key_reused", "the refund with this id is of another amount").into());
+    }
+    let is_known = known.is_some();
     if !begun.is_repeated() && !is_known {
         let payment_id = refund::check(payment.as_ref(), &refunds, amount).map_err(refused)?;
         let now = world.now();

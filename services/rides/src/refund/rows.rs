@@ -118,3 +118,22 @@ pub(crate) async fn erase_people(tx: &mut Transaction<Tables>, users: &[UserId])
     }
     Ok(())
 }
+
+/// Erases what operators said of refunds of before `before`. The amounts stay.
+pub(crate) async fn erase_reasons(tx: &mut Transaction<Tables>, before: DateTime<Utc>) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query("update refunds set reason = null where reason is not null and at < $1")
+                .bind(before)
+                .execute(&mut *pg)
+                .await?;
+        }
+        On::Memory(tables) => {
+            let old = tables.refunds.values().filter(|refund| refund.at < before && refund.reason.is_some());
+            for refund in old.cloned().collect::<Vec<_>>() {
+                tables.refunds.insert(refund.refund_id, Refund { reason: None, ..refund });
+            }
+        }
+    }
+    Ok(())
+}

@@ -11,7 +11,7 @@ use rides::ledger;
 use rides::payment::rows::payments_of;
 use rides::payment::{Payment, PaymentStatus, Provider};
 use streams::bus::ReplayStart;
-use streams::event::{MatchAccepted, OperatorRole};
+use streams::event::{ActKind, MatchAccepted, OperatorAct, OperatorRole};
 use streams::operators::{ACT_WAIT, ActHead, Operator, RIDES_OPERATORS, RidesRequest};
 use streams::ride_command::RideAction;
 use streams::{Currency, Event, Message, Money, RideStatus};
@@ -26,6 +26,7 @@ on_both_stores!(
     a_fulfilled_request_never_becomes_a_second_ride_after_a_rebuild,
     refunds_are_rebuilt_from_the_acts_of_operators,
     a_recovery_requests_the_capture_of_what_is_pending,
+    what_operators_say_of_a_ride_is_stored_for_a_year,
     an_edited_copy_is_reported_and_left_alone,
     a_busy_platform_has_no_finding_at_any_moment,
 );
@@ -166,16 +167,23 @@ async fn a_fulfilled_request_never_becomes_a_second_ride_after_a_rebuild(backend
     app.end().await;
 }
 
+fn desk(app: &TestApp) -> Asking {
+    let rules = Rules { failures_max: 5, open_for: chrono::TimeDelta::seconds(1) };
+    Asking::new(&app.platform, "desk", rules, RIDES_OPERATORS, 1)
+}
+
+fn ann() -> Operator {
+    Operator { name: "ann".to_owned(), role: OperatorRole::Support }
+}
+
 async fn refunds_are_rebuilt_from_the_acts_of_operators(backend: Backend) {
     let (app, matches) = populated(backend, Provider::Ledger).await;
     let ride_id = app.event(&matches[0], RideStatus::Pickup).await.ride_id;
-    let rules = Rules { failures_max: 5, open_for: chrono::TimeDelta::seconds(1) };
-    let desk = Asking::new(&app.platform, "desk", rules, RIDES_OPERATORS, 1);
-    let operator = Operator { name: "ann".to_owned(), role: OperatorRole::Support };
+    let desk = desk(&app);
     for amount in [100, 50] {
         let act = ActHead { act_id: app.platform.world.id(), reason: Some("a detour".to_owned()) };
         let refund = RidesRequest::Refund { act, ride_id, amount: Money::usd(amount) };
-        operators::ask((&app.platform, &app.tokens), &desk, &operator, refund, ACT_WAIT).await.unwrap();
+        operators::ask((&app.platform, &app.tokens), &desk, &ann(), refund, ACT_WAIT).await.unwrap();
     }
     app.settled().await;
     while app.platform.bus.stream_info("ADMIN_STREAM").await.unwrap().messages < 2 {
@@ -229,10 +237,17 @@ async fn a_recovery_requests_the_capture_of_what_is_pending(backend: Backend) {
     assert_eq!(app.payment(ride.ride_id).await.unwrap().status, PaymentStatus::Pending);
     // The id of a request is by its time, and the clock of this test stands still between two steps.
     tokio::time::sleep(Duration::from_millis(1)).await;
+    // It was captured after the backup, and refunded then.
+    let (world, payment) = (&app.platform.world, app.payment(ride.ride_id).await.unwrap());
+    let by = ("ann".to_owned(), OperatorRole::Support);
+    let mut refunded = OperatorAct::new(world.id(), ActKind::RideRefunded, by, None, world.now());
+    (refunded.ride_id, refunded.payment_id) = (Some(ride.ride_id), Some(payment.payment_id));
+    refunded.amount = Some(Money::usd(100));
+    app.publish(&Event::Act(Box::new(refunded))).await;
     let first = app.audit.recover(Provider::Ledger).await.unwrap();
-    assert_eq!((first.events, first.rides, first.captures), (0, 0, 1));
+    assert_eq!((first.events, first.rides, first.captures, first.entries), (0, 0, 1, 2), "of the refund");
     let again = app.audit.recover(Provider::Ledger).await.unwrap();
-    assert_eq!(again.captures, 0, "it waits in the outbox already");
+    assert_eq!((again.captures, again.entries), (0, 0), "it waits in the outbox already");
     let store = app.store.clone();
     let app = app.restarted_on(store).await;
     let captured = async {
@@ -242,6 +257,29 @@ async fn a_recovery_requests_the_capture_of_what_is_pending(backend: Backend) {
     };
     tokio::time::timeout(WINDOW, captured).await.expect("the capture is requested again");
     assert_eq!(app.audit.recover(Provider::Ledger).await.unwrap().captures, 0, "nothing is pending");
+    assert_eq!(app.audit.verify().await.unwrap().findings, Findings::default());
+    app.end().await;
+}
+
+async fn what_operators_say_of_a_ride_is_stored_for_a_year(backend: Backend) {
+    let (app, matches) = populated(backend, Provider::Ledger).await;
+    let ride_id = app.event(&matches[0], RideStatus::Pickup).await.ride_id;
+    let desk = desk(&app);
+    let ask = async |request| operators::ask((&app.platform, &app.tokens), &desk, &ann(), request, ACT_WAIT).await.unwrap();
+    let act = || ActHead { act_id: app.platform.world.id(), reason: Some("a detour".to_owned()) };
+    ask(RidesRequest::Refund { act: act(), ride_id, amount: Money::usd(100) }).await;
+    ask(RidesRequest::Note { act: act(), ride_id, text: "she called".to_owned() }).await;
+    let said = async || {
+        let shown = ask(RidesRequest::Ride { ride_id }).await;
+        let refund = &shown["refunds"][0];
+        assert_eq!(refund["amount"]["amount"], 100, "{shown}");
+        (refund["reason"].clone(), shown["notes"].as_array().unwrap().len())
+    };
+    assert_eq!(said().await, ("a detour".into(), 1));
+    app.purge_later(chrono::Duration::days(364)).await;
+    assert_eq!(said().await, ("a detour".into(), 1));
+    app.purge_later(chrono::Duration::days(366)).await;
+    assert_eq!(said().await, (serde_json::Value::Null, 0));
     app.end().await;
 }
 

@@ -64,6 +64,9 @@ const CORE_SUBJECTS: &[CoreSubject] = {
         subject(DRIVEN_DISTANCE, Some(FLEET_QUEUE_GROUP), &[Rides], &[Location]),
         subject(POSITION_PROGRESS, None, &[Match, Location], &[Users]),
         subject("location.service.heard", None, &[Location], &[Location]),
+        // Positions for the owner of their zone, and questions to it.
+        subject("location.pod.*", None, &[Location], &[Location]),
+        subject("location.pod.*.drivers", None, &[Location], &[Location]),
         subject(FLEET, None, &[Match], &[Location]),
         subject(ZONE_INPUTS, None, &[Match], &[Match]),
         subject(ZONE_POSITIONS, None, &[Match], &[Match]),

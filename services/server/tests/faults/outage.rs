@@ -51,12 +51,18 @@ async fn post(addr: SocketAddr, path: &str, token: Option<&str>, body: Value) ->
     answer
 }
 
-async fn sign_in(users: SocketAddr, number: u64) -> String {
+/// The access token and the refresh token.
+async fn sign_in(users: SocketAddr, number: u64) -> (String, String) {
     let phone = format!("+1212{:07}", 3_000_000 + number);
     let asked = post(users, "/v1/auth/otp", None, json!({"phone": phone})).await;
     let body = json!({"phone": phone, "code": asked["code"], "request_id": asked["request_id"]});
     let signed_in = post(users, "/v1/auth/token", None, body).await;
-    signed_in["access_token"].as_str().unwrap().to_owned()
+    tokens(&signed_in)
+}
+
+fn tokens(signed_in: &Value) -> (String, String) {
+    let token = |name: &str| signed_in[name].as_str().unwrap().to_owned();
+    (token("access_token"), token("refresh_token"))
 }
 
 /// The place of a driver who has gone so many metres. Each goes north, from a place 11 km from the next one.
@@ -72,20 +78,20 @@ struct Driver {
     began_at: DateTime<Utc>,
     /// Positions that the platform has acknowledged.
     acked: u64,
-    token: String,
+    refresh_token: String,
 }
 
 impl Driver {
     /// A driver and a passenger sign in, meet, and begin their ride.
     async fn in_ride(users: SocketAddr, number: u64) -> Self {
-        let passenger = sign_in(users, 2 * number).await;
-        let token = sign_in(users, 2 * number + 1).await;
+        let (passenger, _) = sign_in(users, 2 * number).await;
+        let (token, refresh_token) = sign_in(users, 2 * number + 1).await;
         let plate = json!({"vehicle_type": "car", "plate": format!("O {number}")});
         post(users, "/v1/drivers", Some(&token), plate).await;
         let mut request = format!("ws://{users}/v1/ws").into_client_request().unwrap();
         request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
         let (socket, _) = timeout(WAIT, connect_async(request)).await.unwrap().unwrap();
-        let mut driver = Self { number, socket, ride: Value::Null, began_at: World::real().now(), acked: 0, token };
+        let mut driver = Self { number, socket, ride: Value::Null, began_at: World::real().now(), acked: 0, refresh_token };
         let _welcome = driver.frame().await;
         driver.command("beacon.update", json!({"active": true, "location": place(number, 0.0)})).await;
         let trip = json!({
@@ -163,11 +169,13 @@ impl Driver {
         json!({"location": place(self.number, 10.0 + SPEED * seconds), "accuracy_m": 4.0, "recorded_at": at.to_rfc3339()})
     }
 
-    /// Arrives, by a request: the token of the socket may be over.
+    /// Arrives, by a request with a new token: that of the socket may be over after a long outage.
     async fn arrive(&self, users: SocketAddr) {
+        let signed_in = post(users, "/v1/auth/refresh", None, json!({"refresh_token": self.refresh_token})).await;
+        let (token, _) = tokens(&signed_in);
         let data = json!({"ride_id": self.ride});
         let body = json!({"id": "a", "type": "ride.arrive", "data": data});
-        post(users, "/v1/commands", Some(&self.token), body).await;
+        post(users, "/v1/commands", Some(&token), body).await;
     }
 }
 

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use matching::zones::Partition;
 use simulator::busy::{BusyPeople, Counts, Population, Workload};
 use streams::simulation::{Costs, Dice, Sabotage, Work, set_sabotage};
 use streams::{Bus, Service};
@@ -21,6 +22,9 @@ use crate::scene::Scene;
 
 const COSTS: Costs = Costs { transaction: Duration::from_millis(2), hop: Duration::from_micros(300) };
 const SEED: u64 = 1;
+/// MATCH_ZONES, and the edge of a cell as of MATCH_ZONE_KM: a town lies in one cell, or in a few.
+const ZONES: u16 = 64;
+const ZONE_M: u32 = 12_000;
 /// People for each process of users.
 const PASSENGERS: usize = 64;
 const DRIVERS: usize = 128;
@@ -32,7 +36,7 @@ struct Length {
     measured: Duration,
 }
 
-const LONG: Length = Length { warm_up: Duration::from_secs(3), measured: Duration::from_secs(5) };
+const LONG: Length = Length { warm_up: Duration::from_secs(2), measured: Duration::from_secs(3) };
 const SHORT: Length = Length { warm_up: Duration::from_millis(1_500), measured: Duration::from_millis(1_500) };
 /// What the short run asks for.
 const ENOUGH: f64 = 0.85;
@@ -83,7 +87,9 @@ async fn simulate(n: u32, workload: Workload, length: Length) -> Measured {
     let mut dice = Dice::new(SEED);
     let services = [Service::Location, Service::Rides, Service::Match, Service::Users];
     let processes = services.into_iter().flat_map(|service| (1..=n as usize).map(move |i| Process::new(service, i)));
-    let mut scene = Scene::new(SEED, false, processes.collect(), Configs::of_production());
+    let mut configs = Configs::of_production();
+    configs.matching.partition = Partition::new(zones(), ZONE_M);
+    let mut scene = Scene::new(SEED, false, processes.collect(), configs);
     scene.bus = scene.bus.for_several_processes();
     let scene = Arc::new(scene);
     let mut tasks = JoinSet::new();
@@ -166,6 +172,10 @@ fn curve(workload: Workload, numbers: &[u32], length: Length, sabotage: Sabotage
     let fitted = fit(&points).expect("a curve has one process and more");
     println!("{workload:?}: sigma {:.4}, kappa {:.5}", fitted.sigma, fitted.kappa);
     (measured, fitted)
+}
+
+fn zones() -> u16 {
+    std::env::var("SCALE_ZONES").map_or(ZONES, |text| text.parse().expect("SCALE_ZONES is a number"))
 }
 
 fn numbers() -> Vec<u32> {

@@ -3,6 +3,7 @@
 use super::{Source, words};
 
 const PURE: &[&str] = &[
+    "services/geo/src/cells.rs",
     "services/geo/src/device_clock.rs",
     "services/geo/src/newest.rs",
     "services/location/src/driver/mod.rs",
@@ -14,6 +15,8 @@ const PURE: &[&str] = &[
     "services/location/src/track/line.rs",
     "services/location/src/track/mod.rs",
     "services/location/src/track/way.rs",
+    "services/location/src/zones/members.rs",
+    "services/location/src/zones/zone.rs",
     "services/match/src/engine/assign.rs",
     "services/match/src/engine/marketplace.rs",
     "services/match/src/engine/pairing.rs",
