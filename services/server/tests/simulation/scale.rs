@@ -22,9 +22,9 @@ use crate::scene::Scene;
 
 const COSTS: Costs = Costs { transaction: Duration::from_millis(2), hop: Duration::from_micros(300) };
 const SEED: u64 = 1;
-/// MATCH_ZONES, and the edge of a cell as of MATCH_ZONE_KM: a town lies in one cell, or in a few.
+/// MATCH_ZONES, and MATCH_ZONE_KM in metres as it is by default: a town lies in one cell, or in a few.
 const ZONES: u16 = 64;
-const ZONE_M: u32 = 12_000;
+const ZONE_M: u32 = 10_000;
 /// People for each process of users.
 const PASSENGERS: usize = 64;
 const DRIVERS: usize = 128;
