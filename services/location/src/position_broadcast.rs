@@ -132,7 +132,7 @@ impl PositionBroadcast {
 
 /// Applies the positions of other processes to the cache, until `stop`.
 pub(crate) async fn receive(platform: Platform, cache: Arc<Cache>, stop: CancellationToken) {
-    if matches!(platform.bus, Bus::Memory(_)) {
+    if !platform.bus.is_shared() {
         stop.cancelled().await;
         return;
     }

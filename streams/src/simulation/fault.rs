@@ -70,10 +70,20 @@ pub struct Sabotage {
     pub no_version_check: bool,
     /// The store accepts a second live ride of a driver or passenger.
     pub no_unique_live_ride: bool,
+    /// All processes share one lock, which each transaction holds as long as it takes. Only a simulation with costs notices.
+    pub one_transaction_at_a_time: bool,
+    /// What a stream delivers to one process reaches all others as well, and is thrown away there. Only a simulation with costs notices.
+    pub everyone_hears_everything: bool,
 }
 
 impl Sabotage {
     /// Everything works.
-    pub const NONE: Self =
-        Self { no_inbox: false, no_hold: false, no_version_check: false, no_unique_live_ride: false };
+    pub const NONE: Self = Self {
+        no_inbox: false,
+        no_hold: false,
+        no_version_check: false,
+        no_unique_live_ride: false,
+        one_transaction_at_a_time: false,
+        everyone_hears_everything: false,
+    };
 }
