@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::nemesis::{self, Mix};
-use crate::processes::Process;
+use crate::processes::{Configs, Process};
 use crate::scene::Scene;
 use crate::{checks, city, inbox};
 
@@ -80,7 +80,7 @@ async fn simulate(seed: u64, minutes: u32, with_lines: bool) -> Ran {
     let mut dice = Dice::new(seed);
     let services = [Service::Location, Service::Rides, Service::Match, Service::Users];
     let processes = services.into_iter().flat_map(|service| (1..=2).map(move |n| Process::new(service, n)));
-    let scene = Arc::new(Scene::new(seed, with_lines, processes.collect()));
+    let scene = Arc::new(Scene::new(seed, with_lines, processes.collect(), Configs::of_fast_rides()));
     let began = Instant::now();
     let mut tasks = JoinSet::new();
     tasks.spawn(scene.clone().record());
