@@ -391,7 +391,7 @@ fn two_owners_of_a_zone_are_detected() {
 
 #[test]
 fn a_zone_that_does_not_look_at_rides_of_others_is_detected() {
-    first_red(201, 4, Sabotage { no_ride_check: true, ..Sabotage::default() }, &["in a ride"]);
+    first_red(201, 4, Sabotage { no_ride_check: true, ..Sabotage::default() }, &["is in two offers"]);
 }
 
 #[test]
