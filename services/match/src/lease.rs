@@ -264,9 +264,6 @@ pub async fn release(tx: &mut Tx, held: Held, now: DateTime<Utc>) -> Result<bool
 /// # Errors
 /// [`Failure::Fenced`] if another process has taken it.
 pub async fn guard(tx: &mut Tx, held: Held) -> Result<(), Failure> {
-    if streams::simulation::sabotage().no_zone_guard {
-        return Ok(());
-    }
     let is_held = match tx.on() {
         On::Postgres(pg) => sqlx::query("select 1 from lease where name = $2 and epoch = $1 for key share")
             .bind(held.epoch)

@@ -70,8 +70,6 @@ pub struct Sabotage {
     pub no_version_check: bool,
     /// The store accepts a second live ride of a driver or passenger.
     pub no_unique_live_ride: bool,
-    /// The engines of match write whether they hold the lease of their zone or not.
-    pub no_zone_guard: bool,
     /// A zone of match does not look at the rides of other zones.
     pub no_ride_check: bool,
 }
@@ -83,7 +81,6 @@ impl Sabotage {
         no_hold: false,
         no_version_check: false,
         no_unique_live_ride: false,
-        no_zone_guard: false,
         no_ride_check: false,
     };
 }

@@ -384,12 +384,6 @@ fn a_missing_version_check_is_detected() {
 }
 
 #[test]
-fn two_owners_of_a_zone_are_detected() {
-    let expected = ["is in two offers", "not free", "was published with two bodies", "not at rest", "panics"];
-    first_red(201, 4, Sabotage { no_zone_guard: true, ..Sabotage::default() }, &expected);
-}
-
-#[test]
 fn a_zone_that_does_not_look_at_rides_of_others_is_detected() {
     first_red(201, 4, Sabotage { no_ride_check: true, ..Sabotage::default() }, &["is in two offers"]);
 }
