@@ -20,7 +20,6 @@ use crate::config::Config;
 use crate::engine::assign::Assignment;
 use crate::engine::{self, Border, Engine, EngineRows, Input, Offer, Request, StepOutput, rows};
 use crate::inputs;
-use crate::leader::BATCH_MAX;
 use crate::lease::{self, Held};
 use crate::positions::DriverPositions;
 use crate::record::{self, Recorded, Recorder};
@@ -31,6 +30,8 @@ use crate::tables::Tables;
 use crate::zone_input::{Content, ZoneInput};
 use crate::zones::{Zone, ZoneSet};
 
+/// Events of one transaction.
+pub(crate) const BATCH_MAX: usize = 512;
 /// How often waiting requests are tried again, because drivers move.
 const TICK_INTERVAL: Duration = Duration::seconds(1);
 const HOUSEKEEPING_INTERVAL: Duration = Duration::seconds(60);

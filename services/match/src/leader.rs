@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::Config;
 use crate::fleet;
-use crate::handlers::{Matcher, PositionListener};
+use crate::handlers::{BATCH_MAX, Matcher, PositionListener};
 use crate::lease::{self, Held};
 use crate::positions::DriverPositions;
 use crate::tables::Tables;
@@ -28,7 +28,6 @@ pub(crate) const SUBJECTS: [Subject; 7] = [
     Subject::RideCompleted,
     Subject::RideCancelled,
 ];
-pub(crate) const BATCH_MAX: usize = 512;
 pub(crate) const POSITIONS_BATCH_MAX: usize = 1_000;
 pub(crate) const HEALTH_PART: &str = "match lead";
 

@@ -17,8 +17,8 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::Config;
-use crate::handlers::{self, Matcher};
-use crate::leader::{BATCH_MAX, HEALTH_PART, LEASE_TIMEOUT, POSITIONS_BATCH_MAX, SUBJECTS};
+use crate::handlers::{self, BATCH_MAX, Matcher};
+use crate::leader::{HEALTH_PART, LEASE_TIMEOUT, POSITIONS_BATCH_MAX, SUBJECTS};
 use crate::lease::{self, Held, Standing};
 use crate::positions::DriverPositions;
 use crate::router::{Forwarder, Router};
