@@ -441,10 +441,12 @@ export interface Routes {
 
 /** Why a frame or a request is refused. A later platform may have more. */
 export type ErrorCode =
+  | "acts_full"
   | "already_driver"
   | "already_rated"
   | "body_too_large"
   | "body_too_slow"
+  | "busy"
   | "debt_open"
   | "documents_expired"
   | "driver_not_approved"
@@ -466,6 +468,7 @@ export type ErrorCode =
   | "offer_closed"
   | "offer_expired"
   | "out_of_area"
+  | "outcome_unknown"
   | "overloaded"
   | "phone_taken"
   | "pin_locked"
