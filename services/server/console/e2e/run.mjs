@@ -96,7 +96,7 @@ async function theConsole(browser, url, story) {
     assert.equal(page.url(), `${url.city}/console`);
     assert.equal(await page.evaluate(() => history.length <= 2 && location.hash), "");
     await page.locator(".link-state", { hasText: "Live" }).waitFor();
-    await page.getByText("4 messages were given up").waitFor();
+    await page.getByText("5 messages were given up").waitFor();
     await shot("overview");
   });
 
