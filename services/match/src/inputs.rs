@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use platform::store::rows::column;
 use platform::{On, StoreError, Trace};
 use sqlx::Row;
+use sqlx::postgres::PgRow;
 use streams::UserId;
 use uuid::Uuid;
 
@@ -134,6 +135,12 @@ pub(crate) async fn full(tx: &mut Tx) -> Result<Option<u16>, StoreError> {
     }
 }
 
+/// A row of a passenger's id and zone, in this order.
+pub(crate) fn passenger_and_zone(row: &PgRow) -> Result<(UserId, u16), StoreError> {
+    let zone = u16::try_from(row.try_get::<i32, _>(1)?).unwrap_or(0);
+    Ok((UserId(row.try_get::<Uuid, _>(0)?), zone))
+}
+
 /// The zones of `passengers`, of those that have one.
 pub(crate) async fn zones_of(tx: &mut Tx, passengers: &[UserId]) -> Result<BTreeMap<UserId, u16>, StoreError> {
     if passengers.is_empty() {
@@ -145,11 +152,7 @@ pub(crate) async fn zones_of(tx: &mut Tx, passengers: &[UserId]) -> Result<BTree
                 .bind(column(passengers, |id| id.0))
                 .fetch_all(pg)
                 .await?;
-            let read = |row: &sqlx::postgres::PgRow| {
-                let zone = u16::try_from(row.try_get::<i32, _>(1)?).unwrap_or(0);
-                Ok((UserId(row.try_get::<Uuid, _>(0)?), zone))
-            };
-            rows.iter().map(read).collect()
+            rows.iter().map(passenger_and_zone).collect()
         }
         On::Memory(tables) => {
             let zone = |id: &UserId| Some((*id, tables.zone_of_passenger.get(id)?.0));
@@ -181,11 +184,7 @@ pub(crate) async fn join(
             .bind(now)
             .fetch_all(pg)
             .await?;
-            let read = |row: &sqlx::postgres::PgRow| {
-                let zone = u16::try_from(row.try_get::<i32, _>(1)?).unwrap_or(0);
-                Ok((UserId(row.try_get::<Uuid, _>(0)?), zone))
-            };
-            rows.iter().map(read).collect()
+            rows.iter().map(passenger_and_zone).collect()
         }
         On::Memory(tables) => {
             let mut joined = BTreeMap::new();

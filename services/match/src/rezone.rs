@@ -69,11 +69,7 @@ async fn passengers(tx: &mut Tx) -> Result<BTreeMap<UserId, u16>, StoreError> {
             )
             .fetch_all(pg)
             .await?;
-            let read = |row: &sqlx::postgres::PgRow| {
-                let zone = u16::try_from(row.try_get::<i32, _>(1)?).unwrap_or(0);
-                Ok((UserId(row.try_get::<Uuid, _>(0)?), zone))
-            };
-            rows.iter().map(read).collect()
+            rows.iter().map(inputs::passenger_and_zone).collect()
         }
         On::Memory(tables) => {
             let requests = tables.requests.values().filter(|r| r.ended_at.is_none());
