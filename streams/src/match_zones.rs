@@ -8,12 +8,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::LocationUpdate;
 
-/// The subject of a JSON list of the numbers of zones for which something waits.
-pub const ZONE_INPUTS: &str = "matching.zones.inputs";
+/// The subjects that say to the owner of a zone that something waits for it; without a body.
+pub const ZONE_INPUTS: &str = "matching.zones.inputs.*";
 /// The subjects of [`ZonePositions`], one a zone.
 pub const ZONE_POSITIONS: &str = "matching.zones.positions.*";
 /// Positions in one message: together they are well below what a message may have.
 pub const ZONE_POSITIONS_MAX: usize = 500;
+
+/// The subject that says that something waits for a zone.
+pub fn inputs_of(zone: u16) -> String {
+    ZONE_INPUTS.replace('*', &zone.to_string())
+}
 
 /// The subject of the positions around a zone.
 pub fn positions_of(zone: u16) -> String {

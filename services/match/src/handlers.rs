@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, Duration, Utc};
 use geospatial::newest::Fix;
 use platform::consumer::ProgressReporter;
+use platform::dead_letters::GivenUp;
 use platform::{
     Failure, Handler, Metrics, Platform, Received, Spans, StoreError, Trace, Transaction, World, kill_point,
 };
 use streams::event::RejectReason;
-use streams::{Event, MatchId, RequestId, RideId, RideStatus};
+use streams::{Event, MatchId, RequestId, RideId, RideStatus, Service};
 use uuid::Uuid;
 
 use crate::borders;
@@ -46,6 +47,9 @@ const LEFT_OUT: Duration = Duration::seconds(1);
 const ROUNDS_MAX: usize = 8;
 /// How often an input of a zone may fail by itself. Then it is given up.
 const FAILURES_MAX: u32 = 5;
+/// Dead letters of inputs that are stored after one transaction, and for how long it is tried.
+const LETTERS_MAX: usize = 16;
+const LETTERS_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
 
 pub(crate) struct Matcher {
     engine: Engine,
@@ -75,6 +79,18 @@ pub(crate) struct Matcher {
     waiting: WaitingInputs,
     /// Zones for which the transaction under way wrote something.
     woken: ZoneSet,
+    letters: Letters,
+}
+
+/// Dead letters of inputs that are given up: read in a transaction, stored after its commit, and removed from the rows by the next one.
+#[derive(Debug)]
+struct Letters {
+    /// When rows are read again. `None`: with one zone, once there are none of another division of before.
+    read_at: Option<DateTime<Utc>>,
+    /// Rows of the transaction under way.
+    read: Vec<(i64, GivenUp)>,
+    /// Rows whose letters are stored.
+    stored: Vec<i64>,
 }
 
 /// How the rows that wait for a zone are handled.
@@ -84,6 +100,8 @@ struct WaitingInputs {
     has_more: bool,
     /// The first of those that are being handled, and how often it failed.
     first: Option<(i64, u32)>,
+    /// Why the last transaction failed.
+    failure: String,
     /// Something in the transaction under way failed that is not the store's fault.
     has_failed: bool,
     /// Answers of drivers in the transaction under way, for the metrics.
@@ -129,6 +147,7 @@ impl Matcher {
             // With one zone there are only those of another division of before.
             waiting: WaitingInputs { has_more: true, ..WaitingInputs::default() },
             woken: ZoneSet::default(),
+            letters: Letters { read_at: Some(now), read: Vec::new(), stored: Vec::new() },
         }
     }
 
@@ -205,27 +224,67 @@ impl Matcher {
         let mut waiting = Vec::with_capacity(rows.len());
         for (id, input) in rows {
             let failures = self.waiting.first.filter(|(first, _)| *first == id).map_or(0, |(_, failures)| failures);
-            match input {
-                Ok(input) if failures < FAILURES_MAX => waiting.push((id, input)),
-                Ok(input) => {
-                    tracing::error!(
-                        id,
-                        zone = self.zone.number,
-                        ?input,
-                        "an event is given up: it fails again and again"
-                    );
-                    inputs::delete(tx, self.zone.number, &[id]).await?;
+            let why = match input {
+                Ok(input) if failures < FAILURES_MAX => {
+                    waiting.push((id, input));
+                    continue;
                 }
-                Err(error) => {
-                    tracing::error!(id, zone = self.zone.number, error, "an event is given up: it cannot be read");
+                // Its row is loaded with the zone's others.
+                Ok(ZoneInput { content: Content::HandedOver(request_id), .. }) => {
+                    tracing::error!(id, zone = self.zone.number, %request_id, "a request was handed over in vain");
                     inputs::delete(tx, self.zone.number, &[id]).await?;
+                    continue;
                 }
-            }
+                Ok(_) => self.waiting.failure.clone(),
+                Err(error) => error,
+            };
+            tracing::error!(id, zone = self.zone.number, why, "an event is given up");
+            inputs::give_up(tx, self.zone.number, id, &why).await?;
+            self.letters.read_at = Some(self.world.now());
         }
         let failures = |id: i64| self.waiting.first.filter(|(first, _)| *first == id).map_or(0, |(_, count)| count);
         self.waiting.first = waiting.first().map(|(id, _)| (*id, failures(*id)));
         self.waiting.has_more = has_more;
         Ok(waiting)
+    }
+
+    /// Removes the rows whose dead letters are stored, and reads others from time to time.
+    async fn attend_to_letters(&mut self, tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<(), Failure> {
+        if !self.letters.stored.is_empty() {
+            inputs::delete_given_up(tx, &self.letters.stored).await?;
+        }
+        if self.letters.read_at.is_some_and(|at| at <= now) {
+            self.letters.read = inputs::given_up(tx, LETTERS_MAX).await?;
+        }
+        Ok(())
+    }
+
+    /// Stores the dead letters of the rows that were read.
+    async fn store_letters(&mut self) {
+        let now = self.world.now();
+        self.letters.stored.clear();
+        if self.letters.read_at.is_none_or(|at| at > now) {
+            return;
+        }
+        let read = std::mem::take(&mut self.letters.read);
+        // With one zone there are only those of another division of before.
+        let is_last = self.zone.partition.is_one() && read.is_empty();
+        let mut read_at = now + HOUSEKEEPING_INTERVAL;
+        for (id, given_up) in &read {
+            match tokio::time::timeout(LETTERS_WAIT, given_up.store(&self.platform, Service::Match)).await {
+                Ok(Ok(())) => self.letters.stored.push(*id),
+                Ok(Err(error)) => tracing::error!(%error, id, "no dead letter was stored of an event that is given up"),
+                Err(_) => tracing::error!(id, "no dead letter was stored in time of an event that is given up"),
+            }
+            if self.letters.stored.last() != Some(id) {
+                break;
+            }
+        }
+        if !read.is_empty() && self.letters.stored.len() == read.len() {
+            // There may be more.
+            read_at = now;
+        }
+        self.letters.read_at = (!is_last).then_some(read_at);
     }
 
     /// The zone's own items of what waits. A search whose passenger another zone has now goes on to that one.
@@ -348,7 +407,7 @@ impl Matcher {
             tracing::debug!(request_id = %request.request_id, from = self.zone.number, to = zone, "a search goes on in another zone");
             passengers.insert(request.passenger_id, zone);
             let (content, trace) = (Content::HandedOver(request.request_id), self.spans.root(&self.world));
-            waiting.push(ZoneInput { zone, content, stored_at: now, trace });
+            waiting.push(ZoneInput::between_zones(zone, content, now, trace));
             by_zone.entry(zone).or_default().push(request);
         }
         // The passengers first: what the router writes for them from now on comes after.
@@ -372,6 +431,7 @@ impl Matcher {
         }
         let waits = !self.zone.partition.is_one() || self.waiting.has_more;
         let waiting = if waits { self.read_waiting(tx).await? } else { Vec::new() };
+        self.attend_to_letters(tx, now).await?;
         if waiting.is_empty() && is_idle {
             return Ok(());
         }
@@ -459,7 +519,11 @@ impl Handler for Matcher {
     type Tables = Tables;
 
     async fn handle(&mut self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
+        "it panicked".clone_into(&mut self.waiting.failure);
         let handled = self.handle_all(tx, batch).await;
+        if let Err(failure) = &handled {
+            self.waiting.failure = failure.to_string();
+        }
         self.waiting.has_failed = handled.as_ref().is_err_and(|failure| match failure {
             Failure::Store(StoreError::Unavailable(_) | StoreError::Serialization(_)) | Failure::Fenced => false,
             Failure::Store(_) | Failure::Transient(_) | Failure::Permanent(_) => true,
@@ -469,6 +533,7 @@ impl Handler for Matcher {
 
     async fn committed(&mut self, _batch: &[&Received]) {
         self.waiting.first = None;
+        self.store_letters().await;
         router::wake(&self.platform, std::mem::take(&mut self.woken)).await;
         let mut output = std::mem::take(&mut self.uncommitted);
         if !output.wanted.is_empty() {
@@ -515,6 +580,7 @@ impl Handler for Matcher {
             *failures += 1;
         }
         self.woken = ZoneSet::default();
+        self.letters.read.clear();
         self.uncommitted = StepOutput::default();
         self.unseen = Recorded::default();
     }
@@ -523,9 +589,10 @@ impl Handler for Matcher {
         if self.stale || self.waiting.has_more {
             return Some(self.world.now());
         }
+        let letters = self.letters.read_at.filter(|_| !self.zone.partition.is_one() || !self.letters.stored.is_empty());
         let tick = self.engine.has_live_requests().then_some(self.next_tick);
         let roads = self.roads.is_open().then(|| self.world.now() + ROADS_POLL);
-        [tick, self.engine.next_deadline(), roads].into_iter().flatten().min()
+        [tick, self.engine.next_deadline(), roads, letters].into_iter().flatten().min()
     }
 }
 

@@ -1,9 +1,13 @@
 //! What waits for the owners of zones: rows that the router writes (`router.rs`), and owners when they hand a request over. An owner
 //! handles them in the order of ids, and deletes each in the transaction in which it has its effect.
+//!
+//! A row that its owner gives up is never handled again. It stays until its dead letter is stored ([`GivenUp`]), so that no letter is of
+//! something that had its effect, and none is lost.
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use platform::dead_letters::GivenUp;
 use platform::store::rows::column;
 use platform::{On, StoreError, Trace};
 use sqlx::Row;
@@ -25,9 +29,10 @@ pub(crate) async fn insert(tx: &mut Tx, inputs: &[ZoneInput]) -> Result<(), Stor
     match tx.on() {
         On::Postgres(pg) => {
             sqlx::query(
-                "insert into zone_inputs (zone, subject, body, elsewhere, stored_at, traceparent) select z, s, b, e, a, t \
-                 from unnest($1::integer[], $2::text[], $3::text[], $4::bool[], $5::timestamptz[], $6::text[]) \
-                 with ordinality as u (z, s, b, e, a, t, n) order by n",
+                "insert into zone_inputs (zone, subject, body, elsewhere, stored_at, traceparent, message_id, sequence) \
+                 select z, s, b, e, a, t, m, q from unnest($1::integer[], $2::text[], $3::text[], $4::bool[], \
+                 $5::timestamptz[], $6::text[], $7::text[], $8::bigint[]) with ordinality as u (z, s, b, e, a, t, m, q, n) \
+                 order by n",
             )
             .bind(column(inputs, |i| i32::from(i.zone)))
             .bind(column(inputs, ZoneInput::subject))
@@ -35,6 +40,8 @@ pub(crate) async fn insert(tx: &mut Tx, inputs: &[ZoneInput]) -> Result<(), Stor
             .bind(column(inputs, ZoneInput::is_elsewhere))
             .bind(column(inputs, |i| i.stored_at))
             .bind(column(inputs, |i| i.trace.as_str()))
+            .bind(column(inputs, |i| i.message_id.as_str()))
+            .bind(column(inputs, |i| i.sequence.cast_signed()))
             .execute(pg)
             .await?;
         }
@@ -56,19 +63,21 @@ pub(crate) async fn read(
 ) -> Result<Vec<(i64, Result<ZoneInput, String>)>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
-            let rows = sqlx::query("select * from zone_inputs where zone = $1 order by id limit $2")
-                .bind(i32::from(zone))
-                .bind(i64::try_from(max).unwrap_or(i64::MAX))
-                .fetch_all(pg)
-                .await?;
+            let rows =
+                sqlx::query("select * from zone_inputs where zone = $1 and given_up is null order by id limit $2")
+                    .bind(i32::from(zone))
+                    .bind(i64::try_from(max).unwrap_or(i64::MAX))
+                    .fetch_all(pg)
+                    .await?;
             let mut inputs = Vec::with_capacity(rows.len());
             for row in &rows {
                 let (subject, body): (&str, &str) = (row.try_get("subject")?, row.try_get("body")?);
                 let (stored_at, traceparent) = (row.try_get("stored_at")?, row.try_get::<&str, _>("traceparent")?);
+                let (message_id, sequence) = (row.try_get("message_id")?, sequence(row)?);
                 let content = Content::parse(subject, body, row.try_get("elsewhere")?);
                 let input = content.and_then(|content| {
                     let trace = Trace::parse(traceparent).ok_or_else(|| format!("`{traceparent}` is no trace"))?;
-                    Ok(ZoneInput { zone, content, stored_at, trace })
+                    Ok(ZoneInput { zone, content, message_id, sequence, stored_at, trace })
                 });
                 inputs.push((row.try_get("id")?, input));
             }
@@ -79,6 +88,76 @@ pub(crate) async fn read(
             Ok(of_zone.take(max).map(|((_, id), input)| (*id, Ok(input.clone()))).collect())
         }
     }
+}
+
+fn sequence(row: &PgRow) -> Result<u64, StoreError> {
+    Ok(row.try_get::<i64, _>("sequence")?.cast_unsigned())
+}
+
+/// The owner handles the input never again, because of `why`.
+pub(crate) async fn give_up(tx: &mut Tx, zone: u16, id: i64, why: &str) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query("update zone_inputs set given_up = $2 where id = $1").bind(id).bind(why).execute(pg).await?;
+        }
+        On::Memory(tables) => {
+            let input = tables.zone_inputs.remove(&(zone, id));
+            tables.given_up_inputs.extend(input.map(|input| (id, (input, why.to_owned()))));
+        }
+    }
+    Ok(())
+}
+
+/// The first `max` inputs, of all zones, that are given up and whose dead letters may not be stored yet; with their ids.
+pub(crate) async fn given_up(tx: &mut Tx, max: usize) -> Result<Vec<(i64, GivenUp)>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let statement = sqlx::query("select * from zone_inputs where given_up is not null order by id limit $1");
+            let rows = statement.bind(i64::try_from(max).unwrap_or(i64::MAX)).fetch_all(pg).await?;
+            let read = |row: &PgRow| {
+                let id = row.try_get("id")?;
+                let given_up = GivenUp {
+                    row: format!("zone_input_{id}"),
+                    subject: row.try_get("subject")?,
+                    body: row.try_get("body")?,
+                    message_id: row.try_get("message_id")?,
+                    sequence: sequence(row)?,
+                    stored_at: row.try_get("stored_at")?,
+                    traceparent: row.try_get("traceparent")?,
+                    reason: row.try_get("given_up")?,
+                };
+                Ok((id, given_up))
+            };
+            rows.iter().map(read).collect()
+        }
+        On::Memory(tables) => {
+            let read = |(id, (input, why)): (&i64, &(ZoneInput, String))| {
+                let given_up = GivenUp {
+                    row: format!("zone_input_{id}"),
+                    subject: input.subject().to_owned(),
+                    body: input.body(),
+                    message_id: input.message_id.clone(),
+                    sequence: input.sequence,
+                    stored_at: input.stored_at,
+                    traceparent: input.trace.as_str().to_owned(),
+                    reason: why.clone(),
+                };
+                (*id, given_up)
+            };
+            Ok(tables.given_up_inputs.iter().take(max).map(read).collect())
+        }
+    }
+}
+
+/// Deletes inputs whose dead letters are stored.
+pub(crate) async fn delete_given_up(tx: &mut Tx, ids: &[i64]) -> Result<(), StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            sqlx::query("delete from zone_inputs where id = any($1)").bind(ids).execute(pg).await?;
+        }
+        On::Memory(tables) => ids.iter().for_each(|id| _ = tables.given_up_inputs.remove(id)),
+    }
+    Ok(())
 }
 
 pub(crate) async fn delete(tx: &mut Tx, zone: u16, ids: &[i64]) -> Result<(), StoreError> {
@@ -99,7 +178,8 @@ pub(crate) async fn waiting(tx: &mut Tx, zones: &[u16]) -> Result<Vec<u16>, Stor
     match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
-                "select z from unnest($1::integer[]) as z where exists (select 1 from zone_inputs where zone = z)",
+                "select z from unnest($1::integer[]) as z where \
+                 exists (select 1 from zone_inputs where zone = z and given_up is null)",
             )
             .bind(column(zones, |zone| i32::from(*zone)))
             .fetch_all(pg)
@@ -113,7 +193,7 @@ pub(crate) async fn waiting(tx: &mut Tx, zones: &[u16]) -> Result<Vec<u16>, Stor
     }
 }
 
-/// A zone for which as much waits as may.
+/// A zone for which as much waits as may; what is given up and whose dead letter finds no room counts as well.
 pub(crate) async fn full(tx: &mut Tx) -> Result<Option<u16>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
@@ -129,7 +209,9 @@ pub(crate) async fn full(tx: &mut Tx) -> Result<Option<u16>, StoreError> {
         }
         On::Memory(tables) => {
             let mut counts: BTreeMap<u16, i64> = BTreeMap::new();
-            tables.zone_inputs.keys().for_each(|(zone, _)| *counts.entry(*zone).or_default() += 1);
+            let given_up = tables.given_up_inputs.values().map(|(input, _)| input.zone);
+            let all = tables.zone_inputs.keys().map(|(zone, _)| *zone).chain(given_up);
+            all.for_each(|zone| *counts.entry(zone).or_default() += 1);
             Ok(counts.into_iter().find(|(_, count)| *count >= WAITING_MAX).map(|(zone, _)| zone))
         }
     }

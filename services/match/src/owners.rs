@@ -10,7 +10,7 @@ use std::time::Duration;
 use geospatial::newest::Fix;
 use platform::consumer::Ended;
 use platform::{CancellationToken, Platform, Store, StoreError, Worker, kill_point, retry};
-use streams::match_zones::{ZONE_INPUTS, ZonePositions, positions_of};
+use streams::match_zones::{ZonePositions, inputs_of, positions_of};
 use streams::{Service, Subject};
 use tokio::sync::Notify;
 use tokio::task::{Id, JoinSet};
@@ -84,9 +84,8 @@ impl Owners {
     }
 
     pub(crate) async fn run(mut self, stop: &CancellationToken) {
-        let mut listeners = JoinSet::new();
-        listeners.spawn(listen(self.platform.clone(), self.wakes.clone()));
-        listeners.spawn(look(self.store.clone(), self.wakes.clone()));
+        let mut look = JoinSet::new();
+        look.spawn(look_for_inputs(self.store.clone(), self.wakes.clone()));
         let mut next = Instant::now();
         while !stop.is_cancelled() {
             tokio::select! {
@@ -125,7 +124,7 @@ impl Owners {
         };
         let left: Result<Result<(), StoreError>, _> = timeout(LEASE_TIMEOUT, left).await;
         tracing::info!(left = matches!(left, Ok(Ok(()))), "match: no longer active");
-        listeners.shutdown().await;
+        look.shutdown().await;
     }
 
     /// Renews the leases, and takes or releases zones.
@@ -298,8 +297,9 @@ async fn own(
 ) -> Option<Ended> {
     // Positions that come meanwhile wait in the subscription.
     let positions = Arc::new(Mutex::new(DriverPositions::default()));
-    let mut listener = JoinSet::new();
-    listener.spawn(listen_to_positions(platform.clone(), zone.number, positions.clone()));
+    let mut listeners = JoinSet::new();
+    listeners.spawn(listen_to_positions(platform.clone(), zone.number, positions.clone()));
+    listeners.spawn(listen_to_inputs(platform.clone(), zone.number, wake.clone()));
     let is_near =
         |at: &streams::Position| zone.partition.zones_near(at, config.largest_radius_m()).contains(zone.number);
     // Well before the lease expires: at most a second.
@@ -336,28 +336,25 @@ async fn listen_to_positions(platform: Platform, zone: u16, to: Arc<Mutex<Driver
     }
 }
 
-/// Wakes the owners of zones for which another process wrote something.
-async fn listen(platform: Platform, wakes: Wakes) {
+/// Wakes the owner of a zone when a process has written something for it.
+async fn listen_to_inputs(platform: Platform, zone: u16, wake: Arc<Notify>) {
     let mut delays = retry::dependency();
     loop {
-        match platform.bus.subscribe(ZONE_INPUTS, None).await {
+        match platform.bus.subscribe(&inputs_of(zone), None).await {
             Ok(mut messages) => {
                 delays.reset();
-                while let Some(message) = messages.next().await {
-                    match serde_json::from_slice::<Vec<u16>>(&message.payload) {
-                        Ok(zones) => wakes.wake(zones),
-                        Err(error) => tracing::debug!(%error, "which zones to wake cannot be read"),
-                    }
+                while messages.next().await.is_some() {
+                    wake.notify_one();
                 }
             }
-            Err(error) => tracing::debug!(%error, "cannot subscribe to what waits for zones"),
+            Err(error) => tracing::debug!(%error, zone, "cannot subscribe to what waits for a zone"),
         }
         sleep(delays.next_delay()).await;
     }
 }
 
 /// Wakes the owners of the process's zones for which something waits, whether a message said so or not.
-async fn look(store: Store<Tables>, wakes: Wakes) {
+async fn look_for_inputs(store: Store<Tables>, wakes: Wakes) {
     loop {
         sleep(LOOK_INTERVAL).await;
         let zones: Vec<u16> = wakes.zones().keys().copied().collect();

@@ -9,7 +9,7 @@ use chrono::{DateTime, Duration, Utc};
 use platform::consumer::ProgressReporter;
 use platform::{Failure, Handler, Platform, Received, StoreError, Trace, Transaction};
 use streams::event::{MatchRejected, Party, RejectReason, RideEvent};
-use streams::match_zones::{ZONE_INPUTS, ZONE_POSITIONS_MAX, ZonePosition, ZonePositions, positions_of};
+use streams::match_zones::{ZONE_POSITIONS_MAX, ZonePosition, ZonePositions, inputs_of, positions_of};
 use streams::{Event, RideStatus, Service, UserId};
 
 use crate::borders::{self, Ids, Zones};
@@ -32,12 +32,11 @@ const KNOWN_FOR: Duration = Duration::minutes(5);
 
 /// Says to the owners of zones that something waits for them.
 pub(crate) async fn wake(platform: &Platform, zones: ZoneSet) {
-    if zones.is_empty() {
-        return;
-    }
-    let body = serde_json::to_vec(&zones.iter().collect::<Vec<_>>()).expect("numbers are JSON");
-    if let Err(error) = platform.bus.publish_core(ZONE_INPUTS, body.into()).await {
-        tracing::debug!(%error, "owners of zones were not woken; they look by themselves");
+    for zone in zones.iter() {
+        let body = serde_json::to_vec(&zone).expect("a number is JSON");
+        if let Err(error) = platform.bus.publish_core(&inputs_of(zone), body.into()).await {
+            tracing::debug!(%error, zone, "the owner of a zone was not woken; it looks by itself");
+        }
     }
 }
 
@@ -160,8 +159,14 @@ impl Handler for Router {
         for received in batch {
             let mut add = |zone: u16, elsewhere: bool| {
                 let content = Content::Event { event: Box::new(received.event.clone()), elsewhere };
-                let (stored_at, trace) = (received.stored_at, received.trace.clone());
-                routed.push(ZoneInput { zone, content, stored_at, trace });
+                routed.push(ZoneInput {
+                    zone,
+                    content,
+                    message_id: received.id.clone(),
+                    sequence: received.sequence,
+                    stored_at: received.stored_at,
+                    trace: received.trace.clone(),
+                });
             };
             match &received.event {
                 Event::UserBeacon(e) => {
@@ -290,7 +295,7 @@ impl Handler for Forwarder {
             let trace: Trace = self.platform.new_trace();
             for zone in zones.iter() {
                 let content = Content::Event { event: Box::new(Event::UserBeacon(driver.beacon())), elsewhere: false };
-                routed.push(ZoneInput { zone, content, stored_at: driver.seen_at, trace: trace.clone() });
+                routed.push(ZoneInput::between_zones(zone, content, driver.seen_at, trace.clone()));
             }
         }
         inputs::insert(tx, &routed).await?;

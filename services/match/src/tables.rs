@@ -34,6 +34,8 @@ pub struct Tables {
     pub(crate) zones_of_driver: OrdMap<UserId, ZoneSet>,
     pub(crate) zone_of_passenger: OrdMap<UserId, (u16, DateTime<Utc>)>,
     pub(crate) zone_inputs: OrdMap<(u16, i64), ZoneInput>,
+    /// Inputs that are given up, and why. In PostgreSQL a column of the same table.
+    pub(crate) given_up_inputs: OrdMap<i64, (ZoneInput, String)>,
     pub(crate) last_zone_input: i64,
     /// By term and number.
     pub(crate) recorded_steps: OrdMap<(i64, i64), Entry>,

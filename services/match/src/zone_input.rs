@@ -32,12 +32,21 @@ impl Content {
 pub(crate) struct ZoneInput {
     pub zone: u16,
     pub content: Content,
+    /// The message that it came with; empty for what zones write for each other.
+    pub message_id: String,
+    /// Of the message in its stream, 0 without one.
+    pub sequence: u64,
     /// When its stream stored it.
     pub stored_at: DateTime<Utc>,
     pub trace: Trace,
 }
 
 impl ZoneInput {
+    /// What a zone writes for another one.
+    pub(crate) fn between_zones(zone: u16, content: Content, stored_at: DateTime<Utc>, trace: Trace) -> Self {
+        Self { zone, content, message_id: String::new(), sequence: 0, stored_at, trace }
+    }
+
     pub(crate) fn subject(&self) -> &str {
         match &self.content {
             Content::Event { event, .. } => event.subject().as_str(),

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use streams::bus::{MESSAGE_ID, ReplayStart, StoredMessage};
 use streams::event::rfc3339;
 use streams::topology::DEAD_LETTER_STREAM;
-use streams::{Bus, BusError, Headers, Message};
+use streams::{Bus, BusError, Headers, Message, Service};
 
 use crate::Platform;
 use crate::api::{SchemaOf, Schemas};
@@ -93,6 +93,62 @@ impl FailedMessage<'_> {
         headers.set("Dead-Letter-Time", rfc3339::text(&now));
         headers.set("Dead-Letter-Message-Id", message_id(stream, message));
         Message { subject: subject(consumer), headers, payload: message.payload.clone() }
+    }
+}
+
+/// A message that its consumer has acknowledged, because a row was written for it, and that the service gives up when it handles the row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenUp {
+    /// The name of the row, unique in the service.
+    pub row: String,
+    /// Of the message.
+    pub subject: String,
+    /// Of the message.
+    pub body: String,
+    /// Of the message; empty if the service made the row by itself.
+    pub message_id: String,
+    /// Of the message in its stream, 0 without one.
+    pub sequence: u64,
+    /// When the stream stored the message.
+    pub stored_at: DateTime<Utc>,
+    /// Of the message's trace.
+    pub traceparent: String,
+    /// Why it failed.
+    pub reason: String,
+}
+
+impl GivenUp {
+    /// Stores the dead letter, unless it is stored already. Its message has an id of its own, `{id}/{row}`: the inbox has the message's,
+    /// and a requeue is to be handled.
+    ///
+    /// # Errors
+    /// [`BusError`]; the caller tries again later.
+    pub async fn store(&self, platform: &Platform, service: Service) -> Result<(), BusError> {
+        let mut letter = self.letter(platform, service);
+        if store_once(platform, &mut letter, self.stored_at).await? {
+            let consumer = letter.headers.find("Dead-Letter-Consumer").unwrap_or_default();
+            platform.metrics.dead_lettered.with_label_values(&[consumer]).inc();
+            tracing::error!(consumer, reason = self.reason, row = self.row, "dead letter");
+        }
+        Ok(())
+    }
+
+    fn letter(&self, platform: &Platform, service: Service) -> Message {
+        let consumer = format!("{}_{}", self.subject.replace('.', "_"), service.name());
+        let stream = platform.topology.consumers.iter().find(|c| c.durable == consumer);
+        let stream = stream.map_or("", |consumer| consumer.stream.as_str());
+        let mut headers = Headers::default();
+        headers.set("traceparent", &self.traceparent);
+        headers.set("content-type", "application/json");
+        let payload = self.body.clone().into_bytes().into();
+        let (sequence, stored_at) = (self.sequence, self.stored_at);
+        let message = StoredMessage { subject: self.subject.clone(), headers, payload, sequence, stored_at };
+        let failed = FailedMessage { stream, consumer: &consumer, message: &message, deliveries: 1, reason: &self.reason };
+        let mut letter = failed.dead_letter(platform.world.now());
+        let (row, micros) = (&self.row, stored_at.timestamp_micros());
+        letter.headers.set(MESSAGE_ID, format!("dead_letter-{stream}-{consumer}-{sequence}-{row}-{micros}"));
+        letter.headers.set("Dead-Letter-Message-Id", format!("{}/{row}", self.message_id));
+        letter
     }
 }
 

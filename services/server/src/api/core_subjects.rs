@@ -215,8 +215,8 @@ pub const CORE_SUBJECTS: &[CoreSubject] = {
             ZONE_INPUTS,
             &[Match],
             &[Match],
-            "Zones of match for which something waits.",
-            Json(Schemas::written::<Vec<u16>>),
+            "The number of a zone of match for which something waits.",
+            Json(Schemas::written::<u16>),
         ),
         subject(
             ZONE_POSITIONS,
