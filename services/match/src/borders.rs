@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::engine::rows::{claim, read_driver};
 use crate::engine::{Driver, Offer};
 use crate::tables::{Tables, Tx};
-use crate::zones::{Zone, ZoneSet};
+use crate::zones::{Partition, Zone, ZoneSet};
 
 fn zone(row: &PgRow, column: &str) -> Result<u16, StoreError> {
     Ok(u16::try_from(row.try_get::<i32, _>(column)?).unwrap_or(0))
@@ -69,6 +69,15 @@ pub(crate) async fn insert_offers(tx: &mut Tx, offers: &[Offer], zone: Zone) -> 
             Ok(offers.iter().filter(|o| !insert_in_memory(tables, o, zone)).map(|o| o.match_id).collect())
         }
     }
+}
+
+/// From now on the transaction waits no longer than 200 ms for another one, and then begins again. The first offers of all zones are
+/// inserted in the order of their drivers, but later ones are not, and two zones may wait for each other.
+pub(crate) async fn wait_briefly(tx: &mut Tx) -> Result<(), StoreError> {
+    if let On::Postgres(pg) = tx.on() {
+        sqlx::query("set local lock_timeout = '200ms'").execute(pg).await?;
+    }
+    Ok(())
 }
 
 async fn insert_rows(pg: &mut PgConnection, offers: &[Offer], zone: Zone) -> Result<Vec<MatchId>, StoreError> {
@@ -237,7 +246,7 @@ pub(crate) struct Zones {
     pub rides: BTreeMap<RideId, u16>,
 }
 
-pub(crate) async fn zones_of(tx: &mut Tx, ids: &Ids) -> Result<Zones, StoreError> {
+pub(crate) async fn zones_of(tx: &mut Tx, ids: &Ids, partition: Partition) -> Result<Zones, StoreError> {
     let Ids { offers, requests, rides } = ids;
     if offers.is_empty() && requests.is_empty() && rides.is_empty() {
         return Ok(Zones::default());
@@ -256,7 +265,8 @@ pub(crate) async fn zones_of(tx: &mut Tx, ids: &Ids) -> Result<Zones, StoreError
             .await?;
             let mut found = Zones::default();
             for row in &rows {
-                let (id, zone): (Uuid, u16) = (row.try_get("id")?, zone(row, "zone")?);
+                let id: Uuid = row.try_get("id")?;
+                let zone = zone(row, "zone")? % partition.zones();
                 match row.try_get::<i32, _>("kind")? {
                     1 => _ = found.offers.insert(MatchId(id), zone),
                     2 => _ = found.requests.insert(RequestId(id), zone),
@@ -266,7 +276,7 @@ pub(crate) async fn zones_of(tx: &mut Tx, ids: &Ids) -> Result<Zones, StoreError
             Ok(found)
         }
         On::Memory(tables) => {
-            let of = |known: bool, zone: Option<&u16>| known.then(|| zone.copied().unwrap_or(0));
+            let of = |known: bool, zone: Option<&u16>| known.then(|| zone.copied().unwrap_or(0) % partition.zones());
             let offer = |id: &MatchId| Some((*id, of(tables.offers.contains_key(id), tables.zone_of_offer.get(id))?));
             let request =
                 |id: &RequestId| Some((*id, of(tables.requests.contains_key(id), tables.zone_of_request.get(id))?));
@@ -289,7 +299,6 @@ mod tests {
     use super::*;
     use crate::MIGRATIONS;
     use crate::engine::{EngineRows, OfferOutcome, Ride, rows};
-    use crate::zones::Partition;
 
     const NOW: DateTime<chrono::Utc> = DateTime::UNIX_EPOCH;
 
@@ -349,7 +358,7 @@ mod tests {
         assert_eq!(insert_offers(&mut tx, &[offer(6, 14, 22)], zone(1)).await.unwrap(), []);
         assert!(engaged_elsewhere(&mut tx, zone(1)).await.unwrap()[&first.driver_id]);
         let ids = Ids { offers: vec![first.match_id, other.match_id, driver.match_id], ..Ids::default() };
-        let found = zones_of(&mut tx, &ids).await.unwrap().offers;
+        let found = zones_of(&mut tx, &ids, Partition::new(2, 1_000)).await.unwrap().offers;
         assert_eq!(found, BTreeMap::from([(first.match_id, 0), (other.match_id, 1)]));
     }
 
@@ -377,7 +386,8 @@ mod tests {
         assert_eq!(lost.unwrap(), [second.match_id]);
         waits.commit().await.unwrap();
         let mut tx = store.begin().await.unwrap();
-        let found = zones_of(&mut tx, &Ids { offers: vec![second.match_id], ..Ids::default() }).await.unwrap();
+        let ids = Ids { offers: vec![second.match_id], ..Ids::default() };
+        let found = zones_of(&mut tx, &ids, Partition::new(2, 1_000)).await.unwrap();
         assert!(found.offers.is_empty(), "a lost offer leaves no row");
     }
 }

@@ -98,9 +98,13 @@ struct Letters {
 struct WaitingInputs {
     /// There may be more of them than were read.
     has_more: bool,
-    /// The first of those that are being handled, and how often it failed.
-    first: Option<(i64, u32)>,
-    /// Why the last transaction failed.
+    /// The first and the last of those that are being handled.
+    in_hand: Option<(i64, i64)>,
+    /// After a batch failed: up to this one they are handled one by one, so that the one that fails is found.
+    single_until: Option<i64>,
+    /// The one that failed by itself, and how often.
+    failed: Option<(i64, u32)>,
+    /// Why the last transaction failed; empty if it did not, or panicked.
     failure: String,
     /// Something in the transaction under way failed that is not the store's fault.
     has_failed: bool,
@@ -216,14 +220,23 @@ impl Matcher {
         (output, recorded.unwrap_or_default())
     }
 
-    /// What waits for the zone: at most a batch, or one row if the first of them has failed before.
-    async fn read_waiting(&mut self, tx: &mut Transaction<Tables>) -> Result<Vec<(i64, ZoneInput)>, Failure> {
-        let max = if self.waiting.first.is_some() { 1 } else { BATCH_MAX };
-        let rows = inputs::read(tx, self.zone.number, max).await?;
+    /// What waits for the zone: at most a batch, or one row where a batch has failed.
+    async fn read_waiting(
+        &mut self,
+        tx: &mut Transaction<Tables>,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<(i64, ZoneInput)>, Failure> {
+        let mut max = if self.waiting.single_until.is_some() { 1 } else { BATCH_MAX };
+        let mut rows = inputs::read(tx, self.zone.number, max).await?;
+        if self.waiting.single_until.is_some_and(|until| rows.first().is_none_or(|(id, _)| *id > until)) {
+            self.waiting.single_until = None;
+            max = BATCH_MAX;
+            rows = inputs::read(tx, self.zone.number, max).await?;
+        }
         let has_more = rows.len() == max;
         let mut waiting = Vec::with_capacity(rows.len());
         for (id, input) in rows {
-            let failures = self.waiting.first.filter(|(first, _)| *first == id).map_or(0, |(_, failures)| failures);
+            let failures = self.waiting.failed.filter(|(failed, _)| *failed == id).map_or(0, |(_, failures)| failures);
             let why = match input {
                 Ok(input) if failures < FAILURES_MAX => {
                     waiting.push((id, input));
@@ -235,15 +248,15 @@ impl Matcher {
                     inputs::delete(tx, self.zone.number, &[id]).await?;
                     continue;
                 }
+                Ok(_) if self.waiting.failure.is_empty() => "it panicked".to_owned(),
                 Ok(_) => self.waiting.failure.clone(),
                 Err(error) => error,
             };
             tracing::error!(id, zone = self.zone.number, why, "an event is given up");
             inputs::give_up(tx, self.zone.number, id, &why).await?;
-            self.letters.read_at = Some(self.world.now());
+            self.letters.read_at = Some(now);
         }
-        let failures = |id: i64| self.waiting.first.filter(|(first, _)| *first == id).map_or(0, |(_, count)| count);
-        self.waiting.first = waiting.first().map(|(id, _)| (*id, failures(*id)));
+        self.waiting.in_hand = waiting.first().map(|(id, _)| *id).zip(waiting.last().map(|(id, _)| *id));
         self.waiting.has_more = has_more;
         Ok(waiting)
     }
@@ -359,12 +372,15 @@ impl Matcher {
             return Ok(rows::write(tx, &output.rows, self.zone).await?);
         }
         let mut rows = std::mem::take(&mut output.rows);
-        for _ in 0..ROUNDS_MAX {
+        for round in 0..ROUNDS_MAX {
             let is_new = |offer: &Offer| offer.found_at == now && offer.is_outstanding();
             let (new, known): (Vec<Offer>, Vec<Offer>) = std::mem::take(&mut rows.offers).into_iter().partition(is_new);
             rows::write(tx, &EngineRows { offers: known, ..rows }, self.zone).await?;
             if new.is_empty() {
                 return self.write_handed_over(tx, output, now).await;
+            }
+            if round > 0 {
+                borders::wait_briefly(tx).await?;
             }
             let lost = borders::insert_offers(tx, &new, self.zone).await?;
             if lost.is_empty() {
@@ -430,7 +446,7 @@ impl Matcher {
             self.reload(tx, now).await?;
         }
         let waits = !self.zone.partition.is_one() || self.waiting.has_more;
-        let waiting = if waits { self.read_waiting(tx).await? } else { Vec::new() };
+        let waiting = if waits { self.read_waiting(tx, now).await? } else { Vec::new() };
         self.attend_to_letters(tx, now).await?;
         if waiting.is_empty() && is_idle {
             return Ok(());
@@ -519,20 +535,21 @@ impl Handler for Matcher {
     type Tables = Tables;
 
     async fn handle(&mut self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
-        "it panicked".clone_into(&mut self.waiting.failure);
         let handled = self.handle_all(tx, batch).await;
         if let Err(failure) = &handled {
             self.waiting.failure = failure.to_string();
         }
         self.waiting.has_failed = handled.as_ref().is_err_and(|failure| match failure {
-            Failure::Store(StoreError::Unavailable(_) | StoreError::Serialization(_)) | Failure::Fenced => false,
+            Failure::Store(StoreError::Unavailable(_) | StoreError::Serialization(_))
+            | Failure::Busy(_)
+            | Failure::Fenced => false,
             Failure::Store(_) | Failure::Transient(_) | Failure::Permanent(_) => true,
         });
         handled
     }
 
     async fn committed(&mut self, _batch: &[&Received]) {
-        self.waiting.first = None;
+        (self.waiting.in_hand, self.waiting.failure) = (None, String::new());
         self.store_letters().await;
         router::wake(&self.platform, std::mem::take(&mut self.woken)).await;
         let mut output = std::mem::take(&mut self.uncommitted);
@@ -573,12 +590,14 @@ impl Handler for Matcher {
 
     fn rolled_back(&mut self) {
         self.stale = true;
-        // From now on one by one, until the first is handled.
-        if std::mem::take(&mut self.waiting.has_failed)
-            && let Some((_, failures)) = &mut self.waiting.first
-        {
-            *failures += 1;
+        if let Some((first, last)) = self.waiting.in_hand.take().filter(|_| self.waiting.has_failed) {
+            if first == last {
+                let before = self.waiting.failed.filter(|(failed, _)| *failed == first).map_or(0, |(_, count)| count);
+                self.waiting.failed = Some((first, before + 1));
+            }
+            self.waiting.single_until = self.waiting.single_until.max(Some(last));
         }
+        self.waiting.has_failed = false;
         self.woken = ZoneSet::default();
         self.letters.read.clear();
         self.uncommitted = StepOutput::default();

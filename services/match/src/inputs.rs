@@ -36,7 +36,7 @@ pub(crate) async fn insert(tx: &mut Tx, inputs: &[ZoneInput]) -> Result<(), Stor
             )
             .bind(column(inputs, |i| i32::from(i.zone)))
             .bind(column(inputs, ZoneInput::subject))
-            .bind(column(inputs, ZoneInput::body))
+            .bind(column(inputs, |i| i.body.as_str()))
             .bind(column(inputs, ZoneInput::is_elsewhere))
             .bind(column(inputs, |i| i.stored_at))
             .bind(column(inputs, |i| i.trace.as_str()))
@@ -77,7 +77,7 @@ pub(crate) async fn read(
                 let content = Content::parse(subject, body, row.try_get("elsewhere")?);
                 let input = content.and_then(|content| {
                     let trace = Trace::parse(traceparent).ok_or_else(|| format!("`{traceparent}` is no trace"))?;
-                    Ok(ZoneInput { zone, content, message_id, sequence, stored_at, trace })
+                    Ok(ZoneInput { zone, content, body: body.to_owned(), message_id, sequence, stored_at, trace })
                 });
                 inputs.push((row.try_get("id")?, input));
             }
@@ -135,7 +135,7 @@ pub(crate) async fn given_up(tx: &mut Tx, max: usize) -> Result<Vec<(i64, GivenU
                 let given_up = GivenUp {
                     row: format!("zone_input_{id}"),
                     subject: input.subject().to_owned(),
-                    body: input.body(),
+                    body: input.body.clone(),
                     message_id: input.message_id.clone(),
                     sequence: input.sequence,
                     stored_at: input.stored_at,

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Duration, Utc};
 use imbl::OrdMap;
 use platform::store::rows::column;
 use platform::{On, StoreError};
@@ -19,7 +19,7 @@ use crate::tables::Tx;
 use crate::zones::{Partition, ZoneSet};
 
 pub(crate) async fn to(tx: &mut Tx, partition: Partition, radius_m: f64, now: DateTime<Utc>) -> Result<(), StoreError> {
-    fold(tx, partition).await?;
+    fold(tx, partition, now).await?;
     let passengers = passengers(tx).await?;
     inputs::move_to(tx, &passengers, now).await?;
     if !partition.is_one() {
@@ -32,16 +32,21 @@ pub(crate) async fn to(tx: &mut Tx, partition: Partition, radius_m: f64, now: Da
 }
 
 /// Puts what is in a zone that there is no more into one that there is.
-async fn fold(tx: &mut Tx, partition: Partition) -> Result<(), StoreError> {
+async fn fold(tx: &mut Tx, partition: Partition, now: DateTime<Utc>) -> Result<(), StoreError> {
     let zones = partition.zones();
     match tx.on() {
         On::Postgres(pg) => {
-            for table in ["requests", "offers", "rides", "zone_inputs"] {
+            for table in ["requests", "offers", "zone_inputs", "passengers"] {
                 // The name is one of these four.
                 let statement = format!("update {table} set zone = zone % $1 where zone >= $1");
                 sqlx::query(sqlx::AssertSqlSafe(statement)).bind(i32::from(zones)).execute(&mut *pg).await?;
             }
-            sqlx::query("delete from passengers").execute(&mut *pg).await?;
+            // Of eight days; those that ended long ago are loaded by no engine, and whoever reads their zones does the same.
+            sqlx::query("update rides set zone = zone % $1 where zone >= $1 and (ended_at is null or ended_at >= $2)")
+                .bind(i32::from(zones))
+                .bind(now - Duration::days(1))
+                .execute(&mut *pg)
+                .await?;
         }
         On::Memory(tables) => {
             fn fold<K: Ord + Clone>(map: &mut OrdMap<K, u16>, zones: u16) {
@@ -52,7 +57,8 @@ async fn fold(tx: &mut Tx, partition: Partition) -> Result<(), StoreError> {
             fold(&mut tables.zone_of_ride, zones);
             let inputs = tables.zone_inputs.iter().map(|((zone, id), input)| ((zone % zones, *id), input.clone()));
             tables.zone_inputs = inputs.collect();
-            tables.zone_of_passenger = OrdMap::new();
+            let passengers = tables.zone_of_passenger.iter();
+            tables.zone_of_passenger = passengers.map(|(id, (zone, at))| (*id, (zone % zones, *at))).collect();
         }
     }
     Ok(())

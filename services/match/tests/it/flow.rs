@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use matching::zones::{Partition, Zone};
 use matching::{Config, MIGRATIONS, Matching, Tables, lease};
+use platform::dead_letters::{self, DeadLetter, RequeueError, Requeued};
 use platform::relay::message;
 use platform::{CancellationToken, Platform, Store, World, background};
 use streams::bus::{Replay, ReplayStart};
@@ -398,4 +399,67 @@ async fn after_a_failed_transaction_the_engine_is_as_its_rows() {
         .await
         .unwrap();
     assert_eq!(live, 2);
+}
+
+/// On PostgreSQL, in zones: what an engine cannot handle becomes one dead letter, does not hold up what came after it, and is handled by
+/// a requeue. What cannot be read becomes one too.
+#[tokio::test]
+async fn what_a_zone_cannot_handle_becomes_a_dead_letter() {
+    let (world, url) = (World::real(), database::fresh().await);
+    let store = Store::postgres(&world, &"a".into(), &url, "matching", &MIGRATIONS, 4).await.unwrap();
+    let config = Config { partition: Partition::new(3, 700), ..Config::default() };
+    let mut harness = ServiceHarness::with_store(world, store, config).await;
+    let mut direct = <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.unwrap();
+    let refuses = "create function refuse() returns trigger as $$ begin raise exception 'no such passenger'; end $$ language plpgsql";
+    sqlx::query(refuses).execute(&mut direct).await.unwrap();
+    let trigger = format!(
+        "create trigger refuse before insert on matching.requests for each row when (new.passenger_id = '{}') \
+         execute function refuse()",
+        user("p1").0
+    );
+    sqlx::query(sqlx::AssertSqlSafe(trigger)).execute(&mut direct).await.unwrap();
+    // In the middle of much that waits.
+    harness.stop_process("a").await;
+    for n in 0..60 {
+        harness.search(&format!("b{n}"), &format!("q{n}")).await;
+    }
+    harness.search("r1", "p1").await;
+    for n in 0..60 {
+        harness.end_search(&format!("b{n}"), &format!("q{n}")).await;
+    }
+    harness.search("r2", "p2").await;
+    harness.online("d2", 1.0).await;
+    harness.start_process("a").await;
+    let is_second = |event| matches!(event, Event::MatchFound(found) if found.passenger_id == user("p2"));
+    while !is_second(harness.next_event().await) {}
+    let unreadable = "insert into matching.zone_inputs (zone, subject, body, elsewhere, stored_at, traceparent) \
+                      values (0, 'user.finder', '{}', false, now(), '')";
+    sqlx::query(unreadable).execute(&mut direct).await.unwrap();
+
+    let until = tokio::time::Instant::now() + Duration::from_secs(60);
+    let letters = loop {
+        let mut letters = Vec::new();
+        dead_letters::for_each(&harness.platform.bus, |letter| letters.push(letter)).await.unwrap();
+        let rows: i64 =
+            sqlx::query_scalar("select count(*) from matching.zone_inputs").fetch_one(&mut direct).await.unwrap();
+        if letters.len() == 2 && rows == 0 {
+            break letters;
+        }
+        assert!(tokio::time::Instant::now() < until, "{rows} rows, {letters:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(letters.iter().all(|letter| (&*letter.consumer, &*letter.stream) == ("user_finder_match", "USER_STREAM")));
+    let is_failed = |letter: &&DeadLetter| letter.reason.contains("no such passenger");
+    let failed = letters.iter().find(is_failed).unwrap_or_else(|| panic!("{letters:?}"));
+    let Ok(Event::UserFinder(event)) = Event::parse(&failed.subject, &failed.payload) else { panic!("{failed:?}") };
+    assert_eq!(event.user_id, user("p1"));
+    let unreadable = letters.iter().find(|letter| !is_failed(letter)).unwrap();
+    assert!(matches!(dead_letters::requeue(&harness.platform.bus, unreadable).await, Err(RequeueError::Failed(_))));
+
+    sqlx::query("drop trigger refuse on matching.requests").execute(&mut direct).await.unwrap();
+    harness.online("d1", 2.0).await;
+    assert_eq!(dead_letters::requeue(&harness.platform.bus, failed).await.unwrap(), Requeued::Done);
+    assert_eq!(harness.found().await.passenger_id, user("p1"));
+    assert_eq!(dead_letters::requeue(&harness.platform.bus, failed).await.ok(), None, "the letter is removed");
+    harness.end().await;
 }
