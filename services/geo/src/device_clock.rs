@@ -38,16 +38,12 @@ pub struct Reading {
 impl Reading {
     /// The offset plus a delay, and whether the delay is that of the network alone.
     fn measured(&self) -> Measured {
-        // What is measured after it was sent was not measured by the clock that says when it was sent, or not at all.
+        // What is measured after it was sent was not measured by the clock that says when it was sent, or not at all. That clock says
+        // nothing about the point then: times of two clocks are never compared.
         let sent_at = self.sent_at.filter(|sent| *sent + Duration::milliseconds(LIVE_SPREAD_MAX_MS) >= self.device_at);
         let by = sent_at.unwrap_or(self.device_at);
         let at_ms = self.received_at.timestamp_millis();
         Measured { at_ms, offset_ms: at_ms - by.timestamp_millis(), is_sent_at: sent_at.is_some() }
-    }
-
-    /// The device's time of the point: not later than the sending.
-    fn bounded_device_at(&self) -> DateTime<Utc> {
-        self.sent_at.map_or(self.device_at, |sent| self.device_at.min(sent))
     }
 }
 
@@ -147,14 +143,14 @@ impl DeviceClock {
     }
 
     fn shifted(&self, reading: &Reading, by: Duration) -> DateTime<Utc> {
-        let at = reading.bounded_device_at() + self.offset() - by;
+        let at = reading.device_at + self.offset() - by;
         if at - reading.received_at <= Duration::milliseconds(RIGHT_WITHIN_MS) { at } else { reading.received_at }
     }
 
     /// The same for all points of one message, in their order. Two or more that are later than their reception show a clock that is ahead:
     /// all are shifted by as much, so that their intervals stay. One alone is a wrong fix, and shifts no other.
     pub fn corrected_message(&self, points: &[Reading]) -> Vec<DateTime<Utc>> {
-        let ahead = |point: &Reading| point.bounded_device_at() + self.offset() - point.received_at;
+        let ahead = |point: &Reading| point.device_at + self.offset() - point.received_at;
         let (mut most, mut second) = (Duration::MIN, Duration::MIN);
         for by in points.iter().map(ahead) {
             (most, second) = if by > most { (by, most) } else { (most, second.max(by)) };
@@ -315,6 +311,34 @@ mod tests {
         let wrong = sent(500.0, 416.0, 516.0);
         assert_eq!(clock.corrected(&wrong), at(516.0));
         assert_eq!(clock.claimed(&wrong), at(600.0));
+    }
+
+    #[test]
+    fn a_time_of_sending_by_another_clock_moves_no_point() {
+        let at_and_sent = |device: f64, sent: f64, received: f64| Reading {
+            device_at: at(device),
+            sent_at: Some(at(sent)),
+            received_at: at(received),
+        };
+        let seconds = |times: Vec<DateTime<Utc>>| -> Vec<f64> {
+            times.iter().map(|time| (*time - at(0.0)).as_seconds_f64()).collect()
+        };
+        // The receiver's time is right, and the clock that says when it was sent is minutes behind, cut to seconds, or stands still.
+        for (behind, is_constant) in [(300.0, false), (0.9, false), (0.0, true)] {
+            let sent = |n: i32| if is_constant { -9_000.0 } else { f64::from(n) * 4.0 - behind };
+            let points: Vec<Reading> =
+                (0..8).map(|n| at_and_sent(f64::from(n) * 4.0, sent(n), f64::from(n) * 4.0 + 0.05)).collect();
+            let expected: Vec<f64> = (0..8).map(|n| f64::from(n) * 4.0).collect();
+            assert_eq!(seconds(corrected(&points)), expected, "{behind}");
+            // All points of a batch stay apart.
+            let batch: Vec<Reading> = (0..8).map(|n| at_and_sent(f64::from(n) / 10.0, -behind, 1.0)).collect();
+            let times = corrected(&batch);
+            assert!(times.windows(2).all(|w| (w[1] - w[0]).num_milliseconds() == 100), "{behind}: {times:?}");
+        }
+        // The receiver is a minute and a half ahead, and the clock that says when it was sent is right: corrected once.
+        let points: Vec<Reading> =
+            (0..8).map(|n| at_and_sent(f64::from(n) * 4.0 + 90.0, f64::from(n) * 4.0, f64::from(n) * 4.0)).collect();
+        assert_eq!(seconds(corrected(&points)), (0..8).map(|n| f64::from(n) * 4.0).collect::<Vec<_>>());
     }
 
     #[test]
