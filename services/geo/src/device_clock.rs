@@ -21,6 +21,8 @@ const LIVE_SPAN_MIN_MS: i64 = 2_000;
 const LIVE_SPREAD_MAX_MS: i64 = 2_000;
 /// The newest point of a message that is further ahead than the next one by more than this is a wrong fix.
 const WRONG_FIX_MS: i64 = 20_000;
+/// A message over a socket is under way for no longer: the socket closes after this silence.
+const DELAY_MAX_MS: i64 = 60_000;
 /// A smaller offset is no more than the delay of the network: the clock counts as right.
 const RIGHT_WITHIN_MS: i64 = 1_000;
 
@@ -68,8 +70,14 @@ impl DeviceClock {
     /// not, or was another.
     pub fn read(&mut self, reading: &Reading) -> bool {
         let (new, before) = (reading.measured(), self.offset_ms);
+        if self.readings.last().is_some_and(|last| new.at_ms < last.at_ms) {
+            return false;
+        }
+        if new.is_sent_at && before.is_some_and(|known| new.offset_ms - known > DELAY_MAX_MS) {
+            // Later than any message can be: the clock was set back.
+            self.readings.clear();
+        }
         match self.readings.last_mut() {
-            Some(last) if new.at_ms < last.at_ms => return false,
             Some(last) if new.at_ms - last.at_ms < READING_INTERVAL_MS && new.is_sent_at == last.is_sent_at => {
                 // A burst. The times of sending say the more the later they are; the others may have waited for any time.
                 if new.is_sent_at {
@@ -339,6 +347,29 @@ mod tests {
         let points: Vec<Reading> =
             (0..8).map(|n| at_and_sent(f64::from(n) * 4.0 + 90.0, f64::from(n) * 4.0, f64::from(n) * 4.0)).collect();
         assert_eq!(seconds(corrected(&points)), (0..8).map(|n| f64::from(n) * 4.0).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_by_hours_is_followed_at_once_if_the_time_of_sending_shows_it() {
+        let sent = |at_s: f64, received: f64| Reading {
+            device_at: at(at_s),
+            sent_at: Some(at(at_s)),
+            received_at: at(received),
+        };
+        for ahead in [7_200.0, 90_000.0, 61.5] {
+            let mut clock = DeviceClock::default();
+            (0..8).for_each(|n| _ = clock.read(&sent(f64::from(n) * 4.0 + ahead, f64::from(n) * 4.0)));
+            let first = sent(32.0, 32.2);
+            clock.read(&first);
+            assert_eq!(clock.corrected(&first), at(32.0), "{ahead} s ahead until it was set");
+            assert_eq!(clock.claimed(&first), at(32.0));
+        }
+        // As late as a message of an open socket may be, it is only late.
+        let mut clock = DeviceClock::default();
+        (0..8).for_each(|n| _ = clock.read(&sent(f64::from(n) * 4.0, f64::from(n) * 4.0)));
+        let late = sent(32.0, 90.0);
+        clock.read(&late);
+        assert_eq!(clock.corrected(&late), at(32.0));
     }
 
     #[test]
