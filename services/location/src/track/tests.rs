@@ -400,6 +400,11 @@ fn fixes_that_show_too_little_of_the_time_are_distinguished_from_those_that_show
     let coarse: Vec<Point> = (0..100).map(|s| Point { accuracy_m: Some(2e3), ..fix(f64::from(s), 0.0, 0.0) }).collect();
     let measured = measure(&coarse, &ride(100.0), MAX_SPEED_MPS);
     assert_eq!((measured.covered, measured.summary.points, measured.is_complete), (0.0, 0, true));
+    // Few gaps, one of which is an outlier: it does not show its own way.
+    for (seconds, arrived) in [(vec![0, 1, 2, 3, 4, 165], 170.0), (vec![0, 1, 2, 19], 20.0), (vec![0, 1, 168], 170.0)] {
+        assert!(covered(&mut seconds.iter().copied(), arrived) < 0.3, "{seconds:?}");
+    }
+    assert!(covered(&mut [0, 60, 120].into_iter(), 130.0) > 0.99, "a tracker that reports each minute");
 }
 
 #[test]
