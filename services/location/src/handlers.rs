@@ -246,7 +246,9 @@ impl RideTracks {
         }
         if self.cache.take_needs_drivers() {
             let on_duty = driver::rows::on_duty(tx).await?;
-            self.cache.positions().load(&on_duty);
+            let live = rows::live_tracks(tx).await?;
+            let in_rides = point_rows::last(tx, &live).await?;
+            self.cache.load_drivers(&on_duty, &in_rides);
         }
         if now >= self.next_silent {
             self.next_silent = now + SILENT_INTERVAL;

@@ -21,6 +21,7 @@ use streams::{Position, RideId, UserId, VehicleType};
 
 use crate::driver::rows::StoredPlace;
 use crate::driver::{self, DriverRow};
+use crate::tables::PointRow;
 use crate::zones::zone::{Scope, Zone};
 
 /// A driver who is not on duty and of whom nothing was received for longer is forgotten.
@@ -190,7 +191,6 @@ impl KnownDriver {
         self.newest.location.is_valid()
     }
 
-    fn place(&self) -> Place {
     /// The point, if no beacon brought the place.
     fn fix(&self) -> Fix<'_> {
         let NewestPosition { location, heading_deg, speed_mps, recorded_at, received_at, .. } = self.newest;
@@ -208,6 +208,7 @@ impl KnownDriver {
         }
     }
 
+    fn place(&self) -> Place {
         let NewestPosition { location, heading_deg, speed_mps, .. } = self.newest;
         let NewestPosition { recorded_at, received_at, device_at, ride_device, is_beacon, .. } = self.newest;
         Place {
@@ -252,8 +253,8 @@ impl DriverPositions {
         {
             self.moved.insert(update.user_id);
         }
-    }
         true
+    }
 
     pub(crate) fn record_beacon(&mut self, beacon: &UserBeacon, stored_at: DateTime<Utc>) {
         let driver = self.drivers.entry(beacon.user_id).or_default();
@@ -279,6 +280,15 @@ impl DriverPositions {
         }
     }
 
+    /// Adds stored points of rides under way, whose drivers' places are not stored apart from them.
+    pub(crate) fn load_points(&mut self, rows: &[PointRow]) {
+        let mut rows: Vec<&PointRow> = rows.iter().collect();
+        rows.sort_by_key(|row| (row.point.received_at, row.point.recorded_at));
+        for row in rows {
+            self.record_update(&row.update(), row.point.received_at);
+        }
+    }
+
     /// Adds what another process knows. If this one knows a newer place in another zone, it is to be announced: the other did not know it.
     pub(crate) fn restore(&mut self, known: &KnownDriver) {
         let driver = self.drivers.entry(known.user_id).or_default();
@@ -293,6 +303,11 @@ impl DriverPositions {
         let is_newer = if place.is_beacon {
             let is_newer = before.is_none_or(|(_, received_at)| received_at < place.received_at);
             driver.newest.restore(place, &known.newest.device);
+            is_newer
+        } else {
+            driver.newest.update(&known.fix())
+        };
+        if is_newer {
             driver.ride_id = known.ride_id;
         } else if before > Some((place.recorded_at, place.received_at))
             && driver.zone != Some(Zone::of(&place.position))
@@ -306,11 +321,6 @@ impl DriverPositions {
     /// The drivers who came into another zone, if it is one of those of this process.
     pub(crate) fn take_entered(&mut self, is_own: impl Fn(Zone) -> bool) -> Vec<KnownDriver> {
         let entered = std::mem::take(&mut self.entered);
-            is_newer
-        } else {
-            driver.newest.update(&known.fix())
-        };
-        if is_newer {
         let own = entered.into_iter().filter_map(|id| Some((id, self.drivers.get(&id)?)));
         own.filter(|(_, driver)| driver.zone.is_some_and(&is_own))
             .filter_map(|(id, driver)| KnownDriver::of(id, driver))
@@ -610,16 +620,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_handed_over_is_all_that_is_known_of_who_was_lately_received_in_these_zones() {
-        let at = |second| DateTime::UNIX_EPOCH + Duration::seconds(second);
-        let mut positions = DriverPositions::default();
-        for (n, second, lng) in [(1, 10, 30.0), (2, 100, 30.0), (3, 100, 30.2)] {
-            positions.record_update(&point(n, second, lng), at(second));
-        }
-        let beacon = serde_json::json!({
-            "user_id": UserId(Uuid::from_u128(2)), "active": true, "location": {"lat": 0.0, "lng": 30.0}, "vehicle_type": "van",
-            "recorded_at": rfc3339::text(&at(90)), "located_at": rfc3339::text(&at(80)), "device": "phone",
-    #[test]
     fn a_late_point_in_another_zone_does_not_replace_a_newer_place_that_another_process_knows() {
         let at = |second| DateTime::UNIX_EPOCH + Duration::seconds(second);
         let id = UserId(Uuid::from_u128(1));
@@ -642,6 +642,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_handed_over_is_all_that_is_known_of_who_was_lately_received_in_these_zones() {
+        let at = |second| DateTime::UNIX_EPOCH + Duration::seconds(second);
+        let mut positions = DriverPositions::default();
+        for (n, second, lng) in [(1, 10, 30.0), (2, 100, 30.0), (3, 100, 30.2)] {
+            positions.record_update(&point(n, second, lng), at(second));
+        }
+        let beacon = serde_json::json!({
+            "user_id": UserId(Uuid::from_u128(2)), "active": true, "location": {"lat": 0.0, "lng": 30.0}, "vehicle_type": "van",
+            "recorded_at": rfc3339::text(&at(90)), "located_at": rfc3339::text(&at(80)), "device": "phone",
         });
         positions.record_beacon(&serde_json::from_value(beacon).unwrap(), at(90));
         let west = Scope::Zones(BTreeSet::from([Zone::of(&Position { lat: 0.0, lng: 30.0 })]));
