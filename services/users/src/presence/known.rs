@@ -82,8 +82,8 @@ impl KnownDriver {
         self.accepted = Some((id, device));
     }
 
-    /// Whether `device` accepted the offer.
-    pub(crate) fn is_accepted_by(&self, id: MatchId, device: &str) -> bool {
-        self.accepted.as_ref().is_some_and(|(accepted, by)| *accepted == id && **by == *device)
+    /// The device that accepted the offer.
+    pub(crate) fn accepted_on(&self, id: MatchId) -> Option<Arc<str>> {
+        self.accepted.as_ref().filter(|(accepted, _)| *accepted == id).map(|(_, device)| device.clone())
     }
 }
