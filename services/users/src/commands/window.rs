@@ -3,8 +3,8 @@
 //! the stream does not fill.
 //!
 //! The readers say how far they are (`location.progress`). What they do not say in [`UNDER_WAY_MAX`] counts as read. A reader that has not
-//! said a word while a whole room was counted so is away: until it is back, positions go out at a low rate, [`ROOM_MIN`] a second, so that
-//! they do not push those of rides out of the stream. Positions of rides need no room.
+//! said a word while more than a whole room was counted so is away: until it is back, positions go out at a low rate, [`ROOM_MIN`] a second, so
+//! that they do not push those of rides out of the stream. Positions of rides need no room.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
@@ -150,7 +150,7 @@ impl Window {
             state.under_way.pop_front();
             released += 1;
         }
-        if state.unread.iter().any(|unread| *unread >= ROOM_MAX) {
+        if state.unread.iter().any(|unread| *unread > ROOM_MAX) {
             self.set_room(&mut state, ROOM_MIN, now);
         }
         let surplus = released.min(state.surplus);
@@ -220,13 +220,15 @@ mod tests {
                 sequence += 1;
                 room.published(sequence, Instant::now());
             }
-            tokio::time::advance(UNDER_WAY_MAX).await;
+            tokio::time::advance(UNDER_WAY_MAX / 2).await;
             readers.iter().for_each(|reader| window.on_progress(&progress(reader, sequence, 100), Instant::now()));
+            tokio::time::advance(UNDER_WAY_MAX / 2).await;
             sequence - first
         };
         assert_eq!(in_a_second(&READERS).await, ROOM_MAX as u64);
         // One of the two is away, as both are while PostgreSQL is.
         assert_eq!(in_a_second(&READERS[..1]).await, ROOM_MAX as u64);
+        assert_eq!(in_a_second(&[]).await, ROOM_MAX as u64);
         for _ in 0..60 {
             assert!(in_a_second(&[]).await <= ROOM_MIN as u64);
         }
