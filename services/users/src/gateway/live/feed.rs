@@ -86,6 +86,7 @@ impl Feed {
             ride_device: position.ride_device,
             device_at: position.device_at,
             recorded_at: position.recorded_at,
+            is_time_certain: false,
             received_at: position.received_at,
         };
         if self.order.update(&fix) {
