@@ -13,3 +13,4 @@ mod record;
 mod road_times;
 mod rows;
 mod rules;
+mod service_harness;
