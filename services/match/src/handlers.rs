@@ -2,7 +2,7 @@
 //! They decide nothing about matching. With more than one zone there is a [`Matcher`] for each, whose events are the rows that wait for the
 //! zone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Duration, Utc};
@@ -304,8 +304,14 @@ impl Matcher {
         let zones =
             if self.zone.partition.is_one() { BTreeMap::new() } else { inputs::zones_of(tx, &passengers).await? };
         let (mut items, mut handed_over, mut onward) = (Vec::with_capacity(waiting.len()), Vec::new(), Vec::new());
+        let mut messages: BTreeSet<&str> = BTreeSet::new();
         for (_, input) in waiting {
-            let ZoneInput { content, stored_at, trace, .. } = input;
+            let ZoneInput { content, message_id, stored_at, trace, .. } = input;
+            // Of zones that became one, both waited: the engine has the message itself.
+            if input.is_elsewhere() && messages.contains(message_id.as_str()) {
+                continue;
+            }
+            messages.insert(message_id);
             let other = passenger(input).and_then(|id| zones.get(&id)).filter(|zone| **zone != self.zone.number);
             if let Some(zone) = other {
                 onward.push(ZoneInput { zone: *zone, ..input.clone() });
@@ -316,8 +322,6 @@ impl Matcher {
                 Content::Event { event, elsewhere: false } => {
                     items.push(Item::Event { event, stored_at: *stored_at, trace });
                 }
-                // With one zone the engine has the other copy.
-                Content::Event { .. } if self.zone.partition.is_one() => {}
                 Content::Event { event, .. } => match &**event {
                     Event::Ride(e) => items.push(Item::Border(Border::Ride(e.clone()))),
                     Event::MatchRejected(e) => items.push(Item::Border(Border::Rejected(e.clone()))),

@@ -11,11 +11,12 @@ use imbl::OrdMap;
 use platform::store::rows::column;
 use platform::{On, StoreError};
 use sqlx::Row;
-use streams::{Position, UserId};
+use streams::{Event, Position, Subject, UserId};
 use uuid::Uuid;
 
 use crate::inputs;
 use crate::tables::Tx;
+use crate::zone_input::{Content, ZoneInput};
 use crate::zones::{Partition, ZoneSet};
 
 pub(crate) async fn to(tx: &mut Tx, partition: Partition, radius_m: f64, now: DateTime<Utc>) -> Result<(), StoreError> {
@@ -50,35 +51,60 @@ async fn fold(tx: &mut Tx, partition: Partition) -> Result<(), StoreError> {
             fold(&mut tables.zone_of_request, zones);
             fold(&mut tables.zone_of_offer, zones);
             fold(&mut tables.zone_of_ride, zones);
-            let inputs = tables.zone_inputs.iter().map(|((zone, id), input)| ((zone % zones, *id), input.clone()));
+            let inputs = tables.zone_inputs.iter().map(|((zone, id), input)| {
+                let zone = zone % zones;
+                ((zone, *id), ZoneInput { zone, ..input.clone() })
+            });
             tables.zone_inputs = inputs.collect();
+            let given_up = tables.given_up_inputs.iter().map(|(id, (input, why))| {
+                (*id, (ZoneInput { zone: input.zone % zones, ..input.clone() }, why.clone()))
+            });
+            tables.given_up_inputs = given_up.collect();
             tables.zone_of_passenger = OrdMap::new();
         }
     }
     Ok(())
 }
 
-/// The passengers who have something live, with its zone. The last counts: that of the request, if there is one.
+/// The passengers who have something live or whose searches wait to be handled, with its zone. The last counts: that of the request, if there
+/// is one; what a passenger does from now on is handled after what waits.
 async fn passengers(tx: &mut Tx) -> Result<BTreeMap<UserId, u16>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select passenger_id, zone, 1 as n from rides where ended_at is null \
                  union all select passenger_id, zone, 2 from offers where ended_at is null \
-                 union all select passenger_id, zone, 3 from requests where ended_at is null order by n",
+                 union all select (body::jsonb ->> 'user_id')::uuid, zone, 2 + id from zone_inputs \
+                 where subject = $1 and given_up is null \
+                 union all select passenger_id, zone, 9223372036854775807 from requests where ended_at is null order by n",
             )
+            .bind(Subject::UserFinder.as_str())
             .fetch_all(pg)
             .await?;
             rows.iter().map(inputs::passenger_and_zone).collect()
         }
         On::Memory(tables) => {
             let requests = tables.requests.values().filter(|r| r.ended_at.is_none());
+            let mut waiting: Vec<_> = tables.zone_inputs.iter().collect();
+            waiting.sort_unstable_by_key(|((_, id), _)| *id);
+            let waiting = waiting.into_iter().filter_map(|((zone, _), input)| match &input.content {
+                Content::Event { event, .. } => match &**event {
+                    Event::UserFinder(e) => Some((e.user_id, Some(zone))),
+                    _ => None,
+                },
+                Content::HandedOver(_) => None,
+            });
             let requests = requests.map(|r| (r.passenger_id, tables.zone_of_request.get(&r.request_id)));
             let offers = tables.offers.values().filter(|o| o.ended.is_none());
             let offers = offers.map(|o| (o.passenger_id, tables.zone_of_offer.get(&o.match_id)));
             let rides = tables.rides.values().filter(|r| r.ended_at.is_none());
             let rides = rides.map(|r| (r.passenger_id, tables.zone_of_ride.get(&r.ride_id)));
-            Ok(rides.chain(offers).chain(requests).map(|(id, zone)| (id, zone.copied().unwrap_or(0))).collect())
+            Ok(rides
+                .chain(offers)
+                .chain(waiting)
+                .chain(requests)
+                .map(|(id, zone)| (id, zone.copied().unwrap_or(0)))
+                .collect())
         }
     }
 }
@@ -111,4 +137,59 @@ async fn put_drivers(tx: &mut Tx, zones: BTreeMap<UserId, ZoneSet>) -> Result<()
         On::Memory(tables) => tables.zones_of_driver.extend(zones),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use platform::{Store, Trace, World};
+    use streams::event::UserFinder;
+    use streams::{RequestId, VehicleType};
+    use testing::{Backend, on_both_stores};
+
+    use super::*;
+    use crate::MIGRATIONS;
+    use crate::tables::Tables;
+
+    on_both_stores!(what_waits_is_handled_in_order_whatever_zones_become_one);
+
+    fn finder(n: u16, zone: u16) -> ZoneInput {
+        let event = UserFinder {
+            request_id: RequestId(Uuid::from_u128(n.into())),
+            user_id: UserId(Uuid::from_u128((n % 2).into())),
+            active: true,
+            pickup: Position { lat: 40.0, lng: f64::from(n) },
+            dropoff: Position { lat: 41.0, lng: 0.0 },
+            vehicle_type: VehicleType::Car,
+            recorded_at: DateTime::UNIX_EPOCH,
+            continues: None,
+            market_id: None,
+            expires_at: None,
+        };
+        let content = Content::Event { event: Box::new(Event::UserFinder(event)), elsewhere: false };
+        ZoneInput::between_zones(zone, content, DateTime::UNIX_EPOCH, trace())
+    }
+
+    fn trace() -> Trace {
+        Trace::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01").unwrap()
+    }
+
+    async fn what_waits_is_handled_in_order_whatever_zones_become_one(backend: Backend) {
+        let now = DateTime::UNIX_EPOCH;
+        let store: Store<Tables> = backend.store(&World::real(), "test", "matching", &MIGRATIONS).await;
+        let mut tx = store.begin().await.unwrap();
+        let zones = [4, 0, 1, 2, 3, 2, 0, 4];
+        for (n, zone) in (0..).zip(zones) {
+            inputs::insert(&mut tx, &[finder(n, zone)]).await.unwrap();
+        }
+        to(&mut tx, Partition::new(2, 700), 5_000.0, now).await.unwrap();
+        for (zone, expected) in [(0, vec![0, 1, 3, 5, 6, 7]), (1, vec![2, 4])] {
+            let waiting = inputs::read(&mut tx, zone, 100).await.unwrap();
+            let waiting: Vec<ZoneInput> = waiting.into_iter().map(|(_, input)| input.unwrap()).collect();
+            assert_eq!(waiting, expected.iter().map(|n| finder(*n, zone)).collect::<Vec<_>>());
+        }
+        // The last that waits is in zone 0: so is what comes after it, wherever it is.
+        let passengers = [0, 1].map(|n| (UserId(Uuid::from_u128(n)), 1));
+        let joined = inputs::join(&mut tx, &passengers.into(), now).await.unwrap();
+        assert_eq!(joined, [(passengers[0].0, 0), (passengers[1].0, 0)].into());
+    }
 }

@@ -10,6 +10,7 @@ mod flow;
 mod lease;
 mod random_walk;
 mod record;
+mod rezone;
 mod road_times;
 mod rows;
 mod rules;
