@@ -424,12 +424,24 @@ impl Matcher {
         Ok(())
     }
 
+    /// When the engine has something to do that no event brings.
+    fn engine_wake_at(&self) -> Option<DateTime<Utc>> {
+        if self.stale || self.waiting.has_more {
+            return Some(self.world.now());
+        }
+        let tick = self.engine.has_live_requests().then_some(self.next_tick);
+        let roads = self.roads.is_open().then(|| self.world.now() + ROADS_POLL);
+        [tick, self.engine.next_deadline(), roads].into_iter().flatten().min()
+    }
+
     async fn handle_all(&mut self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
         lease::guard(tx, self.held).await?;
         let now = self.world.now();
         self.woken = ZoneSet::default();
         self.waiting.answers.clear();
-        let is_idle = !self.zone.partition.is_one() && self.wake_at().is_none_or(|at| at > now);
+        // Road times may be there. To read letters is no reason for a step, which would be recorded.
+        let has_work = self.roads.is_open() || self.engine_wake_at().is_some_and(|at| at <= now);
+        let is_idle = !self.zone.partition.is_one() && !has_work;
         if self.stale {
             self.reload(tx, now).await?;
         }
@@ -590,13 +602,8 @@ impl Handler for Matcher {
     }
 
     fn wake_at(&self) -> Option<DateTime<Utc>> {
-        if self.stale || self.waiting.has_more {
-            return Some(self.world.now());
-        }
         let letters = self.letters.read_at.filter(|_| !self.zone.partition.is_one() || !self.letters.stored.is_empty());
-        let tick = self.engine.has_live_requests().then_some(self.next_tick);
-        let roads = self.roads.is_open().then(|| self.world.now() + ROADS_POLL);
-        [tick, self.engine.next_deadline(), roads, letters].into_iter().flatten().min()
+        self.engine_wake_at().into_iter().chain(letters).min()
     }
 }
 
