@@ -13,7 +13,7 @@ use platform::{
     Failure, Handler, Metrics, Platform, Received, Spans, StoreError, Trace, Transaction, World, kill_point,
 };
 use streams::event::RejectReason;
-use streams::{Event, MatchId, RequestId, RideId, RideStatus, Service};
+use streams::{Event, MatchId, RequestId, RideId, RideStatus, Service, UserId};
 use uuid::Uuid;
 
 use crate::borders;
@@ -338,12 +338,13 @@ impl Matcher {
         Ok(items)
     }
 
-    /// Whom other zones have, if it is other than the engine knows.
-    async fn elsewhere(&self, tx: &mut Transaction<Tables>) -> Result<Option<Border>, Failure> {
+    /// Whom other zones have, of those whom this one may bring together, if it is other than the engine knows.
+    async fn elsewhere(&self, tx: &mut Transaction<Tables>, accepted: &[UserId]) -> Result<Option<Border>, Failure> {
         let engine = &self.engine;
-        let all = borders::engaged_elsewhere(tx, self.zone).await?;
-        let is_known = |id| engine.drivers().contains_key(&id) || engine.live_request(id).is_some();
-        let all: Vec<_> = all.into_iter().filter(|(id, _)| is_known(*id)).collect();
+        let drivers = engine.drivers().values().filter(|driver| driver.active && !engine.is_locked(driver.user_id));
+        let passengers = engine.live_requests().map(|request| request.passenger_id);
+        let users = drivers.map(|driver| driver.user_id).chain(passengers).chain(accepted.iter().copied()).collect();
+        let all: Vec<_> = borders::engaged_elsewhere(tx, self.zone, &users).await?.into_iter().collect();
         let before = engine.elsewhere().filter(|(_, until)| until.is_none()).map(|(id, _)| id);
         let is_to_withdraw = |id| engine.held_by(id).is_some_and(Offer::is_outstanding);
         let is_same = before.eq(all.iter().map(|(id, _)| *id))
@@ -378,7 +379,7 @@ impl Matcher {
             tracing::debug!(zone = self.zone.number, ?lost, "another zone was first");
             output.events.retain(|event| !matches!(event, Event::MatchFound(e) if lost.contains(&e.match_id)));
             // Whom the others have: it may be the passenger.
-            let elsewhere = self.elsewhere(tx).await?;
+            let elsewhere = self.elsewhere(tx, &[]).await?;
             let lost = Border::Lost(lost, now + LEFT_OUT);
             let inputs: Vec<Input<'_>> = [&lost].into_iter().chain(&elsewhere).map(Input::Border).collect();
             let (more, recorded_more) = self.run(&inputs, now);
@@ -460,7 +461,11 @@ impl Matcher {
             || items.iter().filter_map(|item| if let Item::Event { event, .. } = item { Some(*event) } else { None });
         let pickups: Vec<RideId> = events().filter_map(pickup).collect();
         let ended = if pickups.is_empty() { Default::default() } else { rows::ended_rides(tx, &pickups).await? };
-        let has_accepted = events().any(|event| matches!(event, Event::MatchAccepted(_)));
+        let accepted = events().flat_map(|event| match event {
+            Event::MatchAccepted(e) => vec![e.driver_id, e.passenger_id],
+            _ => Vec::new(),
+        });
+        let accepted: Vec<UserId> = accepted.collect();
         let answers: Vec<&'static str> = events().filter_map(answer).collect();
         let mut traces: BTreeMap<RequestId, &Trace> = BTreeMap::new();
         let mut inputs = Vec::with_capacity(items.len() + 4);
@@ -468,8 +473,8 @@ impl Matcher {
         if !roads.is_empty() {
             inputs.push(Input::Roads(&roads));
         }
-        let looks = !self.zone.partition.is_one() && (has_accepted || self.is_tick_due(now));
-        let elsewhere = if looks { self.elsewhere(tx).await? } else { None };
+        let looks = !self.zone.partition.is_one() && (!accepted.is_empty() || self.is_tick_due(now));
+        let elsewhere = if looks { self.elsewhere(tx, &accepted).await? } else { None };
         inputs.extend(elsewhere.as_ref().map(Input::Border));
         for item in &items {
             let (event, stored_at, trace) = match item {

@@ -551,7 +551,7 @@ impl Engine {
     }
 
     /// The longest waiting first.
-    pub(super) fn live_requests(&self) -> impl Iterator<Item = &Request> {
+    pub(crate) fn live_requests(&self) -> impl Iterator<Item = &Request> {
         self.queue.iter().filter_map(|(_, id)| self.requests.get(id))
     }
 
