@@ -15,3 +15,4 @@ mod road_times;
 mod rows;
 mod rules;
 mod service_harness;
+mod zones_record;
