@@ -311,6 +311,7 @@ impl App {
                     .context("CODE_COUNTRIES")?,
                 request_ttl_s: settings.match_request_ttl_s,
                 markets: markets.clone(),
+                roads,
                 driver_approval: settings.driver_approval,
                 push: settings.push.config(settings.embedded())?,
                 sign_in_life: chrono::TimeDelta::days(settings.sign_in_max_days.into()),
