@@ -2,7 +2,7 @@
 //! They decide nothing about matching. With more than one zone there is a [`Matcher`] for each, whose events are the rows that wait for the
 //! zone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Duration, Utc};
@@ -13,7 +13,7 @@ use platform::{
     Failure, Handler, Metrics, Platform, Received, Spans, StoreError, Trace, Transaction, World, kill_point,
 };
 use streams::event::RejectReason;
-use streams::{Event, MatchId, RequestId, RideId, RideStatus, Service};
+use streams::{Event, MatchId, RequestId, RideId, RideStatus, Service, UserId};
 use uuid::Uuid;
 
 use crate::borders;
@@ -317,8 +317,14 @@ impl Matcher {
         let zones =
             if self.zone.partition.is_one() { BTreeMap::new() } else { inputs::zones_of(tx, &passengers).await? };
         let (mut items, mut handed_over, mut onward) = (Vec::with_capacity(waiting.len()), Vec::new(), Vec::new());
+        let mut messages: BTreeSet<&str> = BTreeSet::new();
         for (_, input) in waiting {
-            let ZoneInput { content, stored_at, trace, .. } = input;
+            let ZoneInput { content, message_id, stored_at, trace, .. } = input;
+            // Of zones that became one, both waited: the engine has the message itself.
+            if input.is_elsewhere() && messages.contains(message_id.as_str()) {
+                continue;
+            }
+            messages.insert(message_id);
             let other = passenger(input).and_then(|id| zones.get(&id)).filter(|zone| **zone != self.zone.number);
             if let Some(zone) = other {
                 onward.push(ZoneInput { zone: *zone, ..input.clone() });
@@ -329,8 +335,6 @@ impl Matcher {
                 Content::Event { event, elsewhere: false } => {
                     items.push(Item::Event { event, stored_at: *stored_at, trace });
                 }
-                // With one zone the engine has the other copy.
-                Content::Event { .. } if self.zone.partition.is_one() => {}
                 Content::Event { event, .. } => match &**event {
                     Event::Ride(e) => items.push(Item::Border(Border::Ride(e.clone()))),
                     Event::MatchRejected(e) => items.push(Item::Border(Border::Rejected(e.clone()))),
@@ -347,12 +351,13 @@ impl Matcher {
         Ok(items)
     }
 
-    /// Whom other zones have, if it is other than the engine knows.
-    async fn elsewhere(&self, tx: &mut Transaction<Tables>) -> Result<Option<Border>, Failure> {
+    /// Whom other zones have, of those whom this one may bring together, if it is other than the engine knows.
+    async fn elsewhere(&self, tx: &mut Transaction<Tables>, accepted: &[UserId]) -> Result<Option<Border>, Failure> {
         let engine = &self.engine;
-        let all = borders::engaged_elsewhere(tx, self.zone).await?;
-        let is_known = |id| engine.drivers().contains_key(&id) || engine.live_request(id).is_some();
-        let all: Vec<_> = all.into_iter().filter(|(id, _)| is_known(*id)).collect();
+        let drivers = engine.drivers().values().filter(|driver| driver.active && !engine.is_locked(driver.user_id));
+        let passengers = engine.live_requests().map(|request| request.passenger_id);
+        let users = drivers.map(|driver| driver.user_id).chain(passengers).chain(accepted.iter().copied()).collect();
+        let all: Vec<_> = borders::engaged_elsewhere(tx, self.zone, &users).await?.into_iter().collect();
         let before = engine.elsewhere().filter(|(_, until)| until.is_none()).map(|(id, _)| id);
         let is_to_withdraw = |id| engine.held_by(id).is_some_and(Offer::is_outstanding);
         let is_same = before.eq(all.iter().map(|(id, _)| *id))
@@ -390,7 +395,7 @@ impl Matcher {
             tracing::debug!(zone = self.zone.number, ?lost, "another zone was first");
             output.events.retain(|event| !matches!(event, Event::MatchFound(e) if lost.contains(&e.match_id)));
             // Whom the others have: it may be the passenger.
-            let elsewhere = self.elsewhere(tx).await?;
+            let elsewhere = self.elsewhere(tx, &[]).await?;
             let lost = Border::Lost(lost, now + LEFT_OUT);
             let inputs: Vec<Input<'_>> = [&lost].into_iter().chain(&elsewhere).map(Input::Border).collect();
             let (more, recorded_more) = self.run(&inputs, now);
@@ -436,12 +441,24 @@ impl Matcher {
         Ok(())
     }
 
+    /// When the engine has something to do that no event brings.
+    fn engine_wake_at(&self) -> Option<DateTime<Utc>> {
+        if self.stale || self.waiting.has_more {
+            return Some(self.world.now());
+        }
+        let tick = self.engine.has_live_requests().then_some(self.next_tick);
+        let roads = self.roads.is_open().then(|| self.world.now() + ROADS_POLL);
+        [tick, self.engine.next_deadline(), roads].into_iter().flatten().min()
+    }
+
     async fn handle_all(&mut self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
         lease::guard(tx, self.held).await?;
         let now = self.world.now();
         self.woken = ZoneSet::default();
         self.waiting.answers.clear();
-        let is_idle = !self.zone.partition.is_one() && self.wake_at().is_none_or(|at| at > now);
+        // Road times may be there. To read letters is no reason for a step, which would be recorded.
+        let has_work = self.roads.is_open() || self.engine_wake_at().is_some_and(|at| at <= now);
+        let is_idle = !self.zone.partition.is_one() && !has_work;
         if self.stale {
             self.reload(tx, now).await?;
         }
@@ -460,7 +477,11 @@ impl Matcher {
             || items.iter().filter_map(|item| if let Item::Event { event, .. } = item { Some(*event) } else { None });
         let pickups: Vec<RideId> = events().filter_map(pickup).collect();
         let ended = if pickups.is_empty() { Default::default() } else { rows::ended_rides(tx, &pickups).await? };
-        let has_accepted = events().any(|event| matches!(event, Event::MatchAccepted(_)));
+        let accepted = events().flat_map(|event| match event {
+            Event::MatchAccepted(e) => vec![e.driver_id, e.passenger_id],
+            _ => Vec::new(),
+        });
+        let accepted: Vec<UserId> = accepted.collect();
         let answers: Vec<&'static str> = events().filter_map(answer).collect();
         let mut traces: BTreeMap<RequestId, &Trace> = BTreeMap::new();
         let mut inputs = Vec::with_capacity(items.len() + 4);
@@ -468,8 +489,8 @@ impl Matcher {
         if !roads.is_empty() {
             inputs.push(Input::Roads(&roads));
         }
-        let looks = !self.zone.partition.is_one() && (has_accepted || self.is_tick_due(now));
-        let elsewhere = if looks { self.elsewhere(tx).await? } else { None };
+        let looks = !self.zone.partition.is_one() && (!accepted.is_empty() || self.is_tick_due(now));
+        let elsewhere = if looks { self.elsewhere(tx, &accepted).await? } else { None };
         inputs.extend(elsewhere.as_ref().map(Input::Border));
         for item in &items {
             let (event, stored_at, trace) = match item {
@@ -605,13 +626,8 @@ impl Handler for Matcher {
     }
 
     fn wake_at(&self) -> Option<DateTime<Utc>> {
-        if self.stale || self.waiting.has_more {
-            return Some(self.world.now());
-        }
         let letters = self.letters.read_at.filter(|_| !self.zone.partition.is_one() || !self.letters.stored.is_empty());
-        let tick = self.engine.has_live_requests().then_some(self.next_tick);
-        let roads = self.roads.is_open().then(|| self.world.now() + ROADS_POLL);
-        [tick, self.engine.next_deadline(), roads, letters].into_iter().flatten().min()
+        self.engine_wake_at().into_iter().chain(letters).min()
     }
 }
 

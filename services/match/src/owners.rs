@@ -320,7 +320,7 @@ async fn own(
     handlers::lock(&positions).merge(known);
     let matcher = Matcher::new(&platform, &config, positions, zone, epoch);
     let worker = Worker::new(&platform, Service::Match, &store, Vec::new(), BATCH_MAX, matcher).woken_by(wake);
-    Some(worker.run(stop).await)
+    Some(Box::pin(worker.run(stop)).await)
 }
 
 /// Records the positions that other processes pass on to a zone.

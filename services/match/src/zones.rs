@@ -188,7 +188,8 @@ mod tests {
             assert_eq!(Partition::ONE.zone_of(&at), 0);
         }
         assert_eq!(seen, ZoneSet(0b1111));
-        let shares = |members: usize| (0..members.max(1)).map(|before| partition.share(members, before)).collect::<Vec<_>>();
+        let shares =
+            |members: usize| (0..members.max(1)).map(|before| partition.share(members, before)).collect::<Vec<_>>();
         assert_eq!((shares(0), shares(3), shares(5)), (vec![4], vec![2, 1, 1], vec![1, 1, 1, 1, 0]));
     }
 
