@@ -99,6 +99,9 @@ impl Tally {
                 None => {}
             }
         }
+        // The row of one that goes on in another zone is written there.
+        let handed_over = output.handed_over.iter().map(|(_, row)| row).filter(|row| row.opened_at >= self.since);
+        self.opened.extend(handed_over.map(|row| (row.request_id, row.opened_at)));
         for row in output.rows.offers.iter().filter(|row| row.accepted_at.is_some()) {
             self.accepted.entry(row.request_id).or_insert(row.match_id);
         }
