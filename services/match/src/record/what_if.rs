@@ -54,6 +54,9 @@ struct Made {
     answer: Option<(Answer, Duration)>,
 }
 
+/// Of a ride: the driver, the beginning and the end.
+type Ridden = (UserId, DateTime<Utc>, Option<DateTime<Utc>>);
+
 /// What came of searches that began at `since` or later.
 #[derive(Debug, Clone, PartialEq)]
 struct Tally {
@@ -64,8 +67,7 @@ struct Tally {
     /// The first accepted offer of each search.
     accepted: BTreeMap<RequestId, MatchId>,
     drivers: BTreeSet<UserId>,
-    /// The driver, the beginning and the end.
-    rides: BTreeMap<RideId, (UserId, DateTime<Utc>, Option<DateTime<Utc>>)>,
+    rides: BTreeMap<RideId, Ridden>,
 }
 
 /// Offers of the step before that were not made, because another zone was first.
@@ -119,9 +121,7 @@ impl Tally {
     fn twice(&self) -> usize {
         let mut rides: Vec<_> = self.rides.values().collect();
         rides.sort_unstable();
-        let overlap = |pair: &[&(UserId, DateTime<Utc>, Option<DateTime<Utc>>)]| {
-            pair[0].0 == pair[1].0 && pair[0].2.is_none_or(|end| pair[1].1 < end)
-        };
+        let overlap = |pair: &[&Ridden]| pair[0].0 == pair[1].0 && pair[0].2.is_none_or(|end| pair[1].1 < end);
         rides.windows(2).filter(|pair| overlap(pair)).count()
     }
 
