@@ -397,7 +397,7 @@ mod tests {
             sqlx::query(sqlx::AssertSqlSafe(format!("analyze {table}"))).execute(&mut *pg).await.unwrap();
         }
         // A thousand, of whom every tenth is in a ride elsewhere.
-        let number = |n: u32| if n % 10 == 0 { n } else { n + 1_000_000 };
+        let number = |n: u32| if n.is_multiple_of(10) { n } else { n + 1_000_000 };
         let user = |n: u32| UserId(format!("00000000-0000-4000-8000-{:012x}", number(n)).parse().unwrap());
         let users: BTreeSet<UserId> = (1..=1_000).map(user).collect();
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!("explain (analyze, buffers) {ENGAGED_ELSEWHERE}")))

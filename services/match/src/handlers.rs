@@ -753,4 +753,30 @@ mod tests {
         };
         tokio::time::timeout(std::time::Duration::from_secs(20), until_quiet).await.expect("woken for ever");
     }
+
+    /// What it records is a snapshot of all drivers, and a step each time.
+    #[tokio::test(start_paused = true)]
+    async fn a_zone_for_which_nothing_waits_records_its_beginning_alone() {
+        let world = World::seeded(DateTime::UNIX_EPOCH, 1);
+        let platform = Platform::new(world.clone(), streams::Bus::Memory(MemoryBus::new(world.now(), 1)), "a");
+        let store: platform::Store<Tables> = platform::Store::memory(&world, &"a".into());
+        let zone = Zone { partition: crate::zones::Partition::new(3, 1_000), number: 1 };
+        let mut tx = store.begin().await.unwrap();
+        let at = (world.now(), 5_000.0);
+        let epoch = lease::take(&mut tx, zone, "a", Duration::hours(1), at).await.unwrap().unwrap();
+        tx.commit().await.unwrap();
+        let mut matcher = Matcher::new(&platform, &Config::default(), Arc::default(), zone, epoch);
+        let mut recorded = Vec::new();
+        for _ in 0..20 {
+            let mut tx = store.begin().await.unwrap();
+            matcher.handle(&mut tx, &[]).await.unwrap();
+            let platform::On::Memory(tables) = tx.on() else { unreachable!() };
+            recorded.push(tables.recorded_steps.len());
+            tx.commit().await.unwrap();
+            matcher.committed(&[]).await;
+            let until = matcher.wake_at().expect("letters are looked for each minute");
+            tokio::time::advance((until - world.now()).to_std().unwrap()).await;
+        }
+        assert_eq!(recorded, [recorded[0]; 20]);
+    }
 }

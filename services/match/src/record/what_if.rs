@@ -54,7 +54,7 @@ struct Made {
     answer: Option<(Answer, Duration)>,
 }
 
-/// Who drives a ride, when it began and when it ended.
+/// Of a ride: the driver, the beginning and the end.
 type Ridden = (UserId, DateTime<Utc>, Option<DateTime<Utc>>);
 
 /// What came of searches that began at `since` or later.
@@ -101,6 +101,9 @@ impl Tally {
                 None => {}
             }
         }
+        // The row of one that goes on in another zone is written there.
+        let handed_over = output.handed_over.iter().map(|(_, row)| row).filter(|row| row.opened_at >= self.since);
+        self.opened.extend(handed_over.map(|row| (row.request_id, row.opened_at)));
         for row in output.rows.offers.iter().filter(|row| row.accepted_at.is_some()) {
             self.accepted.entry(row.request_id).or_insert(row.match_id);
         }

@@ -26,6 +26,7 @@ const ROUND: Duration = Duration::from_millis(1_600);
 enum Passenger {
     Idle,
     Searches(u32),
+    Accepted(MatchId),
     Rides(MatchId, u32),
 }
 
@@ -93,6 +94,13 @@ impl City {
                     self.harness.end_search(&format!("r{request}"), &format!("p{n}")).await;
                     self.passengers.insert(n, Passenger::Idle);
                 }
+                Passenger::Accepted(of) => {
+                    self.rides += 1;
+                    let found = self.harness.events.found[&of].clone();
+                    let event = self.harness.ride(&format!("k{}", self.rides), &found, RideStatus::Pickup);
+                    self.harness.publish(event).await;
+                    self.passengers.insert(n, Passenger::Rides(of, self.rides));
+                }
                 Passenger::Rides(of, ride) if chance < 20 => {
                     let found = self.harness.events.found[&of].clone();
                     let ride = format!("k{ride}");
@@ -130,10 +138,7 @@ impl City {
             0..6 => {
                 let accepted = self.harness.events().accepted(id);
                 self.harness.publish(Event::MatchAccepted(accepted)).await;
-                self.rides += 1;
-                let event = self.harness.ride(&format!("k{}", self.rides), &found, RideStatus::Pickup);
-                self.harness.publish(event).await;
-                self.passengers.insert(passenger, Passenger::Rides(id, self.rides));
+                self.passengers.insert(passenger, Passenger::Accepted(id));
             }
             6..8 => {
                 let declined = self.harness.events().rejected(id, RejectReason::Declined);
@@ -212,6 +217,7 @@ async fn the_record_of_three_zones_comes_out_the_same_and_another_policy_is_trie
     let same = of(Policy::Batched).await;
     assert_eq!(same.what_if, same.happened);
     assert_eq!((same.zones, same.gaps, same.twice), (3, 0, 0));
+    assert!(same.happened.matched > DECISIONS / 4, "{same:?}");
     assert_eq!((same.offers, same.same_offers), (found.len(), found.len()));
     // The last ones are not handled when it ends.
     let handled = requests - PASSENGERS..=requests;
