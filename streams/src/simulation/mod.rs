@@ -6,6 +6,8 @@
 
 mod fault;
 
+#[cfg(feature = "simulation")]
+mod cost;
 #[cfg(not(feature = "simulation"))]
 mod disabled;
 #[cfg(feature = "simulation")]
@@ -13,6 +15,8 @@ mod enabled;
 
 #[cfg(not(feature = "simulation"))]
 pub use disabled::{Faults, sabotage};
+#[cfg(feature = "simulation")]
+pub use cost::{Costs, Work};
 #[cfg(feature = "simulation")]
 pub use enabled::{Dice, Faults, sabotage, set_sabotage};
 pub use fault::{Fault, Sabotage};
