@@ -36,8 +36,11 @@ struct Length {
     measured: Duration,
 }
 
-const LONG: Length = Length { warm_up: Duration::from_secs(2), measured: Duration::from_secs(3) };
-const SHORT: Length = Length { warm_up: Duration::from_millis(1_500), measured: Duration::from_millis(1_500) };
+/// So long that it matters little at which moment of people's cycles, of a second or so, it ends.
+const LONG: Length = Length { warm_up: Duration::from_secs(2), measured: Duration::from_secs(8) };
+const SHORT: Length = Length { warm_up: Duration::from_millis(1_200), measured: Duration::from_millis(1_200) };
+/// Processes of each service in the short run.
+const FEW: [u32; 2] = [1, 3];
 /// What the short run asks for.
 const ENOUGH: f64 = 0.85;
 
@@ -178,54 +181,46 @@ fn zones() -> u16 {
     std::env::var("SCALE_ZONES").map_or(ZONES, |text| text.parse().expect("SCALE_ZONES is a number"))
 }
 
-fn numbers() -> Vec<u32> {
-    let text = std::env::var("SCALE_N").unwrap_or_else(|_| "1,2".to_owned());
-    text.split(',').map(|n| n.parse().unwrap_or_else(|_| panic!("SCALE_N: `{n}` is no number"))).collect()
-}
-
 /// What `scripts/scale` runs, with more processes and for longer.
 #[test]
 fn table_of_scale() {
-    let length = if std::env::var_os("SCALE_N").is_some() { LONG } else { SHORT };
+    let more = std::env::var("SCALE_N").ok().map(|text| {
+        text.split(',').map(|n| n.parse().unwrap_or_else(|_| panic!("SCALE_N: `{n}` is no number"))).collect()
+    });
+    let (numbers, length): (Vec<u32>, Length) = more.map_or((FEW.to_vec(), SHORT), |numbers| (numbers, LONG));
     for workload in [Workload::Positions, Workload::Matches] {
-        let (measured, _) = curve(workload, &numbers(), length, Sabotage::NONE);
-        for measured in measured {
+        let (measured, _) = curve(workload, &numbers, length, Sabotage::NONE);
+        for measured in &measured {
             let busiest = measured.work.values().map(|work| measured.busy(work)).fold(0.0, f64::max);
             assert!(busiest > 0.95, "{workload:?}: the load is less than {} processes can do", measured.n);
+        }
+        if let [one, many] = &measured[..] {
+            assert!(efficiency(one, many) > ENOUGH, "{workload:?}\n{one}\n{many}");
         }
     }
 }
 
-/// Processes of each service in the short run.
-const FEW: [u32; 2] = [1, 4];
-
-/// How much more the larger number of [`FEW`] does than one process, as a part of what would be proportional.
-fn efficiency(workload: Workload, sabotage: Sabotage) -> f64 {
-    let [one, many] = FEW.map(|n| measure(n, workload, SHORT, sabotage));
-    println!("{workload:?} {sabotage:?}\n{one}\n{many}");
+/// How much more many processes do than one, as a part of what would be proportional.
+fn efficiency(one: &Measured, many: &Measured) -> f64 {
     many.per_s / one.per_s / f64::from(many.n)
 }
 
-#[test]
-fn matches_grow_with_the_processes() {
-    assert!(efficiency(Workload::Matches, Sabotage::NONE) > ENOUGH);
-}
-
-#[test]
-fn positions_grow_with_the_processes() {
-    assert!(efficiency(Workload::Positions, Sabotage::NONE) > ENOUGH);
+fn sabotaged(workload: Workload, sabotage: Sabotage) -> f64 {
+    let [one, many] = FEW.map(|n| measure(n, workload, SHORT, sabotage));
+    println!("{workload:?} {sabotage:?}\n{one}\n{many}");
+    efficiency(&one, &many)
 }
 
 #[test]
 fn a_lock_that_all_transactions_take_is_seen() {
     let sabotage = Sabotage { one_transaction_at_a_time: true, ..Sabotage::NONE };
-    assert!(efficiency(Workload::Matches, sabotage) < ENOUGH);
+    assert!(sabotaged(Workload::Matches, sabotage) < ENOUGH);
 }
 
 #[test]
 fn positions_that_everyone_hears_are_seen() {
     let sabotage = Sabotage { everyone_hears_everything: true, ..Sabotage::NONE };
-    assert!(efficiency(Workload::Positions, sabotage) < ENOUGH);
+    assert!(sabotaged(Workload::Positions, sabotage) < ENOUGH);
 }
 
 #[test]
