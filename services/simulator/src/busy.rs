@@ -32,6 +32,8 @@ const NEAR: f64 = 0.01;
 const BEGIN_MAX: Duration = Duration::from_secs(1);
 /// The pause between two positions of a driver.
 const POSITION_PAUSE: Duration = Duration::from_millis(50);
+/// The pause after a command that was refused, because the platform is too busy.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// Somebody who waits longer for a frame begins again.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -205,15 +207,26 @@ impl Client {
     async fn search(mut self) -> Result<()> {
         let (pickup, dropoff) = (place(&self.home), place(&self.dropoff));
         let trip = json!({"active": true, "pickup": pickup, "dropoff": dropoff, "vehicle_type": "car"});
+        // Of the last ride; after a refusal nobody knows whether it is over, and the two are tried in turn.
+        let (mut cancel, mut is_in_ride) = (Value::Null, false);
         loop {
-            self.send("finder.update", &trip).await?;
+            let (command, data) = if is_in_ride { ("ride.cancel", &cancel) } else { ("finder.update", &trip) };
+            self.send(command, data).await?;
             while let Some((kind, data)) = self.next().await? {
                 match kind.as_str() {
                     "ride.pickup" => {
-                        let cancel = json!({"ride_id": data["ride_id"], "reason": "measured"});
-                        self.send("ride.cancel", &cancel).await?;
+                        (cancel, is_in_ride) = (json!({"ride_id": data["ride_id"], "reason": "measured"}), true);
+                        break;
                     }
-                    "ride.cancelled" | "error" => break,
+                    "ride.cancelled" => {
+                        is_in_ride = false;
+                        break;
+                    }
+                    "error" => {
+                        sleep(REFUSED_PAUSE).await;
+                        is_in_ride = !is_in_ride && !cancel.is_null();
+                        break;
+                    }
                     _ => {}
                 }
             }

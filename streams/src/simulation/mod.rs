@@ -13,10 +13,10 @@ mod disabled;
 #[cfg(feature = "simulation")]
 mod enabled;
 
-#[cfg(not(feature = "simulation"))]
-pub use disabled::{Faults, sabotage};
 #[cfg(feature = "simulation")]
 pub use cost::{Costs, Work};
+#[cfg(not(feature = "simulation"))]
+pub use disabled::{Faults, sabotage};
 #[cfg(feature = "simulation")]
 pub use enabled::{Dice, Faults, sabotage, set_sabotage};
 pub use fault::{Fault, Sabotage};

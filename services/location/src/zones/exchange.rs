@@ -15,8 +15,8 @@ use platform::api::Schemas;
 use platform::{CancellationToken, Platform, Received, retry};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use streams::event::{LocationUpdate, UserBeacon};
 use streams::Event;
+use streams::event::{LocationUpdate, UserBeacon};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::members::{Moves, VERSION};

@@ -143,7 +143,8 @@ impl GivenUp {
         let payload = self.body.clone().into_bytes().into();
         let (sequence, stored_at) = (self.sequence, self.stored_at);
         let message = StoredMessage { subject: self.subject.clone(), headers, payload, sequence, stored_at };
-        let failed = FailedMessage { stream, consumer: &consumer, message: &message, deliveries: 1, reason: &self.reason };
+        let failed =
+            FailedMessage { stream, consumer: &consumer, message: &message, deliveries: 1, reason: &self.reason };
         let mut letter = failed.dead_letter(platform.world.now());
         let (row, micros) = (&self.row, stored_at.timestamp_micros());
         letter.headers.set(MESSAGE_ID, format!("dead_letter-{stream}-{consumer}-{sequence}-{row}-{micros}"));

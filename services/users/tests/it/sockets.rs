@@ -332,7 +332,7 @@ async fn a_frame_that_overtook_others_waits_for_them_and_what_is_missing_is_read
     let cluster = Cluster::on(Backend::Memory).await;
     // What the writer says to the pod comes by this test alone.
     let other = cluster.with_other_bus().await;
-    let (writer, mut pod) = (cluster.pod("one").await, other.pod("two").await);
+    let (mut writer, mut pod) = (cluster.pod("one").await, other.pod("two").await);
     let user = pod.passenger("+12125550123").await;
     let mut client = pod.connect(user, None).await;
     let mut spy = cluster.bus.subscribe("users.pod.two", None).await.unwrap();
