@@ -7,7 +7,7 @@
 //! - Without it, a clock that is behind and a point that is sent late look alike. Only points that arrive live tell them apart: at
 //!   least three, received at the intervals at which they were measured. Until then a device is taken at its word.
 //! - A time later than its reception is wrong by at least the difference, whatever the offset: no corrected time is later than its
-//!   reception by more than a second, up to which no clock is right. One such point alone moves no other point, because it may be a single wrong fix.
+//!   reception by more than a second, up to which no clock is right. A few such points alone move no other point, because they may be wrong fixes.
 
 use chrono::{DateTime, Duration, Utc};
 
@@ -19,8 +19,10 @@ const READING_INTERVAL_MS: i64 = 500;
 const LIVE_MIN: usize = 3;
 const LIVE_SPAN_MIN_MS: i64 = 2_000;
 const LIVE_SPREAD_MAX_MS: i64 = 2_000;
-/// The newest point of a message that is further ahead than the next one by more than this is a wrong fix.
+/// Points of the future that are further ahead than the others of their message by more than this are wrong fixes.
 const WRONG_FIX_MS: i64 = 20_000;
+/// A message over a socket is under way for no longer: the socket closes after this silence.
+const DELAY_MAX_MS: i64 = 60_000;
 /// A smaller offset is no more than the delay of the network: the clock counts as right.
 const RIGHT_WITHIN_MS: i64 = 1_000;
 
@@ -38,16 +40,12 @@ pub struct Reading {
 impl Reading {
     /// The offset plus a delay, and whether the delay is that of the network alone.
     fn measured(&self) -> Measured {
-        // What is measured after it was sent was not measured by the clock that says when it was sent, or not at all.
+        // What is measured after it was sent was not measured by the clock that says when it was sent, or not at all. That clock says
+        // nothing about the point then: times of two clocks are never compared.
         let sent_at = self.sent_at.filter(|sent| *sent + Duration::milliseconds(LIVE_SPREAD_MAX_MS) >= self.device_at);
         let by = sent_at.unwrap_or(self.device_at);
         let at_ms = self.received_at.timestamp_millis();
         Measured { at_ms, offset_ms: at_ms - by.timestamp_millis(), is_sent_at: sent_at.is_some() }
-    }
-
-    /// The device's time of the point: not later than the sending.
-    fn bounded_device_at(&self) -> DateTime<Utc> {
-        self.sent_at.map_or(self.device_at, |sent| self.device_at.min(sent))
     }
 }
 
@@ -72,8 +70,14 @@ impl DeviceClock {
     /// not, or was another.
     pub fn read(&mut self, reading: &Reading) -> bool {
         let (new, before) = (reading.measured(), self.offset_ms);
+        if self.readings.last().is_some_and(|last| new.at_ms < last.at_ms) {
+            return false;
+        }
+        if new.is_sent_at && before.is_some_and(|known| new.offset_ms - known > DELAY_MAX_MS) {
+            // Later than any message can be: the clock was set back.
+            self.readings.clear();
+        }
         match self.readings.last_mut() {
-            Some(last) if new.at_ms < last.at_ms => return false,
             Some(last) if new.at_ms - last.at_ms < READING_INTERVAL_MS && new.is_sent_at == last.is_sent_at => {
                 // A burst. The times of sending say the more the later they are; the others may have waited for any time.
                 if new.is_sent_at {
@@ -147,25 +151,45 @@ impl DeviceClock {
     }
 
     fn shifted(&self, reading: &Reading, by: Duration) -> DateTime<Utc> {
-        let at = reading.bounded_device_at() + self.offset() - by;
+        let at = self.claimed(reading) - by;
         if at - reading.received_at <= Duration::milliseconds(RIGHT_WITHIN_MS) { at } else { reading.received_at }
     }
 
     /// The same for all points of one message, in their order. Two or more that are later than their reception show a clock that is ahead:
-    /// all are shifted by as much, so that their intervals stay. One alone is a wrong fix, and shifts no other.
+    /// all are shifted by as much, so that their intervals stay. One alone shifts no other. Wrong fixes come just before the newest of
+    /// the others, which says where the device is.
     pub fn corrected_message(&self, points: &[Reading]) -> Vec<DateTime<Utc>> {
-        let ahead = |point: &Reading| point.bounded_device_at() + self.offset() - point.received_at;
-        let (mut most, mut second) = (Duration::MIN, Duration::MIN);
-        for by in points.iter().map(ahead) {
-            (most, second) = if by > most { (by, most) } else { (most, second.max(by)) };
-        }
-        let shift = match second > Duration::milliseconds(RIGHT_WITHIN_MS) {
-            true if most - second > Duration::milliseconds(WRONG_FIX_MS) => second,
-            true => most,
-            false => Duration::zero(),
+        let right_within = Duration::milliseconds(RIGHT_WITHIN_MS);
+        let ahead = |point: &Reading| self.claimed(point) - point.received_at;
+        let mut sorted: Vec<Duration> = points.iter().map(ahead).collect();
+        sorted.sort();
+        let right = &sorted[..sorted.len() - wrong_fixes(&sorted)];
+        let shift = match right {
+            [.., second, most] if *second > right_within => *most,
+            _ => Duration::zero(),
         };
-        points.iter().map(|point| self.shifted(point, shift)).collect()
+        let newest = right.last().copied().unwrap_or_default();
+        let is_wrong = |point: &Reading| ahead(point) > newest;
+        let newest_right = points.iter().filter(|p| !is_wrong(p)).map(|point| self.shifted(point, shift)).max();
+        let time = |point: &Reading| match newest_right.filter(|_| is_wrong(point)) {
+            Some(newest_right) => newest_right - Duration::milliseconds(1),
+            None => self.shifted(point, shift),
+        };
+        points.iter().map(time).collect()
     }
+}
+
+/// How many of the last points of a message are wrong fixes. `ahead` says in order by how much each point is later than its reception:
+/// wrong ones are later than all others by far, and fewer, or one alone.
+fn wrong_fixes(ahead: &[Duration]) -> usize {
+    let is_far = |pair: &[Duration]| pair[1] - pair[0] > Duration::milliseconds(WRONG_FIX_MS);
+    let begins = |at: &usize| {
+        let (others, wrong) = (*at, ahead.len() - at);
+        is_far(&ahead[at - 1..=*at])
+            && ahead[*at] > Duration::milliseconds(RIGHT_WITHIN_MS)
+            && (wrong == 1 || wrong < others)
+    };
+    (1..ahead.len()).find(begins).map_or(0, |at| ahead.len() - at)
 }
 
 /// When each point of one device was measured, by the server's clock, with what all of them together show of its clock. The order
@@ -270,13 +294,13 @@ mod tests {
             let points: Vec<Reading> = points.iter().map(|(device, received)| reading(*device, *received)).collect();
             let alone = DeviceClock::default().corrected_message(&points);
             assert_eq!(alone, corrected(&points));
-            alone.iter().map(|time| (*time - at(0.0)).as_seconds_f64()).collect()
+            alone.iter().map(|time| (*time - at(0.0)).num_milliseconds() as f64 / 1e3).collect()
         };
         assert_eq!(seconds(&[(30.0, 0.0), (22.0, 0.0), (26.0, 0.0), (-2.0, 0.0)]), [0.0, -8.0, -4.0, -32.0]);
-        assert_eq!(seconds(&[(-8.0, 0.0), (55.0, 0.0), (-4.0, 0.0)]), [-8.0, 0.0, -4.0]);
+        assert_eq!(seconds(&[(-8.0, 0.0), (55.0, 0.0), (-4.0, 0.0)]), [-8.0, -4.001, -4.0]);
         assert_eq!(
             seconds(&[(60.0, 0.0), (4.0, 0.0), (2.0, 0.0)]),
-            [0.0, 0.0, -2.0],
+            [-0.001, 0.0, -2.0],
             "a wrong one, and a clock 4 s ahead"
         );
         assert!(seconds(&[]).is_empty());
@@ -315,6 +339,75 @@ mod tests {
         let wrong = sent(500.0, 416.0, 516.0);
         assert_eq!(clock.corrected(&wrong), at(516.0));
         assert_eq!(clock.claimed(&wrong), at(600.0));
+    }
+
+    #[test]
+    fn a_time_of_sending_by_another_clock_moves_no_point() {
+        let at_and_sent = |device: f64, sent: f64, received: f64| Reading {
+            device_at: at(device),
+            sent_at: Some(at(sent)),
+            received_at: at(received),
+        };
+        let seconds = |times: Vec<DateTime<Utc>>| -> Vec<f64> {
+            times.iter().map(|time| (*time - at(0.0)).as_seconds_f64()).collect()
+        };
+        // The receiver's time is right, and the clock that says when it was sent is minutes behind, cut to seconds, or stands still.
+        for (behind, is_constant) in [(300.0, false), (0.9, false), (0.0, true)] {
+            let sent = |n: i32| if is_constant { -9_000.0 } else { f64::from(n) * 4.0 - behind };
+            let points: Vec<Reading> =
+                (0..8).map(|n| at_and_sent(f64::from(n) * 4.0, sent(n), f64::from(n) * 4.0 + 0.05)).collect();
+            let expected: Vec<f64> = (0..8).map(|n| f64::from(n) * 4.0).collect();
+            assert_eq!(seconds(corrected(&points)), expected, "{behind}");
+            // All points of a batch stay apart.
+            let batch: Vec<Reading> = (0..8).map(|n| at_and_sent(f64::from(n) / 10.0, -behind, 1.0)).collect();
+            let times = corrected(&batch);
+            assert!(times.windows(2).all(|w| (w[1] - w[0]).num_milliseconds() == 100), "{behind}: {times:?}");
+        }
+        // The receiver is a minute and a half ahead, and the clock that says when it was sent is right: corrected once.
+        let points: Vec<Reading> =
+            (0..8).map(|n| at_and_sent(f64::from(n) * 4.0 + 90.0, f64::from(n) * 4.0, f64::from(n) * 4.0)).collect();
+        assert_eq!(seconds(corrected(&points)), (0..8).map(|n| f64::from(n) * 4.0).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_by_hours_is_followed_at_once_if_the_time_of_sending_shows_it() {
+        let sent = |at_s: f64, received: f64| Reading {
+            device_at: at(at_s),
+            sent_at: Some(at(at_s)),
+            received_at: at(received),
+        };
+        for ahead in [7_200.0, 90_000.0, 61.5] {
+            let mut clock = DeviceClock::default();
+            (0..8).for_each(|n| _ = clock.read(&sent(f64::from(n) * 4.0 + ahead, f64::from(n) * 4.0)));
+            let first = sent(32.0, 32.2);
+            clock.read(&first);
+            assert_eq!(clock.corrected(&first), at(32.0), "{ahead} s ahead until it was set");
+            assert_eq!(clock.claimed(&first), at(32.0));
+        }
+        // As late as a message of an open socket may be, it is only late.
+        let mut clock = DeviceClock::default();
+        (0..8).for_each(|n| _ = clock.read(&sent(f64::from(n) * 4.0, f64::from(n) * 4.0)));
+        let late = sent(32.0, 90.0);
+        clock.read(&late);
+        assert_eq!(clock.corrected(&late), at(32.0));
+    }
+
+    #[test]
+    fn wrong_fixes_of_the_future_are_not_the_newest_of_their_message_and_shift_no_other() {
+        let seconds = |points: &[f64]| -> Vec<f64> {
+            let points: Vec<Reading> = points.iter().map(|device| reading(*device, 0.0)).collect();
+            let times = DeviceClock::default().corrected_message(&points);
+            times.iter().map(|time| (*time - at(0.0)).num_milliseconds() as f64 / 1e3).collect()
+        };
+        assert_eq!(seconds(&[-8.0, 55.0, -4.0]), [-8.0, -4.001, -4.0]);
+        assert_eq!(seconds(&[-12.0, -8.0, 55.0, -4.0, 56.0, 0.0]), [-12.0, -8.0, -0.001, -4.0, -0.001, 0.0]);
+        assert_eq!(seconds(&[30.0, 56.0, -8.0, -4.0, 0.0]), [-0.001, -0.001, -8.0, -4.0, 0.0]);
+        // A clock that is ahead: the oldest of what the phone held back are in the past all the same.
+        let buffer: Vec<f64> = (-60..=5).map(f64::from).collect();
+        let expected: Vec<f64> = buffer.iter().map(|device| device - 5.0).collect();
+        assert_eq!(seconds(&buffer), expected);
+        // After a gap of the receiver as well, if most points come after it.
+        assert_eq!(seconds(&[-30.0, 10.0, 14.0, 18.0]), [-48.0, -8.0, -4.0, 0.0]);
     }
 
     #[test]

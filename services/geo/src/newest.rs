@@ -17,6 +17,8 @@ pub const SILENCE_S: i64 = 30;
 /// A position measured longer than this before a beacon's arrival is not newer than the beacon, although it came later: it was
 /// waiting in the device. Up to here it may be a clock that is behind and not yet known.
 const WAITED_MAX: Duration = Duration::seconds(120);
+/// The same if its time is certain.
+const WAITED_CERTAINLY_MAX: Duration = Duration::seconds(2);
 
 /// A position as it was received.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,6 +36,8 @@ pub struct Fix<'a> {
     pub device_at: DateTime<Utc>,
     /// By the server's clock, as far as users knows the device's.
     pub recorded_at: DateTime<Utc>,
+    /// Whether the device said when it sent the position: what looks old is old then, and no clock that nobody knows.
+    pub is_time_certain: bool,
     /// By the server's clock.
     pub received_at: DateTime<Utc>,
 }
@@ -51,6 +55,7 @@ impl<'a> Fix<'a> {
             ride_device: from.is_some_and(|from| from.ride_device),
             device_at: from.map_or(update.recorded_at, |from| from.device_at),
             recorded_at: update.recorded_at,
+            is_time_certain: from.is_some_and(|from| from.sent_at.is_some()),
             received_at: from.map_or(stored_at, |from| from.received_at),
         }
     }
@@ -202,7 +207,8 @@ impl Newest {
                 || self.place.is_some_and(|place| place.recorded_at < recorded_at);
             takes_over && is_fresh
         };
-        let counts = counts && self.is_newer_than_beacon(&new);
+        let waited_max = if fix.is_time_certain { WAITED_CERTAINLY_MAX } else { WAITED_MAX };
+        let counts = counts && self.is_newer_than_beacon(&new, waited_max);
         if *self.device == *fix.device || counts {
             self.received_last_at = self.received_last_at.max(Some(fix.received_at));
         }
@@ -272,10 +278,10 @@ impl Newest {
         }
     }
 
-    fn is_newer_than_beacon(&self, new: &Measured) -> bool {
+    fn is_newer_than_beacon(&self, new: &Measured, waited_max: Duration) -> bool {
         let beacon = self.place.filter(|place| place.is_beacon);
         beacon.is_none_or(|beacon| {
-            new.received_at >= beacon.received_at && beacon.received_at - new.recorded_at <= WAITED_MAX
+            new.received_at >= beacon.received_at && beacon.received_at - new.recorded_at <= waited_max
         })
     }
 }
@@ -306,6 +312,7 @@ mod tests {
             device,
             ride_device: false,
             device_at: at(device_at),
+            is_time_certain: false,
             recorded_at,
             received_at,
         }
@@ -434,6 +441,20 @@ mod tests {
         assert!(newest.update(&of_ride("tablet", 13, 87.0, false)), "it was silent");
         assert!(newest.update(&of_ride("phone", 6, 88.0, true)));
         assert_eq!((place_of(&newest), newest.device()), (6, "phone"));
+    }
+
+    #[test]
+    fn what_waited_in_the_device_is_older_than_a_beacon_if_its_age_is_certain() {
+        for (waited, is_certain, moves) in
+            [(60.0, true, false), (4.0, true, false), (1.0, true, true), (60.0, false, true), (130.0, false, false)]
+        {
+            let mut newest = Newest::default();
+            hear(&mut newest, beacon(Some(""), 1, 100.0, 100.0));
+            let held_back = Fix { is_time_certain: is_certain, ..fix("", 9, 101.0, 101.0 - waited, 0.0) };
+            assert_eq!(newest.update(&held_back), moves, "{waited} {is_certain}");
+            let live = Fix { is_time_certain: is_certain, ..fix("", 2, 102.0, 102.0, 0.0) };
+            assert!(newest.update(&live));
+        }
     }
 
     #[test]

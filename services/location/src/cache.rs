@@ -9,8 +9,9 @@ use platform::Platform;
 use streams::RideId;
 use tokio::sync::Notify;
 
+use crate::driver::DriverRow;
 use crate::positions::DriverPositions;
-use crate::tables::TrackRow;
+use crate::tables::{PointRow, TrackRow};
 use crate::track::arrived_rides::ArrivedRides;
 use crate::zones::members::Members;
 
@@ -54,6 +55,13 @@ impl Cache {
     /// Whether the rows of drivers are to be read again; true once.
     pub(crate) fn take_needs_drivers(&self) -> bool {
         self.needs_drivers.swap(false, Ordering::Relaxed)
+    }
+
+    /// Adds where drivers on duty were, and then where those in rides were since.
+    pub(crate) fn load_drivers(&self, on_duty: &[DriverRow], in_rides: &[PointRow]) {
+        let mut positions = self.positions();
+        positions.load(on_duty);
+        positions.load_points(in_rides);
     }
 
     /// Applies what rows say: live rides make their drivers busy, ended rides free them, arrived rides wait for their last

@@ -116,15 +116,15 @@ impl Handler for LocationUpdates {
     async fn arrived(&mut self, batch: &[&Received]) {
         let recorded = &self.platform.metrics.positions_recorded;
         recorded.with_label_values(&["stream"]).inc_by(batch.len() as u64);
-        {
+        let newest: Vec<&Received> = {
             let mut positions = self.cache.positions();
-            for received in batch {
-                if let Some(update) = update(received) {
-                    positions.record_own_update(update, received.stored_at);
-                }
-            }
-        }
-        self.exchange.send(batch).await;
+            let is_newest = |received: &&&Received| {
+                update(received).is_some_and(|update| positions.record_own_update(update, received.stored_at))
+            };
+            batch.iter().filter(is_newest).copied().collect()
+        };
+        // Of a driver of whom this process knows something newer, the owner of a late point's zone may know nothing.
+        self.exchange.send(&newest).await;
         self.progress.read(batch).await;
     }
 
@@ -246,7 +246,9 @@ impl RideTracks {
         }
         if self.cache.take_needs_drivers() {
             let on_duty = driver::rows::on_duty(tx).await?;
-            self.cache.positions().load(&on_duty);
+            let live = rows::live_tracks(tx).await?;
+            let in_rides = point_rows::last(tx, &live).await?;
+            self.cache.load_drivers(&on_duty, &in_rides);
         }
         if now >= self.next_silent {
             self.next_silent = now + SILENT_INTERVAL;

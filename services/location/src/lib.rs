@@ -35,7 +35,7 @@ pub use crate::config::Config;
 use crate::handlers::{LocationUpdates, RideTracks};
 use crate::http::NearbyState;
 pub use crate::tables::Tables;
-use crate::track::rows;
+use crate::track::{point_rows, rows};
 use crate::zones::exchange::{self, Exchange};
 use crate::zones::questions::{self, Questions};
 
@@ -79,7 +79,7 @@ pub fn core_bodies() -> [(&'static str, SchemaOf, Option<SchemaOf>); 3] {
 }
 
 impl Location {
-    /// The live rides and the drivers on duty are loaded from their rows.
+    /// The live rides and the drivers on duty or in one of them are loaded from their rows.
     ///
     /// # Errors
     /// [`StoreError`] if the store does not answer.
@@ -92,9 +92,10 @@ impl Location {
         let mut tx = store.begin().await?;
         let live = rows::live_tracks(&mut tx).await?;
         let on_duty = driver::rows::on_duty(&mut tx).await?;
+        let in_rides = point_rows::last(&mut tx, &live).await?;
         drop(tx);
         let cache = Cache::new(platform);
-        cache.positions().load(&on_duty);
+        cache.load_drivers(&on_duty, &in_rides);
         cache.load_from_rows(&live, &[], platform.world.now());
         Ok(Self {
             platform: platform.clone(),

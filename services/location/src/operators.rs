@@ -84,6 +84,7 @@ async fn track(store: &Store<Tables>, ride_id: RideId, max_speed_mps: f64) -> Re
         total_points: total,
         distance_m: track.reported_at.map(|_| track.reported.distance_m),
         is_final: track.finalised,
+        late_distance_m: track.late_distance_m,
     }))
 }
 
@@ -97,7 +98,32 @@ fn chosen(total: usize, most: usize) -> BTreeSet<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use platform::World;
+    use testing::{Backend, on_both_stores};
+
     use super::*;
+    use crate::tables::TrackRow;
+    use crate::track::rows::{lock_tracks, save_reported};
+
+    on_both_stores!(a_track_says_what_points_that_came_too_late_would_have_changed,);
+
+    async fn a_track_says_what_points_that_came_too_late_would_have_changed(backend: Backend) {
+        let now = DateTime::<Utc>::UNIX_EPOCH;
+        let store = backend.store::<Tables>(&World::seeded(now, 1), "test", "location", &crate::MIGRATIONS).await;
+        let ride = RideId(uuid::Uuid::from_u128(7));
+        for late_m in [None, Some(1_500.0)] {
+            let mut tx = store.begin().await.unwrap();
+            let tracks: BTreeMap<RideId, TrackRow> = lock_tracks(&mut tx, &BTreeSet::from([ride]), now).await.unwrap();
+            let tracks: Vec<TrackRow> =
+                tracks.into_values().map(|row| TrackRow { late_distance_m: late_m, ..row }).collect();
+            save_reported(&mut tx, &tracks).await.unwrap();
+            tx.commit().await.unwrap();
+            let shown = track(&store, ride, 70.0).await.unwrap();
+            assert_eq!(shown["late_distance_m"], serde_json::json!(late_m));
+        }
+    }
 
     #[test]
     fn a_long_track_is_shown_by_even_points_with_both_ends() {

@@ -21,6 +21,7 @@ use streams::{Position, RideId, UserId, VehicleType};
 
 use crate::driver::rows::StoredPlace;
 use crate::driver::{self, DriverRow};
+use crate::tables::PointRow;
 use crate::zones::zone::{Scope, Zone};
 
 /// A driver who is not on duty and of whom nothing was received for longer is forgotten.
@@ -114,7 +115,7 @@ pub(crate) struct FreeDriver {
     /// To a second.
     #[serde(with = "rfc3339")]
     #[schemars(with = "DateTime<Utc>")]
-    recorded_at: DateTime<Utc>,
+    pub(crate) recorded_at: DateTime<Utc>,
 }
 
 /// A free driver as the processes of location see them.
@@ -190,6 +191,23 @@ impl KnownDriver {
         self.newest.location.is_valid()
     }
 
+    /// The point, if no beacon brought the place.
+    fn fix(&self) -> Fix<'_> {
+        let NewestPosition { location, heading_deg, speed_mps, recorded_at, received_at, .. } = self.newest;
+        Fix {
+            position: location,
+            speed_mps,
+            heading_deg,
+            ride_id: self.ride_id,
+            device: &self.newest.device,
+            ride_device: self.newest.ride_device,
+            device_at: self.newest.device_at,
+            recorded_at,
+            is_time_certain: false,
+            received_at,
+        }
+    }
+
     fn place(&self) -> Place {
         let NewestPosition { location, heading_deg, speed_mps, .. } = self.newest;
         let NewestPosition { recorded_at, received_at, device_at, ride_device, is_beacon, .. } = self.newest;
@@ -226,15 +244,16 @@ impl DriverPositions {
     }
 
     /// The same of a position that this process has to store.
-    pub(crate) fn record_own_update(&mut self, update: &LocationUpdate, stored_at: DateTime<Utc>) {
+    pub(crate) fn record_own_update(&mut self, update: &LocationUpdate, stored_at: DateTime<Utc>) -> bool {
         if !self.record_update(update, stored_at) {
-            return;
+            return false;
         }
         if let Some(driver) = self.drivers.get(&update.user_id)
             && driver.stored.is_none_or(|stored| stored.distance_m(&update.location) > STORED_WITHIN_M)
         {
             self.moved.insert(update.user_id);
         }
+        true
     }
 
     pub(crate) fn record_beacon(&mut self, beacon: &UserBeacon, stored_at: DateTime<Utc>) {
@@ -261,6 +280,15 @@ impl DriverPositions {
         }
     }
 
+    /// Adds stored points of rides under way, whose drivers' places are not stored apart from them.
+    pub(crate) fn load_points(&mut self, rows: &[PointRow]) {
+        let mut rows: Vec<&PointRow> = rows.iter().collect();
+        rows.sort_by_key(|row| (row.point.received_at, row.point.recorded_at));
+        for row in rows {
+            self.record_update(&row.update(), row.point.received_at);
+        }
+    }
+
     /// Adds what another process knows. If this one knows a newer place in another zone, it is to be announced: the other did not know it.
     pub(crate) fn restore(&mut self, known: &KnownDriver) {
         let driver = self.drivers.entry(known.user_id).or_default();
@@ -271,11 +299,20 @@ impl DriverPositions {
             }
         }
         let place = known.place();
-        let before = driver.newest.place().map(|place| place.received_at);
-        if before < Some(place.received_at) {
+        let before = driver.newest.place().map(|known| (known.recorded_at, known.received_at));
+        let is_newer = if place.is_beacon {
+            let is_newer = before.is_none_or(|(_, received_at)| received_at < place.received_at);
             driver.newest.restore(place, &known.newest.device);
+            is_newer
+        } else {
+            driver.newest.update(&known.fix())
+        };
+        if is_newer {
             driver.ride_id = known.ride_id;
-        } else if before > Some(place.received_at) && driver.zone != Some(Zone::of(&place.position)) {
+        } else if before > Some((place.recorded_at, place.received_at))
+            && driver.zone != Some(Zone::of(&place.position))
+        {
+            // In one order of all places, so that two processes that each refuse the other's place do not announce theirs without end.
             self.entered.insert(known.user_id);
         }
         self.show(known.user_id);
@@ -580,6 +617,29 @@ mod tests {
         // Announcements that cross and say the same end.
         owners[0].restore(&came_west[0]);
         assert_eq!(owners[0].take_entered(in_west), []);
+    }
+
+    #[test]
+    fn a_late_point_in_another_zone_does_not_replace_a_newer_place_that_another_process_knows() {
+        let at = |second| DateTime::UNIX_EPOCH + Duration::seconds(second);
+        let id = UserId(Uuid::from_u128(1));
+        let (west, east) = (30.0, 30.2);
+        let own = |lng| move |zone| zone == Zone::of(&Position { lat: 0.0, lng });
+        let mut owners = [DriverPositions::default(), DriverPositions::default()];
+        assert!(owners[0].record_own_update(&point(1, 100, west), at(100)));
+        owners[0].take_entered(own(west));
+        // The process that reads the late point knows the newer one, or does not.
+        assert!(!owners[0].record_own_update(&point(1, 60, east), at(101)));
+        assert!(owners[1].record_own_update(&point(1, 60, east), at(101)));
+        let came_east = owners[1].take_entered(own(east));
+        owners[0].restore(&came_east[0]);
+        let known = owners[0].take_entered(own(west));
+        assert_eq!(known.len(), 1, "the other owner did not know it");
+        owners[1].restore(&known[0]);
+        for owner in &mut owners {
+            assert_eq!(owner.newest_of(id).unwrap().location.lng, west);
+            assert!(owner.take_entered(|_| true).iter().all(|driver| driver.newest.location.lng == west));
+        }
     }
 
     #[test]

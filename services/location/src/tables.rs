@@ -4,6 +4,7 @@
 use chrono::{DateTime, Utc};
 use imbl::{OrdMap, OrdSet};
 use platform::Transaction;
+use streams::event::{LocationUpdate, Reception};
 use streams::{Position, RideId, UserId};
 
 use crate::driver::DriverRow;
@@ -107,5 +108,21 @@ impl PointRow {
     pub(crate) fn key(&self) -> PointKey {
         let own_time = self.point.device_at.unwrap_or(self.point.recorded_at);
         (self.ride_id, self.user_id, self.point.device.clone(), own_time)
+    }
+
+    /// As the stream brought it, but for the heading, which is not stored.
+    pub(crate) fn update(&self) -> LocationUpdate {
+        let Point { device, ride_device, device_at, sent_at, received_at, recorded_at, .. } = self.point.clone();
+        let reception = device_at.map(|device_at| Reception { device, ride_device, device_at, sent_at, received_at });
+        LocationUpdate {
+            user_id: self.user_id,
+            ride_id: Some(self.ride_id),
+            location: self.point.position,
+            accuracy_m: self.point.accuracy_m,
+            speed_mps: self.point.speed_mps,
+            heading_deg: None,
+            recorded_at,
+            reception,
+        }
     }
 }

@@ -47,6 +47,7 @@ impl City {
             offer_ttl: Duration::seconds(config.offer_ttl_s.into()),
             request_ttl: Duration::seconds(config.request_ttl_s.into()),
             radius_m: config.radius_m,
+            radius_max_m: config.radius_max_m,
             markets: config.markets.get(),
             policy: config.policy,
             window: Duration::milliseconds(config.window_ms.into()),

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::engine::rows::{claim, read_driver};
 use crate::engine::{Driver, Offer};
 use crate::tables::{Tables, Tx};
-use crate::zones::{Zone, ZoneSet};
+use crate::zones::{Partition, Zone, ZoneSet};
 
 fn zone(row: &PgRow, column: &str) -> Result<u16, StoreError> {
     Ok(u16::try_from(row.try_get::<i32, _>(column)?).unwrap_or(0))
@@ -23,23 +23,34 @@ fn zones(row: &PgRow) -> Result<ZoneSet, StoreError> {
     Ok(ZoneSet(row.try_get::<i64, _>("zones")?.cast_unsigned()))
 }
 
-/// Whom other zones hold or have in a ride, each with whether it is a ride; by id.
-pub(crate) async fn engaged_elsewhere(tx: &mut Tx, zone: Zone) -> Result<BTreeMap<UserId, bool>, StoreError> {
+/// Each part finds the users by an index on live rows: it costs by how many are asked about, and not by how many there are.
+const ENGAGED_ELSEWHERE: &str = "select driver_id, false from offers where ended_at is null and zone <> $1 and driver_id = any($2) \
+     union all select passenger_id, false from offers where ended_at is null and zone <> $1 and passenger_id = any($2) \
+     union all select driver_id, true from rides where ended_at is null and zone <> $1 and driver_id = any($2) \
+     union all select passenger_id, true from rides where ended_at is null and zone <> $1 and passenger_id = any($2)";
+
+/// Those of `users` whom other zones hold or have in a ride, each with whether it is a ride; by id.
+pub(crate) async fn engaged_elsewhere(
+    tx: &mut Tx,
+    zone: Zone,
+    users: &BTreeSet<UserId>,
+) -> Result<BTreeMap<UserId, bool>, StoreError> {
     let mut engaged = BTreeMap::new();
-    let mut add = |user: UserId, is_in_ride: bool| *engaged.entry(user).or_insert(false) |= is_in_ride;
+    let mut add = |user: UserId, is_in_ride: bool| {
+        if users.contains(&user) {
+            *engaged.entry(user).or_insert(false) |= is_in_ride;
+        }
+    };
     let sees_rides = !streams::simulation::sabotage().no_ride_check;
     match tx.on() {
         On::Postgres(pg) => {
-            let rows = sqlx::query(
-                "select driver_id, passenger_id, false as ride from offers where ended_at is null and zone <> $1 \
-                 union all select driver_id, passenger_id, true from rides where ended_at is null and zone <> $1",
-            )
-            .bind(i32::from(zone.number))
-            .fetch_all(pg)
-            .await?;
+            let rows = sqlx::query(ENGAGED_ELSEWHERE)
+                .bind(i32::from(zone.number))
+                .bind(column(users, |user| user.0))
+                .fetch_all(pg)
+                .await?;
             for row in &rows {
-                add(UserId(row.try_get::<Uuid, _>(0)?), row.try_get(2)?);
-                add(UserId(row.try_get::<Uuid, _>(1)?), row.try_get(2)?);
+                add(UserId(row.try_get::<Uuid, _>(0)?), row.try_get(1)?);
             }
         }
         On::Memory(tables) => {
@@ -69,6 +80,15 @@ pub(crate) async fn insert_offers(tx: &mut Tx, offers: &[Offer], zone: Zone) -> 
             Ok(offers.iter().filter(|o| !insert_in_memory(tables, o, zone)).map(|o| o.match_id).collect())
         }
     }
+}
+
+/// From now on the transaction waits no longer than 200 ms for another one, and then begins again. The first offers of all zones are
+/// inserted in the order of their drivers, but later ones are not, and two zones may wait for each other.
+pub(crate) async fn wait_briefly(tx: &mut Tx) -> Result<(), StoreError> {
+    if let On::Postgres(pg) = tx.on() {
+        sqlx::query("set local lock_timeout = '200ms'").execute(pg).await?;
+    }
+    Ok(())
 }
 
 async fn insert_rows(pg: &mut PgConnection, offers: &[Offer], zone: Zone) -> Result<Vec<MatchId>, StoreError> {
@@ -237,7 +257,7 @@ pub(crate) struct Zones {
     pub rides: BTreeMap<RideId, u16>,
 }
 
-pub(crate) async fn zones_of(tx: &mut Tx, ids: &Ids) -> Result<Zones, StoreError> {
+pub(crate) async fn zones_of(tx: &mut Tx, ids: &Ids, partition: Partition) -> Result<Zones, StoreError> {
     let Ids { offers, requests, rides } = ids;
     if offers.is_empty() && requests.is_empty() && rides.is_empty() {
         return Ok(Zones::default());
@@ -256,7 +276,8 @@ pub(crate) async fn zones_of(tx: &mut Tx, ids: &Ids) -> Result<Zones, StoreError
             .await?;
             let mut found = Zones::default();
             for row in &rows {
-                let (id, zone): (Uuid, u16) = (row.try_get("id")?, zone(row, "zone")?);
+                let id: Uuid = row.try_get("id")?;
+                let zone = zone(row, "zone")? % partition.zones();
                 match row.try_get::<i32, _>("kind")? {
                     1 => _ = found.offers.insert(MatchId(id), zone),
                     2 => _ = found.requests.insert(RequestId(id), zone),
@@ -266,7 +287,7 @@ pub(crate) async fn zones_of(tx: &mut Tx, ids: &Ids) -> Result<Zones, StoreError
             Ok(found)
         }
         On::Memory(tables) => {
-            let of = |known: bool, zone: Option<&u16>| known.then(|| zone.copied().unwrap_or(0));
+            let of = |known: bool, zone: Option<&u16>| known.then(|| zone.copied().unwrap_or(0) % partition.zones());
             let offer = |id: &MatchId| Some((*id, of(tables.offers.contains_key(id), tables.zone_of_offer.get(id))?));
             let request =
                 |id: &RequestId| Some((*id, of(tables.requests.contains_key(id), tables.zone_of_request.get(id))?));
@@ -289,7 +310,6 @@ mod tests {
     use super::*;
     use crate::MIGRATIONS;
     use crate::engine::{EngineRows, OfferOutcome, Ride, rows};
-    use crate::zones::Partition;
 
     const NOW: DateTime<chrono::Utc> = DateTime::UNIX_EPOCH;
 
@@ -341,16 +361,59 @@ mod tests {
         let (driver, passenger, other) = (offer(3, 10, 22), offer(4, 12, 21), offer(5, 13, 23));
         let lost = insert_offers(&mut tx, &[driver.clone(), passenger, other.clone()], zone(1)).await.unwrap();
         assert_eq!(lost, [driver.match_id, MatchId(Uuid::from_u128(4))]);
-        let engaged = engaged_elsewhere(&mut tx, zone(0)).await.unwrap();
+        let all = BTreeSet::from([first.driver_id, other.driver_id, other.passenger_id]);
+        let engaged = engaged_elsewhere(&mut tx, zone(0), &all).await.unwrap();
         assert_eq!(engaged, BTreeMap::from([(other.driver_id, false), (other.passenger_id, false)]));
+        let one = engaged_elsewhere(&mut tx, zone(0), &BTreeSet::from([other.passenger_id])).await.unwrap();
+        assert_eq!(one, BTreeMap::from([(other.passenger_id, false)]));
         // In a ride of the other zone the driver is lost as well; for its own zone the engine knows.
         rows::write(&mut tx, &ridden(&first), zone(0)).await.unwrap();
         assert_eq!(insert_offers(&mut tx, std::slice::from_ref(&driver), zone(1)).await.unwrap(), [driver.match_id]);
         assert_eq!(insert_offers(&mut tx, &[offer(6, 14, 22)], zone(1)).await.unwrap(), []);
-        assert!(engaged_elsewhere(&mut tx, zone(1)).await.unwrap()[&first.driver_id]);
+        assert!(engaged_elsewhere(&mut tx, zone(1), &all).await.unwrap()[&first.driver_id]);
         let ids = Ids { offers: vec![first.match_id, other.match_id, driver.match_id], ..Ids::default() };
-        let found = zones_of(&mut tx, &ids).await.unwrap().offers;
+        let found = zones_of(&mut tx, &ids, Partition::new(2, 1_000)).await.unwrap().offers;
         assert_eq!(found, BTreeMap::from([(first.match_id, 0), (other.match_id, 1)]));
+    }
+
+    /// On PostgreSQL, with 20,000 live rides and 5,000 live offers of other zones.
+    #[tokio::test]
+    async fn whom_other_zones_have_is_found_by_those_who_are_asked_about() {
+        let store = store(Backend::Postgres).await;
+        let mut tx = store.begin().await.unwrap();
+        let On::Postgres(pg) = tx.on() else { unreachable!() };
+        let id = "('00000000-0000-4000-8000-' || lpad(to_hex(n + $1), 12, '0'))::uuid";
+        let rides = format!(
+            "insert into rides (ride_id, match_id, driver_id, passenger_id, began_at, driver_cancelled, zone) \
+             select {id}, {id}, {id}, ('10000000' || substr({id}::text, 9))::uuid, now(), false, 1 + n % 2 from generate_series(1, 20000) n"
+        );
+        sqlx::query(sqlx::AssertSqlSafe(rides)).bind(0).execute(&mut *pg).await.unwrap();
+        let offers = format!(
+            "insert into offers (match_id, request_id, driver_id, passenger_id, found_at, expires_at, zone) \
+             select {id}, {id}, {id}, ('10000000' || substr({id}::text, 9))::uuid, now(), now(), 1 + n % 2 from generate_series(1, 5000) n"
+        );
+        sqlx::query(sqlx::AssertSqlSafe(offers)).bind(20_000).execute(&mut *pg).await.unwrap();
+        for table in ["rides", "offers"] {
+            sqlx::query(sqlx::AssertSqlSafe(format!("analyze {table}"))).execute(&mut *pg).await.unwrap();
+        }
+        // A thousand, of whom every tenth is in a ride elsewhere.
+        let number = |n: u32| if n.is_multiple_of(10) { n } else { n + 1_000_000 };
+        let user = |n: u32| UserId(format!("00000000-0000-4000-8000-{:012x}", number(n)).parse().unwrap());
+        let users: BTreeSet<UserId> = (1..=1_000).map(user).collect();
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("explain (analyze, buffers) {ENGAGED_ELSEWHERE}")))
+            .bind(0)
+            .bind(column(&users, |user| user.0))
+            .fetch_all(&mut *pg)
+            .await
+            .unwrap();
+        let plan = rows.iter().map(|row| row.get::<String, _>(0)).collect::<Vec<_>>().join("\n");
+        println!("{}", plan.lines().filter(|line| !line.contains('{')).collect::<Vec<_>>().join("\n"));
+        for index in ["rides_live_of_driver", "rides_live_of_passenger"] {
+            assert!(plan.contains(index), "{index}: {plan}");
+        }
+        assert!(!plan.contains("Seq Scan") && !plan.contains("rides_live on") && !plan.contains("Workers"), "{plan}");
+        let engaged = engaged_elsewhere(&mut tx, zone(0), &users).await.unwrap();
+        assert_eq!((engaged.len(), engaged.values().all(|is_in_ride| *is_in_ride)), (100, true));
     }
 
     /// On PostgreSQL: two transactions at the same time.
@@ -377,7 +440,8 @@ mod tests {
         assert_eq!(lost.unwrap(), [second.match_id]);
         waits.commit().await.unwrap();
         let mut tx = store.begin().await.unwrap();
-        let found = zones_of(&mut tx, &Ids { offers: vec![second.match_id], ..Ids::default() }).await.unwrap();
+        let ids = Ids { offers: vec![second.match_id], ..Ids::default() };
+        let found = zones_of(&mut tx, &ids, Partition::new(2, 1_000)).await.unwrap();
         assert!(found.offers.is_empty(), "a lost offer leaves no row");
     }
 }

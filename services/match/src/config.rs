@@ -17,6 +17,8 @@ pub struct Config {
     pub request_ttl_s: u32,
     /// MATCH_RADIUS_M: the farthest driver to whom a request is offered, great circle.
     pub radius_m: f64,
+    /// MATCH_RADIUS_MAX_M: the same towards the end of the request's time, at least `radius_m`.
+    pub radius_max_m: f64,
     /// MATCH_POLICY: how drivers are offered.
     pub policy: Policy,
     /// MATCH_WINDOW_MS: how long after its beginning a search may be held back.
@@ -45,6 +47,7 @@ impl Default for Config {
             offer_ttl_s: 15,
             request_ttl_s: 300,
             radius_m: 5_000.0,
+            radius_max_m: 5_000.0,
             policy: Policy::default(),
             window_ms: 300_000,
             record_hours: 24,
@@ -65,6 +68,7 @@ impl Config {
             offer_ttl: chrono::Duration::seconds(self.offer_ttl_s.into()),
             request_ttl: chrono::Duration::seconds(self.request_ttl_s.into()),
             radius_m: self.radius_m,
+            radius_max_m: self.radius_max_m,
             markets: self.markets.get(),
             policy: self.policy,
             speed_mps: None,
@@ -81,6 +85,7 @@ impl Config {
     /// Within which a driver may be offered any request.
     pub(crate) fn largest_radius_m(&self) -> f64 {
         let markets = self.markets.get();
-        markets.iter_with_retired().filter_map(|market| market.radius_m).fold(self.radius_m, f64::max)
+        let of_markets = markets.iter_with_retired().map(|market| market.radii_m(self.radius_m, self.radius_max_m).1);
+        of_markets.fold(self.radius_m.max(self.radius_max_m), f64::max)
     }
 }

@@ -38,6 +38,8 @@ pub struct Trip {
 pub struct Trial {
     pub drivers: u32,
     pub radius_m: f64,
+    /// Towards the end of a passenger's patience.
+    pub radius_max_m: f64,
     pub speed_mps: f64,
     pub patience_s: u32,
     pub window: Duration,
@@ -127,6 +129,7 @@ impl<'a> City<'a> {
             offer_ttl: Duration::seconds(15),
             request_ttl: Duration::seconds(trial.patience_s.into()),
             radius_m: trial.radius_m,
+            radius_max_m: trial.radius_max_m,
             markets: Arc::new(Markets::world(Default::default())),
             policy,
             window: trial.window,

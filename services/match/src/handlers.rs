@@ -2,7 +2,7 @@
 //! They decide nothing about matching. With more than one zone there is a [`Matcher`] for each, whose events are the rows that wait for the
 //! zone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Duration, Utc};
@@ -13,7 +13,7 @@ use platform::{
     Failure, Handler, Metrics, Platform, Received, Spans, StoreError, Trace, Transaction, World, kill_point,
 };
 use streams::event::RejectReason;
-use streams::{Event, MatchId, RequestId, RideId, RideStatus, Service};
+use streams::{Event, MatchId, RequestId, RideId, RideStatus, Service, UserId};
 use uuid::Uuid;
 
 use crate::borders;
@@ -98,9 +98,13 @@ struct Letters {
 struct WaitingInputs {
     /// There may be more of them than were read.
     has_more: bool,
-    /// The first of those that are being handled, and how often it failed.
-    first: Option<(i64, u32)>,
-    /// Why the last transaction failed.
+    /// The first and the last of those that are being handled.
+    in_hand: Option<(i64, i64)>,
+    /// After a batch failed: up to this one they are handled one by one, so that the one that fails is found.
+    single_until: Option<i64>,
+    /// The one that failed by itself, and how often.
+    failed: Option<(i64, u32)>,
+    /// Why the last transaction failed; empty if it did not, or panicked.
     failure: String,
     /// Something in the transaction under way failed that is not the store's fault.
     has_failed: bool,
@@ -216,14 +220,23 @@ impl Matcher {
         (output, recorded.unwrap_or_default())
     }
 
-    /// What waits for the zone: at most a batch, or one row if the first of them has failed before.
-    async fn read_waiting(&mut self, tx: &mut Transaction<Tables>) -> Result<Vec<(i64, ZoneInput)>, Failure> {
-        let max = if self.waiting.first.is_some() { 1 } else { BATCH_MAX };
-        let rows = inputs::read(tx, self.zone.number, max).await?;
+    /// What waits for the zone: at most a batch, or one row where a batch has failed.
+    async fn read_waiting(
+        &mut self,
+        tx: &mut Transaction<Tables>,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<(i64, ZoneInput)>, Failure> {
+        let mut max = if self.waiting.single_until.is_some() { 1 } else { BATCH_MAX };
+        let mut rows = inputs::read(tx, self.zone.number, max).await?;
+        if self.waiting.single_until.is_some_and(|until| rows.first().is_none_or(|(id, _)| *id > until)) {
+            self.waiting.single_until = None;
+            max = BATCH_MAX;
+            rows = inputs::read(tx, self.zone.number, max).await?;
+        }
         let has_more = rows.len() == max;
         let mut waiting = Vec::with_capacity(rows.len());
         for (id, input) in rows {
-            let failures = self.waiting.first.filter(|(first, _)| *first == id).map_or(0, |(_, failures)| failures);
+            let failures = self.waiting.failed.filter(|(failed, _)| *failed == id).map_or(0, |(_, failures)| failures);
             let why = match input {
                 Ok(input) if failures < FAILURES_MAX => {
                     waiting.push((id, input));
@@ -235,15 +248,15 @@ impl Matcher {
                     inputs::delete(tx, self.zone.number, &[id]).await?;
                     continue;
                 }
+                Ok(_) if self.waiting.failure.is_empty() => "it panicked".to_owned(),
                 Ok(_) => self.waiting.failure.clone(),
                 Err(error) => error,
             };
             tracing::error!(id, zone = self.zone.number, why, "an event is given up");
             inputs::give_up(tx, self.zone.number, id, &why).await?;
-            self.letters.read_at = Some(self.world.now());
+            self.letters.read_at = Some(now);
         }
-        let failures = |id: i64| self.waiting.first.filter(|(first, _)| *first == id).map_or(0, |(_, count)| count);
-        self.waiting.first = waiting.first().map(|(id, _)| (*id, failures(*id)));
+        self.waiting.in_hand = waiting.first().map(|(id, _)| *id).zip(waiting.last().map(|(id, _)| *id));
         self.waiting.has_more = has_more;
         Ok(waiting)
     }
@@ -304,8 +317,14 @@ impl Matcher {
         let zones =
             if self.zone.partition.is_one() { BTreeMap::new() } else { inputs::zones_of(tx, &passengers).await? };
         let (mut items, mut handed_over, mut onward) = (Vec::with_capacity(waiting.len()), Vec::new(), Vec::new());
+        let mut messages: BTreeSet<&str> = BTreeSet::new();
         for (_, input) in waiting {
-            let ZoneInput { content, stored_at, trace, .. } = input;
+            let ZoneInput { content, message_id, stored_at, trace, .. } = input;
+            // Of zones that became one, both waited: the engine has the message itself.
+            if input.is_elsewhere() && messages.contains(message_id.as_str()) {
+                continue;
+            }
+            messages.insert(message_id);
             let other = passenger(input).and_then(|id| zones.get(&id)).filter(|zone| **zone != self.zone.number);
             if let Some(zone) = other {
                 onward.push(ZoneInput { zone: *zone, ..input.clone() });
@@ -316,8 +335,6 @@ impl Matcher {
                 Content::Event { event, elsewhere: false } => {
                     items.push(Item::Event { event, stored_at: *stored_at, trace });
                 }
-                // With one zone the engine has the other copy.
-                Content::Event { .. } if self.zone.partition.is_one() => {}
                 Content::Event { event, .. } => match &**event {
                     Event::Ride(e) => items.push(Item::Border(Border::Ride(e.clone()))),
                     Event::MatchRejected(e) => items.push(Item::Border(Border::Rejected(e.clone()))),
@@ -334,12 +351,13 @@ impl Matcher {
         Ok(items)
     }
 
-    /// Whom other zones have, if it is other than the engine knows.
-    async fn elsewhere(&self, tx: &mut Transaction<Tables>) -> Result<Option<Border>, Failure> {
+    /// Whom other zones have, of those whom this one may bring together, if it is other than the engine knows.
+    async fn elsewhere(&self, tx: &mut Transaction<Tables>, accepted: &[UserId]) -> Result<Option<Border>, Failure> {
         let engine = &self.engine;
-        let all = borders::engaged_elsewhere(tx, self.zone).await?;
-        let is_known = |id| engine.drivers().contains_key(&id) || engine.live_request(id).is_some();
-        let all: Vec<_> = all.into_iter().filter(|(id, _)| is_known(*id)).collect();
+        let drivers = engine.drivers().values().filter(|driver| driver.active && !engine.is_locked(driver.user_id));
+        let passengers = engine.live_requests().map(|request| request.passenger_id);
+        let users = drivers.map(|driver| driver.user_id).chain(passengers).chain(accepted.iter().copied()).collect();
+        let all: Vec<_> = borders::engaged_elsewhere(tx, self.zone, &users).await?.into_iter().collect();
         let before = engine.elsewhere().filter(|(_, until)| until.is_none()).map(|(id, _)| id);
         let is_to_withdraw = |id| engine.held_by(id).is_some_and(Offer::is_outstanding);
         let is_same = before.eq(all.iter().map(|(id, _)| *id))
@@ -359,12 +377,15 @@ impl Matcher {
             return Ok(rows::write(tx, &output.rows, self.zone).await?);
         }
         let mut rows = std::mem::take(&mut output.rows);
-        for _ in 0..ROUNDS_MAX {
+        for round in 0..ROUNDS_MAX {
             let is_new = |offer: &Offer| offer.found_at == now && offer.is_outstanding();
             let (new, known): (Vec<Offer>, Vec<Offer>) = std::mem::take(&mut rows.offers).into_iter().partition(is_new);
             rows::write(tx, &EngineRows { offers: known, ..rows }, self.zone).await?;
             if new.is_empty() {
                 return self.write_handed_over(tx, output, now).await;
+            }
+            if round > 0 {
+                borders::wait_briefly(tx).await?;
             }
             let lost = borders::insert_offers(tx, &new, self.zone).await?;
             if lost.is_empty() {
@@ -374,7 +395,7 @@ impl Matcher {
             tracing::debug!(zone = self.zone.number, ?lost, "another zone was first");
             output.events.retain(|event| !matches!(event, Event::MatchFound(e) if lost.contains(&e.match_id)));
             // Whom the others have: it may be the passenger.
-            let elsewhere = self.elsewhere(tx).await?;
+            let elsewhere = self.elsewhere(tx, &[]).await?;
             let lost = Border::Lost(lost, now + LEFT_OUT);
             let inputs: Vec<Input<'_>> = [&lost].into_iter().chain(&elsewhere).map(Input::Border).collect();
             let (more, recorded_more) = self.run(&inputs, now);
@@ -420,17 +441,29 @@ impl Matcher {
         Ok(())
     }
 
+    /// When the engine has something to do that no event brings.
+    fn engine_wake_at(&self) -> Option<DateTime<Utc>> {
+        if self.stale || self.waiting.has_more {
+            return Some(self.world.now());
+        }
+        let tick = self.engine.has_live_requests().then_some(self.next_tick);
+        let roads = self.roads.is_open().then(|| self.world.now() + ROADS_POLL);
+        [tick, self.engine.next_deadline(), roads].into_iter().flatten().min()
+    }
+
     async fn handle_all(&mut self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
         lease::guard(tx, self.held).await?;
         let now = self.world.now();
         self.woken = ZoneSet::default();
         self.waiting.answers.clear();
-        let is_idle = !self.zone.partition.is_one() && self.wake_at().is_none_or(|at| at > now);
+        // Road times may be there. To read letters is no reason for a step, which would be recorded.
+        let has_work = self.roads.is_open() || self.engine_wake_at().is_some_and(|at| at <= now);
+        let is_idle = !self.zone.partition.is_one() && !has_work;
         if self.stale {
             self.reload(tx, now).await?;
         }
         let waits = !self.zone.partition.is_one() || self.waiting.has_more;
-        let waiting = if waits { self.read_waiting(tx).await? } else { Vec::new() };
+        let waiting = if waits { self.read_waiting(tx, now).await? } else { Vec::new() };
         self.attend_to_letters(tx, now).await?;
         if waiting.is_empty() && is_idle {
             return Ok(());
@@ -444,7 +477,11 @@ impl Matcher {
             || items.iter().filter_map(|item| if let Item::Event { event, .. } = item { Some(*event) } else { None });
         let pickups: Vec<RideId> = events().filter_map(pickup).collect();
         let ended = if pickups.is_empty() { Default::default() } else { rows::ended_rides(tx, &pickups).await? };
-        let has_accepted = events().any(|event| matches!(event, Event::MatchAccepted(_)));
+        let accepted = events().flat_map(|event| match event {
+            Event::MatchAccepted(e) => vec![e.driver_id, e.passenger_id],
+            _ => Vec::new(),
+        });
+        let accepted: Vec<UserId> = accepted.collect();
         let answers: Vec<&'static str> = events().filter_map(answer).collect();
         let mut traces: BTreeMap<RequestId, &Trace> = BTreeMap::new();
         let mut inputs = Vec::with_capacity(items.len() + 4);
@@ -452,8 +489,8 @@ impl Matcher {
         if !roads.is_empty() {
             inputs.push(Input::Roads(&roads));
         }
-        let looks = !self.zone.partition.is_one() && (has_accepted || self.is_tick_due(now));
-        let elsewhere = if looks { self.elsewhere(tx).await? } else { None };
+        let looks = !self.zone.partition.is_one() && (!accepted.is_empty() || self.is_tick_due(now));
+        let elsewhere = if looks { self.elsewhere(tx, &accepted).await? } else { None };
         inputs.extend(elsewhere.as_ref().map(Input::Border));
         for item in &items {
             let (event, stored_at, trace) = match item {
@@ -519,20 +556,21 @@ impl Handler for Matcher {
     type Tables = Tables;
 
     async fn handle(&mut self, tx: &mut Transaction<Tables>, batch: &[&Received]) -> Result<(), Failure> {
-        "it panicked".clone_into(&mut self.waiting.failure);
         let handled = self.handle_all(tx, batch).await;
         if let Err(failure) = &handled {
             self.waiting.failure = failure.to_string();
         }
         self.waiting.has_failed = handled.as_ref().is_err_and(|failure| match failure {
-            Failure::Store(StoreError::Unavailable(_) | StoreError::Serialization(_)) | Failure::Fenced => false,
+            Failure::Store(StoreError::Unavailable(_) | StoreError::Serialization(_))
+            | Failure::Busy(_)
+            | Failure::Fenced => false,
             Failure::Store(_) | Failure::Transient(_) | Failure::Permanent(_) => true,
         });
         handled
     }
 
     async fn committed(&mut self, _batch: &[&Received]) {
-        self.waiting.first = None;
+        (self.waiting.in_hand, self.waiting.failure) = (None, String::new());
         self.store_letters().await;
         router::wake(&self.platform, std::mem::take(&mut self.woken)).await;
         let mut output = std::mem::take(&mut self.uncommitted);
@@ -573,12 +611,14 @@ impl Handler for Matcher {
 
     fn rolled_back(&mut self) {
         self.stale = true;
-        // From now on one by one, until the first is handled.
-        if std::mem::take(&mut self.waiting.has_failed)
-            && let Some((_, failures)) = &mut self.waiting.first
-        {
-            *failures += 1;
+        if let Some((first, last)) = self.waiting.in_hand.take().filter(|_| self.waiting.has_failed) {
+            if first == last {
+                let before = self.waiting.failed.filter(|(failed, _)| *failed == first).map_or(0, |(_, count)| count);
+                self.waiting.failed = Some((first, before + 1));
+            }
+            self.waiting.single_until = self.waiting.single_until.max(Some(last));
         }
+        self.waiting.has_failed = false;
         self.woken = ZoneSet::default();
         self.letters.read.clear();
         self.uncommitted = StepOutput::default();
@@ -586,13 +626,8 @@ impl Handler for Matcher {
     }
 
     fn wake_at(&self) -> Option<DateTime<Utc>> {
-        if self.stale || self.waiting.has_more {
-            return Some(self.world.now());
-        }
         let letters = self.letters.read_at.filter(|_| !self.zone.partition.is_one() || !self.letters.stored.is_empty());
-        let tick = self.engine.has_live_requests().then_some(self.next_tick);
-        let roads = self.roads.is_open().then(|| self.world.now() + ROADS_POLL);
-        [tick, self.engine.next_deadline(), roads, letters].into_iter().flatten().min()
+        self.engine_wake_at().into_iter().chain(letters).min()
     }
 }
 
@@ -717,5 +752,31 @@ mod tests {
             }
         };
         tokio::time::timeout(std::time::Duration::from_secs(20), until_quiet).await.expect("woken for ever");
+    }
+
+    /// What it records is a snapshot of all drivers, and a step each time.
+    #[tokio::test(start_paused = true)]
+    async fn a_zone_for_which_nothing_waits_records_its_beginning_alone() {
+        let world = World::seeded(DateTime::UNIX_EPOCH, 1);
+        let platform = Platform::new(world.clone(), streams::Bus::Memory(MemoryBus::new(world.now(), 1)), "a");
+        let store: platform::Store<Tables> = platform::Store::memory(&world, &"a".into());
+        let zone = Zone { partition: crate::zones::Partition::new(3, 1_000), number: 1 };
+        let mut tx = store.begin().await.unwrap();
+        let at = (world.now(), 5_000.0);
+        let epoch = lease::take(&mut tx, zone, "a", Duration::hours(1), at).await.unwrap().unwrap();
+        tx.commit().await.unwrap();
+        let mut matcher = Matcher::new(&platform, &Config::default(), Arc::default(), zone, epoch);
+        let mut recorded = Vec::new();
+        for _ in 0..20 {
+            let mut tx = store.begin().await.unwrap();
+            matcher.handle(&mut tx, &[]).await.unwrap();
+            let platform::On::Memory(tables) = tx.on() else { unreachable!() };
+            recorded.push(tables.recorded_steps.len());
+            tx.commit().await.unwrap();
+            matcher.committed(&[]).await;
+            let until = matcher.wake_at().expect("letters are looked for each minute");
+            tokio::time::advance((until - world.now()).to_std().unwrap()).await;
+        }
+        assert_eq!(recorded, [recorded[0]; 20]);
     }
 }

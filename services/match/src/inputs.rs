@@ -36,7 +36,7 @@ pub(crate) async fn insert(tx: &mut Tx, inputs: &[ZoneInput]) -> Result<(), Stor
             )
             .bind(column(inputs, |i| i32::from(i.zone)))
             .bind(column(inputs, ZoneInput::subject))
-            .bind(column(inputs, ZoneInput::body))
+            .bind(column(inputs, |i| i.body.as_str()))
             .bind(column(inputs, ZoneInput::is_elsewhere))
             .bind(column(inputs, |i| i.stored_at))
             .bind(column(inputs, |i| i.trace.as_str()))
@@ -77,7 +77,7 @@ pub(crate) async fn read(
                 let content = Content::parse(subject, body, row.try_get("elsewhere")?);
                 let input = content.and_then(|content| {
                     let trace = Trace::parse(traceparent).ok_or_else(|| format!("`{traceparent}` is no trace"))?;
-                    Ok(ZoneInput { zone, content, message_id, sequence, stored_at, trace })
+                    Ok(ZoneInput { zone, content, body: body.to_owned(), message_id, sequence, stored_at, trace })
                 });
                 inputs.push((row.try_get("id")?, input));
             }
@@ -135,7 +135,7 @@ pub(crate) async fn given_up(tx: &mut Tx, max: usize) -> Result<Vec<(i64, GivenU
                 let given_up = GivenUp {
                     row: format!("zone_input_{id}"),
                     subject: input.subject().to_owned(),
-                    body: input.body(),
+                    body: input.body.clone(),
                     message_id: input.message_id.clone(),
                     sequence: input.sequence,
                     stored_at: input.stored_at,
@@ -244,7 +244,7 @@ pub(crate) async fn zones_of(tx: &mut Tx, passengers: &[UserId]) -> Result<BTree
 }
 
 /// Gives zones to passengers who have none, and returns those that all of them have. Their rows stay locked, so that what is written for
-/// a passenger has ids in its order.
+/// a passenger has ids in its order. Their time is written once an hour.
 pub(crate) async fn join(
     tx: &mut Tx,
     passengers: &BTreeMap<UserId, u16>,
@@ -255,18 +255,22 @@ pub(crate) async fn join(
     }
     match tx.on() {
         On::Postgres(pg) => {
-            // The update changes nothing but the time. It returns the zone, and locks the row.
-            let rows = sqlx::query(
-                "insert into passengers (passenger_id, zone, changed_at) select p, z, $3 from unnest($1::uuid[], $2::integer[]) \
-                 as u (p, z) order by p on conflict (passenger_id) do update set changed_at = excluded.changed_at \
-                 returning passenger_id, zone",
+            // Rows that are not updated are locked, too, and not returned.
+            let written = sqlx::query(
+                "insert into passengers as own (passenger_id, zone, changed_at) \
+                 select p, z, $3 from unnest($1::uuid[], $2::integer[]) as u (p, z) order by p \
+                 on conflict (passenger_id) do update set changed_at = excluded.changed_at \
+                 where own.changed_at < excluded.changed_at - interval '1 hour' returning passenger_id, zone",
             )
             .bind(column(passengers, |(id, _)| id.0))
             .bind(column(passengers, |(_, zone)| i32::from(*zone)))
             .bind(now)
             .fetch_all(pg)
             .await?;
-            rows.iter().map(passenger_and_zone).collect()
+            let mut joined: BTreeMap<UserId, u16> = written.iter().map(passenger_and_zone).collect::<Result<_, _>>()?;
+            let others: Vec<UserId> = passengers.keys().copied().filter(|id| !joined.contains_key(id)).collect();
+            joined.extend(zones_of(tx, &others).await?);
+            Ok(joined)
         }
         On::Memory(tables) => {
             let mut joined = BTreeMap::new();

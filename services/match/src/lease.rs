@@ -90,8 +90,10 @@ pub async fn take(
         if is_any_held(tx, now).await? {
             return Ok(None);
         }
-        rezone::to(tx, partition, radius_m, now).await?;
+        // First: it waits for the transactions of engines and routers that run, and fences those that begin later. What they wrote is
+        // among the rows that get other zones then.
         put_in_force(tx, partition).await?;
+        rezone::to(tx, partition, radius_m, now).await?;
     }
     match tx.on() {
         On::Postgres(pg) => {
@@ -308,6 +310,8 @@ pub struct Standing {
     pub free: ZoneSet,
     /// Live processes with the same division, this one included.
     pub members: usize,
+    /// How many of them come before this one, in the order of their names.
+    pub members_before: usize,
     /// The division of this process is in force.
     pub is_in_force: bool,
 }
@@ -338,13 +342,17 @@ pub async fn attend(
             .bind(ttl)
             .execute(&mut *pg)
             .await?;
-            let row =
-                sqlx::query("select count(*) from members where expires_at >= now() and zones = $1 and cell_m = $2")
-                    .bind(zones)
-                    .bind(cell_m)
-                    .fetch_one(&mut *pg)
-                    .await?;
+            let row = sqlx::query(
+                "select count(*), count(*) filter (where holder < $3) from members \
+                 where expires_at >= now() and zones = $1 and cell_m = $2",
+            )
+            .bind(zones)
+            .bind(cell_m)
+            .bind(holder)
+            .fetch_one(&mut *pg)
+            .await?;
             standing.members = usize::try_from(row.try_get::<i64, _>(0)?).unwrap_or(1);
+            standing.members_before = usize::try_from(row.try_get::<i64, _>(1)?).unwrap_or(0);
             let row = sqlx::query("select zones = $1 and cell_m = $2 from lease where name = $3")
                 .bind(zones)
                 .bind(cell_m)
@@ -357,6 +365,8 @@ pub async fn attend(
             tables.members.insert(holder.to_owned(), Member { partition, expires_at: now + ttl });
             let live = |member: &&Member| member.expires_at >= now && member.partition == partition;
             standing.members = tables.members.values().filter(live).count();
+            let before = tables.members.iter().filter(|(name, _)| name.as_str() < holder);
+            standing.members_before = before.map(|(_, member)| member).filter(live).count();
             standing.is_in_force = tables.partition == Some(partition);
         }
     }

@@ -26,6 +26,8 @@ use crate::tables::Tables;
 use crate::zones::{Zone, ZoneSet};
 use crate::{fleet, inputs};
 
+/// Limit of taking the first zone of another division of the map.
+const REZONE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a process looks whether something waits for its zones, should nothing wake it.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -61,6 +63,8 @@ pub(crate) struct Owners {
     tasks: JoinSet<Option<Ended>>,
     /// Until when all leases were renewed.
     held_until: Instant,
+    /// The zone that was last tried to be taken.
+    tried: u16,
     /// Since when a zone has had no owner.
     free_since: BTreeMap<u16, Instant>,
     routing: JoinSet<Option<Ended>>,
@@ -77,6 +81,7 @@ impl Owners {
             zones: BTreeMap::new(),
             tasks: JoinSet::new(),
             held_until: Instant::now(),
+            tried: 0,
             free_since: BTreeMap::new(),
             routing: JoinSet::new(),
             routing_stop: CancellationToken::new(),
@@ -135,7 +140,7 @@ impl Owners {
             Ok(Ok(standing)) => {
                 self.held_until = requested_at + self.config.lease_ttl;
                 self.platform.health.set_healthy(HEALTH_PART);
-                self.share(standing).await;
+                self.share(standing, requested_at + self.config.lease_renew).await;
             }
             Ok(Err(error)) => self.platform.health.set_unhealthy(HEALTH_PART, error.to_string()),
             Err(_) => self.platform.health.set_unhealthy(HEALTH_PART, "the database does not answer"),
@@ -156,14 +161,15 @@ impl Owners {
         Ok(standing)
     }
 
-    async fn share(&mut self, standing: Standing) {
+    /// Takes or releases zones. It begins with no zone after `until`: the leases that it holds are to be renewed.
+    async fn share(&mut self, standing: Standing, until: Instant) {
         for (number, zone) in &self.zones {
             if !standing.renewed.contains(*number) && !zone.stop.is_cancelled() {
                 tracing::warn!(zone = number, epoch = zone.epoch, "match: another process has taken the zone");
                 zone.stop.cancel();
             }
         }
-        let share = self.config.partition.share(standing.members);
+        let share = self.config.partition.share(standing.members, standing.members_before);
         let mut active = self.zones.values().filter(|zone| !zone.stop.is_cancelled()).count();
         if active > share
             && let Some((number, zone)) = self.zones.iter().rev().find(|(_, zone)| !zone.stop.is_cancelled())
@@ -177,11 +183,18 @@ impl Owners {
             );
             zone.stop.cancel();
         }
-        for number in standing.free.iter().filter(|number| !self.zones.contains_key(number)).collect::<Vec<_>>() {
-            if active >= share {
+        // The first that takes a zone of another division gives all rows other zones.
+        let limit = if standing.is_in_force { LEASE_TIMEOUT } else { REZONE_TIMEOUT };
+        let mut free: Vec<u16> = standing.free.iter().filter(|number| !self.zones.contains_key(number)).collect();
+        // Those that were tried last come last: one may have an owner that stands still in a transaction.
+        let tried = free.iter().filter(|number| **number <= self.tried).count();
+        free.rotate_left(tried);
+        for number in free {
+            if active >= share || Instant::now() >= until {
                 break;
             }
-            match timeout(LEASE_TIMEOUT, self.take(number)).await {
+            self.tried = number;
+            match timeout(limit, self.take(number)).await {
                 Ok(Ok(Some(epoch))) => {
                     self.begin(number, epoch);
                     active += 1;
@@ -307,7 +320,7 @@ async fn own(
     handlers::lock(&positions).merge(known);
     let matcher = Matcher::new(&platform, &config, positions, zone, epoch);
     let worker = Worker::new(&platform, Service::Match, &store, Vec::new(), BATCH_MAX, matcher).woken_by(wake);
-    Some(worker.run(stop).await)
+    Some(Box::pin(worker.run(stop)).await)
 }
 
 /// Records the positions that other processes pass on to a zone.
@@ -365,9 +378,10 @@ async fn look_for_inputs(store: Store<Tables>, wakes: Wakes) {
             let mut tx = store.begin().await?;
             inputs::waiting(&mut tx, &zones).await
         };
-        match waiting.await {
-            Ok(waiting) => wakes.wake(waiting),
-            Err(error) => tracing::debug!(%error, "what waits for zones cannot be read"),
+        match timeout(LEASE_TIMEOUT, waiting).await {
+            Ok(Ok(waiting)) => wakes.wake(waiting),
+            Ok(Err(error)) => tracing::debug!(%error, "what waits for zones cannot be read"),
+            Err(_) => tracing::debug!("what waits for zones is not read in time"),
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Duration, Utc};
 use imbl::OrdMap;
 use platform::store::rows::column;
 use platform::{On, StoreError};
@@ -16,12 +16,14 @@ use uuid::Uuid;
 
 use crate::inputs;
 use crate::tables::Tx;
+use crate::zone_input::ZoneInput;
 use crate::zones::{Partition, ZoneSet};
 
 pub(crate) async fn to(tx: &mut Tx, partition: Partition, radius_m: f64, now: DateTime<Utc>) -> Result<(), StoreError> {
-    fold(tx, partition).await?;
+    fold(tx, partition, now).await?;
     let passengers = passengers(tx).await?;
-    inputs::move_to(tx, &passengers, now).await?;
+    // Whoever has a zone keeps it: what waits for it was written by that. Of one zone before, nobody has.
+    inputs::join(tx, &passengers, now).await?;
     if !partition.is_one() {
         let drivers = drivers(tx).await?;
         let zones = drivers.into_iter().map(|(id, at)| (id, partition.zones_near(&at, radius_m))).collect();
@@ -32,16 +34,21 @@ pub(crate) async fn to(tx: &mut Tx, partition: Partition, radius_m: f64, now: Da
 }
 
 /// Puts what is in a zone that there is no more into one that there is.
-async fn fold(tx: &mut Tx, partition: Partition) -> Result<(), StoreError> {
+async fn fold(tx: &mut Tx, partition: Partition, now: DateTime<Utc>) -> Result<(), StoreError> {
     let zones = partition.zones();
     match tx.on() {
         On::Postgres(pg) => {
-            for table in ["requests", "offers", "rides", "zone_inputs"] {
+            for table in ["requests", "offers", "zone_inputs", "passengers"] {
                 // The name is one of these four.
                 let statement = format!("update {table} set zone = zone % $1 where zone >= $1");
                 sqlx::query(sqlx::AssertSqlSafe(statement)).bind(i32::from(zones)).execute(&mut *pg).await?;
             }
-            sqlx::query("delete from passengers").execute(&mut *pg).await?;
+            // Of eight days; those that ended long ago are loaded by no engine, and whoever reads their zones does the same.
+            sqlx::query("update rides set zone = zone % $1 where zone >= $1 and (ended_at is null or ended_at >= $2)")
+                .bind(i32::from(zones))
+                .bind(now - Duration::days(1))
+                .execute(&mut *pg)
+                .await?;
         }
         On::Memory(tables) => {
             fn fold<K: Ord + Clone>(map: &mut OrdMap<K, u16>, zones: u16) {
@@ -50,9 +57,17 @@ async fn fold(tx: &mut Tx, partition: Partition) -> Result<(), StoreError> {
             fold(&mut tables.zone_of_request, zones);
             fold(&mut tables.zone_of_offer, zones);
             fold(&mut tables.zone_of_ride, zones);
-            let inputs = tables.zone_inputs.iter().map(|((zone, id), input)| ((zone % zones, *id), input.clone()));
+            let inputs = tables.zone_inputs.iter().map(|((zone, id), input)| {
+                let zone = zone % zones;
+                ((zone, *id), ZoneInput { zone, ..input.clone() })
+            });
             tables.zone_inputs = inputs.collect();
-            tables.zone_of_passenger = OrdMap::new();
+            let passengers = tables.zone_of_passenger.iter();
+            tables.zone_of_passenger = passengers.map(|(id, (zone, at))| (*id, (zone % zones, *at))).collect();
+            let given_up = tables.given_up_inputs.iter().map(|(id, (input, why))| {
+                (*id, (ZoneInput { zone: input.zone % zones, ..input.clone() }, why.clone()))
+            });
+            tables.given_up_inputs = given_up.collect();
         }
     }
     Ok(())
@@ -111,4 +126,61 @@ async fn put_drivers(tx: &mut Tx, zones: BTreeMap<UserId, ZoneSet>) -> Result<()
         On::Memory(tables) => tables.zones_of_driver.extend(zones),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use platform::{Store, Trace, World};
+    use streams::event::UserFinder;
+    use streams::{Event, RequestId, VehicleType};
+    use testing::{Backend, on_both_stores};
+
+    use super::*;
+    use crate::MIGRATIONS;
+    use crate::tables::Tables;
+    use crate::zone_input::Content;
+
+    on_both_stores!(what_waits_is_handled_in_order_whatever_zones_become_one);
+
+    fn finder(n: u16, zone: u16) -> ZoneInput {
+        let event = UserFinder {
+            request_id: RequestId(Uuid::from_u128(n.into())),
+            user_id: UserId(Uuid::from_u128((n % 2).into())),
+            active: true,
+            pickup: Position { lat: 40.0, lng: f64::from(n) },
+            dropoff: Position { lat: 41.0, lng: 0.0 },
+            vehicle_type: VehicleType::Car,
+            recorded_at: DateTime::UNIX_EPOCH,
+            continues: None,
+            market_id: None,
+            expires_at: None,
+        };
+        let content = Content::Event { event: Box::new(Event::UserFinder(event)), elsewhere: false };
+        ZoneInput::between_zones(zone, content, DateTime::UNIX_EPOCH, trace())
+    }
+
+    fn trace() -> Trace {
+        Trace::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01").unwrap()
+    }
+
+    async fn what_waits_is_handled_in_order_whatever_zones_become_one(backend: Backend) {
+        let now = DateTime::UNIX_EPOCH;
+        let store: Store<Tables> = backend.store(&World::real(), "test", "matching", &MIGRATIONS).await;
+        let mut tx = store.begin().await.unwrap();
+        let zones = [4, 0, 1, 2, 3, 2, 0, 4];
+        for (n, zone) in (0..).zip(zones) {
+            inputs::insert(&mut tx, &[finder(n, zone)]).await.unwrap();
+        }
+        let passenger = |n| UserId(Uuid::from_u128(n));
+        inputs::join(&mut tx, &[(passenger(0), 4), (passenger(1), 3)].into(), now).await.unwrap();
+        to(&mut tx, Partition::new(2, 700), 5_000.0, now).await.unwrap();
+        for (zone, expected) in [(0, vec![0, 1, 3, 5, 6, 7]), (1, vec![2, 4])] {
+            let waiting = inputs::read(&mut tx, zone, 100).await.unwrap();
+            let waiting: Vec<ZoneInput> = waiting.into_iter().map(|(_, input)| input.unwrap()).collect();
+            assert_eq!(waiting, expected.iter().map(|n| finder(*n, zone)).collect::<Vec<_>>());
+        }
+        // What comes after what waits goes where that is, wherever it is.
+        let joined = inputs::join(&mut tx, &[(passenger(0), 1), (passenger(1), 0)].into(), now).await.unwrap();
+        assert_eq!(joined, [(passenger(0), 0), (passenger(1), 1)].into());
+    }
 }

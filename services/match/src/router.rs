@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
 use platform::consumer::ProgressReporter;
-use platform::{Failure, Handler, Platform, Received, StoreError, Trace, Transaction};
+use platform::{Failure, Handler, Platform, Received, Trace, Transaction};
 use streams::event::{MatchRejected, Party, RejectReason, RideEvent};
 use streams::match_zones::{ZONE_POSITIONS_MAX, ZonePosition, ZonePositions, inputs_of, positions_of};
 use streams::{Event, RideStatus, Service, UserId};
@@ -58,14 +58,14 @@ impl Router {
         Self { look_at: platform.world.now(), platform, config, woken }
     }
 
-    /// Holds messages back while too much waits for a zone: their stream keeps them.
+    /// Holds all messages back while too much waits for a zone: their streams keep them.
     async fn hold_back(&mut self, tx: &mut Transaction<Tables>, now: DateTime<Utc>) -> Result<(), Failure> {
         if now < self.look_at {
             return Ok(());
         }
         if let Some(zone) = inputs::full(tx).await? {
             let why = format!("{} events wait for zone {zone}", inputs::WAITING_MAX);
-            return Err(StoreError::Unavailable(why).into());
+            return Err(Failure::Busy(why));
         }
         self.look_at = now + LOOK_INTERVAL;
         Ok(())
@@ -153,7 +153,7 @@ impl Handler for Router {
         }
         let finders = inputs::join(tx, &finders, now).await?;
         let (ids, passengers) = ids(batch);
-        let Zones { offers, requests, rides } = borders::zones_of(tx, &ids).await?;
+        let Zones { offers, requests, rides } = borders::zones_of(tx, &ids, partition).await?;
         let passengers = inputs::zones_of(tx, &passengers).await?;
         let mut routed = Vec::with_capacity(batch.len());
         for received in batch {
@@ -162,6 +162,7 @@ impl Handler for Router {
                 routed.push(ZoneInput {
                     zone,
                     content,
+                    body: String::from_utf8_lossy(&received.body).into_owned(),
                     message_id: received.id.clone(),
                     sequence: received.sequence,
                     stored_at: received.stored_at,

@@ -32,6 +32,8 @@ impl Content {
 pub(crate) struct ZoneInput {
     pub zone: u16,
     pub content: Content,
+    /// As the row has it. That of an event is as it came: it may have fields that this version does not know.
+    pub body: String,
     /// The message that it came with; empty for what zones write for each other.
     pub message_id: String,
     /// Of the message in its stream, 0 without one.
@@ -44,20 +46,17 @@ pub(crate) struct ZoneInput {
 impl ZoneInput {
     /// What a zone writes for another one.
     pub(crate) fn between_zones(zone: u16, content: Content, stored_at: DateTime<Utc>, trace: Trace) -> Self {
-        Self { zone, content, message_id: String::new(), sequence: 0, stored_at, trace }
+        let body = match &content {
+            Content::Event { event, .. } => String::from_utf8(event.body()).expect("JSON is UTF-8"),
+            Content::HandedOver(id) => id.to_string(),
+        };
+        Self { zone, content, body, message_id: String::new(), sequence: 0, stored_at, trace }
     }
 
     pub(crate) fn subject(&self) -> &str {
         match &self.content {
             Content::Event { event, .. } => event.subject().as_str(),
             Content::HandedOver(_) => HANDED_OVER,
-        }
-    }
-
-    pub(crate) fn body(&self) -> String {
-        match &self.content {
-            Content::Event { event, .. } => String::from_utf8(event.body()).expect("JSON is UTF-8"),
-            Content::HandedOver(id) => id.to_string(),
         }
     }
 

@@ -142,9 +142,11 @@ impl Partition {
         ((z ^ (z >> 31)) % u64::from(self.zones)) as u16
     }
 
-    /// The share of each of `members`.
-    pub fn share(self, members: usize) -> usize {
-        usize::from(self.zones).div_ceil(members.max(1))
+    /// The share of a process, before which `before` of all `members` come: together they have all zones, and no two differ by more than
+    /// one.
+    pub fn share(self, members: usize, before: usize) -> usize {
+        let (zones, members) = (usize::from(self.zones), members.max(1));
+        zones / members + usize::from(before < zones % members)
     }
 
     /// A zone for what has no place: the same for the same id.
@@ -186,7 +188,9 @@ mod tests {
             assert_eq!(Partition::ONE.zone_of(&at), 0);
         }
         assert_eq!(seen, ZoneSet(0b1111));
-        assert_eq!((partition.share(0), partition.share(3), partition.share(9)), (4, 2, 1));
+        let shares =
+            |members: usize| (0..members.max(1)).map(|before| partition.share(members, before)).collect::<Vec<_>>();
+        assert_eq!((shares(0), shares(3), shares(5)), (vec![4], vec![2, 1, 1], vec![1, 1, 1, 1, 0]));
     }
 
     proptest! {

@@ -165,6 +165,10 @@ pub struct Settings {
     /// Metres from a pickup within which drivers are sought.
     #[arg(long, value_name = "M", help_heading = MATCHING, env = "MATCH_RADIUS_M", default_value_t = 5_000.0, global = true)]
     pub match_radius_m: f64,
+    /// The same once a search has waited for two thirds of its time, at least MATCH_RADIUS_M: the radius grows from a third of the time on
+    /// [default: MATCH_RADIUS_M].
+    #[arg(long, value_name = "M", help_heading = MATCHING, env = "MATCH_RADIUS_MAX_M", global = true)]
+    pub match_radius_max_m: Option<f64>,
     /// How drivers are offered to passengers: `batched` pairs those who wait and the drivers around them together, at the least total
     /// cost; with `first-come` who waits longest takes the nearest driver.
     #[arg(long, value_name = "POLICY", help_heading = MATCHING, env = "MATCH_POLICY", default_value = "batched", value_parser = policy, global = true)]
@@ -381,6 +385,9 @@ impl Settings {
             if !(value.is_finite() && value > 0.0) {
                 anyhow::bail!("{name} must be a number above 0");
             }
+        }
+        if self.match_radius_max_m.is_some_and(|max_m| !(max_m.is_finite() && max_m >= self.match_radius_m)) {
+            anyhow::bail!("MATCH_RADIUS_MAX_M must be at least MATCH_RADIUS_M, {}", self.match_radius_m);
         }
         if !self.embedded() {
             if self.jwt_secret.is_none() && services.iter().any(|s| *s != Service::Match) {

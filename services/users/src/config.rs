@@ -2,6 +2,7 @@
 
 use chrono::TimeDelta;
 use pricing::market::{self, Markets};
+use roads::Roads;
 use streams::Position;
 
 use crate::account::DriverApproval;
@@ -19,6 +20,8 @@ pub struct Config {
     pub request_ttl_s: u32,
     /// `MARKETS_FILE`: where people are served.
     pub markets: market::Current,
+    /// `ROUTING_URL`: how long the driver of a live ride needs by road; `None`: at the market's pace.
+    pub roads: Option<Roads>,
     /// `DRIVER_APPROVAL`: who decides about a new driver.
     pub driver_approval: DriverApproval,
     /// `SIGN_IN_MAX_DAYS`: how long a sign-in may last, however often it is refreshed.
@@ -38,6 +41,7 @@ impl Default for Config {
             code_countries: Countries::default(),
             request_ttl_s: 300,
             markets: market::Current::default(),
+            roads: None,
             driver_approval: DriverApproval::default(),
             sign_in_life: TimeDelta::days(90),
             suspension_memory: TimeDelta::days(365),

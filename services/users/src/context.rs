@@ -45,6 +45,8 @@ const RATINGS_RULES: Rules = Rules { failures_max: 3, open_for: Duration::second
 const DEBTS_MAX: usize = 16;
 /// Requests for missed offers at once: match works on one at a time.
 const MISSED_MAX: usize = 4;
+/// Questions at once how long drivers of live rides need by road.
+const ROAD_ASKS_MAX: usize = 16;
 
 /// Clones share everything, and cost a word: each socket holds one.
 #[derive(Debug, Clone)]
@@ -82,6 +84,8 @@ pub(crate) struct Parts {
     pub(crate) debts: Arc<Asking>,
     /// Of requests to match for missed offers.
     pub(crate) missed_permits: Arc<Semaphore>,
+    /// Of questions how long drivers of live rides need by road.
+    pub(crate) road_permits: Arc<Semaphore>,
     /// Where pushes go, when they are due, and which are not needed.
     pub(crate) sinks: Arc<Sinks>,
     pub(crate) due: Arc<Due>,
@@ -113,6 +117,7 @@ impl Context {
             rides: Arc::new(Breaker::new(platform, "rides", RIDES_RULES)),
             debts: Arc::new(Asking::new(platform, "debts", DEBTS_RULES, DEBTS, DEBTS_MAX)),
             missed_permits: Arc::new(Semaphore::new(MISSED_MAX)),
+            road_permits: Arc::new(Semaphore::new(ROAD_ASKS_MAX)),
             people: Arc::default(),
             means: Arc::default(),
             ratings: Arc::new(Breaker::new(platform, "ratings", RATINGS_RULES)),

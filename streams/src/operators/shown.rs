@@ -487,6 +487,8 @@ pub struct Track {
     /// As it was reported last.
     pub distance_m: Option<f64>,
     pub is_final: bool,
+    /// The distance with the points that came after the final one, which was billed; null if none came.
+    pub late_distance_m: Option<f64>,
 }
 
 #[derive(Debug, Clone, Serialize, JsonSchema)]

@@ -150,11 +150,11 @@ fn longest_gap(fixes: &[&Fix], ride: &RideTimes, duration: Duration) -> Duration
     (usual_gap(fixes, ride) * USUAL_GAPS).max(short).min(LONG_GAP)
 }
 
-/// Nine in ten gaps between fixes are not longer.
+/// Nine in ten gaps between fixes are not longer; of few gaps, all but the longest one are not.
 fn usual_gap(fixes: &[&Fix], ride: &RideTimes) -> Duration {
     let is_within = |pair: &&[&Fix]| pair.iter().any(|fix| ride.contains(fix.recorded_at));
     let gaps = fixes.windows(2).filter(is_within).map(|pair| pair[1].recorded_at - pair[0].recorded_at);
     let mut gaps: Vec<Duration> = gaps.collect();
     gaps.sort();
-    gaps.get(gaps.len() * 9 / 10).copied().unwrap_or(Duration::zero())
+    gaps.get(gaps.len().saturating_sub(1) * 9 / 10).copied().unwrap_or(Duration::zero())
 }

@@ -76,7 +76,7 @@ pub struct Measured {
     pub summary: TrackSummary,
     /// The part of the time between start and arrival that the fixes show, 0 to 1.
     pub covered: f64,
-    /// The newest point of the devices that count reaches the arrival: they hold nothing more of the ride.
+    /// The points of the devices that count show the ride up to the arrival: they hold nothing more of it.
     pub is_complete: bool,
 }
 

@@ -28,9 +28,11 @@ pub use self::fix::{Measured, Point, RideTimes, TrackSummary};
 
 /// The default of TRACK_MAX_SPEED_MPS: 252 km/h. A point that would need more is a jump.
 pub const MAX_SPEED_MPS: f64 = 70.0;
-/// A phone whose newest point is so long before the arrival has nothing more to send of the ride: phones measure once in a few
+/// A phone whose newest point is so long before the arrival has measured nothing more of the ride: phones measure once in a few
 /// seconds.
 const REACHES_WITHIN: Duration = Duration::seconds(2);
+/// A phone that comes back may send where it is now first. So long as its points show less of the ride's time, it may hold the others.
+const COMPLETE_COVERED: f64 = 0.99;
 
 /// The distance of a ride, from all points that are known of its driver's devices, in any order.
 pub fn measure(points: &[Point], ride: &RideTimes, max_speed_mps: f64) -> Measured {
@@ -43,10 +45,12 @@ pub fn measure(points: &[Point], ride: &RideTimes, max_speed_mps: f64) -> Measur
     let last =
         on_ride.clone().next_back().map(|fix| TrackPoint { location: fix.position, recorded_at: fix.recorded_at });
     let reaches = |arrived_at| driver.newest.is_some_and(|newest| newest + REACHES_WITHIN >= arrived_at);
+    let covered = ends::covered(&parts, ride);
+    let is_complete = |arrived_at| covered >= COMPLETE_COVERED && reaches(arrived_at);
     Measured {
         summary: TrackSummary { distance_m: (metres * 100.0).round() / 100.0, points: on_ride.count() as u64, last },
-        covered: ends::covered(&parts, ride),
-        is_complete: ride.arrived_at.is_none_or(reaches),
+        covered,
+        is_complete: ride.arrived_at.is_none_or(is_complete),
     }
 }
 

@@ -162,6 +162,36 @@ pub(crate) async fn read(tx: &mut Tx, queries: &[PointQuery]) -> Result<Vec<Poin
     }
 }
 
+/// The points that were stored last of the drivers of these tracks: of each those of one chunk at most, in any order. A point of a process
+/// of the version before is not among them.
+pub(crate) async fn last(tx: &mut Tx, tracks: &[TrackRow]) -> Result<Vec<PointRow>, StoreError> {
+    let drivers: Vec<(RideId, UserId)> = tracks.iter().filter_map(|t| Some((t.ride_id, t.driver_id?))).collect();
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select c.ride_id, c.user_id, e.* from unnest($1::uuid[], $2::uuid[]) as u (r, d) \
+                 cross join lateral (select * from track_chunks where ride_id = r and user_id = d order by nth desc limit 1) as c \
+                 cross join lateral unnest(c.device, c.ride_device, c.device_at, c.sent_at, c.received_at, \
+                 c.recorded_at, c.lat, c.lng, c.accuracy_m, c.speed_mps, c.versions) as e (device, ride_device, device_at, \
+                 sent_at, received_at, recorded_at, lat, lng, accuracy_m, speed_mps, version)",
+            )
+            .bind(column(&drivers, |(ride, _)| ride.0))
+            .bind(column(&drivers, |(_, driver)| driver.0))
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(|row| read_point(row).map_err(StoreError::from)).collect()
+        }
+        On::Memory(tables) => {
+            let last = drivers.iter().flat_map(|(ride, driver)| {
+                let mut points: Vec<&PointRow> = points_of(tables, *ride).filter(|p| p.user_id == *driver).collect();
+                points.sort_by_key(|point| point.version);
+                points.into_iter().rev().take(usize::try_from(CHUNK_MAX).unwrap_or(usize::MAX)).cloned()
+            });
+            Ok(last.collect())
+        }
+    }
+}
+
 /// Deletes the points of the rides that ended between `from` and `to`, and those without a track.
 pub(super) async fn purge(tx: &mut Tx, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<(), StoreError> {
     match tx.on() {

@@ -399,7 +399,12 @@ fn fixes_that_show_too_little_of_the_time_are_distinguished_from_those_that_show
     assert_eq!(covered(&mut (0..0), 600.0), 0.0);
     let coarse: Vec<Point> = (0..100).map(|s| Point { accuracy_m: Some(2e3), ..fix(f64::from(s), 0.0, 0.0) }).collect();
     let measured = measure(&coarse, &ride(100.0), MAX_SPEED_MPS);
-    assert_eq!((measured.covered, measured.summary.points, measured.is_complete), (0.0, 0, true));
+    assert_eq!((measured.covered, measured.summary.points, measured.is_complete), (0.0, 0, false));
+    // Few gaps, one of which is an outlier: it does not show its own way.
+    for (seconds, arrived) in [(vec![0, 1, 2, 3, 4, 165], 170.0), (vec![0, 1, 2, 19], 20.0), (vec![0, 1, 168], 170.0)] {
+        assert!(covered(&mut seconds.iter().copied(), arrived) < 0.3, "{seconds:?}");
+    }
+    assert!(covered(&mut [0, 60, 120].into_iter(), 130.0) > 0.99, "a tracker that reports each minute");
 }
 
 #[test]
@@ -410,6 +415,15 @@ fn a_track_is_complete_once_the_phone_reaches_the_arrival() {
     assert!(!is_complete(phone(60).chain(tablet.clone()).collect()), "the tablet does not speak for the phone");
     assert!(is_complete(phone(99).collect()) && is_complete(phone(110).collect()));
     assert!(!is_complete(tablet.take(0).collect()));
+    // A phone that was offline sends where it is now first, and then what it held back.
+    let now_first =
+        |missing: std::ops::Range<u32>| phone(100).enumerate().filter(move |(s, _)| !missing.contains(&(*s as u32)));
+    assert!(!is_complete(now_first(11..100).map(|(_, point)| point).collect()), "what it held back is missing");
+    assert!(!is_complete(now_first(40..75).map(|(_, point)| point).collect()));
+    assert!(
+        is_complete(now_first(40..50).map(|(_, point)| point).collect()),
+        "as long as between fixes of other phones"
+    );
 }
 
 fn check<S: Strategy>(cases: u32, seed: u64, strategy: S, test: impl Fn(S::Value)) {

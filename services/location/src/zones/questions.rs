@@ -126,7 +126,9 @@ impl Questions {
         let question = Question::Nearby { from, radius_m, limit };
         let (answers, own) = self.gather::<Vec<NearDriver>>(self.plan(&scope), &question).await;
         let here = self.cache.positions().nearby(&from, radius_m, limit, &own);
-        let found = newest(answers.into_iter().flatten().chain(here), |near| (near.user_id, near.received_at));
+        let found = newest(answers.into_iter().flatten().chain(here), |near| {
+            (near.user_id, (near.free.recorded_at, near.received_at))
+        });
         let mut found: Vec<NearDriver> = found.into_values().collect();
         // Stable: equal distances stay in the order of ids.
         found.sort_by(|a, b| a.free.distance_m.total_cmp(&b.free.distance_m));
@@ -150,7 +152,7 @@ impl Questions {
         let (answers, _) =
             self.gather::<Option<NewestPosition>>(self.plan(&scope), &Question::Newest { driver_id }).await;
         let here = self.cache.positions().newest_of(driver_id);
-        answers.into_iter().flatten().chain(here).max_by_key(|newest| newest.received_at)
+        answers.into_iter().flatten().chain(here).max_by_key(|newest| (newest.recorded_at, newest.received_at))
     }
 
     /// Who is on duty or in a ride, in the order of ids.
@@ -161,7 +163,7 @@ impl Questions {
         let limit = map.limit as usize;
         let mut truncated = answers.iter().any(|answer| answer.truncated);
         let drivers = answers.into_iter().flat_map(|answer| answer.drivers);
-        let drivers = newest(drivers, |driver| (driver.user_id, driver.received_at));
+        let drivers = newest(drivers, |driver| (driver.user_id, (driver.recorded_at, driver.received_at)));
         truncated |= drivers.len() > limit;
         ShownDrivers { drivers: drivers.into_values().take(limit).collect(), truncated }
     }
@@ -237,12 +239,13 @@ fn shown_here(cache: &Cache, map: &MapQuery, scope: &Scope) -> ShownDrivers {
     first_shown(found, most)
 }
 
-/// One of each driver: that with the newest place. `of` says who it is, and when the place was received.
+/// One of each driver: that with the newest place. `of` says who it is, and when the driver was there: a late point is received after
+/// newer ones.
 fn newest<D, T: Ord>(all: impl IntoIterator<Item = D>, of: impl Fn(&D) -> (UserId, T)) -> BTreeMap<UserId, D> {
     let mut drivers: BTreeMap<UserId, D> = BTreeMap::new();
     for driver in all {
-        let (id, received_at) = of(&driver);
-        if drivers.get(&id).is_none_or(|known| of(known).1 < received_at) {
+        let (id, at) = of(&driver);
+        if drivers.get(&id).is_none_or(|known| of(known).1 < at) {
             drivers.insert(id, driver);
         }
     }
@@ -254,8 +257,9 @@ fn newest<D, T: Ord>(all: impl IntoIterator<Item = D>, of: impl Fn(&D) -> (UserI
 fn one_page(pages: Vec<FleetReply>) -> FleetReply {
     let end =
         pages.iter().filter(|page| page.more).filter_map(|page| page.drivers.last()).map(|last| last.user_id).min();
-    let drivers =
-        newest(pages.into_iter().flat_map(|page| page.drivers), |driver| (driver.user_id, driver.received_at));
+    let drivers = newest(pages.into_iter().flat_map(|page| page.drivers), |driver| {
+        (driver.user_id, (driver.recorded_at, driver.received_at))
+    });
     let drivers: Vec<FleetDriver> =
         drivers.into_values().filter(|driver| end.is_none_or(|end| driver.user_id <= end)).collect();
     FleetReply { drivers, more: end.is_some() }
@@ -295,6 +299,9 @@ mod tests {
         // The newer place of a driver whom two know.
         let twice =
             one_page(vec![page(&[driver(1, 5)], false), page(&[driver(1, 9)], false), page(&[driver(1, 7)], false)]);
+        assert_eq!(twice, page(&[driver(1, 9)], false));
+        let late = FleetDriver { received_at: DateTime::UNIX_EPOCH + TimeDelta::seconds(10), ..driver(1, 2) };
+        let twice = one_page(vec![page(&[driver(1, 9)], false), page(&[late], false)]);
         assert_eq!(twice, page(&[driver(1, 9)], false));
     }
 }

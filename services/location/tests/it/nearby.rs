@@ -7,16 +7,18 @@ use axum::http::StatusCode;
 use serde_json::Value;
 use streams::event::{LocationUpdate, UserBeacon};
 use streams::fleet::{FLEET, FleetReply, FleetRequest};
+use streams::newest_position::{NEWEST_POSITION, NEWEST_POSITION_WAIT, NewestPosition, NewestPositionRequest};
 use streams::{Event, RideStatus, UserId};
 use testing::{Backend, on_both_stores};
 
-use crate::harness::{ServiceHarness, TestRide};
+use crate::harness::{ServiceHarness, TestRide, place};
 
 on_both_stores!(
     a_driver_with_a_ride_is_not_nearby,
     nearby_needs_a_sign_in_and_names_the_field_that_is_wrong,
     a_user_may_look_five_times_at_once,
     a_restart_and_a_second_process_keep_the_places_of_drivers,
+    a_restart_keeps_the_places_of_drivers_in_rides,
     a_driver_is_where_the_positions_say_and_only_on_duty,
 );
 
@@ -117,6 +119,32 @@ async fn a_restart_and_a_second_process_keep_the_places_of_drivers(backend: Back
     let FleetReply { drivers: fleet, more } = serde_json::from_slice(&reply).unwrap();
     let found: BTreeSet<UserId> = fleet.iter().map(|driver| driver.user_id).collect();
     assert_eq!((found, more), (BTreeSet::from([drivers[0], drivers[1]]), false));
+    harness.end().await;
+}
+
+async fn a_restart_keeps_the_places_of_drivers_in_rides(backend: Backend) {
+    let mut harness = ServiceHarness::start(backend, 1).await;
+    let (driven, begun) = (TestRide::new(&harness), TestRide::new(&harness));
+    for ride in [driven, begun] {
+        harness.go_online(ride.driver, 300.0).await;
+        harness.all_handled().await;
+        ride.publish(&harness, RideStatus::Started, 0.0).await;
+    }
+    for east_m in [2_000.0, 2_010.0, 2_020.0] {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let point = LocationUpdate { ride_id: Some(driven.id), ..harness.free_point(driven.driver, east_m) };
+        harness.publish(&Event::LocationUpdate(point)).await;
+    }
+    harness.all_handled().await;
+    harness.stop_processes().await;
+    harness.start_process().await;
+    for (ride, east_m) in [(driven, 2_020.0), (begun, 300.0)] {
+        let body = serde_json::to_vec(&NewestPositionRequest { driver_id: ride.driver }).unwrap();
+        let reply = harness.platform.bus.request(NEWEST_POSITION, body.into(), NEWEST_POSITION_WAIT).await.unwrap();
+        let newest: Option<NewestPosition> = serde_json::from_slice(&reply).unwrap();
+        assert_eq!(newest.map(|newest| newest.location), Some(place(east_m, 0.0)));
+    }
+    assert_eq!(harness.nearby(0).await, Vec::<f64>::new(), "both are busy");
     harness.end().await;
 }
 

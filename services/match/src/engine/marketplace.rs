@@ -286,7 +286,7 @@ fn waiting_request(r: &Request, rules: &Rules, now: DateTime<Utc>) -> WaitingReq
         pickup: r.pickup,
         vehicle_type: r.vehicle_type,
         opened_at: r.opened_at,
-        radius_m: rules.radius_m(&r.pickup),
+        radius_m: rules.radius_m(&r.pickup, [r.waits_since(), r.expires_at(rules)], now),
         request_ttl: rules.request_ttl(&r.pickup),
         speed_mps: rules.speed_mps(&r.pickup, now),
         rivals: 0,

@@ -60,8 +60,9 @@ pub struct Rules {
     pub offer_ttl: Duration,
     /// How long a request waits for a driver.
     pub request_ttl: Duration,
-    /// The farthest driver to whom a request is offered, great circle.
+    /// The farthest driver to whom a request is offered, great circle: at first, and towards the end of its time.
     pub radius_m: f64,
+    pub radius_max_m: f64,
     /// Where requests are, with the fares of estimates. A market may set the three values above for itself.
     pub markets: Arc<Markets>,
     pub policy: Policy,
@@ -91,9 +92,12 @@ impl Rules {
         of_markets.fold(self.request_ttl, Duration::max)
     }
 
-    /// Within which a driver is offered a request with this pickup.
-    pub(super) fn radius_m(&self, pickup: &Position) -> f64 {
-        self.markets.of_pickup(pickup).radius_m.unwrap_or(self.radius_m)
+    /// Within which a driver is offered a request that has waited from the first moment to `now`, and ends by its time at the last one:
+    /// it grows from a third of this time to two thirds.
+    pub(super) fn radius_m(&self, pickup: &Position, [since, until]: [DateTime<Utc>; 2], now: DateTime<Utc>) -> f64 {
+        let (radius_m, max_m) = self.markets.of_pickup(pickup).radii_m(self.radius_m, self.radius_max_m);
+        let share = (now - since).num_milliseconds() as f64 / (until - since).num_milliseconds().max(1) as f64;
+        (radius_m + (max_m - radius_m) * (share * 3.0 - 1.0).clamp(0.0, 1.0)).min(max_m)
     }
 
     /// Of drivers on the way to this pickup.
@@ -551,7 +555,7 @@ impl Engine {
     }
 
     /// The longest waiting first.
-    pub(super) fn live_requests(&self) -> impl Iterator<Item = &Request> {
+    pub(crate) fn live_requests(&self) -> impl Iterator<Item = &Request> {
         self.queue.iter().filter_map(|(_, id)| self.requests.get(id))
     }
 
@@ -745,6 +749,32 @@ fn forget_cancelled(cancelled: &mut BTreeMap<UserId, BTreeSet<(DateTime<Utc>, Ma
         of_passenger.remove(&(at, offer.match_id));
         if of_passenger.is_empty() {
             cancelled.remove(&offer.passenger_id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Config;
+
+    proptest! {
+        #[test]
+        fn a_radius_never_shrinks_and_is_never_outside_its_bounds(
+            radius_m in 1.0..50_000.0_f64, more_m in 0.0..50_000.0_f64, ttl_ms in 1_i64..3_600_000, times in prop::array::uniform2(0_i64..7_200_000),
+        ) {
+            let radius_max_m = radius_m + more_m;
+            let rules = Config { radius_m, radius_max_m, ..Config::default() }.rules(Zone::ONLY);
+            let (begin, at) = (DateTime::UNIX_EPOCH, Position { lat: 1.0, lng: 1.0 });
+            let after = |ms: i64| rules.radius_m(&at, [begin, begin + Duration::milliseconds(ttl_ms)], begin + Duration::milliseconds(ms));
+            let [first, second] = [times[0].min(times[1]), times[0].max(times[1])];
+            prop_assert!(radius_m <= after(first) && after(first) <= after(second));
+            prop_assert!(after(second) <= radius_max_m);
+            prop_assert_eq!(after(ttl_ms / 3), radius_m);
+            prop_assert!((after(ttl_ms) - radius_max_m).abs() < 1e-6);
+            prop_assert_eq!(after(-1), radius_m);
         }
     }
 }

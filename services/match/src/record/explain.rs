@@ -12,6 +12,7 @@ use super::replay::{Replay, RulesByVersion};
 use super::{Entry, Kind};
 use crate::engine::assign::WaitingRequest;
 use crate::engine::{Decision, Marketplace, Standing};
+use crate::zones::ZoneSet;
 
 /// Candidates of one decision, the nearest first.
 const CANDIDATES_MAX: usize = 50;
@@ -155,27 +156,34 @@ pub struct Explainer {
     replay: Option<Replay>,
     decisions: Vec<Explained>,
     left_out: usize,
-    /// Why the chain in hand cannot go on, or its decisions are others.
-    reason: Option<String>,
+    /// The number of the zone of the chain in hand.
+    zone: u16,
+    /// The zones that decided about it.
+    zones: ZoneSet,
+    /// By zone: why a chain cannot go on, or its decisions are others.
+    reasons: BTreeMap<u16, String>,
     is_done: bool,
 }
 
 impl Explainer {
     pub fn new(target: Target) -> Self {
-        Self { target, replay: None, decisions: Vec::new(), left_out: 0, reason: None, is_done: false }
+        let (zone, zones, reasons) = Default::default();
+        Self { target, replay: None, decisions: Vec::new(), left_out: 0, zone, zones, reasons, is_done: false }
     }
 
     /// The next entry. True if no more are needed.
     pub fn entry(&mut self, entry: &Entry, rules: &RulesByVersion) -> bool {
         if let Err(why) = self.try_entry(entry, rules) {
             self.replay = None;
-            self.reason.get_or_insert(why);
+            self.reasons.entry(self.zone).or_insert(why);
         }
         self.is_done
     }
 
     fn try_entry(&mut self, entry: &Entry, rules: &RulesByVersion) -> Result<(), String> {
         if entry.kind == Kind::Snapshot {
+            let known = rules.get(&entry.rules_version).and_then(|rules| rules.as_ref().ok());
+            self.zone = known.map_or(self.zone, |rules| rules.zone.number);
             self.replay = Some(Replay::begin(entry, rules)?);
             return Ok(());
         }
@@ -195,7 +203,8 @@ impl Explainer {
             Target::Request(_) => !seen.is_empty(),
         };
         if decides && !replayed.is_same {
-            self.reason.get_or_insert(format!("step {} of term {} decides otherwise now", entry.number, entry.epoch));
+            let why = format!("step {} of term {} decides otherwise now", entry.number, entry.epoch);
+            self.reasons.entry(self.zone).or_insert(why);
         }
         for mut explained in seen {
             let found = replayed.output.events.iter().find_map(|event| match event {
@@ -204,6 +213,7 @@ impl Explainer {
             });
             (explained.match_id, explained.reproduced) = (found, replayed.is_same);
             if matches!(self.target, Target::Request(_)) || found.map(Target::Match) == Some(self.target) {
+                self.zones = self.zones.union(ZoneSet::of(self.zone));
                 self.decisions.push(explained);
             }
         }
@@ -216,7 +226,12 @@ impl Explainer {
     }
 
     pub fn finish(self) -> Explanation {
-        let Self { decisions, left_out, mut reason, is_done, .. } = self;
+        let Self { mut decisions, left_out, zones, reasons, is_done, .. } = self;
+        // With zones, terms are beside each other in time.
+        decisions.sort_by_key(|decision| decision.at);
+        // What is missing of another zone does not matter.
+        let of_zones = |zone: u16| zones.is_empty() || zones.contains(zone);
+        let mut reason = reasons.into_iter().find(|(zone, _)| of_zones(*zone)).map(|(_, why)| why);
         if let Some(first) = decisions.iter().find(|d| !d.reproduced) {
             reason = Some(format!("step {} of term {} decides otherwise now", first.step, first.term));
         } else if is_done && !decisions.is_empty() {

@@ -224,12 +224,15 @@ impl Recorder {
     /// That of the text, which is made again only if the rules have changed.
     fn rules_version(&mut self, rules: &Rules) -> RulesVersion {
         let is_same = |known: &Rules| {
-            let Rules { offer_ttl, request_ttl, radius_m, ref markets, policy, window, speed_mps, roads, zone } =
-                *rules;
+            let Rules {
+                offer_ttl, request_ttl, radius_m, radius_max_m, policy, window, speed_mps, roads, zone, ..
+            } = *rules;
+            let markets = &rules.markets;
             let same_markets = |a: &Arc<Markets>, b: &Arc<Markets>| Arc::ptr_eq(a, b);
             same_markets(&known.markets, markets)
                 && (known.offer_ttl, known.request_ttl, known.window) == (offer_ttl, request_ttl, window)
-                && (known.radius_m, known.speed_mps, known.policy, known.roads) == (radius_m, speed_mps, policy, roads)
+                && (known.radius_m, known.radius_max_m) == (radius_m, radius_max_m)
+                && (known.speed_mps, known.policy, known.roads) == (speed_mps, policy, roads)
                 && known.zone == zone
         };
         match &self.rules {

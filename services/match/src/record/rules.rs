@@ -27,6 +27,9 @@ struct Text {
     offer_ttl_ms: i64,
     request_ttl_ms: i64,
     radius_m: f64,
+    /// If it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    radius_max_m: Option<f64>,
     policy: String,
     window_ms: i64,
     speed_mps: Option<f64>,
@@ -44,6 +47,7 @@ pub fn text_of(rules: &Rules) -> (RulesVersion, String) {
         offer_ttl_ms: rules.offer_ttl.num_milliseconds(),
         request_ttl_ms: rules.request_ttl.num_milliseconds(),
         radius_m: rules.radius_m,
+        radius_max_m: Some(rules.radius_max_m).filter(|max_m| *max_m != rules.radius_m),
         policy: rules.policy.as_str().to_owned(),
         window_ms: rules.window.num_milliseconds(),
         speed_mps: rules.speed_mps,
@@ -66,6 +70,7 @@ pub fn parse(text: &str) -> Result<Rules, String> {
         offer_ttl: Duration::milliseconds(text.offer_ttl_ms),
         request_ttl: Duration::milliseconds(text.request_ttl_ms),
         radius_m: text.radius_m,
+        radius_max_m: text.radius_max_m.unwrap_or(text.radius_m),
         policy: FromStr::from_str(&text.policy)?,
         window: Duration::milliseconds(text.window_ms),
         speed_mps: text.speed_mps,

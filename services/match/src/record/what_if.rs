@@ -4,6 +4,9 @@
 //! it was. Another one to the same driver for the same search is answered as that one was, after the same time; and one that was never
 //! made is accepted after the median time of the recorded acceptances. Rides of these last their estimate. Where drivers are does
 //! not follow from them: it is as recorded.
+//!
+//! With several zones the engine of each is run by itself, one after the other: whom the other zones had is as recorded too. So the offers of
+//! two zones of the other policy may be to one driver at a time ([`Report::twice`]), and a search that went on in another zone does so when it did.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -18,9 +21,10 @@ use super::encoding::{RecordedInput, RecordedStep, decode_snapshot};
 use super::replay::{Replay, RulesByVersion};
 use super::{Entry, Kind};
 use crate::engine::assign::{Assignment, Policy};
-use crate::engine::{self, Input, Offer, Rules, StepOutput};
+use crate::engine::{self, Border, Input, Offer, Rules, StepOutput};
 use crate::evaluate::{DETOUR, Outcome, gini, spread};
 use crate::positions::DriverPositions;
+use crate::zones::Zone;
 
 /// A request waits for drivers to move, as in the service.
 const TICK: Duration = Duration::seconds(1);
@@ -44,9 +48,14 @@ struct Made {
     found_at: DateTime<Utc>,
     /// In which of the entries.
     entry: usize,
+    /// Another zone was first.
+    is_lost: bool,
     /// And after how long.
     answer: Option<(Answer, Duration)>,
 }
+
+/// Of a ride: the driver, the beginning and the end.
+type Ridden = (UserId, DateTime<Utc>, Option<DateTime<Utc>>);
 
 /// What came of searches that began at `since` or later.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,12 +67,21 @@ struct Tally {
     /// The first accepted offer of each search.
     accepted: BTreeMap<RequestId, MatchId>,
     drivers: BTreeSet<UserId>,
+    rides: BTreeMap<RideId, Ridden>,
+}
+
+/// Offers of the step before that were not made, because another zone was first.
+fn lost_in(inputs: &[RecordedInput]) -> impl Iterator<Item = &MatchId> {
+    inputs.iter().flat_map(|input| match input {
+        RecordedInput::Border(Border::Lost(offers, _)) => &offers[..],
+        _ => &[],
+    })
 }
 
 impl Tally {
     fn new(since: DateTime<Utc>) -> Self {
-        let (opened, ended, found) = Default::default();
-        Self { since, opened, ended, found, accepted: BTreeMap::new(), drivers: BTreeSet::new() }
+        let (opened, ended, found, accepted, rides) = Default::default();
+        Self { since, opened, ended, found, accepted, drivers: BTreeSet::new(), rides }
     }
 
     fn output(&mut self, output: &StepOutput) {
@@ -75,19 +93,36 @@ impl Tally {
         for row in output.rows.requests.iter().filter(|row| row.opened_at >= self.since) {
             self.opened.insert(row.request_id, row.opened_at);
             match row.ended_at {
-                Some(at) => self.ended.insert(row.request_id, at),
-                None => self.ended.remove(&row.request_id),
-            };
+                Some(at) => _ = self.ended.insert(row.request_id, at),
+                // It went on. In the zone that had it before it did not end.
+                None if self.ended.get(&row.request_id).is_some_and(|at| *at < row.changed_at) => {
+                    self.ended.remove(&row.request_id);
+                }
+                None => {}
+            }
         }
+        // The row of one that goes on in another zone is written there.
+        let handed_over = output.handed_over.iter().map(|(_, row)| row).filter(|row| row.opened_at >= self.since);
+        self.opened.extend(handed_over.map(|row| (row.request_id, row.opened_at)));
         for row in output.rows.offers.iter().filter(|row| row.accepted_at.is_some()) {
             self.accepted.entry(row.request_id).or_insert(row.match_id);
         }
+        let rides = output.rows.rides.iter().map(|row| (row.ride_id, (row.driver_id, row.began_at, row.ended_at)));
+        self.rides.extend(rides);
         self.drivers.extend(output.rows.drivers.iter().filter(|row| row.active).map(|row| row.user_id));
     }
 
     /// The searches that were matched: when they began, and with what.
     fn matched(&self) -> impl Iterator<Item = (DateTime<Utc>, &MatchFound)> {
         self.accepted.iter().filter_map(|(id, of)| Some((*self.opened.get(id)?, self.found.get(of)?)))
+    }
+
+    /// Rides that begin before another one of their driver has ended.
+    fn twice(&self) -> usize {
+        let mut rides: Vec<_> = self.rides.values().collect();
+        rides.sort_unstable();
+        let overlap = |pair: &[&Ridden]| pair[0].0 == pair[1].0 && pair[0].2.is_none_or(|end| pair[1].1 < end);
+        rides.windows(2).filter(|pair| overlap(pair)).count()
     }
 
     fn outcome(&self, policy: Policy) -> Outcome {
@@ -128,13 +163,23 @@ pub struct Happened {
     until: Option<DateTime<Utc>>,
     /// Chains that break off, or come out otherwise now.
     pub gaps: usize,
+    /// Those that matched.
+    zones: BTreeSet<ZoneKey>,
+}
+
+/// A zone of one division of the map.
+type ZoneKey = (u16, u32, u16);
+
+fn key(zone: Zone) -> ZoneKey {
+    (zone.partition.zones(), zone.partition.cell_m(), zone.number)
 }
 
 impl Happened {
     /// Counts searches that begin at `since` or later.
     pub fn new(since: DateTime<Utc>) -> Self {
         let (replay, policy, until) = (None, None, None);
-        Self { replay, policy, made: BTreeMap::new(), tally: Tally::new(since), entries: 0, until, gaps: 0 }
+        let (made, zones) = Default::default();
+        Self { replay, policy, made, tally: Tally::new(since), entries: 0, until, gaps: 0, zones }
     }
 
     /// The next entry. False if there is no room for more.
@@ -143,7 +188,7 @@ impl Happened {
             return false;
         }
         self.entries += 1;
-        self.until = Some(entry.at);
+        self.until = self.until.max(Some(entry.at));
         if self.try_entry(entry, rules).is_err() {
             self.gaps += 1;
             self.replay = None;
@@ -154,7 +199,9 @@ impl Happened {
     fn try_entry(&mut self, entry: &Entry, rules: &RulesByVersion) -> Result<(), String> {
         if entry.kind == Kind::Snapshot {
             let begun = Replay::begin(entry, rules)?;
-            self.policy.get_or_insert(begun.engine.rules().policy);
+            let Rules { policy, zone, .. } = *begun.engine.rules();
+            self.policy.get_or_insert(policy);
+            self.zones.insert(key(zone));
             self.tally.drivers.extend(begun.engine.drivers().values().filter(|d| d.active).map(|d| d.user_id));
             self.replay = Some(begun);
             return Ok(());
@@ -174,11 +221,15 @@ impl Happened {
                 made.answer.get_or_insert((answer.1, replayed.step.at - made.found_at));
             }
         }
+        for id in lost_in(&replayed.step.inputs) {
+            self.tally.found.remove(id);
+            self.made.entry(*id).and_modify(|made| made.is_lost = true);
+        }
         self.tally.output(&replayed.output);
         for event in &replayed.output.events {
             if let Event::MatchFound(e) = event {
                 let MatchFound { driver_id, request_id, found_at, .. } = *e;
-                let made = Made { driver_id, request_id, found_at, entry: self.entries, answer: None };
+                let made = Made { driver_id, request_id, found_at, entry: self.entries, is_lost: false, answer: None };
                 self.made.insert(e.match_id, made);
             }
         }
@@ -205,6 +256,10 @@ pub struct Report {
     pub gaps: usize,
     pub happened: Outcome,
     pub what_if: Outcome,
+    /// Zones that matched, each run by itself.
+    pub zones: usize,
+    /// Rides of the other policy that begin before another one of their driver has ended: two zones had the same driver.
+    pub twice: usize,
     /// Offers of the other policy, and those of them that were made in the same step to the same driver.
     pub offers: usize,
     pub same_offers: usize,
@@ -219,7 +274,28 @@ enum Moment {
     EndRide(MatchId),
 }
 
-/// The engine under the other policy.
+/// One zone under the other policy.
+#[derive(Debug)]
+struct Lane {
+    /// By the entries: the decoder of the record with the engine of this policy in it.
+    replay: Option<Replay>,
+    /// Names of a chain that broke off are not known.
+    is_broken: bool,
+    /// Recorded offers that were made here too, in the same step; and those before a snapshot with which it begins.
+    same: BTreeSet<MatchId>,
+    has_diverged: bool,
+    agenda: BinaryHeap<Reverse<(DateTime<Utc>, Moment)>>,
+    next_tick: Option<DateTime<Utc>>,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        let (replay, same, agenda, next_tick) = Default::default();
+        Self { replay, is_broken: true, same, has_diverged: false, agenda, next_tick }
+    }
+}
+
+/// The engines under the other policy.
 #[derive(Debug)]
 pub struct WhatIf {
     policy: Policy,
@@ -227,17 +303,12 @@ pub struct WhatIf {
     answer: Duration,
     /// The newest recorded offer of a search to a driver.
     pairs: BTreeMap<(RequestId, UserId), MatchId>,
-    /// By the entries: the decoder of the record with the engine of this policy in it.
-    replay: Option<Replay>,
-    /// Names of a chain that broke off are not known.
-    is_broken: bool,
-    /// Recorded offers that were made here too, in the same step; and those before a snapshot with which it begins.
-    same: BTreeSet<MatchId>,
+    /// The zone of the entries in hand, and the others.
+    zone: Option<ZoneKey>,
+    lane: Lane,
+    lanes: BTreeMap<ZoneKey, Lane>,
     /// Entries that were read.
     entries: usize,
-    has_diverged: bool,
-    agenda: BinaryHeap<Reverse<(DateTime<Utc>, Moment)>>,
-    next_tick: Option<DateTime<Utc>>,
     tally: Tally,
     from: Option<DateTime<Utc>>,
     fresh: u64,
@@ -248,20 +319,18 @@ impl WhatIf {
     /// The same entries are to follow.
     pub fn new(policy: Policy, happened: Happened) -> Self {
         let answer = happened.median_answer();
-        let pairs = happened.made.iter().map(|(id, made)| ((made.request_id, made.driver_id), *id)).collect();
+        let made = happened.made.iter().filter(|(_, made)| !made.is_lost);
+        let pairs = made.map(|(id, made)| ((made.request_id, made.driver_id), *id)).collect();
         let tally = Tally::new(happened.tally.since);
         Self {
             policy,
             happened,
             answer,
             pairs,
-            replay: None,
-            is_broken: true,
-            same: BTreeSet::new(),
+            zone: None,
+            lane: Lane::default(),
+            lanes: BTreeMap::new(),
             entries: 0,
-            has_diverged: false,
-            agenda: BinaryHeap::new(),
-            next_tick: None,
             tally,
             from: None,
             fresh: 0,
@@ -271,11 +340,11 @@ impl WhatIf {
 
     /// The next entry, of as many as [`Happened`] read.
     pub fn entry(&mut self, entry: &Entry, rules: &RulesByVersion) {
-        self.from.get_or_insert(entry.at);
+        self.from = Some(self.from.map_or(entry.at, |from| from.min(entry.at)));
         self.entries += 1;
         let done = match entry.kind {
             Kind::Snapshot => self.snapshot(entry, rules),
-            _ if self.is_broken => Ok(()),
+            _ if self.lane.is_broken => Ok(()),
             _ => self.step(entry, rules),
         };
         if done.is_err() {
@@ -285,16 +354,25 @@ impl WhatIf {
 
     /// What would come of the offers of the other policy is not known any more. It goes on with what happened, at the next snapshot.
     fn break_off(&mut self) {
-        (self.replay, self.is_broken) = (None, true);
-        (self.has_diverged, self.next_tick) = (false, None);
-        self.agenda.clear();
+        self.lane = Lane { same: std::mem::take(&mut self.lane.same), ..Lane::default() };
+    }
+
+    /// Goes on with what this zone has come to.
+    fn enter(&mut self, zone: ZoneKey) {
+        if self.zone == Some(zone) {
+            return;
+        }
+        let lane = self.lanes.remove(&zone).unwrap_or_default();
+        let before = std::mem::replace(&mut self.lane, lane);
+        self.lanes.extend(self.zone.replace(zone).map(|zone| (zone, before)));
     }
 
     fn snapshot(&mut self, entry: &Entry, rules: &RulesByVersion) -> Result<(), String> {
         let mut begun = Replay::begin(entry, rules)?;
-        self.is_broken = false;
+        self.enter(key(begun.engine.rules().zone));
+        self.lane.is_broken = false;
         self.tally.drivers.extend(begun.engine.drivers().values().filter(|d| d.active).map(|d| d.user_id));
-        if let Some(before) = self.replay.take().filter(|_| self.has_diverged) {
+        if let Some(before) = self.lane.replay.take().filter(|_| self.lane.has_diverged) {
             // The engine goes on with what has become of its own offers; where drivers are is as recorded.
             let snapshot = decode_snapshot(&entry.bytes, &mut Names::default())?;
             begun.engine = before.engine;
@@ -304,10 +382,10 @@ impl WhatIf {
         } else {
             // All that was offered before has happened here too.
             let before = self.happened.made.iter().filter(|(_, made)| made.entry < self.entries);
-            self.same = before.map(|(id, _)| *id).collect();
+            self.lane.same = before.map(|(id, _)| *id).collect();
         }
         self.set_policy(&mut begun);
-        self.replay = Some(begun);
+        self.lane.replay = Some(begun);
         Ok(())
     }
 
@@ -317,28 +395,33 @@ impl WhatIf {
     }
 
     fn step(&mut self, entry: &Entry, rules: &RulesByVersion) -> Result<(), String> {
-        let Some(mut replay) = self.replay.take() else { return Ok(()) };
+        let Some(mut replay) = self.lane.replay.take() else { return Ok(()) };
         let step = replay.decode(entry)?;
         let recorded_policy = rules.get(&step.rules_version).and_then(|rules| Some(rules.as_ref().ok()?.policy));
-        self.pass_time(&mut replay, step.at, self.has_diverged || recorded_policy != Some(self.policy));
+        self.pass_time(&mut replay, step.at, self.lane.has_diverged || recorded_policy != Some(self.policy));
         replay.prepare(&step, rules)?;
         self.set_policy(&mut replay);
         let inputs = self.translated(&replay, &step);
+        for id in lost_in(&inputs) {
+            if self.tally.found.remove(id).is_some() {
+                self.same_offers -= 1;
+            }
+        }
         let inputs: Vec<Input<'_>> = inputs.iter().map(RecordedInput::as_input).collect();
         self.run(&mut replay, &inputs, step.at, &step.match_ids);
-        self.replay = Some(replay);
+        self.lane.replay = Some(replay);
         Ok(())
     }
 
     /// Answers, ends of rides and ticks of its own before `until`. A tick that is not recorded changed nothing under the recorded policy.
     fn pass_time(&mut self, replay: &mut Replay, until: DateTime<Utc>, ticks: bool) {
         loop {
-            let moment = self.agenda.peek().map(|Reverse((at, _))| *at).filter(|at| *at <= until);
-            let tick = self.next_tick.filter(|at| ticks && *at < until && replay.engine.has_live_requests());
+            let moment = self.lane.agenda.peek().map(|Reverse((at, _))| *at).filter(|at| *at <= until);
+            let tick = self.lane.next_tick.filter(|at| ticks && *at < until && replay.engine.has_live_requests());
             match (moment, tick) {
                 (None, None) => break,
                 (Some(at), tick) if tick.is_none_or(|tick| at <= tick) => {
-                    if let Some(Reverse((_, moment))) = self.agenda.pop() {
+                    if let Some(Reverse((_, moment))) = self.lane.agenda.pop() {
                         self.moment(replay, at, moment);
                     }
                 }
@@ -359,7 +442,7 @@ impl WhatIf {
                 let (_, trip_s) = rules.markets.of_pickup(&found.pickup).estimate(&found.pickup, &found.dropoff, at);
                 let lasts_s = if trip_m > 0.0 { found.pickup_eta_s + trip_s } else { found.pickup_eta_s };
                 let ends_at = at + Duration::milliseconds((lasts_s * 1_000.0) as i64);
-                self.agenda.push(Reverse((ends_at, Moment::EndRide(id))));
+                self.lane.agenda.push(Reverse((ends_at, Moment::EndRide(id))));
                 let accepted = accepted(&found, at);
                 let pickup = ride(&found, RideStatus::Pickup, at);
                 self.run(replay, &[Input::Accepted(&accepted), Input::Ride(&pickup)], at, &[]);
@@ -378,7 +461,7 @@ impl WhatIf {
 
     /// One step, and what follows of the offers that it makes. `recorded` are the ids that were drawn in it.
     fn run(&mut self, replay: &mut Replay, inputs: &[Input<'_>], at: DateTime<Utc>, recorded: &[MatchId]) {
-        let Self { same, happened, fresh, .. } = self;
+        let Self { lane: Lane { same, .. }, happened, fresh, .. } = self;
         let mut new_match_id = |assignment: &Assignment| {
             let is_it = |id: &MatchId| {
                 happened.made.get(id).is_some_and(|made| {
@@ -393,11 +476,11 @@ impl WhatIf {
             MatchId(Uuid::from_u64_pair(u64::MAX, *fresh))
         };
         let output = engine::step(&mut replay.engine, inputs, &mut replay.positions, at, &mut new_match_id);
-        self.next_tick = Some(at + TICK);
+        self.lane.next_tick = Some(at + TICK);
         let mut own = 0;
         for event in &output.events {
             let Event::MatchFound(e) = event else { continue };
-            if self.same.contains(&e.match_id) {
+            if self.lane.same.contains(&e.match_id) {
                 self.same_offers += 1;
                 continue;
             }
@@ -405,20 +488,24 @@ impl WhatIf {
             let known = self.pairs.get(&(e.request_id, e.driver_id)).and_then(|id| self.happened.made.get(id));
             let answer = known.map_or(Some((Answer::Accepted, self.answer)), |made| made.answer);
             match answer {
-                Some((Answer::Accepted, after)) => self.agenda.push(Reverse((at + after, Moment::Accept(e.match_id)))),
-                Some((Answer::Declined, after)) => self.agenda.push(Reverse((at + after, Moment::Decline(e.match_id)))),
+                Some((Answer::Accepted, after)) => {
+                    self.lane.agenda.push(Reverse((at + after, Moment::Accept(e.match_id))))
+                }
+                Some((Answer::Declined, after)) => {
+                    self.lane.agenda.push(Reverse((at + after, Moment::Decline(e.match_id))))
+                }
                 // It expires, as it did.
                 None => {}
             }
         }
         self.tally.output(&output);
-        let missing = recorded.iter().any(|id| self.happened.made.contains_key(id) && !self.same.contains(id));
-        self.has_diverged |= own > 0 || missing;
+        let missing = recorded.iter().any(|id| self.happened.made.contains_key(id) && !self.lane.same.contains(id));
+        self.lane.has_diverged |= own > 0 || missing;
     }
 
     /// The recorded inputs without what belongs to offers that were not made here; and with the ends of those that were made here alone.
     fn translated(&self, replay: &Replay, step: &RecordedStep) -> Vec<RecordedInput> {
-        let was_made = |id: &MatchId| !self.happened.made.contains_key(id) || self.same.contains(id);
+        let was_made = |id: &MatchId| !self.happened.made.contains_key(id) || self.lane.same.contains(id);
         let mut inputs = Vec::with_capacity(step.inputs.len());
         for input in &step.inputs {
             match input {
@@ -429,7 +516,7 @@ impl WhatIf {
                     let continues = e.continues.filter(|ride| was_made(&ride.match_id));
                     inputs.push(RecordedInput::Finder(UserFinder { continues, ..e.clone() }));
                     let held = replay.engine.held_by(e.user_id).filter(|offer| offer.passenger_id == e.user_id);
-                    let own = held.filter(|offer| offer.is_outstanding() && !self.same.contains(&offer.match_id));
+                    let own = held.filter(|offer| offer.is_outstanding() && !self.lane.same.contains(&offer.match_id));
                     let ends = |offer: &&Offer| !e.active || offer.request_id != e.request_id;
                     let known = |offer: &Offer| self.tally.found.get(&offer.match_id);
                     if let Some(found) = own.filter(ends).and_then(known) {
@@ -453,6 +540,8 @@ impl WhatIf {
             gaps: self.happened.gaps,
             happened: self.happened.tally.outcome(recorded),
             what_if: self.tally.outcome(self.policy),
+            zones: self.happened.zones.len(),
+            twice: self.tally.twice(),
             offers: self.tally.found.len(),
             same_offers: self.same_offers,
             answer_s: self.answer.num_milliseconds() as f64 / 1_000.0,

@@ -24,6 +24,7 @@ pub(crate) fn rules() -> Rules {
         offer_ttl: Duration::seconds(15),
         request_ttl: Duration::seconds(300),
         radius_m: 5_000.0,
+        radius_max_m: 5_000.0,
         markets: Arc::new(pricing::market::Markets::world(Default::default())),
         policy: Default::default(),
         window: Duration::seconds(120),

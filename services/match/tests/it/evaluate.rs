@@ -19,9 +19,32 @@ fn trips(count: u32) -> Vec<Trip> {
 }
 
 fn of(policy: Policy, drivers: u32) -> Outcome {
-    let trial =
-        Trial { drivers, radius_m: 2_000.0, speed_mps: 7.0, patience_s: 300, window: Duration::seconds(300), seed: 1 };
-    evaluate(&trips(600), &trial, policy)
+    evaluate(&trips(600), &trial(drivers), policy)
+}
+
+fn trial(drivers: u32) -> Trial {
+    Trial {
+        drivers,
+        radius_m: 2_000.0,
+        radius_max_m: 2_000.0,
+        speed_mps: 7.0,
+        patience_s: 300,
+        window: Duration::seconds(300),
+        seed: 1,
+    }
+}
+
+#[test]
+fn a_radius_that_grows_matches_no_fewer() {
+    let of = |radius_m, radius_max_m, drivers| {
+        let trial = Trial { radius_m, radius_max_m, ..trial(drivers) };
+        evaluate(&trips(600), &trial, Policy::Batched)
+    };
+    for drivers in [100, 250, 350] {
+        let (small, grown) = (of(700.0, 700.0, drivers), of(700.0, 2_000.0, drivers));
+        assert!(grown.matched > small.matched, "{small:?}\n{grown:?}");
+        assert_eq!(grown.longest_wait_s.max(300.0), 300.0);
+    }
 }
 
 #[test]

@@ -182,7 +182,7 @@ fn an_explanation_that_is_not_the_recorded_decision_says_so() {
     assert!(!explanation.reproduced && explanation.decisions.is_empty());
     insta::assert_snapshot!(explanation.reason.unwrap(), @"after step 3 of term 1 steps are missing in the record");
     // The rules are not those by which it was decided.
-    let other = Rules { radius_m: 1_000.0, ..rules() };
+    let other = Rules { radius_m: 1_000.0, radius_max_m: 1_000.0, ..rules() };
     let wrong = RulesByVersion::from([(rules_text(&rules()).0, Ok(other))]);
     let mut explainer = Explainer::new(target);
     let _ = entries.iter().any(|entry| explainer.entry(entry, &wrong));
@@ -224,7 +224,7 @@ fn what_did_not_happen_so_is_not_shown_and_the_answer_says_since_when_it_is_comp
     let [_, snapshot] = snapshots[..] else { panic!("{snapshots:?}") };
     // The first search comes out otherwise.
     let mut otherwise = entries.clone();
-    let other = Rules { radius_m: 100.0, ..rules() };
+    let other = Rules { radius_m: 100.0, radius_max_m: 100.0, ..rules() };
     let version = rules_text(&other).0;
     let both = RulesByVersion::from([(rules_text(&rules()).0, Ok(other)), (version, Ok(rules()))]);
     assert_eq!(view(&entries[..snapshot], &both, begin), (0, None));

@@ -1,161 +1,17 @@
 //! The whole service on the memory bus: events in, events out; the standby; a transaction that fails.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use matching::zones::{Partition, Zone};
-use matching::{Config, MIGRATIONS, Matching, Tables, lease};
-use platform::relay::message;
-use platform::{CancellationToken, Platform, Store, World, background};
-use streams::bus::{Replay, ReplayStart};
-use streams::event::{LocationUpdate, MatchFound, Party, RejectReason};
-use streams::memory::MemoryBus;
-use streams::{Bus, Event, Money, RequestId, RideStatus, Service, UserId, VehicleType};
-use testing::{MustEnd, database};
-use tokio::task::JoinSet;
+use matching::{Config, MIGRATIONS, lease};
+use platform::dead_letters::{self, DeadLetter, RequeueError, Requeued};
+use platform::{Store, World};
+use streams::event::{LocationUpdate, RejectReason};
+use streams::{Event, RequestId, RideStatus};
+use testing::database;
 
-use crate::engine_harness::{EngineHarness, km, start_time, user, uuid};
-
-/// Processes of match on one memory bus and one store. Every test ends it with [`end`](Self::end).
-struct ServiceHarness {
-    platform: Platform,
-    store: Store<Tables>,
-    /// Builds the events, at this world's time.
-    events: EngineHarness,
-    /// MATCH_STREAM.
-    published: Replay,
-    config: Config,
-    processes: BTreeMap<&'static str, (JoinSet<()>, CancellationToken)>,
-    end: MustEnd,
-}
-
-impl ServiceHarness {
-    /// In paused time and in memory, with one process "a".
-    async fn start(config: Config) -> Self {
-        let world = World::seeded(start_time(), 1);
-        let store = Store::memory(&world, &"a".into());
-        Self::with_store(world, store, config).await
-    }
-
-    async fn with_store(world: World, store: Store<Tables>, config: Config) -> Self {
-        let bus = Bus::Memory(MemoryBus::new(world.started_at(), 10_000));
-        let platform = Platform::new(world, bus, "a");
-        background::apply_topology(&platform).await.unwrap();
-        let published = platform.bus.replay("MATCH_STREAM", None, ReplayStart::Sequence(1)).await.unwrap();
-        let (events, processes) = (EngineHarness::new(), BTreeMap::new());
-        let end = MustEnd::new("ServiceHarness::end");
-        let mut harness = Self { platform, store, events, published, config, processes, end };
-        harness.start_process("a").await;
-        harness
-    }
-
-    async fn start_process(&mut self, pod: &'static str) {
-        let platform = Platform { pod: pod.into(), ..self.platform.clone() };
-        let stop = CancellationToken::new();
-        let matching = Matching::start(&platform, &self.store, self.config.clone()).await.unwrap();
-        let mut task = JoinSet::new();
-        task.spawn(matching.run(stop.clone()));
-        self.processes.insert(pod, (task, stop));
-    }
-
-    async fn stop_process(&mut self, pod: &str) {
-        let (mut task, stop) = self.processes.remove(pod).unwrap();
-        stop.cancel();
-        task.join_next().await.unwrap().unwrap();
-    }
-
-    async fn kill_process(&mut self, pod: &str) {
-        let (mut task, _) = self.processes.remove(pod).unwrap();
-        task.shutdown().await;
-    }
-
-    /// Stops every process gracefully.
-    async fn end(mut self) {
-        for pod in self.processes.keys().copied().collect::<Vec<_>>() {
-            self.stop_process(pod).await;
-        }
-        self.end.reached();
-    }
-
-    async fn publish(&self, event: Event) {
-        let id = event.message_id(self.platform.world.now());
-        let trace = self.platform.world.trace();
-        let (subject, entity) = (event.subject().as_str(), event.entity_id().to_string());
-        let now = self.platform.world.now();
-        let message = message(subject, &id, &entity, now, trace.as_str(), Service::Users, event.body().into());
-        self.platform.bus.publish(message).await.unwrap();
-    }
-
-    fn events(&mut self) -> &EngineHarness {
-        self.events.now = self.platform.world.now();
-        &self.events
-    }
-
-    async fn online(&mut self, driver: &str, at: f64) {
-        let event = self.events().online(driver, VehicleType::Car, at);
-        self.publish(Event::UserBeacon(event)).await;
-    }
-
-    async fn search(&mut self, request: &str, passenger: &str) {
-        self.search_at(request, passenger, 0.0).await;
-    }
-
-    /// Later than whatever was published before, so that it is another message.
-    async fn move_search(&mut self, request: &str, passenger: &str, to: f64) {
-        tokio::time::sleep(Duration::from_millis(1_500)).await;
-        self.search_at(request, passenger, to).await;
-    }
-
-    async fn search_at(&mut self, request: &str, passenger: &str, at: f64) {
-        let event = self.events().search(request, passenger, at);
-        self.publish(Event::UserFinder(event)).await;
-    }
-
-    /// A place to the north that is in another zone than the place 0; with one zone any other place.
-    fn across_the_border(&self) -> f64 {
-        let zone = |at: f64| self.config.partition.zone_of(&km(at));
-        let mut places = (1..40).map(|n| f64::from(n) / 10.0);
-        if self.config.partition.is_one() { 1.0 } else { places.find(|at| zone(*at) != zone(0.0)).unwrap() }
-    }
-
-    async fn end_search(&mut self, request: &str, passenger: &str) {
-        let event = self.events().end_of_search(request, passenger);
-        self.publish(Event::UserFinder(event)).await;
-    }
-
-    fn ride(&mut self, ride: &str, found: &MatchFound, status: RideStatus) -> Event {
-        let mut e = self.events().ride(uuid(ride).into(), found, status);
-        (e.hash, e.previous_hash) = ("0".repeat(64), "0".repeat(64));
-        if status == RideStatus::Cancelled {
-            (e.by, e.reason) = (Some(Party::Driver), Some(String::new()));
-            e.fee = Some(Money::usd(0));
-        }
-        Event::Ride(Box::new(e))
-    }
-
-    /// The next event on MATCH_STREAM; no test waits longer than a minute of its own time.
-    async fn next_event(&mut self) -> Event {
-        let stored = self.published.next(Duration::from_secs(60)).await.unwrap().expect("an event on MATCH_STREAM");
-        Event::parse(&stored.subject, &stored.payload).unwrap()
-    }
-
-    async fn found(&mut self) -> MatchFound {
-        match self.next_event().await {
-            Event::MatchFound(found) => {
-                self.events.found.insert(found.match_id, found.clone());
-                found
-            }
-            other => panic!("no match.found but {other:?}"),
-        }
-    }
-
-    async fn rejected(&mut self, reason: RejectReason) -> UserId {
-        match self.next_event().await {
-            Event::MatchRejected(e) if e.reason == reason => e.driver_id,
-            other => panic!("no match.rejected of {reason:?} but {other:?}"),
-        }
-    }
-}
+use crate::engine_harness::{km, user, uuid};
+use crate::service_harness::ServiceHarness;
 
 /// Each of these with one zone, and with three whose borders run between the places of the tests.
 macro_rules! with_one_zone_and_with_three {
@@ -398,4 +254,67 @@ async fn after_a_failed_transaction_the_engine_is_as_its_rows() {
         .await
         .unwrap();
     assert_eq!(live, 2);
+}
+
+/// On PostgreSQL, in zones: what an engine cannot handle becomes one dead letter, does not hold up what came after it, and is handled by
+/// a requeue. What cannot be read becomes one too.
+#[tokio::test]
+async fn what_a_zone_cannot_handle_becomes_a_dead_letter() {
+    let (world, url) = (World::real(), database::fresh().await);
+    let store = Store::postgres(&world, &"a".into(), &url, "matching", &MIGRATIONS, 4).await.unwrap();
+    let config = Config { partition: Partition::new(3, 700), ..Config::default() };
+    let mut harness = ServiceHarness::with_store(world, store, config).await;
+    let mut direct = <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.unwrap();
+    let refuses = "create function refuse() returns trigger as $$ begin raise exception 'no such passenger'; end $$ language plpgsql";
+    sqlx::query(refuses).execute(&mut direct).await.unwrap();
+    let trigger = format!(
+        "create trigger refuse before insert on matching.requests for each row when (new.passenger_id = '{}') \
+         execute function refuse()",
+        user("p1").0
+    );
+    sqlx::query(sqlx::AssertSqlSafe(trigger)).execute(&mut direct).await.unwrap();
+    // In the middle of much that waits.
+    harness.stop_process("a").await;
+    for n in 0..60 {
+        harness.search(&format!("b{n}"), &format!("q{n}")).await;
+    }
+    harness.search("r1", "p1").await;
+    for n in 0..60 {
+        harness.end_search(&format!("b{n}"), &format!("q{n}")).await;
+    }
+    harness.search("r2", "p2").await;
+    harness.online("d2", 1.0).await;
+    harness.start_process("a").await;
+    let is_second = |event| matches!(event, Event::MatchFound(found) if found.passenger_id == user("p2"));
+    while !is_second(harness.next_event().await) {}
+    let unreadable = "insert into matching.zone_inputs (zone, subject, body, elsewhere, stored_at, traceparent) \
+                      values (0, 'user.finder', '{}', false, now(), '')";
+    sqlx::query(unreadable).execute(&mut direct).await.unwrap();
+
+    let until = tokio::time::Instant::now() + Duration::from_secs(60);
+    let letters = loop {
+        let mut letters = Vec::new();
+        dead_letters::for_each(&harness.platform.bus, |letter| letters.push(letter)).await.unwrap();
+        let rows: i64 =
+            sqlx::query_scalar("select count(*) from matching.zone_inputs").fetch_one(&mut direct).await.unwrap();
+        if letters.len() == 2 && rows == 0 {
+            break letters;
+        }
+        assert!(tokio::time::Instant::now() < until, "{rows} rows, {letters:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(letters.iter().all(|letter| (&*letter.consumer, &*letter.stream) == ("user_finder_match", "USER_STREAM")));
+    let is_failed = |letter: &&DeadLetter| letter.reason.contains("no such passenger");
+    let failed = letters.iter().find(is_failed).unwrap_or_else(|| panic!("{letters:?}"));
+    let Ok(Event::UserFinder(event)) = Event::parse(&failed.subject, &failed.payload) else { panic!("{failed:?}") };
+    assert_eq!(event.user_id, user("p1"));
+    let unreadable = letters.iter().find(|letter| !is_failed(letter)).unwrap();
+    assert!(matches!(dead_letters::requeue(&harness.platform.bus, unreadable).await, Err(RequeueError::Failed(_))));
+
+    sqlx::query("drop trigger refuse on matching.requests").execute(&mut direct).await.unwrap();
+    harness.online("d1", 2.0).await;
+    assert_eq!(dead_letters::requeue(&harness.platform.bus, failed).await.unwrap(), Requeued::Done);
+    assert_eq!(harness.found().await.passenger_id, user("p1"));
+    assert_eq!(dead_letters::requeue(&harness.platform.bus, failed).await.ok(), None, "the letter is removed");
+    harness.end().await;
 }

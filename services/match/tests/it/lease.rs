@@ -128,3 +128,37 @@ async fn each_zone_has_a_lease_of_the_division_in_force(backend: Backend) {
     assert!(matches!(lease::guard(&mut tx, own).await, Err(Failure::Fenced)));
     assert!(matches!(lease::guard_division(&mut tx, two).await, Err(Failure::Fenced)));
 }
+
+/// A router that has begun before another division of the map: what it writes is among the rows that get other zones.
+#[tokio::test]
+async fn another_division_waits_for_whoever_still_writes_for_the_one_before() {
+    let store = store(Backend::Postgres).await;
+    let (now, four, two) = (start_time(), Partition::new(4, 1_000), Partition::new(2, 1_000));
+    let take = async |partition| {
+        let mut tx = store.begin().await.unwrap();
+        let epoch = lease::take(&mut tx, Zone { partition, number: 0 }, "a", TTL, (now, 5_000.0)).await.unwrap();
+        tx.commit().await.unwrap();
+        epoch.unwrap()
+    };
+    let epoch = take(four).await;
+    let mut tx = store.begin().await.unwrap();
+    assert!(lease::release(&mut tx, Held { zone: 0, epoch }, now).await.unwrap());
+    tx.commit().await.unwrap();
+
+    let mut router = store.begin().await.unwrap();
+    lease::guard_division(&mut router, four).await.unwrap();
+    let write = async {
+        // The other one is at its wait by then, or comes later.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        let On::Postgres(pg) = router.on() else { unreachable!() };
+        let row = "insert into zone_inputs (zone, subject, body, elsewhere, stored_at, traceparent) \
+                   values (3, 'user.finder', '{}', false, now(), '')";
+        sqlx::query(row).execute(pg).await.unwrap();
+        router.commit().await.unwrap();
+    };
+    tokio::join!(take(two), write);
+    let mut tx = store.begin().await.unwrap();
+    let On::Postgres(pg) = tx.on() else { unreachable!() };
+    let zones: Vec<i32> = sqlx::query_scalar("select zone from zone_inputs").fetch_all(pg).await.unwrap();
+    assert_eq!(zones, [1]);
+}

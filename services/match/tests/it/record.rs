@@ -34,6 +34,7 @@ struct RecordedWalk {
 
 fn choices() -> [Rules; 5] {
     let of = |policy| Rules { policy, ..rules() };
+    // It grows to 5 km.
     let near = Rules { radius_m: 1_234.5, window: Duration::milliseconds(1_500), speed_mps: None, ..rules() };
     let by_road = Rules { roads: true, ..rules() };
     [of(Policy::Batched), by_road, of(Policy::FirstCome), of(Policy::ShortestPair), near]
@@ -231,7 +232,7 @@ fn rules_are_the_same_after_they_were_text() {
             r#"{{"type":"Feature","geometry":{{"type":"MultiPolygon","coordinates":[[[[{west},0.1],[{e},0.1],[{e},1.7],[{west},1.7],[{west},0.1]],
             [[{h},0.3],[{i},0.3],[{i},0.5],[{h},0.3]]],[[[179.5,1],[-179.5,1],[-179.5,2],[179.5,2],[179.5,1]]]]}},
             "properties":{{"market_id":"{id}","currency":"EUR","time_zone":"Europe/Berlin","driver_approval":"manual",
-            "radius_m":1234.567,"offer_ttl_s":7,"fares":{{"car":{{"base":1,"per_km":2,"per_minute":3,"minimum":4}}}},
+            "radius_m":1234.567,"radius_max_m":2345.678,"offer_ttl_s":7,"fares":{{"car":{{"base":1,"per_km":2,"per_minute":3,"minimum":4}}}},
             "speed_kmh":[21,22.1,23,24,25,26,27,28,29,30,31,32,33,34,35,36,37,38,39,40,41,42,43,44.4]}}}}"#,
             e = west + 1.3,
             h = west + 0.2,

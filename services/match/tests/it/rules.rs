@@ -689,3 +689,24 @@ fn a_search_ends_when_users_says_whatever_the_settings_of_match_are() {
     harness.step(&[Input::Tick]);
     assert_eq!(live(&harness), [""; 0]);
 }
+
+#[test]
+fn the_radius_grows_from_a_third_of_a_search_to_two_thirds() {
+    let mut harness = EngineHarness::new();
+    harness.engine.set_rules(engine::Rules { radius_max_m: 10_000.0, ..rules() });
+    harness.play(&[
+        ("d3 on 10.01", ""),
+        ("r9 p9 find 0", ""),
+        ("310 s", ""),
+        // Of 300 s: 7 km after 140 s, 10 km after 200 s.
+        ("d1 on 7", ""),
+        ("d2 on 9.99", ""),
+        ("r1 p1 find 0", ""),
+        ("139 s", ""),
+        ("2 s", "m1 d1 to r1"),
+        ("m1 accept", ""),
+        ("r2 p2 find 0", ""),
+        ("199 s", ""),
+        ("1 s", "m2 d2 to r2"),
+    ]);
+}

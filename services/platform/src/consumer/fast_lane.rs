@@ -65,6 +65,7 @@ pub(super) fn received(consumer: String, message: CoreMessage, world: &World) ->
     event.check_times(now)?;
     Ok(Some(Received {
         event,
+        body: payload,
         inbox_key: id.to_owned(),
         id: id.to_owned(),
         trace: Trace::follow(headers.find("traceparent"), world),

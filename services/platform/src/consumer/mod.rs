@@ -15,6 +15,7 @@ mod requeue;
 mod traced;
 mod worker;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use streams::{Delivery, Event, EventError, Headers};
 
@@ -29,6 +30,8 @@ pub use worker::Worker;
 #[derive(Debug, Clone)]
 pub struct Received {
     pub event: Event,
+    /// The event as it came: it may have fields that this version does not know.
+    pub body: Bytes,
     /// The message id: the same for each redelivery.
     pub id: String,
     /// What the inbox records, see [`dead_letters::inbox_key`].
@@ -60,6 +63,7 @@ impl Received {
         let trace = Trace::follow(message.headers.find("traceparent"), world);
         Ok(Self {
             event,
+            body: message.payload.clone(),
             inbox_key: dead_letters::inbox_key(&id, &delivery.stream, message.sequence, message.stored_at),
             id,
             trace: if delivery.deliveries > 1 { trace.with_sampled(true) } else { trace },
@@ -87,6 +91,9 @@ pub enum Failure {
     /// Can never succeed: dead-lettered at once.
     #[error("{0}")]
     Permanent(String),
+    /// The handler takes nothing for the moment: its messages are held, nothing more is pulled, and no attempt is counted.
+    #[error("{0}")]
+    Busy(String),
     /// Another process has taken over this one's part: the worker stops, and what it holds is redelivered.
     #[error("another process has taken over")]
     Fenced,
@@ -99,7 +106,7 @@ impl TransactionError for Failure {
     fn store_error(&self) -> Option<&StoreError> {
         match self {
             Self::Store(error) => Some(error),
-            Self::Transient(_) | Self::Permanent(_) | Self::Fenced => None,
+            Self::Transient(_) | Self::Permanent(_) | Self::Busy(_) | Self::Fenced => None,
         }
     }
 }

@@ -162,6 +162,7 @@ fn received(letter: &DeadLetter, world: &World) -> Result<Received, Failure> {
     event.check_times(stored_at).map_err(permanent)?;
     Ok(Received {
         event,
+        body: letter.payload.clone(),
         inbox_key: inbox_key(message_id, stream, *stream_sequence, stored_at),
         id: message_id.clone(),
         trace: Trace::follow(letter.headers.find("traceparent"), world),

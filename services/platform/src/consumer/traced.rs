@@ -53,7 +53,9 @@ pub(super) fn failed(
     failure: &Failure,
 ) {
     let error = match failure {
-        Failure::Store(StoreError::Unavailable(_) | StoreError::Serialization(_)) | Failure::Fenced => return,
+        Failure::Store(StoreError::Unavailable(_) | StoreError::Serialization(_))
+        | Failure::Busy(_)
+        | Failure::Fenced => return,
         Failure::Transient(_) => "transient",
         Failure::Permanent(_) => "permanent",
         Failure::Store(_) => "store",

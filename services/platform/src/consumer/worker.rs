@@ -394,11 +394,13 @@ impl<H: Handler> Worker<H> {
             };
             match (failure, group) {
                 (Failure::Fenced, _) => return Settled::Ended(Ended::Fenced),
-                (Failure::Store(StoreError::Unavailable(why)), _) => {
+                (failure @ (Failure::Store(StoreError::Unavailable(_)) | Failure::Busy(_)), _) => {
                     // The messages are not at fault: they stay in hand, nothing more is pulled, and no attempt is counted.
-                    let part = format!("database {}", self.service());
-                    self.platform().health.set_unhealthy(&part, &why);
-                    tracing::warn!(service = self.service(), why, "the database is away; messages are held");
+                    if let Failure::Store(StoreError::Unavailable(why)) = &failure {
+                        let part = format!("database {}", self.service());
+                        self.platform().health.set_unhealthy(&part, why);
+                    }
+                    tracing::warn!(service = self.service(), why = %failure, "messages are held");
                     for item in group.iter().chain(rest.iter().flatten()) {
                         let _ = item.delivery.in_progress().await;
                     }

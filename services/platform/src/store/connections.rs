@@ -27,7 +27,7 @@ const SNAPSHOT: &str = "begin isolation level repeatable read, read only";
 const FORGET: &str = "deallocate all";
 
 /// Limits of every wait, also of that for a process that was stopped in the middle of a transaction.
-const SESSION: [(&str, &str); 5] = [
+const SESSION: [(&str, &str); 6] = [
     ("statement_timeout", "10s"),
     ("lock_timeout", "5s"),
     ("idle_in_transaction_session_timeout", "15s"),
@@ -35,6 +35,8 @@ const SESSION: [(&str, &str); 5] = [
     ("enable_seqscan", "off"),
     // The line above inflates cost estimates, and the planner would compile cheap statements because of them.
     ("jit", "off"),
+    // And it would start processes for statements of a millisecond: that takes fifty.
+    ("max_parallel_workers_per_gather", "0"),
 ];
 /// Should a crash of the server lose a `published_at`, the relay publishes that row again under the same message id.
 const RELAY: (&str, &str) = ("synchronous_commit", "off");

@@ -51,6 +51,7 @@ struct Properties {
     offer_ttl_s: Option<u32>,
     request_ttl_s: Option<u32>,
     radius_m: Option<f64>,
+    radius_max_m: Option<f64>,
     max_trip_km: Option<f64>,
     speed_kmh: Option<SpeedProperty>,
 }
@@ -138,6 +139,7 @@ fn market(Feature { geometry, properties }: Feature, general: &Tariffs) -> Resul
         offer_ttl_s: properties.offer_ttl_s,
         request_ttl_s: properties.request_ttl_s,
         radius_m: within("radius_m", properties.radius_m, 1.0, 100_000.0)?,
+        radius_max_m: within("radius_max_m", properties.radius_max_m, properties.radius_m.unwrap_or(1.0), 100_000.0)?,
         max_trip_km: Some(within("max_trip_km", properties.max_trip_km, 0.1, 21_000.0)?.unwrap_or(MAX_TRIP_KM)),
         tariffs,
         offered,

@@ -39,6 +39,9 @@ pub struct Market {
     pub offer_ttl_s: Option<u32>,
     pub request_ttl_s: Option<u32>,
     pub radius_m: Option<f64>,
+    /// Towards the end of a search, at least `radius_m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub radius_max_m: Option<f64>,
     /// The longest trip, kilometres of great circle from pickup to dropoff; `None`: any.
     pub max_trip_km: Option<f64>,
     /// The waiting rules are the general ones.
@@ -105,12 +108,20 @@ impl Market {
             offer_ttl_s: None,
             request_ttl_s: None,
             radius_m: None,
+            radius_max_m: None,
             max_trip_km: None,
             tariffs,
             offered: [true; 3],
             speed: Speed::Always(ESTIMATED_MPS),
             area: None,
         }
+    }
+
+    /// Within which drivers are offered a search, at first and towards its end, with these general settings. A market with a radius of its
+    /// own stays with it unless it says otherwise.
+    pub fn radii_m(&self, radius_m: f64, radius_max_m: f64) -> (f64, f64) {
+        let own = self.radius_m.unwrap_or(radius_m);
+        (own, self.radius_max_m.or(self.radius_m).unwrap_or(radius_max_m).max(own))
     }
 
     /// Of its fares.

@@ -164,6 +164,7 @@ fn mistakes_are_named() {
             "0 to 10000",
         ),
         (changed("radius_m", json!(0)), "radius_m 0"),
+        (changed("radius_max_m", json!(0)), "radius_max_m 0"),
         (changed("offer_ttl_s", json!(0)), "offer_ttl_s 0"),
         (changed("speed_kmh", json!([1, 2])), "24 are needed"),
         (changed("speed_kmh", json!(0)), "1 to 200"),

@@ -40,8 +40,8 @@ pub(crate) async fn update(
         return Err(Refusal::documents_expired().into());
     }
     let now = context.platform.world.now();
-    let (device, place) = (&sender.device_name, sender.driver().located());
-    match presence::updated(known.as_ref(), user, driver.vehicle_type, update, device, place, now) {
+    let (device, places) = (&sender.device_name, sender.driver().places());
+    match presence::updated(known.as_ref(), user, driver.vehicle_type, update, device, places, now) {
         Some((beacon, _)) if sender.via == Via::Request && !is_connected(&mut tx, user).await? => {
             // Nobody is available by a request. The row says what the driver wants, and the next socket makes it so.
             presence::rows::put_beacon(&mut tx, &Beacon { connected: false, ..beacon }).await?;

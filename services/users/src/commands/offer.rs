@@ -5,7 +5,7 @@ use streams::{Event, MatchId};
 
 use super::ack::OfferAck;
 use super::command::{CommandError, Refusal};
-use super::sender::{Sender, Via};
+use super::sender::Sender;
 use crate::account::{self, DriverStatus, standing};
 use crate::context::Context;
 use crate::gateway::pod_message::{BROADCAST, PodMessage};
@@ -49,9 +49,7 @@ pub(crate) async fn answer(
             context.publish(&mut tx, &Event::MatchAccepted(event));
             tx.commit().await?;
             sender.driver().set_accepted(id, sender.device_name.clone());
-            if sender.via == Via::Request {
-                tell_pods(context, sender, id).await;
-            }
+            tell_pods(context, sender, id).await;
             context.platform.metrics.matches.with_label_values(&["accepted"]).inc();
         }
     }

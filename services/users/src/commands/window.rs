@@ -2,8 +2,9 @@
 //! room waits in a queue, and sends its newest position when it is its turn. So under any load the positions that are read are fresh, and
 //! the stream does not fill.
 //!
-//! The readers say how far they are (`location.progress`). What they do not say in [`UNDER_WAY_MAX`] counts as read: without readers
-//! positions go out at a low rate. Positions of rides need no room.
+//! The readers say how far they are (`location.progress`). What they do not say in [`UNDER_WAY_MAX`] counts as read. A reader that has not
+//! said a word while more than a whole room was counted so is away: until it is back, positions go out at a low rate, [`ROOM_MIN`] a second, so
+//! that they do not push those of rides out of the stream. Positions of rides need no room.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
@@ -45,6 +46,8 @@ struct State {
     under_way: VecDeque<(u64, Instant)>,
     /// The newest sequence that each reader has read.
     read: BTreeMap<&'static str, u64>,
+    /// How many positions counted as read for want of a word, since the last word of each reader.
+    unread: [usize; READERS.len()],
 }
 
 /// Room for positions that are to be published. Dropped, it is free again.
@@ -67,7 +70,7 @@ impl Room<'_> {
 impl Window {
     pub(crate) fn new(now: Instant) -> Self {
         let (under_way, read) = (VecDeque::new(), BTreeMap::new());
-        let state = State { room: ROOM_MAX, surplus: 0, changed_at: now, under_way, read };
+        let state = State { room: ROOM_MAX, surplus: 0, changed_at: now, under_way, read, unread: [0; READERS.len()] };
         Self { free: Semaphore::new(ROOM_MAX), state: Mutex::new(state) }
     }
 
@@ -103,6 +106,8 @@ impl Window {
         {
             let mut state = self.state();
             state.read.insert(reader, progress.sequence);
+            let words = READERS.iter().zip(&mut state.unread);
+            words.filter(|(of, _)| **of == reader).for_each(|(_, unread)| *unread = 0);
             self.adapt(&mut state, Duration::from_millis(progress.age_ms), now);
         }
         self.release(now);
@@ -117,6 +122,10 @@ impl Window {
             age if age < FRESH => (state.room + state.room / 4).min(ROOM_MAX),
             _ => state.room,
         };
+        self.set_room(state, room, now);
+    }
+
+    fn set_room(&self, state: &mut State, room: usize, now: Instant) {
         if room != state.room {
             state.changed_at = now;
         }
@@ -135,8 +144,14 @@ impl Window {
         while let Some((sequence, stored_at)) = state.under_way.front()
             && (*sequence <= read || now >= *stored_at + UNDER_WAY_MAX)
         {
+            if *sequence > read {
+                state.unread.iter_mut().for_each(|unread| *unread += 1);
+            }
             state.under_way.pop_front();
             released += 1;
+        }
+        if state.unread.iter().any(|unread| *unread > ROOM_MAX) {
+            self.set_room(&mut state, ROOM_MIN, now);
         }
         let surplus = released.min(state.surplus);
         state.surplus -= surplus;
@@ -192,6 +207,35 @@ mod tests {
         assert!(began.elapsed() <= UNDER_WAY_MAX + UNDER_WAY_MAX / 4);
         // What is not published is free at once.
         assert!(try_enter(&window, ROOM_MAX as u32).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_a_reader_is_away_positions_go_out_at_a_low_rate() {
+        let window = Window::new(Instant::now());
+        let mut sequence = 0;
+        // As many as there is room for, each second.
+        let mut in_a_second = async |readers: &[&str]| {
+            let first = sequence;
+            while let Some(mut room) = try_enter(&window, 1) {
+                sequence += 1;
+                room.published(sequence, Instant::now());
+            }
+            tokio::time::advance(UNDER_WAY_MAX / 2).await;
+            readers.iter().for_each(|reader| window.on_progress(&progress(reader, sequence, 100), Instant::now()));
+            tokio::time::advance(UNDER_WAY_MAX / 2).await;
+            sequence - first
+        };
+        assert_eq!(in_a_second(&READERS).await, ROOM_MAX as u64);
+        // One of the two is away, as both are while PostgreSQL is.
+        assert_eq!(in_a_second(&READERS[..1]).await, ROOM_MAX as u64);
+        assert_eq!(in_a_second(&[]).await, ROOM_MAX as u64);
+        for _ in 0..60 {
+            assert!(in_a_second(&[]).await <= ROOM_MIN as u64);
+        }
+        for _ in 0..60 {
+            in_a_second(&READERS).await;
+        }
+        assert_eq!(in_a_second(&READERS).await, ROOM_MAX as u64, "it is back");
     }
 
     #[tokio::test(start_paused = true)]

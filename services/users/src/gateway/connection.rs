@@ -2,6 +2,7 @@
 //! or unavailable by it. While it stays open there is none, but for the lease of the pod.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use platform::{StoreError, Transaction};
 use streams::event::UserBeacon;
@@ -23,7 +24,7 @@ use crate::{account, live_ride, mailbox, offer, presence};
 const TOUCH_MAX: usize = 1_000;
 
 /// What a session reads of its user at the start.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct SessionStart {
     /// The newest `seq` of the mailbox.
     pub(crate) last_seq: u64,
@@ -31,8 +32,8 @@ pub(crate) struct SessionStart {
     pub(crate) missed: Option<MissedRange>,
     pub(crate) role: Role,
     pub(crate) rides: CurrentRides,
-    /// Whether the device of the socket accepted the ride that the user drives.
-    pub(crate) ride_device: bool,
+    /// The name of the device that accepted the ride that the user drives.
+    pub(crate) ride_device: Option<Arc<str>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,10 +61,10 @@ pub(crate) async fn open(
     // The same moment: until the commit nothing is appended to this mailbox.
     let state = state::rows::read(&mut tx, user, context.platform.world.now()).await?;
     let ride = rides.driven.map(|ride| ride.ride_id);
-    let mut ride_device = false;
-    if let Some(ride) = ride {
-        ride_device = live_ride::rows::device_of(&mut tx, ride).await?.as_deref() == Some(&*slot.device_name);
-    }
+    let ride_device = match ride {
+        Some(ride) => live_ride::rows::device_of(&mut tx, ride).await?.map(Into::into),
+        None => None,
+    };
     let has_seq = has_seq.map_or(last_seq, |seq| seq.min(last_seq));
     mailbox::device_rows::open_device(&mut tx, user, device, has_seq, context.platform.world.now()).await?;
     let missed = mailbox::rows::missed(&mut tx, user, has_seq, last_seq).await?;

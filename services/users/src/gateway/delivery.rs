@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use platform::StoreError;
+use std::sync::Arc;
 use std::time::Duration;
 use streams::{Subject, UserId};
 use tokio::time::Instant;
@@ -40,8 +41,8 @@ pub(crate) struct Delivery<'a> {
     slot: &'a SocketSlot,
     /// The live rides of the user.
     rides: CurrentRides,
-    /// Whether the device of this socket accepted the one that the user drives.
-    ride_device: bool,
+    /// The name of the device that accepted the one that the user drives.
+    ride_device: Option<Arc<str>>,
     /// The newest `seq` when the session began. The rides were read after it, and already reflect all events up to it.
     start_seq: u64,
     /// The newest `seq` sent to the client.
@@ -80,7 +81,7 @@ impl<'a> Delivery<'a> {
             user,
             slot,
             rides: start.rides,
-            ride_device: start.ride_device,
+            ride_device: start.ride_device.clone(),
             start_seq,
             sent_seq: has_seq.map_or(start_seq, |seq| seq.min(start_seq)),
             newest_seq: start_seq,
@@ -103,8 +104,9 @@ impl<'a> Delivery<'a> {
         self.sent_seq >= self.start_seq || self.is_unreadable
     }
 
-    pub(crate) fn is_ride_device(&self) -> bool {
-        self.rides.driven.is_some() && self.ride_device
+    /// Whether the device with this name accepted the ride that the user drives.
+    pub(crate) fn is_ride_device(&self, name: &str) -> bool {
+        self.rides.driven.is_some() && self.ride_device.as_deref() == Some(name)
     }
 
     /// The live rides of the user, as the events that were sent say.
@@ -272,7 +274,7 @@ impl<'a> Delivery<'a> {
         if ride == before {
             return;
         }
-        self.ride_device = self.slot.driver().is_accepted_by(change.match_id, &self.slot.device_name);
+        self.ride_device = self.slot.driver().accepted_on(change.match_id);
         if self.slot.driver().set_ride(ride) {
             self.context.sockets.add_moved(self.user);
         }

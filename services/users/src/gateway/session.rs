@@ -407,13 +407,14 @@ impl<'a, K: Sink<Outgoing> + Unpin + Send> Session<'a, K> {
                 return (!self.refusals.take(Instant::now())).then_some(TOO_FAST);
             }
         }
+        let device_name = self.slot.device_name();
         let sender = Sender {
             via: Via::Socket,
             user: self.user,
             device: self.request.device.clone(),
-            device_name: self.slot.device_name.clone(),
             ride: self.delivery.rides().driven,
-            ride_device: self.delivery.is_ride_device(),
+            ride_device: self.delivery.is_ride_device(&device_name),
+            device_name,
             publish_lane: self.slot.publish_lane.clone(),
             known_driver: self.slot.known_driver.clone(),
         };

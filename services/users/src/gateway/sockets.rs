@@ -2,7 +2,8 @@
 //! sockets are `presence`.
 //!
 //! A socket has a name for the positions that it sends: that of its device, or else the empty name; a second socket without a name
-//! that is open at the same time is `~2`, a third `~3`: two phones of an app that names none are two devices.
+//! that is open at the same time is `~2`, a third `~3`: two phones of an app that names none are two devices. A phone that opens its next
+//! socket before the old one is gone is one: its name waits for it until the old socket, of the same sign-in, has closed or is silent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -95,6 +96,8 @@ struct Slot {
     inbox: Arc<Inbox>,
     device: Device,
     device_name: Arc<str>,
+    /// The lowest name of an unnamed socket of the same sign-in that was open before this one, if it is lower.
+    awaited_name: Option<Arc<str>>,
     /// The sign-in of the access token, if it names one.
     sign_in: Option<SignInId>,
     /// When the client last sent anything, in milliseconds since the registry began.
@@ -130,14 +133,31 @@ pub(crate) struct SocketSlot {
     pub(crate) publish_lane: Arc<PublishLane>,
     /// What this pod knows of the user as a driver.
     pub(crate) known_driver: Arc<Mutex<KnownDriver>>,
-    /// The name under which the positions of this socket go out.
-    pub(crate) device_name: Arc<str>,
+    name: Mutex<SlotName>,
     /// The clock of the socket's device.
     pub(crate) clock: Arc<Mutex<DeviceClock>>,
     received_ms: Arc<AtomicU64>,
 }
 
+/// The name under which the positions of a socket go out, and whether it may become a lower one.
+#[derive(Debug)]
+struct SlotName {
+    current: Arc<str>,
+    is_waiting: bool,
+}
+
 impl SocketSlot {
+    /// The name under which the positions of this socket go out now.
+    pub(crate) fn device_name(&self) -> Arc<str> {
+        let mut name = self.name.lock().unwrap_or_else(PoisonError::into_inner);
+        if name.is_waiting
+            && let Some(lower) = self.sockets.take_awaited_name(self)
+        {
+            *name = SlotName { current: lower, is_waiting: false };
+        }
+        name.current.clone()
+    }
+
     pub(crate) fn driver(&self) -> MutexGuard<'_, KnownDriver> {
         self.known_driver.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -184,23 +204,61 @@ impl Registry {
         of_user
     }
 
-    /// The name of a new socket of the user. A socket of the same sign-in that has not even answered a ping is gone: the new one is the
-    /// same phone again.
-    fn device_name(&self, user: UserId, device: &Device, sign_in: Option<SignInId>, silent_since_ms: u64) -> Arc<str> {
-        if *device != Device::UNNAMED {
-            return device.as_str().into();
-        }
-        let is_open = |slot: &Slot| {
+    /// The unnamed sockets of the user that hold their names against one of this sign-in. A socket of the same sign-in that has not even
+    /// answered a ping is gone: the other one is the same phone again.
+    fn unnamed(
+        &self,
+        user: UserId,
+        sign_in: Option<SignInId>,
+        silent_since_ms: u64,
+    ) -> impl Iterator<Item = (Uuid, &Slot)> {
+        let is_open = move |slot: &Slot| {
             let is_silent = slot.received_ms.load(Ordering::Relaxed) < silent_since_ms;
             slot.device == Device::UNNAMED && !(is_silent && sign_in.is_some() && slot.sign_in == sign_in)
         };
-        let taken: BTreeSet<&str> =
-            self.of(user).map(|(_, slot)| slot).filter(|slot| is_open(slot)).map(|slot| &*slot.device_name).collect();
-        if taken.contains("") {
-            let mut names = (2..).map(|n| format!("~{n}"));
-            return names.find(|name| !taken.contains(name.as_str())).unwrap_or_default().into();
+        self.of(user).filter(move |(_, slot)| is_open(slot)).map(|((_, session), slot)| (*session, slot))
+    }
+
+    /// The name of a new socket of the user, and the one for which it waits.
+    fn device_name(
+        &self,
+        user: UserId,
+        device: &Device,
+        sign_in: Option<SignInId>,
+        silent_since_ms: u64,
+    ) -> (Arc<str>, Option<Arc<str>>) {
+        if *device != Device::UNNAMED {
+            return (device.as_str().into(), None);
         }
-        "".into()
+        let open: Vec<&Slot> = self.unnamed(user, sign_in, silent_since_ms).map(|(_, slot)| slot).collect();
+        let taken: BTreeSet<&str> = open.iter().map(|slot| &*slot.device_name).collect();
+        if !taken.contains("") {
+            return ("".into(), None);
+        }
+        let mut names = (2..).map(|n| format!("~{n}"));
+        let name = names.find(|name| !taken.contains(name.as_str())).unwrap_or_default();
+        let same =
+            open.iter().filter(|slot| sign_in.is_some() && slot.sign_in == sign_in).map(|slot| &slot.device_name);
+        let awaited = same
+            .min_by_key(|name| (name.len(), (*name).clone()))
+            .filter(|lower| lower.len() < name.len() || ***lower < *name);
+        (name.into(), awaited.cloned())
+    }
+
+    /// The name for which this socket waits, once no other one holds it. From then on it is this one's.
+    fn take_awaited_name(&mut self, user: UserId, session: Uuid, silent_since_ms: u64) -> Option<Arc<str>> {
+        let Slot { sign_in, awaited_name, .. } = self.slots.get(&(user, session))?;
+        let awaited = awaited_name.clone()?;
+        let is_held = self
+            .unnamed(user, *sign_in, silent_since_ms)
+            .any(|(other, slot)| other != session && slot.device_name == awaited);
+        if is_held {
+            return None;
+        }
+        let slot = self.slots.get_mut(&(user, session))?;
+        slot.awaited_name = None;
+        slot.device_name = awaited.clone();
+        Some(awaited)
     }
 
     fn clock(&mut self, user: UserId, device_name: &Arc<str>) -> Arc<Mutex<DeviceClock>> {
@@ -274,15 +332,26 @@ impl Sockets {
         let inbox = Arc::<Inbox>::default();
         let received_ms = Arc::new(AtomicU64::new(self.millis(Instant::now())));
         let silent_since_ms = self.millis(Instant::now()).saturating_sub(GONE_AFTER_MS);
-        let device_name = registry.device_name(user, &device, sign_in, silent_since_ms);
+        let (device_name, awaited_name) = registry.device_name(user, &device, sign_in, silent_since_ms);
+        let name = Mutex::new(SlotName { current: device_name.clone(), is_waiting: awaited_name.is_some() });
         let clock = registry.clock(user, &device_name);
-        let (name, received) = (device_name.clone(), received_ms.clone());
-        let slot = Slot { inbox: inbox.clone(), device, device_name: name, sign_in, received_ms: received };
+        let received = received_ms.clone();
+        let slot = Slot { inbox: inbox.clone(), device, device_name, awaited_name, sign_in, received_ms: received };
         let of_user = registry.insert(user, session, slot, points);
         let Shared { publish_lane, known_driver } = of_user.shared.clone();
         self.open.send_modify(|open| *open += 1);
         let sockets = self.clone();
-        Ok(SocketSlot { sockets, user, session, inbox, publish_lane, known_driver, device_name, clock, received_ms })
+        Ok(SocketSlot { sockets, user, session, inbox, publish_lane, known_driver, name, clock, received_ms })
+    }
+
+    /// The lower name that the socket has from now on, with its own clock.
+    fn take_awaited_name(&self, slot: &SocketSlot) -> Option<Arc<str>> {
+        let now = Instant::now();
+        let silent_since_ms = self.millis(now).saturating_sub(GONE_AFTER_MS);
+        let mut registry = self.registry();
+        let name = registry.take_awaited_name(slot.user, slot.session, silent_since_ms)?;
+        registry.clocks.insert((slot.user, name.clone()), (slot.clock.clone(), now));
+        Some(name)
     }
 
     fn open_socket(&self, (user, session): (UserId, Uuid), slot: &Slot) -> OpenSocket {
@@ -520,16 +589,48 @@ mod tests {
         let two = admit(2, Device::UNNAMED, None);
         let named = admit(3, Device::named("phone").unwrap(), None);
         let three = admit(4, Device::UNNAMED, Some(1));
-        let names = [&one, &two, &named, &three].map(|slot| slot.device_name.to_string());
+        let names = [&one, &two, &named, &three].map(|slot| slot.device_name().to_string());
         assert_eq!(names, ["", "~2", "phone", "~3"]);
         drop(one);
-        assert_eq!(&*admit(5, Device::UNNAMED, None).device_name, "");
+        assert_eq!(&*admit(5, Device::UNNAMED, None).device_name(), "");
         // The same phone again, after its connection was lost: nothing came from the old socket since a ping.
         tokio::time::advance(Duration::from_secs(26)).await;
         two.received(Instant::now());
         let back = admit(6, Device::UNNAMED, Some(1));
-        assert_eq!(&*back.device_name, "");
-        assert_eq!(&*admit(7, Device::UNNAMED, Some(1)).device_name, "~3");
+        assert_eq!(&*back.device_name(), "");
+        assert_eq!(&*admit(7, Device::UNNAMED, Some(1)).device_name(), "~3");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_phone_that_reconnects_before_its_old_socket_is_gone_has_its_name_again_once_it_is() {
+        let sockets = Arc::new(Sockets::default());
+        let (config, points) = (Config::default(), Quota { burst: 9, per_s: 1.0 });
+        let admit = |n: u128, sign_in: Option<u128>| {
+            let id = sign_in.map(sign_in_id);
+            sockets.admit(ANN, Uuid::from_u128(n), Device::UNNAMED, id, &config, points).unwrap()
+        };
+        let name = |slot: &SocketSlot| slot.device_name().to_string();
+        // The old socket closes a moment later.
+        let (old, next) = (admit(1, Some(1)), admit(2, Some(1)));
+        assert_eq!((name(&old), name(&next)), (String::new(), "~2".to_owned()));
+        drop(old);
+        let clock = next.clock.clone();
+        assert_eq!((name(&next), name(&next)), (String::new(), String::new()));
+        assert!(Arc::ptr_eq(&clock, &sockets.caller(ANN, &"".into(), points).1), "with what it learned");
+        // Or it is never closed, and answers no more. Meanwhile another device takes nothing over.
+        let tablet = admit(3, Some(2));
+        let third = admit(4, Some(1));
+        assert_eq!((name(&tablet), name(&third)), ("~2".to_owned(), "~3".to_owned()));
+        tokio::time::advance(Duration::from_secs(24)).await;
+        [&tablet, &third].into_iter().for_each(|slot| slot.received(Instant::now()));
+        assert_eq!(name(&third), "~3");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!((name(&tablet), name(&third)), ("~2".to_owned(), String::new()));
+        // Without a sign-in nobody knows whether it is the same phone.
+        drop((next, third));
+        let (old, other) = (admit(5, None), admit(6, None));
+        drop(old);
+        assert_eq!((name(&other), name(&tablet)), ("~3".to_owned(), "~2".to_owned()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,11 +8,13 @@ use geospatial::newest::{Fix, Newest};
 use streams::event::{LocationUpdate, UserBeacon};
 use streams::{MatchId, Position, RideId};
 
-use super::{Located, MOVED_M};
+use super::{KnownPlaces, Located, MOVED_M};
 
 #[derive(Debug, Default)]
 pub(crate) struct KnownDriver {
     newest: Newest,
+    /// The newest place that came with an event.
+    published: Option<Position>,
     /// The place of the last beacon of an available driver.
     beacon_at: Option<Position>,
     ride: Option<RideId>,
@@ -23,7 +25,9 @@ pub(crate) struct KnownDriver {
 impl KnownDriver {
     /// A beacon that was published, or its row.
     pub(crate) fn record_beacon(&mut self, beacon: &UserBeacon) {
-        self.newest.beacon(beacon, beacon.recorded_at);
+        if self.newest.beacon(beacon, beacon.recorded_at) {
+            self.published = Some(beacon.location);
+        }
         self.beacon_at = beacon.active.then_some(beacon.location);
     }
 
@@ -40,7 +44,9 @@ impl KnownDriver {
     /// Positions that the stream has stored. True if a beacon is due.
     pub(crate) fn record_positions(&mut self, updates: &[LocationUpdate], received_at: DateTime<Utc>) -> bool {
         for update in updates {
-            self.newest.update(&Fix::of(update, received_at));
+            if self.newest.update(&Fix::of(update, received_at)) {
+                self.published = Some(update.location);
+            }
         }
         self.is_due()
     }
@@ -68,12 +74,16 @@ impl KnownDriver {
         self.newest.place().map(|place| Located { location: place.position, at: place.received_at })
     }
 
+    pub(crate) fn places(&self) -> KnownPlaces {
+        KnownPlaces { newest: self.located(), published: self.published }
+    }
+
     pub(crate) fn set_accepted(&mut self, id: MatchId, device: Arc<str>) {
         self.accepted = Some((id, device));
     }
 
-    /// Whether `device` accepted the offer.
-    pub(crate) fn is_accepted_by(&self, id: MatchId, device: &str) -> bool {
-        self.accepted.as_ref().is_some_and(|(accepted, by)| *accepted == id && **by == *device)
+    /// The device that accepted the offer.
+    pub(crate) fn accepted_on(&self, id: MatchId) -> Option<Arc<str>> {
+        self.accepted.as_ref().filter(|(accepted, _)| *accepted == id).map(|(_, device)| device.clone())
     }
 }

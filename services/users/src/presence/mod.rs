@@ -75,6 +75,15 @@ pub(crate) struct Located {
     pub(crate) at: DateTime<Utc>,
 }
 
+/// Where this pod knows a driver.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct KnownPlaces {
+    /// The newest place.
+    pub(crate) newest: Option<Located>,
+    /// The newest place that was published: where all others know the driver.
+    pub(crate) published: Option<Position>,
+}
+
 impl Beacon {
     fn is_available(&self) -> bool {
         self.active && self.connected
@@ -151,22 +160,22 @@ impl Beacon {
 }
 
 /// The beacon after an update over an open socket of `device`, with its event. `None` if nothing has changed: a repeat, or a move of
-/// [`MOVED_M`] at most; or for a driver who becomes inactive without a location and has no beacon yet. `place` is the newest that
-/// this pod knows.
+/// [`MOVED_M`] at most from the last beacon and from where others know the driver; or for a driver who becomes inactive without a location and
+/// has no beacon yet.
 pub(crate) fn updated(
     known: Option<&Beacon>,
     user_id: UserId,
     vehicle_type: VehicleType,
     update: BeaconUpdate,
     device: &Arc<str>,
-    place: Option<Located>,
+    places: KnownPlaces,
     now: DateTime<Utc>,
 ) -> Option<(Beacon, Event)> {
     let (active, location) = match update {
         BeaconUpdate::Active(location) => (true, Some(location)),
         BeaconUpdate::Inactive(location) => (false, location),
     };
-    let known_place = known.map(|k| k.at(place)).map(|k| Located { location: k.location, at: k.located_at });
+    let known_place = known.map(|k| k.at(places.newest)).map(|k| Located { location: k.location, at: k.located_at });
     let Located { location, at } = location.map(|location| Located { location, at: now }).or(known_place)?;
     let known_device = known.and_then(|k| k.device.clone());
     let is_due = known.is_none_or(|known| {
@@ -174,6 +183,7 @@ pub(crate) fn updated(
             || known.vehicle_type != vehicle_type
             || active && known.device.as_ref() != Some(device)
             || known.location.distance_m(&location) > MOVED_M
+            || active && places.published.is_some_and(|published| published.distance_m(&location) > MOVED_M)
     });
     is_due.then(|| {
         let mut next = Beacon {

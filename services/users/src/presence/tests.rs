@@ -46,7 +46,7 @@ fn disconnected() -> Beacon {
 }
 
 fn update(known: Option<&Beacon>, update: BeaconUpdate, device: &str, now: i64) -> Option<(Beacon, Event)> {
-    updated(known, user(1), VehicleType::Car, update, &device.into(), None, at(now))
+    updated(known, user(1), VehicleType::Car, update, &device.into(), KnownPlaces::default(), at(now))
 }
 
 #[test]
@@ -65,7 +65,15 @@ fn a_beacon_is_published_when_it_changes_and_costs_nothing_when_it_does_not() {
     assert!(publishes(disconnected(), Active(HERE), 101));
     assert!(publishes(inactive(), Active(HERE), 101));
     assert!(!publishes(inactive(), Inactive(None), 101));
-    let van = updated(Some(&available()), user(1), VehicleType::Van, Active(HERE), &"".into(), None, at(101));
+    let van = updated(
+        Some(&available()),
+        user(1),
+        VehicleType::Van,
+        Active(HERE),
+        &"".into(),
+        KnownPlaces::default(),
+        at(101),
+    );
     assert!(van.is_some(), "another vehicle");
     let tablet = update(Some(&available()), Active(HERE), "tablet", 101).unwrap().0;
     assert_eq!(tablet.device.as_deref(), Some("tablet"), "another device");
@@ -73,6 +81,36 @@ fn a_beacon_is_published_when_it_changes_and_costs_nothing_when_it_does_not() {
     assert_eq!(off.device.as_deref(), Some("tablet"), "of the newest active beacon");
     assert!(update(None, Inactive(None), "", 1).is_none(), "never active");
     assert!(update(None, Active(HERE), "", 1).is_some());
+}
+
+#[test]
+fn a_beacon_that_corrects_where_others_know_the_driver_is_published() {
+    let after = |published, change| {
+        let places = KnownPlaces { newest: None, published: Some(published) };
+        updated(Some(&available()), user(1), VehicleType::Car, change, &"".into(), places, at(101))
+    };
+    // The driver is where the last beacon said, and a wrong fix came since.
+    let (next, event) = after(THERE, Active(HERE)).unwrap();
+    assert_eq!((next.location, next.located_at), (HERE, at(101)));
+    assert!(matches!(event, Event::UserBeacon(e) if e.active && e.location == HERE));
+    assert!(after(NEAR, Active(HERE)).is_none(), "100 m");
+    // What this pod knows, and others do not, changes nothing of that.
+    let mut driver = known::KnownDriver::default();
+    driver.record_beacon(&available().event());
+    let wrong = streams::event::LocationUpdate {
+        user_id: user(1),
+        ride_id: None,
+        location: NEAR,
+        accuracy_m: None,
+        speed_mps: None,
+        heading_deg: None,
+        recorded_at: at(101),
+        reception: None,
+    };
+    driver.record_positions(&[wrong], at(101));
+    driver.record_place(&UserBeacon { location: HERE, located_at: Some(at(102)), ..available().event() }, at(102));
+    let places = KnownPlaces { newest: Some(Located { location: HERE, at: at(102) }), published: Some(NEAR) };
+    assert_eq!(driver.places(), places);
 }
 
 #[test]
@@ -164,7 +202,8 @@ fn what_a_pod_knows_of_a_driver_says_when_a_beacon_is_due() {
     // Who accepted an offer.
     let offer = streams::MatchId(Uuid::from_u128(8));
     driver.set_accepted(offer, "phone".into());
-    assert!(driver.is_accepted_by(offer, "phone") && !driver.is_accepted_by(offer, ""));
+    assert_eq!(driver.accepted_on(offer).as_deref(), Some("phone"));
+    assert_eq!(driver.accepted_on(streams::MatchId(Uuid::from_u128(9))), None);
 }
 
 on_both_stores!(

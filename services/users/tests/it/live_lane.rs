@@ -1,12 +1,20 @@
 //! The live lane: the passenger of a ride, and nobody else, sees where the driver is.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
 use chrono::{DateTime, TimeDelta, Utc};
+use platform::Platform;
+use roads::Roads;
 use serde_json::{Value, json};
 use streams::newest_position::{NEWEST_POSITION, NewestPosition, NewestPositionRequest};
 use streams::{Position, RideId, RideStatus, UserId};
 use testing::{Backend, on_both_stores};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::client::{Client, id_of, request};
@@ -243,4 +251,44 @@ async fn a_position_is_published_without_a_row_and_without_an_answer_of_the_stre
     assert_eq!(refused, "unavailable -");
     assert_eq!(steps(&ride.pair.p.position().await), 6);
     pod.stop().await;
+}
+
+/// In real time: the routing server is a real one.
+#[tokio::test]
+async fn the_eta_is_by_road_once_it_is_known_and_each_ride_is_asked_about_once() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let route = |State(asked): State<Arc<AtomicUsize>>| async move {
+        asked.fetch_add(1, Ordering::Relaxed);
+        r#"{"code":"Ok","routes":[{"distance":9000,"duration":620}]}"#
+    };
+    let router = Router::new().route("/route/v1/driving/{way}", get(route)).with_state(asked.clone());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let cluster = Cluster::on(Backend::Postgres).await;
+    let platform = Platform::new(cluster.world.clone(), cluster.bus.clone(), "one");
+    let roads = Some(Roads::new(&platform, &url));
+    let mut pod = cluster.idle_pod("one", users::Config { roads, ..users::Config::default() }).await;
+    pod.run();
+    let mut ride = Ride::new(&cluster, &pod, 33).await;
+    let eta = |view: &Value| view["eta_s"].as_f64().unwrap().round();
+    ride.drive_to(&cluster, 3).await;
+    // Nobody waits for the answer: 333.6 m times 1.3 at 7 m/s.
+    assert_eq!(eta(&fresh(&mut ride.pair.p).await), 62.0);
+    // By road it is ten times as long, and a third of that nearer by.
+    let mut by_road = 0.0;
+    for _ in 0..5 {
+        ride.drive_to(&cluster, 1).await;
+        by_road = eta(&fresh(&mut ride.pair.p).await);
+        if by_road > 100.0 {
+            break;
+        }
+    }
+    assert_eq!(by_road, 207.0);
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    for client in [ride.pair.p, ride.pair.d] {
+        client.close().await;
+    }
+    pod.stop().await;
+    server.abort();
 }

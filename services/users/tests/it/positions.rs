@@ -55,18 +55,24 @@ async fn the_device_that_accepts_is_the_rides_device_on_every_pod(backend: Backe
 
     let Pair { driver, found, d, .. } = Pair::offered(&cluster, &pod, 71, 60).await;
     let mut phone = pod.connect_on("phone", driver, Some(0)).await;
+    let mut before = other.connect_on("phone", driver, Some(0)).await;
     phone.ack("match.accept", match_id(&found)).await;
     phone.close().await;
     let mut phone = other.connect_on("phone", driver, Some(0)).await;
     let ride: RideId = cluster.world.id();
     cluster.publish(&cluster.ride(ride, &found, 1, RideStatus::Pickup)).await;
     phone.event_of("ride.pickup").await;
+    // A socket that was open on another pod when the phone accepted.
+    before.event_of("ride.pickup").await;
+    before.ack("location.update", point(HERE, now())).await;
+    before.close().await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
     phone.ack("location.update", point(HERE, now())).await;
     phone.close().await;
     tokio::time::sleep(Duration::from_millis(10)).await;
     let mut phone = pod.connect_on("phone", driver, Some(0)).await;
     phone.ack("location.update", point(HERE, now())).await;
-    for update in published(&cluster, 2).await {
+    for update in published(&cluster, 3).await {
         assert_eq!(of(&update), ("phone".to_owned(), true, Some(ride)));
     }
     drop(d);

@@ -157,6 +157,8 @@ export interface Track {
   total_points: number;
   distance_m: number | null;
   is_final: boolean;
+  /** With what came after the final distance, which was billed. Absent from a server of the version before. */
+  late_distance_m?: number | null;
 }
 
 export interface Story {

@@ -31,6 +31,9 @@ pub struct Evaluate {
     /// Metres from a pickup within which drivers are sought [default: MATCH_RADIUS_M].
     #[arg(long)]
     pub radius_m: Option<f64>,
+    /// The same once two thirds of a passenger's patience are over [default: MATCH_RADIUS_MAX_M, else the radius].
+    #[arg(long)]
+    pub radius_max_m: Option<f64>,
     /// How fast drivers drive the great circle times 1.3, in metres per second.
     #[arg(long, default_value_t = 7.0)]
     pub speed_mps: f64,
@@ -59,10 +62,16 @@ pub(super) fn run(settings: &Settings, what: &Evaluate) -> Result<ExitCode> {
     for (name, value) in [("--radius-m", radius_m), ("--speed-mps", what.speed_mps)] {
         ensure!(value.is_finite() && value > 0.0, "{name} must be a number above 0");
     }
+    let radius_max_m = what.radius_max_m.or(settings.match_radius_max_m).unwrap_or(radius_m);
+    ensure!(
+        radius_max_m.is_finite() && radius_max_m >= radius_m,
+        "--radius-max-m must be at least the radius, {radius_m}"
+    );
     let trips = requests::read(&what.requests, what.fold_s)?;
     let trial = Trial {
         drivers: what.fleet,
         radius_m,
+        radius_max_m,
         speed_mps: what.speed_mps,
         patience_s: what.patience_s,
         window: chrono::Duration::milliseconds(settings.match_window_ms.into()),

@@ -73,8 +73,10 @@ pub(super) async fn run(store: &Store<Tables>, world: &World, what: &WhatIf) -> 
                 "what_if": object(what_if, rate(what_if.matched)),
                 "offers": report.offers,
                 "same_offers": report.same_offers,
+                "zones": report.zones,
+                "drivers_twice": report.twice,
                 "assumed_answer_s": report.answer_s,
-                "assumptions": ASSUMPTIONS,
+                "assumptions": assumptions(&report),
             });
             println!("{}", serde_json::to_string_pretty(&report)?);
         }
@@ -86,12 +88,22 @@ const ASSUMPTIONS: &str = "Beacons, searches and places of drivers are as record
 one to the same driver for the same search is answered as that one was; one that was never made is accepted after the median time. \
 Rides of the latter two last their estimate.";
 
+const ASSUMPTIONS_OF_ZONES: &str = " Each zone is run by itself: drivers whom another zone had are not offered, as was so then, and whoever two \
+zones would have at a time is counted for both.";
+
+fn assumptions(report: &Report) -> String {
+    format!("{ASSUMPTIONS}{}", if report.zones > 1 { ASSUMPTIONS_OF_ZONES } else { "" })
+}
+
 fn notes(report: &Report) -> String {
-    let Report { from, until, entries, gaps, offers, same_offers, answer_s, .. } = report;
+    let Report { from, until, entries, gaps, offers, same_offers, answer_s, zones, twice, .. } = report;
+    let of_zones = format!(" {zones} zones; {twice} rides begin while their driver is in one of another zone.");
     format!(
         "\n{entries} entries from {} to {}, {gaps} gaps. {same_offers} of {offers} offers are those that were made; others are accepted after \
-         {answer_s:.1} s.\n{ASSUMPTIONS}\n",
+         {answer_s:.1} s.{}\n{}\n",
         rfc3339::text(from),
         rfc3339::text(until),
+        if *zones > 1 { &of_zones } else { "" },
+        assumptions(report),
     )
 }

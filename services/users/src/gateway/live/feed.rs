@@ -23,15 +23,15 @@ const STALE_AFTER: Duration = Duration::seconds(15);
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub(crate) struct LiveView {
     ride_id: RideId,
-    location: Position,
+    pub(super) location: Position,
     heading_deg: Option<f64>,
     speed_mps: Option<f64>,
     #[serde(with = "rfc3339")]
     #[schemars(with = "DateTime<Utc>")]
     recorded_at: DateTime<Utc>,
-    /// Seconds, at the usual speed; the session puts in that of the market.
+    /// Seconds, at the usual speed; the session puts in that of the market, or by road.
     pub(super) eta_s: Option<f64>,
-    eta_to: Destination,
+    pub(super) eta_to: Destination,
     stale: bool,
 }
 
@@ -86,6 +86,7 @@ impl Feed {
             ride_device: position.ride_device,
             device_at: position.device_at,
             recorded_at: position.recorded_at,
+            is_time_certain: false,
             received_at: position.received_at,
         };
         if self.order.update(&fix) {

@@ -5,6 +5,7 @@
 //! while PostgreSQL is away. `feed` decides what is sent and when.
 
 mod feed;
+mod road;
 
 use std::time::Duration;
 
@@ -17,9 +18,10 @@ use tokio::time::{Instant, sleep};
 
 use self::feed::Feed;
 pub(crate) use self::feed::LiveView;
+use self::road::RoadScale;
 use crate::context::Context;
-use crate::live_ride::CurrentRide;
 use crate::live_ride::position::{LivePosition, live_subject};
+use crate::live_ride::{CurrentRide, Destination};
 
 /// The pause before the next try to subscribe, or to ask location.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -37,6 +39,9 @@ struct Following<'a> {
     positions: Positions<'a>,
     /// What location answers.
     newest: Option<BoxFuture<'a, Option<NewestPosition>>>,
+    scale: RoadScale,
+    /// What ROUTING_URL answers.
+    road: Option<BoxFuture<'a, Option<(Destination, f64)>>>,
 }
 
 /// The subscription, once it is there.
@@ -52,6 +57,8 @@ pub(crate) enum LiveInput {
     Message(Option<CoreMessage>),
     /// What location answered; `None` if it knows no position, or did not answer.
     Newest(Option<NewestPosition>),
+    /// The time by road divided by that at the pace; `None` if it is not known.
+    Road(Option<(Destination, f64)>),
 }
 
 impl<'a> LiveLane<'a> {
@@ -69,7 +76,8 @@ impl<'a> LiveLane<'a> {
             }
             (Some(ride), following) => {
                 let positions = Positions::Opening(subscribe(self.context, *ride, Duration::ZERO).boxed());
-                *following = Some(Box::new(Following { feed: Feed::new(*ride), positions, newest: None }));
+                let (feed, scale) = (Feed::new(*ride), RoadScale::default());
+                *following = Some(Box::new(Following { feed, positions, newest: None, scale, road: None }));
             }
         }
     }
@@ -77,7 +85,7 @@ impl<'a> LiveLane<'a> {
     /// The next input; pending for ever while the user does not ride. A cancelled call loses nothing.
     pub(crate) async fn next(&mut self) -> LiveInput {
         let Some(following) = self.following.as_deref_mut() else { return std::future::pending().await };
-        let Following { positions, newest, .. } = following;
+        let Following { positions, newest, road, .. } = following;
         tokio::select! {
             biased;
             input = async {
@@ -92,13 +100,19 @@ impl<'a> LiveLane<'a> {
                     None => std::future::pending().await,
                 }
             } => LiveInput::Newest(newest),
+            scale = async {
+                match road {
+                    Some(road) => road.await,
+                    None => std::future::pending().await,
+                }
+            } => LiveInput::Road(scale),
         }
     }
 
     pub(crate) fn on_input(&mut self, input: LiveInput) {
         let (context, now) = (self.context, self.context.platform.world.now());
         let Some(following) = self.following.as_deref_mut() else { return };
-        let Following { feed, positions, newest } = following;
+        let Following { feed, positions, newest, scale, road } = following;
         match input {
             LiveInput::Opened(subscription) => {
                 *positions = Positions::Open(subscription);
@@ -120,6 +134,10 @@ impl<'a> LiveLane<'a> {
                     feed.receive_newest(position, now);
                 }
             }
+            LiveInput::Road(answer) => {
+                *road = None;
+                scale.receive(answer);
+            }
         }
     }
 
@@ -131,14 +149,17 @@ impl<'a> LiveLane<'a> {
 
     /// The frame that is due now. It counts as sent.
     pub(crate) fn take_due(&mut self) -> Option<LiveView> {
-        let now = self.context.platform.world.now();
-        let feed = &mut self.following.as_deref_mut()?.feed;
+        let (context, now) = (self.context, self.context.platform.world.now());
+        let Following { feed, scale, road, .. } = self.following.as_deref_mut()?;
         let mut view = feed.take_due(now)?;
-        let pickup = feed.ride().places.map(|places| places.pickup);
-        view.eta_s = view.eta_s.zip(pickup).map_or(view.eta_s, |(eta_s, pickup)| {
-            let pace = self.context.config.markets.get().of_pickup(&pickup).pace(now);
-            Some((eta_s * pace * 100.0).round() / 100.0)
-        });
+        let Some((eta_s, places)) = view.eta_s.zip(feed.ride().places) else { return Some(view) };
+        let pace = context.config.markets.get().of_pickup(&places.pickup).pace(now);
+        let (eta_s, to) = (eta_s * pace, view.eta_to);
+        view.eta_s = Some((scale.scaled(to, eta_s) * 100.0).round() / 100.0);
+        if let (Some(roads), None) = (&context.config.roads, &road) {
+            let place = if to == Destination::Pickup { places.pickup } else { places.dropoff };
+            *road = scale.ask((roads, &context.road_permits), (view.location, (to, place)), eta_s, now);
+        }
         Some(view)
     }
 }
