@@ -10,6 +10,7 @@ mod location;
 mod memory;
 mod raw_bus;
 mod ride;
+mod scale;
 mod table;
 mod target;
 
@@ -45,8 +46,14 @@ struct Bench {
     /// `--only attack`: honest drivers, and as many passengers.
     #[arg(long, default_value_t = 20)]
     people: usize,
-    /// Only measurements whose name contains this: memory, match, accept, location; or one of audit, attack and guesses, which run
-    /// only when they are named.
+    /// `--only scale`: the part of a core that each process is held to.
+    #[arg(long, default_value_t = 0.1)]
+    part: f64,
+    /// `--only scale`: MATCH_ZONES of the processes.
+    #[arg(long, default_value_t = 1)]
+    zones: u32,
+    /// Only measurements whose name contains this: memory, match, accept, location; or one of audit, attack, guesses and scale, which
+    /// run only when they are named.
     #[arg(long)]
     only: Option<String>,
     /// The program to measure [default: `rideshare` beside this one].
@@ -96,6 +103,7 @@ async fn run(bench: &Bench) -> Result<Vec<Row>> {
     }
     let length = Duration::from_secs(bench.seconds.max(1));
     match bench.only.as_deref() {
+        Some("scale") => return scale::measure(&binary, servers, &world, bench.part, bench.zones, length).await,
         Some("attack") => return attack::measure(&binary, servers, &world, bench.people, length).await,
         Some("guesses") => {
             return attack::measure_codes(&binary, servers, &world, bench.guesses, bench.guesses / 10).await;

@@ -73,13 +73,25 @@ impl Client {
 impl Target {
     /// Starts `binary` and waits until it is ready. `run_id` gives this run phone numbers of its own.
     pub(crate) async fn start(binary: &Path, servers: &Servers, world: &World, run_id: u64) -> Result<Self> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let secret = hex::encode(world.bytes::<32>());
+        Self::start_with(binary, servers, &secret, &[], run_id).await
+    }
+
+    /// The same as one of several processes, which share `secret`, with more arguments.
+    pub(crate) async fn start_with(
+        binary: &Path,
+        servers: &Servers,
+        secret: &str,
+        more: &[String],
+        run_id: u64,
+    ) -> Result<Self> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let child = Command::new(binary)
             .args(["run", "--http-addr", &format!("127.0.0.1:{port}"), "--otp-delivery", "response", "--log", "error"])
             .args(["--socket-frames-per-s", "1000000", "--match-radius-m", "20000", "--queue-type", "nats"])
             .args(["--nats-url", &servers.nats_url.join(","), "--database-url", &servers.database_url])
-            .args(["--jwt-secret", &secret, "--limits", &platform::limits::Limits::raised()])
+            .args(["--jwt-secret", secret, "--limits", &platform::limits::Limits::raised()])
+            .args(more)
             .stdout(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot start {}", binary.display()))?;
@@ -91,6 +103,15 @@ impl Target {
             sleep(Duration::from_millis(100)).await;
         }
         anyhow::bail!("the platform was not ready in 30 s")
+    }
+
+    /// The process.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     /// Its resident memory.

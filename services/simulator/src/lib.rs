@@ -6,6 +6,7 @@
 //! give the same run.
 
 mod account;
+pub mod busy;
 mod checker;
 mod city;
 mod client;

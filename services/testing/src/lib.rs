@@ -8,6 +8,7 @@ pub mod invariants;
 pub mod jwt;
 mod must_end;
 pub mod nats;
+pub mod scalability;
 pub mod schema;
 pub mod shipped;
 

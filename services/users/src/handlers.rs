@@ -14,12 +14,13 @@ use crate::gateway::publish_frames;
 use crate::mailbox::{Appended, NewEntry};
 use crate::offer::rows::Unshown;
 use crate::offer::{Before, Offer, OfferState};
+use crate::party::FrameBody;
 use crate::presence::Route;
 use crate::search::ending::ENDING_WAIT;
 use crate::search::{Search, SearchKey};
 use crate::shown::WithPin;
 use crate::tables::Tables;
-use crate::{account, live_ride, mailbox, offer, presence, search};
+use crate::{account, live_ride, mailbox, offer, party, presence, search};
 
 /// The most messages of one transaction.
 pub(crate) const BATCH_MAX: usize = 256;
@@ -389,6 +390,9 @@ impl Handler for EventHandler {
         // Nothing is stored for a person whose account has ended.
         let deleted = account::rows::deleted(tx, &column(&entries, |entry| entry.user)).await?;
         entries.retain(|entry| !deleted.contains(&entry.user));
+        let frames: Vec<FrameBody<'_>> = entries.iter().map(publish_frames::body_of).collect();
+        party::read_ahead(&self.context, tx, &frames).await?;
+        drop(frames);
         let appended = mailbox::rows::append(tx, &entries, self.context.platform.world.now()).await?;
         // After the entries: a socket that opens meanwhile reads its mailbox with a lock that waits for this transaction, or was recorded
         // before it.

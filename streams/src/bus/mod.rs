@@ -513,6 +513,14 @@ impl Bus {
         }
     }
 
+    /// Whether other processes may be on it.
+    pub fn is_shared(&self) -> bool {
+        match self {
+            Self::Nats(_) => true,
+            Self::Memory(b) => b.is_shared,
+        }
+    }
+
     /// Core subscriptions that this process has open.
     pub fn subscriptions(&self) -> usize {
         match self {

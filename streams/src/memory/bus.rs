@@ -31,6 +31,7 @@ pub struct MemoryBus {
     /// What this process meets on its way to the bus.
     pub(super) faults: Faults,
     pub(crate) subscriptions: OpenSubscriptions,
+    pub(crate) is_shared: bool,
 }
 
 struct Shared {
@@ -107,13 +108,20 @@ impl MemoryBus {
             earlier: Arc::default(),
             timer: Mutex::default(),
         };
-        Self { shared: Arc::new(shared), faults: Faults::default(), subscriptions: OpenSubscriptions::default() }
+        let (faults, subscriptions) = (Faults::default(), OpenSubscriptions::default());
+        Self { shared: Arc::new(shared), faults, subscriptions, is_shared: false }
+    }
+
+    /// The same bus for several processes of a simulation, which say to each other what processes on NATS do.
+    #[must_use]
+    pub fn for_several_processes(self) -> Self {
+        Self { is_shared: true, ..self }
     }
 
     /// The same bus for one process of a simulation, which meets these faults.
     pub fn with_faults(&self, faults: &Faults) -> Self {
         let subscriptions = OpenSubscriptions::default();
-        Self { shared: self.shared.clone(), faults: faults.clone(), subscriptions }
+        Self { shared: self.shared.clone(), faults: faults.clone(), subscriptions, is_shared: self.is_shared }
     }
 
     /// Has interest streams and work queues lose their duplicate windows, as a restart of a server does. For a simulation.
@@ -154,11 +162,13 @@ impl MemoryBus {
     }
 
     pub(crate) async fn publish(&self, message: Message) -> Result<Published, BusError> {
+        self.faults.hops(1).await;
         let until = Instant::now() + ROOM_WAIT;
         self.faults.publish(self.publish_until(message, until)).await
     }
 
     pub(crate) async fn publish_all(&self, messages: Vec<Message>) -> Vec<Result<Published, BusError>> {
+        self.faults.hops(messages.len()).await;
         // One wait for all of them: if a stream stays full, it refuses the later messages at once.
         let until = Instant::now() + ROOM_WAIT;
         let mut results = Vec::with_capacity(messages.len());
@@ -257,6 +267,7 @@ impl MemoryBus {
 
     pub(crate) async fn publish_core(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
         self.faults.reach_bus().await?;
+        self.faults.hops(1).await;
         if !self.faults.occurs(Fault::CoreMessageLost) {
             self.with(|server, now| server.send(subject, payload, None, now));
         }
@@ -265,6 +276,7 @@ impl MemoryBus {
 
     pub(crate) async fn reply(&self, to: &str, headers: Headers, payload: Bytes) -> Result<(), BusError> {
         self.faults.reach_bus().await?;
+        self.faults.hops(1).await;
         if !self.faults.occurs(Fault::CoreMessageLost) {
             // No stream captures an inbox.
             self.with(|server, _| server.send_copy(&Message { subject: to.to_owned(), headers, payload }));
@@ -312,11 +324,16 @@ pub struct Subscription {
 impl Subscription {
     pub(crate) async fn next(&mut self) -> Option<CoreMessage> {
         consume_budget().await;
+        // Not after a message was taken: whoever stops waiting then would lose it.
+        self.bus.faults.not_busy().await;
         loop {
             match self.bus.with(|server, _| server.core.next(self.id)) {
                 // A published message alone has headers. It comes from its stream as well.
                 Ok(Some(copy)) if !copy.headers.is_empty() && self.bus.faults.occurs(Fault::CoreMessageLost) => {}
-                Ok(message) => return message,
+                Ok(message) => {
+                    let _ = self.bus.faults.add_hops(message.iter().len());
+                    return message;
+                }
                 Err(wake) => wake.notified().await,
             }
         }

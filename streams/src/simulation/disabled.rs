@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::fault::{Fault, Sabotage};
 use crate::bus::message::{BusError, Delivered};
 
@@ -43,6 +45,19 @@ impl Faults {
     pub async fn in_transaction(&self, _release: impl FnOnce()) -> Result<(), String> {
         Ok(())
     }
+
+    /// Returns at once.
+    #[inline(always)]
+    pub async fn locked_rows(&self, _entities: impl Iterator<Item = Uuid> + Clone + Send) {}
+
+    #[inline(always)]
+    pub(crate) async fn hops(&self, _count: usize) {}
+
+    #[inline(always)]
+    pub(crate) fn add_hops(&self, _count: usize) {}
+
+    #[inline(always)]
+    pub(crate) async fn not_busy(&self) {}
 
     #[inline(always)]
     pub(crate) async fn reach_bus(&self) -> Result<(), BusError> {

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
+use uuid::Uuid;
 
+use super::cost::{Costs, Processor, RowLocks, Work};
 use super::fault::{Fault, Sabotage};
 use crate::bus::message::{BusError, Delivered};
 
@@ -81,6 +83,7 @@ struct Process {
     bus_unreachable_until: Option<Instant>,
     store_unreachable_until: Option<Instant>,
     died: Arc<Notify>,
+    processor: Processor,
 }
 
 /// What happens to every process that receives a doomed message.
@@ -107,6 +110,10 @@ struct State {
     processes: Vec<Process>,
     calm_until: Option<Instant>,
     doomed: Vec<DoomedMessage>,
+    costs: Costs,
+    rows: RowLocks,
+    /// Of a sabotaged platform: what all transactions pass, one at a time.
+    lock_of_all: Processor,
 }
 
 impl State {
@@ -141,7 +148,17 @@ impl Faults {
         let none = [0; Fault::ALL.len()];
         let processes = vec![Process::default()];
         let dice = Dice::new(seed);
-        let state = State { dice, rates: none, counts: none, processes, calm_until: None, doomed: Vec::new() };
+        let state = State {
+            dice,
+            rates: none,
+            counts: none,
+            processes,
+            calm_until: None,
+            doomed: Vec::new(),
+            costs: Costs::default(),
+            rows: RowLocks::default(),
+            lock_of_all: Processor::default(),
+        };
         Self { state: Arc::new(Mutex::new(state)), process: 0 }
     }
 
@@ -250,6 +267,89 @@ impl Faults {
         self.state().processes[self.process].store_unreachable_until = Some(until);
     }
 
+    /// From now on the work of all processes takes this, and what each has done is counted from here.
+    pub fn set_costs(&self, costs: Costs) {
+        let mut state = self.state();
+        state.costs = costs;
+        state.rows = RowLocks::default();
+        state.lock_of_all = Processor::default();
+        state.processes.iter_mut().for_each(|process| process.processor = Processor::default());
+    }
+
+    /// What this process has done since [`set_costs`](Self::set_costs).
+    pub fn work(&self) -> Work {
+        self.state().processes[self.process].processor.work
+    }
+
+    /// A visit to the database.
+    async fn transaction(&self) {
+        let wait = {
+            let mut state = self.state();
+            let (cost, now) = (state.costs.transaction, Instant::now());
+            if cost.is_zero() {
+                return;
+            }
+            let turn = if sabotage().one_transaction_at_a_time { state.lock_of_all.occupy(cost, now) } else { None };
+            let processor = &mut state.processes[self.process].processor;
+            processor.work.transactions += 1;
+            turn.max(processor.occupy(cost, now))
+        };
+        if let Some(until) = wait {
+            sleep_until(until).await;
+        }
+    }
+
+    /// A transaction that wrote rows of these entities is committed, and would have waited for those who wrote them at the same time.
+    pub async fn locked_rows(&self, entities: impl Iterator<Item = Uuid> + Clone + Send) {
+        let (ends, now) = {
+            let mut state = self.state();
+            let (cost, now) = (state.costs.transaction, Instant::now());
+            if cost.is_zero() {
+                return;
+            }
+            let ends = state.rows.lock(entities, cost, now);
+            state.processes[self.process].processor.work.waited_for_rows += ends - now;
+            (ends, now)
+        };
+        if ends > now {
+            sleep_until(ends).await;
+        }
+    }
+
+    /// This process sends or receives messages; returns until when that takes it. A client's frame is one, too.
+    pub fn add_hops(&self, count: usize) -> Option<Instant> {
+        let mut state = self.state();
+        let cost = state.costs.hop * u32::try_from(count).unwrap_or(u32::MAX);
+        if cost.is_zero() {
+            return None;
+        }
+        let processor = &mut state.processes[self.process].processor;
+        processor.work.hops += count as u64;
+        processor.occupy(cost, Instant::now())
+    }
+
+    fn add_hops_of_all(&self, count: usize) {
+        let processes = self.state().processes.len();
+        (0..processes).filter(|process| *process != self.process).for_each(|process| {
+            Self { state: self.state.clone(), process }.add_hops(count);
+        });
+    }
+
+    /// This process sends or receives messages.
+    pub(crate) async fn hops(&self, count: usize) {
+        if let Some(until) = self.add_hops(count) {
+            sleep_until(until).await;
+        }
+    }
+
+    /// Waits until this process has done what it has to do already.
+    pub(crate) async fn not_busy(&self) {
+        let until = self.state().processes[self.process].processor.busy_until(Instant::now());
+        if let Some(until) = until {
+            sleep_until(until).await;
+        }
+    }
+
     /// Counts a crash point, and says what the process does there.
     fn enter_crash_point(&self) -> Gate {
         let mut state = self.state();
@@ -313,6 +413,7 @@ impl Faults {
     /// Why the database is not reached.
     pub async fn reach_store(&self) -> Result<(), String> {
         self.crash_point().await;
+        self.transaction().await;
         self.store_reachable()
     }
 
@@ -381,6 +482,10 @@ impl Faults {
             }
             arrived.push(delivery);
         }
+        if sabotage().everyone_hears_everything {
+            self.add_hops_of_all(arrived.len());
+        }
+        self.hops(arrived.len()).await;
         if arrived.len() > 1 && self.occurs(Fault::DeliveryShuffled) {
             for n in (1..arrived.len()).rev() {
                 arrived.swap(n, usize::try_from(self.below(n as u64 + 1)).unwrap_or(0));
@@ -401,6 +506,7 @@ impl Faults {
 
     pub(crate) async fn request<T>(&self, request: impl Future<Output = Result<T, BusError>>) -> Result<T, BusError> {
         self.reach_bus().await?;
+        self.hops(1).await;
         if self.occurs(Fault::RequestLost) {
             return Err(lost("a request"));
         }

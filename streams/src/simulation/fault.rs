@@ -72,6 +72,10 @@ pub struct Sabotage {
     pub no_unique_live_ride: bool,
     /// A zone of match does not look at the rides of other zones.
     pub no_ride_check: bool,
+    /// All processes share one lock, which each transaction holds as long as it takes. Only a simulation with costs notices.
+    pub one_transaction_at_a_time: bool,
+    /// What a stream delivers to one process reaches all others as well, and is thrown away there. Only a simulation with costs notices.
+    pub everyone_hears_everything: bool,
 }
 
 impl Sabotage {
@@ -82,5 +86,7 @@ impl Sabotage {
         no_version_check: false,
         no_unique_live_ride: false,
         no_ride_check: false,
+        one_transaction_at_a_time: false,
+        everyone_hears_everything: false,
     };
 }

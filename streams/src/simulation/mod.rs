@@ -6,11 +6,15 @@
 
 mod fault;
 
+#[cfg(feature = "simulation")]
+mod cost;
 #[cfg(not(feature = "simulation"))]
 mod disabled;
 #[cfg(feature = "simulation")]
 mod enabled;
 
+#[cfg(feature = "simulation")]
+pub use cost::{Costs, Work};
 #[cfg(not(feature = "simulation"))]
 pub use disabled::{Faults, sabotage};
 #[cfg(feature = "simulation")]

@@ -15,8 +15,8 @@ use platform::api::Schemas;
 use platform::{CancellationToken, Platform, Received, retry};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use streams::Event;
 use streams::event::{LocationUpdate, UserBeacon};
-use streams::{Bus, Event};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::members::{Moves, VERSION};
@@ -191,7 +191,7 @@ impl Exchange {
 
     /// Receives what others send, until `stop`.
     pub(crate) async fn receive(self, stop: CancellationToken) {
-        if matches!(self.platform.bus, Bus::Memory(_)) {
+        if !self.platform.bus.is_shared() {
             stop.cancelled().await;
             return;
         }

@@ -19,7 +19,7 @@ use streams::bus::BusError;
 use streams::fleet::{FLEET_PAGE, FleetDriver, FleetReply};
 use streams::newest_position::NewestPosition;
 use streams::operators::MapQuery;
-use streams::{Bus, Position, UserId};
+use streams::{Position, UserId};
 use uuid::Uuid;
 
 use super::members::{Asked, Plan};
@@ -89,7 +89,7 @@ impl Questions {
 
     /// Answers other processes until `stop`.
     pub(crate) async fn answer(self, stop: CancellationToken) {
-        if matches!(self.platform.bus, Bus::Memory(_)) {
+        if !self.platform.bus.is_shared() {
             stop.cancelled().await;
             return;
         }

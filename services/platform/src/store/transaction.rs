@@ -167,7 +167,9 @@ impl<T: Tables> Transaction<T> {
         if faults.occurs(Fault::CommitConflict) {
             return Err(StoreError::Serialization("simulated".to_owned()));
         }
+        let entities: Vec<Uuid> = tx.outgoing.iter().map(|row| row.key).collect();
         tx.commit_now().await?;
+        faults.locked_rows(entities.into_iter()).await;
         faults.crash_point().await;
         if faults.occurs(Fault::CommitUnanswered) {
             return Err(StoreError::Unavailable("simulated: a commit without an answer".to_owned()));

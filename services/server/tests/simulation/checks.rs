@@ -46,8 +46,10 @@ pub(crate) async fn unrest(scene: &Scene) -> Vec<String> {
     ];
     let waiting = waiting.into_iter().filter(|(_, rows)| *rows > 0);
     found.extend(waiting.map(|(service, rows)| format!("{rows} rows wait in the outbox of {service}")));
-    if !scene.partition.is_one() {
-        found.extend(matching::unrest(&stores.matching, scene.partition, scene.world.now()).await.unwrap());
+    if !scene.configs.matching.partition.is_one() {
+        found.extend(
+            matching::unrest(&stores.matching, scene.configs.matching.partition, scene.world.now()).await.unwrap(),
+        );
     }
     found.extend(live_rides(scene).into_iter().map(|ride| format!("ride {ride} has not ended")));
     found

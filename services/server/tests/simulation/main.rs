@@ -9,5 +9,6 @@ mod city;
 mod inbox;
 mod nemesis;
 mod processes;
+mod scale;
 mod scene;
 mod seeds;

@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use location::Location;
 use matching::Matching;
+use matching::zones::Partition;
 use platform::dead_letters::sweeper;
 use platform::limits::{Limiter, Limits};
 use platform::token::ended;
@@ -34,6 +35,43 @@ use crate::scene::Scene;
 
 /// Bytes that a pipe holds.
 const PIPE: usize = 8 * 1024;
+
+/// The settings of the processes.
+#[derive(Clone)]
+pub(crate) struct Configs {
+    pub(crate) location: location::Config,
+    pub(crate) rides: rides::Config,
+    pub(crate) matching: matching::Config,
+    pub(crate) users: users::Config,
+    /// Of ENABLE_CORE_NATS.
+    pub(crate) core_queue_group: Option<Arc<str>>,
+}
+
+impl Configs {
+    /// Those of the program, but that codes are in the responses.
+    pub(crate) fn of_production() -> Self {
+        Self {
+            location: location::Config::default(),
+            rides: rides::Config::default(),
+            matching: matching::Config::default(),
+            users: users::Config { otp_delivery: "response".parse().unwrap(), ..Default::default() },
+            core_queue_group: Some("rideshare".into()),
+        }
+    }
+
+    /// For rides that take a quarter of a minute.
+    pub(crate) fn of_fast_rides(partition: Partition) -> Self {
+        let production = Self::of_production();
+        let (max_speed_mps, aggregate_every) = (600.0, chrono::Duration::seconds(6));
+        Self {
+            location: location::Config { max_speed_mps, aggregate_every, ..production.location },
+            rides: rides::Config { max_speed_mps, ..production.rides },
+            matching: matching::Config { request_ttl_s: 90, partition, ..production.matching },
+            users: users::Config { request_ttl_s: 90, ..production.users },
+            core_queue_group: None,
+        }
+    }
+}
 
 /// How a process is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,6 +233,8 @@ impl Process {
     async fn start(&self, scene: &Arc<Scene>, faults: &Faults) -> Result<Running> {
         let bus = Bus::Memory(scene.bus.with_faults(faults));
         let mut platform = Platform::new(scene.world.clone(), bus, self.name.clone());
+        let Configs { location, rides, matching, users, core_queue_group } = scene.configs.clone();
+        platform.core_queue_group = core_queue_group;
         // All people of the city have the same address.
         platform.limiter = Arc::new(Limiter::new(Limits::raised().parse().map_err(anyhow::Error::msg)?));
         background::apply_topology(&platform).await.map_err(anyhow::Error::msg)?;
@@ -212,34 +252,25 @@ impl Process {
         }
         match self.service {
             Service::Location => {
-                let (max_speed_mps, aggregate_every) = (600.0, chrono::Duration::seconds(6));
-                let config = location::Config { max_speed_mps, aggregate_every, ..Default::default() };
                 let store = scene.stores.location.with_faults(pod, faults);
-                let service = Location::start(&platform, &store, tokens, config).await?;
+                let service = Location::start(&platform, &store, tokens, location).await?;
                 routes.push(service.routes());
                 self.run(scene, &mut running, check(&store), service.run(stop));
             }
             Service::Rides => {
-                let config = rides::Config { max_speed_mps: 600.0, ..Default::default() };
                 let store = scene.stores.rides.with_faults(pod, faults);
-                let service = Rides::start(&platform, &store, tokens, config).await?;
+                let service = Rides::start(&platform, &store, tokens, rides).await?;
                 routes.push(service.routes());
                 self.run(scene, &mut running, check(&store), service.run(stop));
             }
             Service::Match => {
-                let config = matching::Config { request_ttl_s: 90, partition: scene.partition, ..Default::default() };
                 let store = scene.stores.matching.with_faults(pod, faults);
-                let service = Matching::start(&platform, &store, config).await?;
+                let service = Matching::start(&platform, &store, matching).await?;
                 self.run(scene, &mut running, check(&store), service.run(stop));
             }
             Service::Users => {
-                let config = users::Config {
-                    otp_delivery: "response".parse().map_err(anyhow::Error::msg)?,
-                    request_ttl_s: 90,
-                    ..Default::default()
-                };
                 let store = scene.stores.users.with_faults(pod, faults);
-                let service = Users::start(&platform, &store, tokens, config).await?;
+                let service = Users::start(&platform, &store, tokens, users).await?;
                 routes.push(service.routes());
                 self.run(scene, &mut running, check(&store), service.run(stop));
             }

@@ -7,7 +7,6 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use matching::zones::Partition;
 use platform::{Store, Tokens, World};
 use serde_json::Value;
 use simulator::{Observation, Summary};
@@ -18,7 +17,7 @@ use streams::simulation::Faults;
 use tokio::time::{Instant, sleep};
 
 use crate::nemesis::DOOMED;
-use crate::processes::Process;
+use crate::processes::{Configs, Process};
 
 /// How often observations are taken from the simulator.
 const OBSERVE_EVERY: Duration = Duration::from_millis(250);
@@ -193,13 +192,12 @@ pub(crate) struct Scene {
     pub(crate) tokens: Tokens,
     pub(crate) faults: Faults,
     pub(crate) processes: Vec<Arc<Process>>,
-    /// How match divides the map.
-    pub(crate) partition: Partition,
+    pub(crate) configs: Configs,
     log: Mutex<Log>,
 }
 
 impl Scene {
-    pub(crate) fn new(seed: u64, with_lines: bool, processes: Vec<Arc<Process>>, partition: Partition) -> Self {
+    pub(crate) fn new(seed: u64, with_lines: bool, processes: Vec<Arc<Process>>, configs: Configs) -> Self {
         let world = World::seeded("2026-06-01T12:00:00Z".parse().unwrap(), seed);
         let pod = "nobody".into();
         let log = Log {
@@ -228,7 +226,7 @@ impl Scene {
             world,
             faults: Faults::new(seed.wrapping_mul(31).wrapping_add(1)),
             processes,
-            partition,
+            configs,
             log: Mutex::new(log),
         }
     }

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::nemesis::{self, Mix};
-use crate::processes::Process;
+use crate::processes::{Configs, Process};
 use crate::scene::Scene;
 use crate::{checks, city, inbox};
 
@@ -88,7 +88,8 @@ async fn simulate(seed: u64, minutes: u32, zones: u16, with_lines: bool) -> Ran 
     let count = |service| if service == Service::Match && zones > 1 { 3 } else { 2 };
     let processes =
         services.into_iter().flat_map(|service| (1..=count(service)).map(move |n| Process::new(service, n)));
-    let scene = Arc::new(Scene::new(seed, with_lines, processes.collect(), partition(seed, zones)));
+    let scene =
+        Arc::new(Scene::new(seed, with_lines, processes.collect(), Configs::of_fast_rides(partition(seed, zones))));
     let began = Instant::now();
     let mut tasks = JoinSet::new();
     tasks.spawn(scene.clone().record());

@@ -1,6 +1,8 @@
 //! The events of one mailbox on their way to one client: which were sent, which are known to exist, and when the mailbox is
 //! read. Nothing is sent but what is in the mailbox, in its order.
 
+use std::collections::BTreeMap;
+
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use platform::StoreError;
@@ -25,6 +27,11 @@ const OFFER: &str = Subject::MatchFound.as_str();
 const PAGE: usize = 100;
 /// The pause after a read of the mailbox that failed.
 const READ_PAUSE: Duration = Duration::from_secs(1);
+/// So long a frame waits for those before it: several processes write the frames of one user, and theirs overtake each other. Then the
+/// mailbox is read.
+const GAP_WAIT: Duration = Duration::from_millis(100);
+/// Frames that wait for others at most.
+const EARLY_MAX: usize = 16;
 
 type Read = Result<Vec<Entry>, StoreError>;
 
@@ -47,6 +54,8 @@ pub(crate) struct Delivery<'a> {
     /// The mailbox is not read before this time.
     read_at: Instant,
     reading: Option<BoxFuture<'a, Read>>,
+    /// Frames that came before others of lower `seq`.
+    early: BTreeMap<u64, WrittenFrame>,
     /// `newest_seq` when the read began.
     read_until_seq: u64,
     /// The last read of the mailbox failed.
@@ -79,6 +88,7 @@ impl<'a> Delivery<'a> {
             missed_to: start.missed.map_or(0, |missed| missed.to),
             read_at: now,
             reading: None,
+            early: BTreeMap::new(),
             read_until_seq: 0,
             is_unreadable: false,
         }
@@ -169,6 +179,7 @@ impl<'a> Delivery<'a> {
             self.pass_gap(self.read_until_seq, &mut frames);
         }
         self.newest_seq = self.newest_seq.max(self.sent_seq);
+        self.send_early(&mut frames);
         frames
     }
 
@@ -185,17 +196,47 @@ impl<'a> Delivery<'a> {
         self.sent_seq = to;
     }
 
-    /// A pod wrote this frame after the event's commit. If it is the next one it may be sent as it is, and is returned;
-    /// otherwise the mailbox is read.
-    pub(crate) fn on_event(&mut self, frame: &WrittenFrame) -> Option<EventText> {
-        let text = &*frame.text;
-        let Ok(EventFrame { seq, subject, time, data }) = serde_json::from_str(text) else {
-            return None;
+    /// A pod wrote this frame after the event's commit. Returns what is to be sent now: the frame if it is the next one, with those that
+    /// waited for it. A frame that came before others waits for them; if they do not come the mailbox is read.
+    pub(crate) fn on_event(&mut self, frame: &WrittenFrame) -> Vec<EventText> {
+        let mut frames = Vec::new();
+        let Ok(EventFrame { seq, .. }) = serde_json::from_str(&frame.text) else {
+            return frames;
         };
         self.newest_seq = self.newest_seq.max(seq);
-        if seq != self.sent_seq + 1 || self.reading.is_some() {
-            return None;
+        if seq <= self.sent_seq {
+            return frames;
         }
+        if seq == self.sent_seq + 1 && self.reading.is_none() {
+            self.send(seq, frame, &mut frames);
+            self.send_early(&mut frames);
+        } else if self.early.len() < EARLY_MAX {
+            if self.early.is_empty() {
+                self.read_at = self.read_at.max(Instant::now() + GAP_WAIT);
+            }
+            self.early.insert(seq, frame.clone());
+        }
+        frames
+    }
+
+    /// Sends the frames that waited, as far as nothing is missing.
+    fn send_early(&mut self, frames: &mut Vec<EventText>) {
+        while let Some((seq, frame)) = self.early.pop_first() {
+            if seq > self.sent_seq + 1 {
+                self.early.insert(seq, frame);
+                break;
+            }
+            if seq == self.sent_seq + 1 {
+                self.send(seq, &frame, frames);
+            }
+        }
+    }
+
+    fn send(&mut self, seq: u64, frame: &WrittenFrame, frames: &mut Vec<EventText>) {
+        let text = &*frame.text;
+        let Ok(EventFrame { subject, time, data, .. }) = serde_json::from_str(text) else {
+            return;
+        };
         self.update_ride(seq, &subject, data.get());
         self.sent_seq = seq;
         let sending = frame.trace.is_some() || subject == OFFER;
@@ -205,7 +246,7 @@ impl<'a> Delivery<'a> {
             began_at: self.context.platform.world.now(),
             trace: frame.trace.clone(),
         });
-        Some(EventText { text: text.to_owned(), sending: sending.map(Box::new) })
+        frames.push(EventText { text: text.to_owned(), sending: sending.map(Box::new) });
     }
 
     /// A pod wrote this frame, but the client cannot take it now: the mailbox is read later.

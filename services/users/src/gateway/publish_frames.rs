@@ -27,15 +27,7 @@ pub(crate) async fn publish(
     }
     let mut by_subject: BTreeMap<String, Vec<UserFrame>> = BTreeMap::new();
     let bodies = {
-        let frames: Vec<FrameBody<'_>> = entries
-            .iter()
-            .map(|(entry, _)| FrameBody {
-                viewer: entry.user,
-                subject: entry.subject.as_str(),
-                time: entry.time,
-                body: &entry.body,
-            })
-            .collect();
+        let frames: Vec<FrameBody<'_>> = entries.iter().map(|(entry, _)| body_of(entry)).collect();
         match party::join(context, &frames).await {
             Ok(bodies) => bodies,
             // The poll of mailboxes finds the entries.
@@ -70,6 +62,11 @@ pub(crate) async fn publish(
             send(context, &subject, message.sign(&context.tokens)).await;
         }
     }
+}
+
+/// What a frame of this entry shows.
+pub(crate) fn body_of(entry: &NewEntry) -> FrameBody<'_> {
+    FrameBody { viewer: entry.user, subject: entry.subject.as_str(), time: entry.time, body: &entry.body }
 }
 
 fn user_frame(

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use platform::responder::{self, Endpoint, Reply};
-use platform::{CancellationToken, StoreError};
+use platform::{CancellationToken, StoreError, Transaction};
 use streams::parties::{PARTIES, PARTIES_WAIT, Parties, PartiesRequest};
 use streams::ratings::{MeanRating, RATINGS, RATINGS_USERS_MAX, RATINGS_WAIT, RatingsRequest};
 use streams::{Service, UserId};
@@ -26,6 +26,7 @@ use self::view::Shown;
 use crate::account;
 use crate::context::Context;
 use crate::gateway::pod_message::{BROADCAST, PodMessage};
+use crate::tables::Tables;
 
 /// Requests of rides that are worked on at once, and those in hand at most.
 const CONCURRENCY: usize = 8;
@@ -44,11 +45,29 @@ pub(crate) async fn join(context: &Context, frames: &[FrameBody<'_>]) -> Result<
     Ok(frames.iter().zip(&shown).map(|(frame, shown)| frame.with(shown, person, now)).collect())
 }
 
-/// These users, from the cache or in one query. `None` for one who is not there.
-async fn people(
+/// Reads the people who are shown in `frames`, as far as they are not remembered, in a transaction that is made anyway: [`join`] needs none
+/// of its own then.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) async fn read_ahead(
     context: &Context,
-    users: impl Iterator<Item = UserId>,
-) -> Result<BTreeMap<UserId, Option<Arc<Person>>>, StoreError> {
+    tx: &mut Transaction<Tables>,
+    frames: &[FrameBody<'_>],
+) -> Result<(), StoreError> {
+    let now = context.platform.world.now();
+    let shown: Vec<Shown> = frames.iter().map(|frame| frame.shown(now)).collect();
+    let (_, missing) = known(context, shown.iter().filter_map(Shown::user));
+    if !missing.is_empty() {
+        read(context, tx, missing).await?;
+    }
+    Ok(())
+}
+
+type People = BTreeMap<UserId, Option<Arc<Person>>>;
+
+/// Those of these users whom this pod remembers, and the others.
+fn known(context: &Context, users: impl Iterator<Item = UserId>) -> (People, Vec<UserId>) {
     let mut found = BTreeMap::new();
     let mut missing = Vec::new();
     for user in users {
@@ -57,20 +76,33 @@ async fn people(
             None => missing.push(user),
         }
     }
-    if missing.is_empty() {
-        return Ok(found);
-    }
     missing.sort_unstable();
     missing.dedup();
+    (found, missing)
+}
+
+/// Reads these users, and remembers them.
+async fn read(
+    context: &Context,
+    tx: &mut Transaction<Tables>,
+    users: Vec<UserId>,
+) -> Result<Vec<(UserId, Option<Arc<Person>>)>, StoreError> {
     // What was forgotten while the rows were read is not remembered from them.
     let reading = context.people.begin_read();
-    let mut tx = context.store.begin().await?;
-    let mut read = account::rows::people(&mut tx, &missing).await?;
-    drop(tx);
-    for user in missing {
-        let person = read.remove(&user).map(Arc::new);
-        context.people.remember(user, person.clone(), reading, context.platform.world.now());
-        found.insert(user, person);
+    let mut rows = account::rows::people(tx, &users).await?;
+    let people: Vec<_> = users.into_iter().map(|user| (user, rows.remove(&user).map(Arc::new))).collect();
+    for (user, person) in &people {
+        context.people.remember(*user, person.clone(), reading, context.platform.world.now());
+    }
+    Ok(people)
+}
+
+/// These users, from the cache or in one query. `None` for one who is not there.
+async fn people(context: &Context, users: impl Iterator<Item = UserId>) -> Result<People, StoreError> {
+    let (mut found, missing) = known(context, users);
+    if !missing.is_empty() {
+        let mut tx = context.store.begin().await?;
+        found.extend(read(context, &mut tx, missing).await?);
     }
     Ok(found)
 }

@@ -326,6 +326,34 @@ async fn dead_sockets_lock_nobody_out() {
     pod.stop().await;
 }
 
+/// Several processes write the frames of one user, and theirs overtake each other. That is no reason to read a mailbox.
+#[tokio::test(start_paused = true)]
+async fn a_frame_that_overtook_others_waits_for_them_and_what_is_missing_is_read() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    // What the writer says to the pod comes by this test alone.
+    let other = cluster.with_other_bus().await;
+    let (mut writer, mut pod) = (cluster.pod("one").await, other.pod("two").await);
+    let user = pod.passenger("+12125550123").await;
+    let mut client = pod.connect(user, None).await;
+    let mut spy = cluster.bus.subscribe("users.pod.two", None).await.unwrap();
+    let mut written = Vec::new();
+    for _ in 0..4 {
+        cluster.publish_searches(user, 1).await;
+        written.push(spy.next().await.unwrap().payload);
+    }
+    let pass_on = |n: usize| other.bus.publish_core("users.pod.two", written[n].clone());
+    pass_on(1).await.unwrap();
+    client.quiet(Duration::from_millis(50)).await;
+    pass_on(0).await.unwrap();
+    assert_eq!(client.seqs(2).await, [1, 2]);
+    pass_on(3).await.unwrap();
+    client.quiet(Duration::from_millis(50)).await;
+    assert_eq!(client.seqs(2).await, [3, 4], "the third does not come");
+    client.quiet(Duration::from_secs(3)).await;
+    pod.stop().await;
+    writer.stop().await;
+}
+
 /// Whoever can publish on the bus moves no cursor, and makes no frame reach a client.
 #[tokio::test(start_paused = true)]
 async fn a_forged_notification_reaches_no_client_and_costs_no_event() {
