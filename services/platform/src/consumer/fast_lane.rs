@@ -65,7 +65,7 @@ pub(super) fn received(consumer: String, message: CoreMessage, world: &World) ->
     event.check_times(now)?;
     Ok(Some(Received {
         event,
-        inbox_key: id.to_owned(),
+        inbox_key: None,
         id: id.to_owned(),
         trace: Trace::follow(headers.find("traceparent"), world),
         consumer,
@@ -104,7 +104,7 @@ impl Remembered {
 }
 
 fn key(received: &Received) -> (String, String) {
-    (received.consumer.clone(), received.inbox_key.clone())
+    (received.consumer.clone(), received.inbox_key().to_owned())
 }
 
 #[cfg(test)]
