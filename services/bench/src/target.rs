@@ -93,6 +93,11 @@ impl Target {
         anyhow::bail!("the platform was not ready in 30 s")
     }
 
+    /// The id of its process.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its resident memory.
     pub(crate) fn resident_bytes(&self) -> Result<u64> {
         memory_of(self.child.id(), "VmRSS:").context("no VmRSS in /proc")
