@@ -8,10 +8,12 @@ use chrono::SecondsFormat;
 use platform::World;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::cpu::CpuTime;
+use crate::raw_bus::RawBus;
 use crate::table::{Row, row};
-use crate::target::{self, Client, Target, place};
+use crate::target::{Client, Servers, Target, place};
 
 /// Sockets that send.
 const SENDERS: usize = 64;
@@ -33,8 +35,8 @@ struct Step {
     offered: f64,
     handled: f64,
     left_out: f64,
-    /// CPU time of the platform for each position that is handled, microseconds.
-    cpu_us: f64,
+    /// CPU time for each position that is handled.
+    cpu: CpuTime,
     ages: Ages,
 }
 
@@ -53,15 +55,17 @@ impl Step {
 /// clock of the senders. What waits in socket buffers, or what the stream dropped because it was full, does not count.
 pub(crate) async fn measure(
     target: &Target,
+    servers: &Servers,
     world: &World,
     drivers: &[Client],
     points: usize,
     length: Duration,
-    raw: f64,
+    RawBus { rate: raw, cpu: raw_cpu }: RawBus,
 ) -> Result<Vec<Row>> {
+    let nats_url = servers.nats_url.first().map_or("", String::as_str);
     let mut knee = None;
     for part in STEPS {
-        let step = offer(target, world, drivers, points, length, raw * part).await?;
+        let step = offer((target, nats_url), world, drivers, points, length, raw * part).await?;
         if !step.is_passed() {
             break;
         }
@@ -69,11 +73,11 @@ pub(crate) async fn measure(
     }
     let name = format!("location.update to the newest-position index, {points}/frame");
     let Some(knee) = knee else { return Ok(vec![row(name, "no step passed".to_owned(), "0.7 of raw", "–")]) };
-    let twice = offer(target, world, drivers, points, length, knee.offered * 2.0).await?;
+    let twice = offer((target, nats_url), world, drivers, points, length, knee.offered * 2.0).await?;
     let ratio = |step: &Step| format!("{:.2} (raw {raw:.0}/s)", step.handled / raw);
     Ok(vec![
         row(name, format!("{:.0}/s", knee.handled), "20,000/s and 0.7 of raw", ratio(&knee)),
-        row("  CPU time of the platform for each", format!("{:.1} µs", knee.cpu_us), "–", "–"),
+        row("  CPU time for each", knee.cpu.text(), "–", format!("{:.2} by CPU time", raw_cpu.sum() / knee.cpu.sum())),
         row("  their age in the index, at most", knee.ages(), "p99 2 s", "–"),
         row(
             "  at twice that",
@@ -81,13 +85,19 @@ pub(crate) async fn measure(
             "–",
             ratio(&twice),
         ),
+        row(
+            "  CPU time for each",
+            twice.cpu.text(),
+            "–",
+            format!("{:.2} by CPU time", raw_cpu.sum() / twice.cpu.sum()),
+        ),
         row("  their age in the index, at most", twice.ages(), "p99 2 s", "–"),
     ])
 }
 
 /// Offers `rate` positions a second for `length`, and waits until all are handled.
 async fn offer(
-    target: &Target,
+    (target, nats_url): (&Target, &str),
     world: &World,
     drivers: &[Client],
     points: usize,
@@ -95,6 +105,7 @@ async fn offer(
     rate: f64,
 ) -> Result<Step> {
     let before = target.metrics().await?;
+    let cpu = CpuTime::now(nats_url, Some(target.process()));
     let began = Instant::now();
     let mut senders = JoinSet::new();
     for (n, driver) in drivers.iter().take(SENDERS).enumerate() {
@@ -103,9 +114,10 @@ async fn offer(
             let mut frames = 0u64;
             while began.elapsed() < length {
                 // One sender after the other, so that a large frame of each does not come at once.
-                let due = began.elapsed().as_secs_f64() * rate / (points * SENDERS) as f64 - n as f64 / SENDERS as f64;
-                if frames as f64 > due {
-                    sleep(Duration::from_millis(1)).await;
+                let due_s = (frames as f64 + n as f64 / SENDERS as f64) * (points * SENDERS) as f64 / rate;
+                let due_at = began + Duration::from_secs_f64(due_s);
+                if due_at > Instant::now() {
+                    sleep_until(due_at.min(began + length)).await;
                     continue;
                 }
                 let id = frames.is_multiple_of(ACK_EVERY).then_some("p");
@@ -121,19 +133,21 @@ async fn offer(
     }
     let took_s = began.elapsed().as_secs_f64();
     let after = target.metrics().await?;
+    let all_handled = (handled(&after) - handled(&before)) / READERS;
+    let cpu = CpuTime::now(nats_url, Some(target.process())).each_since(cpu, all_handled as f64);
     let per_s = |count: u64| count as f64 / took_s;
     let step = Step {
         offered: per_s(sent),
-        handled: per_s((handled(&after) - handled(&before)) / READERS),
+        handled: per_s(all_handled),
         left_out: per_s(left_out(&after) - left_out(&before)),
-        cpu_us: cpu_us(&before, &after),
+        cpu,
         ages: Ages::read(&after).since(&Ages::read(&before)),
     };
     let (offered, handled, left_out) = (step.offered, step.handled, step.left_out);
     eprintln!(
-        "location.update, {points} point(s) a frame: {offered:.0}/s offered, {handled:.0}/s handled, {left_out:.0}/s left out; age at most {}; {:.1} µs CPU each",
+        "location.update, {points} point(s) a frame: {offered:.0}/s offered, {handled:.0}/s handled, {left_out:.0}/s left out; age at most {}; CPU each: {}",
         step.ages(),
-        step.cpu_us
+        step.cpu.text()
     );
     for _ in 0..120 {
         if messages_waiting(target).await? == 0 {
@@ -143,13 +157,6 @@ async fn offer(
         sleep(Duration::from_millis(500)).await;
     }
     Ok(step)
-}
-
-/// CPU time of the platform for each position that was handled in between, microseconds.
-fn cpu_us(before: &str, after: &str) -> f64 {
-    let seconds = |metrics| target::cpu_seconds(metrics).unwrap_or(f64::NAN);
-    let handled = (handled(after) - handled(before)) as f64 / READERS as f64;
-    (seconds(after) - seconds(before)) * 1e6 / handled
 }
 
 /// Positions that both consumers together have handled.

@@ -6,6 +6,7 @@
 
 mod attack;
 mod audit;
+mod cpu;
 mod location;
 mod memory;
 mod raw_bus;
@@ -110,10 +111,10 @@ async fn run(bench: &Bench) -> Result<Vec<Row>> {
         }
         _ => {}
     }
-    let mut raw_rate = None;
+    let mut raw = None;
     if bench.wants("location") {
         eprintln!("raw bus: publish and consume by two consumers, {} s …", bench.seconds);
-        raw_rate = Some(raw_bus::publish_and_consume(servers, &world, length).await?);
+        raw = Some(raw_bus::publish_and_consume(servers, &world, length).await?);
     }
     let run_id = u64::try_from(world.now().timestamp_micros()).unwrap_or(0);
     let target = Target::start(&binary, servers, &world, run_id).await?;
@@ -132,9 +133,9 @@ async fn run(bench: &Bench) -> Result<Vec<Row>> {
         let wants = |name: &str| bench.wants(name);
         rows.extend(ride::measure(&target, &world, &drivers, &passengers, inbox, length, wants).await?);
     }
-    if let Some(raw) = raw_rate {
+    if let Some(raw) = raw {
         for points in [1, location::BATCH] {
-            rows.extend(location::measure(&target, &world, &drivers, points, length, raw).await?);
+            rows.extend(location::measure(&target, servers, &world, &drivers, points, length, raw).await?);
         }
     }
     Ok(rows)

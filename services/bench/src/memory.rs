@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use platform::World;
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::location;
 use crate::table::{self, Row};
@@ -14,24 +14,34 @@ use crate::target::{Client, Connected, Target, connect, place};
 /// Idle sockets that are opened; four for each person.
 const SOCKETS: usize = 4_000;
 const SOCKETS_EACH: usize = 4;
-/// One of so many parts: the first part of the sockets, and all but the last part of the drivers, are not measured. They load code, fill
-/// pools and caches, and what signing in and earlier commands have left free in the process. They stay connected.
+/// The first part of so many of the sockets, and half of the drivers, are not measured. They load code, fill pools and caches, and what
+/// signing in and earlier commands have left free in the process. They stay connected.
 const PART: usize = 4;
 /// Positions that a driver sends.
 const POSITIONS: usize = 5;
 /// From one command to the next: so the most memory that commands in progress ever needed, which stays with the process, is of a few.
 const PAUSE: Duration = Duration::from_millis(4);
-/// From what is measured until memory is read.
-const SETTLE: Duration = Duration::from_secs(2);
+/// For how long memory is read after what is measured, and how often. The least of it counts: what the process does by timers needs up to
+/// 8 MiB for a moment, which would be 16 KiB for each of 500 drivers.
+const SETTLE: Duration = Duration::from_secs(8);
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What one client costs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cost(u64);
 
+async fn settled(target: &Target) -> Result<u64> {
+    let (until, mut least) = (Instant::now() + SETTLE, target.resident_bytes()?);
+    while Instant::now() < until {
+        sleep(SAMPLE_INTERVAL).await;
+        least = least.min(target.resident_bytes()?);
+    }
+    Ok(least)
+}
+
 impl Cost {
     async fn since(before: u64, target: &Target, clients: usize) -> Result<Self> {
-        sleep(SETTLE).await;
-        Ok(Self(target.resident_bytes()?.saturating_sub(before) / clients.max(1) as u64))
+        Ok(Self(settled(target).await?.saturating_sub(before) / clients.max(1) as u64))
     }
 
     fn row(self, name: &str, mark: &'static str) -> Row {
@@ -40,13 +50,13 @@ impl Cost {
 }
 
 /// What an idle socket costs, and what an online driver costs beyond it: in the gateway, in the indices of location and match, and in their
-/// caches. Returns `count` online drivers as well.
+/// caches. Returns `count` online drivers as well. The more there are, the more exact it is.
 ///
 /// Everybody signs in before anything is measured: that leaves much free memory in the process, and what is connected first goes there.
 pub(crate) async fn measure(target: &Target, world: &World, count: usize) -> Result<(Connected, [Row; 3])> {
     let people = target.idle_people(SOCKETS / SOCKETS_EACH).await?;
     let mut first = target.driver_people(count).await?;
-    let measured_drivers = first.split_off(count - count / PART);
+    let measured_drivers = first.split_off(count / 2);
     eprintln!("{SOCKETS} idle sockets …");
     let mut sockets: Vec<_> = people.iter().flat_map(|person| [person; SOCKETS_EACH]).collect();
     let measured = sockets.split_off(SOCKETS / PART);
@@ -54,8 +64,7 @@ pub(crate) async fn measure(target: &Target, world: &World, count: usize) -> Res
     for person in sockets {
         open.push(person.connect().await?);
     }
-    sleep(SETTLE).await;
-    let before = target.resident_bytes()?;
+    let before = settled(target).await?;
     for person in &measured {
         open.push(person.connect().await?);
     }
@@ -63,17 +72,16 @@ pub(crate) async fn measure(target: &Target, world: &World, count: usize) -> Res
     eprintln!("{count} drivers come online …");
     let (mut drivers, mut frames) = connect(first).await?;
     drive(world, &drivers, 0).await?;
-    sleep(SETTLE).await;
-    let before = target.resident_bytes()?;
     let (more, theirs) = connect(measured_drivers).await?;
+    let before = settled(target).await?;
     drive(world, &more, drivers.len()).await?;
-    let driver = Cost::since(before, target, more.len()).await?;
+    let beyond = Cost::since(before, target, more.len()).await?;
     drivers.extend(more);
     frames.extend(theirs);
     let rows = [
         idle.row("memory for each idle socket", "12 KiB"),
-        driver.row("memory for each online driver", "20 KiB"),
-        Cost(driver.0.saturating_sub(idle.0)).row("  of it beyond the socket", "8 KiB"),
+        Cost(idle.0 + beyond.0).row("memory for each online driver", "20 KiB"),
+        beyond.row("  of it beyond the socket", "8 KiB"),
     ];
     Ok(((drivers, frames), rows))
 }

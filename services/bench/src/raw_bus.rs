@@ -14,6 +14,7 @@ use streams::{Event, Position};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::cpu::CpuTime;
 use crate::target::Servers;
 
 /// Publishers, and publishes in flight of all together: the most, as measured, that does not starve the consumers.
@@ -22,8 +23,16 @@ const IN_FLIGHT: usize = 1_000;
 const STREAM: &str = "BENCH_RAW";
 const SUBJECT: &str = "bench_raw.location";
 
-/// Messages a second that both consumers have acknowledged.
-pub(crate) async fn publish_and_consume(servers: &Servers, world: &World, length: Duration) -> Result<f64> {
+/// What the raw bus does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RawBus {
+    /// Messages a second that both consumers have acknowledged.
+    pub(crate) rate: f64,
+    /// The CPU time of each.
+    pub(crate) cpu: CpuTime,
+}
+
+pub(crate) async fn publish_and_consume(servers: &Servers, world: &World, length: Duration) -> Result<RawBus> {
     let client = async_nats::connect(servers.nats_url.clone()).await.context("NATS_URL")?;
     let context = jetstream::new(client.clone());
     let config = stream::Config {
@@ -54,7 +63,8 @@ pub(crate) async fn publish_and_consume(servers: &Servers, world: &World, length
             anyhow::Ok(())
         });
     }
-    let began = Instant::now();
+    let nats_url = servers.nats_url.first().map_or("", String::as_str);
+    let (began, cpu) = (Instant::now(), CpuTime::now(nats_url, None));
     let mut publishers = JoinSet::new();
     for _ in 0..PUBLISHERS {
         publishers.spawn(publish(client.clone(), world.clone(), began + length));
@@ -68,9 +78,11 @@ pub(crate) async fn publish_and_consume(servers: &Servers, world: &World, length
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let rate = published as f64 / began.elapsed().as_secs_f64();
+    let cpu = CpuTime::now(nats_url, None).each_since(cpu, published as f64);
+    eprintln!("raw bus: {rate:.0}/s, CPU each: {}", cpu.text());
     consumers.abort_all();
     context.delete_stream(STREAM).await?;
-    Ok(rate)
+    Ok(RawBus { rate, cpu })
 }
 
 /// Publishes positions until then; how many the stream has stored.

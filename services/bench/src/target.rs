@@ -105,7 +105,7 @@ impl Target {
         anyhow::bail!("the platform was not ready in 30 s")
     }
 
-    /// The process.
+    /// The id of its process.
     pub(crate) fn process(&self) -> u32 {
         self.child.id()
     }

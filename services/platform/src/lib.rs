@@ -121,17 +121,22 @@ impl Platform {
 
     /// Publishes events to their streams, in order, and counts them. Returns one result for each.
     pub async fn publish_all(&self, messages: Vec<Message>) -> Vec<Result<Published, BusError>> {
-        let sizes: Vec<(String, usize)> = messages.iter().map(|m| (m.subject.clone(), m.payload.len())).collect();
+        let mut sizes: Vec<(String, Vec<usize>)> = Vec::new();
+        for message in &messages {
+            match sizes.last_mut() {
+                Some((subject, bytes)) if *subject == message.subject => bytes.push(message.payload.len()),
+                _ => sizes.push((message.subject.clone(), vec![message.payload.len()])),
+            }
+        }
         let began_at = self.world.now();
         let results = self.bus.publish_all(messages).await;
         let took = (self.world.now() - began_at).to_std().unwrap_or_default();
         let mut left = &results[..];
-        for of_subject in sizes.chunk_by(|a, b| a.0 == b.0) {
-            let (of_these, rest) = left.split_at(of_subject.len());
+        for (subject, bytes) in sizes {
+            let (of_these, rest) = left.split_at(bytes.len());
             left = rest;
             let stored = of_these.iter().filter(|result| result.is_ok()).count();
-            let bytes = of_subject.iter().map(|(_, bytes)| *bytes);
-            self.metrics.publishes.record(&of_subject[0].0, bytes, stored, took);
+            self.metrics.publishes.record(&subject, bytes.into_iter(), stored, took);
         }
         results
     }

@@ -93,18 +93,21 @@ impl World {
 
     /// The first span of a new trace.
     pub fn trace(&self) -> Trace {
-        let id: [u8; 16] = self.bytes();
-        Trace::of(&hex::encode(id), &hex::encode(self.bytes::<8>()), "01")
+        Trace::of(&digits(&self.bytes::<16>()), &digits(&self.bytes::<8>()), b"01")
     }
 }
 
 /// One span of a trace, as a W3C trace context: `00-<trace>-<span>-<flags>`, and the span that it follows from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Trace {
-    traceparent: String,
+    /// ASCII.
+    traceparent: [u8; LENGTH],
     /// The id of the span before; `None` for the first of a trace.
-    parent: Option<String>,
+    parent: Option<SpanId>,
 }
+
+/// In hexadecimal digits, as all ids of traces are here.
+type SpanId = [u8; 16];
 
 /// The places of the parts in a traceparent.
 const TRACE_ID: Range<usize> = 3..35;
@@ -114,45 +117,67 @@ const LENGTH: usize = 55;
 /// The flag of a span that its sender records.
 const SAMPLED: u8 = 1;
 
+fn text(ascii: &[u8]) -> &str {
+    std::str::from_utf8(ascii).expect("ids of traces are ASCII")
+}
+
+/// `bytes` in hexadecimal digits; `N` is twice their number.
+fn digits<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    let mut digits = [0; N];
+    hex::encode_to_slice(bytes, &mut digits).expect("twice as many digits");
+    digits
+}
+
+impl fmt::Debug for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Trace").field(&self.as_str()).field(&self.parent()).finish()
+    }
+}
+
 impl Trace {
-    fn of(trace: &str, span: &str, flags: &str) -> Self {
-        Self { traceparent: format!("00-{trace}-{span}-{flags}"), parent: None }
+    /// Of parts in hexadecimal digits.
+    fn of(trace: &[u8; 32], span: &SpanId, flags: &[u8; 2]) -> Self {
+        let mut traceparent = *b"00-________________________________-________________-__";
+        traceparent[TRACE_ID].copy_from_slice(trace);
+        traceparent[SPAN_ID].copy_from_slice(span);
+        traceparent[FLAGS].copy_from_slice(flags);
+        Self { traceparent, parent: None }
     }
 
     pub fn as_str(&self) -> &str {
-        &self.traceparent
+        text(&self.traceparent)
     }
 
     /// The trace's own id, which all its spans share: for log lines.
     pub fn trace_id(&self) -> &str {
-        &self.traceparent[TRACE_ID]
+        &self.as_str()[TRACE_ID]
     }
 
     pub fn span_id(&self) -> &str {
-        &self.traceparent[SPAN_ID]
+        &self.as_str()[SPAN_ID]
     }
 
     /// The id of the span that this one follows from.
     pub fn parent(&self) -> Option<&str> {
-        self.parent.as_deref()
+        self.parent.as_ref().map(|span| text(span))
     }
 
     /// Whether whoever records spans of the trace exports them.
     pub fn is_sampled(&self) -> bool {
-        u8::from_str_radix(&self.traceparent[FLAGS], 16).is_ok_and(|flags| flags & SAMPLED != 0)
+        u8::from_str_radix(&self.as_str()[FLAGS], 16).is_ok_and(|flags| flags & SAMPLED != 0)
     }
 
     /// The same span, whose followers know that the trace is exported, or (false) that it is not.
     #[must_use]
     pub fn with_sampled(mut self, is_sampled: bool) -> Self {
-        self.traceparent.replace_range(FLAGS, if is_sampled { "01" } else { "00" });
+        self.traceparent[FLAGS].copy_from_slice(if is_sampled { b"01" } else { b"00" });
         self
     }
 
     /// The same span as a follower of another one, of which only the id is known.
     #[must_use]
-    pub fn with_parent(self, parent: Option<String>) -> Self {
-        Self { parent, ..self }
+    pub fn with_parent(self, parent: Option<&str>) -> Self {
+        Self { parent: parent.and_then(|span| span.as_bytes().try_into().ok()), ..self }
     }
 
     /// The trace id in a `traceparent` of this system; empty if it has none.
@@ -168,7 +193,7 @@ impl Trace {
     }
 
     /// The trace, the span and the flags of a valid `traceparent`.
-    fn parts(text: &str) -> Option<(&str, &str, &str)> {
+    fn parts(text: &str) -> Option<(&[u8; 32], &SpanId, &[u8; 2])> {
         let is_hex = |part: &str| part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         let (head, rest) = text.split_at_checked(LENGTH)?;
         let mut parts = head.split('-');
@@ -179,7 +204,8 @@ impl Trace {
         let is_known = version != "ff" && (rest.is_empty() || (version != "00" && rest.starts_with('-')));
         let is_zero = |id: &str| id.bytes().all(|b| b == b'0');
         let is_valid = is_whole && is_known && !is_zero(trace) && !is_zero(span);
-        is_valid.then_some((trace, span, flags))
+        let (trace, span, flags) = (trace.as_bytes(), span.as_bytes(), flags.as_bytes());
+        is_valid.then_some((trace.try_into().ok()?, span.try_into().ok()?, flags.try_into().ok()?))
     }
 
     /// The next span of the trace in a received `traceparent`; a new trace if the header is missing or malformed.
@@ -187,15 +213,18 @@ impl Trace {
         received.and_then(Self::parts).map_or_else(|| world.trace(), |parts| Self::after(parts, world))
     }
 
-    fn after((trace, span, flags): (&str, &str, &str), world: &World) -> Self {
-        let next = Self::of(trace, &hex::encode(world.bytes::<8>()), flags);
-        next.with_parent(Some(span.to_owned()))
+    fn after((trace, span, flags): (&[u8; 32], &SpanId, &[u8; 2]), world: &World) -> Self {
+        Self { parent: Some(*span), ..Self::of(trace, &digits(&world.bytes::<8>()), flags) }
     }
 
     /// A new span that follows from this one.
     #[must_use]
     pub fn next(&self, world: &World) -> Self {
-        Self::after((self.trace_id(), self.span_id(), &self.traceparent[FLAGS]), world)
+        let part = |range: Range<usize>| &self.traceparent[range];
+        let (trace, span, flags) = (part(TRACE_ID), part(SPAN_ID), part(FLAGS));
+        let sized = "the ranges have these lengths";
+        let parts = (trace.try_into().expect(sized), span.try_into().expect(sized), flags.try_into().expect(sized));
+        Self::after(parts, world)
     }
 }
 

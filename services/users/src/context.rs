@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::commands::joint_publish::JointPublish;
 use crate::commands::window::Window;
 use crate::config::Config;
 use crate::gateway::client_limits::{ClientLimits, limits_of_client};
@@ -72,6 +73,7 @@ pub(crate) struct Parts {
     /// One permit for each position message whose acknowledgement is awaited: of frames with few points, and with many.
     pub(crate) publish_permits: Arc<Semaphore>,
     pub(crate) batch_permits: Arc<Semaphore>,
+    pub(crate) joint_publish: Arc<JointPublish>,
     /// The positions of free drivers under way.
     pub(crate) window: Arc<Window>,
     /// Of the webhook that delivers codes.
@@ -111,6 +113,7 @@ impl Context {
             lease: Arc::new(PodLease::new(platform)),
             publish_permits: Arc::new(Semaphore::new(PUBLISHES_MAX)),
             batch_permits: Arc::new(Semaphore::new(BATCHES_MAX)),
+            joint_publish: Arc::default(),
             window: Arc::new(Window::new(Instant::now())),
             codes_client: HttpClient::new(platform, CODES),
             limits: Arc::new(limits_of_client(platform.limiter.limits())),

@@ -24,7 +24,21 @@ pub struct Headers {
 }
 
 /// Name and value.
-type Header = (Cow<'static, str>, String);
+type Header = (Cow<'static, str>, Cow<'static, str>);
+
+/// The first value of the name as it is spelled; otherwise, of several spellings, the first in the order of [`Headers::list`].
+fn first_of<'a>(name: &str, headers: impl Iterator<Item = (&'a str, &'a str)>) -> Option<&'a str> {
+    let mut spelled: Option<(&str, &str)> = None;
+    for (known, value) in headers {
+        if known == name {
+            return Some(value);
+        }
+        if known.eq_ignore_ascii_case(name) && spelled.is_none_or(|first| (known, value) < first) {
+            spelled = Some((known, value));
+        }
+    }
+    spelled.map(|(_, value)| value)
+}
 
 impl Headers {
     pub(crate) fn from_nats(map: async_nats::HeaderMap) -> Self {
@@ -38,7 +52,7 @@ impl Headers {
                 let all = received.0.iter();
                 let all =
                     all.flat_map(|(name, values)| values.iter().map(|v| (name.to_string(), v.as_str().to_owned())));
-                let mut list: Vec<Header> = all.map(|(name, value)| (name.into(), value)).collect();
+                let mut list: Vec<Header> = all.map(|(name, value)| (name.into(), value.into())).collect();
                 list.sort();
                 list
             }),
@@ -58,20 +72,18 @@ impl Headers {
     pub fn find(&self, name: &str) -> Option<&str> {
         if let Some(received) = &self.received {
             // By going through the few that there are: the map would copy the name and hash it.
-            let mut spelled: Option<(&str, &Vec<async_nats::HeaderValue>)> = None;
-            for (known, values) in received.0.iter() {
-                let known: &str = known.as_ref();
-                if known == name {
-                    return values.first().map(|value| value.as_str());
+            return match received.0.lines() {
+                Some(lines) => first_of(name, lines),
+                None => {
+                    let all = received.0.iter().flat_map(|(name, values)| {
+                        let name: &str = name.as_ref();
+                        values.iter().map(move |value| (name, value.as_str()))
+                    });
+                    first_of(name, all)
                 }
-                // Of several spellings the first in the order of `list`.
-                if known.eq_ignore_ascii_case(name) && spelled.is_none_or(|(first, _)| known < first) {
-                    spelled = Some((known, values));
-                }
-            }
-            return spelled.and_then(|(_, values)| values.iter().map(|value| value.as_str()).min());
+            };
         }
-        self.own.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+        self.own.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_ref())
     }
 
     /// The bytes of the headers as they are sent: `NATS/1.0\r\n`, a `name: value\r\n` for each, `\r\n`.
@@ -89,23 +101,48 @@ impl Headers {
 
     /// Sets `name` to this one value.
     pub fn set(&mut self, name: &'static str, value: impl Into<String>) {
+        self.put(name, Cow::Owned(value.into()));
+    }
+
+    /// Sets `name` to this one value, which is not copied.
+    pub fn set_static(&mut self, name: &'static str, value: &'static str) {
+        self.put(name, Cow::Borrowed(value));
+    }
+
+    fn put(&mut self, name: &'static str, value: Cow<'static, str>) {
         let own = self.own();
         own.retain(|(n, _)| !n.eq_ignore_ascii_case(name));
-        own.push((Cow::Borrowed(name), value.into()));
+        own.push((Cow::Borrowed(name), value));
     }
 
     /// Adds a value of `name` to those that it has.
     pub fn add(&mut self, name: &str, value: impl Into<String>) {
-        self.own().push((Cow::Owned(name.to_owned()), value.into()));
+        self.own().push((Cow::Owned(name.to_owned()), Cow::Owned(value.into())));
     }
 
     /// All names and values: sorted if they came from a bus, else in the order in which they were set.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.list().iter().map(|(n, v)| (n.as_ref(), v.as_str()))
+        self.list().iter().map(|(n, v)| (n.as_ref(), v.as_ref()))
     }
 
-    pub(crate) fn into_list(mut self) -> Vec<Header> {
-        std::mem::take(self.own())
+    /// As the NATS client sends them.
+    pub(crate) fn into_nats(mut self) -> async_nats::HeaderMap {
+        let list = std::mem::take(self.own());
+        // A value of two lines would be another header: the map refuses it.
+        let is_one_line = |(_, value): &Header| !value.contains(['\r', '\n']);
+        if list.iter().all(is_one_line)
+            && let Some(headers) = async_nats::HeaderMap::from_block(block(&list))
+        {
+            return headers;
+        }
+        let mut map = async_nats::HeaderMap::new();
+        for (name, value) in list {
+            match name {
+                Cow::Borrowed(name) => map.append(async_nats::HeaderName::from_static(name), value.into_owned()),
+                Cow::Owned(name) => map.append(name, value.into_owned()),
+            }
+        }
+        map
     }
 
     /// Sorts by name, as both buses hand headers out.
@@ -117,6 +154,20 @@ impl Headers {
     pub fn is_empty(&self) -> bool {
         self.list().is_empty()
     }
+}
+
+/// The headers as they are sent.
+fn block(list: &[Header]) -> Bytes {
+    let mut block =
+        Vec::with_capacity(12 + list.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>());
+    block.extend_from_slice(b"NATS/1.0\r\n");
+    for (name, value) in list {
+        for part in [name.as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            block.extend_from_slice(part);
+        }
+    }
+    block.extend_from_slice(b"\r\n");
+    block.into()
 }
 
 impl PartialEq for Headers {
@@ -258,4 +309,84 @@ pub struct CoreMessage {
     pub payload: Bytes,
     /// Where the sender waits for a reply. Never reply to a copy of a stream's message: there it is the publisher's inbox.
     pub reply: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A map that is not a block any more: something was added to it.
+    fn changed(block: &'static str) -> async_nats::HeaderMap {
+        let mut map = async_nats::HeaderMap::from_block(block.into()).expect("a plain block");
+        map.insert("x-last", "1");
+        map
+    }
+
+    #[test]
+    fn headers_of_a_block_are_those_of_the_map() {
+        for lines in [
+            "Nats-Msg-Id: a-1\r\nce-id: a-1\r\ntraceparent: 00-1\r\n",
+            "a:1\r\nA: 2\r\nb:  3 \r\na: 0\r\nB:\r\n",
+            "nats-msg-id: lower\r\nNATS-MSG-ID: upper\r\n",
+            "key: one: two\r\nk\u{fc}: no name\r\n",
+            "",
+        ] {
+            let text: &'static str = format!("NATS/1.0\r\n{lines}x-last: 1\r\n\r\n").leak();
+            let Some(block) = async_nats::HeaderMap::from_block(text.into()) else {
+                assert!(lines.contains('\u{fc}'), "{lines:?}");
+                continue;
+            };
+            assert!(block.lines().is_some());
+            let without: &'static str = format!("NATS/1.0\r\n{lines}\r\n").leak();
+            let (block, map) = (Headers::from_nats(block), Headers::from_nats(changed(without)));
+            assert_eq!(block, map, "{lines:?}");
+            assert_eq!(block.wire_bytes(), map.wire_bytes());
+            for name in ["Nats-Msg-Id", "ce-id", "a", "A", "b", "B", "key", "x-last", "none", "NATS-msg-id"] {
+                assert_eq!(block.find(name), map.find(name), "{name} in {lines:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_plain_block_is_left_to_the_parser() {
+        for text in [
+            "NATS/1.0 503\r\n\r\n",
+            "NATS/1.0\r\na: 1\r\n b\r\n\r\n",
+            "NATS/1.0\r\na: 1\nb: 2\r\n\r\n",
+            "NATS/1.0\r\na: 1\rb\r\n\r\n",
+            "NATS/1.0\r\na\r\n\r\n",
+            "NATS/1.0\r\n: 1\r\n\r\n",
+            "NATS/1.0\r\na: 1\r\n",
+            "NATS/1.0\r\n\r\na: 1\r\n\r\n",
+            "NATS/1.0\r\n",
+            "",
+        ] {
+            assert!(async_nats::HeaderMap::from_block(text.into()).is_none(), "{text:?}");
+        }
+        assert!(async_nats::HeaderMap::from_block(Bytes::from_static(b"NATS/1.0\r\na: \xff\r\n\r\n")).is_none());
+    }
+
+    #[test]
+    fn headers_are_sent_as_one_block_in_their_order() {
+        let mut headers = Headers::default();
+        headers.set(MESSAGE_ID, "a-1");
+        headers.set_static("content-type", "application/json");
+        headers.add("own", "1");
+        headers.add("own", "2");
+        headers.set_static("content-type", "text/plain");
+        let bytes = headers.wire_bytes();
+        let sent = headers.into_nats();
+        let lines: Vec<(&str, &str)> = sent.lines().expect("a block").collect();
+        assert_eq!(lines, [(MESSAGE_ID, "a-1"), ("own", "1"), ("own", "2"), ("content-type", "text/plain")]);
+        let sum: usize = lines.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+        assert_eq!(bytes, 12 + sum);
+    }
+
+    #[test]
+    #[should_panic(expected = "invalid header value")]
+    fn a_value_of_two_lines_is_no_second_header() {
+        let mut headers = Headers::default();
+        headers.set("reason", "a\r\nNats-Msg-Id: b");
+        headers.into_nats();
+    }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::ids::{RideId, UserId};
 use super::position::Position;
 use super::rfc3339;
+use super::subject::Subject;
 use super::validation::{EventError, Fields};
 
 /// One position of a driver. A field that may be null must still be present: a missing field is malformed.
@@ -65,10 +66,26 @@ pub struct Reception {
 /// A position that is received so long after it was measured is late: the device held it back.
 const LATE_AFTER: TimeDelta = TimeDelta::seconds(10);
 
+/// Bytes of a body, so that its buffer need not grow.
+const BODY_ABOUT: usize = 512;
+
 impl LocationUpdate {
     /// Whether it may belong to a ride that has ended since; `received_at` is when users received it, or the stream stored it.
     pub fn is_late(&self, received_at: DateTime<Utc>) -> bool {
         received_at - self.recorded_at > LATE_AFTER
+    }
+
+    /// The message id of its event: see [`Event::message_id`](super::Event::message_id).
+    pub fn message_id(&self) -> String {
+        let (entity, at) = self.identity();
+        format!("{}-{entity}-{}", Subject::LocationUpdate, at.timestamp_micros())
+    }
+
+    /// The body of its event.
+    pub fn body(&self) -> Vec<u8> {
+        let mut body = Vec::with_capacity(BODY_ABOUT);
+        serde_json::to_writer(&mut body, self).expect("it has string keys and no failing serializer");
+        body
     }
 
     /// What its message id is made of: the device's own time, which is the same on every repeat, and the device's name, because

@@ -148,11 +148,11 @@ impl Event {
     /// The message id: `{subject}-{entity id}-{occurred_at in microseconds}`, the same on every retry of this event.
     /// `at` is used if the body has no time of its own.
     pub fn message_id(&self, at: DateTime<Utc>) -> String {
-        let (entity, at) = match self {
-            Self::LocationUpdate(e) => e.identity(),
-            _ => (self.entity_id().to_string(), self.occurred_at().unwrap_or(at)),
-        };
-        format!("{}-{entity}-{}", self.subject(), at.timestamp_micros())
+        if let Self::LocationUpdate(update) = self {
+            return update.message_id();
+        }
+        let at = self.occurred_at().unwrap_or(at);
+        format!("{}-{}-{}", self.subject(), self.entity_id(), at.timestamp_micros())
     }
 
     /// The body as JSON.
@@ -164,7 +164,7 @@ impl Event {
             Self::MatchRejected(e) => serde_json::to_vec(e),
             Self::MatchAccepted(e) => serde_json::to_vec(e),
             Self::Ride(e) => serde_json::to_vec(e),
-            Self::LocationUpdate(e) => serde_json::to_vec(e),
+            Self::LocationUpdate(e) => return e.body(),
             Self::LocationAggregate(e) => serde_json::to_vec(e),
             Self::PaymentCapture(e) => serde_json::to_vec(e),
             Self::Act(e) => serde_json::to_vec(e),

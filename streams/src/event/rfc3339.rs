@@ -10,7 +10,10 @@ use serde::{Deserializer, Serializer};
 
 /// Writes `time` as [`text`] does.
 pub fn serialize<S: Serializer>(time: &DateTime<Utc>, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(&text(time))
+    match written(time) {
+        Some(bytes) => to.serialize_str(std::str::from_utf8(&bytes).expect("the form and digits are ASCII")),
+        None => to.serialize_str(&text(time)),
+    }
 }
 
 /// Reads an RFC 3339 time of any offset and converts it to UTC. The year must be within 1970 to 9999, and second
@@ -31,6 +34,11 @@ pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<DateTime<Utc>, 
         }
     }
     from.deserialize_str(Text)
+}
+
+/// Any RFC 3339 time, in UTC.
+pub fn parse(text: &str) -> Option<DateTime<Utc>> {
+    read(text).or_else(|| Some(DateTime::parse_from_rfc3339(text).ok()?.to_utc()))
 }
 
 fn checked(time: DateTime<Utc>) -> Result<DateTime<Utc>, &'static str> {
@@ -54,6 +62,22 @@ pub fn text(time: &DateTime<Utc>) -> String {
 const LENGTH: usize = 27;
 const FORM: [u8; LENGTH] = *b"0000-00-00T00:00:00.000000Z";
 const PLACES: [(usize, usize); 7] = [(0, 4), (5, 2), (8, 2), (11, 2), (14, 2), (17, 2), (20, 6)];
+
+/// The text form, which chrono takes long to write. `None` of a leap second and of years that have not four digits.
+fn written(time: &DateTime<Utc>) -> Option<[u8; LENGTH]> {
+    let year = u32::try_from(time.year()).ok().filter(|year| *year <= 9_999)?;
+    let micros = Some(time.nanosecond() / 1_000).filter(|micros| *micros < 1_000_000)?;
+    let numbers = [year, time.month(), time.day(), time.hour(), time.minute(), time.second(), micros];
+    let mut bytes = FORM;
+    for ((at, digits), number) in PLACES.into_iter().zip(numbers) {
+        let mut left = number;
+        for place in bytes[at..at + digits].iter_mut().rev() {
+            *place = b'0' + u8::try_from(left % 10).unwrap_or_default();
+            left /= 10;
+        }
+    }
+    Some(bytes)
+}
 
 /// Reads exactly the text form: chrono's parser takes about half of the time in which a position is read. `None` for anything else, which
 /// may be a time all the same.
@@ -82,6 +106,18 @@ mod tests {
         for time in seconds.into_iter().flat_map(|s| nanos.map(|n| DateTime::from_timestamp(s, n).unwrap())) {
             let text = text(&time);
             assert!(read(&text).is_some_and(|read| Ok(read) == text.parse::<DateTime<Utc>>()), "{text}");
+            assert_eq!(written(&time).map(|bytes| bytes.to_vec()), Some(text.into_bytes()));
+        }
+    }
+
+    #[test]
+    fn a_leap_second_and_a_year_of_five_digits_are_left_to_chrono() {
+        let leap =
+            NaiveDate::from_ymd_opt(2026, 6, 30).and_then(|day| day.and_hms_micro_opt(23, 59, 59, 1_000_000)).unwrap();
+        assert_eq!(written(&leap.and_utc()), None);
+        for year in [-1, 10_000] {
+            let day = NaiveDate::from_ymd_opt(year, 1, 1).and_then(|day| day.and_hms_opt(0, 0, 0)).unwrap();
+            assert_eq!(written(&day.and_utc()), None);
         }
     }
 

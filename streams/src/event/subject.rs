@@ -28,6 +28,16 @@ impl Service {
             Self::Location => "location",
         }
     }
+
+    /// The `ce-source` of its messages.
+    pub const fn source(self) -> &'static str {
+        match self {
+            Self::Users => "/users",
+            Self::Match => "/match",
+            Self::Rides => "/rides",
+            Self::Location => "/location",
+        }
+    }
 }
 
 impl fmt::Display for Service {

@@ -1,6 +1,5 @@
 //! The connection to a NATS server: publish, core messages, requests, and JetStream's API for streams and consumers.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,7 +8,7 @@ use std::time::Duration;
 use async_nats::client::RequestErrorKind;
 use async_nats::connection::State;
 use async_nats::jetstream::{self, response::Response};
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, HeaderMap, HeaderName, ServerInfo};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, HeaderMap, ServerInfo};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
@@ -119,17 +118,6 @@ impl Subscription {
 
 pub(super) fn from_nats(headers: Option<HeaderMap>) -> Headers {
     headers.map_or_else(Headers::default, Headers::from_nats)
-}
-
-fn to_nats(headers: Headers) -> HeaderMap {
-    let mut map = HeaderMap::new();
-    for (name, value) in headers.into_list() {
-        match name {
-            Cow::Borrowed(name) => map.append(HeaderName::from_static(name), value),
-            Cow::Owned(name) => map.append(name, value),
-        }
-    }
-    map
 }
 
 /// A stream's reply to a publish: an error, or where the message is.
@@ -329,10 +317,12 @@ impl NatsBus {
         let _permit = send_in_time("a publish", self.in_flight.acquire()).await?;
         let subject = message.subject;
         let bytes = message.headers.wire_bytes() + message.payload.len();
-        let request = self.client.request_with_headers(subject.clone(), to_nats(message.headers), message.payload);
-        let reply = timeout(2 * REPLY_WAIT, request)
+        let request = async_nats::Request::new().headers(message.headers.into_nats()).payload(message.payload);
+        // One limit for the client, which has to take it, and the reply: each costs a timer.
+        let request = self.client.send_request(subject.clone(), request.timeout(None));
+        let reply = timeout(REPLY_WAIT, request)
             .await
-            .map_err(|_| BusError::Unavailable(format!("publish to {subject}: not sent")))?
+            .map_err(|_| BusError::Unavailable(format!("publish to {subject}: no acknowledgement in {REPLY_WAIT:?}")))?
             .map_err(|e| match e.kind() {
                 RequestErrorKind::NoResponders => BusError::NotFound(format!("no stream captures {subject}")),
                 RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject => {
@@ -358,7 +348,13 @@ impl NatsBus {
         }
     }
 
-    pub(crate) async fn publish_all(&self, messages: Vec<Message>) -> Vec<Result<Published, BusError>> {
+    pub(crate) async fn publish_all(&self, mut messages: Vec<Message>) -> Vec<Result<Published, BusError>> {
+        if messages.len() <= 1 {
+            return match messages.pop() {
+                Some(message) => vec![self.publish(message).await],
+                None => Vec::new(),
+            };
+        }
         let all =
             stream::iter(messages.into_iter().map(|m| self.publish(m))).buffered(PUBLISHES_IN_FLIGHT / 2).collect();
         // Without tokio's cooperative budget: when it runs out, later publishes are polled first and overtake earlier ones.
@@ -406,7 +402,7 @@ impl NatsBus {
     }
 
     pub(crate) async fn reply(&self, to: &str, headers: Headers, payload: Bytes) -> Result<(), BusError> {
-        send_in_time(to, self.client.publish_with_headers(to.to_owned(), to_nats(headers), payload)).await
+        send_in_time(to, self.client.publish_with_headers(to.to_owned(), headers.into_nats(), payload)).await
     }
 
     pub(crate) async fn subscribe(&self, subject: &str, queue: Option<&str>) -> Result<Subscription, BusError> {

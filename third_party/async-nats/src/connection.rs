@@ -93,7 +93,11 @@ type ParsedHeaders = (HeaderMap, Option<StatusCode>, Option<String>);
 /// Parses a block of headers. One that cannot be parsed costs only itself: the lines that are headers are kept, without a status,
 /// and [`MALFORMED_HEADERS`] says what was wrong. `is_stored`: a consumer delivers it from a stream, so a status in it is not the
 /// server's, but its producer's. Added for `rideshare`.
-fn read_headers(block: &[u8], is_stored: bool) -> ParsedHeaders {
+fn read_headers(block: &Bytes, is_stored: bool) -> ParsedHeaders {
+    // Most are as they should be, and few are looked at: they stay a block.
+    if let Some(headers) = HeaderMap::from_block(block.clone()) {
+        return (headers, None, None);
+    }
     let why = match parse_headers(block) {
         Ok((_, Some(status), _)) if is_stored => format!("a stored message has the status {status}"),
         Ok(parsed) => return parsed,
@@ -431,7 +435,7 @@ impl Connection {
             }
 
             self.read_buf.advance(len + 2);
-            let header = self.read_buf.split_to(header_len);
+            let header = self.read_buf.split_to(header_len).freeze();
             let payload = self.read_buf.split_to(total_len - header_len).freeze();
             self.read_buf.advance(2);
 

@@ -20,7 +20,7 @@
 
 //! NATS [Message][crate::Message] headers, modeled loosely after the `http::header` crate.
 
-use std::{collections::HashMap, fmt, slice::Iter, str::FromStr};
+use std::{collections::HashMap, fmt, slice::Iter, str::FromStr, sync::OnceLock};
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -44,9 +44,77 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// # }
 /// ```
 
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+// Changed for `rideshare`: headers that came, or that go out, as one block of bytes stay that block until somebody asks for the map.
+#[derive(Clone, Default)]
 pub struct HeaderMap {
-    inner: HashMap<HeaderName, Vec<HeaderValue>>,
+    /// As they are on the wire. `None` once they were changed. Only [`HeaderMap::from_block`] sets it, so that it can be parsed.
+    block: Option<Bytes>,
+    inner: OnceLock<HashMap<HeaderName, Vec<HeaderValue>>>,
+}
+
+impl PartialEq for HeaderMap {
+    fn eq(&self, other: &Self) -> bool {
+        self.map() == other.map()
+    }
+}
+
+impl Eq for HeaderMap {}
+
+impl fmt::Debug for HeaderMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeaderMap").field("inner", self.map()).finish()
+    }
+}
+
+const BLOCK_START: &[u8] = b"NATS/1.0\r\n";
+const LINE_END: &[u8] = b"\r\n";
+
+impl HeaderMap {
+    /// The headers of a block that has no status and one line for each header. `None` if the block is anything else. Nothing is copied.
+    /// Added for `rideshare`.
+    pub fn from_block(block: Bytes) -> Option<Self> {
+        let text = std::str::from_utf8(&block).ok()?;
+        let mut left = text.strip_prefix("NATS/1.0\r\n")?;
+        loop {
+            let end = memchr::memchr(b'\r', left.as_bytes())?;
+            let (line, rest) = left.split_at(end);
+            left = rest.strip_prefix("\r\n")?;
+            if line.is_empty() {
+                break;
+            }
+            let colon = memchr::memchr(b':', line.as_bytes())?;
+            let (name, value) = line.split_at(colon);
+            if name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic()) || memchr::memchr(b'\n', value.as_bytes()).is_some() {
+                return None;
+            }
+        }
+        left.is_empty().then(|| Self { block: Some(block), inner: OnceLock::new() })
+    }
+
+    /// The names and values of headers that are still a block, in its order. Added for `rideshare`.
+    pub fn lines(&self) -> Option<impl Iterator<Item = (&str, &str)>> {
+        let text = std::str::from_utf8(self.block.as_ref()?).ok()?;
+        let lines = text[BLOCK_START.len()..text.len() - LINE_END.len()].split_terminator("\r\n");
+        Some(lines.filter_map(|line| line.split_once(':')).map(|(name, value)| (name, value.trim())))
+    }
+
+    fn map(&self) -> &HashMap<HeaderName, Vec<HeaderValue>> {
+        self.inner.get_or_init(|| {
+            let mut map: HashMap<HeaderName, Vec<HeaderValue>> = HashMap::new();
+            for (name, value) in self.lines().into_iter().flatten() {
+                if let (Ok(name), Ok(value)) = (name.parse(), value.parse()) {
+                    map.entry(name).or_default().push(value);
+                }
+            }
+            map
+        })
+    }
+
+    fn map_mut(&mut self) -> &mut HashMap<HeaderName, Vec<HeaderValue>> {
+        self.map();
+        self.block = None;
+        self.inner.get_mut().expect("initialised above")
+    }
 }
 
 /// Helper enum for backward-compatible deserialization using serde's untagged feature
@@ -72,8 +140,10 @@ impl<'de> Deserialize<'de> for HeaderMap {
         let helper = HeaderMapHelper::deserialize(deserializer)?;
 
         Ok(match helper {
-            HeaderMapHelper::Legacy { inner } => HeaderMap { inner },
-            HeaderMapHelper::Current(inner) => HeaderMap { inner },
+            HeaderMapHelper::Legacy { inner } | HeaderMapHelper::Current(inner) => HeaderMap {
+                block: None,
+                inner: inner.into(),
+            },
         })
     }
 }
@@ -84,7 +154,7 @@ impl Serialize for HeaderMap {
         S: Serializer,
     {
         // Serialize as the new format (direct HashMap without "inner" wrapper)
-        self.inner.serialize(serializer)
+        self.map().serialize(serializer)
     }
 }
 
@@ -100,7 +170,7 @@ impl FromIterator<(HeaderName, HeaderValue)> for HeaderMap {
 
 impl HeaderMap {
     pub fn iter(&self) -> std::collections::hash_map::Iter<'_, HeaderName, Vec<HeaderValue>> {
-        self.inner.iter()
+        self.map().iter()
     }
 }
 
@@ -147,19 +217,25 @@ impl HeaderMap {
     /// assert!(!map.is_empty());
     /// ```
     pub fn is_empty(&self) -> bool {
-        self.inner.is_empty()
+        match &self.block {
+            Some(block) => block.len() <= BLOCK_START.len() + LINE_END.len(),
+            None => self.map().is_empty(),
+        }
     }
 
     pub fn len(&self) -> usize {
-        self.inner.len()
+        self.map().len()
     }
 
     /// Serialized byte length of this header block (as [`HeaderMap::to_bytes`]
     /// produces), computed without allocating.
     pub(crate) fn wire_len(&self) -> usize {
         // Mirrors `to_bytes`: "NATS/1.0\r\n" + each "<key>: <value>\r\n" + "\r\n".
+        if let Some(block) = &self.block {
+            return block.len();
+        }
         let mut len = b"NATS/1.0\r\n".len() + b"\r\n".len();
-        for (k, vs) in &self.inner {
+        for (k, vs) in self.map() {
             for v in vs.iter() {
                 len += k.as_str().len() + b": ".len() + v.inner.len() + b"\r\n".len();
             }
@@ -180,7 +256,7 @@ impl HeaderMap {
     /// headers.insert("Key", "Value");
     /// ```
     pub fn insert<K: IntoHeaderName, V: IntoHeaderValue>(&mut self, name: K, value: V) {
-        self.inner
+        self.map_mut()
             .insert(name.into_header_name(), vec![value.into_header_value()]);
     }
 
@@ -197,7 +273,7 @@ impl HeaderMap {
     /// headers.append("Key", "Another");
     pub fn append<K: IntoHeaderName, V: IntoHeaderValue>(&mut self, name: K, value: V) {
         let key = name.into_header_name();
-        let v = self.inner.get_mut(&key);
+        let v = self.map_mut().get_mut(&key);
         match v {
             Some(v) => {
                 v.push(value.into_header_value());
@@ -220,7 +296,7 @@ impl HeaderMap {
     /// let values = headers.get("Key").unwrap();
     /// ```
     pub fn get<K: IntoHeaderName>(&self, key: K) -> Option<&HeaderValue> {
-        self.inner
+        self.map()
             .get(&key.into_header_name())
             .and_then(|x| x.first())
     }
@@ -237,7 +313,7 @@ impl HeaderMap {
     /// let values = headers.get_last("Key").unwrap();
     /// ```
     pub fn get_last<K: IntoHeaderName>(&self, key: K) -> Option<&HeaderValue> {
-        self.inner
+        self.map()
             .get(&key.into_header_name())
             .and_then(|x| x.last())
     }
@@ -258,7 +334,7 @@ impl HeaderMap {
     /// ```
     pub fn get_all<K: IntoHeaderName>(&self, key: K) -> GetAll<'_, HeaderValue> {
         let inner = self
-            .inner
+            .map()
             .get(&key.into_header_name())
             .map(|x| x.iter())
             .unwrap_or([].iter());
@@ -266,10 +342,13 @@ impl HeaderMap {
         GetAll { inner }
     }
 
-    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self) -> Bytes {
+        if let Some(block) = &self.block {
+            return block.clone();
+        }
         let mut buf = vec![];
         buf.extend_from_slice(b"NATS/1.0\r\n");
-        for (k, vs) in &self.inner {
+        for (k, vs) in self.map() {
             for v in vs.iter() {
                 buf.extend_from_slice(k.as_str().as_bytes());
                 buf.extend_from_slice(b": ");
@@ -278,7 +357,7 @@ impl HeaderMap {
             }
         }
         buf.extend_from_slice(b"\r\n");
-        buf
+        buf.into()
     }
 }
 

@@ -119,14 +119,14 @@ async fn without_duplicates<'a, T: Tables>(
     let mut by_consumer: Vec<(&str, Vec<&str>)> = Vec::new();
     for received in batch {
         match by_consumer.iter_mut().find(|(consumer, _)| *consumer == received.consumer) {
-            Some((_, keys)) => keys.push(&received.inbox_key),
-            None => by_consumer.push((&received.consumer, vec![&received.inbox_key])),
+            Some((_, keys)) => keys.push(received.inbox_key()),
+            None => by_consumer.push((&received.consumer, vec![received.inbox_key()])),
         }
     }
     let mut new: HashMap<&str, HashSet<String>> = HashMap::new();
     for (consumer, keys) in by_consumer {
         new.insert(consumer, tx.record_processed(consumer, &keys).await?);
     }
-    let mut is_first = |r: &Received| new.get_mut(r.consumer.as_str()).is_some_and(|keys| keys.remove(&r.inbox_key));
+    let mut is_first = |r: &Received| new.get_mut(r.consumer.as_str()).is_some_and(|keys| keys.remove(r.inbox_key()));
     Ok(batch.iter().copied().filter(|received| is_first(received)).collect())
 }

@@ -66,7 +66,7 @@ pub(super) fn received(consumer: String, message: CoreMessage, world: &World) ->
     Ok(Some(Received {
         event,
         body: payload,
-        inbox_key: id.to_owned(),
+        inbox_key: None,
         id: id.to_owned(),
         trace: Trace::follow(headers.find("traceparent"), world),
         consumer,
@@ -105,7 +105,7 @@ impl Remembered {
 }
 
 fn key(received: &Received) -> (String, String) {
-    (received.consumer.clone(), received.inbox_key.clone())
+    (received.consumer.clone(), received.inbox_key().to_owned())
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod worker;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use streams::event::rfc3339;
 use streams::{Delivery, Event, EventError, Headers};
 
 use crate::dead_letters;
@@ -34,8 +35,8 @@ pub struct Received {
     pub body: Bytes,
     /// The message id: the same for each redelivery.
     pub id: String,
-    /// What the inbox records, see [`dead_letters::inbox_key`].
-    inbox_key: String,
+    /// What the inbox records, see [`dead_letters::inbox_key`]; `None`: the message id.
+    inbox_key: Option<String>,
     /// The next span of the message's trace, for what follows from it.
     pub trace: Trace,
     /// The durable consumer that delivered it.
@@ -51,6 +52,11 @@ pub struct Received {
 }
 
 impl Received {
+    /// What the inbox records.
+    fn inbox_key(&self) -> &str {
+        self.inbox_key.as_deref().unwrap_or(&self.id)
+    }
+
     fn new(delivery: &Delivery, world: &World) -> Result<Self, EventError> {
         let message = &delivery.message;
         if let Some(why) = message.headers.malformed() {
@@ -78,8 +84,7 @@ impl Received {
 
 /// The time in the headers of an event, or `otherwise` if there is none.
 fn occurred_at(headers: &Headers, otherwise: DateTime<Utc>) -> DateTime<Utc> {
-    let time = headers.find("ce-time").and_then(|text| DateTime::parse_from_rfc3339(text).ok());
-    time.map_or(otherwise, |time| time.to_utc())
+    headers.find("ce-time").and_then(rfc3339::parse).unwrap_or(otherwise)
 }
 
 /// Why a handler failed.

@@ -45,16 +45,13 @@ fn place(stream: &str, sequence: u64) -> String {
     format!("{stream}-{sequence}")
 }
 
-/// What the inbox records of a message with this id: the id. To an id of the form `{stream}-{sequence}` it adds the time of
+/// What the inbox records of a message with this id, if it is not the id: to one of the form `{stream}-{sequence}` it adds the time of
 /// storage, because a recreated stream counts from 1 again.
-pub(crate) fn inbox_key(id: &str, stream: &str, sequence: u64, stored_at: DateTime<Utc>) -> String {
+pub(crate) fn inbox_key(id: &str, stream: &str, sequence: u64, stored_at: DateTime<Utc>) -> Option<String> {
     let number = id.strip_prefix(stream).and_then(|rest| rest.strip_prefix('-'));
     // Most ids are of events, and begin otherwise.
-    if number.is_some() && id == place(stream, sequence) {
-        format!("{id}@{}", stored_at.timestamp_micros())
-    } else {
-        id.to_owned()
-    }
+    let is_place = number.is_some() && id == place(stream, sequence);
+    is_place.then(|| format!("{id}@{}", stored_at.timestamp_micros()))
 }
 
 /// A message that a consumer gives up.

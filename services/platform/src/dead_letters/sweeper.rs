@@ -199,7 +199,7 @@ async fn sweep(
     // The server cannot tell: other consumers may keep the message in the stream, and a consumer's state is only counts. The
     // inbox of the service can. If no process of the service runs, no worker holds the message.
     let id = super::message_id(stream, &message);
-    let inbox_key = super::inbox_key(&id, stream, *sequence, message.stored_at);
+    let inbox_key = super::inbox_key(&id, stream, *sequence, message.stored_at).unwrap_or(id);
     match ask_worker(bus, consumer, &WorkerRequest::IsProcessed { inbox_key }, REPLY_WAIT).await {
         Ok(WorkerReply::DoneBefore) => {
             return release(platform, advisory, owner).await;

@@ -57,7 +57,7 @@ impl OutboxRow {
 
     /// The span of its publish, which has been acknowledged at `ended_at`. `None` if the row's writer records no spans.
     pub(super) fn span(&self, service: Service, ended_at: DateTime<Utc>) -> Option<Span> {
-        let trace = Trace::parse(&self.traceparent)?.with_parent(Some(self.parent_span.clone()?));
+        let trace = Trace::parse(&self.traceparent)?.with_parent(Some(self.parent_span.as_deref()?));
         let name = format!("publish {}", self.subject);
         let span = Span::new(service.name(), name, SpanKind::Producer, &trace, (self.created_at, ended_at));
         Some(
@@ -88,16 +88,16 @@ pub fn message(
 ) -> Message {
     let mut headers = Headers::default();
     headers.set(bus::MESSAGE_ID, message_id);
-    headers.set("ce-specversion", "1.0");
+    headers.set_static("ce-specversion", "1.0");
     headers.set("ce-id", message_id);
     headers.set("ce-type", subject);
-    headers.set("ce-source", format!("/{}", service.name()));
+    headers.set_static("ce-source", service.source());
     headers.set("ce-time", rfc3339::text(&at));
     headers.set("ce-subject", entity);
     if !traceparent.is_empty() {
         headers.set("traceparent", traceparent);
     }
-    headers.set("content-type", "application/json");
+    headers.set_static("content-type", "application/json");
     Message { subject: subject.to_owned(), headers, payload }
 }
 

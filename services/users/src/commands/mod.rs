@@ -6,6 +6,7 @@ pub(crate) mod command;
 
 pub(crate) mod beacon;
 mod begun;
+pub(crate) mod joint_publish;
 mod mailbox;
 mod offer;
 pub(crate) mod positions;

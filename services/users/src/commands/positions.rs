@@ -12,7 +12,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use platform::kill_point;
 use streams::event::{LocationUpdate, Reception};
-use streams::{Event, Message, Service};
+use streams::{Bus, Message, Service, Subject};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
@@ -166,7 +166,11 @@ async fn publish_part(
     part: Vec<Message>,
     mut room: Option<window::Room<'_>>,
 ) -> Result<(), Refusal> {
-    let results = context.platform.publish_all(part).await;
+    // In memory nothing is sent, and a simulated process takes its own tasks with it.
+    let results = match context.platform.bus {
+        Bus::Nats(_) => context.joint_publish.publish(&context.platform, part).await,
+        Bus::Memory(_) => context.platform.publish_all(part).await,
+    };
     let (published, now) = (results.iter().filter_map(|r| r.as_ref().ok()), Instant::now());
     let mut count = 0;
     for published in published {
@@ -207,9 +211,7 @@ fn update(sender: &Sender, point: Point, received_at: DateTime<Utc>) -> Location
 }
 
 fn message(update: &LocationUpdate, traceparent: &str) -> Message {
-    let (at, entity) = (update.recorded_at, update.user_id.to_string());
-    let event = Event::LocationUpdate(update.clone());
-    let id = event.message_id(at);
-    let (subject, body) = (event.subject().as_str(), event.body().into());
+    let (subject, id, entity) = (Subject::LocationUpdate.as_str(), update.message_id(), update.user_id.to_string());
+    let (at, body) = (update.recorded_at, update.body().into());
     platform::relay::message(subject, &id, &entity, at, traceparent, Service::Users, body)
 }

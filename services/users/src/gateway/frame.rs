@@ -131,9 +131,12 @@ fn check_id(raw: &RawValue) -> Result<Id, Refusal> {
 }
 
 fn request(kind: Option<&RawValue>, data: Option<&RawValue>, now: DateTime<Utc>) -> Result<Request, Refusal> {
-    let kind = kind.ok_or_else(|| Refusal::field("type", "is missing"))?;
-    let kind: String = serde_json::from_str(kind.get())
-        .map_err(|_| Refusal::field("type", "must be a string, such as `beacon.update`"))?;
+    let raw = kind.ok_or_else(|| Refusal::field("type", "is missing"))?;
+    let kind: Cow<'_, str> = match raw.get().strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
+        Some(text) if !text.contains('\\') => Cow::Borrowed(text),
+        _ => serde_json::from_str(raw.get())
+            .map_err(|_| Refusal::field("type", "must be a string, such as `beacon.update`"))?,
+    };
     let data = data.map_or("{}", RawValue::get);
     if !data.starts_with('{') {
         return Err(Refusal::field("data", "must be an object"));
