@@ -4,4 +4,3 @@ alter table zone_inputs
     add column message_id text not null default '',
     add column sequence bigint not null default 0,
     add column given_up text;
-create index zone_inputs_given_up on zone_inputs (id) where given_up is not null;

@@ -470,18 +470,15 @@ impl Step<'_> {
         (micros(e.occurred_at) + Duration::milliseconds((ms as i64).clamp(0, EXPECTED_MAX_MS)), e.dropoff)
     }
 
-    /// Ends the other offers that hold the two of a new ride, and the passenger's search.
+    /// Ends the other unanswered offers that hold the two of a new ride, and the passenger's search.
     fn clear_for_ride(&mut self, e: &RideEvent) {
         for person in [e.driver_id, e.passenger_id] {
             let Some(other) = self.engine.held_by(person).cloned() else { continue };
+            // An accepted offer goes on holding both until rides refuses it (superseded), or makes a ride of it once this one has ended.
             if other.is_outstanding() {
                 // cancelled, not superseded: superseded is final, and only rides may say it. The driver's acceptance may
                 // be on its way, and becomes a ride if this ride ends before it arrives.
                 self.withdraw(other.match_id, RejectReason::Cancelled);
-            } else {
-                // No event: rides itself publishes match.rejected (superseded) for an accepted offer.
-                self.put_offer(Offer { ended: Some((self.now, OfferOutcome::Superseded)), ..other });
-                self.exclude(other.request_id, other.driver_id, ExclusionReason::Missed);
             }
         }
         if let Some(request) = self.engine.live_request(e.passenger_id)
