@@ -482,7 +482,7 @@ impl Faults {
             }
             arrived.push(delivery);
         }
-        if sabotage().everyone_hears_everything {
+        if sabotage().all_positions_to_all {
             self.add_hops_of_all(arrived.len());
         }
         self.hops(arrived.len()).await;

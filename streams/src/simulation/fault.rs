@@ -75,7 +75,7 @@ pub struct Sabotage {
     /// All processes share one lock, which each transaction holds as long as it takes. Only a simulation with costs notices.
     pub one_transaction_at_a_time: bool,
     /// What a stream delivers to one process reaches all others as well, and is thrown away there. Only a simulation with costs notices.
-    pub everyone_hears_everything: bool,
+    pub all_positions_to_all: bool,
 }
 
 impl Sabotage {
@@ -87,6 +87,6 @@ impl Sabotage {
         no_unique_live_ride: false,
         no_ride_check: false,
         one_transaction_at_a_time: false,
-        everyone_hears_everything: false,
+        all_positions_to_all: false,
     };
 }

@@ -218,8 +218,8 @@ fn a_lock_that_all_transactions_take_is_seen() {
 }
 
 #[test]
-fn positions_that_everyone_hears_are_seen() {
-    let sabotage = Sabotage { everyone_hears_everything: true, ..Sabotage::NONE };
+fn positions_that_every_process_reads_are_seen() {
+    let sabotage = Sabotage { all_positions_to_all: true, ..Sabotage::NONE };
     assert!(sabotaged(Workload::Positions, sabotage) < ENOUGH);
 }
 
