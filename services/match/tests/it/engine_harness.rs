@@ -194,7 +194,9 @@ impl EngineHarness {
                 let ride = rides
                     .values()
                     .find(|r| r.ended_at.is_none() && (r.driver_id == person || r.passenger_id == person));
-                assert!(ride.is_none(), "{} is held by {offer:?} and locked by {ride:?}", name(person.0));
+                // An accepted one holds both until rides has refused it.
+                let is_allowed = ride.is_none_or(|ride| offer.is_accepted() && ride.match_id != offer.match_id);
+                assert!(is_allowed, "{} is held by {offer:?} and locked by {ride:?}", name(person.0));
                 assert!(self.engine.is_engaged(person));
             }
             assert!(offer.deadline() > self.now, "{offer:?} is overdue");

@@ -317,7 +317,7 @@ fn under_the_same_policy_exactly_what_happened_comes_out() {
             Ok(())
         })
         .unwrap_or_else(|failure| panic!("{failure}"));
-    assert!(offers.get() > 2_000 && matched.get() > 500, "{} offers, {} matched", offers.get(), matched.get());
+    assert!(offers.get() > 1_500 && matched.get() > 500, "{} offers, {} matched", offers.get(), matched.get());
 }
 
 /// First-come takes the nearest driver for whoever waits longest; together both are nearer.

@@ -138,7 +138,7 @@ fn act() -> impl Strategy<Value = Act> {
 #[test]
 fn ten_thousand_recorded_decisions_come_out_the_same() {
     let (decisions, kinds) = (Cell::new(0), Cell::new([0; 3]));
-    runner(100, 5)
+    runner(105, 5)
         .run(&prop::collection::vec(act(), 200..=2_000), |acts| {
             let mut recorded = RecordedWalk::new();
             for act in &acts {
