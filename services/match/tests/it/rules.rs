@@ -593,6 +593,24 @@ fn a_late_acceptance_does_not_end_an_accepted_offer() {
     assert_eq!(harness.held_by("d1"), None);
 }
 
+/// The driver has been shown that offer, and nobody has said yet that it is over.
+#[test]
+fn an_accepted_offer_beside_a_ride_of_its_passenger_holds_its_driver_until_rides_has_refused_it() {
+    let mut harness = play(&[
+        ("d1 on 0", ""),
+        ("d2 on 1", ""),
+        ("r1 p1 find 0", "m1 d1 to r1"),
+        ("17 s", "m1 expired, m2 d2 to r1"),
+        ("m2 accept", ""),
+        ("m1 accept", ""),
+        ("k1 pickup m1", ""),
+        ("r2 p2 find 0", ""),
+    ]);
+    assert!(harness.is_locked("p1"));
+    assert_eq!(harness.held_by("d2").as_deref(), Some("m2"));
+    harness.play(&[("m2 superseded", "m3 d2 to r2")]);
+}
+
 #[test]
 fn an_accepted_offer_is_released_after_5_minutes_without_an_answer_of_rides() {
     let mut harness = play(&[("d1 on 0", ""), ("r1 p1 find 0", "m1 d1 to r1"), ("m1 accept", ""), ("299 s", "")]);
