@@ -45,6 +45,9 @@ const SILENT_INTERVAL: Duration = Duration::seconds(60);
 const SILENT_MAX: usize = 1_000;
 /// How often a ride that waits for its phone is measured again.
 const WAIT_INTERVAL: Duration = Duration::seconds(1);
+/// For so long a ride waits whose phone has sent where it is now, but not all of the way: a phone that was offline and comes back sends what
+/// it held back at once.
+const BACKLOG_WAIT: Duration = Duration::seconds(10);
 /// The part of a billed distance that late points may change without a warning.
 const LATE_CHANGE: f64 = 0.02;
 
@@ -187,6 +190,17 @@ impl Handler for LocationUpdates {
     }
 }
 
+/// An arrived ride whose points are not complete.
+#[derive(Debug)]
+struct WaitingRide {
+    /// Of the track when it was measured.
+    version: i64,
+    /// When it is looked at again.
+    again_at: DateTime<Utc>,
+    /// How long after the arrival it waits at most.
+    longest: Duration,
+}
+
 pub(crate) struct RideTracks {
     platform: Platform,
     config: Arc<Config>,
@@ -194,8 +208,8 @@ pub(crate) struct RideTracks {
     exchange: Exchange,
     /// Points in memory, each track's with the version of its row up to which they are here.
     tracks: BTreeMap<RideId, (i64, Vec<Point>)>,
-    /// Arrived rides whose phone may hold more: the version at which they were measured, and when they are looked at again.
-    waiting: BTreeMap<RideId, (i64, DateTime<Utc>)>,
+    /// Arrived rides whose phone may hold more.
+    waiting: BTreeMap<RideId, WaitingRide>,
     next_aggregates: DateTime<Utc>,
     next_reload: DateTime<Utc>,
     next_prune: DateTime<Utc>,
@@ -257,7 +271,7 @@ impl RideTracks {
         let reported_until = now - self.config.aggregate_every;
         let mut complete = self.cache.arrived_rides().complete(now);
         self.waiting.retain(|ride, _| complete.contains(ride));
-        complete.retain(|ride| self.waiting.get(ride).is_none_or(|(_, again_at)| *again_at <= now));
+        complete.retain(|ride| self.waiting.get(ride).is_none_or(|waiting| waiting.again_at <= now));
         let due = rows::lock_due_tracks(tx, reported_until, &complete, DUE_MAX).await?;
         if due.len() == DUE_MAX {
             self.next_aggregates = now;
@@ -340,8 +354,11 @@ impl RideTracks {
         for mut track in due {
             let Some(driver_id) = track.driver_id else { continue };
             let measured = self.measure(&track, points.remove(&track.ride_id).unwrap_or_default());
-            if track.arrived_at.is_some() && !measured.is_complete && !self.has_waited(&track, now) {
-                self.waiting.insert(track.ride_id, (track.version, now + WAIT_INTERVAL));
+            let longest =
+                self.config.final_wait.min(if measured.reaches_arrival { BACKLOG_WAIT } else { Duration::MAX });
+            if track.arrived_at.is_some() && !measured.is_complete && !has_waited(&track, now, longest) {
+                let waiting = WaitingRide { version: track.version, again_at: now + WAIT_INTERVAL, longest };
+                self.waiting.insert(track.ride_id, waiting);
                 continue;
             }
             let summary = measured.summary;
@@ -377,18 +394,14 @@ impl RideTracks {
 
     /// Whether the ride waits for its phone, and nothing has come since it was measured.
     fn waits_without_news(&mut self, track: &TrackRow, now: DateTime<Utc>) -> bool {
-        let measured_at = self.waiting.get_mut(&track.ride_id).filter(|(version, _)| *version == track.version);
-        match measured_at {
-            Some((_, again_at)) if !has_waited(track, now, self.config.final_wait) => {
-                *again_at = now + WAIT_INTERVAL;
+        let waiting = self.waiting.get_mut(&track.ride_id).filter(|waiting| waiting.version == track.version);
+        match waiting {
+            Some(waiting) if !has_waited(track, now, waiting.longest) => {
+                waiting.again_at = now + WAIT_INTERVAL;
                 true
             }
             _ => false,
         }
-    }
-
-    fn has_waited(&self, track: &TrackRow, now: DateTime<Utc>) -> bool {
-        has_waited(track, now, self.config.final_wait)
     }
 
     /// What points that came after the final aggregates would have changed. Bills stay as they are; operators learn of it.

@@ -78,6 +78,8 @@ pub struct Measured {
     pub covered: f64,
     /// The points of the devices that count show the ride up to the arrival: they hold nothing more of it.
     pub is_complete: bool,
+    /// They reach the arrival, whatever is missing before it.
+    pub reaches_arrival: bool,
 }
 
 /// The place at `part` of the way from `a` to `b`, for ways short enough to be flat; across the antimeridian too.

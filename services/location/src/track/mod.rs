@@ -46,11 +46,12 @@ pub fn measure(points: &[Point], ride: &RideTimes, max_speed_mps: f64) -> Measur
         on_ride.clone().next_back().map(|fix| TrackPoint { location: fix.position, recorded_at: fix.recorded_at });
     let reaches = |arrived_at| driver.newest.is_some_and(|newest| newest + REACHES_WITHIN >= arrived_at);
     let covered = ends::covered(&parts, ride);
-    let is_complete = |arrived_at| covered >= COMPLETE_COVERED && reaches(arrived_at);
+    let reaches_arrival = ride.arrived_at.is_none_or(reaches);
     Measured {
         summary: TrackSummary { distance_m: (metres * 100.0).round() / 100.0, points: on_ride.count() as u64, last },
         covered,
-        is_complete: ride.arrived_at.is_none_or(is_complete),
+        is_complete: ride.arrived_at.is_none() || (reaches_arrival && covered >= COMPLETE_COVERED),
+        reaches_arrival,
     }
 }
 
