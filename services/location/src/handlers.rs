@@ -354,8 +354,8 @@ impl RideTracks {
         for mut track in due {
             let Some(driver_id) = track.driver_id else { continue };
             let measured = self.measure(&track, points.remove(&track.ride_id).unwrap_or_default());
-            let longest =
-                self.config.final_wait.min(if measured.reaches_arrival { BACKLOG_WAIT } else { Duration::MAX });
+            let final_wait = self.config.final_wait;
+            let longest = if measured.reaches_arrival { final_wait.min(BACKLOG_WAIT) } else { final_wait };
             if track.arrived_at.is_some() && !measured.is_complete && !has_waited(&track, now, longest) {
                 let waiting = WaitingRide { version: track.version, again_at: now + WAIT_INTERVAL, longest };
                 self.waiting.insert(track.ride_id, waiting);

@@ -22,7 +22,7 @@ use crate::zones::{Partition, ZoneSet};
 pub(crate) async fn to(tx: &mut Tx, partition: Partition, radius_m: f64, now: DateTime<Utc>) -> Result<(), StoreError> {
     fold(tx, partition, now).await?;
     let passengers = passengers(tx).await?;
-    // Whoever has a zone keeps it: what waits for it was written by that. Of one zone before, nobody has.
+    // A passenger who has a zone keeps it, because what waits for the passenger is in that zone. With one zone no passenger has a row yet.
     inputs::join(tx, &passengers, now).await?;
     if !partition.is_one() {
         let drivers = drivers(tx).await?;

@@ -331,7 +331,7 @@ impl Subscription {
                 // A published message alone has headers. It comes from its stream as well.
                 Ok(Some(copy)) if !copy.headers.is_empty() && self.bus.faults.occurs(Fault::CoreMessageLost) => {}
                 Ok(message) => {
-                    let _ = self.bus.faults.add_hops(message.iter().len());
+                    self.bus.faults.add_hops(message.iter().len());
                     return message;
                 }
                 Err(wake) => wake.notified().await,

@@ -593,7 +593,7 @@ fn a_late_acceptance_does_not_end_an_accepted_offer() {
     assert_eq!(harness.held_by("d1"), None);
 }
 
-/// The driver has been shown that offer, and nobody has said yet that it is over.
+/// Until `match.rejected` (superseded) the driver's app shows that offer as accepted.
 #[test]
 fn an_accepted_offer_beside_a_ride_of_its_passenger_holds_its_driver_until_rides_has_refused_it() {
     let mut harness = play(&[

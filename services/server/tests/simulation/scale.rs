@@ -142,7 +142,7 @@ async fn sign_in(scene: &Arc<Scene>, workload: Workload) -> BusyPeople {
     // A frame is a message of the process that the client is connected to.
     let on_frame = move |process: usize| {
         if let Some(faults) = users[process].faults() {
-            let _ = faults.add_hops(1);
+            faults.add_hops(1);
         }
     };
     BusyPeople::sign_in(&population, Arc::new(on_frame)).await.unwrap()
