@@ -53,6 +53,9 @@ struct Bench {
     /// `--only scale`: MATCH_ZONES of the processes.
     #[arg(long, default_value_t = 1)]
     zones: u32,
+    /// Match and accept: only this many requests a second, instead of steps up to 2,000.
+    #[arg(long)]
+    rate: Option<u32>,
     /// Only measurements whose name contains this: memory, match, accept, location; or one of audit, attack, guesses and scale, which
     /// run only when they are named.
     #[arg(long)]
@@ -130,7 +133,7 @@ async fn run(bench: &Bench) -> Result<Vec<Row>> {
     if bench.wants("match") || bench.wants("accept") {
         let (passengers, frames) = target.connect_passengers(bench.drivers).await?;
         inbox.add(frames);
-        let wants = |name: &str| bench.wants(name);
+        let wants = |name: &str, rate: u32| bench.wants(name) && bench.rate.is_none_or(|only| only == rate);
         rows.extend(ride::measure(&target, &world, &drivers, &passengers, inbox, length, wants).await?);
     }
     if let Some(raw) = raw {

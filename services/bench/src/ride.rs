@@ -74,7 +74,7 @@ pub(crate) async fn measure(
     passengers: &[Client],
     mut inbox: Inbox,
     length: Duration,
-    wants: impl Fn(&str) -> bool,
+    wants: impl Fn(&str, u32) -> bool,
 ) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (rate, scenario) in [
@@ -87,7 +87,7 @@ pub(crate) async fn measure(
         (250, Scenario::AcceptAndCancel),
     ] {
         let name = if scenario == Scenario::EndSearch { "match" } else { "accept" };
-        if !wants(name) {
+        if !wants(name, rate) {
             continue;
         }
         eprintln!("{name}: {rate}/s, {} s …", length.as_secs());
