@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::commands::joint_publish::JointPublish;
+use crate::commands::joint_search::JointSearches;
 use crate::commands::window::Window;
 use crate::config::Config;
 use crate::gateway::client_limits::{ClientLimits, limits_of_client};
@@ -74,6 +75,7 @@ pub(crate) struct Parts {
     pub(crate) publish_permits: Arc<Semaphore>,
     pub(crate) batch_permits: Arc<Semaphore>,
     pub(crate) joint_publish: Arc<JointPublish>,
+    pub(crate) joint_searches: Arc<JointSearches>,
     /// The positions of free drivers under way.
     pub(crate) window: Arc<Window>,
     /// Of the webhook that delivers codes.
@@ -114,6 +116,7 @@ impl Context {
             publish_permits: Arc::new(Semaphore::new(PUBLISHES_MAX)),
             batch_permits: Arc::new(Semaphore::new(BATCHES_MAX)),
             joint_publish: Arc::default(),
+            joint_searches: Arc::default(),
             window: Arc::new(Window::new(Instant::now())),
             codes_client: HttpClient::new(platform, CODES),
             limits: Arc::new(limits_of_client(platform.limiter.limits())),

@@ -137,6 +137,7 @@ impl Users {
         }
         tasks.spawn(pod_link::run(context.clone(), stop.clone()));
         tasks.spawn(timers::run(context.clone(), stop.clone()));
+        tasks.spawn(commands::search::run(context.clone(), stop.clone()));
         tasks.spawn(push::sender::run(context.clone(), stop.clone()));
         tasks.spawn(push::cleaner::run(context.clone(), stop.clone()));
         tasks.spawn(sign_in::ended::run(context.clone(), stop.clone()));

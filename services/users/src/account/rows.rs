@@ -163,6 +163,27 @@ pub(crate) async fn lock(tx: &mut Transaction<Tables>, user: UserId) -> Result<b
     }
 }
 
+/// Those of `users` who exist and whose rows no other transaction has locked. They stay locked until the transaction ends.
+pub(crate) async fn lock_free(tx: &mut Transaction<Tables>, users: &[UserId]) -> Result<BTreeSet<UserId>, StoreError> {
+    if users.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select user_id from users where user_id = any($1) and deleted_at is null for update skip locked",
+            )
+            .bind(column(users, |user| user.0))
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(|row| Ok(UserId(row.try_get("user_id")?))).collect()
+        }
+        On::Memory(tables) => {
+            Ok(users.iter().filter(|user| tables.accounts.users.contains_key(*user)).copied().collect())
+        }
+    }
+}
+
 pub(crate) async fn set_name(tx: &mut Transaction<Tables>, user: UserId, name: Option<&str>) -> Result<(), StoreError> {
     match tx.on() {
         On::Postgres(pg) => {

@@ -7,13 +7,14 @@ pub(crate) mod command;
 pub(crate) mod beacon;
 mod begun;
 pub(crate) mod joint_publish;
+pub(crate) mod joint_search;
 mod mailbox;
 mod offer;
 pub(crate) mod positions;
 pub(crate) mod publish_lane;
 pub(crate) mod ride;
 pub(crate) mod routes;
-mod search;
+pub(crate) mod search;
 pub(crate) mod sender;
 pub(crate) mod window;
 

@@ -164,6 +164,32 @@ pub(crate) async fn of_passenger(
     }
 }
 
+/// Those of `passengers` who are in a ride.
+pub(crate) async fn passengers_of_any(
+    tx: &mut Transaction<Tables>,
+    passengers: &[UserId],
+) -> Result<BTreeSet<UserId>, StoreError> {
+    if passengers.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select passenger_id from live_rides where passenger_id = any($1) \
+                 and status in ('pickup', 'waiting', 'started', 'arrived')",
+            )
+            .bind(column(passengers, |passenger| passenger.0))
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(|row| Ok(UserId(row.try_get("passenger_id")?))).collect()
+        }
+        On::Memory(tables) => {
+            let live = tables.live_rides.values().filter(|ride| !ride.status.is_final());
+            Ok(live.map(|ride| ride.passenger_id).filter(|id| passengers.contains(id)).collect())
+        }
+    }
+}
+
 /// Those of `rides` that have ended, as far as they have rows.
 pub(crate) async fn ended(tx: &mut Transaction<Tables>, rides: &[RideId]) -> Result<BTreeSet<RideId>, StoreError> {
     if rides.is_empty() {

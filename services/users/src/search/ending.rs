@@ -10,11 +10,11 @@
 //! one, and then it does not end. Meanwhile `superseded`, by which rides answers the acceptance, waits for [`ENDING_WAIT`]: both
 //! parties receive `cancelled`, which says why.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Duration, Utc};
 use platform::store::rows::column;
-use platform::{Problem, Retry, StoreError, Transaction};
+use platform::{Problem, Retry, StoreError, Trace, Transaction};
 use streams::ride_command::{EndSearch, RideReply, SEARCH_FULFILLED};
 use streams::{Event, RequestId};
 
@@ -104,43 +104,53 @@ pub(crate) async fn end(
     search: Search,
     agreed: Option<RequestId>,
 ) -> Result<End, StoreError> {
-    Ok(end_all(context, tx, &[search], agreed).await?.map_or(End::Accepted, End::At))
+    let ended = end_all(context, tx, &[(search, context.new_trace())], agreed).await?;
+    Ok(ended.first().map_or(End::Accepted, |(_, at)| End::At(*at)))
 }
 
-/// Ends those of `searches` that can end. Returns the time of the last end, if there was one.
-async fn end_all(
+/// Ends those of `searches` that can end: each in its own trace, or in the one with it if it has none. Returns which, and when.
+pub(crate) async fn end_all(
     context: &Context,
     tx: &mut Transaction<Tables>,
-    searches: &[Search],
+    searches: &[(Search, Trace)],
     agreed: Option<RequestId>,
-) -> Result<Option<DateTime<Utc>>, StoreError> {
-    let requests: Vec<RequestId> = searches.iter().map(|search| search.request_id).collect();
+) -> Result<Vec<(RequestId, DateTime<Utc>)>, StoreError> {
+    let requests: Vec<RequestId> = searches.iter().map(|(search, _)| search.request_id).collect();
     let mut offers = offer::rows::lock_live(tx, &requests).await?;
     let accepted: BTreeSet<RequestId> =
         offers.iter().filter(|offer| offer.state == OfferState::Accepted).map(|offer| offer.request_id).collect();
     let ends = |request: RequestId| agreed == Some(request) || !accepted.contains(&request);
     offers.retain(|offer| ends(offer.request_id));
-    let ending: Vec<Search> = searches.iter().filter(|search| ends(search.request_id)).copied().collect();
+    let ending: Vec<Search> =
+        searches.iter().map(|(search, _)| *search).filter(|search| ends(search.request_id)).collect();
     if ending.is_empty() {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let (now, markets) = (context.platform.world.now(), context.config.markets.get());
-    let traces = tx.traces_of(&column(&ending, |search| search.request_id.0)).await?;
+    let stored = tx.traces_of(&column(&ending, |search| search.request_id.0)).await?;
+    let traces: BTreeMap<RequestId, Trace> = searches
+        .iter()
+        .map(|(search, trace)| {
+            let id = search.request_id;
+            let stored = stored.get(&id.0).filter(|stored| stored.trace_id() != trace.trace_id());
+            (id, stored.unwrap_or(trace).clone())
+        })
+        .collect();
     let ends = column(&offers, |offer| offer.cancelled(now));
     offer::rows::close(tx, &ends).await?;
     rows::delete(tx, &column(&ending, |search| search.key())).await?;
     for end in ends {
-        let request = end.request_id.0;
-        context.publish_about(tx, &Event::MatchRejected(end), request, &traces);
+        let trace = &traces[&end.request_id];
+        tx.publish(&Event::MatchRejected(end), trace);
         context.platform.metrics.matches.with_label_values(&["cancelled"]).inc();
     }
-    let mut ended_at = None;
+    let mut ended = Vec::with_capacity(ending.len());
     for search in &ending {
-        let ended = search.ended(now, &markets);
-        ended_at = ended_at.max(ended.occurred_at());
-        context.publish_about(tx, &ended, search.request_id.0, &traces);
+        let event = search.ended(now, &markets);
+        tx.publish(&event, &traces[&search.request_id]);
+        ended.push((search.request_id, event.occurred_at().unwrap_or(now)));
     }
-    Ok(ended_at)
+    Ok(ended)
 }
 
 /// How long after its time a search waits for the ride of an accepted offer, before rides is asked about it.
@@ -154,11 +164,12 @@ pub(crate) async fn expire(context: &Context) -> Result<(), StoreError> {
     loop {
         let mut tx = context.store.begin().await?;
         let expired = rows::lock_expired(&mut tx, context.platform.world.now()).await?;
+        let expired: Vec<_> = expired.into_iter().map(|search| (search, context.new_trace())).collect();
         let ended = end_all(context, &mut tx, &expired, None).await?;
-        if ended.is_some() {
+        if !ended.is_empty() {
             tx.commit().await?;
         }
-        if ended.is_none() || expired.len() < rows::EXPIRE_MAX {
+        if ended.is_empty() || expired.len() < rows::EXPIRE_MAX {
             break;
         }
     }

@@ -56,6 +56,12 @@ impl Search {
             && (self.trip.pickup == trip.pickup || self.trip.pickup.distance_m(&trip.pickup) < PIN_M)
     }
 
+    /// The same, begun after the search before it ended: a reader that sorts by time must see that end first.
+    pub(crate) fn begun_after(self, ended_at: DateTime<Utc>) -> Self {
+        let began_at = ended_at + Duration::microseconds(1);
+        Self { began_at, expires_at: began_at + (self.expires_at - self.began_at), ..self }
+    }
+
     pub(crate) fn key(&self) -> SearchKey {
         (self.request_id, self.user_id)
     }

@@ -1,6 +1,6 @@
 //! The rows of `searches`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Duration, Utc};
 use platform::store::rows::column;
@@ -51,6 +51,26 @@ pub(crate) async fn lock_of_passenger(
     }
 }
 
+/// The open searches of `users` that no other transaction has locked. Their rows stay locked until the transaction ends.
+pub(crate) async fn lock_free(
+    tx: &mut Transaction<Tables>,
+    users: &[UserId],
+) -> Result<BTreeMap<UserId, Search>, StoreError> {
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "select request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, began_at, \
+                 expires_at from searches where user_id = any($1) for update skip locked",
+            )
+            .bind(column(users, |user| user.0))
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(|row| read(row).map(|search| (search.user_id, search))).collect()
+        }
+        On::Memory(tables) => Ok(users.iter().filter_map(|u| tables.searches.get(u).map(|s| (*u, *s))).collect()),
+    }
+}
+
 macro_rules! insert_search {
     () => {
         "insert into searches (request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, \
@@ -89,6 +109,48 @@ pub(crate) async fn insert(tx: &mut Transaction<Tables>, search: &Search) -> Res
         }
     }
     Ok(())
+}
+
+/// Inserts those of `searches` whose passengers have no open one; which these were.
+pub(crate) async fn insert_all(
+    tx: &mut Transaction<Tables>,
+    searches: &[Search],
+) -> Result<BTreeSet<RequestId>, StoreError> {
+    if searches.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    match tx.on() {
+        On::Postgres(pg) => {
+            let rows = sqlx::query(
+                "insert into searches (request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, \
+                 began_at, expires_at) select * from unnest($1::uuid[], $2::uuid[], $3::float8[], $4::float8[], \
+                 $5::float8[], $6::float8[], $7::text[], $8::timestamptz[], $9::timestamptz[]) \
+                 on conflict do nothing returning request_id",
+            )
+            .bind(column(searches, |s| s.request_id.0))
+            .bind(column(searches, |s| s.user_id.0))
+            .bind(column(searches, |s| s.trip.pickup.lat))
+            .bind(column(searches, |s| s.trip.pickup.lng))
+            .bind(column(searches, |s| s.trip.dropoff.lat))
+            .bind(column(searches, |s| s.trip.dropoff.lng))
+            .bind(column(searches, |s| s.trip.vehicle_type.as_str()))
+            .bind(column(searches, |s| s.began_at))
+            .bind(column(searches, |s| s.expires_at))
+            .fetch_all(&mut *pg)
+            .await?;
+            rows.iter().map(|row| Ok(RequestId(row.try_get("request_id")?))).collect()
+        }
+        On::Memory(tables) => {
+            let mut inserted = BTreeSet::new();
+            for search in searches {
+                if !tables.searches.contains_key(&search.user_id) {
+                    tables.searches.insert(search.user_id, *search);
+                    inserted.insert(search.request_id);
+                }
+            }
+            Ok(inserted)
+        }
+    }
 }
 
 /// Opens a search that goes on, unless its passenger has another one. Whether it did. Its row is still there if the end of its ride

@@ -12,6 +12,7 @@ mod deletion;
 mod devices;
 mod drivers;
 mod ends_of_searches;
+mod joint_searches;
 mod limits;
 mod live_lane;
 mod logs;
