@@ -2,7 +2,7 @@
 
 use chrono::Duration;
 use matching::Policy;
-use matching::evaluate::{Outcome, Trial, Trip, evaluate};
+use matching::evaluate::{Answers, Outcome, Trial, Trip, evaluate};
 use streams::Position;
 
 /// Trips all over a square of 6 km, one each 2 s; the places follow from the number.
@@ -31,6 +31,7 @@ fn trial(drivers: u32) -> Trial {
         patience_s: 300,
         window: Duration::seconds(300),
         seed: 1,
+        answers: Answers::default(),
     }
 }
 
