@@ -150,7 +150,7 @@ fn next_number(state: &mut u64) -> u64 {
 }
 
 /// Where the drivers of a trial begin: at drop-offs drawn by the seed.
-pub(crate) fn beginnings<'a>(trips: &'a [Trip], trial: &Trial) -> impl Iterator<Item = Position> + use<'a> {
+pub fn beginnings<'a>(trips: &'a [Trip], trial: &Trial) -> impl Iterator<Item = Position> + use<'a> {
     let (mut state, drivers) = (trial.seed, trial.drivers);
     (0..drivers).filter_map(move |_| {
         let at = next_number(&mut state) % (trips.len().max(1) as u64);
