@@ -79,7 +79,7 @@ pub fn optimum(trips: &[Trip], trial: &Trial) -> Option<Outcome> {
 
 /// The sets in `set`, without the empty one.
 fn parts(set: Set) -> impl Iterator<Item = Set> {
-    std::iter::successors(Some(set), move |part| Some((part - 1) & set)).take_while(|part| *part > 0)
+    std::iter::successors(Some(set), move |part| Some(part.checked_sub(1)? & set)).take_while(|part| *part > 0)
 }
 
 /// A trip that is served after others.

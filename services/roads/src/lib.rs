@@ -306,15 +306,23 @@ mod tests {
                     open.extend(body.is_none().then_some(socket));
                 }
             });
-            let platform = platform();
-            let roads = Roads::new(&platform, &url);
-            for way in ways(4) {
-                assert_eq!(roads.way(way.from, way.to).await, None, "{body:?}");
-            }
-            let state = |name| platform.health.breakers().into_iter().find(|(of, _)| *of == name).unwrap().1;
-            assert_eq!(state("routing"), if is_open { "open" } else { "closed" }, "{body:?}");
+            // On a slow machine an answer may come too late, which opens the circuit, too, and says nothing of the server.
             let answers = if is_foreign { "not of a routing server" } else { "closed" };
-            assert_eq!(state("routing answers"), answers, "{body:?}");
+            let expected = (if is_open { "open" } else { "closed" }, answers);
+            let mut found = ("", "");
+            for _ in 0..50 {
+                let platform = platform();
+                let roads = Roads::new(&platform, &url);
+                for way in ways(4) {
+                    assert_eq!(roads.way(way.from, way.to).await, None, "{body:?}");
+                }
+                let state = |name| platform.health.breakers().into_iter().find(|(of, _)| *of == name).unwrap().1;
+                found = (state("routing"), state("routing answers"));
+                if found == expected || is_open && found.0 != "open" {
+                    break;
+                }
+            }
+            assert_eq!(found, expected, "{body:?}");
         }
     }
 }

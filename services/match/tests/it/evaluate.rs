@@ -90,7 +90,7 @@ fn a_gap_of_two_thousand_years_is_a_gap_of_a_day() {
 }
 
 fn answered(answers: Answers, seed: u64) -> Outcome {
-    evaluate(&trips(120), &Trial { answers, seed, ..trial(80) }, Policy::Batched)
+    evaluate(&trips(120), &Trial { answers, seed, ..trial(200) }, Policy::Batched)
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn drivers_decline_and_miss_as_often_as_the_trial_says_and_always_the_same_offer
         for pair in outcomes.windows(2) {
             assert!(pair[1].match_wait_s.mean > pair[0].match_wait_s.mean, "{pair:?}");
         }
-        assert!(outcomes[2].matched > 60 && outcomes[2].longest_wait_s <= 300.0, "{outcomes:?}");
+        assert!(outcomes[2].matched > 100 && outcomes[2].longest_wait_s <= 300.0, "{outcomes:?}");
     }
     // After 3 s the next one is asked, after an expired offer some 15 s.
     let [declined, missed] = [(0.5, 0.0), (0.0, 0.5)].map(|(decline_rate, miss_rate)| {
@@ -141,14 +141,14 @@ fn few(count: u32, seed: u32) -> Vec<Trip> {
 
 fn small(drivers: u32, seed: u32) -> Trial {
     let (radius_m, radius_max_m) = if seed % 2 == 0 { (3_000.0, 3_000.0) } else { (1_500.0, 4_000.0) };
-    Trial { radius_m, radius_max_m, patience_s: 600, seed: seed.into(), ..trial(drivers) }
+    Trial { radius_m, radius_max_m, patience_s: 400, seed: seed.into(), ..trial(drivers) }
 }
 
 #[test]
 fn no_policy_is_better_than_the_optimum_and_most_are_worse() {
     let mut better = 0;
-    for seed in 0..24 {
-        for drivers in 1..=4 {
+    for seed in 0..8 {
+        for drivers in [1, 2, 4] {
             let (trips, trial) = (few(6, seed), small(drivers, seed));
             let best = optimum(&trips, &trial).unwrap();
             assert_eq!((best.policy, best.requests), ("optimum", 6));
@@ -163,7 +163,7 @@ fn no_policy_is_better_than_the_optimum_and_most_are_worse() {
             }
         }
     }
-    assert!(better > 100, "{better} of 288");
+    assert!(better > 20, "{better} of 72");
 }
 
 /// Every way in which drivers can serve trips, one trip after the other: the most passengers, and the least total wait (s) of all of them.
@@ -220,5 +220,5 @@ fn the_optimum_is_of_small_cases_and_a_large_fleet_is_none() {
     let best = optimum(&trips, &small(10_000, 1)).unwrap();
     assert_eq!((best.matched, best.match_rate), (5, 1.0));
     let none = optimum(&trips, &Trial { radius_m: 0.001, radius_max_m: 0.001, ..small(2, 1) }).unwrap();
-    assert_eq!((none.matched, none.longest_wait_s, none.total_wait_s.mean.to_bits()), (0, 600.0, 0));
+    assert_eq!((none.matched, none.longest_wait_s, none.total_wait_s.mean.to_bits()), (0, 400.0, 0));
 }

@@ -3,6 +3,7 @@
 mod schedule;
 
 use std::fmt;
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -114,14 +115,16 @@ impl Columns {
     }
 }
 
-fn read(source: impl std::io::Read, usable: Usable) -> Result<Trips> {
+fn read(source: impl Read, usable: Usable) -> Result<Trips> {
     let mut trips = Trips::default();
     // Only the columns that are needed have to be text, and a row may have too few or too many.
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(source);
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).flexible(true).from_reader(Lines::of(source));
     let columns = Columns::find(reader.byte_headers().context("line 1 is no header")?, usable)?;
     let mut record = ByteRecord::new();
     while reader.read_byte_record(&mut record)? {
-        let line = record.position().map_or(0, csv::Position::line);
+        // The reader is at the line after the record, whose own position is before blank lines.
+        let breaks = record.iter().flatten().filter(|byte| **byte == b'\n').count() as u64;
+        let line = (reader.position().line() - 1).saturating_sub(breaks);
         match request(&record, &columns, usable) {
             Ok(request) => {
                 ensure!(trips.requests.len() < TRIPS_MAX, "line {line}: more than {TRIPS_MAX} trips");
@@ -138,6 +141,46 @@ fn read(source: impl std::io::Read, usable: Usable) -> Result<Trips> {
     }
     trips.requests.sort_by_key(|request| request.pickup_time);
     Ok(trips)
+}
+
+/// Lines that all end with a line feed, the last one too: only so does the reader of CSV know in which line it is.
+struct Lines<R> {
+    source: R,
+    after_return: bool,
+    has_ended: bool,
+}
+
+impl<R: Read> Lines<R> {
+    fn of(source: R) -> Self {
+        Self { source, after_return: false, has_ended: false }
+    }
+}
+
+impl<R: Read> Read for Lines<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while !self.has_ended && !buffer.is_empty() {
+            let length = self.source.read(buffer)?;
+            if length == 0 {
+                self.has_ended = true;
+                buffer[0] = b'\n';
+                return Ok(1);
+            }
+            let mut kept = 0;
+            for n in 0..length {
+                let byte = buffer[n];
+                let is_second = byte == b'\n' && self.after_return;
+                self.after_return = byte == b'\r';
+                if !is_second {
+                    buffer[kept] = if byte == b'\r' { b'\n' } else { byte };
+                    kept += 1;
+                }
+            }
+            if kept > 0 {
+                return Ok(kept);
+            }
+        }
+        Ok(0)
+    }
 }
 
 /// The trip of a row, or why it is none.

@@ -78,6 +78,16 @@ fn a_row_that_is_no_trip_is_left_out_with_its_reason() {
 }
 
 #[test]
+fn the_line_of_a_row_is_that_of_the_file() {
+    let text = format!("{HEADER}{GOOD}\n\nx,\"a\nb\"\n\ny");
+    for end in ["\n", "\r\n", "\r"] {
+        let reasons = parse(text.replace('\n', end)).left_out.reasons;
+        let lines: Vec<_> = reasons.iter().map(|reason| reason.split(':').next().unwrap()).collect();
+        assert_eq!(lines, ["line 5", "line 8"], "{end:?}");
+    }
+}
+
+#[test]
 fn what_must_be_known_depends_on_the_use() {
     let here = "2015-01-01T00:06:32Z,40.7,-73.9,40.7,-73.9\n";
     assert_eq!(parse(format!("{HEADER}{here}")).requests.len(), 1);
