@@ -14,7 +14,7 @@ use streams::Position;
 
 use crate::evaluate::{DETOUR, Outcome, Served, Trial, Trip, beginnings, drive_s, gini, ride_ms, waits};
 
-/// The most trips. Time grows with their number n as n² · 3ⁿ: 12 take a second or two.
+/// The most trips. Time grows with their number n as n² · 3ⁿ: 12 take a second at most.
 pub const TRIPS_MAX: usize = 12;
 /// The name in a report.
 pub const NAME: &str = "optimum";
