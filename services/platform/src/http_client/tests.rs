@@ -228,8 +228,11 @@ async fn of_an_endless_body_there_is_the_beginning() {
 /// Heads that come at once, with bodies that stop, break off, are too long, or are not what was asked for.
 #[tokio::test]
 async fn a_response_whose_body_counts_is_none_without_its_end() {
-    let endless =
-        format!("HTTP/1.1 200 x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{}", RESPONSE_MAX * 2, "x".repeat(RESPONSE_MAX * 2));
+    let endless = format!(
+        "HTTP/1.1 200 x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{}",
+        RESPONSE_MAX * 2,
+        "x".repeat(RESPONSE_MAX * 2)
+    );
     let cases = [
         ("HTTP/1.1 200 x\r\ncontent-length: 60\r\n\r\nhalf".to_owned(), true, "timeout"),
         ("HTTP/1.1 200 x\r\ncontent-length: 60\r\n\r\nhalf".to_owned(), false, "connection"),
