@@ -140,7 +140,7 @@ fn few(count: u32, seed: u32) -> Vec<Trip> {
 }
 
 fn small(drivers: u32, seed: u32) -> Trial {
-    let (radius_m, radius_max_m) = if seed % 2 == 0 { (3_000.0, 3_000.0) } else { (1_500.0, 4_000.0) };
+    let (radius_m, radius_max_m) = if seed.is_multiple_of(2) { (3_000.0, 3_000.0) } else { (1_500.0, 4_000.0) };
     Trial { radius_m, radius_max_m, patience_s: 400, seed: seed.into(), ..trial(drivers) }
 }
 
