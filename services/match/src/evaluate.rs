@@ -1,8 +1,8 @@
 //! A policy on trial: recorded trips are asked for again, in simulated time, of the engine itself ([`engine::step`], its grid and
 //! its policy), with a fleet that drives as the crow flies times [`DETOUR`]. Pure: the same trial has the same result.
 //!
-//! Drivers begin at drop-offs drawn by the seed, accept every offer at once, drive to the pickup and then to the drop-off, and
-//! wait where they end. Passengers leave when their patience is over.
+//! Drivers begin at drop-offs drawn by the seed, accept an offer at once, decline it after [`DECLINE_MS`] or miss it ([`Answers`]), drive to the
+//! pickup and then to the drop-off, and wait where they end. Passengers leave when their patience is over.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -11,18 +11,22 @@ use std::sync::Arc;
 use chrono::{DateTime, Duration, Utc};
 use geospatial::newest::Fix;
 use pricing::market::Markets;
-use streams::event::{LocationUpdate, MatchAccepted, MatchFound, RideEvent, UserBeacon, UserFinder};
-use streams::{Event, MatchId, Position, RequestId, RideId, RideStatus, UserId, VehicleType};
+use streams::event::{
+    LocationUpdate, MatchAccepted, MatchFound, MatchRejected, RejectReason, RideEvent, UserBeacon, UserFinder,
+};
+use streams::{Event, MatchId, Position, RequestId, RideId, RideStatus, Service, UserId, VehicleType};
 use uuid::Uuid;
 
 use crate::engine::assign::{Assignment, Policy};
-use crate::engine::{self, Engine, Input, Rules};
+use crate::engine::{self, Engine, Input, Offer, Rules};
 use crate::positions::DriverPositions;
 
 /// The usual detour in a street network.
 pub const DETOUR: f64 = 1.3;
 const TICK_MS: i64 = 1_000;
 const HOUSEKEEPING_MS: i64 = 60_000;
+/// After this time a driver says no.
+const DECLINE_MS: i64 = 3_000;
 
 /// A trip that somebody took.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,6 +48,22 @@ pub struct Trial {
     pub patience_s: u32,
     pub window: Duration,
     pub seed: u64,
+    pub answers: Answers,
+}
+
+/// How drivers answer offers: these parts of them are declined, or run out without an answer; the rest are accepted. Each offer is drawn by the
+/// seed, the trip, the driver and how often this one was offered it: so it has the same answer under every policy.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Answers {
+    pub decline_rate: f64,
+    pub miss_rate: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Accept,
+    Decline,
+    Miss,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -56,7 +76,7 @@ pub struct Spread {
 /// What came of it. Times are of those who were matched.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    pub policy: Policy,
+    pub policy: &'static str,
     pub requests: usize,
     pub matched: usize,
     pub match_rate: f64,
@@ -85,10 +105,11 @@ pub fn evaluate(trips: &[Trip], trial: &Trial, policy: Policy) -> Outcome {
 enum Moment {
     /// Of a ride, by the number of its trip.
     End(usize),
+    /// Of an offer, by the number of its match.
+    Decline(u64),
     Request(usize),
     Leave(usize),
     Tick,
-    Housekeeping,
 }
 
 struct City<'a> {
@@ -98,7 +119,12 @@ struct City<'a> {
     positions: DriverPositions,
     agenda: BinaryHeap<Reverse<(i64, Moment)>>,
     ticking: bool,
+    housekeeping_at: i64,
     matches: u64,
+    /// By the number of the match, until the driver has said no.
+    declining: BTreeMap<u64, MatchFound>,
+    /// By trip and driver: how often.
+    offered: BTreeMap<(usize, UserId), u64>,
     /// By trip: the match, when it was found, and the seconds to the pickup.
     found: BTreeMap<usize, (MatchFound, i64, f64)>,
     busy_s: BTreeMap<UserId, f64>,
@@ -123,6 +149,26 @@ fn next_number(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// Where the drivers of a trial begin: at drop-offs drawn by the seed.
+pub fn beginnings<'a>(trips: &'a [Trip], trial: &Trial) -> impl Iterator<Item = Position> + use<'a> {
+    let (mut state, drivers) = (trial.seed, trial.drivers);
+    (0..drivers).filter_map(move |_| {
+        let at = next_number(&mut state) % (trips.len().max(1) as u64);
+        Some(trips.get(usize::try_from(at).ok()?)?.dropoff)
+    })
+}
+
+/// How long (s) a driver needs to the pickup, and from there to the drop-off.
+pub(crate) fn drive_s(from: &Position, pickup: &Position, dropoff: &Position, trial: &Trial) -> (f64, f64) {
+    let seconds = |from: &Position, to: &Position| from.distance_m(to) * DETOUR / trial.speed_mps;
+    (seconds(from, pickup), seconds(pickup, dropoff))
+}
+
+/// How long (ms) a ride takes that is accepted.
+pub(crate) fn ride_ms((eta_s, trip_s): (f64, f64)) -> i64 {
+    ((eta_s + trip_s) * 1_000.0) as i64
+}
+
 impl<'a> City<'a> {
     fn new(trips: &'a [Trip], trial: &'a Trial, policy: Policy) -> Self {
         let rules = Rules {
@@ -144,24 +190,24 @@ impl<'a> City<'a> {
             positions: DriverPositions::default(),
             agenda: BinaryHeap::new(),
             ticking: false,
+            housekeeping_at: i64::MIN,
             matches: 0,
+            declining: BTreeMap::new(),
+            offered: BTreeMap::new(),
             found: BTreeMap::new(),
             busy_s: BTreeMap::new(),
             longest_wait_ms: 0,
             empty_m: 0.0,
         };
         let begin = trips.iter().map(|t| t.requested_at_ms).min().unwrap_or_default();
-        let mut state = trial.seed;
-        for n in 0..trial.drivers {
-            let at = next_number(&mut state) % (trips.len().max(1) as u64);
-            let Some(trip) = usize::try_from(at).ok().and_then(|at| trips.get(at)) else { continue };
-            let driver = UserId(id(1, n.into()));
+        for (n, location) in (0..).zip(beginnings(trips, trial)) {
+            let driver = UserId(id(1, n));
             city.busy_s.insert(driver, 0.0);
             let beacon = UserBeacon {
                 user_id: driver,
                 active: true,
                 vehicle_type: VehicleType::Car,
-                location: trip.dropoff,
+                location,
                 recorded_at: time(begin),
                 located_at: None,
                 device: None,
@@ -171,12 +217,17 @@ impl<'a> City<'a> {
         for (n, trip) in trips.iter().enumerate() {
             city.agenda.push(Reverse((trip.requested_at_ms, Moment::Request(n))));
         }
-        city.agenda.push(Reverse((begin + HOUSEKEEPING_MS, Moment::Housekeeping)));
+        city.housekeeping_at = begin + HOUSEKEEPING_MS;
         city
     }
 
     fn run(&mut self) {
         while let Some(Reverse((ms, moment))) = self.agenda.pop() {
+            // Between two moments nothing changes, however far apart they are: so not once a minute, but before the next moment.
+            if ms >= self.housekeeping_at {
+                self.step(ms, &[Input::Housekeeping]);
+                self.housekeeping_at = ms + HOUSEKEEPING_MS;
+            }
             match moment {
                 Moment::Request(n) => {
                     self.step(ms, &[Input::Finder(&self.finder(n, ms))]);
@@ -193,6 +244,7 @@ impl<'a> City<'a> {
                     }
                 }
                 Moment::End(n) => self.end_ride(n, ms),
+                Moment::Decline(number) => self.decline(number, ms),
                 Moment::Tick => {
                     self.step(ms, &[Input::Tick]);
                     self.ticking = self.engine.has_live_requests();
@@ -200,17 +252,11 @@ impl<'a> City<'a> {
                         self.agenda.push(Reverse((ms + TICK_MS, Moment::Tick)));
                     }
                 }
-                Moment::Housekeeping => {
-                    self.step(ms, &[Input::Housekeeping]);
-                    if !self.agenda.is_empty() {
-                        self.agenda.push(Reverse((ms + HOUSEKEEPING_MS, Moment::Housekeeping)));
-                    }
-                }
             }
         }
     }
 
-    /// A step, and the rides that begin with it.
+    /// A step, and the answers to the offers in it.
     fn step(&mut self, ms: i64, inputs: &[Input<'_>]) {
         let matches = &mut self.matches;
         let mut new_id = |_: &Assignment| {
@@ -220,9 +266,55 @@ impl<'a> City<'a> {
         let output = engine::step(&mut self.engine, inputs, &mut self.positions, time(ms), &mut new_id);
         for event in output.events {
             if let Event::MatchFound(found) = event {
-                self.begin_ride(found, ms);
+                match self.answer(&found) {
+                    Answer::Accept => self.begin_ride(found, ms),
+                    Answer::Decline => {
+                        let number = found.match_id.0.as_u64_pair().1;
+                        self.declining.insert(number, found);
+                        self.agenda.push(Reverse((ms + DECLINE_MS, Moment::Decline(number))));
+                    }
+                    // The engine ends it: it ticks while the passenger waits.
+                    Answer::Miss => {}
+                }
             }
         }
+    }
+
+    fn answer(&mut self, found: &MatchFound) -> Answer {
+        let Answers { decline_rate, miss_rate } = self.trial.answers;
+        if decline_rate <= 0.0 && miss_rate <= 0.0 {
+            return Answer::Accept;
+        }
+        let [trip, driver] = [found.request_id.0, found.driver_id.0].map(|id| id.as_u64_pair().1);
+        let times = self.offered.entry((usize::try_from(trip).unwrap_or_default(), found.driver_id)).or_default();
+        *times += 1;
+        let mut state = self.trial.seed;
+        for part in [trip, driver, *times] {
+            state = next_number(&mut state) ^ part;
+        }
+        let drawn = (next_number(&mut state) >> 11) as f64 / (1_u64 << 53) as f64;
+        match drawn {
+            _ if drawn < decline_rate => Answer::Decline,
+            _ if drawn < decline_rate + miss_rate => Answer::Miss,
+            _ => Answer::Accept,
+        }
+    }
+
+    /// Unless the passenger has left meanwhile.
+    fn decline(&mut self, number: u64, ms: i64) {
+        let Some(found) = self.declining.remove(&number) else { return };
+        if !self.engine.offers().get(&found.match_id).is_some_and(Offer::is_outstanding) {
+            return;
+        }
+        let declined = MatchRejected {
+            match_id: found.match_id,
+            request_id: found.request_id,
+            driver_id: found.driver_id,
+            passenger_id: found.passenger_id,
+            reason: RejectReason::Declined,
+            rejected_at: MatchRejected::time(Service::Users, time(ms)),
+        };
+        self.step(ms, &[Input::Rejected(&declined)]);
     }
 
     fn begin_ride(&mut self, found: MatchFound, ms: i64) {
@@ -237,15 +329,13 @@ impl<'a> City<'a> {
             vehicle_type: found.vehicle_type,
             accepted_at: time(ms),
         };
-        let to_pickup_m = found.driver_location.distance_m(&found.pickup) * DETOUR;
-        let trip_m = found.pickup.distance_m(&found.dropoff) * DETOUR;
-        let (eta_s, trip_s) = (to_pickup_m / self.trial.speed_mps, trip_m / self.trial.speed_mps);
-        self.empty_m += to_pickup_m;
+        let (eta_s, trip_s) = drive_s(&found.driver_location, &found.pickup, &found.dropoff, self.trial);
+        self.empty_m += found.driver_location.distance_m(&found.pickup) * DETOUR;
         *self.busy_s.entry(found.driver_id).or_default() += trip_s;
         self.longest_wait_ms = self.longest_wait_ms.max(ms - self.trips[n].requested_at_ms);
         let pickup = ride(n, &found, RideStatus::Pickup, ms);
         self.found.insert(n, (found, ms, eta_s));
-        self.agenda.push(Reverse((ms + ((eta_s + trip_s) * 1_000.0) as i64, Moment::End(n))));
+        self.agenda.push(Reverse((ms + ride_ms((eta_s, trip_s)), Moment::End(n))));
         self.step(ms, &[Input::Accepted(&accepted), Input::Ride(&pickup)]);
     }
 
@@ -282,21 +372,44 @@ impl<'a> City<'a> {
     }
 
     fn outcome(&self, policy: Policy) -> Outcome {
-        let wait_s = |n: &usize, ms: i64| (ms - self.trips[*n].requested_at_ms) as f64 / 1_000.0;
-        let each =
-            |of: &dyn Fn(&usize, i64, f64) -> f64| spread(self.found.iter().map(|(n, (_, ms, eta))| of(n, *ms, *eta)));
+        let served = self.found.iter().map(|(n, (_, found_at_ms, eta_s))| Served {
+            trip: *n,
+            found_at_ms: *found_at_ms,
+            eta_s: *eta_s,
+        });
         Outcome {
-            policy,
-            requests: self.trips.len(),
-            matched: self.found.len(),
-            match_rate: self.found.len() as f64 / self.trips.len().max(1) as f64,
-            pickup_eta_s: each(&|_, _, eta| eta),
-            match_wait_s: each(&|n, ms, _| wait_s(n, ms)),
-            total_wait_s: each(&|n, ms, eta| wait_s(n, ms) + eta),
             longest_wait_s: self.longest_wait_ms as f64 / 1_000.0,
             empty_km: self.empty_m / 1_000.0,
             gini: gini(self.busy_s.values().copied()),
+            ..waits(policy.as_str(), self.trips, &served.collect::<Vec<_>>())
         }
+    }
+}
+
+/// A passenger who was matched.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Served {
+    /// By its number.
+    pub(crate) trip: usize,
+    pub(crate) found_at_ms: i64,
+    pub(crate) eta_s: f64,
+}
+
+/// An outcome with what follows from those who were matched; the rest is zero.
+pub(crate) fn waits(policy: &'static str, trips: &[Trip], served: &[Served]) -> Outcome {
+    let wait_s = |s: &Served| (s.found_at_ms - trips[s.trip].requested_at_ms) as f64 / 1_000.0;
+    let each = |of: &dyn Fn(&Served) -> f64| spread(served.iter().map(of));
+    Outcome {
+        policy,
+        requests: trips.len(),
+        matched: served.len(),
+        match_rate: served.len() as f64 / trips.len().max(1) as f64,
+        pickup_eta_s: each(&|s| s.eta_s),
+        match_wait_s: each(&wait_s),
+        total_wait_s: each(&|s| wait_s(s) + s.eta_s),
+        longest_wait_s: 0.0,
+        empty_km: 0.0,
+        gini: 0.0,
     }
 }
 
@@ -331,12 +444,17 @@ fn ride(n: usize, found: &MatchFound, status: RideStatus, ms: i64) -> RideEvent 
     }
 }
 
+/// The sum; of nothing 0, where `Iterator::sum` has -0.
+pub(crate) fn sum(values: impl IntoIterator<Item = f64>) -> f64 {
+    values.into_iter().fold(0.0, |sum, value| sum + value)
+}
+
 /// The mean and two percentiles (nearest rank); zeros of nothing.
 pub(crate) fn spread(values: impl Iterator<Item = f64>) -> Spread {
     let mut sorted: Vec<f64> = values.collect();
     sorted.sort_unstable_by(f64::total_cmp);
     let rank = |percent: usize| sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied();
-    let mean = sorted.iter().sum::<f64>() / sorted.len().max(1) as f64;
+    let mean = sum(sorted.iter().copied()) / sorted.len().max(1) as f64;
     Spread { mean, p50: rank(50).unwrap_or_default(), p95: rank(95).unwrap_or_default() }
 }
 
@@ -344,10 +462,12 @@ pub(crate) fn spread(values: impl Iterator<Item = f64>) -> Spread {
 pub(crate) fn gini(values: impl Iterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.collect();
     sorted.sort_unstable_by(f64::total_cmp);
-    let (n, sum) = (sorted.len() as f64, sorted.iter().sum::<f64>());
-    if sum <= 0.0 {
+    let (n, total) = (sorted.len() as f64, sum(sorted.iter().copied()));
+    if total <= 0.0 {
         return 0.0;
     }
-    let ranked: f64 = sorted.iter().enumerate().map(|(i, value)| (i + 1) as f64 * value).sum();
-    2.0 * ranked / (n * sum) - (n + 1.0) / n
+    let ranked = sum(sorted.iter().enumerate().map(|(i, value)| (i + 1) as f64 * value));
+    // Of equal shares the difference of two rounded numbers, on either side of 0.
+    let gini = 2.0 * ranked / (n * total) - (n + 1.0) / n;
+    if gini > 0.0 { gini } else { 0.0 }
 }

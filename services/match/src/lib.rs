@@ -18,6 +18,7 @@ mod inputs;
 mod leader;
 pub mod lease;
 mod missed_offers;
+pub mod optimum;
 mod owners;
 pub mod positions;
 pub mod record;

@@ -56,6 +56,15 @@ pub enum Protocol {
     Http2,
 }
 
+/// How much of a response there must be, for it to be one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needed {
+    /// What comes late, breaks off or has no end is cut.
+    Head,
+    /// With the end of the body and the trailers.
+    Whole,
+}
+
 type HttpClientOf<C> = Client<C, Body>;
 type HttpsClient = HttpClientOf<HttpsConnector<HttpConnector<Resolver>>>;
 
@@ -80,6 +89,9 @@ pub enum HttpClientError {
     /// The request could not be sent, or the connection ended before the response.
     #[error("{0}")]
     Connection(String),
+    /// The server answered, and not what it is there for. Only of [`HttpClient::send_and_read`].
+    #[error("{0}")]
+    Unusable(String),
     /// Nothing was sent.
     #[error("has not answered for a while: nothing is sent to it")]
     CircuitOpen,
@@ -97,6 +109,7 @@ impl HttpClientError {
         match self {
             Self::Timeout(_) => "timeout",
             Self::NoCertificates(_) | Self::Connection(_) => "connection",
+            Self::Unusable(_) => "unusable",
             Self::CircuitOpen => "circuit_open",
             Self::NotPublic | Self::NoHost => "refused",
         }
@@ -131,12 +144,47 @@ impl HttpClient {
     }
 
     /// Sends a request to an absolute URI and returns the response, whatever its status. Of a body that is longer than
-    /// [`RESPONSE_MAX`], or that does not end within the wait, there is only the beginning. Trailers are among the headers.
+    /// [`RESPONSE_MAX`], that breaks off, or that does not end within the wait, there is only the beginning: this is for those to whom
+    /// the head says all. Trailers are among the headers.
     ///
     /// # Errors
     /// [`HttpClientError`] if the head of the response has not come within the purpose's wait, connecting and all tries included.
     pub async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpClientError> {
-        let sent = self.send_with_retries(&request).await;
+        self.send_as(&request, Needed::Head, &|_| Ok(())).await.map(|(response, ())| response)
+    }
+
+    /// The same for those to whom the body or the trailers say what came of it: without its end there is no answer.
+    ///
+    /// # Errors
+    /// [`HttpClientError`] if the whole response has not come within the purpose's wait, or is longer than [`RESPONSE_MAX`].
+    pub async fn send_for_whole(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpClientError> {
+        self.send_as(&request, Needed::Whole, &|_| Ok(())).await.map(|(response, ())| response)
+    }
+
+    /// Returns what `read` makes of the whole response. What it refuses counts against the server as an error of its own (5xx) does,
+    /// which `read` does not see.
+    ///
+    /// # Errors
+    /// As [`send_for_whole`](Self::send_for_whole), and [`HttpClientError::Unusable`].
+    pub async fn send_and_read<T>(
+        &self,
+        request: Request<Bytes>,
+        read: impl Fn(&Response<Bytes>) -> Result<T, String>,
+    ) -> Result<T, HttpClientError> {
+        let usable = |response: &Response<Bytes>| match response.status() {
+            status if status.is_server_error() => Err(format!("answered {status}")),
+            _ => read(response),
+        };
+        self.send_as(&request, Needed::Whole, &usable).await.map(|(_, answer)| answer)
+    }
+
+    async fn send_as<T>(
+        &self,
+        request: &Request<Bytes>,
+        needed: Needed,
+        read: &impl Fn(&Response<Bytes>) -> Result<T, String>,
+    ) -> Result<(Response<Bytes>, T), HttpClientError> {
+        let sent = self.send_with_retries(request, needed, read).await;
         if let Err(error @ (HttpClientError::NotPublic | HttpClientError::NoHost | HttpClientError::CircuitOpen)) =
             &sent
         {
@@ -145,7 +193,12 @@ impl HttpClient {
         sent
     }
 
-    async fn send_with_retries(&self, request: &Request<Bytes>) -> Result<Response<Bytes>, HttpClientError> {
+    async fn send_with_retries<T>(
+        &self,
+        request: &Request<Bytes>,
+        needed: Needed,
+        read: &impl Fn(&Response<Bytes>) -> Result<T, String>,
+    ) -> Result<(Response<Bytes>, T), HttpClientError> {
         let uri = request.uri();
         let known = uri.scheme() == Some(&Scheme::HTTP) || uri.scheme() == Some(&Scheme::HTTPS);
         let host = uri.authority().filter(|authority| known && !authority.host().is_empty());
@@ -160,20 +213,28 @@ impl HttpClient {
             if !self.circuits.admits(host) {
                 return Err(HttpClientError::CircuitOpen);
             }
-            let tried = self.try_once(request, until).await;
-            let again = match &tried {
+            let answered = self.try_once(request, until, needed).await;
+            let again = match &answered {
                 Ok(response) => is_overloaded(response.status()),
                 Err(error) => matches!(error, HttpClientError::Connection(_)),
             };
-            match &tried {
-                Err(HttpClientError::NotPublic) => {}
-                Ok(response) if !response.status().is_server_error() => self.circuits.succeeded(host),
+            let status = answered.as_ref().ok().map(Response::status);
+            let tried = answered.and_then(|response| match read(&response) {
+                Ok(answer) => Ok((response, answer)),
+                Err(why) => Err(HttpClientError::Unusable(why)),
+            });
+            match (&tried, status) {
+                (Err(HttpClientError::NotPublic), _) => {}
+                (Ok(_), Some(status)) if !status.is_server_error() => self.circuits.succeeded(host),
                 _ => self.circuits.failed(host),
             }
-            match &tried {
-                Ok(response) => self.circuits.count(class(response.status())),
-                Err(HttpClientError::NotPublic) => {}
-                Err(error) => self.circuits.count(error.outcome()),
+            match (&tried, status) {
+                (Err(HttpClientError::NotPublic), _) => {}
+                // An error of the server itself is counted as what it is.
+                (Err(error), status) if status.is_none_or(|status| !status.is_server_error()) => {
+                    self.circuits.count(error.outcome());
+                }
+                (_, status) => status.into_iter().for_each(|status| self.circuits.count(class(status))),
             }
             if !again || tries >= self.purpose.tries || Instant::now() + pause >= until {
                 return tried;
@@ -184,13 +245,25 @@ impl HttpClient {
         }
     }
 
-    async fn try_once(&self, request: &Request<Bytes>, until: Instant) -> Result<Response<Bytes>, HttpClientError> {
-        let timeout = HttpClientError::Timeout(self.purpose.wait);
+    async fn try_once(
+        &self,
+        request: &Request<Bytes>,
+        until: Instant,
+        needed: Needed,
+    ) -> Result<Response<Bytes>, HttpClientError> {
+        let timeout = || HttpClientError::Timeout(self.purpose.wait);
         let (mut head, mut body) =
-            timeout_at(until, self.request(request)?).await.map_err(|_| timeout)?.map_err(from_client)?.into_parts();
+            timeout_at(until, self.request(request)?).await.map_err(|_| timeout())?.map_err(from_client)?.into_parts();
         let mut read = Vec::new();
-        // The head has the decision; a body that is late or endless is cut.
-        while let Ok(Some(Ok(frame))) = timeout_at(until, body.frame()).await {
+        loop {
+            let frame = match (timeout_at(until, body.frame()).await, needed) {
+                (Ok(None), _) | (Err(_) | Ok(Some(Err(_))), Needed::Head) => break,
+                (Ok(Some(Ok(frame))), _) => frame,
+                (Err(_), Needed::Whole) => return Err(timeout()),
+                (Ok(Some(Err(error))), Needed::Whole) => {
+                    return Err(HttpClientError::Connection(format!("the response broke off: {error}")));
+                }
+            };
             let data = match frame.into_data() {
                 Ok(data) => data,
                 // Of gRPC the outcome is in the trailers.
@@ -199,8 +272,12 @@ impl HttpClient {
                     continue;
                 }
             };
-            read.extend_from_slice(&data[..data.len().min(RESPONSE_MAX - read.len())]);
-            if read.len() == RESPONSE_MAX {
+            let room = RESPONSE_MAX - read.len();
+            if needed == Needed::Whole && data.len() > room {
+                return Err(HttpClientError::Unusable(format!("the response is longer than {RESPONSE_MAX} bytes")));
+            }
+            read.extend_from_slice(&data[..data.len().min(room)]);
+            if needed == Needed::Head && read.len() == RESPONSE_MAX {
                 break;
             }
         }

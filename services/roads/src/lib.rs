@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::http::{StatusCode, Uri};
+use axum::body::Bytes;
+use axum::http::{Response, StatusCode, Uri};
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 use platform::breaker::Rules;
@@ -22,6 +23,7 @@ use streams::Position;
 use tokio::time::{Instant, timeout_at};
 
 use crate::cache::Cache;
+use crate::osrm::Answer;
 pub use crate::way::{Leg, Road, Way, WayKey};
 
 /// The longest wait for road times, for all ways of one call together.
@@ -129,23 +131,19 @@ impl Roads {
             Ok(request) => request,
             Err(error) => return log_failure(&error.to_string()),
         };
-        let answer = match self.client.send(request).await {
-            Ok(response) => {
-                // An error of the server itself counts in the circuit breaker.
-                if !response.status().is_server_error() {
-                    self.answers.record(osrm::is_answer(response.body()), response.status());
-                }
-                osrm::read(response.body(), batch)
-            }
-            Err(error) => Err(error.to_string()),
+        // An answer that cannot be used counts in the circuit breaker, as none and an error of the server itself do.
+        let read = |response: &Response<Bytes>| {
+            self.answers.record(osrm::is_answer(response.body()), response.status());
+            osrm::read(response.body(), batch)
         };
-        match answer {
-            Ok(roads) => self.with_cache(|cache| {
+        match self.client.send_and_read(request, read).await {
+            Ok(Answer::Roads(roads)) => self.with_cache(|cache| {
                 for (way, road) in batch.iter().zip(roads) {
                     cache.put(way, road, now);
                 }
             }),
-            Err(error) => log_failure(&error),
+            Ok(Answer::Refused(why)) => log_failure(&why),
+            Err(error) => log_failure(&error.to_string()),
         }
     }
 
@@ -200,6 +198,7 @@ mod tests {
     use axum::extract::State;
     use axum::routing::get;
     use streams::memory::MemoryBus;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -277,5 +276,53 @@ mod tests {
         let right = Roads { answers: wrong.answers.clone(), ..right };
         while right.way(way.from, way.to).await.is_none() {}
         assert_eq!(state(), "closed");
+    }
+    /// One that hangs after the head, one whose answers cannot be, one that is no routing server, and one that has no road here.
+    #[tokio::test]
+    async fn whatever_cannot_be_used_opens_the_circuit_and_a_refusal_does_not() {
+        let huge = r#"{"code":"Ok","routes":[{"distance":1000,"duration":1e9}]}"#;
+        let far = r#"{"code":"NoSegment","message":"Could not find a matching segment for coordinate 0"}"#;
+        for (head, body, is_open, is_foreign) in [
+            ("200", None, true, false),
+            ("200", Some(huge), true, false),
+            ("200", Some("<html>hi</html>"), true, true),
+            ("404", Some("<html>hi</html>"), true, true),
+            ("400", Some(far), false, false),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            tokio::spawn(async move {
+                let mut open = Vec::new();
+                loop {
+                    let (mut socket, _) = listener.accept().await.unwrap();
+                    let _ = socket.read(&mut [0; 4_096]).await;
+                    let length = body.map_or(60, str::len);
+                    let text = format!(
+                        "HTTP/1.1 {head} x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{}",
+                        body.unwrap_or_default()
+                    );
+                    let _ = socket.write_all(text.as_bytes()).await;
+                    // It hangs, and does not close.
+                    open.extend(body.is_none().then_some(socket));
+                }
+            });
+            // On a slow machine an answer may come too late, which opens the circuit, too, and says nothing of the server.
+            let answers = if is_foreign { "not of a routing server" } else { "closed" };
+            let expected = (if is_open { "open" } else { "closed" }, answers);
+            let mut found = ("", "");
+            for _ in 0..50 {
+                let platform = platform();
+                let roads = Roads::new(&platform, &url);
+                for way in ways(4) {
+                    assert_eq!(roads.way(way.from, way.to).await, None, "{body:?}");
+                }
+                let state = |name| platform.health.breakers().into_iter().find(|(of, _)| *of == name).unwrap().1;
+                found = (state("routing"), state("routing answers"));
+                if found == expected || is_open && found.0 != "open" {
+                    break;
+                }
+            }
+            assert_eq!(found, expected, "{body:?}");
+        }
     }
 }

@@ -48,18 +48,30 @@ struct Route {
     duration: f64,
 }
 
-/// What a response says of `batch`, in its order. A duration that is null is a way without a road.
+/// What a routing server says.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Answer {
+    /// Of each way of the batch, in its order. A duration that is null is a way without a road.
+    Roads(Vec<Road>),
+    /// Nothing of these ways, for this reason; it may of others.
+    Refused(String),
+}
+
+/// What a response says of `batch`.
 ///
 /// # Errors
-/// What is wrong with the response.
-pub(crate) fn read(body: &[u8], batch: &[Way]) -> Result<Vec<Road>, String> {
+/// Why the response is none of a routing server that works, whatever it was asked.
+pub(crate) fn read(body: &[u8], batch: &[Way]) -> Result<Answer, String> {
     let response: Response =
         serde_json::from_slice(body).map_err(|error| format!("the response cannot be parsed: {error}"))?;
     match response.code.as_str() {
-        "Ok" if batch.len() == 1 => read_route(&response),
-        "Ok" => read_table(&response, batch),
-        "NoRoute" if batch.len() == 1 => Ok(vec![Road::None]),
-        code => Err(format!("{code}: {}", response.message.unwrap_or_default())),
+        "Ok" if batch.len() == 1 => read_route(&response).map(Answer::Roads),
+        "Ok" => read_table(&response, batch).map(Answer::Roads),
+        "NoRoute" if batch.len() == 1 => Ok(Answer::Roads(vec![Road::None])),
+        code => {
+            let reason = format!("{code}: {}", response.message.unwrap_or_default());
+            if WRONG_PATH.contains(&code) { Err(reason) } else { Ok(Answer::Refused(reason)) }
+        }
     }
 }
 
@@ -134,8 +146,9 @@ mod tests {
         let batch = &batch()[..1];
         let read = |text: &str| super::read(text.as_bytes(), batch);
         let route = r#"{"code":"Ok","routes":[{"distance":900.123,"duration":120.5,"legs":[]}],"waypoints":[]}"#;
-        assert_eq!(read(route).unwrap(), [Road::Leg(Leg { distance_m: 900.12, duration_s: 120.5 })]);
-        assert_eq!(read(r#"{"code":"NoRoute","message":"Impossible route"}"#).unwrap(), [Road::None]);
+        let roads = |road| Ok(Answer::Roads(vec![road]));
+        assert_eq!(read(route), roads(Road::Leg(Leg { distance_m: 900.12, duration_s: 120.5 })));
+        assert_eq!(read(r#"{"code":"NoRoute","message":"Impossible route"}"#), roads(Road::None));
         assert!(read(r#"{"code":"Ok","routes":[]}"#).unwrap_err().contains("no route"));
     }
 
@@ -152,7 +165,10 @@ mod tests {
     #[test]
     fn a_response_is_read_whole_or_refused() {
         let batch = batch();
-        let read = |text: &str| super::read(text.as_bytes(), &batch);
+        let read = |text: &str| match super::read(text.as_bytes(), &batch)? {
+            Answer::Roads(roads) => Ok(roads),
+            Answer::Refused(reason) => Err(format!("refused, {reason}")),
+        };
         let leg = |distance_m, duration_s| Road::Leg(Leg { distance_m, duration_s });
         let both =
             r#"{"code":"Ok","durations":[[120.5],[null]],"distances":[[900.1],[null]],"sources":[],"destinations":[]}"#;
@@ -160,7 +176,8 @@ mod tests {
         let no_distances = read(r#"{"code":"Ok","durations":[[0],[1]]}"#).unwrap();
         assert!(matches!(no_distances[1], Road::Leg(leg) if leg.distance_m > 1_000.0 && leg.duration_s == 1.0));
         for (text, reason) in [
-            (r#"{"code":"NoTable","message":"no"}"#, "NoTable: no"),
+            (r#"{"code":"NoTable","message":"no"}"#, "refused, NoTable: no"),
+            (r#"{"code":"InvalidUrl","message":"no"}"#, "InvalidUrl: no"),
             (r#"{"code":"Ok"}"#, "no durations"),
             (r#"{"code":"Ok","durations":[[1]]}"#, "1 rows"),
             (r#"{"code":"Ok","durations":[[1],[1,2]]}"#, "rows"),
@@ -169,6 +186,7 @@ mod tests {
             ("<html>", "cannot be parsed"),
         ] {
             let error = read(text).unwrap_err();
+            assert!(error.starts_with("refused") == reason.starts_with("refused"), "{text}: {error}");
             assert!(error.contains(reason), "{text}: {error}");
         }
     }

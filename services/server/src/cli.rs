@@ -16,6 +16,7 @@ use crate::commands::simulate::{City, Stay};
 use crate::commands::sos::SosAction;
 use crate::commands::streams::StreamsAction;
 use crate::commands::{api, audit, dead_letters, dispatch, markets, misbehave, run, simulate, sos, streams};
+use crate::output::outln;
 use crate::settings::Settings;
 
 /// An event-driven ride-sharing backend: users, match, rides and location over NATS JetStream. Without a command it runs all services in this
@@ -131,7 +132,7 @@ impl Cli {
                 simulate::demo(settings, &city, stays).await
             }
             Some(Command::Simulate { url, rides_url, city }) => simulate::simulate(url, rides_url, &city).await,
-            Some(Command::Api { action }) => Ok(api::run(action)),
+            Some(Command::Api { action }) => api::run(action),
             Some(Command::Streams { action }) => streams::run(&settings, action).await,
             Some(Command::Audit { action }) => audit::run(&settings, &action).await,
             Some(Command::DeadLetters { action }) => dead_letters::run(&settings, &action).await,
@@ -140,7 +141,7 @@ impl Cli {
             Some(Command::Sos { action }) => sos::run(&settings, &action).await,
             Some(Command::Migrate { role_prefix }) => {
                 app::migrate(&settings, role_prefix.as_deref()).await?;
-                println!("all schemas are up to date");
+                outln!("all schemas are up to date")?;
                 Ok(ExitCode::SUCCESS)
             }
         }

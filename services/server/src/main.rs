@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use server::cli::Cli;
+use server::output::note;
 use server::settings::LogFormat;
 use tracing_subscriber::EnvFilter;
 
@@ -13,20 +14,20 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Err(error) = start_logging(cli.log(), cli.settings.log_format) {
-        eprintln!("rideshare: RUST_LOG: {error}");
+        note(format_args!("rideshare: RUST_LOG: {error}\n"));
         return ExitCode::from(2);
     }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("rideshare: no runtime: {error}");
+            note(format_args!("rideshare: no runtime: {error}\n"));
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(cli.run()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("rideshare: {error:#}");
+            note(format_args!("rideshare: {error:#}\n"));
             ExitCode::FAILURE
         }
     }

@@ -30,7 +30,7 @@ mod transport;
 pub use config::{Config, Faults};
 pub use observation::Observation;
 pub use position::Position;
-pub use requests::{Request, Trips, read_requests};
+pub use requests::{LeftOut, RIDE_MIN_M, Request, Trips, Usable, read_requests};
 pub use run::run;
 pub use statistics::Distribution;
 pub use summary::Summary;

@@ -38,7 +38,7 @@ pub async fn run(config: Config) -> Result<Summary> {
     let start = clock::now();
     let end = start + config.time_limit;
     let closing_at = end - config.reserved_for_wind_down();
-    let skipped_trips = config.requests.as_ref().map_or(0, |trips| trips.skipped as u64);
+    let skipped_trips = config.requests.as_ref().map_or(0, |trips| trips.left_out.rows as u64);
     let (phase, phases) = watch::channel(Phase::Open);
     let city = Arc::new(City::new(config, phases, start)?);
     let mut progress = city.config.progress.then(|| Progress::new(start));

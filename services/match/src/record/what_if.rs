@@ -22,7 +22,7 @@ use super::replay::{Replay, RulesByVersion};
 use super::{Entry, Kind};
 use crate::engine::assign::{Assignment, Policy};
 use crate::engine::{self, Border, Input, Offer, Rules, StepOutput};
-use crate::evaluate::{DETOUR, Outcome, gini, spread};
+use crate::evaluate::{DETOUR, Outcome, gini, spread, sum};
 use crate::positions::DriverPositions;
 use crate::zones::Zone;
 
@@ -112,16 +112,23 @@ impl Tally {
         self.drivers.extend(output.rows.drivers.iter().filter(|row| row.active).map(|row| row.user_id));
     }
 
+    /// The offers that were made for the searches.
+    fn offers(&self) -> impl Iterator<Item = &MatchFound> {
+        self.found.values().filter(|e| self.opened.contains_key(&e.request_id))
+    }
+
     /// The searches that were matched: when they began, and with what.
     fn matched(&self) -> impl Iterator<Item = (DateTime<Utc>, &MatchFound)> {
         self.accepted.iter().filter_map(|(id, of)| Some((*self.opened.get(id)?, self.found.get(of)?)))
     }
 
-    /// Rides that begin before another one of their driver has ended.
+    /// Rides, since `since`, that begin before another one of their driver has ended.
     fn twice(&self) -> usize {
         let mut rides: Vec<_> = self.rides.values().collect();
         rides.sort_unstable();
-        let overlap = |pair: &[&Ridden]| pair[0].0 == pair[1].0 && pair[0].2.is_none_or(|end| pair[1].1 < end);
+        let overlap = |pair: &[&Ridden]| {
+            pair[0].0 == pair[1].0 && pair[1].1 >= self.since && pair[0].2.is_none_or(|end| pair[1].1 < end)
+        };
         rides.windows(2).filter(|pair| overlap(pair)).count()
     }
 
@@ -137,7 +144,7 @@ impl Tally {
             *busy_s.entry(e.driver_id).or_default() += e.pickup.distance_m(&e.dropoff) * DETOUR;
         }
         Outcome {
-            policy,
+            policy: policy.as_str(),
             requests: self.opened.len(),
             matched,
             match_rate: matched as f64 / self.opened.len().max(1) as f64,
@@ -145,7 +152,7 @@ impl Tally {
             match_wait_s: each(&|at, e| seconds(at, e.found_at)),
             total_wait_s: each(&|at, e| seconds(at, e.found_at) + e.pickup_eta_s),
             longest_wait_s: waits.chain(given_up).fold(0.0, f64::max),
-            empty_km: self.matched().map(|(_, e)| e.pickup_distance_m).sum::<f64>() / 1_000.0,
+            empty_km: sum(self.matched().map(|(_, e)| e.pickup_distance_m)) / 1_000.0,
             gini: gini(busy_s.into_values()),
         }
     }
@@ -258,9 +265,9 @@ pub struct Report {
     pub what_if: Outcome,
     /// Zones that matched, each run by itself.
     pub zones: usize,
-    /// Rides of the other policy that begin before another one of their driver has ended: two zones had the same driver.
+    /// Rides of the other policy, since then, that begin before another one of their driver has ended: two zones had the same driver.
     pub twice: usize,
-    /// Offers of the other policy, and those of them that were made in the same step to the same driver.
+    /// Offers of the other policy for these searches, and those of them that were made in the same step to the same driver.
     pub offers: usize,
     pub same_offers: usize,
     /// After how long an offer that was never made is accepted.
@@ -312,7 +319,8 @@ pub struct WhatIf {
     tally: Tally,
     from: Option<DateTime<Utc>>,
     fresh: u64,
-    same_offers: usize,
+    /// Offers that were made, too, in the same step to the same driver.
+    same_offers: BTreeSet<MatchId>,
 }
 
 impl WhatIf {
@@ -334,7 +342,7 @@ impl WhatIf {
             tally,
             from: None,
             fresh: 0,
-            same_offers: 0,
+            same_offers: BTreeSet::new(),
         }
     }
 
@@ -403,9 +411,7 @@ impl WhatIf {
         self.set_policy(&mut replay);
         let inputs = self.translated(&replay, &step);
         for id in lost_in(&inputs) {
-            if self.tally.found.remove(id).is_some() {
-                self.same_offers -= 1;
-            }
+            self.tally.found.remove(id);
         }
         let inputs: Vec<Input<'_>> = inputs.iter().map(RecordedInput::as_input).collect();
         self.run(&mut replay, &inputs, step.at, &step.match_ids);
@@ -481,7 +487,7 @@ impl WhatIf {
         for event in &output.events {
             let Event::MatchFound(e) = event else { continue };
             if self.lane.same.contains(&e.match_id) {
-                self.same_offers += 1;
+                self.same_offers.insert(e.match_id);
                 continue;
             }
             own += 1;
@@ -542,8 +548,8 @@ impl WhatIf {
             what_if: self.tally.outcome(self.policy),
             zones: self.happened.zones.len(),
             twice: self.tally.twice(),
-            offers: self.tally.found.len(),
-            same_offers: self.same_offers,
+            offers: self.tally.offers().count(),
+            same_offers: self.tally.offers().filter(|e| self.same_offers.contains(&e.match_id)).count(),
             answer_s: self.answer.num_milliseconds() as f64 / 1_000.0,
         }
     }

@@ -283,7 +283,10 @@ fn a_driver_learns_a_pickup_to_100_m_and_its_time_to_the_minute() {
 }
 
 fn what_if(entries: &[Entry], rules: &RulesByVersion, policy: Policy) -> Report {
-    let since = DateTime::<Utc>::MIN_UTC;
+    what_if_since(entries, rules, policy, DateTime::<Utc>::MIN_UTC)
+}
+
+fn what_if_since(entries: &[Entry], rules: &RulesByVersion, policy: Policy, since: DateTime<Utc>) -> Report {
     let mut happened = Happened::new(since);
     entries.iter().for_each(|entry| assert!(happened.entry(entry, rules)));
     let mut what_if = WhatIf::new(policy, happened);
@@ -335,10 +338,30 @@ fn another_policy_is_shown_beside_what_happened() {
         harness.line(line);
     }
     let report = what_if(&harness.recorded.entries, &by_version(), Policy::FirstCome);
-    assert_eq!((report.happened.policy, report.what_if.policy), (Policy::Batched, Policy::FirstCome));
+    assert_eq!((report.happened.policy, report.what_if.policy), ("batched", "first-come"));
     assert_eq!((report.happened.matched, report.what_if.requests), (2, 2));
     assert_eq!((report.what_if.matched, report.offers, report.same_offers), (2, 2, 0));
     assert!(report.what_if.pickup_eta_s.mean > report.happened.pickup_eta_s.mean + 60.0, "{report:?}");
+}
+
+/// The record begins before the time that was asked for: what was offered to earlier searches counts on neither side.
+#[test]
+fn offers_are_those_of_the_searches_that_count() {
+    let mut harness =
+        played(&["d1 on 0", "r1 p1 find 0", "m1 accept", "k1 pickup m1", "60 s", "k1 completed m1", "1 s"]);
+    let second = harness.now;
+    ["r2 p2 find 0", "m2 accept", "k2 pickup m2", "60 s", "k2 completed m2"]
+        .iter()
+        .for_each(|line| _ = harness.line(line));
+    let entries = &harness.recorded.entries;
+    for (since, searches) in [(DateTime::<Utc>::MIN_UTC, 2), (second, 1), (harness.now + Duration::hours(1), 0)] {
+        for policy in [Policy::Batched, Policy::FirstCome] {
+            let report = what_if_since(entries, &by_version(), policy, since);
+            assert_eq!((report.happened.requests, report.happened.matched), (searches, searches), "{report:?}");
+            assert_eq!((report.what_if.matched, report.offers, report.same_offers), (searches, searches, searches));
+            assert!([report.happened.empty_km, report.happened.gini].iter().all(|figure| figure.is_sign_positive()));
+        }
+    }
 }
 
 /// What became of offers of the other policy is not known after a break: it goes on from what happened.

@@ -225,6 +225,74 @@ async fn of_an_endless_body_there_is_the_beginning() {
     server.abort();
 }
 
+/// Heads that come at once, with bodies that stop, break off, are too long, or are not what was asked for.
+#[tokio::test]
+async fn a_response_whose_body_counts_is_none_without_its_end() {
+    let endless = format!(
+        "HTTP/1.1 200 x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{}",
+        RESPONSE_MAX * 2,
+        "x".repeat(RESPONSE_MAX * 2)
+    );
+    let cases = [
+        ("HTTP/1.1 200 x\r\ncontent-length: 60\r\n\r\nhalf".to_owned(), true, "timeout"),
+        ("HTTP/1.1 200 x\r\ncontent-length: 60\r\n\r\nhalf".to_owned(), false, "connection"),
+        (endless, true, "unusable"),
+        (response(200, "<html>"), false, "unusable"),
+        (response(500, "right"), false, "5xx"),
+        (response(200, "right"), false, "2xx"),
+    ];
+    for (text, stays_open, outcome) in cases {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url: Uri = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        let server = tokio::spawn(async move {
+            let mut open = Vec::new();
+            loop {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let mut head = [0; 4_096];
+                let _ = socket.read(&mut head).await;
+                let _ = socket.write_all(text.as_bytes()).await;
+                open.extend(stays_open.then_some(socket));
+            }
+        });
+        let platform = platform();
+        // Only for what never comes it is worth while to be quick: on a slow machine the others need their time.
+        let wait = if outcome == "timeout" { Duration::from_millis(300) } else { Duration::from_secs(30) };
+        let client = HttpClient::new(&platform, Purpose { wait, ..PURPOSE });
+        let read = |response: &Response<Bytes>| match &response.body()[..] {
+            b"right" => Ok(()),
+            other => Err(format!("{} bytes", other.len())),
+        };
+        for _ in 0..3 {
+            let answer = client.send_and_read(Request::get(&url).body(Bytes::new()).unwrap(), read).await;
+            assert_eq!(answer.is_ok(), outcome == "2xx", "{outcome}: {answer:?}");
+        }
+        let state = if outcome == "2xx" { "closed" } else { "open" };
+        assert_eq!(platform.health.breakers(), [("test", state)], "{outcome}");
+        let metrics = platform.metrics.text(&platform.health);
+        let line = format!(r#"rideshare_http_client_requests_total{{outcome="{outcome}",purpose="test"}} 3"#);
+        assert!(metrics.contains(&line), "{line} in:\n{metrics}");
+        server.abort();
+    }
+}
+
+/// To whoever goes by the head, the end of the body says nothing.
+#[tokio::test]
+async fn a_body_that_stops_is_cut_for_who_goes_by_the_head() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url: Uri = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+    let text = "HTTP/1.1 200 x\r\ncontent-length: 60\r\n\r\nhalf".to_owned();
+    let server = tokio::spawn(answer_each(listener, vec![text]));
+    let platform = platform();
+    let client = HttpClient::new(&platform, PURPOSE);
+    for _ in 0..4 {
+        assert_eq!(client.post_json(&url, "{}").await.unwrap().body(), "half");
+    }
+    let request = Request::get(&url).body(Bytes::new()).unwrap();
+    let error = client.send_for_whole(request).await.unwrap_err();
+    assert!(matches!(error, HttpClientError::Connection(_)), "{error}");
+    server.abort();
+}
+
 #[tokio::test]
 async fn an_address_of_a_user_leads_nowhere_but_to_the_public_internet() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -167,7 +167,11 @@ impl Exporter {
             Protocol::Grpc => grpc_message(&body),
         };
         let request = request.body(body).map_err(|error| error.to_string())?;
-        let response = self.client.send(request).await.map_err(|error| error.to_string())?;
+        let sent = match self.config.protocol {
+            Protocol::HttpProtobuf => self.client.send(request).await,
+            Protocol::Grpc => self.client.send_for_whole(request).await,
+        };
+        let response = sent.map_err(|error| error.to_string())?;
         accepted(self.config.protocol, &response)
     }
 }

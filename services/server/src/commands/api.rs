@@ -2,9 +2,11 @@
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::Subcommand;
 
 use crate::api;
+use crate::output::out;
 
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub enum ApiAction {
@@ -14,10 +16,12 @@ pub enum ApiAction {
     Asyncapi,
 }
 
-pub fn run(action: ApiAction) -> ExitCode {
+/// # Errors
+/// Standard output cannot be written.
+pub fn run(action: ApiAction) -> Result<ExitCode> {
     match action {
-        ApiAction::Openapi => print!("{}", api::openapi_text()),
-        ApiAction::Asyncapi => print!("{}", api::asyncapi_text()),
+        ApiAction::Openapi => out!("{}", api::openapi_text())?,
+        ApiAction::Asyncapi => out!("{}", api::asyncapi_text())?,
     }
-    ExitCode::SUCCESS
+    Ok(ExitCode::SUCCESS)
 }

@@ -17,6 +17,7 @@ use streams::{Bus, Service};
 use super::progress::ProgressLine;
 use crate::app;
 use crate::databases::DatabaseUrl;
+use crate::output::{noteln, outln};
 use crate::settings::{QueueType, Settings};
 
 #[derive(Debug, Subcommand)]
@@ -60,7 +61,7 @@ pub async fn run(settings: &Settings, action: &AuditAction) -> Result<ExitCode> 
         AuditAction::Repair => {
             // A missing stream is created first, with its consumers.
             for change in bus.apply(&settings.stream_sizes.topology()).await? {
-                eprintln!("{change}");
+                noteln!("{change}");
             }
             repair(&audit(settings, &bus, &world).await?).await
         }
@@ -81,34 +82,41 @@ pub(crate) async fn audit(settings: &Settings, bus: &Bus, world: &World) -> Resu
 
 async fn verify(audit: &Audit) -> Result<ExitCode> {
     let report = with_progress(&audit.progress, audit.verify()).await?;
-    list(&report.findings);
-    println!(
+    list(&report.findings)?;
+    outln!(
         "{} messages in the stream; {} rides in the database, {} of them live, with {} events and {} ledger entries",
-        report.messages, report.rides, report.live, report.events, report.entries
-    );
+        report.messages,
+        report.rides,
+        report.live,
+        report.events,
+        report.entries
+    )?;
     if report.trimmed {
-        println!("the oldest events are gone from the stream, as its age limit wants; the database has them");
+        outln!("the oldest events are gone from the stream, as its age limit wants; the database has them")?;
     }
     if report.waiting > 0 {
-        println!("{} events are committed and not published yet", report.waiting);
+        outln!("{} events are committed and not published yet", report.waiting)?;
     }
-    Ok(conclude(&report.findings, "all of it is sound"))
+    conclude(&report.findings, "all of it is sound")
 }
 
 async fn rebuild(settings: &Settings, audit: &Audit) -> Result<ExitCode> {
     let provider = settings.payment_provider.parse().map_err(anyhow::Error::msg).context("PAYMENT_PROVIDER")?;
     let rebuilt = with_progress(&audit.progress, audit.rebuild(provider)).await?;
-    list(&rebuilt.findings);
+    list(&rebuilt.findings)?;
     if rebuilt.findings.count() > 0 {
-        println!("nothing was written: the trail is not sound");
-        return Ok(conclude(&rebuilt.findings, ""));
+        outln!("nothing was written: the trail is not sound")?;
+        return conclude(&rebuilt.findings, "");
     }
-    println!(
+    outln!(
         "of {} messages: {} rides, {} events and {} ledger entries",
-        rebuilt.messages, rebuilt.rides, rebuilt.events, rebuilt.entries
-    );
+        rebuilt.messages,
+        rebuilt.rides,
+        rebuilt.events,
+        rebuilt.entries
+    )?;
     if rebuilt.begun_before > 0 {
-        println!("left out: {} rides that began before the stream does", rebuilt.begun_before);
+        outln!("left out: {} rides that began before the stream does", rebuilt.begun_before)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -116,49 +124,55 @@ async fn rebuild(settings: &Settings, audit: &Audit) -> Result<ExitCode> {
 async fn recover(settings: &Settings, audit: &Audit) -> Result<ExitCode> {
     let provider = settings.payment_provider.parse().map_err(anyhow::Error::msg).context("PAYMENT_PROVIDER")?;
     let recovered = with_progress(&audit.progress, audit.recover(provider)).await?;
-    list(&recovered.findings);
+    list(&recovered.findings)?;
     if recovered.findings.count() > 0 {
-        println!("nothing was written");
-        return Ok(conclude(&recovered.findings, ""));
+        outln!("nothing was written")?;
+        return conclude(&recovered.findings, "");
     }
-    println!(
+    outln!(
         "of {} messages the database lacked: {} events of {} rides; {} ledger entries were written for them",
-        recovered.messages, recovered.events, recovered.rides, recovered.entries
-    );
-    println!("{} pending payments are requested to be captured", recovered.captures);
+        recovered.messages,
+        recovered.events,
+        recovered.rides,
+        recovered.entries
+    )?;
+    outln!("{} pending payments are requested to be captured", recovered.captures)?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn repair(audit: &Audit) -> Result<ExitCode> {
     let done = with_progress(&audit.progress, audit.repair()).await?;
-    list(&done.findings);
-    println!(
+    list(&done.findings)?;
+    outln!(
         "{} events published again ({} of them were there after all), {} copies deleted that stood in another's place",
-        done.published, done.duplicates, done.deleted
-    );
+        done.published,
+        done.duplicates,
+        done.deleted
+    )?;
     if done.waiting > 0 {
-        println!("{} events are committed and not published yet: the platform does that", done.waiting);
+        outln!("{} events are committed and not published yet: the platform does that", done.waiting)?;
     }
-    Ok(conclude(&done.findings, "the stream has all that it must have"))
+    conclude(&done.findings, "the stream has all that it must have")
 }
 
-fn list(findings: &Findings) {
+fn list(findings: &Findings) -> Result<()> {
     for finding in findings.listed() {
-        println!("{finding}");
+        outln!("{finding}")?;
     }
     let rest = findings.count() - findings.listed().len() as u64;
     if rest > 0 {
-        println!("… and {rest} more");
+        outln!("… and {rest} more")?;
     }
+    Ok(())
 }
 
-fn conclude(findings: &Findings, if_none: &str) -> ExitCode {
+fn conclude(findings: &Findings, if_none: &str) -> Result<ExitCode> {
     match findings.count() {
-        0 => println!("{if_none}"),
-        1 => println!("1 difference"),
-        n => println!("{n} differences"),
+        0 => outln!("{if_none}")?,
+        1 => outln!("1 difference")?,
+        n => outln!("{n} differences")?,
     }
-    if findings.count() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    Ok(if findings.count() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Runs `work` and shows its progress.

@@ -18,6 +18,7 @@ use streams::{Bus, BusError};
 use tokio::time::timeout;
 
 use crate::app;
+use crate::output::Output;
 use crate::settings::{QueueType, Settings};
 
 /// The wait for a server: a person waits for the answer.
@@ -126,7 +127,7 @@ pub async fn run(settings: &Settings, action: &DeadLettersAction) -> Result<Exit
         );
     }
     let bus = connect(settings).await?;
-    let mut out = std::io::stdout().lock();
+    let mut out = Output;
     match action {
         DeadLettersAction::List(filter) => {
             let letters = find(&bus, filter).await?;

@@ -5,7 +5,6 @@
 
 mod evaluate;
 mod explain;
-mod requests;
 mod what_if;
 
 use std::process::ExitCode;

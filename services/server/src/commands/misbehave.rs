@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::app::App;
 use crate::http::Faults;
 use crate::open_files;
+use crate::output::noteln;
 use crate::settings::Settings;
 
 /// Rides of an app under test may be so much faster than life.
@@ -26,7 +27,7 @@ pub async fn run(settings: Settings, seed: u64) -> Result<ExitCode> {
     open_files::raise();
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut app = App::start_with(&settings, &Service::ALL, World::real(), Some(Faults::new(seed))).await?;
-    eprintln!("the platform misbehaves by seed {seed} at http://{}: memory bus, state in memory", app.addr);
+    noteln!("the platform misbehaves by seed {seed} at http://{}: memory bus, state in memory", app.addr);
     let code = tokio::select! {
         biased;
         _ = interrupt.recv() => ExitCode::SUCCESS,

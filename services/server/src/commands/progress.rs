@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use crate::output::{note, noteln};
+
 /// How often a line is written to a log, and how often it is replaced on a terminal.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 const TERMINAL_INTERVAL: Duration = Duration::from_millis(500);
@@ -20,9 +22,9 @@ impl ProgressLine {
                 tokio::time::sleep(if is_terminal { TERMINAL_INTERVAL } else { LOG_INTERVAL }).await;
                 // On a terminal each line replaces the one before.
                 if is_terminal {
-                    eprint!("\r\x1b[K{}", text());
+                    note(format_args!("\r\x1b[K{}", text()));
                 } else {
-                    eprintln!("{}", text());
+                    noteln!("{}", text());
                 }
             }
         }))
@@ -31,7 +33,7 @@ impl ProgressLine {
     pub(crate) fn stop(self) {
         self.0.abort();
         if std::io::stderr().is_terminal() {
-            eprint!("\r\x1b[K");
+            note(format_args!("\r\x1b[K"));
         }
     }
 }

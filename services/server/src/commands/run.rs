@@ -9,6 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::App;
 use crate::open_files;
+use crate::output::noteln;
 use crate::settings::{QueueType, Settings};
 
 /// The service with this name.
@@ -76,7 +77,7 @@ pub async fn run(settings: &Settings, services: &[Service]) -> Result<ExitCode> 
 /// `page` is the one that it opens with.
 pub(crate) fn print_console(app: &App, page: &str) {
     if let Some(token) = &app.admin_token {
-        eprintln!("console: http://{}/console{page}#token={token}", app.admin_addr.unwrap_or(app.addr));
+        noteln!("console: http://{}/console{page}#token={token}", app.admin_addr.unwrap_or(app.addr));
     }
 }
 

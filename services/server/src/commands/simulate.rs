@@ -8,10 +8,12 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use platform::World;
 use platform::limits::Limits;
+use simulator::{RIDE_MIN_M, Usable, read_requests};
 use streams::Service;
 
 use crate::app::App;
 use crate::open_files;
+use crate::output::{noteln, outln};
 use crate::settings::Settings;
 
 /// The cities of the demo, as MARKETS_FILE has them, and their centres.
@@ -81,7 +83,12 @@ impl City {
             config.faults = simulator::Faults::none();
         }
         if let Some(path) = &self.requests {
-            config.requests = Some(simulator::read_requests(path, None)?);
+            let usable = Usable { length_min_m: RIDE_MIN_M, needs_dropoff_time: false };
+            let trips = read_requests(path, usable)?;
+            if trips.left_out.rows > 0 {
+                noteln!("{}: {}", path.display(), trips.left_out);
+            }
+            config.requests = Some(trips);
         }
         Ok(config)
     }
@@ -101,7 +108,7 @@ pub async fn simulate(urls: Vec<String>, rides_url: Option<String>, city: &City)
 /// If the platform cannot be reached, or the CSV cannot be read.
 async fn run(config: simulator::Config) -> Result<ExitCode> {
     let summary = simulator::run(config).await?;
-    println!("{summary}");
+    outln!("{summary}")?;
     Ok(if summary.violations.is_empty() && summary.completed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -122,20 +129,20 @@ pub async fn demo(mut settings: Settings, city: &City, stays: Stay) -> Result<Ex
     // Simulated drivers move faster than real ones: without a higher limit their points would count as GPS jumps.
     settings.track_max_speed_mps = settings.track_max_speed_mps.max(70.0 * city.speed.max(1.0));
     let app = App::start(&settings, &Service::ALL, World::real()).await?;
-    eprintln!("the platform runs embedded at http://{}: memory bus, state in memory", app.addr);
+    noteln!("the platform runs embedded at http://{}: memory bus, state in memory", app.addr);
     super::run::print_console(&app, "/map");
     let mut config = city.config(vec![format!("http://{}", app.addr)], None)?;
     if two_cities {
-        eprintln!("two cities: New York, in USD, and Berlin, in EUR");
+        noteln!("two cities: New York, in USD, and Berlin, in EUR");
         config.centres = DEMO_CENTRES.to_vec();
     }
     let result = run(config).await;
     if stays == Stay::UntilInterrupted {
-        eprintln!("\nthe rides are over: the console shows the story of each, until Ctrl-C");
+        noteln!("\nthe rides are over: the console shows the story of each, until Ctrl-C");
         tokio::signal::ctrl_c().await?;
     }
     let drained = app.stop().await;
     ensure!(drained, "the platform did not stop in time");
-    eprintln!("{WHERE_TO_LOOK}");
+    noteln!("{WHERE_TO_LOOK}");
     result
 }

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::app;
 use crate::databases::DatabaseUrl;
+use crate::output::{noteln, outln};
 use crate::settings::Settings;
 
 /// Connections to the database.
@@ -47,17 +48,19 @@ pub async fn run(settings: &Settings, action: &SosAction) -> Result<ExitCode> {
     match action {
         SosAction::List => {
             let open = sos::open_alerts(&store).await?;
-            println!("{} open", open.len());
-            open.iter().for_each(|alert| println!("{}", line(alert)));
+            outln!("{} open", open.len())?;
+            for alert in &open {
+                outln!("{}", line(alert))?;
+            }
             Ok(ExitCode::SUCCESS)
         }
         SosAction::Close { sos_id, reason } => {
             ensure!(!reason.trim().is_empty(), "--reason says what was found out and done");
             if sos::close_alert(&store, &world, *sos_id, reason.trim()).await? {
-                println!("{sos_id} is closed");
+                outln!("{sos_id} is closed")?;
                 return Ok(ExitCode::SUCCESS);
             }
-            eprintln!("there is no call for help {sos_id}");
+            noteln!("there is no call for help {sos_id}");
             Ok(ExitCode::FAILURE)
         }
     }

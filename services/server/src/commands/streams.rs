@@ -12,6 +12,7 @@ use streams::topology::Topology;
 
 use super::nats_permissions;
 use crate::app;
+use crate::output::{out, outln};
 use crate::settings::{QueueType, Settings};
 
 /// How far back a stream is delivered again, however long it stores its messages. A service knows what it has handled for 8 days (see
@@ -49,7 +50,7 @@ pub async fn run(settings: &Settings, action: StreamsAction) -> Result<ExitCode>
         return export(&topology, &directory, settings.nats_replicas);
     }
     if matches!(action, StreamsAction::Permissions) {
-        print!("{}", nats_permissions::configuration(&topology, &settings.core_nats_queue_group));
+        out!("{}", nats_permissions::configuration(&topology, &settings.core_nats_queue_group))?;
         return Ok(ExitCode::SUCCESS);
     }
     ensure!(settings.queue_type == QueueType::Nats, "a memory bus has no server: set QUEUE_TYPE=nats and NATS_URL");
@@ -63,36 +64,41 @@ pub async fn run(settings: &Settings, action: StreamsAction) -> Result<ExitCode>
     }
     if matches!(action, StreamsAction::Apply | StreamsAction::Rewind) {
         for change in bus.apply(&topology).await? {
-            println!("{change}");
+            outln!("{change}")?;
         }
-        println!("{} streams and {} consumers are as they must be", topology.streams.len(), topology.consumers.len());
+        outln!("{} streams and {} consumers are as they must be", topology.streams.len(), topology.consumers.len())?;
         return Ok(ExitCode::SUCCESS);
     }
     show(&bus, &topology).await
 }
 
 async fn show(bus: &Bus, topology: &Topology) -> Result<ExitCode> {
-    println!("{:<20} {:<34} {:>9} {:>12} {:>9} {:>9}", "stream", "consumer", "messages", "bytes", "pending", "unacked");
+    outln!("{:<20} {:<34} {:>9} {:>12} {:>9} {:>9}", "stream", "consumer", "messages", "bytes", "pending", "unacked")?;
     for stream in &topology.streams {
         match bus.stream_info(&stream.name).await {
-            Ok(info) => println!("{:<20} {:<34} {:>9} {:>12}", stream.name, "", info.messages, info.bytes),
-            Err(error) => println!("{:<20} {error}", stream.name),
+            Ok(info) => outln!("{:<20} {:<34} {:>9} {:>12}", stream.name, "", info.messages, info.bytes)?,
+            Err(error) => outln!("{:<20} {error}", stream.name)?,
         }
         for consumer in topology.consumers.iter().filter(|c| c.stream == stream.name) {
             match bus.consumer_info(&stream.name, &consumer.durable).await {
                 Ok(info) => {
-                    println!(
+                    outln!(
                         "{:<20} {:<34} {:>9} {:>12} {:>9} {:>9}",
-                        "", consumer.durable, "", "", info.pending, info.ack_pending
-                    );
+                        "",
+                        consumer.durable,
+                        "",
+                        "",
+                        info.pending,
+                        info.ack_pending
+                    )?;
                 }
-                Err(error) => println!("{:<20} {:<34} {error}", "", consumer.durable),
+                Err(error) => outln!("{:<20} {:<34} {error}", "", consumer.durable)?,
             }
         }
     }
     let differences = bus.compare(topology).await?;
     for difference in &differences {
-        println!("differs: {difference}");
+        outln!("differs: {difference}")?;
     }
     Ok(if differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -110,6 +116,6 @@ fn export(topology: &Topology, directory: &Path, replicas: usize) -> Result<Exit
     for consumer in &topology.consumers {
         write(consumers.join(format!("{}.json", consumer.durable)), consumer.to_json())?;
     }
-    println!("{}: {} streams, {} consumers", directory.display(), topology.streams.len(), topology.consumers.len());
+    outln!("{}: {} streams, {} consumers", directory.display(), topology.streams.len(), topology.consumers.len())?;
     Ok(ExitCode::SUCCESS)
 }

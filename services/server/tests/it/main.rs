@@ -10,6 +10,7 @@ mod dead_letters;
 mod dispatch;
 mod documents;
 mod ended_searches;
+mod evaluate;
 mod exhaustion;
 mod failures;
 mod fuzz;

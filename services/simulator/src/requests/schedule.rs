@@ -101,24 +101,25 @@ fn seeded(centre: Position, pickup_time: DateTime<Utc>, rng: &mut StdRng) -> Req
     };
     let pickup = around(centre, 0.0, 1_500.0);
     let dropoff = around(pickup, 800.0, 3_000.0);
-    Request { pickup_time, pickup, dropoff, dropoff_time: None }
+    Request { pickup_time, has_offset: true, pickup, dropoff, dropoff_time: None }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::clock;
-    use crate::requests::TRIP_MIN_M;
+    use crate::requests::{LeftOut, RIDE_MIN_M};
 
     #[tokio::test]
     async fn gaps_are_divided_by_the_speed_and_bounded() {
         let at = |seconds: i64| Request {
             pickup_time: DateTime::from_timestamp(seconds, 0).unwrap(),
+            has_offset: true,
             pickup: Position { lat: 40.7, lng: -73.9 },
             dropoff: Position { lat: 40.8, lng: -73.9 },
             dropoff_time: None,
         };
-        let trips = Trips { requests: vec![at(0), at(1), at(100_000)], skipped: 0 };
+        let trips = Trips { requests: vec![at(0), at(1), at(100_000)], left_out: LeftOut::default() };
         let start = clock::now();
         let mut schedule = RequestSchedule::new(Some(trips), vec![Position { lat: 1.0, lng: 1.0 }], 10.0, 1, start);
         assert_eq!(schedule.next(start, 0).unwrap().not_before, start);
@@ -149,6 +150,6 @@ mod tests {
         };
         assert_eq!(trips(7), trips(7));
         assert_ne!(trips(7), trips(8));
-        assert!(trips(7).iter().all(|request| request.pickup.distance_m(&request.dropoff) > TRIP_MIN_M));
+        assert!(trips(7).iter().all(|request| request.pickup.distance_m(&request.dropoff) > RIDE_MIN_M));
     }
 }

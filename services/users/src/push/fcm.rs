@@ -117,7 +117,8 @@ impl Fcm {
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(Bytes::from(form))
             .map_err(|_| refused())?;
-        let response = self.client.send(request).await.map_err(|error| no_answer(&error))?;
+        // The token is in the body.
+        let response = self.client.send_for_whole(request).await.map_err(|error| no_answer(&error))?;
         if !response.status().is_success() {
             return Err(Outcome::failed(format!("the request for an access token was answered {}", response.status())));
         }

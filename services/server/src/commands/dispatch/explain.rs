@@ -13,6 +13,7 @@ use streams::{MatchId, RequestId};
 use uuid::Uuid;
 
 use super::evaluate::Format;
+use crate::output::{out, outln};
 
 /// What is asked for.
 #[derive(Debug, Clone, Args)]
@@ -43,8 +44,8 @@ pub(super) async fn run(store: &Store<Tables>, asked: &Explain) -> Result<ExitCo
     };
     let explanation = query::explain(store, target).await?;
     match asked.format {
-        Format::Table => print!("{}", table(&explanation)),
-        Format::Json => println!("{}", serde_json::to_string_pretty(&explanation)?),
+        Format::Table => out!("{}", table(&explanation))?,
+        Format::Json => outln!("{}", serde_json::to_string_pretty(&explanation)?)?,
     }
     Ok(if explanation.reproduced { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -13,6 +13,7 @@ use serde_json::json;
 use streams::event::rfc3339;
 
 use super::evaluate::{Format, HEAD, line, object};
+use crate::output::{out, outln};
 
 #[derive(Debug, Clone, Args)]
 pub struct WhatIf {
@@ -58,10 +59,10 @@ pub(super) async fn run(store: &Store<Tables>, world: &World, what: &WhatIf) -> 
     let Report { happened, what_if, .. } = &report;
     match what.format {
         Format::Table => {
-            println!("{HEAD}");
-            println!("{}  happened", line(happened, rate(happened.matched)));
-            println!("{}  what-if", line(what_if, rate(what_if.matched)));
-            print!("{}", notes(&report));
+            outln!("{HEAD}")?;
+            outln!("{}  happened", line(happened, rate(happened.matched)))?;
+            outln!("{}  what-if", line(what_if, rate(what_if.matched)))?;
+            out!("{}", notes(&report))?;
         }
         Format::Json => {
             let report = json!({
@@ -78,7 +79,7 @@ pub(super) async fn run(store: &Store<Tables>, world: &World, what: &WhatIf) -> 
                 "assumed_answer_s": report.answer_s,
                 "assumptions": assumptions(&report),
             });
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            outln!("{}", serde_json::to_string_pretty(&report)?)?;
         }
     }
     Ok(ExitCode::SUCCESS)

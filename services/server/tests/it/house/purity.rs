@@ -24,6 +24,7 @@ const PURE: &[&str] = &[
     "services/match/src/engine/rules.rs",
     "services/match/src/engine/state.rs",
     "services/match/src/evaluate.rs",
+    "services/match/src/optimum.rs",
     "services/match/src/positions.rs",
     "services/match/src/record/codec.rs",
     "services/match/src/record/encoding.rs",
