@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::commands::joint_publish::JointPublish;
+use crate::commands::stream_room::StreamRoom;
 use crate::commands::window::Window;
 use crate::config::Config;
 use crate::gateway::client_limits::{ClientLimits, limits_of_client};
@@ -76,6 +77,8 @@ pub(crate) struct Parts {
     pub(crate) joint_publish: Arc<JointPublish>,
     /// The positions of free drivers under way.
     pub(crate) window: Arc<Window>,
+    /// Of the stream of positions.
+    pub(crate) stream_room: StreamRoom,
     /// Of the webhook that delivers codes.
     pub(crate) codes_client: HttpClient,
     /// The limits that concern a client, as its welcome names them.
@@ -116,6 +119,7 @@ impl Context {
             batch_permits: Arc::new(Semaphore::new(BATCHES_MAX)),
             joint_publish: Arc::default(),
             window: Arc::new(Window::new(Instant::now())),
+            stream_room: StreamRoom::default(),
             codes_client: HttpClient::new(platform, CODES),
             rides: Arc::new(Breaker::new(platform, "rides", RIDES_RULES)),
             debts: Arc::new(Asking::new(platform, "debts", DEBTS_RULES, DEBTS, DEBTS_MAX)),

@@ -15,6 +15,7 @@ pub(crate) mod ride;
 pub(crate) mod routes;
 mod search;
 pub(crate) mod sender;
+pub(crate) mod stream_room;
 pub(crate) mod window;
 
 use platform::{Retry, Trace, kill_point, spans};
