@@ -16,8 +16,8 @@ const GAP_MAX: Duration = Duration::from_millis(200);
 const SEEDED_GAP_S: f64 = 2.0;
 /// What a vehicle drives in the middle, simulated.
 const USUAL_MPS: f64 = 11.0;
-/// Of a trip's length the least part: below it a bill would say little of the way.
-const SCALE_MIN: f64 = 0.3;
+/// Of a trip's length the least part: of a shorter way the noise of a car that stands is too much of the bill.
+const SCALE_MIN: f64 = 0.5;
 /// An idle driver waits near one of so many coming pickups.
 const PICKUPS_AHEAD: usize = 200;
 
@@ -164,8 +164,8 @@ mod tests {
             lengths.into_iter().fold(0.0, f64::max).round()
         };
         assert!((2_900.0..3_010.0).contains(&longest_m(f64::INFINITY)));
-        assert!((1_450.0..1_510.0).contains(&longest_m(220.0)));
-        assert!((870.0..905.0).contains(&longest_m(56.0)));
+        assert!((2_170.0..2_260.0).contains(&longest_m(330.0)));
+        assert!((1_450.0..1_510.0).contains(&longest_m(56.0)));
     }
 
     #[tokio::test]
