@@ -43,8 +43,6 @@ use crate::zones::questions::{self, Questions};
 /// The migrations of the schema `location`, run after the platform's own.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/location");
 
-/// The part of the health report that says that the places of drivers are not all known yet.
-const PLACES_PART: &str = "driver places";
 /// The most places in one transaction at the end.
 const PLACES_MAX: usize = 1_000;
 const BATCH_MAX: usize = 256;
@@ -84,7 +82,7 @@ pub fn core_bodies() -> [(&'static str, SchemaOf, Option<SchemaOf>); 3] {
 }
 
 impl Location {
-    /// The live rides and the drivers on duty or in one of them are loaded from their rows.
+    /// The live rides and the drivers on duty or in one of them are loaded from their rows, and newer places from the pods of users.
     ///
     /// # Errors
     /// [`StoreError`] if the store does not answer.
@@ -102,7 +100,8 @@ impl Location {
         let cache = Cache::new(platform);
         cache.load_drivers(&on_duty, &in_rides);
         cache.load_from_rows(&live, &[], platform.world.now());
-        platform.health.set_unhealthy(PLACES_PART, "the pods of users are asked where drivers are".to_owned());
+        // Before anybody is answered.
+        connected::load(platform, &cache).await;
         Ok(Self {
             platform: platform.clone(),
             store: store.clone(),
@@ -129,21 +128,8 @@ impl Location {
         tasks.spawn_worker(&RIDE_SUBJECTS, BATCH_MAX, RideTracks::new(&platform, &config, &cache));
         tasks.spawn(catch_up::run(platform.clone(), cache.clone(), stop.clone()));
         let questions = Questions::new(&platform, &cache);
-        let answered = (platform.clone(), cache.clone(), questions.clone(), stop.clone());
-        tasks.spawn(async move {
-            let (platform, cache, questions, stop) = answered;
-            // Before anybody is answered: who asks again a second later is answered right.
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => {}
-                () = connected::load(&platform, &cache) => {}
-            }
-            platform.health.remove(PLACES_PART);
-            tokio::join!(
-                requests::serve(platform.clone(), questions, stop.clone()),
-                connected::run(platform.clone(), cache, stop)
-            );
-        });
+        tasks.spawn(requests::serve(platform.clone(), questions.clone(), stop.clone()));
+        tasks.spawn(connected::run(platform.clone(), cache.clone(), stop.clone()));
         tasks.spawn(operators::answer(
             platform.clone(),
             store.clone(),
