@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 
 pub mod bus;
+pub mod connected_drivers;
 pub mod contacts;
 pub mod debts;
 pub mod driven_distance;

@@ -611,6 +611,8 @@ export type ClientLimits = {
   /** A socket over which nothing comes for so long is closed. */
   silence_s: number;
   sockets_per_user: number;
+  /** A point that would need more than so many metres a second is left out of a ride's distance. */
+  track_max_speed_mps: number;
 };
 
 export type CodeRequest = {

@@ -10,6 +10,7 @@
 
 use chrono::{DateTime, Duration, Utc};
 use streams::event::{LocationUpdate, UserBeacon};
+use streams::newest_position::NewestPosition;
 use streams::{Position, RideId};
 
 /// After this silence of the device that counts, another one of the same driver counts, in seconds.
@@ -57,6 +58,25 @@ impl<'a> Fix<'a> {
             recorded_at: update.recorded_at,
             is_time_certain: from.is_some_and(|from| from.sent_at.is_some()),
             received_at: from.map_or(stored_at, |from| from.received_at),
+        }
+    }
+}
+
+impl<'a> Fix<'a> {
+    /// A point as another process knows it.
+    pub fn of_position(position: &'a NewestPosition, ride_id: Option<RideId>) -> Self {
+        let NewestPosition { location, heading_deg, speed_mps, recorded_at, received_at, .. } = *position;
+        Self {
+            position: location,
+            speed_mps,
+            heading_deg,
+            ride_id,
+            device: &position.device,
+            ride_device: position.ride_device,
+            device_at: position.device_at,
+            recorded_at,
+            is_time_certain: false,
+            received_at,
         }
     }
 }
@@ -114,6 +134,24 @@ impl Measured {
     }
 }
 
+impl Place {
+    /// That of a position as services tell it each other; `ride_id` is the ride of a point.
+    pub fn of_position(position: &NewestPosition, ride_id: Option<RideId>) -> Self {
+        let NewestPosition { location, heading_deg, speed_mps, recorded_at, received_at, .. } = *position;
+        Self {
+            position: location,
+            speed_mps,
+            heading_deg,
+            ride_id: ride_id.filter(|_| !position.is_beacon),
+            ride_device: position.ride_device,
+            device_at: position.device_at,
+            recorded_at,
+            received_at,
+            is_beacon: position.is_beacon,
+        }
+    }
+}
+
 impl Newest {
     pub fn place(&self) -> Option<&Place> {
         self.place.as_ref()
@@ -121,6 +159,33 @@ impl Newest {
 
     pub fn position(&self) -> Option<Position> {
         self.place.map(|place| place.position)
+    }
+
+    /// The newest place as services say it to each other.
+    pub fn newest_position(&self) -> Option<NewestPosition> {
+        let place = self.place?;
+        Some(NewestPosition {
+            location: place.position,
+            heading_deg: place.heading_deg,
+            speed_mps: place.speed_mps,
+            recorded_at: place.recorded_at,
+            received_at: place.received_at,
+            device: self.device.to_string(),
+            ride_device: place.ride_device,
+            device_at: place.device_at,
+            is_beacon: place.is_beacon,
+        })
+    }
+
+    /// Takes into account what another process knows of the driver's place: a point by the rules for points, a beacon's place by its
+    /// arrival. True if it is the newest place now.
+    pub fn merge(&mut self, position: &NewestPosition, ride_id: Option<RideId>) -> bool {
+        if !position.is_beacon {
+            return self.update(&Fix::of_position(position, ride_id));
+        }
+        let is_newer = self.place.is_none_or(|known| known.received_at < position.received_at);
+        self.restore(Place::of_position(position, None), &position.device);
+        is_newer
     }
 
     /// The device that counts.

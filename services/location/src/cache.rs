@@ -24,6 +24,7 @@ pub(crate) struct Cache {
     members_changed: Notify,
     /// This process owns new zones: the rows of drivers are to be read again.
     needs_drivers: AtomicBool,
+    zones_gained: Notify,
 }
 
 impl Cache {
@@ -50,6 +51,12 @@ impl Cache {
 
     pub(crate) fn need_drivers(&self) {
         self.needs_drivers.store(true, Ordering::Relaxed);
+        self.zones_gained.notify_one();
+    }
+
+    /// Notified when this process owns new zones.
+    pub(crate) fn zones_gained(&self) -> &Notify {
+        &self.zones_gained
     }
 
     /// Whether the rows of drivers are to be read again; true once.

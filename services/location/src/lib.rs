@@ -11,6 +11,7 @@
 mod cache;
 mod catch_up;
 mod config;
+mod connected;
 mod driven;
 mod driver;
 mod handlers;
@@ -42,6 +43,8 @@ use crate::zones::questions::{self, Questions};
 /// The migrations of the schema `location`, run after the platform's own.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../../migrations/location");
 
+/// The most places in one transaction at the end.
+const PLACES_MAX: usize = 1_000;
 const BATCH_MAX: usize = 256;
 const UPDATES_BATCH_MAX: usize = 1_000;
 /// What [`RideTracks`] reads. location.update has a worker of its own.
@@ -79,7 +82,7 @@ pub fn core_bodies() -> [(&'static str, SchemaOf, Option<SchemaOf>); 3] {
 }
 
 impl Location {
-    /// The live rides and the drivers on duty or in one of them are loaded from their rows.
+    /// The live rides and the drivers on duty or in one of them are loaded from their rows, and newer places from the pods of users.
     ///
     /// # Errors
     /// [`StoreError`] if the store does not answer.
@@ -97,6 +100,8 @@ impl Location {
         let cache = Cache::new(platform);
         cache.load_drivers(&on_duty, &in_rides);
         cache.load_from_rows(&live, &[], platform.world.now());
+        // Before anybody is answered.
+        connected::load(platform, &cache).await;
         Ok(Self {
             platform: platform.clone(),
             store: store.clone(),
@@ -124,6 +129,7 @@ impl Location {
         tasks.spawn(catch_up::run(platform.clone(), cache.clone(), stop.clone()));
         let questions = Questions::new(&platform, &cache);
         tasks.spawn(requests::serve(platform.clone(), questions.clone(), stop.clone()));
+        tasks.spawn(connected::run(platform.clone(), cache.clone(), stop.clone()));
         tasks.spawn(operators::answer(
             platform.clone(),
             store.clone(),
@@ -134,11 +140,28 @@ impl Location {
         tasks.spawn(questions.answer(stop.clone()));
         let driven = driven::DrivenDistances::new(&platform, &store, &config, &cache);
         tasks.spawn(driven.serve(stop.clone()));
-        let world = platform.world.clone();
-        tasks.spawn_purge(move || purge(store.clone(), world.clone()));
+        let (world, purged) = (platform.world.clone(), store.clone());
+        tasks.spawn_purge(move || purge(purged.clone(), world.clone()));
         tasks.spawn(Exchange::new(&platform, &cache).receive(stop));
         tasks.until_stop().await;
         tasks.drain().await;
+        if let Err(error) = store_all_places(&store, &cache).await {
+            tracing::warn!(%error, "the last places of drivers were not stored");
+        }
+    }
+}
+
+/// The process that starts next begins with them.
+async fn store_all_places(store: &Store<Tables>, cache: &Cache) -> Result<(), StoreError> {
+    loop {
+        let places = cache.positions().to_store(PLACES_MAX);
+        if places.is_empty() {
+            return Ok(());
+        }
+        let mut tx = store.begin().await?;
+        driver::rows::move_to(&mut tx, &places).await?;
+        tx.commit().await?;
+        cache.positions().set_stored(&places);
     }
 }
 

@@ -9,10 +9,11 @@
 use std::collections::{BTreeMap, BTreeSet, Bound};
 
 use chrono::{DateTime, Duration, SubsecRound, Utc};
-use geospatial::newest::{Fix, Newest, Place};
+use geospatial::newest::{Fix, Newest};
 use geospatial::{Grid, Hashed, Near, rounding};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use streams::connected_drivers::ConnectedDriver;
 use streams::event::{LocationUpdate, UserBeacon, rfc3339};
 use streams::fleet::{FleetDriver, FleetReply};
 use streams::newest_position::NewestPosition;
@@ -62,21 +63,6 @@ impl DriverPosition {
 
     fn is_in(&self, scope: &Scope) -> bool {
         self.zone.is_some_and(|zone| scope.contains(zone))
-    }
-
-    fn newest_position(&self) -> Option<NewestPosition> {
-        let place = self.newest.place()?;
-        Some(NewestPosition {
-            location: place.position,
-            heading_deg: place.heading_deg,
-            speed_mps: place.speed_mps,
-            recorded_at: place.recorded_at,
-            received_at: place.received_at,
-            device: self.newest.device().to_owned(),
-            ride_device: place.ride_device,
-            device_at: place.device_at,
-            is_beacon: place.is_beacon,
-        })
     }
 }
 
@@ -184,44 +170,11 @@ impl KnownDriver {
             vehicle_type,
             device,
         });
-        Some(Self { user_id, newest: driver.newest_position()?, ride_id: driver.ride_id, beacon })
+        Some(Self { user_id, newest: driver.newest.newest_position()?, ride_id: driver.ride_id, beacon })
     }
 
     pub(crate) fn is_valid(&self) -> bool {
         self.newest.location.is_valid()
-    }
-
-    /// The point, if no beacon brought the place.
-    fn fix(&self) -> Fix<'_> {
-        let NewestPosition { location, heading_deg, speed_mps, recorded_at, received_at, .. } = self.newest;
-        Fix {
-            position: location,
-            speed_mps,
-            heading_deg,
-            ride_id: self.ride_id,
-            device: &self.newest.device,
-            ride_device: self.newest.ride_device,
-            device_at: self.newest.device_at,
-            recorded_at,
-            is_time_certain: false,
-            received_at,
-        }
-    }
-
-    fn place(&self) -> Place {
-        let NewestPosition { location, heading_deg, speed_mps, .. } = self.newest;
-        let NewestPosition { recorded_at, received_at, device_at, ride_device, is_beacon, .. } = self.newest;
-        Place {
-            position: location,
-            speed_mps,
-            heading_deg,
-            ride_id: self.ride_id.filter(|_| !is_beacon),
-            ride_device,
-            device_at,
-            recorded_at,
-            received_at,
-            is_beacon,
-        }
     }
 }
 
@@ -298,24 +251,32 @@ impl DriverPositions {
                 driver.record_beacon(beacon.recorded_at, beacon.active, beacon.vehicle_type);
             }
         }
-        let place = known.place();
+        let (recorded_at, received_at) = (known.newest.recorded_at, known.newest.received_at);
         let before = driver.newest.place().map(|known| (known.recorded_at, known.received_at));
-        let is_newer = if place.is_beacon {
-            let is_newer = before.is_none_or(|(_, received_at)| received_at < place.received_at);
-            driver.newest.restore(place, &known.newest.device);
-            is_newer
-        } else {
-            driver.newest.update(&known.fix())
-        };
+        let is_newer = driver.newest.merge(&known.newest, known.ride_id);
         if is_newer {
             driver.ride_id = known.ride_id;
-        } else if before > Some((place.recorded_at, place.received_at))
-            && driver.zone != Some(Zone::of(&place.position))
-        {
+        } else if before > Some((recorded_at, received_at)) && driver.zone != Some(Zone::of(&known.newest.location)) {
             // In one order of all places, so that two processes that each refuse the other's place do not announce theirs without end.
             self.entered.insert(known.user_id);
         }
         self.show(known.user_id);
+    }
+
+    /// Adds what the pod of a driver's socket knows. A newer place is to be stored as one from the stream is: it may be of points that
+    /// were acknowledged already, or that come again late.
+    pub(crate) fn restore_connected(&mut self, connected: &ConnectedDriver) {
+        let ConnectedDriver { user_id, ride_id, position } = connected;
+        if !position.location.is_valid() {
+            return;
+        }
+        self.restore(&KnownDriver { user_id: *user_id, newest: position.clone(), ride_id: *ride_id, beacon: None });
+        if let Some(driver) = self.drivers.get(user_id)
+            && driver.newest.place().is_some_and(|place| place.received_at == position.received_at)
+            && driver.stored.is_some_and(|stored| stored.distance_m(&position.location) > STORED_WITHIN_M)
+        {
+            self.moved.insert(*user_id);
+        }
     }
 
     /// The drivers who came into another zone, if it is one of those of this process.
@@ -400,7 +361,7 @@ impl DriverPositions {
 
     /// Where the driver is, as far as this process knows.
     pub(crate) fn newest_of(&self, id: UserId) -> Option<NewestPosition> {
-        self.drivers.get(&id)?.newest_position()
+        self.drivers.get(&id)?.newest.newest_position()
     }
 
     /// Who in `scope` is on duty or in a ride, in no order, and a driver of both twice, the second time with the ride: [`first_shown`] sorts

@@ -35,7 +35,7 @@ pub struct Config {
     pub roads: Option<Roads>,
     /// A standby takes over once the active process has not renewed its lease for this long.
     pub lease_ttl: Duration,
-    /// How often the active process renews its lease.
+    /// How often a process renews its leases, and shares zones with others; with one zone half as often.
     pub lease_renew: Duration,
     /// How often a standby tries to take the lease.
     pub lease_poll: Duration,

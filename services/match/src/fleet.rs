@@ -1,7 +1,8 @@
-//! Asks location where the drivers are, when this process takes over. Nothing depends on the answer.
+//! Asks location where the drivers are, when this process takes over, and the pods of users if location does not answer: it may be starting
+//! itself. Nothing depends on the answer.
 
 use geospatial::newest::Place;
-use platform::Platform;
+use platform::{Platform, connected_drivers};
 use streams::Position;
 use streams::fleet::{FLEET, FLEET_PAGE, FLEET_WAIT, FleetReply, FleetRequest};
 use tokio::time::{Instant, timeout};
@@ -17,17 +18,19 @@ const PAGES_MAX: usize = 500;
 pub(crate) async fn positions(platform: &Platform, wanted: impl Fn(&Position) -> bool) -> DriverPositions {
     let mut positions = DriverPositions::default();
     let deadline = Instant::now() + WAIT_MAX;
+    let left = || deadline.saturating_duration_since(Instant::now());
     let (mut request, mut count) = (FleetRequest::default(), 0);
     for _ in 0..PAGES_MAX {
-        let left = deadline.saturating_duration_since(Instant::now()).min(FLEET_WAIT);
-        let reply = match timeout(left, page(platform, &request)).await {
+        let reply = match timeout(left().min(FLEET_WAIT), page(platform, &request)).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(error)) => {
                 tracing::info!(error, "location did not say where the drivers are");
+                count += of_pods(platform, &mut positions, left(), &wanted).await;
                 break;
             }
             Err(_) => {
                 tracing::info!("location did not say in time where the drivers are");
+                count += of_pods(platform, &mut positions, left(), &wanted).await;
                 break;
             }
         };
@@ -55,8 +58,32 @@ pub(crate) async fn positions(platform: &Platform, wanted: impl Fn(&Position) ->
             break;
         }
     }
-    tracing::info!(drivers = count, "positions of drivers, as location knows them");
+    tracing::info!(drivers = count, "positions of drivers, as others know them");
     positions
+}
+
+/// Adds what the pods of users know, in the time that is left. Returns how many drivers they named.
+async fn of_pods(
+    platform: &Platform,
+    positions: &mut DriverPositions,
+    left: std::time::Duration,
+    wanted: impl Fn(&Position) -> bool,
+) -> usize {
+    let drivers = match connected_drivers::all(platform, left).await {
+        Ok(drivers) => drivers,
+        Err(error) => {
+            tracing::info!(%error, "the pods of users did not say where the drivers are");
+            return 0;
+        }
+    };
+    let now = platform.world.now();
+    let count = drivers.len();
+    for driver in drivers.iter().filter(|d| d.position.location.is_valid() && wanted(&d.position.location)) {
+        let place = Place::of_position(&driver.position, None);
+        let place = Place { ride_device: false, received_at: place.received_at.min(now), ..place };
+        positions.restore(driver.user_id, place, &driver.position.device);
+    }
+    count
 }
 
 async fn page(platform: &Platform, request: &FleetRequest) -> Result<FleetReply, String> {

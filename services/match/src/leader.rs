@@ -118,6 +118,9 @@ impl Leader {
         let positions = fleet::positions(&self.platform, |_| true).await;
         let mut workers = self.spawn_workers(epoch, positions, &workers_stop);
         self.platform.metrics.match_active.set(1.0);
+        // Each renewal is a row write. Nobody takes the lease later for it: what is left of it when the process dies is only less.
+        let renew_every = self.config.lease_renew * 2;
+        let mut pause = self.config.lease_renew;
         loop {
             tokio::select! {
                 biased;
@@ -127,13 +130,16 @@ impl Leader {
                     tracing::warn!(epoch, ?ended, "match: a worker ended; standing by");
                     break;
                 }
-                () = sleep(self.config.lease_renew) => {}
+                () = sleep(pause) => {}
             }
+            // Sooner after a renewal that failed.
+            pause = self.config.lease_poll;
             // Taken before the request, so that the estimate errs on the safe side.
             let requested_at = Instant::now();
             match timeout(LEASE_TIMEOUT, self.renew(epoch)).await {
                 Ok(Ok(true)) => {
                     lease_held_until = requested_at + self.config.lease_ttl;
+                    pause = renew_every;
                     self.platform.health.set_healthy(HEALTH_PART);
                 }
                 Ok(Ok(false)) => {

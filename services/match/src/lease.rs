@@ -2,7 +2,7 @@
 //! standbys. With more each zone has one, and every process has its share of them (`owners.rs`). This file knows nothing of matching.
 //!
 //! A lease is a row: (name, epoch, holder, expires_at), by the database's clock. Its holder renews it every second
-//! for 5 s. Others look every half second, and take it once it has expired, with a new epoch.
+//! for 5 s, with one zone every other second. Others look every half second, and take it once it has expired, with a new epoch.
 //!
 //! Every transaction of an engine reads its row `for key share` and checks that the epoch is still its own. So a process
 //! that takes the lease waits until a running engine transaction has ended, and an engine transaction that begins later sees

@@ -6,6 +6,7 @@ pub mod api;
 pub mod asking;
 pub mod background;
 pub mod breaker;
+pub mod connected_drivers;
 pub mod consumer;
 pub mod dead_letters;
 pub mod event_metrics;

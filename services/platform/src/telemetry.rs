@@ -65,6 +65,8 @@ pub struct Metrics {
     pub stuck: IntGaugeVec,
     /// Bytes that a stream stores, as a part of the most that it may: 1 is full.
     pub stream_fill: GaugeVec,
+    /// Messages that a stream dropped for want of room before a consumer was delivered them, by consumer; as far as observations show it.
+    pub discarded: IntCounterVec,
     /// Limits reached, by limit.
     pub limited: IntCounterVec,
     /// Requests for one-time codes, by outcome: sent, limited, refused (a kind of number or a country), undelivered.
@@ -185,6 +187,11 @@ impl Metrics {
                 "distances_late_total",
                 "Final distances that points changed by more than 2 % after they were billed.",
                 "service",
+            ),
+            discarded: counter(
+                "messages_discarded_total",
+                "Messages that a full stream dropped before a consumer was delivered them, as observed every few seconds.",
+                "consumer",
             ),
             positions_left_out: counter(
                 "positions_left_out_total",

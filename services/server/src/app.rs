@@ -316,6 +316,7 @@ impl App {
                 push: settings.push.config(settings.embedded())?,
                 sign_in_life: chrono::TimeDelta::days(settings.sign_in_max_days.into()),
                 suspension_memory: chrono::TimeDelta::days(settings.suspension_memory_days.into()),
+                track_max_speed_mps: settings.track_max_speed_mps,
                 ..Default::default()
             };
             let users = Users::start(&platform, &store, tokens.clone(), config).await?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use platform::background::OBSERVE_INTERVAL;
 use platform::{Platform, StoreError};
 use streams::bus::{ConsumerInfo, StreamInfo};
-use streams::topology::{Retention, TopologyState};
+use streams::topology::{Discard, Retention, TopologyState};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::lag::Lags;
@@ -18,6 +18,9 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const STUCK_AFTER: Duration = Duration::from_secs(120);
 /// From this part of its bytes on, a stream is nearly full.
 const FILL_WARNING: f64 = 0.7;
+
+/// From this part of its bytes on a stream may have dropped something.
+const FULL: f64 = 0.95;
 
 /// Asks one store whether it answers.
 pub type Check = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>> + Send + Sync>;
@@ -74,11 +77,12 @@ async fn watch_stores(platform: &Platform, stores: &[(&'static str, Check)]) {
 
 /// Reports lags and stuck streams. It takes the newest observation, of this process or of another, and makes one only if there is none.
 async fn watch_topology(platform: &Platform) {
-    let (mut candidates, mut lags) = (StuckCandidates::default(), Lags::default());
+    let (mut candidates, mut lags, mut discards) = (StuckCandidates::default(), Lags::default(), Discards::default());
     loop {
         // If the server does not answer, the reconciler says so in health, and the metrics keep their last values.
         if let Ok(observation) = platform.observed_recently().await {
             report(platform, &observation.state, &mut candidates, &mut lags);
+            report_discarded(platform, &observation.state, &mut discards);
         }
         sleep(OBSERVE_INTERVAL).await;
     }
@@ -134,6 +138,48 @@ fn report(platform: &Platform, state: &TopologyState, candidates: &mut StuckCand
             tracing::info!(stream = stream.name, "the stream is no longer stuck");
         }
         gauge.set(i64::from(stuck));
+    }
+}
+
+/// Counts what streams that drop what is old have dropped unread.
+fn report_discarded(platform: &Platform, state: &TopologyState, discards: &mut Discards) {
+    let topology = &platform.topology;
+    for stream in topology.streams.iter().filter(|stream| stream.discard == Discard::Old) {
+        let Ok(info) = state.stream(&stream.name).map(|stream| &stream.info) else { continue };
+        for consumer in topology.consumers.iter().filter(|c| c.stream == stream.name) {
+            let Ok(found) = state.consumer(&consumer.stream, &consumer.durable) else { continue };
+            let lost = discards.observe(&consumer.durable, info, &found.info);
+            platform.metrics.discarded.with_label_values(&[&consumer.durable]).inc_by(lost);
+            if lost > 0 {
+                let (stream, consumer) = (&stream.name, &consumer.durable);
+                tracing::error!(stream, consumer, lost, "the stream is full and dropped messages that nobody has read");
+            }
+        }
+    }
+}
+
+/// Up to which sequence the messages are counted that a consumer was never delivered.
+#[derive(Debug, Default)]
+struct Discards(BTreeMap<String, u64>);
+
+impl Discards {
+    /// How many messages the stream has dropped since the last time before `consumer` was delivered them. Of a stream with room none: what
+    /// is gone there was handled. The stream was observed before its consumers. Messages of other subjects are counted with it; while a
+    /// stream is full they are few.
+    fn observe(&mut self, durable: &str, stream: &StreamInfo, consumer: &ConsumerInfo) -> u64 {
+        let counted = self.0.entry(durable.to_owned()).or_default();
+        if stream.last_sequence < *counted {
+            // It was created again.
+            *counted = 0;
+        }
+        let is_full = stream.max_bytes > 0 && stream.bytes as f64 >= FULL * stream.max_bytes as f64;
+        if !is_full || consumer.pending == 0 {
+            return 0;
+        }
+        let gone = stream.first_sequence.saturating_sub(1);
+        let lost = gone.saturating_sub(consumer.delivered.max(*counted));
+        *counted = gone.max(*counted);
+        lost
     }
 }
 
@@ -193,6 +239,34 @@ mod tests {
             let consumers: Vec<&ConsumerInfo> = consumers.iter().collect();
             assert_eq!(is_oldest_abandoned(&stream(messages, 5), &consumers), abandoned, "{messages} {consumers:?}");
         }
+    }
+
+    #[test]
+    fn what_a_full_stream_drops_unread_is_counted_once_for_each_consumer() {
+        let stream = |first_sequence, last_sequence, bytes| StreamInfo {
+            messages: last_sequence + 1 - first_sequence,
+            bytes,
+            first_sequence,
+            last_sequence,
+            consumers: 2,
+            max_bytes: 1_000,
+        };
+        let consumer = |delivered, pending| ConsumerInfo {
+            pending,
+            ack_pending: 0,
+            redelivered: 0,
+            ack_floor: delivered,
+            delivered,
+        };
+        let mut discards = Discards::default();
+        assert_eq!(discards.observe("a", &stream(50, 60, 500), &consumer(10, 5)), 0, "there is room");
+        assert_eq!(discards.observe("a", &stream(50, 60, 990), &consumer(60, 0)), 0, "it has read all");
+        assert_eq!(discards.observe("a", &stream(50, 60, 990), &consumer(10, 11)), 39);
+        assert_eq!(discards.observe("b", &stream(50, 60, 990), &consumer(49, 11)), 0);
+        assert_eq!(discards.observe("a", &stream(50, 60, 990), &consumer(10, 11)), 0, "counted");
+        assert_eq!(discards.observe("a", &stream(60, 70, 990), &consumer(10, 11)), 10);
+        assert_eq!(discards.observe("a", &stream(80, 90, 990), &consumer(75, 11)), 4);
+        assert_eq!(discards.observe("a", &stream(5, 15, 990), &consumer(2, 11)), 2, "it was created again");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What all simulated people of a run share. Nothing here speaks to the platform but the sign-in.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
@@ -42,6 +42,9 @@ impl Gauge {
     }
 }
 
+/// Places and times are measured: at the limit itself some points would need more.
+const FASTEST_PART: f64 = 0.8;
+
 #[derive(Debug)]
 pub(crate) struct City {
     pub(crate) config: Config,
@@ -64,6 +67,8 @@ pub(crate) struct City {
     /// PINs that passengers have shared with their drivers, by ride.
     pins: Mutex<HashMap<String, String>>,
     accounts: Mutex<BTreeMap<String, Arc<Account>>>,
+    /// What the platform believes that a vehicle can drive, in m/s, as bits; infinite while it has not said so.
+    fastest_mps: AtomicU64,
 }
 
 impl City {
@@ -98,7 +103,21 @@ impl City {
             schedule: Mutex::new(schedule),
             pins: Mutex::default(),
             accounts: Mutex::default(),
+            fastest_mps: AtomicU64::new(f64::INFINITY.to_bits()),
         })
+    }
+
+    /// A welcome says how fast the platform believes that vehicles are.
+    pub(crate) fn learn_fastest(&self, limit_mps: Option<f64>) {
+        if let Some(limit_mps) = limit_mps.filter(|limit| limit.is_finite() && *limit > 0.0) {
+            self.fastest_mps.store(limit_mps.to_bits(), Ordering::Relaxed);
+            self.schedule().set_fastest(self.fastest_mps());
+        }
+    }
+
+    /// The most that a vehicle drives, in metres a real second: what is faster is no track, and nobody pays for it.
+    pub(crate) fn fastest_mps(&self) -> f64 {
+        f64::from_bits(self.fastest_mps.load(Ordering::Relaxed)) * FASTEST_PART
     }
 
     pub(crate) fn phase(&self) -> Phase {

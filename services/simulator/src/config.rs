@@ -14,8 +14,8 @@ use crate::transport::Transport;
 /// The least time that a driver takes to answer an offer.
 pub(crate) const THINK_MIN: Duration = Duration::from_millis(20);
 
-/// Below so many rides, the sum of the billed distances says little.
-pub(crate) const BILLED_RIDES_MIN: u64 = 10;
+/// Of fewer rides, the sum of the billed distances may differ by more: by ten times the tolerance for one.
+const BILLED_RIDES: u64 = 10;
 
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -35,7 +35,8 @@ pub struct Config {
     /// Seed of every decision of the simulated people.
     pub seed: u64,
     /// Simulated seconds a real second: for movement, gaps between requests, and rests. The platform sees the positions in
-    /// real time, so its `TRACK_MAX_SPEED_MPS` must be raised by the same factor.
+    /// real time, so that vehicles drive no faster than its `TRACK_MAX_SPEED_MPS` allows, as its welcome says; for the full speed it
+    /// must be raised by the same factor.
     pub speed: f64,
     /// Between two positions of a driver in a ride, real time; three times that without a ride.
     pub position_interval: Duration,
@@ -58,8 +59,8 @@ pub struct Config {
     /// How far the clock of every other fourth driver is ahead. The contract allows 60 s; positions from further ahead may be refused
     /// until the platform knows the clock, and the ride goes on without them.
     pub fast_clock: Duration,
-    /// By how much the sum of the billed distances may differ from the sum of the driven ones, as a part of it, once
-    /// ten rides are billed. `None` where positions may be lost with what is killed.
+    /// By how much the sum of the billed distances may differ from the sum of the driven ones, as a part of it, of ten rides or more; see
+    /// [`Config::billed_tolerance_of`]. `None` where positions may be lost with what is killed.
     pub billed_tolerance: Option<f64>,
     pub transport: Transport,
     /// The wall-clock time at the start of the run, for a simulation that pauses tokio's clock. `None`: the system's clock.
@@ -123,6 +124,12 @@ impl Config {
             bail!("the file of requests holds no usable trip");
         }
         self.faults.validate()
+    }
+
+    /// By how much the billed distance of so many rides may differ from the driven one: as much as one ride of ten may.
+    pub(crate) fn billed_tolerance_of(&self, rides: u64) -> Option<f64> {
+        let fewer = BILLED_RIDES as f64 / rides.clamp(1, BILLED_RIDES) as f64;
+        self.billed_tolerance.map(|tolerance| tolerance * fewer)
     }
 
     /// How long before the time limit no new search begins.
@@ -249,6 +256,13 @@ impl Faults {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_bill_of_one_ride_is_checked_too() {
+        let tolerance = |rides| Config::default().billed_tolerance_of(rides).map(|part| (part * 1e3).round());
+        assert_eq!([0, 1, 2, 5, 10, 500].map(tolerance), [100.0, 100.0, 50.0, 20.0, 10.0, 10.0].map(Some));
+        assert_eq!(Config { billed_tolerance: None, ..Config::default() }.billed_tolerance_of(1), None);
+    }
 
     #[test]
     fn the_defaults_are_valid_and_an_error_names_the_setting() {

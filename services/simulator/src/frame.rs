@@ -14,6 +14,8 @@ pub(crate) enum Frame {
         last_seq: u64,
         /// The body of `GET /v1/state`.
         state: Value,
+        /// Of the limits, if they name it.
+        fastest_mps: Option<f64>,
     },
     Ack {
         id: String,
@@ -117,7 +119,8 @@ pub(crate) fn parse(frame: &str) -> Result<Frame, String> {
             let last_seq = raw.data.get("last_seq").and_then(Value::as_u64).ok_or(missing("data.last_seq"))?;
             let state =
                 raw.data.get("state").filter(|state| state.is_object()).cloned().ok_or(missing("data.state"))?;
-            Ok(Frame::Welcome { user_id, last_seq, state })
+            let fastest_mps = raw.data.pointer("/limits/track_max_speed_mps").and_then(Value::as_f64);
+            Ok(Frame::Welcome { user_id, last_seq, state, fastest_mps })
         }
         "ack" => {
             let Some(id) = raw.id else { return Err("`ack` without `id`".to_owned()) };

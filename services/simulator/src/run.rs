@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::city::{City, Phase};
 use crate::clock;
-use crate::config::{BILLED_RIDES_MIN, Config};
+use crate::config::Config;
 use crate::driver::Driver;
 use crate::passenger::Passenger;
 use crate::progress::Progress;
@@ -105,11 +105,12 @@ fn check_billed(city: &City) {
         let statistics = city.statistics();
         (statistics.billed_share.count(), statistics.billed_of_all())
     };
-    if let (Some(tolerance), Some(billed)) = (city.config.billed_tolerance, billed)
-        && rides >= BILLED_RIDES_MIN
+    if let (Some(tolerance), Some(billed)) = (city.config.billed_tolerance_of(rides), billed)
         && (billed - 1.0).abs() > tolerance
     {
-        city.checker().violation(format!("{rides} rides: {billed:.3} of the distance that was driven is billed"));
+        city.checker().violation(format!(
+            "{rides} rides: {billed:.3} of the distance that was driven is billed, and not 1 ± {tolerance:.3}"
+        ));
     }
 }
 

@@ -35,7 +35,7 @@ pub struct Summary {
     pub superseded: u64,
     /// `pickup_eta_s` of the offers that became rides, seconds.
     pub pickup_eta_s: Option<Distribution>,
-    /// All billed distance over all driven distance of completed rides. Far below 1, `TRACK_MAX_SPEED_MPS` is too low for the speed.
+    /// All billed distance over all driven distance of completed rides.
     pub billed_of_all: Option<f64>,
     /// Billed over driven distance of each completed ride.
     pub billed_share: Option<Distribution>,

@@ -30,6 +30,8 @@ pub struct Config {
     pub suspension_memory: TimeDelta,
     /// How pushes are sent, and where.
     pub push: PushConfig,
+    /// `TRACK_MAX_SPEED_MPS`, as the welcome names it: what moves faster is no track. location and rides apply it.
+    pub track_max_speed_mps: f64,
     /// Sockets of all users on this pod.
     pub sockets_max: usize,
 }
@@ -46,6 +48,7 @@ impl Default for Config {
             sign_in_life: TimeDelta::days(90),
             suspension_memory: TimeDelta::days(365),
             push: PushConfig::default(),
+            track_max_speed_mps: 70.0,
             sockets_max: 50_000,
         }
     }

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::commands::joint_publish::JointPublish;
 use crate::commands::joint_search::JointSearches;
+use crate::commands::stream_room::StreamRoom;
 use crate::commands::window::Window;
 use crate::config::Config;
 use crate::gateway::client_limits::{ClientLimits, limits_of_client};
@@ -78,6 +79,8 @@ pub(crate) struct Parts {
     pub(crate) joint_searches: Arc<JointSearches>,
     /// The positions of free drivers under way.
     pub(crate) window: Arc<Window>,
+    /// Of the stream of positions.
+    pub(crate) stream_room: StreamRoom,
     /// Of the webhook that delivers codes.
     pub(crate) codes_client: HttpClient,
     /// The limits that concern a client, as its welcome names them.
@@ -110,6 +113,7 @@ impl Context {
             sinks: Arc::new(Sinks::new(platform, &config.push)),
             due: Arc::default(),
             taken: Arc::default(),
+            limits: Arc::new(limits_of_client(platform.limiter.limits(), config.track_max_speed_mps)),
             config: Arc::new(config),
             sockets: Arc::default(),
             lease: Arc::new(PodLease::new(platform)),
@@ -118,8 +122,8 @@ impl Context {
             joint_publish: Arc::default(),
             joint_searches: Arc::default(),
             window: Arc::new(Window::new(Instant::now())),
+            stream_room: StreamRoom::default(),
             codes_client: HttpClient::new(platform, CODES),
-            limits: Arc::new(limits_of_client(platform.limiter.limits())),
             rides: Arc::new(Breaker::new(platform, "rides", RIDES_RULES)),
             debts: Arc::new(Asking::new(platform, "debts", DEBTS_RULES, DEBTS, DEBTS_MAX)),
             missed_permits: Arc::new(Semaphore::new(MISSED_MAX)),

@@ -143,6 +143,7 @@ impl Users {
         tasks.spawn(sign_in::ended::run(context.clone(), stop.clone()));
         tasks.spawn(sign_in::ended::answer(context.clone(), stop.clone()));
         tasks.spawn(party::answer(context.clone(), stop.clone()));
+        tasks.spawn(presence::connected::answer(context.clone(), stop.clone()));
         tasks.spawn(operators::answer(context.clone(), stop.clone()));
         tasks.spawn(party::contacts::answer(context.clone(), stop.clone()));
         let purged = context.clone();

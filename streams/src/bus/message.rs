@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 /// The header by which a stream recognises a duplicate.
 pub const MESSAGE_ID: &str = "Nats-Msg-Id";
 
+/// The most replies that are taken of those who answer one request.
+pub(crate) const REPLIES_MAX: usize = 10_000;
+
 /// The header by which the NATS client marks a message whose headers it could not parse (`third_party/async-nats/CHANGES.md`).
 const MALFORMED_HEADERS: &str = "Nats-Malformed-Headers";
 

@@ -466,6 +466,24 @@ impl Bus {
         }
     }
 
+    /// Sends a request that several may answer. Returns their replies, in the order in which they came: until `wait` is over, or nothing
+    /// more came for `quiet` after one; 10,000 at most.
+    ///
+    /// # Errors
+    /// [`BusError::NoResponders`] at once if nobody is subscribed, [`BusError::Unavailable`] if it could not be sent.
+    pub async fn request_all(
+        &self,
+        subject: &str,
+        payload: Bytes,
+        wait: Duration,
+        quiet: Duration,
+    ) -> Result<Vec<Bytes>, BusError> {
+        match self {
+            Self::Nats(b) => b.request_all(subject, payload, (wait, quiet)).await,
+            Self::Memory(b) => b.request_all(subject, payload, (wait, quiet)).await,
+        }
+    }
+
     /// Whether the bus works at this moment: connected, and JetStream answers.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use super::server::{SendResult, Server};
 use super::stream::{NotStored, Stream};
 use crate::bus::message::{
-    BusError, ConsumerInfo, CoreMessage, Headers, Message, Published, StoredMessage, StreamInfo,
+    BusError, ConsumerInfo, CoreMessage, Headers, Message, Published, REPLIES_MAX, StoredMessage, StreamInfo,
 };
 use crate::bus::open::{OpenSubscription, OpenSubscriptions};
 use crate::simulation::{Fault, Faults};
@@ -305,6 +305,39 @@ impl MemoryBus {
             Ok(Some(reply)) => Ok(reply.payload),
             Ok(None) | Err(_) => Err(BusError::Unavailable(format!("request to {subject}: no answer in {wait:?}"))),
         }
+    }
+
+    pub(crate) async fn request_all(
+        &self,
+        subject: &str,
+        payload: Bytes,
+        waits: (Duration, Duration),
+    ) -> Result<Vec<Bytes>, BusError> {
+        self.faults.request(self.send_to_all(subject, payload, waits)).await
+    }
+
+    async fn send_to_all(
+        &self,
+        subject: &str,
+        payload: Bytes,
+        (wait, quiet): (Duration, Duration),
+    ) -> Result<Vec<Bytes>, BusError> {
+        let until = Instant::now() + wait;
+        let id = self.with(|server, _| server.core.subscribe_inbox(INBOX));
+        let mut incoming = Subscription { bus: self.clone(), id, _open: None };
+        let inbox = format!("{INBOX}.{id}");
+        if self.with(|server, now| server.send(subject, payload, Some(&inbox), now)) == SendResult::NoResponders {
+            return Err(BusError::NoResponders(subject.to_owned()));
+        }
+        let mut replies = Vec::new();
+        let mut next_by = until;
+        while replies.len() < REPLIES_MAX
+            && let Ok(Some(reply)) = timeout_at(next_by, incoming.next()).await
+        {
+            replies.push(reply.payload);
+            next_by = until.min(Instant::now() + quiet);
+        }
+        Ok(replies)
     }
 
     pub(crate) fn dropped(&self) -> u64 {

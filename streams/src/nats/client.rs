@@ -15,10 +15,10 @@ use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::login::{Credential, Login};
-use crate::bus::message::{BusError, ConsumerInfo, CoreMessage, Headers, Message, Published, StreamInfo};
+use crate::bus::message::{BusError, ConsumerInfo, CoreMessage, Headers, Message, Published, REPLIES_MAX, StreamInfo};
 use crate::bus::open::{OpenSubscription, OpenSubscriptions};
 use crate::topology::{Consumer, MESSAGE_MAX, MINIMUM_SERVER};
 
@@ -446,6 +446,32 @@ impl NatsBus {
             Ok(Err(e)) => Err(BusError::Unavailable(format!("request to {subject}: {e}"))),
             Err(_) => Err(BusError::Unavailable(format!("request to {subject}: no answer in {wait:?}"))),
         }
+    }
+
+    pub(crate) async fn request_all(
+        &self,
+        subject: &str,
+        payload: Bytes,
+        (wait, quiet): (Duration, Duration),
+    ) -> Result<Vec<Bytes>, BusError> {
+        let until = Instant::now() + wait;
+        let inbox = self.client.new_inbox();
+        // The server handles what one connection sends in order: it has the subscription before the request.
+        let mut incoming = send_in_time(subject, self.client.subscribe(inbox.clone())).await?;
+        let sent = self.client.publish_with_reply(subject.to_owned(), inbox, payload);
+        send_in_time(subject, sent).await?;
+        let mut replies = Vec::new();
+        let mut next_by = until;
+        while replies.len() < REPLIES_MAX
+            && let Ok(Some(message)) = timeout_at(next_by, incoming.next()).await
+        {
+            if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
+                return Err(BusError::NoResponders(subject.to_owned()));
+            }
+            replies.push(message.payload);
+            next_by = until.min(Instant::now() + quiet);
+        }
+        Ok(replies)
     }
 
     pub(crate) fn check_connection(&self) -> Result<(), BusError> {

@@ -182,6 +182,31 @@ pub(crate) async fn request_without_a_reply_ends_after_its_wait(f: &Fixture) -> 
     Ok(())
 }
 
+pub(crate) async fn request_to_all_gets_every_reply_until_it_is_quiet(f: &Fixture) -> Result<()> {
+    let subject = f.subject("request");
+    let (began, quiet) = (tokio::time::Instant::now(), millis(400));
+    let ask = || f.bus.request_all(&subject, Bytes::from("who?"), SOON, quiet);
+    assert!(matches!(ask().await, Err(BusError::NoResponders(s)) if s == subject));
+    let mut responders = tokio::task::JoinSet::new();
+    for n in 0..3 {
+        let (bus, mut requests) = (f.bus.clone(), f.bus.subscribe(&subject, None).await?);
+        responders.spawn(async move {
+            let request = next(&mut requests).await?;
+            // One that is asked and says nothing.
+            if n > 0 {
+                bus.publish_core(&request.reply.context("a reply subject")?, request.payload).await?;
+            }
+            anyhow::Ok(requests)
+        });
+    }
+    assert_eq!(ask().await?, ["who?", "who?"]);
+    assert!(began.elapsed() < SOON);
+    let subscriptions: Vec<_> = responders.join_all().await;
+    let short = f.bus.request_all(&subject, Bytes::from("nobody?"), millis(300), quiet).await?;
+    assert!(short.is_empty() && subscriptions.iter().all(Result::is_ok));
+    Ok(())
+}
+
 pub(crate) async fn subscriber_gets_a_copy_of_a_published_message(f: &Fixture) -> Result<()> {
     let stream = f.stream("S", &["a"], Retention::Limits);
     f.apply(&[&stream], &[]).await?;

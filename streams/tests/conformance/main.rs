@@ -159,6 +159,7 @@ suite! {
         request_without_responders_fails_at_once
         ack_of_a_missing_consumer_has_no_responders
         request_without_a_reply_ends_after_its_wait
+        request_to_all_gets_every_reply_until_it_is_quiet
         subscriber_gets_a_copy_of_a_published_message
         stream_stores_a_core_message_on_its_subject
         stream_acknowledges_a_request_on_its_subject

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use serde_json::Value;
+use streams::connected_drivers::{CONNECTED_DRIVERS, ConnectedDriver, ConnectedDrivers, ConnectedDriversRequest};
 use streams::event::{LocationUpdate, UserBeacon};
 use streams::fleet::{FLEET, FleetReply, FleetRequest};
 use streams::newest_position::{NEWEST_POSITION, NEWEST_POSITION_WAIT, NewestPosition, NewestPositionRequest};
@@ -19,6 +20,7 @@ on_both_stores!(
     a_user_may_look_five_times_at_once,
     a_restart_and_a_second_process_keep_the_places_of_drivers,
     a_restart_keeps_the_places_of_drivers_in_rides,
+    a_process_that_is_killed_and_its_successor_move_nobody,
     a_driver_is_where_the_positions_say_and_only_on_duty,
 );
 
@@ -154,6 +156,82 @@ async fn a_restart_keeps_the_places_of_drivers_in_rides(backend: Backend) {
         assert_eq!(newest.map(|newest| newest.location), Some(place(east_m, 0.0)));
     }
     assert!(harness.nearby(0).await.is_empty(), "both are busy");
+    harness.end().await;
+}
+
+/// Answers as two pods of users would, each with one driver; one of them in two pages.
+async fn pods_answer(harness: &ServiceHarness, drivers: [ConnectedDriver; 2]) {
+    let [first, second] = drivers;
+    for (pod, drivers, is_paged) in [("one", [first], false), ("two", [second], true)] {
+        let bus = harness.platform.bus.clone();
+        let mut requests = bus.subscribe(CONNECTED_DRIVERS, None).await.unwrap();
+        tokio::spawn(async move {
+            while let Some(message) = requests.next().await {
+                let request: ConnectedDriversRequest = serde_json::from_slice(&message.payload).unwrap();
+                if request.pod_id.as_deref().is_some_and(|asked| asked != pod) {
+                    continue;
+                }
+                let is_first = is_paged && request.after.is_none();
+                let next = is_first.then_some(UserId(uuid::Uuid::nil()));
+                let drivers = if is_first { Vec::new() } else { drivers.to_vec() };
+                let page = ConnectedDrivers { pod_id: pod.to_owned(), drivers, next };
+                let reply = serde_json::to_vec(&page).unwrap();
+                bus.publish_core(&message.reply.unwrap(), reply.into()).await.unwrap();
+            }
+        });
+    }
+}
+
+async fn a_process_that_is_killed_and_its_successor_move_nobody(backend: Backend) {
+    let mut harness = ServiceHarness::start(backend, 1).await;
+    let (ride, free) = (TestRide::new(&harness), harness.platform.world.id());
+    for driver in [ride.driver, free] {
+        harness.go_online(driver, 300.0).await;
+    }
+    harness.all_handled().await;
+    ride.publish(&harness, RideStatus::Started, 0.0).await;
+    harness.all_handled().await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let in_ride = LocationUpdate { ride_id: Some(ride.id), ..harness.free_point(ride.driver, 2_020.0) };
+    let update = harness.free_point(free, 2_000.0);
+    for point in [&in_ride, &update] {
+        harness.publish(&Event::LocationUpdate(point.clone())).await;
+    }
+    let connected = |point: &LocationUpdate| ConnectedDriver {
+        user_id: point.user_id,
+        ride_id: point.ride_id,
+        position: NewestPosition::of_point(point, point.recorded_at),
+    };
+    pods_answer(&harness, [connected(&in_ride), connected(&update)]).await;
+    // Neither is in a row: the point of the ride waits for others, and the place of the free driver for its time.
+    harness.kill_process(0).await;
+    harness.start_process().await;
+    let mut nearby = Vec::new();
+    for _ in 0..200 {
+        nearby = harness.nearby(0).await;
+        if nearby == [2_000.0] {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(nearby, [2_000.0]);
+    let body = serde_json::to_vec(&NewestPositionRequest { driver_id: ride.driver }).unwrap();
+    // It answers nobody before.
+    let mut newest = None;
+    for _ in 0..200 {
+        if let Ok(reply) =
+            harness.platform.bus.request(NEWEST_POSITION, body.clone().into(), NEWEST_POSITION_WAIT).await
+        {
+            newest = serde_json::from_slice::<Option<NewestPosition>>(&reply).unwrap();
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(newest.map(|newest| newest.location), Some(place(2_020.0, 0.0)));
+    // Stopped in order, it writes the places that it knows: its successor needs nobody.
+    harness.stop_processes().await;
+    harness.start_process().await;
+    assert_eq!(harness.nearby(0).await, [2_000.0]);
     harness.end().await;
 }
 

@@ -93,6 +93,11 @@ impl Reply {
         Self::done(serde_json::to_vec(value).expect("bodies have string keys"))
     }
 
+    /// No reply, because another process replies.
+    pub fn of_others() -> Self {
+        Self { body: None, error: None, code: "" }
+    }
+
     /// No reply: nobody waits for it, or nobody can say.
     pub fn none(why: impl Into<String>) -> Self {
         Self { body: None, error: Some(why.into()), code: FAILED }

@@ -5,6 +5,7 @@ use matching::record::explain::Explanation;
 use platform::api::{SchemaOf, Schemas};
 use serde_json::{Value, json};
 use streams::Service;
+use streams::connected_drivers::{CONNECTED_DRIVERS, ConnectedDrivers, ConnectedDriversRequest};
 use streams::contacts::{CONTACTS, Contacts, ContactsRequest};
 use streams::debts::{DEBTS, DebtView, DebtsRequest};
 use streams::driven_distance::{DRIVEN_DISTANCE, DrivenDistance, DrivenDistanceRequest};
@@ -162,6 +163,16 @@ pub const CORE_SUBJECTS: &[CoreSubject] = {
         subject(SIGN_INS_ENDED, &[Users], ALL, "Sign-ins that have just ended.", Sealed),
         sealed(subject(SIGN_INS_LIST, &[Match, Rides, Location], &[Users], "Sign-ins that have ended.", Sealed)),
         subject("location.live.*", &[Users], &[Users], "The live lane: a ride's newest position.", Own),
+        request(
+            subject(
+                CONNECTED_DRIVERS,
+                &[Users, Match, Location],
+                &[Users],
+                "Where the drivers are who have a socket; each pod for itself.",
+                Json(Schemas::written::<ConnectedDriversRequest>),
+            ),
+            Schemas::written::<ConnectedDrivers>,
+        ),
         in_group(
             FLEET_QUEUE_GROUP,
             request(

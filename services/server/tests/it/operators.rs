@@ -90,6 +90,7 @@ async fn a_pod_sends_heartbeats_and_answers_for_its_health_and_services(shape: S
     for (service, endpoint, subject, group) in [
         ("users", "ended_sign_ins", "users.sign_ins.list", "users.sign_ins.list"),
         ("users", "health", "pods.pod-7.health", ""),
+        ("users", "drivers", "users.drivers", ""),
         ("match", "user_finder_match", "dead_letters.user_finder_match", "user_finder_match"),
         ("rides", "command", "rides.command", "rides"),
         ("location", "fleet", "location.service.fleet", "location"),

@@ -67,7 +67,7 @@ impl Configs {
             location: location::Config { max_speed_mps, aggregate_every, ..production.location },
             rides: rides::Config { max_speed_mps, ..production.rides },
             matching: matching::Config { request_ttl_s: 90, partition, ..production.matching },
-            users: users::Config { request_ttl_s: 90, ..production.users },
+            users: users::Config { request_ttl_s: 90, track_max_speed_mps: max_speed_mps, ..production.users },
             core_queue_group: None,
         }
     }

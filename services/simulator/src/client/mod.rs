@@ -262,6 +262,7 @@ impl Client {
         match self.open().await {
             Ok((socket, welcome)) => {
                 let now = clock::now();
+                self.city.learn_fastest(welcome.fastest_mps);
                 self.socket = Some(socket);
                 self.failures = 0;
                 self.connects += 1;

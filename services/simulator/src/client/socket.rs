@@ -43,6 +43,8 @@ pub(crate) struct Welcome {
     pub(crate) last_seq: u64,
     /// The body of `GET /v1/state`.
     pub(crate) state: Value,
+    /// `track_max_speed_mps` of its limits: faster motion is no track.
+    pub(crate) fastest_mps: Option<f64>,
 }
 
 #[derive(Debug)]
@@ -137,7 +139,9 @@ async fn read_welcome(stream: &mut WebSocketStream<Connection>) -> Result<Welcom
     loop {
         match stream.next().await.context("closed before the welcome")?? {
             Message::Text(frame) => match frame::parse(&frame) {
-                Ok(Frame::Welcome { user_id, last_seq, state }) => return Ok(Welcome { user_id, last_seq, state }),
+                Ok(Frame::Welcome { user_id, last_seq, state, fastest_mps }) => {
+                    return Ok(Welcome { user_id, last_seq, state, fastest_mps });
+                }
                 other => bail!("the first frame is no welcome but {other:?}"),
             },
             Message::Close(frame) => bail!("closed before the welcome: {frame:?}"),

@@ -79,6 +79,8 @@ pub(crate) struct Driver {
     /// The number of the connection on which `beacon.update` was last sent.
     active_on: u64,
     index: usize,
+    /// By the speed of the simulation alone, in metres a real second.
+    wanted_mps: f64,
     /// Until then another device may be the one whose positions count.
     unseen_until: Instant,
 }
@@ -106,7 +108,9 @@ impl Driver {
             // With the phone's id gone, the tablet at the depot would be as good as the new one.
             client.keep_device();
         }
-        let speed_mps = rng.random_range(8.0..14.0) * city.config.speed;
+        // Within what the platform believes, which the first welcome says.
+        let wanted_mps = rng.random_range(8.0..14.0) * city.config.speed;
+        let speed_mps = wanted_mps.min(city.fastest_mps());
         let mut driver = Self {
             client,
             rng,
@@ -119,6 +123,7 @@ impl Driver {
             wrong_pin_ids: HashSet::new(),
             active_on: 0,
             index,
+            wanted_mps,
             unseen_until: now,
             city,
         };
@@ -215,6 +220,7 @@ impl Driver {
     /// Moves, and sends a position if one is due or the target is reached.
     fn drive(&mut self, now: Instant) {
         let before = self.vehicle.advance(now);
+        self.vehicle.speed_mps = self.wanted_mps.min(self.city.fastest_mps());
         let riding = matches!(self.state, State::Riding { .. });
         let (mut with_passenger, mut holds) = (false, false);
         if let State::Riding { trip, leg: Leg::ToDropoff } = &mut self.state {

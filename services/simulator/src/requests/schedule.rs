@@ -14,6 +14,10 @@ use crate::position::Position;
 const GAP_MAX: Duration = Duration::from_millis(200);
 /// The mean gap between two seeded requests, simulated seconds.
 const SEEDED_GAP_S: f64 = 2.0;
+/// What a vehicle drives in the middle, simulated.
+const USUAL_MPS: f64 = 11.0;
+/// Of a trip's length the least part: of a shorter way the noise of a car that stands is too much of the bill.
+const SCALE_MIN: f64 = 0.5;
 /// An idle driver waits near one of so many coming pickups.
 const PICKUPS_AHEAD: usize = 200;
 
@@ -28,6 +32,8 @@ pub(crate) struct ScheduledRequest {
 pub(crate) struct RequestSchedule {
     source: Source,
     speed: f64,
+    /// Of the lengths of seeded trips: 1 at their own size.
+    scale: f64,
     next_at: Instant,
     previous_pickup_time: Option<DateTime<Utc>>,
     rng: StdRng,
@@ -46,7 +52,13 @@ impl RequestSchedule {
             None => Source::Seeded { centres, clock: DateTime::UNIX_EPOCH },
         };
         let rng = StdRng::seed_from_u64(seed ^ 0x0dea_1dea);
-        Self { source, speed, next_at: start, previous_pickup_time: None, rng }
+        Self { source, speed, scale: 1.0, next_at: start, previous_pickup_time: None, rng }
+    }
+
+    /// Vehicles drive at most so many metres a second, however fast the simulation is: seeded trips become shorter, so that they take
+    /// about as long as they would.
+    pub(crate) fn set_fastest(&mut self, fastest_mps: f64) {
+        self.scale = (fastest_mps / (USUAL_MPS * self.speed)).clamp(SCALE_MIN, 1.0);
     }
 
     /// The next request, made by the passenger of this index; `None` at the end of the file.
@@ -61,7 +73,7 @@ impl RequestSchedule {
                 // Independent passengers: the gaps are exponentially distributed.
                 let gap_s = -SEEDED_GAP_S * (1.0 - self.rng.random::<f64>()).ln();
                 *clock += chrono::Duration::milliseconds((gap_s * 1000.0) as i64);
-                seeded(centres[person % centres.len()], *clock, &mut self.rng)
+                seeded(centres[person % centres.len()], (*clock, self.scale), &mut self.rng)
             }
         };
         let gap = self.previous_pickup_time.map_or(Duration::ZERO, |previous| {
@@ -84,7 +96,7 @@ impl RequestSchedule {
                 trips.requests.get(index).map(|request| request.pickup)
             }
             Source::Seeded { centres, clock } => {
-                Some(seeded(centres[person % centres.len()], *clock, &mut self.rng).pickup)
+                Some(seeded(centres[person % centres.len()], (*clock, self.scale), &mut self.rng).pickup)
             }
         };
         let pickup = pickup.unwrap_or(Position { lat: 40.7484, lng: -73.9857 });
@@ -92,11 +104,11 @@ impl RequestSchedule {
     }
 }
 
-/// A trip of 0.8 to 3 km whose pickup is within 1.5 km of the centre.
-fn seeded(centre: Position, pickup_time: DateTime<Utc>, rng: &mut StdRng) -> Request {
+/// A trip of 0.8 to 3 km whose pickup is within 1.5 km of the centre; in scale.
+fn seeded(centre: Position, (pickup_time, scale): (DateTime<Utc>, f64), rng: &mut StdRng) -> Request {
     let mut around = |from: Position, min_m: f64, max_m: f64| {
         let angle = rng.random_range(0.0..std::f64::consts::TAU);
-        let length_m = rng.random_range(min_m..max_m);
+        let length_m = rng.random_range(min_m..max_m) * scale;
         from.offset(length_m * angle.sin(), length_m * angle.cos())
     };
     let pickup = around(centre, 0.0, 1_500.0);
@@ -139,6 +151,22 @@ mod tests {
             assert!(request.pickup.distance_m(&city) < 2_000.0 && request.dropoff.distance_m(&city) < 5_000.0);
             assert!(schedule.idle_position(person).distance_m(&city) < 3_000.0);
         }
+    }
+
+    #[tokio::test]
+    async fn where_vehicles_must_be_slow_trips_are_short() {
+        let start = clock::now();
+        let longest_m = |fastest_mps| {
+            let mut schedule = RequestSchedule::new(None, vec![Position { lat: 40.7, lng: -73.9 }], 40.0, 1, start);
+            schedule.set_fastest(fastest_mps);
+            let trips = (0..200).map(|n| schedule.next(start, n).unwrap().request);
+            let lengths: Vec<f64> = trips.map(|trip| trip.pickup.distance_m(&trip.dropoff)).collect();
+            assert!(lengths.iter().all(|length_m| *length_m > TRIP_MIN_M));
+            lengths.into_iter().fold(0.0, f64::max).round()
+        };
+        assert!((2_900.0..3_010.0).contains(&longest_m(f64::INFINITY)));
+        assert!((2_170.0..2_260.0).contains(&longest_m(330.0)));
+        assert!((1_450.0..1_510.0).contains(&longest_m(56.0)));
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ pub(crate) mod ride;
 pub(crate) mod routes;
 pub(crate) mod search;
 pub(crate) mod sender;
+pub(crate) mod stream_room;
 pub(crate) mod window;
 
 use platform::{Retry, Trace, kill_point, spans};

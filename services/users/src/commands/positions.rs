@@ -6,6 +6,9 @@
 //!
 //! Of a free driver only the newest position is of use. While the readers are behind, it waits for room (`window.rs`), and a newer one
 //! takes its place.
+//!
+//! An acknowledged position is not lost: while the stream is nearly full nothing is published that would push out what was not read
+//! (`stream_room.rs`). The live lane goes on.
 
 use std::time::Duration;
 
@@ -20,6 +23,7 @@ use super::ack::PositionsAck;
 use super::command::{Point, Positions, Refusal};
 use super::publish_lane::PART_MAX;
 use super::sender::Sender;
+use super::stream_room::Of;
 use super::window;
 use crate::account::{self, DriverStatus};
 use crate::context::Context;
@@ -27,6 +31,8 @@ use crate::{live_ride, offer};
 
 /// How long a position waits for room at most.
 const HELD_MAX: Duration = Duration::from_secs(10);
+/// When a phone sends again what the full stream did not take.
+const FULL_RETRY_S: u64 = 5;
 
 /// Publishes a driver's positions; returns once the stream has stored them all. While its readers are behind, positions of a free driver
 /// that newer ones replace are left out, and the answer says how many (`left_out`).
@@ -103,6 +109,7 @@ async fn publish_free(
     };
     let _of_user = lane.enter(1).await.ok_or_else(Refusal::unavailable)?;
     let room = enter_window(context, 1).await.inspect_err(|_| count_left_out(1))?;
+    require_stream_room(context, Of::Free, 1).await.inspect_err(|_| count_left_out(1))?;
     let _of_pod = permits(&context.publish_permits, 1).await?;
     // Its turn has come: whichever position is the newest now goes out.
     let Some(held) = turn.take() else { return Ok(count) };
@@ -133,6 +140,9 @@ async fn send(
     let in_flight = if updates.len() <= PART_MAX { &context.publish_permits } else { &context.batch_permits };
     for part in updates.chunks(PART_MAX) {
         let _of_user = sender.publish_lane.enter(part.len()).await.ok_or_else(Refusal::unavailable)?;
+        // A phone's buffer may be of a ride that has ended.
+        let of = if room == Room::Needed { Of::Free } else { Of::Ride };
+        require_stream_room(context, of, part.len()).await?;
         let taken = match room {
             Room::Needed => Some(enter_window(context, part.len()).await?),
             Room::NotNeeded => None,
@@ -156,6 +166,14 @@ async fn enter_window(context: &Context, count: usize) -> Result<window::Room<'_
     timeout(HELD_MAX, context.window.enter(count)).await.ok().flatten().ok_or_else(Refusal::unavailable)
 }
 
+/// Refuses positions that would push others out of the stream, which nobody has read yet.
+async fn require_stream_room(context: &Context, of: Of, count: usize) -> Result<(), Refusal> {
+    if context.stream_room.has_room(&context.platform, of, count).await {
+        return Ok(());
+    }
+    Err(Refusal { retry_after_s: Some(FULL_RETRY_S), ..Refusal::unavailable() })
+}
+
 async fn permits(semaphore: &Semaphore, count: usize) -> Result<SemaphorePermit<'_>, Refusal> {
     let count = u32::try_from(count).unwrap_or(u32::MAX);
     semaphore.acquire_many(count).await.map_err(|_| Refusal::unavailable())
@@ -175,6 +193,7 @@ async fn publish_part(
     let mut count = 0;
     for published in published {
         count += 1;
+        context.stream_room.published(published, now);
         if let Some(room) = &mut room {
             room.published(published.sequence, now);
         }

@@ -16,6 +16,8 @@ pub(crate) struct ClientLimits {
     sockets_per_user: usize,
     /// A socket over which nothing comes for so long is closed.
     silence_s: u64,
+    /// A point that would need more than so many metres a second is left out of a ride's distance.
+    track_max_speed_mps: f64,
     /// Every limit that counts by user, sign-in or socket, by its name.
     by_name: BTreeMap<&'static str, NamedLimit>,
 }
@@ -29,7 +31,7 @@ enum NamedLimit {
 }
 
 /// What the contract names, and under `by_name` every limit of the table that counts by user, sign-in or socket.
-pub(crate) fn limits_of_client(limits: &Limits) -> ClientLimits {
+pub(crate) fn limits_of_client(limits: &Limits, track_max_speed_mps: f64) -> ClientLimits {
     let of_client = TABLE.iter().filter(|row| matches!(row.by, By::User | By::SignIn | By::Socket));
     let by_name = of_client
         .map(|row| {
@@ -47,6 +49,7 @@ pub(crate) fn limits_of_client(limits: &Limits) -> ClientLimits {
         frames_per_s: limits.quota(Limit::Frames).per_s,
         sockets_per_user: limits.count(Limit::SocketsUser),
         silence_s: SILENCE_MAX.as_secs(),
+        track_max_speed_mps,
         by_name,
     }
 }
@@ -59,7 +62,7 @@ mod tests {
 
     #[test]
     fn a_client_learns_its_own_limits_with_what_the_settings_change() {
-        let named = json!(limits_of_client(&"points=7/2,sockets_user=3".parse().unwrap()));
+        let named = json!(limits_of_client(&"points=7/2,sockets_user=3".parse().unwrap(), 70.0));
         assert_eq!((&named["points_per_message"], &named["sockets_per_user"]), (&json!(100), &json!(3)));
         assert_eq!((&named["frames_per_s"], &named["silence_s"]), (&json!(50.0), &json!(60)));
         assert_eq!(named["by_name"]["points"], json!({"by": "user", "burst": 7, "per_s": 2.0}));

@@ -5,7 +5,7 @@
 //! that is open at the same time is `~2`, a third `~3`: two phones of an app that names none are two devices. A phone that opens its next
 //! socket before the old one is gone is one: its name waits for it until the old socket, of the same sign-in, has closed or is silent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, Bound};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use std::time::Duration;
 use geospatial::device_clock::DeviceClock;
 use platform::CancellationToken;
 use platform::limits::Quota;
+use streams::connected_drivers::ConnectedDriver;
 use streams::event::UserBeacon;
 use streams::{MatchId, SignInId, UserId};
 use tokio::sync::{Notify, watch};
@@ -461,6 +462,30 @@ impl Sockets {
         self.known_driver(user)?.lock().unwrap_or_else(PoisonError::into_inner).located()
     }
 
+    /// Where a driver is who has a socket here.
+    pub(crate) fn connected_driver(&self, user: UserId) -> Option<ConnectedDriver> {
+        self.known_driver(user)?.lock().unwrap_or_else(PoisonError::into_inner).connected(user)
+    }
+
+    /// The drivers among the next `max` users with a socket here, and the last of these users if there may be more.
+    pub(crate) fn connected_drivers(
+        &self,
+        after: Option<UserId>,
+        max: usize,
+    ) -> (Vec<ConnectedDriver>, Option<UserId>) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let users: Vec<(UserId, Arc<Mutex<KnownDriver>>)> = {
+            let registry = self.registry();
+            let users = registry.users.range((from, Bound::Unbounded)).take(max);
+            users.map(|(user, of_user)| (*user, of_user.shared.known_driver.clone())).collect()
+        };
+        let next = users.last().map(|(user, _)| *user).filter(|_| users.len() == max);
+        let connected = |(user, driver): &(UserId, Arc<Mutex<KnownDriver>>)| {
+            driver.lock().unwrap_or_else(PoisonError::into_inner).connected(*user)
+        };
+        (users.iter().filter_map(connected).collect(), next)
+    }
+
     fn known_driver(&self, user: UserId) -> Option<Arc<Mutex<KnownDriver>>> {
         self.registry().users.get(&user).map(|of_user| of_user.shared.known_driver.clone())
     }
@@ -574,6 +599,38 @@ mod tests {
         drop((new, bobs));
         sockets.close().await;
         assert_eq!(admit(&sockets, ANN, 6, None).unwrap_err(), AdmissionError::Closing);
+    }
+
+    #[tokio::test]
+    async fn drivers_on_duty_are_listed_in_pages_of_users() {
+        let sockets = Arc::new(Sockets::default());
+        let (config, points) = (Config::default(), Quota { burst: 9, per_s: 1.0 });
+        let user = |n: u128| UserId(Uuid::from_u128(n));
+        let admit = |n| sockets.admit(user(n), Uuid::from_u128(n), Device::UNNAMED, None, &config, points).unwrap();
+        let _slots: Vec<SocketSlot> = (1..=5).map(admit).collect();
+        for (n, active) in [(2, true), (3, false), (5, true)] {
+            sockets.record_beacon(&UserBeacon {
+                user_id: user(n),
+                active,
+                vehicle_type: streams::VehicleType::Car,
+                location: streams::Position { lat: n as f64, lng: 0.0 },
+                recorded_at: chrono::DateTime::UNIX_EPOCH,
+                located_at: None,
+                device: None,
+            });
+        }
+        let (mut after, mut pages) = (None, Vec::new());
+        loop {
+            let (drivers, next) = sockets.connected_drivers(after, 2);
+            pages.push(drivers.iter().map(|driver| driver.user_id).collect::<Vec<_>>());
+            after = next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(pages, [vec![user(2)], vec![], vec![user(5)]]);
+        assert_eq!(sockets.connected_driver(user(2)).map(|driver| driver.position.location.lat), Some(2.0));
+        assert!([1, 3, 9].iter().all(|n| sockets.connected_driver(user(*n)).is_none()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use geospatial::newest::{Fix, Newest};
+use streams::connected_drivers::ConnectedDriver;
 use streams::event::{LocationUpdate, UserBeacon};
-use streams::{MatchId, Position, RideId};
+use streams::{MatchId, Position, RideId, UserId};
 
 use super::{KnownPlaces, Located, MOVED_M};
 
@@ -68,6 +69,13 @@ impl KnownDriver {
     /// The place of which a beacon is due.
     pub(crate) fn due(&self) -> Option<Located> {
         self.is_due().then(|| self.located()).flatten()
+    }
+
+    /// Where the driver is, for other services; `None` if the driver is neither on duty nor in a ride, or no place is known.
+    pub(crate) fn connected(&self, user_id: UserId) -> Option<ConnectedDriver> {
+        let position = self.newest.newest_position().filter(|_| self.is_on_duty() || self.ride.is_some())?;
+        let ride_id = self.newest.place().and_then(|place| place.ride_id).filter(|ride| self.ride == Some(*ride));
+        Some(ConnectedDriver { user_id, ride_id, position })
     }
 
     pub(crate) fn located(&self) -> Option<Located> {

@@ -7,6 +7,7 @@
 //! A transaction that changes the sockets of a driver locks the beacon's row first, so that the last socket to close and
 //! the next to open see each other.
 
+pub(crate) mod connected;
 pub(crate) mod known;
 pub(crate) mod lease;
 pub(crate) mod rows;

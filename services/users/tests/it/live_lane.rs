@@ -187,11 +187,19 @@ async fn after_a_reconnect_the_newest_position_comes_at_once_and_never_delays_th
     let cluster = Cluster::on(Backend::Memory).await;
     let (mut pod, mut other_pod) = (cluster.pod("one").await, cluster.pod("two").await);
     let ride = Ride::new(&cluster, &pod, 34).await;
-    // Nobody answers.
+    // Nobody knows: the driver has sent nothing, and location does not answer.
     let began = cluster.world.now();
     let mut client = pod.connect(ride.pair.passenger, None).await;
     assert!(cluster.world.now() - began < TimeDelta::milliseconds(100));
     client.quiet(Duration::from_secs(10)).await;
+    // location is back: it is asked again, without another connection.
+    let answering = location_answers(&cluster, ride.pair.driver, 4, TimeDelta::zero()).await;
+    let began = cluster.world.now();
+    assert_eq!(steps(&client.position().await), 4);
+    assert!(cluster.world.now() - began < TimeDelta::seconds(16));
+    client.close().await;
+    answering.abort();
+    let _ = answering.await;
     for (age, is_stale) in [(TimeDelta::seconds(4), false), (TimeDelta::minutes(2), true)] {
         let answering = location_answers(&cluster, ride.pair.driver, 5, age).await;
         for pod in [&pod, &other_pod] {
@@ -199,12 +207,59 @@ async fn after_a_reconnect_the_newest_position_comes_at_once_and_never_delays_th
             let mut client = pod.connect(ride.pair.passenger, None).await;
             let view = client.position().await;
             assert_eq!((steps(&view), &view["stale"], &view["eta_to"]), (5, &json!(is_stale), &json!("pickup")));
-            assert!(cluster.world.now() - began < TimeDelta::milliseconds(100));
+            // Of an old one the driver's pod is asked first.
+            let most = TimeDelta::milliseconds(if is_stale { 600 } else { 100 });
+            assert!(cluster.world.now() - began < most);
             client.close().await;
         }
         answering.abort();
         let _ = answering.await;
     }
+    pod.stop().await;
+    other_pod.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_pod_of_the_driver_says_what_location_does_not_know() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let (mut pod, mut other_pod) = (cluster.pod("one").await, cluster.pod("two").await);
+    let mut ride = Ride::new(&cluster, &pod, 38).await;
+    ride.drive_to(&cluster, 3).await;
+    let mut waiting = other_pod.connect(ride.pair.passenger, None).await;
+    assert_eq!(steps(&fresh(&mut waiting).await), 3, "location is away");
+    // location was started again, and knows a place of before.
+    let answering = location_answers(&cluster, ride.pair.driver, 1, TimeDelta::seconds(7)).await;
+    for pod in [&pod, &other_pod] {
+        let mut client = pod.connect(ride.pair.passenger, None).await;
+        let mut seen = Vec::new();
+        while seen.last() != Some(&3) {
+            seen.push(steps(&fresh(&mut client).await));
+        }
+        assert_eq!(seen, [3], "both answers come together");
+        client.close().await;
+    }
+    // The point of a tablet at the depot, at another pod, hides nothing.
+    let mut tablet = other_pod.connect_on("tablet", ride.pair.driver, None).await;
+    tablet.ack("location.update", point(50, cluster.world.now())).await;
+    let mut client = other_pod.connect(ride.pair.passenger, None).await;
+    assert_eq!(steps(&fresh(&mut client).await), 3);
+    answering.abort();
+    let _ = answering.await;
+    // After a stale frame location is asked once more.
+    let stale = loop {
+        let view = waiting.position().await;
+        if view["stale"] == true {
+            break view;
+        }
+    };
+    assert_eq!(steps(&stale), 3);
+    let answering = location_answers(&cluster, ride.pair.driver, 6, TimeDelta::zero()).await;
+    let mut silent = pod.connect(ride.pair.passenger, None).await;
+    assert_eq!(steps(&fresh(&mut silent).await), 6);
+    assert_eq!(silent.position().await["stale"], true);
+    assert_eq!(steps(&fresh(&mut silent).await), 6, "as location says now");
+    answering.abort();
+    let _ = answering.await;
     pod.stop().await;
     other_pod.stop().await;
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use streams::event::{LocationUpdate, Reception, UserBeacon};
+use streams::topology::Topology;
 use streams::{Position, RideId, RideStatus};
 use testing::{Backend, on_both_stores};
 
@@ -211,6 +212,69 @@ async fn while_the_readers_are_behind_free_drivers_wait_and_send_their_newest_po
     assert_eq!(updates.iter().filter(|update| update.ride_id == Some(ride)).count(), 3);
     assert_eq!(pod.platform.metrics.positions_left_out.with_label_values(&["users"]).get(), 1);
     pod.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_nearly_full_refuses_positions_and_drops_none_that_was_acknowledged() {
+    let cluster = Cluster::on(Backend::Memory).await;
+    let mut topology = Topology::rideshare();
+    topology.stream_mut("LOCATION_STREAM").unwrap().max_bytes = 300_000;
+    topology.consumers.retain(|consumer| consumer.durable != "location_update_match");
+    cluster.bus.delete_stream("LOCATION_STREAM").await.unwrap();
+    cluster.bus.apply(&topology).await.unwrap();
+    let (mut pod, mut other_pod) = (cluster.pod("one").await, cluster.pod("two").await);
+    for pod in [&pod, &other_pod] {
+        pod.platform.observed_since(tokio::time::Instant::now()).await.unwrap();
+    }
+    let Pair { found, driver, mut d, mut p, .. } = Pair::offered(&cluster, &pod, 75, 60).await;
+    let free = pod.driver("+12125550708").await;
+    let mut free = pod.connect(free, None).await;
+    d.ack("match.accept", match_id(&found)).await;
+    let ride: RideId = cluster.world.id();
+    cluster.publish(&cluster.ride(ride, &found, 1, RideStatus::Pickup)).await;
+    for client in [&mut d, &mut p] {
+        client.event_of("ride.pickup").await;
+    }
+    let mut elsewhere = other_pod.connect(driver, None).await;
+    let mut acked = 0;
+    let mut refused = 0;
+    let mut n = 0;
+    let mut next = || {
+        n += 1;
+        cluster.world.now() - chrono::Duration::seconds(60) + chrono::Duration::milliseconds(n)
+    };
+    // Nobody reads. Two pods publish; the last room is that of rides.
+    for _ in 0..300 {
+        for client in [&mut d, &mut elsewhere] {
+            let answer = client.request("location.update", point(HERE, next())).await;
+            match answer["type"].as_str() {
+                Some("ack") => acked += 1,
+                _ => {
+                    assert_eq!(answer["error"]["code"], "unavailable", "{answer}");
+                    assert_eq!(answer["error"]["retry_after_s"], 5, "{answer}");
+                    refused += 1;
+                }
+            }
+        }
+        // Within the limit of frames.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if acked == 220 {
+            assert_eq!(free.ack("location.update", point(HERE, next())).await, json!({"points": 1}));
+            acked += 1;
+        }
+    }
+    assert!(refused > 100 && acked > 221, "{acked} acknowledged, {refused} refused");
+    assert_eq!(free.refused("location.update", point(HERE, next())).await, "unavailable -");
+    let stream = cluster.bus.stream_info("LOCATION_STREAM").await.unwrap();
+    assert_eq!((stream.first_sequence, stream.messages), (1, acked));
+    let fill = stream.bytes as f64 / 300_000.0;
+    assert!((0.85..0.95).contains(&fill), "{fill}");
+    // It is read again.
+    published(&cluster, acked as usize).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    d.ack("location.update", point(THERE, cluster.world.now())).await;
+    pod.stop().await;
+    other_pod.stop().await;
 }
 
 #[tokio::test(start_paused = true)]

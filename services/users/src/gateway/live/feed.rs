@@ -7,6 +7,7 @@ use chrono::{DateTime, Duration, Utc};
 use geospatial::newest::{Fix, Newest, Place};
 use schemars::JsonSchema;
 use serde::Serialize;
+use streams::connected_drivers::ConnectedDriver;
 use streams::event::rfc3339;
 use streams::newest_position::NewestPosition;
 use streams::{Position, RideId};
@@ -32,7 +33,7 @@ pub(crate) struct LiveView {
     /// Seconds, at the usual speed; the session puts in that of the market, or by road.
     pub(super) eta_s: Option<f64>,
     pub(super) eta_to: Destination,
-    stale: bool,
+    pub(super) stale: bool,
 }
 
 #[derive(Debug)]
@@ -77,18 +78,7 @@ impl Feed {
     /// A position has just come from the driver's pod.
     pub(crate) fn receive(&mut self, live: LivePosition, now: DateTime<Utc>) {
         let LivePosition { ride_id, position, eta_s, eta_to } = live;
-        let fix = Fix {
-            position: position.location,
-            speed_mps: position.speed_mps,
-            heading_deg: position.heading_deg,
-            ride_id: Some(ride_id),
-            device: &position.device,
-            ride_device: position.ride_device,
-            device_at: position.device_at,
-            recorded_at: position.recorded_at,
-            is_time_certain: false,
-            received_at: position.received_at,
-        };
+        let fix = Fix::of_position(&position, Some(ride_id));
         if self.order.update(&fix) {
             self.show(Shown { position, since: now, eta_s, eta_to });
         }
@@ -97,22 +87,26 @@ impl Feed {
     /// location says that this is the newest position.
     pub(crate) fn receive_newest(&mut self, position: NewestPosition, now: DateTime<Utc>) {
         let known = self.order.place().copied();
-        let place = Place {
-            position: position.location,
-            speed_mps: position.speed_mps,
-            heading_deg: position.heading_deg,
-            ride_id: None,
-            ride_device: position.ride_device,
-            device_at: position.device_at,
-            recorded_at: position.recorded_at,
-            received_at: position.received_at,
-            is_beacon: position.is_beacon,
-        };
+        let place = Place::of_position(&position, None);
         self.order.restore(place, &position.device);
         if self.order.place().copied() != known {
             let since = position.received_at.min(now);
             self.show(Shown { position, since, eta_s: None, eta_to: self.ride.destination() });
         }
+    }
+
+    /// The driver's pod says that this is the newest position; of several devices each pod knows its own.
+    pub(crate) fn receive_connected(&mut self, connected: ConnectedDriver, now: DateTime<Utc>) {
+        let ConnectedDriver { ride_id, position, .. } = connected;
+        if self.order.merge(&position, ride_id) {
+            let since = position.received_at.min(now);
+            self.show(Shown { position, since, eta_s: None, eta_to: self.ride.destination() });
+        }
+    }
+
+    /// Whether a position is known, and how long ago it was received.
+    pub(crate) fn age(&self, now: DateTime<Utc>) -> Option<Duration> {
+        self.newest.as_ref().map(|newest| now - newest.since)
     }
 
     fn show(&mut self, newest: Shown) {

@@ -1,7 +1,7 @@
 //! The passenger's end of the live lane: while the user of a session rides, the newest position of the driver.
 //!
-//! It subscribes to the core subject of the ride, then asks location where the driver is, so that the passenger sees the vehicle before
-//! its next point. Neither delays anything else of the session, and neither needs the database: a socket that is open stays served
+//! It subscribes to the core subject of the ride, then asks location where the driver is, and the driver's own pod if location does not know,
+//! so that the passenger sees the vehicle before its next point; until somebody knows, again and again. Neither delays anything else of the session, and neither needs the database: a socket that is open stays served
 //! while PostgreSQL is away. `feed` decides what is sent and when.
 
 mod feed;
@@ -9,10 +9,13 @@ mod road;
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use platform::connected_drivers;
 use streams::UserId;
 use streams::bus::{CoreMessage, Subscription};
+use streams::connected_drivers::ConnectedDriver;
 use streams::newest_position::{NEWEST_POSITION, NEWEST_POSITION_WAIT, NewestPosition, NewestPositionRequest};
 use tokio::time::{Instant, sleep};
 
@@ -23,10 +26,16 @@ use crate::context::Context;
 use crate::live_ride::position::{LivePosition, live_subject};
 use crate::live_ride::{CurrentRide, Destination};
 
-/// The pause before the next try to subscribe, or to ask location.
+/// The pause before the next try to subscribe, or to ask where the driver is.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// How often location is asked at most. Points come meanwhile.
-const ASKS_MAX: u32 = 3;
+/// After so many times without an answer the pause is longer.
+const QUICK_ASKS: u32 = 3;
+const SLOW_PAUSE: Duration = Duration::from_secs(15);
+/// What location knows is the newest if it was received this long ago at most: a phone sends where it is every few seconds. Of an older one
+/// the driver's pod is asked as well: location may have lost what came since.
+const FRESH: TimeDelta = TimeDelta::seconds(5);
+/// How long pods are waited for; what location says waits with it, so that the vehicle does not jump.
+const PODS_WAIT: Duration = Duration::from_millis(500);
 
 /// The live lane of one session. Empty, and a word in size, while its user does not ride.
 pub(crate) struct LiveLane<'a> {
@@ -37,8 +46,10 @@ pub(crate) struct LiveLane<'a> {
 struct Following<'a> {
     feed: Feed,
     positions: Positions<'a>,
-    /// What location answers.
-    newest: Option<BoxFuture<'a, Option<NewestPosition>>>,
+    /// What location and the driver's pod answer.
+    newest: Option<BoxFuture<'a, Answer>>,
+    /// How often they were asked, since one of them answered.
+    asks: u32,
     scale: RoadScale,
     /// What ROUTING_URL answers.
     road: Option<BoxFuture<'a, Option<(Destination, f64)>>>,
@@ -50,13 +61,21 @@ enum Positions<'a> {
     Open(Subscription),
 }
 
+/// Where the driver is, as others know.
+#[derive(Default)]
+pub(crate) struct Answer {
+    /// `None` if location knows no position, or did not answer.
+    location: Option<NewestPosition>,
+    /// Of the pods where the driver has a socket, if they were asked.
+    pods: Vec<ConnectedDriver>,
+}
+
 /// What the lane reacts to.
 pub(crate) enum LiveInput {
     Opened(Subscription),
     /// `None` if the subscription has ended.
     Message(Option<CoreMessage>),
-    /// What location answered; `None` if it knows no position, or did not answer.
-    Newest(Option<NewestPosition>),
+    Newest(Answer),
     /// The time by road divided by that at the pace; `None` if it is not known.
     Road(Option<(Destination, f64)>),
 }
@@ -77,7 +96,7 @@ impl<'a> LiveLane<'a> {
             (Some(ride), following) => {
                 let positions = Positions::Opening(subscribe(self.context, *ride, Duration::ZERO).boxed());
                 let (feed, scale) = (Feed::new(*ride), RoadScale::default());
-                *following = Some(Box::new(Following { feed, positions, newest: None, scale, road: None }));
+                *following = Some(Box::new(Following { feed, positions, newest: None, asks: 0, scale, road: None }));
             }
         }
     }
@@ -112,12 +131,13 @@ impl<'a> LiveLane<'a> {
     pub(crate) fn on_input(&mut self, input: LiveInput) {
         let (context, now) = (self.context, self.context.platform.world.now());
         let Some(following) = self.following.as_deref_mut() else { return };
-        let Following { feed, positions, newest, scale, road } = following;
+        let Following { feed, positions, newest, asks, scale, road } = following;
         match input {
             LiveInput::Opened(subscription) => {
                 *positions = Positions::Open(subscription);
                 // Only now: what comes after the answer was given comes over the subscription.
-                *newest = Some(newest_position(context, feed.ride().driver_id).boxed());
+                *asks = 1;
+                *newest = Some(ask(context, *feed.ride(), Duration::ZERO).boxed());
             }
             LiveInput::Message(Some(message)) => {
                 match LivePosition::read(&context.tokens, feed.ride().ride_id, &message.payload) {
@@ -128,10 +148,17 @@ impl<'a> LiveLane<'a> {
             LiveInput::Message(None) => {
                 *positions = Positions::Opening(subscribe(context, *feed.ride(), RETRY_PAUSE).boxed());
             }
-            LiveInput::Newest(position) => {
+            LiveInput::Newest(Answer { location, pods }) => {
                 *newest = None;
-                if let Some(position) = position {
+                if let Some(position) = location {
                     feed.receive_newest(position, now);
+                }
+                pods.into_iter().for_each(|connected| feed.receive_connected(connected, now));
+                // A ride without a position: nobody knew one, or could be asked.
+                if feed.age(now).is_none() {
+                    let pause = if *asks < QUICK_ASKS { RETRY_PAUSE } else { SLOW_PAUSE };
+                    *asks += 1;
+                    *newest = Some(ask(context, *feed.ride(), pause).boxed());
                 }
             }
             LiveInput::Road(answer) => {
@@ -150,8 +177,12 @@ impl<'a> LiveLane<'a> {
     /// The frame that is due now. It counts as sent.
     pub(crate) fn take_due(&mut self) -> Option<LiveView> {
         let (context, now) = (self.context, self.context.platform.world.now());
-        let Following { feed, scale, road, .. } = self.following.as_deref_mut()?;
+        let Following { feed, scale, road, newest, .. } = self.following.as_deref_mut()?;
         let mut view = feed.take_due(now)?;
+        // Once for each silence: a position may have got lost on the way here.
+        if view.stale && newest.is_none() {
+            *newest = Some(ask(context, *feed.ride(), Duration::ZERO).boxed());
+        }
         let Some((eta_s, places)) = view.eta_s.zip(feed.ride().places) else { return Some(view) };
         let pace = context.config.markets.get().of_pickup(&places.pickup).pace(now);
         let (eta_s, to) = (eta_s * pace, view.eta_to);
@@ -178,19 +209,35 @@ async fn subscribe(context: &Context, ride: CurrentRide, mut pause: Duration) ->
     }
 }
 
-/// Asks location for the newest position of a driver.
+/// Asks where the driver of a ride is, after a pause: location, and the driver's pod if location does not know a recent place.
+async fn ask(context: &Context, ride: CurrentRide, pause: Duration) -> Answer {
+    if !pause.is_zero() {
+        sleep(pause).await;
+    }
+    let (platform, now) = (&context.platform, context.platform.world.now());
+    let location = newest_position(context, ride.driver_id).await;
+    let is_fresh = location.as_ref().is_some_and(|position| now - position.received_at <= FRESH);
+    let pods = match is_fresh {
+        true => Vec::new(),
+        false => connected_drivers::one(platform, ride.driver_id, PODS_WAIT).await,
+    };
+    Answer { location, pods }
+}
+
+/// What location knows.
 async fn newest_position(context: &Context, driver_id: UserId) -> Option<NewestPosition> {
     let request = serde_json::to_vec(&NewestPositionRequest { driver_id }).ok()?;
-    for _ in 0..ASKS_MAX {
-        let bus = &context.platform.bus;
-        match bus.request(NEWEST_POSITION, request.clone().into(), NEWEST_POSITION_WAIT).await {
-            Ok(reply) => match serde_json::from_slice::<Option<NewestPosition>>(&reply) {
-                Ok(position) => return position.filter(|position| position.location.is_valid()),
-                Err(error) => tracing::debug!(%error, "the reply of location is no position"),
-            },
-            Err(error) => tracing::debug!(%error, "location did not say where a driver is"),
+    match context.platform.bus.request(NEWEST_POSITION, request.into(), NEWEST_POSITION_WAIT).await {
+        Ok(reply) => match serde_json::from_slice::<Option<NewestPosition>>(&reply) {
+            Ok(position) => position.filter(|position| position.location.is_valid()),
+            Err(error) => {
+                tracing::debug!(%error, "the reply of location is no position");
+                None
+            }
+        },
+        Err(error) => {
+            tracing::debug!(%error, "location did not say where a driver is");
+            None
         }
-        sleep(RETRY_PAUSE).await;
     }
-    None
 }
