@@ -60,7 +60,7 @@ pub struct Metrics {
     /// process of another version is there), zone (their driver came into another zone, or the zone into another process).
     pub positions_recorded: IntCounterVec,
     /// Core messages dropped because a subscription's buffer was full.
-    pub core_dropped: Gauge,
+    pub core_dropped: IntCounter,
     /// 1 while a message is stored in an interest or work-queue stream although every consumer's lag is 0, by stream.
     pub stuck: IntGaugeVec,
     /// Bytes that a stream stores, as a part of the most that it may: 1 is full.
@@ -197,7 +197,13 @@ impl Metrics {
                 "source",
             ),
             rides: counter("rides_total", "Rides by status reached.", "status"),
-            core_dropped: gauge("core_messages_dropped", "Core messages dropped, a subscription was full."),
+            core_dropped: registered(
+                &registry,
+                IntCounter::new(
+                    "rideshare_core_messages_dropped_total",
+                    "Core messages dropped, a subscription was full.",
+                ),
+            ),
             stuck: gauges("stream_stuck", "1 while messages are stored and every lag is 0.", "stream"),
             stream_fill: parts("stream_fill", "Bytes stored by the most that the stream may store.", "stream"),
             limited: counter("limited_total", "Limits reached.", "limit"),
