@@ -138,6 +138,14 @@ impl Metrics {
         let parts = |name: &str, help: &str, label: &str| {
             registered(&registry, GaugeVec::new(Opts::new(format!("rideshare_{name}"), help), &[label]))
         };
+        // What alarms watch for an increase begins with 0: a first event that makes its series is none.
+        let begun = |name: &str, help: &str, label: &str, values: &[&str]| {
+            let total = counter(name, help, label);
+            for value in values {
+                total.with_label_values(&[value]);
+            }
+            total
+        };
         let seconds = || prometheus::exponential_buckets(0.0005, 2.0, 18).expect("buckets grow");
         let gauge = |name: &str, help: &str| registered(&registry, Gauge::new(format!("rideshare_{name}"), help));
         Self {
@@ -175,7 +183,12 @@ impl Metrics {
             frames: counter("frames_total", "WebSocket frames.", "direction"),
             matches: counter("matches_total", "Matches by outcome.", "outcome"),
             operator_acts: counter("operator_acts_total", "What operators did, by act.", "act"),
-            sos: counter("sos_total", "Calls for help and their positions, by what became of them.", "outcome"),
+            sos: begun(
+                "sos_total",
+                "Calls for help and their positions, by what became of them.",
+                "outcome",
+                &["raised", "no_sink", "accepted", "failed", "dead"],
+            ),
             distances_refused: counter(
                 "distances_refused_total",
                 "Final distances that nobody can have driven, billed by the estimate instead.",
@@ -207,10 +220,25 @@ impl Metrics {
             stuck: gauges("stream_stuck", "1 while messages are stored and every lag is 0.", "stream"),
             stream_fill: parts("stream_fill", "Bytes stored by the most that the stream may store.", "stream"),
             limited: counter("limited_total", "Limits reached.", "limit"),
-            codes: counter("codes_total", "Requests for one-time codes.", "outcome"),
-            codes_presented: counter("codes_presented_total", "One-time codes presented.", "outcome"),
+            codes: begun(
+                "codes_total",
+                "Requests for one-time codes.",
+                "outcome",
+                &["sent", "limited", "refused", "undelivered"],
+            ),
+            codes_presented: begun(
+                "codes_presented_total",
+                "One-time codes presented.",
+                "outcome",
+                &["right", "wrong", "dead", "limited"],
+            ),
             sign_ins: counter("sign_ins_total", "Sign-ins by what became of them.", "outcome"),
-            shed: counter("requests_shed_total", "Requests dropped, too much to do.", "class"),
+            shed: begun(
+                "requests_shed_total",
+                "Requests dropped, too much to do.",
+                "class",
+                &["estimates", "accounts", "rides"],
+            ),
             part_healthy: gauges("part_healthy", "1 if this part of the process works.", "part"),
             match_active: gauge("match_active", "1 while this process makes the offers."),
             match_zones: gauge("match_zones", "Zones whose offers this process makes."),
@@ -274,7 +302,12 @@ impl Metrics {
                 &registry,
                 IntCounter::new("rideshare_spans_exported_total", "Spans that the collector took."),
             ),
-            spans_dropped: counter("spans_dropped_total", "Spans that were not exported.", "reason"),
+            spans_dropped: begun(
+                "spans_dropped_total",
+                "Spans that were not exported.",
+                "reason",
+                &["queue", "collector"],
+            ),
             registry,
             exemplars,
         }
