@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
+use super::limits::ServerLimits;
 use super::login::{Credential, Login};
 use crate::bus::message::{BusError, ConsumerInfo, CoreMessage, Headers, Message, Published, StreamInfo};
 use crate::bus::open::{OpenSubscription, OpenSubscriptions};
@@ -82,6 +83,7 @@ pub struct NatsBus {
     pub(super) closed: Arc<AtomicBool>,
     /// Set once the server does not list consumers, but answers about each.
     pub(super) lists_nothing: Arc<AtomicBool>,
+    pub(super) limits: Arc<ServerLimits>,
 }
 
 /// Bounds the wait for the client itself: while it reconnects and its queue of commands is full, it takes no more.
@@ -282,6 +284,7 @@ impl NatsBus {
             subscriptions: OpenSubscriptions::default(),
             closed,
             lists_nothing: Arc::default(),
+            limits: Arc::default(),
         })
     }
 
@@ -385,7 +388,7 @@ impl NatsBus {
             Ok(()) | Err(BusError::NotFound(_)) => {}
             Err(error) => return Err(error),
         }
-        self.put_consumer(consumer, &consumer.to_json_from(from)).await
+        self.put_consumer(consumer, consumer.to_json_from(from)).await
     }
 
     pub(crate) async fn publish_core(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {

@@ -5,6 +5,7 @@
 
 mod apply;
 mod client;
+mod limits;
 mod login;
 pub(crate) mod message_api;
 mod observe;

@@ -327,6 +327,65 @@ async fn the_systems_topology_fits_a_small_server_and_what_does_not_fit_is_named
     Ok(())
 }
 
+/// The streams of a start that failed were never opened, so that smaller settings help the next one. A stream that was opened may be empty
+/// for a moment, and its limits stay.
+#[tokio::test]
+async fn a_start_that_failed_leaves_no_limits_behind() -> Result<()> {
+    let topology = Topology::rideshare().with_sweeper();
+    let server = Server::with_storage("max_file_store: 220MiB, max_memory_store: 0")?;
+    let bus = connect(&server.url).await?;
+    let error = bus.apply(&topology).await.unwrap_err().to_string();
+    for part in ["RIDE_STREAM needs 576 MiB", "below 576 MiB", "All streams need 1024 MiB"] {
+        ensure!(error.contains(part), "{error}");
+    }
+    let sized = |mib: [i64; 8]| {
+        let mut sized = topology.clone();
+        sized.streams.iter_mut().zip(mib).for_each(|(stream, mib)| stream.max_bytes = mib << 20);
+        sized
+    };
+    // The third is RIDE_STREAM: all before it fit.
+    let error = bus.apply(&sized([16, 40, 40, 110, 16, 8, 8, 8])).await.unwrap_err();
+    ensure!(matches!(error, BusError::Refused(_)), "{error}");
+    bus.apply(&sized([16, 16, 16, 64, 32, 8, 8, 8])).await?;
+    ensure!(bus.stream_info("USER_STREAM").await?.max_bytes == 16 << 20);
+    let changes = bus.apply(&sized([16, 8, 16, 64, 32, 8, 8, 8])).await?;
+    ensure!(changes.is_empty(), "it was opened: {changes:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_limit_of_an_account_or_a_server_is_named_or_kept_to() -> Result<()> {
+    let topology = Topology::rideshare().with_sweeper();
+    for (limits, parts) in [
+        ("max_streams: 4", ["8 streams are needed", "may have 4", "max_streams"]),
+        ("max_consumers: 5", ["RIDE_STREAM needs", "may have 5", "max_consumers"]),
+        ("disk_max_stream_bytes: 100MB", ["RIDE_STREAM needs 576 MiB", "RIDE_STREAM_MAX_BYTES", "disk_max_stream_bytes"]),
+        ("max_file: 500MB", ["MiB more of file storage", "its limit of 500 MiB", "max_file"]),
+    ] {
+        let server = Server::configured(&format!(
+            "accounts {{ A {{ jetstream {{ max_mem: 1GB, max_file: 2GB, {limits} }}, users [{{user: a, password: b}}] }} }}\n\
+             no_auth_user: a"
+        ))?;
+        let bus = connect(&server.url).await?;
+        let error = bus.apply(&topology).await.unwrap_err();
+        ensure!(matches!(error, BusError::Refused(_)), "{limits}: {error}");
+        for part in parts {
+            ensure!(error.to_string().contains(part), "{limits}: {error}");
+        }
+        let first = &topology.streams[0].name;
+        ensure!(bus.stream_info(first).await.is_err(), "{limits}: nothing is created");
+    }
+    let limits = "limits: { max_ack_pending: 10000, duplicate_window: \"2m\" }";
+    let server = Server::with_storage(&format!("max_file_store: 2GB, max_memory_store: 1GB, {limits}"))?;
+    let bus = connect(&server.url).await?;
+    bus.apply(&topology).await?;
+    assert_eq!(bus.apply(&topology).await?, Vec::<String>::new(), "the limits are remembered");
+    assert_eq!(bus.observe(&topology).await?.differences, Vec::<String>::new());
+    // Another process finds them by its own refusals.
+    connect(&server.url).await?.apply(&topology).await?;
+    Ok(())
+}
+
 /// A publisher does not wait until a stream that was lost is whole again: the client library sends what was under way as soon as it
 /// is connected.
 #[tokio::test]
