@@ -268,8 +268,7 @@ impl EventMetrics {
             let since = |at: DateTime<Utc>| (now - at).as_seconds_f64().max(0.0);
             let age = self.age.with_label_values(labels);
             handled.iter().for_each(|event| age.observe(since(event.occurred_at)));
-            let delay =
-                |event: &&'a Received| (since(event.stored_at), is_traced.then_some((&event.trace, now)));
+            let delay = |event: &&'a Received| (since(event.stored_at), is_traced.then_some((&event.trace, now)));
             self.delay.observe_all(labels, handled.iter().map(delay));
         }
     }

@@ -8,8 +8,8 @@ use crate::exemplars::{Exemplars, TracedHistogram};
 use crate::process_metrics::ProcessMetrics;
 use crate::registry::registered;
 use prometheus::{
-    CounterVec, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 /// The metrics of one process. A label is named after what it counts by.
@@ -59,6 +59,11 @@ pub struct Metrics {
     /// Positions that a process of location recorded in its memory, by source: stream (it read them), owner (it owns their zone), everyone (a
     /// process of another version is there), zone (their driver came into another zone, or the zone into another process).
     pub positions_recorded: IntCounterVec,
+    /// Positions on the live lane, by outcome: published and publish_failed by the driver's process; shown, stale (shown once more, because no
+    /// newer one came), superseded (a newer one came before it was shown) and refused (not signed by this platform) by the passenger's.
+    pub live_positions: IntCounterVec,
+    /// Seconds from a position's reception by the driver's process to its frame at the passenger's.
+    pub live_position_age: Histogram,
     /// Core messages dropped because a subscription's buffer was full.
     pub core_dropped: IntCounter,
     /// 1 while a message is stored in an interest or work-queue stream although every consumer's lag is 0, by stream.
@@ -210,6 +215,22 @@ impl Metrics {
                 "source",
             ),
             rides: counter("rides_total", "Rides by status reached.", "status"),
+            live_positions: begun(
+                "live_positions_total",
+                "Positions on the live lane.",
+                "outcome",
+                &["published", "publish_failed", "shown", "stale", "superseded", "refused"],
+            ),
+            live_position_age: registered(
+                &registry,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "rideshare_live_position_age_seconds",
+                        "From a position's reception by the driver's process to its frame at the passenger's.",
+                    )
+                    .buckets(seconds()),
+                ),
+            ),
             core_dropped: registered(
                 &registry,
                 IntCounter::new(

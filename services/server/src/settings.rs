@@ -574,6 +574,26 @@ mod tests {
     }
 
     #[test]
+    fn a_boolean_may_be_written_as_people_write_it() {
+        for (text, is_on) in [
+            ("true", true),
+            ("1", true),
+            ("Yes", true),
+            ("on", true),
+            ("false", false),
+            ("False", false),
+            ("0", false),
+            ("no", false),
+            ("OFF", false),
+        ] {
+            let settings = settings(&["--enable-core-nats", text, "--push-to-loopback", text]);
+            assert_eq!(settings.enable_core_nats, is_on, "{text}");
+        }
+        assert!(Alone::try_parse_from(["rideshare", "--enable-core-nats", "perhaps"]).is_err());
+        assert!(Alone::try_parse_from(["rideshare", "--push-to-loopback", "perhaps"]).is_err());
+    }
+
+    #[test]
     fn what_cannot_work_is_refused_with_the_reason() {
         for (args, services, reason) in [
             (vec![], vec![Service::Users], "run all four services"),

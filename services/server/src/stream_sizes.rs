@@ -110,7 +110,11 @@ fn bytes(text: &str) -> Result<i64, String> {
         "mib" => 1 << 20,
         "gib" => 1 << 30,
         "tib" => 1 << 40,
-        _ => return Err("use a number of bytes, or one with KB, MB, GB, TB, KiB, MiB, GiB or TiB, as in 512MiB".to_owned()),
+        _ => {
+            return Err(
+                "use a number of bytes, or one with KB, MB, GB, TB, KiB, MiB, GiB or TiB, as in 512MiB".to_owned()
+            );
+        }
     };
     let bytes = number.parse::<i64>().ok().and_then(|number| number.checked_mul(factor));
     bytes

@@ -102,6 +102,8 @@ impl NatsBus {
     ) -> Result<(), BusError> {
         let name = &stream.name;
         let subject = format!("STREAM.{change}.{name}");
+        // Another stream may have shown the limit.
+        self.lower_window(&mut config);
         // Each repetition has a setting that the server refused no more: at most two.
         loop {
             let Err(error) = self.api_reply::<Value>(&subject, &config).await? else { return Ok(()) };

@@ -177,11 +177,16 @@ impl NatsBus {
     /// The configuration that the server should have, as far as its limits are known.
     pub(super) fn config_of(&self, stream: &Stream) -> Value {
         let mut config = stream.to_json(self.replicas);
+        self.lower_window(&mut config);
+        config
+    }
+
+    /// Lowers the duplicate window to what the server allows, as far as that is known.
+    pub(super) fn lower_window(&self, config: &mut Value) {
         let limit = self.limits.duplicate_window.load(Ordering::Relaxed);
         if limit > 0 && config[DUPLICATE_WINDOW].as_u64().is_some_and(|window| window > limit) {
             config[DUPLICATE_WINDOW] = json!(limit);
         }
-        config
     }
 
     /// The same of a consumer.
@@ -271,7 +276,12 @@ impl NatsBus {
     }
 
     /// Why the server refused a consumer.
-    pub(super) async fn refused_consumer(&self, subject: &str, consumer: &Consumer, error: &jetstream::Error) -> BusError {
+    pub(super) async fn refused_consumer(
+        &self,
+        subject: &str,
+        consumer: &Consumer,
+        error: &jetstream::Error,
+    ) -> BusError {
         let Consumer { stream, durable, max_ack_pending, .. } = consumer;
         BusError::Refused(match error.error_code() {
             ErrorCode::MAXIMUM_CONSUMERS_LIMIT => {
@@ -331,11 +341,23 @@ mod tests {
         };
         let refused = |more: Value| need(&topology).check(&limits(more), &topology).err();
         assert_eq!(refused(json!({})), None);
-        assert_eq!(refused(json!({"max_storage": 2_i64 << 30, "max_memory": 0, "max_streams": 9, "max_consumers": 20})), None);
+        assert_eq!(
+            refused(json!({"max_storage": 2_i64 << 30, "max_memory": 0, "max_streams": 9, "max_consumers": 20})),
+            None
+        );
         for (more, parts) in [
-            (json!({"max_storage": 220 << 20}), ["832 MiB more of file storage", "204 MiB left of its limit of 220 MiB", "max_file"]),
-            (json!({"max_storage": 900 << 20, "max_memory": 100 << 20}), ["1024 MiB more of file storage", "_MAX_BYTES", "max_file"]),
-            (json!({"storage_max_stream_bytes": 100 << 20}), ["RIDE_STREAM needs 576 MiB", "may have 100 MiB", "RIDE_STREAM_MAX_BYTES"]),
+            (
+                json!({"max_storage": 220 << 20}),
+                ["832 MiB more of file storage", "204 MiB left of its limit of 220 MiB", "max_file"],
+            ),
+            (
+                json!({"max_storage": 900 << 20, "max_memory": 100 << 20}),
+                ["1024 MiB more of file storage", "_MAX_BYTES", "max_file"],
+            ),
+            (
+                json!({"storage_max_stream_bytes": 100 << 20}),
+                ["RIDE_STREAM needs 576 MiB", "may have 100 MiB", "RIDE_STREAM_MAX_BYTES"],
+            ),
             (json!({"max_streams": 4}), ["8 streams are needed", "may have 4", "max_streams"]),
             (json!({"max_consumers": 5}), ["RIDE_STREAM needs", "may have 5", "max_consumers"]),
         ] {

@@ -359,7 +359,10 @@ async fn a_limit_of_an_account_or_a_server_is_named_or_kept_to() -> Result<()> {
     for (limits, parts) in [
         ("max_streams: 4", ["8 streams are needed", "may have 4", "max_streams"]),
         ("max_consumers: 5", ["RIDE_STREAM needs", "may have 5", "max_consumers"]),
-        ("disk_max_stream_bytes: 100MB", ["RIDE_STREAM needs 576 MiB", "RIDE_STREAM_MAX_BYTES", "disk_max_stream_bytes"]),
+        (
+            "disk_max_stream_bytes: 100MB",
+            ["RIDE_STREAM needs 576 MiB", "RIDE_STREAM_MAX_BYTES", "disk_max_stream_bytes"],
+        ),
         ("max_file: 500MB", ["MiB more of file storage", "its limit of 500 MiB", "max_file"]),
     ] {
         let server = Server::configured(&format!(

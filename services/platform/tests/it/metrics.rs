@@ -1,8 +1,8 @@
 //! The series of a service: there from its start, and measured by the clocks that their names say.
 
 use chrono::TimeDelta;
-use platform::{CancellationToken, Platform, World, relay};
 use platform::service::ServiceTasks;
+use platform::{CancellationToken, Platform, World, relay};
 use streams::memory::MemoryBus;
 use streams::{Bus, Service, VehicleType};
 use testing::Backend;

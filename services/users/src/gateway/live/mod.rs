@@ -122,7 +122,10 @@ impl<'a> LiveLane<'a> {
             LiveInput::Message(Some(message)) => {
                 match LivePosition::read(&context.tokens, feed.ride().ride_id, &message.payload) {
                     Some(position) => feed.receive(position, now),
-                    None => tracing::debug!(subject = message.subject, "not a position that this platform signed"),
+                    None => {
+                        context.platform.metrics.live_positions.with_label_values(&["refused"]).inc();
+                        tracing::debug!(subject = message.subject, "not a position that this platform signed");
+                    }
                 }
             }
             LiveInput::Message(None) => {
@@ -152,6 +155,12 @@ impl<'a> LiveLane<'a> {
         let (context, now) = (self.context, self.context.platform.world.now());
         let Following { feed, scale, road, .. } = self.following.as_deref_mut()?;
         let mut view = feed.take_due(now)?;
+        let metrics = &context.platform.metrics;
+        metrics.live_positions.with_label_values(&["superseded"]).inc_by(feed.take_superseded());
+        metrics.live_positions.with_label_values(&[if view.stale { "stale" } else { "shown" }]).inc();
+        if let Some(received_at) = feed.newest_received_at().filter(|_| !view.stale) {
+            metrics.live_position_age.observe((now - received_at).as_seconds_f64().max(0.0));
+        }
         let Some((eta_s, places)) = view.eta_s.zip(feed.ride().places) else { return Some(view) };
         let pace = context.config.markets.get().of_pickup(&places.pickup).pace(now);
         let (eta_s, to) = (eta_s * pace, view.eta_to);
