@@ -192,6 +192,65 @@ async fn what_is_pulled_right_after_connecting_is_acknowledged() -> Result<()> {
     Ok(())
 }
 
+/// Each pull request is a call of JetStream's API, in each process and for each consumer.
+#[tokio::test]
+async fn an_idle_consumer_is_pulled_rarely_and_notices_a_message_an_end_and_a_lost_server() -> Result<()> {
+    let wait = Duration::from_secs(5);
+    let mut server = Server::new()?;
+    let f = Fixture::at("idle", &server.url).await?;
+    let stream = f.stream("s", &["a"], Retention::Interest);
+    let consumer = f.consumer(&stream, "c", "a");
+    f.apply(&[&stream], &[&consumer]).await?;
+    let mut calls = connect(&server.url).await?.subscribe("$JS.API.CONSUMER.MSG.NEXT.>", None).await?;
+    let mut count = async || {
+        let mut count = 0;
+        while let Ok(Some(_)) = tokio::time::timeout(Duration::from_millis(100), calls.next()).await {
+            count += 1;
+        }
+        count
+    };
+    let mut puller = f.pull(&consumer).await?;
+    for _ in 0..4 {
+        ensure!(puller.fetch(10, wait).await?.is_empty());
+    }
+    ensure!(count().await == 2, "a short one, and one that is still open");
+    // It takes a message at once, and the rest of a batch after it.
+    for _ in 0..2 {
+        f.publish("a", "now").await?;
+        let began_at = Instant::now();
+        let delivery = puller.fetch(10, wait).await?.remove(0);
+        delivery.ack_confirmed().await?;
+        ensure!(began_at.elapsed() < Duration::from_secs(1), "{:?}", began_at.elapsed());
+    }
+    ensure!(count().await == 0);
+    let began_at = Instant::now();
+    puller.close().await;
+    ensure!(began_at.elapsed() < Duration::from_secs(3), "an end waits for no request: {:?}", began_at.elapsed());
+
+    let mut puller = f.pull(&consumer).await?;
+    for _ in 0..2 {
+        ensure!(puller.fetch(10, wait).await?.is_empty());
+    }
+    server.kill();
+    let began_at = Instant::now();
+    while puller.fetch(10, wait).await.is_ok() {}
+    ensure!(began_at.elapsed() < Duration::from_secs(8), "{:?}", began_at.elapsed());
+    // And goes on by itself with the next connection. The stream was in memory.
+    server.start()?;
+    while f.apply(&[&stream], &[&consumer]).await.is_err() {
+        ensure!(began_at.elapsed() < Duration::from_secs(60), "no server");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    f.publish("a", "after").await?;
+    let began_at = Instant::now();
+    loop {
+        match puller.fetch(10, wait).await {
+            Ok(deliveries) if !deliveries.is_empty() => return Ok(deliveries[0].ack_confirmed().await?),
+            _ => ensure!(began_at.elapsed() < Duration::from_secs(20), "nothing came"),
+        }
+    }
+}
+
 /// So an operator replaces them, and starts nothing again.
 #[tokio::test]
 async fn certificates_are_read_again_whenever_a_connection_opens() -> Result<()> {
