@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use super::limits::ServerLimits;
 use super::login::{Credential, Login};
+use super::server_limits::ServerLimits;
 use crate::bus::message::{BusError, ConsumerInfo, CoreMessage, Headers, Message, Published, StreamInfo};
 use crate::bus::open::{OpenSubscription, OpenSubscriptions};
 use crate::topology::{Consumer, MESSAGE_MAX, MINIMUM_SERVER};

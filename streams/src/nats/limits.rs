@@ -4,7 +4,7 @@
 //! An account's limits are in JetStream's INFO. A server's own are not: those of storage are known only to be too small, and those of
 //! unacknowledged messages and of the duplicate window stand in the text of the refusal. The latter two are kept to, with a warning.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::jetstream::{self, ErrorCode};
@@ -16,14 +16,6 @@ use crate::topology::{Consumer, Storage, Stream, Topology};
 
 pub(super) const MAX_ACK_PENDING: &str = "max_ack_pending";
 pub(super) const DUPLICATE_WINDOW: &str = "duplicate_window";
-
-/// What the server's refusals have said of its limits; 0: nothing. A limit that is raised counts for the next process.
-#[derive(Debug, Default)]
-pub(super) struct ServerLimits {
-    max_ack_pending: AtomicI64,
-    /// Nanoseconds.
-    duplicate_window: AtomicU64,
-}
 
 /// What a topology needs more than the server has of it.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -89,7 +89,7 @@ pub struct Selection {
 }
 
 fn age(text: &str) -> Result<Duration, String> {
-    crate::stream_sizes::length_of_time(text).map_err(|error| format!("`{text}` is no age, as 15m or 2h 30m: {error}"))
+    humantime::parse_duration(text).map_err(|error| format!("`{text}` is no age, as 15m or 2h 30m: {error}"))
 }
 
 impl Filter {

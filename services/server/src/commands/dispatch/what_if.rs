@@ -39,7 +39,7 @@ fn since(text: &str) -> Result<Since, String> {
     if let Ok(at) = DateTime::parse_from_rfc3339(text) {
         return Ok(Since::At(at.to_utc()));
     }
-    let ago = crate::stream_sizes::length_of_time(text).ok().and_then(|ago| chrono::Duration::from_std(ago).ok());
+    let ago = humantime::parse_duration(text).ok().and_then(|ago| chrono::Duration::from_std(ago).ok());
     ago.map(Since::Ago)
         .ok_or_else(|| "a time as 2026-11-21T08:00:00Z is needed, or how long ago as 90s, 15m, 2h, 1d".to_owned())
 }
