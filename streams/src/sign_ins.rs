@@ -1,8 +1,8 @@
 //! Sign-ins that have ended: users tells every process of the platform, so that access tokens of an ended sign-in are refused
 //! everywhere before they expire.
 //!
-//! The messages are core messages, delivered at most once. So users publishes an end at once, and every other process also asks
-//! for the list every second. The body of both is JSON, sealed by a key that only the platform's processes have.
+//! The messages are core messages, delivered at most once. So users publishes an end at once, and again from another process if the first
+//! one died, and every other process also asks for the list when it may have missed one. The body of both is JSON, sealed by a key that only the platform's processes have.
 
 use std::time::Duration;
 

@@ -181,7 +181,7 @@ struct Ages(Vec<(f64, u64)>);
 impl Ages {
     fn read(metrics: &str) -> Self {
         let line = |line: &str| {
-            let (labels, count) = line.strip_prefix("rideshare_event_delay_seconds_bucket{")?.split_once("} ")?;
+            let (labels, count) = line.strip_prefix("rideshare_event_age_seconds_bucket{")?.split_once("} ")?;
             let is_wanted = labels.contains("subject=\"location.update\"") && labels.contains("path=\"jetstream\"");
             let bound = labels.split("le=\"").nth(1)?.split('"').next()?;
             let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().ok()? };
@@ -236,10 +236,10 @@ mod tests {
         let text = |counts: [u64; 3]| {
             let line = |le: &str, count: u64| {
                 format!(
-                    "rideshare_event_delay_seconds_bucket{{path=\"jetstream\",subject=\"location.update\",le=\"{le}\"}} {count}\n"
+                    "rideshare_event_age_seconds_bucket{{path=\"jetstream\",subject=\"location.update\",le=\"{le}\"}} {count}\n"
                 )
             };
-            let other = "rideshare_event_delay_seconds_bucket{path=\"core\",subject=\"match.found\",le=\"0.5\"} 7\n";
+            let other = "rideshare_event_age_seconds_bucket{path=\"core\",subject=\"match.found\",le=\"0.5\"} 7\n";
             other.to_owned() + &line("0.5", counts[0]) + &line("1", counts[1]) + &line("+Inf", counts[2])
         };
         let ages = Ages::read(&text([60, 110, 111])).since(&Ages::read(&text([10, 10, 11])));

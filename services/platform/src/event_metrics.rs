@@ -31,6 +31,24 @@ impl EventPath {
     }
 }
 
+/// Why an event of the fast lane is left to its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LeftToStream {
+    /// The worker had messages of streams in hand, and is better off with these.
+    Busy,
+    /// It has no id, is too large, or is not fresh.
+    Unfit,
+}
+
+impl LeftToStream {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Unfit => "unfit",
+        }
+    }
+}
+
 /// Of published events, by subject.
 #[derive(Debug)]
 pub struct PublishMetrics {
@@ -73,6 +91,13 @@ impl PublishMetrics {
         }
     }
 
+    /// Begins the series of a subject with 0: a first failure that makes its series is no increase.
+    pub(crate) fn begin(&self, subject: &str) {
+        for total in [&self.stored, &self.failed] {
+            total.with_label_values(&[subject]);
+        }
+    }
+
     /// Records publishes on one subject: the bytes of each body, and how many are stored. The stream's answers took so long.
     pub(crate) fn record(
         &self,
@@ -103,8 +128,11 @@ pub struct EventMetrics {
     handled: IntCounterVec,
     failed: IntCounterVec,
     duplicates: IntCounterVec,
+    /// By subject and reason.
+    left: IntCounterVec,
     handling: HistogramVec,
     delay: TracedHistogram,
+    age: HistogramVec,
     /// By destination, consumer and error, as OpenTelemetry's conventions for messaging have it.
     process: TracedHistogram,
     consumed: IntCounterVec,
@@ -119,6 +147,12 @@ impl EventMetrics {
             handled: counter(registry, "events_handled_total", "Events that had their effect.", labels),
             failed: counter(registry, "events_failed_total", "Attempts of events that failed.", labels),
             duplicates: counter(registry, "events_duplicate_total", "Events that had had their effect before.", labels),
+            left: counter(
+                registry,
+                "events_left_to_stream_total",
+                "Events of the fast lane that were not taken, because the stream brings them as well.",
+                &["subject", "reason"],
+            ),
             handling: histogram(
                 registry,
                 "event_handling_seconds",
@@ -129,9 +163,19 @@ impl EventMetrics {
             delay: TracedHistogram::new(
                 registry,
                 exemplars,
-                ("rideshare_event_delay_seconds", "From the time of the event, its ce-time, to its effect."),
+                (
+                    "rideshare_event_delay_seconds",
+                    "From publish to effect: since the stream stored the event, or since it came by the fast lane.",
+                ),
                 labels,
                 &seconds(),
+            ),
+            age: histogram(
+                registry,
+                "event_age_seconds",
+                "From the time of the event, its ce-time, to its effect; of a position, by the clock of the phone.",
+                labels,
+                seconds(),
             ),
             process: TracedHistogram::new(
                 registry,
@@ -156,6 +200,27 @@ impl EventMetrics {
                 ),
             ),
         }
+    }
+
+    /// Begins the series of a subject and a path with 0: a first failure that makes its series is no increase.
+    pub(crate) fn begin(&self, subject: &str, path: EventPath) {
+        let labels = &[subject, path.name()];
+        for total in [&self.taken, &self.handled, &self.failed, &self.duplicates] {
+            total.with_label_values(labels);
+        }
+        self.handling.with_label_values(labels);
+        self.age.with_label_values(labels);
+        self.delay.observe_all(labels, []);
+        if path == EventPath::Core {
+            for reason in [LeftToStream::Busy, LeftToStream::Unfit] {
+                self.left.with_label_values(&[subject, reason.name()]);
+            }
+        }
+    }
+
+    /// An event of the fast lane is left to its stream. It does not count as taken.
+    pub(crate) fn left(&self, subject: &str, reason: LeftToStream) {
+        self.left.with_label_values(&[subject, reason.name()]).inc();
     }
 
     pub(crate) fn taken(&self, subject: &str, path: EventPath, count: u64) {
@@ -200,10 +265,10 @@ impl EventMetrics {
             self.duplicates.with_label_values(labels).inc_by((events.len() - handled.len()) as u64);
             let handling = self.handling.with_label_values(labels);
             handled.iter().for_each(|_| handling.observe(took.as_secs_f64()));
-            let delay = |event: &&'a Received| {
-                let delay = (now - event.occurred_at).as_seconds_f64().max(0.0);
-                (delay, is_traced.then_some((&event.trace, now)))
-            };
+            let since = |at: DateTime<Utc>| (now - at).as_seconds_f64().max(0.0);
+            let age = self.age.with_label_values(labels);
+            handled.iter().for_each(|event| age.observe(since(event.occurred_at)));
+            let delay = |event: &&'a Received| (since(event.stored_at), is_traced.then_some((&event.trace, now)));
             self.delay.observe_all(labels, handled.iter().map(delay));
         }
     }

@@ -2,16 +2,43 @@
 
 use std::time::Duration;
 
+use streams::topology::{TABLE, durable};
 use streams::{Service, Subject};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::consumer::{Handler, Worker};
+use crate::event_metrics::EventPath;
 use crate::relay::Relay;
 use crate::store::{Store, StoreError, Tables};
 use crate::{CancellationToken, Platform};
 
 const PURGE_INTERVAL: Duration = Duration::from_secs(3_600);
+
+/// Begins the series of what `service` publishes and handles with 0. A process that only stands by has them as well.
+fn begin_series(platform: &Platform, service: Service) {
+    let metrics = &platform.metrics;
+    for row in TABLE {
+        let subject = row.subject.as_str();
+        if row.writers.contains(&service) {
+            metrics.publishes.begin(subject);
+        }
+        if !row.readers.contains(&service) {
+            continue;
+        }
+        metrics.events.begin(subject, EventPath::JetStream);
+        if row.fast.contains(&service) && platform.core_queue_group.is_some() {
+            metrics.events.begin(subject, EventPath::Core);
+        }
+        let consumer = durable(row.subject, service);
+        for total in [&metrics.handled, &metrics.failed, &metrics.redelivered, &metrics.dead_lettered] {
+            total.with_label_values(&[&consumer]);
+        }
+    }
+    for total in [&metrics.published, &metrics.published_again] {
+        total.with_label_values(&[service.name()]);
+    }
+}
 
 /// The running tasks of one service: the relay, and the parts that were spawned. Dropping it aborts them.
 ///
@@ -37,6 +64,7 @@ pub struct ServiceTasks<T> {
 impl<T: Tables> ServiceTasks<T> {
     /// Spawns the relay of `service`. Parts are spawned after it; `stop` ends them.
     pub fn start(platform: &Platform, service: Service, store: &Store<T>, stop: &CancellationToken) -> Self {
+        begin_series(platform, service);
         let relay_stop = CancellationToken::new();
         let mut relay = JoinSet::new();
         relay.spawn(Relay::new(platform, service, store).run(relay_stop.clone()));

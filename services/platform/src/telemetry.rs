@@ -8,8 +8,8 @@ use crate::exemplars::{Exemplars, TracedHistogram};
 use crate::process_metrics::ProcessMetrics;
 use crate::registry::registered;
 use prometheus::{
-    CounterVec, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 /// The metrics of one process. A label is named after what it counts by.
@@ -59,8 +59,13 @@ pub struct Metrics {
     /// Positions that a process of location recorded in its memory, by source: stream (it read them), owner (it owns their zone), everyone (a
     /// process of another version is there), zone (their driver came into another zone, or the zone into another process).
     pub positions_recorded: IntCounterVec,
+    /// Positions on the live lane, by outcome: published and publish_failed by the driver's process; shown, stale (shown once more, because no
+    /// newer one came), superseded (a newer one came before it was shown) and refused (not signed by this platform) by the passenger's.
+    pub live_positions: IntCounterVec,
+    /// Seconds from a position's reception by the driver's process to its frame at the passenger's.
+    pub live_position_age: Histogram,
     /// Core messages dropped because a subscription's buffer was full.
-    pub core_dropped: Gauge,
+    pub core_dropped: IntCounter,
     /// 1 while a message is stored in an interest or work-queue stream although every consumer's lag is 0, by stream.
     pub stuck: IntGaugeVec,
     /// Bytes that a stream stores, as a part of the most that it may: 1 is full.
@@ -140,6 +145,14 @@ impl Metrics {
         let parts = |name: &str, help: &str, label: &str| {
             registered(&registry, GaugeVec::new(Opts::new(format!("rideshare_{name}"), help), &[label]))
         };
+        // What alarms watch for an increase begins with 0: a first event that makes its series is none.
+        let begun = |name: &str, help: &str, label: &str, values: &[&str]| {
+            let total = counter(name, help, label);
+            for value in values {
+                total.with_label_values(&[value]);
+            }
+            total
+        };
         let seconds = || prometheus::exponential_buckets(0.0005, 2.0, 18).expect("buckets grow");
         let gauge = |name: &str, help: &str| registered(&registry, Gauge::new(format!("rideshare_{name}"), help));
         Self {
@@ -177,7 +190,12 @@ impl Metrics {
             frames: counter("frames_total", "WebSocket frames.", "direction"),
             matches: counter("matches_total", "Matches by outcome.", "outcome"),
             operator_acts: counter("operator_acts_total", "What operators did, by act.", "act"),
-            sos: counter("sos_total", "Calls for help and their positions, by what became of them.", "outcome"),
+            sos: begun(
+                "sos_total",
+                "Calls for help and their positions, by what became of them.",
+                "outcome",
+                &["raised", "no_sink", "accepted", "failed", "dead"],
+            ),
             distances_refused: counter(
                 "distances_refused_total",
                 "Final distances that nobody can have driven, billed by the estimate instead.",
@@ -204,14 +222,51 @@ impl Metrics {
                 "source",
             ),
             rides: counter("rides_total", "Rides by status reached.", "status"),
-            core_dropped: gauge("core_messages_dropped", "Core messages dropped, a subscription was full."),
+            live_positions: begun(
+                "live_positions_total",
+                "Positions on the live lane.",
+                "outcome",
+                &["published", "publish_failed", "shown", "stale", "superseded", "refused"],
+            ),
+            live_position_age: registered(
+                &registry,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "rideshare_live_position_age_seconds",
+                        "From a position's reception by the driver's process to its frame at the passenger's.",
+                    )
+                    .buckets(seconds()),
+                ),
+            ),
+            core_dropped: registered(
+                &registry,
+                IntCounter::new(
+                    "rideshare_core_messages_dropped_total",
+                    "Core messages dropped, a subscription was full.",
+                ),
+            ),
             stuck: gauges("stream_stuck", "1 while messages are stored and every lag is 0.", "stream"),
             stream_fill: parts("stream_fill", "Bytes stored by the most that the stream may store.", "stream"),
             limited: counter("limited_total", "Limits reached.", "limit"),
-            codes: counter("codes_total", "Requests for one-time codes.", "outcome"),
-            codes_presented: counter("codes_presented_total", "One-time codes presented.", "outcome"),
+            codes: begun(
+                "codes_total",
+                "Requests for one-time codes.",
+                "outcome",
+                &["sent", "limited", "refused", "undelivered"],
+            ),
+            codes_presented: begun(
+                "codes_presented_total",
+                "One-time codes presented.",
+                "outcome",
+                &["right", "wrong", "dead", "limited"],
+            ),
             sign_ins: counter("sign_ins_total", "Sign-ins by what became of them.", "outcome"),
-            shed: counter("requests_shed_total", "Requests dropped, too much to do.", "class"),
+            shed: begun(
+                "requests_shed_total",
+                "Requests dropped, too much to do.",
+                "class",
+                &["estimates", "accounts", "rides"],
+            ),
             part_healthy: gauges("part_healthy", "1 if this part of the process works.", "part"),
             match_active: gauge("match_active", "1 while this process makes the offers."),
             match_zones: gauge("match_zones", "Zones whose offers this process makes."),
@@ -275,7 +330,12 @@ impl Metrics {
                 &registry,
                 IntCounter::new("rideshare_spans_exported_total", "Spans that the collector took."),
             ),
-            spans_dropped: counter("spans_dropped_total", "Spans that were not exported.", "reason"),
+            spans_dropped: begun(
+                "spans_dropped_total",
+                "Spans that were not exported.",
+                "reason",
+                &["queue", "collector"],
+            ),
             registry,
             exemplars,
         }

@@ -53,7 +53,8 @@ async fn watch_bus(platform: &Platform) {
             Ok(Err(error)) => platform.health.set_unhealthy("bus", error.to_string()),
             Err(_) => platform.health.set_unhealthy("bus", "no answer in 5 s"),
         }
-        platform.metrics.core_dropped.set(platform.bus.dropped() as f64);
+        let core_dropped = &platform.metrics.core_dropped;
+        core_dropped.inc_by(platform.bus.dropped().saturating_sub(core_dropped.get()));
         if platform.bus.is_closed() {
             // Only a new process has a new client.
             tracing::error!("the connection to NATS is closed for good");

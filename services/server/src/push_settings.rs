@@ -39,7 +39,7 @@ pub struct PushSettings {
     #[arg(long, value_name = "WHOM", env = "PUSH_VAPID_SUBJECT", global = true)]
     pub push_vapid_subject: Option<String>,
     /// Whether devices may name addresses of this machine, also by http, beside public ones by https [default: if embedded].
-    #[arg(long, value_name = "BOOL", env = "PUSH_TO_LOOPBACK", action = clap::ArgAction::Set, global = true)]
+    #[arg(long, value_name = "BOOL", env = "PUSH_TO_LOOPBACK", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set, global = true)]
     pub push_to_loopback: Option<bool>,
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use axum::http::Uri;
 use axum::http::uri::Scheme;
+use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use matching::zones::Partition;
 use platform::limits::{Amount, Limit, Limits, Quota, TrustedProxies};
@@ -80,8 +81,8 @@ pub struct Settings {
     pub nats_url: Vec<String>,
     #[command(flatten)]
     pub nats: NatsLogin,
-    /// The fast lane: core subscriptions bring the events that somebody waits for before their streams do.
-    #[arg(long, value_name = "BOOL", help_heading = SERVERS, env = "ENABLE_CORE_NATS", default_value_t = true, action = clap::ArgAction::Set, global = true)]
+    /// The fast lane: core subscriptions bring the events that somebody waits for before their streams do; true or false, yes or no, on or off, 1 or 0.
+    #[arg(long, value_name = "BOOL", help_heading = SERVERS, env = "ENABLE_CORE_NATS", default_value_t = true, value_parser = BoolishValueParser::new(), action = clap::ArgAction::Set, global = true)]
     pub enable_core_nats: bool,
     /// The queue group of the fast lane is this, a dot, and the service.
     #[arg(long, value_name = "NAME", help_heading = SERVERS, env = "CORE_NATS_QUEUE_GROUP", default_value = "rideshare", global = true)]
@@ -570,6 +571,26 @@ mod tests {
     fn settings(args: &[&str]) -> Settings {
         let args = std::iter::once("rideshare").chain(args.iter().copied());
         Alone::try_parse_from(args).unwrap().settings
+    }
+
+    #[test]
+    fn a_boolean_may_be_written_as_people_write_it() {
+        for (text, is_on) in [
+            ("true", true),
+            ("1", true),
+            ("Yes", true),
+            ("on", true),
+            ("false", false),
+            ("False", false),
+            ("0", false),
+            ("no", false),
+            ("OFF", false),
+        ] {
+            let settings = settings(&["--enable-core-nats", text, "--push-to-loopback", text]);
+            assert_eq!(settings.enable_core_nats, is_on, "{text}");
+        }
+        assert!(Alone::try_parse_from(["rideshare", "--enable-core-nats", "perhaps"]).is_err());
+        assert!(Alone::try_parse_from(["rideshare", "--push-to-loopback", "perhaps"]).is_err());
     }
 
     #[test]

@@ -21,11 +21,11 @@ pub enum LocationStorage {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Sizes of streams")]
 pub struct StreamSizes {
-    /// The most bytes of the stream, as in `4GiB` [default: 96MiB]. A limit that is higher on the server stays: a lower one would delete
+    /// The most bytes of the stream, as in `4GiB`, `4GB` or a number [default: 96MiB]. A limit that is higher on the server stays: a lower one would delete
     /// messages.
     #[arg(long, value_name = "BYTES", env = "USER_STREAM_MAX_BYTES", value_parser = bytes, global = true)]
     user_stream_max_bytes: Option<i64>,
-    /// The age at which the stream removes a message, as in `12h` [default: 1d].
+    /// The age at which the stream removes a message, as in `12h` or a number of seconds [default: 1d].
     #[arg(long, value_name = "AGE", env = "USER_STREAM_MAX_AGE", value_parser = age, global = true)]
     user_stream_max_age: Option<Duration>,
     /// As above [default: 48MiB]
@@ -96,28 +96,43 @@ impl StreamSizes {
     }
 }
 
-/// `4GiB`, `512MiB`, or a number of bytes.
+/// `4GiB`, `512MiB`, `4GB`, or a number of bytes.
 fn bytes(text: &str) -> Result<i64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let shift = match unit.trim() {
-        "" | "B" => 0,
-        "KiB" => 10,
-        "MiB" => 20,
-        "GiB" => 30,
-        "TiB" => 40,
-        _ => return Err("use a number with B, KiB, MiB, GiB or TiB, as in 512MiB".to_owned()),
+    let factor: i64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        _ => {
+            return Err(
+                "use a number of bytes, or one with KB, MB, GB, TB, KiB, MiB, GiB or TiB, as in 512MiB".to_owned()
+            );
+        }
     };
-    let bytes = number.parse::<i64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    let bytes = number.parse::<i64>().ok().and_then(|number| number.checked_mul(factor));
     bytes
         .filter(|bytes| *bytes >= MIN_BYTES)
         .ok_or_else(|| "must be at least 1MiB, and less than 8388608TiB".to_owned())
 }
 
-/// `90m`, `12h`, `7d`.
+/// `90m`, `12h`, `7d`, or a number of seconds.
+fn length_of_time(text: &str) -> Result<Duration, humantime::DurationError> {
+    match text.parse() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(text),
+    }
+}
+
 fn age(text: &str) -> Result<Duration, String> {
-    let age =
-        humantime::parse_duration(text).map_err(|error| format!("{error}: use a length of time, as in 12h or 7d"))?;
+    let age = length_of_time(text)
+        .map_err(|error| format!("{error}: use a length of time, as in 12h or 7d, or a number of seconds"))?;
     if age >= MIN_AGE { Ok(age) } else { Err("must be at least 5m, the duplicate window".to_owned()) }
 }
 
@@ -155,8 +170,26 @@ mod tests {
         let of = |name: &str| changed.streams.iter().find(|stream| stream.name == name).unwrap();
         assert_eq!((of("RIDE_STREAM").max_bytes, of("RIDE_STREAM").max_age.as_secs()), (4 << 30, 30 * 86_400));
         assert_eq!((of("LOCATION_STREAM").max_bytes, of("LOCATION_STREAM").storage), (2 << 20, Storage::File));
+        for (text, bytes) in [
+            ("268435456", 268_435_456),
+            ("4GB", 4_000_000_000),
+            ("4 gib", 4 << 30),
+            ("1500kB", 1_500_000),
+            ("2TB", 2_000_000_000_000),
+            ("2097152B", 2 << 20),
+        ] {
+            let changed = topology(&["--user-stream-max-bytes", text]).unwrap();
+            assert_eq!(changed.streams.iter().find(|stream| stream.name == "USER_STREAM").unwrap().max_bytes, bytes);
+        }
+        for (text, seconds) in [("86400", 86_400), ("300", 300), ("1h 30m", 5_400)] {
+            let changed = topology(&["--user-stream-max-age", text]).unwrap();
+            let stream = changed.streams.iter().find(|stream| stream.name == "USER_STREAM").unwrap();
+            assert_eq!(stream.max_age.as_secs(), seconds);
+        }
         for (args, reason) in [
-            (["--ride-stream-max-bytes", "4GB"], "MiB"),
+            (["--ride-stream-max-bytes", "4GX"], "MiB"),
+            (["--ride-stream-max-bytes", "1KB"], "at least 1MiB"),
+            (["--user-stream-max-age", "299"], "at least 5m"),
             (["--ride-stream-max-bytes", "99999999TiB"], "less than"),
             (["--ride-stream-max-bytes", "1000"], "at least 1MiB"),
             (["--ride-stream-max-bytes", "0"], "at least 1MiB"),

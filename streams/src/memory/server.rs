@@ -244,9 +244,11 @@ impl Server {
                 && mode == Mode::Apply
             {
                 // A limit that is kept is in `config` only.
+                let nanos = |key: &str| config[key].as_u64().map(std::time::Duration::from_nanos);
                 let wanted = &topology::Stream {
                     max_bytes: config["max_bytes"].as_i64().unwrap_or(wanted.max_bytes),
-                    max_age: config["max_age"].as_u64().map_or(wanted.max_age, std::time::Duration::from_nanos),
+                    max_age: nanos("max_age").unwrap_or(wanted.max_age),
+                    duplicate_window: nanos("duplicate_window").unwrap_or(wanted.duplicate_window),
                     ..wanted.clone()
                 };
                 self.check_stream(wanted).map_err(|e| BusError::Refused(format!("{what}: {e}")))?;
@@ -263,9 +265,11 @@ impl Server {
             let what = format!("consumer {} on {}", wanted.durable, wanted.stream);
             let found = self.streams.get(&wanted.stream).and_then(|s| s.consumers.get(&wanted.durable));
             let json = found.map(|c| c.config.to_json());
-            let differs = topology::difference(&what, json, &wanted.to_json(), &mut changes).is_some();
-            if differs && mode == Mode::Apply {
+            if let Some(config) = topology::difference(&what, json, &wanted.to_json(), &mut changes)
+                && mode == Mode::Apply
+            {
                 let mut wanted = wanted.clone();
+                wanted.max_ack_pending = config["max_ack_pending"].as_i64().unwrap_or(wanted.max_ack_pending);
                 // A setting that the topology does not name stays as it is.
                 if let Some(found) = found.filter(|_| wanted.backoff.is_empty()) {
                     wanted.backoff.clone_from(&found.config.backoff);

@@ -7,7 +7,8 @@
 use async_nats::jetstream::ErrorCode;
 use serde_json::{Value, json};
 
-use super::client::{NatsBus, api_error};
+use super::client::NatsBus;
+use super::limits::Need;
 use crate::bus::message::BusError;
 use crate::topology::{self, Consumer, Mode, Storage, Topology};
 
@@ -26,7 +27,7 @@ impl NatsBus {
 
     async fn reconcile(&self, topology: &Topology, mode: Mode) -> Result<Vec<String>, BusError> {
         let mut changes = Vec::new();
-        let mut closed = Vec::new();
+        let (mut closed, mut puts, mut need) = (Vec::new(), Vec::new(), Need::default());
         for stream in &topology.streams {
             let mut wanted = self.config_of(stream);
             let found = self.config(&format!("STREAM.INFO.{}", stream.name)).await?;
@@ -36,11 +37,17 @@ impl NatsBus {
                 wanted[MESSAGE_MAX_KEY] = json!(CLOSED_MESSAGE_MAX);
                 closed.push((stream, found.is_none()));
             }
-            let change = if found.is_some() { "UPDATE" } else { "CREATE" };
-            if let Some(config) = topology::difference(&describe(stream), found, &wanted, &mut changes)
-                && mode == Mode::Apply
-            {
-                self.put_stream(change, stream, config).await?;
+            if let Some(config) = change(stream, found.clone(), &wanted, &mut changes) {
+                need.add(stream, found.as_ref(), &config);
+                puts.push((stream, found.is_some(), config));
+            }
+        }
+        if mode == Mode::Apply {
+            self.check_need(&need, topology).await?;
+            // First those that exist, which may become smaller, and then the largest: where it does not fit, nothing has been created.
+            puts.sort_by_key(|(_, exists, config)| (!exists, -config["max_bytes"].as_i64().unwrap_or_default()));
+            for (stream, exists, config) in puts {
+                self.put_stream(if exists { "UPDATE" } else { "CREATE" }, stream, config, topology).await?;
             }
         }
         for consumer in &topology.consumers {
@@ -51,17 +58,17 @@ impl NatsBus {
                 Err(BusError::NotFound(_)) => None,
                 found => found?,
             };
-            if let Some(config) = topology::difference(&what, found, &consumer.to_json(), &mut changes)
+            if let Some(config) = topology::difference(&what, found, &self.consumer_config(consumer), &mut changes)
                 && mode == Mode::Apply
             {
-                self.put_consumer(consumer, &config).await?;
+                self.put_consumer(consumer, config).await?;
             }
         }
         for (stream, is_new) in closed {
             let mut opened = Vec::new();
             let found = self.config(&format!("STREAM.INFO.{}", stream.name)).await?;
-            if let Some(config) = topology::difference(&describe(stream), found, &self.config_of(stream), &mut opened) {
-                self.put_stream("UPDATE", stream, config).await?;
+            if let Some(config) = change(stream, found, &self.config_of(stream), &mut opened) {
+                self.put_stream("UPDATE", stream, config, topology).await?;
             }
             // Of a new stream the changes say already that it was created.
             changes.extend(opened.into_iter().filter(|_| !is_new));
@@ -69,67 +76,47 @@ impl NatsBus {
         Ok(changes)
     }
 
-    pub(super) async fn put_consumer(&self, consumer: &Consumer, config: &Value) -> Result<(), BusError> {
+    pub(super) async fn put_consumer(&self, consumer: &Consumer, mut config: Value) -> Result<(), BusError> {
         let Consumer { stream, durable, filter, .. } = consumer;
         let mut subject = format!("CONSUMER.CREATE.{stream}.{durable}");
         if !filter.is_empty() {
             subject = format!("{subject}.{filter}");
         }
-        self.api::<Value>(&subject, &json!({"stream_name": stream, "config": config})).await.map(|_| ())
+        // Lowered to a limit at most once: then it is not above it.
+        loop {
+            let request = json!({"stream_name": stream, "config": config});
+            let Err(error) = self.api_reply::<Value>(&subject, &request).await? else { return Ok(()) };
+            if !self.lower_to_limit(durable, &mut config, &error) {
+                return Err(self.refused_consumer(&subject, consumer, &error).await);
+            }
+        }
     }
 
     /// Creates or updates a stream, on disk if the server has no memory for one that may be there.
-    async fn put_stream(&self, change: &str, stream: &topology::Stream, mut config: Value) -> Result<(), BusError> {
+    async fn put_stream(
+        &self,
+        change: &str,
+        stream: &topology::Stream,
+        mut config: Value,
+        topology: &Topology,
+    ) -> Result<(), BusError> {
         let name = &stream.name;
         let subject = format!("STREAM.{change}.{name}");
+        // Another stream may have shown the limit.
+        self.lower_window(&mut config);
+        // Each repetition has a setting that the server refused no more: at most two.
         loop {
             let Err(error) = self.api_reply::<Value>(&subject, &config).await? else { return Ok(()) };
-            let code = error.error_code();
-            if code == ErrorCode::MEMORY_RESOURCES_EXCEEDED
+            if error.error_code() == ErrorCode::MEMORY_RESOURCES_EXCEEDED
                 && stream.storage == Storage::MemoryOrFile
                 && config["storage"] == "memory"
             {
                 tracing::warn!(stream = name, "the server has no memory for this stream: it is created on disk");
                 config["storage"] = json!("file");
-                continue;
+            } else if !self.lower_to_limit(name, &mut config, &error) {
+                return Err(self.refused_stream((&subject, name), (&config, topology), &error).await);
             }
-            let (what, limit) = match code {
-                ErrorCode::MEMORY_RESOURCES_EXCEEDED => ("memory", "max_memory_store"),
-                ErrorCode::STORAGE_RESOURCES_EXCEEDED => ("file storage", "max_file_store"),
-                // Another process has created and opened it since it was found missing. The next try finds it.
-                ErrorCode::STREAM_NAME_EXIST => return Err(BusError::Unavailable(format!("{subject}: {error}"))),
-                _ => return Err(api_error(&subject, &error)),
-            };
-            let need = config["max_bytes"].as_i64().unwrap_or_default() >> 20;
-            return Err(BusError::Full(format!(
-                "{name} needs {need} MiB of {what} on each of {} server(s), and they have less left: {error}. {} \
-                 Lower {name}_MAX_BYTES{}, or raise {limit} of the server or the limit of the account",
-                self.replicas,
-                self.storage_left().await,
-                if code == ErrorCode::MEMORY_RESOURCES_EXCEEDED { ", set LOCATION_STREAM_STORAGE=file" } else { "" },
-            )));
         }
-    }
-
-    /// What the account has of JetStream, as a sentence; empty if the server does not say.
-    async fn storage_left(&self) -> String {
-        let Ok(info) = self.api::<Value>("INFO", &json!({})).await else { return String::new() };
-        let mib = |value: &Value| match value.as_i64() {
-            Some(bytes) if bytes >= 0 => format!("{} MiB", bytes >> 20),
-            _ => "no".to_owned(),
-        };
-        format!(
-            "The account has reserved {} of file storage (it has {} limit of its own) and {} of memory ({} limit).",
-            mib(&info["reserved_storage"]),
-            mib(&info["limits"]["max_storage"]),
-            mib(&info["reserved_memory"]),
-            mib(&info["limits"]["max_memory"]),
-        )
-    }
-
-    /// The configuration that the server should have.
-    pub(super) fn config_of(&self, stream: &topology::Stream) -> Value {
-        stream.to_json(self.replicas)
     }
 
     /// The configuration that the server has, or `None`.
@@ -140,6 +127,23 @@ impl NatsBus {
             Err(e) => Err(e),
         }
     }
+}
+
+/// The configuration to send, see [`topology::difference`]. A stream that was never opened holds nothing, so its limits are not kept: it is left
+/// over from a start that failed, perhaps because they were too high.
+fn change(stream: &topology::Stream, found: Option<Value>, wanted: &Value, changes: &mut Vec<String>) -> Option<Value> {
+    let Some(mut config) = found.clone().filter(|found| found[MESSAGE_MAX_KEY] == CLOSED_MESSAGE_MAX) else {
+        return topology::difference(&describe(stream), found, wanted, changes);
+    };
+    let mut is_lowered = false;
+    for limit in ["max_bytes", "max_age"] {
+        if config[limit].as_i64() > wanted[limit].as_i64() {
+            changes.push(format!("{}: {limit} was {}, becomes {}", describe(stream), config[limit], wanted[limit]));
+            config[limit] = wanted[limit].clone();
+            is_lowered = true;
+        }
+    }
+    topology::difference(&describe(stream), Some(config.clone()), wanted, changes).or(is_lowered.then_some(config))
 }
 
 fn describe(stream: &topology::Stream) -> String {

@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::login::{Credential, Login};
+use super::server_limits::ServerLimits;
 use crate::bus::message::{BusError, ConsumerInfo, CoreMessage, Headers, Message, Published, REPLIES_MAX, StreamInfo};
 use crate::bus::open::{OpenSubscription, OpenSubscriptions};
 use crate::topology::{Consumer, MESSAGE_MAX, MINIMUM_SERVER};
@@ -78,11 +79,11 @@ pub struct NatsBus {
     pub(super) replicas: usize,
     in_flight: Arc<Semaphore>,
     pub(super) reconnects: Arc<AtomicU64>,
-    dropped: Arc<AtomicU64>,
     pub(crate) subscriptions: OpenSubscriptions,
     pub(super) closed: Arc<AtomicBool>,
     /// Set once the server does not list consumers, but answers about each.
     pub(super) lists_nothing: Arc<AtomicBool>,
+    pub(super) limits: Arc<ServerLimits>,
 }
 
 /// Bounds the wait for the client itself: while it reconnects and its queue of commands is full, it takes no more.
@@ -130,12 +131,11 @@ struct PublishReply {
     duplicate: bool,
 }
 
-/// The client's options; it counts connections and dropped core messages.
+/// The client's options; it counts connections.
 fn connect_options(
     settings: &NatsSettings,
     credential: &Credential,
     reconnects: Arc<AtomicU64>,
-    dropped: Arc<AtomicU64>,
 ) -> Result<ConnectOptions, BusError> {
     let options = ConnectOptions::new()
         .name(&settings.name)
@@ -150,9 +150,8 @@ fn connect_options(
                     reconnects.fetch_add(1, Ordering::Relaxed);
                     tracing::info!("connected to NATS");
                 }
-                async_nats::Event::SlowConsumer(_) => {
-                    dropped.fetch_add(1, Ordering::Relaxed);
-                }
+                // The client counts the messages; of these events it drops most.
+                async_nats::Event::SlowConsumer(_) => {}
                 other => tracing::warn!("NATS connection: {other}"),
             }
             std::future::ready(())
@@ -170,18 +169,14 @@ fn check_inbox_prefix(prefix: &str) -> Result<(), BusError> {
 }
 
 /// Connects, again until there is a server. Credentials that the server refuses are an error at once: it will refuse them again.
-async fn connect(
-    settings: &NatsSettings,
-    reconnects: &Arc<AtomicU64>,
-    dropped: &Arc<AtomicU64>,
-) -> Result<Client, BusError> {
+async fn connect(settings: &NatsSettings, reconnects: &Arc<AtomicU64>) -> Result<Client, BusError> {
     check_inbox_prefix(&settings.inbox_prefix)?;
     let resolved = settings.login.resolve(&settings.urls).map_err(BusError::Refused)?;
     let servers = resolved.servers.join(",");
     let until = Instant::now() + CONNECT_WAIT;
     let mut is_first = true;
     loop {
-        let options = connect_options(settings, &resolved.credential, reconnects.clone(), dropped.clone())?;
+        let options = connect_options(settings, &resolved.credential, reconnects.clone())?;
         let error = match options.connect(resolved.servers.clone()).await {
             Ok(client) => return Ok(client),
             Err(error) => error,
@@ -264,8 +259,7 @@ impl NatsBus {
     /// JetStream, or for credentials that cannot be used or that the server refuses.
     pub async fn connect(settings: &NatsSettings) -> Result<Self, BusError> {
         let reconnects = Arc::new(AtomicU64::new(0));
-        let dropped = Arc::new(AtomicU64::new(0));
-        let client = connect(settings, &reconnects, &dropped).await?;
+        let client = connect(settings, &reconnects).await?;
         let info = server_info(&client).await?;
         first_connection_counted(&reconnects).await;
         let mut parts = info.version.split(['.', '-']).map(|p| p.parse::<u64>().unwrap_or(0));
@@ -287,10 +281,10 @@ impl NatsBus {
             replicas: settings.replicas,
             in_flight,
             reconnects,
-            dropped,
             subscriptions: OpenSubscriptions::default(),
             closed,
             lists_nothing: Arc::default(),
+            limits: Arc::default(),
         })
     }
 
@@ -394,7 +388,7 @@ impl NatsBus {
             Ok(()) | Err(BusError::NotFound(_)) => {}
             Err(error) => return Err(error),
         }
-        self.put_consumer(consumer, &consumer.to_json_from(from)).await
+        self.put_consumer(consumer, consumer.to_json_from(from)).await
     }
 
     pub(crate) async fn publish_core(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {
@@ -498,7 +492,7 @@ impl NatsBus {
     }
 
     pub(crate) fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.client.statistics().slow_consumer_drops.load(Ordering::Relaxed)
     }
 }
 

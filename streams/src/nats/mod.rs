@@ -5,11 +5,13 @@
 
 mod apply;
 mod client;
+mod limits;
 mod login;
 pub(crate) mod message_api;
 mod observe;
 mod pull;
 mod replay;
+mod server_limits;
 
 pub use client::{INBOX_PREFIX, NatsBus, NatsSettings, Subscription};
 pub use login::{Login, Secret};

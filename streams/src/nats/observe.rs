@@ -58,7 +58,7 @@ impl NatsBus {
                 Some(Err(error)) => Err(BusError::Unavailable(error.to_string())),
                 None => Ok(None),
             };
-            add_consumer(consumer, found, &mut state);
+            add_consumer(consumer, &self.consumer_config(consumer), found, &mut state);
         }
         Ok(state)
     }
@@ -151,7 +151,7 @@ impl NatsBus {
     }
 }
 
-fn add_consumer(consumer: &Consumer, found: Found, state: &mut TopologyState) {
+fn add_consumer(consumer: &Consumer, wanted: &Value, found: Found, state: &mut TopologyState) {
     let Consumer { stream, durable, .. } = consumer;
     let what = format!("consumer {durable} on {stream}");
     let info = read::<jetstream::consumer::Info>(&what, &found);
@@ -161,7 +161,7 @@ fn add_consumer(consumer: &Consumer, found: Found, state: &mut TopologyState) {
     }
     if let Ok(found) = found {
         let config = found.map(|mut found| found["config"].take());
-        topology::difference(&what, config, &consumer.to_json(), &mut state.differences);
+        topology::difference(&what, config, wanted, &mut state.differences);
     }
 }
 
@@ -183,14 +183,14 @@ mod tests {
         let mut topology = Topology::rideshare();
         let consumer = topology.consumers.remove(0);
         let mut state = TopologyState::default();
-        add_consumer(&consumer, Err(BusError::Unavailable("no answer".to_owned())), &mut state);
+        add_consumer(&consumer, &consumer.to_json(), Err(BusError::Unavailable("no answer".to_owned())), &mut state);
         let found = state.consumer(&consumer.stream, &consumer.durable);
         assert!(matches!(found, Err(BusError::Unavailable(_))), "{found:?}");
         assert_eq!(state.differences, Vec::<String>::new());
         assert!(state.first_unavailable().is_some_and(|why| why.contains("no answer")));
 
         let mut state = TopologyState::default();
-        add_consumer(&consumer, Ok(None), &mut state);
+        add_consumer(&consumer, &consumer.to_json(), Ok(None), &mut state);
         let found = state.consumer(&consumer.stream, &consumer.durable);
         assert!(matches!(found, Err(BusError::NotFound(_))), "{found:?}");
         assert_eq!((state.differences.len(), state.first_unavailable()), (1, None));

@@ -19,6 +19,14 @@ use crate::topology::Consumer;
 
 /// The server refuses a pull request that expires sooner.
 const SHORTEST_PULL: Duration = Duration::from_millis(50);
+/// How long a pull request of a consumer to which nothing came stays open, if its caller waits for [`IDLE_AFTER`] at least: each request
+/// costs a call of JetStream's API, in each process.
+const IDLE_PULL: Duration = Duration::from_secs(60);
+const IDLE_AFTER: Duration = Duration::from_secs(5);
+/// How often the server says that such a request is still open.
+const HEARTBEAT: Duration = Duration::from_millis(2_500);
+/// A server that says nothing for so long has lost it: two heartbeats, and a second.
+const HEARTBEAT_WAIT: Duration = Duration::from_secs(6);
 /// How long after its expiry a pull request may still be answered.
 const EXPIRY_GRACE: Duration = Duration::from_secs(1);
 
@@ -89,7 +97,7 @@ impl AckHandle {
 }
 
 /// Sends pull requests to one durable consumer. A pull request outlives the fetch that sent it, so an idle consumer costs one
-/// request in `wait`, and a busy one a request for each half batch.
+/// request in [`IDLE_PULL`], and a busy one a request for each batch.
 #[derive(Debug)]
 pub struct Puller {
     client: Client,
@@ -100,8 +108,12 @@ pub struct Puller {
     messages: async_nats::Subscriber,
     /// Messages that the open pull request may still deliver.
     requested: usize,
-    /// When the open pull request has certainly expired.
+    /// When the open pull request has certainly expired, or is lost.
     request_deadline: Instant,
+    /// The server says of the open pull request that it is.
+    has_heartbeat: bool,
+    /// To the last pull request nothing came.
+    is_idle: bool,
     reconnects: Arc<AtomicU64>,
     /// The value of `reconnects` at the last pull request.
     connection: u64,
@@ -122,6 +134,8 @@ impl Puller {
             messages,
             requested: 0,
             request_deadline: Instant::now(),
+            has_heartbeat: false,
+            is_idle: false,
             reconnects: bus.reconnects.clone(),
             connection: 0,
             ready: VecDeque::new(),
@@ -130,13 +144,31 @@ impl Puller {
     }
 
     async fn send_request(&mut self, batch: usize, wait: Duration) -> Result<(), BusError> {
-        let expires = wait.max(SHORTEST_PULL);
+        self.has_heartbeat = std::mem::replace(&mut self.is_idle, true) && wait >= IDLE_AFTER;
+        let expires = if self.has_heartbeat { IDLE_PULL } else { wait.max(SHORTEST_PULL) };
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, self.durable);
-        let body = json!({"batch": batch, "expires": expires.as_nanos() as u64}).to_string();
+        let mut body = json!({"batch": batch, "expires": expires.as_nanos() as u64});
+        if self.has_heartbeat {
+            body["idle_heartbeat"] = json!(HEARTBEAT.as_nanos() as u64);
+        }
+        let body = body.to_string();
         self.connection = self.reconnects.load(Ordering::Relaxed);
         send_in_time("a pull", self.client.publish_with_reply(subject, self.inbox.clone(), body.into())).await?;
         self.requested = batch;
-        self.request_deadline = Instant::now() + expires + EXPIRY_GRACE;
+        self.request_deadline =
+            Instant::now() + if self.has_heartbeat { HEARTBEAT_WAIT } else { expires + EXPIRY_GRACE };
+        Ok(())
+    }
+
+    /// Ends a request that was sent by another connection: its server may have lost it, or still delivers to it, by which the next one would
+    /// be miscounted. What is on its way to the old inbox is redelivered after the ack wait.
+    async fn renew_after_reconnect(&mut self) -> Result<(), BusError> {
+        if self.requested == 0 || self.connection == self.reconnects.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let inbox = self.client.new_inbox();
+        self.messages = send_in_time("subscribe", self.client.subscribe(inbox.clone())).await?;
+        (self.inbox, self.requested) = (inbox, 0);
         Ok(())
     }
 
@@ -175,6 +207,7 @@ impl Puller {
 
     fn delivery(&mut self, message: async_nats::Message) -> Result<Delivered<AckHandle>, BusError> {
         self.requested = self.requested.saturating_sub(1);
+        self.is_idle = false;
         let message = jetstream::Message { message, context: self.jetstream.clone() };
         let info = message.info().map_err(|e| BusError::Refused(format!("a delivery without its data: {e}")))?;
         let (sequence, stored_at) = (info.stream_sequence, info.published);
@@ -212,6 +245,9 @@ impl Puller {
                 else {
                     break;
                 };
+                if self.has_heartbeat {
+                    self.request_deadline = Instant::now() + HEARTBEAT_WAIT;
+                }
                 match message.status {
                     None | Some(StatusCode::OK) => match self.delivery(message) {
                         Ok(delivery) => batch.push(delivery),
@@ -230,18 +266,20 @@ impl Puller {
                 return Ok(batch);
             }
             if self.requested > 0 && now >= self.request_deadline {
-                // The server did not even report the expiry: there is no leader, or no server.
-                self.requested = 0;
+                // The server did not even report the expiry, or that the request is open: there is no leader, or no server.
+                (self.requested, self.is_idle) = (0, false);
                 return Err(BusError::Unavailable(format!("consumer {} does not answer", self.durable)));
             }
             if now >= until {
                 return Ok(batch);
             }
+            self.renew_after_reconnect().await?;
             // Only when the last request is used up, so that at most one batch is ever on its way.
             if self.requested == 0 {
                 self.send_request(max, wait).await?;
             }
-            match timeout(until - now, self.messages.next()).await {
+            let until = until.min(self.request_deadline);
+            match timeout(until.saturating_duration_since(Instant::now()), self.messages.next()).await {
                 Ok(Some(message)) => self.ready.push_back(message),
                 Ok(None) => {
                     self.closed.store(true, Ordering::Relaxed);
@@ -255,11 +293,12 @@ impl Puller {
     /// Ends the pull, and puts back what the server has already sent. Otherwise it would wait for the ack wait.
     ///
     /// The server drops an open pull request when nobody listens to its inbox any more. Somebody who watches all subjects does
-    /// listen: then the request is read until it is used up or expires.
+    /// listen: then the request is read until it is used up or expires, for [`HEARTBEAT_WAIT`] at most. What comes to it later is redelivered
+    /// after the ack wait.
     pub(crate) async fn close(mut self) {
         if self.requested > 0 && self.is_watched().await {
             // What is put back comes after the request has ended: the server would deliver it to the same request again.
-            let until = self.request_deadline;
+            let until = self.request_deadline.min(Instant::now() + HEARTBEAT_WAIT);
             while self.requested > 0
                 && let Some(message) = self.next_before(until).await
             {

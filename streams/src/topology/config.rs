@@ -216,16 +216,20 @@ fn has_newer_subjects(have: &Value, want: &Value) -> bool {
     want.iter().all(|subject| have.contains(subject)) && have.iter().all(|s| want.contains(s) || is_newer(s))
 }
 
-/// Whether a setting stays although it differs: where a consumer that was made again has begun, which no update changes; of a stream a limit of bytes or age that is above the wanted one, because somebody
-/// has raised it and a lower one would delete messages; storage on disk instead of memory, which only a new stream changes; and subjects
+/// Whether a setting stays although it differs: where a consumer that was made again has begun, which no update changes; a limit, a duplicate window or a
+/// number of replicas that is above the wanted one, because somebody has raised it and a lower one would delete messages, refuse them or
+/// protect them less; storage on disk instead of memory, which only a new stream changes; and subjects
 /// that a newer version has added, because two versions run side by side while one takes over.
 fn is_kept(key: &str, have: &Value, want: &Value) -> bool {
     if key == "subjects" {
         return has_newer_subjects(have, want);
     }
     match (key, have.as_i64(), want.as_i64()) {
-        ("max_bytes", Some(have), Some(want)) => have < 0 || (want > 0 && have > want),
-        ("max_age", Some(have), Some(want)) => have == 0 || (want > 0 && have > want),
+        ("max_bytes" | "max_msg_size" | "max_ack_pending", Some(have), Some(want)) => {
+            want > 0 && (have < 0 || have > want)
+        }
+        ("max_age", Some(have), Some(want)) => want > 0 && (have == 0 || have > want),
+        ("num_replicas" | "duplicate_window", Some(have), Some(want)) => have > want,
         ("storage", _, _) => have == "file",
         (DELIVER_POLICY, _, _) => have == BY_START_TIME,
         _ => false,
@@ -235,6 +239,26 @@ fn is_kept(key: &str, have: &Value, want: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_larger_on_the_server_stays_and_what_is_smaller_does_not() {
+        for (key, want, unlimited) in [
+            ("max_bytes", 100, Some(-1)),
+            ("max_age", 100, Some(0)),
+            ("max_msg_size", 100, Some(-1)),
+            ("max_ack_pending", 100, Some(-1)),
+            ("num_replicas", 1, None),
+            ("duplicate_window", 100, None),
+        ] {
+            let stays = |have: i64, want: i64| is_kept(key, &json!(have), &json!(want));
+            assert!(stays(want + 2, want), "{key}");
+            assert!(!stays(want - 1, want) || unlimited == Some(want - 1), "{key}");
+            if let Some(unlimited) = unlimited {
+                assert!(stays(unlimited, want) && !stays(want, unlimited), "{key}");
+            }
+        }
+        assert!(!is_kept("ack_wait", &json!(2), &json!(1)) && !is_kept("max_deliver", &json!(9), &json!(5)));
+    }
 
     #[test]
     fn subjects_of_a_newer_version_stay_and_strange_ones_do_not() {

@@ -71,6 +71,26 @@ pub(crate) async fn concurrent_subscribers_each_get_all_in_order(f: &Fixture) ->
     Ok(())
 }
 
+/// More than the client's queue of events takes: each message must be counted, not each event about one.
+pub(crate) async fn full_subscription_drops_the_newest_and_counts_each(f: &Fixture) -> Result<()> {
+    const SENT: u64 = 100_000;
+    let subject = f.subject("flood");
+    let mut slow = f.bus.subscribe(&subject, None).await?;
+    for n in 0..SENT {
+        f.bus.publish_core(&subject, Bytes::from(n.to_string())).await?;
+    }
+    // All have come once a later subscription has been made.
+    drop(f.bus.subscribe(&f.subject("after"), None).await?);
+    let dropped = f.bus.dropped();
+    assert!(dropped > 10_000, "{dropped}");
+    for n in 0..SENT - dropped {
+        assert_eq!(next(&mut slow).await?.payload, n.to_string());
+    }
+    assert!(drain(&mut slow).await.is_empty(), "what was not dropped is there, and what was dropped is not");
+    assert_eq!(f.bus.dropped(), dropped);
+    Ok(())
+}
+
 pub(crate) async fn queue_group_gets_each_message_once(f: &Fixture) -> Result<()> {
     let subject = f.subject("work");
     let mut members = Vec::new();

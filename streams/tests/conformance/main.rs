@@ -152,6 +152,7 @@ suite! {
         core_message_reaches_every_subscriber
         core_message_without_subscribers_is_no_error
         concurrent_subscribers_each_get_all_in_order
+        full_subscription_drops_the_newest_and_counts_each
         queue_group_gets_each_message_once
         dropped_subscription_gets_nothing
         request_gets_its_reply

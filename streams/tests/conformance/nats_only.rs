@@ -192,6 +192,65 @@ async fn what_is_pulled_right_after_connecting_is_acknowledged() -> Result<()> {
     Ok(())
 }
 
+/// Each pull request is a call of JetStream's API, in each process and for each consumer.
+#[tokio::test]
+async fn an_idle_consumer_is_pulled_rarely_and_notices_a_message_an_end_and_a_lost_server() -> Result<()> {
+    let wait = Duration::from_secs(5);
+    let mut server = Server::new()?;
+    let f = Fixture::at("idle", &server.url).await?;
+    let stream = f.stream("s", &["a"], Retention::Interest);
+    let consumer = f.consumer(&stream, "c", "a");
+    f.apply(&[&stream], &[&consumer]).await?;
+    let mut calls = connect(&server.url).await?.subscribe("$JS.API.CONSUMER.MSG.NEXT.>", None).await?;
+    let mut count = async || {
+        let mut count = 0;
+        while let Ok(Some(_)) = tokio::time::timeout(Duration::from_millis(100), calls.next()).await {
+            count += 1;
+        }
+        count
+    };
+    let mut puller = f.pull(&consumer).await?;
+    for _ in 0..4 {
+        ensure!(puller.fetch(10, wait).await?.is_empty());
+    }
+    ensure!(count().await == 2, "a short one, and one that is still open");
+    // It takes a message at once, and the rest of a batch after it.
+    for _ in 0..2 {
+        f.publish("a", "now").await?;
+        let began_at = Instant::now();
+        let delivery = puller.fetch(10, wait).await?.remove(0);
+        delivery.ack_confirmed().await?;
+        ensure!(began_at.elapsed() < Duration::from_secs(1), "{:?}", began_at.elapsed());
+    }
+    ensure!(count().await == 0);
+    let began_at = Instant::now();
+    puller.close().await;
+    ensure!(began_at.elapsed() < Duration::from_secs(3), "an end waits for no request: {:?}", began_at.elapsed());
+
+    let mut puller = f.pull(&consumer).await?;
+    for _ in 0..2 {
+        ensure!(puller.fetch(10, wait).await?.is_empty());
+    }
+    server.kill();
+    let began_at = Instant::now();
+    while puller.fetch(10, wait).await.is_ok() {}
+    ensure!(began_at.elapsed() < Duration::from_secs(8), "{:?}", began_at.elapsed());
+    // And goes on by itself with the next connection. The stream was in memory.
+    server.start()?;
+    while f.apply(&[&stream], &[&consumer]).await.is_err() {
+        ensure!(began_at.elapsed() < Duration::from_secs(60), "no server");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    f.publish("a", "after").await?;
+    let began_at = Instant::now();
+    loop {
+        match puller.fetch(10, wait).await {
+            Ok(deliveries) if !deliveries.is_empty() => return Ok(deliveries[0].ack_confirmed().await?),
+            _ => ensure!(began_at.elapsed() < Duration::from_secs(20), "nothing came"),
+        }
+    }
+}
+
 /// So an operator replaces them, and starts nothing again.
 #[tokio::test]
 async fn certificates_are_read_again_whenever_a_connection_opens() -> Result<()> {
@@ -324,6 +383,68 @@ async fn the_systems_topology_fits_a_small_server_and_what_does_not_fit_is_named
     for part in ["LOCATION_STREAM needs 192 MiB of memory", "LOCATION_STREAM_STORAGE=file", "max_memory_store"] {
         ensure!(error.contains(part), "{error}");
     }
+    Ok(())
+}
+
+/// The streams of a start that failed were never opened, so that smaller settings help the next one. A stream that was opened may be empty
+/// for a moment, and its limits stay.
+#[tokio::test]
+async fn a_start_that_failed_leaves_no_limits_behind() -> Result<()> {
+    let topology = Topology::rideshare().with_sweeper();
+    let server = Server::with_storage("max_file_store: 220MiB, max_memory_store: 0")?;
+    let bus = connect(&server.url).await?;
+    let error = bus.apply(&topology).await.unwrap_err().to_string();
+    for part in ["RIDE_STREAM needs 576 MiB", "below 576 MiB", "All streams need 1024 MiB"] {
+        ensure!(error.contains(part), "{error}");
+    }
+    let sized = |mib: [i64; 8]| {
+        let mut sized = topology.clone();
+        sized.streams.iter_mut().zip(mib).for_each(|(stream, mib)| stream.max_bytes = mib << 20);
+        sized
+    };
+    // The third is RIDE_STREAM: all before it fit.
+    let error = bus.apply(&sized([16, 40, 40, 110, 16, 8, 8, 8])).await.unwrap_err();
+    ensure!(matches!(error, BusError::Refused(_)), "{error}");
+    bus.apply(&sized([16, 16, 16, 64, 32, 8, 8, 8])).await?;
+    ensure!(bus.stream_info("USER_STREAM").await?.max_bytes == 16 << 20);
+    let changes = bus.apply(&sized([16, 8, 16, 64, 32, 8, 8, 8])).await?;
+    ensure!(changes.is_empty(), "it was opened: {changes:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_limit_of_an_account_or_a_server_is_named_or_kept_to() -> Result<()> {
+    let topology = Topology::rideshare().with_sweeper();
+    for (limits, parts) in [
+        ("max_streams: 4", ["8 streams are needed", "may have 4", "max_streams"]),
+        ("max_consumers: 5", ["RIDE_STREAM needs", "may have 5", "max_consumers"]),
+        (
+            "disk_max_stream_bytes: 100MB",
+            ["RIDE_STREAM needs 576 MiB", "RIDE_STREAM_MAX_BYTES", "disk_max_stream_bytes"],
+        ),
+        ("max_file: 500MB", ["MiB more of file storage", "its limit of 500 MiB", "max_file"]),
+    ] {
+        let server = Server::configured(&format!(
+            "accounts {{ A {{ jetstream {{ max_mem: 1GB, max_file: 2GB, {limits} }}, users [{{user: a, password: b}}] }} }}\n\
+             no_auth_user: a"
+        ))?;
+        let bus = connect(&server.url).await?;
+        let error = bus.apply(&topology).await.unwrap_err();
+        ensure!(matches!(error, BusError::Refused(_)), "{limits}: {error}");
+        for part in parts {
+            ensure!(error.to_string().contains(part), "{limits}: {error}");
+        }
+        let first = &topology.streams[0].name;
+        ensure!(bus.stream_info(first).await.is_err(), "{limits}: nothing is created");
+    }
+    let limits = "limits: { max_ack_pending: 10000, duplicate_window: \"2m\" }";
+    let server = Server::with_storage(&format!("max_file_store: 2GB, max_memory_store: 1GB, {limits}"))?;
+    let bus = connect(&server.url).await?;
+    bus.apply(&topology).await?;
+    assert_eq!(bus.apply(&topology).await?, Vec::<String>::new(), "the limits are remembered");
+    assert_eq!(bus.observe(&topology).await?.differences, Vec::<String>::new());
+    // Another process finds them by its own refusals.
+    connect(&server.url).await?.apply(&topology).await?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use std::time::Duration;
 use streams::BusError;
-use streams::topology::{Retention, Storage, Stream, Topology};
+use streams::topology::{Consumer, Retention, Storage, Stream, Topology};
 
 use crate::fixture::*;
 
@@ -64,7 +64,7 @@ pub(crate) async fn apply_reports_and_corrects_differences(f: &Fixture) -> Resul
     stream.max_bytes = 128 << 20;
     stream.subjects.push(f.subject("c"));
     consumer.ack_wait = Duration::from_secs(7);
-    consumer.max_ack_pending = 9;
+    consumer.max_ack_pending = 2_000;
     let mut changes = f.bus.compare(&topology(&[&stream], &[&consumer])).await?;
     assert_eq!(f.apply(&[&stream], &[&consumer]).await?, changes);
     changes.sort();
@@ -73,7 +73,7 @@ pub(crate) async fn apply_reports_and_corrects_differences(f: &Fixture) -> Resul
         changes[..3],
         [
             format!("{of_consumer}: ack_wait was 30000000000, becomes 7000000000"),
-            format!("{of_consumer}: max_ack_pending was 1000, becomes 9"),
+            format!("{of_consumer}: max_ack_pending was 1000, becomes 2000"),
             format!("stream {}: max_bytes was 67108864, becomes 134217728", stream.name),
         ]
     );
@@ -88,8 +88,13 @@ pub(crate) async fn apply_reports_and_corrects_differences(f: &Fixture) -> Resul
 pub(crate) async fn raised_limit_stays(f: &Fixture) -> Result<()> {
     let mut stream = f.stream("S", &["a"], Retention::Limits);
     f.apply(&[&stream], &[]).await?;
-    let raised = Stream { max_bytes: 2 * stream.max_bytes, max_age: 2 * stream.max_age, ..stream.clone() };
-    assert_eq!(f.apply(&[&raised], &[]).await?.len(), 2);
+    let raised = Stream {
+        max_bytes: 2 * stream.max_bytes,
+        max_age: 2 * stream.max_age,
+        duplicate_window: 2 * stream.duplicate_window,
+        ..stream.clone()
+    };
+    assert_eq!(f.apply(&[&raised], &[]).await?.len(), 3);
     assert_eq!(f.bus.compare(&topology(&[&stream], &[])).await?, Vec::<String>::new());
     // Nor does another change lower it.
     stream.subjects.push(f.subject("b"));
@@ -97,6 +102,16 @@ pub(crate) async fn raised_limit_stays(f: &Fixture) -> Result<()> {
     assert_eq!(f.bus.stream_info(&stream.name).await?.max_bytes, raised.max_bytes);
     let without_b = f.bus.compare(&topology(&[&raised], &[])).await?;
     assert_eq!(without_b.len(), 0, "a subject that a newer version added stays: {without_b:?}");
+    let mut consumer = f.consumer(&stream, "C", "a");
+    f.apply(&[&stream], &[&consumer]).await?;
+    let raised = Consumer { max_ack_pending: 2 * consumer.max_ack_pending, ..consumer.clone() };
+    assert_eq!(f.apply(&[&stream], &[&raised]).await?.len(), 1);
+    assert_eq!(f.bus.compare(&topology(&[&stream], &[&consumer])).await?, Vec::<String>::new());
+    // Nor does another change lower it.
+    consumer.ack_wait *= 2;
+    assert_eq!(f.apply(&[&stream], &[&consumer]).await?.len(), 1);
+    let raised = Consumer { ack_wait: consumer.ack_wait, ..raised };
+    assert_eq!(f.bus.compare(&topology(&[&stream], &[&raised])).await?, Vec::<String>::new());
     Ok(())
 }
 
@@ -108,7 +123,7 @@ pub(crate) async fn unnamed_setting_stays(f: &Fixture) -> Result<()> {
     consumer.max_deliver = 5;
     f.apply(&[&stream], &[&consumer]).await?;
     let backoff = std::mem::take(&mut consumer.backoff);
-    consumer.max_ack_pending = 7;
+    consumer.max_ack_pending = 7_000;
     assert_eq!(f.apply(&[&stream], &[&consumer]).await?.len(), 1);
     consumer.backoff = backoff;
     assert_eq!(f.bus.compare(&topology(&[&stream], &[&consumer])).await?, Vec::<String>::new());
@@ -124,7 +139,7 @@ pub(crate) async fn update_preserves_the_cursor(f: &Fixture) -> Result<()> {
     receive_and_ack(&mut puller, 1).await?;
     let held = receive_one(&mut puller).await?;
     puller.close().await;
-    consumer.max_ack_pending = 77;
+    consumer.max_ack_pending = 7_700;
     assert_eq!(f.apply(&[&stream], &[&consumer]).await?.len(), 1);
     held.ack_confirmed().await?;
     let mut rest = receive_and_ack(&mut f.pull(&consumer).await?, 2).await?;

@@ -1345,4 +1345,6 @@ pub struct Statistics {
     /// Number of times connection was established.
     /// Initial connect will be counted as well, then all successful reconnects.
     pub connects: AtomicU64,
+    /// Number of messages dropped because the buffer of their subscription was full.
+    pub slow_consumer_drops: AtomicU64,
 }

@@ -770,6 +770,10 @@ impl ConnectionHandler {
                         Err(mpsc::error::TrySendError::Full(_)) => {
                             debug!("slow consumer detected for subscription {}", sid);
                             self.connector
+                                .connect_stats
+                                .slow_consumer_drops
+                                .add(1, Ordering::Relaxed);
+                            self.connector
                                 .events_tx
                                 .try_send(Event::SlowConsumer(sid))
                                 .ok();

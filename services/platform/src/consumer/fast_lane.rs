@@ -6,7 +6,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use streams::bus::{CoreMessage, MESSAGE_ID};
 use streams::topology::{Consumer, MESSAGE_MAX};
 use streams::{Event, EventError};
@@ -24,8 +24,14 @@ const FRESH: TimeDelta = TimeDelta::seconds(10);
 /// Events of which a worker remembers that they have had their effect.
 const REMEMBERED_MAX: usize = 4_096;
 
-/// A message of the fast lane, and the durable consumer whose effect it has.
-pub(super) type FastMessage = (String, CoreMessage);
+/// A message of the fast lane.
+#[derive(Debug, Clone)]
+pub(super) struct FastMessage {
+    /// The durable consumer whose effect it has.
+    pub(super) consumer: String,
+    pub(super) message: CoreMessage,
+    pub(super) received_at: DateTime<Utc>,
+}
 
 /// Hands what is published on the subject of `consumer` to its worker.
 pub(super) async fn listen(platform: Platform, consumer: Consumer, group: String, to: mpsc::Sender<FastMessage>) {
@@ -36,7 +42,8 @@ pub(super) async fn listen(platform: Platform, consumer: Consumer, group: String
             Ok(mut messages) => {
                 delays.reset();
                 while let Some(message) = messages.next().await {
-                    if to.send((durable.clone(), message)).await.is_err() {
+                    let received_at = platform.world.now();
+                    if to.send(FastMessage { consumer: durable.clone(), message, received_at }).await.is_err() {
                         return;
                     }
                 }
@@ -49,7 +56,8 @@ pub(super) async fn listen(platform: Platform, consumer: Consumer, group: String
 
 /// The event of a message of the fast lane; `None` if it is left to the stream: without a message id, by which the second copy is
 /// recognised, too large, or not fresh.
-pub(super) fn received(consumer: String, message: CoreMessage, world: &World) -> Result<Option<Received>, EventError> {
+pub(super) fn received(fast: FastMessage, world: &World) -> Result<Option<Received>, EventError> {
+    let FastMessage { consumer, message, received_at } = fast;
     let CoreMessage { subject, headers, payload, .. } = message;
     let Some(id) = headers.find(MESSAGE_ID).filter(|id| !id.is_empty()) else { return Ok(None) };
     let now = world.now();
@@ -73,7 +81,7 @@ pub(super) fn received(consumer: String, message: CoreMessage, world: &World) ->
         // Unknown yet, and of no use: what comes by the fast lane does not wait.
         sequence: 0,
         occurred_at,
-        stored_at: now,
+        stored_at: received_at,
         deliveries: 1,
     }))
 }
@@ -111,7 +119,6 @@ fn key(received: &Received) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use chrono::{DateTime, Utc};
     use streams::event::rfc3339;
     use streams::{Headers, UserId};
     use uuid::Uuid;
@@ -122,7 +129,7 @@ mod tests {
         "2026-01-01T00:00:00Z".parse().expect("a time")
     }
 
-    fn message(id: Option<&str>, age: TimeDelta) -> (String, CoreMessage) {
+    fn message(id: Option<&str>, age: TimeDelta) -> FastMessage {
         let user = UserId(Uuid::from_u128(7));
         let body = serde_json::json!({
             "user_id": user, "active": false, "location": {"lat": 40.0, "lng": -74.0}, "vehicle_type": "car",
@@ -135,7 +142,9 @@ mod tests {
         headers.set("ce-time", rfc3339::text(&(started_at() - age)));
         let payload = Bytes::from(body.to_string());
         let subject = "user.beacon".to_owned();
-        ("user_beacon_match".to_owned(), CoreMessage { subject, headers, payload, reply: None })
+        let consumer = "user_beacon_match".to_owned();
+        let message = CoreMessage { subject, headers, payload, reply: None };
+        FastMessage { consumer, message, received_at: started_at() }
     }
 
     #[tokio::test(start_paused = true)]
@@ -148,23 +157,22 @@ mod tests {
             (None, 0, false),
             (Some(""), 0, false),
         ] {
-            let (consumer, message) = message(id, TimeDelta::seconds(age_s));
-            let received = received(consumer, message, &world).expect("an event");
+            let received = received(message(id, TimeDelta::seconds(age_s)), &world).expect("an event");
             assert_eq!(received.is_some(), is_taken, "{id:?}, {age_s} s old");
         }
-        let (consumer, mut unreadable) = message(Some("a"), TimeDelta::zero());
-        unreadable.payload = Bytes::from("{}");
-        assert!(received(consumer.clone(), unreadable.clone(), &world).is_err());
-        unreadable.payload = Bytes::from(vec![b' '; MESSAGE_MAX.unsigned_abs() as usize + 1]);
-        assert!(received(consumer, unreadable, &world).expect("left to the stream").is_none());
+        let mut unreadable = message(Some("a"), TimeDelta::zero());
+        unreadable.message.payload = Bytes::from("{}");
+        assert!(received(unreadable.clone(), &world).is_err());
+        unreadable.message.payload = Bytes::from(vec![b' '; MESSAGE_MAX.unsigned_abs() as usize + 1]);
+        assert!(received(unreadable, &world).expect("left to the stream").is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_oldest_is_forgotten_first() {
         let world = World::seeded(started_at(), 1);
         let event = |n: usize| {
-            let (consumer, message) = message(Some(&n.to_string()), TimeDelta::zero());
-            received(consumer, message, &world).expect("an event").expect("fresh")
+            let message = message(Some(&n.to_string()), TimeDelta::zero());
+            received(message, &world).expect("an event").expect("fresh")
         };
         let mut remembered = Remembered::default();
         assert!(!remembered.contains(&event(0)));

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use crate::{CancellationToken, Platform, retry};
 
-/// How long one pull waits for a first message.
+/// How long one fetch waits for a first message. The pull request of an idle consumer outlives it.
 const PULL_WAIT: Duration = Duration::from_secs(5);
 
 /// The name of the consumer's part in health.

@@ -17,7 +17,7 @@ use super::pull::{Pulling, health_part, put_back};
 use super::requeue::{self, RequeueRequest};
 use super::{Ended, Failure, Handler, LOOK_INTERVAL, Received, WAIT_MAX, WAITING_MAX, Waiting};
 use crate::dead_letters::{self, FULL_STREAM_WAIT, FailedMessage};
-use crate::event_metrics::EventPath;
+use crate::event_metrics::{EventPath, LeftToStream};
 use crate::store::{Retries, Retry, Store, StoreError};
 use crate::{CancellationToken, Platform, kill_point, retry};
 
@@ -192,7 +192,9 @@ impl<H: Handler> Worker<H> {
                 return ended;
             }
             // What came by the fast lane meanwhile is left to its stream, so that nothing piles up.
-            while fast.try_recv().is_ok() {}
+            while let Ok(left) = fast.try_recv() {
+                self.platform().metrics.events.left(&left.message.subject, LeftToStream::Busy);
+            }
         }
     }
 
@@ -210,15 +212,19 @@ impl<H: Handler> Worker<H> {
             messages.push(message);
         }
         let mut events = Vec::with_capacity(messages.len());
-        for (consumer, message) in messages {
+        for fast in messages {
             let metrics = &self.platform().metrics.events;
-            let subject = message.subject.clone();
-            metrics.taken(&subject, EventPath::Core, 1);
-            match fast_lane::received(consumer, message, &self.platform().world) {
+            let subject = fast.message.subject.clone();
+            let read = fast_lane::received(fast, &self.platform().world);
+            if !matches!(read, Ok(None)) {
+                metrics.taken(&subject, EventPath::Core, 1);
+            }
+            match read {
+                Ok(None) => metrics.left(&subject, LeftToStream::Unfit),
                 Ok(Some(received)) if self.remembered.contains(&received) => {
                     metrics.duplicate(&subject, EventPath::Core);
                 }
-                Ok(received) => events.extend(received),
+                Ok(Some(received)) => events.push(received),
                 Err(error) => {
                     metrics.failed(&subject, EventPath::Core);
                     tracing::debug!(%error, subject, "an event of the fast lane is left to its stream");

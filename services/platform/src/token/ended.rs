@@ -1,9 +1,10 @@
 //! The sign-ins that ended so recently that access tokens of theirs have not expired yet. Every process holds them all, so that
 //! it refuses such a token by itself.
 //!
-//! users fills the set from its table. Every other process fills it by [`follow`]: from the messages that users publishes, and
-//! once a second from the list that users returns, because such a message may be lost, and because a process that starts has
-//! missed all before.
+//! users fills the set from its table. Every other process fills it by [`follow`]: from the messages that users publishes, and from the
+//! list that users returns: at its start, because it has missed all before, whenever a message may have been lost here, by a new connection
+//! or a full subscription, and now and then. A message that users did not send, because its process died, another one of its processes
+//! sends, which finds the end in the table.
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
@@ -26,8 +27,10 @@ use crate::{CancellationToken, Platform};
 /// The most sign-ins that are remembered; above it those that ended first are forgotten. At this size it is 111 sign-outs a
 /// second, for as long as an access token lives.
 const ENDED_MAX: usize = 100_000;
-/// The time between two requests for the list.
-const LIST_INTERVAL: Duration = Duration::from_secs(1);
+/// The time between two requests for the list while nothing gives a reason to.
+const LIST_INTERVAL: Duration = Duration::from_secs(30);
+/// How often this process looks for one.
+const REASON_INTERVAL: Duration = Duration::from_secs(1);
 /// How far back each request but the first asks: longer than a transaction of users takes to commit, and than clocks differ.
 const LIST_OVERLAP: TimeDelta = TimeDelta::seconds(60);
 /// Names the key that seals the messages.
@@ -109,10 +112,13 @@ pub fn open(tokens: &Tokens, message: &[u8]) -> Option<Vec<EndedSignIn>> {
 pub async fn follow(platform: Platform, tokens: Tokens, stop: CancellationToken) {
     let mut subscription: Option<Subscription> = None;
     let mut since = platform.world.now() - remembered_for();
-    let mut next_list = Instant::now();
+    let (mut next_look, mut next_list) = (Instant::now(), Instant::now());
+    // Connections and dropped messages before the last list was requested.
+    let mut losses = (0, 0);
     loop {
         if subscription.is_none() {
             subscription = platform.bus.subscribe(SIGN_INS_ENDED, None).await.ok();
+            next_list = Instant::now();
         }
         tokio::select! {
             biased;
@@ -121,14 +127,21 @@ pub async fn follow(platform: Platform, tokens: Tokens, stop: CancellationToken)
                 Some(message) => insert(&platform, &tokens, &message),
                 None => subscription = None,
             },
-            () = sleep_until(next_list) => {
-                next_list = Instant::now() + LIST_INTERVAL;
+            () = sleep_until(next_look) => {
+                next_look = Instant::now() + REASON_INTERVAL;
+                let losses_now = (platform.bus.reconnects(), platform.bus.dropped());
+                if losses_now == losses && Instant::now() < next_list {
+                    continue;
+                }
                 let asked_at = platform.world.now();
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => return,
                     listed = request_list(&platform, &tokens, since) => match listed {
-                        Ok(()) => since = asked_at - LIST_OVERLAP,
+                        Ok(()) => {
+                            (since, losses) = (asked_at - LIST_OVERLAP, losses_now);
+                            next_list = Instant::now() + LIST_INTERVAL;
+                        }
                         // No users process, or no bus: then no sign-in ends either. The next request asks from the same time on.
                         Err(error) => tracing::debug!(%error, "the list of ended sign-ins was not received"),
                     }

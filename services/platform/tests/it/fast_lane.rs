@@ -106,6 +106,25 @@ async fn a_failure_is_left_to_the_stream_and_counts_no_attempt(nats: Option<&Ser
     assert_eq!(rig.amount(1).await, None);
 }
 
+/// What came while the worker had pulled messages in hand was dropped by it, and was in no count.
+async fn each_published_event_is_taken_or_left_or_dropped_and_counted(nats: Option<&Server>) {
+    const PUBLISHED: u64 = 2_000;
+    let rig = rig(nats).await;
+    for user in 1..=PUBLISHED {
+        rig.publish(&beacon(user.into(), VehicleType::Car, 1)).await;
+    }
+    let counted = |platform: &Platform| {
+        let text = platform.metrics.text(&platform.health);
+        let prefix = "rideshare_events_left_to_stream_total{";
+        let left = text.lines().filter_map(|line| line.strip_prefix(prefix)?.rsplit(' ').next()?.parse::<u64>().ok());
+        count(platform, "taken", EventPath::Core) + left.sum::<u64>() + platform.bus.dropped()
+    };
+    until("each is counted", async || counted(&rig.platform) >= PUBLISHED).await;
+    at_rest(&rig).await;
+    assert_eq!(counted(&rig.platform), PUBLISHED);
+    assert_eq!(counts(&rig.platform)[1], PUBLISHED);
+}
+
 macro_rules! on_both_buses {
     ($($name:ident),+ $(,)?) => {
         mod memory {
@@ -122,4 +141,5 @@ on_both_buses!(
     an_event_has_its_effect_once_by_whichever_path_is_first,
     an_event_has_its_effect_while_its_stream_is_away,
     a_failure_is_left_to_the_stream_and_counts_no_attempt,
+    each_published_event_is_taken_or_left_or_dropped_and_counted,
 );

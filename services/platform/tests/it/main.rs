@@ -7,6 +7,7 @@ mod consumer;
 mod dead_letters;
 mod fast_lane;
 mod lost_streams;
+mod metrics;
 mod migrations;
 mod store;
 mod waiting;

@@ -15,7 +15,10 @@ pub(crate) async fn newest(context: &Context, ride: Option<&CurrentRide>, points
     let Some(point) = of_ride.max_by_key(|point| point.recorded_at) else { return };
     let position = NewestPosition::of_point(point, context.platform.world.now());
     let message = LivePosition::new(ride, position).sign(&context.tokens);
-    if let Err(error) = context.platform.bus.publish_core(&live_subject(ride.ride_id), message.into()).await {
+    let sent = context.platform.bus.publish_core(&live_subject(ride.ride_id), message.into()).await;
+    let outcome = if sent.is_ok() { "published" } else { "publish_failed" };
+    context.platform.metrics.live_positions.with_label_values(&[outcome]).inc();
+    if let Err(error) = sent {
         tracing::debug!(%error, "a live position was not sent");
     }
 }

@@ -136,6 +136,14 @@ async fn a_passenger_sees_the_driver_from_the_pickup_to_the_end(backend: Backend
     ride.step(&cluster, RideStatus::Completed).await;
     ride.drive_to(&cluster, 4).await;
     ride.pair.p.quiet(Duration::from_millis(1_500)).await;
+    let counted = |pod: &Pod, outcome: &str| pod.platform.metrics.live_positions.with_label_values(&[outcome]).get();
+    // Of the batch one, by the other pod; the last position is of no ride.
+    assert_eq!((counted(&pod, "published"), counted(&other_pod, "published")), (4, 1));
+    for (pod, shown) in [(&pod, 5), (&other_pod, 1)] {
+        assert_eq!((counted(pod, "publish_failed"), counted(pod, "refused")), (0, 0));
+        assert!(counted(pod, "shown") >= shown, "{}", counted(pod, "shown"));
+        assert_eq!(pod.platform.metrics.live_position_age.get_sample_count(), counted(pod, "shown"));
+    }
     // None of it is an event, and no driver received any of it.
     let (one, two) = (ride.pair.driver, other.pair.driver);
     for (mut driver, user) in [(ride.pair.d, one), (other.pair.d, two), (drivers, one)] {

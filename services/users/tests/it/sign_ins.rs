@@ -331,11 +331,25 @@ async fn the_end_of_a_sign_in_reaches_every_process(backend: Backend) {
 async fn an_end_whose_message_is_lost_is_read_from_the_table(backend: Backend) {
     let cluster = Cluster::on(backend).await;
     let mut one = cluster.pod("one").await;
-    let mut apart = cluster.with_other_bus().await.pod("apart").await;
+    let other = cluster.with_other_bus().await;
+    let mut apart = other.pod("apart").await;
+    // A process of another service, which hears of it from `apart` alone.
+    let (tokens, stop) = (cluster.tokens.of_another_process(), CancellationToken::new());
+    let platform = Platform::new(other.world.clone(), other.bus.clone(), "three");
+    let following = tokio::spawn(ended::follow(platform, tokens.clone(), stop.clone()));
     let token = signed_in(&one, "+12125550413").await;
     assert_eq!(status(&apart, "GET", "/v1/me", &token, "").await.0, 200);
+    // The list was read before the end.
+    sleep(StdDuration::from_millis(500)).await;
     assert_eq!(status(&one, "POST", "/v1/auth/sign-out", &token, "{}").await.0, 204);
     refused_after(&apart, &token).await;
+    let start = Instant::now();
+    while tokens.verify(&token).is_ok() {
+        assert!(start.elapsed() < StdDuration::from_secs(2), "the other service still accepts the token");
+        sleep(StdDuration::from_millis(5)).await;
+    }
+    stop.cancel();
+    following.await.unwrap();
     one.stop().await;
     apart.stop().await;
 }

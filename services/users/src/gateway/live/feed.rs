@@ -44,6 +44,8 @@ pub(crate) struct Feed {
     newest: Option<Shown>,
     /// The newest position was not sent.
     is_new: bool,
+    /// Positions that were replaced before they were sent.
+    superseded: u64,
     /// It was sent as stale.
     is_sent_stale: bool,
     /// When the last frame was sent.
@@ -63,7 +65,7 @@ struct Shown {
 impl Feed {
     pub(crate) fn new(ride: CurrentRide) -> Self {
         let order = Newest::default();
-        Self { ride, order, newest: None, is_new: false, is_sent_stale: false, sent_at: None }
+        Self { ride, order, newest: None, is_new: false, superseded: 0, is_sent_stale: false, sent_at: None }
     }
 
     pub(crate) fn ride(&self) -> &CurrentRide {
@@ -109,7 +111,18 @@ impl Feed {
         self.newest.as_ref().map(|newest| now - newest.since)
     }
 
+    /// How many positions were replaced before they were sent, since the last call.
+    pub(crate) fn take_superseded(&mut self) -> u64 {
+        std::mem::take(&mut self.superseded)
+    }
+
+    /// When the driver's pod received the newest position.
+    pub(crate) fn newest_received_at(&self) -> Option<DateTime<Utc>> {
+        self.newest.as_ref().map(|newest| newest.position.received_at)
+    }
+
     fn show(&mut self, newest: Shown) {
+        self.superseded += u64::from(self.is_new);
         self.newest = Some(newest);
         self.is_new = true;
     }
@@ -226,6 +239,8 @@ mod tests {
             feed.receive(live(point("car", second.into())), at(second.into()));
         }
         assert_eq!((taken(&mut feed, 9.0), taken(&mut feed, 9.0)), (Some((8.0, false)), None));
+        assert_eq!((feed.take_superseded(), feed.take_superseded()), (7, 0), "1.25, 1.5, and 3 to 7");
+        assert_eq!(feed.newest_received_at(), Some(at(8.0)));
     }
 
     #[test]

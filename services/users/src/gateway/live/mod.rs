@@ -142,7 +142,10 @@ impl<'a> LiveLane<'a> {
             LiveInput::Message(Some(message)) => {
                 match LivePosition::read(&context.tokens, feed.ride().ride_id, &message.payload) {
                     Some(position) => feed.receive(position, now),
-                    None => tracing::debug!(subject = message.subject, "not a position that this platform signed"),
+                    None => {
+                        context.platform.metrics.live_positions.with_label_values(&["refused"]).inc();
+                        tracing::debug!(subject = message.subject, "not a position that this platform signed");
+                    }
                 }
             }
             LiveInput::Message(None) => {
@@ -182,6 +185,12 @@ impl<'a> LiveLane<'a> {
         // Once for each silence: a position may have got lost on the way here.
         if view.stale && newest.is_none() {
             *newest = Some(ask(context, *feed.ride(), Duration::ZERO).boxed());
+        }
+        let metrics = &context.platform.metrics;
+        metrics.live_positions.with_label_values(&["superseded"]).inc_by(feed.take_superseded());
+        metrics.live_positions.with_label_values(&[if view.stale { "stale" } else { "shown" }]).inc();
+        if let Some(received_at) = feed.newest_received_at().filter(|_| !view.stale) {
+            metrics.live_position_age.observe((now - received_at).as_seconds_f64().max(0.0));
         }
         let Some((eta_s, places)) = view.eta_s.zip(feed.ride().places) else { return Some(view) };
         let pace = context.config.markets.get().of_pickup(&places.pickup).pace(now);
