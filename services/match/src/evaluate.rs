@@ -235,6 +235,8 @@ impl<'a> City<'a> {
             pickup: found.pickup,
             dropoff: found.dropoff,
             vehicle_type: found.vehicle_type,
+            market_id: None,
+            terms: None,
             accepted_at: time(ms),
         };
         let to_pickup_m = found.driver_location.distance_m(&found.pickup) * DETOUR;

@@ -90,7 +90,8 @@ fn a_trip_is_served_by_the_market_of_its_pickup_and_by_its_rules() {
     assert_eq!((field, message.as_str()), ("dropoff", "is 334 km from the pickup: the longest trip in A is 150 km"));
     assert_eq!(serving(place(0.5, 2.1), place(0.5, 2.2), VehicleType::Car).unwrap_err().0, "dropoff");
     assert_eq!(serving(place(0.5, 0.5), place(0.5, 0.6), VehicleType::Van).unwrap_err().0, "vehicle_type");
-    let (market, terms) = markets.terms(&place(0.5, 2.5), VehicleType::Car, DateTime::UNIX_EPOCH);
+    let market = markets.of(Some("b"), &place(0.5, 2.5)).unwrap();
+    let terms = markets.terms(market, VehicleType::Car, DateTime::UNIX_EPOCH);
     let expected = ("b", "JPY", markets.version.as_str(), 10, 2_000, 0);
     let Tariff { wait_per_minute, platform_fee_bp, cancellation, .. } = crate::of_terms(&terms).0;
     let found = (
@@ -124,7 +125,8 @@ fn an_estimate_takes_the_speed_of_the_hour_where_the_market_is() {
 #[test]
 fn without_a_file_the_world_is_one_market_at_the_general_tariffs() {
     let world = Markets::world(Tariffs::default());
-    let (market, terms) = world.terms(&place(-89.0, 170.0), VehicleType::Van, DateTime::UNIX_EPOCH);
+    let market = world.of(Some(WORLD), &place(-89.0, 170.0)).unwrap();
+    let terms = world.terms(market, VehicleType::Van, DateTime::UNIX_EPOCH);
     assert_eq!((market.market_id.as_str(), terms.currency, terms.base), (WORLD, Currency::USD, 400));
     assert!(world.serving(&place(0.0, 0.0), &place(80.0, 100.0), VehicleType::Car).is_ok(), "a trip of any length");
     let (from, to) = (place(1.0, 1.0), place(1.1, 1.1));
@@ -189,23 +191,34 @@ fn mistakes_are_named() {
 }
 
 #[test]
-fn a_market_that_is_gone_is_remembered_for_what_began_in_it() {
-    let [a, b] = [(0.0, "a"), (2.0, "b")].map(|(west, id)| {
-        feature(
-            "Polygon",
-            json!([square(west, 0.0, west + 1.0, 1.0)]),
-            properties(id, if id == "a" { "USD" } else { "EUR" }),
-        )
-    });
-    let current = Current::new(parse(&[a.clone(), b.clone()]).unwrap());
-    let in_b = place(0.5, 2.5);
-    for _ in 0..2 {
-        current.replace(parse(std::slice::from_ref(&a)).unwrap());
-        let markets = current.get();
-        assert_eq!(markets.at(&in_b), None, "nobody asks for a ride there");
-        assert_eq!(markets.of_pickup(&in_b).market_id, "b");
-        assert_eq!(markets.of_pickup(&place(50.0, 50.0)).market_id, "a");
+fn what_began_in_a_market_stays_in_it_wherever_the_borders_are() {
+    let of = |west: f64, id: &str| {
+        let ring = json!([square(west, 0.0, west + 1.0, 1.0)]);
+        feature("Polygon", ring, properties(id, if id == "a" { "USD" } else { "EUR" }))
+    };
+    let current = Current::new(parse(&[of(0.0, "a"), of(2.0, "b")]).unwrap());
+    let (in_b, in_a) = (place(0.5, 2.5), place(0.5, 0.5));
+    let market_of = |id: Option<&str>, at: &Position| {
+        current.get().of(id, at).map(|market| (market.market_id.clone(), market.currency().to_string()))
+    };
+    let b = Some(("b".to_owned(), "EUR".to_owned()));
+    // Its borders have moved away, and another market's over the pickup.
+    for moved in [of(4.0, "b"), of(2.0, "b")] {
+        current.replace(parse(&[of(2.0, "a"), moved]).unwrap());
+        assert_eq!(market_of(Some("b"), &in_b), b);
     }
-    current.replace(parse(&[a, b]).unwrap());
+    // It is no more, and remembered, also in later versions.
+    current.replace(parse(&[of(0.0, "a"), of(2.0, "b")]).unwrap());
+    for _ in 0..2 {
+        current.replace(parse(&[of(0.0, "a")]).unwrap());
+        assert_eq!(current.get().at(&in_b), None, "nobody asks for a ride there");
+        for (id, at) in [(Some("b"), &in_b), (Some("b"), &in_a), (None, &in_b), (Some(WORLD), &in_b)] {
+            assert_eq!(market_of(id, at), b, "{id:?}");
+        }
+    }
+    // What nobody knows is of no market, and never of the first one.
+    assert_eq!(market_of(Some("c"), &in_a), None);
+    assert_eq!(market_of(None, &place(50.0, 50.0)), None);
+    current.replace(parse(&[of(0.0, "a"), of(2.0, "b")]).unwrap());
     assert!(current.get().at(&in_b).is_some() && current.get().retired.is_empty());
 }

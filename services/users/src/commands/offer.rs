@@ -1,6 +1,7 @@
 //! `match.accept` and `match.reject`.
 
 use platform::{Problem, Transaction};
+use streams::event::MatchAccepted;
 use streams::{Event, MatchId};
 
 use super::ack::OfferAck;
@@ -9,7 +10,7 @@ use super::sender::Sender;
 use crate::account::{self, DriverStatus, standing};
 use crate::context::Context;
 use crate::gateway::pod_message::{BROADCAST, PodMessage};
-use crate::offer::{Answered, DriverAnswer};
+use crate::offer::{Answered, DriverAnswer, Offered};
 use crate::tables::Tables;
 use crate::{document, offer};
 
@@ -20,7 +21,7 @@ pub(crate) async fn answer(
     id: MatchId,
     answer: DriverAnswer,
 ) -> Result<OfferAck, CommandError> {
-    let offer =
+    let (offer, offered) =
         offer::rows::lock_of_driver(&mut tx, id, sender.user).await?.ok_or_else(|| Problem::not_found("offer"))?;
     match offer.answered(answer, context.platform.world.now())? {
         None => {}
@@ -46,7 +47,9 @@ pub(crate) async fn answer(
             }
             // The device that accepts is the one whose positions are those of the ride.
             offer::rows::accept(&mut tx, id, &sender.device_name).await?;
-            context.publish(&mut tx, &Event::MatchAccepted(event));
+            // The ride is of the market that was offered, and costs what it cost then.
+            let Offered { market_id, terms } = offered;
+            context.publish(&mut tx, &Event::MatchAccepted(MatchAccepted { market_id, terms, ..event }));
             tx.commit().await?;
             sender.driver().set_accepted(id, sender.device_name.clone());
             tell_pods(context, sender, id).await;

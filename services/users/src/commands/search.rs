@@ -31,19 +31,20 @@ async fn begin_in(
         return Err(Problem::unauthorized("there is no such user any more: sign in again").into());
     }
     let open = search::rows::lock_of_passenger(&mut tx, user).await?;
-    if let Some(open) = open.filter(|open| open.is_of(&trip)) {
+    if let Some(open) = open.as_ref().filter(|open| open.is_of(&trip)) {
         return Ok(Step::Done(SearchAck { request_id: Some(open.request_id) }));
     }
     let markets = context.config.markets.get();
-    let served = markets.serving(&trip.pickup, &trip.dropoff, trip.vehicle_type);
-    served.map_err(|why| Problem { code: why.code().into(), ..Problem::field(why.field(), why.to_string()) })?;
+    let market = markets.serving(&trip.pickup, &trip.dropoff, trip.vehicle_type);
+    let market =
+        market.map_err(|why| Problem { code: why.code().into(), ..Problem::field(why.field(), why.to_string()) })?;
     if live_ride::rows::of_passenger(&mut tx, user).await?.is_some() {
         let message = "you are in a ride: another can be asked for when it is over";
         return Err(Problem::conflict("ride_live", message).into());
     }
     let mut now = context.platform.world.now();
     if let Some(open) = open {
-        match ending::end(context, &mut tx, open, agreed).await? {
+        match ending::end(context, &mut tx, &open, agreed).await? {
             End::Accepted => return Ok(Step::AskRides(open)),
             // A reader that sorts by time must see the end of the old search before the beginning of the new one.
             End::At(ended_at) => now = ended_at + Duration::microseconds(1),
@@ -54,10 +55,11 @@ async fn begin_in(
         user_id: user,
         trip,
         began_at: now,
-        expires_at: now + context.config.request_ttl(&markets, &trip.pickup),
+        expires_at: now + context.config.request_ttl(Some(market)),
+        market_id: Some(market.market_id.clone()),
     };
     search::rows::insert(&mut tx, &search).await?;
-    context.publish(&mut tx, &search.began(&markets));
+    context.publish(&mut tx, &search.began());
     tx.commit().await?;
     Ok(Step::Done(SearchAck { request_id: Some(search.request_id) }))
 }
@@ -79,7 +81,7 @@ async fn end_in(
             None => Ok(Step::Done(SearchAck { request_id: None })),
         };
     };
-    match ending::end(context, &mut tx, open, agreed).await? {
+    match ending::end(context, &mut tx, &open, agreed).await? {
         End::Accepted => Ok(Step::AskRides(open)),
         End::At(_) => {
             tx.commit().await?;

@@ -101,10 +101,10 @@ pub(crate) fn has_become_a_ride() -> Problem {
 pub(crate) async fn end(
     context: &Context,
     tx: &mut Transaction<Tables>,
-    search: Search,
+    search: &Search,
     agreed: Option<RequestId>,
 ) -> Result<End, StoreError> {
-    Ok(end_all(context, tx, &[search], agreed).await?.map_or(End::Accepted, End::At))
+    Ok(end_all(context, tx, std::slice::from_ref(search), agreed).await?.map_or(End::Accepted, End::At))
 }
 
 /// Ends those of `searches` that can end. Returns the time of the last end, if there was one.
@@ -120,11 +120,11 @@ async fn end_all(
         offers.iter().filter(|offer| offer.state == OfferState::Accepted).map(|offer| offer.request_id).collect();
     let ends = |request: RequestId| agreed == Some(request) || !accepted.contains(&request);
     offers.retain(|offer| ends(offer.request_id));
-    let ending: Vec<Search> = searches.iter().filter(|search| ends(search.request_id)).copied().collect();
+    let ending: Vec<Search> = searches.iter().filter(|search| ends(search.request_id)).cloned().collect();
     if ending.is_empty() {
         return Ok(None);
     }
-    let (now, markets) = (context.platform.world.now(), context.config.markets.get());
+    let now = context.platform.world.now();
     let traces = tx.traces_of(&column(&ending, |search| search.request_id.0)).await?;
     let ends = column(&offers, |offer| offer.cancelled(now));
     offer::rows::close(tx, &ends).await?;
@@ -136,7 +136,7 @@ async fn end_all(
     }
     let mut ended_at = None;
     for search in &ending {
-        let ended = search.ended(now, &markets);
+        let ended = search.ended(now);
         ended_at = ended_at.max(ended.occurred_at());
         context.publish_about(tx, &ended, search.request_id.0, &traces);
     }
@@ -166,7 +166,7 @@ pub(crate) async fn expire(context: &Context) -> Result<(), StoreError> {
     let overdue = rows::overdue(&mut tx, context.platform.world.now() - ACCEPTED_GRACE).await?;
     drop(tx);
     for search in overdue {
-        let ended = with_rides(context, |tx, agreed| end_overdue(context, tx, search, agreed)).await;
+        let ended = with_rides(context, |tx, agreed| end_overdue(context, tx, &search, agreed)).await;
         if let Err(refusal) = ended {
             let code = refusal.code;
             tracing::debug!(%code, request_id = %search.request_id, "an expired search stays: a driver accepted its offer");
@@ -178,12 +178,12 @@ pub(crate) async fn expire(context: &Context) -> Result<(), StoreError> {
 async fn end_overdue(
     context: &Context,
     mut tx: Transaction<Tables>,
-    search: Search,
+    search: &Search,
     agreed: Option<RequestId>,
 ) -> Result<Step<()>, CommandError> {
     let open = rows::lock_of_passenger(&mut tx, search.user_id).await?;
     let Some(open) = open.filter(|open| open.request_id == search.request_id) else { return Ok(Step::Done(())) };
-    match end(context, &mut tx, open, agreed).await? {
+    match end(context, &mut tx, &open, agreed).await? {
         End::Accepted => Ok(Step::AskRides(open)),
         End::At(_) => Ok(Step::Done(tx.commit().await?)),
     }

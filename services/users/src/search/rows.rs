@@ -28,6 +28,7 @@ pub(crate) fn read(row: &PgRow) -> Result<Search, StoreError> {
         trip: Trip::from_row(row)?,
         began_at: row.try_get("began_at")?,
         expires_at: row.try_get("expires_at")?,
+        market_id: row.try_get("market_id")?,
     })
 }
 
@@ -40,21 +41,21 @@ pub(crate) async fn lock_of_passenger(
         On::Postgres(pg) => {
             let row = sqlx::query(
                 "select request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, began_at, \
-                 expires_at from searches where user_id = $1 for update",
+                 expires_at, market_id from searches where user_id = $1 for update",
             )
             .bind(user.0)
             .fetch_optional(&mut *pg)
             .await?;
             row.as_ref().map(read).transpose()
         }
-        On::Memory(tables) => Ok(tables.searches.get(&user).copied()),
+        On::Memory(tables) => Ok(tables.searches.get(&user).cloned()),
     }
 }
 
 macro_rules! insert_search {
     () => {
         "insert into searches (request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, \
-         began_at, expires_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+         began_at, expires_at, market_id) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
     };
 }
 
@@ -71,6 +72,7 @@ fn with_columns(sql: &'static str, search: &Search) -> Query<'static, Postgres, 
         .bind(vehicle_type.as_str())
         .bind(search.began_at)
         .bind(search.expires_at)
+        .bind(search.market_id.clone())
 }
 
 /// # Errors
@@ -85,7 +87,7 @@ pub(crate) async fn insert(tx: &mut Transaction<Tables>, search: &Search) -> Res
             if rows.contains_key(&search.user_id) {
                 return Err(StoreError::Conflict { constraint: USER_KEY.to_owned() });
             }
-            rows.insert(search.user_id, *search);
+            rows.insert(search.user_id, search.clone());
         }
     }
     Ok(())
@@ -117,7 +119,7 @@ pub(crate) async fn put_continued(tx: &mut Transaction<Tables>, search: &Search)
             let open = tables.searches.get(&search.user_id);
             let is_free = open.is_none_or(|open| open.request_id == search.request_id);
             if is_free {
-                tables.searches.insert(search.user_id, *search);
+                tables.searches.insert(search.user_id, search.clone());
                 tables.ending_searches.remove(&search.request_id);
                 tables.announced_ends.remove(&search.request_id);
             }
@@ -141,7 +143,7 @@ pub(crate) async fn announce_ends(
                  order by expires_at, request_id limit $2 for update skip locked) \
                  update searches s set end_announced_at = $1 from due where s.request_id = due.request_id \
                  returning s.request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, began_at, \
-                 expires_at",
+                 expires_at, market_id",
             )
             .bind(until)
             .bind(EXPIRE_MAX as i64)
@@ -155,7 +157,7 @@ pub(crate) async fn announce_ends(
             let is_due = |s: &&Search| {
                 s.expires_at <= until && s.expires_at - s.began_at > shortest && !announced.contains(&s.request_id)
             };
-            let mut due: Vec<Search> = tables.searches.values().filter(is_due).copied().collect();
+            let mut due: Vec<Search> = tables.searches.values().filter(is_due).cloned().collect();
             due.sort_by_key(|s| (s.expires_at, s.request_id));
             due.truncate(EXPIRE_MAX);
             tables.announced_ends.extend(due.iter().map(|s| s.request_id));
@@ -274,7 +276,7 @@ pub(crate) async fn lock_expired(tx: &mut Transaction<Tables>, now: DateTime<Utc
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, began_at, \
-                 expires_at from searches s where expires_at <= $1 and not exists (select 1 from offers o \
+                 expires_at, market_id from searches s where expires_at <= $1 and not exists (select 1 from offers o \
                  where o.request_id = s.request_id and o.state = 'accepted') \
                  order by expires_at, request_id limit $2 for update of s skip locked",
             )
@@ -286,7 +288,7 @@ pub(crate) async fn lock_expired(tx: &mut Transaction<Tables>, now: DateTime<Utc
         }
         On::Memory(tables) => {
             let due = |s: &&Search| s.expires_at <= now && !tables.is_accepted(s.request_id);
-            let mut due: Vec<Search> = tables.searches.values().filter(due).copied().collect();
+            let mut due: Vec<Search> = tables.searches.values().filter(due).cloned().collect();
             due.sort_by_key(|s| (s.expires_at, s.request_id));
             due.truncate(EXPIRE_MAX);
             Ok(due)
@@ -300,7 +302,7 @@ pub(crate) async fn overdue(tx: &mut Transaction<Tables>, before: DateTime<Utc>)
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, began_at, \
-                 expires_at from searches where expires_at <= $1 order by expires_at, request_id limit $2",
+                 expires_at, market_id from searches where expires_at <= $1 order by expires_at, request_id limit $2",
             )
             .bind(before)
             .bind(OVERDUE_MAX as i64)
@@ -309,7 +311,7 @@ pub(crate) async fn overdue(tx: &mut Transaction<Tables>, before: DateTime<Utc>)
             rows.iter().map(read).collect()
         }
         On::Memory(tables) => {
-            let mut due: Vec<Search> = tables.searches.values().filter(|s| s.expires_at <= before).copied().collect();
+            let mut due: Vec<Search> = tables.searches.values().filter(|s| s.expires_at <= before).cloned().collect();
             due.sort_by_key(|s| (s.expires_at, s.request_id));
             due.truncate(OVERDUE_MAX);
             Ok(due)
