@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use streams::event::RideTerms;
 use streams::{Position, VehicleType};
 
-pub use self::rules::{Market, NotServed, WORLD};
+pub use self::rules::{Approval, Market, NotServed, WORLD};
 use crate::Tariffs;
 
 /// All markets, as one file says. At least one.
@@ -47,6 +47,11 @@ impl Markets {
     pub fn parse(text: &str, general: &Tariffs) -> Result<Self, String> {
         let markets = file::markets(text, general)?;
         Ok(Self { version: file::version(text.as_bytes()), general: *general, markets, retired: Vec::new() })
+    }
+
+    /// What `text` has that is no mistake, and probably not meant so: a sentence each.
+    pub fn warnings(&self, text: &str) -> Vec<String> {
+        file::warnings(text, &self.markets)
     }
 
     /// Whether the whole world is one market.
@@ -104,6 +109,11 @@ impl Markets {
     pub fn terms(&self, market: &Market, vehicle: VehicleType, at: DateTime<Utc>) -> RideTerms {
         market.tariffs.terms(vehicle, market.speed_mps(at), &self.version)
     }
+}
+
+/// A file's text without the byte order mark that some editors put in front.
+pub fn without_mark(text: &str) -> &str {
+    file::without_mark(text)
 }
 
 /// The markets that count now; clones share them.

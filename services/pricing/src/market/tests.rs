@@ -72,6 +72,120 @@ fn a_market_may_lie_across_the_antimeridian() {
     }
 }
 
+/// As people write them. Of the two readings of a ring whose longitudes jump, the one that goes counterclockwise counts.
+#[test]
+fn areas_are_read_as_they_are_written() {
+    let clockwise = |west: f64, south: f64, east: f64, north: f64| {
+        json!([[west, south], [west, north], [east, north], [east, south], [west, south]])
+    };
+    let world = || square(-180.0, -90.0, 180.0, 90.0);
+    let polar = json!([[-180, 70], [-60, 70], [60, 70], [180, 70], [180, 90], [-180, 90], [-180, 70]]);
+    let pacific = || square(170.0, -10.0, 190.0, 10.0);
+    let hole = |west: f64, east: f64| clockwise(west, -1.0, east, 1.0);
+    let [in_fiji, in_atlantic] = [(-5.0, -179.0), (0.0, -20.0)];
+    for (rings, inside, outside) in [
+        // Beyond 180°, on either side and in either direction, and with a hole on the other side.
+        (
+            json!([pacific()]),
+            vec![in_fiji, (0.0, 170.0), (0.0, 180.0), (0.0, -180.0), (0.0, -170.0)],
+            vec![in_atlantic, (0.0, -169.9)],
+        ),
+        (json!([square(-190.0, -10.0, -170.0, 10.0)]), vec![in_fiji, (0.0, 170.0)], vec![in_atlantic]),
+        (json!([clockwise(170.0, -10.0, 190.0, 10.0)]), vec![in_fiji], vec![in_atlantic]),
+        (json!([pacific(), hole(-175.0, -174.0)]), vec![in_fiji], vec![(0.0, -174.5), in_atlantic]),
+        (json!([square(0.0, -10.0, 360.0, 10.0)]), vec![in_fiji, in_atlantic, (0.0, 0.0)], vec![(11.0, 0.0)]),
+        // Jumps.
+        (json!([square(170.0, -10.0, -170.0, 10.0)]), vec![in_fiji, (0.0, 170.0)], vec![in_atlantic, (0.0, -169.9)]),
+        (
+            json!([square(170.0, -10.0, -170.0, 10.0), hole(179.0, -179.0)]),
+            vec![(0.0, 178.0)],
+            vec![(0.0, 180.0), in_atlantic],
+        ),
+        // Around the earth.
+        (json!([square(-170.0, -10.0, 170.0, 10.0)]), vec![in_atlantic, (0.0, -170.0)], vec![in_fiji, (0.0, 171.0)]),
+        (json!([square(-100.0, -10.0, 100.0, 10.0)]), vec![in_atlantic], vec![in_fiji]),
+        (
+            json!([square(-170.0, -10.0, 170.0, 10.0), hole(100.0, 110.0)]),
+            vec![in_atlantic],
+            vec![(0.0, 105.0), in_fiji],
+        ),
+        (
+            json!([square(-170.0, -10.0, 170.0, 10.0), hole(-120.0, 100.0)]),
+            vec![(0.0, 105.0)],
+            vec![in_atlantic, in_fiji],
+        ),
+        (json!([world()]), vec![in_atlantic, in_fiji, (90.0, 0.0), (0.0, 180.0)], vec![]),
+        (json!([clockwise(-180.0, -90.0, 180.0, 90.0)]), vec![in_atlantic, in_fiji], vec![]),
+        (json!([polar]), vec![(80.0, 180.0), (80.0, 0.0), (70.0, -100.0)], vec![(69.0, 0.0)]),
+    ] {
+        let markets = parse(&[feature("Polygon", rings.clone(), properties("a", "USD"))]).unwrap();
+        for (places, is_in) in [(inside, true), (outside, false)] {
+            for (lat, lng) in places {
+                assert_eq!(id_at(&markets, lat, lng).is_some(), is_in, "{lat} {lng} in {rings}");
+            }
+        }
+        let text = serde_json::to_string(&markets).unwrap();
+        assert_eq!(serde_json::from_str::<Markets>(&text).unwrap(), markets, "recorded rules");
+    }
+    // Cut at the antimeridian.
+    let cut = json!([[square(170.0, -10.0, 180.0, 10.0)], [square(-180.0, -10.0, -170.0, 10.0)]]);
+    let markets = parse(&[feature("MultiPolygon", cut, properties("a", "USD"))]).unwrap();
+    assert!(id_at(&markets, -5.0, -179.0).is_some() && id_at(&markets, 0.0, -20.0).is_none());
+}
+
+#[test]
+fn what_is_probably_not_meant_so_is_warned_of() {
+    let mut of_a = properties("a", "USD");
+    for (name, value) in [
+        ("radius", json!(3_000)),
+        ("Offer-TTL-s", json!(20)),
+        ("max_trip", json!(1)),
+        ("timezone", json!("x")),
+        ("speed_kmh_", json!(1)),
+        ("platform_fee_bp", json!(1)),
+        ("request_tll_s", json!(1)),
+        // Plainly of others.
+        ("stroke", json!("#555")),
+        ("fill-opacity", json!(0.5)),
+        ("admin_level", json!(4)),
+        ("osm_id", json!(4)),
+        ("id", json!(4)),
+        ("state", json!("NY")),
+        ("population", json!(4)),
+    ] {
+        of_a[name] = value;
+    }
+    let file = json!({"type": "FeatureCollection", "features": [
+        feature("Polygon", json!([square(-170.0, 0.0, 170.0, 1.0)]), of_a),
+        feature("Polygon", json!([square(0.0, 0.0, 1.0, 1.0)]), properties("b", "USD")),
+    ]});
+    let text = format!("\u{feff}{file}");
+    let markets = Markets::parse(&text, &Tariffs::default()).unwrap();
+    let warnings = markets.warnings(&text);
+    let found: Vec<&str> = warnings.iter().filter_map(|w| w.split(": is it ").nth(1)).collect();
+    let mut expected =
+        ["radius_m?", "offer_ttl_s?", "max_trip_km?", "time_zone?", "speed_kmh?", "request_ttl_s?"].map(String::from);
+    expected.sort();
+    let mut found: Vec<String> = found.into_iter().map(String::from).collect();
+    found.sort();
+    assert_eq!(found, expected, "{warnings:#?}");
+    assert_eq!(warnings.len(), 7);
+    assert!(warnings.last().unwrap().contains("a polygon of 340° of longitude"), "{warnings:#?}");
+}
+
+#[test]
+fn whole_numbers_may_be_written_with_a_point() {
+    let mut of_a = properties("a", "USD");
+    of_a["offer_ttl_s"] = json!(15.0);
+    of_a["request_ttl_s"] = json!(3e2);
+    of_a["fares"]["car"]["base"] = json!(390.0);
+    of_a["radius_m"] = json!(null);
+    let markets = parse(&[feature("Polygon", json!([square(0.0, 0.0, 1.0, 1.0)]), of_a)]).unwrap();
+    let market = markets.get("a").unwrap();
+    let found = (market.offer_ttl_s, market.request_ttl_s, market.tariff(VehicleType::Car).base, market.radius_m);
+    assert_eq!(found, (Some(15), Some(300), 390, None));
+}
+
 #[test]
 fn a_trip_is_served_by_the_market_of_its_pickup_and_by_its_rules() {
     let mut of_b = properties("b", "JPY");
@@ -147,7 +261,8 @@ fn mistakes_are_named() {
         feature("Polygon", ring(), properties)
     };
     let unclosed = json!([[[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]]);
-    let wide = json!([square(-100.0, 0.0, 100.0, 1.0)]);
+    let wide = json!([square(-300.0, 0.0, 100.0, 1.0)]);
+    let far = json!([square(300.0, 0.0, 361.0, 1.0)]);
     let flat = json!([[[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [0.0, 0.0]]]);
     let pole = json!([[[-180.0, 70.0], [-60.0, 70.0], [60.0, 70.0], [179.0, 70.0], [-180.0, 70.0]]]);
     for (feature, words) in [
@@ -170,10 +285,21 @@ fn mistakes_are_named() {
         (changed("offer_ttl_s", json!(0)), "offer_ttl_s 0"),
         (changed("speed_kmh", json!([1, 2])), "24 are needed"),
         (changed("speed_kmh", json!(0)), "1 to 200"),
+        (changed("speed_kmh", json!("30")), "has speed_kmh \"30\": a number of km/h from 1 to 200 is needed"),
+        (changed("speed_kmh", json!({"8": 30})), "or a list of 24 of them"),
+        (changed("speed_kmh", json!([30, "31"])), "\"31\""),
+        (changed("currency", json!("BTC")), "active code of ISO 4217"),
+        (changed("currency", json!("EUT")), "active code of ISO 4217"),
+        (changed("currency", json!(null)), "needs the property currency"),
+        (changed("offer_ttl_s", json!(15.5)), "15.5 is no whole number"),
+        (changed("offer_ttl_s", json!("15")), "a wrong offer_ttl_s"),
+        (changed("radius_m", json!("far")), "a wrong radius_m"),
+        (changed("fares.car.base", json!(1.5)), "1.5 is no whole number"),
         (changed("market_id", json!("new york")), "market_id"),
         (feature("Polygon", unclosed, properties("a", "USD")), "not closed"),
-        (feature("Polygon", json!([square(0.0, 0.0, 200.0, 1.0)]), properties("a", "USD")), "degrees"),
-        (feature("Polygon", wide, properties("a", "USD")), "more than 180°"),
+        (feature("Polygon", json!([square(0.0, 0.0, 1.0, 91.0)]), properties("a", "USD")), "degrees"),
+        (feature("Polygon", far, properties("a", "USD")), "[361, 0]"),
+        (feature("Polygon", wide, properties("a", "USD")), "more than 360°"),
         (feature("Polygon", json!([square(-180.0, -90.0, 180.0, 90.0)]), properties("a", "USD")), "more than 180°"),
         (feature("Polygon", flat, properties("a", "USD")), "no area"),
         (feature("Polygon", pole, properties("a", "USD")), "pole"),

@@ -7,7 +7,7 @@ use streams::{Event, MatchId};
 use super::ack::OfferAck;
 use super::command::{CommandError, Refusal};
 use super::sender::Sender;
-use crate::account::{self, DriverStatus, standing};
+use crate::account::{self, standing};
 use crate::context::Context;
 use crate::gateway::pod_message::{BROADCAST, PodMessage};
 use crate::offer::{Answered, DriverAnswer, Offered};
@@ -34,12 +34,12 @@ pub(crate) async fn answer(
         Some(Answered::Accepted(event)) => {
             // An offer that arrived after the driver was suspended, or after a document expired. Whoever suspends, or records documents, locks
             // the driver's offers after that: this offer is locked, so that it is refused here or withdrawn there.
-            let driver = account::rows::driver_of(&mut tx, sender.user).await?;
-            if let Some(status) = driver.map(|driver| driver.status).filter(|s| *s != DriverStatus::Approved) {
+            let markets = context.config.markets.get();
+            let market = markets.of(offered.market_id.as_deref(), &event.pickup);
+            if let Some(driver) = account::rows::driver_of(&mut tx, sender.user).await?
+                && let Some(status) = standing::refused_in(context, &mut tx, sender.user, &driver, market).await?
+            {
                 return Err(Refusal::not_approved(status).into());
-            }
-            if standing::must_be_reviewed(context, &mut tx, sender.user, &event.pickup).await? {
-                return Err(Refusal::not_approved(DriverStatus::Pending).into());
             }
             let today = context.platform.world.now().date_naive();
             if document::rows::has_expired(&mut tx, sender.user, today).await? {

@@ -7,7 +7,7 @@ use streams::bus::ReplayStart;
 use streams::event::{MatchAccepted, MatchFound, RideTerms};
 use streams::{Event, Position, RideStatus, VehicleType};
 use testing::{Backend, on_both_stores};
-use users::{Config, DriverStatus};
+use users::{Config, DriverApproval, DriverStatus};
 
 use crate::client::{id_of, match_id, trip};
 use crate::commands::Pair;
@@ -17,6 +17,7 @@ on_both_stores!(
     a_search_is_by_the_rules_of_its_market,
     a_market_may_ask_for_an_operators_approval,
     a_search_and_its_ride_stay_in_the_market_in_which_it_began,
+    a_market_may_do_without_an_operators_approval,
 );
 
 /// A market of a degree around the places of the tests, with these properties beside those that each has.
@@ -121,6 +122,30 @@ async fn a_search_is_by_the_rules_of_its_market(backend: Backend) {
     let at = |field: &str| search[field].as_str().unwrap().parse::<chrono::DateTime<chrono::Utc>>().unwrap();
     assert_eq!(search["market_id"], "here");
     assert_eq!(at("expires_at") - at("recorded_at"), chrono::TimeDelta::seconds(100));
+    pod.stop().await;
+}
+
+/// Although DRIVER_APPROVAL asks for one, but not for a driver who is pending for another reason, or suspended.
+async fn a_market_may_do_without_an_operators_approval(backend: Backend) {
+    let cluster = Cluster::on(backend).await;
+    let markets = market(&json!({"driver_approval": "auto"}));
+    let config = Config { markets: markets.clone(), driver_approval: DriverApproval::Manual, ..Config::default() };
+    let mut pod = cluster.idle_pod("one", config).await;
+    pod.run();
+    let mut pair = Pair::offered(&cluster, &pod, 381, 600).await;
+    let driver = pod.driver("+12125553704").await;
+    assert_eq!(pod.connect(driver, None).await.welcome["state"]["user"]["driver"]["status"], "pending");
+    let mut d = pod.connect(driver, None).await;
+    let on = |at: Position| json!({"active": true, "location": at});
+    d.ack("beacon.update", on(HERE)).await;
+    assert_eq!(d.refused("beacon.update", on(Position { lat: 50.0, lng: 8.0 })).await, "driver_not_approved -");
+    pair.d.ack("match.accept", match_id(&pair.found)).await;
+    // A market that says nothing leaves it to the setting.
+    markets.replace(self::markets(-75, &json!({})));
+    assert_eq!(d.refused("beacon.update", on(HERE)).await, "driver_not_approved -");
+    markets.replace(self::markets(-75, &json!({"driver_approval": "auto"})));
+    pod.users.set_driver_status(driver, DriverStatus::Suspended).await.unwrap();
+    assert_eq!(d.refused("beacon.update", on(HERE)).await, "driver_not_approved -");
     pod.stop().await;
 }
 
