@@ -515,6 +515,8 @@ export type AcceptedFrame = {
   dropoff: Position;
   /** With match.found: until it expires, seconds; 0 if it has. */
   expires_in_s?: number | null;
+  /** That of the offer; an event of the version before has none. */
+  market_id?: string | null;
   /** The offer; the entity of the message id. At most one ride comes from it. */
   match_id: MatchId;
   /** To the driver, from match.accepted on until a day after the event: null if the account is gone. */
@@ -525,6 +527,8 @@ export type AcceptedFrame = {
   pickup: Position;
   /** The search that is fulfilled. */
   request_id: RequestId;
+  /** Those of the offer: what the ride costs. An event of the version before has none, and what clients receive neither. */
+  terms?: RideTerms | null;
   /** The type that the passenger asked for and the driver drives. */
   vehicle_type: VehicleType;
 };
@@ -874,6 +878,8 @@ export type FoundFrame = {
   pickup_eta_s: number;
   /** The search for which match chose the driver. */
   request_id: RequestId;
+  /** What the ride costs if it comes of this offer, however tariffs change meanwhile. An event of the version before has none, and what clients receive neither: they see it in ride.pickup. */
+  terms?: RideTerms | null;
   /** The type that the passenger asked for and the driver drives. */
   vehicle_type: VehicleType;
 } | {
@@ -920,7 +926,7 @@ export type FreeDriver = {
 
 /** The `data` of a frame `location.live`. */
 export type LiveView = {
-  /** Seconds, at the usual speed; the session puts in that of the market. */
+  /** Seconds, at the usual speed; the session puts in that of the market, or by road. */
   eta_s: number | null;
   eta_to: Destination;
   heading_deg: number | null;
@@ -1638,6 +1644,8 @@ export type StateOffer = {
   /** The search for which match chose the driver. */
   request_id: RequestId;
   state: OfferStanding;
+  /** What the ride costs if it comes of this offer, however tariffs change meanwhile. An event of the version before has none, and what clients receive neither: they see it in ride.pickup. */
+  terms?: RideTerms | null;
   /** The type that the passenger asked for and the driver drives. */
   vehicle_type: VehicleType;
 } | {

@@ -161,6 +161,8 @@ fn accepted(world: &World) -> MatchAccepted {
         pickup: Position { lat: place(40.7), lng: place(-74.0) },
         dropoff: Position { lat: place(40.7), lng: place(-74.0) },
         vehicle_type: VehicleType::Car,
+        market_id: None,
+        terms: None,
         accepted_at: world.now(),
     }
 }

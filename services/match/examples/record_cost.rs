@@ -140,6 +140,8 @@ impl City {
                         pickup: found.pickup,
                         dropoff: found.dropoff,
                         vehicle_type: found.vehicle_type,
+                        market_id: None,
+                        terms: None,
                         accepted_at: self.now,
                     };
                     self.step(&[Input::Accepted(&accepted)]);

@@ -327,6 +327,8 @@ impl<'a> City<'a> {
             pickup: found.pickup,
             dropoff: found.dropoff,
             vehicle_type: found.vehicle_type,
+            market_id: None,
+            terms: None,
             accepted_at: time(ms),
         };
         let (eta_s, trip_s) = drive_s(&found.driver_location, &found.pickup, &found.dropoff, self.trial);

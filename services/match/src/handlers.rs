@@ -504,6 +504,9 @@ impl Matcher {
                 Event::UserBeacon(e) => inputs.push(Input::Beacon(e, stored_at)),
                 Event::UserFinder(e) => {
                     traces.insert(e.request_id, trace);
+                    if e.active && self.config.markets.get().of(e.market_id.as_deref(), &e.pickup).is_none() {
+                        tracing::warn!(request_id = %e.request_id, market_id = e.market_id, "a search in a market that MARKETS_FILE of this process does not have: it is offered to nobody");
+                    }
                     inputs.push(Input::Finder(e));
                 }
                 Event::MatchAccepted(e) => {

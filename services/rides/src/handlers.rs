@@ -9,10 +9,11 @@ use std::sync::Arc;
 use chrono::{DateTime, Duration, Utc};
 use platform::store::rows::column;
 use platform::{Failure, Handler, Platform, Received, Trace, Transaction};
+use pricing::market::Markets;
 use streams::event::{
-    Event, LocationAggregate, MatchAccepted, MatchRejected, Party, PaymentCapture, RejectReason, RideEvent,
+    Event, LocationAggregate, MatchAccepted, MatchRejected, Party, PaymentCapture, RejectReason, RideEvent, RideTerms,
 };
-use streams::{RideId, RideStatus, Service};
+use streams::{RequestId, RideId, RideStatus, Service};
 
 use crate::config::Config;
 use crate::event_log::{self, EventRow};
@@ -58,14 +59,17 @@ impl Handler for AcceptedMatches {
         }
         let markets = self.config.markets.get();
         let create = |accepted: &MatchAccepted| {
-            let (market, terms) = markets.terms(&accepted.pickup, accepted.vehicle_type, now);
-            Ride::create(accepted, world.id(), Some((market.market_id.clone(), terms)), now)
+            let place = place_of(accepted, &markets, now);
+            if place.is_none() {
+                tracing::warn!(match_id = %accepted.match_id, market_id = accepted.market_id, "no ride comes of an accepted match: MARKETS_FILE of this process has no market for it");
+            }
+            place.map(|place| (accepted.request_id, Ride::create(accepted, world.id(), Some(place), now)))
         };
-        let changes: Vec<Change> = matches.values().map(|(accepted, _)| create(accepted)).collect();
-        let requests = matches.values().map(|(accepted, _)| accepted.request_id);
-        let rides: Vec<_> = requests.zip(&changes).map(|(request, change)| (request, change.ride.clone())).collect();
+        let changes: Vec<(RequestId, Change)> = matches.values().filter_map(|(accepted, _)| create(accepted)).collect();
+        let rides: Vec<_> = changes.iter().map(|(request, change)| (*request, change.ride.clone())).collect();
         let inserted = rows::insert_live_rides(tx, &rides).await?;
-        let changes: Vec<Change> = changes.into_iter().filter(|c| inserted.contains(&c.ride.match_id)).collect();
+        let changes = changes.into_iter().map(|(_, change)| change);
+        let changes: Vec<Change> = changes.filter(|c| inserted.contains(&c.ride.match_id)).collect();
         let mut events = Vec::with_capacity(changes.len());
         for change in &changes {
             if let Some((_, trace)) = matches.remove(&change.ride.match_id) {
@@ -83,7 +87,7 @@ impl Handler for AcceptedMatches {
         if matches.is_empty() {
             return Ok(());
         }
-        // Each of the others has a ride already, or lost the race for one.
+        // Each of the others has a ride already, or lost the race for one, or is of no market.
         let others: Vec<_> = matches.keys().copied().collect();
         let lost = rows::supersede(tx, &others, now).await?;
         for (accepted, trace) in matches.values().filter(|(accepted, _)| lost.contains(&accepted.match_id)) {
@@ -108,6 +112,16 @@ impl Handler for AcceptedMatches {
     fn rolled_back(&mut self) {
         self.created = 0;
     }
+}
+
+/// The market of the ride to come and what it costs, as offered. An acceptance of the version before does not say it: it is of the market that it names, or that
+/// has its pickup, at the fares of now. `None`: in no market that this process knows.
+fn place_of(accepted: &MatchAccepted, markets: &Markets, now: DateTime<Utc>) -> Option<(String, RideTerms)> {
+    if let (Some(market_id), Some(terms)) = (&accepted.market_id, &accepted.terms) {
+        return Some((market_id.clone(), RideTerms::clone(terms)));
+    }
+    let market = markets.of(accepted.market_id.as_deref(), &accepted.pickup)?;
+    Some((market.market_id.clone(), markets.terms(market, accepted.vehicle_type, now)))
 }
 
 /// A final location.aggregate → ride.completed. The timer completes a ride without one.

@@ -31,6 +31,9 @@ const SIGN_IN_MAX_DAYS: u32 = 3_650;
 /// After a pause a socket may send as many frames at once as its rate allows in this many seconds.
 const FRAMES_BURST_S: u32 = 4;
 
+/// Doubts about one MARKETS_FILE that are logged each.
+const WARNINGS_MAX: usize = 20;
+
 /// The topics of `--help`; those of a file of settings are named there.
 const SERVERS: &str = "Servers";
 const DATABASES: &str = "Databases";
@@ -531,7 +534,7 @@ impl Settings {
         set_text(&self.markets_file).map(Path::new)
     }
 
-    /// The markets of MARKETS_FILE, or the world.
+    /// The markets of MARKETS_FILE, or the world. What the file has that is probably not meant so is logged.
     ///
     /// # Errors
     /// A sentence that names the variable, the feature and the property at fault.
@@ -542,7 +545,16 @@ impl Settings {
             return self.default_markets.map_or_else(|| Ok(Markets::world(general)), parse);
         };
         let text = std::fs::read_to_string(path).with_context(|| format!("MARKETS_FILE {}", path.display()))?;
-        Markets::parse(&text, &general).map_err(|why| anyhow::anyhow!("MARKETS_FILE {} {why}", path.display()))
+        let file = path.display();
+        let markets = Markets::parse(&text, &general).map_err(|why| anyhow::anyhow!("MARKETS_FILE {file} {why}"))?;
+        let warnings = markets.warnings(&text);
+        for warning in warnings.iter().take(WARNINGS_MAX) {
+            tracing::warn!("MARKETS_FILE {file}: {warning}");
+        }
+        if warnings.len() > WARNINGS_MAX {
+            tracing::warn!("MARKETS_FILE {file}: {} more of this kind", warnings.len() - WARNINGS_MAX);
+        }
+        Ok(markets)
     }
 }
 

@@ -1,9 +1,8 @@
 //! The service's settings, as the program hands them over.
 
 use chrono::TimeDelta;
-use pricing::market::{self, Markets};
+use pricing::market::{self, Market};
 use roads::Roads;
-use streams::Position;
 
 use crate::account::DriverApproval;
 use crate::push::config::PushConfig;
@@ -55,9 +54,9 @@ impl Default for Config {
 }
 
 impl Config {
-    /// How long a search with this pickup stays open.
-    pub(crate) fn request_ttl(&self, markets: &Markets, pickup: &Position) -> TimeDelta {
-        let of_market = markets.of_pickup(pickup).request_ttl_s;
+    /// How long a search in this market stays open.
+    pub(crate) fn request_ttl(&self, market: Option<&Market>) -> TimeDelta {
+        let of_market = market.and_then(|market| market.request_ttl_s);
         TimeDelta::seconds(of_market.unwrap_or(self.request_ttl_s).into())
     }
 }

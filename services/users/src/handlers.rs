@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Duration, Utc};
 use platform::store::rows::column;
 use platform::{Failure, Handler, Received, StoreError, Trace, Transaction};
-use streams::event::{LocationAggregate, MatchFound, MatchRejected, RejectReason, RideEvent};
+use streams::event::{LocationAggregate, MatchAccepted, MatchFound, MatchRejected, RejectReason, RideEvent};
 use streams::{Event, MatchId, Position, RequestId, RideId, RideStatus, Subject, UserId};
 
 use crate::context::Context;
@@ -188,7 +188,7 @@ impl EventHandler {
         now: DateTime<Utc>,
     ) -> Result<(), StoreError> {
         let markets = self.context.config.markets.get();
-        let ttl = |pickup: &Position| self.context.config.request_ttl(&markets, pickup);
+        let ttl = |id: Option<&str>, pickup: &Position| self.context.config.request_ttl(markets.of(id, pickup));
         let searches: Vec<_> = cancelled
             .iter()
             .filter_map(|(ride, trace)| Some((*ride, *trace, Search::continued(ride, now, ttl)?)))
@@ -199,7 +199,7 @@ impl EventHandler {
         for (ride, trace, search) in searches.iter().filter(|(ride, ..)| ridden.contains(&ride.match_id)) {
             let is_free = live_ride::rows::of_passenger(tx, search.user_id).await?.is_none();
             if is_free && search::rows::put_continued(tx, search).await? {
-                tx.publish(&search.goes_on(ride, &markets), trace);
+                tx.publish(&search.goes_on(ride), trace);
             }
         }
         Ok(())
@@ -288,7 +288,12 @@ impl EventHandler {
 
     /// The users whom an event concerns, each with the body that they may see.
     fn recipients(&self, event: &Event, passengers: &BTreeMap<RideId, UserId>) -> Vec<(UserId, String)> {
-        let body = json_of(event);
+        let body = match event {
+            // What the ride will cost is in ride.pickup: a mailbox has it once.
+            Event::MatchFound(e) => json_of(&Event::MatchFound(MatchFound { terms: None, ..e.clone() })),
+            Event::MatchAccepted(e) => json_of(&Event::MatchAccepted(MatchAccepted { terms: None, ..e.clone() })),
+            event => json_of(event),
+        };
         let both = |driver: UserId, passenger: UserId, body: String| {
             if driver == passenger { vec![(driver, body)] } else { vec![(driver, body.clone()), (passenger, body)] }
         };

@@ -66,9 +66,8 @@ async fn announce_ends(context: &Context) -> Result<(), StoreError> {
     if due.is_empty() {
         return Ok(());
     }
-    let markets = context.config.markets.get();
     let entry = |search: &Search| {
-        let NearEnd { event_id, time, body } = search.near_end(&markets);
+        let NearEnd { event_id, time, body } = search.near_end();
         NewEntry { user: search.user_id, event_id, subject: Subject::UserFinder, time, body }
     };
     let entries: Vec<NewEntry> = due.iter().map(entry).collect();

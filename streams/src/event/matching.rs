@@ -8,6 +8,7 @@ use super::ids::{MatchId, RequestId, UserId};
 use super::money::Money;
 use super::position::Position;
 use super::rfc3339;
+use super::ride::RideTerms;
 use super::subject::Service;
 use super::user::VehicleType;
 use super::validation::{EventError, Fields};
@@ -42,6 +43,10 @@ pub struct MatchFound {
     /// The market of the pickup; an event of the version before markets has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub market_id: Option<String>,
+    /// What the ride costs if it comes of this offer, however tariffs change meanwhile. An event of the version before has none, and what
+    /// clients receive neither: they see it in ride.pickup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<Box<RideTerms>>,
     /// False: times and distances are those of a street network. True: the great circle times 1.3, at the market's speed. An event of the
     /// version before road times has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,7 +67,8 @@ impl MatchFound {
         fields.position("pickup", &self.pickup)?;
         fields.position("dropoff", &self.dropoff)?;
         fields.measure("pickup_distance_m", Some(self.pickup_distance_m))?;
-        fields.measure("pickup_eta_s", Some(self.pickup_eta_s))
+        fields.measure("pickup_eta_s", Some(self.pickup_eta_s))?;
+        terms(fields, self.market_id.as_deref(), self.terms.as_deref())
     }
 }
 
@@ -83,6 +89,12 @@ pub struct MatchAccepted {
     pub dropoff: Position,
     /// The type that the passenger asked for and the driver drives.
     pub vehicle_type: VehicleType,
+    /// That of the offer; an event of the version before has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub market_id: Option<String>,
+    /// Those of the offer: what the ride costs. An event of the version before has none, and what clients receive neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<Box<RideTerms>>,
     /// When users committed the driver's answer.
     #[serde(with = "rfc3339")]
     #[schemars(with = "DateTime<Utc>")]
@@ -92,8 +104,18 @@ pub struct MatchAccepted {
 impl MatchAccepted {
     pub(super) fn validate(&self, fields: &Fields) -> Result<(), EventError> {
         fields.position("pickup", &self.pickup)?;
-        fields.position("dropoff", &self.dropoff)
+        fields.position("dropoff", &self.dropoff)?;
+        terms(fields, self.market_id.as_deref(), self.terms.as_deref())
     }
+}
+
+/// Terms are those of a market, and a ride can be billed by them.
+fn terms(fields: &Fields, market_id: Option<&str>, terms: Option<&RideTerms>) -> Result<(), EventError> {
+    let Some(terms) = terms else { return Ok(()) };
+    if market_id.is_none_or(str::is_empty) {
+        return Err(fields.error("market_id", "is missing: the terms are those of a market"));
+    }
+    terms.validate(fields)
 }
 
 /// Why an offer ended without a ride.

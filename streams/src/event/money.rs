@@ -6,6 +6,23 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+// The active currencies of ISO 4217, by their minor units: List One of the maintenance agency (SIX), as of 2026. CUC, HRK, SLL, ZWL, ANG and
+// BGN have been withdrawn since 2021; SLE, VED, XCG and ZWG came.
+const WITHOUT_DECIMALS: [&str; 16] =
+    ["BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF"];
+const WITH_THREE_DECIMALS: [&str; 7] = ["BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"];
+const WITH_TWO_DECIMALS: [&str; 132] = [
+    "AED", "AFN", "ALL", "AMD", "AOA", "ARS", "AUD", "AWG", "AZN", "BAM", "BBD", "BDT", "BMD", "BND", "BOB", "BRL",
+    "BSD", "BTN", "BWP", "BYN", "BZD", "CAD", "CDF", "CHF", "CNY", "COP", "CRC", "CUP", "CVE", "CZK", "DKK", "DOP",
+    "DZD", "EGP", "ERN", "ETB", "EUR", "FJD", "FKP", "GBP", "GEL", "GHS", "GIP", "GMD", "GTQ", "GYD", "HKD", "HNL",
+    "HTG", "HUF", "IDR", "ILS", "INR", "IRR", "JMD", "KES", "KGS", "KHR", "KPW", "KYD", "KZT", "LAK", "LBP", "LKR",
+    "LRD", "LSL", "MAD", "MDL", "MGA", "MKD", "MMK", "MNT", "MOP", "MRU", "MUR", "MVR", "MWK", "MXN", "MYR", "MZN",
+    "NAD", "NGN", "NIO", "NOK", "NPR", "NZD", "PAB", "PEN", "PGK", "PHP", "PKR", "PLN", "QAR", "RON", "RSD", "RUB",
+    "SAR", "SBD", "SCR", "SDG", "SEK", "SGD", "SHP", "SLE", "SOS", "SRD", "SSP", "STN", "SVC", "SYP", "SZL", "THB",
+    "TJS", "TMT", "TOP", "TRY", "TTD", "TWD", "TZS", "UAH", "USD", "UYU", "UZS", "VED", "VES", "WST", "XCD", "XCG",
+    "YER", "ZAR", "ZMW", "ZWG",
+];
+
 /// ISO 4217 code of the currency of an amount: three capital letters. The code decides what the minor unit is: the cent of USD, the yen
 /// itself of JPY.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -17,14 +34,21 @@ impl Currency {
     /// United States dollar; its minor unit is the cent.
     pub const USD: Self = Self(*b"USD");
 
-    /// How many decimals an amount has when it is written for people: 2 but for these (ISO 4217).
+    /// How many decimals an amount has when it is written for people; 2 for a code that is not active.
     pub fn decimals(&self) -> usize {
-        match self.as_str() {
-            "BIF" | "CLP" | "DJF" | "GNF" | "ISK" | "JPY" | "KMF" | "KRW" | "PYG" | "RWF" | "UGX" | "UYI" | "VND"
-            | "VUV" | "XAF" | "XOF" | "XPF" => 0,
-            "BHD" | "IQD" | "JOD" | "KWD" | "LYD" | "OMR" | "TND" => 3,
-            _ => 2,
+        if WITHOUT_DECIMALS.contains(&self.as_str()) {
+            0
+        } else if WITH_THREE_DECIMALS.contains(&self.as_str()) {
+            3
+        } else {
+            2
         }
+    }
+
+    /// Whether people pay with it somewhere: an active code of ISO 4217. Not funds, metals, units of account and codes for tests.
+    pub fn is_active(&self) -> bool {
+        let lists = [&WITH_TWO_DECIMALS[..], &WITHOUT_DECIMALS[..], &WITH_THREE_DECIMALS[..]];
+        lists.iter().any(|list| list.contains(&self.as_str()))
     }
 
     /// The three letters.
@@ -135,6 +159,11 @@ mod tests {
             (7, "KWD", "0.007 KWD"),
         ] {
             assert_eq!(Money::new(amount, code.parse().unwrap()).to_string(), text);
+        }
+        for (code, is_active) in
+            [("EUR", true), ("XCG", true), ("KWD", true), ("BTC", false), ("EUT", false), ("XAU", false)]
+        {
+            assert_eq!(code.parse::<Currency>().unwrap().is_active(), is_active, "{code}");
         }
         for text in ["usd", "US", "USDT", "U1D", "ÄÖ"] {
             assert!(text.parse::<Currency>().is_err(), "{text}");

@@ -231,6 +231,26 @@ pub struct RideTerms {
     pub speed_mm_s: u32,
 }
 
+impl RideTerms {
+    /// The most of an amount, minor units: a kilometre costs 30,000 in some currencies.
+    pub const AMOUNT_MAX: i64 = 100_000_000;
+
+    pub(super) fn validate(&self, fields: &Fields) -> Result<(), EventError> {
+        let Self { base, per_km, per_minute, wait_per_minute, minimum, cancellation, .. } = *self;
+        let amounts = [base, per_km, per_minute, wait_per_minute, minimum, cancellation];
+        if amounts.iter().any(|amount| !(0..=Self::AMOUNT_MAX).contains(amount)) {
+            return Err(fields.error("terms", "has an amount that is not from 0 to 100000000"));
+        }
+        if !(0..=10_000).contains(&self.platform_fee_bp) {
+            return Err(fields.error("terms", "has a platform_fee_bp that is not from 0 to 10000"));
+        }
+        if self.speed_mm_s == 0 || self.version.is_empty() {
+            return Err(fields.error("terms", "has no version or no speed"));
+        }
+        Ok(())
+    }
+}
+
 impl RideEvent {
     pub(super) fn validate(&self, fields: &Fields) -> Result<(), EventError> {
         fields.position("pickup", &self.pickup)?;

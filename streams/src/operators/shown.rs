@@ -554,8 +554,8 @@ pub struct MarketProperties {
     pub name: String,
     pub time_zone: &'static str,
     pub currency: Currency,
-    /// Null where drivers need no approval.
-    #[schemars(extend("enum" = ["manual", null]))]
+    /// Null where DRIVER_APPROVAL decides.
+    #[schemars(extend("enum" = ["auto", "manual", null]))]
     pub driver_approval: Option<&'static str>,
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Duration, Utc};
 use geospatial::Near;
+use pricing::market::Market;
 use roads::Way;
 use streams::{Position, RequestId, UserId};
 
@@ -87,12 +88,17 @@ impl Marketplace<'_> {
         is_free.then(|| waiting_request(request, self.engine.rules(), self.now))
     }
 
+    /// The market of a request. `None`: this process does not know it.
+    pub(crate) fn market(&self, request: &WaitingRequest) -> Option<&Market> {
+        self.engine.rules().market(self.engine.requests().get(&request.request_id)?)
+    }
+
     /// Why a driver could be offered a request, or not. `None`: nobody knows where the driver is.
     pub(crate) fn standing(&self, request: &WaitingRequest, id: UserId) -> Option<(Standing, Position)> {
         let (engine, rules) = (self.engine, self.engine.rules());
         let position = self.positions.newest(id)?;
         let driver = engine.drivers().get(&id);
-        let market = rules.markets.of_pickup(&request.pickup);
+        let market = self.market(request);
         let exclusion = engine.requests().get(&request.request_id).and_then(|r| r.excluded.get(&id));
         let standing = match (driver, exclusion) {
             _ if id == request.passenger_id => Standing::IsPassenger,
@@ -140,11 +146,15 @@ impl Marketplace<'_> {
         match self.engine.road_times().get(&Way { from, to: request.pickup }, self.now) {
             WayTime::Road(leg) => Some(leg.duration_s),
             WayTime::Unreachable => None,
-            WayTime::Estimate => {
-                let market = self.engine.rules().markets.of_pickup(&request.pickup);
-                Some(market.estimate(&from, &request.pickup, self.now).1)
-            }
+            WayTime::Estimate => Some(self.estimated_s(request, from)),
         }
+    }
+
+    /// The estimated seconds from one place to the pickup.
+    pub(crate) fn estimated_s(&self, request: &WaitingRequest, from: Position) -> f64 {
+        let to = &request.pickup;
+        let usual = || pricing::estimate(&from, to);
+        self.market(request).map_or_else(usual, |market| market.estimate(&from, to, self.now)).1
     }
 
     /// How long (ms) a driver needs from one place to the pickup; `None` if no road leads there.
@@ -210,7 +220,7 @@ impl Marketplace<'_> {
     /// somebody farther away is looked for. Who was asked before is asked again after all others.
     fn free_by_air(&self, request: &WaitingRequest, k: usize, assigned: &BTreeSet<UserId>) -> Vec<Near> {
         let rules = self.engine.rules();
-        let market = rules.markets.of_pickup(&request.pickup);
+        let market = self.market(request);
         let exclusion = |driver| self.engine.requests().get(&request.request_id)?.excluded.get(&driver);
         let may_get_there = |from: Position| {
             let way = Way { from, to: request.pickup };
@@ -258,7 +268,7 @@ impl Marketplace<'_> {
     /// from the pickup. Not those whom the passenger does not get.
     fn finishing_by_air(&self, request: &WaitingRequest) -> Vec<(Position, UserId, i64, f64)> {
         let rules = self.engine.rules();
-        let market = rules.markets.of_pickup(&request.pickup);
+        let market = self.market(request);
         let until = self.now + LOOK_AHEAD;
         let excluded = self.engine.requests().get(&request.request_id).map(|r| &r.excluded);
         let of_ride = |ride: &Ride| {
@@ -280,15 +290,16 @@ impl Marketplace<'_> {
 }
 
 fn waiting_request(r: &Request, rules: &Rules, now: DateTime<Utc>) -> WaitingRequest {
+    let market = rules.market(r);
     WaitingRequest {
         request_id: r.request_id,
         passenger_id: r.passenger_id,
         pickup: r.pickup,
         vehicle_type: r.vehicle_type,
         opened_at: r.opened_at,
-        radius_m: rules.radius_m(&r.pickup, [r.waits_since(), r.expires_at(rules)], now),
-        request_ttl: rules.request_ttl(&r.pickup),
-        speed_mps: rules.speed_mps(&r.pickup, now),
+        radius_m: rules.radius_m(market, [r.waits_since(), r.expires_at(rules)], now),
+        request_ttl: rules.request_ttl(market),
+        speed_mps: rules.speed_mps(market, now),
         rivals: 0,
     }
 }

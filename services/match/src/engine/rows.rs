@@ -157,14 +157,14 @@ pub(crate) async fn write_requests(tx: &mut Tx, rows: &[Request], zone: u16) -> 
             // Ended rows first: each frees the unique index for the live row of the same passenger.
             sqlx::query(
                 "insert into requests (request_id, passenger_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, \
-                 vehicle_type, opened_at, changed_at, ended_at, expires_at, zone) select *, $12 from unnest($1::uuid[], $2::uuid[], \
+                 vehicle_type, opened_at, changed_at, ended_at, expires_at, market_id, zone) select *, $13 from unnest($1::uuid[], $2::uuid[], \
                  $3::float8[], $4::float8[], $5::float8[], $6::float8[], $7::text[], $8::timestamptz[], \
-                 $9::timestamptz[], $10::timestamptz[], $11::timestamptz[]) as u (id, p, a, b, c, d, v, o, ch, ended, ex) \
+                 $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::text[]) as u (id, p, a, b, c, d, v, o, ch, ended, ex, m) \
                  order by ended nulls last, id on conflict (request_id) do update set \
                  pickup_lat = excluded.pickup_lat, pickup_lng = excluded.pickup_lng, \
                  dropoff_lat = excluded.dropoff_lat, dropoff_lng = excluded.dropoff_lng, \
                  vehicle_type = excluded.vehicle_type, opened_at = excluded.opened_at, changed_at = excluded.changed_at, \
-                 ended_at = excluded.ended_at, expires_at = excluded.expires_at, zone = excluded.zone",
+                 ended_at = excluded.ended_at, expires_at = excluded.expires_at, market_id = excluded.market_id, zone = excluded.zone",
             )
             .bind(column(rows, |r| r.request_id.0))
             .bind(column(rows, |r| r.passenger_id.0))
@@ -177,6 +177,7 @@ pub(crate) async fn write_requests(tx: &mut Tx, rows: &[Request], zone: u16) -> 
             .bind(column(rows, |r| r.changed_at))
             .bind(column(rows, |r| r.ended_at))
             .bind(column(rows, |r| r.expires_at))
+            .bind(column(rows, |r| r.market_id.clone()))
             .bind(i32::from(zone))
             .execute(&mut *pg)
             .await?;
@@ -439,6 +440,7 @@ fn read_request(row: &PgRow) -> Result<Request, StoreError> {
         changed_at: row.try_get("changed_at")?,
         ended_at: row.try_get("ended_at")?,
         expires_at: row.try_get("expires_at")?,
+        market_id: row.try_get("market_id")?,
         excluded: read_exclusions(row)?,
     })
 }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Duration, Utc};
+use pricing::market::WORLD;
 use roads::{Leg, Road, Way};
 use streams::event::{
     CancelledRide, MatchAccepted, MatchFound, MatchRejected, Party, RejectReason, RideEvent, UserBeacon, UserFinder,
@@ -92,6 +93,11 @@ pub(crate) struct Decision<'a> {
     /// The requests for which the step looks for drivers.
     pub(crate) is_affected: &'a dyn Fn(&WaitingRequest) -> bool,
     pub(crate) assignments: &'a [Assignment],
+}
+
+/// In which the search began, where the world is more than one.
+fn market_of(e: &UserFinder) -> Option<String> {
+    e.market_id.clone().filter(|id| id != WORLD)
 }
 
 /// Handles `inputs` in order, then ends what is over at `now`, then looks for matches.
@@ -226,7 +232,10 @@ impl Step<'_> {
         }
         let changed_at = micros(e.recorded_at);
         let expires_at = e.expires_at.map(|at| micros(at).min(changed_at + SEARCH_MAX));
-        let too_old = expires_at.unwrap_or_else(|| changed_at + self.engine.rules().request_ttl(&e.pickup)) <= self.now;
+        let too_old = expires_at.unwrap_or_else(|| {
+            let rules = self.engine.rules();
+            changed_at + rules.request_ttl(rules.markets.of(e.market_id.as_deref(), &e.pickup))
+        }) <= self.now;
         let is_newer = |r: &Request| r.request_id != e.request_id && r.opened_at > changed_at;
         let is_outdated = e.active && (too_old || self.engine.requests_of(e.user_id).any(is_newer));
         let known = self.engine.requests().get(&e.request_id).cloned();
@@ -261,6 +270,7 @@ impl Step<'_> {
                     // The end of an unknown request is stored: its beginning may arrive later, and must not open it.
                     ended_at: (!e.active).then_some(self.now),
                     expires_at,
+                    market_id: market_of(e),
                     excluded: BTreeMap::new(),
                 }
             }
@@ -274,6 +284,8 @@ impl Step<'_> {
             return;
         }
         let mut changed = request.clone();
+        // It stays in the market in which it began, whatever another process of users takes its pickup for.
+        changed.market_id = changed.market_id.or_else(|| market_of(e));
         (changed.pickup, changed.dropoff, changed.vehicle_type) = (e.pickup, e.dropoff, e.vehicle_type);
         changed.changed_at = changed_at;
         if is_new || reopens {
@@ -281,7 +293,7 @@ impl Step<'_> {
             if let Some(older) = self.engine.live_request(e.user_id).map(|r| r.request_id) {
                 self.end_request(older, None);
             }
-        } else if changed != (Request { changed_at, ..request }) {
+        } else if changed != (Request { changed_at, market_id: changed.market_id.clone(), ..request }) {
             self.withdraw_outstanding_of(e.request_id);
         }
         changed.expires_at = expires_at;
@@ -466,7 +478,12 @@ impl Step<'_> {
     fn expected_end(&self, e: &RideEvent) -> (DateTime<Utc>, Position) {
         let from = self.positions.newest(e.driver_id).unwrap_or(e.pickup);
         let way_m = (from.distance_m(&e.pickup) + e.pickup.distance_m(&e.dropoff)) * DETOUR;
-        let ms = way_m / self.engine.rules().speed_mps(&e.pickup, self.now) * 1_000.0;
+        let (rules, requests) = (self.engine.rules(), self.engine.requests());
+        let market = match e.request_id.and_then(|id| requests.get(&id)) {
+            Some(request) => rules.market(request),
+            None => rules.markets.of(None, &e.pickup),
+        };
+        let ms = way_m / rules.speed_mps(market, self.now) * 1_000.0;
         (micros(e.occurred_at) + Duration::milliseconds((ms as i64).clamp(0, EXPECTED_MAX_MS)), e.dropoff)
     }
 
@@ -722,7 +739,7 @@ impl Step<'_> {
             return;
         }
         let rules = self.engine.rules();
-        let market = rules.markets.of_pickup(&request.pickup);
+        let Some(market) = rules.market(request) else { return };
         let road_times = self.engine.road_times();
         let way = |from: Position, to: Position| match road_times.get(&Way { from, to }, self.now) {
             WayTime::Road(Leg { distance_m, duration_s }) => (distance_m, duration_s, false),
@@ -746,9 +763,10 @@ impl Step<'_> {
             pickup_eta_s,
             fare_estimate: market.price(request.vehicle_type, distance_m, duration_s).fare.total,
             market_id: Some(market.market_id.clone()),
+            terms: Some(Box::new(rules.markets.terms(market, request.vehicle_type, self.now))),
             estimated: Some(pickup_estimated || trip_estimated),
             found_at: self.now,
-            expires_at: self.now + rules.offer_ttl(&request.pickup),
+            expires_at: self.now + rules.offer_ttl(market),
         };
         self.put_offer(Offer {
             match_id,

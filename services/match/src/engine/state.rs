@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Duration, SubsecRound, Utc};
+use pricing::ESTIMATED_MPS;
 use pricing::market::{Market, Markets};
 use streams::event::{MatchRejected, RejectReason, UserBeacon};
 use streams::{MatchId, Position, RequestId, RideId, Service, UserId, VehicleType};
@@ -77,12 +78,18 @@ pub struct Rules {
 }
 
 impl Rules {
-    pub(super) fn offer_ttl(&self, pickup: &Position) -> Duration {
-        self.markets.of_pickup(pickup).offer_ttl_s.map_or(self.offer_ttl, |s| Duration::seconds(s.into()))
+    /// The market of a request. `None`: this process does not know it, and offers the request to nobody.
+    pub(crate) fn market(&self, request: &Request) -> Option<&Market> {
+        self.markets.of(request.market_id.as_deref(), &request.pickup)
     }
 
-    pub(super) fn request_ttl(&self, pickup: &Position) -> Duration {
-        self.markets.of_pickup(pickup).request_ttl_s.map_or(self.request_ttl, |s| Duration::seconds(s.into()))
+    pub(super) fn offer_ttl(&self, market: &Market) -> Duration {
+        market.offer_ttl_s.map_or(self.offer_ttl, |s| Duration::seconds(s.into()))
+    }
+
+    pub(super) fn request_ttl(&self, market: Option<&Market>) -> Duration {
+        let of_market = market.and_then(|market| market.request_ttl_s);
+        of_market.map_or(self.request_ttl, |s| Duration::seconds(s.into()))
     }
 
     /// The longest that any request may wait.
@@ -94,20 +101,28 @@ impl Rules {
 
     /// Within which a driver is offered a request that has waited from the first moment to `now`, and ends by its time at the last one:
     /// it grows from a third of this time to two thirds.
-    pub(super) fn radius_m(&self, pickup: &Position, [since, until]: [DateTime<Utc>; 2], now: DateTime<Utc>) -> f64 {
-        let (radius_m, max_m) = self.markets.of_pickup(pickup).radii_m(self.radius_m, self.radius_max_m);
+    pub(super) fn radius_m(
+        &self,
+        market: Option<&Market>,
+        [since, until]: [DateTime<Utc>; 2],
+        now: DateTime<Utc>,
+    ) -> f64 {
+        let general = (self.radius_m, self.radius_max_m.max(self.radius_m));
+        let (radius_m, max_m) = market.map_or(general, |market| market.radii_m(self.radius_m, self.radius_max_m));
         let share = (now - since).num_milliseconds() as f64 / (until - since).num_milliseconds().max(1) as f64;
         (radius_m + (max_m - radius_m) * (share * 3.0 - 1.0).clamp(0.0, 1.0)).min(max_m)
     }
 
-    /// Of drivers on the way to this pickup.
-    pub(super) fn speed_mps(&self, pickup: &Position, now: DateTime<Utc>) -> f64 {
-        self.speed_mps.unwrap_or_else(|| self.markets.of_pickup(pickup).speed_mps(now))
+    /// Of drivers on the way to a pickup of this market.
+    pub(super) fn speed_mps(&self, market: Option<&Market>, now: DateTime<Utc>) -> f64 {
+        let of_market = || market.map_or(ESTIMATED_MPS, |market| market.speed_mps(now));
+        self.speed_mps.unwrap_or_else(of_market)
     }
 
     /// Whether a driver who is at `place` may be offered a request of `market`: a market is served by the drivers in it. Nobody is in one
     /// that is no more.
-    pub(super) fn is_served_from(&self, place: &Position, market: &Market) -> bool {
+    pub(super) fn is_served_from(&self, place: &Position, market: Option<&Market>) -> bool {
+        let Some(market) = market else { return false };
         self.markets.is_world() || self.markets.at(place).is_some_and(|at| std::ptr::eq(at, market))
     }
 }
@@ -173,6 +188,8 @@ pub struct Request {
     pub ended_at: Option<DateTime<Utc>>,
     /// When it ends by its time; `None`: users did not say.
     pub expires_at: Option<DateTime<Utc>>,
+    /// In which it began; `None`: the world is one, or users did not say.
+    pub market_id: Option<String>,
     /// Drivers who are not offered it for some time, or never again.
     pub excluded: BTreeMap<UserId, Exclusion>,
 }
@@ -190,7 +207,7 @@ impl Request {
 
     /// When it ends by its time.
     pub(super) fn expires_at(&self, rules: &Rules) -> DateTime<Utc> {
-        self.expires_at.unwrap_or_else(|| self.waits_since() + rules.request_ttl(&self.pickup))
+        self.expires_at.unwrap_or_else(|| self.waits_since() + rules.request_ttl(rules.market(self)))
     }
 
     /// Whether it has just gone on.
@@ -768,7 +785,7 @@ mod tests {
             let radius_max_m = radius_m + more_m;
             let rules = Config { radius_m, radius_max_m, ..Config::default() }.rules(Zone::ONLY);
             let (begin, at) = (DateTime::UNIX_EPOCH, Position { lat: 1.0, lng: 1.0 });
-            let after = |ms: i64| rules.radius_m(&at, [begin, begin + Duration::milliseconds(ttl_ms)], begin + Duration::milliseconds(ms));
+            let after = |ms: i64| rules.radius_m(rules.markets.of(None, &at), [begin, begin + Duration::milliseconds(ttl_ms)], begin + Duration::milliseconds(ms));
             let [first, second] = [times[0].min(times[1]), times[0].max(times[1])];
             prop_assert!(radius_m <= after(first) && after(first) <= after(second));
             prop_assert!(after(second) <= radius_max_m);

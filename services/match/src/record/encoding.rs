@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use geospatial::newest::Summary;
+use pricing::market::WORLD;
 use roads::{Leg, Road, Way, WayKey};
 use streams::event::{
     CancelledRide, MatchAccepted, MatchFound, MatchRejected, Party, RejectReason, RideEvent, UserBeacon, UserFinder,
 };
-use streams::{Event, MatchId, Position, RideStatus, UserId, VehicleType};
+use streams::{Event, MatchId, Position, RequestId, RideStatus, UserId, VehicleType};
 
 use super::codec::{Names, Reader, Writer, fnv};
 use super::rules::RulesVersion;
@@ -42,6 +43,8 @@ enum Section {
     RoadTimes = 15,
     /// Users whom other zones have.
     Elsewhere = 16,
+    /// Requests with the markets in which they began; those of the world are not among them.
+    RequestMarkets = 17,
 }
 
 /// An input that is stored: [`Input`] with the event in it.
@@ -175,6 +178,17 @@ pub(super) fn encode_snapshot(snapshot: &Snapshot, names: &mut Names) -> Vec<u8>
         to.len(rows.requests.len());
         rows.requests.iter().for_each(|row| write_request(to, row));
     });
+    let of_markets: Vec<_> =
+        rows.requests.iter().filter_map(|r| Some((r.request_id, r.market_id.as_deref()?))).collect();
+    if !of_markets.is_empty() {
+        section(&mut to, Section::RequestMarkets, |to| {
+            to.len(of_markets.len());
+            for (request, market_id) in of_markets {
+                to.id(request.0);
+                to.text(market_id);
+            }
+        });
+    }
     section(&mut to, Section::Offers, |to| {
         to.len(rows.offers.len());
         rows.offers.iter().for_each(|row| write_offer(to, row));
@@ -288,6 +302,13 @@ pub(super) fn decode_snapshot(bytes: &[u8], names: &mut Names) -> Result<Snapsho
             }
             s if s == Section::Drivers as u8 => snapshot.rows.drivers = from.list(read_driver)?,
             s if s == Section::Requests as u8 => snapshot.rows.requests = from.list(read_request)?,
+            s if s == Section::RequestMarkets as u8 => {
+                let of_markets: Vec<(RequestId, String)> = from.list(|from| Ok((from.id()?, from.text()?)))?;
+                let mut of_markets: BTreeMap<RequestId, String> = of_markets.into_iter().collect();
+                for row in &mut snapshot.rows.requests {
+                    row.market_id = of_markets.remove(&row.request_id);
+                }
+            }
             s if s == Section::Offers as u8 => snapshot.rows.offers = from.list(read_offer)?,
             s if s == Section::RoadTimes as u8 => snapshot.road_times = read_road_times(from)?,
             s if s == Section::Elsewhere as u8 => {
@@ -322,12 +343,12 @@ pub fn output_hash(output: &StepOutput) -> u64 {
     }
     let EngineRows { drivers, requests, offers, rides } = &output.rows;
     drivers.iter().for_each(|row| write_driver(&mut to, row));
-    requests.iter().for_each(|row| write_request(&mut to, row));
+    requests.iter().for_each(|row| write_request_with_market(&mut to, row));
     offers.iter().for_each(|row| write_offer(&mut to, row));
     rides.iter().for_each(|row| write_ride(&mut to, row));
     for (zone, row) in &output.handed_over {
         to.uint(*zone);
-        write_request(&mut to, row);
+        write_request_with_market(&mut to, row);
     }
     fnv(&to.bytes)
 }
@@ -401,7 +422,8 @@ fn write_input(to: &mut Writer<'_>, input: &Input<'_>) {
             to.time(stored_at);
         }
         Input::Finder(e) => {
-            to.byte(3);
+            let market_id = e.market_id.as_deref().filter(|id| *id != WORLD);
+            to.byte(if market_id.is_some() { 9 } else { 3 });
             to.id(e.request_id.0);
             to.id(e.user_id.0);
             to.bool(e.active);
@@ -415,6 +437,7 @@ fn write_input(to: &mut Writer<'_>, input: &Input<'_>) {
                 to.id(ride.match_id.0);
                 to.id(ride.driver_id.0);
             });
+            market_id.iter().for_each(|id| to.text(id));
         }
         Input::Accepted(e) => {
             to.byte(4);
@@ -500,9 +523,15 @@ fn write_border(to: &mut Writer<'_>, border: &Border) {
             to.time(*until);
         }
         Border::Requests(requests) => {
-            to.byte(2);
+            let has_markets = requests.iter().any(|row| row.market_id.is_some());
+            to.byte(if has_markets { 5 } else { 2 });
             to.len(requests.len());
-            requests.iter().for_each(|row| write_request(to, row));
+            for row in requests {
+                write_request(to, row);
+                if has_markets {
+                    to.option(row.market_id.as_deref(), Writer::text);
+                }
+            }
         }
         Border::Ride(e) => {
             to.byte(3);
@@ -520,6 +549,10 @@ fn read_border(from: &mut Reader<'_, '_>) -> Result<Border, String> {
         0 => Border::Elsewhere(from.list(|from| Ok((from.id()?, from.bool()?)))?),
         1 => Border::Lost(from.list(Reader::id)?, from.time()?),
         2 => Border::Requests(from.list(read_request)?),
+        5 => Border::Requests(from.list(|from| {
+            let row = read_request(from)?;
+            Ok(Request { market_id: from.option(Reader::text)?, ..row })
+        })?),
         3 => Border::Ride(Box::new(read_ride_event(from)?)),
         4 => Border::Rejected(read_rejected(from)?),
         other => return Err(format!("{other} is nothing of another zone")),
@@ -542,7 +575,7 @@ fn read_input(from: &mut Reader<'_, '_>) -> Result<RecordedInput, String> {
             };
             RecordedInput::Beacon(beacon, from.time()?)
         }
-        3 => RecordedInput::Finder(UserFinder {
+        number @ (3 | 9) => RecordedInput::Finder(UserFinder {
             request_id: from.id()?,
             user_id: from.id()?,
             active: from.bool()?,
@@ -554,7 +587,7 @@ fn read_input(from: &mut Reader<'_, '_>) -> Result<RecordedInput, String> {
             continues: from.option(|from| {
                 Ok(CancelledRide { ride_id: from.id()?, match_id: from.id()?, driver_id: from.id()? })
             })?,
-            market_id: None,
+            market_id: if number == 9 { Some(from.text()?) } else { None },
         }),
         4 => RecordedInput::Accepted(MatchAccepted {
             match_id: from.id()?,
@@ -564,6 +597,8 @@ fn read_input(from: &mut Reader<'_, '_>) -> Result<RecordedInput, String> {
             pickup: NOWHERE,
             dropoff: NOWHERE,
             vehicle_type: VehicleType::Car,
+            market_id: None,
+            terms: None,
             accepted_at: from.time()?,
         }),
         5 => RecordedInput::Rejected(read_rejected(from)?),
@@ -673,7 +708,7 @@ fn read_ride_event(from: &mut Reader<'_, '_>) -> Result<RideEvent, String> {
     })
 }
 
-/// For the hash alone.
+/// For the hash alone. What the ride costs follows from the rules, whose version is that of the step: older records do not have it.
 fn write_found(to: &mut Writer<'_>, e: &MatchFound) {
     for id in [e.match_id.0, e.request_id.0, e.driver_id.0, e.passenger_id.0] {
         to.id(id);
@@ -734,6 +769,13 @@ fn write_request(to: &mut Writer<'_>, row: &Request) {
     }
 }
 
+/// For the hash alone. Of one of the world it is as in older records.
+fn write_request_with_market(to: &mut Writer<'_>, row: &Request) {
+    write_request(to, row);
+    row.market_id.iter().for_each(|id| to.text(id));
+}
+
+/// Without its market.
 fn read_request(from: &mut Reader<'_, '_>) -> Result<Request, String> {
     Ok(Request {
         request_id: from.id()?,
@@ -745,6 +787,7 @@ fn read_request(from: &mut Reader<'_, '_>) -> Result<Request, String> {
         changed_at: from.time()?,
         ended_at: from.option(Reader::time)?,
         expires_at: from.option(Reader::time)?,
+        market_id: None,
         excluded: from
             .list(|from| Ok((from.id()?, Exclusion { until: from.option(Reader::time)?, misses: from.uint()? })))?
             .into_iter()

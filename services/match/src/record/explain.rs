@@ -268,6 +268,8 @@ fn explained(decision: &Decision<'_>, id: RequestId, entry: &Entry) -> Option<Ex
     } else {
         Outcome::NoDriver
     };
+    let market_id =
+        marketplace.market(&request).map(|market| market.market_id.clone()).or_else(|| row.market_id.clone());
     let waiting = marketplace.engine.waiting().filter(|other| other.request_id != id);
     let others_waiting = waiting.filter_map(|other| marketplace.waiting_one(other.request_id));
     Some(Explained {
@@ -278,7 +280,7 @@ fn explained(decision: &Decision<'_>, id: RequestId, entry: &Entry) -> Option<Ex
         policy: rules.policy.as_str(),
         window_ms: rules.window.num_milliseconds(),
         radius_m: request.radius_m,
-        market_id: rules.markets.of_pickup(&request.pickup).market_id.clone(),
+        market_id: market_id.unwrap_or_default(),
         rules_version: entry.rules_version.to_string(),
         request_id: id,
         vehicle_type: request.vehicle_type,
@@ -345,9 +347,7 @@ pub(super) fn candidate(
         (Standing::OutsideRadius, _) => Why::OutsideRadius,
         (Standing::IsPassenger, _) => Why::IsPassenger,
     };
-    let market = marketplace.engine.rules().markets.of_pickup(&request.pickup);
-    let estimate_s = || market.estimate(&position, &request.pickup, marketplace.now).1;
-    let eta_s = by_road_s.unwrap_or_else(estimate_s);
+    let eta_s = by_road_s.unwrap_or_else(|| marketplace.estimated_s(request, position));
     let distance_m = position.distance_m(&request.pickup);
     Some(Candidate { driver_id: driver, distance_m, eta_s, why, position })
 }

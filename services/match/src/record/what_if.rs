@@ -444,8 +444,10 @@ impl WhatIf {
         match moment {
             Moment::Accept(_) if is_open => {
                 let trip_m = found.pickup.distance_m(&found.dropoff);
-                let rules = replay.engine.rules();
-                let (_, trip_s) = rules.markets.of_pickup(&found.pickup).estimate(&found.pickup, &found.dropoff, at);
+                let market = replay.engine.rules().markets.of(found.market_id.as_deref(), &found.pickup);
+                let (from, to) = (&found.pickup, &found.dropoff);
+                let usual = || pricing::estimate(from, to);
+                let (_, trip_s) = market.map_or_else(usual, |market| market.estimate(from, to, at));
                 let lasts_s = if trip_m > 0.0 { found.pickup_eta_s + trip_s } else { found.pickup_eta_s };
                 let ends_at = at + Duration::milliseconds((lasts_s * 1_000.0) as i64);
                 self.lane.agenda.push(Reverse((ends_at, Moment::EndRide(id))));
@@ -557,7 +559,18 @@ impl WhatIf {
 
 fn accepted(found: &MatchFound, accepted_at: DateTime<Utc>) -> MatchAccepted {
     let MatchFound { match_id, request_id, driver_id, passenger_id, pickup, dropoff, vehicle_type, .. } = *found;
-    MatchAccepted { match_id, request_id, driver_id, passenger_id, pickup, dropoff, vehicle_type, accepted_at }
+    MatchAccepted {
+        match_id,
+        request_id,
+        driver_id,
+        passenger_id,
+        pickup,
+        dropoff,
+        vehicle_type,
+        market_id: None,
+        terms: None,
+        accepted_at,
+    }
 }
 
 fn rejected(found: &MatchFound, reason: RejectReason, at: DateTime<Utc>) -> MatchRejected {

@@ -310,6 +310,8 @@ impl EngineHarness {
             pickup: found.pickup,
             dropoff: found.dropoff,
             vehicle_type: found.vehicle_type,
+            market_id: None,
+            terms: None,
             accepted_at: self.now,
         }
     }

@@ -224,6 +224,37 @@ fn missing_steps_unknown_rules_and_damaged_bytes_are_named() {
     assert_eq!(replay.step(accepted, rules).unwrap().step.match_ids, []);
 }
 
+/// In inputs and in snapshots. Searches of the world are recorded as by the version before.
+#[test]
+fn a_search_is_decided_again_in_its_market() {
+    let file = r#"{"type":"FeatureCollection","features":[
+        {"type":"Feature","geometry":{"type":"Polygon","coordinates":[[[-80,30],[-60,30],[-60,50],[-80,50],[-80,30]]]},"properties":{
+        "market_id":"b","currency":"EUR","time_zone":"UTC","fares":{"car":{"base":1,"per_km":2,"per_minute":3,"minimum":4}}}}]}"#;
+    let markets = Arc::new(Markets::parse(file, &Default::default()).unwrap());
+    let of_file = Rules { markets, ..rules() };
+    let mut recorded = RecordedWalk::new();
+    recorded.rules.insert(rules_text(&of_file).0, Ok(of_file.clone()));
+    recorded.walk.harness.engine.set_rules(of_file);
+    for (n, market) in [Some("b"), Some("gone"), None, Some("world")].into_iter().enumerate() {
+        let harness = &mut recorded.walk.harness;
+        let driver = harness.online(&format!("d{n}"), VehicleType::Car, 0.0);
+        let search = harness.search(&format!("r{n}"), &format!("p{n}"), 0.0);
+        let search = streams::event::UserFinder { market_id: market.map(str::to_owned), ..search };
+        let before = harness.found.len();
+        harness.step(&[Input::Finder(&search)]);
+        harness.step(&[Input::Beacon(&driver, harness.now)]);
+        let is_offered = harness.found.len() > before;
+        assert_eq!(is_offered, market != Some("gone"), "{market:?}");
+        if n == 1 {
+            recorded.take_over();
+        }
+    }
+    assert_eq!(recorded.replay(), 3);
+    let stored = &recorded.walk.harness.engine;
+    let of = |n: u128| stored.requests().values().nth(n as usize).and_then(|r| r.market_id.clone());
+    assert_eq!([of(0), of(1), of(2), of(3)].map(|id| id.unwrap_or_default()), ["b", "gone", "", ""]);
+}
+
 /// A market with everything that a market may have, and one that is no more.
 #[test]
 fn rules_are_the_same_after_they_were_text() {
@@ -248,7 +279,7 @@ fn rules_are_the_same_after_they_were_text() {
     let parsed = parse_rules(&text).unwrap();
     assert_eq!(parsed, rules);
     assert_eq!(rules_text(&parsed), (version, text));
-    assert_eq!(parsed.markets.of_pickup(&streams::Position { lat: 1.0, lng: 8.0 }).market_id, "b");
+    assert_eq!(parsed.markets.of(None, &streams::Position { lat: 1.0, lng: 8.0 }).unwrap().market_id, "b");
     let other = Rules { markets: Arc::new(parse(&file(&[feature("a", 3.4)]))), ..rules };
     assert_ne!(rules_text(&other).0, version, "markets are part of the rules");
 }

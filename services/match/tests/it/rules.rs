@@ -681,6 +681,56 @@ fn a_market_is_served_by_the_drivers_in_it_and_by_its_rules() {
     assert!((south.pickup_eta_s - south.pickup_distance_m / 10.0).abs() < 0.02);
 }
 
+/// Offers are by its rules and its fares as they are now, also if its pickup is in another market now, or in none. What this process does not know is offered to
+/// nobody, instead of by the rules of another market.
+#[test]
+fn a_search_stays_in_the_market_in_which_it_began() {
+    let feature = |id: &str, south: f64, north: f64, minimum: i64| {
+        let ring = [[-75.0, south], [-73.0, south], [-73.0, north], [-75.0, north], [-75.0, south]];
+        serde_json::json!({
+            "type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": {
+                "market_id": id, "currency": if id == "a" { "KWD" } else { "EUR" }, "time_zone": "UTC",
+                "fares": {"car": {"base": 0, "per_km": 0, "per_minute": 0, "minimum": minimum}},
+            },
+        })
+    };
+    let current = pricing::market::Current::default();
+    let change = |harness: &mut EngineHarness, features: &[serde_json::Value]| {
+        let file = serde_json::json!({"type": "FeatureCollection", "features": features}).to_string();
+        current.replace(pricing::market::Markets::parse(&file, &pricing::Tariffs::default()).unwrap());
+        harness.engine.set_rules(engine::Rules { markets: current.get(), ..rules() });
+    };
+    let find = |harness: &mut EngineHarness, n: u32, market: Option<&str>| {
+        let search = harness.search(&format!("r{n}"), &format!("p{n}"), 0.0);
+        let search = streams::event::UserFinder { market_id: market.map(str::to_owned), ..search };
+        harness.step(&[Input::Finder(&search)]);
+    };
+    let offered = |harness: &EngineHarness| {
+        let found = harness.found.values().next_back().cloned();
+        found.map(|found| (found.market_id.unwrap(), found.fare_estimate.to_string(), found.terms.unwrap().minimum))
+    };
+    let b = |euros: &str, minimum| Some(("b".to_owned(), format!("{euros} EUR"), minimum));
+    let (away, here) = (km(50.0).lat, km(-50.0).lat);
+    let mut harness = EngineHarness::new();
+    change(&mut harness, &[feature("a", away, away + 1.0, 1), feature("b", here, away, 700)]);
+    find(&mut harness, 1, Some("b"));
+    find(&mut harness, 2, Some("c"));
+    // The pickup is in no market now, and then in another one; the driver is in the search's.
+    let border = km(0.5).lat;
+    for (n, a) in [feature("a", away, away + 1.0, 1), feature("a", here, border, 1)].into_iter().enumerate() {
+        change(&mut harness, &[a, feature("b", border, away, 800 + n as i64)]);
+        harness.play(&[("d1 on 1", "")].map(|(line, _)| (line, if n == 0 { "m1 d1 to r1" } else { "" })));
+        assert_eq!(offered(&harness), b("8.00", 800), "an offer keeps its terms");
+    }
+    harness.play(&[("m1 decline", ""), ("d2 on 0.6", "m2 d2 to r1")]);
+    assert_eq!(offered(&harness), b("8.01", 801));
+    // A market that nobody knows, and the next search, which does not name its own.
+    harness.play(&[("d3 on 0.1", "")]);
+    find(&mut harness, 3, None);
+    assert_eq!(offered(&harness).unwrap().0, "a");
+    harness.play(&[("d4 on 0.1", ""), ("1 s", "")]);
+}
+
 #[test]
 fn a_search_ends_when_users_says_whatever_the_settings_of_match_are() {
     let mut harness = EngineHarness::new();

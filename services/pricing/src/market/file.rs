@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use serde::Deserialize;
-use serde_json::Value;
+use serde::de::{self, DeserializeOwned};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Number, Value};
 use streams::{Currency, VehicleType};
 
 use super::area::Area;
@@ -25,7 +26,7 @@ struct Collection {
 #[derive(Deserialize)]
 struct Feature {
     geometry: Geometry,
-    properties: Properties,
+    properties: Map<String, Value>,
 }
 
 #[derive(Deserialize)]
@@ -39,41 +40,46 @@ enum Geometry {
 #[derive(Deserialize)]
 struct Corner(Vec<f64>);
 
-/// Members that are not named here are ignored, as GeoJSON has it.
-#[derive(Deserialize)]
-struct Properties {
-    market_id: String,
-    name: Option<String>,
-    currency: Currency,
-    time_zone: String,
-    driver_approval: Option<String>,
-    fares: BTreeMap<String, TariffProperties>,
-    offer_ttl_s: Option<u32>,
-    request_ttl_s: Option<u32>,
-    radius_m: Option<f64>,
-    radius_max_m: Option<f64>,
-    max_trip_km: Option<f64>,
-    speed_kmh: Option<SpeedProperty>,
+/// The properties of a market. Others are ignored, as GeoJSON has it, and [`warnings`] names those that look like one of these.
+const KNOWN: [&str; 12] = [
+    "market_id",
+    "name",
+    "currency",
+    "time_zone",
+    "driver_approval",
+    "fares",
+    "offer_ttl_s",
+    "request_ttl_s",
+    "radius_m",
+    "radius_max_m",
+    "max_trip_km",
+    "speed_kmh",
+];
+
+/// A whole number, also one that is written as 15.0.
+struct Whole(i64);
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let number = Number::deserialize(from)?;
+        // What is larger is no whole number any more, and no amount.
+        let is_whole = |value: &f64| value.fract() == 0.0 && value.abs() < 9e15;
+        let whole = number.as_i64().or_else(|| number.as_f64().filter(is_whole).map(|value| value as i64));
+        whole.map(Self).ok_or_else(|| de::Error::custom(format!("{number} is no whole number")))
+    }
 }
 
 /// A misspelt amount must not be a free ride: others than these are refused.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TariffProperties {
-    base: i64,
-    per_km: i64,
-    per_minute: i64,
-    minimum: i64,
-    cancellation: Option<i64>,
-    wait_per_minute: Option<i64>,
-    platform_fee_bp: Option<i64>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum SpeedProperty {
-    Always(f64),
-    ByHour(Vec<f64>),
+    base: Whole,
+    per_km: Whole,
+    per_minute: Whole,
+    minimum: Whole,
+    cancellation: Option<Whole>,
+    wait_per_minute: Option<Whole>,
+    platform_fee_bp: Option<Whole>,
 }
 
 /// Names a content.
@@ -81,9 +87,14 @@ pub(super) fn version(content: &[u8]) -> String {
     digest(&SHA256, content).as_ref()[..6].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Without the byte order mark that some editors put in front.
+pub(super) fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
 pub(super) fn markets(text: &str, general: &Tariffs) -> Result<Vec<Market>, String> {
-    let collection: Collection =
-        serde_json::from_str(text).map_err(|error| format!("is no GeoJSON FeatureCollection: {error}"))?;
+    let collection: Collection = serde_json::from_str(without_mark(text))
+        .map_err(|error| format!("is no GeoJSON FeatureCollection: {error}"))?;
     if collection.r#type != "FeatureCollection" {
         return Err(format!("is a `{}`: a FeatureCollection is needed", collection.r#type));
     }
@@ -109,7 +120,12 @@ pub(super) fn markets(text: &str, general: &Tariffs) -> Result<Vec<Market>, Stri
 }
 
 fn market(Feature { geometry, properties }: Feature, general: &Tariffs) -> Result<Market, String> {
-    let Properties { market_id, name, currency, time_zone, driver_approval, fares, .. } = properties;
+    let mut properties = PropertyReader(properties);
+    let market_id: String = properties.required("market_id")?;
+    let currency = currency(&properties.required::<String>("currency")?)?;
+    let time_zone: String = properties.required("time_zone")?;
+    let driver_approval: Option<String> = properties.take("driver_approval")?;
+    let name: Option<String> = properties.take("name")?;
     let is_id = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if market_id.is_empty() || market_id.len() > 64 || !market_id.chars().all(is_id) {
         return Err("needs a market_id of 1 to 64 letters, digits, hyphens or underscores".to_owned());
@@ -120,15 +136,10 @@ fn market(Feature { geometry, properties }: Feature, general: &Tariffs) -> Resul
         Some("manual") => Some(Approval::Manual),
         Some(other) => return Err(format!("has driver_approval `{other}`: auto or manual is needed")),
     };
-    let (tariffs, offered) = tariffs(fares, currency, general)?;
-    let within = |name: &str, value: Option<f64>, least: f64, most: f64| match value {
-        Some(value) if !(least..=most).contains(&value) => {
-            Err(format!("has {name} {value}: {least} to {most} is needed"))
-        }
-        value => Ok(value),
-    };
-    within("offer_ttl_s", properties.offer_ttl_s.map(f64::from), 1.0, 3_600.0)?;
-    within("request_ttl_s", properties.request_ttl_s.map(f64::from), 1.0, 86_400.0)?;
+    let (tariffs, offered) = tariffs(properties.required("fares")?, currency, general)?;
+    let offer_ttl_s = properties.seconds("offer_ttl_s", 3_600)?;
+    let request_ttl_s = properties.seconds("request_ttl_s", 86_400)?;
+    let radius_m = properties.within("radius_m", 1.0, 100_000.0)?;
     Ok(Market {
         name: name.filter(|name| !name.trim().is_empty()).unwrap_or_else(|| market_id.clone()),
         market_id,
@@ -136,16 +147,53 @@ fn market(Feature { geometry, properties }: Feature, general: &Tariffs) -> Resul
             format!("has time_zone `{time_zone}`: a name of the IANA database is needed, as in Europe/Berlin")
         })?,
         driver_approval,
-        offer_ttl_s: properties.offer_ttl_s,
-        request_ttl_s: properties.request_ttl_s,
-        radius_m: within("radius_m", properties.radius_m, 1.0, 100_000.0)?,
-        radius_max_m: within("radius_max_m", properties.radius_max_m, properties.radius_m.unwrap_or(1.0), 100_000.0)?,
-        max_trip_km: Some(within("max_trip_km", properties.max_trip_km, 0.1, 21_000.0)?.unwrap_or(MAX_TRIP_KM)),
+        offer_ttl_s,
+        request_ttl_s,
+        radius_m,
+        radius_max_m: properties.within("radius_max_m", radius_m.unwrap_or(1.0), 100_000.0)?,
+        max_trip_km: Some(properties.within("max_trip_km", 0.1, 21_000.0)?.unwrap_or(MAX_TRIP_KM)),
         tariffs,
         offered,
-        speed: speed(properties.speed_kmh)?,
+        speed: speed(properties.take("speed_kmh")?)?,
         area: Some(area(geometry)?),
     })
+}
+
+/// Reads properties, each once; `null` is none.
+struct PropertyReader(Map<String, Value>);
+
+impl PropertyReader {
+    fn take<T: DeserializeOwned>(&mut self, name: &str) -> Result<Option<T>, String> {
+        let value = self.0.remove(name).filter(|value| !value.is_null());
+        value.map(serde_json::from_value).transpose().map_err(|error| format!("has a wrong {name}: {error}"))
+    }
+
+    fn required<T: DeserializeOwned>(&mut self, name: &str) -> Result<T, String> {
+        self.take(name)?.ok_or_else(|| format!("needs the property {name}"))
+    }
+
+    fn within(&mut self, name: &str, least: f64, most: f64) -> Result<Option<f64>, String> {
+        let value = self.take::<f64>(name)?;
+        match value.filter(|value| !(least..=most).contains(value)) {
+            Some(value) => Err(format!("has {name} {value}: {least} to {most} is needed")),
+            None => Ok(value),
+        }
+    }
+
+    fn seconds(&mut self, name: &str, most: u32) -> Result<Option<u32>, String> {
+        let Some(Whole(value)) = self.take(name)? else { return Ok(None) };
+        let seconds = u32::try_from(value).ok().filter(|seconds| (1..=most).contains(seconds));
+        seconds.map(Some).ok_or_else(|| format!("has {name} {value}: 1 to {most} is needed"))
+    }
+}
+
+/// One that people pay with: three letters alone may be a slip, and every fare would be in it.
+fn currency(code: &str) -> Result<Currency, String> {
+    let currency: Currency = code.parse().map_err(|why| format!("has a wrong currency: {why}"))?;
+    let is_active = currency.is_active();
+    is_active
+        .then_some(currency)
+        .ok_or_else(|| format!("has currency `{code}`: an active code of ISO 4217 is needed, as EUR"))
 }
 
 /// The tariffs, and which types of vehicle have one.
@@ -157,15 +205,16 @@ fn tariffs(
     let (mut tariffs, mut offered) = (*general, [false; 3]);
     for (vehicle, fare) in fares {
         let vehicle_type: VehicleType = vehicle.parse().map_err(|why| format!("has fares of `{vehicle}`: {why}"))?;
+        let or = |value: Option<Whole>, other: i64| value.map_or(other, |value| value.0);
         let tariff = Tariff {
             currency,
-            base: fare.base,
-            per_km: fare.per_km,
-            per_minute: fare.per_minute,
-            wait_per_minute: fare.wait_per_minute.unwrap_or(fare.per_minute),
-            minimum: fare.minimum,
-            platform_fee_bp: fare.platform_fee_bp.unwrap_or(2_000),
-            cancellation: fare.cancellation.unwrap_or(0),
+            base: fare.base.0,
+            per_km: fare.per_km.0,
+            per_minute: fare.per_minute.0,
+            wait_per_minute: or(fare.wait_per_minute, fare.per_minute.0),
+            minimum: fare.minimum.0,
+            platform_fee_bp: or(fare.platform_fee_bp, 2_000),
+            cancellation: or(fare.cancellation, 0),
         };
         let Tariff { base, per_km, per_minute, wait_per_minute, minimum, cancellation, .. } = tariff;
         let amounts = [base, per_km, per_minute, wait_per_minute, minimum, cancellation];
@@ -184,25 +233,86 @@ fn tariffs(
     Ok((tariffs, offered))
 }
 
-fn speed(property: Option<SpeedProperty>) -> Result<Speed, String> {
-    let mps = |kmh: f64| match (1.0..=200.0).contains(&kmh) {
-        true => Ok(kmh / 3.6),
-        false => Err(format!("has speed_kmh {kmh}: 1 to 200 is needed")),
+/// A number, or one for each hour of the day.
+fn speed(property: Option<Value>) -> Result<Speed, String> {
+    let needed = "a number of km/h from 1 to 200 is needed, or a list of 24 of them by hour of the day";
+    let mps = |value: &Value| match value.as_f64().filter(|kmh| (1.0..=200.0).contains(kmh)) {
+        Some(kmh) => Ok(kmh / 3.6),
+        None => Err(format!("has speed_kmh {value}: {needed}")),
     };
-    Ok(match property {
-        None => Speed::Always(crate::ESTIMATED_MPS),
-        Some(SpeedProperty::Always(kmh)) => Speed::Always(mps(kmh)?),
-        Some(SpeedProperty::ByHour(hours)) => {
-            let hours: [f64; 24] = hours
-                .try_into()
-                .map_err(|hours: Vec<f64>| format!("has speed_kmh for {} hours: 24 are needed", hours.len()))?;
-            let mut speeds = [0.0; 24];
-            for (speed, kmh) in speeds.iter_mut().zip(hours) {
-                *speed = mps(kmh)?;
-            }
-            Speed::ByHour(Box::new(speeds))
+    match property {
+        None => Ok(Speed::Always(crate::ESTIMATED_MPS)),
+        Some(Value::Array(hours)) => {
+            let speeds = hours.iter().map(mps).collect::<Result<Vec<f64>, _>>()?;
+            let speeds: Result<Box<[f64; 24]>, _> = speeds.into_boxed_slice().try_into();
+            speeds.map(Speed::ByHour).map_err(|_| format!("has speed_kmh for {} hours: 24 are needed", hours.len()))
         }
-    })
+        Some(value) => Ok(Speed::Always(mps(&value)?)),
+    }
+}
+
+/// Properties that mean nothing here and look like one that does, and polygons that go most of the way around the earth: a sentence each. Of a
+/// file without mistakes.
+pub(super) fn warnings(text: &str, markets: &[Market]) -> Vec<String> {
+    let Ok(collection) = serde_json::from_str::<Collection>(without_mark(text)) else { return Vec::new() };
+    let mut warnings = Vec::new();
+    for (n, (feature, market)) in collection.features.iter().zip(markets).enumerate() {
+        let whose = format!("feature {} (`{}`)", n + 1, market.market_id);
+        let properties = feature.get("properties").and_then(Value::as_object);
+        for name in properties.into_iter().flat_map(Map::keys) {
+            if let Some(near) = nearest(name) {
+                warnings.push(format!("{whose} has the property `{name}`, which means nothing here: is it {near}?"));
+            }
+        }
+        let width = market.area.as_ref().map_or(0.0, Area::widest);
+        if width > 180.0 && width < 360.0 {
+            warnings.push(format!(
+                "{whose} has a polygon of {width}° of longitude: if one across the antimeridian is meant, write longitudes beyond 180, or its outer \
+                 ring counterclockwise"
+            ));
+        }
+    }
+    warnings
+}
+
+/// The known property that a foreign name may be meant for; `None` for one that is known, or near to none.
+pub(super) fn nearest(name: &str) -> Option<&'static str> {
+    if KNOWN.contains(&name) {
+        return None;
+    }
+    let plain = |name: &str| name.to_lowercase().replace(['-', '_', ' '], "");
+    // Without the unit.
+    let stem = |name: &str| name.rsplit_once('_').map_or(name, |(stem, _)| stem).to_lowercase();
+    let distance = |known: &str| {
+        if plain(name) == plain(known) || stem(name) == stem(known) || name.to_lowercase() == stem(known) {
+            return 0;
+        }
+        edits(&plain(name), &plain(known))
+    };
+    let slips = if name.len() < 7 { 1 } else { 2 };
+    KNOWN
+        .into_iter()
+        .map(|known| (distance(known), known))
+        .min()
+        .filter(|(edits, _)| *edits <= slips)
+        .map(|near| near.1)
+}
+
+/// Letters to put in, leave out or change, or neighbours to swap, so that one is the other.
+fn edits(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().collect());
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for (i, from) in a.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, to) in b.iter().enumerate() {
+            let changed = rows[i][j] + usize::from(from != to);
+            let swapped = i > 0 && j > 0 && a[i - 1] == *to && *from == b[j - 1];
+            let swapped = if swapped { rows[i - 1][j - 1] + 1 } else { usize::MAX };
+            row.push(changed.min(rows[i][j + 1] + 1).min(row[j] + 1).min(swapped));
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
 }
 
 fn area(geometry: Geometry) -> Result<Area, String> {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use streams::event::RideTerms;
 use streams::{Position, VehicleType};
 
-pub use self::rules::{Market, NotServed, WORLD};
+pub use self::rules::{Approval, Market, NotServed, WORLD};
 use crate::Tariffs;
 
 /// All markets, as one file says. At least one.
@@ -47,6 +47,11 @@ impl Markets {
     pub fn parse(text: &str, general: &Tariffs) -> Result<Self, String> {
         let markets = file::markets(text, general)?;
         Ok(Self { version: file::version(text.as_bytes()), general: *general, markets, retired: Vec::new() })
+    }
+
+    /// What `text` has that is no mistake, and probably not meant so: a sentence each.
+    pub fn warnings(&self, text: &str) -> Vec<String> {
+        file::warnings(text, &self.markets)
     }
 
     /// Whether the whole world is one market.
@@ -89,18 +94,26 @@ impl Markets {
         }
     }
 
-    /// The market of a pickup. A search or a ride that began in a market which is no more is still by its rules; a pickup that never
-    /// was in any is taken for the first market.
-    pub fn of_pickup(&self, pickup: &Position) -> &Market {
-        let retired = || self.retired.iter().find(|market| market.contains(pickup));
-        self.at(pickup).or_else(retired).unwrap_or(&self.markets[0])
+    /// The market of a search, an offer or a ride that began in `market_id`, wherever the borders are now; also one that is no more. `None`: one
+    /// that this process does not know, whose rules are those of no other.
+    ///
+    /// Where no market is named (the world is one, or the sender is of the version before) it is that of the pickup.
+    pub fn of(&self, market_id: Option<&str>, pickup: &Position) -> Option<&Market> {
+        match market_id.filter(|id| *id != WORLD) {
+            Some(id) => self.iter_with_retired().find(|market| market.market_id == id),
+            None => self.at(pickup).or_else(|| self.retired.iter().find(|market| market.contains(pickup))),
+        }
     }
 
-    /// The market of a ride that begins here at `at`, and its terms.
-    pub fn terms(&self, pickup: &Position, vehicle: VehicleType, at: DateTime<Utc>) -> (&Market, RideTerms) {
-        let market = self.of_pickup(pickup);
-        (market, market.tariffs.terms(vehicle, market.speed_mps(at), &self.version))
+    /// What a ride of this market costs that is offered, or begins, at `at`.
+    pub fn terms(&self, market: &Market, vehicle: VehicleType, at: DateTime<Utc>) -> RideTerms {
+        market.tariffs.terms(vehicle, market.speed_mps(at), &self.version)
     }
+}
+
+/// A file's text without the byte order mark that some editors put in front.
+pub fn without_mark(text: &str) -> &str {
+    file::without_mark(text)
 }
 
 /// The markets that count now; clones share them.

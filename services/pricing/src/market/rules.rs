@@ -13,11 +13,23 @@ pub const WORLD: &str = "world";
 /// The longest trip of a market that names none, kilometres of great circle.
 pub(super) const MAX_TRIP_KM: f64 = 150.0;
 
-/// Whether an operator must have approved a driver who goes on duty in this market.
+/// Who approves the drivers of a market.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Approval {
+pub enum Approval {
+    /// Nobody: whoever registers may, unless suspended.
     Auto,
+    /// An operator.
     Manual,
+}
+
+impl Approval {
+    /// As in the file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Manual => "manual",
+        }
+    }
 }
 
 /// How fast the traffic is, metres a second, by hour of the day in the time zone of the market.
@@ -33,8 +45,8 @@ pub struct Market {
     pub name: String,
     #[serde(with = "zone")]
     pub time_zone: Tz,
-    /// `None` and `Auto`: as the driver registered, by DRIVER_APPROVAL.
-    pub(super) driver_approval: Option<Approval>,
+    /// `None`: by DRIVER_APPROVAL.
+    pub driver_approval: Option<Approval>,
     /// `None`: the general settings.
     pub offer_ttl_s: Option<u32>,
     pub request_ttl_s: Option<u32>,
@@ -132,11 +144,6 @@ impl Market {
     /// Polygons of rings of `[longitude, latitude]`, the outer one first; `None`: the whole world.
     pub fn polygons(&self) -> Option<Vec<Vec<Vec<[f64; 2]>>>> {
         self.area.clone().map(Into::into)
-    }
-
-    /// Whether only drivers whom an operator has approved may go on duty here.
-    pub fn needs_review(&self) -> bool {
-        self.driver_approval == Some(Approval::Manual)
     }
 
     pub const fn tariff(&self, vehicle: VehicleType) -> &Tariff {

@@ -72,6 +72,120 @@ fn a_market_may_lie_across_the_antimeridian() {
     }
 }
 
+/// As people write them. Of the two readings of a ring whose longitudes jump, the one that goes counterclockwise counts.
+#[test]
+fn areas_are_read_as_they_are_written() {
+    let clockwise = |west: f64, south: f64, east: f64, north: f64| {
+        json!([[west, south], [west, north], [east, north], [east, south], [west, south]])
+    };
+    let world = || square(-180.0, -90.0, 180.0, 90.0);
+    let polar = json!([[-180, 70], [-60, 70], [60, 70], [180, 70], [180, 90], [-180, 90], [-180, 70]]);
+    let pacific = || square(170.0, -10.0, 190.0, 10.0);
+    let hole = |west: f64, east: f64| clockwise(west, -1.0, east, 1.0);
+    let [in_fiji, in_atlantic] = [(-5.0, -179.0), (0.0, -20.0)];
+    for (rings, inside, outside) in [
+        // Beyond 180°, on either side and in either direction, and with a hole on the other side.
+        (
+            json!([pacific()]),
+            vec![in_fiji, (0.0, 170.0), (0.0, 180.0), (0.0, -180.0), (0.0, -170.0)],
+            vec![in_atlantic, (0.0, -169.9)],
+        ),
+        (json!([square(-190.0, -10.0, -170.0, 10.0)]), vec![in_fiji, (0.0, 170.0)], vec![in_atlantic]),
+        (json!([clockwise(170.0, -10.0, 190.0, 10.0)]), vec![in_fiji], vec![in_atlantic]),
+        (json!([pacific(), hole(-175.0, -174.0)]), vec![in_fiji], vec![(0.0, -174.5), in_atlantic]),
+        (json!([square(0.0, -10.0, 360.0, 10.0)]), vec![in_fiji, in_atlantic, (0.0, 0.0)], vec![(11.0, 0.0)]),
+        // Jumps.
+        (json!([square(170.0, -10.0, -170.0, 10.0)]), vec![in_fiji, (0.0, 170.0)], vec![in_atlantic, (0.0, -169.9)]),
+        (
+            json!([square(170.0, -10.0, -170.0, 10.0), hole(179.0, -179.0)]),
+            vec![(0.0, 178.0)],
+            vec![(0.0, 180.0), in_atlantic],
+        ),
+        // Around the earth.
+        (json!([square(-170.0, -10.0, 170.0, 10.0)]), vec![in_atlantic, (0.0, -170.0)], vec![in_fiji, (0.0, 171.0)]),
+        (json!([square(-100.0, -10.0, 100.0, 10.0)]), vec![in_atlantic], vec![in_fiji]),
+        (
+            json!([square(-170.0, -10.0, 170.0, 10.0), hole(100.0, 110.0)]),
+            vec![in_atlantic],
+            vec![(0.0, 105.0), in_fiji],
+        ),
+        (
+            json!([square(-170.0, -10.0, 170.0, 10.0), hole(-120.0, 100.0)]),
+            vec![(0.0, 105.0)],
+            vec![in_atlantic, in_fiji],
+        ),
+        (json!([world()]), vec![in_atlantic, in_fiji, (90.0, 0.0), (0.0, 180.0)], vec![]),
+        (json!([clockwise(-180.0, -90.0, 180.0, 90.0)]), vec![in_atlantic, in_fiji], vec![]),
+        (json!([polar]), vec![(80.0, 180.0), (80.0, 0.0), (70.0, -100.0)], vec![(69.0, 0.0)]),
+    ] {
+        let markets = parse(&[feature("Polygon", rings.clone(), properties("a", "USD"))]).unwrap();
+        for (places, is_in) in [(inside, true), (outside, false)] {
+            for (lat, lng) in places {
+                assert_eq!(id_at(&markets, lat, lng).is_some(), is_in, "{lat} {lng} in {rings}");
+            }
+        }
+        let text = serde_json::to_string(&markets).unwrap();
+        assert_eq!(serde_json::from_str::<Markets>(&text).unwrap(), markets, "recorded rules");
+    }
+    // Cut at the antimeridian.
+    let cut = json!([[square(170.0, -10.0, 180.0, 10.0)], [square(-180.0, -10.0, -170.0, 10.0)]]);
+    let markets = parse(&[feature("MultiPolygon", cut, properties("a", "USD"))]).unwrap();
+    assert!(id_at(&markets, -5.0, -179.0).is_some() && id_at(&markets, 0.0, -20.0).is_none());
+}
+
+#[test]
+fn what_is_probably_not_meant_so_is_warned_of() {
+    let mut of_a = properties("a", "USD");
+    for (name, value) in [
+        ("radius", json!(3_000)),
+        ("Offer-TTL-s", json!(20)),
+        ("max_trip", json!(1)),
+        ("timezone", json!("x")),
+        ("speed_kmh_", json!(1)),
+        ("platform_fee_bp", json!(1)),
+        ("request_tll_s", json!(1)),
+        // Plainly of others.
+        ("stroke", json!("#555")),
+        ("fill-opacity", json!(0.5)),
+        ("admin_level", json!(4)),
+        ("osm_id", json!(4)),
+        ("id", json!(4)),
+        ("state", json!("NY")),
+        ("population", json!(4)),
+    ] {
+        of_a[name] = value;
+    }
+    let file = json!({"type": "FeatureCollection", "features": [
+        feature("Polygon", json!([square(-170.0, 0.0, 170.0, 1.0)]), of_a),
+        feature("Polygon", json!([square(0.0, 0.0, 1.0, 1.0)]), properties("b", "USD")),
+    ]});
+    let text = format!("\u{feff}{file}");
+    let markets = Markets::parse(&text, &Tariffs::default()).unwrap();
+    let warnings = markets.warnings(&text);
+    let found: Vec<&str> = warnings.iter().filter_map(|w| w.split(": is it ").nth(1)).collect();
+    let mut expected =
+        ["radius_m?", "offer_ttl_s?", "max_trip_km?", "time_zone?", "speed_kmh?", "request_ttl_s?"].map(String::from);
+    expected.sort();
+    let mut found: Vec<String> = found.into_iter().map(String::from).collect();
+    found.sort();
+    assert_eq!(found, expected, "{warnings:#?}");
+    assert_eq!(warnings.len(), 7);
+    assert!(warnings.last().unwrap().contains("a polygon of 340° of longitude"), "{warnings:#?}");
+}
+
+#[test]
+fn whole_numbers_may_be_written_with_a_point() {
+    let mut of_a = properties("a", "USD");
+    of_a["offer_ttl_s"] = json!(15.0);
+    of_a["request_ttl_s"] = json!(3e2);
+    of_a["fares"]["car"]["base"] = json!(390.0);
+    of_a["radius_m"] = json!(null);
+    let markets = parse(&[feature("Polygon", json!([square(0.0, 0.0, 1.0, 1.0)]), of_a)]).unwrap();
+    let market = markets.get("a").unwrap();
+    let found = (market.offer_ttl_s, market.request_ttl_s, market.tariff(VehicleType::Car).base, market.radius_m);
+    assert_eq!(found, (Some(15), Some(300), 390, None));
+}
+
 #[test]
 fn a_trip_is_served_by_the_market_of_its_pickup_and_by_its_rules() {
     let mut of_b = properties("b", "JPY");
@@ -90,7 +204,8 @@ fn a_trip_is_served_by_the_market_of_its_pickup_and_by_its_rules() {
     assert_eq!((field, message.as_str()), ("dropoff", "is 334 km from the pickup: the longest trip in A is 150 km"));
     assert_eq!(serving(place(0.5, 2.1), place(0.5, 2.2), VehicleType::Car).unwrap_err().0, "dropoff");
     assert_eq!(serving(place(0.5, 0.5), place(0.5, 0.6), VehicleType::Van).unwrap_err().0, "vehicle_type");
-    let (market, terms) = markets.terms(&place(0.5, 2.5), VehicleType::Car, DateTime::UNIX_EPOCH);
+    let market = markets.of(Some("b"), &place(0.5, 2.5)).unwrap();
+    let terms = markets.terms(market, VehicleType::Car, DateTime::UNIX_EPOCH);
     let expected = ("b", "JPY", markets.version.as_str(), 10, 2_000, 0);
     let Tariff { wait_per_minute, platform_fee_bp, cancellation, .. } = crate::of_terms(&terms).0;
     let found = (
@@ -124,7 +239,8 @@ fn an_estimate_takes_the_speed_of_the_hour_where_the_market_is() {
 #[test]
 fn without_a_file_the_world_is_one_market_at_the_general_tariffs() {
     let world = Markets::world(Tariffs::default());
-    let (market, terms) = world.terms(&place(-89.0, 170.0), VehicleType::Van, DateTime::UNIX_EPOCH);
+    let market = world.of(Some(WORLD), &place(-89.0, 170.0)).unwrap();
+    let terms = world.terms(market, VehicleType::Van, DateTime::UNIX_EPOCH);
     assert_eq!((market.market_id.as_str(), terms.currency, terms.base), (WORLD, Currency::USD, 400));
     assert!(world.serving(&place(0.0, 0.0), &place(80.0, 100.0), VehicleType::Car).is_ok(), "a trip of any length");
     let (from, to) = (place(1.0, 1.0), place(1.1, 1.1));
@@ -145,7 +261,8 @@ fn mistakes_are_named() {
         feature("Polygon", ring(), properties)
     };
     let unclosed = json!([[[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]]);
-    let wide = json!([square(-100.0, 0.0, 100.0, 1.0)]);
+    let wide = json!([square(-300.0, 0.0, 100.0, 1.0)]);
+    let far = json!([square(300.0, 0.0, 361.0, 1.0)]);
     let flat = json!([[[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [0.0, 0.0]]]);
     let pole = json!([[[-180.0, 70.0], [-60.0, 70.0], [60.0, 70.0], [179.0, 70.0], [-180.0, 70.0]]]);
     for (feature, words) in [
@@ -168,10 +285,21 @@ fn mistakes_are_named() {
         (changed("offer_ttl_s", json!(0)), "offer_ttl_s 0"),
         (changed("speed_kmh", json!([1, 2])), "24 are needed"),
         (changed("speed_kmh", json!(0)), "1 to 200"),
+        (changed("speed_kmh", json!("30")), "has speed_kmh \"30\": a number of km/h from 1 to 200 is needed"),
+        (changed("speed_kmh", json!({"8": 30})), "or a list of 24 of them"),
+        (changed("speed_kmh", json!([30, "31"])), "\"31\""),
+        (changed("currency", json!("BTC")), "active code of ISO 4217"),
+        (changed("currency", json!("EUT")), "active code of ISO 4217"),
+        (changed("currency", json!(null)), "needs the property currency"),
+        (changed("offer_ttl_s", json!(15.5)), "15.5 is no whole number"),
+        (changed("offer_ttl_s", json!("15")), "a wrong offer_ttl_s"),
+        (changed("radius_m", json!("far")), "a wrong radius_m"),
+        (changed("fares.car.base", json!(1.5)), "1.5 is no whole number"),
         (changed("market_id", json!("new york")), "market_id"),
         (feature("Polygon", unclosed, properties("a", "USD")), "not closed"),
-        (feature("Polygon", json!([square(0.0, 0.0, 200.0, 1.0)]), properties("a", "USD")), "degrees"),
-        (feature("Polygon", wide, properties("a", "USD")), "more than 180°"),
+        (feature("Polygon", json!([square(0.0, 0.0, 1.0, 91.0)]), properties("a", "USD")), "degrees"),
+        (feature("Polygon", far, properties("a", "USD")), "[361, 0]"),
+        (feature("Polygon", wide, properties("a", "USD")), "more than 360°"),
         (feature("Polygon", json!([square(-180.0, -90.0, 180.0, 90.0)]), properties("a", "USD")), "more than 180°"),
         (feature("Polygon", flat, properties("a", "USD")), "no area"),
         (feature("Polygon", pole, properties("a", "USD")), "pole"),
@@ -189,23 +317,34 @@ fn mistakes_are_named() {
 }
 
 #[test]
-fn a_market_that_is_gone_is_remembered_for_what_began_in_it() {
-    let [a, b] = [(0.0, "a"), (2.0, "b")].map(|(west, id)| {
-        feature(
-            "Polygon",
-            json!([square(west, 0.0, west + 1.0, 1.0)]),
-            properties(id, if id == "a" { "USD" } else { "EUR" }),
-        )
-    });
-    let current = Current::new(parse(&[a.clone(), b.clone()]).unwrap());
-    let in_b = place(0.5, 2.5);
-    for _ in 0..2 {
-        current.replace(parse(std::slice::from_ref(&a)).unwrap());
-        let markets = current.get();
-        assert_eq!(markets.at(&in_b), None, "nobody asks for a ride there");
-        assert_eq!(markets.of_pickup(&in_b).market_id, "b");
-        assert_eq!(markets.of_pickup(&place(50.0, 50.0)).market_id, "a");
+fn what_began_in_a_market_stays_in_it_wherever_the_borders_are() {
+    let of = |west: f64, id: &str| {
+        let ring = json!([square(west, 0.0, west + 1.0, 1.0)]);
+        feature("Polygon", ring, properties(id, if id == "a" { "USD" } else { "EUR" }))
+    };
+    let current = Current::new(parse(&[of(0.0, "a"), of(2.0, "b")]).unwrap());
+    let (in_b, in_a) = (place(0.5, 2.5), place(0.5, 0.5));
+    let market_of = |id: Option<&str>, at: &Position| {
+        current.get().of(id, at).map(|market| (market.market_id.clone(), market.currency().to_string()))
+    };
+    let b = Some(("b".to_owned(), "EUR".to_owned()));
+    // Its borders have moved away, and another market's over the pickup.
+    for moved in [of(4.0, "b"), of(2.0, "b")] {
+        current.replace(parse(&[of(2.0, "a"), moved]).unwrap());
+        assert_eq!(market_of(Some("b"), &in_b), b);
     }
-    current.replace(parse(&[a, b]).unwrap());
+    // It is no more, and remembered, also in later versions.
+    current.replace(parse(&[of(0.0, "a"), of(2.0, "b")]).unwrap());
+    for _ in 0..2 {
+        current.replace(parse(&[of(0.0, "a")]).unwrap());
+        assert_eq!(current.get().at(&in_b), None, "nobody asks for a ride there");
+        for (id, at) in [(Some("b"), &in_b), (Some("b"), &in_a), (None, &in_b), (Some(WORLD), &in_b)] {
+            assert_eq!(market_of(id, at), b, "{id:?}");
+        }
+    }
+    // What nobody knows is of no market, and never of the first one.
+    assert_eq!(market_of(Some("c"), &in_a), None);
+    assert_eq!(market_of(None, &place(50.0, 50.0)), None);
+    current.replace(parse(&[of(0.0, "a"), of(2.0, "b")]).unwrap());
     assert!(current.get().at(&in_b).is_some() && current.get().retired.is_empty());
 }

@@ -25,6 +25,8 @@ pub(crate) fn accepted() -> MatchAccepted {
         pickup: Position { lat: 40.7128, lng: -74.006 },
         dropoff: Position { lat: 40.758, lng: -73.9855 },
         vehicle_type: VehicleType::Car,
+        market_id: None,
+        terms: None,
         accepted_at: at(-1),
     }
 }

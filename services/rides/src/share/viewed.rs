@@ -112,7 +112,8 @@ pub(crate) async fn shared_ride(
 ) -> Result<SharedRide, NotShown> {
     let ride = ride_of_token(store, tokens, token, now).await?;
     let (driver, newest) = tokio::join!(parties.driver_of(&ride), whereabouts.of(ride.driver_id));
-    Ok(shown(&ride, markets.of_pickup(&ride.pickup), driver, newest, now))
+    let market = markets.of(ride.market_id.as_deref(), &ride.pickup);
+    Ok(shown(&ride, market, driver, newest, now))
 }
 
 async fn ride_of_token(
@@ -137,9 +138,19 @@ async fn ride_of_token(
     ride.filter(|ride| !ride.status.is_final()).ok_or(NotShown::Ended)
 }
 
+/// At the speed of its market; if this process does not know that, at the one with which the ride began.
+fn eta_s(ride: &Ride, market: Option<&Market>, (from, to): (&Position, &Position), now: DateTime<Utc>) -> f64 {
+    let (metres, usual_s) = pricing::estimate(from, to);
+    match (market, &ride.terms) {
+        (Some(market), _) => market.estimate(from, to, now).1,
+        (None, Some(terms)) => metres / (f64::from(terms.speed_mm_s) / 1_000.0),
+        (None, None) => usual_s,
+    }
+}
+
 fn shown(
     ride: &Ride,
-    market: &Market,
+    market: Option<&Market>,
     driver: Option<DriverView>,
     newest: Option<NewestPosition>,
     now: DateTime<Utc>,
@@ -165,7 +176,7 @@ fn shown(
         heading_deg: newest.and_then(|newest| newest.heading_deg),
         speed_mps: newest.and_then(|newest| newest.speed_mps),
         recorded_at: newest.map(|newest| newest.recorded_at),
-        eta_s: newest.map(|newest| market.estimate(&newest.location, &destination, now).1),
+        eta_s: newest.map(|newest| eta_s(ride, market, (&newest.location, &destination), now)),
         eta_to,
         stale: newest.is_none_or(|newest| now - newest.recorded_at > FRESH),
         server_time: now,

@@ -130,6 +130,8 @@ impl TestApp {
             pickup: Position { lat: 40.7484, lng: -73.9857 },
             dropoff: Position { lat: 40.7061, lng: -73.9969 },
             vehicle_type: VehicleType::Car,
+            market_id: None,
+            terms: None,
             accepted_at: world.now(),
         }
     }

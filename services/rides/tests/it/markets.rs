@@ -1,22 +1,34 @@
 //! A ride belongs to the market of its pickup, and keeps the fares with which it began.
 
+use std::time::Duration;
+
 use axum::http::StatusCode;
 use pricing::Tariffs;
 use pricing::market::{Current, Markets};
 use rides::Config;
 use rides::ledger::rows::balance;
 use serde_json::json;
-use streams::event::PaymentCapture;
-use streams::{Currency, Event, RideStatus};
+use streams::bus::ReplayStart;
+use streams::event::{MatchAccepted, PaymentCapture, RejectReason, RideTerms};
+use streams::{Currency, Event, RideStatus, VehicleType};
 use testing::{Backend, on_both_stores};
 
 use crate::harness::TestApp;
 
-on_both_stores!(a_ride_is_billed_by_the_terms_with_which_it_began);
+on_both_stores!(
+    a_ride_is_billed_by_the_terms_with_which_it_began,
+    a_ride_is_of_the_market_and_the_fares_that_were_offered
+);
 
 /// A market around the places of the tests, at this price of a kilometre.
 fn markets(per_km: i64) -> Markets {
-    let square = json!([[-75, 40], [-73, 40], [-73, 41], [-75, 41], [-75, 40]]);
+    markets_at(-75, per_km)
+}
+
+/// The same, from this longitude on.
+fn markets_at(west: i32, per_km: i64) -> Markets {
+    let east = west + 2;
+    let square = json!([[west, 40], [east, 40], [east, 41], [west, 41], [west, 40]]);
     let file = json!({"type": "FeatureCollection", "features": [{
         "type": "Feature", "geometry": {"type": "Polygon", "coordinates": [square]},
         "properties": {
@@ -25,6 +37,41 @@ fn markets(per_km: i64) -> Markets {
         },
     }]});
     Markets::parse(&file.to_string(), &Tariffs::default()).unwrap()
+}
+
+/// Whatever file this process has, and however it changes between the offer and its acceptance.
+async fn a_ride_is_of_the_market_and_the_fares_that_were_offered(backend: Backend) {
+    let (offered, elsewhere) = (markets(100), Current::new(markets_at(100, 900)));
+    let app = TestApp::start(backend, Config { markets: elsewhere.clone(), ..Config::default() }).await;
+    let market = offered.iter().next().unwrap();
+    let terms = offered.terms(market, VehicleType::Car, app.platform.world.now());
+    let begun = async |market_id: Option<&str>, terms: Option<RideTerms>| {
+        let (market_id, terms) = (market_id.map(str::to_owned), terms.map(Box::new));
+        let accepted = MatchAccepted { market_id, terms, ..app.matched() };
+        app.publish(&Event::MatchAccepted(accepted.clone())).await;
+        let pickup = app.event(&accepted, RideStatus::Pickup).await;
+        (pickup.market_id.unwrap(), pickup.terms.unwrap())
+    };
+    for id in ["here", "a market that only match knows"] {
+        assert_eq!(begun(Some(id), Some(terms.clone())).await, (id.to_owned(), terms.clone()));
+    }
+    // An offer of the version before names its market, or nothing at all.
+    let (id, by_name) = begun(Some("here"), None).await;
+    assert_eq!((id.as_str(), by_name.per_km), ("here", 900));
+    // Never in the first market, only because it is the first.
+    let bus = &app.platform.bus;
+    let mut rejected = bus.replay("MATCH_STREAM", Some("match.rejected"), ReplayStart::Sequence(1)).await.unwrap();
+    for market_id in [None, Some("nowhere".to_owned())] {
+        let lost = MatchAccepted { market_id, ..app.matched() };
+        app.publish(&Event::MatchAccepted(lost.clone())).await;
+        let stored = rejected.next(Duration::from_secs(30)).await.unwrap().expect("the match is rejected");
+        let Ok(Event::MatchRejected(rejected)) = Event::parse(&stored.subject, &stored.payload) else { panic!() };
+        assert_eq!((rejected.match_id, rejected.reason), (lost.match_id, RejectReason::Superseded));
+    }
+    elsewhere.replace(markets(700));
+    let (id, by_place) = begun(None, None).await;
+    assert_eq!((id.as_str(), by_place.per_km), ("here", 700));
+    app.end().await;
 }
 
 async fn a_ride_is_billed_by_the_terms_with_which_it_began(backend: Backend) {

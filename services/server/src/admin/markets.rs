@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use platform::problem::Json;
-use pricing::market::Market;
+use pricing::market::{Approval, Market};
 use streams::operators::shown::{MarketArea, MarketProperties, OperatorsMarket, OperatorsMarkets};
 
 use super::api::Api;
@@ -28,7 +28,7 @@ fn feature(market: &Market) -> OperatorsMarket {
             name: market.name.clone(),
             time_zone: market.time_zone.name(),
             currency: market.currency(),
-            driver_approval: market.needs_review().then_some("manual"),
+            driver_approval: market.driver_approval.map(Approval::as_str),
         },
     }
 }

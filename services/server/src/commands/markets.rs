@@ -5,9 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use chrono::TimeZone;
+use chrono_tz::Tz;
 use clap::Subcommand;
 use pricing::market::Market;
 use pricing::market::fit::{self, Driven, Fitted};
+use pricing::market::without_mark;
 use serde_json::{Value, json};
 use simulator::{RIDE_MIN_M, Request, Usable, read_requests};
 use streams::Position;
@@ -26,7 +28,15 @@ pub enum MarketsAction {
         /// out; stderr has their number and the first reasons.
         #[arg(long)]
         requests: PathBuf,
+        /// Without MARKETS_FILE: the zone of the hours, as in Europe/Berlin. A market has its own.
+        #[arg(long, value_name = "ZONE", default_value = "UTC", value_parser = zone)]
+        time_zone: Tz,
     },
+}
+
+fn zone(name: &str) -> Result<Tz, String> {
+    name.parse()
+        .map_err(|_| format!("`{name}` is no time zone: a name of the IANA database is needed, as Europe/Berlin"))
 }
 
 /// # Errors
@@ -34,7 +44,7 @@ pub enum MarketsAction {
 pub fn run(settings: &Settings, action: &MarketsAction) -> Result<ExitCode> {
     match action {
         MarketsAction::Show => show(settings),
-        MarketsAction::Fit { requests } => fit(settings, requests),
+        MarketsAction::Fit { requests, time_zone } => fit(settings, requests, *time_zone),
     }
 }
 
@@ -48,8 +58,8 @@ fn show(settings: &Settings) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Without MARKETS_FILE it writes the speeds of the world alone.
-fn fit(settings: &Settings, requests: &Path) -> Result<ExitCode> {
+/// Without MARKETS_FILE it writes the speeds alone, with the zone of their hours.
+fn fit(settings: &Settings, requests: &Path, time_zone: Tz) -> Result<ExitCode> {
     let markets = settings.markets()?;
     let trips = read_requests(requests, Usable { length_min_m: RIDE_MIN_M, needs_dropoff_time: true })?;
     if trips.left_out.rows > 0 {
@@ -65,14 +75,20 @@ fn fit(settings: &Settings, requests: &Path) -> Result<ExitCode> {
         Some(Driven { at: local.unwrap_or(request.pickup_time), from, to, duration_s })
     };
     let Some(path) = settings.markets_path() else {
-        let world = markets.iter().next().context("there is always a market")?;
-        let driven: Vec<Driven> = trips.requests.iter().filter_map(|request| driven(world, request)).collect();
-        let fitted = fit::fit(world, &driven).context("there are too few trips")?;
-        noteln!("estimated over driven time {:.3} at 25.2 km/h, {:.3} with these speeds", fitted.before, fitted.after);
-        outln!("{}", json!({"speed_kmh": fitted.speed_kmh}))?;
+        let mut world = markets.iter().next().context("there is always a market")?.clone();
+        world.time_zone = time_zone;
+        let driven: Vec<Driven> = trips.requests.iter().filter_map(|request| driven(&world, request)).collect();
+        let fitted = fit::fit(&world, &driven).context("there are too few trips")?;
+        noteln!(
+            "by the hours of {time_zone}: estimated over driven time {:.3} at 25.2 km/h, {:.3} with these speeds",
+            fitted.before,
+            fitted.after
+        );
+        outln!("{}", json!({"time_zone": time_zone.name(), "speed_kmh": fitted.speed_kmh}))?;
         return Ok(ExitCode::SUCCESS);
     };
-    let mut file: Value = serde_json::from_str(&std::fs::read_to_string(path)?).context("MARKETS_FILE")?;
+    let mut file: Value =
+        serde_json::from_str(without_mark(&std::fs::read_to_string(path)?)).context("MARKETS_FILE")?;
     let features = file["features"].as_array_mut().context("MARKETS_FILE has no features")?;
     for feature in features {
         let id = feature.pointer("/properties/market_id").and_then(Value::as_str).unwrap_or_default().to_owned();

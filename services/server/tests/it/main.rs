@@ -20,6 +20,7 @@ mod ingress;
 mod keda;
 mod live_lane;
 mod logs;
+mod markets;
 mod matrix;
 mod memory_to_nats;
 mod misbehave;

@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use platform::store::rows::column;
 use platform::{Problem, Retry, StoreError, Transaction};
-use pricing::market::Market;
+use pricing::market::{Approval, Market};
 use streams::{Event, Position, UserId, VehicleType};
 
 use super::rows::{self, VEHICLE_KEYS};
@@ -129,20 +129,68 @@ async fn end_suspension_in(context: &Context, mut tx: Transaction<Tables>, user:
     Ok(())
 }
 
-/// Whether `place` is in a market that asks for an operator's approval which this driver does not have. Where all are approved by operators,
-/// who is approved has it.
+/// The status for which a driver may not be on duty in this market, or accept a ride of it; `None`: they may. A market that says who approves its
+/// drivers goes before DRIVER_APPROVAL, in both directions; a suspension counts everywhere.
 ///
 /// # Errors
 /// [`StoreError`].
-pub(crate) async fn must_be_reviewed(
+pub(crate) async fn refused_in(
     context: &Context,
     tx: &mut Transaction<Tables>,
-    driver: UserId,
+    user: UserId,
+    driver: &Driver,
+    market: Option<&Market>,
+) -> Result<Option<DriverStatus>, StoreError> {
+    let approval = market.and_then(|market| market.driver_approval);
+    let is_refused = match (driver.status, approval, context.config.driver_approval) {
+        (DriverStatus::Suspended, ..) => true,
+        // Where all are approved by operators, who is approved has it.
+        (DriverStatus::Approved, Some(Approval::Manual), DriverApproval::Auto) => !rows::is_reviewed(tx, user).await?,
+        (DriverStatus::Approved, ..) => false,
+        (DriverStatus::Pending, Some(Approval::Auto), DriverApproval::Manual) => {
+            !would_be_approved(context, tx, user, driver).await?
+        }
+        // Where nobody is pending by registering, there is another reason.
+        (DriverStatus::Pending, ..) => true,
+    };
+    let status = if driver.status == DriverStatus::Approved { DriverStatus::Pending } else { driver.status };
+    Ok(is_refused.then_some(status))
+}
+
+/// Whether a driver who is pending is so by DRIVER_APPROVAL alone, and not because of a suspended driver's phone or plate.
+async fn would_be_approved(
+    context: &Context,
+    tx: &mut Transaction<Tables>,
+    user: UserId,
+    driver: &Driver,
+) -> Result<bool, StoreError> {
+    let Some(phone) = rows::phone_of(tx, user).await? else { return Ok(false) };
+    let approved = DriverStatus::Approved;
+    Ok(suspension::status_of_new(context, tx, (&phone, &driver.plate), approved).await? == approved)
+}
+
+/// Whether a driver on duty who is at `place` now may be so there. Where every market leaves it to DRIVER_APPROVAL, nothing is read.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) async fn may_stay_on_duty(
+    context: &Context,
+    tx: &mut Transaction<Tables>,
+    user: UserId,
     place: &Position,
 ) -> Result<bool, StoreError> {
-    let needs_review = context.config.markets.get().at(place).is_some_and(Market::needs_review);
-    let is_asked = needs_review && context.config.driver_approval != DriverApproval::Manual;
-    Ok(is_asked && !rows::is_reviewed(tx, driver).await?)
+    let markets = context.config.markets.get();
+    let market = markets.at(place);
+    let decides = |approval: Approval| move |market: &Market| market.driver_approval == Some(approval);
+    let may_be_refused = match context.config.driver_approval {
+        DriverApproval::Auto => market.is_some_and(decides(Approval::Manual)),
+        DriverApproval::Manual => markets.iter_with_retired().any(decides(Approval::Auto)),
+    };
+    if !may_be_refused {
+        return Ok(true);
+    }
+    let Some(driver) = rows::driver_of(tx, user).await? else { return Ok(true) };
+    Ok(refused_in(context, tx, user, &driver, market).await?.is_none())
 }
 
 /// Remembers phone and plate of a driver who is suspended, before the account or the phone is gone.

@@ -8,7 +8,7 @@ use streams::{Event, UserId};
 use super::ack::BeaconAck;
 use super::command::{CommandError, Refusal};
 use super::sender::{Sender, Via};
-use crate::account::{DriverStatus, standing};
+use crate::account::standing;
 use crate::context::Context;
 use crate::presence::{Beacon, BeaconUpdate, Located};
 use crate::tables::Tables;
@@ -27,13 +27,11 @@ pub(crate) async fn update(
     }
     let known = lock_beacon(&mut tx, user).await?;
     let driver = account::rows::driver_of(&mut tx, user).await?.ok_or_else(Refusal::not_driver)?;
-    if matches!(update, BeaconUpdate::Active(_)) && driver.status != DriverStatus::Approved {
-        return Err(Refusal::not_approved(driver.status).into());
-    }
-    if let BeaconUpdate::Active(at) = update
-        && standing::must_be_reviewed(context, &mut tx, user, &at).await?
-    {
-        return Err(Refusal::not_approved(DriverStatus::Pending).into());
+    if let BeaconUpdate::Active(at) = update {
+        let markets = context.config.markets.get();
+        if let Some(status) = standing::refused_in(context, &mut tx, user, &driver, markets.at(&at)).await? {
+            return Err(Refusal::not_approved(status).into());
+        }
     }
     let today = context.platform.world.now().date_naive();
     if matches!(update, BeaconUpdate::Active(_)) && document::rows::has_expired(&mut tx, user, today).await? {
@@ -89,9 +87,9 @@ pub(crate) async fn follow(context: &Context, moved: &[(UserId, Located)]) -> Re
     for beacon in presence::rows::lock_beacons(&mut tx, &users).await? {
         let to = moved.iter().find(|(user, _)| *user == beacon.user_id).map(|(_, to)| *to);
         match to.and_then(|to| beacon.moved(to, now)) {
-            // Into a market that asks for an approval: offers of it would be in vain.
+            // Into a market that asks for an approval, or out of one that does not: offers there would be in vain.
             Some((next, _))
-                if standing::must_be_reviewed(context, &mut tx, next.user_id, &next.event().location).await? =>
+                if !standing::may_stay_on_duty(context, &mut tx, next.user_id, &next.event().location).await? =>
             {
                 if let Some((next, event)) = next.off_duty(now) {
                     presence::rows::put_beacon(&mut tx, &next).await?;

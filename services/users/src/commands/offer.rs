@@ -1,15 +1,16 @@
 //! `match.accept` and `match.reject`.
 
 use platform::{Problem, Transaction};
+use streams::event::MatchAccepted;
 use streams::{Event, MatchId};
 
 use super::ack::OfferAck;
 use super::command::{CommandError, Refusal};
 use super::sender::Sender;
-use crate::account::{self, DriverStatus, standing};
+use crate::account::{self, standing};
 use crate::context::Context;
 use crate::gateway::pod_message::{BROADCAST, PodMessage};
-use crate::offer::{Answered, DriverAnswer};
+use crate::offer::{Answered, DriverAnswer, Offered};
 use crate::tables::Tables;
 use crate::{document, offer};
 
@@ -20,7 +21,7 @@ pub(crate) async fn answer(
     id: MatchId,
     answer: DriverAnswer,
 ) -> Result<OfferAck, CommandError> {
-    let offer =
+    let (offer, offered) =
         offer::rows::lock_of_driver(&mut tx, id, sender.user).await?.ok_or_else(|| Problem::not_found("offer"))?;
     match offer.answered(answer, context.platform.world.now())? {
         None => {}
@@ -33,12 +34,12 @@ pub(crate) async fn answer(
         Some(Answered::Accepted(event)) => {
             // An offer that arrived after the driver was suspended, or after a document expired. Whoever suspends, or records documents, locks
             // the driver's offers after that: this offer is locked, so that it is refused here or withdrawn there.
-            let driver = account::rows::driver_of(&mut tx, sender.user).await?;
-            if let Some(status) = driver.map(|driver| driver.status).filter(|s| *s != DriverStatus::Approved) {
+            let markets = context.config.markets.get();
+            let market = markets.of(offered.market_id.as_deref(), &event.pickup);
+            if let Some(driver) = account::rows::driver_of(&mut tx, sender.user).await?
+                && let Some(status) = standing::refused_in(context, &mut tx, sender.user, &driver, market).await?
+            {
                 return Err(Refusal::not_approved(status).into());
-            }
-            if standing::must_be_reviewed(context, &mut tx, sender.user, &event.pickup).await? {
-                return Err(Refusal::not_approved(DriverStatus::Pending).into());
             }
             let today = context.platform.world.now().date_naive();
             if document::rows::has_expired(&mut tx, sender.user, today).await? {
@@ -46,7 +47,9 @@ pub(crate) async fn answer(
             }
             // The device that accepts is the one whose positions are those of the ride.
             offer::rows::accept(&mut tx, id, &sender.device_name).await?;
-            context.publish(&mut tx, &Event::MatchAccepted(event));
+            // The ride is of the market that was offered, and costs what it cost then.
+            let Offered { market_id, terms } = offered;
+            context.publish(&mut tx, &Event::MatchAccepted(MatchAccepted { market_id, terms, ..event }));
             tx.commit().await?;
             sender.driver().set_accepted(id, sender.device_name.clone());
             tell_pods(context, sender, id).await;

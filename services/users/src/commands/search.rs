@@ -42,10 +42,17 @@ async fn done_together(context: &Context, user: UserId, trip: Option<Trip>) -> O
 /// A search for `trip` that begins now, if the trip is served.
 fn begun(context: &Context, user: UserId, trip: Trip) -> Result<Search, Problem> {
     let (now, markets) = (context.platform.world.now(), context.config.markets.get());
-    let served = markets.serving(&trip.pickup, &trip.dropoff, trip.vehicle_type);
-    served.map_err(|why| Problem { code: why.code().into(), ..Problem::field(why.field(), why.to_string()) })?;
-    let expires_at = now + context.config.request_ttl(&markets, &trip.pickup);
-    Ok(Search { request_id: context.platform.world.id(), user_id: user, trip, began_at: now, expires_at })
+    let market = markets.serving(&trip.pickup, &trip.dropoff, trip.vehicle_type);
+    let market =
+        market.map_err(|why| Problem { code: why.code().into(), ..Problem::field(why.field(), why.to_string()) })?;
+    Ok(Search {
+        request_id: context.platform.world.id(),
+        user_id: user,
+        trip,
+        began_at: now,
+        expires_at: now + context.config.request_ttl(Some(market)),
+        market_id: Some(market.market_id.clone()),
+    })
 }
 
 async fn begin_in(
@@ -60,7 +67,7 @@ async fn begin_in(
         return Err(Problem::unauthorized("there is no such user any more: sign in again").into());
     }
     let open = search::rows::lock_of_passenger(&mut tx, user).await?;
-    if let Some(open) = open.filter(|open| open.is_of(&trip)) {
+    if let Some(open) = open.as_ref().filter(|open| open.is_of(&trip)) {
         return Ok(Step::Done(SearchAck { request_id: Some(open.request_id) }));
     }
     let mut search = begun(context, user, trip)?;
@@ -69,14 +76,14 @@ async fn begin_in(
         return Err(Problem::conflict("ride_live", message).into());
     }
     if let Some(open) = open {
-        match ending::end(context, &mut tx, open, agreed).await? {
+        match ending::end(context, &mut tx, &open, agreed).await? {
             End::Accepted => return Ok(Step::AskRides(open)),
             // A reader that sorts by time must see the end of the old search before the beginning of the new one.
             End::At(ended_at) => search = search.begun_after(ended_at),
         }
     }
     search::rows::insert(&mut tx, &search).await?;
-    context.publish(&mut tx, &search.began(&context.config.markets.get()));
+    context.publish(&mut tx, &search.began());
     tx.commit().await?;
     Ok(Step::Done(SearchAck { request_id: Some(search.request_id) }))
 }
@@ -101,7 +108,7 @@ async fn end_in(
             None => Ok(Step::Done(SearchAck { request_id: None })),
         };
     };
-    match ending::end(context, &mut tx, open, agreed).await? {
+    match ending::end(context, &mut tx, &open, agreed).await? {
         End::Accepted => Ok(Step::AskRides(open)),
         End::At(_) => {
             tx.commit().await?;
@@ -170,18 +177,17 @@ async fn store_together(context: &Context, wishes: &[Wish]) -> Result<BTreeMap<u
             }
             (None, Some(open)) => {
                 index_of.insert(open.request_id, index);
-                ending.push((*open, trace.clone()));
+                ending.push((open.clone(), trace.clone()));
             }
             // Another trip, a ride, a refusal, or a row that is locked.
             _ => {}
         }
     }
-    let searches: Vec<Search> = new.values().map(|(_, search, _)| *search).collect();
+    let searches: Vec<Search> = new.values().map(|(_, search, _)| search.clone()).collect();
     let inserted = search::rows::insert_all(&mut tx, &searches).await?;
-    let markets = context.config.markets.get();
     for id in &inserted {
         if let Some((index, search, trace)) = new.get(id) {
-            tx.publish(&search.began(&markets), trace);
+            tx.publish(&search.began(), trace);
             done.insert(*index, SearchAck { request_id: Some(*id) });
         }
     }

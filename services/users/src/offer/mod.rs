@@ -10,7 +10,8 @@ pub(crate) mod view;
 
 use chrono::{DateTime, Duration, Utc};
 use platform::{Problem, StoreError};
-use streams::event::{MatchAccepted, MatchFound, MatchRejected, RejectReason};
+use serde::Deserialize;
+use streams::event::{MatchAccepted, MatchFound, MatchRejected, RejectReason, RideTerms};
 use streams::{MatchId, Position, RequestId, Service, UserId, VehicleType};
 
 use crate::trip::Trip;
@@ -67,6 +68,20 @@ pub(crate) struct Before {
 pub(crate) enum DriverAnswer {
     Accept,
     Reject,
+}
+
+/// What an offer says of the ride that may come of it.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub(crate) struct Offered {
+    pub(crate) market_id: Option<String>,
+    pub(crate) terms: Option<Box<RideTerms>>,
+}
+
+impl Offered {
+    /// From the body of its match.found; of one that nobody can read, nothing.
+    pub(crate) fn from_found(found: Option<&str>) -> Self {
+        found.and_then(|found| serde_json::from_str(found).ok()).unwrap_or_default()
+    }
 }
 
 /// What a driver's answer comes to.
@@ -146,6 +161,8 @@ impl Offer {
             pickup: self.trip.pickup,
             dropoff: self.trip.dropoff,
             vehicle_type: self.trip.vehicle_type,
+            market_id: None,
+            terms: None,
             accepted_at: now,
         }
     }

@@ -10,7 +10,7 @@ use sqlx::postgres::PgRow;
 use streams::event::{MatchRejected, RejectReason};
 use streams::{MatchId, RequestId, UserId};
 
-use super::{Before, Offer, OfferState, RETENTION, rejected};
+use super::{Before, Offer, OfferState, Offered, RETENTION, rejected};
 use crate::tables::Tables;
 use crate::trip::Trip;
 
@@ -220,25 +220,32 @@ pub(crate) async fn close(tx: &mut Transaction<Tables>, ends: &[MatchRejected]) 
     Ok(())
 }
 
-/// The offer `id` if it was made to `driver`. Its row stays locked until the transaction ends.
+/// The offer `id` if it was made to `driver`, with what it says of its ride. Its row stays locked until the transaction ends.
 pub(crate) async fn lock_of_driver(
     tx: &mut Transaction<Tables>,
     id: MatchId,
     driver: UserId,
-) -> Result<Option<Offer>, StoreError> {
+) -> Result<Option<(Offer, Offered)>, StoreError> {
     match tx.on() {
         On::Postgres(pg) => {
             let row = sqlx::query(
                 "select match_id, request_id, driver_id, passenger_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, \
-                 vehicle_type, expires_at, state from offers where match_id = $1 and driver_id = $2 for update",
+                 vehicle_type, expires_at, state, found from offers where match_id = $1 and driver_id = $2 for update",
             )
             .bind(id.0)
             .bind(driver.0)
             .fetch_optional(&mut *pg)
             .await?;
+            let read = |row: &PgRow| {
+                Ok::<_, StoreError>((read(row)?, Offered::from_found(row.try_get::<Option<&str>, _>("found")?)))
+            };
             row.as_ref().map(read).transpose()
         }
-        On::Memory(tables) => Ok(tables.offers.get(&id).filter(|o| o.driver_id == driver).copied()),
+        On::Memory(tables) => {
+            let offer = tables.offers.get(&id).filter(|offer| offer.driver_id == driver).copied();
+            let offered = Offered::from_found(tables.found_events.get(&id).map(String::as_str));
+            Ok(offer.map(|offer| (offer, offered)))
+        }
     }
 }
 

@@ -77,8 +77,10 @@ async fn rejections_change_rows_as_the_rule_says(backend: Backend) {
             tx.commit().await.unwrap();
             let mut tx = store.begin().await.unwrap();
             let found = lock_of_driver(&mut tx, mine.match_id, mine.driver_id).await.unwrap();
-            assert_eq!(found, Some(Offer { state: rejected(state, reason), ..mine }), "{state:?} {reason:?}");
-            assert_eq!(lock_of_driver(&mut tx, other.match_id, other.driver_id).await.unwrap(), Some(other));
+            let with_offered = |offer: Offer| Some((offer, Offered::default()));
+            let after = Offer { state: rejected(state, reason), ..mine };
+            assert_eq!(found, with_offered(after), "{state:?} {reason:?}");
+            assert_eq!(lock_of_driver(&mut tx, other.match_id, other.driver_id).await.unwrap(), with_offered(other));
             let stranger = lock_of_driver(&mut tx, mine.match_id, other.driver_id).await.unwrap();
             assert_eq!(stranger, None, "a stranger's offer does not exist");
         }

@@ -107,6 +107,7 @@ mod tests {
             pickup_eta_s: 75.5,
             fare_estimate: Money::usd(900),
             market_id: None,
+            terms: None,
             estimated: None,
             found_at: DateTime::UNIX_EPOCH,
             expires_at: DateTime::UNIX_EPOCH,

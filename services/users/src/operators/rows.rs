@@ -155,7 +155,7 @@ pub(super) async fn searches(
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, began_at, \
-                 expires_at from searches where $1::float8 is null or (pickup_lat between $1 and $3 \
+                 expires_at, market_id from searches where $1::float8 is null or (pickup_lat between $1 and $3 \
                  and case when $2 <= $4 then pickup_lng between $2 and $4 else pickup_lng >= $2 or pickup_lng <= $4 end) \
                  order by request_id limit $5",
             )
@@ -171,7 +171,7 @@ pub(super) async fn searches(
         On::Memory(tables) => {
             let found = tables.searches.values();
             let found = found.filter(|search| within.is_none_or(|within| within.contains(&search.trip.pickup)));
-            let mut found: Vec<Search> = found.copied().collect();
+            let mut found: Vec<Search> = found.cloned().collect();
             found.sort_by_key(|search| search.request_id);
             found.truncate(limit as usize);
             Ok(found)
@@ -184,14 +184,14 @@ pub(super) async fn search_of(tx: &mut Transaction<Tables>, user: UserId) -> Res
         On::Postgres(pg) => {
             let row = sqlx::query(
                 "select request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, began_at, \
-                 expires_at from searches where user_id = $1",
+                 expires_at, market_id from searches where user_id = $1",
             )
             .bind(user.0)
             .fetch_optional(&mut *pg)
             .await?;
             row.as_ref().map(read_search).transpose()
         }
-        On::Memory(tables) => Ok(tables.searches.get(&user).copied()),
+        On::Memory(tables) => Ok(tables.searches.get(&user).cloned()),
     }
 }
 

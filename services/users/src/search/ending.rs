@@ -101,10 +101,10 @@ pub(crate) fn has_become_a_ride() -> Problem {
 pub(crate) async fn end(
     context: &Context,
     tx: &mut Transaction<Tables>,
-    search: Search,
+    search: &Search,
     agreed: Option<RequestId>,
 ) -> Result<End, StoreError> {
-    let ended = end_all(context, tx, &[(search, context.new_trace())], agreed).await?;
+    let ended = end_all(context, tx, &[(search.clone(), context.new_trace())], agreed).await?;
     Ok(ended.first().map_or(End::Accepted, |(_, at)| End::At(*at)))
 }
 
@@ -121,12 +121,11 @@ pub(crate) async fn end_all(
         offers.iter().filter(|offer| offer.state == OfferState::Accepted).map(|offer| offer.request_id).collect();
     let ends = |request: RequestId| agreed == Some(request) || !accepted.contains(&request);
     offers.retain(|offer| ends(offer.request_id));
-    let ending: Vec<Search> =
-        searches.iter().map(|(search, _)| *search).filter(|search| ends(search.request_id)).collect();
+    let ending: Vec<&Search> = searches.iter().map(|(search, _)| search).filter(|s| ends(s.request_id)).collect();
     if ending.is_empty() {
         return Ok(Vec::new());
     }
-    let (now, markets) = (context.platform.world.now(), context.config.markets.get());
+    let now = context.platform.world.now();
     let stored = tx.traces_of(&column(&ending, |search| search.request_id.0)).await?;
     let traces: BTreeMap<RequestId, Trace> = searches
         .iter()
@@ -146,7 +145,7 @@ pub(crate) async fn end_all(
     }
     let mut ended = Vec::with_capacity(ending.len());
     for search in &ending {
-        let event = search.ended(now, &markets);
+        let event = search.ended(now);
         tx.publish(&event, &traces[&search.request_id]);
         ended.push((search.request_id, event.occurred_at().unwrap_or(now)));
     }
@@ -177,7 +176,7 @@ pub(crate) async fn expire(context: &Context) -> Result<(), StoreError> {
     let overdue = rows::overdue(&mut tx, context.platform.world.now() - ACCEPTED_GRACE).await?;
     drop(tx);
     for search in overdue {
-        let ended = with_rides(context, |tx, agreed| end_overdue(context, tx, search, agreed)).await;
+        let ended = with_rides(context, |tx, agreed| end_overdue(context, tx, &search, agreed)).await;
         if let Err(refusal) = ended {
             let code = refusal.code;
             tracing::debug!(%code, request_id = %search.request_id, "an expired search stays: a driver accepted its offer");
@@ -189,12 +188,12 @@ pub(crate) async fn expire(context: &Context) -> Result<(), StoreError> {
 async fn end_overdue(
     context: &Context,
     mut tx: Transaction<Tables>,
-    search: Search,
+    search: &Search,
     agreed: Option<RequestId>,
 ) -> Result<Step<()>, CommandError> {
     let open = rows::lock_of_passenger(&mut tx, search.user_id).await?;
     let Some(open) = open.filter(|open| open.request_id == search.request_id) else { return Ok(Step::Done(())) };
-    match end(context, &mut tx, open, agreed).await? {
+    match end(context, &mut tx, &open, agreed).await? {
         End::Accepted => Ok(Step::AskRides(open)),
         End::At(_) => Ok(Step::Done(tx.commit().await?)),
     }

@@ -4,7 +4,6 @@ pub(crate) mod ending;
 pub(crate) mod rows;
 
 use chrono::{DateTime, Duration, Utc};
-use pricing::market::Markets;
 use schemars::JsonSchema;
 use serde::Serialize;
 use streams::event::{CancelledRide, RideEvent, UserFinder};
@@ -36,13 +35,15 @@ pub(crate) struct NearEndBody {
 /// A search and its passenger.
 pub(crate) type SearchKey = (RequestId, UserId);
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Search {
     pub(crate) request_id: RequestId,
     pub(crate) user_id: UserId,
     pub(crate) trip: Trip,
     pub(crate) began_at: DateTime<Utc>,
     pub(crate) expires_at: DateTime<Utc>,
+    /// The market of the pickup when the search began, wherever borders are moved later. `None`: a process of the version before began it.
+    pub(crate) market_id: Option<String>,
 }
 
 /// A pickup that is moved by less stays where it is: a pin that trembles under a finger takes no offer away.
@@ -66,40 +67,41 @@ impl Search {
         (self.request_id, self.user_id)
     }
 
-    /// `markets`, here and below, say in which one the pickup is.
-    pub(crate) fn began(&self, markets: &Markets) -> Event {
-        Event::UserFinder(self.opened(markets))
+    pub(crate) fn began(&self) -> Event {
+        Event::UserFinder(self.opened())
     }
 
     /// The body of the event with which it began.
-    pub(crate) fn opened(&self, markets: &Markets) -> UserFinder {
-        self.finder(self.began_at, markets)
+    pub(crate) fn opened(&self) -> UserFinder {
+        self.finder(self.began_at)
     }
 
-    /// The search that goes on after `cancelled`, if one does. It has its whole time again, and began a moment after the cancellation.
+    /// The search that goes on after `cancelled`, if one does, in the same market. It has its whole time again, and began a moment after the cancellation.
     pub(crate) fn continued(
         cancelled: &RideEvent,
         now: DateTime<Utc>,
-        ttl: impl Fn(&Position) -> Duration,
+        ttl: impl Fn(Option<&str>, &Position) -> Duration,
     ) -> Option<Self> {
         let request_id = cancelled.request_id.filter(|_| cancelled.search_continues == Some(true))?;
         let RideEvent { pickup, dropoff, vehicle_type, .. } = *cancelled;
         let began_at = now.max(cancelled.occurred_at + Duration::microseconds(1));
         let trip = Trip { pickup, dropoff, vehicle_type };
-        Some(Self { request_id, user_id: cancelled.passenger_id, trip, began_at, expires_at: began_at + ttl(&pickup) })
+        let market_id = cancelled.market_id.clone();
+        let expires_at = began_at + ttl(market_id.as_deref(), &pickup);
+        Some(Self { request_id, user_id: cancelled.passenger_id, trip, began_at, expires_at, market_id })
     }
 
     /// The event of a search that goes on after this ride.
-    pub(crate) fn goes_on(&self, cancelled: &RideEvent, markets: &Markets) -> Event {
+    pub(crate) fn goes_on(&self, cancelled: &RideEvent) -> Event {
         let RideEvent { ride_id, match_id, driver_id, .. } = *cancelled;
         let continues = Some(CancelledRide { ride_id, match_id, driver_id });
-        Event::UserFinder(UserFinder { continues, ..self.finder(self.began_at, markets) })
+        Event::UserFinder(UserFinder { continues, ..self.finder(self.began_at) })
     }
 
     /// What its passenger receives [`NEAR_END`] before its end: the search as it is, and how long it lasts.
-    pub(crate) fn near_end(&self, markets: &Markets) -> NearEnd {
+    pub(crate) fn near_end(&self) -> NearEnd {
         let noticed_at = self.expires_at - NEAR_END;
-        let finder = self.finder(noticed_at, markets);
+        let finder = self.finder(noticed_at);
         let event = Event::UserFinder(finder.clone());
         let body = NearEndBody { finder, expires_in_s: NEAR_END.num_seconds() };
         let body = serde_json::to_string(&body).expect("a search is JSON");
@@ -110,15 +112,14 @@ impl Search {
 
     /// The event of its end. Its time is later than that of its beginning, also within one step of the clock: message ids
     /// contain the time.
-    pub(crate) fn ended(&self, now: DateTime<Utc>, markets: &Markets) -> Event {
+    pub(crate) fn ended(&self, now: DateTime<Utc>) -> Event {
         let ended_at = now.max(self.began_at + Duration::microseconds(1));
-        Event::UserFinder(UserFinder { active: false, ..self.finder(ended_at, markets) })
+        Event::UserFinder(UserFinder { active: false, ..self.finder(ended_at) })
     }
 
-    fn finder(&self, recorded_at: DateTime<Utc>, markets: &Markets) -> UserFinder {
+    fn finder(&self, recorded_at: DateTime<Utc>) -> UserFinder {
         let Trip { pickup, dropoff, vehicle_type } = self.trip;
         let Self { request_id, user_id, .. } = *self;
-        let market_id = Some(markets.of_pickup(&pickup).market_id.clone());
         let continues = None;
         UserFinder {
             request_id,
@@ -127,7 +128,7 @@ impl Search {
             pickup,
             dropoff,
             vehicle_type,
-            market_id,
+            market_id: self.market_id.clone(),
             expires_at: Some(self.expires_at),
             recorded_at,
             continues,
@@ -152,8 +153,9 @@ mod tests {
             trip: Trip { pickup: place, dropoff: place, vehicle_type: VehicleType::Car },
             began_at,
             expires_at: began_at + Duration::seconds(300),
+            market_id: Some("here".to_owned()),
         };
-        let notice = search.near_end(&Markets::world(pricing::Tariffs::default()));
+        let notice = search.near_end();
         assert_eq!(notice.time, began_at + Duration::seconds(270));
         assert_eq!(notice.event_id, format!("user.finder-{}-270000000.near_end", search.request_id));
         let body: serde_json::Value = serde_json::from_str(&notice.body).unwrap();

@@ -5,9 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Duration, Utc};
 use platform::store::rows::column;
 use platform::{On, StoreError, Transaction};
-use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::query::Query;
-use sqlx::{Postgres, Row};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
 use streams::{RequestId, UserId};
 
 use super::{Search, SearchKey};
@@ -28,6 +27,7 @@ pub(crate) fn read(row: &PgRow) -> Result<Search, StoreError> {
         trip: Trip::from_row(row)?,
         began_at: row.try_get("began_at")?,
         expires_at: row.try_get("expires_at")?,
+        market_id: row.try_get("market_id")?,
     })
 }
 
@@ -40,14 +40,14 @@ pub(crate) async fn lock_of_passenger(
         On::Postgres(pg) => {
             let row = sqlx::query(
                 "select request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, began_at, \
-                 expires_at from searches where user_id = $1 for update",
+                 expires_at, market_id from searches where user_id = $1 for update",
             )
             .bind(user.0)
             .fetch_optional(&mut *pg)
             .await?;
             row.as_ref().map(read).transpose()
         }
-        On::Memory(tables) => Ok(tables.searches.get(&user).copied()),
+        On::Memory(tables) => Ok(tables.searches.get(&user).cloned()),
     }
 }
 
@@ -60,53 +60,24 @@ pub(crate) async fn lock_free(
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, began_at, \
-                 expires_at from searches where user_id = any($1) for update skip locked",
+                 expires_at, market_id from searches where user_id = any($1) for update skip locked",
             )
             .bind(column(users, |user| user.0))
             .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(|row| read(row).map(|search| (search.user_id, search))).collect()
         }
-        On::Memory(tables) => Ok(users.iter().filter_map(|u| tables.searches.get(u).map(|s| (*u, *s))).collect()),
+        On::Memory(tables) => {
+            Ok(users.iter().filter_map(|u| tables.searches.get(u).map(|s| (*u, s.clone()))).collect())
+        }
     }
-}
-
-macro_rules! insert_search {
-    () => {
-        "insert into searches (request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, \
-         began_at, expires_at) values ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
-    };
-}
-
-/// The query with the values of all columns of [`insert_search!`].
-fn with_columns(sql: &'static str, search: &Search) -> Query<'static, Postgres, PgArguments> {
-    let Trip { pickup, dropoff, vehicle_type } = search.trip;
-    sqlx::query(sql)
-        .bind(search.request_id.0)
-        .bind(search.user_id.0)
-        .bind(pickup.lat)
-        .bind(pickup.lng)
-        .bind(dropoff.lat)
-        .bind(dropoff.lng)
-        .bind(vehicle_type.as_str())
-        .bind(search.began_at)
-        .bind(search.expires_at)
 }
 
 /// # Errors
 /// A conflict with [`USER_KEY`] if the passenger has an open search.
 pub(crate) async fn insert(tx: &mut Transaction<Tables>, search: &Search) -> Result<(), StoreError> {
-    match tx.on() {
-        On::Postgres(pg) => {
-            with_columns(insert_search!(), search).execute(&mut *pg).await?;
-        }
-        On::Memory(tables) => {
-            let rows = &mut tables.searches;
-            if rows.contains_key(&search.user_id) {
-                return Err(StoreError::Conflict { constraint: USER_KEY.to_owned() });
-            }
-            rows.insert(search.user_id, *search);
-        }
+    if insert_all(tx, std::slice::from_ref(search)).await?.is_empty() {
+        return Err(StoreError::Conflict { constraint: USER_KEY.to_owned() });
     }
     Ok(())
 }
@@ -123,8 +94,8 @@ pub(crate) async fn insert_all(
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "insert into searches (request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, \
-                 began_at, expires_at) select * from unnest($1::uuid[], $2::uuid[], $3::float8[], $4::float8[], \
-                 $5::float8[], $6::float8[], $7::text[], $8::timestamptz[], $9::timestamptz[]) \
+                 began_at, expires_at, market_id) select * from unnest($1::uuid[], $2::uuid[], $3::float8[], $4::float8[], \
+                 $5::float8[], $6::float8[], $7::text[], $8::timestamptz[], $9::timestamptz[], $10::text[]) \
                  on conflict do nothing returning request_id",
             )
             .bind(column(searches, |s| s.request_id.0))
@@ -136,6 +107,7 @@ pub(crate) async fn insert_all(
             .bind(column(searches, |s| s.trip.vehicle_type.as_str()))
             .bind(column(searches, |s| s.began_at))
             .bind(column(searches, |s| s.expires_at))
+            .bind(column(searches, |s| s.market_id.clone()))
             .fetch_all(&mut *pg)
             .await?;
             rows.iter().map(|row| Ok(RequestId(row.try_get("request_id")?))).collect()
@@ -144,7 +116,7 @@ pub(crate) async fn insert_all(
             let mut inserted = BTreeSet::new();
             for search in searches {
                 if !tables.searches.contains_key(&search.user_id) {
-                    tables.searches.insert(search.user_id, *search);
+                    tables.searches.insert(search.user_id, search.clone());
                     inserted.insert(search.request_id);
                 }
             }
@@ -171,21 +143,19 @@ pub(crate) async fn put_continued(tx: &mut Transaction<Tables>, search: &Search)
             if still_open.rows_affected() > 0 {
                 return Ok(true);
             }
-            let sql = concat!(insert_search!(), " on conflict do nothing");
-            let done = with_columns(sql, search).execute(&mut *pg).await?;
-            Ok(done.rows_affected() > 0)
         }
         On::Memory(tables) => {
             let open = tables.searches.get(&search.user_id);
             let is_free = open.is_none_or(|open| open.request_id == search.request_id);
             if is_free {
-                tables.searches.insert(search.user_id, *search);
+                tables.searches.insert(search.user_id, search.clone());
                 tables.ending_searches.remove(&search.request_id);
                 tables.announced_ends.remove(&search.request_id);
             }
-            Ok(is_free)
+            return Ok(is_free);
         }
     }
+    Ok(!insert_all(tx, std::slice::from_ref(search)).await?.is_empty())
 }
 
 /// At most [`EXPIRE_MAX`] searches that expire at `until` or earlier and whose passengers have had no notice of it, and marks them as announced. One
@@ -203,7 +173,7 @@ pub(crate) async fn announce_ends(
                  order by expires_at, request_id limit $2 for update skip locked) \
                  update searches s set end_announced_at = $1 from due where s.request_id = due.request_id \
                  returning s.request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, began_at, \
-                 expires_at",
+                 expires_at, market_id",
             )
             .bind(until)
             .bind(EXPIRE_MAX as i64)
@@ -217,7 +187,7 @@ pub(crate) async fn announce_ends(
             let is_due = |s: &&Search| {
                 s.expires_at <= until && s.expires_at - s.began_at > shortest && !announced.contains(&s.request_id)
             };
-            let mut due: Vec<Search> = tables.searches.values().filter(is_due).copied().collect();
+            let mut due: Vec<Search> = tables.searches.values().filter(is_due).cloned().collect();
             due.sort_by_key(|s| (s.expires_at, s.request_id));
             due.truncate(EXPIRE_MAX);
             tables.announced_ends.extend(due.iter().map(|s| s.request_id));
@@ -336,7 +306,7 @@ pub(crate) async fn lock_expired(tx: &mut Transaction<Tables>, now: DateTime<Utc
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, began_at, \
-                 expires_at from searches s where expires_at <= $1 and not exists (select 1 from offers o \
+                 expires_at, market_id from searches s where expires_at <= $1 and not exists (select 1 from offers o \
                  where o.request_id = s.request_id and o.state = 'accepted') \
                  order by expires_at, request_id limit $2 for update of s skip locked",
             )
@@ -348,7 +318,7 @@ pub(crate) async fn lock_expired(tx: &mut Transaction<Tables>, now: DateTime<Utc
         }
         On::Memory(tables) => {
             let due = |s: &&Search| s.expires_at <= now && !tables.is_accepted(s.request_id);
-            let mut due: Vec<Search> = tables.searches.values().filter(due).copied().collect();
+            let mut due: Vec<Search> = tables.searches.values().filter(due).cloned().collect();
             due.sort_by_key(|s| (s.expires_at, s.request_id));
             due.truncate(EXPIRE_MAX);
             Ok(due)
@@ -362,7 +332,7 @@ pub(crate) async fn overdue(tx: &mut Transaction<Tables>, before: DateTime<Utc>)
         On::Postgres(pg) => {
             let rows = sqlx::query(
                 "select request_id, user_id, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_type, began_at, \
-                 expires_at from searches where expires_at <= $1 order by expires_at, request_id limit $2",
+                 expires_at, market_id from searches where expires_at <= $1 order by expires_at, request_id limit $2",
             )
             .bind(before)
             .bind(OVERDUE_MAX as i64)
@@ -371,7 +341,7 @@ pub(crate) async fn overdue(tx: &mut Transaction<Tables>, before: DateTime<Utc>)
             rows.iter().map(read).collect()
         }
         On::Memory(tables) => {
-            let mut due: Vec<Search> = tables.searches.values().filter(|s| s.expires_at <= before).copied().collect();
+            let mut due: Vec<Search> = tables.searches.values().filter(|s| s.expires_at <= before).cloned().collect();
             due.sort_by_key(|s| (s.expires_at, s.request_id));
             due.truncate(OVERDUE_MAX);
             Ok(due)

@@ -22,6 +22,7 @@ use crate::live_ride::{CurrentRide, Destination};
 use crate::offer::{Offer, OfferState, view};
 use crate::party::{self, FrameBody};
 use crate::presence::Beacon;
+use crate::search::Search;
 use crate::shown::{OfferStanding, RideRow, StateOffer, StateRide};
 
 pub(crate) use self::rows::StateRows;
@@ -99,8 +100,7 @@ pub(crate) async fn complete(context: &Context, user: UserId, rows: StateRows) -
         let found = bodies.iter().zip(&joined).find(|((name, _), _)| *name == wanted);
         found.map_or(Value::Null, |(_, body)| body.clone())
     };
-    let markets = context.config.markets.get();
-    let search = rows.search.as_ref().map(|search| search.opened(&markets));
+    let search = rows.search.as_ref().map(Search::opened);
     Ok(StateView {
         server_time: now,
         seq: rows.seq,
@@ -129,7 +129,7 @@ fn beacon_view(beacon: &Beacon) -> BeaconView {
 
 /// The fields of its match.found as `viewer` receives it, and its `state`. `None` if it cannot be read.
 fn offer_body(offer: &Offer, found: &str, viewer: UserId) -> Option<Value> {
-    let found: MatchFound = serde_json::from_str(found).ok()?;
+    let found = MatchFound { terms: None, ..serde_json::from_str(found).ok()? };
     let (mut body, state) = match offer.state {
         OfferState::Accepted => (json!(found), OfferStanding::Accepted),
         _ if viewer == offer.driver_id && viewer != offer.passenger_id => {

@@ -38,7 +38,7 @@ const ACCEPTED_SHOWN: Duration = Duration::minutes(5);
 const READ: &str = "select u.phone, u.name, d.vehicle_type, d.plate, d.make, d.model, d.color, d.status, coalesce(h.last_seq, 0) as seq, \
      s.request_id as s_request_id, s.pickup_lat as s_pickup_lat, s.pickup_lng as s_pickup_lng, \
      s.dropoff_lat as s_dropoff_lat, s.dropoff_lng as s_dropoff_lng, s.vehicle_type as s_vehicle_type, \
-     s.began_at as s_began_at, s.expires_at as s_expires_at, \
+     s.began_at as s_began_at, s.expires_at as s_expires_at, s.market_id as s_market_id, \
      o.match_id as o_match_id, o.request_id as o_request_id, o.driver_id as o_driver_id, o.passenger_id as o_passenger_id, \
      o.pickup_lat as o_pickup_lat, o.pickup_lng as o_pickup_lng, o.dropoff_lat as o_dropoff_lat, \
      o.dropoff_lng as o_dropoff_lng, o.vehicle_type as o_vehicle_type, o.expires_at as o_expires_at, o.state as o_state, \
@@ -89,7 +89,7 @@ pub(crate) async fn read(
 }
 
 fn of_tables(tables: &Tables, user: UserId, now: DateTime<Utc>, accepted_after: DateTime<Utc>) -> StateRows {
-    let search = tables.searches.get(&user).copied();
+    let search = tables.searches.get(&user).cloned();
     let is_live = |offer: &&Offer| match offer.state {
         OfferState::Open => offer.expires_at > now,
         OfferState::Accepted => {
@@ -136,7 +136,8 @@ fn trip(row: &PgRow, prefix: &str) -> Result<Trip, StoreError> {
 fn read_search(row: &PgRow, user_id: UserId) -> Result<Option<Search>, StoreError> {
     let Some(request) = id(row, "s_request_id")? else { return Ok(None) };
     let (began_at, expires_at) = (row.try_get("s_began_at")?, row.try_get("s_expires_at")?);
-    Ok(Some(Search { request_id: RequestId(request), user_id, trip: trip(row, "s")?, began_at, expires_at }))
+    let (request_id, market_id) = (RequestId(request), row.try_get("s_market_id")?);
+    Ok(Some(Search { request_id, user_id, trip: trip(row, "s")?, began_at, expires_at, market_id }))
 }
 
 fn read_offer(row: &PgRow) -> Result<Option<(Offer, Option<String>)>, StoreError> {

@@ -140,6 +140,7 @@ impl Cluster {
             pickup_eta_s: 2.25,
             fare_estimate: Money::usd(1_234),
             market_id: None,
+            terms: None,
             estimated: None,
             found_at,
             expires_at: found_at + chrono::Duration::seconds(ttl_s),

@@ -193,7 +193,7 @@ impl<'a> LiveLane<'a> {
             metrics.live_position_age.observe((now - received_at).as_seconds_f64().max(0.0));
         }
         let Some((eta_s, places)) = view.eta_s.zip(feed.ride().places) else { return Some(view) };
-        let pace = context.config.markets.get().of_pickup(&places.pickup).pace(now);
+        let pace = context.config.markets.get().of(None, &places.pickup).map_or(1.0, |market| market.pace(now));
         let (eta_s, to) = (eta_s * pace, view.eta_to);
         view.eta_s = Some((scale.scaled(to, eta_s) * 100.0).round() / 100.0);
         if let (Some(roads), None) = (&context.config.roads, &road) {
