@@ -192,12 +192,6 @@ const AGE_BONUS_MAX_MS: f64 = 1e9;
 /// More than any pair costs: a driver who can be offered is, unless the request is held back for a better one.
 const ALONE_MS: i64 = 1 << 40;
 
-fn x(name: &str, default: f64) -> f64 {
-    static X: std::sync::OnceLock<BTreeMap<String, f64>> = std::sync::OnceLock::new();
-    let all = X.get_or_init(|| std::env::vars().filter_map(|(k, v)| Some((k, v.parse().ok()?))).collect());
-    all.get(name).copied().unwrap_or(default)
-}
-
 /// Pairs all requests and their drivers together, at the least total cost. Whoever is paired with a driver who is not free yet
 /// waits for that one, and is paired again then, or a second later.
 fn batched(waiting: &[WaitingRequest], terms: &Terms, supply: &mut Supply<'_>) -> Vec<Assignment> {
@@ -205,7 +199,7 @@ fn batched(waiting: &[WaitingRequest], terms: &Terms, supply: &mut Supply<'_>) -
     let mut assignments = Vec::new();
     let mut left: Vec<&WaitingRequest> = waiting.iter().collect();
     let mut may_hold_back = true;
-    // Each round but the first assigns somebody, or is the last.
+    // Each round assigns somebody, or is the last.
     while !left.is_empty() {
         let mut graph = Graph::of(left, terms, supply, &assigned);
         let pairs = if std::mem::take(&mut may_hold_back) {
@@ -213,7 +207,7 @@ fn batched(waiting: &[WaitingRequest], terms: &Terms, supply: &mut Supply<'_>) -
         } else {
             graph.pairs(supply, &assigned)
         };
-        let (before, is_first) = (assignments.len(), assigned.is_empty());
+        let before = assignments.len();
         let mut again = Vec::new();
         for (request, pair) in graph.requests.iter().zip(pairs) {
             let driver = match pair.column.map(|column| graph.drivers[column]) {
@@ -233,7 +227,7 @@ fn batched(waiting: &[WaitingRequest], terms: &Terms, supply: &mut Supply<'_>) -
             let driver = Near { distance_m: driver.position.distance_m(&request.pickup), ..driver };
             assignments.push(Assignment { request_id: request.request_id, driver });
         }
-        if assignments.len() == before && !is_first {
+        if assignments.len() == before {
             break;
         }
         again.retain(|request| !assigned.contains(&request.passenger_id));
@@ -279,9 +273,10 @@ impl<'a> Graph<'a> {
         self.looked_up[n] = (k, free.len() < k, farthest_ms - bonus_ms);
         let mut edges = Vec::with_capacity(free.len());
         for Candidate { near, eta_ms } in free {
-            let gap_ms = *self.gaps_ms.entry(near.id).or_insert_with(|| {
-                gap_ms(self::eta_ms((supply.apart_m)(request, &near), request.speed_mps))
-            });
+            let gap_ms = *self
+                .gaps_ms
+                .entry(near.id)
+                .or_insert_with(|| gap_ms(self::eta_ms((supply.apart_m)(request, &near), request.speed_mps)));
             // Where several wait, the drivers around are theirs, and not a later passenger's.
             let gap_ms = gap_ms / (1 + i64::try_from(request.rivals).unwrap_or(i64::MAX - 1));
             edges.push((self.column(near.id, Some(near)), eta_ms + gap_ms - bonus_ms));
@@ -306,8 +301,8 @@ impl<'a> Graph<'a> {
         }
     }
 
-    /// The same with drivers who will be free soon. Where every request in reach has a driver, any may wait for a better one. Where
-    /// some have none, only whoever is better off by that: the driver goes to another one.
+    /// The same with drivers who will be free soon. Whoever has a driver may wait for a better one, unless somebody else has none and
+    /// could have this one, if need be by way of others: then drivers are what is missing, and whoever is nearest goes on.
     fn pairs_with_finishing(
         &mut self,
         terms: &Terms,
@@ -318,27 +313,19 @@ impl<'a> Graph<'a> {
         let mut has_finishing = false;
         for (n, pair) in pairs.iter().enumerate() {
             let request = self.requests[n];
-            let row = &mut self.rows[n];
             let may_wait = request.rivals > 0
                 && terms.now - request.opened_at < terms.window
-                && request.age_share(terms.now) < HOLD_SHARE;
-            // Somebody stays alone whom this driver could serve, if need be in the place of another one.
-            let is_contested = pair.price > ALONE_MS / 2;
-            if is_contested && x("CON", 1.0) == 2.0 {
-                row.alone = request.request_ttl.num_milliseconds();
-            }
-            if !row.edges.is_empty() && (!may_wait || (is_contested && x("CON", 1.0) == 0.0)) {
+                && request.age_share(terms.now) < HOLD_SHARE
+                && pair.price < ALONE_MS / 2;
+            // Who has nobody waits anyway, and wants the one who is free next.
+            if !may_wait && !self.rows[n].edges.is_empty() {
                 continue;
             }
-            let is_limited = is_contested && !row.edges.is_empty();
-            let own = row.edges.iter().map(|(_, cost)| *cost).min().filter(|_| is_limited);
             for driver in (supply.finishing)(request) {
                 let cost = driver.left_ms + driver.eta_ms + HOLD_MARGIN_MS - self.bonuses_ms[n];
-                if own.is_none_or(|own| cost < own) {
-                    has_finishing = true;
-                    let column = self.column(driver.id, None);
-                    self.rows[n].edges.push((column, cost));
-                }
+                let column = self.column(driver.id, None);
+                self.rows[n].edges.push((column, cost));
+                has_finishing = true;
             }
         }
         if has_finishing { pairing::least_cost(&self.rows, self.drivers.len()) } else { pairs }

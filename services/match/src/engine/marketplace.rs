@@ -8,7 +8,9 @@ use geospatial::Near;
 use roads::Way;
 use streams::{Position, RequestId, UserId};
 
-use super::assign::{Assignment, CANDIDATES, Candidate, Finishing, OLD_SHARE, Policy, Supply, Terms, WaitingRequest, eta_ms};
+use super::assign::{
+    Assignment, CANDIDATES, Candidate, Finishing, OLD_SHARE, Policy, Supply, Terms, WaitingRequest, eta_ms,
+};
 use super::road_times::WayTime;
 use super::state::{Engine, Exclusion, Request, Ride, Rules};
 use crate::positions::DriverPositions;
@@ -185,8 +187,13 @@ impl Marketplace<'_> {
         let all: BTreeSet<usize> = first.iter().copied().chain(rivals).collect();
         let is_old: Vec<bool> = waiting.iter().map(|r| r.age_share(self.now) >= OLD_SHARE).collect();
         let with_count = |n: usize| {
-            let others = waiting.iter().zip(&is_old).enumerate().filter(|(m, (other, _))| *m != n && is_near(&waiting[n], other));
-            let (rivals, old_rivals) = others.fold((0, 0), |(all, old), (_, (_, is_old))| (all + 1, old + usize::from(*is_old)));
+            let others = waiting
+                .iter()
+                .zip(&is_old)
+                .enumerate()
+                .filter(|(m, (other, _))| *m != n && is_near(&waiting[n], other));
+            let (rivals, old_rivals) =
+                others.fold((0, 0), |(all, old), (_, (_, is_old))| (all + 1, old + usize::from(*is_old)));
             WaitingRequest { rivals, old_rivals, ..waiting[n].clone() }
         };
         all.into_iter().map(with_count).collect()

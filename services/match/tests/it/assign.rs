@@ -322,17 +322,20 @@ fn where_many_wait_long_the_oldest_is_not_first() {
 }
 
 #[test]
-fn a_passenger_alone_is_offered_the_driver_at_once_and_one_of_two_waits_for_a_nearer_one() {
+fn a_passenger_alone_is_offered_the_driver_at_once_and_one_of_two_waits_for_a_nearer_one_if_both_have_a_driver() {
     // The driver is 1 km away; another one ends a ride beside the first pickup in 5 s.
     let alone = Street { requests: vec![(0, 0)], drivers: vec![100], finishing: vec![(0, 5_000)] };
     assert_eq!(alone.assign(Policy::Batched).len(), 1);
-    let first_waits = |age_s| {
-        let pairs = Street { requests: vec![(0, age_s), (250, 0)], ..alone.clone() }.assign(Policy::Batched);
+    let first_waits = |age_s, drivers: &[i32]| {
+        let requests = vec![(0, age_s), (250, 0)];
+        let pairs = Street { requests, drivers: drivers.to_vec(), ..alone.clone() }.assign(Policy::Batched);
         !pairs.iter().any(|p| p.request_id == RequestId(uuid("r0")))
     };
-    assert!(first_waits(0) && first_waits(119));
+    assert!(first_waits(0, &[100, 250]) && first_waits(119, &[100, 250]));
     // Its window is over.
-    assert!(!first_waits(121));
+    assert!(!first_waits(121, &[100, 250]));
+    // The driver is the only one for both: the nearer passenger does not wait.
+    assert!(!first_waits(0, &[100]));
 }
 
 #[test]
