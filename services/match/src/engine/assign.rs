@@ -31,7 +31,7 @@ pub struct WaitingRequest {
     pub speed_mps: f64,
     /// How many others wait who could have the same drivers.
     pub rivals: usize,
-    /// Those of them who have waited for [`OLD_SHARE`] of their time.
+    /// Those of them who have waited for half their time.
     pub old_rivals: usize,
 }
 
