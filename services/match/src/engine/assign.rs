@@ -8,12 +8,13 @@ use chrono::{DateTime, Duration, Utc};
 use geospatial::Near;
 use streams::{Position, RequestId, UserId, VehicleType};
 
-use super::pairing::{self, Row};
+use super::pairing::{self, Pair, Row};
 
 /// A driver drives this many times the great circle: the usual detour in a street network.
 pub const DETOUR: f64 = 1.3;
-/// Free drivers that `batched` considers for a request at first. Who gets none of them is asked about again.
+/// Free drivers that `batched` considers for a request at first: twice as many as long as more could change something, up to the maximum.
 pub const CANDIDATES: usize = 8;
+pub const CANDIDATES_MAX: usize = 64;
 
 /// A live request whose passenger has no driver.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +31,16 @@ pub struct WaitingRequest {
     pub speed_mps: f64,
     /// How many others wait who could have the same drivers.
     pub rivals: usize,
+    /// Those of them who have waited for half their time.
+    pub old_rivals: usize,
+}
+
+impl WaitingRequest {
+    /// How much of its time it has waited: 1 at the end.
+    pub(super) fn age_share(&self, now: DateTime<Utc>) -> f64 {
+        let age_ms = (now - self.opened_at).num_milliseconds().max(0) as f64;
+        age_ms / self.request_ttl.num_milliseconds().max(1) as f64
+    }
 }
 
 /// A driver to be offered to a request.
@@ -162,14 +173,20 @@ fn shortest_pair(waiting: &[WaitingRequest], supply: &mut Supply<'_>) -> Vec<Ass
     assignments
 }
 
-/// The gap counts for this part of itself, up to this time to the next free driver. Chosen by `rideshare dispatch evaluate`, as
-/// is [`AGE_WEIGHT`].
-const GAP_PERCENT: i64 = 30;
+/// The gap counts for this part of itself, up to this time to the next free driver. Chosen by `rideshare dispatch evaluate`.
+const GAP_PERCENT: i64 = 20;
 const GAP_MAX_MS: i64 = 60_000;
-/// With one rival a request comes before any new one after 97 % of its time: 8 · 0.968⁶⁴ = 1, times the way from the edge of the radius.
-/// The lower the exponent, the more are served, and the longer everybody waits.
-const AGE_WEIGHT: f64 = 8.0;
-const AGE_EXPONENT: i32 = 64;
+/// A request is held back for a driver who is there sooner by this at least.
+const HOLD_MARGIN_MS: i64 = 12_000;
+/// Nobody is held back after this part of their time.
+const HOLD_SHARE: f64 = 0.8;
+/// The age bonus begins at this part of the request's time, and is the way from the edge of the radius at the other: from then on no newcomer
+/// is preferred.
+const AGE_FROM: f64 = 0.9;
+const AGE_FULL: f64 = 0.95;
+/// There is no bonus where so many of the rivals have waited for half their time: it is drivers that are missing there, and nobody is passed over.
+pub(super) const OLD_SHARE: f64 = 0.5;
+const OLD_RIVALS_MAX: f64 = 0.1;
 /// Far below [`ALONE_MS`].
 const AGE_BONUS_MAX_MS: f64 = 1e9;
 /// More than any pair costs: a driver who can be offered is, unless the request is held back for a better one.
@@ -181,24 +198,29 @@ fn batched(waiting: &[WaitingRequest], terms: &Terms, supply: &mut Supply<'_>) -
     let mut assigned = BTreeSet::new();
     let mut assignments = Vec::new();
     let mut left: Vec<&WaitingRequest> = waiting.iter().collect();
+    let mut may_hold_back = true;
     // Each round assigns somebody, or is the last.
     while !left.is_empty() {
-        let graph = Graph::of(&left, terms, supply, &assigned);
-        let pairs = pairing::least_cost(&graph.rows, graph.drivers.len());
+        let mut graph = Graph::of(left, terms, supply, &assigned);
+        let pairs = if std::mem::take(&mut may_hold_back) {
+            graph.pairs_with_finishing(terms, supply, &assigned)
+        } else {
+            graph.pairs(supply, &assigned)
+        };
         let before = assignments.len();
         let mut again = Vec::new();
-        for (n, request) in left.into_iter().enumerate() {
-            let driver = match pairs[n].map(|column| graph.drivers[column]) {
+        for (request, pair) in graph.requests.iter().zip(pairs) {
+            let driver = match pair.column.map(|column| graph.drivers[column]) {
                 Some(Some(driver)) => driver,
                 Some(None) => continue,
                 None => {
-                    again.push(request);
+                    again.push(*request);
                     continue;
                 }
             };
             // A driver may also be a passenger here.
             if assigned.contains(&request.passenger_id) || assigned.contains(&driver.id) {
-                again.push(request);
+                again.push(*request);
                 continue;
             }
             assigned.extend([driver.id, request.passenger_id]);
@@ -215,37 +237,98 @@ fn batched(waiting: &[WaitingRequest], terms: &Terms, supply: &mut Supply<'_>) -
 }
 
 /// Requests are rows, drivers columns.
-#[derive(Default)]
-struct Graph {
+struct Graph<'a> {
+    requests: Vec<&'a WaitingRequest>,
     rows: Vec<Row>,
+    /// By row: how many free drivers were looked up, whether there are no more, and what the farthest of them costs at least.
+    looked_up: Vec<(usize, bool, i64)>,
+    bonuses_ms: Vec<i64>,
     /// By column; `None`: a driver who is not free yet.
     drivers: Vec<Option<Near>>,
     columns: BTreeMap<UserId, usize>,
+    gaps_ms: BTreeMap<UserId, i64>,
 }
 
-impl Graph {
-    fn of(left: &[&WaitingRequest], terms: &Terms, supply: &mut Supply<'_>, assigned: &BTreeSet<UserId>) -> Self {
-        let mut graph = Self::default();
-        for request in left {
-            let free = (supply.free)(request, CANDIDATES, assigned);
-            let bonus_ms = age_bonus_ms(request, terms);
-            let mut row = Row { edges: Vec::new(), alone: ALONE_MS };
-            for Candidate { near, eta_ms } in &free {
-                let apart_ms = self::eta_ms((supply.apart_m)(request, near), request.speed_mps);
-                let cost = eta_ms + gap_ms(apart_ms) - bonus_ms;
-                row.edges.push((graph.column(near.id, Some(*near)), cost));
-            }
-            let may_wait = request.rivals > 0 && terms.now - request.opened_at < terms.window;
-            // Who has nobody waits anyway, and wants the one who is free next.
-            if may_wait || free.is_empty() {
-                for driver in (supply.finishing)(request) {
-                    let arrival_ms = driver.left_ms + driver.eta_ms;
-                    row.edges.push((graph.column(driver.id, None), arrival_ms + gap_ms(GAP_MAX_MS) - bonus_ms));
-                }
-            }
-            graph.rows.push(row);
-        }
+impl<'a> Graph<'a> {
+    fn of(
+        requests: Vec<&'a WaitingRequest>,
+        terms: &Terms,
+        supply: &mut Supply<'_>,
+        assigned: &BTreeSet<UserId>,
+    ) -> Self {
+        let count = requests.len();
+        let bonuses_ms = requests.iter().map(|request| age_bonus_ms(request, terms)).collect();
+        let (rows, looked_up) = (vec![Row::default(); count], vec![(0, false, 0); count]);
+        let (drivers, columns, gaps_ms) = Default::default();
+        let mut graph = Self { requests, rows, looked_up, bonuses_ms, drivers, columns, gaps_ms };
+        (0..count).for_each(|n| graph.look_up(n, CANDIDATES, supply, assigned));
         graph
+    }
+
+    /// Gives a row its `k` first free drivers.
+    fn look_up(&mut self, n: usize, k: usize, supply: &mut Supply<'_>, assigned: &BTreeSet<UserId>) {
+        let (request, bonus_ms) = (self.requests[n], self.bonuses_ms[n]);
+        let free = (supply.free)(request, k, assigned);
+        let farthest_ms = free.last().map_or(0, |last| last.eta_ms);
+        self.looked_up[n] = (k, free.len() < k, farthest_ms - bonus_ms);
+        let mut edges = Vec::with_capacity(free.len());
+        for Candidate { near, eta_ms } in free {
+            let gap_ms = *self
+                .gaps_ms
+                .entry(near.id)
+                .or_insert_with(|| gap_ms(self::eta_ms((supply.apart_m)(request, &near), request.speed_mps)));
+            // Where several wait, the drivers around are theirs, and not a later passenger's.
+            let gap_ms = gap_ms / (1 + i64::try_from(request.rivals).unwrap_or(i64::MAX - 1));
+            edges.push((self.column(near.id, Some(near)), eta_ms + gap_ms - bonus_ms));
+        }
+        self.rows[n] = Row { edges, alone: ALONE_MS };
+    }
+
+    /// The least-cost pairs with free drivers. A row whose price is no higher than the cost of the farthest driver that was looked up gains
+    /// nothing by those farther away; of the others more are looked up.
+    fn pairs(&mut self, supply: &mut Supply<'_>, assigned: &BTreeSet<UserId>) -> Vec<Pair> {
+        loop {
+            let pairs = pairing::least_cost(&self.rows, self.drivers.len());
+            let needs_more = |n: &usize| {
+                let (k, is_all, farthest_ms) = self.looked_up[*n];
+                !is_all && k < CANDIDATES_MAX && pairs[*n].price > farthest_ms
+            };
+            let rows: Vec<usize> = (0..self.rows.len()).filter(needs_more).collect();
+            if rows.is_empty() {
+                return pairs;
+            }
+            rows.into_iter().for_each(|n| self.look_up(n, self.looked_up[n].0 * 2, supply, assigned));
+        }
+    }
+
+    /// The same with drivers who will be free soon. Whoever has a driver may wait for a better one, unless somebody else has none and
+    /// could have this one, if need be by way of others: then drivers are what is missing, and whoever is nearest goes on.
+    fn pairs_with_finishing(
+        &mut self,
+        terms: &Terms,
+        supply: &mut Supply<'_>,
+        assigned: &BTreeSet<UserId>,
+    ) -> Vec<Pair> {
+        let pairs = self.pairs(supply, assigned);
+        let mut has_finishing = false;
+        for (n, pair) in pairs.iter().enumerate() {
+            let request = self.requests[n];
+            let may_wait = request.rivals > 0
+                && terms.now - request.opened_at < terms.window
+                && request.age_share(terms.now) < HOLD_SHARE
+                && pair.price < ALONE_MS / 2;
+            // Who has nobody waits anyway, and wants the one who is free next.
+            if !may_wait && !self.rows[n].edges.is_empty() {
+                continue;
+            }
+            for driver in (supply.finishing)(request) {
+                let cost = driver.left_ms + driver.eta_ms + HOLD_MARGIN_MS - self.bonuses_ms[n];
+                let column = self.column(driver.id, None);
+                self.rows[n].edges.push((column, cost));
+                has_finishing = true;
+            }
+        }
+        if has_finishing { pairing::least_cost(&self.rows, self.drivers.len()) } else { pairs }
     }
 
     fn column(&mut self, id: UserId, driver: Option<Near>) -> usize {
@@ -266,12 +349,12 @@ fn gap_ms(apart_ms: i64) -> i64 {
     apart_ms.min(GAP_MAX_MS) * GAP_PERCENT / 100
 }
 
-/// What a pair is cheaper by because its passenger has waited. It grows faster than age, without a bound, so that in the end
-/// nobody who comes later is preferred. Among many who wait it is less: the oldest first would be the longest way for all of them.
+/// What a pair is cheaper by because its passenger has been passed over for long: in the end nobody who comes later is preferred, however
+/// many come. Where many wait long it is nothing: oldest first would be the longest way for all of them, and serve no more.
 fn age_bonus_ms(request: &WaitingRequest, terms: &Terms) -> i64 {
-    let age = (terms.now - request.opened_at).num_milliseconds().max(0) as f64;
-    let share = age / request.request_ttl.num_milliseconds().max(1) as f64;
+    let old_share = request.old_rivals as f64 / request.rivals.max(1) as f64;
+    let passed_over = (1.0 - old_share / OLD_RIVALS_MAX).max(0.0);
+    let age = ((request.age_share(terms.now) - AGE_FROM) / (AGE_FULL - AGE_FROM)).max(0.0);
     let farthest = eta_ms(request.radius_m, request.speed_mps) as f64;
-    let bonus = AGE_WEIGHT * farthest * share.powi(AGE_EXPONENT) / request.rivals.max(1) as f64;
-    bonus.min(AGE_BONUS_MAX_MS) as i64
+    (farthest * age * passed_over).min(AGE_BONUS_MAX_MS) as i64
 }

@@ -9,7 +9,9 @@ use pricing::market::Market;
 use roads::Way;
 use streams::{Position, RequestId, UserId};
 
-use super::assign::{Assignment, CANDIDATES, Candidate, Finishing, Policy, Supply, Terms, WaitingRequest, eta_ms};
+use super::assign::{
+    Assignment, CANDIDATES, Candidate, Finishing, OLD_SHARE, Policy, Supply, Terms, WaitingRequest, eta_ms,
+};
 use super::road_times::WayTime;
 use super::state::{Engine, Exclusion, Request, Ride, Rules};
 use crate::positions::DriverPositions;
@@ -167,7 +169,7 @@ impl Marketplace<'_> {
     }
 
     /// The affected requests for which there are drivers, and those that could have the same ones, the longest waiting first. Each
-    /// with the number of its rivals.
+    /// with the number of its rivals, and of the old ones among them.
     fn with_rivals(
         &self,
         waiting: &[WaitingRequest],
@@ -193,9 +195,16 @@ impl Marketplace<'_> {
         let could_have = |n: &usize| !first.contains(n) && first.iter().any(|f| is_near(&waiting[*f], &waiting[*n]));
         let rivals: Vec<usize> = (0..waiting.len()).filter(could_have).take(RIVALS_MAX).collect();
         let all: BTreeSet<usize> = first.iter().copied().chain(rivals).collect();
+        let is_old: Vec<bool> = waiting.iter().map(|r| r.age_share(self.now) >= OLD_SHARE).collect();
         let with_count = |n: usize| {
-            let rivals = waiting.iter().filter(|other| is_near(&waiting[n], other)).count() - 1;
-            WaitingRequest { rivals, ..waiting[n].clone() }
+            let others = waiting
+                .iter()
+                .zip(&is_old)
+                .enumerate()
+                .filter(|(m, (other, _))| *m != n && is_near(&waiting[n], other));
+            let (rivals, old_rivals) =
+                others.fold((0, 0), |(all, old), (_, (_, is_old))| (all + 1, old + usize::from(*is_old)));
+            WaitingRequest { rivals, old_rivals, ..waiting[n].clone() }
         };
         all.into_iter().map(with_count).collect()
     }
@@ -301,5 +310,6 @@ fn waiting_request(r: &Request, rules: &Rules, now: DateTime<Utc>) -> WaitingReq
         request_ttl: rules.request_ttl(market),
         speed_mps: rules.speed_mps(market, now),
         rivals: 0,
+        old_rivals: 0,
     }
 }

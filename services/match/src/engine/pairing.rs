@@ -15,14 +15,28 @@ pub struct Row {
     pub alone: i64,
 }
 
-/// For each row the column that it gets, or `None` if it stays alone. No column is given twice, and the total cost is the least
+/// What a row gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pair {
+    /// `None`: it stays alone.
+    pub column: Option<usize>,
+    /// What the row costs, and what others would save if they had its column. A further edge of the row that costs no less, to a column
+    /// that nobody else wants, would change nothing.
+    pub price: i64,
+}
+
+/// For each row what it gets. No column is given twice, and the total cost is the least
 /// possible. Of pairings that cost the same, an earlier row keeps what it has.
 ///
 /// Each row costs one search for a shortest path, `O(edges · log edges)` at most and a handful of edges usually.
-pub fn least_cost(rows: &[Row], columns: usize) -> Vec<Option<usize>> {
+pub fn least_cost(rows: &[Row], columns: usize) -> Vec<Pair> {
     let mut search = Search::new(rows, columns);
     (0..rows.len()).for_each(|row| search.add(row));
-    search.of_row.into_iter().map(|column| column.filter(|c| *c < columns)).collect()
+    let pair = |(row, column): (usize, &Option<usize>)| Pair {
+        column: column.filter(|c| *c < columns),
+        price: column.map_or(rows[row].alone, |column| search.given_up(row, column)),
+    };
+    search.of_row.iter().enumerate().map(pair).collect()
 }
 
 /// Columns from `columns` on are those of the rows that stay alone: one each, which only that row can have. The last row has the
