@@ -34,6 +34,8 @@ const AROUND: Duration = Duration::from_secs(3);
 const FRAME_MAX: usize = 100;
 /// Pairs that meet at the same time.
 const PAIRS: usize = 16;
+/// Between positions of the way that is driven while the last of the load is stored.
+const REST_STEP_S: f64 = 4.0;
 /// Of a driver, m/s.
 const SPEED: f64 = 10.0;
 
@@ -170,13 +172,23 @@ impl Driver {
         json!({"location": place(self.number, 10.0 + SPEED * seconds), "accuracy_m": 4.0, "recorded_at": at.to_rfc3339()})
     }
 
-    /// Arrives, by a request with a new token: that of the socket may be over after a long outage.
-    async fn arrive(&self, users: SocketAddr) {
+    /// Sends the way since the last position, and arrives, by requests with a new token: that of the socket may be over after a long outage.
+    /// Returns how far it drove, metres.
+    async fn arrive(&self, users: SocketAddr, points_per_s: f64) -> f64 {
         let signed_in = post(users, "/v1/auth/refresh", None, json!({"refresh_token": self.refresh_token})).await;
         let (token, _) = tokens(&signed_in);
+        let since = self.acked as f64 / points_per_s;
+        let now = (World::real().now() - self.began_at).as_seconds_f64();
+        let rest: Vec<f64> = (0..).map(|n| since + REST_STEP_S * f64::from(n)).take_while(|at| *at < now).collect();
+        for some in rest.chunks(FRAME_MAX) {
+            let points: Vec<Value> = some.iter().map(|at| self.point(*at)).collect();
+            let body = json!({"id": "l", "type": "location.update", "data": {"points": points}});
+            post(users, "/v1/commands", Some(&token), body).await;
+        }
         let data = json!({"ride_id": self.ride});
         let body = json!({"id": "a", "type": "ride.arrive", "data": data});
         post(users, "/v1/commands", Some(&token), body).await;
+        SPEED * now
     }
 }
 
@@ -275,8 +287,9 @@ async fn run(plan: &Plan) {
     for process in &fleet.processes {
         process.wait_ready().await;
     }
+    let mut driven = 0.0;
     for some in drivers.chunks(PAIRS) {
-        join_all(some.iter().map(|driver| driver.arrive(users))).await;
+        driven += join_all(some.iter().map(|driver| driver.arrive(users, each_s))).await.into_iter().sum::<f64>();
     }
     let until = Instant::now() + WAIT + plan.away;
     let billed = "select count(*) from rides.rides where status = 'completed'";
@@ -284,7 +297,6 @@ async fn run(plan: &Plan) {
         assert!(Instant::now() < until, "not every ride is billed");
         sleep(Duration::from_secs(1)).await;
     }
-    let driven: f64 = drivers.iter().map(|driver| driver.acked as f64 / each_s * SPEED).sum();
     let billed = scalar(&servers.database, "select sum(distance_m)::bigint from rides.rides").await as f64;
     eprintln!("{driven:.0} m were driven, {billed:.0} m are billed");
     assert!((billed / driven - 1.0).abs() < 0.02, "every ride is billed by its positions");

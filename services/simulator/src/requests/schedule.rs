@@ -161,7 +161,7 @@ mod tests {
             schedule.set_fastest(fastest_mps);
             let trips = (0..200).map(|n| schedule.next(start, n).unwrap().request);
             let lengths: Vec<f64> = trips.map(|trip| trip.pickup.distance_m(&trip.dropoff)).collect();
-            assert!(lengths.iter().all(|length_m| *length_m > TRIP_MIN_M));
+            assert!(lengths.iter().all(|length_m| *length_m > RIDE_MIN_M));
             lengths.into_iter().fold(0.0, f64::max).round()
         };
         assert!((2_900.0..3_010.0).contains(&longest_m(f64::INFINITY)));
