@@ -1,14 +1,11 @@
 //! A ride belongs to the market of its pickup, and keeps the fares with which it began.
 
-use std::time::Duration;
-
 use axum::http::StatusCode;
 use pricing::Tariffs;
 use pricing::market::{Current, Markets};
 use rides::Config;
 use rides::ledger::rows::balance;
 use serde_json::json;
-use streams::bus::ReplayStart;
 use streams::event::{MatchAccepted, PaymentCapture, RejectReason, RideTerms};
 use streams::{Currency, Event, RideStatus, VehicleType};
 use testing::{Backend, on_both_stores};
@@ -59,15 +56,19 @@ async fn a_ride_is_of_the_market_and_the_fares_that_were_offered(backend: Backen
     let (id, by_name) = begun(Some("here"), None).await;
     assert_eq!((id.as_str(), by_name.per_km), ("here", 900));
     // Never in the first market, only because it is the first.
-    let bus = &app.platform.bus;
-    let mut rejected = bus.replay("MATCH_STREAM", Some("match.rejected"), ReplayStart::Sequence(1)).await.unwrap();
+    let mut lost = Vec::new();
     for market_id in [None, Some("nowhere".to_owned())] {
-        let lost = MatchAccepted { market_id, ..app.matched() };
-        app.publish(&Event::MatchAccepted(lost.clone())).await;
-        let stored = rejected.next(Duration::from_secs(30)).await.unwrap().expect("the match is rejected");
-        let Ok(Event::MatchRejected(rejected)) = Event::parse(&stored.subject, &stored.payload) else { panic!() };
-        assert_eq!((rejected.match_id, rejected.reason), (lost.match_id, RejectReason::Superseded));
+        let accepted = MatchAccepted { market_id, ..app.matched() };
+        app.publish(&Event::MatchAccepted(accepted.clone())).await;
+        lost.push((accepted.match_id, RejectReason::Superseded));
     }
+    app.settled().await;
+    let rejected = app.all("MATCH_STREAM", "match.rejected").await;
+    let rejected = rejected.iter().map(|stored| match Event::parse(&stored.subject, &stored.payload) {
+        Ok(Event::MatchRejected(rejected)) => (rejected.match_id, rejected.reason),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(rejected.collect::<Vec<_>>(), lost);
     elsewhere.replace(markets(700));
     let (id, by_place) = begun(None, None).await;
     assert_eq!((id.as_str(), by_place.per_km), ("here", 700));

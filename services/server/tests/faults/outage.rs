@@ -179,7 +179,8 @@ impl Driver {
         let (token, _) = tokens(&signed_in);
         let since = self.acked as f64 / points_per_s;
         let now = (World::real().now() - self.began_at).as_seconds_f64();
-        let rest: Vec<f64> = (0..).map(|n| since + REST_STEP_S * f64::from(n)).take_while(|at| *at < now).collect();
+        let steps = (0..).map(|n| since + REST_STEP_S * f64::from(n)).take_while(|at| *at < now);
+        let rest: Vec<f64> = steps.chain([now]).collect();
         for some in rest.chunks(FRAME_MAX) {
             let points: Vec<Value> = some.iter().map(|at| self.point(*at)).collect();
             let body = json!({"id": "l", "type": "location.update", "data": {"points": points}});
