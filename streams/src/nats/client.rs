@@ -33,6 +33,10 @@ const CONNECT_WAIT: Duration = Duration::from_secs(60);
 const CONNECT_PAUSE: Duration = Duration::from_millis(200);
 /// The pause before the echo of a subscription is asked for again.
 const ECHO_PAUSE: Duration = Duration::from_millis(500);
+/// How often a consumer is deleted and created again to begin elsewhere.
+const RECREATE_MAX: u32 = 20;
+/// In the answer of a server that is to change where an existing consumer begins.
+const BEGINNING_IS_FIXED: &str = "deliver policy can not be updated";
 
 /// The prefix of inboxes without a setting.
 pub const INBOX_PREFIX: &str = "_INBOX";
@@ -384,11 +388,19 @@ impl NatsBus {
 
     pub(crate) async fn recreate_consumer(&self, consumer: &Consumer, from: DateTime<Utc>) -> Result<(), BusError> {
         let Consumer { stream, durable, .. } = consumer;
-        match self.delete_consumer(stream, durable).await {
-            Ok(()) | Err(BusError::NotFound(_)) => {}
-            Err(error) => return Err(error),
+        let mut tries = 0;
+        loop {
+            match self.delete_consumer(stream, durable).await {
+                Ok(()) | Err(BusError::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+            tries += 1;
+            match self.put_consumer(consumer, consumer.to_json_from(from)).await {
+                // A process that waits for its messages has put it back as it was before.
+                Err(BusError::Refused(text)) if text.contains(BEGINNING_IS_FIXED) && tries < RECREATE_MAX => {}
+                done => return done,
+            }
         }
-        self.put_consumer(consumer, consumer.to_json_from(from)).await
     }
 
     pub(crate) async fn publish_core(&self, subject: &str, payload: Bytes) -> Result<(), BusError> {

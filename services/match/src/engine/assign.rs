@@ -174,7 +174,7 @@ fn shortest_pair(waiting: &[WaitingRequest], supply: &mut Supply<'_>) -> Vec<Ass
 }
 
 /// The gap counts for this part of itself, up to this time to the next free driver. Chosen by `rideshare dispatch evaluate`.
-const GAP_PERCENT: i64 = 20;
+const GAP_PERCENT: i64 = 60;
 const GAP_MAX_MS: i64 = 60_000;
 /// A request is held back for a driver who is there sooner by this at least.
 const HOLD_MARGIN_MS: i64 = 12_000;

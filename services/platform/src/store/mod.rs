@@ -76,6 +76,11 @@ impl<T: Tables> Store<T> {
         Self { backend, context }
     }
 
+    /// Whether each statement is a round trip to a server.
+    pub const fn is_remote(&self) -> bool {
+        matches!(self.backend, Backend::Postgres { .. })
+    }
+
     /// The same store for a process that records spans: it stores in which trace a search, an offer and a ride are.
     #[must_use]
     pub fn with_spans(mut self, spans: &Spans) -> Self {

@@ -166,6 +166,9 @@ pub(crate) async fn insert_live_rides(
     tx: &mut Transaction<Tables>,
     rides: &[(RequestId, Ride)],
 ) -> Result<BTreeSet<MatchId>, StoreError> {
+    if rides.is_empty() {
+        return Ok(BTreeSet::new());
+    }
     match tx.on() {
         On::Postgres(pg) => {
             let (json, columns) = json_rows(rides.iter().map(|(_, ride)| ride));

@@ -38,7 +38,7 @@ struct Length {
 
 /// So long that it matters little at which moment of people's cycles, of a second or so, it ends.
 const LONG: Length = Length { warm_up: Duration::from_secs(2), measured: Duration::from_secs(8) };
-const SHORT: Length = Length { warm_up: Duration::from_millis(1_200), measured: Duration::from_millis(1_200) };
+const SHORT: Length = Length { warm_up: Duration::from_millis(1_200), measured: Duration::from_millis(2_000) };
 /// Processes of each service in the short run.
 const FEW: [u32; 2] = [1, 3];
 /// What the short run asks for.

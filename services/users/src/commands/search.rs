@@ -119,7 +119,11 @@ async fn end_in(
 
 /// Stores what waits in [`super::joint_search`], until `stop` is cancelled.
 pub(crate) async fn run(context: Context, stop: CancellationToken) {
-    let Some(mut from) = context.joint_searches.serve() else { return };
+    // In memory there are no round trips to save.
+    let is_remote = context.store.is_remote();
+    let Some(mut from) = is_remote.then(|| context.joint_searches.serve()).flatten() else {
+        return stop.cancelled().await;
+    };
     let mut waiting = Vec::with_capacity(BATCH_MAX);
     loop {
         let count = tokio::select! {
