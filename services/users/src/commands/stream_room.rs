@@ -32,8 +32,15 @@ pub(crate) enum Of {
 pub(crate) struct StreamRoom {
     /// The newest sequence of this pod's publishes, and when it was published.
     newest: Mutex<Option<(u64, Instant)>>,
-    /// What this pod saw itself, and when. Locked while it looks: the others wait for what it sees.
-    seen: tokio::sync::Mutex<Option<(StreamInfo, Instant)>>,
+    /// What this pod saw itself. Locked while it looks: the others wait for what it sees, for [`LOOK_WAIT`] at most.
+    seen: tokio::sync::Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    newest: Option<(StreamInfo, Instant)>,
+    /// Also of a look without an answer: who waited for it does not look again.
+    looked_at: Option<Instant>,
 }
 
 impl StreamRoom {
@@ -59,13 +66,15 @@ impl StreamRoom {
         }
         let mut seen = self.seen.lock().await;
         let now = Instant::now();
-        if seen.as_ref().is_none_or(|(_, at)| now >= *at + LOOK_INTERVAL)
-            && let Ok(Ok(info)) = timeout(LOOK_WAIT, platform.bus.stream_info(stream)).await
-        {
-            *seen = Some((info, now));
+        if seen.looked_at.is_none_or(|at| now >= at + LOOK_INTERVAL) {
+            let looked = timeout(LOOK_WAIT, platform.bus.stream_info(stream)).await;
+            seen.looked_at = Some(Instant::now());
+            if let Ok(Ok(info)) = looked {
+                seen.newest = Some((info, now));
+            }
         }
         // Read again: others have published meanwhile.
-        seen.as_ref().is_some_and(|(info, at)| is_below(of, info, *at, *self.newest(), count))
+        seen.newest.as_ref().is_some_and(|(info, at)| is_below(of, info, *at, *self.newest(), count))
     }
 }
 
